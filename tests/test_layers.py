@@ -10,8 +10,8 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
-    {"errors", "_terminal", "_machine", "_tables"},
-    {"usage", "energy", "_files", "_async", "_text", "_frames"},
+    {"errors", "_terminal", "_machine", "_text"},
+    {"usage", "energy", "_files", "_async", "_frames"},
     {"trace"},
     {"context"},
     {"journal"},

@@ -1,8 +1,11 @@
-"""Text: its words, in languages with spaces between them and without."""
+"""Text: its words, in languages with spaces and without; and rows of cells, as text and as HTML."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from html import escape
+from itertools import zip_longest
 
 # Thai to Khmer, kana, Chinese characters.
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
@@ -26,3 +29,31 @@ def _in(token: str) -> int:
         return 1
     others = UNSPACED.sub(" ", token).split()
     return unspaced + sum(any(map(str.isalnum, each)) for each in others)
+
+
+Rows = Sequence[Sequence[str]]
+"""The first one is the head; the first column holds names."""
+
+
+def as_text(rows: Rows, *, right: int) -> str:
+    """Lay rows out in columns, those from `right` on to the right."""
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if place >= right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_html(rows: Rows) -> str:
+    """Write rows as a table of HTML, in which every cell is text."""
+    head, *body = rows
+    lines = [_row(head, "th"), *(_row(row, "td") for row in body)]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _row(cells: Sequence[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
@@ -139,13 +139,12 @@ def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
 
 
 async def _endpoint(config: Config, name: str) -> Surveyed:
-    return _embedded(config, name) if config.embeds(name) else await _server(config, name)
-
-
-async def _server(config: Config, name: str) -> Surveyed:
+    if config.embeds(name):
+        return _embedded(config, name)
     entry = config.endpoints[name]
     unkeyed = Endpoints(config, read_keys=False)
     probes = await _probed(config, name)
+    address = urlsplit(_addresses(config, name)[0])  # shown without a password
     answering = sum(probe.wrong is None for probe in probes)
     try:
         can = tuple(sorted(unkeyed.server(name).capabilities))
@@ -156,7 +155,7 @@ async def _server(config: Config, name: str) -> Surveyed:
         default_of=_default_of(config, name),
         tier=entry.tier,
         model=entry.model,
-        address=_without_password(_addresses(config, name)[0]),
+        address=address._replace(netloc=address.netloc.rpartition("@")[2]).geturl(),
         servers=len(probes),
         answering=answering,
         state=_state(probes),
@@ -173,11 +172,6 @@ def _addresses(config: Config, name: str) -> list[str]:
     if server.urls:
         return list(server.urls)
     return [server.vendor.base_url] if server.vendor else ["none"]
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 class _Probe(NamedTuple):

@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from moa._machine import nvidia
-from moa.errors import MissingDependency
 
 SYSFS = Path("/sys")
 WATTS_PER_CORE = 5.0
@@ -87,9 +85,6 @@ def meter(
         on: What the model runs on. The built-in model runs on the processor.
         sysfs: Where Linux shows its devices.
         watts_per_core: What a busy core is taken to draw, where nothing is measured.
-
-    Raises:
-        MissingDependency: nothing is measured, and psutil is not installed.
     """
     processors, cards = rapl(sysfs), nvml() if on == "gpu" else []
     if processors and (cards or on == "processor"):
@@ -149,16 +144,9 @@ def nvml() -> list[Read]:
 
 
 def cpu_estimate(watts_per_core: float = WATTS_PER_CORE) -> Read:
-    """Estimate from the CPU seconds of this process and its children, the engine among them.
+    """Estimate from the CPU seconds of this process and its children, the engine among them."""
+    import psutil
 
-    Raises:
-        MissingDependency: psutil is not installed.
-    """
-    try:
-        psutil: Any = import_module("psutil")
-    except ImportError as error:
-        purpose = "to read how long processes ran"
-        raise MissingDependency("psutil", extra="local", purpose=purpose) from error
     this = psutil.Process()
     known: dict[int, float] = {}
 

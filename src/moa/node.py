@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from pydantic import BaseModel
 
 from moa._async import cancel
-from moa._tables import as_html, as_text
+from moa._text import as_html, as_text
 from moa.context import RunContext
 from moa.messages import Message
 from moa.trace import Event, Note

@@ -12,11 +12,7 @@ from moa.vllm.state import ServerFolder
 
 
 def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
-    """Say how the servers of endpoints are started.
-
-    Args:
-        config: What is configured.
-        names: Of endpoints; none: all that vLLM serves here.
+    """Say how the servers of endpoints are started; without a name, of all that vLLM serves here.
 
     Raises:
         MissingDependency: vLLM is not installed.
@@ -66,10 +62,7 @@ def running(
 ) -> dict[str, ServerFolder]:
     """Give the folders of servers by their labels, also of ones that are no longer configured.
 
-    Args:
-        config: What is configured.
-        names: Of endpoints; none: all that vLLM serves here.
-        everything: Whether every server of this machine is meant, and none by name.
+    Without a name, of all that vLLM serves here; `everything` means every server of this machine.
 
     Raises:
         ConfigError: there is no such server, or an endpoint's server isn't `moa`'s to stop.

@@ -73,8 +73,12 @@ class Tally:
         self.needed_llm += item.needed_llm
         self.worth.add(item)
         self.usage += item.usage
-        if item.seconds:
-            self._sample(item.seconds)
+        if not item.seconds:
+            return
+        if len(self._seconds) < _KEPT:
+            self._seconds.append(item.seconds)
+        elif (place := self._dice.randrange(self.items)) < _KEPT:
+            self._seconds[place] = item.seconds
 
     @property
     def mean(self) -> float:
@@ -85,12 +89,6 @@ class Tally:
         """Seconds within which `share` of the items were done, from 0 to 1 (nearest rank)."""
         rank = max(1, ceil(share * len(self._seconds)))
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
-
-    def _sample(self, seconds: float) -> None:
-        if len(self._seconds) < _KEPT:
-            self._seconds.append(seconds)
-        elif (place := self._dice.randrange(self.items)) < _KEPT:
-            self._seconds[place] = seconds
 
 
 class Worth:
@@ -114,7 +112,9 @@ class Worth:
         self.items += 1
         if (fate := _fate(item.output)) is not None:
             self.fates[fate] += 1
-        noted = dict(_noted(item))
+        degraded = (note.text for note in item.trace if note.kind == "degraded")
+        found = filter(None, map(_DOUBTFUL.fullmatch, degraded))
+        noted = {one["name"]: one["why"] for one in found}
         names = set(noted) or set(_marked("", item.output))
         self.why |= noted
         self.questions.update(names)
@@ -166,14 +166,6 @@ def _fate(output: object) -> str | None:
         queue = getattr(output, "queue", None)
         return {_WAITING: "waiting", _QUARANTINE: "quarantine"}.get(cast("str", queue), "queue")
     return kind if kind in ("draft", "drop") else None
-
-
-def _noted(item: Item[object]) -> Iterator[tuple[str, str]]:
-    """Find the questions that the trace calls doubtful, and why."""
-    for note in item.trace:
-        found = _DOUBTFUL.fullmatch(note.text) if note.kind == "degraded" else None
-        if found:
-            yield found["name"], found["why"]
 
 
 def _marked(name: str, value: object) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Literal, NamedTuple, TypeVar
 
-from moa._tables import as_html, as_text
+from moa._text import as_html, as_text
 
 K = TypeVar("K")
 

@@ -148,7 +148,7 @@ async def test_files_are_parts_of_a_message_and_are_not_counted_as_words(served:
     prompt = Prompt(messages=(Message("user", "Who?", files=(picture, paper)),))
     context = RunContext()
     asked = endpoint()
-    estimate = asked._estimate(asked.chat(prompt), prompt)  # pyright: ignore[reportPrivateUsage]
+    _, estimate = asked._request(prompt)  # pyright: ignore[reportPrivateUsage]
     await asked.complete(prompt, context)
     text, image, file = served.bodies[0]["messages"][0]["content"]
     assert text == {"type": "text", "text": "Who?"}

@@ -144,10 +144,10 @@ class Model(BaseModel):
     @property
     def gguf(self) -> HubFile | None:
         """The file that runs in an engine of moa's own; `None`: none is known."""
-        for quantisation, file in self.files.items():
-            repository, sha256 = self.repositories[quantisation], self.sha256.get(quantisation)
-            return HubFile(repository, file, sha256=sha256)
-        return None
+        kind, file = next(iter(self.files.items()), (None, ""))
+        return (
+            HubFile(self.repositories[kind], file, sha256=self.sha256.get(kind)) if kind else None
+        )
 
     @property
     def kv_bytes_per_token(self) -> int | None:
@@ -161,9 +161,6 @@ class Model(BaseModel):
 
     def kv_bytes(self, tokens: int) -> int:
         """Bytes of KV cache of one sequence in 16 bits, with what a hybrid keeps of it besides.
-
-        Args:
-            tokens: Length of the sequence, prompt and answer together.
 
         Raises:
             ConfigError: it isn't known, as for a vendor's model.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from math import log10, sqrt
 
 from moa.advisor import Risk
@@ -145,10 +145,7 @@ def choose(
         'slm'
     """
     there = on_machine or machine()
-
-    def ranked(task: Task, there: Machine) -> Ranking:
-        return rank(task, there, hourly_usd=hourly_usd, usd_per_kwh=usd_per_kwh)
-
+    ranked = partial(rank, hourly_usd=hourly_usd, usd_per_kwh=usd_per_kwh)
     ranking = ranked(task, there)
     if ranking.best is not None and ranking.best.good_enough:
         return ranking

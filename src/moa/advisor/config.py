@@ -108,14 +108,7 @@ def setup(
 def vllm_table(
     served: LocalModel, *, tier: Tier | None = None, port: int = 8000, replicas: int = 1
 ) -> dict[str, object]:
-    """Write the endpoint table of a model that `moa up` serves with vLLM.
-
-    Args:
-        served: What, where, and for how many sequences.
-        tier: Of the endpoint; `None`: as the catalogue has it.
-        port: Where it listens.
-        replicas: Servers of it, each on GPUs of its own.
-    """
+    """Write the endpoint table of a model that `moa up` serves with vLLM; see `setup`."""
     model, place = served.model, served.place
     repository = model.weights[served.quantisation].repository
     settings: dict[str, object] = {"port": port}
@@ -209,15 +202,12 @@ def _free_port(config: Config) -> int:
 
 def _sizes(served: LocalModel) -> tuple[str, ...]:
     requests = "one request" if served.concurrency == 1 else f"{served.concurrency} requests"
+    room = f"room for {requests} of {served.tokens:,} tokens at once; by estimate"
+    sizes = (served.weights, served.kv, served.overhead, served.needed, served.budget)
+    weights, cache, server, needed, budget = (f"{size / 1e9:.1f} GB" for size in sizes)
     return (
-        (
-            f"{served.quantisation} on {served.place}, room for {requests} of {served.tokens:,} "
-            "tokens at once; by estimate"
-        ),
-        (
-            f"weights {_gb(served.weights)} + cache {_gb(served.kv)} + server "
-            f"{_gb(served.overhead)} = {_gb(served.needed)} of {_gb(served.budget)}"
-        ),
+        f"{served.quantisation} on {served.place}, {room}",
+        f"weights {weights} + cache {cache} + server {server} = {needed} of {budget}",
     )
 
 
@@ -227,20 +217,10 @@ def _cautions(model: Model) -> tuple[str, ...]:
     return (licence, unchecked) if model.unchecked else (licence,)
 
 
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
-
-
 def write_plan(
     plan: Plan, machine: Machine, *, path: str | Path | None = None, overwrite: bool = False
 ) -> tuple[Path, dict[str, Setup]]:
-    """Write the endpoints of a plan: all of them, or none.
-
-    Args:
-        plan: Of a pattern that can be written.
-        machine: Where its models are served.
-        path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`.
-        overwrite: Whether endpoints of the same names are overwritten.
+    """Write the endpoints of a plan of a pattern that can be written: all of them, or none.
 
     Returns:
         The file, and by name what each model became; some need no endpoint.

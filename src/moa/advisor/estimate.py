@@ -199,12 +199,8 @@ def cost_of(
 ) -> Cost:
     """Work out what a thousand items cost; what isn't known stays so, and is never nothing.
 
-    Args:
-        stages: What is asked of whom.
-        task: How many items there are.
-        hourly_usd: What the whole machine costs an hour, whether it works or not; it is paid for
-            all day, where the task says how many items a day has.
-        usd_per_kwh: What electricity costs, for what a GPU draws while it works.
+    The hour is that of the whole machine, whether it works or not; it is paid for all day, where
+    the task says how many items a day has. Electricity is what a GPU draws while it works.
     """
     vendors: list[Decimal | None] = []
     own: list[Decimal | None] = []

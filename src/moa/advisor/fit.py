@@ -274,16 +274,10 @@ def vllm_fit(
 ) -> LocalModel:
     """Find how vLLM can serve a model on a machine; where it can't, what lacks the least memory.
 
-    Exact weights are taken where there is room enough, then coarser ones, then less room. What the
-    configuration gives to other servers on the same GPUs is not taken.
-
-    Args:
-        model: An open one.
-        machine: Where.
-        tokens: Longest prompt and answer together; `None`: the first of `STEPS` that fits.
-        concurrency: Sequences of that length at once; `None`: the first of `STEPS` that fits.
-        quantisation: How the weights are kept; `None`: as said above.
-        config: What is served already.
+    Exact weights are taken where there is room enough, then coarser ones, then less room. Where the
+    tokens of a prompt and its answer, or the sequences of that length at once, are not given, it is
+    the first of `STEPS` that fits. What the configuration gives to other servers on the same GPUs
+    is not taken.
 
     Raises:
         ConfigError: vLLM serves no form of it there.

@@ -203,12 +203,7 @@ def described(
 ) -> Machine:
     """Describe another machine in words; what is not said is as it is here.
 
-    Args:
-        here: Which it is where nothing is said.
-        gpus: Each as `NAME`, `NAME:COUNT` or `NAME:COUNT:MEMORY`.
-        no_gpu: Whether there is none.
-        ram: Such as `64GB`.
-        cores: Of the processor.
+    GPUs are written as `NAME`, `NAME:COUNT` or `NAME:COUNT:MEMORY`, memory as `64GB`.
 
     Raises:
         ConfigError: a size or a GPU can't be read, or its memory isn't known.

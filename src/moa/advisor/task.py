@@ -187,12 +187,9 @@ def read(text: str) -> list[Read]:
 
 
 def task_of(text: str, given: Mapping[str, Any]) -> tuple[Task, list[Read]]:
-    """Make a task of a text, and of fields that are given beside it, which go first.
+    """Make a task of a text, and of fields given beside it, which go first; say what was read.
 
     Where neither says whether vendors may be asked, those may whose key is in the environment.
-
-    Returns:
-        The task, and what of it was read from where.
 
     Raises:
         ConfigError: no job is named, or a value is impossible.

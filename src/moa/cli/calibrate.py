@@ -20,19 +20,9 @@ if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
-    from moa.questions import Question
     from moa.rows import Format
 
-_OF_ITS_OWN = (
-    "task",
-    "labels",
-    "risk",
-    "confidence",
-    "per_class",
-    "learn",
-    "latency_penalty",
-    "minutes",
-)
+_OF_ITS_OWN = "task labels risk confidence per_class learn latency_penalty minutes"
 """What a calibration that is tested again brings along."""
 
 
@@ -127,9 +117,11 @@ def calibrate(
             --risk 0.02 --confidence 0.99 --out spam.json
     """
     from moa.calibration import Guarantee
+    from moa.calibration.labelled import sort_out
     from moa.cli import session
     from moa.errors import ConfigError
     from moa.evals.calibrations import detector, next_look
+    from moa.evals.labelled import question_of
 
     screen.check_target("--out", out)
     if recheck is not None:
@@ -140,7 +132,9 @@ def calibrate(
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
     rows = _labelled(source, format, text_column)
-    question = _question(task, labels, rows)
+    names = options.label_names(labels) if labels else None
+    sort_out(rows, names)  # says what is wrong with the labels before a model is asked
+    question = question_of(task, names or sorted({row.label for row in rows}))
     guarantee = Guarantee(risk, confidence, next_look(out, task))
 
     async def job(endpoints: Endpoints, context: RunContext) -> int:
@@ -171,7 +165,7 @@ def calibrate(
 def _refuse(said: typer.Context) -> None:
     from moa.errors import ConfigError
 
-    origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN}
+    origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN.split()}
     given = [
         f"--{name.replace('_', '-')}"
         for name, origin in origins.items()
@@ -188,15 +182,6 @@ def _labelled(source: str, format: Format | None, text_column: str | None) -> li
     from moa.calibration.labelled import Labelled
 
     return [row for _, row in rows.typed(source, Labelled, format=format, text_column=text_column)]
-
-
-def _question(task: str, labels: str | None, rows: list[Labelled]) -> Question:
-    from moa.calibration.labelled import sort_out
-    from moa.evals.labelled import question_of
-
-    names = options.label_names(labels) if labels else None
-    sort_out(rows, names)  # says what is wrong with the labels before a model is asked
-    return question_of(task, names or sorted({row.label for row in rows}))
 
 
 def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
@@ -267,10 +252,7 @@ def evaluate(
         console = screen.out(as_json=as_json)
         _show_evaluation(console, found)
         console.print(f"promise: {calibration.bound.summary}")
-        figures = found.model_dump(mode="json")
-        screen.write_report(figures, report)
-        if as_json:
-            screen.json_line(figures)
+        screen.report(found, report, as_json=as_json)
         return 0
 
     raise typer.Exit(session.run_job(job, config, budget_usd))
@@ -351,10 +333,7 @@ def promote(
             )
         made.save(out)
         _show_promotion(found, as_json=as_json)
-        figures = found.model_dump(mode="json")
-        screen.write_report(figures, report)
-        if as_json:
-            screen.json_line(figures)
+        screen.report(found, report, as_json=as_json)
         if write:
             _configure(screen.notes(), found, config, out, audit, has_llm=endpoints.has_llm)
         return 0
@@ -398,7 +377,7 @@ def _show_calibration(made: Calibration) -> None:
     if right is not None:
         console.print(
             f"fitted to {made.data.fitted} rows; of the {made.data.held_out} held out, "
-            f"{right:.1%} are right",
+            f"{right:.1%} are right"
         )
     for label, bound in made.bounds.items():
         console.print(f"{label}: {bound.summary}")
@@ -409,7 +388,7 @@ def _show_calibration(made: Calibration) -> None:
         console.print(f"instead, {guarantee}: would accept {accepts}")
     if made.more_rows is not None:
         console.print(
-            f"for what was asked, label about {made.more_rows} more rows, drawn at random",
+            f"for what was asked, label about {made.more_rows} more rows, drawn at random"
         )
 
 
@@ -418,13 +397,13 @@ def _show_evaluation(console: Console, found: Evaluation) -> None:
 
     console.print(
         f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "
-        f"calibration error {found.ece:.3f} (by chance {figure(found.ece_by_chance)})",
+        f"calibration error {found.ece:.3f} (by chance {figure(found.ece_by_chance)})"
     )
     wrong = "" if found.risk is None else f", of which {found.risk:.2%} are wrong"
     console.print(
         f"accepted {found.coverage:.1%}{wrong}; "
         f"{found.tokens_per_decision:.0f} tokens and {1000 * found.seconds_per_decision:.1f} ms "
-        "a decision",
+        "a decision"
     )
 
 
@@ -444,7 +423,7 @@ def _show_promotion(found: Promotion, *, as_json: bool) -> None:
     else:
         console.print(
             f"At its price, estimated from the texts: US$ {saving.llm_alone:.4f} for 1000 messages "
-            f"by the LLM alone, US$ {saving.after:.4f} so",
+            f"by the LLM alone, US$ {saving.after:.4f} so"
         )
 
 

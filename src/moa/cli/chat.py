@@ -6,11 +6,11 @@ It reads lines, has them answered, shows the answers as they are written, and ob
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from moa.chat.graph import Chat
     from moa.chat.messages import ChatReply
     from moa.node import Result
-
-T = TypeVar("T")
 
 _TOLD = ("truncated", "degraded", "failed", "retried")
 """Kinds of notes that whoever talks should know of."""
@@ -113,30 +111,19 @@ def chat(
 class Talk:
     """A conversation with whoever sits at the terminal, or with a pipe.
 
-    Args:
-        chat: Answers.
-        runner: Runs each answer; Ctrl-C cancels the one it runs.
-        thread: Name of the thread.
+    Each answer is run by the runner, where Ctrl-C cancels it.
     """
 
     def __init__(self, chat: Chat, runner: asyncio.Runner, *, thread: str) -> None:
         self.chat = chat
         self.thread = thread
-        self._runner = runner
+        self.run = runner.run
         self._live = sys.stdin.isatty()
         self._failed = False
         self._shown = False
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for something."""
-        return self._runner.run(work)
-
     def hold(self) -> int:
-        """Talk until the end of the lines; give the exit code.
-
-        Raises:
-            StoreError: the store can't be read.
-        """
+        """Talk until the end of the lines; give the exit code."""
         lines = self._lines()
         first = None if self._live else next(lines, None)
         self.enter(said=first)
@@ -149,11 +136,7 @@ class Talk:
     def enter(self, *, said: str | None = None) -> None:
         """Go on with the thread: tell what was said last, and finish what was cut off.
 
-        Args:
-            said: What will be said next, where that is known; it may be said again.
-
-        Raises:
-            StoreError: the store can't be read.
+        That is not done where the same is said next, as far as that is known.
         """
         last = self.run(self.chat.threads.load(self.thread)).last
         if self._live:
@@ -203,15 +186,50 @@ class Talk:
             self._say(line.removeprefix("/"))
             return
         name, _, rest = line[1:].partition(" ")
-        if name not in COMMANDS:
-            self._wrong(
-                f"There is no command /{name}. /help lists them; // begins a message with /"
-            )
-            return
         try:
-            COMMANDS[name](self, rest.strip())
+            match name:
+                case "help":
+                    self._help()
+                case "threads":
+                    self._threads()
+                case "thread":
+                    self.thread = rest.strip() or self.thread
+                    self.enter()
+                case "usage":
+                    self._usage()
+                case "export":
+                    whole = self.run(self.chat.threads.transcript(self.thread))
+                    self.show(f"{escaped(whole.model_dump_json(indent=2))}\n")
+                case _:
+                    self._wrong(
+                        f"There is no command /{name}. /help lists them; // begins a message with /"
+                    )
         except MoaError as error:
             self._wrong(str(error))
+
+    def _help(self) -> None:
+        self.tell("/threads lists the threads; /thread NAME goes to one, or begins it")
+        self.tell("/usage says what the thread has cost; /export prints it as JSON; /quit ends")
+
+    def _threads(self) -> None:
+        rows = [
+            (
+                f"{'*' if thread.name == self.thread else ' '} {thread.name}",
+                f"{thread.last_at.astimezone():%Y-%m-%d %H:%M}",
+                f"{thread.turns}",
+                cost_of(thread.usage),
+                f"{thread.opening}{' (unfinished)' if thread.unfinished else ''}",
+            )
+            for thread in self.run(self.chat.threads.list())
+        ]
+        screen.out().print(listed(["thread", "last", "turns", "cost", "begins"], rows))
+
+    def _usage(self) -> None:
+        kept = self.run(self.chat.threads.load(self.thread))
+        screen.out().print(by_node(kept.usage))
+        if kept.summary is not None:
+            turns = f"Turns 1 to {kept.summary.turns} are read as a summary"
+            self.tell(f"{turns}:\n{kept.summary.text}")
 
     def _say(self, text: str, *, id: str | None = None) -> None:
         """Have a message answered, and show the answer while it is written."""
@@ -253,53 +271,3 @@ class Talk:
     def _wrong(self, text: str) -> None:
         self._failed = True
         self.tell(f"moa: {text}")
-
-
-def _help(talk: Talk, rest: str) -> None:
-    del rest
-    talk.tell("/threads lists the threads; /thread NAME goes to one, or begins it")
-    talk.tell("/usage says what the thread has cost; /export prints it as JSON; /quit ends")
-
-
-def _threads(talk: Talk, rest: str) -> None:
-    del rest
-    rows = [
-        (
-            f"{'*' if thread.name == talk.thread else ' '} {thread.name}",
-            f"{thread.last_at.astimezone():%Y-%m-%d %H:%M}",
-            f"{thread.turns}",
-            cost_of(thread.usage),
-            f"{thread.opening}{' (unfinished)' if thread.unfinished else ''}",
-        )
-        for thread in talk.run(talk.chat.threads.list())
-    ]
-    screen.out().print(listed(["thread", "last", "turns", "cost", "begins"], rows))
-
-
-def _thread(talk: Talk, rest: str) -> None:
-    talk.thread = rest or talk.thread
-    talk.enter()
-
-
-def _usage(talk: Talk, rest: str) -> None:
-    del rest
-    kept = talk.run(talk.chat.threads.load(talk.thread))
-    screen.out().print(by_node(kept.usage))
-    if kept.summary is not None:
-        talk.tell(f"Turns 1 to {kept.summary.turns} are read as a summary:\n{kept.summary.text}")
-
-
-def _export(talk: Talk, rest: str) -> None:
-    del rest
-    whole = talk.run(talk.chat.threads.transcript(talk.thread)).model_dump_json(indent=2)
-    talk.show(f"{escaped(whole)}\n")
-
-
-COMMANDS: dict[str, Callable[[Talk, str], None]] = {
-    "help": _help,
-    "threads": _threads,
-    "thread": _thread,
-    "usage": _usage,
-    "export": _export,
-}
-"""By name, without the slash; `/quit` ends."""

@@ -138,11 +138,7 @@ def choose(
 
 
 def _write(ranking: Ranking, config: Path | None, *, overwrite: bool, as_json: bool) -> None:
-    """Write the best plan that can be written, and say so where that is not the best.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Write the best plan that can be written, and say so where that is not the best."""
     from moa.advisor.config import write_plan
 
     plan = next((plan for plan in ranking.plans if plan.exists), None)

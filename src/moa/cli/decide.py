@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -98,13 +98,19 @@ def decide(
             --labels billing,delivery,technical --out decided.jsonl
     """
     from moa import rows
+    from moa.calibration.file import Calibration
     from moa.cli.row_runner import RowRunner
+    from moa.errors import ConfigError
 
-    way: _Way
     if calibration is None:
         way = _adapted(task, labels, examples, unlabelled, none=none)
+    elif examples or unlabelled or none:
+        raise ConfigError(
+            "--examples, --unlabelled and --none don't go with --calibration, which was made with "
+            "its own"
+        )
     else:
-        way = _calibrated(calibration, task, labels, alone=not (examples or unlabelled or none))
+        way = _Calibrated(Calibration.load(calibration), task, labels)
     live = source == rows.STDIN
     if text_column is None and rows.format_of(source, format) == "csv":
         text_column = "text"
@@ -137,13 +143,8 @@ def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
     from moa.rows import taken
 
     output = item.output
-    written: dict[str, object] = {
-        "id": item.id,
-        "input": item.input,
-        "label": None,
-        "confidence": None,
-        "scores": {},
-    }
+    written: dict[str, object] = {"id": item.id, "input": item.input}
+    written |= {"label": None, "confidence": None, "scores": {}}
     if calibrated:
         written["accepted"] = False
     if isinstance(output, Choice):
@@ -160,18 +161,6 @@ def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
     return written | taken(item)
 
 
-def _calibrated(file: Path, task: str | None, labels: str | None, *, alone: bool) -> _Calibrated:
-    from moa.calibration.file import Calibration
-    from moa.errors import ConfigError
-
-    if not alone:
-        raise ConfigError(
-            "--examples, --unlabelled and --none don't go with --calibration, which was made with "
-            "its own"
-        )
-    return _Calibrated(Calibration.load(file), task, labels)
-
-
 def _adapted(
     task: str | None,
     labels: str | None,
@@ -180,12 +169,6 @@ def _adapted(
     *,
     none: bool,
 ) -> _Adapted:
-    wanted, names = _asked(task, labels)
-    shown = tuple(_labelled(examples, names, none=none)) if examples else ()
-    return _Adapted(wanted, names, none, shown, unlabelled)
-
-
-def _asked(task: str | None, labels: str | None) -> tuple[str, list[str]]:
     from moa.errors import ConfigError
 
     if not task or not labels:
@@ -194,24 +177,9 @@ def _asked(task: str | None, labels: str | None) -> tuple[str, list[str]]:
             f"moa decide needs {missing}, or a --calibration, which knows its own. "
             "moa decide --help shows examples"
         )
-    return task, options.label_names(labels)
-
-
-class _Way(Protocol):
-    """How decisions are made."""
-
-    def look(self, found: Rows, /, *, live: bool) -> tuple[Sequence[str], Rows]:
-        """Take the texts that it needs before the first decision; `live` ones can take long.
-
-        All of the input comes back with them, what was looked at included.
-        """
-        ...
-
-    async def agent(
-        self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
-    ) -> Classifier[Any]:
-        """Give the agent that makes them, fitted to the texts where it has to be."""
-        ...
+    names = options.label_names(labels)
+    shown = tuple(_labelled(examples, names, none=none)) if examples else ()
+    return _Adapted(task, names, none, shown, unlabelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +190,8 @@ class _Calibrated:
     task: str | None
     labels: str | None
 
-    def look(self, found: Rows, /, *, live: bool) -> tuple[Sequence[str], Rows]:
-        """Take the first ones for their language, or hear it as they pass."""
+    def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
+        """Take the first texts for their language, or hear it as they pass; all rows come back."""
         return ((), self._heard(found)) if live else _first(found)
 
     def _heard(self, found: Rows) -> Rows:
@@ -247,7 +215,7 @@ class _Calibrated:
             said()
 
     async def agent(
-        self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
+        self, endpoints: Endpoints, texts: Sequence[str], context: RunContext
     ) -> Classifier[Any]:
         """Build it, and say before the first decision what the promise does not cover."""
         from moa.agents.classifier import Classifier
@@ -286,8 +254,8 @@ class _Adapted:
     labelled: Sequence[Example]
     unlabelled: Path | None
 
-    def look(self, found: Rows, /, *, live: bool) -> tuple[Sequence[str], Rows]:
-        """Take the texts to remove bias on, of a file or of the input itself."""
+    def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
+        """Take the texts to remove bias on, of a file or of the input; all rows come back."""
         from moa import rows
 
         if self.unlabelled is not None:
@@ -296,12 +264,12 @@ class _Adapted:
             screen.notes().print(
                 f"waiting for {SAMPLE} texts, or the end of the input, to fit to them. "
                 "--unlabelled FILE takes them from a file, and then each text is decided as it "
-                "comes",
+                "comes"
             )
         return _first(found)
 
     async def agent(
-        self, endpoints: Endpoints, texts: Sequence[str], context: RunContext, /
+        self, endpoints: Endpoints, texts: Sequence[str], context: RunContext
     ) -> Classifier[Any]:
         """Fit it before the first decision, and show how far that is."""
         from moa.agents.classifier import Classifier

@@ -12,7 +12,7 @@ from moa.cli import options, screen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from moa.documents.index import Changes, Index
+    from moa.documents.index import Index
 
 
 def index(
@@ -69,7 +69,12 @@ def index(
         changes = made.update(sources, progress=tell)
         if not words:
             asyncio.run(_embed(made, embedder, config, tell))
-    _report(changes, made)
+    for unread in changes.unread:
+        screen.err().print(f"not read: {unread}")
+    for note in changes.notes:
+        screen.err().print(f"incomplete: {note}")
+    summary = f"{changes.summary}: {len(made.passages())} passages in {made.path}"
+    screen.details().print(summary)
     raise typer.Exit(1 if changes.unread else 0)
 
 
@@ -88,13 +93,3 @@ async def _embed(
                 endpoint,
                 progress=lambda done, of: tell(f"vectors: {done} of {of} passages"),
             )
-
-
-def _report(changes: Changes, index: Index) -> None:
-
-    errors, console = screen.err(), screen.details()
-    for unread in changes.unread:
-        errors.print(f"not read: {unread}")
-    for note in changes.notes:
-        errors.print(f"incomplete: {note}")
-    console.print(f"{changes.summary}: {len(index.passages())} passages in {index.path}")

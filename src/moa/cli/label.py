@@ -33,8 +33,7 @@ def label(
     *,
     calibration: options.NeededCalibration,
     out: Annotated[
-        Path,
-        typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line."),
+        Path, typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line.")
     ] = Path("labelled.jsonl"),
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -151,11 +150,7 @@ async def _by_llm(
 def _by_keys(
     made: Calibration, rows: Sequence[Unlabelled], picks: Sequence[Pick], file: LabelFile
 ) -> int:
-    """Show one text after another, and write the label whose key is pressed; the exit code.
-
-    Raises:
-        ConfigError: there are more labels than keys, or the file can't be written.
-    """
+    """Show one text after another, and write the label whose key is pressed; the exit code."""
     from moa.errors import ConfigError
 
     console = screen.err()

@@ -16,9 +16,7 @@ from moa.usage import Budget, Price
 
 if TYPE_CHECKING:
     from moa.advisor import Quantisation
-    from moa.advisor.catalogue import Local, Model
-    from moa.config import Config
-    from moa.context import RunContext
+    from moa.advisor.catalogue import Model
     from moa.decisions.probe import Probe
 
 
@@ -108,10 +106,12 @@ def list_models(
 
 def _row(model: Model) -> tuple[str, ...]:
     cache = model.kv_bytes_per_token
+    size, active = model.parameters, model.active_parameters
+    parameters = "-" if size is None else f"{size / 1e9:.2g}B"
     return (
         f"{model.name} *" if model.unchecked else model.name,
         model.tier,
-        _parameters(model),
+        f"{parameters} ({active / 1e9:.2g}B active)" if size and active else parameters,
         "-" if model.context is None else f"{model.context:,}",
         model.licence.partition(" (")[0],
         _weights(model, "bf16"),
@@ -120,13 +120,6 @@ def _row(model: Model) -> tuple[str, ...]:
         f"{model.price.input:f}, {model.price.output:f}" if model.price.known else "-",
         ", ".join(model.good_for),
     )
-
-
-def _parameters(model: Model) -> str:
-    if model.parameters is None:
-        return "-"
-    active = model.active_parameters
-    return f"{model.parameters / 1e9:.2g}B" + (f" ({active / 1e9:.2g}B active)" if active else "")
 
 
 def _weights(model: Model, quantisation: Quantisation) -> str:
@@ -150,8 +143,7 @@ def add(
     ] = None,
     overwrite: options.Overwrite = False,
     anyway: Annotated[
-        bool,
-        typer.Option("--anyway", help="Write a model that doesn't fit here, or is retired."),
+        bool, typer.Option("--anyway", help="Write a model that doesn't fit here, or is retired.")
     ] = False,
 ) -> None:
     """Write a known model into moa.toml as an endpoint.
@@ -220,38 +212,24 @@ def fetch_model(
     """
     from moa.cli.session import configured
     from moa.config.endpoints import weights_named
+    from moa.endpoints.weights import fetch, find_weights
 
-    weights = weights_named(configured(config), name)
+    weights, console = weights_named(configured(config), name), screen.out()
+    there = weights.path.is_file()
     try:
-        lines = _fetched(weights)
+        done = fetch(weights.hub) if weights.hub else None
+        path = done.path if done else find_weights(weights.path)
     except KeyboardInterrupt:
         screen.err().print("stopped: the same command goes on from there")
         raise
-    console = screen.out()
-    for line in lines:
-        console.print(Text(line))
-
-
-def _fetched(weights: Local) -> list[str]:
-    """Fetch them where they aren't there, and say what was done.
-
-    Raises:
-        ModelNotFound: they can't be had.
-    """
-    from moa.endpoints.weights import fetch, find_weights
-
-    if weights.hub is None:
-        there = weights.path.is_file()
-        path = find_weights(weights.path)
-        return [f"already there: {path}" if there else f"fetched and checked: {path}"]
-    done = fetch(weights.hub)
-    if done.already:
-        return [f"already there: {done.path}"]
-    if done.sha256 is None:
-        said = "not checked: neither the catalogue nor the hub says which SHA-256 it has to have"
+    if done.already if done else there:
+        console.print(Text(f"already there: {path}"))
+    elif done is None:
+        console.print(Text(f"fetched and checked: {path}"))
     else:
-        said = f"checked: its SHA-256 is {done.sha256}"
-    return [f"fetched: {done.path}", said]
+        console.print(Text(f"fetched: {path}"))
+        unknown = "not checked: neither the catalogue nor the hub says which SHA-256 it has to have"
+        console.print(Text(f"checked: its SHA-256 is {done.sha256}" if done.sha256 else unknown))
 
 
 def probe_model(
@@ -274,13 +252,33 @@ def probe_model(
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]
     """
+    from moa.agents.deciding import costs_nothing
     from moa.cli.session import configured
+    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.decisions.probe import LAYOUTS
+    from moa.decisions.probe import LAYOUTS, probe, shipped_trials
+    from moa.endpoints.encoders import encoder_beside
     from moa.endpoints.known import keep
 
     context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)
-    made = asyncio.run(_probed(configured(config), name, context, may_cost=yes))
+
+    async def job() -> Probe:
+        async with Endpoints(configured(config)) as endpoints:
+            endpoint = endpoints.named(name)
+            if not (yes or costs_nothing(endpoint)):
+                raise ConfigError(
+                    f"{name} may cost money, and nothing was sent: {2 * len(shipped_trials())} "
+                    "requests of about 100 tokens. Run it again with --yes to go on"
+                )
+            with screen.progress() as progress:
+                return await probe(
+                    endpoint,
+                    encoder=encoder_beside(endpoint),
+                    context=context,
+                    progress=partial(progress, f"asking {endpoint.model}"),
+                )
+
+    made = asyncio.run(job())
     rows = [
         (
             kind,
@@ -301,30 +299,3 @@ def probe_model(
         console.print(f"kept in {keep(made.found)}")
     except OSError as error:
         raise ConfigError(f"what was found can't be kept: {error}") from error
-
-
-async def _probed(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
-    """Probe an endpoint, with progress.
-
-    Raises:
-        ConfigError: there is no such endpoint, or it may cost money and nobody agreed.
-    """
-    from moa.agents.deciding import costs_nothing
-    from moa.config.endpoints import Endpoints
-    from moa.decisions.probe import probe, shipped_trials
-    from moa.endpoints.encoders import encoder_beside
-
-    async with Endpoints(config) as endpoints:
-        endpoint = endpoints.named(name)
-        if not (may_cost or costs_nothing(endpoint)):
-            raise ConfigError(
-                f"{name} may cost money, and nothing was sent: {2 * len(shipped_trials())} "
-                "requests of about 100 tokens. Run it again with --yes to go on"
-            )
-        with screen.progress() as progress:
-            return await probe(
-                endpoint,
-                encoder=encoder_beside(endpoint),
-                context=context,
-                progress=partial(progress, f"asking {endpoint.model}"),
-            )

@@ -75,9 +75,7 @@ Format = Annotated[
 TextColumn = Annotated[
     str | None,
     typer.Option(
-        "--text-column",
-        metavar="NAME",
-        help="Column or key that holds the text; default: text.",
+        "--text-column", metavar="NAME", help="Column or key that holds the text; default: text."
     ),
 ]
 _TASK = typer.Option(
@@ -102,10 +100,7 @@ NeededCalibration = Annotated[Path, _CALIBRATION_FILE]
 Risk = Annotated[
     float,
     typer.Option(
-        "--risk",
-        min=0,
-        max=1,
-        help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %.",
+        "--risk", min=0, max=1, help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %."
     ),
 ]
 Confidence = Annotated[
@@ -156,8 +151,7 @@ Report = Annotated[
     typer.Option("--report", metavar="FILE.json", help="Write a report with all figures."),
 ]
 Plot = Annotated[
-    Path | None,
-    typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw the figures."),
+    Path | None, typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw the figures.")
 ]
 Quiet = Annotated[
     bool,
@@ -176,11 +170,7 @@ def how_to_go_on(out: Path | None) -> str:
 
 
 def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
-    """Say what is done with what a file of lines has already.
-
-    Raises:
-        ConfigError: both are asked for, or one of them without a file.
-    """
+    """Say what is done with a file that is there; both flags, or one without a file, are wrong."""
     from moa.errors import ConfigError
 
     if resume and overwrite:
@@ -191,11 +181,7 @@ def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
 
 
 def label_names(given: str) -> list[str]:
-    """Read `--labels`.
-
-    Raises:
-        ConfigError: there are fewer than two, or one comes twice or is empty.
-    """
+    """Read `--labels`; fewer than two, or the same twice, or an empty one, are wrong."""
     from moa.errors import ConfigError
 
     names = [name.strip() for name in given.split(",")]

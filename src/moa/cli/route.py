@@ -82,8 +82,7 @@ def score(
     source: Rows,
     *,
     out: Annotated[
-        Path,
-        typer.Option("--out", metavar="SCORES.jsonl", help="Write one line of JSON a row."),
+        Path, typer.Option("--out", metavar="SCORES.jsonl", help="Write one line of JSON a row.")
     ],
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -163,13 +162,10 @@ def evaluate(
     recorded = [row for _, row in rows.typed(data, Recorded, format=format)]
     found = evaluate_router(fitted, recorded)
     _warn(fitted.missing_fields([row.case for row in recorded]))
-    values = found.model_dump(mode="json")
-    screen.write_report(values, report)
     if plot is not None:
         plot_routing(found, plot, title=f"{fitted.kind}, {found.n} requests")
     _show_report(screen.out(as_json=as_json), fitted, found)
-    if as_json:
-        screen.json_line(values)
+    screen.report(found, report, as_json=as_json)
 
 
 def _warn(missing: str | None) -> None:
@@ -202,13 +198,10 @@ def _show_report(console: Console, router: Router, found: RoutingReport) -> None
         f"{found.n} rows: the weak model is right on {found.weak_quality:.3f}, the strong one "
         f"on {found.strong_quality:.3f}"
     )
+    measured = {router.kind: found, "chance": found.random, "oracle": found.oracle}
     rows = [
         (name, figure(figures.apgr), figure(figures.cpt50), figure(figures.cpt80))
-        for name, figures in (
-            (router.kind, found),
-            ("chance", found.random),
-            ("oracle", found.oracle),
-        )
+        for name, figures in measured.items()
     ]
     console.print(screen.listed(("", "APGR", "CPT(50%)", "CPT(80%)"), rows))
     console.print(found.verdict)

@@ -21,6 +21,7 @@ from moa.errors import ConfigError
 from moa.usage import COLUMNS, dollars
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from rich.progress import TaskID
 
     from moa.usage import Usage
@@ -99,11 +100,7 @@ def waiting() -> Generator[Callable[[str], None], None, None]:
 
 @contextmanager
 def progress(verb: str = "") -> Generator[Callable[[str, int, int], None], None, None]:
-    """Show a bar, on a terminal, for each thing told: its name, how much is done, of how much.
-
-    Args:
-        verb: Stands before each name.
-    """
+    """Show a bar, on a terminal, for each thing told: its name, how much is done, of how much."""
     console = notes()
     if not console.is_terminal or console.quiet:
         yield lambda name, done, total: None
@@ -156,11 +153,7 @@ def by_node(usage: Usage) -> Table:
 
 
 def check_target(option: str, path: Path | None) -> None:
-    """Make sure that a file can be written, and leave it as it is.
-
-    Args:
-        option: Of the command line, which names it.
-        path: The file; `None`: none was asked for.
+    """Make sure that the file that an option names can be written, and leave it as it is.
 
     Raises:
         ConfigError: it can't be written.
@@ -187,14 +180,17 @@ def write_text(option: str, path: Path, text: str) -> None:
         raise ConfigError(f"{option} {path} can't be written: {error.strerror}") from error
 
 
-def write_report(figures: Mapping[str, object], path: Path | None) -> None:
-    """Write the figures of a command as JSON, where `--report` names a file.
+def report(found: BaseModel, path: Path | None, *, as_json: bool) -> None:
+    """Write the figures of a command, where `--report` names a file and where JSON is asked for.
 
     Raises:
-        ConfigError: it can't be written.
+        ConfigError: they can't be written.
     """
+    figures = found.model_dump(mode="json")
     if path is not None:
         write_text("--report", path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    if as_json:
+        json_line(figures)
 
 
 def _hindered(path: Path) -> str | None:

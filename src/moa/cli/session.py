@@ -21,11 +21,7 @@ Job = Callable[[Endpoints, RunContext], Awaitable[int]]
 
 
 def configured(path: Path | None) -> Config:
-    """Read the configuration, and warn on standard error of variables that nothing reads.
-
-    Raises:
-        ConfigError: the file is missing or no TOML, or a key or a value in it is wrong.
-    """
+    """Read the configuration, and warn on standard error of variables that nothing reads."""
     for wrong, right in misspelt_variables().items():
         warning = f"moa: nothing reads the variable {wrong}. Did you mean {right}?"
         print(warning, file=sys.stderr)  # noqa: T201
@@ -41,14 +37,7 @@ def run_job(
 ) -> int:
     """Run a job with the endpoints of the configuration, and give its exit code.
 
-    Args:
-        job: What is done.
-        config: The file; `None` finds it.
-        budget_usd: Maximum US dollars for all of it; `None` is no limit.
-        stopped: What is said after Ctrl-C; empty says nothing.
-
-    Raises:
-        MoaError: the job failed.
+    After Ctrl-C it says `stopped`, or nothing where that is empty.
     """
 
     async def work() -> int:

@@ -22,6 +22,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import partial
@@ -123,11 +124,10 @@ class EndpointConfig(BaseModel):
         """Who serves the model, where its name or its address says so."""
         if self.serve or self.served_by:
             return None
+        address = self.urls[0].rstrip("/") if self.urls else None
         for vendor in VENDORS:
-            if self.urls:
-                if self.urls[0].rstrip("/") == vendor.base_url.rstrip("/"):
-                    return vendor
-            elif self.model.startswith(vendor.prefixes):
+            named = self.model.startswith(vendor.prefixes)
+            if named if address is None else address == vendor.base_url.rstrip("/"):
                 return vendor
         return None
 
@@ -182,13 +182,14 @@ class EndpointConfig(BaseModel):
 
         A model in an engine of moa's own charges nothing, unless it is configured.
         """
+        given = {
+            "input": self.input_price,
+            "cached_input": self.cached_input_price,
+            "output": self.output_price,
+        }
         stated = self.input_price is not None and self.output_price is not None
         published = Price() if stated else published_price(self.model, self.vendor)
-        price = Price(
-            input=_first(self.input_price, published.input),
-            cached_input=_first(self.cached_input_price, published.cached_input),
-            output=_first(self.output_price, published.output),
-        )
+        price = replace(published, **{key: it for key, it in given.items() if it is not None})
         return FREE if self.serve == "llama.cpp" and not price.known else price
 
 
@@ -284,10 +285,7 @@ def find(path: str | Path | None = None) -> Path | None:
 
 
 def load(path: str | Path | None = None) -> Config:
-    """Read the configuration; without a file, what the environment says, or nothing.
-
-    Args:
-        path: The file; `None` looks at `$MOA_CONFIG`, then at `./moa.toml`.
+    """Read the configuration that `find` finds; else what the environment says, or nothing.
 
     Raises:
         ConfigError: the file is missing or no TOML, a key or a value in it is wrong, or it was not
@@ -295,20 +293,19 @@ def load(path: str | Path | None = None) -> Config:
     """
     file = find(path)
     named = bool(path or os.environ.get(VARIABLE))
-    return config_of(_tables(file) if file else {}, file, named=named)
+    if file is None:
+        return config_of({}, None, named=named)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} can't be read: it is no UTF-8 text") from error
+    return config_of(parsed(text, file), file, named=named)
 
 
 def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Config:
-    """Read and check the tables of a configuration.
-
-    Args:
-        tables: What the file says.
-        file: Where they stand; `None`: there is no file.
-        named: Whether somebody named the file, who then trusts it.
-
-    Raises:
-        ConfigError: see `load`.
-    """
+    """Read and check the tables of a file, which is trusted where somebody named it; see `load`."""
     where = str(file) if file else f"the {Config.model_config.get('env_prefix')}… variables"
     try:
         config = Config(**tables)
@@ -322,10 +319,16 @@ def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Conf
             f"{where}: [endpoints.{EMBEDDED}] is the name of the model that is built in"
         )
     for name, endpoint in config.endpoints.items():
-        _check_prices(endpoint, f"{where}: [endpoints.{name}]")
-        _check_server(config, name, f"{where}: [endpoints.{name}]")
+        place = f"{where}: [endpoints.{name}]"
+        stated = {endpoint.input_price, endpoint.cached_input_price, endpoint.output_price} - {None}
+        if stated and not endpoint.price().known:
+            raise ConfigError(
+                f"{place} gives one price of a model whose others are not known: give both "
+                "input_price and output_price"
+            )
+        _check_server(config, name, place)
         if file and not named:
-            _check_variable(endpoint, f"{where}: [endpoints.{name}]")
+            _check_variable(endpoint, place)
     _check_ports(config, where)
     _check_fallbacks(config, where)
     for tier, name in (("slm", config.tiers.slm), ("llm", config.tiers.llm)):
@@ -378,15 +381,6 @@ def misspelt_variables() -> dict[str, str]:
             for right in get_close_matches(head, known, n=1, cutoff=0.75):
                 found[name] = prefix + "__".join([right, *rest])
     return found
-
-
-def _check_prices(endpoint: EndpointConfig, place: str) -> None:
-    stated = {endpoint.input_price, endpoint.cached_input_price, endpoint.output_price} - {None}
-    if stated and not endpoint.price().known:
-        raise ConfigError(
-            f"{place} gives one price of a model whose others are not known: give both "
-            "input_price and output_price"
-        )
 
 
 def _check_server(config: Config, name: str, place: str) -> None:
@@ -485,20 +479,6 @@ def _check_fallbacks(config: Config, where: str) -> None:
             passed.append(following)
             entry = config.endpoints.get(following)
             following = entry.fallback if entry else None
-
-
-def _first(given: Decimal | None, published: Decimal | None) -> Decimal | None:
-    return published if given is None else given
-
-
-def _tables(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file} can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} can't be read: it is no UTF-8 text") from error
-    return parsed(text, file)
 
 
 def parsed(text: str, file: Path) -> dict[str, Any]:

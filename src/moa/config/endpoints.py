@@ -68,8 +68,10 @@ class Endpoints(Closing):
         self, config: Config | str | Path | None = None, *, read_keys: bool = True
     ) -> None:
         self.config = config if isinstance(config, Config) else load(config)
-        self._read_keys = read_keys
-        self._stood_in = False
+        self.to_be_asked = read_keys
+        """Whether they can be asked; without keys they are only there to be drawn."""
+        self.stood_in = False
+        """Whether a large model has been asked for, and a small one given."""
         self._built: dict[str, Endpoint] = {}
 
     def __repr__(self) -> str:
@@ -92,24 +94,14 @@ class Endpoints(Closing):
         Raises:
             ConfigError: several are configured and none is the default, or its key is missing.
         """
-        self._stood_in = self._stood_in or not self.has_llm
+        self.stood_in = self.stood_in or not self.has_llm
         return self.named(self.config.of_tier("llm") or self.config.of_tier("slm") or EMBEDDED)
-
-    @property
-    def to_be_asked(self) -> bool:
-        """Whether they can be asked; without keys they are only there to be drawn."""
-        return self._read_keys
 
     @property
     def has_llm(self) -> bool:
         """Whether a large model is configured, so that replies are more than drafts."""
         name = self.config.of_tier("llm") or EMBEDDED
         return name != EMBEDDED and self._configured(name).tier == "llm"
-
-    @property
-    def stood_in(self) -> bool:
-        """Whether a large model has been asked for, and a small one given."""
-        return self._stood_in
 
     @property
     def reference(self) -> Reference | None:
@@ -176,26 +168,22 @@ class Endpoints(Closing):
         await close_all(self.used)
 
     def server(self, name: str) -> OpenAIEndpoint:
-        """Build an endpoint of the configuration without its retries; whoever asks closes it.
+        """Build an endpoint without its retries, of several replicas the first; see `servers`."""
+        return self.servers(name)[0]
 
-        Of several replicas it is the first, whose name is not that of them all.
+    def servers(self, name: str) -> list[OpenAIEndpoint]:
+        """Build all replicas of an endpoint without retries, save those that were never up.
+
+        Whoever asks closes them. Their names are not that of them all.
 
         Raises:
             ConfigError: it isn't there, has no address, its key is missing, or it is served by
                 `moa up`, and isn't running.
         """
-        return self.servers(name)[0]
-
-    def servers(self, name: str) -> list[OpenAIEndpoint]:
-        """Build all replicas of an endpoint, as `server` does; a replica that was never up is left.
-
-        Raises:
-            ConfigError: see `server`.
-        """
         config = self._configured(name)
         if self.config.serves(name):
             return self._replicas(name)
-        key = config.key(name) if self._read_keys else _UNREAD
+        key = config.key(name) if self.to_be_asked else _UNREAD
         if len(config.urls) < 2:
             return [self._server(name, name, config.url(name), key)]
         named = [(f"{name}@{urlsplit(url).netloc}", url) for url in config.urls]
@@ -206,7 +194,7 @@ class Endpoints(Closing):
         server = self.config.server_of(name)
         serving = self._configured(server).vllm
         unread = dict.fromkeys(serving.ports, _UNREAD)
-        keys = keys_of_running(server, serving.ports) if self._read_keys else unread
+        keys = keys_of_running(server, serving.ports) if self.to_be_asked else unread
         several = len(serving.ports) > 1
         return [
             self._server(f"{name}@{port}" if several else name, name, local_url(port), key)
@@ -245,7 +233,7 @@ class Endpoints(Closing):
             return self._embedded(name)
         first, *others = self.servers(name)
         servers = Replicas(name, [first, *others]) if others else first
-        restarted = self.config.serves(name) and self._read_keys
+        restarted = self.config.serves(name) and self.to_be_asked
         return Retried(self._waiting(name, servers) if restarted else servers)
 
     def _wrapped(self, name: str, endpoint: Endpoint) -> Endpoint:
@@ -271,7 +259,7 @@ class Endpoints(Closing):
         if name == EMBEDDED:
             return EmbeddedEndpoint(EMBEDDED)
         config, weights = self._configured(name), weights_of(self.config, name)
-        if self._read_keys:
+        if self.to_be_asked:
             _check_there(self.config, name, weights)
         window, slots = config.context_window, config.concurrency
         settings = EngineSettings(slots=slots if "concurrency" in config.model_fields_set else 0)
@@ -309,11 +297,7 @@ class Endpoints(Closing):
 
 
 def weights_of(config: Config, name: str) -> Local:
-    """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be.
-
-    Raises:
-        ConfigError: its `model` names none.
-    """
+    """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be."""
     folder = config.file.parent if config.file else Path()
     try:
         return local(config.endpoints[name].model, folder=folder.absolute())
@@ -322,11 +306,7 @@ def weights_of(config: Config, name: str) -> Local:
 
 
 def weights_named(config: Config, name: str) -> Local:
-    """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub.
-
-    Raises:
-        ConfigError: there are none of this name, or somebody else serves them.
-    """
+    """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub."""
     if name == EMBEDDED:
         return local(BUILT_IN, folder=Path())
     if name in config.endpoints:

@@ -15,7 +15,6 @@ from collections.abc import (
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pydantic import TypeAdapter
@@ -137,12 +136,18 @@ class Example:
     """Name of the right option, by name of the question."""
 
 
+Questions = Sequence[Question]
+Examples = Sequence[Example]
+Pieces = AsyncIterator[str | Completion]
+"""What a stream gives: a text piece by piece, and the whole of it last."""
+
+
 class Request(NamedTuple):
     """Typed questions about a text, as they are handed to what decides."""
 
     text: str
-    questions: Sequence[Question]
-    examples: Sequence[Example] = ()
+    questions: Questions
+    examples: Examples = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +219,7 @@ class Endpoint(Protocol):
         """
         ...
 
-    def stream(self, prompt: Prompt, context: RunContext, /) -> AsyncIterator[str | Completion]:
+    def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """Ask for text piece by piece; the whole `Completion` comes last.
 
         Raises:
@@ -226,13 +231,7 @@ class Endpoint(Protocol):
         ...
 
     async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """Answer typed questions about `text`.
 
@@ -314,12 +313,7 @@ class Closing(ABC):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
 
@@ -371,19 +365,15 @@ def _keeps(
     return keeping
 
 
-def _keeps_streams(ask: Callable[..., AsyncIterator[str | Completion]]) -> Callable[..., Any]:
+def _keeps_streams(ask: Callable[..., Pieces]) -> Callable[..., Any]:
     @wraps(ask)
-    def stream(
-        self: Endpoint, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
         if context.journal is None:
             return ask(self, prompt, context)
         what, request, _ = _completing(self, prompt)  # the same, whether it comes whole or not
         return _streamed(context.journal.call(context, what, request), self, prompt)
 
-    async def _streamed(
-        call: Call, endpoint: Endpoint, prompt: Prompt
-    ) -> AsyncIterator[str | Completion]:
+    async def _streamed(call: Call, endpoint: Endpoint, prompt: Prompt) -> Pieces:
         if call.is_kept:
             completion = call.found(COMPLETION)
             if completion.text:
@@ -432,7 +422,7 @@ def _completing(endpoint: Endpoint, prompt: Prompt) -> tuple[str, object, Form[C
 
 
 def _deciding(
-    endpoint: Endpoint, text: str, questions: Sequence[Question], examples: Sequence[Example] = ()
+    endpoint: Endpoint, text: str, questions: Questions, examples: Examples = ()
 ) -> tuple[str, object, Form[Decision]]:
     request = (endpoint.model, text, [asked(question) for question in questions], examples)
     return f"decide {endpoint.name}", request, decision_form(questions)

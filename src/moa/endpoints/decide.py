@@ -252,10 +252,7 @@ def _schema(questions: Sequence[Question]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            question.name: {
-                "type": "string",
-                "enum": [option.name for option in question.options],
-            }
+            question.name: {"type": "string", "enum": [option.name for option in question.options]}
             for question in questions
         },
         "required": [question.name for question in questions],

@@ -20,12 +20,7 @@ from moa.endpoints.labels import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.weights import SMOLLM2, find_weights, sha256_of
 from moa.endpoints.wrappers import Within
-from moa.errors import (
-    DeadlineExceeded,
-    EndpointRejected,
-    EndpointUnavailable,
-    InvalidResponse,
-)
+from moa.errors import DeadlineExceeded, EndpointRejected, EndpointUnavailable, InvalidResponse
 from moa.usage import FREE, Price, Tier
 
 ALL: frozenset[Capability] = frozenset(("complete", "stream", "decide", "embed"))

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,15 +27,16 @@ from moa.endpoints import (
     Decision,
     Embeddings,
     Endpoint,
-    Example,
+    Examples,
+    Pieces,
     Prompt,
+    Questions,
     unable,
 )
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import MissingDependency
-from moa.questions import Question
 from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier
 
 Vector = tuple[float, ...]
@@ -129,21 +130,13 @@ class Encoder(Closing):
         """It can't: raises `CapabilityError`."""
         raise unable(self, "complete")
 
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """It can't: raises `CapabilityError`."""
         raise unable(self, "stream")
         yield  # what makes it a generator
 
     async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """It can't: raises `CapabilityError`."""
         raise unable(self, "decide")

@@ -192,8 +192,7 @@ class Engine:
         if not line:
             self.process.wait()
             raise EndpointUnavailable(
-                f"the engine did not start on {self.weights} ({self.death()})",
-                endpoint=_ENGINE,
+                f"the engine did not start on {self.weights} ({self.death()})", endpoint=_ENGINE
             )
         said: dict[str, str] = json.loads(line)
         if "missing" in said:

@@ -131,12 +131,7 @@ def was_not_sent(error: BaseException) -> bool:
 
 
 def error_of_response(
-    response: aiohttp.ClientResponse,
-    content: bytes,
-    *,
-    endpoint: str,
-    model: str,
-    secret: str = "",
+    response: aiohttp.ClientResponse, content: bytes, *, endpoint: str, model: str, secret: str = ""
 ) -> EndpointError:
     """Say what a status of 300 or more means, and what to do, without the key that was sent."""
     status = response.status

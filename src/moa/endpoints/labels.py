@@ -144,11 +144,7 @@ def _log_sum(logprobs: Sequence[float]) -> float:
 
 
 def label_prompt(
-    question: Question,
-    text: str,
-    examples: Sequence[Example],
-    *,
-    layout: Layout = "completion",
+    question: Question, text: str, examples: Sequence[Example], *, layout: Layout = "completion"
 ) -> LabelPrompt:
     """Lay out a question about a text, in one of two ways.
 
@@ -290,12 +286,7 @@ class VLLMLabelReader:
         return await walk_labels(tokens, read)
 
     async def _read(
-        self,
-        prompt: str | list[int],
-        candidates: Sequence[int],
-        context: RunContext,
-        *,
-        text: str,
+        self, prompt: str | list[int], candidates: Sequence[int], context: RunContext, *, text: str
     ) -> TokenReading:
         logprobs: list[float] = []
         amount = NOTHING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, cast
@@ -21,8 +21,10 @@ from moa.endpoints import (
     Completion,
     Decision,
     Embeddings,
-    Example,
+    Examples,
+    Pieces,
     Prompt,
+    Questions,
     closed_after,
     need,
     unable,
@@ -33,7 +35,6 @@ from moa.endpoints.openai import with_schema
 from moa.endpoints.tokens import amount_of, estimate_of
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
-from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
@@ -95,9 +96,7 @@ class LangChainEndpoint(Closing):
                 message, parsed = await self._asked(prompt)
             return self._finished(prompt, message, parsed, call, context)
 
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does. JSON comes in one piece."""
         if prompt.json_schema is not None:
             completion = await self.complete(prompt, context)
@@ -122,13 +121,7 @@ class LangChainEndpoint(Closing):
             yield self._finished(prompt, whole, None, call, context)
 
     async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """It can't: raises `CapabilityError`."""
         raise unable(self, "decide")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict, cast
@@ -19,8 +19,10 @@ from moa.endpoints import (
     Completion,
     Decision,
     Embeddings,
-    Example,
+    Examples,
+    Pieces,
     Prompt,
+    Questions,
     Request,
     need,
 )
@@ -32,7 +34,6 @@ from moa.endpoints.known import Identity
 from moa.endpoints.tokens import estimate_of, fewest_tokens
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
-from moa.questions import Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
 
 _STREAMING = {"stream": True, "stream_options": {"include_usage": True}}
@@ -171,9 +172,7 @@ class OpenAIEndpoint(Closing):
             context=context,
         )
 
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does.
 
         A thought whose opening tag the server leaves out is known as one only at its end: it is
@@ -221,13 +220,7 @@ class OpenAIEndpoint(Closing):
         )
 
     async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """See `Endpoint.decide`.
 

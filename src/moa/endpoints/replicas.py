@@ -5,14 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Generator,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -24,8 +17,10 @@ from moa.endpoints import (
     Completion,
     Decision,
     Endpoint,
-    Example,
+    Examples,
+    Pieces,
     Prompt,
+    Questions,
     asked,
     close_all,
     closed_after,
@@ -40,7 +35,6 @@ from moa.errors import (
     EndpointUnavailable,
     MoaError,
 )
-from moa.questions import Question
 
 T = TypeVar("T")
 
@@ -151,9 +145,7 @@ class Replicas(Wrapping):
         """See `Endpoint.complete`; raises `EndpointUnavailable` where all replicas are gone."""
         return await self._send(lambda one: one.complete(prompt, context), _prefix(prompt), context)
 
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; another replica takes over only before the first piece."""
         tried: list[Replica] = []
         begun = False
@@ -179,13 +171,7 @@ class Replicas(Wrapping):
                 self._go_on(replica, error, tried, context)
 
     async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """See `Endpoint.decide`; raises `EndpointUnavailable` where all replicas are gone."""
         kept = [(shown.text, sorted(shown.labels.items())) for shown in examples]

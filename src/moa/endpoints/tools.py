@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, Endpoint, Prompt, ToolSchema, closed_after
+from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, ToolSchema, closed_after
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import Wrapping, unwrapped
 from moa.errors import EndpointError, EndpointUnauthorized, OutputError
@@ -80,9 +80,7 @@ class Tooled(Wrapping):
             completion = await self.endpoint.complete(replace(asked, json_schema=None), context)
         return _read(completion, prompt, context) if prompt.tools else completion
 
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; what may be a tool that is chosen comes as a whole."""
         if self._natively and prompt.tools:
             held, begun = "", False

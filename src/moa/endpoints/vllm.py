@@ -65,12 +65,7 @@ class VLLMEndpoint(OpenAIEndpoint):
         **settings: Unpack[Settings],
     ) -> None:
         super().__init__(
-            name,
-            model=model,
-            base_url=base_url,
-            tier=tier,
-            dialect=dialect,
-            **settings,
+            name, model=model, base_url=base_url, tier=tier, dialect=dialect, **settings
         )
         self._priority = self._decider.priority = priority
 

@@ -8,7 +8,7 @@ import random
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from itertools import count
@@ -28,8 +28,10 @@ from moa.endpoints import (
     Decision,
     Embeddings,
     Endpoint,
-    Example,
+    Examples,
+    Pieces,
     Prompt,
+    Questions,
     asked,
     close_all,
     closed_after,
@@ -37,15 +39,8 @@ from moa.endpoints import (
 )
 from moa.endpoints.kept import AnswerFile
 from moa.energy import Meter
-from moa.errors import (
-    ConfigError,
-    DeadlineExceeded,
-    EndpointError,
-    MoaError,
-    OutputError,
-)
+from moa.errors import ConfigError, DeadlineExceeded, EndpointError, MoaError, OutputError
 from moa.journal import Form
-from moa.questions import Question
 from moa.usage import NOTHING, Amount, Price, Tier
 
 T = TypeVar("T")
@@ -88,13 +83,7 @@ class Asking(Closing):
         return await self.ask(lambda one: one.complete(prompt, context), context)
 
     async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """See `Endpoint.decide`."""
         return await self.ask(
@@ -118,14 +107,9 @@ class Within(Asking):
         async with self.within(context) as one:
             return await send(one)
 
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`."""
-        async with (
-            self.within(context) as one,
-            closed_after(one.stream(prompt, context)) as pieces,
-        ):
+        async with self.within(context) as one, closed_after(one.stream(prompt, context)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -181,12 +165,10 @@ class Wrapping(Asking):
         """Send a request; overridden, it changes all of them, and the start of every stream."""
         return await send(self.endpoint)
 
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; nothing is asked again once the first piece has come."""
 
-        async def start(one: Endpoint) -> tuple[AsyncIterator[str | Completion], str | Completion]:
+        async def start(one: Endpoint) -> tuple[Pieces, str | Completion]:
             pieces = one.stream(prompt, context)
             return pieces, await anext(pieces)
 
@@ -346,9 +328,7 @@ class Cached(Wrapping):
             lasts=lambda answer: _lasts(answer, prompt),
         )
 
-    async def stream(
-        self, prompt: Prompt, context: RunContext, /
-    ) -> AsyncIterator[str | Completion]:
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; a text that was kept comes in one piece."""
         key = self._key("complete", asdict(prompt))
         kept = None if prompt.temperature else self._found(key, COMPLETION)
@@ -365,13 +345,7 @@ class Cached(Wrapping):
                 yield piece
 
     async def decide(
-        self,
-        text: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
         """See `Endpoint.decide`."""
         shown = [(example.text, dict(example.labels)) for example in examples]
@@ -492,11 +466,7 @@ class Limited(Within, Wrapping):
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        concurrency: int | None = None,
-        per_second: float | None = None,
+        self, endpoint: Endpoint, *, concurrency: int | None = None, per_second: float | None = None
     ) -> None:
         if (concurrency is not None and concurrency < 1) or (
             per_second is not None and per_second <= 0
