@@ -57,7 +57,7 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
         if not 0 <= most < 1:
             raise ConfigError(f"most={most}, but a share of sentences lies between 0 and 1")
         super().__init__(**limits)
-        self._passages = passages or _texts_of_the_request
+        self._passages = passages
         self._policy = policy or Grounded(least=0.5)
         self.most = most
 
@@ -68,7 +68,10 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
             MoaError: the policy asked a model, and that failed.
         """
         text = "\n".join(texts_of(request.output))
-        passages = "\n\n".join(self._passages(request.request, request.output))
+        given = texts_of(request.request)
+        if self._passages is not None:
+            given = self._passages(request.request, request.output)
+        passages = "\n\n".join(given)
         found = [sentence for _, sentence in sentences(text) if any(map(str.isalnum, sentence))]
         judged = await gather(self._policy.judge(passages, one, context) for one in found)
         bad = tuple(i for i, judgement in enumerate(judged) if not judgement.accepted)
@@ -86,8 +89,3 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
             ungrounded=bad,
             sentences=len(found),
         )
-
-
-def _texts_of_the_request(request: Any, output: Any) -> Sequence[str]:
-    del output
-    return texts_of(request)
