@@ -30,11 +30,7 @@ _FOLDS = 8
 def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> Ints:
     """Deal texts out to parts, so that each has about as many of every label.
 
-    Args:
-        cases: What each text belongs to; texts of one case come into one part.
-        labels: Of each text.
-        parts: How many.
-        seed: Another one deals otherwise.
+    Texts of one case come into one part. Another seed deals otherwise.
     """
     first: dict[str, int] = {}
     for case, label in zip(cases, labels.tolist(), strict=True):
@@ -60,12 +56,7 @@ def split(cases: Sequence[str], share: float, *, seed: int = 0) -> Bools:
 
 
 def cross_validated(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
-    """Predict each fold by a fit to the others.
-
-    Args:
-        folds: Number of the fold that each text belongs to.
-        predict: Given which texts are left out, it fits to the others, and predicts those.
-    """
+    """Predict each fold: given which texts are left out, `predict` fits to the others."""
     outs = [folds == fold for fold in np.unique(folds)]
     predicted = [predict(out) for out in outs]
     found = np.zeros((len(folds), *predicted[0].shape[1:]))
@@ -109,9 +100,6 @@ def fit_head(
         penalties: Strengths to choose from, strong ones first.
         known: Further vectors and the right option of each, which are always fitted to and never
             measured on.
-
-    Raises:
-        MissingDependency: scipy is not installed.
     """
     more, their_labels = known or (vectors[:0], labels[:0])
     everything = np.concatenate([vectors, more])
@@ -208,9 +196,6 @@ def fit_blend(
         weights: Start and mean of the prior; its standard deviation is 0.5.
         bias: Start and mean of the prior.
         bias_sd: Standard deviation of that prior.
-
-    Raises:
-        MissingDependency: scipy is not installed.
     """
     n, sources, options = readings.shape
     start = np.concatenate([weights, bias])

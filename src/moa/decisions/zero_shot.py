@@ -64,11 +64,6 @@ async def zero_shot(
 
     Returns:
         `None` where nothing is better than to ask the model as it is.
-
-    Raises:
-        EndpointError: a request failed.
-        BudgetExceeded: a limit would be passed.
-        DeadlineExceeded: the run's time is up.
     """
     if encoder is not None and encoder.model != MultilingualEncoder.model:
         encoder = None
@@ -195,8 +190,7 @@ def _unbiased(question: Question, reading: Floats) -> tuple[Floats, str]:
         return np.array((-cut / 2, cut / 2), dtype=np.float64), ""
     # All of it: where ordinary texts are unlike those of the task, half of a bias still hides the
     # rare label, and for labels that are as frequent it makes no difference (benchmarks/models.py).
-    offsets: Floats = np.negative(centred_mean(reading))
-    return offsets, ""
+    return -centred_mean(reading), ""
 
 
 @cache
