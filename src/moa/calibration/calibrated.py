@@ -11,7 +11,7 @@ from moa.calibration.bounds import Outcome, bound_along, together
 from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import FeatureReader, Progress, Reading, Sources
 from moa.calibration.file import Calibration, now
-from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
+from moa.calibration.labelled import Labelled, Sorted, check_labels, near_copies_of, sort_out
 from moa.calibration.measures import Measures, measure
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
@@ -246,15 +246,8 @@ def _bounds_here(calibration: Calibration, outcomes: Sequence[Outcome]) -> dict[
 
 
 def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> Ints:
-    if not rows:
-        raise InputError("there are no labelled rows: give some with 'text' and 'label'")
-    names = calibration.labels
-    for row in rows:
-        if row.label not in names:
-            raise InputError(
-                f"the label {row.label!r} is none of the calibration's: {', '.join(names)}"
-            )
-    return np.array([names.index(row.label) for row in rows], dtype=np.intp)
+    check_labels(rows, calibration.labels)
+    return np.array([calibration.labels.index(row.label) for row in rows], dtype=np.intp)
 
 
 async def read_texts(

@@ -10,11 +10,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
 from moa.decisions.heads import Blend, Head
-from moa.errors import MissingDependency
+from moa.errors import needed
 
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 """L2 penalties of a head, tried in this order until the held-out loss rises; for vectors whose mean
@@ -174,15 +175,12 @@ def _lowest(
 @cache
 def _scipy() -> tuple[Any, Any]:
     """Load scipy's `minimize`, and what limits the threads that it computes with."""
-    try:
-        from scipy import optimize
+    why = "to fit to labelled texts"
+    with needed("scipy", extra="calibration", purpose=why):
+        minimize = import_module("scipy.optimize").minimize
+    with needed("threadpoolctl", extra="calibration", purpose=why):
         from threadpoolctl import ThreadpoolController
-    except ImportError as error:
-        package = (error.name or "scipy").partition(".")[0]
-        raise MissingDependency(
-            package, extra="calibration", purpose="to fit to labelled texts"
-        ) from error
-    return getattr(optimize, "minimize"), ThreadpoolController()  # noqa: B009 - of unknown types
+    return minimize, ThreadpoolController()
 
 
 def fit_blend(

@@ -254,10 +254,8 @@ def ruling(
     if as_good:
         best = min(as_good, key=lambda o: lead[o.name].high)
         how = f"less than {MARGIN} worse, if at all" if lead[best.name].high >= 0.0 else "better"
-        said = (
-            f"doesn't pay: {best.name} is cheaper, and {how} ({_signed(lead[best.name])} against "
-        )
-        return Ruling(False, f"{said}it). Use {best.name}")
+        said = f"doesn't pay: {best.name} is cheaper, and {how} ({_signed(lead[best.name])}"
+        return Ruling(False, f"{said} against it). Use {best.name}")
     return _beside(lead[reference.name], design, reference)
 
 

@@ -17,7 +17,7 @@ from moa.calibration.measures import (
 )
 from moa.calibration.reply_signs import final_answer
 from moa.decisions.arrays import Bools, Floats, np
-from moa.errors import MissingDependency
+from moa.errors import needed
 from moa.evals.cases import Answer
 from moa.handoffs import Frozen
 
@@ -32,10 +32,8 @@ class Interval(NamedTuple):
 
 def stats() -> Any:
     """Give `scipy.stats`, which is imported at first use."""
-    try:
+    with needed("scipy", extra="calibration", purpose="to measure"):
         return import_module("scipy.stats")
-    except ImportError as error:
-        raise MissingDependency("scipy", extra="calibration", purpose="to measure") from error
 
 
 def mean_of(scores: Sequence[float] | Floats) -> Interval:

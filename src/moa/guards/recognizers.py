@@ -18,7 +18,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moa.errors import ConfigError, MissingDependency
+from moa.errors import ConfigError, needed
 from moa.guards.findings import Finding, Recognizer
 
 if TYPE_CHECKING:
@@ -296,12 +296,9 @@ def _with_context(words: re.Pattern[str] | None, text: str, finding: Finding) ->
 @functools.cache
 def presidio_recognizers() -> Sequence[Recognizer]:
     """Make recognisers of numbers and addresses that name a person, with presidio's patterns."""
-    try:
+    why = "to recognise numbers by their checksums"
+    with needed("presidio-analyzer", extra="guards", purpose=why):
         import presidio_analyzer.predefined_recognizers as ready
-    except ImportError as error:
-        raise MissingDependency(
-            "presidio-analyzer", extra="guards", purpose="to recognise numbers by their checksums"
-        ) from error
     logging.getLogger("presidio-analyzer").addFilter(_Silence())
     compiled = import_module("regex").compile
     kinds: list[_Numbers] = []

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
-from moa.errors import ConfigError, InputError, MissingDependency
+from moa.errors import ConfigError, InputError, needed
 from moa.routing import (
     Candidate,
     Grams,
@@ -365,12 +365,8 @@ def _origin(
 
 def _sklearn(module: str) -> Any:
     """Give a module of scikit-learn, which is imported at first use."""
-    try:
+    with needed("scikit-learn", extra="calibration", purpose="to fit a router"):
         return import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise MissingDependency(
-            "scikit-learn", extra="calibration", purpose="to fit a router"
-        ) from error
 
 
 def _trees(table: Table, truth: Truth) -> Trees:
