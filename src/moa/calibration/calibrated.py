@@ -22,12 +22,7 @@ from moa.questions import Answer, Question
 
 @dataclass(slots=True)
 class Calibrated:
-    """A calibration with the endpoints that it reads from.
-
-    Args:
-        calibration: Made for the question.
-        question: What is asked.
-        sources: Endpoints by role.
+    """A calibration with the endpoints that it reads from, by role.
 
     Raises:
         CalibrationError: it was made for another question, or a role has no endpoint.
@@ -50,11 +45,7 @@ class Calibrated:
                 )
 
     async def check(self, context: RunContext) -> list[str]:
-        """Make sure that the models are the right ones; asked once.
-
-        Raises:
-            CalibrationError: a model is another one.
-        """
+        """Make sure that the models are those of the calibration; they are asked once."""
         if self.warnings is None:
             self.warnings = self.calibration.check_models(await self.identities(context))
         return self.warnings
@@ -65,14 +56,7 @@ class Calibrated:
         return {role: await identity_of(self.sources[role], context) for role in roles}
 
     async def answer(self, text: str, context: RunContext) -> Answer:
-        """Read the text with all features at once, and decide.
-
-        Raises:
-            CalibrationError: a model is another one than the calibration's.
-            EndpointError: a request failed.
-            BudgetExceeded: a limit would be passed.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Read the text with all features at once, and decide."""
         for warning in await self.check(context):
             context.note("degraded", warning)
         decided = self.calibration.decide(await self.read(text, context))

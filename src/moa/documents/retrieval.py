@@ -113,7 +113,7 @@ class Dense(Retriever):
         passages: What to search.
         vectors: A vector for each passage, by the endpoint: of `searched(passage)`.
         endpoint: Who turns the query into a vector.
-        top_k: Maximum number of passages to give.
+        top_k: As in `Retriever`.
         limits: See `Limits`.
 
     Raises:
@@ -189,11 +189,7 @@ class Hybrid(Retriever):
             raise ConfigError(f"{self.name} has no retriever to ask")
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Ask all, and fuse.
-
-        Raises:
-            MoaError: every one of them failed; what the first failed with.
-        """
+        """Ask all, and fuse; where each of them failed, the first failure is raised."""
 
         async def ask(retriever: Node[Text | str, Passages]) -> Passages | MoaError:
             try:

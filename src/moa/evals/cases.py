@@ -78,12 +78,7 @@ class Data(NamedTuple):
 
 
 def cases_of(rows: Iterable[Mapping[str, object]]) -> Data:
-    """Read rows as cases.
-
-    Raises:
-        InputError: there are no rows, one lacks what is asked or expected, or some have labels
-            and others texts.
-    """
+    """Read rows as cases; where some have labels and others texts, it is an `InputError`."""
     found: list[Case] = []
     for place, row in enumerate(rows, start=1):
         try:
@@ -261,10 +256,8 @@ async def answers_of(
 ) -> list[Answer]:
     """Give the answers of a design to all cases, in their order.
 
-    A case that fails has an answer without a text, which says why. It is asked again next time.
-
-    Raises:
-        ConfigError: the design can't work at all, such as with a calibration of another model.
+    A case that fails has an answer without a text, which says why. It is asked again next time. A
+    design that can't work at all, such as with a calibration of another model, is an error.
     """
     answers = {place: cache.get(name, case.request) for place, case in enumerate(cases)}
     asked = [place for place, answer in answers.items() if answer is None]
