@@ -30,7 +30,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -107,6 +108,15 @@ class MissingDependency(ConfigError):
         super().__init__(f"{package!r} is not installed, and is needed {purpose}. Run: {command}")
         self.package = package
         self.extra = extra
+
+
+@contextmanager
+def needed(package: str, *, extra: str, purpose: str) -> Generator[None]:
+    """Say in a `MissingDependency` which package is needed, where an import fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependency(package, extra=extra, purpose=purpose) from error
 
 
 class ModelNotFound(ConfigError):

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from guards.messages import Message, messages
 from moa.context import RunContext
 from moa.errors import ConfigError, GuardFailed
-from moa.guards.findings import Finding, merged
-from moa.guards.folding import views
+from moa.guards.findings import Finding, merged, views
 from moa.guards.pii import Masking, Pii
 from moa.guards.vault import Vault
 from moa.handoffs import Text

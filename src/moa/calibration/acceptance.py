@@ -113,12 +113,11 @@ class Policy(ABC):
         fitted = fit_head(table[~held] / scale, good[~held], 2, inside)
         probability = np.exp(fitted.head(table / scale))[:, 1]
         probability[~held] = np.exp(fitted.held_out)[:, 1]
-        outcomes = [
-            Outcome(confidence=float(min(1.0, p)), correct=g.good, case=g.case)
-            for p, g in zip(probability, graded, strict=True)
-        ]
-        fitting = [o for o, out in zip(outcomes, held, strict=True) if not out]
-        tested = [o for o, out in zip(outcomes, held, strict=True) if out]
+        fitting: list[Outcome] = []
+        tested: list[Outcome] = []
+        for p, g, out in zip(probability, graded, held, strict=True):
+            found = Outcome(confidence=float(min(1.0, p)), correct=g.good, case=g.case)
+            (tested if out else fitting).append(found)
         odds = (fitted.head.weights[:, 1] - fitted.head.weights[:, 0]) / scale
         return Fitted(
             policies=self.parts,
@@ -252,11 +251,7 @@ def text_of(value: Any) -> str:
 
 
 def sampled(node: N, samples: int) -> N:
-    """Give back a node that is asked the same several times.
-
-    Raises:
-        ConfigError: it would give the same answer each time.
-    """
+    """Give back a node that is asked the same several times, if its answers can differ."""
     if samples > 1 and getattr(node, "temperature", None) == 0:
         raise ConfigError(
             f"{getattr(node, 'name', node)!r} writes at temperature 0, so all {samples} samples "

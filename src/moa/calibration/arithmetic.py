@@ -104,10 +104,6 @@ def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
 
     It knows numbers, `+ - * / x ^`, `%`, brackets and signs of money, and nothing else.
 
-    Args:
-        expression: The sum.
-        longest: Maximum characters of it.
-
     Raises:
         InputError: it is no such sum, too long, too large, or divides by zero.
     """
@@ -175,12 +171,7 @@ def only_number(text: str) -> Fraction:
 
 
 def filled(expression: str, values: Mapping[str, Fraction]) -> str:
-    """Put exact numbers where an expression names them, as in `{price} * 3`.
-
-    Args:
-        expression: Names in braces stand for numbers; one that has no number is left as it is.
-        values: The numbers, by name.
-    """
+    """Put exact numbers where an expression names them, as in `{price} * 3`, if they are known."""
     return _NAMED.sub(lambda m: f"({values[m[1]]})" if m[1] in values else m[0], expression)
 
 
@@ -213,7 +204,9 @@ def _equations(stated: str) -> Iterator[Equation]:
             continue
         apart = abs(first - second)
         largest = max(abs(first), abs(second))
-        close = apart <= _half_a_place(right) or _same_percentage(stated, first, second)
+        # Writers leave a sign out: `100% - 45% = 55`, or `3/4 * 100 = 75%`.
+        percent = "%" in stated and 100 in (first / (second or 1), second / (first or 1))
+        close = percent or apart <= _half_a_place(right)
         yield Equation(
             left=left,
             right=right,
@@ -221,11 +214,6 @@ def _equations(stated: str) -> Iterator[Equation]:
             exact=not apart,
             value=first,
         )
-
-
-def _same_percentage(stated: str, first: Fraction, second: Fraction) -> bool:
-    """Whether `100% - 45% = 55` or `3/4 * 100 = 75%` is meant: writers leave a sign out."""
-    return "%" in stated and 100 in (first / (second or 1), second / (first or 1))
 
 
 def _half_a_place(shown: str) -> Fraction:

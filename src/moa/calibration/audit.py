@@ -110,14 +110,9 @@ class Audit(Frozen):
 
     @classmethod
     def of(cls, bound: Bound, *, share: float = 0.02, alpha: float = 0.05, seed: int = 0) -> Self:
-        """Start the audit of a bound.
+        """Start the audit of a bound's risk.
 
-        Args:
-            bound: Whose risk is audited.
-            share: Share of the accepted decisions that is checked.
-            alpha: Largest probability of ever withdrawing a promise that holds.
-            seed: Makes the picks repeatable. Draw one where each process starts anew, so that not
-                the same ones are picked in each.
+        Draw a seed where each process starts anew, so that not the same ones are picked in each.
         """
         return cls(risk=bound.guarantee.risk, share=share, alpha=alpha, seed=seed)
 

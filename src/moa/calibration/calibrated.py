@@ -11,7 +11,7 @@ from moa.calibration.bounds import Outcome, bound_along, together
 from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import FeatureReader, Progress, Reading, Sources
 from moa.calibration.file import Calibration, now
-from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
+from moa.calibration.labelled import Labelled, Sorted, check_labels, near_copies_of, sort_out
 from moa.calibration.measures import Measures, measure
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
@@ -22,12 +22,7 @@ from moa.questions import Answer, Question
 
 @dataclass(slots=True)
 class Calibrated:
-    """A calibration with the endpoints that it reads from.
-
-    Args:
-        calibration: Made for the question.
-        question: What is asked.
-        sources: Endpoints by role.
+    """A calibration with the endpoints that it reads from, by role.
 
     Raises:
         CalibrationError: it was made for another question, or a role has no endpoint.
@@ -50,11 +45,7 @@ class Calibrated:
                 )
 
     async def check(self, context: RunContext) -> list[str]:
-        """Make sure that the models are the right ones; asked once.
-
-        Raises:
-            CalibrationError: a model is another one.
-        """
+        """Make sure that the models are those of the calibration; they are asked once."""
         if self.warnings is None:
             self.warnings = self.calibration.check_models(await self.identities(context))
         return self.warnings
@@ -65,14 +56,7 @@ class Calibrated:
         return {role: await identity_of(self.sources[role], context) for role in roles}
 
     async def answer(self, text: str, context: RunContext) -> Answer:
-        """Read the text with all features at once, and decide.
-
-        Raises:
-            CalibrationError: a model is another one than the calibration's.
-            EndpointError: a request failed.
-            BudgetExceeded: a limit would be passed.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Read the text with all features at once, and decide."""
         for warning in await self.check(context):
             context.note("degraded", warning)
         decided = self.calibration.decide(await self.read(text, context))
@@ -246,15 +230,8 @@ def _bounds_here(calibration: Calibration, outcomes: Sequence[Outcome]) -> dict[
 
 
 def _indices(calibration: Calibration, rows: Sequence[Labelled]) -> Ints:
-    if not rows:
-        raise InputError("there are no labelled rows: give some with 'text' and 'label'")
-    names = calibration.labels
-    for row in rows:
-        if row.label not in names:
-            raise InputError(
-                f"the label {row.label!r} is none of the calibration's: {', '.join(names)}"
-            )
-    return np.array([names.index(row.label) for row in rows], dtype=np.intp)
+    check_labels(rows, calibration.labels)
+    return np.array([calibration.labels.index(row.label) for row in rows], dtype=np.intp)
 
 
 async def read_texts(

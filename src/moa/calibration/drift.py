@@ -113,6 +113,8 @@ class _Watch(Frozen):
         )
 
     def said(self, name: str) -> str:
+        up = self.rank > 0.5
+        moved = f"{name} moved {'up' if up else 'down'}"
         at = min(len(self.edges) - 1, int(self.rank * len(self.edges)))
         there = self.edges[at][0]
         middle = self.edges[(len(self.edges) - 1) // 2][0]
@@ -120,26 +122,19 @@ class _Watch(Frozen):
             known = ", ".join(self.names[:3])
             return f"{name} is no longer distributed as in the calibration (mostly {known})"
         if self.ones is not None:
-            return f"{name} {self._said_in_shares(self.ones)}"
+            # Among 0 and 1, the mean rank moves by half of what the share moves by.
+            lately = min(1.0, max(0.0, self.ones + 2.0 * (self.rank - 0.5)))
+            return (
+                f"{moved}: lately in about {percent(round(lately, 2))} of inputs, in the "
+                f"calibration in {percent(round(self.ones, 2))}"
+            )
         if abs(self.rank - 0.5) < abs(self.spread - 0.5) / 2:
             way = "further apart" if self.spread > 0.5 else "closer together"
             return f"{name} lies {way} than in the calibration (about {middle:.3g} there)"
         if f"{there:.3g}" == f"{middle:.3g}":
-            side = "more" if self.rank > 0.5 else "less"
-            return f"{name} {self._moved}: {middle:.3g} in the calibration, lately often {side}"
-        return f"{name} {self._moved}: lately about {there:.3g}, in the calibration {middle:.3g}"
-
-    @property
-    def _moved(self) -> str:
-        return "moved up" if self.rank > 0.5 else "moved down"
-
-    def _said_in_shares(self, ones: float) -> str:
-        # Among 0 and 1, the mean rank moves by half of what the share moves by.
-        lately = min(1.0, max(0.0, ones + 2.0 * (self.rank - 0.5)))
-        return (
-            f"{self._moved}: lately in about {percent(round(lately, 2))} of inputs, in the "
-            f"calibration in {percent(round(ones, 2))}"
-        )
+            side = "more" if up else "less"
+            return f"{moved}: {middle:.3g} in the calibration, lately often {side}"
+        return f"{moved}: lately about {there:.3g}, in the calibration {middle:.3g}"
 
 
 class Drift(Frozen):
@@ -177,8 +172,7 @@ class Drift(Frozen):
         Args:
             reference: Values on the inputs of the calibration, by the name of what is watched.
                 They must not be those that the scorer was fitted on, on which it is surer.
-            alpha: Largest probability of any alarm in the whole run, where nothing has changed.
-            seed: Makes the lots that decide among equal values repeatable.
+            alpha: The attribute, as is `seed`.
 
         Raises:
             ConfigError: there is nothing to watch, or a reference has fewer than 20 values.
@@ -268,9 +262,19 @@ def moved(reference: Counts, windows: Sequence[Counts], *, alpha: float) -> tupl
         for question, known in both.items():
             free = 1 if len(known) == 2 else len(known)  # of two, what one gains the other loses
             level = alpha / (len(looks) * len(both) * free)
+            before, now = reference.get(question, {}), latest.get(question, {})
             for label in known:
-                change = _compared(reference, latest, question, label, windows=look)
-                if change.p <= level:
+                counts = (now.get(label, 0), sum(now.values()))
+                p = p_value(*counts, before.get(label, 0), sum(before.values()))
+                if p <= level:
+                    change = Moved(
+                        question=question,
+                        label=label,
+                        reference=share_of(before, label),
+                        now=share_of(now, label),
+                        windows=look,
+                        p=p,
+                    )
                     found.setdefault((question, label), change)
     return tuple(found.values())
 
@@ -305,20 +309,6 @@ def p_value(count: int, total: int, reference_count: int, reference_total: int) 
     below = sum(weight(k) for k in range(least, count + 1))
     above = sum(weight(k) for k in range(count, most + 1))
     return min(1.0, 2.0 * below, 2.0 * above)
-
-
-def _compared(
-    reference: Counts, latest: Counts, question: str, label: str, *, windows: int
-) -> Moved:
-    before, now = reference.get(question, {}), latest.get(question, {})
-    return Moved(
-        question=question,
-        label=label,
-        reference=share_of(before, label),
-        now=share_of(now, label),
-        windows=windows,
-        p=p_value(now.get(label, 0), sum(now.values()), before.get(label, 0), sum(before.values())),
-    )
 
 
 def _choices(n: int, k: int) -> float:

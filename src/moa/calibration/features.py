@@ -219,13 +219,7 @@ class FeatureReader:
         return self.limit_s - (time.monotonic() - self._started)
 
     async def read(self, feature: Feature) -> Reading | None:
-        """Read all texts; `None` where the feature was dropped, and `dropped` says why.
-
-        Raises:
-            EndpointError: a request failed.
-            BudgetExceeded: a limit would be passed.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Read all texts; `None` where the feature was dropped, and `dropped` says why."""
         if self.left_s <= 0:
             return self._drop(feature, "the time was up before it")
         try:

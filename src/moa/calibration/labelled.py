@@ -92,12 +92,9 @@ def sort_out(rows: Sequence[Labelled], labels: Sequence[str] | None = None) -> S
         InputError: there are no rows, a label is none of `labels`, all rows have one label, or
             the labels look like texts and weren't given.
     """
-    if not rows:
-        raise InputError("there are no labelled rows: give some with 'text' and 'label'")
-    if labels is None or any(row.label not in labels for row in rows):
+    if rows and (labels is None or any(row.label not in labels for row in rows)):
         _check_column(rows)
-    if labels is not None:
-        _check_labels(rows, labels)
+    check_labels(rows, labels)
     found = sorted({row.label for row in rows})
     if len(found) == 1:
         raise InputError(
@@ -184,13 +181,16 @@ def near_copies(rows: Sequence[Labelled]) -> list[bool]:
     return copies
 
 
-def _check_labels(rows: Sequence[Labelled], labels: Sequence[str]) -> None:
-    unknown = Counter(row.label for row in rows if row.label not in labels)
+def check_labels(rows: Sequence[Labelled], labels: Sequence[str] | None) -> None:
+    """Make sure that there are rows, and that their labels are among some; `None`: any will do."""
+    if not rows:
+        raise InputError("there are no labelled rows: give some with 'text' and 'label'")
+    unknown = Counter(row.label for row in rows if labels is not None and row.label not in labels)
     if unknown:
         label, times = unknown.most_common(1)[0]
         raise InputError(
             f"{unknown.total()} of {len(rows)} rows have a label that is none of "
-            f"{', '.join(labels)}; the most frequent is {label!r}, {times} times"
+            f"{', '.join(labels or ())}; the most frequent is {label!r}, {times} times"
         )
 
 
@@ -201,9 +201,10 @@ def _check_column(rows: Sequence[Labelled]) -> None:
         return
     texts = {row.text for row in rows}
     swapped = len(texts) <= _LIKE_TEXTS * len(rows)
+    shown = rows[0].label if len(rows[0].label) <= 40 else f"{rows[0].label[:40]}…"
     raise InputError(
         f"the labels of {len(rows)} rows are {len(different)} different values, such as "
-        f"{_short(rows[0].label)!r}: these are no labels. "
+        f"{shown!r}: these are no labels. "
         + (
             f"The texts are only {len(texts)} different ones: are the two columns swapped?"
             if swapped
@@ -215,7 +216,3 @@ def _check_column(rows: Sequence[Labelled]) -> None:
 def same_text(text: str) -> str:
     """Give what two texts share that count as the same: their words, in small letters."""
     return " ".join(text.split()).casefold()
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -220,12 +220,7 @@ class Plausible(Policy):
         check_share(self.least, "least")
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
-        """Ask the node.
-
-        Raises:
-            ConfigError: the node gives no predicate.
-            MoaError: asking failed.
-        """
+        """Ask the node, which must give a predicate."""
         text = f"Request:\n{text_of(request)}\n\nReply:\n{text_of(reply)}"
         output: Any = (await self.node.run(text, context)).output
         answers = [one for one in answers_in(output).values() if isinstance(one, Predicate)]
@@ -274,11 +269,7 @@ class Agreement(Policy):
         sampled(self.node, self.samples + 1)  # and the reply that they are compared with
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
-        """Sample side by side, and compare.
-
-        Raises:
-            MoaError: a sample failed.
-        """
+        """Sample side by side, and compare."""
         match = self.match or answer_of
         wanted = match(reply)
         results = await gather(self.node.run(request, context) for _ in range(self.samples))

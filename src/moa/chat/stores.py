@@ -25,7 +25,7 @@ from moa._async import in_time
 from moa._files import make_private
 from moa.chat.messages import is_file
 from moa.context import RunContext
-from moa.errors import ConfigError, MissingDependency, MoaError, StoreError
+from moa.errors import ConfigError, MoaError, StoreError, needed
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -142,14 +142,9 @@ class SqliteStore(Store):
     advice = "It has to be a SQLite file that moa chat made, in a folder that can be written"
 
     def __init__(self, file: Path) -> None:
-        try:
+        package, why = "langgraph-checkpoint-sqlite", "to keep conversations in a file"
+        with needed(package, extra="local", purpose=why):
             from langgraph.checkpoint.sqlite import aio
-        except ImportError as error:
-            raise MissingDependency(
-                "langgraph-checkpoint-sqlite",
-                extra="local",
-                purpose="to keep conversations in a file",
-            ) from error
         self.file = file
         self.shown = str(file)
         self._savers = aio.AsyncSqliteSaver
@@ -203,15 +198,10 @@ class PostgresStore(Store):
 
     def __init__(self, url: SecretStr) -> None:
         self.shown = _without_secrets(url)
-        try:
+        package, why = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
+        with needed(package, extra="postgres", purpose=why):
             import psycopg
             from langgraph.checkpoint.postgres import aio
-        except ImportError as error:
-            raise MissingDependency(
-                "langgraph-checkpoint-postgres",
-                extra="postgres",
-                purpose="to keep conversations in Postgres",
-            ) from error
         self.faults = (psycopg.Error, OSError, ValueError)
         self._url = url
         self._connect = psycopg.AsyncConnection.connect

@@ -55,7 +55,8 @@ class Correction:
         logs = list(self.offsets)
         for weight, given in zip(self.weights, read, strict=True):
             if weight:
-                logs = [log + weight * _log(p) for log, p in zip(logs, given, strict=True)]
+                added = (weight * math.log(max(p, 1e-45)) for p in given)
+                logs = [log + more for log, more in zip(logs, added, strict=True)]
         top = max(logs)
         shares = [math.exp(log - top) for log in logs]
         total = sum(shares)
@@ -156,10 +157,6 @@ class Adaptation:
         doubtful = question.name in self.doubtful
         probabilities = correction.apply(found)
         return replace(first, probabilities=probabilities, doubtful=doubtful)
-
-
-def _log(probability: float) -> float:
-    return math.log(max(probability, 1e-45))
 
 
 def _sizes(options: Mapping[str, Sequence[str]]) -> str:

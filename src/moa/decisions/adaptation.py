@@ -92,7 +92,9 @@ async def adapt(
         MissingDependency: there are labels to fit to, and scikit-learn is not installed.
     """
     enough = len(unlabelled) >= ENOUGH_TEXTS
-    texts = _spread(unlabelled) if enough else stand_in_texts()
+    step = max(1.0, len(unlabelled) / MOST_TEXTS)
+    spread = (unlabelled[int(i * step)] for i in range(min(len(unlabelled), MOST_TEXTS)))
+    texts = tuple(spread) if enough else stand_in_texts()
     reader = Reader(endpoint, tuple(questions), tuple(own), context or RunContext(), progress)
     plain = await reader.read([()], texts)
     labelled = tuple(labelled)[:MOST_LABELS]
@@ -158,14 +160,9 @@ def halves(labelled: Sequence[Example], questions: Sequence[Question]) -> list[P
 def confident(
     texts: Sequence[str], fair: Mapping[str, Floats], questions: Sequence[Question]
 ) -> list[PromptVariant]:
-    """Choose two sets of texts that the model is surest of.
+    """Choose two sets of unlabelled texts that the model is surest of, once its bias is taken out.
 
     A question with more than 24 options has none: too many texts would have to be shown.
-
-    Args:
-        texts: Unlabelled.
-        fair: Log-probabilities by question, without the model's bias: texts, options.
-        questions: What is asked.
     """
     sets: tuple[list[Example], list[Example]] = ([], [])
     for question in questions:
@@ -242,19 +239,21 @@ class _Fitting:
         questions = self.reader.questions
         if show:
             self.variants.shown = halves(self.labelled, questions)
+        words = [example.text for example in self.labelled]
         texts = _joined(self.own, await self.reader.read(self.variants.shown, self.texts))
-        labelled = await self._read_labelled(self.variants.all)
+        labelled = await self.reader.read(self.variants.all, words)
         found = {q.name: self._fitted(q, texts, labelled) for q in questions}
+        kept = 1 + len(self.variants.shown)
         for _ in range(_PASSES if sure else 0):
-            before, kept = self.variants.sure, 1 + len(self.variants.shown)
+            before = self.variants.sure
             fair = {name: texts_fair for name, (_, texts_fair) in found.items()}
             self.variants.sure = confident(self.texts, fair, questions)
             if self.variants.sure == before:
                 break
             more = await self.reader.read(self.variants.sure, self.texts)
-            texts = _joined(_first(texts, kept), more)
-            more = await self._read_labelled(self.variants.sure)
-            labelled = _joined(_first(labelled, kept), more)
+            texts = _joined(texts, more, first=kept)
+            more = await self.reader.read(self.variants.sure, words)
+            labelled = _joined(labelled, more, first=kept)
             found = {q.name: self._fitted(q, texts, labelled) for q in questions}
         self.readings = labelled
         return {name: correction for name, (correction, _) in found.items()}
@@ -269,9 +268,6 @@ class _Fitting:
             logs = np.einsum("v,tvo->to", weights, self.readings[question.name][rows])
             found[question.name] = log_softmax(logs + np.array(correction.offsets))
         return found
-
-    async def _read_labelled(self, variants: Sequence[PromptVariant]) -> dict[str, Floats]:
-        return await self.reader.read(variants, [example.text for example in self.labelled])
 
     def _fitted(
         self, question: Question, texts: Mapping[str, Floats], labelled: Mapping[str, Floats]
@@ -306,8 +302,7 @@ def _stacked(
     Args:
         texts: What unlabelled ones read as: texts, prompt variants, options. Their means are the
             model's bias.
-        shown: Whether an unlabelled text is shown in a prompt, which says little then: texts,
-            variants.
+        shown: Whether an unlabelled text is shown in a variant, which says little then.
         labelled: What the labelled ones read as.
         labelled_shown: The same of the labelled ones.
         labels: Index of the right option of each labelled text.
@@ -392,12 +387,11 @@ def _unbiased(reading: Floats, blind: bool = False) -> Correction:
     return Correction.of(-bias, weights)
 
 
-def _first(readings: Mapping[str, Floats], variants: int) -> dict[str, Floats]:
-    return {name: reading[:, :variants] for name, reading in readings.items()}
-
-
-def _joined(before: Mapping[str, Floats], more: Mapping[str, Floats]) -> dict[str, Floats]:
-    return {name: np.concatenate([before[name], more[name]], axis=1) for name in before}
+def _joined(
+    before: Mapping[str, Floats], more: Mapping[str, Floats], *, first: int | None = None
+) -> dict[str, Floats]:
+    """Put readings in more variants behind the first ones before; `None`: all of them."""
+    return {name: np.concatenate([before[name][:, :first], more[name]], 1) for name in before}
 
 
 def _without_idle_variants(
@@ -416,8 +410,3 @@ def _without_idle_variants(
         },
         origin=origin,
     )
-
-
-def _spread(texts: Sequence[str]) -> tuple[str, ...]:
-    step = max(1.0, len(texts) / MOST_TEXTS)
-    return tuple(texts[int(i * step)] for i in range(min(len(texts), MOST_TEXTS)))

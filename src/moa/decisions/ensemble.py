@@ -108,8 +108,7 @@ async def with_heads(
         endpoint: The model.
         questions: What is asked.
         labelled: Texts with the names of the right options.
-        read: Log-probabilities of the labelled texts by `base`, by the name of the question;
-            questions for which the model isn't asked are left out.
+        read: Log-probabilities of the labelled texts by `base`, of the questions that it is asked.
         texts: Unlabelled ones; none where ordinary ones are unlike those to come.
         encoder: Gives vectors.
         context: Budget, deadline and ledger.
@@ -170,7 +169,7 @@ def _by_words(
 ) -> Adaptation:
     """Decide by the words of the question, and by the model as far as it is known to be worth."""
     none: Floats = np.zeros(len(question.options))
-    offsets: Floats = np.negative(shrunk_mean(words(plain))) if len(plain) else none
+    offsets: Floats = -shrunk_mean(words(plain)) if len(plain) else none
     weight = 0.0 if question.name in base.doubtful else known(endpoint.model).weight_of(question)
     return _put(base, question, words, offsets, model=weight)
 

@@ -135,13 +135,7 @@ class Blend(Readout):
 async def encode(
     encoder: Endpoint, texts: Sequence[str], context: RunContext
 ) -> list[tuple[float, ...]]:
-    """Encode texts for heads: twice as many numbers a text as the encoder gives.
-
-    Raises:
-        EndpointError: the encoder failed.
-        BudgetExceeded: a limit would be passed.
-        DeadlineExceeded: the run's time is up.
-    """
+    """Encode texts for heads: twice as many numbers a text as the encoder gives."""
     parts = [sentences(text) for text in texts]
     asked = [piece for text, own in zip(texts, parts, strict=True) for piece in (text, *own)]
     vectors = iter((await encoder.embed(asked, context)).vectors if asked else ())
@@ -162,11 +156,7 @@ def sentences(text: str) -> list[str]:
 
 @cache
 def shipped_heads(name: str) -> dict[str, Head]:
-    """Read the heads of a file, by the name of the question.
-
-    Args:
-        name: Of the file, such as `support`.
-    """
+    """Read the heads of a file, such as `support`, by the name of the question."""
     with np.load(FOLDER / f"{name}.npz") as file:
         kernel = Kernel(
             centre=file["centre"].astype(float),
@@ -186,13 +176,7 @@ def shipped_heads(name: str) -> dict[str, Head]:
 
 
 def headed(question: str, *, file: str = "support", asked_as: str | None = None) -> Adaptation:
-    """Decide a question by its shipped head alone.
-
-    Args:
-        question: Name of the head.
-        file: The file that it is in.
-        asked_as: Name of the question; `None` is that of the head.
-    """
+    """Decide a question by its shipped head alone; `asked_as` names it otherwise than the head."""
     head = shipped_heads(file)[question]
     return Adaptation(
         prompt_variants=(),
@@ -268,19 +252,10 @@ def speaks(question: Question) -> bool:
 
 
 async def relevance_head(question: Question, context: RunContext) -> Head | None:
-    """Make a head of a question's own words.
+    """Make a head of a question's own words, a few of which are encoded.
 
-    Args:
-        question: A yes-or-no question whose criterion is known, or a choice of labels.
-        context: Budget, deadline and ledger; a few words are encoded.
-
-    Returns:
-        `None` for questions of other forms, such as levels, whose names mean nothing alone.
-
-    Raises:
-        MissingDependency: the encoder is not installed.
-        BudgetExceeded: a limit would be passed.
-        DeadlineExceeded: the run's time is up.
+    `None` for questions that are neither a choice of labels nor a yes or no whose criterion is
+    known, such as levels, whose names mean nothing alone.
     """
     if not speaks(question):
         return None
@@ -292,12 +267,13 @@ async def relevance_head(question: Question, context: RunContext) -> Head | None
         weights = weights - USUAL * usual[:, None]
         bias = bias - USUAL * (middle - FITS)
         sign = -1.0 if turned else 1.0
-        return _head(np.hstack([sign * weights, 0 * weights]), np.r_[sign * bias, 0 * bias])
-    weights, bias = await _scores(option_words(question), context)
-    for place, option in enumerate(question.options):
-        if option.name == NONE_OF_THESE:
-            weights[:, place], bias[place] = _any_criterion()
-    return _head(weights, bias)
+        weights, bias = np.hstack([sign * weights, 0 * weights]), np.r_[sign * bias, 0 * bias]
+    else:
+        weights, bias = await _scores(option_words(question), context)
+        for place, option in enumerate(question.options):
+            if option.name == NONE_OF_THESE:
+                weights[:, place], bias[place] = _any_criterion()
+    return Head(weights, bias, _fitted().kernel)
 
 
 async def _scores(words: Sequence[str], context: RunContext) -> tuple[Floats, Floats]:
@@ -325,7 +301,3 @@ def _any_criterion() -> tuple[Floats, float]:
     f = _fitted()
     weights, bias = _weights(f.directions + f.middle)
     return weights.mean(1), float(bias.mean()) + FITS
-
-
-def _head(weights: Floats, bias: Floats) -> Head:
-    return Head(weights, bias, _fitted().kernel)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
 from typing import get_args
 
 from moa._async import Lock, map_async
@@ -91,10 +90,7 @@ async def probe(
 
     Raises:
         CapabilityError: the endpoint gives no label log-probabilities.
-        EndpointError: a request failed; `EndpointRejected` where no text could be read, as of a
-            model without a chat template.
-        BudgetExceeded: a limit would be passed.
-        DeadlineExceeded: the run's time is up.
+        EndpointRejected: no text could be read, as of a model without a chat template.
     """
     trials = shipped_trials()
     read = await _read_all(endpoint, trials, context, limit_s, progress)
@@ -108,16 +104,14 @@ async def probe(
         here = [row for row, place in enumerate(done) if trials[place].question.kind == kind]
         if len(here) < ENOUGH:
             continue
-        tried: dict[tuple[Layout, float], float] = {}
-        for layout, weight in product(LAYOUTS, WEIGHTS):
-            rows = [(trials[done[row]], read[done[row], layout], beside[row]) for row in here]
-            tried[layout, weight] = _loss(rows, weight)
-        asked: dict[Layout, float] = {}
+        tried: dict[Layout, dict[float, float]] = {}
         for layout in LAYOUTS:
-            asked[layout] = min(WEIGHTS[1:], key=lambda weight, at=layout: tried[at, weight])
-        losses[kind] = {layout: tried[layout, asked[layout]] for layout in LAYOUTS}
+            rows = [(trials[done[row]], read[done[row], layout], beside[row]) for row in here]
+            tried[layout] = {weight: _loss(rows, weight) for weight in WEIGHTS}
+        asked = {at: min(WEIGHTS[1:], key=lambda w, at=at: tried[at][w]) for at in LAYOUTS}
+        losses[kind] = {at: tried[at][asked[at]] for at in LAYOUTS}
         best: Layout = min(losses[kind], key=lambda layout: losses[kind][layout])
-        gains = losses[kind][best] < tried[best, 0.0] - GAIN
+        gains = losses[kind][best] < tried[best][0.0] - GAIN
         layouts[kind] = best
         if headed:
             weights[kind] = asked[best] if gains else 0.0
@@ -232,15 +226,8 @@ def shipped_trials() -> tuple[Trial, ...]:
 async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: RunContext) -> None:
     """Probe a model of which nothing is known, for at most a minute, and keep what is found.
 
-    Args:
-        endpoint: Must cost nothing but time.
-        encoder: Stands beside it.
-        context: A third of the time that is left to it is used at most; a budget without room for
-            many times the calls is left alone.
-
-    Raises:
-        EndpointError: a request failed.
-        DeadlineExceeded: the run's time is up.
+    It must cost nothing but time. A third of the time that is left to the run is used at most, and
+    a budget without room for many times the calls is left alone.
     """
     async with _lock.held(context.remaining_s()):
         who = f"{endpoint.name}: {endpoint.model}"

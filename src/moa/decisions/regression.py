@@ -10,11 +10,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
 from moa.decisions.heads import Blend, Head
-from moa.errors import MissingDependency
+from moa.errors import needed
 
 PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 """L2 penalties of a head, tried in this order until the held-out loss rises; for vectors whose mean
@@ -30,11 +31,7 @@ _FOLDS = 8
 def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> Ints:
     """Deal texts out to parts, so that each has about as many of every label.
 
-    Args:
-        cases: What each text belongs to; texts of one case come into one part.
-        labels: Of each text.
-        parts: How many.
-        seed: Another one deals otherwise.
+    Texts of one case come into one part. Another seed deals otherwise.
     """
     first: dict[str, int] = {}
     for case, label in zip(cases, labels.tolist(), strict=True):
@@ -60,12 +57,7 @@ def split(cases: Sequence[str], share: float, *, seed: int = 0) -> Bools:
 
 
 def cross_validated(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
-    """Predict each fold by a fit to the others.
-
-    Args:
-        folds: Number of the fold that each text belongs to.
-        predict: Given which texts are left out, it fits to the others, and predicts those.
-    """
+    """Predict each fold: given which texts are left out, `predict` fits to the others."""
     outs = [folds == fold for fold in np.unique(folds)]
     predicted = [predict(out) for out in outs]
     found = np.zeros((len(folds), *predicted[0].shape[1:]))
@@ -109,9 +101,6 @@ def fit_head(
         penalties: Strengths to choose from, strong ones first.
         known: Further vectors and the right option of each, which are always fitted to and never
             measured on.
-
-    Raises:
-        MissingDependency: scipy is not installed.
     """
     more, their_labels = known or (vectors[:0], labels[:0])
     everything = np.concatenate([vectors, more])
@@ -186,15 +175,12 @@ def _lowest(
 @cache
 def _scipy() -> tuple[Any, Any]:
     """Load scipy's `minimize`, and what limits the threads that it computes with."""
-    try:
-        from scipy import optimize
+    why = "to fit to labelled texts"
+    with needed("scipy", extra="calibration", purpose=why):
+        minimize = import_module("scipy.optimize").minimize
+    with needed("threadpoolctl", extra="calibration", purpose=why):
         from threadpoolctl import ThreadpoolController
-    except ImportError as error:
-        package = (error.name or "scipy").partition(".")[0]
-        raise MissingDependency(
-            package, extra="calibration", purpose="to fit to labelled texts"
-        ) from error
-    return getattr(optimize, "minimize"), ThreadpoolController()  # noqa: B009 - of unknown types
+    return minimize, ThreadpoolController()
 
 
 def fit_blend(
@@ -208,9 +194,6 @@ def fit_blend(
         weights: Start and mean of the prior; its standard deviation is 0.5.
         bias: Start and mean of the prior.
         bias_sd: Standard deviation of that prior.
-
-    Raises:
-        MissingDependency: scipy is not installed.
     """
     n, sources, options = readings.shape
     start = np.concatenate([weights, bias])

@@ -207,8 +207,7 @@ def _unbiased(question: Question, reading: Floats) -> tuple[Floats, str]:
         return np.array((-cut / 2, cut / 2), dtype=np.float64), ""
     # All of it: where ordinary texts are unlike those of the task, half of a bias still hides the
     # rare label, and for labels that are as frequent it makes no difference (benchmarks/models.py).
-    offsets: Floats = np.negative(centred_mean(reading))
-    return offsets, ""
+    return -centred_mean(reading), ""
 
 
 @cache

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from moa.agents.cleaning import html_to_text, tidy
 from moa.documents import Document
-from moa.errors import ConfigError, InputError, MissingDependency
+from moa.errors import ConfigError, InputError, needed
 
 KINDS = {
     ".txt": "text",
@@ -252,11 +252,9 @@ def _pages_of(name: str, data: bytes) -> tuple[str, list[str]]:
 
     Words that are split at the end of a line are joined, and so are lines within a sentence.
     """
-    try:
+    with needed("pypdf", extra="local", purpose="to read PDF files"):
         from pypdf import PdfReader
         from pypdf.errors import DependencyError, PyPdfError
-    except ImportError as error:
-        raise MissingDependency("pypdf", extra="local", purpose="to read PDF files") from error
     # What pypdf logs of a broken file would go to the terminal; the errors here say it.
     logging.getLogger("pypdf").addHandler(_SILENT)
     try:
@@ -319,21 +317,15 @@ def _written(name: str, data: bytes, kind: str) -> Document:
     title = PurePosixPath(name).stem
     if kind == "HTML":
         found = _TITLE.search(text)
-        title = (found and tidy(_html(found[1]))) or title
-        text = tidy(_html(text))
+        with needed("lxml", extra="local", purpose="to read HTML"):
+            title = (found and tidy(html_to_text(found[1]))) or title
+            text = tidy(html_to_text(text))
     elif kind == "Markdown":
         found = _HEADING.match(text[:_HEADED])
         title = found[1] if found else title
     if not text.strip():
         raise InputError(f"{name} holds no text")
     return Document(id=name, title=title, text=text, markdown=kind == "Markdown")
-
-
-def _html(html: str) -> str:
-    try:
-        return html_to_text(html)
-    except ImportError as error:
-        raise MissingDependency("lxml", extra="local", purpose="to read HTML") from error
 
 
 def _decoded(name: str, data: bytes, kind: str) -> str:
@@ -343,7 +335,11 @@ def _decoded(name: str, data: bytes, kind: str) -> str:
     if text is None and kind == "HTML" and (declared := _CHARSET.search(data[:4096])):
         text = _decode(data, declared[1].decode("ascii", "replace"))
     if text is None:
-        text = _guessed(data)
+        why = "to read a text that is not UTF-8"
+        with needed("charset-normalizer", extra="local", purpose=why):
+            from charset_normalizer import from_bytes
+        guess = from_bytes(data).best()
+        text = None if guess is None else str(guess)
     if text is None or _CONTROL.search(text) or text.startswith(("%PDF-", "{\\rtf")):
         raise InputError(f"{name} is no {kind}, as its name says")
     return text
@@ -354,17 +350,6 @@ def _decode(data: bytes, encoding: str) -> str | None:
         return data.decode(encoding)
     except (UnicodeError, LookupError):
         return None
-
-
-def _guessed(data: bytes) -> str | None:
-    try:
-        from charset_normalizer import from_bytes
-    except ImportError as error:
-        raise MissingDependency(
-            "charset-normalizer", extra="local", purpose="to read a text that is not UTF-8"
-        ) from error
-    best = from_bytes(data).best()
-    return None if best is None else str(best)
 
 
 def _listed(numbers: list[int]) -> str:

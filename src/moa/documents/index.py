@@ -70,7 +70,8 @@ class Changes:
 class Index:
     """The passages of files, and their vectors, kept in a folder and brought up to date.
 
-    Several processes may use one index at once.
+    Several processes may use one index at once. One that is broken, of another version, or can't
+    be opened or written is a `ConfigError`.
 
     Args:
         folder: Where it is kept; made where it isn't there. `None` keeps it in memory.
@@ -137,11 +138,7 @@ class Index:
         )
 
     def passages(self) -> tuple[Passage, ...]:
-        """Give all passages, in the order of files and within them. It blocks.
-
-        Raises:
-            ConfigError: the index is broken, by another version, or can't be opened.
-        """
+        """Give all passages, in the order of files and within them. It blocks."""
         return self._store.passages()
 
     async def vectors(
@@ -162,10 +159,7 @@ class Index:
 
         Raises:
             CapabilityError: the endpoint can't embed.
-            EndpointError: a request failed. What was made before is kept.
-            BudgetExceeded: a limit would be passed; likewise.
-            DeadlineExceeded: the run's time is up; likewise.
-            ConfigError: the index is broken, or can't be written.
+            MoaError: a request failed, or a limit is passed. What was made before is kept.
         """
         endpoint = require(endpoint, "embed", agent="index")
         context = context or RunContext()
@@ -229,12 +223,7 @@ class Indexed(Retriever):
         self._lock = Lock()
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Search, in an index that is up to date.
-
-        Raises:
-            DeadlineExceeded: the run's time is up, perhaps before all was read.
-            ConfigError: there is nothing to read, or the index is broken.
-        """
+        """Search, in an index that is up to date."""
         ready = self._ready or await self._prepared(context)
         for unread in ready.changes.unread[:_SHOWN]:
             context.note("failed", f"not read: {unread}")

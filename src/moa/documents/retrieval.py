@@ -16,7 +16,7 @@ from moa.agents.boundary import Limits, TypedNode, require
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, MissingDependency, MoaError
+from moa.errors import ConfigError, MoaError, needed
 from moa.handoffs import Text
 from moa.node import Node
 
@@ -95,13 +95,12 @@ class BM25(Retriever):
         ]
         if not known:
             return known, None
-        try:
-            # In a notebook without widgets it warns of a progress bar, which is never shown here.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                bm25s: Any = import_module("bm25s")
-        except ImportError as error:
-            raise MissingDependency("bm25s", extra="local", purpose="to search by words") from error
+        # In a notebook without widgets it warns of a progress bar, which is never shown here.
+        with (
+            needed("bm25s", extra="local", purpose="to search by words"),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            bm25s: Any = import_module("bm25s")
         model = bm25s.BM25()
         model.index((ids, known), show_progress=False)
         return known, model
@@ -114,7 +113,7 @@ class Dense(Retriever):
         passages: What to search.
         vectors: A vector for each passage, by the endpoint: of `searched(passage)`.
         endpoint: Who turns the query into a vector.
-        top_k: Maximum number of passages to give.
+        top_k: As in `Retriever`.
         limits: See `Limits`.
 
     Raises:
@@ -190,11 +189,7 @@ class Hybrid(Retriever):
             raise ConfigError(f"{self.name} has no retriever to ask")
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Ask all, and fuse.
-
-        Raises:
-            MoaError: every one of them failed; what the first failed with.
-        """
+        """Ask all, and fuse; where each of them failed, the first failure is raised."""
 
         async def ask(retriever: Node[Text | str, Passages]) -> Passages | MoaError:
             try:

@@ -21,20 +21,14 @@ _RARE = 0.05
 
 
 def connected(calibration: Calibration, endpoint: Endpoint) -> Calibrated:
-    """Give a calibration what it reads from here: an endpoint, and what this machine has.
-
-    Raises:
-        CalibrationError: something that it reads from isn't there.
-    """
+    """Give a calibration what it reads from here: an endpoint, and what this machine has."""
     return Calibrated(calibration, calibration.question.question(), sources_of(endpoint))
 
 
 def next_look(file: Path, task: str) -> int:
-    """Tell which look at growing rows a calibration is that replaces a file, from 1 on.
+    """Tell which look at growing rows a calibration is, from 1 on.
 
-    Args:
-        file: It counts the looks before, where it is a calibration for the same task.
-        task: The question.
+    The file that it replaces counts the looks before, where it is one for the same task.
     """
     try:
         before = Calibration.load(file)

@@ -78,15 +78,7 @@ class Data(NamedTuple):
 
 
 def cases_of(rows: Iterable[Mapping[str, object]]) -> Data:
-    """Read rows as cases.
-
-    Args:
-        rows: In the order of the report.
-
-    Raises:
-        InputError: there are no rows, one lacks what is asked or expected, or some have labels
-            and others texts.
-    """
+    """Read rows as cases; where some have labels and others texts, it is an `InputError`."""
     found: list[Case] = []
     for place, row in enumerate(rows, start=1):
         try:
@@ -159,9 +151,13 @@ class Answer(Frozen):
         if error is not None:
             return cls(text=None, error=f"{type(error).__name__}: {error}", **spent)
         accepted = getattr(item.result, "accepted", getattr(output, "accepted", None))
+        probabilities = getattr(output, "probabilities", None)
+        if not isinstance(probabilities, Mapping):
+            answers = list(answers_in(output).values())
+            probabilities = answers[0].probabilities if len(answers) == 1 else {}
         return cls(
             text=text,
-            probabilities=_probabilities(output),
+            probabilities=dict(cast("Mapping[str, float]", probabilities)),
             confidence=confidence_of(output),
             accepted=accepted if isinstance(accepted, bool) else None,
             **spent,
@@ -198,26 +194,14 @@ def answer_text(output: object) -> str:
     return answers[0].said if answers else text_of(output)
 
 
-def _probabilities(output: object) -> dict[str, float]:
-    found = getattr(output, "probabilities", None)
-    if isinstance(found, Mapping):
-        return dict(cast("Mapping[str, float]", found))
-    answers = list(answers_in(output).values())
-    return dict(answers[0].probabilities) if len(answers) == 1 else {}
-
-
 class Cache:
     """Answers that were given already, in a file of JSON lines; only good ones are kept.
 
     Args:
-        path: The file; `None` keeps nothing.
+        path: The file, see `LineFile`; `None` keeps nothing.
         existing: What is done with answers that the file has.
         setup: Whatever the answers of each design depend on beside its name and the request, such
             as the configuration: answers of another setup are not taken up.
-
-    Raises:
-        ConfigError: the file can't be read or written, is written by another process, or has
-            answers that are to be refused.
     """
 
     def __init__(
@@ -244,11 +228,7 @@ class Cache:
         return self._known.get(self._key(design, request))
 
     def put(self, design: str, request: str, answer: Answer) -> None:
-        """Keep an answer: it is on disk when this returns.
-
-        Raises:
-            ConfigError: the disk is full, or gone.
-        """
+        """Keep an answer: it is on disk when this returns."""
         key = self._key(design, request)
         self._known[key] = answer
         if self._file is not None:
@@ -276,10 +256,8 @@ async def answers_of(
 ) -> list[Answer]:
     """Give the answers of a design to all cases, in their order.
 
-    A case that fails has an answer without a text, which says why. It is asked again next time.
-
-    Raises:
-        ConfigError: the design can't work at all, such as with a calibration of another model.
+    A case that fails has an answer without a text, which says why. It is asked again next time. A
+    design that can't work at all, such as with a calibration of another model, is an error.
     """
     answers = {place: cache.get(name, case.request) for place, case in enumerate(cases)}
     asked = [place for place, answer in answers.items() if answer is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -94,8 +95,7 @@ async def compare(
     judging = _context(each)
     answers: dict[str, list[Answer]] = {}
     scores: dict[str, Floats] = {}
-    kept = Cache(cache, existing=existing, setup=setup)
-    try:
+    with closing(Cache(cache, existing=existing, setup=setup)) as kept:
         for name, node in designs.items():
             answers[name] = await answers_of(
                 name,
@@ -110,8 +110,6 @@ async def compare(
                 scores[name] = await _judged(judge, data.cases, answers[name], judging)
             else:
                 scores[name] = _scored(metric, data.cases, answers[name])
-    finally:
-        kept.close()
     found = [_design(name, answers[name], scores[name], data, risk) for name in designs]
     return Comparison(
         kind=data.kind,
@@ -218,32 +216,27 @@ def ruled(
 ) -> tuple[DesignReport, ...]:
     """Say of each design how far it is from the reference, and whether it pays.
 
-    Args:
-        designs: What each reached.
-        scores: The scores of each on the same cases, by name; not a number where there is none.
-        main: The name of the reference.
-        binary: Whether a case is right or wrong, and nothing between.
+    By the scores of each on the same cases, not a number where there is none; `binary` are those
+    of which a case is right or wrong, and nothing between.
     """
     reference = next(design for design in designs if design.name == main)
     found: list[DesignReport] = []
     for design in designs:
         mine = scores[design.name]
         others = [other for other in designs if other is not design]
-        lead = {o.name: _lead(mine, scores[o.name], len(others)) for o in others}
+        lead: dict[str, Interval] = {}
+        for other in others:
+            theirs = scores[other.name]
+            both = ~np.isnan(mine) & ~np.isnan(theirs)
+            lead[other.name] = difference(mine[both], theirs[both], together=len(others))
         pays, sentence = ruling(design, others, reference, lead)
         against = None
         if design is not reference:
-            right = (mine == 1.0, scores[main] == 1.0)
-            p = mcnemar(right[0].tolist(), right[1].tolist()) if binary else None
+            p = mcnemar(mine == 1.0, scores[main] == 1.0) if binary else None
             against = Against(reference=main, difference=lead[main], p=p)
         update = {"against": against, "pays": pays, "verdict": sentence}
         found.append(design.model_copy(update=update))
     return tuple(found)
-
-
-def _lead(mine: Floats, other: Floats, together: int) -> Interval:
-    both = ~np.isnan(mine) & ~np.isnan(other)
-    return difference(mine[both], other[both], together=together)
 
 
 def ruling(
@@ -252,14 +245,7 @@ def ruling(
     reference: DesignReport,
     lead: Mapping[str, Interval],
 ) -> Ruling:
-    """Say whether a design pays.
-
-    Args:
-        design: The one in question.
-        others: All others, the reference among them.
-        reference: What it is compared with.
-        lead: How much better the design is than each of the others, by name.
-    """
+    """Say whether a design pays, by how much better it is than each of the others."""
     if design.name == reference.name:
         return Ruling(None, "what the others are compared with")
     ratios = {other.name: cost_ratio(other, design) for other in others}
@@ -268,11 +254,8 @@ def ruling(
     if as_good:
         best = min(as_good, key=lambda o: lead[o.name].high)
         how = f"less than {MARGIN} worse, if at all" if lead[best.name].high >= 0.0 else "better"
-        return Ruling(
-            False,
-            f"doesn't pay: {best.name} is cheaper, and {how} ({_signed(lead[best.name])} against "
-            f"it). Use {best.name}",
-        )
+        said = f"doesn't pay: {best.name} is cheaper, and {how} ({_signed(lead[best.name])}"
+        return Ruling(False, f"{said} against it). Use {best.name}")
     return _beside(lead[reference.name], design, reference)
 
 
@@ -291,12 +274,8 @@ def cost_ratio(design: DesignReport, other: DesignReport) -> float | None:
 def pays(lead: Interval, ratio: float | None) -> bool | None:
     """Say whether a design pays beside another one: what costs more has to be shown to be better.
 
-    Args:
-        lead: How much better it is, with its interval.
-        ratio: Its cost as a multiple of the other's; `None` where that isn't known.
-
-    Returns:
-        Whether it pays; `None` where that rests on what a loss is worth, or can't be told yet.
+    By how much better it is, and its cost as a multiple of the other's, if that is known. `None`
+    where it rests on what a loss is worth, or can't be told yet.
     """
     saves = ratio is not None and ratio < 1.0
     if lead.low > 0.0 or (saves and lead.low > -MARGIN and lead.high >= 0.0):

@@ -34,11 +34,7 @@ class Unlabelled(NamedTuple):
 def read_unlabelled(
     source: str | Path, *, format: Format | None = None, text_column: str | None = None
 ) -> list[Unlabelled]:
-    """Read the texts of a file; a row without one is passed over.
-
-    Raises:
-        ConfigError: the file can't be read, or holds no text.
-    """
+    """Read the texts of a file; a row without one is passed over."""
     found: list[Unlabelled] = []
     for row in read(source, format=format, text_column=text_column):
         if isinstance(row, Malformed):
@@ -55,17 +51,7 @@ def read_unlabelled(
 
 
 class LabelFile(LineFile):
-    """Labelled rows on disk. A line is there for good once `label` returns.
-
-    Args:
-        path: Is added to.
-        existing: What is done with lines that are there.
-        source: File that the texts come from; `None`: from elsewhere.
-
-    Raises:
-        ConfigError: when it is entered: it can't be written, is to be refused, or holds something
-            else than labelled rows.
-    """
+    """Labelled rows on disk, see `LineFile`. A line is there for good once `label` returns."""
 
     def __init__(self, path: Path, *, existing: Existing, source: str | None) -> None:
         super().__init__(path, existing=existing, source=source)
@@ -89,11 +75,7 @@ class LabelFile(LineFile):
         return self
 
     def label(self, row: Unlabelled, label: str, *, by: str, chosen: bool) -> None:
-        """Write one line, and wait until the disk has it.
-
-        Raises:
-            ConfigError: the disk is full, or gone.
-        """
+        """Write one line, and wait until the disk has it."""
         written = {**row.fields, "text": row.text, "label": label}
         self._starts.append(self.add(written | {"labelled_by": by, "chosen": chosen}))
         try:
@@ -141,26 +123,12 @@ async def label_by_model(
     by: str,
     labels: Sequence[str],
     context: RunContext,
-    concurrency: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Labelling:
     """Ask a model for the label of each text that was picked, and write it as it comes.
 
-    It stops where the budget is spent.
-
-    Args:
-        agent: Decides between the labels.
-        rows: Those that were picked from.
-        picks: What `moa.calibration.active_learning.picked` gave.
-        file: Where labels are written.
-        by: Who labels, as the file says it.
-        labels: Those that are kept, "none of these" among them where it is one.
-        context: Budget, deadline and ledger.
-        concurrency: Maximum number of texts at once.
-        progress: Told how many are labelled, of how many.
-
-    Raises:
-        ConfigError: the file can't be written.
+    It stops where the budget is spent. Of the answers those in `labels` are kept, "none of these"
+    among them where it is one. `by` is who labels, as the file says it.
     """
     found = Labelling()
 
@@ -169,7 +137,7 @@ async def label_by_model(
             if found.spent is None:
                 yield rows[pick.place].text
 
-    async with aclosing(map_rows(agent, texts(), context, max_concurrency=concurrency)) as items:
+    async with aclosing(map_rows(agent, texts(), context, max_concurrency=8)) as items:
         async for item in items:
             pick, answer = picks[item.number - 1], item.output
             label = None if answer is None else answer.label or NONE_OF_THESE

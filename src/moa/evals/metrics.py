@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from importlib import import_module
 from math import sqrt
 from statistics import NormalDist
@@ -17,8 +16,8 @@ from moa.calibration.measures import (
     macro_f1,
 )
 from moa.calibration.reply_signs import final_answer
-from moa.decisions.arrays import Floats, np
-from moa.errors import MissingDependency
+from moa.decisions.arrays import Bools, Floats, np
+from moa.errors import needed
 from moa.evals.cases import Answer
 from moa.handoffs import Frozen
 
@@ -32,15 +31,9 @@ class Interval(NamedTuple):
 
 
 def stats() -> Any:
-    """Give `scipy.stats`, which is imported at first use.
-
-    Raises:
-        MissingDependency: scipy is not installed.
-    """
-    try:
+    """Give `scipy.stats`, which is imported at first use."""
+    with needed("scipy", extra="calibration", purpose="to measure"):
         return import_module("scipy.stats")
-    except ImportError as error:
-        raise MissingDependency("scipy", extra="calibration", purpose="to measure") from error
 
 
 def mean_of(scores: Sequence[float] | Floats) -> Interval:
@@ -91,18 +84,14 @@ def _adjusted(values: Floats, ends: tuple[float, float], together: int = 1) -> I
     return Interval(value, max(ends[0], middle - reach), min(ends[1], middle + reach))
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+def mcnemar(first: Sequence[bool] | Bools, second: Sequence[bool] | Bools) -> float:
     """Give the probability of a difference as large where both are as good: McNemar's exact test.
 
-    Args:
-        first: Whether the first was right on each case.
-        second: Whether the second was, on the same cases.
+    By whether the first, and the second, was right on each case.
     """
-    only_first = sum(one and not other for one, other in zip(first, second, strict=True))
-    apart = sum(one != other for one, other in zip(first, second, strict=True))
-    if not apart:
-        return 1.0
-    return float(stats().binomtest(only_first, apart).pvalue)
+    one, other = np.asarray(first, bool), np.asarray(second, bool)
+    apart = int((one != other).sum())
+    return float(stats().binomtest(int((one & ~other).sum()), apart).pvalue) if apart else 1.0
 
 
 class LabelMetrics(Frozen):
@@ -131,13 +120,7 @@ class LabelMetrics(Frozen):
 def label_metrics(
     answers: Sequence[Answer], expected: Sequence[str], *, risk: float
 ) -> LabelMetrics:
-    """Measure the labels of a design against the right ones.
-
-    Args:
-        answers: One for each case.
-        expected: The right label of each case.
-        risk: At which coverage is asked for.
-    """
+    """Measure the labels of a design against the right ones; coverage is that at `risk`."""
     names = sorted({*expected, *(a.text for a in answers if a.text is not None)})
     place = {name: number for number, name in enumerate(names)}
     labels = np.array([place[name] for name in expected])
@@ -199,8 +182,8 @@ def exact_match(reply: str, reference: str) -> float:
 
 def numeric_match(reply: str, reference: str) -> float:
     """Whether the final number of both is the same: the one behind a mark, else the last."""
-    wanted = _number(reference)
-    return float(wanted is not None and _number(reply) == wanted)
+    wanted = final_answer(reference).number
+    return float(wanted is not None and final_answer(reply).number == wanted)
 
 
 def rouge_l(reply: str, reference: str) -> float:
@@ -233,9 +216,5 @@ def metric_for(references: Sequence[str]) -> str:
     """Choose a metric by what is expected: a few words with a number, a few words, or texts."""
     if any(len(words_in(reference)) > 4 for reference in references):
         return "rouge-l"
-    numbers = all(_number(reference) is not None for reference in references)
+    numbers = all(final_answer(reference).number is not None for reference in references)
     return "numeric" if numbers else "exact"
-
-
-def _number(text: str) -> Fraction | None:
-    return final_answer(text).number

@@ -33,17 +33,9 @@ def check_picture(path: Path) -> None:
 def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
     """Draw what there is to draw of a comparison.
 
-    Args:
-        found: What is drawn.
-        path: Ends in `.png` or `.svg`; each picture has its own name put before that.
-
     Returns:
-        The files: `NAME-cost`, and where designs have confidences `NAME-reliability` and
-        `NAME-coverage`.
-
-    Raises:
-        ConfigError: the name ends otherwise, or nothing can be written there.
-        MissingDependency: matplotlib is not installed.
+        The files, named after a `path` that ends in `.png` or `.svg`: `NAME-cost`, and where
+        designs have confidences `NAME-reliability` and `NAME-coverage`.
     """
     kinds: dict[str, Callable[[Comparison, Any], None]] = {"cost": _cost}
     if found.coverage:
@@ -56,17 +48,7 @@ def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
 
 
 def plot_routing(report: RoutingReport, path: Path, *, title: str = "") -> None:
-    """Draw the curve of a router, with chance and both models alone.
-
-    Args:
-        report: What is drawn.
-        path: Ends in `.png` or `.svg`.
-        title: Stands above it.
-
-    Raises:
-        ConfigError: the name ends otherwise, or nothing can be written there.
-        MissingDependency: matplotlib is not installed.
-    """
+    """Draw the curve of a router, with chance and both models alone, into a `.png` or `.svg`."""
     _save(path, partial(_routing, report, title))
 
 

@@ -211,16 +211,7 @@ def promotion_of(
 ) -> Promotion:
     """Say what a calibration comes to, by what it answered to rows that took no part in it.
 
-    Args:
-        made: The calibration.
-        rest: Those rows.
-        answers: Its answer to each.
-        use: Rows that it was made from.
-        audit: Share of what is accepted that the LLM goes on to check.
-        llm: Whose price is saved; `None`: it is not known.
-
-    Raises:
-        InputError: none of the rows has an answer.
+    It was made from `use` others; the other arguments are those of `promote`.
     """
     failed = next((a.error for a in answers if a.error is not None), None)
     if all(a.text is None for a in answers):
@@ -233,6 +224,7 @@ def promotion_of(
         Outcome(confidence=float(took), correct=bool(right), case=row.case)
         for took, right, row in zip(taken, correct, rest, strict=True)
     ]
+    seen = [] if order is None else [(r, coverage_at_risk(order, correct, r)) for r in RISKS]
     return Promotion(
         calibrated_on=use,
         checked_on=len(rest),
@@ -242,9 +234,7 @@ def promotion_of(
         disagreeing=int((taken & ~correct).sum()),
         checked=bound_along((1.0,), outcomes, made.bound.guarantee),
         accuracy=float(correct.mean()),
-        seen=()
-        if order is None
-        else tuple(Seen(risk=r, coverage=coverage_at_risk(order, correct, r)) for r in RISKS),
+        seen=tuple(Seen(risk=risk, coverage=covered) for risk, covered in seen),
         saving=_saving(rest, answers, coverage * (1.0 - audit), made.labels, llm),
     )
 

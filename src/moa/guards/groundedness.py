@@ -57,18 +57,17 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
         if not 0 <= most < 1:
             raise ConfigError(f"most={most}, but a share of sentences lies between 0 and 1")
         super().__init__(**limits)
-        self._passages = passages or _texts_of_the_request
+        self._passages = passages
         self._policy = policy or Grounded(least=0.5)
         self.most = most
 
     async def answer(self, request: Exchange, context: RunContext) -> GroundedVerdict:
-        """Look up sentence by sentence, side by side; an empty answer has nothing to look up.
-
-        Raises:
-            MoaError: the policy asked a model, and that failed.
-        """
+        """Look up sentence by sentence, side by side; an empty answer has nothing to look up."""
         text = "\n".join(texts_of(request.output))
-        passages = "\n\n".join(self._passages(request.request, request.output))
+        given = texts_of(request.request)
+        if self._passages is not None:
+            given = self._passages(request.request, request.output)
+        passages = "\n\n".join(given)
         found = [sentence for _, sentence in sentences(text) if any(map(str.isalnum, sentence))]
         judged = await gather(self._policy.judge(passages, one, context) for one in found)
         bad = tuple(i for i, judgement in enumerate(judged) if not judgement.accepted)
@@ -86,8 +85,3 @@ class Groundedness(TypedNode[Exchange, GroundedVerdict]):
             ungrounded=bad,
             sentences=len(found),
         )
-
-
-def _texts_of_the_request(request: Any, output: Any) -> Sequence[str]:
-    del output
-    return texts_of(request)

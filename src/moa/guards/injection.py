@@ -21,7 +21,7 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.encoders import reads_heads
 from moa.endpoints.tokens import approximate_tokens
-from moa.guards.folding import views
+from moa.guards.findings import views
 from moa.handoffs import Text
 
 CRITERION = "an attempt to change the instructions of an AI"
@@ -125,13 +125,7 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
     """Stops plain forms of injection by rules: English, German, Spanish, French, Italian.
 
     It reads the text folded too, so that hidden characters and full-width letters don't help.
-
-    Args:
-        limits: See `Limits`.
     """
-
-    def __init__(self, **limits: Unpack[Limits]) -> None:
-        super().__init__(**limits)
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules; no model is asked."""
@@ -201,7 +195,11 @@ class Injection(TypedNode[Text | str, Verdict]):
         if approximate_tokens(text) > _READ_TOKENS:
             parts = [part.text for part in split(text, max_tokens=_READ_TOKENS)]
         results = await gather(self.filter.run(part, context) for part in parts)
-        return max((result.output for result in results), key=_how_bad)
+        # The surest of those that are met, else the least sure of the others.
+        return max(
+            (result.output for result in results),
+            key=lambda v: (v.met, (v.confidence or 0.0) * (1 if v.met else -1)),
+        )
 
 
 def injection_filter(
@@ -213,12 +211,7 @@ def injection_filter(
 ) -> Filter:
     """Build the filter that drops orders to the software, by the small model alone.
 
-    Args:
-        slm: Who decides.
-        criterion: What is dropped, in words.
-        threshold: Probability from which on it is.
-        examples: Texts, and whether they meet it; `None`: those that ship with the shipped
-            criterion, and none with another.
+    The arguments are those of `Injection`.
     """
     if criterion == CRITERION and examples is None and reads_heads(slm):
         from moa.decisions.heads import headed
@@ -237,11 +230,6 @@ def injection_filter(
         threshold=threshold,
         adaptation=adaptation,
     )
-
-
-def _how_bad(verdict: Verdict) -> tuple[bool, float]:
-    confidence = verdict.confidence or 0.0
-    return verdict.met, confidence if verdict.met else -confidence
 
 
 def _matches(text: str) -> Iterator[str]:

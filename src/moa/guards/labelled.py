@@ -80,11 +80,7 @@ class Labelled(TypedNode[Text | str, Verdict]):
         )
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
-        """Ask for the label, and compare it.
-
-        Raises:
-            Unanswered: the model refused, or left it out.
-        """
+        """Ask for the label, and compare it."""
         if not str(request).strip():
             return Verdict(kept=True, reason="the text is empty", confidence=1.0, met=False)
         choice = (await self._classifier.run(request, context)).output

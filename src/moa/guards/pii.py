@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar, Unpack
 
 from pydantic import Field
@@ -15,14 +16,8 @@ from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.findings import Finding, Recognizer, find
-from moa.guards.recognizers import (
-    Pattern,
-    PresidioNumbers,
-    denied,
-    looks_like_a_placeholder,
-    presidio_recognizers,
-)
-from moa.guards.vault import QUOTED, Vault
+from moa.guards.recognizers import Pattern, PresidioNumbers, denied, presidio_recognizers
+from moa.guards.vault import PLACEHOLDER, QUOTED, Vault
 from moa.guards.walking import changed, texts_of
 from moa.handoffs import Text
 
@@ -99,7 +94,7 @@ class Pii(TypedNode[Text | str, Redacted]):
         self.threshold = threshold
         self.ignore = frozenset(ignore) - {QUOTED}
         self.recognizers: tuple[Recognizer, ...] = (
-            looks_like_a_placeholder(),
+            Pattern(QUOTED, PLACEHOLDER.pattern),  # which would be taken for one when it comes back
             *(presidio_recognizers() if recognizers is None else recognizers),
             *(Pattern(kind, expression) for kind, expression in (patterns or {}).items()),
             *([denied(phrases)] if phrases else ()),
@@ -108,11 +103,7 @@ class Pii(TypedNode[Text | str, Redacted]):
         """Characters that a masked stream holds back: no secret with blanks in it is longer."""
 
     def find(self, text: str) -> list[Finding]:
-        """Find what would be masked, in order and without overlaps.
-
-        Raises:
-            GuardFailed: a recogniser raised.
-        """
+        """Find what would be masked, in order and without overlaps."""
         asked = [
             recognizer.reading() if isinstance(recognizer, PresidioNumbers) else recognizer
             for recognizer in self.recognizers
@@ -123,8 +114,7 @@ class Pii(TypedNode[Text | str, Redacted]):
     def session(self, within: Sequence[PiiSession] = ()) -> Generator[PiiSession]:
         """Open what masks and restores the texts of one request; at its end all is forgotten.
 
-        Args:
-            within: Sessions of the same request, whose placeholders it leaves alone.
+        Placeholders of the sessions `within` which it is are left alone.
         """
         others = [session.vault for session in within]
         vault = Vault(others)
@@ -145,7 +135,11 @@ class Pii(TypedNode[Text | str, Redacted]):
 
 
 class PiiSession:
-    """Masks and restores the texts of one request; `Pii.session` opens it."""
+    """Masks and restores the texts of one request; `Pii.session` opens it.
+
+    What masks raises `GuardFailed` where a recogniser raised, and all raise `ConfigError` once the
+    session is over.
+    """
 
     def __init__(self, pii: Pii, vault: Vault, others: Sequence[Vault] = ()) -> None:
         self._pii = pii
@@ -163,21 +157,13 @@ class PiiSession:
         return f"PiiSession({self.vault!r})"
 
     def mask(self, text: str) -> str:
-        """Put placeholders in the place of everything that is found.
-
-        Raises:
-            GuardFailed: a recogniser raised.
-            ConfigError: the session is over.
-        """
+        """Put placeholders in the place of everything that is found."""
         return self._masked(text, self._pii.find(text))
 
     def restore(self, text: str) -> str:
         """Put back what was masked; placeholders of nobody's stay, and such as a model altered.
 
         One in small letters, or escaped for Markdown, is put back all the same.
-
-        Raises:
-            ConfigError: the session is over.
         """
         self.altered |= self.vault.altered(text)
         return self.vault.restore(text)
@@ -187,7 +173,6 @@ class PiiSession:
 
         Raises:
             DeadlineExceeded: the time given to the run is up.
-            GuardFailed: a recogniser raised.
             InputError: something in it can't be looked into, or is a number to be masked.
         """
         if sum(map(len, texts_of(value))) < _LONG:
@@ -208,7 +193,7 @@ class PiiSession:
 
     def masking(self) -> Masking:
         """Mask a text that comes in pieces."""
-        return Masking(self._pii.find, self._masked, held=self._pii.held)
+        return Masking(self._pii, self._masked)
 
     def restoring(self) -> Restoring:
         """Restore a text that comes in pieces."""
@@ -237,27 +222,21 @@ class Masking:
 
     def __init__(
         self,
-        find_in: Callable[[str], list[Finding]],
+        pii: Pii,
         mask: Callable[[str, Iterable[Finding]], str],
-        *,
-        held: int,
     ) -> None:
-        self._find = find_in
+        self._find = pii.find
         self._mask = mask
-        self._held = held
+        self._held = pii.held
         self._before = ""
         self._pending = ""
-        self._due = 2 * held
+        self._due = 2 * pii.held
 
     def __repr__(self) -> str:
         return f"Masking({len(self._pending)} characters held back)"
 
     def feed(self, piece: str) -> str:
-        """Take a piece, and give the masked text that is safe to go on.
-
-        Raises:
-            GuardFailed: a recogniser raised.
-        """
+        """Take a piece, and give the masked text that is safe to go on."""
         self._pending += piece
         if len(self._pending) < self._due:
             return ""
@@ -271,18 +250,14 @@ class Masking:
         return given
 
     def close(self) -> str:
-        """Give the rest.
-
-        Raises:
-            GuardFailed: a recogniser raised.
-        """
+        """Give the rest."""
         return self._cut(self._found(), len(self._pending))
 
     def _found(self) -> list[Finding]:
         """Find in what is pending, seen after what stood before it."""
         offset = len(self._before)
         return [
-            Finding(f.kind, max(0, f.start - offset), f.end - offset, f.score, f.checked)
+            replace(f, start=max(0, f.start - offset), end=f.end - offset)
             for f in self._find(self._before + self._pending)
             if f.end > offset
         ]
@@ -306,11 +281,7 @@ class Restoring:
         return f"Restoring({len(self._pending)} characters held back)"
 
     def feed(self, piece: str) -> str:
-        """Take a piece, and give the restored text that is there.
-
-        Raises:
-            ConfigError: the session is over.
-        """
+        """Take a piece, and give the restored text that is there."""
         self._pending += piece
         opened = _OPENED.search(self._pending)
         begun = opened is not None and self._vault.is_begun(opened[0])
@@ -332,12 +303,9 @@ def counted(found: Mapping[str, int]) -> str:
 
 def _end_of_word(text: str, place: int) -> int:
     """Give the last place at or before one where a word ends; 0 where there is none."""
-    while place > 0 and not _ends_words(text[place - 1]):
+    while place > 0:
+        last = text[place - 1]
+        if last.isspace() or (not last.isascii() and unicodedata.category(last) in ("Lo", "Po")):
+            break
         place -= 1
     return place
-
-
-def _ends_words(character: str) -> bool:
-    if character.isascii():
-        return character.isspace()
-    return character.isspace() or unicodedata.category(character) in ("Lo", "Po")

@@ -18,9 +18,8 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moa.errors import ConfigError, MissingDependency
+from moa.errors import ConfigError, needed
 from moa.guards.findings import Finding, Recognizer
-from moa.guards.vault import PLACEHOLDER, QUOTED
 
 if TYPE_CHECKING:
     from presidio_analyzer import PatternRecognizer
@@ -41,53 +40,16 @@ _GENERIC = {
 }
 """By the name of presidio's class, what its findings are called."""
 _NATIONAL = (
-    "UsSsn",
-    "UsItin",
-    "UkNino",
-    "Nhs",
-    "CaSin",
-    "AuTfn",
-    "AuMedicare",
-    "DeTaxId",
-    "DeSocialSecurity",
-    "DeIdCard",
-    "DeHealthInsurance",
-    "EsNif",
-    "EsNie",
-    "ItFiscalCode",
-    "PlPesel",
-    "FiPersonalIdentityCode",
-    "SePersonnummer",
-    "InAadhaar",
-    "InPan",
-    "KrRrn",
-    "KrFrn",
-    "SgFin",
-    "ThTnin",
-    "TrNationalId",
-    "ZaIdNumber",
-    "NgNin",
-)
+    "UsSsn", "UsItin", "UkNino", "Nhs", "CaSin", "AuTfn", "AuMedicare", "DeTaxId",
+    "DeSocialSecurity", "DeIdCard", "DeHealthInsurance", "EsNif", "EsNie", "ItFiscalCode",
+    "PlPesel", "FiPersonalIdentityCode", "SePersonnummer", "InAadhaar", "InPan", "KrRrn", "KrFrn",
+    "SgFin", "ThTnin", "TrNationalId", "ZaIdNumber", "NgNin",
+)  # fmt: skip
 """Numbers that countries give to people: those with a check digit, or a form of their own."""
 _PHONE_REGIONS = (
-    "US",
-    "GB",
-    "DE",
-    "FR",
-    "ES",
-    "IT",
-    "NL",
-    "PL",
-    "AT",
-    "CH",
-    "SE",
-    "IN",
-    "BR",
-    "MX",
-    "AU",
-    "JP",
+    "US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "AT", "CH", "SE", "IN", "BR", "MX", "AU", "JP",
     "IL",
-)
+)  # fmt: skip
 """Where a number without a country code may be from; one with a code is found from anywhere."""
 _NEAR = 60
 """Characters before a finding in which a word that speaks for it is looked for."""
@@ -333,37 +295,22 @@ def _with_context(words: re.Pattern[str] | None, text: str, finding: Finding) ->
 
 @functools.cache
 def presidio_recognizers() -> Sequence[Recognizer]:
-    """Give recognisers of numbers and addresses that name a person, with presidio's patterns.
-
-    They are made once, and shared.
-
-    Raises:
-        MissingDependency: `presidio-analyzer` is not installed.
-    """
-    try:
+    """Make recognisers of numbers and addresses that name a person, with presidio's patterns."""
+    why = "to recognise numbers by their checksums"
+    with needed("presidio-analyzer", extra="guards", purpose=why):
         import presidio_analyzer.predefined_recognizers as ready
-    except ImportError as error:
-        raise MissingDependency(
-            "presidio-analyzer", extra="guards", purpose="to recognise numbers by their checksums"
-        ) from error
     logging.getLogger("presidio-analyzer").addFilter(_Silence())
     compiled = import_module("regex").compile
     kinds: list[_Numbers] = []
     for title, kind in {**_GENERIC, **{f"{name}Recognizer": "" for name in _NATIONAL}}.items():
         made: Any = getattr(ready, title)()
-        patterns = tuple(
-            (compiled(_linear(pattern.regex), made.global_regex_flags), pattern.score)
-            for pattern in made.patterns
-        )
+        # Let India's PAN look for its letter and its digits in the number, not in all that follows.
+        linear = [(p.regex.replace("(?=.*?", r"(?=[\w@#$%^?~-]*?"), p.score) for p in made.patterns]
+        patterns = tuple((compiled(rx, made.global_regex_flags), score) for rx, score in linear)
         kinds.append(
             _Numbers(kind or made.supported_entities[0], made, patterns, _words(made.context))
         )
     return (EmailAddresses(), Urls(ready.UrlRecognizer.BASE_URL_REGEX), PresidioNumbers(kinds))
-
-
-def _linear(pattern: str) -> str:
-    """Let India's PAN look for its letter and its digits in the number, not in all that follows."""
-    return pattern.replace("(?=.*?", r"(?=[\w@#$%^?~-]*?")
 
 
 def _words(context: Sequence[str] | None) -> re.Pattern[str] | None:
@@ -402,11 +349,9 @@ class EmailAddresses:
 class Urls:
     """Finds addresses with a scheme, a path or `www`, of the domains that presidio knows.
 
-    Its own pattern tries each of 1,400 domains at each of 253 places for each character. Without
-    any of the three it also takes `great.by`, two sentences without a blank, for one.
-
-    Args:
-        pattern: Presidio's, for the domains in it.
+    Its own pattern, of which the domains are read, tries each of 1,400 at each of 253 places for
+    each character. Without any of the three it also takes `great.by`, two sentences without a
+    blank, for one.
     """
 
     name = "URL"
@@ -498,13 +443,8 @@ def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     return Pattern(kind, f"(?i:{'|'.join(map(_whole, listed))})")
 
 
-def looks_like_a_placeholder() -> Pattern:
-    """Find what would be taken for a placeholder of ours when it comes back."""
-    return Pattern(QUOTED, PLACEHOLDER.pattern)
-
-
 def _whole(phrase: str) -> str:
-    words = r"\s+".join(re.escape(word) for word in phrase.split())
+    words = r"\s+".join(map(re.escape, phrase.split()))
     before = r"(?<!\w)" if _has_edge(phrase[0]) else ""
     after = r"(?!\w)" if _has_edge(phrase[-1]) else ""
     return f"{before}{words}{after}"

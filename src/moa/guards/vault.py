@@ -21,10 +21,8 @@ QUOTED = "QUOTED"
 class Vault:
     """Keeps secrets by their placeholders. Nothing shows what is in it, and it can't be copied.
 
-    The same secret has the same placeholder.
-
-    Args:
-        others: Vaults of the same request, whose placeholders it doesn't make again.
+    The same secret has the same placeholder. Those of `others`, vaults of the same request, are not
+    made again. Once it is closed it raises `ConfigError`.
     """
 
     __slots__ = ("_by_secret", "_counts", "_open", "_secrets")
@@ -44,11 +42,7 @@ class Vault:
         raise TypeError("a vault can't be copied or pickled: it ends with its request")
 
     def placeholder(self, kind: str, secret: str) -> str:
-        """Keep a secret, and give what stands for it.
-
-        Raises:
-            ConfigError: the vault is closed.
-        """
+        """Keep a secret, and give what stands for it."""
         self._check()
         kept = SecretStr(secret)
         known = self._by_secret.get(kept)
@@ -61,11 +55,7 @@ class Vault:
         return made
 
     def restore(self, text: str) -> str:
-        """Put the secrets back in the place of their placeholders, letter by letter.
-
-        Raises:
-            ConfigError: the vault is closed.
-        """
+        """Put the secrets back in the place of their placeholders, letter by letter."""
         self._check()
         return PLACEHOLDER.sub(self._secret, text)
 

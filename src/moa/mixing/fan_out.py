@@ -264,11 +264,7 @@ class _Fan(Generic[Out]):
         await cancel([*self.running])
 
     def answers(self) -> list[Drawn[Out]]:
-        """What is there, in the order of the members.
-
-        Raises:
-            MoaError: it is too little; see `fan_out`.
-        """
+        """What is there, in the order of the members, if it is enough; see `fan_out`."""
         if self.asking:
             raise together(self.asking)
         if len(self.there) < self.minimum:

@@ -74,13 +74,6 @@ class Listwise(TypedNode[Candidates, Picked]):
     """Shows a judge all replies at once, twice, the second time in reverse.
 
     The same pick in both orders wins; two different ones are tied. It takes 2 calls.
-
-    Args:
-        endpoint: Who judges.
-        name: Shown in traces, errors and drawings.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
     """
 
     def __init__(self, endpoint: Endpoint, *, name: str = "judge") -> None:
@@ -88,11 +81,7 @@ class Listwise(TypedNode[Candidates, Picked]):
         self.judge = ListJudge(endpoint, max_tokens=256)
 
     async def answer(self, request: Candidates, context: RunContext) -> Picked:
-        """Ask in both orders.
-
-        Raises:
-            MoaError: asking failed. A verdict that can't be read is no error.
-        """
+        """Ask in both orders; a verdict that can't be read is no error."""
         last = len(request.replies) - 1
         turned = request.model_copy(update={"replies": request.replies[::-1]})
         there, back = await gather(self._best(r, context) for r in (request, turned))
@@ -126,11 +115,7 @@ class ByPolicy(TypedNode[Candidates, Picked]):
         self.policy = policy
 
     async def answer(self, request: Candidates, context: RunContext) -> Picked:
-        """Score all replies side by side.
-
-        Raises:
-            MoaError: it failed on every reply; the first failure.
-        """
+        """Score all replies side by side; where that fails on each, the first failure is raised."""
         found = await gather(self._judged(request.request, r, context) for r in request.replies)
         failed = [judgement for judgement in found if isinstance(judgement, MoaError)]
         for error in failed:

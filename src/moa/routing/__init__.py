@@ -65,13 +65,8 @@ class Tree(_Written):
 
     @cached_property
     def _arrays(self) -> tuple[Ints, Floats, Ints, Ints, Floats]:
-        return (
-            np.array(self.features),
-            np.array(self.thresholds),
-            np.array(self.left),
-            np.array(self.right),
-            np.array(self.values),
-        )
+        nodes = np.array(self.features), np.array(self.thresholds)
+        return *nodes, np.array(self.left), np.array(self.right), np.array(self.values)
 
     def predict(self, values: Floats) -> Floats:
         """Predict from the features of cases."""
@@ -229,10 +224,20 @@ class Router(_Written):
         Raises:
             InputError: it is a cascade, and a case has no reply.
         """
-        self._check(cases)
         if self.kind == "router":
             cases = [replace(case, reply=None) for case in cases]
-        return _sum(self.parts, describe(cases))
+        for number, case in enumerate(cases, start=1):
+            if case.reply is None and self.kind == "cascade":
+                raise InputError(
+                    f"request {number} has no reply of the weak model (`weak_response`): "
+                    "this is a cascade, which looks at it"
+                )
+        table = describe(cases)
+        total = np.zeros(len(cases))
+        for weighted in self.parts:
+            total = total + weighted.weight * weighted.part.predict(table)
+        # Sums in another order differ in the last digits: the same case has the same gain anywhere.
+        return np.round(total, 9)
 
     def route(
         self, prompt: str, *, reply: str | None = None, fields: Mapping[str, str] | None = None
@@ -285,23 +290,6 @@ class Router(_Written):
         """
         target = f"a predicted gain of at least {gain:g}"
         return self.model_copy(update={"threshold": gain, "target": target})
-
-    def _check(self, cases: Sequence[Case]) -> None:
-        if self.kind == "cascade":
-            for number, case in enumerate(cases, start=1):
-                if case.reply is None:
-                    raise InputError(
-                        f"request {number} has no reply of the weak model (`weak_response`): "
-                        "this is a cascade, which looks at it"
-                    )
-
-
-def _sum(parts: Sequence[Weighted], table: Table) -> Floats:
-    total = np.zeros(len(table.cases))
-    for weighted in parts:
-        total = total + weighted.weight * weighted.part.predict(table)
-    # Sums in another order differ in the last digits: the same case has the same gain anywhere.
-    return np.round(total, 9)
 
 
 def _lines(written: Mapping[str, Any]) -> str:

@@ -77,13 +77,10 @@ class Recovery:
         return (area - self.weak) / gap
 
     def share_for(self, recovered: float) -> float | None:
-        """Give the smallest share of strong calls that recovers a part of the gap.
+        """Give the smallest share of strong calls that recovers a part of the gap, from 0 to 1.
 
         `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` where the strong model
         is no better than the weak one.
-
-        Args:
-            recovered: Part of the gap, from 0 to 1.
 
         Raises:
             InputError: `recovered` is not from 0 to 1.
@@ -96,13 +93,10 @@ class Recovery:
         place = int(np.argmax(self.qualities >= wanted))
         if place == 0:
             return 0.0
-        (low, high), (left, right) = (
-            (float(values[place - 1]), float(values[place]))
-            for values in (self.qualities, self.shares)
-        )
-        return min(
-            right, left + (right - left) * max(0.0, (wanted + _NOTHING - low) / (high - low))
-        )
+        low, high = self.qualities[place - 1 : place + 1].tolist()
+        left, right = self.shares[place - 1 : place + 1].tolist()
+        along = max(0.0, (wanted + _NOTHING - low) / (high - low))
+        return min(right, left + (right - left) * along)
 
     @property
     def figures(self) -> Figures:
@@ -119,12 +113,9 @@ def recovery(
     weak_correct: Sequence[bool] | Floats,
     strong_correct: Sequence[bool] | Floats,
 ) -> Recovery:
-    """Follow the quality of a ranking.
+    """Follow the quality of a ranking: the higher a score, the sooner the strong model is asked.
 
-    Args:
-        scores: The higher, the sooner the strong model is asked.
-        weak_correct: Whether (or how much, from 0 to 1) the weak model's answer is right.
-        strong_correct: The same of the strong one.
+    Answers are right or wrong, or right in part, from 0 to 1.
 
     Raises:
         InputError: they are not as many, or none, or a score is no number.
@@ -210,13 +201,7 @@ def evaluate_routing(
     *,
     router: Router | None = None,
 ) -> RoutingReport:
-    """Evaluate a ranking.
-
-    Args:
-        scores: The higher, the sooner the strong model is asked.
-        weak_correct: Whether the weak model's answers are right.
-        strong_correct: Whether the strong one's are.
-        router: Whose scores they are, for what it does at its threshold.
+    """Evaluate a ranking, see `recovery`, and what its `router` does at its threshold.
 
     Raises:
         InputError: they are not as many, or none, or a score is no number.

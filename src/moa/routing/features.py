@@ -52,27 +52,20 @@ class Table:
         return Table(chosen, self.names, self.values[places])
 
     def columns(self, names: Sequence[str]) -> Floats:
-        """Some of the features, in the order asked for.
-
-        Raises:
-            KeyError: one isn't there: the caller asks for what `describe` doesn't make.
-        """
+        """Some of the features, in the order asked for."""
         place = {name: number for number, name in enumerate(self.names)}
         return self.values[:, [place[name] for name in names]]
 
 
 def describe(cases: Sequence[Case]) -> Table:
     """Compute the features of cases: of their replies where all have one, else of their prompts."""
-    found = [_features(case) for case in cases]
+    found = [
+        prompt_features(c.prompt) if c.reply is None else reply_features(c.prompt, c.reply)
+        for c in cases
+    ]
     names = tuple(found[0]) if found else ()
     values = np.array([[features[name] for name in names] for features in found], dtype=float)
     return Table(tuple(cases), names, values.reshape(len(cases), len(names)))
-
-
-def _features(case: Case) -> dict[str, float]:
-    if case.reply is None:
-        return prompt_features(case.prompt)
-    return reply_features(case.prompt, case.reply)
 
 
 def prompt_features(prompt: str) -> dict[str, float]:

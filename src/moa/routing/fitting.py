@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
-from moa.errors import ConfigError, InputError, MissingDependency
+from moa.errors import ConfigError, InputError, needed
 from moa.routing import (
     Candidate,
     Grams,
@@ -140,7 +140,11 @@ def fit_router(
     kind: Kind = "router" if rows[0].case.reply is None else "cascade"
     trial = _tried(rows, _grouping(rows) if fields is None else fields, progress)
     weights = _stacked(trial)
-    compared = _compared(trial, weights)
+    alone = {name: round(trial.apgr({name: 1.0}), 4) for name in trial.fitters}
+    compared = [
+        Candidate(name=name, apgr=apgr, weight=weights.get(name, 0.0))
+        for name, apgr in sorted(alone.items(), key=lambda each: -each[1])
+    ]
     held_out = trial.blend(weights)[0]
     threshold, target = threshold_for(held_out, trial.truth, share=share, quality=quality)
     return Router(
@@ -149,7 +153,7 @@ def fit_router(
         fields=tuple(name.removeprefix(GROUPS) for name in weights if name.startswith(GROUPS)),
         target=target,
         threshold=threshold,
-        candidates=compared,
+        candidates=tuple(compared),
         origin=_origin(rows, trial, weights, compared[0], left_out=len(recorded) - len(rows)),
         parts=tuple(
             Weighted(name=name, weight=w, part=trial.fitters[name](trial.table, trial.truth))
@@ -159,12 +163,7 @@ def fit_router(
 
 
 def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
-    """Name the parts that can be fitted to such cases.
-
-    Args:
-        table: The cases: where they have replies, those are looked at too.
-        fields: Other fields that group them.
-    """
+    """Name the parts that can be fitted to such cases, by `fields` that group them among others."""
     found: dict[str, Fitter] = {"prompt grams": _grams}
     if table.cases[0].reply is not None:
         found["doubt"] = _doubt
@@ -256,11 +255,7 @@ def _grouping(rows: Sequence[Recorded]) -> list[str]:
 
 
 def _stacked(trial: Trial) -> Weights:
-    """Weigh the candidates by least squares on held-out predictions, the heaviest first.
-
-    Raises:
-        InputError: they aren't shown to predict anything.
-    """
+    """Weigh the candidates by least squares on held-out predictions, the heaviest first."""
     names, gains = list(trial.fitters), trial.truth.gains - trial.truth.gains.mean()
     told = np.array([trial.held_out[name].mean(0) for name in names]).T
     told = told - told.mean(0)
@@ -281,28 +276,15 @@ def _stacked(trial: Trial) -> Weights:
 
 
 def _tells(told: Floats, gains: Floats) -> bool:
-    """Whether held-out predictions go with the gains, and not by chance.
+    """Whether held-out predictions (rows, candidates) go with the gains, and not by chance.
 
     Each candidate, and the mean of all, is one look, so each has its part of the 5 % (Bonferroni).
     Where a row teaches about another, that one teaches about it too, so what cross-validation finds
-    by chance has up to twice the variance of a permutation.
-
-    Args:
-        told: Rows, candidates; the mean of each is 0.
-        gains: Their mean is 0.
+    by chance has up to twice the variance of a permutation. The mean of all is 0.
     """
     looks = np.column_stack([told, told.mean(1)])
     spread = np.sqrt(2 * (looks**2).sum(0) * (gains @ gains) / (len(gains) - 1))
     return bool((gains @ looks > NormalDist().inv_cdf(1 - 0.05 / looks.shape[1]) * spread).any())
-
-
-def _compared(trial: Trial, weights: Weights) -> tuple[Candidate, ...]:
-    """Say what each candidate reached alone, the best first."""
-    found = [
-        Candidate(name=name, apgr=round(trial.apgr({name: 1.0}), 4), weight=weights.get(name, 0.0))
-        for name in trial.fitters
-    ]
-    return tuple(sorted(found, key=lambda candidate: -candidate.apgr))
 
 
 def threshold_for(
@@ -318,14 +300,11 @@ def threshold_for(
     Args:
         scores: Of rows that took no part in fitting what scores them.
         truth: Of the same rows.
-        share: Share of requests that go to the strong model.
-        quality: Part of the quality gap that is recovered, where no share is given.
+        share: As in `fit_router`, and so is `quality`.
+        quality: Counts where no share is given.
 
     Returns:
         The score, and what it was chosen for, in words.
-
-    Raises:
-        ConfigError: the share, or the part, is not from 0 to 1.
     """
     wanted = quality if quality is not None else RECOVERED
     if not 0 <= (wanted if share is None else share) <= 1:
@@ -385,17 +364,9 @@ def _origin(
 
 
 def _sklearn(module: str) -> Any:
-    """Give a module of scikit-learn, which is imported at first use.
-
-    Raises:
-        MissingDependency: it is not installed.
-    """
-    try:
+    """Give a module of scikit-learn, which is imported at first use."""
+    with needed("scikit-learn", extra="calibration", purpose="to fit a router"):
         return import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise MissingDependency(
-            "scikit-learn", extra="calibration", purpose="to fit a router"
-        ) from error
 
 
 def _trees(table: Table, truth: Truth) -> Trees:
