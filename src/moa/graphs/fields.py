@@ -242,11 +242,9 @@ class FromFile(Mark):
         if isinstance(value, str | Path):
             path = beside_config(value, info)
             return path if self.load is None else self.load(path)
-        if self.load is None:
-            raise ValueError(f"takes a path, but was given {value!r}")
-        if isinstance(value, list):
+        if self.load is not None and isinstance(value, list):
             return [self.read(one, info) for one in cast("list[object]", value)]
-        if isinstance(value, bool | int | float | dict):
+        if self.load is None or isinstance(value, bool | int | float | dict):
             raise ValueError(f"takes a path, but was given {value!r}")
         return value
 
