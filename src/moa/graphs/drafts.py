@@ -44,12 +44,7 @@ async def to_length(
 ) -> str:
     """Have a text written, and anew once where it is too short; what is too long is cut.
 
-    Args:
-        writer: Who writes. Where it fails at the second attempt, the first draft stands.
-        request: What is to be written.
-        length: Of the text.
-        context: Budget, deadline and ledger.
-        what: What it is called in the trace.
+    Where the writer fails at the second attempt, the first draft stands.
 
     Raises:
         MoaError: it could not be written.

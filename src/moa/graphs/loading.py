@@ -183,11 +183,7 @@ def asked_by(node: object) -> frozenset[str] | None:
 
     A deciding agent that finds out at its first use whether its endpoint is asked counts as asking.
 
-    Args:
-        node: An agent, a cascade or a graph, however deep, or anything else.
-
-    Returns:
-        Names; `None`: a node in it is of another kind, and may ask any.
+    It is `None` where a node in it, however deep, is of a kind that may ask any.
     """
     if isinstance(node, DecidingAgent):
         return frozenset({node.endpoint.name} if node.asks_endpoint else ())
@@ -282,15 +278,7 @@ def _own(name: str) -> tuple[Path, str] | None:
 def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     """Give the node that a file holds, or that a function in it makes.
 
-    Args:
-        file: A Python file; it is executed.
-        attribute: Name of a node, or of a function of the endpoints, or of nothing.
-        endpoints: Given to a function that takes them.
-
-    Raises:
-        ConfigError: there is no such file or object, it is no node, or the file or the function
-            raises.
-        MoaError: the function raises it.
+    The file is executed; a function in it may take the endpoints, or nothing.
     """
     where = f"{file}:{attribute}"
     module = _module(file)

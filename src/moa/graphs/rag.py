@@ -41,6 +41,7 @@ from moa.errors import ConfigError, InputError
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch, tried
+from moa.graphs.single_model import load_calibration
 from moa.handoffs import Dropped, Frozen, Reply, Text
 from moa.node import Node
 from moa.trace import Event, TextDelta
@@ -219,11 +220,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             return wanted
         if wanted is False:
             return None
-        calibration = None
-        if not isinstance(wanted, bool):
-            from moa.calibration.file import Calibration
-
-            calibration = Calibration.load(wanted)
+        calibration = None if wanted is True else load_calibration(Path(wanted))
         small = self._small(name)
         return Grader(small, question, threshold=threshold, calibration=calibration, name=name)
 
@@ -341,14 +338,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 class Answerer(Agent[Sheet, Reply]):
     """Writes an answer from passages, each sentence with the numbers of those it rests on.
 
-    Where the passages don't hold the answer, it writes `NOT IN THE DOCUMENTS`.
-
-    Args:
-        endpoint: Who writes.
-        settings: See `Agent`.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
+    Where the passages don't hold the answer, it writes `NOT IN THE DOCUMENTS`. See `Agent` for its
+    arguments.
     """
 
     instructions = (
@@ -426,15 +417,7 @@ class Extractive(TypedNode[Sheet, Extracted]):
 
 
 class Rewriter(Agent[Text | str, Query]):
-    """Writes the words that a passage with the answer would hold.
-
-    Args:
-        endpoint: Who rewrites.
-        settings: See `Agent`.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
-    """
+    """Writes the words that a passage with the answer would hold; see `Agent` for its arguments."""
 
     instructions = (
         "Turn the question into a search query: the words and names, with synonyms, that a passage "

@@ -63,12 +63,7 @@ class Findings(Frozen):
     def of(
         cls, question: str, outcomes: Sequence[tuple[str, Sourced | NotInDocuments | str]]
     ) -> Self:
-        """Number the passages of all answers together.
-
-        Args:
-            question: The whole one.
-            outcomes: Each sub-question, with its answer, or why there is none.
-        """
+        """Take each sub-question with its answer, or why it has none; number all passages."""
         numbers: dict[Passage, int] = {}
         findings: list[Finding] = []
         for asked, outcome in outcomes:
