@@ -233,10 +233,8 @@ class FromTable(FromEndpoint):
 
     tier: Tier | None = None
 
-    def node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
-        """Give the node, or build the recipe."""
-        if is_node(value):
-            return cast("Node[Any, Any]", value)
+    def made(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Build the recipe of its table."""
         table = table_of(info, value, "a node")
         if not isinstance(value, Mapping):
             raise ValueError(f"a table, not {value!r}")
