@@ -167,8 +167,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
                 context.note("degraded", f"the debate ends after {taken} rounds: {error}")
                 break
             taken += 1
-        debated = await self._decided(text, replies, taken, context)
-        return debated
+        return await self._decided(text, replies, taken, context)
 
     def sketch(self, sketch: Sketch) -> None:
         """The debaters, one round of theirs, and what decides."""
