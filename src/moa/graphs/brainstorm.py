@@ -21,9 +21,8 @@ from moa.context import RunContext
 from moa.documents.retrieval import normalised, similarities, words
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
-from moa.graphs.drafts import note_drafts
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, told, tried
+from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, note_drafts, told, tried
 from moa.handoffs import Frozen, Reply
 from moa.mixing.fan_out import fan_out
 from moa.questions import Score, score
