@@ -247,14 +247,12 @@ class Sorter(Agent[Pool, Themes]):
     def check(self, request: Pool, output: Themes) -> None:
         """Refuse numbers that no idea has, and ideas that have two themes or none."""
         given = [number for theme in output.themes for number in theme.ideas]
-        wrong = sorted(set(given) - set(range(1, len(request.ideas) + 1)))
-        if wrong:
+        known = set(range(1, len(request.ideas) + 1))
+        if wrong := sorted(set(given) - known):
             raise ValueError(f"there are no ideas {wrong}, only 1 to {len(request.ideas)}")
-        twice = sorted({number for number in given if given.count(number) > 1})
-        left = sorted(set(range(1, len(request.ideas) + 1)) - set(given))
-        if twice:
+        if twice := sorted({number for number in given if given.count(number) > 1}):
             raise ValueError(f"put each idea into one theme only: {twice} are in several")
-        if left:
+        if left := sorted(known - set(given)):
             raise ValueError(f"put these ideas into a theme too: {left}")
 
 
@@ -262,12 +260,8 @@ def _listed(found: Sequence[Idea]) -> Ideas:
     """Put the ideas in the order of their themes, that of the best idea first."""
     themes = list(dict.fromkeys(idea.group for idea in found))
     ideas = sorted(found, key=lambda idea: themes.index(idea.group))
-    lines = [
-        line
-        for theme in themes
-        for line in (
-            *([f"{theme}:"] if theme else []),
-            *(f"- {idea.text}" for idea in ideas if idea.group == theme),
-        )
-    ]
+    lines: list[str] = []
+    for theme in themes:
+        lines += [f"{theme}:"] if theme else []
+        lines += [f"- {idea.text}" for idea in ideas if idea.group == theme]
     return Ideas(text="\n".join(lines), ideas=tuple(ideas))
