@@ -109,7 +109,11 @@ READY: dict[str, Ready] = dict(_all())
 
 
 def load_graph(
-    name: str, endpoints: Endpoints, given: Mapping[str, object] | None = None
+    name: str,
+    endpoints: Endpoints,
+    given: Mapping[str, object] | None = None,
+    *,
+    around: tuple[str, ...] = (),
 ) -> AnyNode:
     """Build a ready agent or graph as moa.toml configures it, or load one from a file.
 
@@ -118,17 +122,12 @@ def load_graph(
             these endpoints as its only argument or without any.
         endpoints: Who is asked; their configuration has the tables.
         given: Settings that come before those of its table, where it has them.
+        around: Names of the graphs that it stands in.
 
     Raises:
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
             that it needs is not configured.
     """
-    return _load(name, endpoints, given, ())
-
-
-def _load(
-    name: str, endpoints: Endpoints, given: Mapping[str, object] | None, around: tuple[str, ...]
-) -> AnyNode:
     own = _own(name)
     if own is not None:
         return _loaded(*own, endpoints)
@@ -137,7 +136,7 @@ def _load(
     def other(wanted: str) -> AnyNode:
         if wanted in inside:
             raise ConfigError(f"graphs.{name}: a {wanted} can't stand in its own {wanted}")
-        return _load(wanted, endpoints, None, inside)
+        return load_graph(wanted, endpoints, around=inside)
 
     ready, table, guards = _configured(name, endpoints, given)
     node = ready.build(table, Table(name, endpoints, other))
