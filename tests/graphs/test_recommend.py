@@ -202,9 +202,9 @@ def test_a_catalogue_is_read_with_all_its_columns(name: str, written: str, tmp_p
     ("name", "written", "said"),
     [
         ("a.txt", "x", "give a .jsonl or a .csv file"),
-        ("a.jsonl", '{"id": 1}', "row 1 is no item: text: Field required"),
-        ("a.jsonl", "{", "is broken"),
-        ("none.jsonl", None, "can't be read"),
+        ("a.jsonl", '{"id": 1}', "line 1: text: Field required"),
+        ("a.jsonl", "{", "line 1: no JSON object"),
+        ("none.jsonl", None, "there is no file"),
     ],
 )
 def test_what_is_no_catalogue_is_named(

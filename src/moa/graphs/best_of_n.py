@@ -6,6 +6,7 @@ problems"), where the verifier is a model that was trained for it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal
 
@@ -21,7 +22,6 @@ from moa.handoffs import Reply
 from moa.mixing.answer_extraction import written
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import ByPolicy, Candidates, Picked, distinct, judge_of, picked_by
-from moa.mixing.voting import Tally
 from moa.node import Node
 
 _FOR_SAMPLES = 0.7
@@ -109,11 +109,9 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
 
     def _votes(self, outputs: Sequence[Any]) -> list[int]:
         """How many samples answer as each does."""
-        tally = Tally(left=len(outputs))
         answers = [self.key(output) for output in outputs]
-        for place, answer in enumerate(answers):
-            tally = tally.with_vote(place, answer)
-        return [0 if answer is None else tally.counts[answer] for answer in answers]
+        counts = Counter(answer for answer in answers if answer is not None)
+        return [counts[answer] for answer in answers]
 
     def _read(
         self, picked: Picked | None, places: Sequence[int], votes: Sequence[int]

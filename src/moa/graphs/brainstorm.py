@@ -19,12 +19,10 @@ from moa.agents.prompts import Words, at_most, block
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.documents.retrieval import normalised, similarities, words
-from moa.endpoints import Endpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
-from moa.graphs.drafts import note_drafts
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, told, tried
+from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, note_drafts, told, tried
 from moa.handoffs import Frozen, Reply
 from moa.mixing.fan_out import fan_out
 from moa.questions import Score, score
@@ -114,12 +112,15 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         self.likeness = require(self.encoder or SentenceEncoder(), "embed", agent=self.name)
         asked = self.proposers or (self.llm,)
         self.views = [
-            Persona(
+            Agent(
                 asked[n % len(asked)],
-                persona,
-                view,
-                ideas=self.ideas,
+                f"{view}\nPropose {self.ideas} ideas, as different from each other as possible, "
+                "each in one complete sentence. Use the language of the request.",
+                output=at_most(Proposed, "ideas", self.ideas),
+                name=persona,
                 temperature=self.temperature,
+                max_tokens=1024,
+                tag="",
             )
             for n, (persona, view) in enumerate(self.personas.items())
         ]
@@ -184,23 +185,19 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         """Score all, and put the best first; what can't be scored comes last."""
 
         async def scored(idea: Idea) -> Idea:
-            score = await self._score(asked, idea, context)
-            return idea.model_copy(update={"score": score})
+            text = f"What is asked: {asked}\n\nThe idea: {idea.text}"
+            scoring = self.scorer.run(text, context)
+            found = await tried(scoring, context, f"no score for {idea.text[:60]!r}")
+            if found is None:
+                return idea
+            total = found.output.useful.value + found.output.original.value
+            return idea.model_copy(update={"score": round(total / (2 * (len(_LEVELS) - 1)), 4)})
 
         ranked = await map_async(scored, ideas, max_concurrency=MAX_CONCURRENCY)
         ranked.sort(key=lambda idea: -1.0 if idea.score is None else idea.score, reverse=True)
         if self.max_ideas is not None and len(ranked) > self.max_ideas:
             context.note("dropped", f"{len(ranked) - self.max_ideas} ideas with the lowest scores")
         return ranked[: self.max_ideas]
-
-    async def _score(self, asked: str, idea: Idea, context: RunContext) -> float | None:
-        text = f"What is asked: {asked}\n\nThe idea: {idea.text}"
-        scored = self.scorer.run(text, context)
-        found = await tried(scored, context, f"no score for {idea.text[:60]!r}")
-        if found is None:
-            return None
-        total = found.output.useful.value + found.output.original.value
-        return round(total / (2 * (len(_LEVELS) - 1)), 4)
 
     async def _grouped(self, pool: Pool, context: RunContext) -> Sequence[Idea]:
         """Have a large model sort them by theme; else they stand in one list."""
@@ -213,28 +210,6 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         return [
             idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(pool.ideas, 1)
         ]
-
-
-class Persona(Agent[str | BaseModel, Proposed]):
-    """Proposes ideas from one point of view."""
-
-    tag = ""
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        name: str,
-        view: str,
-        *,
-        ideas: int,
-        temperature: float | None,
-    ) -> None:
-        self.output_type = at_most(Proposed, "ideas", ideas)
-        self.instructions = (
-            f"{view}\nPropose {ideas} ideas, as different from each other as possible, each in one "
-            "complete sentence. Use the language of the request."
-        )
-        super().__init__(endpoint, name=name, temperature=temperature, max_tokens=1024)
 
 
 class Worth(BaseModel):
@@ -272,14 +247,12 @@ class Sorter(Agent[Pool, Themes]):
     def check(self, request: Pool, output: Themes) -> None:
         """Refuse numbers that no idea has, and ideas that have two themes or none."""
         given = [number for theme in output.themes for number in theme.ideas]
-        wrong = sorted(set(given) - set(range(1, len(request.ideas) + 1)))
-        if wrong:
+        known = set(range(1, len(request.ideas) + 1))
+        if wrong := sorted(set(given) - known):
             raise ValueError(f"there are no ideas {wrong}, only 1 to {len(request.ideas)}")
-        twice = sorted({number for number in given if given.count(number) > 1})
-        left = sorted(set(range(1, len(request.ideas) + 1)) - set(given))
-        if twice:
+        if twice := sorted({number for number in given if given.count(number) > 1}):
             raise ValueError(f"put each idea into one theme only: {twice} are in several")
-        if left:
+        if left := sorted(known - set(given)):
             raise ValueError(f"put these ideas into a theme too: {left}")
 
 
@@ -287,12 +260,8 @@ def _listed(found: Sequence[Idea]) -> Ideas:
     """Put the ideas in the order of their themes, that of the best idea first."""
     themes = list(dict.fromkeys(idea.group for idea in found))
     ideas = sorted(found, key=lambda idea: themes.index(idea.group))
-    lines = [
-        line
-        for theme in themes
-        for line in (
-            *([f"{theme}:"] if theme else []),
-            *(f"- {idea.text}" for idea in ideas if idea.group == theme),
-        )
-    ]
+    lines: list[str] = []
+    for theme in themes:
+        lines += [f"{theme}:"] if theme else []
+        lines += [f"- {idea.text}" for idea in ideas if idea.group == theme]
     return Ideas(text="\n".join(lines), ideas=tuple(ideas))

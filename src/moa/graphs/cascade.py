@@ -185,10 +185,6 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     async def run(self, request: In, context: RunContext | None = None, /) -> Settled[Out]:
         """Ask the first tier, and the next ones while the answer is not accepted.
 
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
-
         Raises:
             InputError: `request` is not what the tiers take.
             MoaError: every tier failed, or the last one broke off when some of its text was

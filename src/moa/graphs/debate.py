@@ -167,8 +167,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
                 context.note("degraded", f"the debate ends after {taken} rounds: {error}")
                 break
             taken += 1
-        debated = await self._decided(text, replies, taken, context)
-        return debated
+        return await self._decided(text, replies, taken, context)
 
     def sketch(self, sketch: Sketch) -> None:
         """The debaters, one round of theirs, and what decides."""
@@ -201,8 +200,8 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     ) -> Debated:
         tally = self._tally(replies)
         chosen, by = None, "agreement" if tally.share == 1.0 else "majority"
-        if by == "majority" and self.judge is not None:
-            chosen = await self._judged(self.judge, request, replies, context)
+        if by == "majority":
+            chosen = await self._judged(request, replies, context)
         if chosen is not None:
             by = "judge"
         elif tally.leaders:
@@ -215,16 +214,14 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
         return Debated(**voted.model_dump(), by=by, rounds=rounds)
 
     async def _judged(
-        self,
-        judge: Node[Candidates, Picked],
-        request: str,
-        replies: Mapping[int, str],
-        context: RunContext,
+        self, request: str, replies: Mapping[int, str], context: RunContext
     ) -> int | None:
         """Give the place that the judge prefers; `None` without one, or where it prefers none."""
+        if self.judge is None:
+            return None
         places = sorted(replies)
         places = [places[p] for p in distinct([replies[p] for p in places])]
-        picked = await picked_by(judge, request, [replies[p] for p in places], context)
+        picked = await picked_by(self.judge, request, [replies[p] for p in places], context)
         if picked is None:
             return None
         if picked.verdict == "won":

@@ -22,7 +22,6 @@ from typing import (
 from pydantic import (
     BaseModel,
     ConfigDict,
-    PlainValidator,
     PydanticSchemaGenerationError,
     TypeAdapter,
     ValidationError,
@@ -121,7 +120,9 @@ class Named(Mark):
     def read(self, value: object, info: ValidationInfo) -> Endpoint:
         """Give the endpoint."""
         found = _endpoint(value, info, self.tier)
-        return found or table_of(info, value, "an endpoint").endpoint(value or None, self.tier)
+        if found is not None:
+            return found
+        return table_of(info, value, "an endpoint").endpoint(value or None, self.tier)
 
 
 Small = Annotated[Endpoint, Named("slm")]
@@ -130,8 +131,34 @@ Large = Annotated[Endpoint, Named("llm")]
 """An endpoint; in a table its name, or none for the default large one."""
 
 
+class NodeMark(Mark):
+    """Marks a field that is a node: a node that is given stands for itself."""
+
+    def read(self, value: object, info: ValidationInfo) -> Any:
+        """Give the node, or make it."""
+        return self.node(value, info)
+
+    def node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Give the node, or make it."""
+        return cast("Node[Any, Any]", value) if is_node(value) else self.made(value, info)
+
+    @abstractmethod
+    def made(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Make the node of what stands there in its place."""
+
+
+class _InPython(NodeMark):
+    def made(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        del info
+        raise ValueError(f"takes a node, but was given {value!r}")
+
+
+IN_PYTHON = _InPython()
+"""Marks a field that is a node, and given in Python alone."""
+
+
 @dataclass(frozen=True)
-class FromEndpoint(Mark):
+class FromEndpoint(NodeMark):
     """Marks a field that in a table is an endpoint's name, or a table that names one.
 
         node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
@@ -151,15 +178,10 @@ class FromEndpoint(Mark):
     tier: Tier | None = "llm"
     given: tuple[str, ...] = ()
 
-    def read(self, value: object, info: ValidationInfo) -> Any:
-        """Give the node, or make it."""
-        return self.node(value, info)
-
-    def node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
-        """Give the node, or make it."""
-        if is_node(value):
-            return cast("Node[Any, Any]", value)
-        if endpoint := _endpoint(value, info, self.tier):
+    def made(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Make the node of an endpoint, or of a table."""
+        endpoint = _endpoint(value, info, self.tier)
+        if endpoint is not None:
             return self.make(endpoint)
         table = table_of(info, value, "a node")
         said = {"endpoint": value} if isinstance(value, str) else value
@@ -208,7 +230,7 @@ class FromEndpoints(FromEndpoint):
 
 
 @dataclass(frozen=True)
-class FromGraph(Mark):
+class FromGraph(NodeMark):
     """Marks a field that takes another graph: in a table its name, or `file.py:object`.
 
     Args:
@@ -217,10 +239,8 @@ class FromGraph(Mark):
 
     default: str = ""
 
-    def read(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
-        """Give the node, or build it."""
-        if is_node(value):
-            return cast("Node[Any, Any]", value)
+    def made(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Build the graph of that name."""
         table, name = table_of(info, value, "a node"), value or self.default
         if not isinstance(name, str):
             raise ValueError(f"the name of a graph, or file.py:object, not {name!r}")
@@ -242,11 +262,9 @@ class FromFile(Mark):
         if isinstance(value, str | Path):
             path = beside_config(value, info)
             return path if self.load is None else self.load(path)
-        if self.load is None:
-            raise ValueError(f"takes a path, but was given {value!r}")
-        if isinstance(value, list):
+        if self.load is not None and isinstance(value, list):
             return [self.read(one, info) for one in cast("list[object]", value)]
-        if isinstance(value, bool | int | float | dict):
+        if self.load is None or isinstance(value, bool | int | float | dict):
             raise ValueError(f"takes a path, but was given {value!r}")
         return value
 
@@ -256,16 +274,6 @@ def beside_config(path: str | Path, info: ValidationInfo) -> Path:
     path = Path(path)
     file = None if info.context is None else table_of(info, path, "a path").endpoints.config.file
     return path if file is None else file.parent / path
-
-
-def _node(value: object) -> Node[Any, Any]:
-    if not is_node(value):
-        raise ValueError(f"takes a node, but was given {value!r}")
-    return cast("Node[Any, Any]", value)
-
-
-IN_PYTHON = PlainValidator(_node)
-"""Marks a field that is a node, and given in Python alone."""
 
 
 @cache

@@ -109,7 +109,11 @@ READY: dict[str, Ready] = dict(_all())
 
 
 def load_graph(
-    name: str, endpoints: Endpoints, given: Mapping[str, object] | None = None
+    name: str,
+    endpoints: Endpoints,
+    given: Mapping[str, object] | None = None,
+    *,
+    around: tuple[str, ...] = (),
 ) -> AnyNode:
     """Build a ready agent or graph as moa.toml configures it, or load one from a file.
 
@@ -118,17 +122,12 @@ def load_graph(
             these endpoints as its only argument or without any.
         endpoints: Who is asked; their configuration has the tables.
         given: Settings that come before those of its table, where it has them.
+        around: Names of the graphs that it stands in.
 
     Raises:
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
             that it needs is not configured.
     """
-    return _load(name, endpoints, given, ())
-
-
-def _load(
-    name: str, endpoints: Endpoints, given: Mapping[str, object] | None, around: tuple[str, ...]
-) -> AnyNode:
     own = _own(name)
     if own is not None:
         return _loaded(*own, endpoints)
@@ -137,7 +136,7 @@ def _load(
     def other(wanted: str) -> AnyNode:
         if wanted in inside:
             raise ConfigError(f"graphs.{name}: a {wanted} can't stand in its own {wanted}")
-        return _load(wanted, endpoints, None, inside)
+        return load_graph(wanted, endpoints, around=inside)
 
     ready, table, guards = _configured(name, endpoints, given)
     node = ready.build(table, Table(name, endpoints, other))
@@ -183,11 +182,7 @@ def asked_by(node: object) -> frozenset[str] | None:
 
     A deciding agent that finds out at its first use whether its endpoint is asked counts as asking.
 
-    Args:
-        node: An agent, a cascade or a graph, however deep, or anything else.
-
-    Returns:
-        Names; `None`: a node in it is of another kind, and may ask any.
+    It is `None` where a node in it, however deep, is of a kind that may ask any.
     """
     if isinstance(node, DecidingAgent):
         return frozenset({node.endpoint.name} if node.asks_endpoint else ())
@@ -282,15 +277,7 @@ def _own(name: str) -> tuple[Path, str] | None:
 def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     """Give the node that a file holds, or that a function in it makes.
 
-    Args:
-        file: A Python file; it is executed.
-        attribute: Name of a node, or of a function of the endpoints, or of nothing.
-        endpoints: Given to a function that takes them.
-
-    Raises:
-        ConfigError: there is no such file or object, it is no node, or the file or the function
-            raises.
-        MoaError: the function raises it.
+    The file is executed; a function in it may take the endpoints, or nothing.
     """
     where = f"{file}:{attribute}"
     module = _module(file)

@@ -84,10 +84,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
     ) -> None:
         """Set who is asked, layer by layer, and who makes one answer of theirs.
 
-        Args:
-            layers: The proposers.
-            aggregator: Who writes the answer from those of the last layer.
-            aggregations: Calls of the aggregator in a run.
+        The aggregator is asked `aggregations` times in a run.
 
         Raises:
             ConfigError: a layer has fewer proposers than must answer, or agree.
@@ -397,7 +394,7 @@ def affordable(
     Args:
         layers: The calls that each layer still to be run would make.
         ending: The calls at the end, which the aggregator makes.
-        context: Holds the budget, and what has been spent of it.
+        context: Holds the budget.
 
     Returns:
         How many proposers of each layer are asked, the first ones, and without a layer one model

@@ -41,6 +41,7 @@ from moa.errors import ConfigError, InputError
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch, tried
+from moa.graphs.single_model import load_calibration
 from moa.handoffs import Dropped, Frozen, Reply, Text
 from moa.node import Node
 from moa.trace import Event, TextDelta
@@ -191,11 +192,9 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             name="passages",
         )
         self.answerer = self._answerer(embedder)
-        self.rewriter = (
-            (Rewriter(self._small("rewrite")) if self.rewrite else None)
-            if isinstance(self.rewrite, bool)
-            else self.rewrite
-        )
+        self.rewriter = None if isinstance(self.rewrite, bool) else self.rewrite
+        if self.rewrite is True:
+            self.rewriter = Rewriter(self._small("rewrite"))
         self.relevance = self._grader("filter", self.filter, RELEVANT, self.relevant)
         self.support = self._grader("check", self.check, SUPPORTED, self.supported)
         self.extractive = Extractive()
@@ -219,11 +218,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             return wanted
         if wanted is False:
             return None
-        calibration = None
-        if not isinstance(wanted, bool):
-            from moa.calibration.file import Calibration
-
-            calibration = Calibration.load(wanted)
+        calibration = None if wanted is True else load_calibration(Path(wanted))
         small = self._small(name)
         return Grader(small, question, threshold=threshold, calibration=calibration, name=name)
 
@@ -314,11 +309,9 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         checked = cited(reply.text, passages)
         for change in checked.changes:
             context.note("changed", change)
-        claims = (
-            copied(checked.text)
-            if extract
-            else await checked_claims(checked.text, passages, self.support, context)
-        )
+        claims = copied(checked.text)
+        if not extract:
+            claims = await checked_claims(checked.text, passages, self.support, context)
         doubtful = [claim for claim in claims if claim.verdict in ("unsupported", "uncited")]
         if doubtful:
             context.note("degraded", f"{len(doubtful)} of {len(claims)} sentences: no passage says")
@@ -341,14 +334,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 class Answerer(Agent[Sheet, Reply]):
     """Writes an answer from passages, each sentence with the numbers of those it rests on.
 
-    Where the passages don't hold the answer, it writes `NOT IN THE DOCUMENTS`.
-
-    Args:
-        endpoint: Who writes.
-        settings: See `Agent`.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
+    Where the passages don't hold the answer, it writes `NOT IN THE DOCUMENTS`. See `Agent` for its
+    arguments.
     """
 
     instructions = (
@@ -395,9 +382,10 @@ class Extractive(TypedNode[Sheet, Extracted]):
             for sentence in passage.sentences():
                 numbers.setdefault(sentence, number)
         sentences = list(numbers)
-        rankings = [await self._by_words(request.question, sentences, context)]
+        by_words = BM25(sentences, top_k=max(1, len(sentences)))
+        rankings = [(await by_words.run(request.question, context)).output]
         if self.endpoint is not None and sentences:
-            ranked = self._by_meaning(request.question, sentences, context)
+            ranked = self._by_meaning(self.endpoint, request.question, sentences, context)
             without = "sentences are compared by words alone"
             by_meaning = await tried(ranked, context, without, kind="degraded")
             rankings += [] if by_meaning is None else [by_meaning]
@@ -408,33 +396,18 @@ class Extractive(TypedNode[Sheet, Extracted]):
             return Extracted(text="")
         return Extracted(text=f"{unbracketed(best.text)} [{numbers[best]}]")
 
-    async def _by_words(
-        self, question: str, sentences: list[Passage], context: RunContext
-    ) -> Passages:
-        ranking = BM25(sentences, top_k=max(1, len(sentences)))
-        return (await ranking.run(question, context)).output
-
     async def _by_meaning(
-        self, question: str, sentences: list[Passage], context: RunContext
+        self, endpoint: Endpoint, question: str, sentences: list[Passage], context: RunContext
     ) -> Passages:
-        assert self.endpoint is not None, "asked only where there is one"
         texts = [question, *(sentence.text for sentence in sentences)]
-        vectors = (await self.endpoint.embed(texts, context)).vectors
+        vectors = (await endpoint.embed(texts, context)).vectors
         near = similarities(normalised(vectors[1:]), vectors[0])
         order = sorted(range(len(near)), key=near.__getitem__, reverse=True)
         return Passages(passages=tuple(sentences[i] for i in order if near[i] >= self.least))
 
 
 class Rewriter(Agent[Text | str, Query]):
-    """Writes the words that a passage with the answer would hold.
-
-    Args:
-        endpoint: Who rewrites.
-        settings: See `Agent`.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
-    """
+    """Writes the words that a passage with the answer would hold; see `Agent` for its arguments."""
 
     instructions = (
         "Turn the question into a search query: the words and names, with synonyms, that a passage "

@@ -20,6 +20,8 @@ from moa.agents.boundary import In, Out, TypedNode, ready, said
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, counted
+from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
 from moa.graphs.engine.builder import BuiltGraph
 from moa.graphs.engine.plan import Plan
@@ -58,18 +60,13 @@ class Sketch:
         """Start, end, label, and whether it only decides."""
 
     def box(self, node: object = None, label: str | None = None) -> str:
-        """Draw a node, or a step that is none; give its key.
-
-        Args:
-            node: A node, or `None`.
-            label: What is written in it; `None`: the node's name.
-        """
+        """Draw a node by its name or by a label, or a step that is no node; give its key."""
         key = str(len(self.boxes) + 1)
         self.boxes[key] = (label or str(getattr(node, "name", "step")), node)
         return key
 
     def arrow(self, *keys: str, label: str = "", decides: bool = False) -> None:
-        """Draw arrows from each box to the next.
+        """Draw arrows from each box to the next, by their keys.
 
         Args:
             keys: Of boxes, `Sketch.input` and `Sketch.output`.
@@ -79,13 +76,9 @@ class Sketch:
         self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
 
     def chain(self, *steps: object) -> list[str]:
-        """Draw steps one after another, from what the recipe takes to what it gives.
+        """Draw steps one after another, from what the recipe takes to what it gives; give the keys.
 
-        It returns the keys of their boxes.
-
-        Args:
-            steps: A node; a node and what is written in its box; or the label alone of a step that
-                is no node. `None` is left out.
+        A step is a node, a node and its label, or the label of what is no node; `None` is left out.
         """
         keys = [self._step(step) for step in steps if step is not None]
         self.arrow(self.input, *keys, self.output)
@@ -97,12 +90,7 @@ class Sketch:
         return self.box(*cast("Any", step)) if isinstance(step, tuple) else self.box(step)
 
     def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
-        """Draw nodes that are asked at once, and a box for their answers; give its key.
-
-        Args:
-            start: Key of the box from which they are asked.
-            asked: Each node, and what is written in its box.
-        """
+        """Draw nodes that are asked at once, each with its label; give the key of their answers."""
         boxes = [self.box(node, label) for node, label in asked]
         answers = self.box(label="answers")
         for box in boxes:
@@ -165,11 +153,8 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
     def from_table(cls, table: Mapping[str, object], context: Table) -> Self:
         """Build it from its table in moa.toml.
 
-        Args:
-            table: Its fields. Those that take a node or an endpoint may be left out. What is no
-                field is a setting of those of its nodes that have it, where they don't say
-                otherwise.
-            context: What else is configured.
+        Fields that take a node or an endpoint may be left out. What is no field is a setting of
+        those of its nodes that have it, where they don't say otherwise.
 
         Raises:
             ConfigError: a key is unknown, or a value is wrong; each is named.
@@ -200,10 +185,7 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
     def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Complete a table by what it may leave out, before it is read; by default nothing.
 
-        Args:
-            table: As it is written.
-            endpoints: Of the configuration. Where they are not `to_be_asked`, the recipe is only
-                drawn.
+        Where the endpoints are not `to_be_asked`, the recipe is only drawn.
 
         Raises:
             ConfigError: something is missing without which it can't run.
@@ -227,10 +209,6 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
 
     async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
         """Answer one request; a reply of which nothing was shown while it was written is shown.
-
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
 
         Raises:
             InputError: `request` is not of the type that the recipe takes; nothing was sent.
@@ -257,10 +235,8 @@ class FromTable(FromEndpoint):
 
     tier: Tier | None = None
 
-    def node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
-        """Give the node, or build the recipe."""
-        if is_node(value):
-            return cast("Node[Any, Any]", value)
+    def made(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
+        """Build the recipe of its table."""
         table = table_of(info, value, "a node")
         if not isinstance(value, Mapping):
             raise ValueError(f"a table, not {value!r}")
@@ -287,13 +263,9 @@ async def told(step: str, work: Awaitable[T], context: RunContext) -> T:
 async def tried(
     work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
 ) -> T | None:
-    """Do what a recipe can do without: where it fails, the trace says so, and it gives `None`.
+    """Do what a recipe can do without: where it fails, it gives `None`.
 
-    Args:
-        work: What is done.
-        context: Has the trace.
-        without: What becomes of it then, in words; the error stands behind it.
-        kind: Of the note.
+    The trace says what becomes of the run `without` it, with the error behind that.
 
     Raises:
         MoaError: it is set up wrong, such as without a key.
@@ -315,11 +287,7 @@ async def each_tried(
 ) -> list[T | MoaError]:
     """Do something for each item, some side by side; where it fails, the error is in its place.
 
-    Args:
-        work: What is done for an item.
-        items: What it is done for.
-        context: Has the trace, which says what failed.
-        without: What becomes of an item then, in words; the error stands behind it.
+    The trace says what becomes of an item `without` it, with the error behind that.
 
     Raises:
         MoaError: it failed for every item, with the first error; or it is set up wrong.
@@ -341,13 +309,15 @@ async def each_tried(
     return found
 
 
-def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
-    """Read the state of a recipe that learns while it is used, as an earlier process kept it.
+def note_drafts(context: RunContext, writers: Sequence[Endpoint]) -> None:
+    """Note which of those that write are too small to do it well."""
+    small = [writer.model for writer in writers if not can_write(writer.model)]
+    if small:
+        context.note("degraded", f"{', '.join(sorted(small))} writes badly: take it for a draft")
 
-    Args:
-        file: `None`, or one that isn't there, holds nothing.
-        kind: What it holds.
-        what: The same in words, such as "the windows of a monitor".
+
+def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
+    """Read the state of a recipe that learns while it is used, if an earlier process kept one.
 
     Raises:
         ConfigError: it is there, and can't be read.

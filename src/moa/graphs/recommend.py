@@ -6,17 +6,15 @@ The search ranks: a model of 1.5B that scored what it found ranked worse (see Be
 from __future__ import annotations
 
 import asyncio
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa._async import Lock
 from moa.agents import Agent
-from moa.agents.boundary import require, said
+from moa.agents.boundary import require
 from moa.agents.prompts import block
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -29,6 +27,7 @@ from moa.errors import ConfigError
 from moa.graphs.fields import FromFile, Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
 from moa.handoffs import Frozen, Reply
+from moa.rows import typed
 
 _BY_WORDS = "items are found by words alone"
 _RECENT = 5
@@ -303,27 +302,6 @@ def items_of(file: Path) -> list[Item]:
     Raises:
         ConfigError: the file isn't there, is of another kind, or a row of it is no item.
     """
-    kinds = {".jsonl": _jsonl, ".csv": _csv}
-    if file.suffix.lower() not in kinds:
+    if file.suffix.lower() not in (".jsonl", ".csv"):
         raise ConfigError(f"{file} is no catalogue: give a .jsonl or a .csv file")
-    items: list[Item] = []
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            for number, row in kinds[file.suffix.lower()](opened):
-                try:
-                    items.append(Item.model_validate(row))
-                except ValidationError as error:
-                    raise ConfigError(f"{file}, row {number} is no item: {said(error)}") from error
-    except OSError as error:
-        raise ConfigError(f"{file} can't be read: {error.strerror}") from error
-    except (csv.Error, ValueError) as error:
-        raise ConfigError(f"{file} is broken: {error}") from error
-    return items
-
-
-def _jsonl(lines: Iterator[str]) -> Iterator[tuple[int, object]]:
-    return ((n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip())
-
-
-def _csv(lines: Iterator[str]) -> Iterator[tuple[int, object]]:
-    return enumerate(csv.DictReader(lines), 2)
+    return [item for _, item in typed(file, Item)]

@@ -56,11 +56,9 @@ class Critic(Agent[Draft, Critique]):
         return "\n\n".join((block(request.request, "Request"), block(request.text, "Draft")))
 
 
-class Criticised(Frozen):
+class Criticised(Draft):
     """A draft, the request that it answers, and its faults."""
 
-    request: str
-    text: str
     faults: tuple[str, ...]
 
 

@@ -17,7 +17,6 @@ from moa.context import RunContext, counted, quiet
 from moa.documents import Passage
 from moa.documents.citations import Citation, cited, statements
 from moa.documents.claims import Claim, Grade, checked_claims
-from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import InputError, MoaError, check_recoverable
 from moa.graphs.fields import IN_PYTHON, Large
@@ -63,12 +62,7 @@ class Findings(Frozen):
     def of(
         cls, question: str, outcomes: Sequence[tuple[str, Sourced | NotInDocuments | str]]
     ) -> Self:
-        """Number the passages of all answers together.
-
-        Args:
-            question: The whole one.
-            outcomes: Each sub-question, with its answer, or why there is none.
-        """
+        """Take each sub-question with its answer, or why it has none; number all passages."""
         numbers: dict[Passage, int] = {}
         findings: list[Finding] = []
         for asked, outcome in outcomes:
@@ -121,21 +115,6 @@ class SubQuestions(BaseModel):
     """Questions that together answer another."""
 
     questions: list[Words] = Field(min_length=1)
-
-
-class Divider(Agent[Text | str, SubQuestions]):
-    """Divides a question into some that can be answered one by one."""
-
-    tag = ""
-
-    def __init__(self, llm: Endpoint, *, max_parts: int) -> None:
-        self.output_type = at_most(SubQuestions, "questions", max_parts)
-        self.instructions = (
-            f"Split the question into at most {max_parts} simpler questions that can be looked up "
-            "one by one and together answer it. Each must make sense on its own. If the question "
-            "is simple, give it as it is. Use its language."
-        )
-        super().__init__(llm, name="divide", max_tokens=1024)
 
 
 class Conflicts(BaseModel):
@@ -224,7 +203,16 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         if self.support is None and isinstance(self.answerer, Rag):
             self.support = self.answerer.support
         self.writes = can_write(self.llm.model)
-        self.divider = Divider(self.llm, max_parts=self.max_parts)
+        self.divider = Agent(
+            self.llm,
+            f"Split the question into at most {self.max_parts} simpler questions that can be "
+            "looked up one by one and together answer it. Each must make sense on its own. If the "
+            "question is simple, give it as it is. Use its language.",
+            output=at_most(SubQuestions, "questions", self.max_parts),
+            name="divide",
+            max_tokens=1024,
+            tag="",
+        )
         self.comparer = Comparer(self.llm, name="compare", max_tokens=1024)
         self.synthesis = Synthesis(self.llm, name="report", max_tokens=self.report_tokens)
 

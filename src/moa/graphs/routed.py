@@ -116,10 +116,6 @@ class Routed(Recipe[Any, Any], recipe="routed"):
     async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
         """Answer one request; as a cascade, the result says who settled it.
 
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
-
         Raises:
             MoaError: as `answer`, or as a `Cascade` does.
         """

@@ -106,10 +106,6 @@ class Shadow(Recipe[In, Out], Generic[In, Out], recipe="shadow"):
     async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
         """Run both, and give the result of the node in use.
 
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger of the node in use; `None` starts one.
-
         Raises:
             Exception: what the node in use raises; the candidate is stopped then.
         """

@@ -25,9 +25,9 @@ from moa.documents.sentences import Length, sentences
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
-from moa.graphs.drafts import Attempt, to_length
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
+from moa.graphs.write import Attempt, to_length
 from moa.handoffs import Frozen, Reply
 
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25

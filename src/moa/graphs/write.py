@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -18,11 +19,12 @@ from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.endpoints import Endpoint
-from moa.graphs.drafts import Attempt, note_drafts, to_length
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, each_tried, told, tried
+from moa.graphs.recipe import Recipe, Sketch, each_tried, note_drafts, told, tried
 from moa.handoffs import Frozen, Reply
+from moa.node import Node
 
+A = TypeVar("A", bound="Attempt")
 WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two
 topics that were tried with a model of 1.5B they met less of the task."""
@@ -52,6 +54,18 @@ class Assignment(Frozen):
         if self.material:
             parts.append(block(self.material, "Material"))
         return "\n\n".join(parts)
+
+
+class Attempt(BaseModel):
+    """What is to be written, and at the second attempt the first draft and its fault."""
+
+    draft: str | None = None
+    fault: str | None = None
+
+    @property
+    def faulty(self) -> list[str]:
+        """Both, for a prompt."""
+        return [block(self.draft, f"Write this anew, since {self.fault}")] if self.draft else []
 
 
 class Part(BaseModel):
@@ -300,6 +314,31 @@ class SectionWriter(Agent[_SectionTask, Reply]):
             *request.faulty,
         ]
         return "\n\n".join(parts)
+
+
+async def to_length(
+    writer: Node[A, Reply], request: A, length: Length, context: RunContext, *, what: str
+) -> str:
+    """Have a text written, and anew once where it is too short; what is too long is cut.
+
+    Where the writer fails at the second attempt, the first draft stands.
+
+    Raises:
+        MoaError: it could not be written.
+    """
+    text = (await writer.run(request, context)).output.text
+    fault = length.fault(text)
+    if fault is not None and not length.too_long(text):
+        context.note("repaired", f"{what} asked again: {fault}")
+        again = request.model_copy(update={"draft": text, "fault": fault})
+        anew = await tried(writer.run(again, context), context, f"{what} was not written anew")
+        text = text if anew is None else anew.output.text
+    cut = length.cut(text)
+    if len(cut) < len(text):
+        context.note("truncated", f"{what}, by its length")
+    if (left := length.fault(cut)) is not None:
+        context.note("degraded", f"the length of {what}: {left}")
+    return cut
 
 
 def article_of(text: str, task: str) -> Article:
