@@ -104,7 +104,7 @@ def _all() -> Iterator[tuple[str, Ready]]:
         yield name, Ready(agent.does, kind(agent.make, agent.tier))
 
 
-READY: dict[str, Ready] = dict(_all())
+READY: dict[str, Ready] = dict(sorted(_all()))
 """The ready agents and graphs, by name."""
 
 
