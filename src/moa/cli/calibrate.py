@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from moa.cli import options, screen
+from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa._terminal import Console
@@ -119,7 +120,6 @@ def calibrate(
     from moa.calibration import Guarantee
     from moa.calibration.labelled import sort_out
     from moa.cli import session
-    from moa.errors import ConfigError
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelled import question_of
 
@@ -163,8 +163,6 @@ def calibrate(
 
 
 def _refuse(said: typer.Context) -> None:
-    from moa.errors import ConfigError
-
     origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN.split()}
     given = [
         f"--{name.replace('_', '-')}"

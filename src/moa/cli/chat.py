@@ -5,6 +5,7 @@ It reads lines, has them answered, shows the answers as they are written, and ob
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,12 +19,10 @@ from moa._terminal import escaped
 from moa.cli import options, screen
 from moa.cli.screen import by_node, cost_of, listed
 from moa.context import RunContext
-from moa.errors import MoaError
+from moa.errors import ConfigError, MoaError
 from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
-    import asyncio
-
     from moa.chat.graph import Chat
     from moa.chat.messages import ChatReply
     from moa.node import Result
@@ -79,12 +78,9 @@ def chat(
         moa chat --thread holidays               a conversation of its own, by name
         moa chat --persona "You are a pirate."   who answers
     """
-    import asyncio
-
     from moa.chat.messages import is_file
     from moa.cli.session import STOPPED, configured
     from moa.config.endpoints import Endpoints
-    from moa.errors import ConfigError
     from moa.graphs.loading import load_graph
 
     if not thread:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from moa.cli import options, screen
+from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -138,8 +140,6 @@ def _given(
     calibration: Path | None,
 ) -> dict[str, object]:
     """The settings that the command line gives to all designs that have them."""
-    from moa.errors import ConfigError
-
     if labels is not None:
         _check_labels(source, data, labels, calibrated=calibration is not None)
     given: dict[str, object] = {}
@@ -160,7 +160,6 @@ def _given(
 
 def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated: bool) -> None:
     from moa.config import nearest
-    from moa.errors import ConfigError
     from moa.questions import NONE_OF_THESE
 
     if calibrated or data.kind != "labels":
@@ -178,7 +177,6 @@ def _nodes(
     names: Sequence[str], endpoints: Endpoints, given: Mapping[str, object]
 ) -> dict[str, Node[Any, Any]]:
     from moa.config import nearest
-    from moa.errors import ConfigError
     from moa.graphs.loading import READY, load_graph
 
     for name in names:
@@ -197,7 +195,6 @@ def _shown(found: Comparison) -> Group:
     from rich import box
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(found.columns):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from moa.cli import options, screen
+from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.agents.classifier import Classifier
@@ -100,7 +101,6 @@ def decide(
     from moa import rows
     from moa.calibration.file import Calibration
     from moa.cli.row_runner import RowRunner
-    from moa.errors import ConfigError
 
     if calibration is None:
         way = _adapted(task, labels, examples, unlabelled, none=none)
@@ -169,8 +169,6 @@ def _adapted(
     *,
     none: bool,
 ) -> _Adapted:
-    from moa.errors import ConfigError
-
     if not task or not labels:
         missing = "--labels" if task else "--task"
         raise ConfigError(
@@ -292,7 +290,6 @@ def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]
     from moa.calibration.labelled import Labelled
     from moa.config import nearest
     from moa.endpoints import Example
-    from moa.errors import ConfigError
     from moa.questions import NONE_OF_THESE
 
     allowed = [*labels, NONE_OF_THESE] if none else labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,8 +61,6 @@ def index(
 
         moa index manuals --out manuals.index
     """
-    import asyncio
-
     from moa.documents.index import MAX_TOKENS, Index
 
     made = Index(out, max_tokens=passage_tokens or MAX_TOKENS)

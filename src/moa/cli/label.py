@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.text import Text
 
 from moa.cli import options, screen
+from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa._terminal import Console
@@ -120,7 +122,6 @@ async def _by_llm(
     context: RunContext,
 ) -> int:
     """Let the large model label each text; the exit code."""
-    from moa.errors import ConfigError
     from moa.evals.labelled import label_by_model
     from moa.graphs.single_model import single_model
 
@@ -151,8 +152,6 @@ def _by_keys(
     made: Calibration, rows: Sequence[Unlabelled], picks: Sequence[Pick], file: LabelFile
 ) -> int:
     """Show one text after another, and write the label whose key is pressed; the exit code."""
-    from moa.errors import ConfigError
-
     console = screen.err()
     keys = dict(zip(KEYS, made.labels, strict=False))
     if len(keys) < len(made.labels):
@@ -199,8 +198,6 @@ def _labelled(
 
 
 def _show(console: Console, keys: dict[str, str], text: str, where: str) -> None:
-    from rich.text import Text
-
     console.rule(where)
     console.print(text)
     console.print(Text("  ".join(f"{key} {name}" for key, name in keys.items()), "bold"))

@@ -17,6 +17,8 @@ from moa.usage import Budget, Price
 if TYPE_CHECKING:
     from moa.advisor import Quantisation
     from moa.advisor.catalogue import Model
+    from moa.config import Config
+    from moa.context import RunContext
     from moa.decisions.probe import Probe
 
 
@@ -252,33 +254,13 @@ def probe_model(
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]
     """
-    from moa.agents.deciding import costs_nothing
     from moa.cli.session import configured
-    from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.decisions.probe import LAYOUTS, probe, shipped_trials
-    from moa.endpoints.encoders import encoder_beside
+    from moa.decisions.probe import LAYOUTS
     from moa.endpoints.known import keep
 
     context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)
-
-    async def job() -> Probe:
-        async with Endpoints(configured(config)) as endpoints:
-            endpoint = endpoints.named(name)
-            if not (yes or costs_nothing(endpoint)):
-                raise ConfigError(
-                    f"{name} may cost money, and nothing was sent: {2 * len(shipped_trials())} "
-                    "requests of about 100 tokens. Run it again with --yes to go on"
-                )
-            with screen.progress() as progress:
-                return await probe(
-                    endpoint,
-                    encoder=encoder_beside(endpoint),
-                    context=context,
-                    progress=partial(progress, f"asking {endpoint.model}"),
-                )
-
-    made = asyncio.run(job())
+    made = asyncio.run(_probed(configured(config), name, context, may_cost=yes))
     rows = [
         (
             kind,
@@ -299,3 +281,26 @@ def probe_model(
         console.print(f"kept in {keep(made.found)}")
     except OSError as error:
         raise ConfigError(f"what was found can't be kept: {error}") from error
+
+
+async def _probed(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
+    """Probe an endpoint, unless it may cost money and nobody agreed."""
+    from moa.agents.deciding import costs_nothing
+    from moa.config.endpoints import Endpoints
+    from moa.decisions.probe import probe, shipped_trials
+    from moa.endpoints.encoders import encoder_beside
+
+    async with Endpoints(config) as endpoints:
+        endpoint = endpoints.named(name)
+        if not (may_cost or costs_nothing(endpoint)):
+            raise ConfigError(
+                f"{name} may cost money, and nothing was sent: {2 * len(shipped_trials())} "
+                "requests of about 100 tokens. Run it again with --yes to go on"
+            )
+        with screen.progress() as progress:
+            return await probe(
+                endpoint,
+                encoder=encoder_beside(endpoint),
+                context=context,
+                progress=partial(progress, f"asking {endpoint.model}"),
+            )

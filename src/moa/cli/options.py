@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from moa.cli import screen
+from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa._files import Existing
@@ -171,8 +172,6 @@ def how_to_go_on(out: Path | None) -> str:
 
 def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
     """Say what is done with a file that is there; both flags, or one without a file, are wrong."""
-    from moa.errors import ConfigError
-
     if resume and overwrite:
         raise ConfigError("--resume keeps what is there, and --overwrite drops it: give one")
     if out is None and (resume or overwrite):
@@ -182,8 +181,6 @@ def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
 
 def label_names(given: str) -> list[str]:
     """Read `--labels`; fewer than two, or the same twice, or an empty one, are wrong."""
-    from moa.errors import ConfigError
-
     names = [name.strip() for name in given.split(",")]
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise ConfigError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from moa.cli import options, screen
 
@@ -48,10 +50,6 @@ def up(
         moa up small --timeout-s 300
         moa up --detach && moa status
     """
-    import asyncio
-
-    from rich.text import Text
-
     from moa.cli.session import configured
     from moa.servers import planned
     from moa.vllm.servers import bring_up
@@ -82,10 +80,6 @@ def down(
     moa down small
     moa down --all                        also those of other configurations
     """
-    import asyncio
-
-    from rich.text import Text
-
     from moa.cli.session import configured
     from moa.servers import running
     from moa.vllm.servers import stop
@@ -111,10 +105,6 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         moa status
         moa status --json | jq .state
     """
-    import asyncio
-
-    from rich.text import Text
-
     from moa.cli.session import configured
     from moa.vllm.servers import Report, reports
 
@@ -148,10 +138,6 @@ def doctor(*, config: options.ConfigFile = None) -> None:
         moa doctor
         moa doctor --config other.toml
     """
-    import asyncio
-
-    from rich.text import Text
-
     from moa.cli.session import configured
     from moa.doctor import checks
 
