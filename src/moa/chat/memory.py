@@ -6,6 +6,7 @@ A summary of the first turns is written by a model, or extracted from them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Unpack
 
 from pydantic import Field
@@ -126,17 +127,8 @@ def _lines(turns: tuple[Turn, ...]) -> Iterator[str]:
 
 
 def _marked(lines: list[str], kept: set[int]) -> Iterator[str]:
-    gap = False
-    for place, line in enumerate(lines):
-        if place not in kept:
-            gap = True
-            continue
-        if gap:
-            yield LEFT_OUT
-        gap = False
-        yield line
-    if gap:
-        yield LEFT_OUT
+    for is_kept, places in groupby(range(len(lines)), kept.__contains__):
+        yield from [lines[place] for place in places] if is_kept else [LEFT_OUT]
 
 
 def _tail(line: str, tokens: int) -> str:
