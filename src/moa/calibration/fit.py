@@ -175,18 +175,7 @@ async def calibrate(
         accepting=accepting,
         uncertainty=made.uncertainty,
         full=FitRecord.of(blend(parts, task.labels)),
-        data=DataRecord(
-            rows=len(data.rows),
-            duplicates=data.duplicates,
-            fitted=int((~task.held).sum()),
-            held_out=len(task.tested),
-            labels=data.counts,
-            chosen=int((~task.drawn).sum()),
-            labelled_by=data.by,
-            learn=learn,
-            sha256=data.fingerprint,
-            languages=language_shares(spoken),
-        ),
+        data=task.record(language_shares(spoken)),
         reached=_reached(task, made.best, parts, said, bound),
         chosen=made.why,
         candidates=tuple(one.candidate for one in made.tried),
@@ -231,6 +220,21 @@ class _Task:
             if side.any():
                 parts = min(_FOLDS, len(set(cases[side])))
                 self.folds[side] = folds(cases[side].tolist(), self.labels[side], parts, seed=1)
+
+    def record(self, languages: dict[str, float]) -> DataRecord:
+        """Write down what a calibration is made from."""
+        return DataRecord(
+            rows=len(self.data.rows),
+            duplicates=self.data.duplicates,
+            fitted=int((~self.held).sum()),
+            held_out=len(self.tested),
+            labels=self.data.counts,
+            chosen=int((~self.drawn).sum()),
+            labelled_by=self.data.by,
+            learn=self.learn,
+            sha256=self.data.fingerprint,
+            languages=languages,
+        )
 
     @property
     def tested(self) -> Ints:
