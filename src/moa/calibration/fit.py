@@ -203,7 +203,8 @@ class _Task:
                 "from: give rows of other cases too"
             )
         self.data, self.names, self.guarantee = data, names, guarantee
-        self.by_label, self.learn = by_label, learn
+        self.by_label = by_label
+        self.learn: Learn = learn
         self.labels: Ints = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
         self.drawn: Bools = np.array([not row.chosen for row in data.rows])
         """Drawn at random, so that figures on them are those of texts to come."""
