@@ -281,13 +281,11 @@ def moved(reference: Counts, windows: Sequence[Counts], *, alpha: float) -> tupl
 
 def added(counts: Sequence[Counts]) -> dict[str, dict[str, int]]:
     """Add counts up."""
-    total: dict[str, dict[str, int]] = {}
+    total: dict[str, Counter[str]] = {}
     for one in counts:
         for question, known in one.items():
-            sums = total.setdefault(question, {})
-            for label, count in known.items():
-                sums[label] = sums.get(label, 0) + count
-    return total
+            total.setdefault(question, Counter()).update(known)
+    return {question: dict(sums) for question, sums in total.items()}
 
 
 def share_of(known: Mapping[str, int], label: str) -> float:

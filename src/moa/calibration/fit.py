@@ -175,18 +175,7 @@ async def calibrate(
         accepting=accepting,
         uncertainty=made.uncertainty,
         full=FitRecord.of(blend(parts, task.labels)),
-        data=DataRecord(
-            rows=len(data.rows),
-            duplicates=data.duplicates,
-            fitted=int((~task.held).sum()),
-            held_out=len(task.tested),
-            labels=data.counts,
-            chosen=int((~task.drawn).sum()),
-            labelled_by=data.by,
-            learn=learn,
-            sha256=data.fingerprint,
-            languages=language_shares(spoken),
-        ),
+        data=task.record(language_shares(spoken)),
         reached=_reached(task, made.best, parts, said, bound),
         chosen=made.why,
         candidates=tuple(one.candidate for one in made.tried),
@@ -214,7 +203,8 @@ class _Task:
                 "from: give rows of other cases too"
             )
         self.data, self.names, self.guarantee = data, names, guarantee
-        self.by_label, self.learn = by_label, learn
+        self.by_label = by_label
+        self.learn: Learn = learn
         self.labels: Ints = np.array([names.index(row.label) for row in data.rows], dtype=np.intp)
         self.drawn: Bools = np.array([not row.chosen for row in data.rows])
         """Drawn at random, so that figures on them are those of texts to come."""
@@ -231,6 +221,21 @@ class _Task:
             if side.any():
                 parts = min(_FOLDS, len(set(cases[side])))
                 self.folds[side] = folds(cases[side].tolist(), self.labels[side], parts, seed=1)
+
+    def record(self, languages: dict[str, float]) -> DataRecord:
+        """Write down what a calibration is made from."""
+        return DataRecord(
+            rows=len(self.data.rows),
+            duplicates=self.data.duplicates,
+            fitted=int((~self.held).sum()),
+            held_out=len(self.tested),
+            labels=self.data.counts,
+            chosen=int((~self.drawn).sum()),
+            labelled_by=self.data.by,
+            learn=self.learn,
+            sha256=self.data.fingerprint,
+            languages=languages,
+        )
 
     @property
     def tested(self) -> Ints:

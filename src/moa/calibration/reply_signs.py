@@ -127,9 +127,8 @@ class FinalAnswer:
 
 def final_answer(reply: str) -> FinalAnswer:
     """Find the answer that a reply ends with."""
-    mark: re.Match[str] | None = None
-    for mark in _MARK.finditer(reply):  # noqa: B007 - the last one counts
-        pass
+    marks = list(_MARK.finditer(reply))
+    mark = marks[-1] if marks else None
     before, after = (reply[: mark.start()], reply[mark.end() :]) if mark else (reply, "")
     found = numbers(after)[:1] or numbers(before)[-1:]
     return FinalAnswer(mark is not None, found[0] if found else None, before, after)

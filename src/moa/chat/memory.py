@@ -6,6 +6,8 @@ A summary of the first turns is written by a model, or extracted from them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Unpack
 
 from pydantic import Field
@@ -126,17 +128,8 @@ def _lines(turns: tuple[Turn, ...]) -> Iterator[str]:
 
 
 def _marked(lines: list[str], kept: set[int]) -> Iterator[str]:
-    gap = False
-    for place, line in enumerate(lines):
-        if place not in kept:
-            gap = True
-            continue
-        if gap:
-            yield LEFT_OUT
-        gap = False
-        yield line
-    if gap:
-        yield LEFT_OUT
+    for is_kept, places in groupby(range(len(lines)), kept.__contains__):
+        yield from [lines[place] for place in places] if is_kept else [LEFT_OUT]
 
 
 def _tail(line: str, tokens: int) -> str:
@@ -146,30 +139,20 @@ def _tail(line: str, tokens: int) -> str:
     return line
 
 
+@dataclass(slots=True)
 class Memory:
-    """Keeps what is read of a conversation within a limit.
+    """Keeps what is read of a conversation within a limit."""
 
-    Args:
-        sums_up: Makes the summary. It reads about `history_tokens` at once, and the summary so far:
-            what is more comes in batches, and of a message or reply that is longer than half of
-            that, it reads the opening and the end.
-        history_tokens: From how many tokens on the oldest turns are summed up.
-        keep_turns: The last turns before the message, which never are.
-        instead: Makes the summary of what `sums_up` refuses; `None`: an `Extract`.
-    """
-
-    def __init__(
-        self,
-        sums_up: Node[Passage, Reply],
-        *,
-        history_tokens: int,
-        keep_turns: int,
-        instead: Node[Passage, Reply] | None = None,
-    ) -> None:
-        self.sums_up = sums_up
-        self._instead = instead or Extract()
-        self.history_tokens = history_tokens
-        self.keep_turns = keep_turns
+    sums_up: Node[Passage, Reply]
+    """Makes the summary. It reads about `history_tokens` at once, and the summary so far: what is
+    more comes in batches, and of a message or reply that is longer than half of that, it reads the
+    opening and the end."""
+    history_tokens: int
+    """From how many tokens on the oldest turns are summed up."""
+    keep_turns: int
+    """The last turns before the message, which never are."""
+    instead: Node[Passage, Reply] = field(default_factory=lambda: Extract())
+    """Makes the summary of what `sums_up` refuses."""
 
     async def shortened(
         self, conversation: Conversation, context: RunContext
@@ -213,7 +196,7 @@ class Memory:
             except EndpointRejected as error:
                 if not is_refusal(error):
                     raise
-                node = self._instead
+                node = self.instead
                 context.note("degraded", f"{node.name!r} makes the summary: {error}")
                 text = (await node.run(passage, quiet(context))).output.text
         except MoaError as error:

@@ -41,18 +41,9 @@ _HEADING = re.compile(
 )
 # What a parser trips over in a broken file; pypdf's own errors are added where it is imported.
 _TRIPS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError,
+    RecursionError, TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u00ad]\n(?=[a-zß-öø-ÿ])")
 _WRAPPED = re.compile(r"(?<![.!?:;\n])\n(?=[^\W\d_A-ZÀ-ÖØ-Þ])")
 _BLANKS = re.compile(r"[^\S\n]+")

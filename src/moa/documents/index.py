@@ -112,17 +112,21 @@ class Index:
         unread = list(unlisted)
         notes: list[str] = []
         known = {file: kept.digest for file, kept in before.items() if kept.form == form}
-        writer = _Writer(self._store, form, self.max_tokens)
+        waiting: list[tuple[Document, list[Passage]]] = []
+        written = time.monotonic()
         for file, read in each_of(files, known, progress=progress):
             if isinstance(read, Unread):
                 unread.append(read)
             elif read is None:
                 found["kept"].append(file.id)
             else:
-                writer.add(read)
+                waiting.append((read, passages_of(read, max_tokens=self.max_tokens)))
+                if time.monotonic() - written > _WRITE_EVERY_S:
+                    self._store.put(waiting, form=form)
+                    waiting, written = [], time.monotonic()
                 notes += [f"{file.id}: {note}" for note in read.notes]
                 found["changed" if file.id in before else "added"].append(file.id)
-        writer.flush()
+        self._store.put(waiting, form=form)
         hidden = tuple(it.file for it in unlisted if not it.file or it.file.endswith("/"))
         gone = set(before).difference(file.id for file in files)
         removed = sorted(file for file in gone if not file.startswith(hidden))
@@ -305,24 +309,3 @@ def passages_of(document: Document, *, max_tokens: int = MAX_TOKENS) -> list[Pas
         )
         for start, text in chunks(document.text, max_tokens=max_tokens, markdown=document.markdown)
     ]
-
-
-class _Writer:
-    """Splits what was read, and writes it now and then."""
-
-    def __init__(self, store: Store, form: str, max_tokens: int) -> None:
-        self._store = store
-        self._form = form
-        self._max_tokens = max_tokens
-        self._read: list[tuple[Document, list[Passage]]] = []
-        self._written = time.monotonic()
-
-    def add(self, document: Document) -> None:
-        self._read.append((document, passages_of(document, max_tokens=self._max_tokens)))
-        if time.monotonic() - self._written > _WRITE_EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        self._store.put(self._read, form=self._form)
-        self._read = []
-        self._written = time.monotonic()

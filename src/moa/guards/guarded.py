@@ -70,7 +70,13 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         if self.name == type(self).name:
             self.name = f"guarded {self.node.name}"
         for guard in (*self.before, *self.beside, *self.after):
-            _check_fits(guard, self.name)
+            given = signature_of(guard).output
+            if not isinstance(guard, Pii) and not fits(given, Verdict):
+                raise WiringError(
+                    f"{self.name!r}: the guard {guard.name!r} gives "
+                    f"{getattr(given, '__name__', given)}, and a guard is Pii, or a node that "
+                    "gives a Verdict, such as a Filter"
+                )
         if any(isinstance(guard, Pii) for guard in self.beside):
             raise WiringError(
                 f"{self.name!r}: what masks a text can't stand beside the node, which would have "
@@ -163,15 +169,6 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
                 return blocked
         events.release()
         return cast("Out", exchange.output)
-
-
-def _check_fits(guard: Guard, name: str) -> None:
-    given = signature_of(guard).output
-    if not isinstance(guard, Pii) and not fits(given, Verdict):
-        raise WiringError(
-            f"{name!r}: the guard {guard.name!r} gives {getattr(given, '__name__', given)}, and a "
-            "guard is Pii, or a node that gives a Verdict, such as a Filter"
-        )
 
 
 async def _checked(

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from moa._async import cancel, gather, in_time
@@ -135,35 +135,28 @@ _Kept = tuple[list[int], list[tuple[int, NoteKind, str]]]
 """Who had answered, and what was told of the others."""
 
 
+@dataclass(slots=True, eq=False)
 class _Fan(Generic[Out]):
     """One fan-out. Its state belongs to one event loop."""
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        context: RunContext,
-        *,
-        timeout_s: float | None,
-        straggler_timeout_s: float,
-        quorum: int | None,
-        enough: Callable[[Sequence[Out]], bool] | None,
-    ) -> None:
-        self.names = names
-        self.context = context
-        self.timeout_s = timeout_s
-        self.straggler_timeout_s = straggler_timeout_s
-        self.quorum = quorum
-        self.enough = enough
-        self.running: dict[asyncio.Task[Drawn[Out]], int] = {}
-        self.ended: list[asyncio.Task[Drawn[Out]]] = []
-        self.turn: asyncio.Future[None] | None = None
-        """Done once a member has ended."""
-        self.contexts: dict[int, RunContext] = {}
-        self.there: dict[int, Drawn[Out]] = {}
-        self.failed: dict[int, MoaError] = {}
-        self.told: list[tuple[int, NoteKind, str]] = []
-        self.asking: list[Exception] = []
-        """Of members that ask people, so that the run stops once the others have ended."""
+    names: Sequence[str]
+    context: RunContext
+    timeout_s: float | None
+    straggler_timeout_s: float
+    quorum: int | None
+    enough: Callable[[Sequence[Out]], bool] | None
+    running: dict[asyncio.Task[Drawn[Any]], int] = field(
+        default_factory=dict[asyncio.Task[Drawn[Any]], int]
+    )
+    ended: list[asyncio.Task[Drawn[Any]]] = field(default_factory=list[asyncio.Task[Drawn[Any]]])
+    turn: asyncio.Future[None] | None = None
+    """Done once a member has ended."""
+    contexts: dict[int, RunContext] = field(default_factory=dict[int, RunContext])
+    there: dict[int, Drawn[Out]] = field(default_factory=dict[int, Drawn[Out]])
+    failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
+    told: list[tuple[int, NoteKind, str]] = field(default_factory=list[tuple[int, NoteKind, str]])
+    asking: list[Exception] = field(default_factory=list[Exception])
+    """Of members that ask people, so that the run stops once the others have ended."""
 
     @property
     def minimum(self) -> int:

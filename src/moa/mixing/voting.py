@@ -66,11 +66,8 @@ class Tally:
     @cached_property
     def counts(self) -> dict[Hashable, int]:
         """Votes by answer, most first; of equally many, the one of the first place first."""
-        found: dict[Hashable, int] = {}
-        for _, answer in self.ballots:
-            if answer is not None:
-                found[answer] = found.get(answer, 0) + 1
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        given = Counter(answer for _, answer in self.ballots if answer is not None)
+        return dict(given.most_common())
 
     @property
     def leaders(self) -> tuple[Hashable, ...]:
