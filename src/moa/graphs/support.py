@@ -15,10 +15,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode, ready
+from moa.agents.boundary import TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
-from moa.agents.filter import Filter, Verdict
+from moa.agents.filter import Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import excerpt
@@ -31,7 +31,9 @@ from moa.graphs.engine.builder import BuiltGraph, Graph
 from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import WiredRecipe
+from moa.guards import spam
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
+from moa.guards.spam import Spam
 from moa.handoffs import Dropped, Reply, Text
 from moa.questions import Choice, Score, score
 
@@ -47,8 +49,6 @@ UNWRITTEN = "replies"
 """The queue of the messages that people answer, where no model can."""
 QUARANTINE = "quarantine"
 """The queue of what looks unwanted: people look through it, and nothing in it is lost."""
-SPAM = "spam"
-"""What is stopped as spam."""
 Unwanted = Literal["spam", "injection"]
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 
@@ -226,21 +226,6 @@ OTHERS = (
 )
 """Messages that want none of it."""
 
-SPAM_EXAMPLES = (
-    ("Hello, my parcel has not come yet. Order 1182.", False),
-    ("You have won a new phone! Claim your prize here: http://prize.example", True),
-    ("Der Akku meiner Kopfhörer ist nach zwei Stunden leer.", False),
-    ("Earn 5000 dollars a week from home, no experience needed. Reply now!", True),
-    ("Merci, tout est arrivé en bon état.", False),
-    ("Your account will be closed. Confirm your password: http://login.example", True),
-    ("¿Dónde está mi pedido?", False),
-    ("Can I return the speaker I bought last week?", False),
-    ("We offer cheap followers and backlinks for your website!!!", True),
-    ("The update broke my headset and nobody answers.", False),
-    ("Meet beautiful singles tonight http://date.example", True),
-    ("届いた商品が壊れていました。", False),
-)
-"""Texts, and whether they are spam."""
 URGENCY_EXAMPLES = (
     ("Which colours are there?", "can wait"),
     ("My parcel should have come yesterday, where is it?", "today"),
@@ -281,7 +266,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """Who answers, as the writer of replies is told."""
     tone: str = "friendly, concrete, at most five sentences"
     """How, as the writer of replies is told."""
-    spam: str = SPAM
+    spam: str = spam.CRITERION
     """What is quarantined as spam."""
     injection: str = CRITERION
     """What is quarantined as an injection."""
@@ -312,7 +297,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         extract = g.add(Excerpt(most), text)
         there = text.map(is_there)
 
-        spam = g.add(spam_filter(slm, self.spam, threshold=self.threshold), extract, when=there)
+        spam = g.add(Spam(slm, criterion=self.spam, threshold=self.threshold), extract, when=there)
         injection = g.add(
             injection_filter(slm, self.injection, threshold=self.threshold), extract, when=there
         )
@@ -414,26 +399,6 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             ("spam", reading.spam),
         )
         return next(((kind, f"{kind}: {v.reason}") for kind, v in verdicts if not v.kept), None)
-
-
-@ready("spam", "Drops unwanted mass mailings", "slm")
-def spam_filter(slm: Endpoint, criterion: str = SPAM, *, threshold: float = 0.5) -> Filter:
-    """Build the filter that stops spam: by the shipped head where the criterion is the shipped one
-    and there is an encoder, else by the small model, with examples of what is and what isn't.
-    """
-    if reads_heads(slm) and criterion == SPAM:
-        from moa.decisions.heads import headed
-
-        return Filter(
-            slm,
-            criterion,
-            action="drop",
-            name="spam",
-            threshold=threshold,
-            adaptation=headed("spam"),
-        )
-    shown = SPAM_EXAMPLES if criterion == SPAM else ()
-    return Filter(slm, criterion, action="drop", name="spam", threshold=threshold, examples=shown)
 
 
 def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:
