@@ -195,7 +195,7 @@ class NodeBase(Generic[In_contra, Out_co]):
     """What every node of `moa` can do beside `run`."""
 
     def stream(
-        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> AsyncIterator[Event | Result[Out_co]]:
         """Run, and tell what happens while it happens. The result comes last.
 
@@ -211,7 +211,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         return streamed(self.run, request, context)
 
     def run_sync(
-        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Result[Out_co]:
         """Run where nothing is awaited: in a script, or in a notebook whose event loop runs.
 
@@ -231,7 +231,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         return beside(lambda: self.run(request, context))
 
     def stream_sync(
-        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Generator[Event | Result[Out_co]]:
         """As `stream`, where nothing is awaited: in a script, or in a notebook; see `run_sync`."""
         return iterated(streamed(self.run, request, context))

@@ -139,7 +139,7 @@ def _is_eager(step: NodeStep, in_the_way: set[Step]) -> bool:
 
 
 def _is_in_the_way(step: NodeStep, branch: Branch | None) -> bool:
-    """Whether a branch needs a node that several share: in some it may only stand in for another."""
+    """Whether a branch needs a node that several share: in some it may only stand in."""
     if branch is None or len(step.branches) == 1:
         return True
     assert isinstance(branch.match, MatchStep)
