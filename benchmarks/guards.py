@@ -13,15 +13,18 @@ from pathlib import Path
 
 import guards_injection
 import guards_lines
+import guards_spam
 from moa import EmbeddedEndpoint
 
-STEPS = ("injection", "lines")
+STEPS = ("injection", "spam", "lines")
 
 
 async def run(data: Path, steps: list[str], *, rows: int | None, write: bool) -> None:
     async with EmbeddedEndpoint(timeout_s=600) as slm:
         if "injection" in steps:
             await guards_injection.run(slm, data, rows=rows, writes=write)
+        if "spam" in steps:
+            await guards_spam.run(slm, data, rows=rows, writes=write)
         if "lines" in steps:
             await guards_lines.run(slm, data, rows=rows or guards_lines.ROWS, writes=write)
 

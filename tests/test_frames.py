@@ -17,7 +17,8 @@ from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
-from moa.handoffs import Reply
+from moa.graphs import Graph
+from moa.handoffs import Dropped, Reply
 from moa.testing import SimulatedEndpoint
 from moa.usage import Budget
 
@@ -121,6 +122,18 @@ def test_a_row_as_a_whole_is_what_a_node_takes(frame_of: Any) -> None:
 def test_only_the_columns_that_are_named_come_out_beside_the_error(frame_of: Any) -> None:
     found = mood().map_frame(frame_of({"text": TEXTS}), columns=["confidence", "label"])
     assert list(found.columns) == ["text", "confidence", "label", "error"]
+
+
+def test_a_graph_that_gives_one_of_two_models_has_the_columns_of_both(frame_of: Any) -> None:
+    def either(text: str) -> Reply | Dropped:
+        return Dropped(reason="too short") if len(text) < 5 else Reply(text="Thank you.")
+
+    g = Graph("desk", str)
+    graph = g.build(g.add(either, g.input))
+    found = graph.map_frame(frame_of({"body": TEXTS}), column="body")
+    assert list(found.columns) == ["body", "text", "reason", "error"]
+    with pytest.raises(ConfigError, match="the outputs have no 'reson'"):
+        graph.map_frame(frame_of({"body": TEXTS}), column="body", columns=["reson"])
 
 
 @pytest.mark.parametrize(

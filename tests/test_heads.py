@@ -11,13 +11,13 @@ from graphs.encoder import WordEncoder
 from pydantic import BaseModel
 
 import moa.decisions
-from moa import Choice, Classifier, Decider, RunContext, Sentiment, choice
+from moa import Choice, Classifier, Decider, RunContext, Sentiment, Spam, choice
 from moa.agents.deciding import DecidingAgent
 from moa.decisions import Adaptation, Correction
 from moa.decisions.heads import Head, Kernel, encode, relevance_head, sentences, shipped_heads
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.errors import ConfigError
-from moa.graphs.support import intent_of, sentiment_of, spam_filter, urgency_of
+from moa.graphs.support import intent_of, sentiment_of, urgency_of
 from moa.guards.injection import injection_filter
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import SimulatedEndpoint
@@ -197,7 +197,7 @@ def test_shipped_heads_have_as_many_options_as_their_questions() -> None:
         ("support", "intent"): intent_of(slm),
         ("support", "sentiment"): sentiment_of(slm),
         ("support", "urgency"): urgency_of(slm),
-        ("support", "spam"): spam_filter(slm),
+        ("support", "spam"): Spam(slm),
         ("support", "injection"): injection_filter(slm),
         ("sentiment", "sentiment"): Sentiment(slm),
         ("sentiment", "negative or positive"): Sentiment(slm, neutral=False),
@@ -264,6 +264,13 @@ async def test_plain_texts_have_their_feeling(text: str, feeling: str) -> None:
 
 
 @installed
+async def test_spam_is_told_by_its_head_under_any_name_but_with_examples_of_ones_own() -> None:
+    named = Spam(reading(), name="unwanted")
+    assert not (await named.run("You have won a free phone! http://prize.example")).output.kept
+    assert Spam(reading(), examples=[("Ahoy!", True)]).adaptation is None
+
+
+@installed
 @pytest.mark.parametrize(
     ("text", "spam", "injection"),
     [
@@ -276,7 +283,7 @@ async def test_yes_is_the_first_option_of_spam_and_injection(
     text: str, spam: bool, injection: bool
 ) -> None:
     slm = reading()
-    assert (await spam_filter(slm, "spam").run(text)).output.met == spam
+    assert (await Spam(slm).run(text)).output.met == spam
     assert (await injection_filter(slm).run(text)).output.met == injection
 
 

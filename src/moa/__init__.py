@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from moa.guards.guarded import Guarded
     from moa.guards.injection import Injection
     from moa.guards.pii import Pii
+    from moa.guards.spam import Spam
     from moa.handoffs import Dropped, Reply, Text
     from moa.messages import Image, Message, ToolCall
     from moa.node import Node, Result
@@ -143,6 +144,7 @@ _HOMES = {
     "Shadow": "graphs.shadow",
     "Skipped": "graphs",
     "Solve": "graphs.solve",
+    "Spam": "guards.spam",
     "Summarize": "graphs.summarize",
     "Support": "graphs.support",
     "Text": "handoffs",
@@ -230,6 +232,7 @@ __all__ = [
     "Shadow",
     "Skipped",
     "Solve",
+    "Spam",
     "Summarize",
     "Support",
     "Text",

@@ -195,7 +195,7 @@ class NodeBase(Generic[In_contra, Out_co]):
     """What every node of `moa` can do beside `run`."""
 
     def stream(
-        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> AsyncIterator[Event | Result[Out_co]]:
         """Run, and tell what happens while it happens. The result comes last.
 
@@ -211,7 +211,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         return streamed(self.run, request, context)
 
     def run_sync(
-        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Result[Out_co]:
         """Run where nothing is awaited: in a script, or in a notebook whose event loop runs.
 
@@ -231,7 +231,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         return beside(lambda: self.run(request, context))
 
     def stream_sync(
-        self: Node[In_contra, Out_co], request: In_contra, context: RunContext | None = None, /
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Generator[Event | Result[Out_co]]:
         """As `stream`, where nothing is awaited: in a script, or in a notebook; see `run_sync`."""
         return iterated(streamed(self.run, request, context))
@@ -325,8 +325,7 @@ class NodeBase(Generic[In_contra, Out_co]):
             MoaError: as `on_error` says.
         """
         given = [_cell(cell, column, i) for i, cell in enumerate(rows_of(frame, column), 1)]
-        kind: object = getattr(self, "output_type", None)
-        names = _columns(kind) if _is_model(kind) else ["output"] if kind is str else []
+        names = _names(getattr(self, "output_type", None))
         only = None if columns is None else _chosen(columns, names)
         mapped = map_rows(
             cast("Node[object, Out_co]", self),
@@ -407,6 +406,14 @@ def _cell(cell: Any, column: str | None, number: int) -> Row | Malformed:
 
 def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _names(kind: object) -> list[str]:
+    """Name what the cells of outputs of a type are called; nothing where it doesn't tell."""
+    if get_origin(kind) in (Union, UnionType):
+        members = [_names(member) for member in get_args(kind)]
+        return [*dict.fromkeys(name for one in members for name in one)] if all(members) else []
+    return _columns(kind) if _is_model(kind) else ["output"] if kind is str else []
 
 
 def _columns(kind: type[BaseModel]) -> list[str]:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from moa.errors import (
     BudgetExceeded,
@@ -535,6 +535,22 @@ class Reservation:
             return
         taken = replace(self.estimate, seconds=time.perf_counter() - self._start)
         self.settle(self._price.charge(taken) if self._price.known else taken)
+
+
+def run_context(given: RunContext | None) -> RunContext:
+    """Give the context that a node is run with, or begin one.
+
+    Raises:
+        ConfigError: something else is given, such as a budget.
+    """
+    if given is None:
+        return RunContext()
+    if not isinstance(cast("object", given), RunContext):
+        raise ConfigError(
+            f"a node is run with a RunContext, not {given!r:.80}: give "
+            "RunContext(budget=Budget(…), timeout_s=…)"
+        )
+    return given
 
 
 def quiet(context: RunContext) -> RunContext:

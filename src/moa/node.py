@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from moa._async import cancel
 from moa._text import as_html, as_text
-from moa.context import RunContext
+from moa.context import RunContext, run_context
 from moa.messages import Message
 from moa.trace import Event, Note
 from moa.usage import CostEstimate, Usage
@@ -138,7 +138,7 @@ async def streamed(
         MoaError: as `run`.
     """
     seen: asyncio.Queue[Event | None] = asyncio.Queue()
-    outer = context or RunContext()
+    outer = run_context(context)
     inner = outer.nested()
 
     def listen(event: Event) -> None:

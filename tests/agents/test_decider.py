@@ -68,6 +68,18 @@ async def test_a_classifier_takes_labels_with_what_they_mean(means: Any, label: 
     ]
 
 
+@pytest.mark.parametrize("labels", [{"card", "app"}, (word for word in ("card", "app"))])
+def test_labels_that_are_no_list_are_refused(labels: Any) -> None:
+    with pytest.raises(ConfigError, match="is no list: give a list of labels"):
+        Classifier(SimulatedEndpoint(), labels)
+
+
+def test_examples_by_text_are_refused() -> None:
+    examples: Any = {"My card": "card"}
+    with pytest.raises(ConfigError, match=r"are a list of texts and labels: items\(\)"):
+        Classifier(SimulatedEndpoint(), ["card", "app"], examples=examples)
+
+
 async def test_all_questions_go_out_in_one_request() -> None:
     endpoint = ScriptedEndpoint([SURE])
     result = await Decider(endpoint, Triage, name="triage").run("I want my money back")

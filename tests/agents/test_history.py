@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa import Agent, EndpointUnavailable, Reply, Text, TextDelta
+from moa import Agent, Budget, EndpointUnavailable, Reply, RunContext, Text, TextDelta
 from moa.agents.extractor import Extractor
 from moa.errors import CapabilityError, ConfigError, InputError
 from moa.messages import File, Image, Message, ToolCall
@@ -246,6 +246,29 @@ def test_a_stream_raises_what_its_run_does() -> None:
     agent = Agent(ScriptedEndpoint([EndpointUnavailable("off", endpoint="large")]), "Talk.")
     with pytest.raises(EndpointUnavailable, match="off"):
         list(agent.stream_sync("Hi"))
+
+
+async def test_a_context_is_given_by_its_place_or_by_its_name() -> None:
+    context = RunContext()
+    agent = Agent(SimulatedEndpoint(), "Talk.")
+    await agent.run("Hi", context)
+    await agent.run("Hi", context=context)
+    agent.run_sync("Hi", context=context)
+    list(agent.stream_sync("Hi", context=context))
+    assert context.usage.calls == 4
+
+
+@pytest.mark.parametrize("way", ["run_sync", "stream_sync"])
+def test_a_budget_in_the_place_of_a_context_says_what_to_give(way: str) -> None:
+    run: Any = getattr(Agent(SimulatedEndpoint(), "Talk."), way)
+    with pytest.raises(ConfigError, match=r"give RunContext\(budget=Budget\(…\)"):
+        list(run("Hi", Budget(calls=1)))
+
+
+def test_a_history_that_is_a_text_says_to_load_it() -> None:
+    text: Any = '[{"role": "user", "content": "I am Ada."}]'
+    with pytest.raises(InputError, match=r"the history is a text: give json\.loads"):
+        Agent(SimulatedEndpoint(), "Talk.").run_sync("Hi", history=text)
 
 
 def test_a_run_that_would_wait_for_itself_is_refused() -> None:

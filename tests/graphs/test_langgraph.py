@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
@@ -29,6 +29,7 @@ from moa.errors import (
     WiringError,
 )
 from moa.graphs import Graph, Skipped, as_langgraph, as_runnable, retry_on
+from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, NodeFinished
 from moa.usage import Budget
@@ -314,6 +315,17 @@ async def test_an_output_of_unknown_type_cannot_be_kept() -> None:
     plain: Any = graph.compiled
     assert await plain.ainvoke("x") == "x"
     with pytest.raises(WiringError, match="the type of 'unclear' is not known"):
+        graph.compile(checkpointer=InMemorySaver())
+
+
+def test_an_output_of_unknown_type_names_the_function_that_gives_it() -> None:
+    async def choose(text: str) -> Choice[Literal["a", "b"]]:
+        return Choice[Literal["a", "b"]](label="a")
+
+    g = Graph("g", str)
+    shout = g.input.map(lambda text: text.upper())
+    graph = g.build(g.match(g.add(choose, g.input), {"a": g.input, "b": shout}.__getitem__))
+    with pytest.raises(WiringError, match=r"the type of 'g/lambda\(input\)' is not known"):
         graph.compile(checkpointer=InMemorySaver())
 
 

@@ -158,6 +158,32 @@ async def test_a_match_runs_only_the_chosen_branch(text: str, ran: set[str]) -> 
     assert all("'choose' did not choose" in note.text for note in result.trace)
 
 
+async def test_what_only_stands_in_under_a_label_does_not_run_though_another_label_needs_it() -> (
+    None
+):
+    ran: list[str] = []
+
+    async def queue(text: str) -> str:
+        ran.append(text)
+        return text
+
+    g = Graph("g", str)
+
+    def branch(label: Topic | None) -> Handle[str]:
+        waiting = g.add(queue, g.input)
+        if label is Topic.CARD:
+            return waiting
+        return g.add(shout, g.input, when=g.input.map(str.islower), otherwise=waiting)
+
+    graph = g.build(g.match(g.add(choose, g.input), branch))
+    assert [(await graph.run(text)).output for text in ("loan", "card", "Loan")] == [
+        "LOAN",
+        "card",
+        "Loan",
+    ]
+    assert ran == ["card", "Loan"]
+
+
 async def test_a_failing_function_is_named_and_its_error_chained() -> None:
     async def broken(text: str) -> str:
         raise ValueError("no vowels")

@@ -332,6 +332,20 @@ def test_a_function_of_two_values_is_no_node() -> None:
     assert "the function of 'two' is given one value, but takes (a, b)" in problem(wire)
 
 
+@pytest.mark.parametrize("name", ["add_node", "add_edge", "add_conditional_edges"])
+def test_what_a_state_graph_has_says_what_stands_in_its_place(name: str) -> None:
+    with pytest.raises(
+        AttributeError, match=r"a node follows the handles it reads: write .*g\.add"
+    ):
+        getattr(Graph("g", str), name)
+
+
+def test_a_graph_whose_name_and_type_are_swapped_says_so() -> None:
+    make: Any = Graph
+    with pytest.raises(WiringError, match=r'its name first: Graph\("…", str\)'):
+        make(str, "g")
+
+
 def test_a_join_of_nothing_says_what_to_give() -> None:
     join: Any = Graph("g", str).join
     with pytest.raises(WiringError, match="give the handles that it brings together"):

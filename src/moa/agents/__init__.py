@@ -29,7 +29,7 @@ from moa.agents.tools import AnyTool, Tool, ToolCalls
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt, closed_after
 from moa.endpoints.tools import Tooled, plain
-from moa.errors import ConfigError, InvalidResponse, OutputError
+from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.handoffs import Reply
 from moa.messages import Message, files_of
 from moa.node import Result, streamed
@@ -237,7 +237,7 @@ class Agent(TypedNode[In, Out]):
             self.endpoint = Tooled(self.endpoint)
 
     async def run(
-        self, request: In, context: RunContext | None = None, /, *, history: History = ()
+        self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Result[Out]:
         """Answer one request; see `TypedNode.run`.
 
@@ -248,6 +248,8 @@ class Agent(TypedNode[In, Out]):
                 writes them. The instructions are the agent's own, and stand before it.
         """
         said = history.messages if isinstance(history, Result) else history
+        if isinstance(said, str):
+            raise InputError(f"{self.name}: the history is a text: give json.loads(…) of it")
         exchange = _Exchange(tuple(map(Message.of, said)))
         token = _EXCHANGE.set(exchange)
         try:
@@ -257,19 +259,19 @@ class Agent(TypedNode[In, Out]):
         return replace(result, messages=exchange.said)
 
     def stream(
-        self, request: In, context: RunContext | None = None, /, *, history: History = ()
+        self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> AsyncIterator[Event | Result[Out]]:
         """Run, and tell what happens while it happens. The result comes last; see `run`."""
         return streamed(partial(self.run, history=history), request, context)
 
     def run_sync(
-        self, request: In, context: RunContext | None = None, /, *, history: History = ()
+        self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Result[Out]:
         """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
         return beside(lambda: self.run(request, context, history=history))
 
     def stream_sync(
-        self, request: In, context: RunContext | None = None, /, *, history: History = ()
+        self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Generator[Event | Result[Out]]:
         """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
         return iterated(streamed(partial(self.run, history=history), request, context))

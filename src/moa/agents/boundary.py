@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa._async import in_time
 from moa.batch import NodeBase, faults_of
-from moa.context import RunContext
+from moa.context import RunContext, run_context
 from moa.endpoints import Capability, Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.errors import CapabilityError, ConfigError, InputError
@@ -119,7 +119,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
                 if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
                     setattr(cls, which, given)
 
-    async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
+    async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
         """Answer one request.
 
         Args:
@@ -134,7 +134,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
             DeadlineExceeded: the time is up.
         """
         started = time.perf_counter()
-        context = (context or RunContext()).nested(
+        context = run_context(context).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
         request = self._admitted(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Unpack, cast, overload
@@ -144,6 +144,8 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
             labels = Literal[tuple(means)] if means else str
         elif isinstance(labels, Sequence):
             words, labels = list(cast("Iterable[str]", labels)), str
+        elif isinstance(labels, Set | Iterator):
+            raise ConfigError(f"labels={labels!r:.80} is no list: give a list of labels")
         self.output_type = Choice[labels | None] if none else Choice[labels]
         asked = choice(task, labels=words, describe=describe)
         model: type[BaseModel] = create_model("Labels", label=(self.output_type, asked))

@@ -297,6 +297,10 @@ def labelled(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[E
         ConfigError: a value is that of no option.
     """
     found: list[Example] = []
+    if isinstance(pairs, Mapping):
+        raise ConfigError(
+            f"the examples of {question.name!r} are a list of texts and labels: items()"
+        )
     for text, value in pairs:
         names = [option.name for option in question.options if option.value == value]
         if not names:

@@ -40,7 +40,7 @@ MOST_READ = 30
 RARE_SD = 2.0
 """A yes is said where it is so many standard deviations likelier than to ordinary texts, most of
 which no criterion is true of (the best of a few cuts on ten criteria and a 1.5B model)."""
-_ROOM, _TOKENS = 3, 300
+_ROOM, _TOKENS = 3, 400
 """How many times the calls of a measurement a budget must have room for, and tokens of each."""
 ALIKE = 0.05
 """A model is blind to a question where its log-odds spread less than this over ordinary texts."""

@@ -182,7 +182,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             file=self.state,
         )
 
-    async def run(self, request: In, context: RunContext | None = None, /) -> Settled[Out]:
+    async def run(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
         """Ask the first tier, and the next ones while the answer is not accepted.
 
         Raises:

@@ -207,7 +207,7 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
 
         return Drawing(self)
 
-    async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
+    async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
         """Answer one request; a reply of which nothing was shown while it was written is shown.
 
         Raises:

@@ -113,7 +113,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
             )
         return table
 
-    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+    async def run(self, request: Any, /, context: RunContext | None = None) -> Result[Any]:
         """Answer one request; as a cascade, the result says who settled it.
 
         Raises:

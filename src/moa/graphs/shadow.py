@@ -103,7 +103,7 @@ class Shadow(Recipe[In, Out], Generic[In, Out], recipe="shadow"):
         self.input_type, self.output_type = signature.input(0), signature.output
         self.seen = Shadowed()
 
-    async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
+    async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
         """Run both, and give the result of the node in use.
 
         Raises:

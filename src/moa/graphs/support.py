@@ -17,10 +17,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode, ready
+from moa.agents.boundary import TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.decider import Decider
-from moa.agents.filter import Filter, Verdict
+from moa.agents.filter import Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import excerpt
@@ -33,7 +33,9 @@ from moa.graphs.engine.builder import BuiltGraph, Graph
 from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import WiredRecipe
+from moa.guards import spam
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
+from moa.guards.spam import Spam
 from moa.handoffs import Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Score, score
 
@@ -49,8 +51,6 @@ UNWRITTEN = "replies"
 """The queue of the messages that people answer, where no model can."""
 QUARANTINE = "quarantine"
 """The queue of what looks unwanted: people look through it, and nothing in it is lost."""
-SPAM = "spam"
-"""What is stopped as spam."""
 Unwanted = Literal["spam", "injection"]
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 
@@ -177,8 +177,6 @@ _SHIPPED = tomllib.loads(files("moa.graphs").joinpath("support.toml").read_text(
 INTENTS = {name: Intent(**intent) for name, intent in _SHIPPED["intents"].items()}
 OTHERS: tuple[str, ...] = tuple(_SHIPPED["others"])
 """Messages that want none of it."""
-SPAM_EXAMPLES: tuple[tuple[str, bool], ...] = tuple((text, spam) for text, spam in _SHIPPED["spam"])
-"""Texts, and whether they are spam."""
 URGENCY_EXAMPLES: tuple[tuple[str, str], ...] = tuple(
     (text, level) for text, level in _SHIPPED["urgency"]
 )
@@ -212,7 +210,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """Who answers, as the writer of replies is told."""
     tone: str = "friendly, concrete, at most five sentences"
     """How, as the writer of replies is told."""
-    spam: str = SPAM
+    spam: str = spam.CRITERION
     """What is quarantined as spam."""
     injection: str = CRITERION
     """What is quarantined as an injection."""
@@ -243,7 +241,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         extract = g.add(Excerpt(most), text)
         there = text.map(is_there)
 
-        spam = g.add(spam_filter(slm, self.spam, threshold=self.threshold), extract, when=there)
+        spam = g.add(Spam(slm, criterion=self.spam, threshold=self.threshold), extract, when=there)
         injection = g.add(
             injection_filter(slm, self.injection, threshold=self.threshold), extract, when=there
         )
@@ -334,24 +332,6 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             if not verdict.kept:
                 return kind, f"{kind}: {verdict.reason}"
         return None
-
-
-@ready("spam", "Drops unwanted mass mailings", "slm")
-def spam_filter(slm: Endpoint, criterion: str = SPAM, *, threshold: float = 0.5) -> Filter:
-    """Build the filter that stops spam: by the shipped head where the criterion is the shipped one
-    and there is an encoder, else by the small model, with examples of what is and what isn't.
-    """
-    shipped = criterion == SPAM
-    head = _head(slm, "spam", shipped=shipped)
-    return Filter(
-        slm,
-        criterion,
-        action="drop",
-        name="spam",
-        threshold=threshold,
-        examples=SPAM_EXAMPLES if shipped and head is None else (),
-        adaptation=head,
-    )
 
 
 def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:

@@ -260,7 +260,7 @@ class Router(_Written):
         return "strong" if gain >= self.threshold else "weak"
 
     async def run(
-        self, request: Case | str, context: RunContext | None = None, /
+        self, request: Case | str, /, context: RunContext | None = None
     ) -> Result[Choice]:
         """Choose a model for a request; no model is asked for it.
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
 from moa.batch import NodeBase
-from moa.context import RunContext
+from moa.context import RunContext, run_context
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.handles import (
     Branch,
@@ -59,6 +59,12 @@ H = TypeVar("H")
 
 Work = Node[T, U] | Callable[[T], Awaitable[U]]
 """A node, or an asynchronous function of one argument that stands for one."""
+_OF_LANGGRAPH = {
+    "add_node": "node = g.add(function, source)",
+    "add_edge": "node = g.add(function, source)",
+    "add_conditional_edges": "g.add(…, when=…, otherwise=…), or g.match(choice, branch)",
+}
+"""What a `StateGraph` has, and what stands in its place."""
 Condition = Handle[bool] | Handle[bool | Skipped]
 
 
@@ -72,6 +78,9 @@ class Graph(Generic[In]):
         name: Shown in traces, errors and drawings.
         input_type: Type of the request.
 
+    Raises:
+        WiringError: the name is none.
+
     Examples:
         >>> small = SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.1}})
         >>> large = ScriptedEndpoint(["It comes on Friday."])
@@ -84,6 +93,8 @@ class Graph(Generic[In]):
     """
 
     def __init__(self, name: str, input_type: type[In]) -> None:
+        if not isinstance(cast("object", name), str):
+            raise WiringError(f'a graph takes its name first: Graph("…", {name_of(name)})')
         self.name = name
         self.input: Handle[In] = Handle(InputStep(graph=self, name="input", type=input_type))
         self._nodes: list[NodeStep] = []
@@ -476,6 +487,11 @@ class Graph(Generic[In]):
     if not TYPE_CHECKING:  # a type checker finds these by itself
 
         def __getattr__(self, name: str) -> NoReturn:
+            if name in _OF_LANGGRAPH:
+                raise AttributeError(
+                    f"Graph has no {name!r}, as a node follows the handles it reads: write "
+                    f"{_OF_LANGGRAPH[name]}"
+                )
             if name.startswith("_") or not hasattr(BuiltGraph, name):
                 raise AttributeError(f"Graph has no attribute {name!r}")
             raise AttributeError(
@@ -533,7 +549,7 @@ class BuiltGraph(Runs[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         self.input_type: Any = plan.steps[0].type
         self.output_type: Any = plan.steps[plan.output].type
 
-    async def run(self, request: In_contra, context: RunContext | None = None, /) -> Result[Out_co]:
+    async def run(self, request: In_contra, /, context: RunContext | None = None) -> Result[Out_co]:
         """Run every node that the answer to `request` needs.
 
         Args:
@@ -547,7 +563,7 @@ class BuiltGraph(Runs[In_contra, Out_co], NodeBase[In_contra, Out_co]):
             DeadlineExceeded: the time of the context is up.
             MoaError: the first that a node raised. All nodes beside it are cancelled.
         """
-        own = (context or RunContext()).nested(self.name)
+        own = run_context(context).nested(self.name)
         start = time.perf_counter()
         self._admit(request)
         if self.plan.asks is not None and not is_kept(own):

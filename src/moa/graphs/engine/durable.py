@@ -41,9 +41,9 @@ from pydantic import BaseModel
 from moa.context import RunContext
 from moa.errors import NotResumable, WiringError
 from moa.graphs.engine.bridges import Told, context_in
-from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.handles import FunctionStep, MatchStep, NodeStep
 from moa.graphs.engine.plan import Plan
-from moa.graphs.engine.types import JsonForm, is_known
+from moa.graphs.engine.types import JsonForm, is_known, name_of
 from moa.journal import Journal, Place, interrupts_of, not_resumable
 from moa.node import Node
 
@@ -178,7 +178,7 @@ def compiled(
     if kept:
         _check(node)
     given = _form(takes, owner="input", kept=kept)
-    answer = _form(gives, owner=node.name, kept=kept)
+    answer = _form(gives, owner=_giver(node), kept=kept)
 
     async def entry(request: Any, runtime: Runtime[Any], *, now: bool = False) -> Any:
         context = context_in(runtime.context) or RunContext()
@@ -209,6 +209,18 @@ def compiled(
     channels[START] = JsonInput(given)
     channels[END] = JsonOutput(answer, END)
     return made
+
+
+def _giver(node: Node[Any, Any]) -> str:
+    """Name who gives the output of a node: of a graph a step in it, where its type is not known."""
+    plan = getattr(node, "plan", None)
+    if not isinstance(plan, Plan) or is_known(plan.steps[plan.output].type):
+        return node.name
+    step = plan.steps[plan.output]
+    while isinstance(step, MatchStep):
+        step = next(case for case in step.cases.values() if not is_known(case.type))
+    unnamed = isinstance(step, FunctionStep) and name_of(step.function) == "<lambda>"
+    return f"{node.name}/{f'lambda({step.name})' if unnamed else step.name}"
 
 
 def _drawn(node: object) -> Graph:

@@ -93,7 +93,8 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
         else:
             tentative |= _closure([step], lambda one: (*one.needs, *one.may_need)) - certain
             for branch in step.branches:
-                eager.setdefault(_chosen_by(branch), []).append(places[step])
+                if step.eager or _is_in_the_way(step, branch):
+                    eager.setdefault(_chosen_by(branch), []).append(places[step])
     return Plan(
         name=name,
         steps=steps,
@@ -135,6 +136,14 @@ def _is_eager(step: NodeStep, in_the_way: set[Step]) -> bool:
     if step.eager is not None:
         return step.eager
     return step in in_the_way and not is_dear(step.node)
+
+
+def _is_in_the_way(step: NodeStep, branch: Branch | None) -> bool:
+    """Whether a branch needs a node that several share: in some it may only stand in."""
+    if branch is None or len(step.branches) == 1:
+        return True
+    assert isinstance(branch.match, MatchStep)
+    return step in _closure([branch.match.cases[branch.label]], _needs_unless_skipped)
 
 
 def is_dear(node: object) -> bool:

@@ -359,7 +359,7 @@ class Runs(ABC, Generic[In_contra, Out_co]):
     output_type: Any
 
     @abstractmethod
-    async def run(self, request: In_contra, context: RunContext | None = None, /) -> Result[Out_co]:
+    async def run(self, request: In_contra, /, context: RunContext | None = None) -> Result[Out_co]:
         """Answer one request."""
 
     def compile(

@@ -1,0 +1,83 @@
+"""Spam: stops unwanted mass mailings, by a head that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+from moa.agents.boundary import Limits, ready
+from moa.agents.filter import Filter
+from moa.decisions import Adaptation
+from moa.endpoints import Endpoint
+from moa.endpoints.encoders import reads_heads
+
+CRITERION = "spam"
+EXAMPLES = (
+    ("Hello, my parcel has not come yet. Order 1182.", False),
+    ("You have won a new phone! Claim your prize here: http://prize.example", True),
+    ("Der Akku meiner Kopfhörer ist nach zwei Stunden leer.", False),
+    ("Earn 5000 dollars a week from home, no experience needed. Reply now!", True),
+    ("Merci, tout est arrivé en bon état.", False),
+    ("Your account will be closed. Confirm your password: http://login.example", True),
+    ("¿Dónde está mi pedido?", False),
+    ("Can I return the speaker I bought last week?", False),
+    ("We offer cheap followers and backlinks for your website!!!", True),
+    ("The update broke my headset and nobody answers.", False),
+    ("Meet beautiful singles tonight http://date.example", True),
+    ("届いた商品が壊れていました。", False),
+)
+"""Texts, and whether they are spam."""
+
+
+@ready("spam", "Drops unwanted mass mailings", "slm")
+class Spam(Filter):
+    """Stops unwanted mass mailings: a filter whose criterion is fitted already.
+
+    The shipped head decides, where the encoder stands beside the endpoint, and the endpoint isn't
+    asked; else the endpoint decides, shown examples of what is spam and what isn't.
+
+    Args:
+        slm: Decides where there is no encoder.
+        criterion: What is stopped, as `Filter` takes it; with words of your own neither the head
+            nor its examples count.
+        threshold: Probability from which on a text is stopped.
+        examples: Texts, and whether they are spam, in the place of the head: see `Filter`.
+        limits: See `Limits`.
+
+    Raises:
+        CapabilityError: the endpoint can't decide.
+        ConfigError: the criterion is empty, or the threshold is not between 0 and 1.
+
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda text: {"spam": {"yes": 0.9 * ("WIN" in text)}})
+        >>> [Spam(small).run_sync(text).output.kept for text in ("WIN a cruise!", "See you.")]
+        [False, True]
+    """
+
+    def __init__(
+        self,
+        slm: Endpoint | str,
+        *,
+        criterion: str = CRITERION,
+        threshold: float = 0.5,
+        examples: Sequence[tuple[str, bool]] | None = None,
+        **limits: Unpack[Limits],
+    ) -> None:
+        name = limits.get("name") or "spam"
+        limits["name"] = name
+        adaptation: Adaptation | None = None
+        if examples is None:
+            examples = EXAMPLES if criterion == CRITERION else ()
+            if criterion == CRITERION and reads_heads(slm):
+                from moa.decisions.heads import headed
+
+                examples, adaptation = (), headed("spam", asked_as=name)
+        super().__init__(
+            slm,
+            criterion,
+            action="drop",
+            threshold=threshold,
+            examples=examples,
+            adaptation=adaptation,
+            **limits,
+        )
