@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from moa.batch import Item, NodeBase, Row, map_rows
 from moa.config import Config, load
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
-from moa.errors import ConfigError, MissingDependency, MoaError
+from moa.errors import ConfigError, MissingDependency, MoaError, NodeError
 from moa.graphs.loading import load_graph
 from moa.node import Node, Result
 from moa.rows import line, plain
@@ -48,6 +48,8 @@ _LEASE_S = 15.0
 """Seconds without a report after which a worker is taken to be dead, and its share to be spent."""
 _WAIT_S = 0.2
 _CONNECT_S = 5.0
+_MAX_DEATHS = 3
+"""Workers that may die with a row in their hands; then it fails."""
 _ROWS_OF_A_WORKER = 32
 """Rows in flight that one process looks after before there is another one on its machine."""
 
@@ -93,7 +95,7 @@ def map_dataset(
         raise ConfigError(f"{workers=}, {max_concurrency=} and {batch_size=} must be at least 1")
     ray, made_of = _ray(), _made_of(graph, config)
     limits = _limits(budget or Budget())
-    ledger = ray.remote(Ledger).options(num_cpus=0).remote(limits, workers)
+    ledger = _ledger(ray, limits, workers)
     rows = dataset.repartition(target_num_rows_per_block=batch_size, strict=True).map_batches(
         cast("Any", _Worker),
         fn_constructor_args=(*made_of, tuple(limits), ledger, max_concurrency),
@@ -156,37 +158,70 @@ class RayNode(NodeBase[Any, Any]):
         wanted = max(machines, -(-max_concurrency // _ROWS_OF_A_WORKER))
         self.workers = max(1, min(wanted, most))
         limits = _limits(budget or Budget())
-        ledger = ray.remote(Ledger).options(num_cpus=0).remote(limits, self.workers)
+        ledger = _ledger(ray, limits, self.workers)
         worker = ray.remote(_Worker).options(
             num_cpus=0.5,
             scheduling_strategy="SPREAD",
             max_concurrency=max_concurrency,
             max_restarts=-1,
-            max_task_retries=3,  # a row that kills its worker fails in the end
         )
-        self._workers: list[tuple[Any, set[object]]] = [
-            (worker.remote(*made_of, tuple(limits), ledger, max_concurrency), set())
+        self._lost: Any = ray.exceptions.RayActorError
+        self._workers = [
+            _Remote(worker.remote(*made_of, tuple(limits), ledger, max_concurrency))
             for _ in range(self.workers)
         ]
 
     async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
-        """See `Node.run`; what it spent there is counted here too."""
+        """See `Node.run`; what it spent there is counted here too.
+
+        Where its worker dies another one runs it, unless that has happened too often.
+        """
         context = context or RunContext()
-        worker, running = min(self._workers, key=lambda one: len(one[1]))
-        run = worker.run.remote(request)
-        running.add(run)
-        try:
-            item: Item[Any] = await run
-        except asyncio.CancelledError:
-            _ray().cancel(run)
-            raise
-        finally:
-            running.discard(run)
+        deaths = 0
+        while True:
+            worker = min(self._workers, key=lambda one: (one.is_away, one.running))
+            was_away = worker.is_away
+            try:
+                item = await self._run(worker, request)
+            except self._lost as error:
+                deaths += not was_away
+                if deaths > _MAX_DEATHS:
+                    raise NodeError(self.name, error) from error
+                worker.away_until = time.monotonic() + _LEASE_S
+                await asyncio.sleep(_WAIT_S)
+            else:
+                break
         context.recall("", item.usage, item.trace)
         if item.error is not None:
             raise item.error
         assert item.result is not None, "an item without an error has a result"
         return item.result
+
+    @staticmethod
+    async def _run(worker: _Remote, request: Any) -> Item[Any]:
+        run = worker.actor.run.remote(request)
+        worker.running += 1
+        try:
+            return await run
+        except asyncio.CancelledError:
+            _ray().cancel(run)
+            raise
+        finally:
+            worker.running -= 1
+
+
+@dataclass(slots=True)
+class _Remote:
+    """A worker as it is seen from here."""
+
+    actor: Any
+    running: int = 0
+    away_until: float = 0.0
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it was lost a short while ago: Ray starts it again where there is room."""
+        return time.monotonic() < self.away_until
 
 
 def connect(address: str) -> None:
@@ -271,6 +306,17 @@ class Ledger:
     def usage(self) -> Usage:
         """What was spent, as far as it was reported."""
         return sum(self._spent.values(), Usage())
+
+
+def _ledger(ray: Any, limits: Limits, workers: int) -> Any:
+    """Start a ledger where the driver is, so that no other machine takes it along when it dies.
+
+    Softly Ray puts it anywhere, as it asks for no processor.
+    """
+    affine: Any = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    here = affine(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": f"moa-ledger-{uuid4().hex}", "num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(Ledger).options(**options).remote(limits, workers)
 
 
 class _Worker:
