@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,7 @@ def ray() -> Iterator[Any]:
 
 def quiet(ray: Any) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray.data
-
+    import_module("ray.data")
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
@@ -278,11 +278,11 @@ def test_a_job_and_ray_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> N
 def cluster() -> Generator[tuple[Any, Any]]:
     """Three nodes on this machine; give Ray, and what kills the last one."""
     ray = pytest.importorskip("ray", reason='needs Ray: pip install "mixture-of-agents[ray]"')
-    from ray.cluster_utils import Cluster
-
     ray.shutdown()
     quiet(ray)
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    nodes = import_module("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2}
+    )
     try:
         nodes.add_node(num_cpus=2)
         last = nodes.add_node(num_cpus=2)

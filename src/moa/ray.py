@@ -322,6 +322,8 @@ def _ledger(ray: Any, limits: Limits, workers: int) -> Any:
 class _Worker:
     """One process: its graph, and its share of the budget."""
 
+    _loop: asyncio.AbstractEventLoop | None = None
+
     def __init__(
         self,
         graph: Build,
@@ -340,7 +342,6 @@ class _Worker:
         me = ref(self)  # a circle would keep `__del__` from its time
         if limited:
             self._context.more = lambda lacking: cast("_Worker", me())._ask_for_more(lacking)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._at_work = 0
         self._asking = asyncio.Lock()
         self._reporting: list[asyncio.Future[None]] = []
