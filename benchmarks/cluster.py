@@ -1,7 +1,7 @@
 """How fast rows go through a graph on Ray, beside `map`: `python benchmarks/cluster.py`.
 
 The nodes of the cluster are processes of this machine, and the model is `mock_server.py`, which
-answers after 200 ms: so rows wait for the model and not for a core, and what is seen is what Ray
+answers after a second: so rows wait for the model and not for a core, and what is seen is what Ray
 and `moa.ray` themselves cost. Needs the extra `ray`.
 """
 
@@ -22,7 +22,7 @@ from moa.ray import map_dataset
 from overhead import Process
 from report import table
 
-LATENCY_S = 0.2
+LATENCY_S = 1.0
 AT_ONCE = 8
 """Rows at once in a worker."""
 BATCH = 40
@@ -50,9 +50,9 @@ def on_nodes(build: Callable[[], Agent], rows: int, nodes: int) -> tuple[float, 
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     for _ in range(nodes - 1):
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=2)  # one of them to read rows
     cluster.wait_for_nodes()
     ray.init(cluster.address, log_to_driver=False, logging_level="error")
     import ray.data
@@ -75,7 +75,7 @@ def on_nodes(build: Callable[[], Agent], rows: int, nodes: int) -> tuple[float, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1200)
+    parser.add_argument("--rows", type=int, default=480)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3])
     args = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -22,7 +23,7 @@ from .conftest import CONFIG
 from .messages import messages
 from .test_restart import ALONE, lines, listener
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 
 def free_pair() -> int:
@@ -45,7 +46,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     if folder.is_dir():
         (tmp_path / small["model"]).symlink_to(folder)
     command = [sys.executable, "-m", "moa"]
-    subprocess.run([*command, "up", "--config", str(config)], check=True, timeout=800)
+    subprocess.run([*command, "up", "--config", str(config)], check=True, timeout=1500)
     yield config, port
     subprocess.run([*command, "down", "--config", str(config)], check=True, timeout=60)
 
@@ -72,18 +73,14 @@ def test_a_replica_that_is_killed_under_load_fails_no_row(
     killed_at = len(lines(out))
     server = listener(port + 1)
     os.killpg(os.getpgid(server.pid), signal.SIGKILL)
-    _, err = run.communicate(timeout=500)
+    _, err = run.communicate(timeout=900)
     found = lines(out)
     assert run.returncode == 0, err
     assert {line["id"] for line in found} == {row["id"] for row in rows}
     assert len(found) == len(rows)
     assert {line["status"] for line in found} == {"answered"}
-    moved = sum("fell back" in json.dumps(line["trace"]) for line in found)
-    asked: Counter[str] = Counter()
-    for line in found:
-        usage = line["usage"]
-        assert isinstance(usage, dict)
-        asked.update(usage["by_endpoint"])  # pyright: ignore[reportUnknownArgumentType]
+    moved = sum("to another replica" in json.dumps(line["trace"]) for line in found)
+    asked = Counter(name for line in found for name in cast("Any", line["usage"])["by_endpoint"])
     print(  # noqa: T201
         f"{len(found)} rows, none failed; one of two servers killed after {killed_at}; "
         f"{moved} rows moved to the other; rows by server: {dict(asked)}"
