@@ -46,10 +46,11 @@ class RayAlone(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give it an empty one, as Typer knows no option whose value may be left out."""
-        whole: list[str] = []
-        for word, following in zip(args, [*args[1:], "-"], strict=True):
-            alone = word == "--ray" and following.startswith("-")
-            whole.append("--ray=" if alone else word)
+        alone = [
+            word == "--ray" and (args[place : place + 1] or ["-"])[0].startswith("-")
+            for place, word in enumerate(args, start=1)
+        ]
+        whole = ["--ray=" if one else word for word, one in zip(args, alone, strict=True)]
         return super().parse_args(ctx, whole)
 
 
