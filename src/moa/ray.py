@@ -158,7 +158,8 @@ class RayNode(NodeBase[Any, Any]):
         wanted = max(machines, -(-max_concurrency // _ROWS_OF_A_WORKER))
         self.workers = max(1, min(wanted, most))
         limits = _limits(budget or Budget())
-        ledger = _ledger(ray, limits, self.workers)
+        name = f"moa-ledger-{uuid4().hex}"
+        self._ledger = _ledger(ray, limits, self.workers, name)  # it lives as long as this
         worker = ray.remote(_Worker).options(
             num_cpus=0.5,
             scheduling_strategy="SPREAD",
@@ -167,7 +168,7 @@ class RayNode(NodeBase[Any, Any]):
         )
         self._lost: Any = ray.exceptions.RayActorError
         self._workers = [
-            _Remote(worker.remote(*made_of, tuple(limits), ledger, max_concurrency))
+            _Remote(worker.remote(*made_of, tuple(limits), name, max_concurrency))
             for _ in range(self.workers)
         ]
 
@@ -308,14 +309,14 @@ class Ledger:
         return sum(self._spent.values(), Usage())
 
 
-def _ledger(ray: Any, limits: Limits, workers: int) -> Any:
+def _ledger(ray: Any, limits: Limits, workers: int, name: str | None = None) -> Any:
     """Start a ledger where the driver is, so that no other machine takes it along when it dies.
 
     Softly Ray puts it anywhere, as it asks for no processor.
     """
     affine: Any = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     here = affine(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": f"moa-ledger-{uuid4().hex}", "num_cpus": 0, "scheduling_strategy": here}
+    options = {"name": name, "num_cpus": 0, "scheduling_strategy": here}
     return ray.remote(Ledger).options(**options).remote(limits, workers)
 
 
@@ -333,7 +334,7 @@ class _Worker:
         max_concurrency: int,
     ) -> None:
         self._name = uuid4().hex  # a new one where it takes the place of one that died
-        self._ledger = ledger
+        self._ledger = _ray().get_actor(ledger) if isinstance(ledger, str) else ledger
         self._max_concurrency = max_concurrency
         self._node, reference = _built(graph, config)
         self._context = RunContext(
