@@ -88,7 +88,12 @@ def main() -> None:
     for nodes in args.nodes:
         speed, first_s = on_nodes(build, args.rows, nodes)
         found.append(
-            [f"{nodes} nodes", f"{speed:.0f}", f"{speed / best / nodes:.0%}", f"{first_s:.0f}"]
+            [
+                f"{nodes} node{'s' * (nodes > 1)}",
+                f"{speed:.0f}",
+                f"{speed / best / nodes:.0%}",
+                f"{first_s:.0f}",
+            ]
         )
         print(found[-1], flush=True)
     server.close()
