@@ -8,13 +8,13 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from moa.errors import (
     BudgetExceeded,
@@ -89,6 +89,7 @@ class RunContext:
         "journal",
         "keep_notes",
         "listener",
+        "more",
         "node",
         "parent",
         "reference",
@@ -104,7 +105,7 @@ class RunContext:
         listener: Callable[[Event], None] | None = None,
         keep_notes: bool = True,
     ) -> None:
-        self.budget: Final = budget
+        self.budget = budget
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.node = node
         self.reference = reference
@@ -115,6 +116,9 @@ class RunContext:
         """Where finished calls are kept, of a run that can be resumed."""
         self.charged: Mapping[str, Usage] = _NOTHING_CHARGED
         """What runs that can be resumed have spent here, by the key of each call."""
+        self.more: Callable[[Callable[[], Budget | None]], Awaitable[bool]] | None = None
+        """Asked before a call is refused, where `budget` is a share of a larger one. It is given
+        what tells how much the limits lack, and says whether it is worth looking again."""
         self._limited: tuple[RunContext, ...] = () if budget is UNLIMITED else (self,)
         """The levels with a budget, from this one up: they alone keep what is set aside."""
         self._lock = threading.Lock()
@@ -366,6 +370,8 @@ class RunContext:
         try:
             while True:
                 left_s = self.remaining_s()
+                if await self._given_more(part.tier, estimate):
+                    continue
                 waiter.turn.clear()
                 with self._lock:
                     reservation = self._tried(waiter, part, estimate, price, cuttable=cuttable)
@@ -379,6 +385,21 @@ class RunContext:
                 self._leave_queue(waiter)
                 for call in waiter.around:
                     call.waits -= 1
+
+    async def _given_more(self, tier: Tier, estimate: Amount) -> bool:
+        """Ask for more where a budget is a share; whether it is worth looking again."""
+        for level in self._limited:
+
+            def lacking(level: RunContext = level) -> Budget | None:
+                with self._lock:
+                    calls = dict(level._calls)
+                    calls[tier] = calls.get(tier, 0) + estimate.calls
+                    used = sum(level._spent.values(), level._held + estimate)
+                    return level.budget.lacking(used, calls)
+
+            if level.more is not None and lacking() is not None:
+                return await level.more(lacking)
+        return False
 
     def _tried(
         self, waiter: _Waiter, part: Part, estimate: Amount, price: Price, *, cuttable: bool

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from moa.usage import Usage
@@ -61,6 +61,14 @@ class MoaError(Exception):
 
     A refused key counts here as a node that is down: the large one answers, and the trace says why.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it come from another process as it is: `__init__` takes other arguments than it."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[MoaError], args: tuple[Any, ...]) -> MoaError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(MoaError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from moa._text import as_html, as_text
 
@@ -329,7 +329,25 @@ class Budget:
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
         """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
-        checks: tuple[tuple[str, Decimal | float, Decimal | float | None], ...] = (
+        for name, value, limit in self._checks(used, calls_by_tier):
+            if limit is not None and value > limit:
+                return f"{name}={value} of {limit}"
+        return None
+
+    def lacking(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> Budget | None:
+        """Give by how much `used` is over each limit that it is over; `None`: it is over none."""
+        over: dict[str, Any] = {
+            name: value - limit
+            for name, value, limit in self._checks(used, calls_by_tier)
+            if limit is not None and value > limit
+        }
+        return Budget(**over) if over else None
+
+    def _checks(
+        self, used: Amount, calls_by_tier: Mapping[Tier, int]
+    ) -> tuple[tuple[str, Any, Any], ...]:
+        """Give the name of each limit, what is used of it, and the limit."""
+        return (
             ("calls", used.calls, self.calls),
             ("slm_calls", calls_by_tier.get("slm", 0), self.slm_calls),
             ("llm_calls", calls_by_tier.get("llm", 0), self.llm_calls),
@@ -338,10 +356,6 @@ class Budget:
             ("joules", used.joules, self.joules),
             ("tool_calls", used.tool_calls, self.tool_calls),
         )
-        for name, value, limit in checks:
-            if limit is not None and value > limit:
-                return f"{name}={value} of {limit}"
-        return None
 
     def after(self, spent: Usage) -> Budget:
         """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from moa.cli import (
     calibrate,
@@ -39,6 +39,19 @@ class Headed(TyperGroup):
         for heading, rows in under.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
+
+
+class RayAlone(TyperCommand):
+    """A command whose `--ray` may stand without an address, before another option or at the end."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give it an empty one, as Typer knows no option whose value may be left out."""
+        alone = [
+            word == "--ray" and (args[place : place + 1] or ["-"])[0].startswith("-")
+            for place, word in enumerate(args, start=1)
+        ]
+        whole = ["--ray=" if one else word for word, one in zip(args, alone, strict=True)]
+        return super().parse_args(ctx, whole)
 
 
 def _typer(**options: Any) -> typer.Typer:
@@ -84,7 +97,10 @@ def _add(
     name: str | None = None,
     heading: str | None = None,
 ) -> None:
-    to.command(name or command.__name__, rich_help_panel=heading, **_taught(command))(command)
+    kind = RayAlone if command is run.run else None
+    to.command(name or command.__name__, cls=kind, rich_help_panel=heading, **_taught(command))(
+        command
+    )
 
 
 def _taught(command: Callable[..., None]) -> dict[str, Any]:

@@ -57,6 +57,15 @@ JobStore = Annotated[
         "several processes share; or postgresql://…#NAME.",
     ),
 ]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Run on the Ray cluster at ADDRESS, such as 10.0.0.1:6379; without one at "
+        "$RAY_ADDRESS, else on one that is started on this machine.",
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(

@@ -39,6 +39,7 @@ def run(
     ] = False,
     out: options.OutFile = None,
     job: options.JobStore = None,
+    ray: options.RayAddress = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     format: options.Format = None,
@@ -85,6 +86,10 @@ def run(
 
         moa run support "mails/*.parquet" --job nightly --concurrency 32
         moa job export nightly --out done.jsonl
+
+    On all machines of a Ray cluster, with 256 rows in flight:
+
+        moa run support inbox.csv --out done.jsonl --concurrency 256 --ray 10.0.0.1:6379
     """
     from moa import rows
     from moa.cli.row_runner import RowRunner
@@ -98,11 +103,18 @@ def run(
         else rows.read(source, format=format, text_column=text_column, else_do=hint)
     )
     piped = source == rows.STDIN and not text
+    if ray is not None:
+        _join(ray, job)
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[AnyNode, Asked]:
-        del context
         node = load_graph(graph, endpoints)
-        return node, asked_by(node)
+        if ray is None:
+            return node, asked_by(node)
+        from moa.ray import RayNode
+
+        budget, most = context.budget, concurrency
+        there = RayNode(node, graph, endpoints.config, max_concurrency=most, budget=budget)
+        return there, frozenset()
 
     runner = RowRunner(
         rows.line,
@@ -144,6 +156,23 @@ def _given(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
             f"what is {graph!r} to run on? Give INPUT, a .jsonl, .csv or .txt file{hint}"
         )
     return source
+
+
+def _join(address: str, job: str | None) -> None:
+    """Join a Ray cluster.
+
+    Raises:
+        ConfigError: there is none, or a job is given too.
+    """
+    from moa.errors import ConfigError
+    from moa.ray import connect
+
+    if job is not None:
+        raise ConfigError(
+            "--job and --ray both share rows out: start the same --job on each machine, or leave "
+            "out one of them"
+        )
+    connect(address)
 
 
 def demo_file() -> Path:

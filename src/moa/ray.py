@@ -1,0 +1,507 @@
+"""Ray: a graph over the rows of a Dataset or of a file on many machines, with one budget.
+
+Each worker builds its graph once. What all of them may spend stands in a ledger, an actor that
+hands out shares of the budget, so that no number of workers passes it, whichever of them dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, cast
+from uuid import uuid4
+from weakref import ref
+
+from moa._async import cancel
+from moa._files import dumped
+from moa.batch import Item, NodeBase, Row, map_rows
+from moa.config import Config, load
+from moa.config.endpoints import Endpoints
+from moa.context import Reference, RunContext
+from moa.errors import ConfigError, MissingDependency, MoaError, NodeError
+from moa.graphs.loading import load_graph
+from moa.node import Node, Result
+from moa.rows import line, plain
+from moa.usage import Budget, Usage
+
+Dataset = Any
+"""A `ray.data.Dataset`."""
+Build = str | Callable[[], Node[Any, Any]]
+"""Name of a ready graph or agent, `file.py:object`, or a function that makes a node."""
+Limits = Mapping[str, Any]
+"""Limits of a budget by name, without those that are off."""
+COLUMNS = ("id", "input", "output", "status", "error", "seconds", "usage", "trace")
+"""Of the rows that come out: the fields of a line of `moa run --out`. Those that hold more than a
+word or a number are JSON, since a column has one type."""
+_JSON = ("input", "output", "usage", "trace")
+_REPORT_S = 1.0
+"""Seconds between two reports of a worker that has rows at work."""
+_LEASE_S = 15.0
+"""Seconds without a report after which a worker is taken to be dead, and its share to be spent."""
+_WAIT_S = 0.2
+_CONNECT_S = 5.0
+_MAX_DEATHS = 3
+"""Workers that may die with a row in their hands; then it fails."""
+_ROWS_OF_A_WORKER = 32
+"""Rows in flight that one process looks after before there is another one on its machine."""
+
+
+def map_dataset(
+    dataset: Dataset,
+    graph: Build,
+    *,
+    config: Config | str | Path | None = None,
+    workers: int = 2,
+    max_concurrency: int = 8,
+    batch_size: int = 64,
+    budget: Budget | None = None,
+    num_cpus: float = 0.5,
+) -> Mapped:
+    """Run a graph on each row of a Ray Dataset.
+
+        mapped = map_dataset(ray.data.read_json("mails/"), "support", workers=8)
+        mapped.rows.write_parquet("done/")
+        print(mapped.usage())
+
+    Rows that fail are rows with an `error`, and no failed job. The batches of a worker that dies
+    are done again by another one: each row comes out once, and at most what those batches had asked
+    is paid for twice.
+
+    Args:
+        dataset: Rows with a `text`, or with the fields that the graph takes; and with an `id` that
+            tells them apart afterwards.
+        graph: What is run. A file that it names must be at the same place on each machine.
+        config: Endpoints and tables, for a `graph` by name; they are read here and sent to the
+            workers. Keys are read there, from the environment. `None`: as everywhere.
+        workers: Processes, each with a graph of its own.
+        max_concurrency: Maximum number of rows worked on at once in each.
+        batch_size: Rows that a worker takes together.
+        budget: Over all workers. Rows that it leaves no room for fail.
+        num_cpus: What Ray sets aside for a worker, which mostly waits.
+
+    Raises:
+        ConfigError: a number is not positive, or no worker can build the graph.
+        MissingDependency: Ray isn't installed.
+    """
+    if min(workers, max_concurrency, batch_size) < 1:
+        raise ConfigError(f"{workers=}, {max_concurrency=} and {batch_size=} must be at least 1")
+    ray, made_of = _ray(), _made_of(graph, config)
+    limits = _limits(budget or Budget())
+    ledger = _ledger(ray, limits, workers)
+    rows = dataset.repartition(target_num_rows_per_block=batch_size, strict=True).map_batches(
+        cast("Any", _Worker),
+        fn_constructor_args=(*made_of, tuple(limits), ledger, max_concurrency),
+        batch_size=None,  # a block, so that no more than a batch is lost with a worker
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        num_cpus=num_cpus,
+    )
+    return Mapped(rows, ledger)
+
+
+class Mapped:
+    """What comes out of `map_dataset`.
+
+    Args:
+        rows: A Dataset, which is worked on when it is read: each time, so write or `materialize` it
+            once. `COLUMNS` says what it holds.
+        ledger: Keeps what was spent.
+    """
+
+    def __init__(self, rows: Dataset, ledger: Any) -> None:
+        self.rows = rows
+        self._ledger = ledger
+
+    def usage(self) -> Usage:
+        """What all workers have spent so far, up to the last report of those that died."""
+        found: Usage = _ray().get(self._ledger.usage.remote())
+        return found
+
+
+class RayNode(NodeBase[Any, Any]):
+    """A graph whose runs are spread over workers on a Ray cluster; `moa run --ray` maps it.
+
+    Args:
+        node: The same graph, as it was built here: it says what is taken.
+        graph: See `map_dataset`, as for `config`.
+        config: Endpoints and tables.
+        max_concurrency: Maximum number of runs at once, over all workers.
+        budget: Over all workers.
+
+    Raises:
+        ConfigError: no worker can build the graph.
+        MissingDependency: Ray isn't installed.
+    """
+
+    def __init__(
+        self,
+        node: Node[Any, Any],
+        graph: Build,
+        config: Config | str | Path | None = None,
+        *,
+        max_concurrency: int = 8,
+        budget: Budget | None = None,
+    ) -> None:
+        ray, made_of = _ray(), _made_of(graph, config)
+        self.name = node.name
+        self.input_type: Any = getattr(node, "input_type", object)
+        machines = sum(one["Alive"] for one in ray.nodes())
+        most = min(int(ray.cluster_resources().get("CPU", 1)), max_concurrency)
+        wanted = max(machines, -(-max_concurrency // _ROWS_OF_A_WORKER))
+        self.workers = max(1, min(wanted, most))
+        limits = _limits(budget or Budget())
+        name = f"moa-ledger-{uuid4().hex}"
+        self._ledger = _ledger(ray, limits, self.workers, name)  # it lives as long as this
+        worker = ray.remote(_Worker).options(
+            num_cpus=0.5,
+            scheduling_strategy="SPREAD",
+            max_concurrency=max_concurrency,
+            max_restarts=-1,
+        )
+        self._lost: Any = ray.exceptions.RayActorError
+        self._workers = [
+            _Remote(worker.remote(*made_of, tuple(limits), name, max_concurrency))
+            for _ in range(self.workers)
+        ]
+
+    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+        """See `Node.run`; what it spent there is counted here too.
+
+        Where its worker dies another one runs it, unless that has happened too often.
+        """
+        context = context or RunContext()
+        deaths = 0
+        while True:
+            worker = min(self._workers, key=lambda one: (one.is_away, one.running))
+            was_away = worker.is_away
+            try:
+                item = await self._run(worker, request)
+            except self._lost as error:
+                deaths += not was_away
+                if deaths > _MAX_DEATHS:
+                    raise NodeError(self.name, error) from error
+                worker.away_until = time.monotonic() + _LEASE_S
+                await asyncio.sleep(_WAIT_S)
+            else:
+                break
+        context.recall("", item.usage, item.trace)
+        if item.error is not None:
+            raise item.error
+        assert item.result is not None, "an item without an error has a result"
+        return item.result
+
+    @staticmethod
+    async def _run(worker: _Remote, request: Any) -> Item[Any]:
+        run = worker.actor.run.remote(request)
+        worker.running += 1
+        try:
+            return await run
+        except asyncio.CancelledError:
+            _ray().cancel(run)
+            raise
+        finally:
+            worker.running -= 1
+
+
+@dataclass(slots=True)
+class _Remote:
+    """A worker as it is seen from here."""
+
+    actor: Any
+    running: int = 0
+    away_until: float = 0.0
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it was lost a short while ago: Ray starts it again where there is room."""
+        return time.monotonic() < self.away_until
+
+
+def connect(address: str) -> None:
+    """Join the Ray cluster at an address; an empty one: `$RAY_ADDRESS`, or start one here.
+
+    Raises:
+        ConfigError: there is none.
+        MissingDependency: Ray isn't installed.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        return
+    # Whoever wants to tell Ray's makers what it is used for sets it to 1.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    host, colon, port = where.removeprefix("ray://").rpartition(":")
+    try:
+        if colon:  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+        ray.init(where, log_to_driver=False, logging_level="error")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"there is no Ray cluster at {where!r} to join: {error}. Start one there by "
+            "`ray start --head`, or give --ray no address, to start one on this machine"
+        ) from error
+
+
+class Ledger:
+    """Adds up what workers spend, and hands out shares of what they may.
+
+    Args:
+        limits: Over all of them.
+        workers: How many there are.
+        clock: Tells the seconds.
+    """
+
+    def __init__(
+        self, limits: Limits, workers: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._left = dict(limits)
+        self._parts = 2 * workers
+        self._clock = clock
+        self._spent: dict[str, Usage] = {}
+        self._holders: dict[str, float] = {}
+        """When each worker that has a share last reported."""
+        self._waiting: dict[str, float] = {}
+        """When each worker that got none last asked."""
+
+    def share(self, worker: str, lacking: Limits) -> Limits | Literal["wait"] | None:
+        """Take out a share that holds what a call lacks.
+
+        Returns:
+            `wait`: others may give back what they don't need. `None`: too little is left, and none
+            of them can.
+        """
+        now = self._clock()
+        if any(self._left[name] < needed for name, needed in lacking.items()):
+            self._waiting[worker] = now
+            others = [one for one, seen in self._holders.items() if now - seen < _LEASE_S]
+            # Who waits as well gives nothing back before it has got something.
+            idle_s = 5 * _WAIT_S
+            may = any(now - self._waiting.get(one, -_LEASE_S) > idle_s for one in others)
+            return "wait" if may else None
+        self._waiting.pop(worker, None)
+        self._holders[worker] = now
+        share = {
+            name: max(lacking.get(name, 0), _part(left, self._parts))
+            for name, left in self._left.items()
+        }
+        self._left = {name: left - share[name] for name, left in self._left.items()}
+        return share
+
+    def report(self, worker: str, spent: Usage, back: Limits | None = None) -> None:
+        """Take what a worker has spent since it began, and what it has left where it is idle."""
+        self._spent[worker] = spent
+        if back is not None:
+            self._left = {name: left + back[name] for name, left in self._left.items()}
+            self._holders.pop(worker, None)
+        elif worker in self._holders:
+            self._holders[worker] = self._clock()
+
+    def usage(self) -> Usage:
+        """What was spent, as far as it was reported."""
+        return sum(self._spent.values(), Usage())
+
+
+def _ledger(ray: Any, limits: Limits, workers: int, name: str | None = None) -> Any:
+    """Start a ledger where the driver is, so that no other machine takes it along when it dies.
+
+    Softly Ray puts it anywhere, as it asks for no processor.
+    """
+    affine: Any = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    here = affine(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": name, "num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(Ledger).options(**options).remote(limits, workers)
+
+
+class _Worker:
+    """One process: its graph, and its share of the budget."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(
+        self,
+        graph: Build,
+        config: Config | None,
+        limited: Sequence[str],
+        ledger: Any,
+        max_concurrency: int,
+    ) -> None:
+        self._name = uuid4().hex  # a new one where it takes the place of one that died
+        self._ledger = _ray().get_actor(ledger) if isinstance(ledger, str) else ledger
+        self._max_concurrency = max_concurrency
+        self._node, reference = _built(graph, config)
+        self._context = RunContext(
+            budget=_budget(dict.fromkeys(limited, 0)), reference=reference, keep_notes=False
+        )
+        me = ref(self)  # a circle would keep `__del__` from its time
+        if limited:
+            self._context.more = lambda lacking: cast("_Worker", me())._ask_for_more(lacking)
+        self._at_work = 0
+        self._asking = asyncio.Lock()
+        self._reporting: list[asyncio.Future[None]] = []
+
+    def __del__(self) -> None:
+        """Close the connections, when Ray Data has done with it."""
+        if self._loop is not None and self._loop.is_running():
+            closing = self._loop.shutdown_asyncgens()
+            asyncio.run_coroutine_threadsafe(closing, self._loop).result(_WAIT_S)
+
+    async def __call__(self, batch: Any) -> Any:
+        """Run the rows of a batch; Ray Data calls it."""
+        arrow: Any = import_module("pyarrow")
+        kinds = {"seconds": arrow.float64()}
+        schema = arrow.schema([(name, kinds.get(name, arrow.string())) for name in COLUMNS])
+        rows = [_row(number, value) for number, value in enumerate(batch.to_pylist(), start=1)]
+        cells = [_cells(item) for item in await self._done(rows)]
+        return arrow.Table.from_pylist(cells, schema=schema)
+
+    async def run(self, request: object) -> Item[Any]:
+        """Run one request."""
+        (item,) = await self._done([request])
+        return replace(item, input=None)
+
+    async def _done(self, rows: Sequence[Any]) -> list[Item[Any]]:
+        most = self._max_concurrency
+        mapped = map_rows(self._node, rows, self._context, max_concurrency=most, ordered=True)
+        async with self._counted(), aclosing(mapped) as items:
+            return [item async for item in items]
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncGenerator[None]:
+        """Report while there is something at work, and give back what is left after it."""
+        self._loop = asyncio.get_running_loop()
+        self._at_work += 1
+        if not self._reporting:
+            self._reporting = [asyncio.ensure_future(self._report())]
+        try:
+            yield
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                # All at once, as the next may begin while this waits.
+                reporting, self._reporting = self._reporting, []
+                spent, held = self._context.usage, self._context.budget
+                back = _limits(held.after(spent))
+                self._grow({name: -left for name, left in back.items()})
+                reported = self._ledger.report.remote(self._name, spent, back)
+                await cancel(reporting)
+                await reported
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            await self._ledger.report.remote(self._name, self._context.usage)
+
+    async def _ask_for_more(self, lacking: Callable[[], Budget | None]) -> bool:
+        async with self._asking:  # what the first one got may do for all
+            needed = lacking()
+            if needed is None:
+                return True
+            share = await self._ledger.share.remote(self._name, _limits(needed))
+            if share == "wait":
+                await asyncio.sleep(_WAIT_S)
+            elif share is not None:
+                self._grow(share)
+            return share is not None
+
+    def _grow(self, share: Limits) -> None:
+        held = _limits(self._context.budget)
+        self._context.budget = _budget({name: held[name] + part for name, part in share.items()})
+
+
+def _limits(budget: Budget) -> Limits:
+    given = ((one.name, getattr(budget, one.name)) for one in fields(budget))
+    return {
+        name: Decimal(str(limit)) if name == "cost" else limit
+        for name, limit in given
+        if limit is not None
+    }
+
+
+def _budget(limits: Limits) -> Budget:
+    return Budget(**limits)
+
+
+def _part(left: Any, parts: int) -> Any:
+    return min(left, max(1, left // parts)) if isinstance(left, int) else left / parts
+
+
+def _built(graph: Build, config: Config | None) -> tuple[Node[Any, Any], Reference | None]:
+    if not isinstance(graph, str):
+        return graph(), None
+    endpoints = Endpoints(config)
+    return load_graph(graph, endpoints), endpoints.reference
+
+
+def _tried(graph: Build, config: Config | None) -> str | None:
+    """Say why the graph can't be built on this machine; `None`: it can."""
+    try:
+        _built(graph, config)
+    except MoaError as error:
+        return str(error)
+    return None
+
+
+def _made_of(graph: Build, config: Config | str | Path | None) -> tuple[Build, Config | None]:
+    """Give what workers build their graphs of, once one of them has tried to.
+
+    Raises:
+        ConfigError: it can't be sent to it, or the graph can't be built there.
+    """
+    ray = _ray()
+    if callable(getattr(graph, "run", None)):
+        raise ConfigError(
+            "a graph holds connections, and can't be sent to workers: give its name, "
+            "'file.py:object', or a function that makes it"
+        )
+    loaded: Config | None = None
+    if isinstance(graph, str):
+        file, colon, name = graph.rpartition(":")
+        graph = f"{Path(file).absolute()}:{name}" if colon and file.endswith(".py") else graph
+        loaded = config if isinstance(config, Config) else load(config)
+    try:
+        said = ray.get(ray.remote(_tried).options(num_cpus=0).remote(graph, loaded))
+    except (TypeError, ray.exceptions.RayError) as error:
+        cause = getattr(error, "cause", None) or error
+        (last, *_) = str(cause).strip().splitlines()[-1:] or [""]
+        raise ConfigError(
+            f"the graph can't be sent to a worker, or be built there: {type(cause).__name__}: "
+            f"{last}. Each machine needs the same packages and modules; give what makes the graph "
+            "as 'file.py:object', or as a function that holds no connections and no locks"
+        ) from error
+    if said is not None:
+        raise ConfigError(f"the graph can't be built on a worker: {said}")
+    return graph, loaded
+
+
+def _row(number: int, value: dict[str, Any]) -> Row:
+    if set(value) == {"item"}:  # so Ray calls the column where it is given texts alone
+        return Row(number=number, id="", value=str(value["item"]))
+    value = {name: plain(cell) for name, cell in value.items()}
+    given = value.get("id")
+    own = given if isinstance(given, str | int) and not isinstance(given, bool) else ""
+    return Row(number=number, id=own, value=value)
+
+
+def _cells(item: Item[Any]) -> dict[str, str | float | None]:
+    values = line(item)
+    values["id"] = None if item.id == "" else str(item.id)
+    return {
+        name: dumped(values[name]) if name in _JSON else cast("Any", values.get(name))
+        for name in COLUMNS
+    }
+
+
+def _ray() -> Any:
+    try:
+        import_module("ray.data")
+        return import_module("ray")
+    except ImportError as error:
+        raise MissingDependency("ray", extra="ray", purpose="to run on a cluster") from error
