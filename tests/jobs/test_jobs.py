@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Sequence
@@ -118,13 +118,24 @@ async def test_rows_that_a_budget_ends_are_due_and_done_with_a_larger_one(store:
         assert (status.rows, status.calls) == ({"done": 3}, 3)
 
 
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no process say again that it is at work, as where all are asleep."""
+
+    def stay(job: Job) -> None:
+        """Say nothing."""
+
+    monkeypatch.setattr(Job, "_stay", stay)
+
+
+@pytest.mark.usefixtures("stopped")
 async def test_leases_of_a_process_that_is_gone_run_out(store: str) -> None:
     with Job(store, graph="shout", lease_s=0.2) as first:
-        first.worker = "elsewhere|1|0|0"
+        first.worker = "elsewhere|1|0"
         first.add(texts("a"))
         left = first.left(RunContext())
         await anext(left)
-        await left.aclose()  # it renews nothing any more, and gives nothing back
+        await left.aclose()  # which gives nothing back
         with Job(store, graph="shout") as second:
             assert (await second.run(shouting())).rows == {"done": 1}
 
@@ -160,6 +171,7 @@ def item(row: Row | Malformed, status: Status, error: MoaError | None = None) ->
     return Item(number=1, id=1, input="a", key=row.key, status=status, error=error)
 
 
+@pytest.mark.usefixtures("stopped")
 async def test_a_late_failure_does_not_undo_what_another_process_has_done(store: str) -> None:
     with Job(store, graph="shout", lease_s=0.01) as late, Job(store, graph="shout") as other:
         late.add(texts("a"))
@@ -170,6 +182,7 @@ async def test_a_late_failure_does_not_undo_what_another_process_has_done(store:
         assert (late.status().rows, outputs(late)) == ({"done": 1}, ["A"])
 
 
+@pytest.mark.usefixtures("stopped")
 async def test_a_late_result_counts_where_the_row_is_not_done_yet(store: str) -> None:
     with Job(store, graph="shout", lease_s=0.01) as late, Job(store, graph="shout") as other:
         late.add(texts("a"))
@@ -181,6 +194,7 @@ async def test_a_late_result_counts_where_the_row_is_not_done_yet(store: str) ->
         assert late.status().rows == {"done": 1}
 
 
+@pytest.mark.usefixtures("stopped")
 async def test_a_process_does_not_take_its_own_row_again_when_its_lease_runs_out(
     store: str,
 ) -> None:
@@ -209,13 +223,21 @@ async def test_a_job_that_was_cancelled_is_run_again_by_the_same_one(store: str)
             assert (await job.run(shouting())).rows == {"done": 2}
 
 
+def die(job: Job) -> None:
+    """Let it be of a process of this machine that is no longer there."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    machine, _, token = job.worker.split("|")
+    job.worker = f"{machine}|{gone.pid}|{token}"
+
+
 async def test_a_row_that_kills_each_process_that_has_it_is_dead(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moa.jobs, "_MAX_DEATHS", 1)
     with Job(store, graph="shout") as killed, Job(store, graph="shout") as job:
         job.add(texts("a"))
-        killed.worker = f"{socket.gethostname()}|1|0|0"
+        die(killed)
         await held(killed)
         async with asyncio.timeout(20):
             status = await job.run(shouting())
