@@ -71,6 +71,10 @@ _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
 """What is leased: the latter where there is none of the former. With an `or` no index is used."""
 
 
+_ended: set[str] = set()
+"""Who was at work in this process, and is no longer: where the disk was full it could not say so."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobStatus:
     """How far a job is."""
@@ -183,6 +187,7 @@ class Job:
     ) -> None:
         """Give back what isn't done, and close the store."""
         self._over.set()
+        _ended.add(self.worker)
         try:
             if self._staying is not None:
                 self._staying.join()
@@ -457,7 +462,8 @@ class Job:
         for worker, until, steady in self._others():
             machine, pid, _ = worker.split("|")
             here = machine == _machine()  # where clocks may be set, and processes be looked up
-            if (steady < time.monotonic() or not _lives(int(pid))) if here else until < now:
+            late = steady < time.monotonic() if here else until < now
+            if late or worker in _ended or (here and not _lives(int(pid))):
                 self._rows("delete from moa_workers where job = ? and worker = ?", worker)
         self._rows(
             "update moa_rows set state = 'due', worker = null, deaths = deaths + 1 "
