@@ -72,7 +72,7 @@ _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
 
 
 _ended: set[str] = set()
-"""Who was at work in this process, and is no longer: where the disk was full it could not say so."""
+"""Who was at work in this process, and is no longer; where the disk was full none could say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,6 +420,10 @@ class Job:
         self._be_at_work()
         self._calls.close()
         self._give_back()  # what an earlier run of this job had in hand
+        self._rows(  # a process may have been killed when a row was done, and its calls still there
+            "delete from moa_calls where job = ? and exists (select 1 from moa_rows where "
+            "moa_rows.job = moa_calls.job and moa_rows.key = moa_calls.key and state = 'done')"
+        )
         self._free_the_dead()
 
     def _unfinished(self) -> bool:

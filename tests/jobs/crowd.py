@@ -1,7 +1,7 @@
 """A process that works on many simulated rows: `python crowd.py STORE ROWS`.
 
-STORE is a job, or a file of lines. It prints, as JSON, rows a second of processor time, and the most
-memory that it had, in MB.
+STORE is a job, or a file of lines. It prints, as JSON, rows a second of processor time, and the
+most memory that it had, in MB.
 """
 
 from __future__ import annotations

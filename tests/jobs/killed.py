@@ -1,14 +1,13 @@
 """A process that works on rows, to be killed: `python killed.py STORE URL ROWS CONCURRENCY`.
 
-Each row is three calls, the last two side by side; each call is a request to URL. STORE is a job, or
-a file of lines.
+Each row is three calls, the last two side by side; each call is a request to URL. STORE is a job,
+or a file of lines.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-
 from contextlib import aclosing
 
 from moa import Agent, Graph, OpenAIEndpoint, Reply, RunContext

@@ -193,3 +193,13 @@ async def test_a_row_is_due_where_the_budget_of_the_run_is_behind_its_error(how:
     assert fate_of(item, context) == "due"
     assert fate_of(item, RunContext()) == "failed"
     assert refused.value.spent == Usage()
+
+
+async def test_calls_that_a_killed_process_left_of_a_row_that_it_had_done_go(out: Path) -> None:
+    first = ScriptedEndpoint(["A draft."])
+    await cut_off(out, first)
+    left = kept(out).read_bytes()
+    await go(out, drafting(first, ScriptedEndpoint(["Fine."])), texts("a"))
+    kept(out).write_bytes(left)
+    assert await go(out, drafting(first, first), texts("a")) == []
+    assert list(out.parent.iterdir()) == [out]

@@ -413,7 +413,7 @@ def test_a_folder_that_can_hold_no_job_is_told(what: str, tmp_path: Path) -> Non
     else:
         folder.mkdir()
         (folder / "job.sqlite").write_text("something else" * 99)
-    with pytest.raises(ConfigError, match="the job in .*nightly can't be opened"):
+    with pytest.raises(ConfigError, match=r"the job in .*nightly can't be opened"):
         Job(folder, graph="g").__enter__()
 
 

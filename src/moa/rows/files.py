@@ -64,6 +64,7 @@ class RowFile(LineFile):
         self._in_hand: dict[str, set[int]] = {}
         """Copies of each row that are worked on, by its id and input."""
         self._all_read = False
+        self._some_failed = False
 
     def __enter__(self) -> Self:
         """Open and lock it, and read what is there."""
@@ -97,6 +98,8 @@ class RowFile(LineFile):
         """
         try:
             self._calls.close()
+            if self._all_read and not self._in_hand and not self._some_failed:
+                self._kept.empty()  # a killed process may have left calls of rows that it had done
             self._remove_replaced()
         except OSError as problem:
             raise self._unwritable(problem) from problem
@@ -171,6 +174,7 @@ class RowFile(LineFile):
             copies.discard(int(copy))
             if not copies:
                 del self._in_hand[name]
+        self._some_failed |= fate in ("due", "failed")
         self._calls.settle(key, fate)
 
     def _taken_up(self, row: Row | Malformed) -> Row | Malformed:
@@ -290,6 +294,10 @@ class _CallFile(SQLite):
             self.begin()
             self.open()
         super().many(sql, values)
+
+    def empty(self) -> None:
+        """Drop what it keeps."""
+        self.run("delete from moa_calls")
 
     def end(self) -> None:
         """Close it, and remove it where it keeps nothing."""
