@@ -15,14 +15,14 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import psutil
 
@@ -35,6 +35,7 @@ from moa.ledger import CALLS, Calls, Fate, RowJournal, fate_of, worked
 from moa.node import Node
 from moa.rows import digest_of, exported, line
 
+T = TypeVar("T")
 State = Literal["due", "leased", "done", "failed", "dead"]
 """A row that `failed` is tried again; one that is `dead` is not."""
 TRIES = 3
@@ -149,6 +150,8 @@ class Job:
         """Rows that the job holds and the last `add` lacked, where other processes work on it."""
         self._failures: dict[str, int] = {}
         """How often each row in the hands of this process has failed."""
+        self._turn = threading.Lock()
+        """Of the threads in which the database is asked: what is in hand is the same in both."""
         self._staying: threading.Thread | None = None
         """Says again and again that this process is at work."""
         self._over = threading.Event()
@@ -288,13 +291,13 @@ class Job:
             at_once: Rows that are leased together.
         """
         self._failures.clear()
-        await self._store.beside(self._begin)
+        await self._beside(self._begin)
         while not context.is_used_up:
-            leased = await self._store.beside(lambda: self._leased(at_once))
+            leased = await self._beside(lambda: self._leased(at_once))
             for row in leased:
                 yield row
             if not leased:
-                if not await self._store.beside(self._unfinished):
+                if not await self._beside(self._unfinished):
                     return
                 await asyncio.sleep(_WAIT_S)
 
@@ -304,13 +307,14 @@ class Job:
         One that failed is tried again later, unless the row itself is at fault. Where the limit of
         the whole run ended it, it is due.
         """
-        failures, fate = self._failures.pop(item.key, 0), fate_of(item, context)
+        fate = fate_of(item, context)
+        await self._beside(lambda: self._settle(item, fate))
+
+    def _settle(self, item: Item[Any], fate: Fate) -> None:
+        failures = self._failures.pop(item.key, 0)
         if fate == "failed":
             failures += 1
             fate = "dead" if failures >= self._tries else "failed"
-        await self._store.beside(lambda: self._settle(item, fate, failures))
-
-    def _settle(self, item: Item[Any], fate: Fate, failures: int) -> None:
         if fate == "due":
             self._give_back(item.key)
         else:
@@ -391,6 +395,13 @@ class Job:
             MissingDependency: it is Parquet, and `pyarrow` isn't installed.
         """
         return exported(self.lines(), path)
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        def in_turn() -> T:
+            with self._turn:
+                return work()
+
+        return await self._store.beside(in_turn)
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement whose first value is the job."""
