@@ -7,6 +7,7 @@ that are due, each with the finished calls of an earlier try, and takes what bec
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, Protocol, TypeVar
@@ -125,6 +126,7 @@ class Calls:
         self._late: dict[str, RowJournal] = {}
         self._later: dict[str, RowJournal] = {}
         """Rows whose calls aren't written at the next ring of the timer, and at the one after."""
+        self._turn = threading.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
 
@@ -147,9 +149,13 @@ class Calls:
         if fate in ("due", "failed"):
             if journal is not None and journal.unwritten:
                 self._write([journal])
-        elif journal is None or journal.is_written:
-            drop = "delete from moa_calls where job = ? and key = ?"
-            self._store.run(drop, self._store.job, key)
+            return
+        with self._turn:
+            if journal is not None:
+                journal.unwritten.clear()  # or what is just about to write them would do so
+            if journal is None or journal.is_written:
+                drop = "delete from moa_calls where job = ? and key = ?"
+                self._store.run(drop, self._store.job, key)
 
     def write_later(self, journal: RowJournal) -> None:
         """Write what a row has finished within `_LATE_S`, unless it is done by then."""
@@ -201,6 +207,10 @@ class Calls:
             writing.result()
 
     def _write(self, journals: Sequence[RowJournal]) -> None:
+        with self._turn:
+            self._write_now(journals)
+
+    def _write_now(self, journals: Sequence[RowJournal]) -> None:
         written = [(one, [*one.unwritten.items()]) for one in journals]
         records = [(one.name, str(key), dump()) for one, some in written for key, dump in some]
         if not records:

@@ -18,7 +18,7 @@ from moa.batch import Item, Row
 from moa.errors import BudgetExceeded, ConfigError, EndpointRejected, NodeError, StoreError
 from moa.graphs import Graph
 from moa.jobs import Job
-from moa.ledger import fate_of, worked
+from moa.ledger import RowJournal, fate_of, worked
 from moa.rows import RowFile
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Usage
@@ -202,4 +202,18 @@ async def test_calls_that_a_killed_process_left_of_a_row_that_it_had_done_go(out
     await go(out, drafting(first, ScriptedEndpoint(["Fine."])), texts("a"))
     kept(out).write_bytes(left)
     assert await go(out, drafting(first, first), texts("a")) == []
+    assert list(out.parent.iterdir()) == [out]
+
+
+async def test_what_is_about_to_be_written_of_a_row_is_not_once_the_row_is_done(out: Path) -> None:
+    with RowFile(out, existing="resume") as file:
+        calls = file._calls  # pyright: ignore[reportPrivateUsage]
+        (row,) = file.left(texts("a"), all_rows=False)
+        assert isinstance(row, Row)
+        journal = row.journal
+        assert isinstance(journal, RowJournal)
+        await journal.keep("call", "{}")
+        writing = asyncio.ensure_future(calls.write([journal]))
+        file.write({"id": 1, "input": "a"})
+        await writing
     assert list(out.parent.iterdir()) == [out]
