@@ -12,7 +12,7 @@ SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors", "_terminal", "_machine", "_text"},
     {"usage", "energy", "_files", "_async", "_frames"},
-    {"trace"},
+    {"trace", "_stores"},
     {"context"},
     {"journal"},
     {"messages"},
@@ -51,7 +51,7 @@ def room(path: Path) -> str:
 def room_of(names: list[str]) -> str:
     if names[:2] == ["config", "endpoints"]:
         return "config endpoints"  # whose prices the advisor measures
-    if names[0] in ("rows", "jobs"):
+    if names[0] in ("rows", "jobs", "ledger"):
         return "batch"  # a node maps rows, and runs jobs of them
     return "graphs engine" if names[0] == "graphs" and {*names[1:2]} <= ENGINE else names[0]
 

@@ -276,6 +276,13 @@ def dumped(value: object) -> str:
     return paired(json.dumps(value, ensure_ascii=False))
 
 
+def plain(value: object) -> Any:
+    """Turn a value into what JSON can say."""
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value, fallback=str)
+
+
 def paired(text: str) -> str:
     """Join the halves of surrogate pairs; a half alone, which is no text, becomes U+FFFD."""
     try:

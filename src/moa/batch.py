@@ -73,10 +73,10 @@ class Row:
     id: str | int
     """The row's own, else its line number."""
     value: Value
-    key: str = ""
-    """Of the row in its job; see `moa.jobs`."""
-    journal: Journal | None = None
-    """What its job keeps of its calls."""
+    key: str = field(default="", compare=False)
+    """Of the row in what keeps it; see `moa.ledger`."""
+    journal: Journal | None = field(default=None, compare=False)
+    """What is kept of its calls."""
 
     @property
     def input(self) -> Value:
@@ -92,8 +92,8 @@ class Malformed:
     error: str
     raw: str
     """The line, as far as it can be shown."""
-    key: str = ""
-    """Of the row in its job."""
+    key: str = field(default="", compare=False)
+    """Of the row in what keeps it."""
 
     @property
     def id(self) -> int:
@@ -116,7 +116,7 @@ class Item(Generic[Out_co]):
     """The row's own, else `number`."""
     input: object
     key: str = ""
-    """Of the row in its job."""
+    """Of the row in what keeps it."""
     status: Status
     """Answered, or dropped: the output is a `Dropped`, or its `kept` is false; or failed."""
     result: Result[Out_co] | None = None
@@ -616,7 +616,7 @@ async def _item(
         return item(status="failed", error=error)
     journal = given.journal if isinstance(given, Row) else None
     if journal is not None:
-        context.journal = journal.root
+        context.journal, journal.context = journal.root, context
     start = time.perf_counter()
     try:
         result = await node.run(read(given.value) if isinstance(given, Row) else given, context)

@@ -206,27 +206,40 @@ class RunContext:
             if level.keep_notes:
                 level._notes.append(written)
 
-    def charge(self, usage: Usage, *, back: bool = False) -> None:
-        """Count what was spent before, here and in every parent; with `back`, count it no more."""
+    def charge(self, usage: Usage, *, back: bool = False, within: RunContext | None = None) -> None:
+        """Count what was spent before, here and in every parent; with `back`, count it no more.
+
+        Args:
+            usage: What was spent.
+            back: Whether it is to be counted no more.
+            within: The highest context that it is counted in; `None`: there is none.
+        """
+        levels = list(self._lineage())
+        if within is not None:
+            levels = levels[: levels.index(within) + 1]
         with self._lock:
             for part, spent in usage.parts.items():
                 amount = -spent if back else spent
-                for level in self._lineage():
+                for level in levels:
                     level._spent[part] = level._spent.get(part, NOTHING) + amount
                     if back and not level._spent[part].calls:
                         del level._spent[part]
                 for level in self._limited:
-                    level._calls[part.tier] = level._calls.get(part.tier, 0) + amount.calls
+                    if level in levels:
+                        level._calls[part.tier] = level._calls.get(part.tier, 0) + amount.calls
 
-    def recall(self, key: str, usage: Usage, notes: Iterable[Note]) -> None:
+    def recall(
+        self, key: str, usage: Usage, notes: Iterable[Note], *, within: RunContext | None = None
+    ) -> None:
         """Count a call that was made before, and keep its notes where they are not kept yet.
 
         Args:
             key: Of the call, in `charged`.
             usage: What it took.
             notes: Of its trace.
+            within: The highest context that is charged with it; `None`: all are.
         """
-        self.charge(usage)
+        self.charge(usage, within=within)
         for level in self._lineage():
             if level.keep_notes and key not in level.charged:
                 level._notes.extend(notes)

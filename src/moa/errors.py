@@ -147,6 +147,10 @@ class MalformedRow(InputError):
     """A line of a file or a pipe is no row: half an object, too many cells, or not UTF-8."""
 
 
+class ProcessDied(MoaError):
+    """Each process that worked on a row of a job died with it in its hands."""
+
+
 class StoreError(MoaError):
     """A conversation, or what else is kept from one run to the next, can't be read or written."""
 

@@ -15,37 +15,23 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import aclosing, closing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar
 
 import psutil
 
-from moa._async import cancel
 from moa._files import dumped
-from moa.batch import Item, Malformed, Progress, Row, map_rows
+from moa._stores import Postgres, SQLite, Store
+from moa.batch import Item, Malformed, Progress, Row
 from moa.context import RunContext
-from moa.errors import (
-    BudgetExceeded,
-    ConfigError,
-    DeadlineExceeded,
-    InputError,
-    MissingDependency,
-    NotResumable,
-    StoreError,
-)
-from moa.journal import Journal
+from moa.errors import ConfigError, ProcessDied, StoreError
+from moa.ledger import CALLS, Calls, Fate, RowJournal, fate_of, worked
 from moa.node import Node
 from moa.rows import digest_of, exported, line
 
@@ -62,14 +48,13 @@ _RETRY_S = 5.0
 _MAX_DEATHS = 20
 """Times that a process may die with a row in its hands; then it is taken to be the row's fault."""
 _WAIT_S = 0.5
-_CLOCK_S = 5.0
-"""Seconds by which the start of a process may seem to differ."""
-_BUSY_S = 60.0
-"""Seconds that a process waits for others that write the same file."""
 _BATCH = 1000
 """Rows that are added in one transaction."""
 _TABLES = """
 create table if not exists moa_jobs (job text primary key, graph text not null);
+create table if not exists moa_workers (
+    job text not null, worker text not null, until double precision not null,
+    steady double precision not null, primary key (job, worker));
 create table if not exists moa_rows (
     job text not null, key text not null, place bigint not null, given text not null,
     state text not null default 'due', gone int not null default 0,
@@ -78,18 +63,17 @@ create table if not exists moa_rows (
     line text, cause text, calls bigint not null default 0,
     cost double precision not null default 0, llm int not null default 0,
     primary key (job, key));
-create index if not exists moa_rows_next on moa_rows (job, gone, state, place);
-create index if not exists moa_rows_worker on moa_rows (job, worker);
-create table if not exists moa_calls (
-    job text not null, key text not null, call text not null, record text not null,
-    primary key (job, key, call))
+create index if not exists moa_rows_due on moa_rows (job, place) where state = 'due' and gone = 0;
+create index if not exists moa_rows_leased on moa_rows (job, worker) where state = 'leased';
+create index if not exists moa_rows_failed on moa_rows (job, until)
+    where state = 'failed' and gone = 0
 """
-_DUE = (
-    "state = 'due'",
-    "state in ('failed', 'leased') and until < ? and coalesce(worker, '') <> ?",
-)
-"""What is leased: the latter where there is none of the former. With an `or`, a million rows would
-be sorted each time."""
+_DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
+"""What is leased: the latter where there is none of the former. With an `or` no index is used."""
+
+
+_ended: set[str] = set()
+"""Who was at work in this process, and is no longer; where the disk was full none could say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +133,28 @@ class Job:
     ) -> None:
         if tries < 1 or lease_s <= 0:
             raise ConfigError(f"{tries=} must be at least 1, and {lease_s=} more than 0 seconds")
-        self._store: _Store
-        self._store = _Postgres(str(store)) if _is_address(store) else _SQLite(Path(store), graph)
+        self._folder = None if _is_address(store) else Path(store)
+        self._store: Store
+        if self._folder is None:
+            self._store = Postgres(str(store), f"{_TABLES};{CALLS}")
+        else:
+            path, what = self._folder / "job.sqlite", f"the job in {store}"
+            self._store = SQLite(path, f"{_TABLES};{CALLS}", what=what)
+        self._calls = Calls(self._store)
         self._graph = graph
         self._tries = tries
         self._lease_s = lease_s
-        began = psutil.Process().create_time()
-        self.worker = f"{socket.gethostname()}|{os.getpid()}|{began}|{secrets.token_hex(4)}"
-        """Who this is: its machine, its process and since when, and which of its uses."""
+        self.worker = f"{_machine()}|{os.getpid()}|{secrets.token_hex(4)}"
+        """Who this is: its machine, its process, and which of its uses."""
+        self.not_given = 0
+        """Rows that the job holds and the last `add` lacked, where other processes work on it."""
         self._failures: dict[str, int] = {}
         """How often each row in the hands of this process has failed."""
+        self._turn = threading.Lock()
+        """Of the threads in which the database is asked: what is in hand is the same in both."""
+        self._staying: threading.Thread | None = None
+        """Says again and again that this process is at work."""
+        self._over = threading.Event()
 
     @property
     def where(self) -> str:
@@ -166,6 +162,8 @@ class Job:
         return self._store.where
 
     def __enter__(self) -> Self:
+        if self._folder and self._graph is None and not (self._folder / "job.sqlite").exists():
+            raise ConfigError(f"there is no job in {self._folder}")
         self._store.open()
         try:
             known = self._rows("select graph from moa_jobs where job = ?")
@@ -191,17 +189,22 @@ class Job:
         trace: TracebackType | None,
     ) -> None:
         """Give back what isn't done, and close the store."""
+        self._over.set()
+        _ended.add(self.worker)
         try:
-            self._rows(
-                "update moa_rows set state = 'due', worker = null where job = ? and worker = ? "
-                "and state = 'leased'",
-                self.worker,
-            )
+            if self._staying is not None:
+                self._staying.join()
+                self._calls.close()
+                self._give_back()
+                self._rows("delete from moa_workers where job = ? and worker = ?", self.worker)
         finally:
             self._store.close()
 
     def add(self, found: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
         """Add rows; those that are there already, by their id and content, stay as they are.
+
+        Where another process works on the job, rows that are not among these stay in it, whatever
+        `all_rows`: they may be the input of that one.
 
         Args:
             found: The rows. Of rows that are copies each counts.
@@ -210,25 +213,43 @@ class Job:
 
         Returns:
             How many rows were read.
+
+        Raises:
+            StoreError: the store can't be written; or the folder of temporary files.
         """
         insert = (
             "insert into moa_rows (job, key, place, given) values (?, ?, ?, ?) "
-            "on conflict (job, key) do update set place = excluded.place, gone = 0"
+            "on conflict (job, key) do update set place = excluded.place, gone = 0 "
+            "where moa_rows.place <> excluded.place or moa_rows.gone <> 0"
         )
-        count, batch = 0, list[tuple[object, ...]]()
+        self._be_at_work()
+        given, count = iter(found), 0
         with closing(_Seen()) as seen:
-            for count, row in enumerate(found, start=1):
-                batch.append((seen.key(row), count, _written(row)))
-                if len(batch) == _BATCH:
-                    self._store.many(insert, batch)
-                    batch.clear()
-            self._store.many(insert, batch)
+            while batch := list(islice(given, _BATCH)):
+                numbered = enumerate(batch, start=count + 1)
+                rows = [(seen.key(row), place, _written(row)) for place, row in numbered]
+                self._store.many(insert, rows)
+                count += len(batch)
             if all_rows:
-                held = self._store.each("select key from moa_rows where job = ? and gone = 0")
-                gone = [key for (key,) in held if key not in seen]
-                out = "update moa_rows set gone = 1 where job = ? and key = ?"
-                self._store.many(out, [(key,) for key in gone])
+                self._leave_out(seen)
         return count
+
+    def _leave_out(self, seen: _Seen) -> None:
+        """Leave out of the job what was not seen, unless others work on it."""
+        self._free_the_dead()
+        held = (
+            "select key from moa_rows where job = ? and gone = 0 and key > ? order by key limit ?"
+        )
+        out = "update moa_rows set gone = 1 where job = ? and key = ?"
+        last, self.not_given = "", 0
+        others = self._others()
+        while keys := [key for (key,) in self._rows(held, last, _BATCH)]:
+            last = keys[-1]
+            lacking = [(key,) for key in keys if key not in seen]
+            if others:
+                self.not_given += len(lacking)
+            elif lacking:
+                self._store.many(out, lacking)
 
     async def run(
         self,
@@ -251,10 +272,10 @@ class Job:
         """
         context = context or RunContext(keep_notes=False)
         left = self.left(context, at_once=max_concurrency)
-        mapped = map_rows(node, left, context, max_concurrency=max_concurrency, progress=progress)
-        async with aclosing(mapped) as items:
-            async for item in items:
-                await self.take(item, context)
+        work = worked(self, node, left, context, max_concurrency=max_concurrency, progress=progress)
+        async with aclosing(work) as items:
+            async for _ in items:
+                pass
         return self.status()
 
     async def left(
@@ -270,19 +291,15 @@ class Job:
             at_once: Rows that are leased together.
         """
         self._failures.clear()
-        await self._store.beside(self._free_the_dead)
-        renewing = asyncio.ensure_future(self._renew())
-        try:
-            while not context.is_used_up:
-                leased = await self._store.beside(lambda: self._leased(at_once))
-                for row in leased:
-                    yield row
-                if not leased:
-                    if not await self._store.beside(self._unfinished):
-                        return
-                    await asyncio.sleep(_WAIT_S)
-        finally:
-            await cancel([renewing])
+        await self._beside(self._begin)
+        while not context.is_used_up:
+            leased = await self._beside(lambda: self._leased(at_once))
+            for row in leased:
+                yield row
+            if not leased:
+                if not await self._beside(self._unfinished):
+                    return
+                await asyncio.sleep(_WAIT_S)
 
     async def take(self, item: Item[Any], context: RunContext) -> None:
         """Keep what became of a row: it is on disk when this returns.
@@ -290,46 +307,41 @@ class Job:
         One that failed is tried again later, unless the row itself is at fault. Where the limit of
         the whole run ended it, it is due.
         """
+        fate = fate_of(item, context)
+        await self._beside(lambda: self._settle(item, fate))
+
+    def _settle(self, item: Item[Any], fate: Fate) -> None:
         failures = self._failures.pop(item.key, 0)
-        ended = isinstance(item.error, BudgetExceeded | DeadlineExceeded)
-        if ended and context.is_used_up:
-            await self._store.beside(lambda: self._give_back(item.key))
-            return
-        state: State = "done"
-        if item.error is not None:
+        if fate == "failed":
             failures += 1
-            own = isinstance(item.error, InputError | NotResumable)
-            state = "dead" if own or failures >= self._tries else "failed"
-        values = (
-            state,
-            failures,
-            time.time() + _RETRY_S * 2 ** (failures - 1) if state == "failed" else 0.0,
-            dumped(line(item)),
-            None if item.error is None else type(item.error).__name__,
-            item.usage.total.calls,
-            float(item.usage.cost or 0),
-            int(item.needed_llm),
-        )
-        await self._store.beside(lambda: self._settle(item.key, state, values))
+            fate = "dead" if failures >= self._tries else "failed"
+        if fate == "due":
+            self._give_back(item.key)
+        else:
+            wait_s = _RETRY_S * 2 ** (failures - 1)
+            # Where its lease ran out meanwhile the row may be another's, or done: then what failed
+            # here says nothing of it, and the first that is done stays.
+            self._store.run(
+                "update moa_rows set worker = null, state = ?, failures = ?, until = ?, line = ?, "
+                "cause = ?, calls = ?, cost = ?, llm = ? where job = ? and key = ? "
+                "and (worker = ? or (cast(? as text) = 'done' and state <> 'done'))",
+                *(fate, failures, self._store.now() + wait_s if fate == "failed" else 0.0),
+                *(dumped(line(item)), item.error and type(item.error).__name__),
+                *(item.usage.total.calls, float(item.usage.cost or 0), int(item.needed_llm)),
+                *(self._store.job, item.key, self.worker, fate),
+            )
+        self._calls.settle(item.key, fate)
 
-    def _settle(self, key: str, state: State, values: Sequence[object]) -> None:
-        # Where its lease ran out meanwhile the row may be another's, or done: then what failed here
-        # says nothing of it, and the first that is done stays.
-        self._store.run(
-            "update moa_rows set worker = null, state = ?, failures = ?, until = ?, line = ?, "
-            "cause = ?, calls = ?, cost = ?, llm = ? where job = ? and key = ? "
-            "and (worker = ? or (cast(? as text) = 'done' and state <> 'done'))",
-            (*values, self._store.job, key, self.worker, state),
+    def _give_back(self, *keys: str) -> None:
+        """Give back rows that this process has; without `keys` all of them."""
+        back = (
+            "update moa_rows set state = 'due', worker = null where job = ? and worker = ? "
+            "and state = 'leased'"
         )
-        if state in ("done", "dead"):
-            self._rows("delete from moa_calls where job = ? and key = ?", key)
-
-    def _give_back(self, key: str) -> None:
-        self._rows(
-            "update moa_rows set state = 'due', worker = null where job = ? and key = ? "
-            "and worker = ?",
-            *(key, self.worker),
-        )
+        if not keys:
+            self._rows(back, self.worker)
+        for key in keys:
+            self._rows(f"{back} and key = ?", self.worker, key)
 
     def status(self) -> JobStatus:
         """Count the rows."""
@@ -384,85 +396,127 @@ class Job:
         """
         return exported(self.lines(), path)
 
+    async def _beside(self, work: Callable[[], T]) -> T:
+        def in_turn() -> T:
+            with self._turn:
+                return work()
+
+        return await self._store.beside(in_turn)
+
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        return self._store.run(sql, (self._store.job, *values))
+        """Run a statement whose first value is the job."""
+        return self._store.run(sql, self._store.job, *values)
 
     def _leased(self, most: int) -> list[Row | Malformed]:
-        """Lease rows: those that are due, and those whose lease or whose wait has run out."""
-        now = time.time()
+        """Lease rows: those that are due, or else those whose wait has run out."""
+        now = self._store.now()
+        longest = now + _RETRY_S * 2**self._tries  # a clock that was set back ends no wait
         leased = list[tuple[Any, ...]]()
-        for which, values in zip(_DUE, ((), (now, self.worker)), strict=True):
+        for which, values in zip(_DUE, ((), (now, longest)), strict=True):
             leased = leased or self._store.run(
-                "update moa_rows set state = 'leased', worker = ?, until = ?, "
-                "deaths = deaths + case when state = 'leased' then 1 else 0 end "
-                "where job = ? and key in (select key from moa_rows where job = ? and gone = 0 "
-                f"and {which} and deaths < ? "
-                f"order by state, place limit ?{self._store.skip_locked}) "
+                "update moa_rows set state = 'leased', worker = ? where job = ? and key in ("
+                f"select key from moa_rows where job = ? and gone = 0 and {which} and deaths < ? "
+                f"order by place limit ?{self._store.skip_locked}) "
                 "returning key, given, failures",
-                (
-                    *(self.worker, now + self._lease_s, self._store.job, self._store.job),
-                    *(*values, _MAX_DEATHS, most),
-                ),
+                *(self.worker, self._store.job, self._store.job, *values, _MAX_DEATHS, most),
             )
-        found = list[Row | Malformed]()
-        for key, given, failures in leased:
-            self._failures[key] = failures
-            found.append(_read(given, key, self._journal(key)))
+        if not leased:
+            return []
+        journals = self._calls.journals([key for key, *_ in leased])
+        self._failures |= {key: failures for key, _, failures in leased}
+        found = [_read(given, one) for (_, given, _), one in zip(leased, journals, strict=True)]
         return sorted(found, key=lambda row: row.number)
 
-    def _journal(self, key: str) -> Journal:
-        store = self._store
-
-        async def keep(call: str, record: str) -> None:
-            insert = (
-                "insert into moa_calls (job, key, call, record) values (?, ?, ?, ?) "
-                "on conflict do nothing"
-            )
-            await store.beside(lambda: store.run(insert, (store.job, key, call, record)))
-
-        kept = self._rows("select call, record from moa_calls where job = ? and key = ?", key)
-        return Journal(key, dict(cast("list[tuple[str, str]]", kept)), write=keep)
+    def _begin(self) -> None:
+        self._be_at_work()
+        self._calls.close()
+        self._give_back()  # what an earlier run of this job had in hand
+        self._rows(  # a process may have been killed when a row was done, and its calls still there
+            "delete from moa_calls where job = ? and exists (select 1 from moa_rows where "
+            "moa_rows.job = moa_calls.job and moa_rows.key = moa_calls.key and state = 'done')"
+        )
+        self._free_the_dead()
 
     def _unfinished(self) -> bool:
-        # Those of an earlier run of this job, and those whose lease was told to nobody, since the
-        # connection was lost then.
+        # Those whose lease was told to nobody, since the connection was lost then.
         held = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
-        for (key,) in self._rows(held, self.worker):
-            if key not in self._failures:
-                self._give_back(key)
+        lost = [key for (key,) in self._rows(held, self.worker) if key not in self._failures]
+        if lost:
+            self._give_back(*lost)
         self._free_the_dead()
-        hopeless = (
-            "update moa_rows set state = 'dead', cause = 'ProcessDied', worker = null "
-            "where job = ? and (state = 'due' or (state = 'leased' and until < ?)) and deaths >= ?"
+        left = "select 1 from moa_rows where job = ? and gone = 0 and state = ? limit 1"
+        return any(self._rows(left, state) for state in ("due", "leased", "failed"))
+
+    def _be_at_work(self) -> None:
+        """Say that this process is at work, now and as long as the job is open."""
+        self._renew()
+        if self._staying is None:
+            self._staying = threading.Thread(target=self._stay, daemon=True, name="moa-job")
+            self._staying.start()
+
+    def _stay(self) -> None:
+        while not self._over.wait(self._lease_s / 3):
+            with suppress(StoreError):  # what is done next says so too, unless it has passed
+                self._renew()
+
+    def _renew(self) -> None:
+        self._rows(
+            "insert into moa_workers (job, worker, until, steady) values (?, ?, ?, ?) "
+            "on conflict (job, worker) do update set until = excluded.until, "
+            "steady = excluded.steady",
+            *(self.worker, self._store.now() + self._lease_s, time.monotonic() + self._lease_s),
         )
-        self._rows(hopeless, time.time(), _MAX_DEATHS)
-        left = "job = ? and gone = 0 and state in ('due', 'leased', 'failed')"
-        return bool(self._rows(f"select 1 from moa_rows where {left} limit 1"))
+
+    def _others(self) -> list[tuple[str, float, float]]:
+        others = "select worker, until, steady from moa_workers where job = ? and worker <> ?"
+        return [(who, until, steady) for who, until, steady in self._rows(others, self.worker)]
 
     def _free_the_dead(self) -> None:
-        """Free what processes of this machine held that are gone: nobody need wait for that."""
-        held = "select distinct worker from moa_rows where job = ? and state = 'leased'"
-        for (worker,) in self._rows(held):
-            host, pid, began, _ = worker.split("|")
-            if host != socket.gethostname():
-                continue
-            with suppress(psutil.Error):
-                # It is reckoned from when the machine started, which moves as its clock is set.
-                if abs(psutil.Process(int(pid)).create_time() - float(began)) < _CLOCK_S:
-                    continue
-            free = (
-                "update moa_rows set state = 'due', worker = null, deaths = deaths + 1 "
-                "where job = ? and worker = ? and state = 'leased'"
+        """Free the rows of processes that are gone; one that kills too many of them is dead."""
+        now = self._store.now()
+        for worker, until, steady in self._others():
+            machine, pid, _ = worker.split("|")
+            here = machine == _machine()  # where clocks may be set, and processes be looked up
+            late = steady < time.monotonic() if here else until < now
+            if late or worker in _ended or (here and not _lives(int(pid))):
+                self._rows("delete from moa_workers where job = ? and worker = ?", worker)
+        self._rows(
+            "update moa_rows set state = 'due', worker = null, deaths = deaths + 1 "
+            "where job = ? and state = 'leased' and worker <> ? "
+            "and worker not in (select worker from moa_workers where job = ?)",
+            *(self.worker, self._store.job),
+        )
+        hopeless = "select key, given from moa_rows where job = ? and state = 'due' and deaths >= ?"
+        for key, given in self._rows(hopeless, _MAX_DEATHS):
+            row = _read(given, RowJournal(key, {}, self._calls))
+            error = ProcessDied(f"{_MAX_DEATHS} processes died while they worked on it")
+            died = Item[Any](
+                number=row.number, id=row.id, input=row.input, status="failed", error=error
             )
-            self._rows(free, worker)
+            self._store.run(
+                "update moa_rows set state = 'dead', cause = ?, line = ? where job = ? "
+                "and key = ? and state = 'due'",
+                *(type(error).__name__, dumped(line(died)), self._store.job, key),
+            )
 
-    async def _renew(self) -> None:
-        renew = "update moa_rows set until = ? where job = ? and worker = ? and state = 'leased'"
-        while True:
-            await asyncio.sleep(self._lease_s / 3)
-            values = (time.time() + self._lease_s, self._store.job, self.worker)
-            with suppress(StoreError):  # what is done next says so too, unless it has passed
-                await self._store.beside(lambda: self._store.run(renew, values))  # noqa: B023
+
+@cache
+def _machine() -> str:
+    """Name this machine, since it was started, and the processes that one can see in it."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # only Linux has them
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return "/".join(parts)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def _is_address(store: str | Path) -> bool:
@@ -475,11 +529,11 @@ def _written(row: Row | Malformed) -> str:
     return dumped({"number": row.number, "id": row.id, "value": row.value})
 
 
-def _read(given: str, key: str, journal: Journal) -> Row | Malformed:
+def _read(given: str, journal: RowJournal) -> Row | Malformed:
     values = json.loads(given)
     if "error" in values:
-        return Malformed(**values, key=key)
-    return Row(**values, key=key, journal=journal)
+        return Malformed(**values, key=journal.name)
+    return Row(**values, key=journal.name, journal=journal)
 
 
 class _Seen:
@@ -497,7 +551,10 @@ class _Seen:
             "insert into seen values (?, 1) on conflict do update set count = count + 1 "
             "returning count"
         )
-        ((count,),) = self._file.execute(add, (found,)).fetchall()
+        try:
+            ((count,),) = self._file.execute(add, (found,)).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"the folder of temporary files can't be used: {error}") from error
         return f"{found}/{count}"
 
     def __contains__(self, key: object) -> bool:
@@ -508,194 +565,3 @@ class _Seen:
     def close(self) -> None:
         """Drop the file."""
         self._file.close()
-
-
-class _Store(Protocol):
-    """A database. `?` stands for a value, and the first is the job where `_rows` asks."""
-
-    job: str
-    where: str
-    skip_locked: str
-
-    def open(self) -> None: ...
-    def close(self) -> None: ...
-    def run(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]: ...
-    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
-        """Run one statement for each of some values, which follow the job."""
-        ...
-
-    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Read rows one by one; the job is the first value."""
-        ...
-
-    async def beside(self, work: Callable[[], T]) -> T:
-        """Do something with it without holding up the event loop for long."""
-        ...
-
-
-class _SQLite:
-    """A file in a folder of this machine. Each statement takes some 50 µs, so it is not awaited."""
-
-    job, skip_locked = "job", ""
-
-    def __init__(self, folder: Path, graph: str | None) -> None:
-        self.where = str(folder)
-        self._folder = folder
-        self._makes = graph is not None
-        self._lock = threading.RLock()
-
-    def open(self) -> None:
-        path = self._folder / "job.sqlite"
-        if not self._makes and not path.exists():
-            raise ConfigError(f"there is no job in {self._folder}")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(
-                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            path.chmod(0o600)
-            self._use_wal()
-            self._file.execute("pragma synchronous = normal")
-            for table in _TABLES.split(";"):
-                self._file.execute(table)
-        except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"the job in {self._folder} can't be opened: {error}") from error
-
-    def _use_wal(self) -> None:
-        """Let others read while one writes. SQLite's own waiting doesn't cover this change."""
-        give_up = time.monotonic() + _BUSY_S
-        while True:
-            try:
-                self._file.execute("pragma journal_mode = wal")
-                return
-            except sqlite3.OperationalError as error:
-                locked = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-                if not locked or time.monotonic() > give_up:
-                    raise
-                time.sleep(0.02)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def run(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        with self._lock, self._told():
-            return self._file.execute(sql, values).fetchall()
-
-    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
-        with self._lock, self._told():
-            self._file.execute("begin immediate")
-            try:
-                self._file.executemany(sql, ((self.job, *one) for one in values))
-                self._file.execute("commit")
-            finally:
-                if self._file.in_transaction:
-                    self._file.execute("rollback")
-
-    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        with self._told():
-            yield from self._file.execute(sql, (self.job, *values))
-
-    async def beside(self, work: Callable[[], T]) -> T:
-        return work()
-
-    @contextmanager
-    def _told(self) -> Generator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"the job in {self._folder} can't be written or read: {error}. Free the disk, and "
-                "start it again: what is done is kept"
-            ) from error
-
-
-class _Postgres:
-    """A database that many machines share. One that is away for a while is waited for."""
-
-    skip_locked = " for update skip locked"
-
-    def __init__(self, address: str) -> None:
-        self._address, _, name = address.partition("#")
-        self.job = name or "job"
-        self.where = f"the database, called {self.job!r}"  # an address may hold a password
-        self._lock = threading.RLock()
-
-    def open(self) -> None:
-        try:
-            import psycopg
-        except ImportError as error:
-            raise MissingDependency(
-                "psycopg", extra="postgres", purpose="to keep a job in Postgres"
-            ) from error
-        try:
-            self._connect()
-            with self._file.transaction():
-                # Two that make the tables at the same moment would fail by each other.
-                self._file.execute("select pg_advisory_xact_lock(7012023)")
-                for table in _TABLES.split(";"):
-                    self._file.execute(cast("Any", table))
-        except psycopg.Error as error:
-            raise ConfigError(f"the database of the job can't be used: {error}") from error
-
-    def _connect(self) -> None:
-        import psycopg
-
-        self._file: psycopg.Connection[Any]
-        self._file = psycopg.connect(self._address, autocommit=True, connect_timeout=10)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def run(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        return self._again(lambda: self._run(sql, values))
-
-    def _run(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        cursor = self._file.execute(cast("Any", sql.replace("?", "%s")), values)
-        return cursor.fetchall() if cursor.description else []
-
-    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
-        rows = [(self.job, *one) for one in values]
-
-        def work() -> None:
-            with self._file.transaction(), self._file.cursor() as cursor:
-                cursor.executemany(cast("Any", sql.replace("?", "%s")), rows)
-
-        self._again(work)
-
-    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        import psycopg
-
-        with (
-            self._lock,
-            self._told(psycopg.Error),
-            self._file.transaction(),
-            self._file.cursor(name=f"moa_{secrets.token_hex(4)}") as cursor,
-        ):
-            cursor.execute(cast("Any", sql.replace("?", "%s")), (self.job, *values))
-            yield from cursor
-
-    async def beside(self, work: Callable[[], T]) -> T:
-        return await asyncio.to_thread(work)
-
-    def _again(self, work: Callable[[], T]) -> T:
-        """Do it, and again where the connection was lost: what is written is so by its key."""
-        import psycopg
-
-        with self._lock, self._told(psycopg.Error):
-            for tried in range(6):
-                try:
-                    return work()
-                except psycopg.OperationalError as error:
-                    if tried == 5:
-                        raise StoreError(f"the database of the job is away: {error}") from error
-                    time.sleep(min(2.0**tried, 10.0))
-                    with suppress(psycopg.Error):
-                        self._connect()
-        raise AssertionError("it returns or raises")
-
-    @contextmanager
-    def _told(self, kind: type[Exception]) -> Generator[None]:
-        try:
-            yield
-        except kind as error:
-            raise StoreError(f"the database of the job can't be used: {error}") from error

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -63,6 +63,22 @@ PLAIN: Form[Any] = Form(lambda value: value, lambda value: value)
 """Of what is JSON already."""
 
 
+class Key:
+    """Of a call. It is worked out once it is needed: in a new run of one call it never is."""
+
+    __slots__ = ("_journal", "what", "written")
+
+    def __init__(self, journal: Journal, what: Sequence[object]) -> None:
+        self._journal = journal
+        self.what = what
+        self.written = ""
+
+    def __str__(self) -> str:
+        if not self.written:
+            self._journal.write_keys()
+        return self.written
+
+
 class Journal:
     """What one run keeps, and what it finds of the run before. Its state belongs to one event loop.
 
@@ -70,7 +86,7 @@ class Journal:
         name: Tells the run from any other.
         kept: What was kept of it before, by key.
         write: Keeps a record under a key. One that is there already may stay.
-        inside: Entered with the key of each place, while what stands there runs.
+        inside: Entered with the key of each place, while what stands there runs; `None`: nothing.
         context: What is spent in it is counted; `None`: all that is kept.
     """
 
@@ -80,7 +96,7 @@ class Journal:
         kept: Mapping[str, str] | None = None,
         *,
         write: Callable[[str, str], Awaitable[None]] | None = None,
-        inside: Callable[[str], AbstractContextManager[object]] = lambda _: nullcontext(),
+        inside: Callable[[str], AbstractContextManager[object]] | None = None,
         context: RunContext | None = None,
     ) -> None:
         self.name = name
@@ -88,17 +104,18 @@ class Journal:
         self.inside = inside
         self.context = context
         self.root = Place(self)
-        self.paid: dict[str, Usage] = {}
+        self.paid: dict[Key | str, Usage] = {}
         """What the calls took that this run has made or found, by key."""
         self.found = 0
         """How many calls were found."""
         self._write = write
-        failures = [key for key in self.kept if key.startswith(_FAILURE)]
+        failures = [key for key in self.kept if key.startswith(_FAILURE)] if kept else []
         self._failures = len(failures)
         self._failed_before = Counter(
             cast("str", call) for key in failures for call in from_json(self.kept[key])
         )
         self._seen: Counter[str] = Counter()
+        self._unwritten: list[Key] = []
 
     def numbered(self, *what: object) -> str:
         """Tell something apart from all else in the run, and from what is equal to it."""
@@ -106,10 +123,17 @@ class Journal:
         self._seen[found] += 1
         return f"{found}.{self._seen[found]}"
 
-    def key(self, *what: object) -> str:
+    def key(self, *what: object) -> Key:
         """Give the key of a call; one that a run has failed by has another."""
-        found = self.numbered(*what)
-        return f"{found}.{self._failed_before[found]}"
+        self._unwritten.append(key := Key(self, what))
+        return key
+
+    def write_keys(self) -> None:
+        """Work out the keys of calls, in the order in which they were made: equal ones count."""
+        for key in self._unwritten:
+            found = self.numbered(*key.what)
+            key.written = f"{found}.{self._failed_before[found]}"
+        self._unwritten.clear()
 
     async def keep(self, key: str, record: str) -> None:
         """Keep a record."""
@@ -117,13 +141,24 @@ class Journal:
         if self._write is not None:
             await self._write(key, record)
 
+    async def keep_call(self, key: Key, record: Callable[[], str]) -> None:
+        """Keep a finished call."""
+        await self.keep(str(key), record())
+
+    async def flush(self) -> None:
+        """Write what is kept and not written yet, where that may wait until the next call."""
+
+    def recall(self, inner: RunContext, key: str, usage: Usage, notes: Sequence[Note]) -> None:
+        """Count a call that was found in the context that it would have been made in."""
+        inner.recall(f"{self.name}/{key}", usage, notes)
+
     async def fail(self, error: Exception) -> None:
         """Keep that the run has failed, so that what its error came from is asked anew.
 
         What ended well stays, and so does what failed where something else stood in.
         """
         if blamed := self.root.to_blame(error):
-            calls = sorted(key.rpartition(".")[0] for key in blamed)
+            calls = sorted(str(key).rpartition(".")[0] for key in blamed)
             await self.keep(f"{_FAILURE}{self._failures}", to_json(calls).decode())
 
 
@@ -136,18 +171,20 @@ class Place:
     `RunContext.journal` is the place that a node runs in.
     """
 
-    def __init__(self, journal: Journal, what: str = "", around: Place | None = None) -> None:
+    def __init__(
+        self, journal: Journal, path: str = "", request: object = None, around: Place | None = None
+    ) -> None:
         self.journal = journal
-        self.what = what
-        """Digest of the node and what it is given."""
+        self.path = path
+        self.request = request
         self.around = around
-        self.calls: list[str] = []
+        self.calls: list[Key | str] = []
         """Keys of the calls that were made or found in it, at any depth."""
-        self.own_calls: list[str] = []
+        self.own_calls: list[Key] = []
         """Keys of those that were made or found in no place within."""
-        self.failed_calls: list[tuple[BaseException, str]] = []
+        self.failed_calls: list[tuple[BaseException, Key]] = []
         """Errors that own calls ended with, and the key of each."""
-        self._failed: list[tuple[Exception, Set[str]]] = []
+        self._failed: list[tuple[Exception, Set[Key]]] = []
         """Errors that left places within, and what is to blame for each."""
 
     def inside(self, path: str, request: object) -> AbstractContextManager[Place]:
@@ -157,20 +194,23 @@ class Place:
             path: Of the node that runs there.
             request: What it is given.
         """
-        what = digest(path, request)
-        return nullcontext(self) if what == self.what else self._entered(what)
+        if path == self.path and (
+            request is self.request or digest(request) == digest(self.request)
+        ):
+            return nullcontext(self)
+        return self._entered(path, request)
 
     @contextmanager
-    def _entered(self, what: str) -> Generator[Place]:
-        place = Place(self.journal, what, self)
+    def _entered(self, path: str, request: object) -> Generator[Place]:
+        place, inside = Place(self.journal, path, request, self), self.journal.inside
         try:
-            with self.journal.inside(self.journal.numbered(what)):
+            with inside(self.journal.numbered(digest(path, request))) if inside else nullcontext():
                 yield place
         except Exception as error:
             self._failed.append((error, place.to_blame(error)))
             raise
 
-    def to_blame(self, error: Exception) -> Set[str]:
+    def to_blame(self, error: Exception) -> Set[Key]:
         """Give the keys of the calls whose answers may be why it ended with an error.
 
         Where the error came from one of its own calls, that is it alone: what was answered before
@@ -179,10 +219,10 @@ class Place:
         """
         if isinstance(error, BudgetExceeded | DeadlineExceeded) or interrupts_of(error):
             return frozenset()  # what mends that is a larger limit, or a person, and no new answer
-        behind = _behind(error)
-        if own := {key for one, key in self.failed_calls if one in behind}:
+        chain = behind(error)
+        if own := {key for one, key in self.failed_calls if one in chain}:
             return own
-        within = [calls for one, calls in self._failed if one in behind]
+        within = [calls for one, calls in self._failed if one in chain]
         return {*self.own_calls}.union(*(within or [calls for _, calls in self._failed]))
 
     def call(self, context: RunContext, what: str, request: object) -> Call:
@@ -242,14 +282,14 @@ class Place:
         call = Call(self, context, self.journal.key(context.node, path, request))
         if form and call.is_kept:
             return call.found(form)
-        with self._entered(digest(path, request)) as place:
+        with self._entered(path, request) as place:
             call.inner.journal = place
             output = await node(call.inner)
         if form:
             await call.keep(form.dump(output), calls=place.calls)
         return output
 
-    def count(self, keys: Sequence[str]) -> None:
+    def count(self, keys: Sequence[Key | str]) -> None:
         """Count calls as made in this place, and so in those around it."""
         place: Place | None = self
         while place is not None:
@@ -266,7 +306,7 @@ class Call:
         key: Under which it is kept.
     """
 
-    def __init__(self, place: Place, context: RunContext, key: str) -> None:
+    def __init__(self, place: Place, context: RunContext, key: Key) -> None:
         self.place = place
         self.key = key
         self.inner = context.nested()
@@ -276,7 +316,8 @@ class Call:
     @property
     def is_kept(self) -> bool:
         """Whether it was made before."""
-        return self.key in self.place.journal.kept
+        kept = self.place.journal.kept
+        return bool(kept) and str(self.key) in kept
 
     @property
     def _is_counted(self) -> bool:
@@ -290,25 +331,25 @@ class Call:
             StoreError: what is kept can't be read.
             MoaError: it ended with that.
         """
-        journal = self.place.journal
+        journal, own = self.place.journal, str(self.key)
         try:
-            record = _RECORD.validate_json(journal.kept[self.key])
+            record = _RECORD.validate_json(journal.kept[own])
             value = None if record.error else form.load(record.value)
             error = record.error and _error_of(*record.error)
         except (ValueError, TypeError) as fault:
             raise StoreError(f"what the thread keeps can't be read: {fault}") from fault
-        self.inner.recall(f"{journal.name}/{self.key}", record.spent, record.notes)
+        journal.recall(self.inner, own, record.spent, record.notes)
         journal.found += len(record.calls)
         if self._is_counted:
             for key in record.calls:
-                journal.paid[key] = record.spent if key == self.key else _spent(journal.kept[key])
+                journal.paid[key] = record.spent if key == own else _spent(journal.kept[key])
             self.place.count(record.calls)
         if error:
             self.place.failed_calls.append((error, self.key))
             raise error
         return cast("T", value)
 
-    async def keep(self, value: JSON, *, calls: Sequence[str] | None = None) -> None:
+    async def keep(self, value: JSON, *, calls: Sequence[Key | str] | None = None) -> None:
         """Keep its answer.
 
         Args:
@@ -318,6 +359,7 @@ class Call:
         await self._keep(value, None, calls)
 
     async def __aenter__(self) -> Call:
+        await self.place.journal.flush()
         return self
 
     async def __aexit__(
@@ -330,15 +372,16 @@ class Call:
             self.place.failed_calls.append((error, self.key))
             await self._keep(None, (type(error).__name__, str(error), vars(error)), None)
 
-    async def _keep(self, value: JSON, error: _Error | None, calls: Sequence[str] | None) -> None:
-        journal, usage = self.place.journal, self.inner.usage
+    async def _keep(
+        self, value: JSON, error: _Error | None, calls: Sequence[Key | str] | None
+    ) -> None:
+        journal, usage, notes = self.place.journal, self.inner.usage, self.inner.trace
         own = calls is None
         if calls is None:
             calls = [self.key]
             if self._is_counted:
                 journal.paid[self.key] = usage
-        record = _Record(value, error, [*usage.parts.items()], self.inner.trace, [*calls])
-        await journal.keep(self.key, _RECORD.dump_json(record).decode())
+        await journal.keep_call(self.key, partial(_written, value, error, usage, notes, calls))
         if own and self._is_counted:  # the places around it may name only what is kept
             self.place.count(calls)
 
@@ -379,8 +422,8 @@ def interrupts_of(error: BaseException) -> Sequence[Any]:
     return cast("Sequence[Any]", error.args[0])
 
 
-def _behind(error: BaseException) -> Sequence[BaseException]:
-    """Give an error, and all that it was raised from."""
+def behind(error: BaseException) -> Sequence[BaseException]:
+    """Give an error, and all that it was raised from, or put together of."""
     found = [error]
     for one in found:
         around = [each for each in (one.__cause__, one.__context__) if each is not None]
@@ -439,6 +482,17 @@ class _Record:
 
 
 _RECORD = TypeAdapter(_Record)
+
+
+def _written(
+    value: JSON,
+    error: _Error | None,
+    usage: Usage,
+    notes: Sequence[Note],
+    calls: Sequence[Key | str],
+) -> str:
+    record = _Record(value, error, [*usage.parts.items()], notes, [str(key) for key in calls])
+    return _RECORD.dump_json(record).decode()
 
 
 def _spent(record: str) -> Usage:

@@ -1,16 +1,20 @@
-"""A process that works on a job, to be killed: `python killed.py STORE URL ROWS CONCURRENCY`.
+"""A process that works on rows, to be killed: `python killed.py STORE URL ROWS CONCURRENCY`.
 
-Each row is three calls, the last two side by side; each call is a request to URL.
+Each row is three calls, the last two side by side; each call is a request to URL. STORE is a job,
+or a file of lines.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import aclosing
 
-from moa import Agent, Graph, OpenAIEndpoint, Reply
+from moa import Agent, Graph, OpenAIEndpoint, Reply, RunContext
 from moa.batch import Row
 from moa.jobs import Job
+from moa.ledger import worked
+from moa.rows import RowFile
 
 
 async def main(store: str, url: str, rows: int, concurrency: int) -> None:
@@ -25,8 +29,17 @@ async def main(store: str, url: str, rows: int, concurrency: int) -> None:
             return f"{a} {b}"
 
         graph = g.build(g.join(both, left, right))
+        given = (Row(number=n, id=n, value=f"row {n} of {rows}") for n in range(1, rows + 1))
+        if store.endswith(".jsonl"):
+            context = RunContext(keep_notes=False)
+            with RowFile(store, existing="resume") as file:
+                work = worked(file, graph, file.left(given), context, max_concurrency=concurrency)
+                async with aclosing(work) as items:
+                    async for _ in items:
+                        pass
+            return
         with Job(store, graph="three", lease_s=5.0) as job:
-            job.add(Row(number=n, id=n, value=f"row {n} of {rows}") for n in range(1, rows + 1))
+            job.add(given)
             await job.run(graph, max_concurrency=concurrency)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from command import moa
+
+from moa import rows
+from moa.config.endpoints import Endpoints
+from moa.graphs.loading import load_graph
 
 GRAPH = """
 from moa import Graph
@@ -85,3 +91,20 @@ def test_an_export_is_written_as_its_name_says(folder: Path, name: str) -> None:
 def test_a_job_with_dead_rows_fails_also_where_nothing_is_left_to_do(folder: Path) -> None:
     for _ in range(2):
         assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 1
+
+
+def test_a_job_of_the_command_line_is_gone_on_with_from_python(folder: Path) -> None:
+    moa("run", "graph.py:graph", "in.txt", "--job", "nightly", "--limit", "1")
+    graph = cast("Any", load_graph("graph.py:graph", Endpoints()))
+    status = asyncio.run(graph.run_job(rows.read("in.txt"), store="nightly"))
+    assert status.rows == {"done": 2, "dead": 1}
+    assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 1
+
+
+def test_a_job_of_another_graph_is_refused_before_a_row_is_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
+    (folder / "graph.py").write_text(GRAPH.replace('"shout"', '"whisper"'))
+    assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 2
+    assert "was begun with the graph 'shout'" in " ".join(capsys.readouterr().err.split())

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import room
 
 import moa.jobs
 from moa import Agent, Budget, RunContext
 from moa.batch import Item, Malformed, Row, Status
-from moa.errors import ConfigError, EndpointRejected, EndpointUnavailable, MoaError
+from moa.errors import (
+    ConfigError,
+    EndpointRejected,
+    EndpointUnavailable,
+    MoaError,
+    StoreError,
+)
 from moa.graphs import Graph
 from moa.jobs import Job, JobStatus
 from moa.journal import Journal
@@ -118,13 +125,24 @@ async def test_rows_that_a_budget_ends_are_due_and_done_with_a_larger_one(store:
         assert (status.rows, status.calls) == ({"done": 3}, 3)
 
 
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no process say again that it is at work, as where all are asleep."""
+
+    def stay(job: Job) -> None:
+        """Say nothing."""
+
+    monkeypatch.setattr(Job, "_stay", stay)
+
+
+@pytest.mark.usefixtures("stopped")
 async def test_leases_of_a_process_that_is_gone_run_out(store: str) -> None:
     with Job(store, graph="shout", lease_s=0.2) as first:
-        first.worker = "elsewhere|1|0|0"
+        first.worker = "elsewhere|1|0"
         first.add(texts("a"))
         left = first.left(RunContext())
         await anext(left)
-        await left.aclose()  # it renews nothing any more, and gives nothing back
+        await left.aclose()  # which gives nothing back
         with Job(store, graph="shout") as second:
             assert (await second.run(shouting())).rows == {"done": 1}
 
@@ -160,6 +178,7 @@ def item(row: Row | Malformed, status: Status, error: MoaError | None = None) ->
     return Item(number=1, id=1, input="a", key=row.key, status=status, error=error)
 
 
+@pytest.mark.usefixtures("stopped")
 async def test_a_late_failure_does_not_undo_what_another_process_has_done(store: str) -> None:
     with Job(store, graph="shout", lease_s=0.01) as late, Job(store, graph="shout") as other:
         late.add(texts("a"))
@@ -170,6 +189,7 @@ async def test_a_late_failure_does_not_undo_what_another_process_has_done(store:
         assert (late.status().rows, outputs(late)) == ({"done": 1}, ["A"])
 
 
+@pytest.mark.usefixtures("stopped")
 async def test_a_late_result_counts_where_the_row_is_not_done_yet(store: str) -> None:
     with Job(store, graph="shout", lease_s=0.01) as late, Job(store, graph="shout") as other:
         late.add(texts("a"))
@@ -181,6 +201,7 @@ async def test_a_late_result_counts_where_the_row_is_not_done_yet(store: str) ->
         assert late.status().rows == {"done": 1}
 
 
+@pytest.mark.usefixtures("stopped")
 async def test_a_process_does_not_take_its_own_row_again_when_its_lease_runs_out(
     store: str,
 ) -> None:
@@ -209,13 +230,21 @@ async def test_a_job_that_was_cancelled_is_run_again_by_the_same_one(store: str)
             assert (await job.run(shouting())).rows == {"done": 2}
 
 
+def die(job: Job) -> None:
+    """Let it be of a process of this machine that is no longer there."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    machine, _, token = job.worker.split("|")
+    job.worker = f"{machine}|{gone.pid}|{token}"
+
+
 async def test_a_row_that_kills_each_process_that_has_it_is_dead(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moa.jobs, "_MAX_DEATHS", 1)
     with Job(store, graph="shout") as killed, Job(store, graph="shout") as job:
         job.add(texts("a"))
-        killed.worker = f"{socket.gethostname()}|1|0|0"
+        die(killed)
         await held(killed)
         async with asyncio.timeout(20):
             status = await job.run(shouting())
@@ -310,3 +339,104 @@ def test_a_process_that_makes_the_job_at_the_same_moment_is_waited_for(tmp_path:
     with Job(tmp_path, graph="g") as job:
         assert job.status().total == 0
     other.close()
+
+
+async def test_a_row_that_killed_its_processes_is_told_with_its_cause(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(moa.jobs, "_MAX_DEATHS", 1)
+    with Job(store, graph="shout") as killed, Job(store, graph="shout") as job:
+        job.add(texts("a"))
+        die(killed)
+        await held(killed)
+        await job.run(shouting())
+        (line,) = job.lines("dead")
+        assert (line["id"], line["input"], line["status"]) == (1, "a", "failed")
+        assert line["error"] == "ProcessDied: 1 processes died while they worked on it"
+        assert job.export(tmp_path / "out.jsonl") == 1
+
+
+async def test_rows_of_another_process_that_is_at_work_stay_until_it_is_gone(store: str) -> None:
+    with Job(store, graph="shout") as one:
+        one.add(texts("a", "b"))
+        with Job(store, graph="shout") as other:
+            other.add(texts("b", "c"))
+            assert (one.not_given, other.not_given, one.status().total) == (0, 2, 4)
+        one.add(texts("a", "b"))
+        assert (one.not_given, one.status().total) == (0, 2)
+
+
+async def test_a_row_in_flight_stays_leased_where_no_more_are_given(store: str) -> None:
+    context = RunContext(timeout_s=60.0)
+    with Job(store, graph="g", lease_s=0.3) as job, Job(store, graph="g") as other:
+        job.add(texts("in flight"))
+        left = job.left(context)
+        await anext(left)
+        context.deadline = time.monotonic()
+        assert await anext(left, None) is None
+        await asyncio.sleep(0.6)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await held(other)
+
+
+async def test_a_clock_that_is_set_frees_no_row_of_a_process_that_lives(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Job(store, graph="shout") as one, Job(store, graph="shout") as other:
+        one.add(texts("a"))
+        await held(one)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await held(other)
+
+
+async def test_a_clock_that_is_set_back_lets_no_failed_row_wait_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Job(tmp_path, graph="shout") as job:
+        job.add(texts("a"))
+        await job.take(item(await held(job), "failed", REFUSED), RunContext())
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 86_400)
+        async with asyncio.timeout(2):
+            assert (await held(job)).input == "a"
+
+
+@pytest.mark.parametrize("what", ["a file", "no database"])
+def test_a_folder_that_can_hold_no_job_is_told(what: str, tmp_path: Path) -> None:
+    folder = tmp_path / "nightly"
+    if what == "a file":
+        folder.write_text("x")
+    else:
+        folder.mkdir()
+        (folder / "job.sqlite").write_text("something else" * 99)
+    with pytest.raises(ConfigError, match=r"the job in .*nightly can't be opened"):
+        Job(folder, graph="g").__enter__()
+
+
+async def test_a_full_disk_stops_a_job_and_what_is_done_stays(tmp_path: Path) -> None:
+    rows = texts(*("x" * 1000 + str(n) for n in range(400)))
+    with suppress(StoreError), room(1_000_000), Job(tmp_path, graph="shout") as job:
+        job.add(rows)
+        await job.run(shouting())
+    with Job(tmp_path, graph="shout") as job:
+        before = job.status()
+        assert before.left > 0
+        job.add(rows)
+        assert (await job.run(shouting())).rows == {"done": 400}
+        assert len({line["id"] for line in job.lines()}) == 400
+
+
+async def test_a_row_that_is_changed_while_it_is_worked_on_is_done_as_it_is_now(
+    store: str,
+) -> None:
+    with Job(store, graph="shout") as job:
+        job.add(texts("a"))
+        row = await held(job)
+        job.add(texts("a and more"))
+        await job.take(item(row, "answered"), RunContext())
+        await job.run(shouting())
+        assert outputs(job) == ["A AND MORE"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, nullcontext
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -24,12 +24,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from moa.batch import Item, Malformed, Row, map_rows, reader_of, row_text
+from moa.batch import Item, Malformed, Row, reader_of, row_text
 from moa.cli import options, screen, session
 from moa.cli.screen import by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import ConfigError
+from moa.ledger import worked
 from moa.node import Node
 from moa.questions import Choice, Predicate, Score
 from moa.rows import RowFile, aside, with_text
@@ -181,7 +182,6 @@ class RowRunner:
         total: How many items there are; `None` is unknown.
         out, resume, overwrite, as_json, limit, concurrency, budget_usd, config, job: What the
             options of these names say.
-        graph: Name of what is run, where there is a `job`.
 
     Raises:
         ConfigError: `resume` and `overwrite` are both given, or one of them without `out`; or `job`
@@ -204,7 +204,6 @@ class RowRunner:
         budget_usd: float | None,
         config: Path | None,
         job: str | None = None,
-        graph: str = "",
     ) -> None:
         existing = options.existing(out, resume=resume, overwrite=overwrite)
         if job is not None and out is not None:
@@ -212,15 +211,12 @@ class RowRunner:
                 "--job keeps what comes out itself: leave out --out, and write a file of it by "
                 "moa job export"
             )
+        self._store = job
         self._job: Job | None = None
-        if job is not None:
-            from moa.jobs import Job
-
-            self._job = Job(job, graph=graph)
         self.tally = Tally()
         self._line = line
         self._live = live
-        self._file = RowFile(out, existing=existing, source=source) if out else None
+        self._file = RowFile(out, existing=existing, source=source, line=line) if out else None
         self._as_json = as_json
         self._limited = limit is not None
         self._concurrency = concurrency
@@ -260,12 +256,14 @@ class RowRunner:
         """
         check_target("--out", self._file and self._file.path)
         try:
-            with self._file or self._job or nullcontext():
-                return self._run(prepare, rows, tabular=tabular)
+            with ExitStack() as opened:
+                if self._file:
+                    opened.enter_context(self._file)
+                return self._run(prepare, rows, opened, tabular=tabular)
         finally:
             self._progress.stop()
 
-    def _run(self, prepare: Prepare, rows: Rows, *, tabular: bool) -> int:
+    def _run(self, prepare: Prepare, rows: Rows, opened: ExitStack, *, tabular: bool) -> int:
         nodes: list[Node[Any, object]] = []
 
         async def job(endpoints: Endpoints, context: RunContext) -> int:
@@ -277,20 +275,23 @@ class RowRunner:
             if tabular and reader_of(node) is row_text:
                 left = with_text(left, "text")
                 left = left if self._live else chain((next(left),), left)
-            due = self._due(left, context)
+            due: AsyncIterable[Row | Malformed] | Rows = aside(left) if self._live else left
+            if self._store is not None:
+                from moa.jobs import Job
+
+                self._job = opened.enter_context(Job(self._store, graph=node.name))
+                due = self._due(self._job, left, context)
             if endpoints.stood_in:
                 screen.notes().print(NO_LLM)
             await endpoints.warm(asked)
             self._reference, self.tally.before = context.reference, context.usage
             self.tally.start()
             self._progress.start()
-            found = due or (aside(left) if self._live else left)
-            async with aclosing(
-                map_rows(node, found, context, max_concurrency=self._concurrency)
-            ) as items:
+            work = worked(
+                self._file or self._job, node, due, context, max_concurrency=self._concurrency
+            )
+            async with aclosing(work) as items:
                 async for item in items:
-                    if self._job:
-                        await self._job.take(item, context)
                     self.add(item)
             if self._job:  # what failed here may have been done since, and others work on it too
                 status = self._job.status()
@@ -304,20 +305,21 @@ class RowRunner:
                 screen.notes().print(node.summary)
         return code
 
-    def _due(self, rows: Rows, context: RunContext) -> AsyncGenerator[Row | Malformed] | None:
-        """Add rows to the job, and give those that are due in it; `None`: there is no job."""
-        if self._job is None:
-            return None
-        self._job.add(rows, all_rows=not self._limited)
-        status = self._job.status()
+    def _due(self, job: Job, rows: Rows, context: RunContext) -> AsyncIterable[Row | Malformed]:
+        """Add rows to the job, and give those that are due in it."""
+        job.add(rows, all_rows=not self._limited)
+        if job.not_given:
+            screen.notes().print(
+                f"Others work on the job: {job.not_given} rows of it that are not in this input "
+                "stay in it"
+            )
+        status = job.status()
         self._done_before = status.total - status.left
         self._progress.update(self._task, total=status.total, completed=self._done_before)
-        return self._job.left(context, at_once=self._concurrency)
+        return job.left(context, at_once=self._concurrency)
 
     def add(self, item: Item[object]) -> None:
-        """Take an item: it is on disk when this returns."""
-        if self._file:
-            self._file.write(self._line(item))
+        """Show an item, and count it."""
         if self._as_json:
             screen.json_line(self._line(item))
         elif screen.quiet.get() and not self._file and item.error is None:

@@ -130,7 +130,6 @@ def run(
         budget_usd=budget_usd,
         config=config,
         job=job,
-        graph=graph,
     )
     tabular = not text and rows.format_of(source, format) == "csv"
     raise typer.Exit(runner.run(prepare, islice(found, limit), tabular=tabular))

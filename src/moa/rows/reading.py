@@ -1,16 +1,10 @@
-"""Rows: read from files and pipes, written as lines of JSON as each is done, and resumed.
-
-`read` gives the rows of a file or a pipe, malformed ones included. `RowFile` keeps what became of
-them: it is never overwritten by accident, written by one process at a time, and says which rows are
-left to do.
-"""
+"""Reading: rows of files and pipes, malformed ones included."""
 
 from __future__ import annotations
 
 import asyncio
 import csv
 import gzip
-import hashlib
 import io
 import json
 import sys
@@ -21,20 +15,17 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from glob import glob
 from importlib import import_module
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, Self, TypeVar, cast
+from typing import Any, BinaryIO, Literal, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from moa._files import Existing, LineFile, dumped, replacing
-from moa.batch import Item, Malformed, Row, faults_of
-from moa.errors import ConfigError, InputError, MissingDependency, MoaError
-from moa.usage import Amount, Usage
+from moa._files import dumped, plain
+from moa.batch import Malformed, Row, faults_of
+from moa.errors import ConfigError, MissingDependency, MoaError
 
 Format = Literal["jsonl", "csv", "txt", "parquet"]
 """How rows stand in a file: an object a line, a table with a header, a text a line, or a table of
@@ -44,8 +35,8 @@ _PACKED = {".gz": "gzip", ".zst": "zstd"}
 """How a file is compressed, by the end of its name."""
 _BROKEN = (OSError, EOFError, zlib.error)
 """What reading raises where the disk fails, or a compressed file is cut off or damaged."""
-_PARQUET_ROWS = 1024
-"""Rows of Parquet that are read together."""
+PARQUET_ROWS = 1024
+"""Rows of Parquet that are read or written together."""
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_CELL = 2**24
 """Most characters of a CSV cell, so that a quote that is never closed ends somewhere."""
@@ -235,7 +226,8 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
                 if first:
                     hint = "Name the column that holds the text by --text-column"
                     raise ConfigError(f"line {row.number}: {problem}. {hint}")
-                row = Malformed(number=row.number, error=problem, raw=dumped(row.value))
+                raw = dumped(row.value)
+                row = Malformed(number=row.number, error=problem, raw=raw, key=row.key)
             first = False
         yield row
 
@@ -305,11 +297,16 @@ def _opened(source: str) -> BinaryIO:
 
 def _zstd(file: Any) -> BinaryIO:
     """Unpack by Arrow: `zstandard` ends without a word where a file is cut off."""
-    arrow = _arrow("to read .zst")
-    return cast("BinaryIO", io.BufferedReader(arrow.CompressedInputStream(file, "zstd")))
+    pyarrow = arrow("to read .zst")
+    return cast("BinaryIO", io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd")))
 
 
-def _arrow(purpose: str) -> Any:
+def arrow(purpose: str) -> Any:
+    """Import Arrow.
+
+    Raises:
+        MissingDependency: it isn't installed.
+    """
     try:
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
@@ -318,10 +315,10 @@ def _arrow(purpose: str) -> Any:
 
 
 def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
-    arrow, number = _arrow("to read Parquet"), 0
+    pyarrow, number = arrow("to read Parquet"), 0
     try:
-        table = arrow.parquet.ParquetFile(file)
-        for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
+        table = pyarrow.parquet.ParquetFile(file)
+        for batch in table.iter_batches(batch_size=PARQUET_ROWS):
             for value in batch.to_pylist():
                 number += 1
                 try:
@@ -331,7 +328,7 @@ def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
                     yield Malformed(number=number, error=problem, raw="")
                 else:
                     yield row
-    except arrow.ArrowInvalid as error:
+    except pyarrow.ArrowInvalid as error:
         raise ConfigError(f"{source!r} is no Parquet: {error}") from error
 
 
@@ -429,7 +426,7 @@ def _header(cells: list[str]) -> list[str]:
 
 
 def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
-    raw = _written(cells)
+    raw = csv_line(cells)
     if len(cells) != len(header):
         problem = f"{len(cells)} cells under a header of {len(header)}"
         return Malformed(number=number, error=problem, raw=raw)
@@ -438,7 +435,8 @@ def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malforme
     return _row(number, dict(zip(header, cells, strict=True)))
 
 
-def _written(cells: list[str]) -> str:
+def csv_line(cells: list[str]) -> str:
+    """Write a row of a table, without its end."""
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(cells)
     return text.getvalue()
@@ -477,241 +475,3 @@ def _encodable(text: str) -> bool:
 
 
 _READERS: dict[Format, Reader] = {"jsonl": jsonl, "csv": _csv, "txt": _txt}
-
-
-def line(item: Item[object]) -> dict[str, object]:
-    """Write an item as what `json` can write."""
-    written: dict[str, object] = {
-        "id": item.id,
-        "input": plain(item.input),
-        "output": plain(item.output),
-        "status": item.status,
-    }
-    if item.problem is not None:
-        written["error"] = item.problem
-    return written | taken(item)
-
-
-def taken(item: Item[object]) -> dict[str, object]:
-    """Write what an item took: `seconds`, `usage` and `trace`.
-
-    Usage is by tier, node and endpoint; a cost of `null` is unknown.
-    """
-    usage = item.usage
-    estimate = item.result.llm_alone if item.result else None
-    return {
-        "seconds": round(item.seconds, 4),
-        "usage": {
-            **_amount(usage.total),
-            "by_tier": _split(usage.by_tier()),
-            "by_node": _split(usage.by_node()),
-            "by_endpoint": _split(usage.by_endpoint()),
-            "llm_alone_estimate": estimate
-            and {"cost": _dollars(estimate.cost), "how": estimate.how},
-        },
-        "trace": [plain(note) for note in item.trace],
-    }
-
-
-def plain(value: object) -> Any:
-    """Turn an output into what JSON can say."""
-    from pydantic_core import to_jsonable_python
-
-    return to_jsonable_python(value, fallback=str)
-
-
-def _split(parts: dict[Any, Usage]) -> dict[str, object]:
-    return {str(name): _amount(usage.total) for name, usage in parts.items()}
-
-
-def _amount(amount: Amount) -> dict[str, object]:
-    return {
-        "calls": amount.calls,
-        "input_tokens": amount.input_tokens,
-        "cached_input_tokens": amount.cached_input_tokens,
-        "output_tokens": amount.output_tokens,
-        "cost": _dollars(amount.cost),
-        "seconds": round(amount.seconds, 4),
-    }
-
-
-def _dollars(cost: Decimal | None) -> float | None:
-    return None if cost is None else float(cost)
-
-
-_COLUMNS = ("id", "status", "error", "input", "output")
-
-
-def exported(lines: Iterable[Mapping[str, Any]], path: Path) -> int:
-    """Write lines to a file, whole or not at all; see `moa.jobs.Job.export`."""
-    kind = format_of(str(path))
-    if kind in (None, "txt") or path.suffix == ".zst":
-        raise ConfigError(f"{path}: give a name that ends in .jsonl, .csv or .parquet")
-    write = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[cast("str", kind)]
-    try:
-        with replacing(path) as file:
-            if path.suffix == ".gz":
-                with gzip.open(file, "wb") as packed:
-                    return write(lines, cast("BinaryIO", packed))
-            return write(lines, file)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be written: {error.strerror}") from error
-
-
-def _write_jsonl(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
-    count = 0
-    for values in lines:
-        file.write(dumped(values).encode() + b"\n")
-        count += 1
-    return count
-
-
-def _write_csv(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
-    count = 0
-    for cells in chain([dict(zip(_COLUMNS, _COLUMNS, strict=True))], map(_as_cells, lines)):
-        file.write(f"{_written([cells[name] for name in _COLUMNS])}\r\n".encode())
-        count += 1
-    return count - 1
-
-
-def _write_parquet(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
-    arrow, count = _arrow("to write Parquet"), 0
-    schema = arrow.schema([(name, arrow.string()) for name in _COLUMNS])
-    cells = map(_as_cells, lines)
-    with arrow.parquet.ParquetWriter(file, schema) as writer:
-        while some := list(islice(cells, _PARQUET_ROWS)):
-            writer.write_table(arrow.Table.from_pylist(some, schema=schema))
-            count += len(some)
-    return count
-
-
-def _as_cells(values: Mapping[str, Any]) -> dict[str, str]:
-    told = {name: values.get(name, "") for name in ("id", "status", "error")}
-    parts = {name: dumped(values.get(name)) for name in ("input", "output")}
-    return {name: str(value) for name, value in told.items()} | parts
-
-
-class _Old(NamedTuple):
-    """A line of an earlier run."""
-
-    digest: bytes
-    start: int
-    failed: bool
-
-
-class RowFile(LineFile):
-    """A file of what became of rows, in the order in which they were done, to be resumed.
-
-    A line has `id` and `input`, and `error` where its row failed. With `resume`, `left` passes over
-    the rows that have a good line. Rows that failed are due again, and so are those whose input has
-    changed under the same id; the lines that they had are removed when the file is closed after all
-    rows were read. Until then the last line of an id counts.
-
-    Args:
-        path: Made where it isn't there. Its name ends in `.jsonl`.
-        existing: What is done with lines that are there: `refuse` raises, `resume` goes on with
-            them, `overwrite` drops them when the first line is written.
-        source: The file that the rows are read from; `None`: from elsewhere.
-
-    Raises:
-        ConfigError: when it is entered: another process writes it, it has lines that are to be
-            refused, or that are none of rows, it is `source`, or it can't be written.
-    """
-
-    def __init__(
-        self, path: str | Path, *, existing: Existing = "refuse", source: str | None = None
-    ) -> None:
-        super().__init__(path, existing=existing, source=source)
-        self.there = 0
-        """Rows so far that had a good line."""
-        self.failed = 0
-        """Rows so far that had failed, and are due again."""
-        self.changed = 0
-        """Rows so far that had another input, and are due again."""
-        self._old: dict[str | int, list[_Old]] = {}
-        self._settled: set[str | int] = set()
-        self._all_read = False
-
-    def __enter__(self) -> Self:
-        """Open and lock it, and read what is there."""
-        super().__enter__()
-        for number, start, values in self.lines():
-            given = values.get("id")
-            if not isinstance(given, str | int) or "input" not in values:
-                raise self.unreadable(number)
-            old = _Old(digest_of(values["input"]), start, "error" in values)
-            self._old.setdefault(given, []).append(old)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove the lines that others have replaced, and close it.
-
-        Raises:
-            ConfigError: the disk has no room for that; the lines are all there.
-        """
-        try:
-            self._remove_replaced()
-        except OSError as problem:
-            raise self._unwritable(problem) from problem
-        finally:
-            self.close()
-
-    def left(
-        self, found: Iterable[Row | Malformed], *, all_rows: bool = True
-    ) -> Iterator[Row | Malformed]:
-        """Give the rows that are to be done: those without a good line for their id and input.
-
-        Args:
-            found: The rows.
-            all_rows: Whether they are all that there are; else no line is removed, since it may
-                be that of a row with the same id which is still to come.
-        """
-        for row in found:
-            old = self._old.get(row.id, [])
-            digest = digest_of(row.input) if old else b""
-            same = next((o for o in old if o.digest == digest and not o.failed), None)
-            if same is None:
-                self.failed += any(o.failed for o in old)
-                self.changed += any(not o.failed for o in old)
-                yield row
-            else:
-                old.remove(same)  # so that of rows that are copies each has its own line
-                self._settled.add(row.id)
-                self.there += 1
-        self._all_read = all_rows
-
-    def write(self, values: Mapping[str, object]) -> None:
-        """Write the line of a row: it has left this process when this returns.
-
-        Raises:
-            InputError: `id` or `input` is missing.
-            ConfigError: the disk is full, or gone; the lines before it are whole.
-        """
-        if not values.keys() >= {"id", "input"}:
-            raise InputError(f"a line needs 'id' and 'input', and this one has {list(values)}")
-        self.add(values)
-        self._settled.add(cast("str | int", values["id"]))
-
-    def _remove_replaced(self) -> None:
-        gone = {old.start for key in self._settled for old in self._old.get(key, ())}
-        if not gone or not self._all_read:
-            return
-        start = 0
-        with self.path.open("rb") as old, replacing(self.path) as new:
-            for raw in old:
-                if start not in gone:
-                    new.write(raw)
-                start += len(raw)
-
-
-def digest_of(value: object) -> bytes:
-    """Tell an input from others, whatever the order of its fields."""
-    if isinstance(value, dict):
-        value = sorted(cast("dict[str, object]", value).items())
-    text = dumped(value)
-    return hashlib.sha256(text.encode()).digest()[:16]

@@ -1,0 +1,240 @@
+"""Stores: a database file of this machine, or one that many machines share, asked the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+from moa._files import make_private
+from moa.errors import ConfigError, MissingDependency, StoreError
+
+T = TypeVar("T")
+_BUSY_S = 60.0
+"""Seconds that a process waits for others that write the same file."""
+
+
+class Store(Protocol):
+    """A database. In what it is asked `?` stands for a value."""
+
+    job: str
+    where: str
+    """Where it is, in words."""
+    skip_locked: str
+    is_new: bool
+    """Whether there is nothing in it of an earlier run."""
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def now(self) -> float:
+        """Give the time that all who use it agree on, in seconds."""
+        ...
+
+    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]: ...
+    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+        """Run one statement for each of some values, which follow `job`; all of them or none."""
+        ...
+
+    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        """Read rows one by one; `job` is the first value."""
+        ...
+
+    async def beside(self, work: Callable[[], T]) -> T:
+        """Do something with it without holding up the event loop for long."""
+        ...
+
+
+class SQLite:
+    """A file of this machine. Each statement takes some 50 µs, so it is not awaited.
+
+    Args:
+        path: Made where it isn't there, for its owner alone.
+        tables: What stands in it, as statements of SQL with `;` between two.
+        what: It is called so in errors.
+        alone: Whether one process uses it at a time.
+    """
+
+    job, skip_locked = "job", ""
+    is_new = False
+
+    def __init__(self, path: Path, tables: str, *, what: str, alone: bool = False) -> None:
+        self.path = path
+        self.where = str(path.parent)
+        self._tables = tables
+        self._what = what
+        self._alone = alone
+        self._lock = threading.RLock()
+
+    def open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
+            self._file = sqlite3.connect(
+                self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            if self._alone:
+                self._file.execute("pragma locking_mode = exclusive")
+            self._use_wal()
+            self._file.execute("pragma synchronous = normal")
+            for table in self._tables.split(";"):
+                self._file.execute(table)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(f"{self._what} can't be opened: {error}") from error
+
+    def _use_wal(self) -> None:
+        """Let others read while one writes. SQLite's own waiting doesn't cover this change."""
+        give_up = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                self._file.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as error:
+                locked = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not locked or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.02)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def now(self) -> float:
+        return time.time()
+
+    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock, self._told():
+            return self._file.execute(sql, values).fetchall()
+
+    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+        with self._lock, self._told():
+            self._file.execute("begin immediate")
+            try:
+                self._file.executemany(sql, ((self.job, *one) for one in values))
+                self._file.execute("commit")
+            finally:
+                if self._file.in_transaction:
+                    self._file.execute("rollback")
+
+    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        with self._told():
+            yield from self._file.execute(sql, (self.job, *values))
+
+    async def beside(self, work: Callable[[], T]) -> T:
+        return work()
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self._what} can't be written or read: {error}. Free the disk, and start it "
+                "again: what is done is kept"
+            ) from error
+
+
+class Postgres:
+    """A database that many machines share. One that is away for a while is waited for.
+
+    Args:
+        address: `postgresql://USER@HOST/DATABASE#NAME`.
+        tables: What stands in it, as statements of SQL with `;` between two.
+    """
+
+    skip_locked = " for update skip locked"
+    is_new = False
+
+    def __init__(self, address: str, tables: str) -> None:
+        self._address, _, name = address.partition("#")
+        self._tables = tables
+        self.job = name or "job"
+        self.where = f"the database, called {self.job!r}"  # an address may hold a password
+        self._lock = threading.RLock()
+
+    def open(self) -> None:
+        try:
+            import psycopg
+        except ImportError as error:
+            raise MissingDependency(
+                "psycopg", extra="postgres", purpose="to keep a job in Postgres"
+            ) from error
+        try:
+            self._connect()
+            with self._file.transaction():
+                # Two that make the tables at the same moment would fail by each other.
+                self._file.execute("select pg_advisory_xact_lock(7012023)")
+                for table in self._tables.split(";"):
+                    self._file.execute(cast("Any", table))
+        except psycopg.Error as error:
+            raise ConfigError(f"the database of the job can't be used: {error}") from error
+
+    def _connect(self) -> None:
+        import psycopg
+
+        self._file: psycopg.Connection[Any]
+        self._file = psycopg.connect(self._address, autocommit=True, connect_timeout=10)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def now(self) -> float:
+        return float(self.run("select extract(epoch from clock_timestamp())")[0][0])
+
+    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._again(lambda: self._run(sql, values))
+
+    def _run(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        cursor = self._file.execute(cast("Any", sql.replace("?", "%s")), values)
+        return cursor.fetchall() if cursor.description else []
+
+    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+        rows = [(self.job, *one) for one in values]
+
+        def work() -> None:
+            with self._file.transaction(), self._file.cursor() as cursor:
+                cursor.executemany(cast("Any", sql.replace("?", "%s")), rows)
+
+        self._again(work)
+
+    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        import psycopg
+
+        with (
+            self._lock,
+            self._told(psycopg.Error),
+            self._file.transaction(),
+            self._file.cursor(name=f"moa_{secrets.token_hex(4)}") as cursor,
+        ):
+            cursor.execute(cast("Any", sql.replace("?", "%s")), (self.job, *values))
+            yield from cursor
+
+    async def beside(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(work)
+
+    def _again(self, work: Callable[[], T]) -> T:
+        """Do it, and again where the connection was lost: what is written is so by its key."""
+        import psycopg
+
+        with self._lock, self._told(psycopg.Error):
+            for tried in range(6):
+                try:
+                    return work()
+                except psycopg.OperationalError as error:
+                    if tried == 5:
+                        raise StoreError(f"the database of the job is away: {error}") from error
+                    time.sleep(min(2.0**tried, 10.0))
+                    with suppress(psycopg.Error):
+                        self._connect()
+        raise AssertionError("it returns or raises")
+
+    @contextmanager
+    def _told(self, kind: type[Exception]) -> Generator[None]:
+        try:
+            yield
+        except kind as error:
+            raise StoreError(f"the database of the job can't be used: {error}") from error

@@ -1,0 +1,229 @@
+"""Ledger: what keeps rows, so that each is worked on until it is done, and no call is paid twice.
+
+`moa.rows.RowFile` keeps lines in a file, `moa.jobs.Job` rows in a database. Either gives the rows
+that are due, each with the finished calls of an earlier try, and takes what became of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Literal, Protocol, TypeVar
+
+from moa._stores import Store
+from moa.batch import Item, Malformed, Progress, Row, map_rows
+from moa.context import RunContext
+from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NotResumable
+from moa.journal import Journal, Key, behind
+from moa.node import Node
+from moa.trace import Note
+from moa.usage import Usage
+
+Out = TypeVar("Out")
+Fate = Literal["done", "due", "failed", "dead"]
+"""What became of a row. One that is `dead` fails however often it is tried."""
+CALLS = """
+create table if not exists moa_calls (
+    job text not null, key text not null, call text not null, record text not null,
+    primary key (job, key, call))
+"""
+"""The table that `Calls` needs."""
+_LATE_S = 0.05
+"""Seconds after which a finished call is on disk, where its row makes no other before."""
+
+
+class Ledger(Protocol):
+    """Keeps what becomes of rows."""
+
+    async def take(self, item: Item[Any], context: RunContext, /) -> None:
+        """Keep it: it is on disk when this returns."""
+        ...
+
+
+async def worked(
+    ledger: Ledger | None,
+    node: Node[Any, Out],
+    rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed],
+    context: RunContext,
+    *,
+    max_concurrency: int = 8,
+    progress: Progress = False,
+) -> AsyncGenerator[Item[Out]]:
+    """Work on the rows that are due, and give what became of each once the ledger has it.
+
+    Args:
+        ledger: It gave the rows; `None`: nothing is kept.
+        node, rows, context, max_concurrency, progress: See `moa.batch.map_rows`.
+
+    Raises:
+        MoaError: what becomes of rows can't be kept; what was kept before stays.
+    """
+    mapped = map_rows(node, rows, context, max_concurrency=max_concurrency, progress=progress)
+    async with aclosing(mapped) as items:
+        async for item in items:
+            if ledger is not None:
+                await ledger.take(item, context)
+            yield item
+
+
+def fate_of(item: Item[Any], context: RunContext) -> Fate:
+    """Say what became of a row: it is due where the limit of the whole run has ended it."""
+    error = item.error
+    if error is None:
+        return "done"
+    ended = any(isinstance(one, BudgetExceeded | DeadlineExceeded) for one in behind(error))
+    if ended and context.is_used_up:
+        return "due"
+    return "dead" if isinstance(error, InputError | NotResumable) else "failed"
+
+
+class RowJournal(Journal):
+    """What is kept of the calls of one row. They are charged to a run only as they are made."""
+
+    def __init__(self, name: str, kept: Mapping[str, str], calls: Calls) -> None:
+        super().__init__(name, kept)
+        self._calls = calls
+        self.unwritten: dict[Key | str, Callable[[], str]] = {}
+        self.is_written = bool(kept)
+        """Whether some of them may be on disk."""
+
+    async def keep(self, key: str, record: str) -> None:
+        """Keep a record: it is on disk before the next call is made, or a little later."""
+        self.unwritten[key] = lambda: record
+        self._calls.write_later(self)
+
+    async def keep_call(self, key: Key, record: Callable[[], str]) -> None:
+        """Keep a finished call, as `keep` does."""
+        self.unwritten[key] = record
+        self._calls.write_later(self)
+
+    async def flush(self) -> None:
+        """Write what isn't written yet."""
+        if self.unwritten:
+            await self._calls.write([self])
+
+    def recall(self, inner: RunContext, key: str, usage: Usage, notes: Sequence[Note]) -> None:
+        """Count a call to its row alone: whoever made it has paid for it."""
+        row = self.context
+        within = row if row is not None and inner.is_within(row) else None
+        inner.recall(f"{self.name}/{key}", usage, notes, within=within)
+
+
+class Calls:
+    """The finished calls of rows that aren't done, in the table of a store.
+
+    What a row of one call did is in its line before it would be written, and costs nothing.
+
+    Args:
+        store: It has the table `CALLS`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._in_hand: dict[str, RowJournal] = {}
+        self._late: dict[str, RowJournal] = {}
+        self._later: dict[str, RowJournal] = {}
+        """Rows whose calls aren't written at the next ring of the timer, and at the one after."""
+        self._turn = threading.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def journals(self, keys: Sequence[str]) -> list[RowJournal]:
+        """Give the journals of rows that are worked on next."""
+        kept = {key: dict[str, str]() for key in keys}
+        if not self._store.is_new:
+            places = ", ".join("?" * len(keys))
+            asked = f"select key, call, record from moa_calls where job = ? and key in ({places})"
+            for key, call, record in self._store.run(asked, self._store.job, *keys):
+                kept[key][call] = record
+        found = [RowJournal(key, kept[key], self) for key in keys]
+        self._in_hand |= zip(keys, found, strict=True)
+        return found
+
+    def settle(self, key: str, fate: Fate) -> None:
+        """Drop the calls of a row that is worked on no more, or keep them for its next try."""
+        journal = self._in_hand.pop(key, None)
+        self._forget(key)
+        if fate in ("due", "failed"):
+            if journal is not None and journal.unwritten:
+                self._write([journal])
+            return
+        with self._turn:
+            if journal is not None:
+                journal.unwritten.clear()  # or what is just about to write them would do so
+            if journal is None or journal.is_written:
+                drop = "delete from moa_calls where job = ? and key = ?"
+                self._store.run(drop, self._store.job, key)
+
+    def write_later(self, journal: RowJournal) -> None:
+        """Write what a row has finished within `_LATE_S`, unless it is done by then."""
+        self._check()
+        if journal.name not in self._late:
+            self._later[journal.name] = journal
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LATE_S, self._write_late)
+
+    async def write(self, journals: Sequence[RowJournal]) -> None:
+        """Write what rows have finished.
+
+        Raises:
+            StoreError: it can't be written.
+        """
+        self._check()
+        await self._store.beside(lambda: self._write(journals))
+
+    def close(self) -> None:
+        """Write what rows have finished that are in hand: another run goes on with them.
+
+        Raises:
+            StoreError: it can't be written.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        late, self._timer, self._writing = [*(self._late | self._later).values()], None, None
+        self._in_hand.clear()
+        self._write(late)
+
+    def _write_late(self) -> None:
+        self._timer = None
+        if self._writing is None or self._writing.done():
+            late, self._late, self._later = [*self._late.values()], self._later, {}
+            if late:
+                self._check()
+                self._writing = asyncio.ensure_future(self.write(late))
+        if self._late or self._later:
+            self._timer = asyncio.get_running_loop().call_later(_LATE_S, self._write_late)
+
+    def _forget(self, name: str) -> None:
+        self._late.pop(name, None)
+        self._later.pop(name, None)
+
+    def _check(self) -> None:
+        """Raise the error of what was written meanwhile."""
+        if self._writing is not None and self._writing.done():
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, journals: Sequence[RowJournal]) -> None:
+        with self._turn:
+            self._write_now(journals)
+
+    def _write_now(self, journals: Sequence[RowJournal]) -> None:
+        written = [(one, [*one.unwritten.items()]) for one in journals]
+        records = [(one.name, str(key), dump()) for one, some in written for key, dump in some]
+        if not records:
+            return
+        for journal in journals:
+            journal.is_written = True
+        self._store.many(
+            "insert into moa_calls (job, key, call, record) values (?, ?, ?, ?) "
+            "on conflict do nothing",
+            records,
+        )
+        for journal, some in written:
+            for key, _ in some:
+                journal.unwritten.pop(key, None)
+            if not journal.unwritten:
+                self._forget(journal.name)
