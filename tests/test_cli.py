@@ -401,3 +401,23 @@ def test_a_mistake_is_named_as_what_it_is(
     Path("one.jsonl").write_text('{"text": "x", "label": "a"}\n')
     assert moa(*words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_guard_of_ones_own_is_found_beside_the_settings_that_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "short.py").write_text(
+        "from moa import Result, Verdict\n"
+        "class Short:\n"
+        "    name = 'short'\n"
+        "    async def run(self, request, context=None, /):\n"
+        "        said = Verdict(kept=False, reason='too long', confidence=None, met=True)\n"
+        "        return Result(output=said)\n"
+        "guard = Short()\n"
+    )
+    (tmp_path / "moa.toml").write_text('[graphs.spam]\nguards = { before = ["short.py:guard"] }\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert moa("run", "spam", "--config", "../moa.toml", "--text", "Hello.", "--json") == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["output"]["reason"] == "too long"

@@ -16,7 +16,9 @@ from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.engine.builder import Graph
 from moa.graphs.loading import asked_by, load_graph
 from moa.graphs.support import Support
-from moa.guards.injection import Injection
+from moa.guards.guarded import Guarded
+from moa.guards.injection import Injection, InjectionRules
+from moa.guards.pii import Pii
 from moa.handoffs import Text
 from moa.testing import SimulatedEndpoint
 
@@ -52,6 +54,12 @@ def test_what_stands_around_a_decision_is_looked_into() -> None:
     assert asked_by(Injection(SMALL)) == {"small"}
     assert asked_by(Preprocessor()) == frozenset()
     assert asked_by(Preprocessor(rewrite=LARGE)) == {"large"}
+
+
+def test_guards_and_what_they_stand_around_are_looked_into() -> None:
+    inner = Filter(SMALL, "spam", action="drop")
+    assert asked_by(Guarded(node=inner, before=[Pii(), InjectionRules()])) == {"small"}
+    assert asked_by(Guarded(node=Preprocessor(), beside=[Injection(LARGE)])) == {"large"}
 
 
 def test_a_function_that_waits_may_ask_any_and_a_quick_one_asks_none() -> None:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from moa.graphs.summarize import Summarize
     from moa.graphs.support import Support
     from moa.graphs.write import Write
+    from moa.guards import Blocked
     from moa.guards.guarded import Guarded
     from moa.guards.injection import Injection
     from moa.guards.pii import Pii
@@ -85,6 +86,7 @@ _HOMES = {
     "BestOfN": "graphs.best_of_n",
     "Brainstorm": "graphs.brainstorm",
     "Budget": "usage",
+    "Blocked": "guards",
     "BudgetExceeded": "errors",
     "BuiltGraph": "graphs",
     "CapabilityError": "errors",
@@ -171,6 +173,7 @@ _HOMES = {
 __all__ = [
     "Agent",
     "BestOfN",
+    "Blocked",
     "Brainstorm",
     "Budget",
     "BudgetExceeded",

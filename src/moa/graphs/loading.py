@@ -20,9 +20,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa import agents, graphs, guards
 from moa.agents import Agent
-from moa.agents.boundary import AGENTS
+from moa.agents.boundary import AGENTS, TypedNode
 from moa.agents.deciding import DecidingAgent
-from moa.agents.preprocessor import Preprocessor
 from moa.config import nearest
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, MoaError
@@ -32,10 +31,8 @@ from moa.graphs.engine.handles import NodeStep
 from moa.graphs.engine.human import Human
 from moa.graphs.engine.loop import Loop
 from moa.graphs.fields import FromEndpoint, Mark, Table, settings_below
-from moa.graphs.recipe import FromTable, WiredRecipe
-from moa.graphs.support import Excerpt, Waiting
+from moa.graphs.recipe import FromTable, Recipe, WiredRecipe
 from moa.guards.guarded import Guarded
-from moa.guards.injection import Injection, InjectionRules
 from moa.node import Node
 
 AnyNode = Node[Any, Any]
@@ -130,7 +127,11 @@ def load_graph(
     """
     own = _own(name)
     if own is not None:
-        return _loaded(*own, endpoints)
+        file, attribute = own
+        settings = endpoints.config.file
+        if around and settings is not None:  # named in moa.toml, whose paths are beside it
+            file = settings.parent / file
+        return _loaded(file, attribute, endpoints)
     inside = (*around, name)
 
     def other(wanted: str) -> AnyNode:
@@ -197,17 +198,19 @@ def asked_by(node: object) -> frozenset[str] | None:
 
 def _parts(node: object) -> Iterable[object] | None:
     """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
-    if isinstance(node, Cascade):
-        return cast("Cascade[Any, Any]", node).tiers
     if isinstance(node, BuiltGraph | WiredRecipe | Loop):
         steps = (step for step in node.plan.steps if isinstance(step, NodeStep))
         # A quick function waits for nobody.
         return [step.node for step in steps if step.thread or not step.signature.quick]
-    if isinstance(node, Injection):
-        return (node.filter,)
-    if isinstance(node, Preprocessor):
-        return (node.rewriter,) if node.rewriter else ()
-    return () if isinstance(node, Excerpt | Human | InjectionRules | Waiting) else None
+    if isinstance(node, Cascade):
+        return cast("Cascade[Any, Any]", node).tiers
+    if isinstance(node, Guarded):
+        guarded = cast("Guarded[Any, Any]", node)
+        return (guarded.node, *guarded.before, *guarded.beside, *guarded.after)
+    if isinstance(node, TypedNode) and not isinstance(node, Recipe):
+        held: list[object] = list(vars(node).values())
+        return None if any(map(_is_endpoint, held)) else [one for one in held if _is_node(one)]
+    return () if isinstance(node, Human) else None
 
 
 def fingerprints(
@@ -344,6 +347,10 @@ def _is_own(name: str, value: object, module: ModuleType) -> bool:
     """Whether a file may have it to be run: a node, or a function that was not imported."""
     made = inspect.isfunction(value) and value.__module__ == module.__name__
     return not name.startswith("_") and (made or _is_node(value))
+
+
+def _is_endpoint(value: object) -> bool:
+    return not isinstance(value, type) and hasattr(value, "capabilities")
 
 
 def _is_node(value: object) -> bool:

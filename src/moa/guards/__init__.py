@@ -16,7 +16,15 @@ Position = Literal["before", "beside", "after"]
 
 
 class Blocked(Dropped):
-    """What comes out where a guard stopped a request, or an answer."""
+    """What comes out where a guard stopped a request, or an answer.
+
+    Examples:
+        >>> small = SimulatedEndpoint(rule=lambda text: {"spam": {"yes": 0.9 * ("WIN" in text)}})
+        >>> guarded = Guarded(node=Agent(small, "Answer."), before=[Spam(small)])
+        >>> blocked = guarded.run_sync("WIN a cruise!").output
+        >>> isinstance(blocked, Blocked) and (blocked.guard, blocked.place)
+        ('spam', 'before')
+    """
 
     guard: str
     """Name of the guard."""
