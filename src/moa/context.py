@@ -594,7 +594,7 @@ def quiet(context: RunContext) -> RunContext:
     return inner
 
 
-def counted(context: RunContext) -> tuple[Callable[[], int], RunContext]:
+def count_text_deltas(context: RunContext) -> tuple[Callable[[], int], RunContext]:
     """Open a context, and count the pieces of text that are shown from it.
 
     What was shown can't be taken back: whoever broke off then has no stand-in.

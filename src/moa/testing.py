@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
-    Closing,
     Completion,
     Decision,
     Embeddings,
     Endpoint,
+    EndpointBase,
     Example,
     Prompt,
     need,
@@ -66,7 +66,7 @@ T = TypeVar("T")
 
 
 @dataclass(kw_only=True, repr=False)
-class _Double(Closing):
+class _Double(EndpointBase):
     """What the doubles share: reserve, wait, answer, settle."""
 
     name: str = "scripted"

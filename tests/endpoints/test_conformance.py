@@ -14,7 +14,7 @@ import pytest
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
-from moa.endpoints import Closing, Completion, Decision, Endpoint, Prompt
+from moa.endpoints import Completion, Decision, Endpoint, EndpointBase, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
@@ -366,7 +366,7 @@ async def faulty(fault: str) -> Decision:
 
 
 async def test_it_is_closed_at_the_end_of_an_async_with(endpoint: Endpoint) -> None:
-    assert isinstance(endpoint, Closing)
+    assert isinstance(endpoint, EndpointBase)
     async with endpoint as same:
         assert same is endpoint
     await endpoint.close()

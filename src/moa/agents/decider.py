@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from pydantic import BaseModel, create_model
 
 from moa.agents.boundary import Limits, Out
-from moa.agents.deciding import DecidingAgent, FoundOut
+from moa.agents.deciding import DecidingAgent, ZeroShotCache
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.errors import ConfigError
@@ -89,7 +89,7 @@ class Decider(DecidingAgent[Out]):
         part.output_type = create_model(model.__name__, **fields)
         part.questions = asked
         part.adaptation = self.adaptation and _only(self.adaptation, names)
-        part._zero_shot = FoundOut()
+        part._zero_shot = ZeroShotCache()
         part._calibrated = {n: c for n, c in self._calibrated.items() if n in names}
         return part
 

@@ -82,7 +82,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if adaptation is not None:
             adaptation.check(self.questions)
         self._calibrated = self._with(calibration, embedders)
-        self._zero_shot = FoundOut()
+        self._zero_shot = ZeroShotCache()
 
     def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
@@ -142,7 +142,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             adaptation.check(self.questions)
         adapted = copy.copy(self)
         adapted.adaptation = adaptation
-        adapted._zero_shot = FoundOut()
+        adapted._zero_shot = ZeroShotCache()
         return adapted
 
     @abstractmethod
@@ -206,7 +206,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     async def _plain(self, request: Text | str, context: RunContext) -> tuple[Answer, ...]:
         text = self._admit(request)
-        adaptation = self.adaptation or await self._zero_shot.found(self, context)
+        adaptation = self.adaptation or await self._zero_shot.get(self, context)
         vector = await self._vector(adaptation, text, context)
         variants = (self.examples,) if adaptation is None else adaptation.prompt_variants
         asked = [self.ask(request, context, shown=shown) for shown in variants]
@@ -313,7 +313,7 @@ def labelled(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[E
     return tuple(found)
 
 
-class FoundOut:
+class ZeroShotCache:
     """What an agent without labels finds out at its first call, and keeps.
 
     It may take a third of the time and of the budget that a run has left, so that what the run is
@@ -327,7 +327,7 @@ class FoundOut:
         self._too_short_s = 0.0
         """Seconds that were not enough, so that they are not spent in vain again."""
 
-    async def found(self, agent: DecidingAgent[Any], context: RunContext) -> Adaptation | None:
+    async def get(self, agent: DecidingAgent[Any], context: RunContext) -> Adaptation | None:
         """Give it; those who ask while it is being found out wait."""
         free = costs_nothing(agent.endpoint)
         if self._known or (agent.encoder is None and not free):

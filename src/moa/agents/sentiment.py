@@ -56,9 +56,9 @@ class Sentiment(DecidingAgent[Mood]):
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         neutral: Whether neutral is an answer too; without it the answer is one of two.
-        adaptation: Views to read each text in, and corrections of the model's bias; `None` is the
-            head that ships, where there is an encoder beside the endpoint, and then the endpoint
-            isn't asked.
+        adaptation: Prompt variants to read each text with, and corrections of the model's bias;
+            `None` is the head that ships, where there is an encoder beside the endpoint, and then
+            the endpoint isn't asked.
         limits: See `Limits`.
 
     Raises:

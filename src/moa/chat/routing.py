@@ -13,7 +13,7 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.prompts import TAG, block, system
 from moa.calibration.acceptance import Policy
 from moa.chat.messages import LEFT_OUT, Summary, Turn
-from moa.context import RunContext, counted, quiet
+from moa.context import RunContext, count_text_deltas, quiet
 from moa.decisions import Adaptation
 from moa.endpoints import Completion, Endpoint, Example
 from moa.errors import (
@@ -195,7 +195,7 @@ class ChatRouter:
         self, small: Speaker, exchange: Exchange, reason: str, context: RunContext
     ) -> tuple[Spoken | None, str]:
         """Let the small model reply; `None` with the reason where that isn't taken."""
-        shown, heard = counted(context)
+        shown, heard = count_text_deltas(context)
         try:
             if self.accept is None:
                 return await self._by(small, exchange, reason, heard), ""
@@ -215,7 +215,7 @@ class ChatRouter:
     async def _by_the_large(
         self, small: Speaker, exchange: Exchange, reason: str, context: RunContext
     ) -> Spoken:
-        shown, heard = counted(context)
+        shown, heard = count_text_deltas(context)
         try:
             return await self._by(self.large, exchange, reason, heard)
         except (EndpointError, BudgetExceeded) as error:

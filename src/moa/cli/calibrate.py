@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moa.calibration.calibrated import Evaluation
     from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
-    from moa.cli.session import Job
+    from moa.cli.session import Body
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
@@ -127,7 +127,7 @@ def calibrate(
     if recheck is not None:
         _refuse(said)
         rows = _labelled(source, format, text_column)
-        raise typer.Exit(session.run_job(_recheck(recheck, rows, out), config, budget_usd))
+        raise typer.Exit(session.run(_recheck(recheck, rows, out), config, budget_usd))
     if not task or out is None:
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
@@ -137,7 +137,7 @@ def calibrate(
     question = question_of(task, names or sorted({row.label for row in rows}))
     guarantee = Guarantee(risk, confidence, next_look(out, task))
 
-    async def job(endpoints: Endpoints, context: RunContext) -> int:
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.fit import calibrate as calibrated
 
         with screen.progress("reading") as progress:
@@ -159,7 +159,7 @@ def calibrate(
         screen.details().print(f"written to {out}")
         return 0
 
-    raise typer.Exit(session.run_job(job, config, budget_usd))
+    raise typer.Exit(session.run(body, config, budget_usd))
 
 
 def _refuse(said: typer.Context) -> None:
@@ -182,10 +182,10 @@ def _labelled(source: str, format: Format | None, text_column: str | None) -> li
     return [row for _, row in rows.typed(source, Labelled, format=format, text_column=text_column)]
 
 
-def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
+def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Body:
     """Test it, say what was found, and write it down where `out` says."""
 
-    async def job(endpoints: Endpoints, context: RunContext) -> int:
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.calibrated import recheck
         from moa.calibration.file import Calibration
         from moa.evals.calibrations import connected, detector
@@ -205,7 +205,7 @@ def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Job:
             screen.details().print(f"written to {out}")
         return 0 if confirmed else 1
 
-    return job
+    return body
 
 
 def evaluate(
@@ -236,7 +236,7 @@ def evaluate(
     screen.check_target("--report", report)
     rows = _labelled(source, format, text_column)
 
-    async def job(endpoints: Endpoints, context: RunContext) -> int:
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.calibrated import evaluate as measured
         from moa.calibration.file import Calibration
         from moa.evals.calibrations import connected, odd_rows
@@ -253,7 +253,7 @@ def evaluate(
         screen.report(found, report, as_json=as_json)
         return 0
 
-    raise typer.Exit(session.run_job(job, config, budget_usd))
+    raise typer.Exit(session.run(body, config, budget_usd))
 
 
 def promote(
@@ -313,7 +313,7 @@ def promote(
     guarantee = Guarantee(risk, confidence)
     rows = _labelled(source, format, text_column)
 
-    async def job(endpoints: Endpoints, context: RunContext) -> int:
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.evals.promotion import promote as promoted
 
         with screen.progress("reading") as progress:
@@ -336,7 +336,7 @@ def promote(
             _configure(screen.notes(), found, config, out, audit, has_llm=endpoints.has_llm)
         return 0
 
-    raise typer.Exit(session.run_job(job, config, budget_usd))
+    raise typer.Exit(session.run(body, config, budget_usd))
 
 
 def _show_calibration(made: Calibration) -> None:

@@ -95,7 +95,7 @@ def compare(
     given = _given(source, data, task=task, labels=named, calibration=calibration)
     names = [name.strip() for name in designs.split(",") if name.strip()]
 
-    async def job(endpoints: Endpoints, context: RunContext) -> int:
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.config.endpoints import NO_LLM
         from moa.evals import compare as compared
         from moa.graphs.loading import fingerprints
@@ -128,7 +128,7 @@ def compare(
         return 0 if all(design.answered for design in found.designs) else 1
 
     stopped = f"Stopped with some of the answers: {options.how_to_go_on(out)}."
-    raise typer.Exit(session.run_job(job, config, None, stopped=stopped))
+    raise typer.Exit(session.run(body, config, None, stopped=stopped))
 
 
 def _given(

@@ -89,7 +89,7 @@ def label(
     with LabelFile(out, existing=existing, source=source) as file:
         rows = read_unlabelled(source, format=format, text_column=text_column)
 
-        async def job(endpoints: Endpoints, context: RunContext) -> int:
+        async def body(endpoints: Endpoints, context: RunContext) -> int:
             with screen.progress("reading") as progress:
                 picks.extend(
                     await picked(
@@ -107,7 +107,7 @@ def label(
             return await _by_llm(made, endpoints, rows, picks, file, context)
 
         stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
-        code = session.run_job(job, config, budget_usd, stopped=stopped)
+        code = session.run(body, config, budget_usd, stopped=stopped)
         if code or by_llm:
             raise typer.Exit(code)
         raise typer.Exit(_by_keys(made, rows, picks, file))

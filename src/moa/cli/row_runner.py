@@ -266,7 +266,7 @@ class RowRunner:
     def _run(self, prepare: Prepare, rows: Rows, opened: ExitStack, *, tabular: bool) -> int:
         nodes: list[Node[Any, object]] = []
 
-        async def job(endpoints: Endpoints, context: RunContext) -> int:
+        async def body(endpoints: Endpoints, context: RunContext) -> int:
             left = self._file.left(rows, all_rows=not self._limited) if self._file else rows
             if not self._live and (left := _begun(left)) is None:  # nothing is left to be resumed
                 return session.ANSWERED
@@ -298,7 +298,7 @@ class RowRunner:
                 return session.FAILED if status.left or status.causes else session.ANSWERED
             return session.FAILED if self.tally.failed else session.ANSWERED
 
-        code = session.run_job(job, self._config, self._budget_usd, stopped="")
+        code = session.run(body, self._config, self._budget_usd, stopped="")
         self.close(stopped=code == session.STOPPED)
         for node in nodes:
             if isinstance(node, Watching):

@@ -16,8 +16,8 @@ from moa.usage import Budget
 ANSWERED, FAILED, STOPPED = 0, 1, 130
 """Exit codes: all answered or dropped; some failed; Ctrl-C."""
 
-Job = Callable[[Endpoints, RunContext], Awaitable[int]]
-"""Does something with the configured endpoints, and gives the exit code."""
+Body = Callable[[Endpoints, RunContext], Awaitable[int]]
+"""What a command does with the configured endpoints; it gives the exit code."""
 
 
 def configured(path: Path | None) -> Config:
@@ -28,14 +28,14 @@ def configured(path: Path | None) -> Config:
     return load(path)
 
 
-def run_job(
-    job: Job,
+def run(
+    body: Body,
     config: Path | None,
     budget_usd: float | None,
     *,
     stopped: str = "stopped; nothing was written",
 ) -> int:
-    """Run a job with the endpoints of the configuration, and give its exit code.
+    """Run the body of a command with the endpoints of the configuration, and give its exit code.
 
     After Ctrl-C it says `stopped`, or nothing where that is empty.
     """
@@ -44,7 +44,7 @@ def run_job(
         async with Endpoints(configured(config)) as endpoints:
             budget = Budget(cost=budget_usd)
             context = RunContext(budget=budget, reference=endpoints.reference, keep_notes=False)
-            return await job(endpoints, context)
+            return await body(endpoints, context)
 
     try:
         return asyncio.run(work())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -17,7 +18,7 @@ from moa.advisor.catalogue import BUILT_IN, Local, local, models
 from moa.agents.language import can_detect, language_of
 from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
 from moa.context import Reference, RunContext
-from moa.endpoints import Closing, Endpoint, close_all
+from moa.endpoints import Endpoint, close_all
 from moa.errors import ConfigError, ModelNotFound
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder, keys_of_running
@@ -45,7 +46,7 @@ replies written by a large model, put three lines into moa.toml:
 """
 
 
-class Endpoints(Closing):
+class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     """The endpoints that a configuration names, and the built-in model.
 
     Args:
@@ -166,6 +167,9 @@ class Endpoints(Closing):
         Where one can't be closed, the others are, and its error is raised at the end.
         """
         await close_all(self.used)
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
 
     def server(self, name: str) -> OpenAIEndpoint:
         """Build an endpoint without its retries, of several replicas the first; see `servers`."""

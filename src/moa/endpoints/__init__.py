@@ -286,11 +286,12 @@ def unable(endpoint: Endpoint, capability: Capability) -> CapabilityError:
     return CapabilityError(f"endpoint {endpoint.name!r} can't {what}: it can {able}")
 
 
-class Closing(ABC):
-    """Is closed at the end of its `async with`. All endpoints of `moa` derive from it.
+class EndpointBase(ABC):
+    """What all endpoints of `moa` derive from: they are closed at the end of an `async with`.
 
-    Where a run can be resumed, what it is asked is kept, and not asked again: see `moa.journal`. Of
-    endpoints that wrap each other the outermost keeps it.
+    Each `complete`, `decide`, `stream` and `embed` of a class that derives from it is wrapped, so
+    that a run that is resumed finds what was answered: see `moa.journal`. If endpoints wrap each
+    other, the outermost one keeps it.
 
     It is no part of the `Endpoint` protocol, so that an endpoint of one's own needs only `close`.
     """

@@ -22,11 +22,11 @@ from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
-    Closing,
     Completion,
     Decision,
     Embeddings,
     Endpoint,
+    EndpointBase,
     Examples,
     Pieces,
     Prompt,
@@ -75,7 +75,7 @@ def reads_heads(endpoint: Endpoint | str) -> bool:
     return encoder is not None and encoder.model == MultilingualEncoder.model
 
 
-class Encoder(Closing):
+class Encoder(EndpointBase):
     """A small model that runs in this process, and can do nothing but embed.
 
     Args:

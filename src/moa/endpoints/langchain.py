@@ -17,10 +17,10 @@ from moa._async import in_time
 from moa.context import Reservation, RunContext
 from moa.endpoints import (
     Capability,
-    Closing,
     Completion,
     Decision,
     Embeddings,
+    EndpointBase,
     Examples,
     Pieces,
     Prompt,
@@ -43,7 +43,7 @@ _CUT = ("length", "max_tokens")
 _ENDED = ("finish_reason", "stop_reason", "done_reason")
 
 
-class LangChainEndpoint(Closing):
+class LangChainEndpoint(EndpointBase):
     """A chat model of LangChain. It can complete and stream, and takes tools by its `bind_tools`.
 
     A model without `bind_tools` is told of tools in words, and chooses by a JSON schema. A

@@ -15,10 +15,10 @@ from moa._files import paired
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
-    Closing,
     Completion,
     Decision,
     Embeddings,
+    EndpointBase,
     Examples,
     Pieces,
     Prompt,
@@ -73,7 +73,7 @@ class Settings(TypedDict, total=False):
     decides: Decides
 
 
-class OpenAIEndpoint(Closing):
+class OpenAIEndpoint(EndpointBase):
     """A model behind any server that speaks OpenAI's protocol.
 
     Args:

@@ -23,11 +23,11 @@ from moa.endpoints import (
     COMPLETION,
     EMBEDDINGS,
     Capability,
-    Closing,
     Completion,
     Decision,
     Embeddings,
     Endpoint,
+    EndpointBase,
     Examples,
     Pieces,
     Prompt,
@@ -71,7 +71,7 @@ def shared_capabilities(endpoints: Sequence[Endpoint]) -> frozenset[Capability]:
     return first.intersection(*others)
 
 
-class Asking(Closing):
+class Asking(EndpointBase):
     """Sends every request to an endpoint by one method."""
 
     @abstractmethod

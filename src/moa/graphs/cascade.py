@@ -19,7 +19,7 @@ from moa.agents.boundary import In, Out
 from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.calibration.audit import Audit
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext, counted, quiet
+from moa.context import RunContext, count_text_deltas, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile, beside_config
@@ -224,7 +224,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         suspended = self.oversight.suspended
         if suspended is not None:
             own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
-        shown, heard = counted(own)
+        shown, heard = count_text_deltas(own)
         standing = await self._settle(request, heard, shown, suspended=suspended is not None)
         show(standing.output, own, shown())
         return standing

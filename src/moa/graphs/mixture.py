@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
-from moa.context import RunContext, counted
+from moa.context import RunContext, count_text_deltas
 from moa.endpoints import Endpoint
 from moa.errors import (
     BudgetExceeded,
@@ -123,7 +123,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         await run.propose()
         if run.agreed is not None:
             return self._chosen(run, run.agreed, "the proposers agree")
-        pieces, heard = counted(context)
+        pieces, heard = count_text_deltas(context)
         try:
             text = await self.aggregate(run.asked, heard)
         except MoaError as error:

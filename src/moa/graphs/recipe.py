@@ -19,7 +19,7 @@ from moa._files import replace_text
 from moa.agents.boundary import In, Out, TypedNode, ready, said
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext, counted
+from moa.context import RunContext, count_text_deltas
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
@@ -216,7 +216,7 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
         """
         if context is None or context.listener is None:
             return await super().run(request, context)
-        shown, heard = counted(context)
+        shown, heard = count_text_deltas(context)
         result = await super().run(request, heard)
         show(result.output, context.nested(self.name), shown())
         return result

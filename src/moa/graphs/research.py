@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
-from moa.context import RunContext, counted, quiet
+from moa.context import RunContext, count_text_deltas, quiet
 from moa.documents import Passage
 from moa.documents.citations import Citation, cited, statements
 from moa.documents.claims import Claim, Grade, checked_claims
@@ -282,7 +282,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     async def _report(self, found: Findings, context: RunContext) -> Report:
         text, written = str(found), False
         if self.writes:
-            shown, heard = counted(context)
+            shown, heard = count_text_deltas(context)
             try:
                 text, written = (await self.synthesis.run(found, heard)).output.text, True
             except MoaError as error:

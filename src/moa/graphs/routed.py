@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext, counted
+from moa.context import RunContext, count_text_deltas
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
@@ -146,7 +146,7 @@ class Routed(Recipe[Any, Any], recipe="routed"):
         chosen = self._choose(request, context)
         others = [place for place in reversed(range(len(self.models))) if place != chosen]
         failed: MoaError | None = None
-        shown, heard = counted(context)
+        shown, heard = count_text_deltas(context)
         for place in (chosen, *others):
             try:
                 return (await self.models[place].run(request, heard)).output
