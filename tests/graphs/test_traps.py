@@ -98,8 +98,8 @@ def test_a_graph_that_is_not_built_says_how_to_build_it(name: str) -> None:
 
 
 def test_another_name_is_no_attribute_of_a_graph() -> None:
-    with pytest.raises(AttributeError, match="Graph has no attribute 'add_node'"):
-        getattr(Graph("g", str), "add_node")  # noqa: B009 - a type checker knows that it has none
+    with pytest.raises(AttributeError, match="Graph has no attribute 'nodes'"):
+        getattr(Graph("g", str), "nodes")  # noqa: B009 - a type checker knows that it has none
 
 
 @pytest.mark.parametrize("node", [shout, Agent(endpoint, "Answer.")])
