@@ -43,8 +43,8 @@ class Reading(BaseModel):
 
 async def thanks(reading: Reading) -> Reply:
     """Answer praise: a plain function is a node too."""
-    topic = reading.about.label or "what you like"
-    return Reply(text=f"Thank you for the kind words about our {topic}!")
+    about = f" about our {reading.about.label}" if reading.about.label else ""
+    return Reply(text=f"Thank you for the kind words{about}!")
 
 
 def graph(endpoints: Endpoints) -> Node[Review, Reply]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
+from moa.errors import ConfigError
+from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Budget, Part, Price, Tier, Usage
 
 counts = st.integers(min_value=0, max_value=10**9)
 amounts = st.builds(
@@ -87,3 +89,9 @@ def test_the_estimate_on_an_unpriced_endpoint_is_unknown() -> None:
 def test_usage_reads_like_its_total(name: str) -> None:
     usage = Usage({Part("slm", "n", "e"): Amount(calls=3, input_tokens=10, output_tokens=2)})
     assert getattr(usage, name) == getattr(usage.total, name)
+
+
+@pytest.mark.parametrize("limit", [-1, "3", float("nan")])
+def test_a_limit_that_is_no_number_from_0_on_is_refused(limit: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Budget\(calls=.*number from 0 on"):
+        Budget(calls=limit)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from moa._text import as_html, as_text
+from moa.errors import ConfigError
 
 K = TypeVar("K")
 
@@ -299,6 +300,9 @@ class Budget:
     takes beyond that is not foreseen, nor are joules, and dollars by the hour or the joule. A call
     whose price is unknown counts against every limit but `cost`.
 
+    Raises:
+        ConfigError: a limit is no number, or below 0.
+
     Examples:
         >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.", budget=Budget(calls=0))
         >>> agent.run_sync("Hi")
@@ -321,6 +325,12 @@ class Budget:
     """Most energy, where it is measured."""
     tool_calls: int | None = None
     """Most tools that models have used."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            limit: object = getattr(self, one.name)
+            if limit is not None and not (isinstance(limit, Decimal | float | int) and limit >= 0):
+                raise ConfigError(f"Budget({one.name}={limit!r}): a limit is a number from 0 on")
 
     def __repr__(self) -> str:
         limits = ((one.name, getattr(self, one.name)) for one in fields(self))
