@@ -10,14 +10,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import moa
+from counting import serving
 
 from moa import Agent, Budget, OpenAIEndpoint, RunContext
 from moa.errors import ConfigError, EndpointUnavailable, MoaError, QuorumNotMet
@@ -31,51 +31,11 @@ WORKERS = 3
 BATCH = 20
 
 
-class Answering(BaseHTTPRequestHandler):
-    """A server of models that takes 50 ms, and counts what it is asked."""
-
-    protocol_version = "HTTP/1.1"
-    asked: Counter[str]
-    lock: threading.Lock
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        text = body["messages"][-1]["content"].split("\n")[1]
-        with self.lock:
-            self.asked[text] += 1
-        time.sleep(0.05)
-        message = {"role": "assistant", "content": f"Fine: {text}"}
-        answer = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "m",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
-        }
-        raw = json.dumps(answer).encode()
-        with suppress(ConnectionError):
-            self.send_response(400 if "wrong" in text else 200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def served() -> Iterator[tuple[str, Counter[str]]]:
-    """Serve models; give the address, and how often each text was asked."""
-    asked: Counter[str] = Counter()
-    handler = type("Handler", (Answering,), {"asked": asked, "lock": threading.Lock()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", asked
-    server.shutdown()
-    server.server_close()
+    """Serve models that take 50 ms; give the address, and how often each text was asked."""
+    with serving(told_apart=lambda said: said[-1]["content"].split("\n")[1], latency_s=0.05) as it:
+        yield it
 
 
 def graph_at(url: str) -> Callable[[], Node[Any, Any]]:

@@ -6,70 +6,17 @@ import json
 import random
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from counting import serving
 
 from moa.jobs import Job
 
 CHILD = Path(__file__).with_name("killed.py")
 CALLS = 3
 """Of a row."""
-
-
-class Counting(BaseHTTPRequestHandler):
-    """A server of models that counts what it answers."""
-
-    protocol_version = "HTTP/1.1"
-    asked: Counter[str]
-    lock: threading.Lock
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.lock:
-            self.asked[json.dumps(body["messages"])] += 1
-        message = {"role": "assistant", "content": "Fine."}
-        usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
-        answer = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "m",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": usage,
-        }
-        raw = json.dumps(answer).encode()
-        with suppress(ConnectionError):
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def serving() -> Generator[tuple[str, Counter[str]]]:
-    """Serve models; give the address, and how often each request was answered."""
-    asked: Counter[str] = Counter()
-    handler = type("Handler", (Counting,), {"asked": asked, "lock": threading.Lock()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", asked
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def child(store: Path, url: str, rows: int, concurrency: int) -> subprocess.Popen[bytes]:

@@ -1,0 +1,77 @@
+"""A server of models in a thread of this process, which counts what it is asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+def whole(messages: list[dict[str, str]]) -> str:
+    """Tell requests apart by all that they say."""
+    return json.dumps(messages)
+
+
+class _Counting(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    asked: Counter[str]
+    lock: threading.Lock
+    told_apart: Callable[[list[dict[str, str]]], str]
+    latency_s: float
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = type(self).told_apart(body["messages"])
+        with self.lock:
+            self.asked[text] += 1
+        time.sleep(self.latency_s)
+        answer = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": f"Fine: {text}"},
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
+        }
+        raw = json.dumps(answer).encode()
+        with suppress(ConnectionError):
+            self.send_response(400 if "wrong" in text else 200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving(
+    *, told_apart: Callable[[list[dict[str, str]]], str] = whole, latency_s: float = 0.0
+) -> Generator[tuple[str, Counter[str]]]:
+    """Serve models; give the address, and how often each request was asked.
+
+    Requests with "wrong" in them are refused.
+    """
+    asked: Counter[str] = Counter()
+    about = {"asked": asked, "lock": threading.Lock(), "latency_s": latency_s}
+    handler = type("Handler", (_Counting,), {**about, "told_apart": staticmethod(told_apart)})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", asked
+    finally:
+        server.shutdown()
+        server.server_close()
