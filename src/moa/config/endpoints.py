@@ -1,4 +1,4 @@
-"""Tiers: the endpoints of a configuration, each built at first use and closed with the others."""
+"""The endpoints of a configuration, each built at first use and closed with the others."""
 
 from __future__ import annotations
 

@@ -1,21 +1,13 @@
-"""Checks: injections, labels, and answers that nothing rests on."""
+"""Attempts to change what a model is told."""
 
 from __future__ import annotations
 
 import pytest
-from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.agents.decider import Decider
-from moa.calibration.verifiers import Plausible
-from moa.errors import ConfigError, EndpointUnavailable
-from moa.guards import Blocked, Exchange
-from moa.guards.groundedness import Groundedness
+from moa.errors import EndpointUnavailable
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules
-from moa.guards.labelled import Labelled
-from moa.handoffs import Reply
-from moa.questions import Predicate, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 SURE, NOT = {"injection": {"yes": 0.9}}, {"injection": {"yes": 0.1}}
@@ -113,67 +105,3 @@ async def test_where_the_model_is_down_the_guard_fails() -> None:
     node = Guarded(node=Agent(SimulatedEndpoint(), "Answer."), before=[Injection(slm)])
     with pytest.raises(EndpointUnavailable):
         await node.run("Hello")
-
-
-async def test_labels_that_are_stopped() -> None:
-    slm = ScriptedEndpoint([{"label": {"medicine": 0.8}}, {"label": {"banking": 0.8}}])
-    guard = Labelled(slm, ["banking", "medicine"], stop=["medicine"])
-    first, second = [(await guard.run(text)).output for text in ("A pill?", "My card?")]
-    assert (first.kept, second.kept) == (False, True)
-    assert first.reason == "its label is 'medicine'"
-
-
-def test_a_label_that_is_none_of_them_is_refused() -> None:
-    with pytest.raises(ConfigError, match="its labels are"):
-        Labelled(ScriptedEndpoint([]), ["a", "b"], stop=["c"])
-
-
-PASSAGE = "The bridge was opened in 1932. It is 503 metres long and crosses the harbour."
-
-
-async def test_every_sentence_of_an_answer_is_looked_up() -> None:
-    output = Reply(text="The bridge was opened in 1932. It was painted by elephants in 1950.")
-    verdict = (await Groundedness().run(Exchange(request=PASSAGE, output=output))).output
-    assert not verdict.kept
-    assert verdict.ungrounded == (1,)
-    assert verdict.sentences == 2
-    assert "elephants" not in verdict.reason
-
-
-async def test_a_share_of_sentences_may_be_without_ground() -> None:
-    output = Reply(text="The bridge was opened in 1932. It was painted by elephants.")
-    guard = Groundedness(most=0.5)
-    assert (await guard.run(Exchange(request=PASSAGE, output=output))).output.kept
-
-
-async def test_passages_may_come_from_the_output() -> None:
-    class Cited(Reply):
-        passages: list[str]
-
-    output = Cited(text="The bridge crosses the harbour.", passages=[PASSAGE])
-    guard = Groundedness(passages=lambda request, output: output.passages)
-    # The texts of an output are all of its fields, so the passage is looked up in itself too.
-    assert (await guard.run(Exchange(request="?", output=output))).output.kept
-
-
-async def test_a_model_can_judge_the_sentences() -> None:
-    class Held(BaseModel):
-        held: Predicate = predicate("Does the request hold what the reply says?")
-
-    slm = ScriptedEndpoint([{"held": {"yes": 0.9}}, {"held": {"yes": 0.2}}])
-    guard = Groundedness(policy=Plausible(Decider(slm, Held)))
-    output = Reply(text="It is long. It is green.")
-    verdict = (await guard.run(Exchange(request=PASSAGE, output=output))).output
-    assert len(verdict.ungrounded) == 1
-
-
-async def test_it_stands_after_a_node() -> None:
-    writer = Agent(ScriptedEndpoint(["It was painted by elephants."]), "Answer.")
-    output = (await Guarded(node=writer, after=[Groundedness()]).run(PASSAGE)).output
-    assert isinstance(output, Blocked)
-    assert output.guard == "groundedness"
-
-
-def test_a_share_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="most=1"):
-        Groundedness(most=1.0)
