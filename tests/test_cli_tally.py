@@ -9,9 +9,9 @@ import pytest
 from command import moa
 from pydantic import BaseModel
 
-from moa.batch import Item
+from moa.batch import Item, Status
 from moa.graphs.support import QUARANTINE, UNWRITTEN
-from moa.handoffs import Text
+from moa.handoffs import Dropped, Text
 from moa.node import Result
 from moa.questions import Answer, Choice, Option, Question
 from moa.tally import Worth
@@ -51,7 +51,8 @@ def rows_of(*outputs: BaseModel) -> dict[str, str]:
     worth = Worth()
     for output in outputs:
         result = Result(output=output)
-        worth.add(Item(number=1, id=1, input="hello", status="answered", result=result))
+        status: Status = "dropped" if isinstance(output, Dropped) else "answered"
+        worth.add(Item(number=1, id=1, input="hello", status=status, result=result))
     return dict(worth.rows())
 
 
@@ -67,6 +68,13 @@ def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:
         "doubtful": "none",
         "next": "add an LLM in moa.toml to have 2 replies written\nlook through quarantine: 1",
     }
+
+
+def test_what_a_guard_stopped_is_counted_as_dropped_beside_what_the_graph_dropped() -> None:
+    rows = rows_of(TEMPLATE, DROPPED, Dropped(reason="it is spam"))
+    assert rows["settled without an LLM"].startswith("1 of 3 (33%)")
+    assert rows["dropped"] == "2"
+    assert rows_of(Dropped(reason="it is spam")) == {}
 
 
 def test_where_nothing_is_left_to_do_nothing_comes_next() -> None:

@@ -102,6 +102,8 @@ class Worth:
         self.items = 0
         self.fates: Counter[str] = Counter()
         """Items by `template`, `llm`, `draft`, `queue`, `waiting`, `quarantine` and `drop`."""
+        self.stopped = 0
+        """Items that a guard stopped, whose output says no more than that."""
         self.questions: Counter[str] = Counter()
         """Items in which a question is doubtful, by its name."""
         self.why: dict[str, str] = {}
@@ -112,6 +114,8 @@ class Worth:
         self.items += 1
         if (fate := _fate(item.output)) is not None:
             self.fates[fate] += 1
+        elif item.status == "dropped":
+            self.stopped += 1
         degraded = (note.text for note in item.trace if note.kind == "degraded")
         found = filter(None, map(_DOUBTFUL.fullmatch, degraded))
         noted = {one["name"]: one["why"] for one in found}
@@ -130,7 +134,7 @@ class Worth:
         return [*rows, ("next", steps)] if steps else rows
 
     def _fates(self) -> Iterator[tuple[str, str]]:
-        fates, total = self.fates, self.fates.total()
+        fates, total = self.fates, self.fates.total() + self.stopped
         settled = fates["template"] + fates["queue"]
         parts = f"{fates['template']} replies by template, {fates['queue']} to people's queues"
         yield "settled without an LLM", f"{settled} of {total} ({settled / total:.0%}): {parts}"
@@ -139,7 +143,7 @@ class Worth:
         drafts = f", {fates['draft']} of them with a draft to read" if fates["draft"] else ""
         yield "waiting for an LLM or people", f"{fates['waiting'] + fates['draft']}{drafts}"
         yield "quarantined", f"{fates['quarantine']}"
-        yield "dropped", f"{fates['drop']}"
+        yield "dropped", f"{fates['drop'] + self.stopped}"
 
     def _doubt(self, name: str) -> str:
         why = f": {self.why[name]}" if name in self.why else ""
