@@ -23,7 +23,7 @@ from .conftest import CONFIG
 from .messages import messages
 from .test_restart import ALONE, lines, listener
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 def free_pair() -> int:
