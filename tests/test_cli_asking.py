@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from command import moa
 
+from moa.agents.boundary import TypedNode
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.config.endpoints import Endpoints
+from moa.context import RunContext
 from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
@@ -60,6 +62,18 @@ def test_guards_and_what_they_stand_around_are_looked_into() -> None:
     inner = Filter(SMALL, "spam", action="drop")
     assert asked_by(Guarded(node=inner, before=[Pii(), InjectionRules()])) == {"small"}
     assert asked_by(Guarded(node=Preprocessor(), beside=[Injection(LARGE)])) == {"large"}
+
+
+def test_nodes_that_a_node_holds_in_a_list_are_looked_into() -> None:
+    class Both(TypedNode[Text, Text]):
+        def __init__(self) -> None:
+            super().__init__(name="both")
+            self.checks = [Filter(SMALL, "spam", action="drop"), Filter(LARGE, "a", action="drop")]
+
+        async def answer(self, request: Text, context: RunContext) -> Text:
+            return request
+
+    assert asked_by(Both()) == {"small", "large"}
 
 
 def test_a_function_that_waits_may_ask_any_and_a_quick_one_asks_none() -> None:

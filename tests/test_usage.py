@@ -91,7 +91,7 @@ def test_usage_reads_like_its_total(name: str) -> None:
     assert getattr(usage, name) == getattr(usage.total, name)
 
 
-@pytest.mark.parametrize("limit", [-1, "3", float("nan")])
+@pytest.mark.parametrize("limit", [-1, "3", float("nan"), Decimal("nan")])
 def test_a_limit_that_is_no_number_from_0_on_is_refused(limit: Any) -> None:
     with pytest.raises(ConfigError, match=r"Budget\(calls=.*number from 0 on"):
         Budget(calls=limit)

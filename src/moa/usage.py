@@ -329,7 +329,10 @@ class Budget:
     def __post_init__(self) -> None:
         for one in fields(self):
             limit: object = getattr(self, one.name)
-            if limit is not None and not (isinstance(limit, Decimal | float | int) and limit >= 0):
+            # As a float, since a Decimal that is no number can't be compared.
+            if limit is not None and not (
+                isinstance(limit, Decimal | float | int) and float(limit) >= 0
+            ):
                 raise ConfigError(f"Budget({one.name}={limit!r}): a limit is a number from 0 on")
 
     def __repr__(self) -> str:

@@ -329,9 +329,11 @@ class ZeroShotCache:
 
     async def get(self, agent: DecidingAgent[Any], context: RunContext) -> Adaptation | None:
         """Give it; those who ask while it is being found out wait."""
-        free = costs_nothing(agent.endpoint)
-        if self._known or (agent.encoder is None and not free):
+        if self._known:
             return self._adaptation
+        free = costs_nothing(agent.endpoint)
+        if agent.encoder is None and not free:
+            return None
         from moa.decisions.zero_shot import zero_shot
 
         if free:
@@ -356,7 +358,7 @@ class ZeroShotCache:
                     )
                     self._known = True
         except (BudgetExceeded, DeadlineExceeded) as error:
-            context.remaining_s()
+            context.remaining_s()  # raises where it is the run's own time that is up
             if isinstance(error, DeadlineExceeded):
                 self._too_short_s = max(self._too_short_s, share_s or 0.0)
             context.note("degraded", f"the model's bias was not measured: {error}")

@@ -208,7 +208,7 @@ def _parts(node: object) -> Iterable[object] | None:
         guarded = cast("Guarded[Any, Any]", node)
         return (guarded.node, *guarded.before, *guarded.beside, *guarded.after)
     if isinstance(node, TypedNode) and not isinstance(node, Recipe):
-        held: list[object] = list(vars(node).values())
+        held = [one for value in vars(node).values() for one in _each(value)]
         return None if any(map(_is_endpoint, held)) else [one for one in held if _is_node(one)]
     return () if isinstance(node, Human) else None
 
@@ -347,6 +347,12 @@ def _is_own(name: str, value: object, module: ModuleType) -> bool:
     """Whether a file may have it to be run: a node, or a function that was not imported."""
     made = inspect.isfunction(value) and value.__module__ == module.__name__
     return not name.startswith("_") and (made or _is_node(value))
+
+
+def _each(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        return cast("Mapping[object, object]", value).values()
+    return cast("Iterable[object]", value) if isinstance(value, list | tuple) else (value,)
 
 
 def _is_endpoint(value: object) -> bool:
