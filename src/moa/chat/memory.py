@@ -28,10 +28,8 @@ from moa.node import Node
 
 _INSTRUCTIONS = (
     "Summarize the conversation in at most {words} words, in its language, for someone who "
-    "continues "
-    "it. Keep names, numbers, dates, wishes, decisions and open questions, and whose they are. "
-    "Include "
-    "what the earlier summary says. Add nothing. Write only the summary."
+    "continues it. Keep names, numbers, dates, wishes, decisions and open questions, and whose "
+    "they are. Include what the earlier summary says. Add nothing. Write only the summary."
 )
 _ASKING = ("?", "\uff1f", "\u061f")
 """Ends of questions, in Chinese and Japanese, and in Arabic, too."""
