@@ -14,7 +14,7 @@ from moa.graphs.support import QUARANTINE, UNWRITTEN
 from moa.handoffs import Dropped, Text
 from moa.node import Result
 from moa.questions import Answer, Choice, Option, Question
-from moa.tally import Worth
+from moa.rows.tally import Worth
 
 BLIND = """
 from moa.agents.filter import Filter

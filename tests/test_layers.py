@@ -11,14 +11,17 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors", "_terminal", "_machine", "_text"},
-    {"usage", "energy", "_files", "_async", "_frames"},
-    {"trace", "_stores"},
+    {"usage", "energy", "_files", "_async"},
+    {"trace"},
     {"context"},
     {"journal"},
     {"messages"},
     {"node", "questions"},
     {"handoffs"},
     {"batch"},
+    {"rows"},
+    {"jobs"},
+    {"node_base"},
     {"endpoints"},
     {"testing", "pytest_plugin"},
     {"decisions"},
@@ -34,7 +37,7 @@ LAYERS = [
     {"graphs engine"},
     {"guards", "chat", "adapters"},
     {"graphs"},
-    {"doctor", "servers", "tally", "ray"},
+    {"doctor", "servers", "ray"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -51,8 +54,6 @@ def room(path: Path) -> str:
 def room_of(names: list[str]) -> str:
     if names[:2] == ["config", "endpoints"]:
         return "config endpoints"  # whose prices the advisor measures
-    if names[0] in ("rows", "jobs", "ledger"):
-        return "batch"  # a node maps rows, and runs jobs of them
     return "graphs engine" if names[0] == "graphs" and {*names[1:2]} <= ENGINE else names[0]
 
 

@@ -19,6 +19,7 @@ from moa._files import Existing, dumped
 from moa.batch import Malformed, Row
 from moa.errors import ConfigError
 from moa.rows import RowFile
+from moa.rows.reading import Line, jsonl
 
 
 def read(tmp_path: Path, name: str, content: str | bytes) -> list[Row | Malformed]:
@@ -120,8 +121,8 @@ def test_a_file_that_the_system_keeps_back_is_a_configuration_error(
 
 @given(st.lists(st.dictionaries(st.text(), st.text() | st.integers()), max_size=8))
 def test_what_is_written_as_json_lines_is_read_back(values: list[dict[str, object]]) -> None:
-    lines = [rows.Line(i, json.dumps(v).encode()) for i, v in enumerate(values, start=1)]
-    found = list(rows.jsonl(iter(lines)))
+    lines = [Line(i, json.dumps(v).encode()) for i, v in enumerate(values, start=1)]
+    found = list(jsonl(iter(lines)))
     readable = [v for v in values if not any(surrogate(s) for kv in v.items() for s in kv)]
     assert [row.value for row in found if isinstance(row, Row)] == readable
     assert len(found) == len(values)

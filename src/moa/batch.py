@@ -3,56 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Callable,
     Generator,
     Iterable,
-    Mapping,
-    Sequence,
     Sized,
 )
-from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import asdict, dataclass, field, is_dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from types import UnionType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    Literal,
-    TypeGuard,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-)
+from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from moa._async import beside, cancel, gather, iterated
-from moa._frames import Frame, rows_of, widened
+from moa._async import cancel, gather
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
 from moa.handoffs import Dropped
-from moa.node import Node, Result, streamed
-from moa.trace import Event, Note
+from moa.journal import Journal
+from moa.node import Node, Result
+from moa.trace import Note
 from moa.usage import Usage
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from moa.jobs import JobStatus
-    from moa.journal import Journal
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Status = Literal["answered", "dropped", "failed"]
 OnError = Literal["return", "raise"]
@@ -74,7 +52,7 @@ class Row:
     """The row's own, else its line number."""
     value: Value
     key: str = field(default="", compare=False)
-    """Of the row in what keeps it; see `moa.ledger`."""
+    """Of the row in what keeps it; see `moa.rows`."""
     journal: Journal | None = field(default=None, compare=False)
     """What is kept of its calls."""
 
@@ -189,261 +167,6 @@ def faults_of(error: ValidationError) -> str:
         for fault in error.errors(include_url=False, include_input=False)
     )
     return "; ".join(f"{where}: {what}" if where else what for where, what in faults)
-
-
-class NodeBase(Generic[In_contra, Out_co]):
-    """What every node of `moa` can do beside `run`."""
-
-    def stream(
-        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
-    ) -> AsyncIterator[Event | Result[Out_co]]:
-        """Run, and tell what happens while it happens. The result comes last.
-
-        Leaving the loop early cancels the run.
-
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger; `None` starts one without limits.
-
-        Raises:
-            MoaError: as `run`.
-        """
-        return streamed(self.run, request, context)
-
-    def run_sync(
-        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
-    ) -> Result[Out_co]:
-        """Run where nothing is awaited: in a script, or in a notebook whose event loop runs.
-
-        All such runs of a process share one event loop, in a thread of its own, so that endpoints
-        keep their connections from one to the next. An endpoint has connections of its own in each
-        loop, and can be used in several; its `close` closes those of the loop it is awaited in, and
-        those of this one are closed with the process.
-
-        Args:
-            request: The input.
-            context: Budget, deadline and ledger; `None` starts one without limits.
-
-        Raises:
-            ConfigError: it is called by what such a run awaits, which would wait for itself.
-            MoaError: as `run`.
-        """
-        return beside(lambda: self.run(request, context))
-
-    def stream_sync(
-        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
-    ) -> Generator[Event | Result[Out_co]]:
-        """As `stream`, where nothing is awaited: in a script, or in a notebook; see `run_sync`."""
-        return iterated(streamed(self.run, request, context))
-
-    def map(
-        self: Node[In_contra, Out_co],
-        inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
-        /,
-        context: RunContext | None = None,
-        *,
-        max_concurrency: int = 8,
-        on_error: OnError = "return",
-        ordered: bool = False,
-        progress: Progress = False,
-    ) -> AsyncGenerator[Item[Out_co]]:
-        """Run on many inputs, or rows of a file, some at a time; see `moa.batch.map_rows`."""
-        return map_rows(
-            self,
-            inputs,
-            context,
-            max_concurrency=max_concurrency,
-            on_error=on_error,
-            ordered=ordered,
-            progress=progress,
-        )
-
-    def map_sync(
-        self: Node[In_contra, Out_co],
-        inputs: Iterable[In_contra | Row | Malformed],
-        /,
-        context: RunContext | None = None,
-        *,
-        max_concurrency: int = 8,
-        on_error: OnError = "return",
-        progress: Progress = False,
-    ) -> list[Item[Out_co]]:
-        """Run on many inputs where nothing is awaited, and give their items in the same order.
-
-        It works in a notebook too, whose event loop runs. Where it is interrupted, what was
-        finished is lost: with many inputs use `map`, and keep each item.
-
-        Args:
-            inputs, context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
-
-        Raises:
-            ConfigError: see `moa.batch.map_rows`; or something that is awaited in such a run calls
-                it, and would wait for itself.
-            MoaError: as `on_error` says.
-        """
-        mapped = map_rows(
-            self,
-            inputs,
-            context,
-            max_concurrency=max_concurrency,
-            on_error=on_error,
-            ordered=True,
-            progress=progress,
-        )
-        return beside(lambda: _listed(mapped))
-
-    def map_frame(
-        self: Node[In_contra, Out_co],
-        frame: Frame,
-        /,
-        context: RunContext | None = None,
-        *,
-        column: str | None = "text",
-        columns: Sequence[str] | None = None,
-        max_concurrency: int = 8,
-        on_error: OnError = "return",
-        progress: Progress = False,
-    ) -> Frame:
-        """Run on each row of a DataFrame of pandas or polars, and give it with what came out.
-
-            reviews = Sentiment(endpoint).map_frame(reviews, column="body")
-
-        The new columns are the fields of the outputs, or `output` where they have none, and
-        `error`: why a row failed, else `None`. Of a member of an `Enum` its value is written.
-        Where the frame has a column of that name, the node's stands before it, as in
-        `agent_text`. The frame that was given stays as it is.
-
-        Args:
-            frame: A DataFrame of pandas or polars.
-            context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
-            column: Where the texts are; a cell that holds none is an error of its row. `None`: each
-                row as a whole is what the node takes, its columns the fields.
-            columns: Names of the fields to take; `error` comes in any case. `None`: all.
-
-        Raises:
-            ConfigError: it is no DataFrame, or has no such column, or the outputs no such field.
-            MoaError: as `on_error` says.
-        """
-        given = [_cell(cell, column, i) for i, cell in enumerate(rows_of(frame, column), 1)]
-        names = _names(getattr(self, "output_type", None))
-        only = None if columns is None else _chosen(columns, names)
-        mapped = map_rows(
-            cast("Node[object, Out_co]", self),
-            given,
-            context,
-            max_concurrency=max_concurrency,
-            on_error=on_error,
-            ordered=True,
-            progress=progress,
-        )
-        items = beside(lambda: _listed(mapped))
-        cells = [_cells(item) for item in items]
-        return widened(frame, cells, prefix=self.name, names=[*names, "error"], only=only)
-
-    async def run_job(
-        self: Node[In_contra, Out_co],
-        inputs: Iterable[Value | BaseModel | Row | Malformed],
-        /,
-        context: RunContext | None = None,
-        *,
-        store: str | Path,
-        max_concurrency: int = 8,
-        progress: Progress = False,
-    ) -> JobStatus:
-        """Run on many inputs as a job that can't be lost: called again, it goes on.
-
-            status = await graph.run_job(rows.read("inbox.jsonl"), store="nightly")
-            with Job("nightly") as job:
-                job.export(Path("done.jsonl"))
-
-        Args:
-            inputs: Texts, models, or the rows of `moa.rows.read`: all of them, each time.
-            context: Budget, deadline and ledger over all rows of this call.
-            store: See `moa.jobs.Job`.
-            max_concurrency: Maximum number of inputs worked on at once.
-            progress: See `moa.batch.map_rows`.
-
-        Raises:
-            ConfigError: the store can't be used, or holds a job of another graph.
-            StoreError: the store fails; what is done is kept.
-        """
-        from moa.jobs import Job
-
-        with Job(store, graph=self.name) as job:
-            job.add(_as_row(number, one) for number, one in enumerate(inputs, start=1))
-            return await job.run(self, context, max_concurrency=max_concurrency, progress=progress)
-
-    def __repr__(self: Node[Any, Any]) -> str:
-        kinds = [getattr(self, which, None) for which in ("input_type", "output_type")]
-        takes, gives = (_short(kind) for kind in kinds)
-        types = f", {takes} -> {gives}" if all(kinds) else ""
-        endpoint: object = getattr(self, "endpoint", None)
-        return f"{type(self).__name__}({self.name!r}{types}{f', {endpoint!r}' if endpoint else ''})"
-
-
-def _as_row(number: int, given: Value | BaseModel | Row | Malformed) -> Row | Malformed:
-    if isinstance(given, Row | Malformed):
-        return given
-    value = given.model_dump(mode="json") if isinstance(given, BaseModel) else given
-    return Row(number=number, id=number, value=value)
-
-
-def _short(kind: object) -> str:
-    """Name a type without the modules that its parts are from."""
-    return getattr(kind, "__name__", "") or re.sub(r"[\w.]+\.", "", str(kind))
-
-
-async def _listed(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
-    async with aclosing(mapped) as items:
-        return [item async for item in items]
-
-
-def _cell(cell: Any, column: str | None, number: int) -> Row | Malformed:
-    if column is None or isinstance(cell, str):
-        return Row(number=number, id=number, value=cell)
-    return Malformed(number=number, error=f"{column!r} is no text: {cell!r}", raw=repr(cell))
-
-
-def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _names(kind: object) -> list[str]:
-    """Name what the cells of outputs of a type are called; nothing where it doesn't tell."""
-    if get_origin(kind) in (Union, UnionType):
-        members = [_names(member) for member in get_args(kind)]
-        return [*dict.fromkeys(name for one in members for name in one)] if all(members) else []
-    return _columns(kind) if _is_model(kind) else ["output"] if kind is str else []
-
-
-def _columns(kind: type[BaseModel]) -> list[str]:
-    aliased = kind.model_config.get("serialize_by_alias")
-    fields = kind.model_fields.items()
-    names = [(aliased and field.serialization_alias) or name for name, field in fields]
-    return [*names, *kind.model_computed_fields]
-
-
-def _chosen(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Take some of the fields of an output, which are known if there are any names."""
-    if isinstance(columns, str):
-        raise ConfigError(f"columns={columns!r} is one text: give a list of names")
-    unknown = [name for name in columns if name not in names]
-    if names and unknown:
-        raise ConfigError(f"the outputs have no {unknown[0]!r}: choose columns of {list(names)}")
-    return [*columns, "error"]
-
-
-def _cells(item: Item[Any]) -> dict[str, object]:
-    output, fields = item.output, dict[str, object]()
-    if isinstance(output, BaseModel):
-        fields = output.model_dump()
-    elif is_dataclass(output) and not isinstance(output, type):
-        fields = asdict(output)
-    elif isinstance(output, Mapping):
-        fields = {str(name): value for name, value in cast("Mapping[Any, Any]", output).items()}
-    elif item.error is None:
-        fields = {"output": output}
-    return {**fields, "error": item.problem}
 
 
 async def map_rows(
@@ -606,20 +329,21 @@ async def _item(
     context: RunContext,
 ) -> Item[Out]:
     """Run the node on one input; whatever goes wrong is this item's alone."""
-    item = partial(Item[Out], number=place, id=place, input=given)
-    if isinstance(given, Row | Malformed):
-        item = partial(
-            Item[Out], number=given.number, id=given.id, input=given.input, key=given.key
-        )
-    if isinstance(given, Malformed):
-        error = MalformedRow(f"line {given.number} is malformed: {given.error}")
+    row = given if isinstance(given, Row | Malformed) else None
+    item = (
+        partial(Item[Out], number=row.number, id=row.id, input=row.input, key=row.key)
+        if row
+        else partial(Item[Out], number=place, id=place, input=given)
+    )
+    if isinstance(row, Malformed):
+        error = MalformedRow(f"line {row.number} is malformed: {row.error}")
         return item(status="failed", error=error)
-    journal = given.journal if isinstance(given, Row) else None
+    journal = row and row.journal
     if journal is not None:
         context.journal, journal.context = journal.root, context
     start = time.perf_counter()
     try:
-        result = await node.run(read(given.value) if isinstance(given, Row) else given, context)
+        result = await node.run(read(row.value) if row else given, context)
     except MoaError as problem:
         error = problem
         if journal is not None:

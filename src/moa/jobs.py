@@ -1,6 +1,6 @@
 """Jobs: rows that are worked on until each is done, over days, restarts and several processes.
 
-A job is a ledger in a database: SQLite in a folder, or Postgres. It holds the rows by their id and
+A job is kept in a database: SQLite in a folder, or Postgres. It holds the rows by their id and
 content, who works on which, what became of each, and the finished calls of rows that aren't done.
 A process that dies leaves nothing behind but leases, which run out.
 """
@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import socket
-import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
@@ -27,13 +26,13 @@ from typing import Any, Literal, Self, TypeVar
 import psutil
 
 from moa._files import dumped
-from moa._stores import Postgres, SQLite, Store
 from moa.batch import Item, Malformed, Progress, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, ProcessDied, StoreError
-from moa.ledger import CALLS, Calls, Fate, RowJournal, fate_of, worked
 from moa.node import Node
-from moa.rows import digest_of, exported, line
+from moa.rows._stores import Postgres, Scratch, SQLite, Store
+from moa.rows.calls import CALLS, Calls, Fate, RowJournal, fate_of, worked
+from moa.rows.writing import exported, line, name_of
 
 T = TypeVar("T")
 State = Literal["due", "leased", "done", "failed", "dead"]
@@ -103,7 +102,7 @@ class JobStatus:
 
 
 class Job:
-    """A ledger of rows, from which one process works, or many.
+    """Rows on which one process works, or many, until each is done.
 
         with Job("nightly", graph="support") as job:
             job.add(rows.read("inbox.jsonl"))
@@ -169,12 +168,12 @@ class Job:
             known = self._rows("select graph from moa_jobs where job = ?")
             if known and self._graph not in (None, known[0][0]):
                 raise ConfigError(
-                    f"the job in {self._store.where} was begun with the graph {known[0][0]!r}, and "
+                    f"the job in {self.where} was begun with the graph {known[0][0]!r}, and "
                     f"not with {self._graph!r}: run that one, or name another job"
                 )
             if not known:
                 if self._graph is None:
-                    raise ConfigError(f"there is no job in {self._store.where}")
+                    raise ConfigError(f"there is no job in {self.where}")
                 add = "insert into moa_jobs (job, graph) values (?, ?) on conflict do nothing"
                 self._rows(add, self._graph)
         except BaseException:
@@ -188,7 +187,7 @@ class Job:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give back what isn't done, and close the store."""
+        """Give back what isn't done, and close the database."""
         self._over.set()
         _ended.add(self.worker)
         try:
@@ -332,15 +331,15 @@ class Job:
             )
         self._calls.settle(item.key, fate)
 
-    def _give_back(self, *keys: str) -> None:
-        """Give back rows that this process has; without `keys` all of them."""
+    def _give_back(self, key: str | None = None) -> None:
+        """Give back a row that this process has, or all of them."""
         back = (
             "update moa_rows set state = 'due', worker = null where job = ? and worker = ? "
             "and state = 'leased'"
         )
-        if not keys:
+        if key is None:
             self._rows(back, self.worker)
-        for key in keys:
+        else:
             self._rows(f"{back} and key = ?", self.worker, key)
 
     def status(self) -> JobStatus:
@@ -440,9 +439,9 @@ class Job:
     def _unfinished(self) -> bool:
         # Those whose lease was told to nobody, since the connection was lost then.
         held = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
-        lost = [key for (key,) in self._rows(held, self.worker) if key not in self._failures]
-        if lost:
-            self._give_back(*lost)
+        for (key,) in self._rows(held, self.worker):
+            if key not in self._failures:
+                self._give_back(key)
         self._free_the_dead()
         left = "select 1 from moa_rows where job = ? and gone = 0 and state = ? limit 1"
         return any(self._rows(left, state) for state in ("due", "leased", "failed"))
@@ -536,32 +535,23 @@ def _read(given: str, journal: RowJournal) -> Row | Malformed:
     return Row(**values, key=journal.name, journal=journal)
 
 
-class _Seen:
-    """Keys of the rows that were read, in a file: a million would take 100 MB of memory."""
+class _Seen(Scratch):
+    """Keys of the rows that were read: a million would take 100 MB of memory."""
 
     def __init__(self) -> None:
-        self._file = sqlite3.connect("", isolation_level=None)
-        self._file.execute("create table seen (key text primary key, count int) without rowid")
-        self._file.execute("begin")
+        super().__init__("create table seen (key text primary key, count int) without rowid")
 
     def key(self, row: Row | Malformed) -> str:
         """Give the key of a row: its id, its content, and which of its copies it is."""
-        found = f"{digest_of(row.id).hex()}/{digest_of(row.input).hex()}"
+        found = name_of(row.id, row.input)
         add = (
             "insert into seen values (?, 1) on conflict do update set count = count + 1 "
             "returning count"
         )
-        try:
-            ((count,),) = self._file.execute(add, (found,)).fetchall()
-        except sqlite3.Error as error:
-            raise StoreError(f"the folder of temporary files can't be used: {error}") from error
+        ((count,),) = self.run(add, found).fetchall()
         return f"{found}/{count}"
 
     def __contains__(self, key: object) -> bool:
         found, _, copy = str(key).rpartition("/")
-        there = self._file.execute("select count from seen where key = ?", (found,)).fetchone()
+        there = self.run("select count from seen where key = ?", found).fetchone()
         return there is not None and int(copy) <= there[0]
-
-    def close(self) -> None:
-        """Drop the file."""
-        self._file.close()

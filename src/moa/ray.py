@@ -21,15 +21,16 @@ from uuid import uuid4
 from weakref import ref
 
 from moa._async import cancel
-from moa._files import dumped
-from moa.batch import Item, NodeBase, Row, map_rows
+from moa._files import dumped, plain
+from moa.batch import Item, Row, map_rows
 from moa.config import Config, load
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import ConfigError, MissingDependency, MoaError, NodeError
 from moa.graphs.loading import load_graph
 from moa.node import Node, Result
-from moa.rows import line, plain
+from moa.node_base import NodeBase
+from moa.rows import line
 from moa.usage import Budget, Usage
 
 Dataset = Any

@@ -17,8 +17,7 @@ from contextlib import aclosing
 from moa import Agent, RunContext
 from moa.batch import Row
 from moa.jobs import Job
-from moa.ledger import worked
-from moa.rows import RowFile
+from moa.rows import RowFile, worked
 from moa.testing import SimulatedEndpoint
 
 

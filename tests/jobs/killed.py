@@ -13,8 +13,7 @@ from contextlib import aclosing
 from moa import Agent, Graph, OpenAIEndpoint, Reply, RunContext
 from moa.batch import Row
 from moa.jobs import Job
-from moa.ledger import worked
-from moa.rows import RowFile
+from moa.rows import RowFile, worked
 
 
 async def main(store: str, url: str, rows: int, concurrency: int) -> None:

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa._async import in_time
-from moa.batch import NodeBase, faults_of
+from moa.batch import faults_of
 from moa.context import RunContext, run_context
 from moa.endpoints import Capability, Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.errors import CapabilityError, ConfigError, InputError
 from moa.journal import explained
 from moa.node import Result, finish
+from moa.node_base import NodeBase
 from moa.usage import UNLIMITED, Budget, Tier
 
 T = TypeVar("T")

@@ -107,10 +107,10 @@ def choose(
         moa choose --job create --api --per-day 20
         moa choose "a support bot, 5k a day" --gpu "RTX 4090" --ram 64GB --write
     """
+    from moa._files import plain
     from moa.advisor import choice
     from moa.advisor.hardware import described, machine
     from moa.advisor.task import Task, task_of
-    from moa.rows import plain
 
     given = {
         field: value
@@ -184,7 +184,7 @@ def _shown(ranking: Ranking, understood: list[Read]) -> Iterator[RenderableType]
 
 def _told(ranking: Ranking, understood: list[Read]) -> str:
     """Say what was read of the task, and what is taken besides; each field has an option."""
-    from moa.rows import plain
+    from moa._files import plain
 
     task = ranking.task
     said = "; ".join(f"{one.field} {plain(one.value)} ({one.words!r})" for one in understood)

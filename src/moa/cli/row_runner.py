@@ -30,11 +30,10 @@ from moa.cli.screen import by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import ConfigError
-from moa.ledger import worked
 from moa.node import Node
 from moa.questions import Choice, Predicate, Score
-from moa.rows import RowFile, aside, with_text
-from moa.tally import Tally
+from moa.rows import RowFile, aside, with_text, worked
+from moa.rows.tally import Tally
 from moa.usage import Usage
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
-from moa.batch import NodeBase
 from moa.context import RunContext, run_context
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.handles import (
@@ -36,6 +35,7 @@ from moa.graphs.engine.types import (
 )
 from moa.journal import not_resumable
 from moa.node import Node, Result, finish
+from moa.node_base import NodeBase
 from moa.questions import Choice
 
 if TYPE_CHECKING:

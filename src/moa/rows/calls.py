@@ -1,7 +1,7 @@
-"""Ledger: what keeps rows, so that each is worked on until it is done, and no call is paid twice.
+"""Finished calls of rows that aren't done, and the loop over rows: no call is paid twice.
 
-`moa.rows.RowFile` keeps lines in a file, `moa.jobs.Job` rows in a database. Either gives the rows
-that are due, each with the finished calls of an earlier try, and takes what became of them.
+`RowFile` keeps lines in a file, `moa.jobs.Job` rows in a database. Either gives the rows that are
+due, each with the finished calls of an earlier try, and takes what became of them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from typing import Any, Literal, Protocol, TypeVar
 
-from moa._stores import Store
 from moa.batch import Item, Malformed, Progress, Row, map_rows
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NotResumable
 from moa.journal import Journal, Key, behind
 from moa.node import Node
+from moa.rows._stores import Store
 from moa.trace import Note
 from moa.usage import Usage
 
@@ -34,7 +34,7 @@ _LATE_S = 0.05
 """Seconds after which a finished call is on disk, where its row makes no other before."""
 
 
-class Ledger(Protocol):
+class Sink(Protocol):
     """Keeps what becomes of rows."""
 
     async def take(self, item: Item[Any], context: RunContext, /) -> None:
@@ -43,7 +43,7 @@ class Ledger(Protocol):
 
 
 async def worked(
-    ledger: Ledger | None,
+    sink: Sink | None,
     node: Node[Any, Out],
     rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed],
     context: RunContext,
@@ -51,10 +51,10 @@ async def worked(
     max_concurrency: int = 8,
     progress: Progress = False,
 ) -> AsyncGenerator[Item[Out]]:
-    """Work on the rows that are due, and give what became of each once the ledger has it.
+    """Work on the rows that are due, and give what became of each once it is kept.
 
     Args:
-        ledger: It gave the rows; `None`: nothing is kept.
+        sink: The file or the job that gave the rows; `None`: nothing is kept.
         node, rows, context, max_concurrency, progress: See `moa.batch.map_rows`.
 
     Raises:
@@ -63,8 +63,8 @@ async def worked(
     mapped = map_rows(node, rows, context, max_concurrency=max_concurrency, progress=progress)
     async with aclosing(mapped) as items:
         async for item in items:
-            if ledger is not None:
-                await ledger.take(item, context)
+            if sink is not None:
+                await sink.take(item, context)
             yield item
 
 
@@ -112,12 +112,9 @@ class RowJournal(Journal):
 
 
 class Calls:
-    """The finished calls of rows that aren't done, in the table of a store.
+    """The finished calls of rows that aren't done, in the table `CALLS` of a store.
 
     What a row of one call did is in its line before it would be written, and costs nothing.
-
-    Args:
-        store: It has the table `CALLS`.
     """
 
     def __init__(self, store: Store) -> None:
@@ -166,20 +163,12 @@ class Calls:
             self._timer = asyncio.get_running_loop().call_later(_LATE_S, self._write_late)
 
     async def write(self, journals: Sequence[RowJournal]) -> None:
-        """Write what rows have finished.
-
-        Raises:
-            StoreError: it can't be written.
-        """
+        """Write what rows have finished; a `StoreError` where it can't be."""
         self._check()
         await self._store.beside(lambda: self._write(journals))
 
     def close(self) -> None:
-        """Write what rows have finished that are in hand: another run goes on with them.
-
-        Raises:
-            StoreError: it can't be written.
-        """
+        """Write what rows in hand have finished, as `write` does: another run goes on with them."""
         if self._timer is not None:
             self._timer.cancel()
         late, self._timer, self._writing = [*(self._late | self._later).values()], None, None
@@ -208,22 +197,19 @@ class Calls:
 
     def _write(self, journals: Sequence[RowJournal]) -> None:
         with self._turn:
-            self._write_now(journals)
-
-    def _write_now(self, journals: Sequence[RowJournal]) -> None:
-        written = [(one, [*one.unwritten.items()]) for one in journals]
-        records = [(one.name, str(key), dump()) for one, some in written for key, dump in some]
-        if not records:
-            return
-        for journal in journals:
-            journal.is_written = True
-        self._store.many(
-            "insert into moa_calls (job, key, call, record) values (?, ?, ?, ?) "
-            "on conflict do nothing",
-            records,
-        )
-        for journal, some in written:
-            for key, _ in some:
-                journal.unwritten.pop(key, None)
-            if not journal.unwritten:
-                self._forget(journal.name)
+            written = [(one, [*one.unwritten.items()]) for one in journals]
+            records = [(one.name, str(key), dump()) for one, some in written for key, dump in some]
+            if not records:
+                return
+            for journal in journals:
+                journal.is_written = True
+            self._store.many(
+                "insert into moa_calls (job, key, call, record) values (?, ?, ?, ?) "
+                "on conflict do nothing",
+                records,
+            )
+            for journal, some in written:
+                for key, _ in some:
+                    journal.unwritten.pop(key, None)
+                if not journal.unwritten:
+                    self._forget(journal.name)

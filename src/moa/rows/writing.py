@@ -1,22 +1,143 @@
-"""Files of lines: what became of rows, written as each is done, and gone on with."""
+"""Writing: what became of rows, as lines of JSON as each is done, gone on with; or as a table."""
 
 from __future__ import annotations
 
-import sqlite3
+import gzip
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from decimal import Decimal
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
-from moa._files import Existing, LineFile, replacing
-from moa._stores import SQLite
+from moa._files import Existing, LineFile, dumped, plain, replacing
 from moa.batch import Item, Malformed, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
-from moa.ledger import CALLS, Calls, Fate, fate_of
-from moa.rows.lines import digest_of, line
+from moa.rows._stores import Scratch, SQLite
+from moa.rows.calls import CALLS, Calls, Fate, fate_of
+from moa.rows.reading import PARQUET_ROWS, arrow, csv_line, format_of
+from moa.usage import Amount, Usage
+
+
+def line(item: Item[object]) -> dict[str, object]:
+    """Write an item as what `json` can write."""
+    written: dict[str, object] = {
+        "id": item.id,
+        "input": plain(item.input),
+        "output": plain(item.output),
+        "status": item.status,
+    }
+    if item.problem is not None:
+        written["error"] = item.problem
+    return written | taken(item)
+
+
+def taken(item: Item[object]) -> dict[str, object]:
+    """Write what an item took: `seconds`, `usage` and `trace`.
+
+    Usage is by tier, node and endpoint; a cost of `null` is unknown.
+    """
+    usage = item.usage
+    estimate = item.result.llm_alone if item.result else None
+    return {
+        "seconds": round(item.seconds, 4),
+        "usage": {
+            **_amount(usage.total),
+            "by_tier": _split(usage.by_tier()),
+            "by_node": _split(usage.by_node()),
+            "by_endpoint": _split(usage.by_endpoint()),
+            "llm_alone_estimate": estimate
+            and {"cost": _dollars(estimate.cost), "how": estimate.how},
+        },
+        "trace": [plain(note) for note in item.trace],
+    }
+
+
+def _split(parts: Mapping[Any, Usage]) -> dict[str, object]:
+    return {name: _amount(usage.total) for name, usage in parts.items()}
+
+
+def _amount(amount: Amount) -> dict[str, object]:
+    return {
+        "calls": amount.calls,
+        "input_tokens": amount.input_tokens,
+        "cached_input_tokens": amount.cached_input_tokens,
+        "output_tokens": amount.output_tokens,
+        "cost": _dollars(amount.cost),
+        "seconds": round(amount.seconds, 4),
+    }
+
+
+def _dollars(cost: Decimal | None) -> float | None:
+    return None if cost is None else float(cost)
+
+
+_COLUMNS = ("id", "status", "error", "input", "output")
+
+
+def exported(lines: Iterable[Mapping[str, Any]], path: Path) -> int:
+    """Write lines to a file, whole or not at all; see `moa.jobs.Job.export`."""
+    kind = format_of(str(path))
+    if kind in (None, "txt") or path.suffix == ".zst":
+        raise ConfigError(f"{path}: give a name that ends in .jsonl, .csv or .parquet")
+    write = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[cast("str", kind)]
+    try:
+        with replacing(path) as file:
+            if path.suffix == ".gz":
+                with gzip.open(file, "wb") as packed:
+                    return write(lines, cast("BinaryIO", packed))
+            return write(lines, file)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from error
+
+
+def _write_jsonl(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
+    count = 0
+    for values in lines:
+        file.write(dumped(values).encode() + b"\n")
+        count += 1
+    return count
+
+
+def _write_csv(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
+    count = 0
+    for cells in chain([dict(zip(_COLUMNS, _COLUMNS, strict=True))], map(_as_cells, lines)):
+        file.write(f"{csv_line([cells[name] for name in _COLUMNS])}\r\n".encode())
+        count += 1
+    return count - 1
+
+
+def _write_parquet(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
+    pyarrow, count = arrow("to write Parquet"), 0
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in _COLUMNS])
+    cells = map(_as_cells, lines)
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        while some := list(islice(cells, PARQUET_ROWS)):
+            writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
+            count += len(some)
+    return count
+
+
+def _as_cells(values: Mapping[str, Any]) -> dict[str, str]:
+    told = {name: values.get(name, "") for name in ("id", "status", "error")}
+    parts = {name: dumped(values.get(name)) for name in ("input", "output")}
+    return {name: str(value) for name, value in told.items()} | parts
+
+
+def _digest(value: object) -> bytes:
+    """Tell an input from others, whatever the order of its fields."""
+    if isinstance(value, dict):
+        value = sorted(cast("dict[str, object]", value).items())
+    return hashlib.sha256(dumped(value).encode()).digest()[:16]
+
+
+def name_of(id: object, input: object) -> str:
+    """Tell a row from all but its copies, by its id and its content."""
+    return f"{_digest(id).hex()}/{_digest(input).hex()}"
 
 
 class RowFile(LineFile):
@@ -75,8 +196,8 @@ class RowFile(LineFile):
                 if not isinstance(given, str | int) or "input" not in values:
                     raise self.unreadable(number)
                 self._old = self._old or _OldLines()
-                old = _Old(digest_of(values["input"]), start, "error" in values)
-                self._old.add(digest_of(given), old)
+                old = _Old(_digest(values["input"]), start, "error" in values)
+                self._old.add(_digest(given), old)
             if self._existing != "overwrite":
                 self._kept.begin()
         except BaseException:
@@ -127,9 +248,9 @@ class RowFile(LineFile):
                 be that of a row with the same id which is still to come.
         """
         for row in found:
-            given = digest_of(row.id) if self._old else b""
+            given = _digest(row.id) if self._old else b""
             old = self._old.of(given) if self._old else []
-            digest = digest_of(row.input) if old else b""
+            digest = _digest(row.input) if old else b""
             same = next((o for o in old if o.digest == digest and not o.failed), None)
             if self._old is None or same is None:
                 self.failed += any(o.failed for o in old)
@@ -159,7 +280,7 @@ class RowFile(LineFile):
         """
         if not values.keys() >= {"id", "input"}:
             raise InputError(f"a line needs 'id' and 'input', and this one has {list(values)}")
-        name = _name_of(values["id"], values["input"])
+        name = name_of(values["id"], values["input"])
         copies = self._in_hand.get(name, {1})
         self._write(values, f"{name}/{min(copies)}", "failed" if "error" in values else "done")
 
@@ -168,7 +289,7 @@ class RowFile(LineFile):
             self._kept.begin()
         self.add(values)
         if self._old is not None:
-            self._old.settle(digest_of(values["id"]))
+            self._old.settle(_digest(values["id"]))
         name, _, copy = key.rpartition("/")
         if copies := self._in_hand.get(name):
             copies.discard(int(copy))
@@ -178,7 +299,7 @@ class RowFile(LineFile):
         self._calls.settle(key, fate)
 
     def _taken_up(self, row: Row | Malformed) -> Row | Malformed:
-        name = _name_of(row.id, row.input)
+        name = name_of(row.id, row.input)
         copies, copy = self._in_hand.setdefault(name, set()), 1
         while copy in copies:
             copy += 1
@@ -206,10 +327,6 @@ class RowFile(LineFile):
                 start += len(raw)
 
 
-def _name_of(given: object, found: object) -> str:
-    return f"{digest_of(given).hex()}/{digest_of(found).hex()}"
-
-
 class _Old(NamedTuple):
     """A line of an earlier run."""
 
@@ -219,49 +336,37 @@ class _Old(NamedTuple):
     failed: bool
 
 
-class _OldLines:
-    """Lines of earlier runs, in a file: those of a million rows would take 400 MB of memory."""
+class _OldLines(Scratch):
+    """Lines of earlier runs, which may be a million; by the digest of their id."""
 
     def __init__(self) -> None:
-        self._file = sqlite3.connect("", isolation_level=None)
-        self._file.execute(
+        super().__init__(
             "create table old (id blob, start int, digest blob, failed int, "
             "settled int default 0, primary key (id, start)) without rowid"
         )
-        self._file.execute("begin")
 
     def add(self, given: bytes, old: _Old) -> None:
-        """Add a line, by the digest of its id."""
-        self._run("insert into old (id, digest, start, failed) values (?, ?, ?, ?)", given, *old)
+        """Add a line."""
+        self.run("insert into old (id, digest, start, failed) values (?, ?, ?, ?)", given, *old)
 
     def of(self, given: bytes) -> list[_Old]:
         """Give those of an id that no row has claimed."""
         asked = "select digest, start, failed from old where id = ? order by start"
-        return [_Old(*old) for old in self._run(asked, given)]
+        return [_Old(*old) for old in self.run(asked, given)]
 
     def claim(self, given: bytes, old: _Old) -> None:
         """Let one be that of a row; others of its id are of no use, unless they are claimed too."""
-        self._run("delete from old where id = ? and start = ?", given, old.start)
+        self.run("delete from old where id = ? and start = ?", given, old.start)
         self.settle(given)
 
     def settle(self, given: bytes) -> None:
         """Let those of an id go that no row claims."""
-        self._run("update old set settled = 1 where id = ?", given)
+        self.run("update old set settled = 1 where id = ?", given)
 
     def replaced(self) -> Iterator[int]:
         """Give where those start that may go, in the order of the file."""
-        for (start,) in self._run("select start from old where settled = 1 order by start"):
+        for (start,) in self.run("select start from old where settled = 1 order by start"):
             yield start
-
-    def close(self) -> None:
-        """Drop the file."""
-        self._file.close()
-
-    def _run(self, sql: str, *values: object) -> Iterable[Sequence[Any]]:
-        try:
-            return self._file.execute(sql, values)
-        except sqlite3.Error as error:
-            raise ConfigError(f"the folder of temporary files can't be used: {error}") from error
 
 
 class _CallFile(SQLite):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from moa._files import make_private
-from moa.errors import ConfigError, MissingDependency, StoreError
+from moa.errors import ConfigError, StoreError, needed
 
 T = TypeVar("T")
 _BUSY_S = 60.0
@@ -51,10 +51,10 @@ class Store(Protocol):
 
 
 class SQLite:
-    """A file of this machine. Each statement takes some 50 µs, so it is not awaited.
+    """A file of this machine, for its owner alone. A statement takes some 50 µs: none is awaited.
 
     Args:
-        path: Made where it isn't there, for its owner alone.
+        path: Made where it isn't there.
         tables: What stands in it, as statements of SQL with `;` between two.
         what: It is called so in errors.
         alone: Whether one process uses it at a time.
@@ -157,12 +157,8 @@ class Postgres:
         self._lock = threading.RLock()
 
     def open(self) -> None:
-        try:
+        with needed("psycopg", extra="postgres", purpose="to keep a job in Postgres"):
             import psycopg
-        except ImportError as error:
-            raise MissingDependency(
-                "psycopg", extra="postgres", purpose="to keep a job in Postgres"
-            ) from error
         try:
             self._connect()
             with self._file.transaction():
@@ -186,31 +182,29 @@ class Postgres:
         return float(self.run("select extract(epoch from clock_timestamp())")[0][0])
 
     def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        return self._again(lambda: self._run(sql, values))
+        def work() -> list[tuple[Any, ...]]:
+            cursor = self._file.execute(_query(sql), values)
+            return cursor.fetchall() if cursor.description else []
 
-    def _run(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        cursor = self._file.execute(cast("Any", sql.replace("?", "%s")), values)
-        return cursor.fetchall() if cursor.description else []
+        return self._again(work)
 
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         rows = [(self.job, *one) for one in values]
 
         def work() -> None:
             with self._file.transaction(), self._file.cursor() as cursor:
-                cursor.executemany(cast("Any", sql.replace("?", "%s")), rows)
+                cursor.executemany(_query(sql), rows)
 
         self._again(work)
 
     def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        import psycopg
-
         with (
             self._lock,
-            self._told(psycopg.Error),
+            self._told(),
             self._file.transaction(),
             self._file.cursor(name=f"moa_{secrets.token_hex(4)}") as cursor,
         ):
-            cursor.execute(cast("Any", sql.replace("?", "%s")), (self.job, *values))
+            cursor.execute(_query(sql), (self.job, *values))
             yield from cursor
 
     async def beside(self, work: Callable[[], T]) -> T:
@@ -220,21 +214,46 @@ class Postgres:
         """Do it, and again where the connection was lost: what is written is so by its key."""
         import psycopg
 
-        with self._lock, self._told(psycopg.Error):
-            for tried in range(6):
+        with self._lock, self._told():
+            for wait_s in (1.0, 2.0, 4.0, 8.0, 10.0):
                 try:
                     return work()
-                except psycopg.OperationalError as error:
-                    if tried == 5:
-                        raise StoreError(f"the database of the job is away: {error}") from error
-                    time.sleep(min(2.0**tried, 10.0))
+                except psycopg.OperationalError:
+                    time.sleep(wait_s)
                     with suppress(psycopg.Error):
                         self._connect()
-        raise AssertionError("it returns or raises")
+            try:
+                return work()
+            except psycopg.OperationalError as error:
+                raise StoreError(f"the database of the job is away: {error}") from error
 
     @contextmanager
-    def _told(self, kind: type[Exception]) -> Generator[None]:
+    def _told(self) -> Generator[None]:
+        import psycopg
+
         try:
             yield
-        except kind as error:
+        except psycopg.Error as error:
             raise StoreError(f"the database of the job can't be used: {error}") from error
+
+
+def _query(sql: str) -> Any:
+    return sql.replace("?", "%s")
+
+
+class Scratch:
+    """A table of what would take much memory, in a temporary file that nobody else sees."""
+
+    def __init__(self, table: str) -> None:
+        self._file = sqlite3.connect("", isolation_level=None)
+        self._file.execute(table)
+        self._file.execute("begin")
+
+    def run(self, sql: str, *values: object) -> sqlite3.Cursor:
+        try:
+            return self._file.execute(sql, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"the folder of temporary files can't be used: {error}") from error
+
+    def close(self) -> None:
+        self._file.close()

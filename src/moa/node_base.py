@@ -1,0 +1,238 @@
+"""NodeBase: what every node of `moa` can do beside `run`: stream, and work on many inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Generator,
+    Iterable,
+    Sequence,
+)
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel
+
+from moa._async import beside, iterated
+from moa.batch import Item, Malformed, OnError, Progress, Row, Value, map_rows
+from moa.context import RunContext
+from moa.node import Node, Result, streamed
+from moa.trace import Event
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moa.jobs import JobStatus
+
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+Frame = TypeVar("Frame")
+
+
+class NodeBase(Generic[In_contra, Out_co]):
+    """What every node of `moa` can do beside `run`."""
+
+    def stream(
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
+    ) -> AsyncIterator[Event | Result[Out_co]]:
+        """Run, and tell what happens while it happens. The result comes last.
+
+        Leaving the loop early cancels the run.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            MoaError: as `run`.
+        """
+        return streamed(self.run, request, context)
+
+    def run_sync(
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
+    ) -> Result[Out_co]:
+        """Run where nothing is awaited: in a script, or in a notebook whose event loop runs.
+
+        All such runs of a process share one event loop, in a thread of its own, so that endpoints
+        keep their connections from one to the next. An endpoint has connections of its own in each
+        loop, and can be used in several; its `close` closes those of the loop it is awaited in, and
+        those of this one are closed with the process.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger; `None` starts one without limits.
+
+        Raises:
+            ConfigError: it is called by what such a run awaits, which would wait for itself.
+            MoaError: as `run`.
+        """
+        return beside(lambda: self.run(request, context))
+
+    def stream_sync(
+        self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
+    ) -> Generator[Event | Result[Out_co]]:
+        """As `stream`, where nothing is awaited: in a script, or in a notebook; see `run_sync`."""
+        return iterated(streamed(self.run, request, context))
+
+    def map(
+        self: Node[In_contra, Out_co],
+        inputs: Iterable[In_contra | Row | Malformed] | AsyncIterable[In_contra | Row | Malformed],
+        /,
+        context: RunContext | None = None,
+        *,
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        ordered: bool = False,
+        progress: Progress = False,
+    ) -> AsyncGenerator[Item[Out_co]]:
+        """Run on many inputs, or rows of a file, some at a time; see `moa.batch.map_rows`."""
+        return map_rows(
+            self,
+            inputs,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=ordered,
+            progress=progress,
+        )
+
+    def map_sync(
+        self: Node[In_contra, Out_co],
+        inputs: Iterable[In_contra | Row | Malformed],
+        /,
+        context: RunContext | None = None,
+        *,
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        progress: Progress = False,
+    ) -> list[Item[Out_co]]:
+        """Run on many inputs where nothing is awaited, and give their items in the same order.
+
+        It works in a notebook too, whose event loop runs. Where it is interrupted, what was
+        finished is lost: with many inputs use `map`, and keep each item.
+
+        Args:
+            inputs, context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
+
+        Raises:
+            ConfigError: see `moa.batch.map_rows`; or something that is awaited in such a run calls
+                it, and would wait for itself.
+            MoaError: as `on_error` says.
+        """
+        mapped = map_rows(
+            self,
+            inputs,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=True,
+            progress=progress,
+        )
+
+        async def listed() -> list[Item[Out_co]]:
+            async with aclosing(mapped) as items:
+                return [item async for item in items]
+
+        return beside(listed)
+
+    def map_frame(
+        self: Node[In_contra, Out_co],
+        frame: Frame,
+        /,
+        context: RunContext | None = None,
+        *,
+        column: str | None = "text",
+        columns: Sequence[str] | None = None,
+        max_concurrency: int = 8,
+        on_error: OnError = "return",
+        progress: Progress = False,
+    ) -> Frame:
+        """Run on each row of a DataFrame of pandas or polars, and give it with what came out.
+
+            reviews = Sentiment(endpoint).map_frame(reviews, column="body")
+
+        The new columns are the fields of the outputs, or `output` where they have none, and
+        `error`: why a row failed, else `None`. Of a member of an `Enum` its value is written.
+        Where the frame has a column of that name, the node's stands before it, as in
+        `agent_text`. The frame that was given stays as it is.
+
+        Args:
+            frame: A DataFrame of pandas or polars.
+            context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
+            column: Where the texts are; a cell that holds none is an error of its row. `None`: each
+                row as a whole is what the node takes, its columns the fields.
+            columns: Names of the fields to take; `error` comes in any case. `None`: all.
+
+        Raises:
+            ConfigError: it is no DataFrame, or has no such column, or the outputs no such field.
+            MoaError: as `on_error` says.
+        """
+        from moa.rows.frames import map_frame
+
+        return beside(
+            lambda: map_frame(
+                cast("Node[object, Out_co]", self),
+                frame,
+                context,
+                column=column,
+                columns=columns,
+                max_concurrency=max_concurrency,
+                on_error=on_error,
+                progress=progress,
+            )
+        )
+
+    async def run_job(
+        self: Node[In_contra, Out_co],
+        inputs: Iterable[Value | BaseModel | Row | Malformed],
+        /,
+        context: RunContext | None = None,
+        *,
+        store: str | Path,
+        max_concurrency: int = 8,
+        progress: Progress = False,
+    ) -> JobStatus:
+        """Run on many inputs as a job that can't be lost: called again, it goes on.
+
+            status = await graph.run_job(rows.read("inbox.jsonl"), store="nightly")
+            with Job("nightly") as job:
+                job.export(Path("done.jsonl"))
+
+        Args:
+            inputs: Texts, models, or the rows of `moa.rows.read`: all of them, each time.
+            context: Budget, deadline and ledger over all rows of this call.
+            store: See `moa.jobs.Job`.
+            max_concurrency: Maximum number of inputs worked on at once.
+            progress: See `moa.batch.map_rows`.
+
+        Raises:
+            ConfigError: the store can't be used, or holds a job of another graph.
+            StoreError: the store fails; what is done is kept.
+        """
+        from moa.jobs import Job
+
+        with Job(store, graph=self.name) as job:
+            job.add(_as_row(number, one) for number, one in enumerate(inputs, start=1))
+            return await job.run(self, context, max_concurrency=max_concurrency, progress=progress)
+
+    def __repr__(self: Node[Any, Any]) -> str:
+        kinds = [getattr(self, which, None) for which in ("input_type", "output_type")]
+        takes, gives = (_short(kind) for kind in kinds)
+        types = f", {takes} -> {gives}" if all(kinds) else ""
+        endpoint: object = getattr(self, "endpoint", None)
+        return f"{type(self).__name__}({self.name!r}{types}{f', {endpoint!r}' if endpoint else ''})"
+
+
+def _as_row(number: int, given: Value | BaseModel | Row | Malformed) -> Row | Malformed:
+    if isinstance(given, Row | Malformed):
+        return given
+    value = given.model_dump(mode="json") if isinstance(given, BaseModel) else given
+    return Row(number=number, id=number, value=value)
+
+
+def _short(kind: object) -> str:
+    """Name a type without the modules that its parts are from."""
+    return getattr(kind, "__name__", "") or re.sub(r"[\w.]+\.", "", str(kind))
