@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
-from moa.documents.citations import listed
+from moa.documents.claims import listed
 from moa.documents.retrieval import Retriever
 from moa.endpoints import Prompt
 from moa.graphs.loading import load_graph

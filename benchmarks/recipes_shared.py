@@ -25,7 +25,7 @@ from kept import Kept
 from moa import EmbeddedEndpoint, Endpoint, Endpoints, VLLMEndpoint
 from moa.config import EMBEDDED, Config
 from moa.context import RunContext
-from moa.documents.citations import statements
+from moa.documents.claims import claims_in
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.wrappers import Wrapping
@@ -267,7 +267,7 @@ def cites(text: str, sources: Mapping[str, str], holding: Sequence[str]) -> bool
         sources: Passages, by the numbers that they are cited by.
         holding: The passages that hold the answer.
     """
-    numbers = {str(number) for statement in statements(text) for number in statement.numbers}
+    numbers = {str(number) for statement in claims_in(text) for number in statement.numbers}
     return any(sources.get(number) in holding for number in numbers)
 
 

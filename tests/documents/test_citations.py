@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.documents import Passage
-from moa.documents.citations import Statement, cited, listed, statements
+from moa.documents.claims import cited, claims_in, listed
 
 PASSAGES = [Passage(document=f"{n}.txt", title=f"T{n}", text=f"Text {n}.") for n in range(1, 4)]
 
@@ -47,12 +47,13 @@ def test_whatever_is_written_no_passage_is_cited_that_was_not_given(answer: str)
 
 
 def test_each_sentence_has_its_own_citations() -> None:
-    said = statements("It is red. [1] It is big [2][1]! Nobody knows why.")
-    assert said == [("It is red.", (1,)), ("It is big!", (1, 2)), ("Nobody knows why.", ())]
-
-
-def test_a_citation_behind_the_last_full_stop_belongs_to_its_sentence() -> None:
-    assert statements("It is old. [1]") == [Statement("It is old.", (1,))]
+    said = claims_in("It is red. [1] It is big [2][1]! Nobody knows why. It is old. [1]")
+    assert [(claim.text, claim.numbers) for claim in said] == [
+        ("It is red.", (1,)),
+        ("It is big!", (1, 2)),
+        ("Nobody knows why.", ()),
+        ("It is old.", (1,)),
+    ]
 
 
 def test_a_passage_can_neither_close_its_block_nor_carry_citations() -> None:

@@ -8,8 +8,7 @@ import pytest
 from moa.agents.boundary import TypedNode
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.citations import Citation
-from moa.documents.claims import Claim, Grader
+from moa.documents.claims import Citation, Claim, Grader
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.graphs.rag import NotInDocuments, Sourced
 from moa.graphs.research import Report, Research

@@ -1,3 +1,5 @@
+"""Summarize: which sentences are kept, what is written of them, and what stands in for it."""
+
 from __future__ import annotations
 
 from typing import Any, cast
@@ -16,7 +18,7 @@ from moa.errors import (
     MissingDependency,
     MoaError,
 )
-from moa.graphs.summarize import Original, Summarize
+from moa.graphs.summarize import Cited, Original, Salience, Summarize
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, TextDelta
 from moa.usage import Budget
@@ -81,6 +83,47 @@ async def test_a_title_says_which_sentences_matter() -> None:
         Original(text=TEXT, title="Lunch, and more lunch")
     )
     assert SENTENCES[5] in llm.prompts[0].messages[-1].content
+
+
+VECTORS = {
+    "whales": (1.0, 0.1, 0.0),
+    "whales again": (1.0, 0.12, 0.0),
+    "whales and ships": (0.8, 0.6, 0.0),
+    "a hat": (0.0, 0.1, 1.0),
+}
+COST = {"whales": 5, "whales and ships": 10}
+
+
+@pytest.mark.parametrize(
+    ("said", "about", "room", "cost", "taken"),
+    [
+        pytest.param([*VECTORS], [], 1, {}, [1], id="the nearest to all"),
+        pytest.param([*VECTORS], [], 99, {}, [1, 2, 3], id="what is repeated gives way"),
+        pytest.param([*VECTORS], ["hats"], 1, {}, [3], id="what it is about"),
+        pytest.param(["hats"], ["hats"], 99, {}, [0], id="a text that is its title"),
+        pytest.param([*VECTORS], [], 10, COST, [1, 3], id="a shorter one fits"),
+        pytest.param([], [], 99, {}, [], id="no sentence"),
+    ],
+)
+def test_the_sentences_that_say_most_are_taken_in_their_order(
+    said: list[str], about: list[str], room: int, cost: dict[str, int], taken: list[int]
+) -> None:
+    def full(some: list[Cited]) -> bool:
+        return sum(cost.get(one.text, 1) for one in some) > room
+
+    sentences = [Cited(text=text, chunks=(1,)) for text in said]
+    known = {**VECTORS, "hats": (0.0, 0.0, 1.0)}
+    vectors = {text: known[text] for text in (*said, *about)}
+    found = Salience(vectors, about).pick(sentences, full=full)
+    assert found == [sentences[place] for place in taken]
+
+
+async def test_each_sentence_is_encoded_once() -> None:
+    text = "Whales sing far away.\n\nWhales sing far away."
+    made = graph(large("Whales sing."), chunk_tokens=8, read_tokens=8)
+    result = await made.run(Original(text=text, title=" ", focus="Ships"))
+    assert len(result.output.spans) == 2
+    assert result.usage.by_tier()["slm"].calls == 2  # for what it is about, and for one chunk
 
 
 async def test_each_sentence_names_the_chunks_that_hold_its_words() -> None:

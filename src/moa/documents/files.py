@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import NamedTuple
@@ -80,17 +81,6 @@ Progress = Callable[[str], None]
 """Told in words how far reading is."""
 
 
-class Listed(NamedTuple):
-    """What is in files and folders."""
-
-    files: tuple[File, ...]
-    """To be read."""
-    ignored: tuple[str, ...]
-    """Ids of files of other kinds in the folders."""
-    unread: tuple[Unread, ...]
-    """Folders of which nobody knows what is in them, and links that lead out of theirs."""
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What loading gave."""
@@ -116,14 +106,14 @@ def load(sources: Sources, *, progress: Progress | None = None) -> Loaded:
         ConfigError: a file or folder isn't there, or two files would have the same id.
         MissingDependency: what reads a kind of file is not installed.
     """
-    files, ignored, folders = listed(sources)
-    read = [found for _, found in each_of(files, progress=progress)]
+    files, ignored, folders = files_of(sources)
+    read = [found for _, found in read_each(files, progress=progress)]
     documents = tuple(each for each in read if isinstance(each, Document))
     unread = tuple(each for each in read if isinstance(each, Unread))
     return Loaded(documents, (*folders, *unread), ignored)
 
 
-def each_of(
+def read_each(
     files: Sequence[File],
     known: Mapping[str, str] = MappingProxyType({}),
     *,
@@ -135,21 +125,21 @@ def each_of(
             progress(f"reading {number} of {len(files)}: {file.id}")
         try:
             data = file.path.read_bytes()
-            same = known.get(file.id) == digest_of(data)
-            yield file, None if same else document_of(file.id, data)
+            digest = hashlib.sha256(data).hexdigest()
+            yield file, None if known.get(file.id) == digest else _document(file.id, data, digest)
         except OSError as error:
             yield file, Unread(file.id, f"{file.id} can't be read: {error.strerror or error}")
         except InputError as error:
             yield file, Unread(file.id, str(error))
 
 
-def listed(sources: Sources) -> Listed:
-    """Find the files to read; one that isn't there, or an id twice, is a `ConfigError`."""
-    given = [sources] if isinstance(sources, Path | str) else list(sources)
-    paths = [Path(each) for each in given]
-    files: list[File] = []
-    ignored: list[str] = []
-    unread: list[Unread] = []
+def files_of(sources: Sources) -> tuple[list[File], tuple[str, ...], list[Unread]]:
+    """Find the files to read, the ids of those of other kinds, and what can't be looked into.
+
+    One that isn't there, or an id twice, is a `ConfigError`.
+    """
+    paths = [Path(each) for each in ([sources] if isinstance(sources, Path | str) else sources)]
+    files, ignored, unread = list[File](), list[str](), list[Unread]()
     for path in paths:
         if path.is_file():
             files.append(File(_named(path.name), path))
@@ -166,8 +156,14 @@ def listed(sources: Sources) -> Listed:
             unread += [_unlisted(error, path, before) for error in broken]
         else:
             raise ConfigError(f"there is no file or folder {str(path)!r} to read documents from")
-    _check_apart(files)
-    return Listed(tuple(files), tuple(ignored), tuple(unread))
+    seen: dict[str, Path] = {}
+    for file in files:
+        if (other := seen.setdefault(file.id, file.path)) is not file.path:
+            raise ConfigError(
+                f"{str(other)!r} and {str(file.path)!r} would both be called {file.id!r}: name "
+                "the folder that holds both"
+            )
+    return files, tuple(ignored), unread
 
 
 def _inside(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[Path, bool]]:
@@ -206,17 +202,7 @@ def _unlisted(error: OSError, source: Path, before: str) -> Unread:
     return Unread(before + inside, reason)
 
 
-def _check_apart(files: Sequence[File]) -> None:
-    seen: dict[str, Path] = {}
-    for file in files:
-        if (other := seen.setdefault(file.id, file.path)) is not file.path:
-            raise ConfigError(
-                f"{str(other)!r} and {str(file.path)!r} would both be called {file.id!r}: name "
-                "the folder that holds both"
-            )
-
-
-def document_of(name: str, data: bytes) -> Document:
+def _document(name: str, data: bytes, digest: str) -> Document:
     """Read the bytes of a file, of which the ending of the name says what it is.
 
     Raises:
@@ -230,12 +216,7 @@ def document_of(name: str, data: bytes) -> Document:
     if not data.strip():
         raise InputError(f"{name} is empty")
     document = _pdf(name, data) if kind == "PDF" else _written(name, data, kind)
-    return document.model_copy(update={"digest": digest_of(data)})
-
-
-def digest_of(data: bytes) -> str:
-    """SHA-256 of the bytes of a file, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
+    return document.model_copy(update={"digest": digest})
 
 
 def _pages_of(name: str, data: bytes) -> tuple[str, list[str]]:
@@ -287,13 +268,9 @@ def _pdf(name: str, data: bytes) -> Document:
     if b"%PDF-" not in data[:1024]:
         raise InputError(f"{name} is no PDF, as its name says")
     title, pages = _pages_of(name, data)
-    starts: list[int] = []
-    at = 0
-    for page in pages:
-        starts.append(at)
-        at += len(page) + 2
+    starts = accumulate((len(page) + 2 for page in pages[:-1]), initial=0)
     empty = [number for number, page in enumerate(pages, 1) if not page]
-    note = f"{_listed(empty)} of {len(pages)} hold no text, as pictures do" if empty else ""
+    note = f"{_numbered(empty)} of {len(pages)} hold no text, as pictures do" if empty else ""
     return Document(
         id=name,
         title=title or PurePosixPath(name).stem,
@@ -343,6 +320,6 @@ def _decode(data: bytes, encoding: str) -> str | None:
         return None
 
 
-def _listed(numbers: list[int]) -> str:
+def _numbered(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:8])) + (" and more" if len(numbers) > 8 else "")
     return f"page {shown}" if len(numbers) == 1 else f"{len(numbers)} pages ({shown})"

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock as ThreadLock
 from threading import Thread
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 from moa._async import Lock, in_time
-from moa.agents.boundary import Limits, require
+from moa._files import make_private
+from moa.agents.boundary import Limits, require, said
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents import Document, Passage, Passages
-from moa.documents.files import Progress, Sources, Unread, each_of, listed
+from moa.documents.files import Progress, Sources, Unread, files_of, read_each
 from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched
-from moa.documents.store import Store
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
 from moa.handoffs import Text
@@ -34,6 +38,24 @@ _DEPTH = 4
 """Times `top_k` that each of two retrievers gives, so that the fusion has something to weigh."""
 _SHOWN = 5
 """Maximum number of files that could not be read that each run names."""
+_NAME = "documents.sqlite"
+_VERSION = 1
+_WAIT_S = 60.0
+"""Seconds to wait while another process writes, which takes it a moment."""
+_SCHEMA = """
+create table if not exists files (
+    id text primary key, digest text not null, form text not null,
+    title text not null, notes text not null
+) without rowid;
+create table if not exists passages (
+    document text not null, start integer not null, page integer, text text not null,
+    primary key (document, start)
+) without rowid;
+create table if not exists vectors (
+    model text not null, document text not null, start integer not null, vector blob not null,
+    primary key (model, document, start)
+) without rowid;
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +92,9 @@ class Changes:
 class Index:
     """The passages of files, and their vectors, kept in a folder and brought up to date.
 
-    Several processes may use one index at once. One that is broken, of another version, or can't
-    be opened or written is a `ConfigError`.
+    Several processes may use one index at once: each sees every file whole, as it was before a
+    write or after it. One that is broken, of another version, or can't be opened or written is a
+    `ConfigError`.
 
     Args:
         folder: Where it is kept; made where it isn't there. `None` keeps it in memory.
@@ -81,12 +104,10 @@ class Index:
 
     def __init__(self, folder: Path | str | None = None, *, max_tokens: int = MAX_TOKENS) -> None:
         self.max_tokens = max_tokens
-        self._store = Store(None if folder is None else Path(folder))
-
-    @property
-    def path(self) -> Path | None:
+        self.path = None if folder is None else Path(folder) / _NAME
         """The file that it is kept in; `None` in memory."""
-        return self._store.path
+        self._lock = ThreadLock()
+        self._memory: sqlite3.Connection | None = None
 
     def update(self, sources: Sources, *, progress: Progress | None = None) -> Changes:
         """Read what was added or changed since the last time, and forget what was removed.
@@ -105,16 +126,14 @@ class Index:
                 index is broken or can't be written.
             MissingDependency: what reads a kind of file is not installed.
         """
-        files, ignored, unlisted = listed(sources)
-        before = self._store.files()
+        files, ignored, unlisted = files_of(sources)
         form = f"{_FORM}:{self.max_tokens}"
+        before = self._known(form)
         found: dict[str, list[str]] = {"added": [], "changed": [], "kept": []}
-        unread = list(unlisted)
-        notes: list[str] = []
-        known = {file: kept.digest for file, kept in before.items() if kept.form == form}
+        unread, notes = [*unlisted], list[str]()
         waiting: list[tuple[Document, list[Passage]]] = []
         written = time.monotonic()
-        for file, read in each_of(files, known, progress=progress):
+        for file, read in read_each(files, before, progress=progress):
             if isinstance(read, Unread):
                 unread.append(read)
             elif read is None:
@@ -122,20 +141,19 @@ class Index:
             else:
                 waiting.append((read, passages_of(read, max_tokens=self.max_tokens)))
                 if time.monotonic() - written > _WRITE_EVERY_S:
-                    self._store.put(waiting, form=form)
+                    self._replace(waiting, form)
                     waiting, written = [], time.monotonic()
                 notes += [f"{file.id}: {note}" for note in read.notes]
                 found["changed" if file.id in before else "added"].append(file.id)
-        self._store.put(waiting, form=form)
+        self._replace(waiting, form)
         hidden = tuple(it.file for it in unlisted if not it.file or it.file.endswith("/"))
-        gone = set(before).difference(file.id for file in files)
+        gone = before.keys() - {file.id for file in files}
         removed = sorted(file for file in gone if not file.startswith(hidden))
-        self._store.remove(removed)
+        with self._open() as database:
+            _remove(database, removed)
         return Changes(
-            added=tuple(found["added"]),
-            changed=tuple(found["changed"]),
+            **{kind: tuple(ids) for kind, ids in found.items()},
             removed=tuple(removed),
-            kept=tuple(found["kept"]),
             unread=tuple(unread),
             ignored=ignored,
             notes=tuple(notes),
@@ -143,7 +161,15 @@ class Index:
 
     def passages(self) -> tuple[Passage, ...]:
         """Give all passages, in the order of files and within them. It blocks."""
-        return self._store.passages()
+        with self._open() as database:
+            rows = database.execute(
+                "select document, title, start, page, text from passages "
+                "join files on files.id = document order by document, start"
+            )
+            return tuple(
+                Passage(document=document, title=title, start=start, page=page, text=text)
+                for document, title, start, page, text in rows
+            )
 
     async def vectors(
         self,
@@ -167,23 +193,128 @@ class Index:
         """
         endpoint = require(endpoint, "embed", agent="index")
         context = context or RunContext()
-        known: dict[str, Sequence[float]] = {}
-        known |= await asyncio.to_thread(self._store.vectors, endpoint.model)
+        known = await asyncio.to_thread(self._kept_vectors, endpoint.model)
         lacking = [passage for passage in passages if passage.id not in known]
         for begin in range(0, len(lacking), BATCH):
             batch = lacking[begin : begin + BATCH]
             if progress is not None:
                 progress(len(passages) - len(lacking) + begin, len(passages))
             made = (await endpoint.embed([searched(each) for each in batch], context)).vectors
-            pairs = list(zip(batch, made, strict=True))
-            await asyncio.to_thread(self._store.put_vectors, endpoint.model, pairs)
+            pairs = [(each, array("f", v)) for each, v in zip(batch, made, strict=True)]
+            await asyncio.to_thread(self._keep_vectors, endpoint.model, pairs)
             known |= {passage.id: vector for passage, vector in pairs}
         return [known[passage.id] for passage in passages]
 
+    def _known(self, form: str) -> dict[str, str]:
+        """Give the SHA-256 of each file, by its id; none of those that were split otherwise."""
+        with self._open() as database:
+            select = "select id, case form when ? then digest else '' end from files"
+            return {_text(file): digest for file, digest in database.execute(select, (form,))}
 
-class _Search(NamedTuple):
-    changes: Changes
-    retriever: Retriever
+    def _replace(self, read: Iterable[tuple[Document, Sequence[Passage]]], form: str) -> None:
+        """Write files in the place of what was there of them."""
+        with self._open() as database:
+            for document, passages in read:
+                _remove(database, [document.id])
+                database.execute(
+                    "insert into files values (?, ?, ?, ?, ?)",
+                    (document.id, document.digest, form, document.title, "\n".join(document.notes)),
+                )
+                database.executemany(
+                    "insert into passages values (?, ?, ?, ?)",
+                    [(each.document, each.start, each.page, each.text) for each in passages],
+                )
+
+    def _kept_vectors(self, model: str) -> dict[str, array[float]]:
+        """Give the vectors that a model made, by the id of their passage."""
+        with self._open() as database:
+            select = "select document, start, vector from vectors where model = ?"
+            rows = database.execute(select, (model,))
+            found = {f"{document}#{start}": array("f", vector) for document, start, vector in rows}
+            if len({len(vector) for vector in found.values()}) > 1:
+                raise ValueError("vectors of one model are of one length")
+            return found
+
+    def _keep_vectors(self, model: str, vectors: Sequence[tuple[Passage, array[float]]]) -> None:
+        """Write vectors of passages; of a passage that has changed since then, none."""
+        with self._open() as database:
+            database.executemany(
+                "insert or replace into vectors select ?, document, start, ? from passages "
+                "where document = ? and start = ? and text = ?",
+                [
+                    (model, vector.tobytes(), each.document, each.start, each.text)
+                    for each, vector in vectors
+                ],
+            )
+
+    @contextmanager
+    def _open(self) -> Generator[sqlite3.Connection]:
+        """Open the file for one transaction; what is read is checked in it.
+
+        SQLite keeps any type in any column: rows that hold what no index does are refused.
+        """
+        try:
+            if self.path is None:
+                with self._lock:
+                    self._memory = self._memory or self._connected(":memory:")
+                    with self._memory:
+                        yield self._memory
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
+            connection = self._connected(str(self.path))
+            try:
+                with connection:
+                    yield connection
+            finally:
+                connection.close()
+        except (sqlite3.Error, OSError, TypeError, ValueError) as error:
+            raise ConfigError(f"the index {self.path} {_fault(error)}") from error
+
+    def _connected(self, path: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=_WAIT_S, check_same_thread=False)
+        try:
+            self._check_version(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_version(self, connection: sqlite3.Connection) -> None:
+        version, tables = connection.execute(
+            "select user_version, (select count(*) from sqlite_master) from pragma_user_version"
+        ).fetchone()
+        if version == _VERSION:
+            return
+        if version or tables:
+            raise ConfigError(
+                f"{self.path} is no index of this version of moa: delete it, and it is built again"
+            )
+        with connection:
+            connection.executescript(f"begin immediate;{_SCHEMA}pragma user_version = {_VERSION};")
+
+
+def _remove(database: sqlite3.Connection, files: Iterable[str]) -> None:
+    for column in ("files where id", "passages where document", "vectors where document"):
+        database.executemany(f"delete from {column} = ?", [(file,) for file in files])
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the name of a file is no {type(value).__name__}")
+    return value
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"can't be kept there: {error.strerror or error}"
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the latter: it is no index
+    if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+        return (
+            f"can't be used now: {error}. Free some space, let whoever writes to it finish, or "
+            "name another folder"
+        )
+    return f"is broken ({said(error)}): delete it, and it is built again"
 
 
 class Indexed(Retriever):
@@ -223,24 +354,24 @@ class Indexed(Retriever):
         self.endpoint = None if endpoint is None else require(endpoint, "embed", agent=self.name)
         self.by_words = by_words or endpoint is None
         self._reading: Future[tuple[Changes, BM25]] | None = None
-        self._ready: _Search | None = None
+        self._ready: tuple[Changes, Retriever] | None = None
         self._lock = Lock()
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
         """Search, in an index that is up to date."""
-        ready = self._ready or await self._prepared(context)
-        for unread in ready.changes.unread[:_SHOWN]:
+        changes, retriever = self._ready or await self._prepared(context)
+        for unread in changes.unread[:_SHOWN]:
             context.note("failed", f"not read: {unread}")
-        if (more := len(ready.changes.unread) - _SHOWN) > 0:
+        if (more := len(changes.unread) - _SHOWN) > 0:
             context.note("failed", f"not read: {more} more files")
-        return (await ready.retriever.run(request, context)).output
+        return (await retriever.run(request, context)).output
 
-    async def _prepared(self, context: RunContext) -> _Search:
+    async def _prepared(self, context: RunContext) -> tuple[Changes, Retriever]:
         late = f"{self.name}: the time given to the run was up before its documents were read"
         async with in_time(context.remaining_s(), late):
             changes, by_words = await asyncio.wrap_future(self._read())
             async with self._lock.held(None):
-                return self._ready or await self._over(changes, by_words, context)
+                return self._ready or (changes, await self._over(changes, by_words, context))
 
     def _read(self) -> Future[tuple[Changes, BM25]]:
         """Give the reading that goes on or is over, or begin one; it is no run's own.
@@ -265,32 +396,29 @@ class Indexed(Retriever):
             reading.set_exception(error)
 
     def _nothing(self, changes: Changes) -> str:
-        if self.sources is None:
-            where = self.index.path or "no documents: name the files or folders to read"
-            return f"{self.name}: there is nothing to search in {where}"
-        given = [self.sources] if isinstance(self.sources, str | Path) else self.sources
-        where = ", ".join(map(str, given)) or "no documents: name the files or folders to read"
+        given = self.sources if self.sources is not None else self.index.path or ()
+        paths = [given] if isinstance(given, str | Path) else given
+        where = ", ".join(map(str, paths)) or "no documents: name the files or folders to read"
         reasons = "; ".join(map(str, changes.unread[:_SHOWN]))
         return f"{self.name}: there is nothing to search in {where}" + (reasons and f": {reasons}")
 
-    async def _over(self, changes: Changes, by_words: BM25, context: RunContext) -> _Search:
-        """Keep what searches in what was read; without vectors it is for this run alone."""
-        passages = by_words.passages
-        if self.endpoint is None:
-            self._ready = _Search(changes, by_words)
-            return self._ready
-        try:
-            vectors = await self.index.vectors(passages, self.endpoint, context)
-        except MoaError as error:
-            if not isinstance(error, MissingDependency):
-                check_recoverable(error)
-            context.note("degraded", f"passages are found by words alone: {error}")
-            return _Search(changes, by_words)
-        depth = _DEPTH * self.top_k if self.by_words else self.top_k
-        near = Dense(passages, vectors, self.endpoint, top_k=depth)
-        both = Hybrid([BM25(passages, top_k=depth), near], top_k=self.top_k)
-        self._ready = _Search(changes, both if self.by_words else near)
-        return self._ready
+    async def _over(self, changes: Changes, by_words: BM25, context: RunContext) -> Retriever:
+        """Make what searches in what was read, and keep it; without vectors it is for this run."""
+        found, passages = by_words, by_words.passages
+        if self.endpoint is not None:
+            try:
+                vectors = await self.index.vectors(passages, self.endpoint, context)
+            except MoaError as error:
+                if not isinstance(error, MissingDependency):
+                    check_recoverable(error)
+                context.note("degraded", f"passages are found by words alone: {error}")
+                return by_words
+            depth = _DEPTH * self.top_k if self.by_words else self.top_k
+            found = Dense(passages, vectors, self.endpoint, top_k=depth)
+            if self.by_words:
+                found = Hybrid([BM25(passages, top_k=depth), found], top_k=self.top_k)
+        self._ready = changes, found
+        return found
 
 
 def passages_of(document: Document, *, max_tokens: int = MAX_TOKENS) -> list[Passage]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
+from operator import itemgetter
 from typing import Any, Unpack
 
 from moa._async import gather
@@ -72,19 +73,13 @@ class BM25(Retriever):
         del context
         return await asyncio.to_thread(self.best, str(request), top_k=self.top_k)
 
-    def scores(self, query: str) -> list[float]:
-        """Score each passage, in their order; 0 where no word is shared."""
-        known, model = self._index
-        ids = [known[word] for word in words(query) if word in known]
-        if not ids:
-            return [0.0] * len(self.passages)
-        return model.get_scores_from_ids(ids).tolist()
-
     def best(self, query: str, *, top_k: int) -> Passages:
         """Give the best passages. It blocks."""
-        scores = self.scores(query)
-        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top_k]
-        return Passages(passages=tuple(self.passages[i] for i in order if scores[i] > 0))
+        known, model = self._index
+        ids = [known[word] for word in words(query) if word in known]
+        scores: list[float] = model.get_scores_from_ids(ids).tolist() if ids else []
+        found = by_score(self.passages, scores)[:top_k]
+        return Passages(passages=tuple(passage for passage, score in found if score > 0))
 
     @cached_property
     def _index(self) -> tuple[Mapping[str, int], Any]:
@@ -152,9 +147,8 @@ class Dense(Retriever):
         return await asyncio.to_thread(self._nearest, found.vectors[0], top_k)
 
     def _nearest(self, vector: Sequence[float], top_k: int) -> Passages:
-        near = similarities(self._matrix, vector)
-        order = sorted(range(len(near)), key=near.__getitem__, reverse=True)[:top_k]
-        return Passages(passages=tuple(self.passages[i] for i in order))
+        found = by_score(self.passages, similarities(self._matrix, vector))[:top_k]
+        return Passages(passages=tuple(passage for passage, _ in found))
 
     @cached_property
     def _matrix(self) -> Any:
@@ -221,6 +215,11 @@ def fused_ranks(rankings: Sequence[Mapping[Passage, int]]) -> tuple[Passage, ...
         for passage, rank in ranking.items():
             scores[passage] = scores.get(passage, 0.0) + 1 / (_RANK + rank)
     return tuple(sorted(scores, key=scores.__getitem__, reverse=True))
+
+
+def by_score(passages: Sequence[Passage], scores: Sequence[float]) -> list[tuple[Passage, float]]:
+    """Give passages with their scores, the best first; without scores there are none."""
+    return sorted(zip(passages, scores, strict=False), key=itemgetter(1), reverse=True)
 
 
 def searched(passage: Passage) -> str:

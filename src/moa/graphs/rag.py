@@ -20,17 +20,21 @@ from moa.agents.prompts import escaped
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.documents import Passage, Passages
-from moa.documents.citations import Citation, cited, listed, statements, unbracketed
 from moa.documents.claims import (
     RELEVANT,
     SUPPORTED,
+    Citation,
     Claim,
     Grade,
     Grader,
     asked,
     checked_claims,
+    cited,
+    claims_in,
     copied,
     graded,
+    listed,
+    unbracketed,
 )
 from moa.documents.index import MAX_TOKENS, Index, Indexed
 from moa.documents.retrieval import BM25, fused, fused_ranks, normalised, similarities, words
@@ -295,7 +299,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         if context.listener is not None:
             inside.listener = held
         reply = (await self.answerer.run(sheet, inside)).output
-        if not isinstance(reply, Extracted) and not statements(reply.text):
+        if not isinstance(reply, Extracted) and not claims_in(reply.text):
             context.note("degraded", "the writer wrote no words, so the nearest sentence is given")
             return (await self.extractive.run(sheet, context)).output
         if not is_absent(reply.text):
@@ -429,7 +433,7 @@ class _Held:
             return
         self._events.append(event)
         self._text += event.text if isinstance(event, TextDelta) else ""
-        if not may_be_absent(self._text) and statements(self._text):
+        if not may_be_absent(self._text) and claims_in(self._text):
             self.release()
 
     def release(self) -> None:

@@ -15,8 +15,7 @@ from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.documents import Passage
-from moa.documents.citations import Citation, cited, statements
-from moa.documents.claims import Claim, Grade, checked_claims
+from moa.documents.claims import Citation, Claim, Grade, checked_claims, cited, claims_in
 from moa.endpoints.known import can_write
 from moa.errors import InputError, MoaError, check_recoverable
 from moa.graphs.fields import IN_PYTHON, Large
@@ -328,10 +327,8 @@ def _finding(asked: str, outcome: Sourced, numbers: dict[Passage, int]) -> Findi
     known = {(claim.text, claim.numbers): claim for claim in outcome.claims}
     claims: list[Claim] = []
     unsupported: list[str] = []
-    for said in statements(outcome.text):
-        claim = known.get((said.text, said.numbers)) or Claim(
-            text=said.text, numbers=said.numbers, verdict="unchecked" if said.numbers else "uncited"
-        )
+    for said in claims_in(outcome.text):
+        claim = known.get((said.text, said.numbers), said)
         if claim.verdict == "unsupported":
             unsupported.append(claim.text)
             continue

@@ -2,32 +2,37 @@
 
 A map over chunks and one final step, as in Wu et al. 2021, "Recursively summarizing books with
 human feedback", arXiv:2109.10862; but the map keeps sentences of the text as they stand.
+
+A sentence counts by how near it is to the centroid of the text, and to what the text is about
+(Radev et al. 2004, "Centroid-based summarization of multiple documents"; with vectors of sentences,
+Rossiello et al. 2017, "Centroid-based text summarization through compositionality of word
+embeddings"). What says the same as a sentence that is taken counts less (maximal marginal
+relevance, Carbonell and Goldstein 1998).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
 from pydantic import Field
 
-from moa.agents import Agent
 from moa.agents.boundary import require
 from moa.agents.prompts import block
 from moa.agents.splitting import chunks
 from moa.context import RunContext, quiet
-from moa.documents.citations import MOST_WORDS, word_shares
-from moa.documents.retrieval import words
-from moa.documents.salience import Salience, salience_of
+from moa.documents.claims import MOST_WORDS, word_shares
+from moa.documents.retrieval import normalised, words
 from moa.documents.sentences import Length, sentences
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.graphs.write import Attempt, to_length
+from moa.graphs.write import Prompted, to_length
 from moa.handoffs import Frozen, Reply
 
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
@@ -37,6 +42,10 @@ _MAX_CHUNKS = 3
 """Maximum number of chunks that a sentence rests on."""
 _MAX_TOKENS = 2048
 """Of a summary that is written, reasoning included."""
+_REDUNDANCY = 0.3
+"""How much the likeness to the nearest sentence that is taken counts against one."""
+_SAME = 0.95
+"""Cosine from which on a sentence repeats one that is taken, and is left out."""
 
 
 class Original(Frozen):
@@ -114,8 +123,14 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         short = 3 if self.sentences is None and self.words is None else self.sentences
         self.length = Length(sentences=short, words=self.words)
         self.vectors = require(self.encoder or SentenceEncoder(), "embed", agent=self.name)
-        task = f"Summarize the text in {self.length}, in its language. Add nothing to it."
-        self.writer = _Writer(self.llm, instructions=task, name="writer", max_tokens=_MAX_TOKENS)
+        self.writer = Prompted(
+            self.llm,
+            f"Summarize the text in {self.length}, in its language. Add nothing to it.",
+            input=str,
+            output=Reply,
+            name="writer",
+            max_tokens=_MAX_TOKENS,
+        )
 
     async def answer(self, request: Original, context: RunContext) -> Summary:
         """Split, keep what matters of each chunk, and write.
@@ -137,13 +152,13 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             if can_write(self.llm.model):
                 whole = len(kept) == len(said)
                 read = request.text if whole else "\n\n".join(map(_text, _by_chunk(kept)))
-                brief = _Brief(original=request, read=read)
-                written = await told("summary", self._written(brief, kept, context), context)
+                prompt = _prompt(request, read)
+                written = await told("summary", self._written(prompt, kept, context), context)
             else:
                 context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
             if not written:
                 salience = salience or await self._salience(request, kept, context)
-                taken = _picked(salience, kept, full=lambda some: self.length.too_long(_text(some)))
+                taken = salience.pick(kept, full=lambda some: self.length.too_long(_text(some)))
         return Summary(
             text=_text(written or taken),
             sentences=tuple(written or taken),
@@ -172,47 +187,100 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         kept = [
             each
             for chunk in _by_chunk(said)
-            for each in _best(salience, chunk, most=share * _tokens(chunk))
+            for each in salience.up_to(share * _tokens(chunk), chunk)
         ]
         if _tokens(kept) > self.read_tokens:
-            kept = _best(salience, kept, most=self.read_tokens)
+            kept = salience.up_to(self.read_tokens, kept)
         context.note("changed", f"kept {_tokens(kept)} of about {total} tokens, as they stand")
         return kept, salience
 
     async def _salience(
         self, request: Original, said: Sequence[Cited], context: RunContext
-    ) -> Salience | None:
-        """Rank the sentences; `None` where the encoder fails, and the first ones are taken."""
-        batches = ([each.text for each in chunk] for chunk in _by_chunk(said))
-        ranked = salience_of(self.vectors, batches, context, about=request.about)
+    ) -> Salience:
+        """Rank the sentences; where the encoder fails, the first ones count as the best."""
+        about = [text for text in request.about if text.strip()]
+
+        async def embedded() -> Mapping[str, Sequence[float]]:
+            known: dict[str, Sequence[float]] = {}
+            for batch in (about, *([each.text for each in chunk] for chunk in _by_chunk(said))):
+                new = [text for text in dict.fromkeys(batch) if text not in known]
+                if new:
+                    vectors = (await self.vectors.embed(new, context)).vectors
+                    known |= zip(new, vectors, strict=True)
+            return known
+
         without = "the first sentences are taken, not the best"
-        return await tried(ranked, context, without, kind="degraded")
+        return Salience(await tried(embedded(), context, without, kind="degraded"), about)
 
     async def _written(
-        self, brief: _Brief, kept: Sequence[Cited], context: RunContext
+        self, prompt: str, kept: Sequence[Cited], context: RunContext
     ) -> list[Cited]:
         """Have it written; nothing where that fails."""
         silent = quiet(context)  # nothing is shown before its length is checked
-        written = to_length(self.writer, brief, self.length, silent, what="the summary")
+        written = to_length(self.writer, prompt, self.length, silent, what="the summary")
         without = "it is made of the text's own sentences, since it was not written"
         text = await tried(written, context, without, kind="degraded")
         return [] if text is None else _cited(text, [*_by_chunk(kept)])
 
 
-class _Brief(Attempt):
-    original: Original
-    read: str
-    """What is kept of it."""
+class Salience:
+    """Ranks sentences of one text by their vectors.
+
+    Args:
+        vectors: By text; `None`: there are none, and the first sentences count as the best.
+        about: What the text is about; each has a vector.
+    """
+
+    def __init__(
+        self, vectors: Mapping[str, Sequence[float]] | None, about: Sequence[str] = ()
+    ) -> None:
+        self._vectors = vectors
+        self._about = tuple(about)
+        if vectors is not None:
+            said = [vector for text, vector in vectors.items() if text not in about]
+            centroid = normalised(said or [*vectors.values()] or [()]).mean(axis=0)
+            self._centroid = normalised([centroid])[0]
+
+    def pick(self, said: Sequence[Cited], *, full: Callable[[list[Cited]], bool]) -> list[Cited]:
+        """Take the sentences that say most, one after another; give them in the order of the text.
+
+        Args:
+            said: Those to choose from, in the order of the text.
+            full: Told those taken, the last of them on trial; `True` leaves that one out, and a
+                shorter one may still be taken. The first is always taken.
+        """
+        if self._vectors is None:
+            ends = (n for n in range(2, len(said) + 1) if full([*said[:n]]))
+            return [*said[: next(ends, len(said) + 1) - 1]]
+        if not said:
+            return []
+        rows = normalised([self._vectors[each.text] for each in said])
+        worth = rows @ self._centroid
+        for text in self._about:
+            worth = worth + rows @ normalised([self._vectors[text]])[0]
+        nearest = worth * 0
+        taken: list[int] = []
+        while (best := int(worth.argmax())) not in taken and worth[best] > -math.inf:
+            if not taken or not full([said[n] for n in (*taken, best)]):
+                taken.append(best)
+                nearer = (rows @ rows[best]).clip(min=nearest)
+                worth, nearest = worth - _REDUNDANCY * (nearer - nearest), nearer
+                worth[nearest >= _SAME] = -math.inf
+            worth[best] = -math.inf
+        return [said[n] for n in sorted(taken)]
+
+    def up_to(self, tokens: float, said: Sequence[Cited]) -> list[Cited]:
+        """Take the best sentences, up to so many tokens; one at least."""
+        return self.pick(said, full=lambda taken: _tokens(taken) > tokens)
 
 
-class _Writer(Agent[_Brief, Reply]):
-    def prompt(self, request: _Brief) -> str:
-        original = request.original
-        title = [f"Title: {original.title}"] if original.title else []
-        parts = [block("\n\n".join([*title, request.read]))]
-        if original.focus:
-            parts.append(block(original.focus, "The reader looks for"))
-        return "\n\n".join([*parts, *request.faulty])
+def _prompt(original: Original, read: str) -> str:
+    """Show what is kept of a text, its title, and what its reader looks for."""
+    title = [f"Title: {original.title}"] if original.title else []
+    parts = [block("\n\n".join([*title, read]))]
+    if original.focus:
+        parts.append(block(original.focus, "The reader looks for"))
+    return "\n\n".join(parts)
 
 
 def _cited(text: str, read: Sequence[Sequence[Cited]]) -> list[Cited]:
@@ -226,28 +294,6 @@ def _cited(text: str, read: Sequence[Sequence[Cited]]) -> list[Cited]:
         rests_on = {c for n in best if shares[n] >= enough > 0 for c in read[n][0].chunks}
         found.append(Cited(text=sentence, chunks=tuple(sorted(rests_on))))
     return found
-
-
-def _best(salience: Salience | None, said: Sequence[Cited], *, most: float) -> list[Cited]:
-    """Keep the best sentences, up to so many tokens; one at least."""
-    return _picked(salience, said, full=lambda taken: _tokens(taken) > most)
-
-
-def _picked(
-    salience: Salience | None, said: Sequence[Cited], *, full: Callable[[Sequence[Cited]], bool]
-) -> list[Cited]:
-    """Take sentences as `Salience.pick` does; without one, the first of them."""
-    if salience is not None:
-        places = salience.pick(
-            [each.text for each in said], full=lambda taken: full([said[n] for n in taken])
-        )
-        return [said[place] for place in places]
-    taken: list[Cited] = []
-    for each in said:
-        if taken and full([*taken, each]):
-            break
-        taken.append(each)
-    return taken
 
 
 def _by_chunk(said: Iterable[Cited]) -> Iterator[list[Cited]]:

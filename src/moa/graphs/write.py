@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Generic
 
 from pydantic import BaseModel, Field
 
 from moa._text import word_count, words_in
 from moa.agents import Agent
+from moa.agents.boundary import Out
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
-from moa.endpoints import Endpoint
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, each_tried, note_drafts, told, tried
 from moa.handoffs import Frozen, Reply
 from moa.node import Node
 
-A = TypeVar("A", bound="Attempt")
 WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two
 topics that were tried with a model of 1.5B they met less of the task."""
@@ -34,6 +33,11 @@ _FEW = 5
 _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+_SECTION = (
+    "You write one section of a text. Cover the points of your section in the outline, use the "
+    "names, terms and numbers given for all sections, and leave the other sections to others. "
+    "Write only the text of the section, without a heading, in the language of the task."
+)
 
 
 class Assignment(Frozen):
@@ -54,18 +58,6 @@ class Assignment(Frozen):
         if self.material:
             parts.append(block(self.material, "Material"))
         return "\n\n".join(parts)
-
-
-class Attempt(BaseModel):
-    """What is to be written, and at the second attempt the first draft and its fault."""
-
-    draft: str | None = None
-    fault: str | None = None
-
-    @property
-    def faulty(self) -> list[str]:
-        """Both, for a prompt."""
-        return [block(self.draft, f"Write this anew, since {self.fault}")] if self.draft else []
 
 
 class Part(BaseModel):
@@ -137,10 +129,33 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         self.length = Length(words=self.words)
         by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(self.words / _WORDS_A_SECTION)))
         most, room = self.sections or by_length, max(512, 4 * self.words)
+        each = max(2, round(self.words / most / _WORDS_A_SENTENCE))
         self.in_one = self.words <= WHOLE_WORDS and self.sections is None
-        self.whole = Writer(self.llm, length=self.length, sections=most)
-        self.outliner = Outliner(self.llm, length=self.length, sections=most)
-        self.section_writer = SectionWriter(self.llm, name="section", max_tokens=room)
+        self.whole = Prompted(
+            self.llm,
+            f"You are a writer. Write a text of {self.length} for the task, in its language, in "
+            f"Markdown: a title that begins with #, then {most} sections, each with a heading "
+            f"that begins with ## and about {each} sentences. Be concrete, write no lists "
+            "unless they are asked for, no introduction and no conclusion, and say nothing twice. "
+            "Write the text alone.",
+            input=str,
+            output=Reply,
+            name="writer",
+            max_tokens=room,
+        )
+        self.outliner = Prompted(
+            self.llm,
+            f"You are an editor. Outline a text of {self.length} for the task, in at most {most} "
+            "sections that do not overlap. Different writers write them, so list the names, terms, "
+            "numbers and the tone that all must use. Use the language of the task.",
+            input=str,
+            output=at_most(Outline, "sections", most),
+            name="outline",
+            max_tokens=2048,
+        )
+        self.section_writer = Prompted(
+            self.llm, _SECTION, input=str, output=Reply, name="section", max_tokens=room
+        )
 
     async def answer(self, request: Assignment, context: RunContext) -> Article:
         """Write it in one call; or outline it, and write the sections.
@@ -151,9 +166,9 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         silent = quiet(context)  # nothing is shown before its length is checked
         if self.in_one:
             return await told("whole", self._in_one(request, context, silent), context)
-        outline = (await told("outline", self.outliner.run(request, silent), context)).output
-        planned = Planned(assignment=request, outline=outline)
-        sections = await told("sections", self._sections(planned, context, silent), context)
+        outline = await told("outline", self._outlined(request, silent), context)
+        writing = self._sections(request, outline, context, silent)
+        sections = await told("sections", writing, context)
         return _put_together(outline.title, _said_once(sections, context))
 
     def sketch(self, sketch: Sketch) -> None:
@@ -169,13 +184,13 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         Of two drafts the one that is nearer to the length is kept.
         """
         note_drafts(context, [self.llm])
-        text = (await self.whole.run(_Attempt(assignment=request), silent)).output.text
+        text = (await self.whole.run(request.shown, silent)).output.text
         article = self._tidied(article_of(text, request.text), context)
         fault = self._fault(article)
         if fault is not None and not self.length.too_long(_prose(article.sections)):
             context.note("repaired", f"asked again: {fault}")
-            again = _Attempt(assignment=request, draft=article.text, fault=fault)
-            written = await tried(self.whole.run(again, silent), context, "it was not written anew")
+            again = self.whole.run(_anew(request.shown, article.text, fault), silent)
+            written = await tried(again, context, "it was not written anew")
             if written is not None:
                 anew = self._tidied(article_of(written.output.text, request.text), context)
                 article = min(article, anew, key=self._off)
@@ -204,22 +219,35 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     def _off(self, article: Article) -> float:
         return abs(word_count(_prose(article.sections)) - self.words)
 
+    async def _outlined(self, request: Assignment, silent: RunContext) -> Outline:
+        """Plan; of sections of one name the first is kept."""
+        outline = (await self.outliner.run(request.shown, silent)).output
+        named = {part.heading.casefold(): part for part in reversed(outline.sections)}
+        kept = [part for part in outline.sections if named[part.heading.casefold()] is part]
+        if len(kept) < len(outline.sections):
+            silent.note("dropped", "sections with the heading of another")
+        return outline.model_copy(update={"sections": kept})
+
     async def _sections(
-        self, planned: Planned, context: RunContext, silent: RunContext
+        self, request: Assignment, outline: Outline, context: RunContext, silent: RunContext
     ) -> tuple[Section, ...]:
         """Write all sections side by side, each to its share of the length.
 
         One that fails is left out.
         """
         note_drafts(context, [self.llm])
-        parts = planned.outline.sections
+        parts = outline.sections
         length = Length(words=max(1, round(self.words / len(parts))))
+        # Written from material, an outline may carry orders of that on.
+        said = str(outline)
+        plan = block(said, "Outline") if request.material else f"Outline:\n{escaped(said)}"
 
         async def write(place: int) -> Section:
-            task = _SectionTask(planned=planned, place=place, length=length)
-            what = f"section {place + 1}"
-            text = await to_length(self.section_writer, task, length, silent, what=what)
-            return Section(heading=parts[place].heading, text=text)
+            heading = parts[place].heading
+            wanted = f"Write section {place + 1} in {length}: {escaped(heading)}"
+            prompt, what = "\n\n".join([request.shown, plan, wanted]), f"section {place + 1}"
+            text = await to_length(self.section_writer, prompt, length, silent, what=what)
+            return Section(heading=heading, text=text)
 
         def left_out(place: int) -> str:
             return f"section {parts[place].heading!r} is left out"
@@ -228,96 +256,20 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         return tuple(each for each in found if isinstance(each, Section))
 
 
-class _Attempt(Attempt):
-    assignment: Assignment
+class Prompted(Agent[str, Out], Generic[Out]):
+    """Takes its prompt whole: what is data in it stands in blocks already."""
+
+    def prompt(self, request: str) -> str:
+        """Show it as it is."""
+        return request
 
 
-class Writer(Agent[_Attempt, Reply]):
-    """Writes a whole text in Markdown, in sections."""
-
-    def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
-        count = length.words or 0
-        each = max(2, round(count / sections / _WORDS_A_SENTENCE))
-        self.instructions = (
-            f"You are a writer. Write a text of {length} for the task, in its language, in "
-            f"Markdown: a title that begins with #, then {sections} sections, each with a heading "
-            f"that begins with ## and about {each} sentences. Be concrete, write no lists "
-            "unless they are asked for, no introduction and no conclusion, and say nothing twice. "
-            "Write the text alone."
-        )
-        super().__init__(llm, name="writer", max_tokens=max(512, 4 * count))
-
-    def prompt(self, request: _Attempt) -> str:
-        """Show the task and the material, and the draft that missed the length."""
-        return "\n\n".join([request.assignment.shown, *request.faulty])
-
-
-class Planned(BaseModel):
-    """An assignment, and its outline."""
-
-    assignment: Assignment
-    outline: Outline
-
-
-class Outliner(Agent[Assignment, Outline]):
-    """Plans the sections of a text."""
-
-    def __init__(self, llm: Endpoint, *, length: Length, sections: int) -> None:
-        self.output_type = at_most(Outline, "sections", sections)
-        self.instructions = (
-            f"You are an editor. Outline a text of {length} for the task, in at most {sections} "
-            "sections that do not overlap. Different writers write them, so list the names, terms, "
-            "numbers and the tone that all must use. Use the language of the task."
-        )
-        super().__init__(llm, name="outline", max_tokens=2048)
-
-    def prompt(self, request: Assignment) -> str:
-        """Show the task and the material."""
-        return request.shown
-
-    async def answer(self, request: Assignment, context: RunContext) -> Outline:
-        """Plan; of sections of one name the first is kept."""
-        outline = await super().answer(request, context)
-        named = {part.heading.casefold(): part for part in reversed(outline.sections)}
-        kept = [part for part in outline.sections if named[part.heading.casefold()] is part]
-        if len(kept) < len(outline.sections):
-            context.note("dropped", "sections with the heading of another")
-        return outline.model_copy(update={"sections": kept})
-
-
-class _SectionTask(Attempt):
-    planned: Planned
-    place: int
-    length: Length
-
-
-class SectionWriter(Agent[_SectionTask, Reply]):
-    """Writes one section of an outline."""
-
-    instructions = (
-        "You write one section of a text. Cover the points of your section in the outline, use the "
-        "names, terms and numbers given for all sections, and leave the other sections to others. "
-        "Write only the text of the section, without a heading, in the language of the task."
-    )
-
-    def prompt(self, request: _SectionTask) -> str:
-        """Show the task, the whole outline, and which section it is."""
-        outline = request.planned.outline
-        heading = outline.sections[request.place].heading
-        parts = [
-            request.planned.assignment.shown,
-            # Written from material, it may carry orders of that on.
-            block(str(outline), "Outline")
-            if request.planned.assignment.material
-            else f"Outline:\n{escaped(str(outline))}",
-            f"Write section {request.place + 1} in {request.length}: {escaped(heading)}",
-            *request.faulty,
-        ]
-        return "\n\n".join(parts)
+def _anew(prompt: str, draft: str, fault: str) -> str:
+    return f"{prompt}\n\n{block(draft, f'Write this anew, since {fault}')}"
 
 
 async def to_length(
-    writer: Node[A, Reply], request: A, length: Length, context: RunContext, *, what: str
+    writer: Node[str, Reply], prompt: str, length: Length, context: RunContext, *, what: str
 ) -> str:
     """Have a text written, and anew once where it is too short; what is too long is cut.
 
@@ -326,12 +278,12 @@ async def to_length(
     Raises:
         MoaError: it could not be written.
     """
-    text = (await writer.run(request, context)).output.text
+    text = (await writer.run(prompt, context)).output.text
     fault = length.fault(text)
     if fault is not None and not length.too_long(text):
         context.note("repaired", f"{what} asked again: {fault}")
-        again = request.model_copy(update={"draft": text, "fault": fault})
-        anew = await tried(writer.run(again, context), context, f"{what} was not written anew")
+        again = writer.run(_anew(prompt, text, fault), context)
+        anew = await tried(again, context, f"{what} was not written anew")
         text = text if anew is None else anew.output.text
     cut = length.cut(text)
     if len(cut) < len(text):
@@ -348,19 +300,18 @@ def article_of(text: str, task: str) -> Article:
         text: May have any levels of headings. What stands before the first section is one too.
         task: Stands for a title where there is none.
     """
-    found = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
-    title = task
+    found = [(len(m[1]), m[2], *m.span()) for m in _HEADING.finditer(text)]
+    title, at = task, 0
     if found and [level for level, *_ in found].count(found[0][0]) == 1:
-        title, text = found[0][1], text[found[0][3] :]
-        found = [(len(m[1]), m[2], m.start(), m.end()) for m in _HEADING.finditer(text)]
+        (_, title, _, at), *found = found
     top = min((level for level, *_ in found), default=0)
     heads = [head for head in found if head[0] == top]
-    before = text[: heads[0][2] if heads else None].strip()
-    ends = [*(head[2] for head in heads[1:]), len(text)]
+    ends = [*(start for _, _, start, _ in heads), len(text)]
+    before = text[at : ends[0]].strip()
     sections = [Section(heading=title, text=before)] if before else []
     sections += [
         Section(heading=heading, text=text[begin:end].strip())
-        for (_, heading, _, begin), end in zip(heads, ends[: len(heads)], strict=True)
+        for (_, heading, _, begin), end in zip(heads, ends[1:], strict=True)
     ]
     return _put_together(title, tuple(sections))
 
