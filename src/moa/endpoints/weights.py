@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from moa.endpoints.client import KEY, is_loopback
-from moa.endpoints.http_errors import masked
+from moa.endpoints.transport import KEY, is_loopback, masked
 from moa.errors import ConfigError, ModelNotFound
 
 if TYPE_CHECKING:
