@@ -30,7 +30,7 @@ from moa import Agent, OpenAIEndpoint, RunContext
 from moa._async import map_async
 from moa.endpoints import Capability
 from moa.endpoints.dialects import LLAMACPP, VLLM, Dialect
-from moa.endpoints.engine import Engine, EngineSettings
+from moa.endpoints.embedded import Engine, EngineSettings
 from moa.errors import MoaError
 from report import table, write
 

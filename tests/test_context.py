@@ -364,3 +364,18 @@ def test_events_reach_whoever_listens() -> None:
     heard: list[object] = []
     RunContext(listener=heard.append).nested("agent").emit(TextDelta("agent", "hello"))
     assert heard == [TextDelta("agent", "hello")]
+
+
+async def test_that_no_limit_of_cost_holds_without_a_price_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    known = Price(hour=Decimal(1)).charge(ONE)
+    for budget, times in ((Budget(cost=1), 1), (Budget(calls=9), 0)):
+        run = RunContext(budget=budget)
+        for context in (run, run.nested("inner")):
+            with await context.reserve("free", "slm", known):
+                context.reserve_now("small", "slm", Price().charge(ONE)).settle(NOTHING)
+        said = [one.getMessage() for one in caplog.records if one.name.startswith("moa")]
+        assert len(said) == times
+        assert all("No price of small is known" in one for one in said)
+        caplog.clear()

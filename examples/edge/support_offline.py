@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from moa import EmbeddedEndpoint, RunContext
-from moa.endpoints.engine import EngineSettings
+from moa.endpoints.embedded import EngineSettings
 from moa.energy import WATTS_PER_CORE, meter
 from moa.graphs.support import Support, Ticket
 

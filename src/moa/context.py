@@ -81,6 +81,7 @@ class RunContext:
         "_lock",
         "_notes",
         "_spent",
+        "_unpriced",
         "_used_up",
         "_waiters",
         "budget",
@@ -127,6 +128,7 @@ class RunContext:
         if self._limited:
             self._held = NOTHING
             self._used_up = False
+            self._unpriced: set[str] = set()
             self._calls: dict[Tier, int] = {}
             self._flights: set[Reservation] = set()
             self._waiters: deque[_Waiter] = deque()
@@ -302,6 +304,8 @@ class RunContext:
             DeadlineExceeded: the deadline has passed, here or while it waited.
         """
         self.remaining_s()
+        if estimate.unpriced_calls and self._limited:
+            self._warn_of_unpriced(endpoint)
         part = Part(tier, self.node, endpoint)
         with self._lock:
             if self._refusal([(tier, estimate)]) is None:
@@ -319,6 +323,8 @@ class RunContext:
             DeadlineExceeded: the deadline has passed.
         """
         self.remaining_s()
+        if estimate.unpriced_calls and self._limited:
+            self._warn_of_unpriced(endpoint)
         part = Part(tier, self.node, endpoint)
         with self._lock:
             refused = self._refusal([(tier, estimate)])
@@ -340,6 +346,17 @@ class RunContext:
         with self._lock:
             refused = self._refusal(list(calls))
         return None if refused is None else refused[1]
+
+    def _warn_of_unpriced(self, endpoint: str) -> None:
+        """Log, once in a run, that no limit on the cost holds for an endpoint."""
+        told = self._limited[-1]._unpriced
+        if endpoint not in told and any(one.budget.cost is not None for one in self._limited):
+            told.add(endpoint)
+            _logger.warning(
+                "No price of %s is known: calls to it don't count against Budget(cost=…). Give it "
+                "a `price`, or limit its calls or tokens instead",
+                endpoint,
+            )
 
     def _refusal(
         self, planned: Sequence[tuple[Tier, Amount]], *, when_settled: bool = False

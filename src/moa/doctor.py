@@ -19,8 +19,7 @@ from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.decide import way_of
 from moa.endpoints.dialects import Dialect, dialect_of
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.engine import check_engine
+from moa.endpoints.embedded import EmbeddedEndpoint, check_engine
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.usage import Price, Tier

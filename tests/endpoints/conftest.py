@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import RawTestServer
 from multidict import CIMultiDictProxy
 
-from moa.endpoints.engine import Engine, EngineSettings
+from moa.endpoints.embedded import Engine, EngineSettings
 from moa.endpoints.weights import find_weights
 
 

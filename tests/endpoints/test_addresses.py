@@ -12,8 +12,8 @@ from aiohttp.test_utils import RawTestServer
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.addresses import is_loopback, proxy_of
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.transport import is_loopback, proxy_of
 from moa.errors import ConfigError, EndpointUnavailable
 
 from .conftest import Served, chat

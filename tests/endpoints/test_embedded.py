@@ -13,8 +13,7 @@ import pytest_asyncio
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Example, Prompt
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.engine import EngineSettings
+from moa.endpoints.embedded import EmbeddedEndpoint, EngineSettings
 from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointRejected, EndpointUnavailable
 from moa.questions import Option, Question
 from moa.usage import Budget

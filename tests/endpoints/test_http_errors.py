@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, client
-from moa.endpoints.http_errors import error_of_exception, foreign_errors
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.transport import error_of_exception, foreign_errors
 from moa.errors import (
     EndpointTimeout,
     EndpointUnavailable,

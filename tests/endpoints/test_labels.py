@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from moa.context import RunContext
 from moa.endpoints import Example, Request
+from moa.endpoints.client import Client
 from moa.endpoints.known import Known, keep
 from moa.endpoints.labels import (
     DEMONSTRATIONS,
-    LabelBackend,
     LabelPrompt,
+    LabelReader,
     LabelReading,
     TokenReading,
     label_prompt,
@@ -155,8 +156,9 @@ def test_names_are_made_readable_where_they_stay_different() -> None:
     assert label_words(question("change_pin", "change pin")) == ("change_pin", "change pin")
 
 
-class Reader:
-    def __init__(self) -> None:
+class Reader(LabelReader):
+    def __init__(self, model: str = "tiny") -> None:
+        super().__init__(Client("slm", tier="slm", model=model))
         self.prompts: list[LabelPrompt] = []
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
@@ -168,8 +170,7 @@ class Reader:
 
 async def test_a_decision_has_probabilities_mass_and_the_amount_of_all_questions() -> None:
     reader, context = Reader(), RunContext()
-    backend = LabelBackend(reader, endpoint="slm", model="tiny")
-    decision = await backend.decide(Request("x", [question("a", "b")] * 2), context)
+    decision = await reader.decide(Request("x", [question("a", "b")] * 2), context)
     assert decision.answers[1].probabilities == pytest.approx((1 / 3, 2 / 3))
     assert decision.answers[1].label_mass == 0.3
     assert decision.answers[1].source == "logprob"
@@ -193,10 +194,9 @@ async def test_the_layout_is_what_a_probe_kept_of_the_model_unless_the_question_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    reader = Reader()
-    backend = LabelBackend(reader, endpoint="slm", model="Some/Tiny")
+    reader = Reader("Some/Tiny")
     keep(Known(name="Some/Tiny", layout={"choice": "chat"}))
     asked = question("a", "b")
-    await backend.decide(Request("x", [asked]), RunContext())
-    await backend.decide(Request("x", [replace(asked, layout="completion")]), RunContext())
+    await reader.decide(Request("x", [asked]), RunContext())
+    await reader.decide(Request("x", [replace(asked, layout="completion")]), RunContext())
     assert [prompt.layout for prompt in reader.prompts] == ["chat", "completion"]

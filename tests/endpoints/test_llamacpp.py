@@ -11,7 +11,7 @@ import pytest
 from moa.context import RunContext
 from moa.endpoints.client import Client
 from moa.endpoints.decide import Decides
-from moa.endpoints.engine import Engine
+from moa.endpoints.embedded import Engine
 from moa.endpoints.labels import LabelPrompt, LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import InvalidResponse

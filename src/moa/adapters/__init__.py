@@ -27,8 +27,8 @@ from moa._async import in_time
 from moa.agents.boundary import Limits, TypedNode, said
 from moa.context import Reservation, RunContext
 from moa.endpoints import Capability
-from moa.endpoints.http_errors import known_error, worded
 from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of
+from moa.endpoints.transport import known_error, worded
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.handoffs import Reply

@@ -257,8 +257,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     def _embedded(self, name: str) -> EmbeddedEndpoint:
         """Build an endpoint whose model runs in an engine of moa's own."""
-        from moa.endpoints.embedded import EmbeddedEndpoint
-        from moa.endpoints.engine import EngineSettings
+        from moa.endpoints.embedded import EmbeddedEndpoint, EngineSettings
 
         if name == EMBEDDED:
             return EmbeddedEndpoint(EMBEDDED)

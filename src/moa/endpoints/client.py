@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -16,20 +15,25 @@ from weakref import WeakKeyDictionary, finalize
 from pydantic import SecretStr
 
 from moa.context import Reservation, RunContext
-from moa.endpoints.addresses import check_address, is_loopback, is_near, proxy_of, trusted
-from moa.endpoints.http_errors import (
+from moa.endpoints.tokens import amount_of
+from moa.endpoints.transport import (
+    KEY,
     body_text,
     broken_stream,
     cause_of,
+    check_address,
     error_of_exception,
     error_of_response,
     foreign_errors,
+    is_loopback,
+    is_near,
     masked,
+    proxy_of,
+    trusted,
     was_lost,
     was_not_sent,
     without_key,
 )
-from moa.endpoints.tokens import amount_of
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -45,8 +49,6 @@ if TYPE_CHECKING:
 JSON = dict[str, Any]
 """A JSON object as the server wrote it: untyped until a reader has looked at each field."""
 
-KEY = re.compile(r"[!-~]+")
-"""What a key or a token is written in: a header takes no line break, and aiohttp ASCII alone."""
 _OPENAI = "https://api.openai.com/v1"
 _ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 """Headers that say to OpenAI who pays, and the environment variables that they are read from."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from moa._async import gather
 from moa.context import RunContext
@@ -73,19 +74,6 @@ class LabelReading:
         return tuple(weight / total for weight in weights)
 
 
-class LabelReader(Protocol):
-    """A server whose log-probabilities can be read."""
-
-    async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        """Read how probable each label is after a prompt, which is data: no control tokens in it.
-
-        Raises:
-            ConfigError: a label is the start of another.
-            EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class TokenReading:
     """How probable some tokens are as the next one, in the whole vocabulary."""
@@ -101,16 +89,11 @@ ReadTokens = Callable[[Sequence[int], Sequence[int]], Awaitable[TokenReading]]
 async def walk_labels(labels: Sequence[Sequence[int]], read: ReadTokens) -> LabelReading:
     """Read labels of any length with one request for each place where they part.
 
-    The first token is weighed against the whole vocabulary; a later one only against those with
-    which another label goes on. What a label shares with no other is its spelling and counts as
-    certain, since the sum of all log-probabilities punishes a label for being long.
-
-    Args:
-        labels: The tokens of each, none empty.
-        read: Called with the tokens that follow the prompt, and the tokens to look at.
-
-    Raises:
-        ConfigError: a label is the start of another, or the same.
+    `read` is called with the tokens that follow the prompt, and those to look at. The first token
+    is weighed against the whole vocabulary; a later one only against those with which another label
+    goes on. What a label shares with no other is its spelling and counts as certain, since the sum
+    of all log-probabilities punishes a label for being long. `ConfigError`: a label is the start of
+    another, or the same.
     """
     for one, other in pairwise(sorted(map(tuple, labels))):
         if other[: len(one)] == one:
@@ -206,25 +189,28 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-class LabelBackend:
-    """Decides by the log-probabilities of the words of the labels, one question after another."""
+class LabelReader(ABC):
+    """Decides by the log-probabilities of the words of the labels, one question after another.
+
+    Args:
+        client: The connection to a server whose log-probabilities can be read.
+    """
 
     title = "label log-probabilities"
 
-    def __init__(self, reader: LabelReader, *, endpoint: str, model: str) -> None:
-        self._reader = reader
-        self._endpoint = endpoint
-        self._model = model
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
     async def decide(self, request: Request, context: RunContext) -> Decision:
         """Answer typed questions about a text; see `Backend.decide`."""
         text, questions, examples = request
+        name, model = self._client.name, self._client.model
         answers: list[Answer] = []
         amount = NOTHING
         for question in questions:
-            layout = question.layout or known(self._model).layout_of(question.kind)
+            layout = question.layout or known(model).layout_of(question.kind)
             prompt = label_prompt(question, text, examples, layout=layout)
-            reading = await self._reader.read_labels(prompt, context)
+            reading = await self.read_labels(prompt, context)
             amount += reading.amount
             answers.append(
                 Answer(
@@ -234,10 +220,26 @@ class LabelBackend:
                     source="logprob",
                 )
             )
-        context.note("answered", self._model, endpoint=self._endpoint)
-        return Decision(
-            answers=tuple(answers), endpoint=self._endpoint, model=self._model, amount=amount
-        )
+        context.note("answered", model, endpoint=name)
+        return Decision(answers=tuple(answers), endpoint=name, model=model, amount=amount)
+
+    @abstractmethod
+    async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
+        """Read how probable each label is after a prompt, which is data: no control tokens in it.
+
+        Raises:
+            ConfigError: a label is the start of another.
+            EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
+        """
+
+    async def _tokenized(self, body: Mapping[str, Any], context: RunContext) -> list[int]:
+        """Have the server tokenize, which is free."""
+        client = self._client
+        answer, _ = await client.post("/tokenize", body, context, estimate=NOTHING, at_root=True)
+        tokens: object = answer.get("tokens")
+        if not isinstance(tokens, list) or not tokens:
+            raise InvalidResponse("the tokenizer sent no tokens", endpoint=client.name)
+        return [int(token) for token in cast("list[int]", tokens)]
 
 
 def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
@@ -246,25 +248,16 @@ def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
     return [{"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)]
 
 
-async def _tokenized(client: Client, body: Mapping[str, Any], context: RunContext) -> list[int]:
-    """Have a server tokenize, which is free."""
-    answer, _ = await client.post("/tokenize", body, context, estimate=NOTHING, at_root=True)
-    tokens: object = answer.get("tokens")
-    if not isinstance(tokens, list) or not tokens:
-        raise InvalidResponse("the tokenizer sent no tokens", endpoint=client.name)
-    return [int(token) for token in cast("list[int]", tokens)]
-
-
-class VLLMLabelReader:
+class VLLMLabelReader(LabelReader):
     """Reads label log-probabilities by `logprob_token_ids`, which misses none, unlike a top 20."""
 
     def __init__(self, client: Client, *, priority: int = 0) -> None:
-        self._client = client
+        super().__init__(client)
         self._priority = priority
         self._tokens: dict[tuple[str, str], tuple[int, ...]] = {}
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        """Read how probable each label is after a prompt; see `LabelReader.read_labels`."""
+        """Read how probable each label is after a prompt; see `LabelReader`."""
         text = neutralise(prompt.text)
         chat = prompt.layout == "chat"
         # A label stands at the start of the assistant's turn, or goes on the last line.
@@ -278,7 +271,7 @@ class VLLMLabelReader:
 
         async def read(after: Sequence[int], candidates: Sequence[int]) -> TokenReading:
             if after and not prompt_tokens:
-                prompt_tokens.extend(await self._tokenized(text, context, special=True))
+                prompt_tokens.extend(await self._tokens_of(text, context, special=True))
             # The server reads the text itself, with its own special tokens, where it can.
             sent = [*prompt_tokens, *after] if after or chat else text
             return await self._read(sent, candidates, context, text=text)
@@ -331,24 +324,24 @@ class VLLMLabelReader:
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
             texts = [line] * bool(line) + [line + label for label in missing]
-            rest = await gather(self._tokenized(text, context, special=False) for text in texts)
+            rest = await gather(self._tokens_of(text, context, special=False) for text in texts)
             first = rest.pop(0) if line else []
             for label, whole in zip(missing, rest, strict=True):
                 if whole[: len(first)] != first or len(whole) == len(first):
-                    whole = [*first, *await self._tokenized(label, context, special=False)]
+                    whole = [*first, *await self._tokens_of(label, context, special=False)]
                 self._tokens[line, label] = tuple(whole[len(first) :])
         return [self._tokens[line, label] for label in labels]
 
-    async def _tokenized(self, text: str, context: RunContext, *, special: bool) -> list[int]:
+    async def _tokens_of(self, text: str, context: RunContext, *, special: bool) -> list[int]:
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}
-        return await _tokenized(self._client, body, context)
+        return await self._tokenized(body, context)
 
     async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
         body = {"messages": _messages(turns), "add_generation_prompt": True}
-        return await _tokenized(self._client, {"model": self._client.model, **body}, context)
+        return await self._tokenized({"model": self._client.model, **body}, context)
 
 
-class LlamaCppReader:
+class LlamaCppReader(LabelReader):
     """Reads label log-probabilities from llama.cpp's server.
 
     Its own list of the most probable tokens leaves labels out, so labels are pushed up by an
@@ -357,13 +350,13 @@ class LlamaCppReader:
     """
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        super().__init__(client)
         self._spellings: dict[str, tuple[int, ...]] = {}
         self._templates: dict[int, list[tuple[int, ...]]] = {}
         """The tokens around the turns of a chat, by the number of turns."""
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        """Read how probable each label is after a prompt; see `LabelReader.read_labels`."""
+        """Read how probable each label is after a prompt; see `LabelReader`."""
         spellings = [await self._spelling(label, context) for label in prompt.labels]
         if prompt.layout == "chat":
             start = await self._turns([*prompt.before, prompt.text], context)
@@ -397,16 +390,12 @@ class LlamaCppReader:
     async def tokens(
         self, text: str, context: RunContext, /, *, whole: bool, control: bool = False
     ) -> list[int]:
-        """Tokenise a text, which is free.
+        """Tokenise a text, as the `whole` start of a prompt or a piece; `control` tokens are meant.
 
-        Args:
-            text: Is data from end to end, or, with `control`, none of it is.
-            context: Deadline.
-            whole: Whether it is the start of a prompt, and not a piece.
-            control: Whether control tokens in it are meant.
+        Without `control` it is data from end to end.
         """
         body = {"content": text, "add_special": whole, "parse_special": control}
-        return await _tokenized(self._client, body, context)
+        return await self._tokenized(body, context)
 
     async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
         """Tokenise turns of user and assistant as the model's chat template has them.

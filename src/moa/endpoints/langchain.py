@@ -30,9 +30,9 @@ from moa.endpoints import (
     unable,
 )
 from moa.endpoints.control_tokens import neutralise
-from moa.endpoints.http_errors import known_error, worded
 from moa.endpoints.openai import with_schema
 from moa.endpoints.tokens import amount_of, estimate_of
+from moa.endpoints.transport import known_error, worded
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Price, Tier

@@ -155,22 +155,12 @@ class OpenAIEndpoint(EndpointBase):
         need(self, "complete", prompt)
         self._check_length(prompt)
         answer, amount = await self._posted(prompt, context)
-        choice = next(iter(objects_of(answer.get("choices"))), None)
-        if choice is None:
+        if not objects_of(answer.get("choices")):
             raise InvalidResponse("the answer holds no choice", endpoint=self.name)
-        message = object_of(choice.get("message"))
-        content, thought = _content(message)
-        text, inline = split_thinking(content)
-        return self._finished(
-            text,
-            reasoning=thought or inline,
-            refusal=_text(message.get("refusal")),
-            finish_reason=_text(choice.get("finish_reason")) or "stop",
-            tool_calls=_tool_calls(message.get("tool_calls"), prompt),
-            model=_text(answer.get("model")) or self.model,
-            amount=amount,
-            context=context,
-        )
+        written = _Written(self.model)
+        written.add(answer, "message")
+        written.splitter.finish()
+        return self._finished(written, prompt, amount, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does.
@@ -180,44 +170,18 @@ class OpenAIEndpoint(EndpointBase):
         """
         need(self, "stream", prompt)
         self._check_length(prompt)
-        calls: list[JSON] = []
-        splitter = ThinkingSplitter()
-        thought, refusal, finish_reason, model = "", "", "", self.model
-        amount = Amount()
+        written, amount = _Written(self.model), Amount()
         async with aclosing(self._events(prompt, context)) as events:
             async for event in events:
                 if isinstance(event, Amount):
                     amount = event
-                    continue
-                model = _text(event.get("model")) or model
-                for choice in objects_of(event.get("choices"))[:1]:
-                    delta = object_of(choice.get("delta"))
-                    content, more = _content(delta)
-                    thought += more
-                    refusal += _text(delta.get("refusal"))
-                    for part in objects_of(delta.get("tool_calls")):
-                        _add_part(calls, part)
-                    finish_reason = _text(choice.get("finish_reason")) or finish_reason
-                    if piece := splitter.feed(content):
-                        yield piece
-        if not finish_reason:
+                elif piece := written.add(event, "delta"):
+                    yield piece
+        if not written.finish_reason:
             raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)
-        if piece := splitter.finish():
+        if piece := written.splitter.finish():
             yield piece
-        # Where the chat template wrote the opening tag, only the end tells what was a thought.
-        text, inline = splitter.text, None
-        if not (thought or splitter.reasoning):
-            text, inline = split_thinking(splitter.text)
-        yield self._finished(
-            text,
-            reasoning=thought or splitter.reasoning or inline,
-            refusal=refusal,
-            finish_reason=finish_reason,
-            tool_calls=_tool_calls(calls, prompt),
-            model=model,
-            amount=amount,
-            context=context,
-        )
+        yield self._finished(written, prompt, amount, context)
 
     async def decide(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
@@ -349,30 +313,24 @@ class OpenAIEndpoint(EndpointBase):
             )
 
     def _finished(
-        self,
-        text: str,
-        *,
-        reasoning: str | None,
-        refusal: str,
-        finish_reason: str,
-        tool_calls: tuple[ToolCall, ...],
-        model: str,
-        amount: Amount,
-        context: RunContext,
+        self, written: _Written, prompt: Prompt, amount: Amount, context: RunContext
     ) -> Completion:
+        text, reasoning = written.split()
+        tool_calls = _tool_calls(written.calls, prompt)
+        finish_reason = written.finish_reason or "stop"
         if not (text.strip() or tool_calls) or finish_reason == "content_filter":
-            thought = "thoughts and no answer" if reasoning else "nothing"
-            raise self._no_answer(text, refusal, finish_reason, context, wrote=thought)
+            wrote = "thoughts and no answer" if reasoning else "nothing"
+            raise self._no_answer(text, written.refusal, finish_reason, context, wrote=wrote)
         if finish_reason == "length":
             context.note("truncated", "`max_tokens` cut the answer", endpoint=self.name)
-        context.note("answered", model, endpoint=self.name)
+        context.note("answered", written.model, endpoint=self.name)
         return Completion(
             text=text,
             reasoning=reasoning,
             tool_calls=tool_calls,
             finish_reason=finish_reason,
             endpoint=self.name,
-            model=model,
+            model=written.model,
             amount=amount,
         )
 
@@ -462,27 +420,13 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def split_thinking(text: str) -> tuple[str, str | None]:
-    """Split a whole text into the answer and the reasoning before it.
-
-    Servers without a reasoning parser leave `<think>…</think>`, or the like, in the text; where
-    the chat template itself wrote that opening tag, only the closing one is there. An unclosed
-    thought has no answer.
-    """
-    start = text.lstrip()
-    opening = _opening(start)
-    if opening is not None:
-        thought, _, answer = start.removeprefix(opening).partition(_TAGS[opening])
-        return answer.lstrip(), thought.strip()
-    thought, closed, answer = start.partition(_CLOSE)
-    if closed and "<think>" not in thought:
-        return answer.lstrip(), thought.strip()
-    return text, None
-
-
 @dataclass(slots=True)
 class ThinkingSplitter:
-    """Splits a text that comes in pieces. Thoughts must open with their tag at the start."""
+    """Splits a text that comes in pieces into the answer and the reasoning before it.
+
+    Servers without a reasoning parser leave `<think>…</think>`, or the like, in the text. A thought
+    that isn't closed has no answer.
+    """
 
     _blanks: list[str] = field(default_factory=list[str])
     """What stands before the first word, until it is known whether that opens a thought."""
@@ -493,15 +437,16 @@ class ThinkingSplitter:
     _closing: str = ""
     _state: Literal["start", "thinking", "answering"] = "start"
 
-    @property
-    def reasoning(self) -> str:
-        """What was thought so far."""
-        return "".join(self._thought).strip()
-
-    @property
-    def text(self) -> str:
-        """What was answered so far."""
-        return "".join(self._text)
+    def split(self) -> tuple[str, str | None]:
+        """Give the answer and the reasoning, at the end; `None`: there is none."""
+        text = "".join(self._text)
+        if self._closing:
+            return text, "".join(self._thought).strip()
+        # Where the chat template wrote the opening tag, only the end tells what was a thought.
+        thought, closed, answer = text.lstrip().partition(_CLOSE)
+        if closed and "<think>" not in thought:
+            return answer.lstrip(), thought.strip()
+        return text, None
 
     def feed(self, piece: str) -> str:
         """Take the next piece; return what belongs to the answer."""
@@ -525,7 +470,7 @@ class ThinkingSplitter:
 
     def _begun(self) -> str:
         """Find out whether a thought begins; return what follows its tag, or everything."""
-        opening = _opening(self._held)
+        opening = next((tag for tag in _TAGS if self._held.startswith(tag)), None)
         if opening is None:
             self._state = "answering"
             return self._take()
@@ -556,5 +501,36 @@ class ThinkingSplitter:
         return piece
 
 
-def _opening(start: str) -> str | None:
-    return next((tag for tag in _TAGS if start.startswith(tag)), None)
+@dataclass(slots=True)
+class _Written:
+    """What a model has written so far: as one message, or in pieces."""
+
+    model: str
+    thought: str = ""
+    refusal: str = ""
+    finish_reason: str = ""
+    calls: list[JSON] = field(default_factory=list[JSON])
+    splitter: ThinkingSplitter = field(default_factory=ThinkingSplitter)
+
+    def add(self, body: JSON, key: Literal["message", "delta"]) -> str:
+        """Read an answer, or an event of a stream; return what belongs to the text."""
+        self.model = _text(body.get("model")) or self.model
+        answered = ""
+        for choice in objects_of(body.get("choices"))[:1]:
+            message = object_of(choice.get(key))
+            content, thought = _content(message)
+            self.thought += thought
+            self.refusal += _text(message.get("refusal"))
+            self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
+            for call in objects_of(message.get("tool_calls")):
+                if key == "delta":
+                    _add_part(self.calls, call)
+                else:
+                    self.calls.append(call)
+            answered = self.splitter.feed(content)
+        return answered
+
+    def split(self) -> tuple[str, str | None]:
+        """Give the answer and the reasoning."""
+        text, thought = self.splitter.split()
+        return text, self.thought or thought

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from moa.endpoints.client import KEY, is_loopback
-from moa.endpoints.http_errors import masked
+from moa.endpoints.transport import KEY, is_loopback, masked
 from moa.errors import ConfigError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -41,23 +40,6 @@ _SCRATCH = "fetching-"
 
 Tell = Callable[[float], None]
 """Told how much of a file is there, 0 to 1."""
-
-
-class Opened(NamedTuple):
-    """What a hub has begun to send."""
-
-    starts: int
-    """Byte of the file that `pieces` begin at: 0 where the hub doesn't go on from another."""
-    size: int | None
-    """Bytes of the whole file; `None`: the hub doesn't say."""
-    sha256: str | None
-    """Of the whole file; `None`: nobody says."""
-    pieces: Iterator[bytes]
-    """What is left of it.
-
-    Raises:
-        ConnectionError: it broke before the end.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +64,7 @@ class HubFile:
     def named(cls, text: str) -> HubFile:
         """Read `hf:OWNER/REPOSITORY/FILE.gguf`, or `hf:OWNER/REPOSITORY@REVISION/FILE.gguf`.
 
-        Raises:
-            ConfigError: it isn't written so, or names a part of a file that was split.
+        `ConfigError`: it isn't written so, or names a part of a file that was split.
         """
         found = _HUB_FILE.fullmatch(text)
         if found is None or not text.lower().endswith(".gguf"):
@@ -112,56 +93,6 @@ class HubFile:
         """Where it is downloaded."""
         revision = quote(self.revision, safe="")
         return f"{_hub()}/{self.repository}/resolve/{revision}/{quote(self.file)}"
-
-    @contextmanager
-    def opened(self, after: int = 0) -> Generator[Opened, None, None]:
-        """Ask for what comes after so many bytes.
-
-        `$HF_TOKEN` is sent where it is set, to the hub alone: not to where the hub redirects.
-
-        Raises:
-            ConnectionError: the hub can't be reached, or not now.
-        """
-        import httpx2
-
-        headers = {"Accept-Encoding": "identity"}
-        if after:
-            headers["Range"] = f"bytes={after}-"
-        if token := _token():
-            headers["Authorization"] = f"Bearer {token}"
-        try:
-            with (
-                httpx2.Client(
-                    follow_redirects=True, timeout=_TIMEOUT_S, trust_env=not is_loopback(self.url)
-                ) as client,
-                client.stream("GET", self.url, headers=headers) as answer,
-            ):
-                yield self._begun(answer, after)
-        except (httpx2.RequestError, httpx2.InvalidURL) as error:
-            raise _lost(f"{_hub()} can't be reached", error) from None
-
-    def _begun(self, answer: httpx2.Response, after: int) -> Opened:
-        status, sha256 = answer.status_code, self.sha256 or _digest(answer)
-        part = answer.headers.get("Content-Range", "")
-        length = (
-            answer.headers.get("Content-Length", "") if status == 200 else part.rpartition("/")[2]
-        )
-        size = int(length) if length.isdecimal() else None
-        if status == 416:  # there is nothing after it
-            return Opened(after, size, sha256, iter(()))
-        if status == 206 and part.startswith(f"bytes {after}-"):
-            return Opened(after, size, sha256, _pieces(answer))
-        if status == 200:
-            return Opened(0, size, sha256, _pieces(answer))
-        if status in (401, 403):
-            raise ModelNotFound(
-                f"{_hub()} doesn't give it (status {status}): it isn't there, is private, or its "
-                f"licence has to be accepted first, at {self.page}. Then set $HF_TOKEN to a token "
-                "of yours"
-            )
-        if status == 404:
-            raise ModelNotFound(f"{_hub()} has no such file (status 404): see {self.page}")
-        raise ConnectionError(f"{_hub()} answered with status {status}")
 
 
 SMOLLM2 = HubFile(
@@ -357,30 +288,77 @@ def _from_hub(file: HubFile, part: Path) -> str | None:
 
 
 def _go_on(file: HubFile, part: Path, there: int) -> str | None:
-    with file.opened(there) as found:
-        # Without a hash, or of a file that is smaller, what is there can be part of another one.
-        same = found.sha256 is not None and (found.size is None or there <= found.size)
-        if same or not found.starts:
-            _append(file, found, part)
-            return found.sha256
+    """Ask for what comes after so many bytes, and keep it; give the SHA-256 of the whole, if known.
+
+    `$HF_TOKEN` is sent where it is set, to the hub alone: not to where the hub redirects.
+    """
+    import httpx2
+
+    headers = {"Accept-Encoding": "identity"}
+    if there:
+        headers["Range"] = f"bytes={there}-"
+    if token := _token():
+        headers["Authorization"] = f"Bearer {token}"
+    lost = f"{_hub()} can't be reached"
+    try:
+        with (
+            httpx2.Client(
+                follow_redirects=True, timeout=_TIMEOUT_S, trust_env=not is_loopback(file.url)
+            ) as client,
+            client.stream("GET", file.url, headers=headers) as answer,
+        ):
+            starts, size = _begun(file, answer, there)
+            sha256 = file.sha256 or _digest(answer)
+            # Without a hash, or of a file that is smaller, what is there can be part of another.
+            if not starts or (sha256 is not None and (size is None or starts <= size)):
+                lost = "the connection broke"
+                pieces = () if answer.status_code == 416 else answer.iter_raw()
+                _append(file, part, pieces, starts, size)
+                return sha256
+    except (httpx2.RequestError, httpx2.InvalidURL) as error:
+        # What the server wrote there may quote the token.
+        said = masked(str(error), _token() or "") or type(error).__name__
+        raise ConnectionError(f"{lost} ({said})") from None
     part.unlink()
     return _go_on(file, part, 0)
 
 
-def _append(file: HubFile, found: Opened, part: Path) -> None:
-    whole = "" if found.size is None else f", {found.size // 1_000_000} MB"
-    rest = f", from {found.starts // 1_000_000} MB on" if found.starts else ""
-    done = found.starts
+def _begun(file: HubFile, answer: httpx2.Response, there: int) -> tuple[int, int | None]:
+    """Give the byte that the hub sends the file from, and how many the whole has, if it says so."""
+    status = answer.status_code
+    part = answer.headers.get("Content-Range", "")
+    whole = answer.headers.get("Content-Length", "") if status == 200 else part.rpartition("/")[2]
+    size = int(whole) if whole.isdecimal() else None
+    if status == 200:
+        return 0, size
+    if status == 416 or (status == 206 and part.startswith(f"bytes {there}-")):
+        return there, size
+    if status in (401, 403):
+        raise ModelNotFound(
+            f"{_hub()} doesn't give it (status {status}): it isn't there, is private, or its "
+            f"licence has to be accepted first, at {file.page}. Then set $HF_TOKEN to a token "
+            "of yours"
+        )
+    if status == 404:
+        raise ModelNotFound(f"{_hub()} has no such file (status 404): see {file.page}")
+    raise ConnectionError(f"{_hub()} answered with status {status}")
+
+
+def _append(
+    file: HubFile, part: Path, pieces: Iterable[bytes], done: int, size: int | None
+) -> None:
+    whole = "" if size is None else f", {size // 1_000_000} MB"
+    rest = f", from {done // 1_000_000} MB on" if done else ""
     with (
         _progress(f"Fetching {file.name} ({file.repository}{whole}{rest})") as tell,
         part.open("ab" if done else "wb") as kept,
     ):
-        for piece in found.pieces:
+        for piece in pieces:
             kept.write(piece)
             done += len(piece)
-            tell(done / (found.size or done))
-    if found.size is not None and done != found.size:
-        raise ConnectionError(f"{done} of {found.size} bytes came")
+            tell(done / (size or done))
+    if size is not None and done != size:
+        raise ConnectionError(f"{done} of {size} bytes came")
 
 
 def _check(file: HubFile, part: Path, sha256: str | None) -> None:
@@ -466,21 +444,6 @@ def _token() -> str | None:
     if token and KEY.fullmatch(token) is None:
         raise ConfigError("$HF_TOKEN holds characters that no token has, such as a space")
     return token or None
-
-
-def _lost(what: str, error: Exception) -> ConnectionError:
-    """Say why a connection was lost; what the server wrote there may quote the token."""
-    said = masked(str(error), _token() or "") or type(error).__name__
-    return ConnectionError(f"{what} ({said})")
-
-
-def _pieces(answer: httpx2.Response) -> Iterator[bytes]:
-    import httpx2
-
-    try:
-        yield from answer.iter_raw()
-    except httpx2.RequestError as error:
-        raise _lost("the connection broke", error) from None
 
 
 def _digest(answer: httpx2.Response) -> str | None:
