@@ -42,10 +42,9 @@ def models(
     if context.invoked_subcommand is not None:
         return
 
-    from moa.cli.session import configured
     from moa.doctor import survey
 
-    found = asyncio.run(survey(configured(config)))
+    found = asyncio.run(survey(options.configured(config)))
     if as_json:
         for endpoint in found:
             screen.json_line(endpoint.line())
@@ -162,7 +161,6 @@ def add(
     from moa.advisor import catalogue
     from moa.advisor.config import setup
     from moa.advisor.hardware import machine
-    from moa.cli.session import configured
     from moa.config import Config
     from moa.config.file import target, write_endpoint
 
@@ -173,7 +171,7 @@ def add(
         known,
         endpoint,
         machine=machine(),
-        config=configured(file) if file.exists() else Config(),
+        config=options.configured(file) if file.exists() else Config(),
         tier=tier,
         tokens=context,
         concurrency=concurrency,
@@ -212,11 +210,10 @@ def fetch_model(
         moa models fetch qwen3-4b             a model of: moa models list
         moa models fetch hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
     """
-    from moa.cli.session import configured
     from moa.config.endpoints import weights_named
     from moa.endpoints.weights import fetch, find_weights
 
-    weights, console = weights_named(configured(config), name), screen.out()
+    weights, console = weights_named(options.configured(config), name), screen.out()
     there = weights.path.is_file()
     try:
         done = fetch(weights.hub) if weights.hub else None
@@ -238,9 +235,7 @@ def probe_model(
     name: Annotated[str, typer.Argument(help="An endpoint, or embedded.", metavar="NAME")],
     *,
     yes: options.MayCost = False,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
-    quiet: options.Quiet = False,
+    asking: options.Asking,
 ) -> None:
     """Find out in which layout of the prompt a model decides best.
 
@@ -254,13 +249,12 @@ def probe_model(
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]
     """
-    from moa.cli.session import configured
     from moa.context import RunContext
     from moa.decisions.probe import LAYOUTS
     from moa.endpoints.known import keep
 
-    context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)
-    made = asyncio.run(_probed(configured(config), name, context, may_cost=yes))
+    context = RunContext(budget=Budget(cost=asking.budget_usd), keep_notes=False)
+    made = asyncio.run(_probed(options.configured(asking.config), name, context, may_cost=yes))
     rows = [
         (
             kind,

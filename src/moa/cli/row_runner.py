@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moa.batch import Item, Malformed, Row, reader_of, row_text
-from moa.cli import options, screen, session
+from moa.cli import options, screen
 from moa.cli.screen import by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import Reference, RunContext
@@ -180,8 +180,7 @@ class RowRunner:
         source: File that the items come from; `None`: they come from elsewhere.
         live: Whether rows come from standard input.
         total: How many items there are; `None` is unknown.
-        out, resume, overwrite, as_json, limit, concurrency, budget_usd, config, job: What the
-            options of these names say.
+        given: What the command line says, as do the options `out`, `as_json` and `job`.
 
     Raises:
         ConfigError: `resume` and `overwrite` are both given, or one of them without `out`; or `job`
@@ -195,17 +194,12 @@ class RowRunner:
         source: str | None,
         live: bool,
         total: int | None,
+        given: options.Working,
         out: Path | None,
-        resume: bool,
-        overwrite: bool,
         as_json: bool,
-        limit: int | None,
-        concurrency: int,
-        budget_usd: float | None,
-        config: Path | None,
         job: str | None = None,
     ) -> None:
-        existing = options.existing(out, resume=resume, overwrite=overwrite)
+        existing = given.existing(out)
         if job is not None and out is not None:
             raise ConfigError(
                 "--job keeps what comes out itself: leave out --out, and write a file of it by "
@@ -218,10 +212,8 @@ class RowRunner:
         self._live = live
         self._file = RowFile(out, existing=existing, source=source, line=line) if out else None
         self._as_json = as_json
-        self._limited = limit is not None
-        self._concurrency = concurrency
-        self._budget_usd, self._config = budget_usd, config
-        self._counts_dollars = budget_usd is not None
+        self._given = given
+        self._counts_dollars = given.budget_usd is not None
         self._done_before = 0
         self._said = time.monotonic()
         self._first: list[Item[object]] = []
@@ -267,9 +259,9 @@ class RowRunner:
         nodes: list[Node[Any, object]] = []
 
         async def body(endpoints: Endpoints, context: RunContext) -> int:
-            left = self._file.left(rows, all_rows=not self._limited) if self._file else rows
+            left = self._file.left(rows, all_rows=self._given.limit is None) if self._file else rows
             if not self._live and (left := _begun(left)) is None:  # nothing is left to be resumed
-                return session.ANSWERED
+                return options.ANSWERED
             node, asked = await prepare(endpoints, context)
             nodes.append(node)
             if tabular and reader_of(node) is row_text:
@@ -288,18 +280,18 @@ class RowRunner:
             self.tally.start()
             self._progress.start()
             work = worked(
-                self._file or self._job, node, due, context, max_concurrency=self._concurrency
+                self._file or self._job, node, due, context, max_concurrency=self._given.concurrency
             )
             async with aclosing(work) as items:
                 async for item in items:
                     self.add(item)
             if self._job:  # what failed here may have been done since, and others work on it too
                 status = self._job.status()
-                return session.FAILED if status.left or status.causes else session.ANSWERED
-            return session.FAILED if self.tally.failed else session.ANSWERED
+                return options.FAILED if status.left or status.causes else options.ANSWERED
+            return options.FAILED if self.tally.failed else options.ANSWERED
 
-        code = session.run(body, self._config, self._budget_usd, stopped="")
-        self.close(stopped=code == session.STOPPED)
+        code = self._given.run(body, stopped="")
+        self.close(stopped=code == options.STOPPED)
         for node in nodes:
             if isinstance(node, Watching):
                 screen.notes().print(node.summary)
@@ -307,7 +299,7 @@ class RowRunner:
 
     def _due(self, job: Job, rows: Rows, context: RunContext) -> AsyncIterable[Row | Malformed]:
         """Add rows to the job, and give those that are due in it."""
-        job.add(rows, all_rows=not self._limited)
+        job.add(rows, all_rows=self._given.limit is None)
         if job.not_given:
             screen.notes().print(
                 f"Others work on the job: {job.not_given} rows of it that are not in this input "
@@ -316,7 +308,7 @@ class RowRunner:
         status = job.status()
         self._done_before = status.total - status.left
         self._progress.update(self._task, total=status.total, completed=self._done_before)
-        return job.left(context, at_once=self._concurrency)
+        return job.left(context, at_once=self._given.concurrency)
 
     def add(self, item: Item[object]) -> None:
         """Show an item, and count it."""

@@ -50,11 +50,10 @@ def up(
         moa up small --timeout-s 300
         moa up --detach && moa status
     """
-    from moa.cli.session import configured
     from moa.servers import planned
     from moa.vllm.servers import bring_up
 
-    specs = planned(configured(config), names or ())
+    specs = planned(options.configured(config), names or ())
     console = screen.details()
 
     def say(sentence: str) -> None:
@@ -80,12 +79,11 @@ def down(
     moa down small
     moa down --all                        also those of other configurations
     """
-    from moa.cli.session import configured
     from moa.servers import running
     from moa.vllm.servers import stop
 
     console = screen.details()
-    meant = running(configured(config), names or (), everything=everything)
+    meant = running(options.configured(config), names or (), everything=everything)
 
     async def stop_all() -> list[bool]:
         return await asyncio.gather(*map(stop, meant.values()))
@@ -105,12 +103,11 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         moa status
         moa status --json | jq .state
     """
-    from moa.cli.session import configured
     from moa.vllm.servers import Report, reports
 
     wanted = [
         Report(name=name, model=entry.model, port=port)
-        for name, entry in configured(config).served.items()
+        for name, entry in options.configured(config).served.items()
         for port in entry.vllm.ports
     ]
     found = asyncio.run(reports(wanted))
@@ -138,12 +135,11 @@ def doctor(*, config: options.ConfigFile = None) -> None:
         moa doctor
         moa doctor --config other.toml
     """
-    from moa.cli.session import configured
     from moa.doctor import checks
 
     console = screen.out()
     missing = 0
-    for check in asyncio.run(checks(configured(config))):
+    for check in asyncio.run(checks(options.configured(config))):
         missing += not check.passed
         mark = Text("ok  ", "green") if check.passed else Text("miss", "red")
         console.print(mark, Text(f"{check.name}: {check.found}"))
