@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from moa.advisor import Kind, Skill
 from moa.cli import options, screen
@@ -179,11 +178,11 @@ def add(
     )
     write_endpoint(file, endpoint, made.table, tiers=made.tiers, overwrite=overwrite)
     console = screen.out()
-    console.print(Text(f"Wrote [endpoints.{endpoint}] into {file}: {known.title}"))
+    console.print(f"Wrote [endpoints.{endpoint}] into {file}: {known.title}")
     for line in made.notes:
-        console.print(Text(f"  {line}"))
+        console.print(f"  {line}")
     for number, line in enumerate(made.steps):
-        console.print(Text(("Next: " if number == 0 else "      ") + line, "bold"))
+        console.print(f"{'      ' if number else 'Next: '}{line}", style="bold")
 
 
 def fetch_model(
@@ -222,13 +221,13 @@ def fetch_model(
         screen.err().print("stopped: the same command goes on from there")
         raise
     if done.already if done else there:
-        console.print(Text(f"already there: {path}"))
+        console.print(f"already there: {path}")
     elif done is None:
-        console.print(Text(f"fetched and checked: {path}"))
+        console.print(f"fetched and checked: {path}")
     else:
-        console.print(Text(f"fetched: {path}"))
+        console.print(f"fetched: {path}")
         unknown = "not checked: neither the catalogue nor the hub says which SHA-256 it has to have"
-        console.print(Text(f"checked: its SHA-256 is {done.sha256}" if done.sha256 else unknown))
+        console.print(f"checked: its SHA-256 is {done.sha256}" if done.sha256 else unknown)
 
 
 def probe_model(

@@ -35,7 +35,6 @@ from moa.node import Node
 from moa.questions import Choice, Predicate, Score
 from moa.rows import RowFile, aside, with_text
 from moa.tally import Tally
-from moa.usage import Usage
 
 if TYPE_CHECKING:
     from moa.jobs import Job
@@ -116,34 +115,31 @@ def results(items: Sequence[Item[object]]) -> Table:
 
 def summary(tally: Tally, reference: Reference | None) -> Group:
     """Show what all items came to, and by node."""
-    return Group(_totals(tally, reference), by_node(tally.spent))
-
-
-def _totals(tally: Tally, reference: Reference | None) -> Table:
+    alone = "unknown: no LLM is configured to compare with"
+    if reference is not None:
+        estimate = tally.usage.on(reference.price, endpoint=reference.endpoint)
+        alone = f"{dollars(estimate.cost)} ({estimate.how})"
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(tally.statuses.items()))
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
-    counts = ", ".join(f"{n} {status}" for status, n in sorted(tally.statuses.items()))
-    table.add_row("items", f"{tally.items}: {counts}" if counts else "none")
-    table.add_row("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})")
-    for name, words in tally.worth.rows():
+    for name, words in (
+        ("items", f"{tally.items}: {counts}" if counts else "none"),
+        ("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})"),
+        *tally.worth.rows(),
+        ("cost", cost_of(tally.spent)),
+        ("LLM alone, estimated", alone),
+        (
+            "seconds an item",
+            (
+                f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
+                f"{tally.percentile(0.95):.2f} at the 95th percentile"
+            ),
+        ),
+        ("speed", f"{tally.items_per_second:.1f} items/s"),
+    ):
         table.add_row(name, Text(words))
-    table.add_row("cost", Text(cost_of(tally.spent)))
-    table.add_row("LLM alone, estimated", Text(_alone(tally.usage, reference)))
-    table.add_row(
-        "seconds an item",
-        f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
-        f"{tally.percentile(0.95):.2f} at the 95th percentile",
-    )
-    table.add_row("speed", f"{tally.items_per_second:.1f} items/s")
-    return table
-
-
-def _alone(usage: Usage, reference: Reference | None) -> str:
-    if reference is None:
-        return "unknown: no LLM is configured to compare with"
-    estimate = usage.on(reference.price, endpoint=reference.endpoint)
-    return f"{dollars(estimate.cost)} ({estimate.how})"
+    return Group(table, by_node(tally.spent))
 
 
 _SAID_EVERY_S = 60.0
@@ -171,20 +167,10 @@ class Watching(Protocol):
 
 
 class RowRunner:
-    """Runs rows through a node, and says at the end what they came to.
+    """Runs rows through a node, shows each as it is done, and says at the end what they came to.
 
-    Each item is taken as it is done.
-
-    Args:
-        line: Writes an item as a line of JSON.
-        source: File that the items come from; `None`: they come from elsewhere.
-        live: Whether rows come from standard input.
-        total: How many items there are; `None` is unknown.
-        given: What the command line says, as do the options `out`, `as_json` and `job`.
-
-    Raises:
-        ConfigError: `resume` and `overwrite` are both given, or one of them without `out`; or `job`
-            and `out` are.
+    `source` is the file that they come from, `None` where they come from elsewhere; `live` ones
+    come from standard input. `total` is `None` where it is unknown.
     """
 
     def __init__(
@@ -234,28 +220,11 @@ class RowRunner:
         self._task = self._progress.add_task("moa", total=total, state="")
 
     def run(self, prepare: Prepare, rows: Rows, *, tabular: bool = False) -> int:
-        """Run rows, and give the exit code.
+        """Run rows, save those that a resumed file has, and give the exit code.
 
-        Args:
-            prepare: Gives the node.
-            rows: Those that a resumed file has are passed over.
-            tabular: Whether all rows are of no use where the first has no text, and the node
-                takes one.
-
-        Raises:
-            ConfigError: the configuration, the file of lines, or what is to be run, is wrong;
-                nothing was run.
+        Where they are `tabular` and the node takes texts, all are refused if the first has none.
         """
         check_target("--out", self._file and self._file.path)
-        try:
-            with ExitStack() as opened:
-                if self._file:
-                    opened.enter_context(self._file)
-                return self._run(prepare, rows, opened, tabular=tabular)
-        finally:
-            self._progress.stop()
-
-    def _run(self, prepare: Prepare, rows: Rows, opened: ExitStack, *, tabular: bool) -> int:
         nodes: list[Node[Any, object]] = []
 
         async def body(endpoints: Endpoints, context: RunContext) -> int:
@@ -267,35 +236,49 @@ class RowRunner:
             if tabular and reader_of(node) is row_text:
                 left = with_text(left, "text")
                 left = left if self._live else chain((next(left),), left)
-            due: AsyncIterable[Row | Malformed] | Rows = aside(left) if self._live else left
-            if self._store is not None:
-                from moa.jobs import Job
-
-                self._job = opened.enter_context(Job(self._store, graph=node.name))
-                due = self._due(self._job, left, context)
-            if endpoints.stood_in:
-                screen.notes().print(NO_LLM)
-            await endpoints.warm(asked)
-            self._reference, self.tally.before = context.reference, context.usage
-            self.tally.start()
-            self._progress.start()
-            work = worked(
-                self._file or self._job, node, due, context, max_concurrency=self._given.concurrency
-            )
-            async with aclosing(work) as items:
-                async for item in items:
-                    self.add(item)
+            await self._work(opened, node, left, endpoints, context, asked)
             if self._job:  # what failed here may have been done since, and others work on it too
                 status = self._job.status()
                 return options.FAILED if status.left or status.causes else options.ANSWERED
             return options.FAILED if self.tally.failed else options.ANSWERED
 
-        code = self._given.run(body, stopped="")
-        self.close(stopped=code == options.STOPPED)
+        with ExitStack() as opened:
+            opened.callback(self._progress.stop)
+            if self._file:
+                opened.enter_context(self._file)
+            code = self._given.run(body, stopped="")
+            self.close(stopped=code == options.STOPPED)
         for node in nodes:
             if isinstance(node, Watching):
                 screen.notes().print(node.summary)
         return code
+
+    async def _work(
+        self,
+        opened: ExitStack,
+        node: Node[Any, object],
+        left: Rows,
+        endpoints: Endpoints,
+        context: RunContext,
+        asked: Asked,
+    ) -> None:
+        """Work through the rows that are left, or are due in the job."""
+        due: AsyncIterable[Row | Malformed] | Rows = aside(left) if self._live else left
+        if self._store is not None:
+            from moa.jobs import Job
+
+            self._job = opened.enter_context(Job(self._store, graph=node.name))
+            due = self._due(self._job, left, context)
+        if endpoints.stood_in:
+            screen.notes().print(NO_LLM)
+        await endpoints.warm(asked)
+        self._reference, self.tally.before = context.reference, context.usage
+        self.tally.start()
+        self._progress.start()
+        ledger, most = self._file or self._job, self._given.concurrency
+        async with aclosing(worked(ledger, node, due, context, max_concurrency=most)) as items:
+            async for item in items:
+                self.add(item)
 
     def _due(self, job: Job, rows: Rows, context: RunContext) -> AsyncIterable[Row | Malformed]:
         """Add rows to the job, and give those that are due in it."""
@@ -329,11 +312,7 @@ class RowRunner:
             screen.notes().print(f"{done} items, {self._state()}")
 
     def close(self, *, stopped: bool = False) -> None:
-        """Print the tables of results and of what they came to.
-
-        Args:
-            stopped: Whether somebody stopped the run before all items were done.
-        """
+        """Print the tables of results and of what they came to."""
         self._progress.stop()
         details, file = screen.details(as_json=self._as_json), self._file
         if not self._as_json and self._first:

@@ -123,11 +123,7 @@ def run(
 
 
 def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
-    """Give INPUT, or the file of the demo.
-
-    Raises:
-        ConfigError: neither is given, or both, or the graph has no demo.
-    """
+    """Give INPUT, or the file of the demo."""
     from moa.errors import ConfigError
 
     if demo and (text or source is not None):
@@ -145,11 +141,6 @@ def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
 
 
 def _join(address: str, job: str | None) -> None:
-    """Join a Ray cluster.
-
-    Raises:
-        ConfigError: there is none, or a job is given too.
-    """
     from moa.errors import ConfigError
     from moa.ray import connect
 

@@ -54,13 +54,8 @@ def up(
     from moa.vllm.servers import bring_up
 
     specs = planned(options.configured(config), names or ())
-    console = screen.details()
-
-    def say(sentence: str) -> None:
-        console.print(Text(sentence))
-
+    say, limit = screen.details().print, None if detach else timeout_s
     with screen.waiting() as show:
-        limit = None if detach else timeout_s
         asyncio.run(bring_up(specs, timeout_s=limit, tell=show, say=say))
 
 
@@ -89,7 +84,7 @@ def down(
         return await asyncio.gather(*map(stop, meant.values()))
 
     for name, ran in zip(meant, asyncio.run(stop_all()), strict=True):
-        console.print(Text(f"{name}: {'stopped' if ran else 'was not running'}"))
+        console.print(f"{name}: {'stopped' if ran else 'was not running'}")
     if not meant:
         console.print("no server runs")
 
@@ -124,7 +119,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
     console.print(screen.listed((*columns, *figures), [_row(report) for report in found]))
     for report in found:
         if report.cause:
-            console.print(Text(f"{report.name} on port {report.port}: {report.cause}"))
+            console.print(f"{report.name} on port {report.port}: {report.cause}")
 
 
 def doctor(*, config: options.ConfigFile = None) -> None:
@@ -144,7 +139,7 @@ def doctor(*, config: options.ConfigFile = None) -> None:
         mark = Text("ok  ", "green") if check.passed else Text("miss", "red")
         console.print(mark, Text(f"{check.name}: {check.found}"))
         if check.mend:
-            console.print(Text(f"     {check.mend}"))
+            console.print(f"     {check.mend}")
     raise typer.Exit(1 if missing else 0)
 
 
