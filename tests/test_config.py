@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moa.cli.session import configured
+from moa.cli.options import configured
 from moa.config import EndpointConfig, find, load, misspelt_variables
 from moa.errors import ConfigError
 from moa.usage import Price

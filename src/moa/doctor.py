@@ -132,9 +132,8 @@ async def survey(config: Config) -> list[Surveyed]:
 
 
 def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
-    slm = config.of_tier("slm") or EMBEDDED
-    defaults: dict[Tier, str] = {"slm": slm, "llm": config.of_tier("llm") or slm}
-    return tuple(tier for tier, chosen in defaults.items() if chosen == name)
+    tiers: tuple[Tier, ...] = ("slm", "llm")
+    return tuple(tier for tier in tiers if config.default(tier) == name)
 
 
 async def _endpoint(config: Config, name: str) -> Surveyed:

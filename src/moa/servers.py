@@ -12,12 +12,7 @@ from moa.vllm.state import ServerFolder
 
 
 def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
-    """Say how the servers of endpoints are started; without a name, of all that vLLM serves here.
-
-    Raises:
-        MissingDependency: vLLM is not installed.
-        ConfigError: there is no such endpoint, or its server can't be started as configured.
-    """
+    """Say how the servers of endpoints are started; without a name, of all that are served here."""
     base = config.file.parent.absolute() if config.file else Path.cwd()
     entries = {name: config.endpoints[name] for name in _chosen(config, names)}
     return [
@@ -63,9 +58,6 @@ def running(
     """Give the folders of servers by their labels, also of ones that are no longer configured.
 
     Without a name, of all that vLLM serves here; `everything` means every server of this machine.
-
-    Raises:
-        ConfigError: there is no such server, or an endpoint's server isn't `moa`'s to stop.
     """
     kept = {folder: state for folder in ServerFolder.all() if (state := folder.read())}
     if everything:

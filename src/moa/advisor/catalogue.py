@@ -160,11 +160,7 @@ class Model(BaseModel):
         return self.kv_bytes(1) - self.kv_bytes(0)
 
     def kv_bytes(self, tokens: int) -> int:
-        """Bytes of KV cache of one sequence in 16 bits, with what a hybrid keeps of it besides.
-
-        Raises:
-            ConfigError: it isn't known, as for a vendor's model.
-        """
+        """Bytes of KV cache of one sequence in 16 bits, with what a hybrid keeps of it besides."""
         if self.attention is not None:
             return self.attention.bytes(tokens)
         if self.cache_bytes is not None:
@@ -243,11 +239,7 @@ def models() -> Mapping[str, Model]:
 
 
 def model(name: str) -> Model:
-    """Give a model by its name.
-
-    Raises:
-        ConfigError: the catalogue doesn't have it; the nearest name is suggested.
-    """
+    """Give a model by its name."""
     known = models()
     if name not in known:
         raise ConfigError(
@@ -260,14 +252,8 @@ def model(name: str) -> Model:
 def local(name: str, *, folder: Path) -> Local:
     """Say which weights a name means, as `model` of an endpoint with `serve = "llama.cpp"` does.
 
-    Args:
-        name: A path, if it holds a slash or ends with `.gguf`; a file of the hub, if it begins with
-            `hf:`; else a model of the catalogue.
-        folder: That relative paths start at.
-
-    Raises:
-        ConfigError: the catalogue doesn't have it, or knows no GGUF file of it; or it is written as
-            no file of the hub is.
+    It is a path, from `folder` on, if it holds a slash or ends with `.gguf`; a file of the hub, if
+    it begins with `hf:`; else a model of the catalogue.
     """
     if name.startswith("hf:"):
         file = HubFile.named(name)

@@ -56,20 +56,9 @@ def setup(
 ) -> Setup:
     """Make the endpoint of a known model: served by vLLM here, by its vendor, or by its user.
 
-    Args:
-        model: Of the catalogue.
-        name: Of the endpoint.
-        machine: Where an open model is served.
-        config: The endpoints that are there already.
-        tier: Of the endpoint; `None`: the model's own.
-        tokens: Longest prompt and answer together; `None`: as much as fits.
-        concurrency: Sequences of that length at once; `None`: as many as fit.
-        quantisation: How weights are kept; `None`: as exact as fits.
-        replicas: Servers of it, each on GPUs of its own.
-        anyway: Whether it is made though it does not fit, or is retired.
-
-    Raises:
-        ConfigError: the model does not fit the machine, or its vendor has retired it.
+    `tokens` are of the longest prompt and its answer, and `concurrency` is how many such sequences
+    there are at once; what is `None` is taken as it fits, beside what `config` has already.
+    `anyway` makes also what doesn't fit the machine, or is retired.
     """
     if model.retired and not anyway:
         raise ConfigError(
@@ -80,14 +69,8 @@ def setup(
         made = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
         return _with_default(made, name, config)
     others = _without(config, name)
-    served = vllm_fit(
-        model,
-        machine,
-        tokens=tokens,
-        concurrency=concurrency,
-        quantisation=quantisation,
-        config=others,
-    )
+    asked = {"tokens": tokens, "concurrency": concurrency}
+    served = vllm_fit(model, machine, **asked, quantisation=quantisation, config=others)
     beside = " beside what is configured" if others.served else ""
     lacking = f"{model.title} does not fit this machine ({machine}){beside}"
     if not served.fits and not anyway:
@@ -222,12 +205,7 @@ def write_plan(
 ) -> tuple[Path, dict[str, Setup]]:
     """Write the endpoints of a plan of a pattern that can be written: all of them, or none.
 
-    Returns:
-        The file, and by name what each model became; some need no endpoint.
-
-    Raises:
-        ConfigError: an endpoint is there already, the file can't be read or written, or a model
-            doesn't fit after all beside what is configured.
+    The file comes back, and by name what each model became; some need no endpoint.
     """
     file = target(path)
     config = load(file) if file.exists() else Config()

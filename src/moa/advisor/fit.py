@@ -278,9 +278,6 @@ def vllm_fit(
     tokens of a prompt and its answer, or the sequences of that length at once, are not given, it is
     the first of `STEPS` that fits. What the configuration gives to other servers on the same GPUs
     is not taken.
-
-    Raises:
-        ConfigError: vLLM serves no form of it there.
     """
     ways = _ways(model, machine, quantisation)
     if not ways:

@@ -204,9 +204,6 @@ def described(
     """Describe another machine in words; what is not said is as it is here.
 
     GPUs are written as `NAME`, `NAME:COUNT` or `NAME:COUNT:MEMORY`, memory as `64GB`.
-
-    Raises:
-        ConfigError: a size or a GPU can't be read, or its memory isn't known.
     """
     if no_gpu and gpus:
         raise ConfigError("--gpu and --no-gpu contradict each other: give one of them")

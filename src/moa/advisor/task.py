@@ -190,9 +190,6 @@ def task_of(text: str, given: Mapping[str, Any]) -> tuple[Task, list[Read]]:
     """Make a task of a text, and of fields given beside it, which go first; say what was read.
 
     Where neither says whether vendors may be asked, those may whose key is in the environment.
-
-    Raises:
-        ConfigError: no job is named, or a value is impossible.
     """
     found = [one for one in read(text) if one.field not in given]
     keys = tuple(vendor_name(it) for it in VENDORS if os.environ.get(it.api_key_env))

@@ -19,6 +19,7 @@ from moa.cli import (
     job,
     label,
     models,
+    options,
     route,
     run,
     serve,
@@ -54,13 +55,13 @@ class RayAlone(TyperCommand):
         return super().parse_args(ctx, whole)
 
 
-def _typer(**options: Any) -> typer.Typer:
+def _typer(**further: Any) -> typer.Typer:
     return typer.Typer(
         cls=Headed,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        **options,
+        **further,
     )
 
 
@@ -98,9 +99,10 @@ def _add(
     heading: str | None = None,
 ) -> None:
     kind = RayAlone if command is run.run else None
-    to.command(name or command.__name__, cls=kind, rich_help_panel=heading, **_taught(command))(
-        command
+    added = to.command(
+        name or command.__name__, cls=kind, rich_help_panel=heading, **_taught(command)
     )
+    added(options.flat(command))
 
 
 def _taught(command: Callable[..., None]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,11 +18,9 @@ if TYPE_CHECKING:
     from moa.calibration.calibrated import Evaluation
     from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
-    from moa.cli.session import Body
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
-    from moa.rows import Format
 
 _OF_ITS_OWN = "task labels risk confidence per_class learn latency_penalty minutes"
 """What a calibration that is tested again brings along."""
@@ -74,11 +73,7 @@ def calibrate(
             help="Minutes at most for reading the rows; default: 1 second a row.",
         ),
     ] = None,
-    format: options.Format = None,
-    text_column: options.TextColumn = None,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
-    quiet: options.Quiet = False,
+    given: options.ReadingAndAsking,
 ) -> None:
     r"""Find out on labelled rows which decisions can be accepted.
 
@@ -119,19 +114,18 @@ def calibrate(
     """
     from moa.calibration import Guarantee
     from moa.calibration.labelled import sort_out
-    from moa.cli import session
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelled import question_of
 
     screen.check_target("--out", out)
     if recheck is not None:
         _refuse(said)
-        rows = _labelled(source, format, text_column)
-        raise typer.Exit(session.run(_recheck(recheck, rows, out), config, budget_usd))
+        rows = _labelled(source, given)
+        raise typer.Exit(given.run(partial(_recheck, recheck, rows, out)))
     if not task or out is None:
         missing = "--task" if not task else "--out"
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
-    rows = _labelled(source, format, text_column)
+    rows = _labelled(source, given)
     names = options.label_names(labels) if labels else None
     sort_out(rows, names)  # says what is wrong with the labels before a model is asked
     question = question_of(task, names or sorted({row.label for row in rows}))
@@ -159,7 +153,7 @@ def calibrate(
         screen.details().print(f"written to {out}")
         return 0
 
-    raise typer.Exit(session.run(body, config, budget_usd))
+    raise typer.Exit(given.run(body))
 
 
 def _refuse(said: typer.Context) -> None:
@@ -175,37 +169,35 @@ def _refuse(said: typer.Context) -> None:
         )
 
 
-def _labelled(source: str, format: Format | None, text_column: str | None) -> list[Labelled]:
+def _labelled(source: str, given: options.Reading) -> list[Labelled]:
     from moa import rows
     from moa.calibration.labelled import Labelled
 
-    return [row for _, row in rows.typed(source, Labelled, format=format, text_column=text_column)]
+    form, column = given.format, given.text_column
+    return [row for _, row in rows.typed(source, Labelled, format=form, text_column=column)]
 
 
-def _recheck(file: Path, rows: list[Labelled], out: Path | None) -> Body:
+async def _recheck(
+    file: Path, rows: list[Labelled], out: Path | None, endpoints: Endpoints, context: RunContext
+) -> int:
     """Test it, say what was found, and write it down where `out` says."""
+    from moa.calibration.calibrated import recheck
+    from moa.calibration.file import Calibration
+    from moa.evals.calibrations import connected, detector
 
-    async def body(endpoints: Endpoints, context: RunContext) -> int:
-        from moa.calibration.calibrated import recheck
-        from moa.calibration.file import Calibration
-        from moa.evals.calibrations import connected, detector
-
-        ready = connected(Calibration.load(file), endpoints.slm)
-        screen.warn(await ready.check(context))
-        with screen.progress("reading") as progress:
-            made, notes = await recheck(
-                ready, rows, context=context, language=detector(), progress=progress
-            )
-        screen.warn(list(notes))
-        confirmed = made.bound.threshold is not None
-        said = "confirmed" if confirmed else "withdrawn"
-        screen.out().print(f"{said}: {made.bound.summary}")
-        if out is not None:
-            made.save(out)
-            screen.details().print(f"written to {out}")
-        return 0 if confirmed else 1
-
-    return body
+    ready = connected(Calibration.load(file), endpoints.slm)
+    screen.warn(await ready.check(context))
+    with screen.progress("reading") as progress:
+        made, notes = await recheck(
+            ready, rows, context=context, language=detector(), progress=progress
+        )
+    screen.warn(list(notes))
+    confirmed = made.bound.threshold is not None
+    screen.out().print(f"{'confirmed' if confirmed else 'withdrawn'}: {made.bound.summary}")
+    if out is not None:
+        made.save(out)
+        screen.details().print(f"written to {out}")
+    return 0 if confirmed else 1
 
 
 def evaluate(
@@ -214,11 +206,7 @@ def evaluate(
     *,
     as_json: options.AsJson = False,
     report: options.Report = None,
-    format: options.Format = None,
-    text_column: options.TextColumn = None,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
-    quiet: options.Quiet = False,
+    given: options.ReadingAndAsking,
 ) -> None:
     """Measure the decisions of a calibration on labelled rows.
 
@@ -231,10 +219,8 @@ def evaluate(
         moa eval intents.json labelled.jsonl
         moa eval intents.json labelled.jsonl --report report.json
     """
-    from moa.cli import session
-
     screen.check_target("--report", report)
-    rows = _labelled(source, format, text_column)
+    rows = _labelled(source, given)
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.calibrated import evaluate as measured
@@ -253,7 +239,7 @@ def evaluate(
         screen.report(found, report, as_json=as_json)
         return 0
 
-    raise typer.Exit(session.run(body, config, budget_usd))
+    raise typer.Exit(given.run(body))
 
 
 def promote(
@@ -276,11 +262,7 @@ def promote(
     write: options.Write = True,
     as_json: options.AsJson = False,
     report: options.Report = None,
-    format: options.Format = None,
-    text_column: options.TextColumn = None,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
-    quiet: options.Quiet = False,
+    given: options.ReadingAndAsking,
 ) -> None:
     """Find out which decisions of an LLM a small model can take over.
 
@@ -302,16 +284,15 @@ def promote(
         moa promote log.jsonl --task "Which team does this mail belong to?" --out teams.json
     """
     from moa.calibration import Guarantee
-    from moa.cli import session
     from moa.config.file import target
 
     screen.check_target("--out", out)
     screen.check_target("--report", report)
     if write:
-        screen.check_target("--config", target(config).resolve())
+        screen.check_target("--config", target(given.config).resolve())
     names = options.label_names(labels) if labels else None
     guarantee = Guarantee(risk, confidence)
-    rows = _labelled(source, format, text_column)
+    rows = _labelled(source, given)
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.evals.promotion import promote as promoted
@@ -333,10 +314,10 @@ def promote(
         _show_promotion(found, as_json=as_json)
         screen.report(found, report, as_json=as_json)
         if write:
-            _configure(screen.notes(), found, config, out, audit, has_llm=endpoints.has_llm)
+            _configure(screen.notes(), found, given.config, out, audit, has_llm=endpoints.has_llm)
         return 0
 
-    raise typer.Exit(session.run(body, config, budget_usd))
+    raise typer.Exit(given.run(body))
 
 
 def _show_calibration(made: Calibration) -> None:

@@ -79,7 +79,6 @@ def chat(
         moa chat --persona "You are a pirate."   who answers
     """
     from moa.chat.messages import is_file
-    from moa.cli.session import STOPPED, configured
     from moa.config.endpoints import Endpoints
     from moa.graphs.loading import load_graph
 
@@ -90,7 +89,7 @@ def chat(
     given = {"store": store, "persona": persona}
     settings = {name: value for name, value in given.items() if value is not None}
     with asyncio.Runner() as runner:
-        endpoints = Endpoints(configured(config))
+        endpoints = Endpoints(options.configured(config))
         try:
             node = load_graph("chat", endpoints, given=settings)
             talk = Talk(cast("Chat", node), runner, thread=thread)
@@ -99,7 +98,7 @@ def chat(
                 runner.run(endpoints.warm())
             raise typer.Exit(talk.hold())
         except KeyboardInterrupt:
-            raise typer.Exit(STOPPED) from None
+            raise typer.Exit(options.STOPPED) from None
         finally:
             runner.run(endpoints.close())
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import RenderableType
-from rich.text import Text
 
 from moa.advisor import Job, Risk
 from moa.cli import options, screen
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
+    from moa._terminal import Console
     from moa.advisor.choice import Ranking
     from moa.advisor.plans import Plan
     from moa.advisor.task import Read
@@ -129,8 +128,7 @@ def choose(
         task = ranking.task.model_dump(mode="json")
         screen.json_line({"task": task, "read": read} | ranking.values())
     else:
-        for part in _shown(ranking, understood):
-            screen.out().print(part)
+        _show(screen.out(), ranking, understood)
     if write:
         _write(ranking, config, overwrite=overwrite, as_json=as_json)
     if not ranking.plans:
@@ -150,36 +148,39 @@ def _write(ranking: Ranking, config: Path | None, *, overwrite: bool, as_json: b
     file, made = write_plan(plan, ranking.machine, path=config, overwrite=overwrite)
     console = screen.out(as_json=as_json)
     if plan is not ranking.best:
-        best = f"The best plan takes more than endpoints, so the next is written: {ranking.best}"
-        console.print(Text(best))
+        console.print(
+            f"The best plan takes more than endpoints, so the next is written: {ranking.best}"
+        )
     names = [name for name, setup in made.items() if setup.table]
     did = f"Wrote {' and '.join(names)} into {file}" if names else "Nothing to write"
-    console.print(Text(f"{did} for {plan}:", "bold"))
+    console.print(f"{did} for {plan}:", style="bold")
     for (name, setup), member in zip(made.items(), plan.members, strict=True):
         title = (f"[endpoints.{name}] is {member.model.title}",) if setup.table else ()
         for line in (*title, *setup.notes, *setup.steps):
-            console.print(Text(f"  {line}"))
+            console.print(f"  {line}")
 
 
-def _shown(ranking: Ranking, understood: list[Read]) -> Iterator[RenderableType]:
-    """Show a ranking, part by part."""
-    yield Text(_told(ranking, understood))
-    yield Text(f"On: {ranking.machine}")
+def _show(console: Console, ranking: Ranking, understood: list[Read]) -> None:
+    def listed(things: Iterable[object]) -> None:
+        for thing in things:
+            console.print(f"  - {thing}")
+
+    console.print(f"{_told(ranking, understood)}\nOn: {ranking.machine}")
     best = ranking.best
     if best is None:
-        yield Text("Nothing fits. What would:", "bold red")
+        console.print("Nothing fits. What would:", style="bold red")
     else:
-        yield screen.listed(
-            _COLUMNS, [_row(place, it) for place, it in enumerate(ranking.plans, 1)]
-        )
-        yield Text(f"Why {best}", "bold")
-        yield from (Text(f"  - {reason}") for reason in best.reasons)
+        rows = [_row(place, plan) for place, plan in enumerate(ranking.plans, 1)]
+        console.print(screen.listed(_COLUMNS, rows))
+        console.print(f"Why {best}", style="bold")
+        listed(best.reasons)
         if not best.good_enough:
-            yield Text("It is weaker than wanted. What would be good enough:", "bold yellow")
-    yield from (Text(f"  - {suggestion}") for suggestion in ranking.suggestions)
+            weak = "It is weaker than wanted. What would be good enough:"
+            console.print(weak, style="bold yellow")
+    listed(ranking.suggestions)
     if ranking.rejected:
-        yield Text("Not taken", "bold")
-    yield from (Text(f"  - {rejected}") for rejected in ranking.rejected)
+        console.print("Not taken", style="bold")
+    listed(ranking.rejected)
 
 
 def _told(ranking: Ranking, understood: list[Read]) -> str:

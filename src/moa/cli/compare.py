@@ -46,15 +46,7 @@ def compare(
     report: options.Report = None,
     plot: options.Plot = None,
     out: options.OutFile = None,
-    resume: options.Resume = False,
-    overwrite: options.Overwrite = False,
-    format: options.Format = None,
-    text_column: options.TextColumn = None,
-    limit: options.Limit = None,
-    concurrency: options.DefaultConcurrency = 8,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
-    quiet: options.Quiet = False,
+    given: options.Working,
 ) -> None:
     r"""Compare designs on labelled rows, and say which pays.
 
@@ -79,20 +71,19 @@ def compare(
         moa compare labelled.jsonl --designs slm,llm,cascade --calibration intents.json
     """
     from moa._files import check_lines
-    from moa.cli import session
     from moa.evals.cases import read_cases
     from moa.evals.plots import check_picture
 
     for option, file in (("--report", report), ("--plot", plot), ("--out", out)):
         screen.check_target(option, file)
-    existing = options.existing(out, resume=resume, overwrite=overwrite)
+    existing = given.existing(out)
     if out is not None:
         check_lines(out, existing=existing, source=source)
     if plot is not None:
         check_picture(plot)
-    data = read_cases(source, format=format, text_column=text_column, limit=limit)
+    data = read_cases(source, format=given.format, text_column=given.text_column, limit=given.limit)
     named = None if labels is None else options.label_names(labels)
-    given = _given(source, data, task=task, labels=named, calibration=calibration)
+    settings = _settings(source, data, task=task, labels=named, calibration=calibration)
     names = [name.strip() for name in designs.split(",") if name.strip()]
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
@@ -100,8 +91,8 @@ def compare(
         from moa.evals import compare as compared
         from moa.graphs.loading import fingerprints
 
-        del context  # each design has a part of the budget
-        nodes = _nodes(names, endpoints, given)
+        del context  # each design has a context of its own, with a part of the budget
+        nodes = _nodes(names, endpoints, settings)
         judge = endpoints.llm if metric == "judge" else None
         if endpoints.stood_in:
             screen.notes().print(NO_LLM)
@@ -114,11 +105,11 @@ def compare(
                 judge=judge,
                 reference=reference,
                 risk=risk,
-                budget_usd=budget_usd,
+                budget_usd=given.budget_usd,
                 cache=out,
                 existing=existing,
-                setup=None if out is None else fingerprints(names, endpoints, given=given),
-                concurrency=concurrency,
+                setup=None if out is None else fingerprints(names, endpoints, given=settings),
+                concurrency=given.concurrency,
                 progress=progress,
             )
         screen.out(as_json=as_json).print(_shown(found))
@@ -128,10 +119,10 @@ def compare(
         return 0 if all(design.answered for design in found.designs) else 1
 
     stopped = f"Stopped with some of the answers: {options.how_to_go_on(out)}."
-    raise typer.Exit(session.run(body, config, None, stopped=stopped))
+    raise typer.Exit(given.run(body, stopped=stopped))
 
 
-def _given(
+def _settings(
     source: str,
     data: Data,
     *,

@@ -53,16 +53,8 @@ def decide(
         ),
     ] = None,
     out: options.OutFile = None,
-    resume: options.Resume = False,
-    overwrite: options.Overwrite = False,
-    format: options.Format = None,
-    text_column: options.TextColumn = None,
-    limit: options.Limit = None,
-    concurrency: options.DefaultConcurrency = 8,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
+    given: options.Working,
     as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     r"""Decide on a label for every text of a file.
 
@@ -112,10 +104,11 @@ def decide(
     else:
         way = _Calibrated(Calibration.load(calibration), task, labels)
     live = source == rows.STDIN
-    if text_column is None and rows.format_of(source, format) == "csv":
-        text_column = "text"
-    given = rows.read(source, format=format, text_column=text_column)
-    texts, found = way.look(islice(given, limit), live=live)
+    column = given.text_column
+    if column is None and rows.format_of(source, given.format) == "csv":
+        column = "text"
+    found = rows.read(source, format=given.format, text_column=column)
+    texts, found = way.look(islice(found, given.limit), live=live)
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[Any], Asked]:
         return await way.agent(endpoints, texts, context), frozenset() if calibration else None
@@ -124,15 +117,10 @@ def decide(
         partial(line, calibrated=calibration is not None),
         source=None if live else source,
         live=live,
-        total=rows.count(source, limit, format),
+        total=rows.count(source, given.limit, given.format),
+        given=given,
         out=out,
-        resume=resume,
-        overwrite=overwrite,
         as_json=as_json,
-        limit=limit,
-        concurrency=concurrency,
-        budget_usd=budget_usd,
-        config=config,
     )
     raise typer.Exit(runner.run(prepare, found))
 

@@ -80,11 +80,10 @@ def index(
 async def _embed(
     index: Index, embedder: str | None, config: Path | None, tell: Callable[[str], None]
 ) -> None:
-    from moa.cli.session import configured
     from moa.config.endpoints import Endpoints
     from moa.endpoints.encoders import sentence_encoder
 
-    async with Endpoints(configured(config)) as endpoints:
+    async with Endpoints(options.configured(config)) as endpoints:
         endpoint = endpoints.named(embedder) if embedder else sentence_encoder()
         if endpoint is not None:
             await index.vectors(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from moa.evals.labelled import LabelFile, Unlabelled
 
 PERSON = "person"
-DONE, NOTHING, _STOPPED = 0, 1, 130
+DONE, NOTHING = 0, 1
 KEYS = "123456789abcdefghijklmnopqrstuvwxyz0ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&()*+,-./:;<=>?@[]_{|}"
 """One for each label, in their order: enough for 87."""
 _SKIP, _BACK, _END, _STOP = " ", "\x7f\b", "\r\n", "\x03"
@@ -37,10 +37,8 @@ def label(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line.")
     ] = Path("labelled.jsonl"),
-    resume: options.Resume = False,
-    overwrite: options.Overwrite = False,
-    format: options.Format = None,
-    text_column: options.TextColumn = None,
+    kept: options.Keeping,
+    reading: options.Reading,
     by_llm: Annotated[
         bool, typer.Option("--by-llm", help="Let the large model label them.")
     ] = False,
@@ -48,9 +46,7 @@ def label(
     read: Annotated[
         int, typer.Option("--read", min=2, help="Texts that are read to choose among.")
     ] = 500,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
-    quiet: options.Quiet = False,
+    asking: options.Asking,
 ) -> None:
     """Label the texts that help a calibration most.
 
@@ -79,15 +75,14 @@ def label(
     """
     from moa.calibration.active_learning import picked
     from moa.calibration.file import Calibration
-    from moa.cli import session
     from moa.evals.calibrations import connected
     from moa.evals.labelled import LabelFile, read_unlabelled
 
     made = Calibration.load(calibration)
-    existing = options.existing(out, resume=resume, overwrite=overwrite)
     picks: list[Pick] = []
-    with LabelFile(out, existing=existing, source=source) as file:
-        rows = read_unlabelled(source, format=format, text_column=text_column)
+    with LabelFile(out, existing=kept.existing(out), source=source) as file:
+        form, column = reading.format, reading.text_column
+        rows = read_unlabelled(source, format=form, text_column=column)
 
         async def body(endpoints: Endpoints, context: RunContext) -> int:
             with screen.progress("reading") as progress:
@@ -107,7 +102,7 @@ def label(
             return await _by_llm(made, endpoints, rows, picks, file, context)
 
         stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
-        code = session.run(body, config, budget_usd, stopped=stopped)
+        code = asking.run(body, stopped=stopped)
         if code or by_llm:
             raise typer.Exit(code)
         raise typer.Exit(_by_keys(made, rows, picks, file))
@@ -165,7 +160,7 @@ def _by_keys(
     console.print(made.question.text, style="bold")
     code = _labelled(console, keys, rows, picks, file)
     console.print(f"\n{file.added} labelled into {file.path}")
-    return code if file.added or code == _STOPPED else NOTHING
+    return code if file.added or code == options.STOPPED else NOTHING
 
 
 def _labelled(
@@ -183,7 +178,7 @@ def _labelled(
         if not key or key in _END:
             return DONE
         if key == _STOP:
-            return _STOPPED
+            return options.STOPPED
         if key in _BACK:
             if labelled:
                 place = labelled.pop()

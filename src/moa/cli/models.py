@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from moa.advisor import Kind, Skill
 from moa.cli import options, screen
@@ -42,10 +41,9 @@ def models(
     if context.invoked_subcommand is not None:
         return
 
-    from moa.cli.session import configured
     from moa.doctor import survey
 
-    found = asyncio.run(survey(configured(config)))
+    found = asyncio.run(survey(options.configured(config)))
     if as_json:
         for endpoint in found:
             screen.json_line(endpoint.line())
@@ -162,7 +160,6 @@ def add(
     from moa.advisor import catalogue
     from moa.advisor.config import setup
     from moa.advisor.hardware import machine
-    from moa.cli.session import configured
     from moa.config import Config
     from moa.config.file import target, write_endpoint
 
@@ -173,7 +170,7 @@ def add(
         known,
         endpoint,
         machine=machine(),
-        config=configured(file) if file.exists() else Config(),
+        config=options.configured(file) if file.exists() else Config(),
         tier=tier,
         tokens=context,
         concurrency=concurrency,
@@ -181,11 +178,11 @@ def add(
     )
     write_endpoint(file, endpoint, made.table, tiers=made.tiers, overwrite=overwrite)
     console = screen.out()
-    console.print(Text(f"Wrote [endpoints.{endpoint}] into {file}: {known.title}"))
+    console.print(f"Wrote [endpoints.{endpoint}] into {file}: {known.title}")
     for line in made.notes:
-        console.print(Text(f"  {line}"))
+        console.print(f"  {line}")
     for number, line in enumerate(made.steps):
-        console.print(Text(("Next: " if number == 0 else "      ") + line, "bold"))
+        console.print(f"{'      ' if number else 'Next: '}{line}", style="bold")
 
 
 def fetch_model(
@@ -212,11 +209,10 @@ def fetch_model(
         moa models fetch qwen3-4b             a model of: moa models list
         moa models fetch hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q4_k_m.gguf
     """
-    from moa.cli.session import configured
     from moa.config.endpoints import weights_named
     from moa.endpoints.weights import fetch, find_weights
 
-    weights, console = weights_named(configured(config), name), screen.out()
+    weights, console = weights_named(options.configured(config), name), screen.out()
     there = weights.path.is_file()
     try:
         done = fetch(weights.hub) if weights.hub else None
@@ -225,22 +221,20 @@ def fetch_model(
         screen.err().print("stopped: the same command goes on from there")
         raise
     if done.already if done else there:
-        console.print(Text(f"already there: {path}"))
+        console.print(f"already there: {path}")
     elif done is None:
-        console.print(Text(f"fetched and checked: {path}"))
+        console.print(f"fetched and checked: {path}")
     else:
-        console.print(Text(f"fetched: {path}"))
+        console.print(f"fetched: {path}")
         unknown = "not checked: neither the catalogue nor the hub says which SHA-256 it has to have"
-        console.print(Text(f"checked: its SHA-256 is {done.sha256}" if done.sha256 else unknown))
+        console.print(f"checked: its SHA-256 is {done.sha256}" if done.sha256 else unknown)
 
 
 def probe_model(
     name: Annotated[str, typer.Argument(help="An endpoint, or embedded.", metavar="NAME")],
     *,
     yes: options.MayCost = False,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
-    quiet: options.Quiet = False,
+    asking: options.Asking,
 ) -> None:
     """Find out in which layout of the prompt a model decides best.
 
@@ -254,13 +248,12 @@ def probe_model(
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]
     """
-    from moa.cli.session import configured
     from moa.context import RunContext
     from moa.decisions.probe import LAYOUTS
     from moa.endpoints.known import keep
 
-    context = RunContext(budget=Budget(cost=budget_usd), keep_notes=False)
-    made = asyncio.run(_probed(configured(config), name, context, may_cost=yes))
+    context = RunContext(budget=Budget(cost=asking.budget_usd), keep_notes=False)
+    made = asyncio.run(_probed(options.configured(asking.config), name, context, may_cost=yes))
     rows = [
         (
             kind,

@@ -1,9 +1,18 @@
-"""Options: what several commands take, said once, so that a flag means one thing everywhere."""
+"""Options: what several commands take, said once, so that a flag means one thing everywhere.
+
+Those that go together are a group: a command takes it as one argument, and `flat` spells it out.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +21,12 @@ from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa._files import Existing
+    from moa.config import Config
+    from moa.config.endpoints import Endpoints
+    from moa.context import RunContext
+
+ANSWERED, FAILED, STOPPED = 0, 1, 130
+"""Exit codes: all answered or dropped; some failed; Ctrl-C."""
 
 
 def _hushed(quiet: bool) -> bool:
@@ -174,18 +189,118 @@ Quiet = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """What becomes of a file that is there."""
+
+    resume: Resume = False
+    overwrite: Overwrite = False
+
+    def existing(self, out: Path | None) -> Existing:
+        """Say it in a word; both flags, or one without a file, are wrong."""
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume keeps what is there, and --overwrite drops it: give one")
+        given = "resume" if self.resume else "overwrite" if self.overwrite else None
+        if out is None and given:
+            raise ConfigError(f"--{given} is about a file: give --out")
+        return given or "refuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How rows are read."""
+
+    format: Format = None
+    text_column: TextColumn = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """Which models are asked, and what that may cost."""
+
+    budget_usd: BudgetUsd = None
+    config: ConfigFile = None
+    quiet: Quiet = False
+
+    def run(
+        self,
+        body: Callable[[Endpoints, RunContext], Awaitable[int]],
+        *,
+        stopped: str = "stopped; nothing was written",
+    ) -> int:
+        """Run the body of a command with the configured endpoints, and give its exit code.
+
+        After Ctrl-C it says `stopped`, or nothing where that is empty.
+        """
+        from moa.config.endpoints import Endpoints
+        from moa.context import RunContext
+        from moa.usage import Budget
+
+        async def work() -> int:
+            async with Endpoints(configured(self.config)) as endpoints:
+                budget, reference = Budget(cost=self.budget_usd), endpoints.reference
+                context = RunContext(budget=budget, reference=reference, keep_notes=False)
+                return await body(endpoints, context)
+
+        try:
+            return asyncio.run(work())
+        except KeyboardInterrupt:
+            if stopped:
+                screen.err().print(stopped)
+            return STOPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingAndAsking(Asking, Reading):
+    """Of a command that asks models about labelled rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pace:
+    limit: Limit = None
+    concurrency: DefaultConcurrency = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Working(Asking, _Pace, Reading, Keeping):
+    """Of a command that works through rows."""
+
+
+def flat(command: Callable[..., None]) -> Callable[..., None]:
+    """Spell out the groups that a command takes, as Typer reads options, `--quiet` last."""
+    groups: dict[str, type[Any]] = {}
+    options: list[inspect.Parameter] = []
+    for one in inspect.signature(command, eval_str=True).parameters.values():
+        if isinstance(one.annotation, type) and is_dataclass(one.annotation):
+            groups[one.name] = one.annotation
+            options += inspect.signature(one.annotation, eval_str=True).parameters.values()
+        else:
+            options.append(one)
+
+    @wraps(command)
+    def spelt_out(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    options.sort(key=lambda one: one.name == "quiet")
+    spelt_out.__dict__["__signature__"] = inspect.Signature(options)
+    return spelt_out
+
+
+def configured(path: Path | None) -> Config:
+    """Read the configuration, and warn on standard error of variables that nothing reads."""
+    from moa.config import load, misspelt_variables
+
+    for wrong, right in misspelt_variables().items():
+        warning = f"moa: nothing reads the variable {wrong}. Did you mean {right}?"
+        print(warning, file=sys.stderr)  # noqa: T201
+    return load(path)
+
+
 def how_to_go_on(out: Path | None) -> str:
     """Say how a run that was stopped goes on."""
     return "the same command with --resume goes on" if out else "--out FILE.jsonl keeps them"
-
-
-def existing(out: Path | None, *, resume: bool, overwrite: bool) -> Existing:
-    """Say what is done with a file that is there; both flags, or one without a file, are wrong."""
-    if resume and overwrite:
-        raise ConfigError("--resume keeps what is there, and --overwrite drops it: give one")
-    if out is None and (resume or overwrite):
-        raise ConfigError(f"{'--resume' if resume else '--overwrite'} is about a file: give --out")
-    return "resume" if resume else "overwrite" if overwrite else "refuse"
 
 
 def label_names(given: str) -> list[str]:

@@ -84,8 +84,7 @@ def score(
     out: Annotated[
         Path, typer.Option("--out", metavar="SCORES.jsonl", help="Write one line of JSON a row.")
     ],
-    resume: options.Resume = False,
-    overwrite: options.Overwrite = False,
+    kept: options.Keeping,
     format: options.Format = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -107,7 +106,7 @@ def score(
     screen.check_target("--out", out)
     with rows.RowFile(
         out,
-        existing=options.existing(out, resume=resume, overwrite=overwrite),
+        existing=kept.existing(out),
         source=None if source == rows.STDIN else source,
     ) as file:
         fitted = Router.load(router)

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moa.batch import Item, Malformed, Row, reader_of, row_text
-from moa.cli import options, screen, session
+from moa.cli import options, screen
 from moa.cli.screen import by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, Endpoints
 from moa.context import Reference, RunContext
@@ -34,7 +34,6 @@ from moa.node import Node
 from moa.questions import Choice, Predicate, Score
 from moa.rows import RowFile, aside, with_text, worked
 from moa.rows.tally import Tally
-from moa.usage import Usage
 
 if TYPE_CHECKING:
     from moa.jobs import Job
@@ -115,34 +114,31 @@ def results(items: Sequence[Item[object]]) -> Table:
 
 def summary(tally: Tally, reference: Reference | None) -> Group:
     """Show what all items came to, and by node."""
-    return Group(_totals(tally, reference), by_node(tally.spent))
-
-
-def _totals(tally: Tally, reference: Reference | None) -> Table:
+    alone = "unknown: no LLM is configured to compare with"
+    if reference is not None:
+        estimate = tally.usage.on(reference.price, endpoint=reference.endpoint)
+        alone = f"{dollars(estimate.cost)} ({estimate.how})"
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(tally.statuses.items()))
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
-    counts = ", ".join(f"{n} {status}" for status, n in sorted(tally.statuses.items()))
-    table.add_row("items", f"{tally.items}: {counts}" if counts else "none")
-    table.add_row("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})")
-    for name, words in tally.worth.rows():
+    for name, words in (
+        ("items", f"{tally.items}: {counts}" if counts else "none"),
+        ("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})"),
+        *tally.worth.rows(),
+        ("cost", cost_of(tally.spent)),
+        ("LLM alone, estimated", alone),
+        (
+            "seconds an item",
+            (
+                f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
+                f"{tally.percentile(0.95):.2f} at the 95th percentile"
+            ),
+        ),
+        ("speed", f"{tally.items_per_second:.1f} items/s"),
+    ):
         table.add_row(name, Text(words))
-    table.add_row("cost", Text(cost_of(tally.spent)))
-    table.add_row("LLM alone, estimated", Text(_alone(tally.usage, reference)))
-    table.add_row(
-        "seconds an item",
-        f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
-        f"{tally.percentile(0.95):.2f} at the 95th percentile",
-    )
-    table.add_row("speed", f"{tally.items_per_second:.1f} items/s")
-    return table
-
-
-def _alone(usage: Usage, reference: Reference | None) -> str:
-    if reference is None:
-        return "unknown: no LLM is configured to compare with"
-    estimate = usage.on(reference.price, endpoint=reference.endpoint)
-    return f"{dollars(estimate.cost)} ({estimate.how})"
+    return Group(table, by_node(tally.spent))
 
 
 _SAID_EVERY_S = 60.0
@@ -170,21 +166,10 @@ class Watching(Protocol):
 
 
 class RowRunner:
-    """Runs rows through a node, and says at the end what they came to.
+    """Runs rows through a node, shows each as it is done, and says at the end what they came to.
 
-    Each item is taken as it is done.
-
-    Args:
-        line: Writes an item as a line of JSON.
-        source: File that the items come from; `None`: they come from elsewhere.
-        live: Whether rows come from standard input.
-        total: How many items there are; `None` is unknown.
-        out, resume, overwrite, as_json, limit, concurrency, budget_usd, config, job: What the
-            options of these names say.
-
-    Raises:
-        ConfigError: `resume` and `overwrite` are both given, or one of them without `out`; or `job`
-            and `out` are.
+    `source` is the file that they come from, `None` where they come from elsewhere; `live` ones
+    come from standard input. `total` is `None` where it is unknown.
     """
 
     def __init__(
@@ -194,17 +179,12 @@ class RowRunner:
         source: str | None,
         live: bool,
         total: int | None,
+        given: options.Working,
         out: Path | None,
-        resume: bool,
-        overwrite: bool,
         as_json: bool,
-        limit: int | None,
-        concurrency: int,
-        budget_usd: float | None,
-        config: Path | None,
         job: str | None = None,
     ) -> None:
-        existing = options.existing(out, resume=resume, overwrite=overwrite)
+        existing = given.existing(out)
         if job is not None and out is not None:
             raise ConfigError(
                 "--job keeps what comes out itself: leave out --out, and write a file of it by "
@@ -217,10 +197,8 @@ class RowRunner:
         self._live = live
         self._file = RowFile(out, existing=existing, source=source, line=line) if out else None
         self._as_json = as_json
-        self._limited = limit is not None
-        self._concurrency = concurrency
-        self._budget_usd, self._config = budget_usd, config
-        self._counts_dollars = budget_usd is not None
+        self._given = given
+        self._counts_dollars = given.budget_usd is not None
         self._done_before = 0
         self._said = time.monotonic()
         self._first: list[Item[object]] = []
@@ -241,72 +219,69 @@ class RowRunner:
         self._task = self._progress.add_task("moa", total=total, state="")
 
     def run(self, prepare: Prepare, rows: Rows, *, tabular: bool = False) -> int:
-        """Run rows, and give the exit code.
+        """Run rows, save those that a resumed file has, and give the exit code.
 
-        Args:
-            prepare: Gives the node.
-            rows: Those that a resumed file has are passed over.
-            tabular: Whether all rows are of no use where the first has no text, and the node
-                takes one.
-
-        Raises:
-            ConfigError: the configuration, the file of lines, or what is to be run, is wrong;
-                nothing was run.
+        Where they are `tabular` and the node takes texts, all are refused if the first has none.
         """
         check_target("--out", self._file and self._file.path)
-        try:
-            with ExitStack() as opened:
-                if self._file:
-                    opened.enter_context(self._file)
-                return self._run(prepare, rows, opened, tabular=tabular)
-        finally:
-            self._progress.stop()
-
-    def _run(self, prepare: Prepare, rows: Rows, opened: ExitStack, *, tabular: bool) -> int:
         nodes: list[Node[Any, object]] = []
 
         async def body(endpoints: Endpoints, context: RunContext) -> int:
-            left = self._file.left(rows, all_rows=not self._limited) if self._file else rows
+            left = self._file.left(rows, all_rows=self._given.limit is None) if self._file else rows
             if not self._live and (left := _begun(left)) is None:  # nothing is left to be resumed
-                return session.ANSWERED
+                return options.ANSWERED
             node, asked = await prepare(endpoints, context)
             nodes.append(node)
             if tabular and reader_of(node) is row_text:
                 left = with_text(left, "text")
                 left = left if self._live else chain((next(left),), left)
-            due: AsyncIterable[Row | Malformed] | Rows = aside(left) if self._live else left
-            if self._store is not None:
-                from moa.jobs import Job
-
-                self._job = opened.enter_context(Job(self._store, graph=node.name))
-                due = self._due(self._job, left, context)
-            if endpoints.stood_in:
-                screen.notes().print(NO_LLM)
-            await endpoints.warm(asked)
-            self._reference, self.tally.before = context.reference, context.usage
-            self.tally.start()
-            self._progress.start()
-            work = worked(
-                self._file or self._job, node, due, context, max_concurrency=self._concurrency
-            )
-            async with aclosing(work) as items:
-                async for item in items:
-                    self.add(item)
+            await self._work(opened, node, left, endpoints, context, asked)
             if self._job:  # what failed here may have been done since, and others work on it too
                 status = self._job.status()
-                return session.FAILED if status.left or status.causes else session.ANSWERED
-            return session.FAILED if self.tally.failed else session.ANSWERED
+                return options.FAILED if status.left or status.causes else options.ANSWERED
+            return options.FAILED if self.tally.failed else options.ANSWERED
 
-        code = session.run(body, self._config, self._budget_usd, stopped="")
-        self.close(stopped=code == session.STOPPED)
+        with ExitStack() as opened:
+            opened.callback(self._progress.stop)
+            if self._file:
+                opened.enter_context(self._file)
+            code = self._given.run(body, stopped="")
+            self.close(stopped=code == options.STOPPED)
         for node in nodes:
             if isinstance(node, Watching):
                 screen.notes().print(node.summary)
         return code
 
+    async def _work(
+        self,
+        opened: ExitStack,
+        node: Node[Any, object],
+        left: Rows,
+        endpoints: Endpoints,
+        context: RunContext,
+        asked: Asked,
+    ) -> None:
+        """Work through the rows that are left, or are due in the job."""
+        due: AsyncIterable[Row | Malformed] | Rows = aside(left) if self._live else left
+        if self._store is not None:
+            from moa.jobs import Job
+
+            self._job = opened.enter_context(Job(self._store, graph=node.name))
+            due = self._due(self._job, left, context)
+        if endpoints.stood_in:
+            screen.notes().print(NO_LLM)
+        await endpoints.warm(asked)
+        self._reference, self.tally.before = context.reference, context.usage
+        self.tally.start()
+        self._progress.start()
+        ledger, most = self._file or self._job, self._given.concurrency
+        async with aclosing(worked(ledger, node, due, context, max_concurrency=most)) as items:
+            async for item in items:
+                self.add(item)
+
     def _due(self, job: Job, rows: Rows, context: RunContext) -> AsyncIterable[Row | Malformed]:
         """Add rows to the job, and give those that are due in it."""
-        job.add(rows, all_rows=not self._limited)
+        job.add(rows, all_rows=self._given.limit is None)
         if job.not_given:
             screen.notes().print(
                 f"Others work on the job: {job.not_given} rows of it that are not in this input "
@@ -315,7 +290,7 @@ class RowRunner:
         status = job.status()
         self._done_before = status.total - status.left
         self._progress.update(self._task, total=status.total, completed=self._done_before)
-        return job.left(context, at_once=self._concurrency)
+        return job.left(context, at_once=self._given.concurrency)
 
     def add(self, item: Item[object]) -> None:
         """Show an item, and count it."""
@@ -336,11 +311,7 @@ class RowRunner:
             screen.notes().print(f"{done} items, {self._state()}")
 
     def close(self, *, stopped: bool = False) -> None:
-        """Print the tables of results and of what they came to.
-
-        Args:
-            stopped: Whether somebody stopped the run before all items were done.
-        """
+        """Print the tables of results and of what they came to."""
         self._progress.stop()
         details, file = screen.details(as_json=self._as_json), self._file
         if not self._as_json and self._first:

@@ -40,16 +40,8 @@ def run(
     out: options.OutFile = None,
     job: options.JobStore = None,
     ray: options.RayAddress = None,
-    resume: options.Resume = False,
-    overwrite: options.Overwrite = False,
-    format: options.Format = None,
-    text_column: options.TextColumn = None,
-    limit: options.Limit = None,
-    concurrency: options.DefaultConcurrency = 8,
-    budget_usd: options.BudgetUsd = None,
-    config: options.ConfigFile = None,
+    given: options.Working,
     as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Run a graph or an agent on every item of a file.
 
@@ -95,12 +87,12 @@ def run(
     from moa.cli.row_runner import RowRunner
     from moa.graphs.loading import asked_by, load_graph
 
-    source = _given(graph, source, text=text, demo=demo)
+    source = _source(graph, source, text=text, demo=demo)
     hint = "Give --text to run on the words themselves"
     found = (
         rows.literal(source)
         if text
-        else rows.read(source, format=format, text_column=text_column, else_do=hint)
+        else rows.read(source, format=given.format, text_column=given.text_column, else_do=hint)
     )
     piped = source == rows.STDIN and not text
     if ray is not None:
@@ -112,7 +104,7 @@ def run(
             return node, asked_by(node)
         from moa.ray import RayNode
 
-        budget, most = context.budget, concurrency
+        budget, most = context.budget, given.concurrency
         there = RayNode(node, graph, endpoints.config, max_concurrency=most, budget=budget)
         return there, frozenset()
 
@@ -120,27 +112,18 @@ def run(
         rows.line,
         source=None if text or piped else source,
         live=piped,
-        total=1 if text else rows.count(source, limit, format),
+        total=1 if text else rows.count(source, given.limit, given.format),
+        given=given,
         out=out,
-        resume=resume,
-        overwrite=overwrite,
         as_json=as_json,
-        limit=limit,
-        concurrency=concurrency,
-        budget_usd=budget_usd,
-        config=config,
         job=job,
     )
-    tabular = not text and rows.format_of(source, format) == "csv"
-    raise typer.Exit(runner.run(prepare, islice(found, limit), tabular=tabular))
+    tabular = not text and rows.format_of(source, given.format) == "csv"
+    raise typer.Exit(runner.run(prepare, islice(found, given.limit), tabular=tabular))
 
 
-def _given(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
-    """Give INPUT, or the file of the demo.
-
-    Raises:
-        ConfigError: neither is given, or both, or the graph has no demo.
-    """
+def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
+    """Give INPUT, or the file of the demo."""
     from moa.errors import ConfigError
 
     if demo and (text or source is not None):
@@ -158,11 +141,6 @@ def _given(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
 
 
 def _join(address: str, job: str | None) -> None:
-    """Join a Ray cluster.
-
-    Raises:
-        ConfigError: there is none, or a job is given too.
-    """
     from moa.errors import ConfigError
     from moa.ray import connect
 
@@ -201,13 +179,12 @@ def draw(
         moa draw support --out support.svg              a picture; .png works too
         moa draw examples/custom_graph.py:graph         your own
     """
-    from moa.cli.session import configured
     from moa.config.endpoints import Endpoints
     from moa.errors import ConfigError
     from moa.graphs.engine.drawing import Drawable
     from moa.graphs.loading import load_graph
 
-    node = load_graph(graph, Endpoints(configured(config), read_keys=False))
+    node = load_graph(graph, Endpoints(options.configured(config), read_keys=False))
     if not isinstance(node, Drawable):
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
     drawing = node.draw()

@@ -72,16 +72,11 @@ def plain_streams() -> Generator[None, None, None]:
 
 
 def json_line(values: Mapping[str, object]) -> None:
-    """Write one line of JSON to standard output; it has left this process when this returns.
-
-    Raises:
-        ConfigError: the disk is full, or gone.
-        BrokenPipeError: nobody reads it any more.
-    """
+    """Write one line of JSON to standard output; it has left this process when this returns."""
     try:
         sys.stdout.write(f"{escaped(dumped(values))}\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except BrokenPipeError:  # nobody reads it any more
         raise
     except OSError as error:
         raise ConfigError(f"standard output can't be written: {error.strerror}") from error
@@ -122,11 +117,17 @@ def warn(warnings: Iterable[str]) -> None:
         err().print(f"warning: {warning}", style="yellow")
 
 
-def listed(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Make a table of words; the first of a row, its name, stays on one line."""
+def listed(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: int | None = None
+) -> Table:
+    """Make a table; the first of a row, its name, stays on one line.
+
+    The first columns, as many as `words`, are of words, and the others of numbers.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(columns):
-        table.add_column(name, no_wrap=number == 0)
+    for place, name in enumerate(columns):
+        right = words is not None and place >= words
+        table.add_column(name, no_wrap=place == 0, justify="right" if right else "left")
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -144,20 +145,11 @@ def cost_of(usage: Usage) -> str:
 
 def by_node(usage: Usage) -> Table:
     """Show what each node used."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if place < 3 else "right")
-    for row in usage.rows():
-        table.add_row(*map(Text, row))
-    return table
+    return listed(COLUMNS, usage.rows(), words=3)
 
 
 def check_target(option: str, path: Path | None) -> None:
-    """Make sure that the file that an option names can be written, and leave it as it is.
-
-    Raises:
-        ConfigError: it can't be written.
-    """
+    """Make sure that the file that an option names can be written, and leave it as it is."""
     if path is None:
         return
     try:
@@ -169,11 +161,7 @@ def check_target(option: str, path: Path | None) -> None:
 
 
 def write_text(option: str, path: Path, text: str) -> None:
-    """Write a file that the command line names.
-
-    Raises:
-        ConfigError: it can't be written.
-    """
+    """Write a file that the command line names."""
     try:
         replace_text(path, text, private=False)
     except OSError as error:
@@ -181,11 +169,7 @@ def write_text(option: str, path: Path, text: str) -> None:
 
 
 def report(found: BaseModel, path: Path | None, *, as_json: bool) -> None:
-    """Write the figures of a command, where `--report` names a file and where JSON is asked for.
-
-    Raises:
-        ConfigError: they can't be written.
-    """
+    """Write the figures of a command, where `--report` names a file and where JSON is asked for."""
     figures = found.model_dump(mode="json")
     if path is not None:
         write_text("--report", path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")

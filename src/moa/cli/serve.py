@@ -50,18 +50,12 @@ def up(
         moa up small --timeout-s 300
         moa up --detach && moa status
     """
-    from moa.cli.session import configured
     from moa.servers import planned
     from moa.vllm.servers import bring_up
 
-    specs = planned(configured(config), names or ())
-    console = screen.details()
-
-    def say(sentence: str) -> None:
-        console.print(Text(sentence))
-
+    specs = planned(options.configured(config), names or ())
+    say, limit = screen.details().print, None if detach else timeout_s
     with screen.waiting() as show:
-        limit = None if detach else timeout_s
         asyncio.run(bring_up(specs, timeout_s=limit, tell=show, say=say))
 
 
@@ -80,18 +74,17 @@ def down(
     moa down small
     moa down --all                        also those of other configurations
     """
-    from moa.cli.session import configured
     from moa.servers import running
     from moa.vllm.servers import stop
 
     console = screen.details()
-    meant = running(configured(config), names or (), everything=everything)
+    meant = running(options.configured(config), names or (), everything=everything)
 
     async def stop_all() -> list[bool]:
         return await asyncio.gather(*map(stop, meant.values()))
 
     for name, ran in zip(meant, asyncio.run(stop_all()), strict=True):
-        console.print(Text(f"{name}: {'stopped' if ran else 'was not running'}"))
+        console.print(f"{name}: {'stopped' if ran else 'was not running'}")
     if not meant:
         console.print("no server runs")
 
@@ -105,12 +98,11 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
         moa status
         moa status --json | jq .state
     """
-    from moa.cli.session import configured
     from moa.vllm.servers import Report, reports
 
     wanted = [
         Report(name=name, model=entry.model, port=port)
-        for name, entry in configured(config).served.items()
+        for name, entry in options.configured(config).served.items()
         for port in entry.vllm.ports
     ]
     found = asyncio.run(reports(wanted))
@@ -127,7 +119,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
     console.print(screen.listed((*columns, *figures), [_row(report) for report in found]))
     for report in found:
         if report.cause:
-            console.print(Text(f"{report.name} on port {report.port}: {report.cause}"))
+            console.print(f"{report.name} on port {report.port}: {report.cause}")
 
 
 def doctor(*, config: options.ConfigFile = None) -> None:
@@ -138,17 +130,16 @@ def doctor(*, config: options.ConfigFile = None) -> None:
         moa doctor
         moa doctor --config other.toml
     """
-    from moa.cli.session import configured
     from moa.doctor import checks
 
     console = screen.out()
     missing = 0
-    for check in asyncio.run(checks(configured(config))):
+    for check in asyncio.run(checks(options.configured(config))):
         missing += not check.passed
         mark = Text("ok  ", "green") if check.passed else Text("miss", "red")
         console.print(mark, Text(f"{check.name}: {check.found}"))
         if check.mend:
-            console.print(Text(f"     {check.mend}"))
+            console.print(f"     {check.mend}")
     raise typer.Exit(1 if missing else 0)
 
 

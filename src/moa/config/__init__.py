@@ -252,6 +252,15 @@ class Config(BaseSettings):
         """The endpoints that `moa up` starts servers for."""
         return {name: entry for name, entry in self.endpoints.items() if entry.serve == "vllm"}
 
+    def default(self, tier: Tier) -> str:
+        """Name of the endpoint that is taken for `tier`: a small one stands in for a large one.
+
+        Raises:
+            ConfigError: several are of this tier, and `[tiers]` picks none.
+        """
+        chosen = self.of_tier(tier)
+        return chosen or (self.default("slm") if tier == "llm" else EMBEDDED)
+
     def of_tier(self, tier: Tier) -> str | None:
         """Name of the endpoint that is the default of `tier`; `None` where there is none.
 
@@ -349,11 +358,8 @@ def explained(
 ) -> str:
     """Say in sentences what pydantic found wrong, with the nearest right key.
 
-    Args:
-        error: What was raised.
-        known: The model that was to be read, or what gives the keys that may stand at a place.
-        where: Starts each sentence, such as the file.
-        table: The table in it that was read; `None` is the whole file.
+    `known` is the model that was to be read, or gives the keys that may stand at a place. Each
+    sentence starts with `where`, such as the file, and the `table` of it that was read.
     """
     keys = partial(keys_at, known) if isinstance(known, type) else known
     return "\n".join(
@@ -482,11 +488,7 @@ def _check_fallbacks(config: Config, where: str) -> None:
 
 
 def parsed(text: str, file: Path) -> dict[str, Any]:
-    """Read the tables of a configuration.
-
-    Raises:
-        ConfigError: it is no TOML, or nested too deep.
-    """
+    """Read the tables of a configuration."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

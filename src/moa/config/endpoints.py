@@ -86,7 +86,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         Raises:
             ConfigError: several are configured and none is the default, or its key is missing.
         """
-        return self.named(self.config.of_tier("slm") or EMBEDDED)
+        return self.named(self.config.default("slm"))
 
     @property
     def llm(self) -> Endpoint:
@@ -96,7 +96,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             ConfigError: several are configured and none is the default, or its key is missing.
         """
         self.stood_in = self.stood_in or not self.has_llm
-        return self.named(self.config.of_tier("llm") or self.config.of_tier("slm") or EMBEDDED)
+        return self.named(self.config.default("llm"))
 
     @property
     def has_llm(self) -> bool:

@@ -33,21 +33,8 @@ def write_endpoint(
     """Write `[endpoints.NAME]` at the end of a configuration, which is made where it isn't there.
 
     The file is replaced in one step, by one that `moa.config.load` takes: when this raises,
-    the file is as it was.
-
-    Args:
-        path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`.
-        name: Of the endpoint.
-        table: Its keys; a mapping in it becomes a table of its own.
-        tiers: Endpoints that become the defaults of their tiers.
-        overwrite: Whether an endpoint of this name is overwritten, where it stands.
-
-    Returns:
-        The file.
-
-    Raises:
-        ConfigError: there is an endpoint of this name already, the file is no TOML or can't be
-            written, or `load` would not take what it would say.
+    the file is as it was. An endpoint of this name that is overwritten stays where it stands;
+    `tiers` are the endpoints that become the defaults of their tiers.
     """
     file = target(path)
     if name == EMBEDDED or not _NAME.fullmatch(name):
@@ -91,15 +78,7 @@ class SetKeys(NamedTuple):
 def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object]) -> SetKeys:
     """Set keys of `[graphs.NAME]`, and leave its others; the file is replaced in one step.
 
-    Args:
-        path: The file; `None`: `$MOA_CONFIG`, else `./moa.toml`. It is made where it isn't there,
-            and so is the table.
-        name: Of the graph.
-        keys: To be set.
-
-    Raises:
-        ConfigError: the file is no TOML or can't be written, or can't be added to as it is laid
-            out.
+    File and table are made where they aren't there.
     """
     file = target(path)
     before, known = _read(file)

@@ -80,23 +80,14 @@ class ServerSpec(Server):
 def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[ServerSpec]:
     """Say how the servers of an endpoint are started, one for each replica.
 
-    Args:
-        name: Of the endpoint.
-        model: A folder, or a name on the hub.
-        config: How it is served.
-        base: Folder that relative paths start at.
-
-    Raises:
-        MissingDependency: vLLM is not installed.
-        ConfigError: an argument is one of those that `moa` sets, a folder is not there, or
-            replicas want more of a GPU than there is.
+    The model is a folder, from `base` on, or a name on the hub.
     """
     environment = find_environment(config.python, env=config.env)
-    specs: list[ServerSpec] = []
-    for replica, port in enumerate(config.ports):
+
+    def spec(replica: int, port: int) -> ServerSpec:
         words = command(model, config, environment, port=port, base=base)
         said = json.dumps([model, words, config.env], sort_keys=True)
-        spec = ServerSpec(
+        return ServerSpec(
             name=name,
             model=model,
             port=port,
@@ -104,8 +95,8 @@ def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[S
             command=words,
             env=variables(model, config, environment, base=base, replica=replica),
         )
-        specs.append(spec)
-    return specs
+
+    return [spec(replica, port) for replica, port in enumerate(config.ports)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +119,8 @@ def find_environment(
 ) -> Environment:
     """Find the Python that has vLLM, without starting or importing vLLM.
 
-    Args:
-        python: An interpreter or a virtual environment; `None`: this interpreter, else the
-            environment in `own_folder()`.
-        env: Variables beside those that are inherited.
-
-    Raises:
-        MissingDependency: none has vLLM.
-        ConfigError: `python` is no interpreter.
+    That is `python`, an interpreter or a virtual environment, or this interpreter, or the
+    environment in `own_folder()`. `env` are variables beside those that are inherited.
     """
     if python is not None:
         path = Path(python).expanduser()

@@ -61,12 +61,7 @@ class Launched:
 
 
 def launch(spec: ServerSpec) -> Launched:
-    """Start a server, or join it where it runs or comes up already.
-
-    Raises:
-        ConfigError: the port is taken, another server has it, or its state can't be kept.
-        EndpointUnavailable: its supervisor does not start.
-    """
+    """Start a server, or join it where it runs or comes up already."""
     if sys.platform == "win32":
         raise ConfigError(
             "vLLM does not run on Windows. Start it in WSL, and give its address as base_url"
@@ -130,11 +125,7 @@ def _joined(spec: ServerSpec, folder: ServerFolder) -> Launched:
 async def until_ready(
     launched: Launched, *, timeout_s: float | None = None, tell: Say = lambda line: None
 ) -> ServerState:
-    """Wait until a server is ready; `tell` hears the last line of its log, again and again.
-
-    Raises:
-        EndpointUnavailable: it failed, and why, or it is not ready in time.
-    """
+    """Wait until a server is ready; `tell` hears the last line of its log, again and again."""
     until = None if timeout_s is None else time.monotonic() + timeout_s
     spec = launched.spec
     while True:
@@ -181,11 +172,7 @@ def _last_line(log: Path) -> str:
 
 
 async def stop(folder: ServerFolder) -> bool:
-    """Stop the server of a folder, wait until nothing of it is left, and say whether there was one.
-
-    Raises:
-        EndpointUnavailable: something of it is left.
-    """
+    """Stop the server of a folder, wait until nothing of it is left, and say if there was one."""
     if not folder.is_running:
         return False
     until = time.monotonic() + _STOP_TIMEOUT_S
@@ -211,19 +198,10 @@ async def bring_up(
     """Start servers, and wait until they are ready.
 
     Those that share a GPU, or have none, start one after another, since each looks at how much
-    memory is free. One that fails, or takes too long, keeps none of the others from it. Where the
-    wait is cancelled, what this call started is stopped.
-
-    Args:
-        specs: What is started.
-        timeout_s: Seconds for each. One that takes longer goes on in the background. `None`: none
-            is waited for.
-        tell: Called with the last line of each log, again and again.
-        say: Called for each that is ready, or is started where none is waited for.
-
-    Raises:
-        ConfigError: one can't be started.
-        EndpointUnavailable: one did not come up, or several are not up, and why each.
+    memory is free. One that fails, or takes too long, keeps none of the others from it, and one
+    that takes longer than `timeout_s` goes on in the background; without a limit none is waited
+    for. Where the wait is cancelled, what this call started is stopped. `tell` hears the last line
+    of each log, again and again, and `say` of each that is ready or started.
     """
     started: list[Launched] = []
     failed: dict[str, MoaError] = {}
@@ -299,7 +277,8 @@ class Report:
 
     def line(self) -> dict[str, object]:
         """Write it as what `json` can write."""
-        metrics = self.metrics
+        figures = ("running", "waiting", "kv_cache_use", "prefix_hit_rate")
+        figures = (*figures, "prompt_tokens", "generated_tokens")
         return {
             "name": self.name,
             "model": self.model,
@@ -309,12 +288,7 @@ class Report:
             "up_s": None if self.up_s is None else round(self.up_s, 1),
             "restarts": self.restarts,
             "cause": self.cause,
-            "running": metrics and metrics.running,
-            "waiting": metrics and metrics.waiting,
-            "kv_cache_use": metrics and metrics.kv_cache_use,
-            "prefix_hit_rate": metrics and metrics.prefix_hit_rate,
-            "prompt_tokens": metrics and metrics.prompt_tokens,
-            "generated_tokens": metrics and metrics.generated_tokens,
+            **{name: getattr(self.metrics, name, None) for name in figures},
             "tokens_per_s": None if self.tokens_per_s is None else round(self.tokens_per_s, 1),
         }
 

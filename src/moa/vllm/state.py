@@ -153,11 +153,7 @@ class ServerFolder:
             return None
 
     def write(self, state: ServerState) -> None:
-        """Write the state, whole or not at all.
-
-        Raises:
-            OSError: it can't be written, such as on a disk that was full from the start.
-        """
+        """Write the state, whole or not at all; `OSError` where even the first can't be written."""
         part, file = self.path / "state.json.part", self.path / "state.json"
         written = state.model_dump_json().encode().ljust(_STATE_BYTES) + b"\n"
         try:
@@ -192,9 +188,6 @@ def keys_of_running(name: str, ports: Sequence[int]) -> dict[int, SecretStr]:
     """Give the keys of the servers that `moa up` started for an endpoint on some ports.
 
     A replica that is down has its key as well: it may come back.
-
-    Raises:
-        ConfigError: no server runs there, or it is another's.
     """
     keys: dict[int, SecretStr] = {}
     causes: list[str] = []

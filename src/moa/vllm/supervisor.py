@@ -59,17 +59,7 @@ class End(NamedTuple):
 
 
 class Supervisor:
-    """Watches over one server.
-
-    Args:
-        spec: What is served.
-        folder: Where its state is kept.
-        key: The server's key.
-        stops: Files that can be read as soon as it is to stop.
-
-    Raises:
-        OSError: its state can't be written.
-    """
+    """Watches over one server, until one of the files `stops` can be read."""
 
     def __init__(
         self, spec: ServerSpec, folder: ServerFolder, *, key: SecretStr, stops: Sequence[int]
@@ -216,8 +206,7 @@ def _end_when_told(server: subprocess.Popen[str], there: Connection, grace_s: fl
 def _sweep(group: int | None = None) -> None:
     """Kill all that this process has started or adopted, until there is nothing.
 
-    Args:
-        group: A process group to kill as well: not every system lets orphans be adopted.
+    A process group is killed as well: not every system lets orphans be adopted.
     """
     if group is not None:
         with suppress(ProcessLookupError, PermissionError):
