@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from moa import Choice, Endpoint, Node, Predicate, Reply, Text, predicate
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
-from moa.agents.decider import Decider
+from moa.agents.deciding import Decider
 from moa.agents.extractor import Extractor
 from moa.agents.filter import Filter, Verdict
 from moa.agents.reasoner import Reasoned, Reasoner

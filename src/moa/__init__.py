@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from moa.advisor.choice import choose
     from moa.agents import Agent
     from moa.agents.classifier import Classifier
-    from moa.agents.decider import Decider
+    from moa.agents.deciding import Decider
     from moa.agents.extractor import Extractor
     from moa.agents.filter import Filter, Verdict
-    from moa.agents.mcp import mcp_tools
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Mood, Sentiment
-    from moa.agents.tools import Tool
+    from moa.agents.tools import Tool, mcp_tools
     from moa.chat.graph import Chat
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
@@ -98,7 +97,7 @@ _HOMES = {
     "Code": "graphs.code",
     "Completion": "endpoints",
     "Debate": "graphs.debate",
-    "Decider": "agents.decider",
+    "Decider": "agents.deciding",
     "Dropped": "handoffs",
     "EmbeddedEndpoint": "endpoints.embedded",
     "Endpoint": "endpoints",
@@ -165,7 +164,7 @@ _HOMES = {
     "choice": "questions",
     "choose": "advisor.choice",
     "endpoint": "endpoints.named",
-    "mcp_tools": "agents.mcp",
+    "mcp_tools": "agents.tools",
     "predicate": "questions",
     "score": "questions",
 }

@@ -193,7 +193,7 @@ def test_an_endpoint_that_cannot_complete_is_refused_when_wired() -> None:
 
 
 def test_an_agent_without_types_is_refused_when_built() -> None:
-    class Untyped(Agent):  # pyright: ignore[reportMissingTypeArgument]
+    class Untyped(Agent):
         pass
 
     with pytest.raises(ConfigError, match="'untyped' has no input_type"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from moa import Agent
-from moa.agents.mcp import Server, mcp_tools
+from moa.agents.tools import Server, mcp_tools
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError, MissingDependency
 from moa.messages import ToolCall

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa import Preprocessor, Text
-from moa.agents.cleaning import html_to_text
+from moa.agents.preprocessor import html_to_text
 from moa.agents.splitting import split
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError, DeadlineExceeded, InputError, MissingDependency

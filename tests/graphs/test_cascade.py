@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
-from moa.agents.decider import Decider
+from moa.agents.deciding import Decider
 from moa.agents.filter import Filter
 from moa.calibration.acceptance import Confident
 from moa.calibration.audit import Audit

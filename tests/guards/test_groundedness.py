@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.agents.decider import Decider
+from moa.agents.deciding import Decider
 from moa.calibration.verifiers import Plausible
 from moa.errors import ConfigError
 from moa.guards import Blocked, Exchange

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from moa.agents.decider import Decider
+from moa.agents.deciding import Decider
 from moa.calibration.verifiers import Arithmetic, Length, Plausible
 from moa.errors import EndpointUnavailable
 from moa.mixing.judges import Best, ByPolicy, Candidates, Listwise, distinct

@@ -8,9 +8,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, NamedTuple, TypedDict, TypeVar, get_args, get_origin
+from typing import Any, NamedTuple, TypedDict, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import TypeVar
 
 from moa._async import in_time
 from moa.batch import faults_of
@@ -18,14 +19,15 @@ from moa.context import RunContext, run_context
 from moa.endpoints import Capability, Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.errors import CapabilityError, ConfigError, InputError
+from moa.handoffs import Reply
 from moa.journal import explained
 from moa.node import Result, finish
 from moa.node_base import NodeBase
 from moa.usage import UNLIMITED, Budget, Tier
 
 T = TypeVar("T")
-In = TypeVar("In")
-Out = TypeVar("Out", bound=BaseModel)
+In = TypeVar("In", default=str | BaseModel)
+Out = TypeVar("Out", bound=BaseModel, default=Reply)
 Make = TypeVar("Make", bound=Callable[..., Any])
 
 _WHO_CAN: dict[Capability, str] = {
@@ -49,6 +51,9 @@ class NamedAgent(NamedTuple):
     """Of the endpoint that it asks by default; `None`: it asks none."""
 
 
+_ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}
+_LONG = 4000
+"""Characters from which on a text is read beside the event loop, and not in it."""
 AGENTS: dict[str, NamedAgent] = {}
 """By name."""
 
@@ -175,21 +180,20 @@ class TypedNode(ABC, NodeBase[In, Out]):
             raise InputError(f"{fault}: {said(error)}") from error
 
 
-async def beside_the_loop(work: Callable[[], T], context: RunContext) -> T:
-    """Do something long in a thread, and wait for it until the run's deadline.
+async def beside_the_loop(work: Callable[[], T], context: RunContext, *, characters: int) -> T:
+    """Read a text of so many characters, a long one in a thread and until the run's deadline.
 
     Raises:
         DeadlineExceeded: the time is up; the thread goes on alone to its end.
     """
+    if characters <= _LONG:
+        return work()
     late = (
         f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
         "give it more time or a shorter text"
     )
     async with in_time(context.remaining_s(), late):
         return await asyncio.to_thread(work)
-
-
-_ROLES: dict[object, str] = {In: "input_type", Out: "output_type"}
 
 
 def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> Endpoint:

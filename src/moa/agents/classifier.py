@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Unp
 from pydantic import BaseModel, Field, create_model
 
 from moa.agents.boundary import Limits, ready
-from moa.agents.deciding import DecidingAgent, labelled
+from moa.agents.deciding import DecidingAgent, examples_of
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
@@ -78,21 +78,6 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     ) -> None: ...
     @overload
     def __init__(
-        self: Classifier[str | None],
-        endpoint: Endpoint | str,
-        labels: Annotated[Sequence[str] | Mapping[str, str], Field(min_length=2)],
-        *,
-        task: str = ...,
-        describe: Mapping[str, str] | None = None,
-        none: bool,
-        question: str | None = None,
-        examples: Sequence[tuple[str, str | None]] = (),
-        adaptation: Adaptation | None = None,
-        calibration: Calibration | None = None,
-        **limits: Unpack[Limits],
-    ) -> None: ...
-    @overload
-    def __init__(
         self,
         endpoint: Endpoint | str,
         labels: TypeForm[L] | Mapping[L, str],
@@ -110,7 +95,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
     def __init__(
         self: Classifier[M | None],
         endpoint: Endpoint | str,
-        labels: TypeForm[M] | Mapping[M, str],
+        labels: TypeForm[M] | Mapping[M, str] | Sequence[M],
         *,
         task: str = ...,
         describe: Mapping[M, str] | None = None,
@@ -154,7 +139,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         super().__init__(
             endpoint,
             [asked_as],
-            examples=labelled(asked_as, examples),
+            examples=examples_of(asked_as, examples),
             adaptation=adaptation,
             calibration=calibration,
             **limits,

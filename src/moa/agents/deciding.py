@@ -1,11 +1,17 @@
-"""What deciding agents share: questions about a text, asked in one request and scored."""
+"""Deciding: questions about a text, asked in one request and scored.
+
+`Decider` asks those that a pydantic model is made of; `DecidingAgent` is what all such agents are.
+"""
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from pydantic import BaseModel, create_model
 
 from moa._async import Lock, gather, in_time
 from moa.agents.boundary import Limits, Out, TypedNode, require
@@ -25,7 +31,7 @@ from moa.errors import (
     InvalidResponse,
 )
 from moa.handoffs import Text
-from moa.questions import Answer, Question
+from moa.questions import Answer, Question, fill, questions_of
 from moa.usage import FREE
 
 if TYPE_CHECKING:
@@ -192,32 +198,41 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
         Those with a calibration are asked as it says.
         """
-        if not self._calibrated:
-            return self.read(await self._plain(request, context))
-        text = self._admit(request)
+        text = str(request)
+        if not text.strip():
+            raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
         answers = {
             name: await calibrated.answer(text, context)
             for name, calibrated in self._calibrated.items()
         }
         if len(answers) < len(self.questions):
-            for answer in await self._plain(request, context):
+            for answer in await self._uncalibrated(text, context):
                 answers.setdefault(answer.question.name, answer)
         return self.read([answers[question.name] for question in self.questions])
 
-    async def _plain(self, request: Text | str, context: RunContext) -> tuple[Answer, ...]:
-        text = self._admit(request)
+    async def _uncalibrated(self, text: str, context: RunContext) -> tuple[Answer, ...]:
         adaptation = self.adaptation or await self._zero_shot.get(self, context)
-        vector = await self._vector(adaptation, text, context)
-        variants = (self.examples,) if adaptation is None else adaptation.prompt_variants
-        asked = [self.ask(request, context, shown=shown) for shown in variants]
-        return self._corrected(adaptation, await gather(asked), context, vector)
+        if adaptation is None:
+            answers = await self._ask(text, context, self.examples)
+            self._note(answers, context)
+            return answers
+        vector = await self._vector(adaptation, text, context) if adaptation.heads else None
+        variants = adaptation.prompt_variants
+        asked = await gather(self._ask(text, context, shown) for shown in variants)
+        self._note(asked[0] if asked else (), context)
+        for name, why in adaptation.doubtful.items():
+            context.note("degraded", f"question {name!r} is DOUBTFUL: {why}")
+        if adaptation.heads:
+            also = f" and {self.endpoint.model}" if asked else ""
+            context.note("changed", f"decided by an encoder's heads{also}: {adaptation.origin}")
+        elif adaptation.corrections:
+            context.note("changed", f"probabilities corrected: {adaptation.origin}")
+        return adaptation.apply(self.questions, asked, vector)
 
     async def _vector(
-        self, adaptation: Adaptation | None, text: str, context: RunContext
-    ) -> Sequence[float] | None:
-        """Encode the text for the heads; `None` without any."""
-        if adaptation is None or not adaptation.heads:
-            return None
+        self, adaptation: Adaptation, text: str, context: RunContext
+    ) -> Sequence[float]:
+        """Encode the text for the heads."""
         if self.encoder is None or self.encoder.model != adaptation.encoder:
             raise ConfigError(
                 f"{self.name} has heads for vectors of {adaptation.encoder}, and "
@@ -228,45 +243,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         (vector,) = await encode(self.encoder, [text], context)
         return vector
 
-    def _admit(self, request: Text | str) -> str:
-        text = str(request)
-        if not text.strip():
-            raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
-        return text
-
-    async def ask(
-        self, request: Text | str, context: RunContext, *, shown: Sequence[Example]
-    ) -> tuple[Answer, ...]:
-        """Ask all questions in one request; the answers are as the model gives them.
-
-        Args:
-            request: What they are about.
-            context: Of the agent itself.
-            shown: Labelled texts for a model whose label probabilities are read.
-
-        Raises:
-            InputError: the text is empty, so there is nothing to decide on.
-            InvalidResponse: the answers are not those to the questions.
-        """
-        text = self._admit(request)
-        decision = await self.endpoint.decide(text, self.questions, context, examples=shown)
-        if [a.question.name for a in decision.answers] != [q.name for q in self.questions]:
-            raise InvalidResponse(
-                f"asked {[q.name for q in self.questions]}, it answered "
-                f"{[a.question.name for a in decision.answers]}",
-                endpoint=decision.endpoint,
-            )
-        return decision.answers
-
-    def _corrected(
-        self,
-        adaptation: Adaptation | None,
-        answers: Sequence[Sequence[Answer]],
-        context: RunContext,
-        vector: Sequence[float] | None,
-    ) -> tuple[Answer, ...]:
-        """Correct the answers, and note in the trace what they can't be trusted with."""
-        for answer in answers[0] if answers else ():
+    @staticmethod
+    def _note(answers: Sequence[Answer], context: RunContext) -> None:
+        """Note in the trace what answers can't be trusted with."""
+        for answer in answers:
             name = answer.question.name
             if answer.status != "answered":
                 context.note("refused", f"question {name!r} has no answer: {answer.status}")
@@ -276,21 +256,119 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     f"question {name!r}: the label was written, so it has no probabilities and "
                     "no confidence",
                 )
-        if adaptation is None:
-            return tuple(answers[0])
-        for name, why in adaptation.doubtful.items():
-            context.note("degraded", f"question {name!r} is DOUBTFUL: {why}")
-        if adaptation.heads:
-            who = (
-                f"an encoder's heads and {self.endpoint.model}" if answers else "an encoder's heads"
+
+    async def _ask(
+        self, text: str, context: RunContext, shown: Sequence[Example]
+    ) -> tuple[Answer, ...]:
+        """Ask all questions in one request; the answers are as the model gives them."""
+        decision = await self.endpoint.decide(text, self.questions, context, examples=shown)
+        asked, answered = (
+            [question.name for question in questions]
+            for questions in (self.questions, [answer.question for answer in decision.answers])
+        )
+        if asked != answered:
+            raise InvalidResponse(
+                f"asked {asked}, it answered {answered}", endpoint=decision.endpoint
             )
-            context.note("changed", f"decided by {who}: {adaptation.origin}")
-        elif adaptation.corrections:
-            context.note("changed", f"probabilities corrected: {adaptation.origin}")
-        return adaptation.apply(self.questions, answers, vector)
+        return decision.answers
 
 
-def labelled(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[Example, ...]:
+class Decider(DecidingAgent[Out]):
+    """Asks the questions that a pydantic model is made of, and gives the model back.
+
+    Args:
+        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
+        questions: Fields of `Predicate`, `Choice` and `Score`.
+        examples: Texts with the names of the right options, by name of the question; see
+            `DecidingAgent`.
+        adaptation: Examples to show, and corrections of the model's bias.
+        limits: See `Limits`.
+
+    Raises:
+        CapabilityError: the endpoint can't decide.
+        ConfigError: a field is no question, or the adaptation belongs to other questions.
+
+    Examples:
+        >>> class Triage(BaseModel):
+        ...     refund: Predicate = predicate("Does the customer ask for money back?")
+        ...     topic: Choice[str] = choice("What is it about?", labels=["card", "app"])
+        >>> small = ScriptedEndpoint([{"refund": {"yes": 0.9}, "topic": {"card": 0.8, "app": 0.2}}])
+        >>> triage = Decider(small, Triage).run_sync("I paid twice!").output
+        >>> triage.refund.value, triage.topic.label
+        (True, 'card')
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint | str,
+        questions: type[Out],
+        *,
+        examples: Sequence[Example] = (),
+        adaptation: Adaptation | None = None,
+        **limits: Unpack[Limits],
+    ) -> None:
+        self.output_type = questions
+        super().__init__(
+            endpoint,
+            questions_of(questions),
+            examples=examples,
+            adaptation=adaptation,
+            **limits,
+        )
+
+    def read(self, answers: Sequence[Answer]) -> Out:
+        """Fill the model in."""
+        return fill(self.output_type, answers)
+
+    def only(self, names: Sequence[str]) -> Decider[BaseModel]:
+        """Copy the agent so that it asks some of its questions; its output has those fields alone.
+
+        Args:
+            names: Of the questions, in any order.
+
+        Raises:
+            ConfigError: there is none, or it has no question of one of these names.
+        """
+        model = self.output_type
+        unknown = [name for name in names if name not in model.model_fields]
+        if unknown or not names:
+            raise ConfigError(
+                f"agent {self.name!r} asks {list(model.model_fields)}, and can't be asked "
+                f"{unknown or 'nothing'}"
+            )
+        asked = tuple(question for question in self.questions if question.name in names)
+        fields: dict[str, Any] = {
+            q.name: (model.model_fields[q.name].annotation, model.model_fields[q.name])
+            for q in asked
+        }
+        part: Any = copy.copy(self)
+        part.output_type = create_model(model.__name__, **fields)
+        part.questions = asked
+        part.adaptation = self.adaptation and _only(self.adaptation, names)
+        part._zero_shot = ZeroShotCache()
+        part._calibrated = {n: c for n, c in self._calibrated.items() if n in names}
+        return part
+
+
+def _only(adaptation: Adaptation, names: Sequence[str]) -> Adaptation:
+    variants = tuple(
+        tuple(
+            replace(example, labels=labels)
+            for example in shown
+            if (labels := {n: label for n, label in example.labels.items() if n in names})
+        )
+        for shown in adaptation.prompt_variants
+    )
+    return replace(
+        adaptation,
+        prompt_variants=variants,
+        corrections={n: c for n, c in adaptation.corrections.items() if n in names},
+        heads={n: head for n, head in adaptation.heads.items() if n in names},
+        doubtful={n: why for n, why in adaptation.doubtful.items() if n in names},
+    )
+
+
+def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[Example, ...]:
     """Make examples of texts and values of one question's options.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack, cast, get_args
 from pydantic import BaseModel, ConfigDict
 
 from moa.agents.boundary import Limits, ready
-from moa.agents.deciding import DecidingAgent, labelled
+from moa.agents.deciding import DecidingAgent, examples_of
 from moa.context import RunContext
 from moa.decisions import ENOUGH, Adaptation
 from moa.endpoints import Endpoint
@@ -114,7 +114,7 @@ class Filter(DecidingAgent[Verdict]):
         super().__init__(
             endpoint,
             [question],
-            examples=labelled(question, examples),
+            examples=examples_of(question, examples),
             adaptation=adaptation,
             **limits,
         )

@@ -1,13 +1,22 @@
-"""Preprocessor: makes of what arrives the text that a person would read."""
+"""Preprocessor: makes of what arrives the text that a person would read.
+
+HTML, broken encodings, hidden characters and the mails below a reply are worked on by functions,
+each by itself.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Unpack
+from itertools import groupby
+from typing import Any, Unpack
 
 from pydantic import BaseModel
 
-from moa.agents import Agent, cleaning
+from moa.agents import Agent
 from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import split
@@ -21,8 +30,6 @@ _REWRITE = (
     "Write the text again with its spelling and grammar corrected. Keep its language, its meaning "
     "and every name and number. Answer with the corrected text alone."
 )
-_LONG = 4000
-"""Characters from which on a text is cleaned beside the event loop, and not in it."""
 _REWRITTEN_TOKENS = 600
 """Longer texts are not rewritten: a small model loses the thread."""
 
@@ -86,39 +93,38 @@ class Preprocessor(TypedNode[Text | str, Text]):
 
     async def answer(self, request: Text | str, context: RunContext) -> Text:
         """Clean, cut, rewrite, and look for the language."""
-        text = await self._prepared(str(request), context)
-        if self.rewriter is not None:
+        given = str(request)
+        text = await beside_the_loop(
+            lambda: self._fitting(self._cleaned(given, context), context),
+            context,
+            characters=len(given),
+        )
+        if self.rewriter is not None and text:
             text = await self._rewritten(self.rewriter, text, context)
         known = request.language if isinstance(request, Text) else None
         return Text(text=text, language=known or self._language(text, context))
 
-    async def _prepared(self, text: str, context: RunContext) -> str:
-        def prepared() -> str:
-            return self._fitting(self._cleaned(text, context), context)
-
-        return await beside_the_loop(prepared, context) if len(text) > _LONG else prepared()
-
     def _cleaned(self, text: str, context: RunContext) -> str:
-        is_html = self.html and cleaning.is_html(text)
-        if is_html:
-            text = cleaning.html_to_text(text)
+        from_html = self.html and _HTML.search(text) is not None
+        if from_html:
+            text = html_to_text(text)
             context.note("changed", "HTML was turned into text")
-        repaired = cleaning.repair(text, entities=not is_html)
-        seen = cleaning.show_hidden(repaired)
+        repaired = _repaired(text, entities=not from_html)
         if repaired != text:
             context.note("changed", "broken or unusual characters were repaired")
-        if seen != repaired:
-            hidden = len(repaired) - len(seen)
+        seen = _INVISIBLE.sub("", repaired)
+        if hidden := len(repaired) - len(seen):
             context.note("changed", f"{hidden} characters that nobody sees were taken out")
-        if not self.history:
-            latest = cleaning.without_history(seen)
-            if cleaning.tidy(latest) != cleaning.tidy(seen):
-                context.note("changed", "quoted mails below the reply were left out")
-            elif len(seen) > cleaning.HISTORY_WITHIN:
-                within = f"the first {cleaning.HISTORY_WITHIN} characters"
-                context.note("skipped", f"quoted mails that begin after {within} stay")
-            seen = latest
-        return cleaning.tidy(seen)
+        seen = tidy(seen)
+        if self.history:
+            return seen
+        latest = tidy(_without_history(seen))
+        if latest != seen:
+            context.note("changed", "quoted mails below the reply were left out")
+        elif len(seen) > _HISTORY_WITHIN:
+            within = f"the first {_HISTORY_WITHIN} characters"
+            context.note("skipped", f"quoted mails that begin after {within} stay")
+        return latest
 
     def _fitting(self, text: str, context: RunContext) -> str:
         if self.max_tokens is None or approximate_tokens(text) <= self.max_tokens:
@@ -134,9 +140,8 @@ class Preprocessor(TypedNode[Text | str, Text]):
     async def _rewritten(
         self, rewriter: Agent[str | BaseModel, Reply], text: str, context: RunContext
     ) -> str:
-        if not text or approximate_tokens(text) > _REWRITTEN_TOKENS:
-            if text:
-                context.note("skipped", f"rewriting: longer than {_REWRITTEN_TOKENS} tokens")
+        if approximate_tokens(text) > _REWRITTEN_TOKENS:
+            context.note("skipped", f"rewriting: longer than {_REWRITTEN_TOKENS} tokens")
             return text
         result = await rewriter.run(text, context)
         if any(note.kind == "truncated" for note in result.trace):
@@ -162,3 +167,154 @@ class Preprocessor(TypedNode[Text | str, Text]):
 def _require(module: str, package: str, purpose: str) -> None:
     if find_spec(module) is None:
         raise MissingDependency(package, extra="local", purpose=purpose)
+
+
+_HTML = re.compile(
+    r"<!doctype html|<html[\s>]|<br\s*/?>|"
+    r"</(?:a|b|body|blockquote|center|div|em|font|h[1-6]|i|li|ol|p|pre|script|small|span|strong|"
+    r"style|table|tbody|td|th|tr|u|ul)\s*>",
+    re.IGNORECASE,
+)
+_UNREAD = frozenset(["script", "style", "head", "template", "noscript", "iframe", "object", "svg"])
+_BLOCKS = re.compile(
+    "address|article|aside|blockquote|center|div|d[ltd]|fieldset|footer|form|h[1-6]|header|hr|li|"
+    "main|nav|[ou]l|p|pre|section|table|tr"
+)
+_SPACED = {"br": "\n", "li": "\n- ", "td": " ", "th": " "}
+_UNSEEN = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|(?:font-size|opacity)\s*:\s*0(?![.\d]*[1-9])",
+    re.IGNORECASE,
+)
+# Zero-width blanks, soft hyphens, direction overrides, tag characters and the selectors that
+# carry smuggled text. The joiners stay: Persian, Hindi and emoji are written with them.
+_INVISIBLE = re.compile(
+    "[\u00ad\u180e\u200b\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u2069"
+    "\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+)
+_SPACE = re.compile(r"\s+")
+_BLANKS = re.compile(r"[^\S\n]+")
+_LINES = re.compile(r" ?\n ?")
+_QUOTE = re.compile(r"(?:^[ \t]*>.*(?:\n|\Z))+", re.MULTILINE)
+_GAPS = re.compile(r"\n{3,}")
+_PARTS = 5000
+"""Maximum number of parts, about, of a text that is repaired: each takes 20 µs, empty or not."""
+_PART = 100_000
+_HISTORY_WITHIN = 20_000
+"""Characters of a mail in which the header above the first quoted one is looked for."""
+_HEADER_LINE = 300
+"""Characters of its longest line: the time that the patterns take is cubic in it."""
+
+
+def html_to_text(html: str) -> str:
+    """Write HTML as text: what a reader sees, a line for each block, links by their words.
+
+    Takes time in proportion to its length, whatever it holds.
+    """
+    # The standard library's parser takes quadratic time for `<!--` or `<a ` many times over.
+    html_parser = import_module("lxml.etree").HTMLParser
+    parser = html_parser(target=_Reader(), encoding="utf-8", huge_tree=True)
+    parser.feed(html.replace("\0", "").encode(errors="replace"))
+    return parser.close()
+
+
+class _Reader:
+    """Takes what a parser finds, and keeps what a reader sees."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._unread: list[bool] = []
+        """For each open tag."""
+        self._hidden = 0
+        self._verbatim = 0
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        style = _UNSEEN.search(attributes.get("style", ""))
+        unread = tag in _UNREAD or "hidden" in attributes or style is not None
+        self._unread.append(unread)
+        self._hidden += unread
+        self._verbatim += tag == "pre"
+        if not self._hidden:
+            block = "\n" if _BLOCKS.fullmatch(tag) else ""
+            self._pieces.append(
+                attributes.get("alt", "") if tag == "img" else _SPACED.get(tag, block)
+            )
+
+    def end(self, tag: str) -> None:
+        self._hidden -= self._unread.pop()
+        self._verbatim -= tag == "pre"
+        self._pieces.append("\n" if _BLOCKS.fullmatch(tag) and tag != "li" else "")
+
+    def data(self, text: str) -> None:
+        if not self._hidden:
+            self._pieces.append(text if self._verbatim else _SPACE.sub(" ", text))
+
+    def close(self) -> str:
+        return "".join(self._pieces)
+
+
+def _repaired(text: str, *, entities: bool) -> str:
+    """Repair mojibake, line ends, control characters and `entities`; compose Unicode (NFC)."""
+    from ftfy import TextFixerConfig, fix_and_explain
+
+    repaired: list[str] = []
+    for part in _parts(text):
+        entities = entities and "<" not in part  # from a tag on they are meant as they stand
+        config = TextFixerConfig(unescape_html=entities, uncurl_quotes=False, explain=False)
+        repaired.append(fix_and_explain(part, config).text)
+    return "".join(repaired)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Cut a text at ends of lines: each line by itself, and in a long text some together."""
+    least = len(text) // _PARTS
+    begins = 0
+    while begins < len(text):
+        ends = text.find("\n", begins + least) + 1
+        ends = min(ends or len(text), begins + _PART)
+        yield text[begins:ends]
+        begins = ends
+
+
+def tidy(text: str) -> str:
+    """Make runs of blanks one, and more than one empty line one."""
+    return _GAPS.sub("\n\n", _LINES.sub("\n", _BLANKS.sub(" ", text))).strip()
+
+
+def _without_history(mail: str) -> str:
+    """Leave out the mails below a reply, and lines below it that are quoted by `>`.
+
+    A mail that is nothing but a quote stays, and so do quotes that are answered line by line. What
+    begins after the first 20,000 characters stays too.
+    """
+    latest = mail[: _history_begins(mail)].strip()
+    return _without_quote(latest) if latest else mail
+
+
+def _history_begins(mail: str) -> int:
+    """Give the place of the header above the first quoted mail, or the length of all."""
+    begins = 0
+    lines = mail[:_HISTORY_WITHIN].splitlines(keepends=True)
+    for heads, several in groupby(lines, lambda line: len(line) <= _HEADER_LINE):
+        block = "".join(several)
+        if heads and (found := _header().search(block)):
+            return begins + found.start()
+        begins += len(block)
+    return len(mail)
+
+
+@cache
+def _header() -> re.Pattern[str]:
+    from mailparser_reply.parser import EmailMessage
+
+    languages = ["en", "de", "fr", "es", "it", "nl", "pl", "pt", "sv", "da", "cs", "ja", "ko", "zh"]
+    message: Any = EmailMessage(text="", languages=languages)
+    return message.HEADER_REGEX
+
+
+def _without_quote(mail: str) -> str:
+    quotes = list(_QUOTE.finditer(mail))
+    if len(quotes) != 1:
+        return mail
+    above, below = mail[: quotes[0].start()].strip(), mail[quotes[0].end() :].strip()
+    # More below than above is an answer to the quote; less is a greeting under one's letter.
+    return f"{above}\n\n{below}" if len(above) > len(below) else mail

@@ -8,7 +8,7 @@ from typing import Literal, Unpack
 from pydantic import computed_field
 
 from moa.agents.boundary import Limits, ready
-from moa.agents.deciding import DecidingAgent, labelled
+from moa.agents.deciding import DecidingAgent, examples_of
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import reads_heads
@@ -88,7 +88,7 @@ class Sentiment(DecidingAgent[Mood]):
             "What does the writer of this text feel?",
             tuple(Option(label, label) for label in labels),
         )
-        examples = labelled(question, [pair for pair in _EXAMPLES if pair[1] in labels])
+        examples = examples_of(question, [pair for pair in _EXAMPLES if pair[1] in labels])
         if adaptation is None and reads_heads(endpoint):
             from moa.decisions.heads import headed
 

@@ -1,33 +1,27 @@
-"""Tools: what a model may have done, and how its calls are checked, approved, run and kept."""
+"""Tools: what a model may have done: functions, tools of LangChain, and those of MCP servers."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import re
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import wraps
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial, wraps
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints
 
-from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import to_json
 
-from moa._async import gather
-from moa.agents.boundary import said
-from moa.agents.prompts import Untitled, block
+from moa.agents.prompts import Untitled
 from moa.context import RunContext
-from moa.endpoints import Endpoint, ToolSchema
-from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
+from moa.endpoints import ToolSchema
+from moa.errors import ConfigError, MissingDependency
 from moa.handoffs import Text
-from moa.journal import PLAIN, Place, explained, interrupts_of, together
-from moa.messages import Message, ToolCall
+from moa.messages import ToolCall
 from moa.node import Node
-from moa.trace import NoteKind, ToolFinished, ToolStarted
-from moa.usage import Amount
 
 if TYPE_CHECKING:
     from moa.agents.filter import Verdict
@@ -35,13 +29,7 @@ if TYPE_CHECKING:
 Approve = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
 """Says whether a call may be made: `True`, `False`, or why not. `call.values` are the arguments as
 the tool is given them, checked and with defaults, written as JSON."""
-
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LONGEST_QUOTE = 300
-_NO_TIME = 1e-12
-"""Seconds of a charge for a tool: those of a usage are spent with endpoints."""
-_ENDS_A_RUN = (ConfigError, BudgetExceeded, EndpointUnauthorized)
-"""What no model can do anything about."""
 
 
 class LangChainTool(Protocol):
@@ -96,13 +84,9 @@ class Tool:
         approve: Approve | None = None,
         guards: Sequence[Node[str, Verdict | Text]] = (),
     ) -> None:
-        self._invoke: Callable[[Mapping[str, Any], RunContext], Awaitable[object]]
-        self._read: Callable[[str], Mapping[str, Any]]
-        if _is_langchains(function):
-            found = _of_langchain(function)
-            self._invoke, self._read = _invoking(function), lambda text: ToolCall("", text).values
-        else:
-            found = self._of_function(cast("Callable[..., Any]", function), name)
+        made = _of_langchain if _is_langchains(function) else partial(_of_function, name=name)
+        found, self.read, self._invoke = made(cast("Any", function))
+        """`read` reads the arguments that a model wrote, or raises a `ValueError`."""
         self.schema = ToolSchema(
             name or found.name, description or found.description, found.parameters
         )
@@ -128,14 +112,6 @@ class Tool:
     def of(cls, given: AnyTool) -> Tool:
         """Give a tool; one that is a `Tool` is given back."""
         return given if isinstance(given, Tool) else cls(given)
-
-    def read(self, arguments: str) -> Mapping[str, Any]:
-        """Read the arguments that a model wrote.
-
-        Raises:
-            ValueError: they don't fit.
-        """
-        return self._read(arguments)
 
     async def run(self, values: Mapping[str, Any], context: RunContext) -> str:
         """Run it, and write its result as a model reads it.
@@ -169,35 +145,41 @@ class Tool:
                 return said.reason, f"stopped by {guard.name!r}"
         return text, None
 
-    def _of_function(self, function: Callable[..., Any], name: str | None) -> ToolSchema:
-        inner: Any = getattr(function, "func", function)  # of a partial
-        name = name or str(getattr(inner, "__name__", type(inner).__name__))
-        called = inner if inspect.isroutine(inner) else type(inner).__call__
-        doc, meanings = _docstring(inspect.getdoc(inner) or "")
-        try:
-            hints = get_type_hints(called, include_extras=True)
-            given: Any = _arguments_of(function, hints)
-            adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(given)
-            parameters = adapter.json_schema(schema_generator=Untitled)
-        except (NameError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
-            raise ConfigError(
-                f"the signature of tool {name!r} can't be told to a model: {error}. Give each "
-                "parameter a name and a type that pydantic knows"
-            ) from error
-        for key, part in parameters.get("properties", {}).items():
-            part.pop("title", None)
-            if key in meanings:
-                part.setdefault("description", meanings[key])
-        wanted = [key for key, hint in hints.items() if hint is RunContext]
-
-        async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
-            return await in_thread(function, **values, **dict.fromkeys(wanted, context))
-
-        self._invoke, self._read = invoke, adapter.validate_json
-        return ToolSchema(name, doc, parameters)
-
 
 AnyTool = Tool | Callable[..., Any] | LangChainTool
+
+
+Reads = Callable[[str], Mapping[str, Any]]
+Invokes = Callable[[Mapping[str, Any], RunContext], Awaitable[object]]
+
+
+def _of_function(
+    function: Callable[..., Any], name: str | None
+) -> tuple[ToolSchema, Reads, Invokes]:
+    inner: Any = getattr(function, "func", function)  # of a partial
+    name = name or str(getattr(inner, "__name__", type(inner).__name__))
+    called = inner if inspect.isroutine(inner) else type(inner).__call__
+    doc, meanings = _docstring(inspect.getdoc(inner) or "")
+    try:
+        hints = get_type_hints(called, include_extras=True)
+        given: Any = _arguments_of(function, hints)
+        adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(given)
+        parameters = adapter.json_schema(schema_generator=Untitled)
+    except (NameError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
+        raise ConfigError(
+            f"the signature of tool {name!r} can't be told to a model: {error}. Give each "
+            "parameter a name and a type that pydantic knows"
+        ) from error
+    for key, part in parameters.get("properties", {}).items():
+        part.pop("title", None)
+        if key in meanings:
+            part.setdefault("description", meanings[key])
+    wanted = [key for key, hint in hints.items() if hint is RunContext]
+
+    async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
+        return await in_thread(function, **values, **dict.fromkeys(wanted, context))
+
+    return ToolSchema(name, doc, parameters), adapter.validate_json, invoke
 
 
 async def in_thread(function: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
@@ -257,14 +239,9 @@ def _is_langchains(function: object) -> bool:
     return hasattr(function, "ainvoke") and hasattr(function, "args_schema")
 
 
-def _of_langchain(tool: Any) -> ToolSchema:
+def _of_langchain(tool: Any) -> tuple[ToolSchema, Reads, Invokes]:
     from langchain_core.utils.function_calling import convert_to_openai_tool
 
-    told = convert_to_openai_tool(tool)["function"]
-    return ToolSchema(told["name"], told.get("description", ""), told.get("parameters", {}))
-
-
-def _invoking(tool: Any) -> Callable[[Mapping[str, Any], RunContext], Awaitable[object]]:
     async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
         del context
         call = {"type": "tool_call", "id": "call", "name": tool.name, "args": dict(values)}
@@ -273,161 +250,70 @@ def _invoking(tool: Any) -> Callable[[Mapping[str, Any], RunContext], Awaitable[
             raise ToolFailed(answer.text)
         return answer.text or answer.content
 
-    return invoke
+    told = convert_to_openai_tool(tool)["function"]
+    schema = ToolSchema(told["name"], told.get("description", ""), told.get("parameters", {}))
+    return schema, lambda text: ToolCall("", text).values, invoke
 
 
 class ToolFailed(Exception):
     """A tool says that it failed; the model reads the text."""
 
 
-@dataclass
-class ToolCalls:
-    """The calls of one run.
+Server = str | Sequence[str] | Mapping[str, Any]
+"""The URL of a server; the command that starts one, which then speaks over stdin and stdout; or a
+connection of langchain-mcp-adapters, such as one with headers."""
+
+
+@asynccontextmanager
+async def mcp_tools(**servers: Server) -> AsyncGenerator[list[LangChainTool]]:
+    """Connect to MCP servers, and give their tools; at the end what it started is stopped.
 
     Args:
-        tools: By name.
-        most: Calls that the run may make.
-        endpoint: Whose model asks for them; they count as its own.
-        tag: Name of the tags around results, which are data.
+        servers: By a name of your own.
+
+    Raises:
+        MissingDependency: langchain-mcp-adapters is not installed.
+        ConfigError: a server can't be started or reached, or doesn't speak the protocol.
+
+    Examples:
+        >>> async def main() -> None:
+        ...     async with mcp_tools(files=["python", "files.py"]) as tools:
+        ...         agent = Agent("openai:gpt-5-mini", "Answer by the files.", tools=tools)
+        ...         print((await agent.run("Which are there?")).output)
+        >>> asyncio.run(main())  # doctest: +SKIP
     """
-
-    tools: Mapping[str, Tool]
-    most: int
-    endpoint: Endpoint
-    tag: str
-    made: int = field(default=0, init=False)
-
-    async def results(self, calls: Sequence[ToolCall], context: RunContext) -> tuple[Message, ...]:
-        """Make the calls of one turn side by side, and give what the model reads of each.
-
-        Raises:
-            BudgetExceeded: it would be more than the run may make; none is made.
-            MoaError: a tool raised what no model can do anything about.
-        """
-        self.made += len(calls)
-        if self.made > self.most:
-            asked = ", ".join(call.name for call in calls)
-            raise BudgetExceeded(
-                f"{context.node}: the model asks for {asked}, and max_tool_calls={self.most}. "
-                "Raise it, or say in the instructions when to stop",
-                spent=context.usage,
-            )
-        found = await gather(self._one(call, context) for call in calls)
-        waiting = [one for one in found if isinstance(one, Exception)]
-        if waiting:
-            raise together(waiting)
-        return tuple(
-            Message("tool", block(str(text), tag=self.tag), tool_call_id=call.id)
-            for call, text in zip(calls, found, strict=True)
-        )
-
-    async def _one(self, call: ToolCall, context: RunContext) -> str | Exception:
-        """Give what the model reads; or what people are asked, where the run waits for them."""
-        own = context.nested()
-        place: AbstractContextManager[Place | None] = nullcontext()
-        if context.journal is not None:
-            place = context.journal.inside(f"{context.node}/{call.name}", call)
-        try:
-            with place as own.journal:
-                return await self._settled(call, own)
-        except Exception as error:
-            if interrupts_of(error):
-                return error
-            raise
-
-    async def _settled(self, call: ToolCall, context: RunContext) -> str:
-        tool = self.tools.get(call.name)
-        if tool is None:
-            return _failed(call, "no such tool", f"there is {', '.join(self.tools)}", context)
-        try:
-            values = tool.read(call.arguments)
-        except ValueError as error:
-            return _failed(call, "wrong arguments", _worded(error), context)
-        if context.journal is None:
-            return await self._approved(tool, call, values, context)
-        kept = context.journal.call(context, f"tool {call.name}", call.arguments)
-        if kept.is_kept:
-            return str(kept.found(PLAIN))
-        async with kept:
-            text = await self._approved(tool, call, values, kept.inner)
-        await kept.keep(text)
-        return text
-
-    async def _approved(
-        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
-    ) -> str:
-        allowed: object = True
-        if tool.approve is not None:  # it sees what will run, and not what the model wrote
-            asked = replace(call, arguments=to_json(dict(values), fallback=str).decode())
-            allowed = await in_thread(tool.approve, asked)
-        if allowed is True:
-            return await self._called(tool, call, values, context)
-        if not isinstance(allowed, str | bool):
-            raise ConfigError(f"approve of tool {tool.name!r} gave {allowed!r}, not a bool or why")
-        return _failed(call, "not allowed", str(allowed or "a person said no"), context, "refused")
-
-    async def _called(
-        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
-    ) -> str:
-        one = Amount(tool_calls=1, seconds=_NO_TIME)
-        (await context.reserve(self.endpoint.name, self.endpoint.tier, one)).settle(one)
-        context.emit(ToolStarted(context.node, call.name, call.arguments))
-        begun, left = time.perf_counter(), context.remaining_s()
-        limit = asyncio.timeout(tool.timeout_s if left is None else min(tool.timeout_s, left))
-        try:
-            async with limit:
-                text = await tool.run(values, context)
-            failure = None
-        except DeadlineExceeded as error:
-            context.remaining_s()  # raises where it is the run's own time that is up
-            text, failure = _worded(error), type(error).__name__
-        except _ENDS_A_RUN:
-            raise
-        except Exception as error:  # noqa: BLE001  a model can do without one tool
-            text, failure = self._failure(error, tool, limit, context)
-        text, stopped = await tool.guarded(text, context)
-        seconds = time.perf_counter() - begun
-        if stopped is not None:
-            text = _failed(call, stopped, text, context, "dropped")
-        elif failure is None:
-            length = f"{len(text)} characters in {seconds:.2f} s"
-            context.note("called", f"{_shown(call)}: {length}")
-        else:
-            text = _failed(call, failure, text, context)
-        context.emit(ToolFinished(context.node, call.name, call.arguments, text, seconds))
-        return text
-
-    @staticmethod
-    def _failure(
-        error: Exception, tool: Tool, limit: asyncio.Timeout, context: RunContext
-    ) -> tuple[str, str]:
-        """Say why a tool failed, and of what kind that is.
-
-        Raises:
-            MoaError: the run's own time is up, or people are asked and nothing is kept.
-        """
-        found = explained(error, context.node)
-        if found is not error:
-            raise found from error
-        if type(error).__module__.startswith("langgraph."):
-            raise error
-        if isinstance(error, TimeoutError) and limit.expired():
-            context.remaining_s()
-            return f"{tool.timeout_s:g} s are over", "no result in time"
-        return _worded(error) or "it says no more", type(error).__name__
+    try:
+        adapters: Any = import_module("langchain_mcp_adapters.client")
+        load: Any = import_module("langchain_mcp_adapters.tools").load_mcp_tools
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            "langchain-mcp-adapters", extra="mcp", purpose="to use tools of MCP servers"
+        ) from error
+    client = adapters.MultiServerMCPClient({name: _connection(to) for name, to in servers.items()})
+    tools: list[LangChainTool] = []
+    async with AsyncExitStack() as stack:
+        for name, server in servers.items():
+            try:
+                session = await stack.enter_async_context(client.session(name))
+                tools += await load(session, server_name=name)
+            except Exception as error:
+                raise ConfigError(
+                    f"the MCP server {name!r} ({server!r}) can't be used: {_innermost(error)}. "
+                    "Does its command run, or is it up at that address?"
+                ) from error
+        yield tools
 
 
-def _failed(
-    call: ToolCall, kind: str, why: str, context: RunContext, note: NoteKind = "failed"
-) -> str:
-    context.note(note, f"{_shown(call)}: {kind}: {why}")
-    return f"Error, {kind}: {why}"
+def _connection(server: Server) -> dict[str, Any]:
+    if isinstance(server, str):
+        return {"transport": "streamable_http", "url": server}
+    if isinstance(server, Mapping):
+        return dict(server)
+    return {"transport": "stdio", "command": server[0], "args": [*server[1:]]}
 
 
-def _worded(error: Exception) -> str:
-    text = said(error) if isinstance(error, ValidationError) else str(error)
-    return " ".join(text.split())[:_LONGEST_QUOTE]
-
-
-def _shown(call: ToolCall) -> str:
-    return f"{call.name}({call.arguments[:_LONGEST_QUOTE]})"
+def _innermost(error: BaseException) -> BaseException:
+    """Give the first error that others hold: the client's task groups put it into several."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

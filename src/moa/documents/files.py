@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import NamedTuple
 
-from moa.agents.cleaning import html_to_text, tidy
+from moa.agents.preprocessor import html_to_text, tidy
 from moa.documents import Document
 from moa.errors import ConfigError, InputError, needed
 

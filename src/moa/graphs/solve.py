@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, Unpack
 from pydantic import BaseModel, Field, model_validator
 
 from moa.agents import Agent, Settings
-from moa.agents.decider import Decider
+from moa.agents.deciding import Decider
 from moa.agents.prompts import at_most
 from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import Policy, text_of

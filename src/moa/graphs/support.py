@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent
 from moa.agents.boundary import TypedNode
 from moa.agents.classifier import Classifier
-from moa.agents.decider import Decider
+from moa.agents.deciding import Decider
 from moa.agents.filter import Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment

@@ -1,0 +1,427 @@
+"""Agent: asks a model to write its output, checks it, and has it repaired."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, Unpack, cast, overload
+
+from pydantic import BaseModel, Field, ValidationError
+
+from moa._async import beside, iterated
+from moa.agents.boundary import In, Limits, Out, TypedNode, ready, require, said
+from moa.agents.prompts import (
+    TAG,
+    Template,
+    again,
+    data,
+    fitted,
+    schema_of,
+    system,
+    without_tags,
+    written,
+    wrong_with,
+)
+from moa.agents.tool_calls import ToolCalls
+from moa.agents.tools import AnyTool, Tool
+from moa.context import RunContext
+from moa.endpoints import Completion, Endpoint, Prompt, closed_after
+from moa.endpoints.tools import Tooled, plain
+from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
+from moa.handoffs import Reply
+from moa.messages import Message, files_of
+from moa.node import Result, streamed
+from moa.trace import Event, TextDelta
+from moa.usage import UNLIMITED, Budget
+
+REPLY = "Answer the message, in its language."
+"""What to do, where nothing else is said."""
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\s*```", re.DOTALL | re.IGNORECASE)
+
+Instructions = Annotated[str, Field(min_length=1)]
+MaxTokens = Annotated[int, Field(gt=0)]
+"""Maximum number of tokens to generate, reasoning included."""
+Temperature = Annotated[float, Field(ge=0, le=2)]
+WarmTemperature = Annotated[float, Field(gt=0, le=2)]
+"""Of what is sampled: at 0 all samples would be the same."""
+
+
+class Settings(Limits, total=False):
+    """The keywords that every writing agent takes."""
+
+    repairs: int
+    """Times to ask again, saying what was wrong, after an answer that is not valid."""
+    max_tokens: int
+    """Maximum number of tokens to generate for an answer, reasoning included."""
+    temperature: float | None
+    """0 unless answers are to differ; `None` leaves it to the server."""
+    tag: str | None
+    """Name of the tags around the input, which is data; empty where it is the request itself."""
+    examples: Sequence[tuple[Any, Any]]
+    """Inputs, and the right output of each, that the model is shown first."""
+    tools: Sequence[AnyTool]
+    """What the model may have done before it answers: functions, tools of LangChain, `Tool`s."""
+    max_tool_calls: int
+    """Calls of tools that a run may make; one more is a `BudgetExceeded`."""
+
+
+History = Iterable[Message | Mapping[str, Any]] | Result[Any]
+"""What was said before: the `messages` of a result, or messages as OpenAI writes them."""
+
+
+@dataclass
+class _Exchange:
+    """What a run is given of a conversation, and what it adds."""
+
+    history: tuple[Message, ...]
+    said: tuple[Message, ...] = ()
+
+
+_EXCHANGE: ContextVar[_Exchange | None] = ContextVar("_EXCHANGE", default=None)
+"""Of the agent that runs: `answer`, which classes override, knows of none."""
+
+
+class Agent(TypedNode[In, Out]):
+    """Asks a model to write its output, checks it, and has it repaired.
+
+        Agent(endpoint, "Thank the customer.")                       # text in, a `Reply` out
+        Agent(endpoint, "Find the order.", output=Order)             # an `Order` out
+        Agent(endpoint, "Find the order.", input=Mail, prompt="Mail: {body}", output=Order)
+        Agent(endpoint, "Answer by the calendar.", tools=[events_of, add_event])
+
+    The output is asked for by its JSON schema; a `Reply` is plain text, and goes to who listens
+    to the run piece by piece while it is written. The input is data: orders in it count for
+    nothing, unless `tag=""` makes it the request itself, as in a chat.
+
+    Derive from it where more is to be said than in words:
+
+        class Judge(Agent[Ballot, Verdict]):
+            instructions = "Pick the best answer. Judge substance, not length."
+
+    Args:
+        endpoint: Who writes, or a string that names it: `"VENDOR:MODEL"`.
+        instructions: What to do, in words; `None`: as the class says.
+        input: What it takes: a text or any pydantic model, unless it is said.
+        output: What it gives: a `Reply`, unless another pydantic model is named.
+        prompt: What the model reads, with `{field}` for each field of `input`; `None`: all of it.
+        settings: See `Settings`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+        ConfigError: nothing says what to do, what a class takes or gives, a number is out of range,
+            or an example, the prompt or a tool doesn't fit.
+
+    Examples:
+        >>> large = ScriptedEndpoint(["Your parcel comes on Friday."])
+        >>> agent = Agent(large, "Answer the customer.")
+        >>> print(agent.run_sync("Where is my parcel?").output)
+        Your parcel comes on Friday.
+    """
+
+    instructions: str = ""
+    """What to do, in words; the model reads it first."""
+    tag: str = TAG
+    """Name of the tags around the data in its prompts; out of an answer they are cut. Empty where
+    the input is no data but the request itself, which is to be followed: it stands without tags."""
+
+    @overload
+    def __init__(
+        self,
+        endpoint: Endpoint | str,
+        instructions: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        endpoint: Endpoint | str,
+        instructions: str,
+        *,
+        input: type[In] = ...,
+        output: type[Out] = ...,
+        prompt: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    def __init__(
+        self,
+        endpoint: Endpoint | str,
+        instructions: str | None = None,
+        *,
+        input: Any = None,
+        output: Any = None,
+        prompt: str | None = None,
+        name: str | None = None,
+        repairs: int = 1,
+        max_tokens: int = 512,
+        temperature: float | None = 0.0,
+        tag: str | None = None,
+        examples: Sequence[tuple[Any, Any]] = (),
+        tools: Sequence[AnyTool] = (),
+        max_tool_calls: int = 10,
+        budget: Budget = UNLIMITED,
+        timeout_s: float | None = None,
+    ) -> None:
+        if type(self) is Agent:
+            input, output = input or str | BaseModel, output or Reply
+        if output is not None and not (isinstance(output, type) and issubclass(output, BaseModel)):
+            raise ConfigError(
+                f"output={output!r}: give a pydantic model with a field for each thing that is "
+                "wanted, or leave it out for a text"
+            )
+        said = {
+            "input_type": input,
+            "output_type": output,
+            "instructions": instructions,
+            "tag": tag,
+        }
+        vars(self).update({key: value for key, value in said.items() if value is not None})
+        super().__init__(name=name, budget=budget, timeout_s=timeout_s)
+        self.endpoint = require(endpoint, "complete", agent=self.name)
+        if type(self) is Agent and not self.instructions.strip():
+            raise ConfigError(f'agent {self.name!r}: say what to do: Agent(endpoint, "…")')
+        if repairs < 0 or max_tokens < 1:
+            raise ConfigError(
+                f"agent {self.name!r}: repairs={repairs} and max_tokens={max_tokens}, but repairs "
+                "must be 0 or more and max_tokens at least 1"
+            )
+        self.repairs = repairs
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self._schema = None if self.output_type is Reply else schema_of(self.output_type)
+        self._template = None if prompt is None else Template(prompt, self.input_type)
+        self._examples = tuple(self._example(*example) for example in examples)
+        self.max_tool_calls = max_tool_calls
+        self.tools = {tool.name: tool for tool in map(Tool.of, tools)}
+        if len(self.tools) < len(tools):
+            raise ConfigError(f"agent {self.name!r}: two tools have the same name: give one name=")
+        if self.tools:
+            self.endpoint = Tooled(self.endpoint)
+
+    async def run(
+        self, request: In, /, context: RunContext | None = None, *, history: History = ()
+    ) -> Result[Out]:
+        """Answer one request; see `TypedNode.run`.
+
+        Args:
+            request: The input.
+            context: Budget, deadline and ledger of the run it is part of; `None` starts one.
+            history: What was said before: an earlier result, its `messages`, or messages as OpenAI
+                writes them. The instructions are the agent's own, and stand before it.
+        """
+        said = history.messages if isinstance(history, Result) else history
+        if isinstance(said, str):
+            raise InputError(f"{self.name}: the history is a text: give json.loads(…) of it")
+        exchange = _Exchange(tuple(map(Message.of, said)))
+        token = _EXCHANGE.set(exchange)
+        try:
+            result = await super().run(request, context)
+        finally:
+            _EXCHANGE.reset(token)
+        return replace(result, messages=exchange.said)
+
+    def stream(
+        self, request: In, /, context: RunContext | None = None, *, history: History = ()
+    ) -> AsyncIterator[Event | Result[Out]]:
+        """Run, and tell what happens while it happens. The result comes last; see `run`."""
+        return streamed(partial(self.run, history=history), request, context)
+
+    def run_sync(
+        self, request: In, /, context: RunContext | None = None, *, history: History = ()
+    ) -> Result[Out]:
+        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        return beside(lambda: self.run(request, context, history=history))
+
+    def stream_sync(
+        self, request: In, /, context: RunContext | None = None, *, history: History = ()
+    ) -> Generator[Event | Result[Out]]:
+        """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        return iterated(streamed(partial(self.run, history=history), request, context))
+
+    def _example(self, request: Any, output: Any) -> tuple[In, Out]:
+        if self._schema is None and isinstance(output, str):
+            output = {"text": output}
+        try:
+            shown: Out = self.output_type.model_validate(output)
+        except ValidationError as error:
+            raise ConfigError(
+                f"agent {self.name!r}: example {output!r:.100}: {said(error)}"
+            ) from None
+        return self._admitted(request), shown
+
+    def prompt(self, request: In) -> str:
+        """Write the user message; by default the request alone, as data where there is a `tag`.
+
+        Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
+        `tag` where the agent has one of its own.
+        """
+        text = cast("Any", request)
+        if self._template is not None:
+            return self._template.filled(text, tag=self.tag)
+        return data(text, tag=self.tag) if self.tag else written(text)
+
+    def messages(self, request: In) -> tuple[Message, ...]:
+        """Write what the model reads; by default the instructions, and `prompt` as the user's."""
+        prompt = self.prompt(request)
+        rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
+        return (
+            Message("system", rule),
+            Message("user", prompt, files=tuple(files_of(request))),
+        )
+
+    def _before(self, told: Sequence[Message], history: Sequence[Message]) -> tuple[Message, ...]:
+        """Write what stands before the request: instructions, examples, and what was said."""
+        also = [one.content for one in history if one.role == "system"]
+        rules = [one.content for one in told if one.role == "system"]
+        before = [Message("system", "\n\n".join((*rules, *also)))] if rules or also else []
+        for request, output in self._examples:
+            *_, asked = self.messages(request)
+            text = output.text if isinstance(output, Reply) else output.model_dump_json()
+            before += [asked, Message("assistant", text)]
+        before += [one for one in history if one.role != "system"]
+        return tuple(before)
+
+    def _tag_in(self, prompt: str) -> str:
+        """Give the tag where a prompt holds it, or the result of a tool may; else nothing."""
+        tag = self.tag or TAG
+        return tag if self.tools or (self.tag and f"</{tag}>" in prompt) else ""
+
+    def read(self, completion: Completion) -> Out:
+        """Read what the model wrote.
+
+        Raises:
+            ValueError: it is not valid; the message is shown to the model.
+        """
+        text = completion.text.strip()
+        if self._schema is None:
+            if not text:
+                raise ValueError("it is empty")
+            return cast("Out", Reply(text=text))
+        output: Out = self.output_type.model_validate_json(text)
+        return output
+
+    def check(self, request: In, output: Out) -> None:
+        """Say what the schema can't: whether the output fits this request.
+
+        Raises:
+            ValueError: it does not; the message is shown to the model.
+        """
+
+    async def answer(self, request: In, context: RunContext) -> Out:
+        """Ask, have tools used, validate, check, and have it repaired."""
+        exchange = _EXCHANGE.get() or _Exchange(())
+        told = self.messages(request)
+        asked = tuple(one for one in told if one.role != "system")
+        before = (*self._before(told, exchange.history), *asked)
+        if exchange.history and not self.tools:
+            before = plain(before)
+        messages = before
+        calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
+        turns: tuple[Message, ...] = ()
+        # Beside tools many servers enforce no schema, so that JSON may have to be asked for anew.
+        tries = self.repairs + 1 + (self._schema is not None and bool(self.tools))
+        for left in range(tries - 1, -1, -1):
+            free = self._schema is None or messages is before
+            completion, more = await self._turns(messages, calls, context, free=free)
+            turns += more
+            cut = completion.finish_reason == "length"
+            try:
+                said_alone = self._unechoed(completion, self._tag_in(asked[-1].content), context)
+                output = self.read(self._fitted(said_alone, context))
+                self.check(request, output)
+            except ValueError as error:
+                fault = said(error)
+                if cut:
+                    fault = f"it was cut at max_tokens={self.max_tokens} ({fault})"
+                if not left:
+                    after = "1 try" if tries == 1 else f"{tries} tries"
+                    raise OutputError(
+                        f"no valid {self.output_type.__name__} from {completion.endpoint!r} after "
+                        f"{after}: {fault}. The answer begins {completion.text[:80]!r}",
+                        node=self.name,
+                        text=completion.text,
+                    ) from error
+                context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
+                wrong = "it was too long, be brief" if cut else wrong_with(error)
+                messages = again((*before, *turns), wrong, tag=self.tag or TAG)
+            else:
+                if cut:
+                    context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
+                answered = Message("assistant", said_alone.text)
+                exchange.said = (*exchange.history, *asked, *turns, answered)
+                return output
+        raise AssertionError("the last try returns or raises")
+
+    async def _turns(
+        self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
+    ) -> tuple[Completion, tuple[Message, ...]]:
+        """Ask until the model answers; where it is `free` to, have the tools used that it calls.
+
+        Give the answer, and the calls and results before it.
+        """
+        turns: tuple[Message, ...] = ()
+        while True:
+            completion = await self._ask((*messages, *turns), context, free=free)
+            if not completion.tool_calls:
+                return completion, turns
+            asked = Message("assistant", completion.text, completion.tool_calls)
+            turns += (asked, *await calls.results(completion.tool_calls, context))
+
+    def _unechoed(self, completion: Completion, tag: str, context: RunContext) -> Completion:
+        """Take the tags of the data out of an answer."""
+        if not tag or f"<{tag}>" in self.instructions:
+            return completion
+        text = without_tags(completion.text, tag=tag)
+        if text == completion.text.strip():
+            return completion
+        if self._streams(context):  # it has been shown
+            context.note("degraded", "the model repeated the tags around its data")
+            return completion
+        context.note("changed", "the tags around the data, which the model repeated, are cut")
+        return replace(completion, text=text)
+
+    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+        """Take JSON out of its fence, and cut what is too much rather than have it rewritten."""
+        if self._schema is None:
+            return completion
+        fenced = _FENCED.fullmatch(completion.text.strip())
+        text, cut = fitted(self.output_type, fenced[1] if fenced else completion.text.strip())
+        for what in cut:
+            context.note("truncated", what, endpoint=completion.endpoint)
+        return replace(completion, text=text)
+
+    async def _ask(
+        self, messages: tuple[Message, ...], context: RunContext, *, free: bool
+    ) -> Completion:
+        prompt = Prompt(
+            messages=messages,
+            json_schema=self._schema,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            tools=tuple(tool.schema for tool in self.tools.values()) if free else (),
+        )
+        if not self._streams(context):
+            return await self.endpoint.complete(prompt, context)
+        completion = None
+        async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    completion = piece
+                else:
+                    context.emit(TextDelta(context.node, piece))
+        if completion is None:
+            raise InvalidResponse("the stream broke off", endpoint=self.endpoint.name)
+        return completion
+
+    def _streams(self, context: RunContext) -> bool:
+        # What `check` may reject is not shown: nobody could take it back.
+        checked = type(self).check is not Agent[In, Out].check
+        listened = context.listener is not None and "stream" in self.endpoint.capabilities
+        return listened and self._schema is None and not checked
+
+
+ready("generator", "Writes by instructions", "llm")(
+    partial(Agent[str | BaseModel, Reply], instructions=REPLY, name="generator")
+)

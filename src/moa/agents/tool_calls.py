@@ -1,0 +1,178 @@
+"""Tool calls: those of one run are checked, approved, made, guarded and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic_core import to_json
+
+from moa._async import gather
+from moa.agents.boundary import said
+from moa.agents.prompts import block
+from moa.agents.tools import Tool, in_thread
+from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
+from moa.journal import PLAIN, Place, explained, interrupts_of, together
+from moa.messages import Message, ToolCall
+from moa.trace import NoteKind, ToolFinished, ToolStarted
+from moa.usage import Amount
+
+_LONGEST_QUOTE = 300
+_NO_TIME = 1e-12
+"""Seconds of a charge for a tool: those of a usage are spent with endpoints."""
+_ENDS_A_RUN = (ConfigError, BudgetExceeded, EndpointUnauthorized)
+"""What no model can do anything about."""
+
+
+@dataclass
+class ToolCalls:
+    """The calls of one run."""
+
+    tools: Mapping[str, Tool]
+    most: int
+    """Calls that the run may make."""
+    endpoint: Endpoint
+    """Whose model asks for them; they count as its own."""
+    tag: str
+    """Name of the tags around results, which are data."""
+    made: int = field(default=0, init=False)
+
+    async def results(self, calls: Sequence[ToolCall], context: RunContext) -> tuple[Message, ...]:
+        """Make the calls of one turn side by side, and give what the model reads of each.
+
+        Raises:
+            BudgetExceeded: it would be more than the run may make; none is made.
+            MoaError: a tool raised what no model can do anything about.
+        """
+        self.made += len(calls)
+        if self.made > self.most:
+            asked = ", ".join(call.name for call in calls)
+            raise BudgetExceeded(
+                f"{context.node}: the model asks for {asked}, and max_tool_calls={self.most}. "
+                "Raise it, or say in the instructions when to stop",
+                spent=context.usage,
+            )
+        found = await gather(self._one(call, context) for call in calls)
+        waiting = [one for one in found if isinstance(one, Exception)]
+        if waiting:
+            raise together(waiting)
+        return tuple(
+            Message("tool", block(str(text), tag=self.tag), tool_call_id=call.id)
+            for call, text in zip(calls, found, strict=True)
+        )
+
+    async def _one(self, call: ToolCall, context: RunContext) -> str | Exception:
+        """Give what the model reads; or what people are asked, where the run waits for them."""
+        own = context.nested()
+        place: AbstractContextManager[Place | None] = nullcontext()
+        if context.journal is not None:
+            place = context.journal.inside(f"{context.node}/{call.name}", call)
+        try:
+            with place as own.journal:
+                return await self._settled(call, own)
+        except Exception as error:
+            if interrupts_of(error):
+                return error
+            raise
+
+    async def _settled(self, call: ToolCall, context: RunContext) -> str:
+        tool = self.tools.get(call.name)
+        if tool is None:
+            return _failed(call, "no such tool", f"there is {', '.join(self.tools)}", context)
+        try:
+            values = tool.read(call.arguments)
+        except ValueError as error:
+            return _failed(call, "wrong arguments", _worded(error), context)
+        if context.journal is None:
+            return await self._approved(tool, call, values, context)
+        kept = context.journal.call(context, f"tool {call.name}", call.arguments)
+        if kept.is_kept:
+            return str(kept.found(PLAIN))
+        async with kept:
+            text = await self._approved(tool, call, values, kept.inner)
+        await kept.keep(text)
+        return text
+
+    async def _approved(
+        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+    ) -> str:
+        allowed: object = True
+        if tool.approve is not None:  # it sees what will run, and not what the model wrote
+            asked = replace(call, arguments=to_json(dict(values), fallback=str).decode())
+            allowed = await in_thread(tool.approve, asked)
+        if allowed is True:
+            return await self._called(tool, call, values, context)
+        if not isinstance(allowed, str | bool):
+            raise ConfigError(f"approve of tool {tool.name!r} gave {allowed!r}, not a bool or why")
+        return _failed(call, "not allowed", str(allowed or "a person said no"), context, "refused")
+
+    async def _called(
+        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+    ) -> str:
+        one = Amount(tool_calls=1, seconds=_NO_TIME)
+        (await context.reserve(self.endpoint.name, self.endpoint.tier, one)).settle(one)
+        context.emit(ToolStarted(context.node, call.name, call.arguments))
+        begun, left = time.perf_counter(), context.remaining_s()
+        limit = asyncio.timeout(tool.timeout_s if left is None else min(tool.timeout_s, left))
+        try:
+            async with limit:
+                text = await tool.run(values, context)
+            failure = None
+        except DeadlineExceeded as error:
+            context.remaining_s()  # raises where it is the run's own time that is up
+            text, failure = _worded(error), type(error).__name__
+        except _ENDS_A_RUN:
+            raise
+        except Exception as error:  # noqa: BLE001  a model can do without one tool
+            text, failure = self._failure(error, tool, limit, context)
+        text, stopped = await tool.guarded(text, context)
+        seconds = time.perf_counter() - begun
+        if stopped is not None:
+            text = _failed(call, stopped, text, context, "dropped")
+        elif failure is None:
+            length = f"{len(text)} characters in {seconds:.2f} s"
+            context.note("called", f"{_shown(call)}: {length}")
+        else:
+            text = _failed(call, failure, text, context)
+        context.emit(ToolFinished(context.node, call.name, call.arguments, text, seconds))
+        return text
+
+    @staticmethod
+    def _failure(
+        error: Exception, tool: Tool, limit: asyncio.Timeout, context: RunContext
+    ) -> tuple[str, str]:
+        """Say why a tool failed, and of what kind that is.
+
+        Raises:
+            MoaError: the run's own time is up, or people are asked and nothing is kept.
+        """
+        found = explained(error, context.node)
+        if found is not error:
+            raise found from error
+        if type(error).__module__.startswith("langgraph."):
+            raise error
+        if isinstance(error, TimeoutError) and limit.expired():
+            context.remaining_s()
+            return f"{tool.timeout_s:g} s are over", "no result in time"
+        return _worded(error) or "it says no more", type(error).__name__
+
+
+def _failed(
+    call: ToolCall, kind: str, why: str, context: RunContext, note: NoteKind = "failed"
+) -> str:
+    context.note(note, f"{_shown(call)}: {kind}: {why}")
+    return f"Error, {kind}: {why}"
+
+
+def _worded(error: Exception) -> str:
+    return " ".join(said(error).split())[:_LONGEST_QUOTE]
+
+
+def _shown(call: ToolCall) -> str:
+    return f"{call.name}({call.arguments[:_LONGEST_QUOTE]})"
