@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from moa.errors import (
     BudgetExceeded,
@@ -24,6 +24,7 @@ from moa.errors import (
     EndpointUnavailable,
     MoaError,
 )
+from moa.journal import Place
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import (
     NOTHING,
@@ -36,9 +37,6 @@ from moa.usage import (
     Tier,
     Usage,
 )
-
-if TYPE_CHECKING:
-    from moa.journal import Place
 
 _logger = logging.getLogger(__name__)
 _NOTHING_CHARGED: Mapping[str, Usage] = {}
@@ -206,7 +204,7 @@ class RunContext:
             if level.keep_notes:
                 level._notes.append(written)
 
-    def charge(self, usage: Usage, *, back: bool = False, within: RunContext | None = None) -> None:
+    def charge(self, usage: Usage, *, back: bool = False, within: object = None) -> None:
         """Count what was spent before, here and in every parent; with `back`, count it no more.
 
         Args:
@@ -216,7 +214,7 @@ class RunContext:
         """
         levels = list(self._lineage())
         if within is not None:
-            levels = levels[: levels.index(within) + 1]
+            levels = levels[: levels.index(cast("RunContext", within)) + 1]
         with self._lock:
             for part, spent in usage.parts.items():
                 amount = -spent if back else spent
@@ -229,7 +227,7 @@ class RunContext:
                         level._calls[part.tier] = level._calls.get(part.tier, 0) + amount.calls
 
     def recall(
-        self, key: str, usage: Usage, notes: Iterable[Note], *, within: RunContext | None = None
+        self, key: str, usage: Usage, notes: Iterable[Note], *, within: object = None
     ) -> None:
         """Count a call that was made before, and keep its notes where they are not kept yet.
 
@@ -244,7 +242,7 @@ class RunContext:
             if level.keep_notes and key not in level.charged:
                 level._notes.extend(notes)
 
-    def is_within(self, other: RunContext) -> bool:
+    def is_within(self, other: object) -> bool:
         """Whether what is spent here is spent there too."""
         return any(level is other for level in self._lineage())
 

@@ -23,9 +23,10 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint, ToolSchema
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
 from moa.handoffs import Text
-from moa.journal import PLAIN, Place, explained, interrupts_of, together
+from moa.journal import Place, explained, interrupts_of, together
 from moa.messages import Message, ToolCall
 from moa.node import Node
+from moa.records import PLAIN, Call
 from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount
 
@@ -345,7 +346,7 @@ class ToolCalls:
             return _failed(call, "wrong arguments", _worded(error), context)
         if context.journal is None:
             return await self._approved(tool, call, values, context)
-        kept = context.journal.call(context, f"tool {call.name}", call.arguments)
+        kept = Call(context, f"tool {call.name}", call.arguments)
         if kept.is_kept:
             return str(kept.found(PLAIN))
         async with kept:
