@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from moa.batch import Item, Row, map_rows
 from moa.config import Config, load
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
-from moa.errors import ConfigError, MissingDependency, MoaError, NodeError
+from moa.errors import ConfigError, MoaError, NodeError, needed
 from moa.graphs.loading import load_graph
 from moa.node import Node, Result
 from moa.node_base import NodeBase
@@ -339,7 +339,7 @@ class _Worker:
         self._max_concurrency = max_concurrency
         self._node, reference = _built(graph, config)
         self._context = RunContext(
-            budget=_budget(dict.fromkeys(limited, 0)), reference=reference, keep_notes=False
+            budget=Budget(**dict.fromkeys(limited, 0)), reference=reference, keep_notes=False
         )
         me = ref(self)  # a circle would keep `__del__` from its time
         if limited:
@@ -414,20 +414,12 @@ class _Worker:
 
     def _grow(self, share: Limits) -> None:
         held = _limits(self._context.budget)
-        self._context.budget = _budget({name: held[name] + part for name, part in share.items()})
+        self._context.budget = Budget(**{name: held[name] + part for name, part in share.items()})
 
 
 def _limits(budget: Budget) -> Limits:
-    given = ((one.name, getattr(budget, one.name)) for one in fields(budget))
-    return {
-        name: Decimal(str(limit)) if name == "cost" else limit
-        for name, limit in given
-        if limit is not None
-    }
-
-
-def _budget(limits: Limits) -> Budget:
-    return Budget(**limits)
+    cost = {} if budget.cost is None else {"cost": Decimal(str(budget.cost))}
+    return budget.limits | cost
 
 
 def _part(left: Any, parts: int) -> Any:
@@ -501,8 +493,6 @@ def _cells(item: Item[Any]) -> dict[str, str | float | None]:
 
 
 def _ray() -> Any:
-    try:
+    with needed("ray", extra="ray", purpose="to run on a cluster"):
         import_module("ray.data")
         return import_module("ray")
-    except ImportError as error:
-        raise MissingDependency("ray", extra="ray", purpose="to run on a cluster") from error
