@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_a_price_is_honest_about_what_it_does_not_know(
     price: Price, amount: Amount, cost: str | None
 ) -> None:
     assert price.of(amount) == (cost and Decimal(cost))
-    assert price.charge(amount).unpriced_calls == 0 if cost else amount.calls
+    assert price.charge(replace(amount, calls=1)).cost == price.of(amount)
 
 
 def test_one_unpriced_call_makes_the_sum_unknown_but_keeps_what_is_known() -> None:
