@@ -103,17 +103,9 @@ class LineFile:
     """A file of JSON lines that one process at a time adds to.
 
     It is a context manager: entered, it is locked against other processes of this user; left empty,
-    it is removed. A new file can be read by its owner alone (mode 0600).
-
-    Args:
-        path: Made where it isn't there. Its name ends in `.jsonl`.
-        existing: What is done with lines that are there: `refuse` raises, `resume` goes on behind
-            them, `overwrite` drops them when the first line is added.
-        source: The file that is read meanwhile; `None`: none is.
-
-    Raises:
-        ConfigError: when it is entered: another process writes it, it has lines that are to be
-            refused, it is `source`, or it can't be written.
+    it is removed. A new file can be read by its owner alone (mode 0600). Of the lines that are
+    there, `refuse` raises, `resume` goes on behind them, and `overwrite` drops them when the first
+    one is added. `source` is the file that is read meanwhile.
     """
 
     def __init__(

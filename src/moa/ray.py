@@ -109,16 +109,12 @@ def map_dataset(
 
 
 class Mapped:
-    """What comes out of `map_dataset`.
-
-    Args:
-        rows: A Dataset, which is worked on when it is read: each time, so write or `materialize` it
-            once. `COLUMNS` says what it holds.
-        ledger: Keeps what was spent.
-    """
+    """What comes out of `map_dataset`."""
 
     def __init__(self, rows: Dataset, ledger: Any) -> None:
         self.rows = rows
+        """A Dataset, which is worked on when it is read: each time, so write or `materialize` it
+        once. `COLUMNS` says what it holds."""
         self._ledger = ledger
 
     def usage(self) -> Usage:
@@ -130,16 +126,8 @@ class Mapped:
 class RayNode(NodeBase[Any, Any]):
     """A graph whose runs are spread over workers on a Ray cluster; `moa run --ray` maps it.
 
-    Args:
-        node: The same graph, as it was built here: it says what is taken.
-        graph: See `map_dataset`, as for `config`.
-        config: Endpoints and tables.
-        max_concurrency: Maximum number of runs at once, over all workers.
-        budget: Over all workers.
-
-    Raises:
-        ConfigError: no worker can build the graph.
-        MissingDependency: Ray isn't installed.
+    `node` is the same graph, as it was built here, which says what is taken. Of the rest see
+    `map_dataset`; at most `max_concurrency` runs go on at once, over all workers.
     """
 
     def __init__(
@@ -227,12 +215,7 @@ class _Remote:
 
 
 def connect(address: str) -> None:
-    """Join the Ray cluster at an address; an empty one: `$RAY_ADDRESS`, or start one here.
-
-    Raises:
-        ConfigError: there is none.
-        MissingDependency: Ray isn't installed.
-    """
+    """Join the Ray cluster at an address; an empty one: `$RAY_ADDRESS`, or start one here."""
     ray = _ray()
     if ray.is_initialized():
         return
@@ -252,13 +235,7 @@ def connect(address: str) -> None:
 
 
 class Ledger:
-    """Adds up what workers spend, and hands out shares of what they may.
-
-    Args:
-        limits: Over all of them.
-        workers: How many there are.
-        clock: Tells the seconds.
-    """
+    """Adds up what workers spend, and hands out shares of what they may."""
 
     def __init__(
         self, limits: Limits, workers: int, clock: Callable[[], float] = time.monotonic
@@ -275,9 +252,7 @@ class Ledger:
     def share(self, worker: str, lacking: Limits) -> Limits | Literal["wait"] | None:
         """Take out a share that holds what a call lacks.
 
-        Returns:
-            `wait`: others may give back what they don't need. `None`: too little is left, and none
-            of them can.
+        `wait`: others may give back what they don't need. `None`: too little is left, and none can.
         """
         now = self._clock()
         if any(self._left[name] < needed for name, needed in lacking.items()):
@@ -443,11 +418,7 @@ def _tried(graph: Build, config: Config | None) -> str | None:
 
 
 def _made_of(graph: Build, config: Config | str | Path | None) -> tuple[Build, Config | None]:
-    """Give what workers build their graphs of, once one of them has tried to.
-
-    Raises:
-        ConfigError: it can't be sent to it, or the graph can't be built there.
-    """
+    """Give what workers build their graphs of, once one of them has tried to."""
     ray = _ray()
     if callable(getattr(graph, "run", None)):
         raise ConfigError(

@@ -33,7 +33,12 @@ BATCH = 20
 @pytest.fixture
 def served() -> Iterator[tuple[str, Counter[str]]]:
     """Serve models that take 50 ms; give the address, and how often each text was asked."""
-    with serving(told_apart=lambda said: said[-1]["content"].split("\n")[1], latency_s=0.05) as it:
+
+    def answer(text: str) -> str:
+        time.sleep(0.05)
+        return f"Fine: {text}"
+
+    with serving(told_apart=lambda said: said[-1]["content"].split("\n")[1], answer=answer) as it:
         yield it
 
 
