@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -22,31 +21,26 @@ class _Counting(BaseHTTPRequestHandler):
     asked: Counter[str]
     lock: threading.Lock
     told_apart: Callable[[list[dict[str, str]]], str]
-    latency_s: float
+    answer: Callable[[str], str]
+
+    def do_GET(self) -> None:
+        self._say(200, {"data": [{"id": "m", "owned_by": "vllm"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         text = type(self).told_apart(body["messages"])
         with self.lock:
             self.asked[text] += 1
-        time.sleep(self.latency_s)
-        answer = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "m",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": f"Fine: {text}"},
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
-        }
+        message = {"role": "assistant", "content": type(self).answer(text)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        self._say(400 if "wrong" in text else 200, {**answer, "choices": [choice], "usage": usage})
+
+    def _say(self, status: int, answer: dict[str, Any]) -> None:
         raw = json.dumps(answer).encode()
-        with suppress(ConnectionError):
-            self.send_response(400 if "wrong" in text else 200)
+        with suppress(ConnectionError):  # whoever asked was stopped
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(raw)))
             self.end_headers()
@@ -58,16 +52,18 @@ class _Counting(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(
-    *, told_apart: Callable[[list[dict[str, str]]], str] = whole, latency_s: float = 0.0
+    *,
+    told_apart: Callable[[list[dict[str, str]]], str] = whole,
+    answer: Callable[[str], str] = "Fine: {}".format,
 ) -> Generator[tuple[str, Counter[str]]]:
     """Serve models; give the address, and how often each request was asked.
 
     Requests with "wrong" in them are refused.
     """
     asked: Counter[str] = Counter()
-    about = {"asked": asked, "lock": threading.Lock(), "latency_s": latency_s}
-    handler = type("Handler", (_Counting,), {**about, "told_apart": staticmethod(told_apart)})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    functions = {"told_apart": staticmethod(told_apart), "answer": staticmethod(answer)}
+    about = {"asked": asked, "lock": threading.Lock(), **functions}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Counting,), about))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

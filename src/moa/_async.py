@@ -38,14 +38,7 @@ class Lock:
 
     @asynccontextmanager
     async def held(self, left_s: float | None) -> AsyncGenerator[None]:
-        """Hold it.
-
-        Args:
-            left_s: Seconds that the run has left, after which it waits no longer; `None`: any.
-
-        Raises:
-            DeadlineExceeded: another one held it until then.
-        """
+        """Hold it; a `DeadlineExceeded` where another one does for all the run has left."""
         lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         async with in_time(left_s):
             await lock.acquire()
@@ -57,11 +50,7 @@ class Lock:
 
 @asynccontextmanager
 async def in_time(left_s: float | None, said: str = "the run's time is up") -> AsyncGenerator[None]:
-    """Do something within the seconds that a run has left; `None`: without a limit.
-
-    Raises:
-        DeadlineExceeded: they are over; with what is to be said then.
-    """
+    """Do something within the seconds that a run has left, or raise a `DeadlineExceeded`."""
     limit = asyncio.timeout(left_s)
     try:
         async with limit:
@@ -94,10 +83,7 @@ async def map_async(
 ) -> list[T]:
     """Call a function with each item, a few at once, and give what it returns in their order.
 
-    Args:
-        function: What is called.
-        items: They are taken one by one, as earlier calls end.
-        max_concurrency: Calls at once.
+    Items are taken one by one, as earlier calls end.
     """
     found: dict[int, T] = {}
     left = iter(enumerate(items))
@@ -141,12 +127,7 @@ _started: list[_Loop] = []
 
 
 def beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Do something asynchronous in the loop of a thread of its own, and wait for it here.
-
-    Raises:
-        ConfigError: it is called in that loop, which would wait for itself.
-        Exception: whatever `work` raises.
-    """
+    """Do something asynchronous in the loop of a thread of its own, and wait for it here."""
     with _lock:
         if not _started or not _started[-1].is_alive():  # a forked process has no threads
             _started.append(_Loop())
@@ -166,12 +147,7 @@ def beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def iterated(source: AsyncGenerator[T]) -> Generator[T]:
-    """Give what a generator gives where nothing is awaited; it is closed where the loop is left.
-
-    Raises:
-        ConfigError: see `beside`.
-        Exception: whatever the generator raises.
-    """
+    """Give what a generator gives where nothing is awaited; it is closed where the loop is left."""
     end = object()
 
     async def following() -> T | object:

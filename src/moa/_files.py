@@ -32,13 +32,7 @@ def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
     """Write a file in place of the one that is there, whole or not at all.
 
     What is there keeps its mode, and what is no plain file, such as `/dev/stdout`, is written to.
-
-    Args:
-        path: The file.
-        private: Whether a new one can be read by its owner alone, as what models wrote should.
-
-    Raises:
-        OSError: it can't be written; nothing is left of it then.
+    A new one that is `private` can be read by its owner alone, as what models wrote should.
     """
     target = path.resolve()
     there = target.exists()
@@ -69,14 +63,9 @@ def replace_text(path: Path, text: str, *, private: bool = True) -> None:
 def load_model(
     path: str | Path, kind: type[M], *, what: str, maker: str, error: type[MoaError] = ConfigError
 ) -> M:
-    """Read a value that was saved as JSON.
+    """Read a value that was saved as JSON: `what`, in words, that the command `maker` makes.
 
-    Args:
-        path: The file.
-        kind: What is in it.
-        what: The same in words, as in `calibration`.
-        maker: The command that makes one.
-        error: Raised where the file is missing, can't be read, or holds something else.
+    An `error` is raised where the file is missing, can't be read, or holds something else.
     """
     from pydantic import ValidationError
 
@@ -106,11 +95,7 @@ def save_text(path: str | Path, text: str, *, error: type[MoaError] = ConfigErro
 
 
 def make_private(path: Path) -> None:
-    """Make a file that its owner alone can read; one that is there stays as it is.
-
-    Raises:
-        OSError: it can't be made or opened.
-    """
+    """Make a file that its owner alone can read; one that is there stays as it is."""
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
@@ -118,17 +103,9 @@ class LineFile:
     """A file of JSON lines that one process at a time adds to.
 
     It is a context manager: entered, it is locked against other processes of this user; left empty,
-    it is removed. A new file can be read by its owner alone (mode 0600).
-
-    Args:
-        path: Made where it isn't there. Its name ends in `.jsonl`.
-        existing: What is done with lines that are there: `refuse` raises, `resume` goes on behind
-            them, `overwrite` drops them when the first line is added.
-        source: The file that is read meanwhile; `None`: none is.
-
-    Raises:
-        ConfigError: when it is entered: another process writes it, it has lines that are to be
-            refused, it is `source`, or it can't be written.
+    it is removed. A new file can be read by its owner alone (mode 0600). Of the lines that are
+    there, `refuse` raises, `resume` goes on behind them, and `overwrite` drops them when the first
+    one is added. `source` is the file that is read meanwhile.
     """
 
     def __init__(
@@ -172,9 +149,7 @@ class LineFile:
         """Give the number of each line that is there, where it starts, and what stands in it.
 
         What a killed process left of a last line is removed. There are none but with `resume`.
-
-        Raises:
-            ConfigError: a line is no JSON object, or can't be read; the file is closed then.
+        Where a line is no JSON object, or can't be read, the file is closed.
         """
         if self._existing != "resume":
             return
@@ -200,8 +175,7 @@ class LineFile:
     def add(self, values: Mapping[str, object]) -> int:
         """Write one line, and give where it starts: it has left this process by then.
 
-        Raises:
-            ConfigError: the disk is full, or gone; the lines before it are whole.
+        Where the disk is full, or gone, the lines before it are whole.
         """
         data = f"{dumped(values)}\n".encode()
         if self._existing == "overwrite":
@@ -249,16 +223,7 @@ class LineFile:
 
 
 def check_lines(path: Path, *, existing: Existing, source: str | None = None) -> None:
-    """Make sure that a file is one to add lines to, and leave it as it is.
-
-    Args:
-        path: The file.
-        existing: What is done with lines that are there.
-        source: The file that is read meanwhile; `None`: none is.
-
-    Raises:
-        ConfigError: it isn't called `.jsonl`, is `source`, or has lines that are to be refused.
-    """
+    """Make sure that a file is one to add lines to, and not the one that is read meanwhile."""
     if path.suffix != ".jsonl":
         raise ConfigError(f"{path} would hold JSON Lines: call it {path.with_suffix('.jsonl')}")
     if not path.exists():

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from moa.errors import (
     BudgetExceeded,
@@ -24,6 +24,7 @@ from moa.errors import (
     EndpointUnavailable,
     MoaError,
 )
+from moa.journal import Place
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import (
     NOTHING,
@@ -36,9 +37,6 @@ from moa.usage import (
     Tier,
     Usage,
 )
-
-if TYPE_CHECKING:
-    from moa.journal import Place
 
 _logger = logging.getLogger(__name__)
 _NOTHING_CHARGED: Mapping[str, Usage] = {}
@@ -208,7 +206,7 @@ class RunContext:
             if level.keep_notes:
                 level._notes.append(written)
 
-    def charge(self, usage: Usage, *, back: bool = False, within: RunContext | None = None) -> None:
+    def charge(self, usage: Usage, *, back: bool = False, within: object = None) -> None:
         """Count what was spent before, here and in every parent; with `back`, count it no more.
 
         Args:
@@ -218,7 +216,7 @@ class RunContext:
         """
         levels = list(self._lineage())
         if within is not None:
-            levels = levels[: levels.index(within) + 1]
+            levels = levels[: levels.index(cast("RunContext", within)) + 1]
         with self._lock:
             for part, spent in usage.parts.items():
                 amount = -spent if back else spent
@@ -231,7 +229,7 @@ class RunContext:
                         level._calls[part.tier] = level._calls.get(part.tier, 0) + amount.calls
 
     def recall(
-        self, key: str, usage: Usage, notes: Iterable[Note], *, within: RunContext | None = None
+        self, key: str, usage: Usage, notes: Iterable[Note], *, within: object = None
     ) -> None:
         """Count a call that was made before, and keep its notes where they are not kept yet.
 
@@ -246,7 +244,7 @@ class RunContext:
             if level.keep_notes and key not in level.charged:
                 level._notes.extend(notes)
 
-    def is_within(self, other: RunContext) -> bool:
+    def is_within(self, other: object) -> bool:
         """Whether what is spent here is spent there too."""
         return any(level is other for level in self._lineage())
 
@@ -330,7 +328,8 @@ class RunContext:
             refused = self._refusal([(tier, estimate)])
             if refused is None:
                 return self._set_aside(part, estimate, price)
-            raise self._exceeded(part, *refused)
+            level, passed = refused
+            raise level._exceeded(part, passed)
 
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
         """Name the first limit, here or above, that further calls together would pass.
@@ -363,9 +362,7 @@ class RunContext:
     ) -> tuple[RunContext, str] | None:
         """Find the first level, from here up, with a limit that calls would pass, and which.
 
-        Args:
-            planned: The tier of each, and what it is expected to take.
-            when_settled: Whether calls in flight count as calls alone: they may take nothing.
+        `when_settled`, calls in flight count as calls alone: they may take nothing.
         """
         if not self._limited:
             return None
@@ -449,26 +446,23 @@ class RunContext:
 
         smallest = shorter(least) if cuttable else estimate
         if self._refusal([(part.tier, smallest)], when_settled=True) is None:
-            if any(not flight.waits for flight in level._flights):
-                level._queue(waiter)
+            if level._queued(waiter):
                 return None
             fitting = bisect_left(range(least, estimate.output_tokens), True, key=is_refused)
             if fitting:
                 return self._set_aside(part, shorter(least + fitting - 1), price)
             above = self._refusal([(part.tier, smallest)])
-            if above is not None and any(not flight.waits for flight in above[0]._flights):
-                above[0]._queue(waiter)
+            if above is not None and above[0]._queued(waiter):
                 return None
-        raise self._exceeded(part, level, passed)
+        raise level._exceeded(part, passed)
 
-    @staticmethod
-    def _exceeded(part: Part, level: RunContext, passed: str) -> BudgetExceeded:
-        level._used_up = True
+    def _exceeded(self, part: Part, passed: str) -> BudgetExceeded:
+        self._used_up = True
         _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
         return BudgetExceeded(
-            f"{level.node or 'run'}: the next call would pass the budget: {passed}. "
+            f"{self.node or 'run'}: the next call would pass the budget: {passed}. "
             "It was not sent; give a larger budget to go on",
-            spent=Usage(dict(level._spent)),
+            spent=Usage(dict(self._spent)),
         )
 
     def _usual(self, part: Part, estimate: Amount) -> int:
@@ -505,11 +499,15 @@ class RunContext:
             level._flights.discard(reservation)
             level._wake_first()
 
-    def _queue(self, waiter: _Waiter) -> None:
+    def _queued(self, waiter: _Waiter) -> bool:
+        """Let a call wait for those in flight that can settle before it; whether there are any."""
+        if all(flight.waits for flight in self._flights):
+            return False
         if waiter.level is not self:
             self._leave_queue(waiter)
             waiter.level = self
             self._waiters.append(waiter)
+        return True
 
     def _leave_queue(self, waiter: _Waiter) -> None:
         if waiter.level is not None:
@@ -535,7 +533,7 @@ class Reservation:
     the server refused or that never reached it, the call alone.
     """
 
-    __slots__ = ("_context", "_price", "_settled", "_start", "estimate", "part", "waits")
+    __slots__ = ("_context", "_price", "_start", "estimate", "part", "settled", "waits")
 
     def __init__(self, context: RunContext, part: Part, estimate: Amount, price: Price) -> None:
         self.part = part
@@ -545,27 +543,23 @@ class Reservation:
         """How many calls that are made within this one wait, so that it can't settle."""
         self._context = context
         self._price = price
-        self._settled = False
+        self.settled = False
+        """Whether it has been charged, or released."""
         self._start = time.perf_counter()
         _within.set((*_open_around(), self))
 
-    @property
-    def settled(self) -> bool:
-        """Whether it has been charged."""
-        return self._settled
-
     def settle(self, actual: Amount) -> None:
         """Charge what was really used, once; `seconds` is filled in where it is zero."""
-        assert not self._settled, "a reservation is settled once"
-        self._settled = True
+        assert not self.settled, "a reservation is settled once"
+        self.settled = True
         if not actual.seconds:
             actual = replace(actual, seconds=time.perf_counter() - self._start)
         self._context._settle(self, actual)  # pyright: ignore[reportPrivateUsage]
 
     def release(self) -> None:
         """Charge nothing, once: nobody was asked."""
-        assert not self._settled, "a reservation is settled once"
-        self._settled = True
+        assert not self.settled, "a reservation is settled once"
+        self.settled = True
         self._context._release(self)  # pyright: ignore[reportPrivateUsage]
 
     def __enter__(self) -> Reservation:
@@ -577,7 +571,7 @@ class Reservation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._settled:
+        if self.settled:
             return
         if isinstance(error, ConfigError) or (
             isinstance(error, EndpointRejected | EndpointUnavailable) and not error.begun

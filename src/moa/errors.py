@@ -1,31 +1,6 @@
 """Every error `moa` raises.
 
-* MoaError                      `retryable` says whether asking again can help, `recoverable`
-                                whether another node may do better
-  x ConfigError                 the caller wrote something that cannot work
-    + WiringError               a graph whose nodes do not fit together
-    + CapabilityError           an endpoint was given a job that it cannot do
-    + MissingDependency         an optional package is not installed
-    + ModelNotFound             the weights of a local model could not be had, or not be loaded
-    + NotResumable              a node asks people, in a run of which nothing is kept
-    + CalibrationError          a calibration belongs to another model or question, or is broken
-  x InputError                  a value does not fit the node, or the file, it was given to
-    + MalformedRow              a line of a file is no row
-  x StoreError                  what is kept from one run to the next can't be read or written
-  x EndpointError               a request to an endpoint failed
-    + EndpointTimeout           retryable: no complete answer in time
-    + EndpointUnavailable       retryable: refused, connection lost, 429, 5xx
-    + InvalidResponse           retryable: not its protocol (HTML, half a JSON, nothing)
-    + EndpointRejected          3xx, 4xx: the request is wrong, too long, or sent elsewhere
-      - EndpointUnauthorized    401, 403: the key is missing or wrong
-      - EndpointUnsupported     501, or a route that is not there: this server cannot do it
-  x OutputError                 the model answered, but not with a valid output
-  x Unanswered                  a label was read from a question that was refused or left out
-  x NodeError                   a plain function in a graph raised
-  x QuorumNotMet                too few of several nodes answered
-  x GuardFailed                 a guard could not look at a text, so nothing was sent
-  x BudgetExceeded              a limit of the `Budget` would be passed
-  x DeadlineExceeded            the run's time is up
+`retryable` says whether asking again can help, `recoverable` whether another node may do better.
 """
 
 from __future__ import annotations

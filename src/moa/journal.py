@@ -10,57 +10,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cache, partial
-from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-import moa.errors
-from moa.context import RunContext
-from moa.errors import (
-    BudgetExceeded,
-    DeadlineExceeded,
-    EndpointError,
-    MoaError,
-    NotResumable,
-    OutputError,
-    QuorumNotMet,
-    StoreError,
-)
-from moa.trace import Note
-from moa.usage import Amount, Part, Usage
-
-T = TypeVar("T")
-JSON = Any
-"""What JSON can hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Form(Generic[T]):
-    """How a value is written as JSON, and read back."""
-
-    dump: Callable[[T], JSON]
-    load: Callable[[JSON], T]
-
-
-def form_of(kind: type[T]) -> Form[T]:
-    """Write and read values of a type as pydantic does."""
-
-    @cache  # few runs keep anything, and building it takes longer than importing this
-    def adapter() -> TypeAdapter[T]:
-        return TypeAdapter(kind)
-
-    return Form(
-        lambda value: adapter().dump_python(value, mode="json"),
-        lambda written: adapter().validate_python(written),
-    )
-
-
-PLAIN: Form[Any] = Form(lambda value: value, lambda value: value)
-"""Of what is JSON already."""
+from moa.errors import BudgetExceeded, DeadlineExceeded, NotResumable, QuorumNotMet
+from moa.usage import Usage
 
 
 class Key:
@@ -90,6 +46,9 @@ class Journal:
         context: What is spent in it is counted; `None`: all that is kept.
     """
 
+    charges_all = True
+    """Whether a call that is found is charged to all contexts, or up to `context` alone."""
+
     def __init__(
         self,
         name: str = "",
@@ -97,7 +56,7 @@ class Journal:
         *,
         write: Callable[[str, str], Awaitable[None]] | None = None,
         inside: Callable[[str], AbstractContextManager[object]] | None = None,
-        context: RunContext | None = None,
+        context: object = None,
     ) -> None:
         self.name = name
         self.kept = dict(kept or {})
@@ -148,10 +107,6 @@ class Journal:
     async def flush(self) -> None:
         """Write what is kept and not written yet, where that may wait until the next call."""
 
-    def recall(self, inner: RunContext, key: str, usage: Usage, notes: Sequence[Note]) -> None:
-        """Count a call that was found in the context that it would have been made in."""
-        inner.recall(f"{self.name}/{key}", usage, notes)
-
     async def fail(self, error: Exception) -> None:
         """Keep that the run has failed, so that what its error came from is asked anew.
 
@@ -188,20 +143,16 @@ class Place:
         """Errors that left places within, and what is to blame for each."""
 
     def inside(self, path: str, request: object) -> AbstractContextManager[Place]:
-        """Enter a place in this one, unless it is the same.
-
-        Args:
-            path: Of the node that runs there.
-            request: What it is given.
-        """
+        """Enter the place of a node and what it is given, unless it is this one."""
         if path == self.path and (
             request is self.request or digest(request) == digest(self.request)
         ):
             return nullcontext(self)
-        return self._entered(path, request)
+        return self.entered(path, request)
 
     @contextmanager
-    def _entered(self, path: str, request: object) -> Generator[Place]:
+    def entered(self, path: str, request: object) -> Generator[Place]:
+        """Enter a place in this one."""
         place, inside = Place(self.journal, path, request, self), self.journal.inside
         try:
             with inside(self.journal.numbered(digest(path, request))) if inside else nullcontext():
@@ -225,165 +176,12 @@ class Place:
         within = [calls for one, calls in self._failed if one in chain]
         return {*self.own_calls}.union(*(within or [calls for _, calls in self._failed]))
 
-    def call(self, context: RunContext, what: str, request: object) -> Call:
-        """Look a call up, before it is made.
-
-        Args:
-            context: Of who makes it.
-            what: Its kind, and who is asked.
-            request: What is asked.
-        """
-        key = self.journal.key(context.node, what, request)
-        self.own_calls.append(key)
-        return Call(self, context, key)
-
-    async def once(
-        self,
-        context: RunContext,
-        what: str,
-        request: object,
-        form: Form[T],
-        ask: Callable[[RunContext], Awaitable[T]],
-    ) -> T:
-        """Make a call, or give what is kept of it: its answer, or the error that it ended with.
-
-        Args:
-            context: Of who makes it.
-            what: Its kind, and who is asked.
-            request: What is asked.
-            form: Of the answer.
-            ask: Makes it, in the context that it is given.
-        """
-        call = self.call(context, what, request)
-        if call.is_kept:
-            return call.found(form)
-        async with call:
-            answer = await ask(call.inner)
-        await call.keep(form.dump(answer))
-        return answer
-
-    async def run(
-        self,
-        path: str,
-        request: object,
-        context: RunContext,
-        form: Form[T] | None,
-        node: Callable[[RunContext], Awaitable[T]],
-    ) -> T:
-        """Run a node of a graph in a place of its own, or give what is kept of its output.
-
-        Args:
-            path: Of the node.
-            request: What it is given.
-            context: What it runs in.
-            form: Of its output; `None`: what it asks is kept, and the output is not.
-            node: Runs it, in the context that it is given.
-        """
-        call = Call(self, context, self.journal.key(context.node, path, request))
-        if form and call.is_kept:
-            return call.found(form)
-        with self._entered(path, request) as place:
-            call.inner.journal = place
-            output = await node(call.inner)
-        if form:
-            await call.keep(form.dump(output), calls=place.calls)
-        return output
-
     def count(self, keys: Sequence[Key | str]) -> None:
         """Count calls as made in this place, and so in those around it."""
         place: Place | None = self
         while place is not None:
             place.calls += keys
             place = place.around
-
-
-class Call:
-    """One call, as it is kept. Around the call itself, it keeps the error of an endpoint or model.
-
-    Args:
-        place: Where it is made.
-        context: Of who makes it.
-        key: Under which it is kept.
-    """
-
-    def __init__(self, place: Place, context: RunContext, key: Key) -> None:
-        self.place = place
-        self.key = key
-        self.inner = context.nested()
-        """What it is made in, so that all of it is counted, and nothing in it kept once more."""
-        self.inner.journal = None
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it was made before."""
-        kept = self.place.journal.kept
-        return bool(kept) and str(self.key) in kept
-
-    @property
-    def _is_counted(self) -> bool:
-        run = self.place.journal.context
-        return run is None or self.inner.is_within(run)
-
-    def found(self, form: Form[T]) -> T:
-        """Give its answer, and count what it took.
-
-        Raises:
-            StoreError: what is kept can't be read.
-            MoaError: it ended with that.
-        """
-        journal, own = self.place.journal, str(self.key)
-        try:
-            record = _RECORD.validate_json(journal.kept[own])
-            value = None if record.error else form.load(record.value)
-            error = record.error and _error_of(*record.error)
-        except (ValueError, TypeError) as fault:
-            raise StoreError(f"what the thread keeps can't be read: {fault}") from fault
-        journal.recall(self.inner, own, record.spent, record.notes)
-        journal.found += len(record.calls)
-        if self._is_counted:
-            for key in record.calls:
-                journal.paid[key] = record.spent if key == own else _spent(journal.kept[key])
-            self.place.count(record.calls)
-        if error:
-            self.place.failed_calls.append((error, self.key))
-            raise error
-        return cast("T", value)
-
-    async def keep(self, value: JSON, *, calls: Sequence[Key | str] | None = None) -> None:
-        """Keep its answer.
-
-        Args:
-            value: The answer.
-            calls: Keys of the calls in it, which are counted already; `None`: it is one itself.
-        """
-        await self._keep(value, None, calls)
-
-    async def __aenter__(self) -> Call:
-        await self.place.journal.flush()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, EndpointError | OutputError) and _is_known(error):
-            self.place.failed_calls.append((error, self.key))
-            await self._keep(None, (type(error).__name__, str(error), vars(error)), None)
-
-    async def _keep(
-        self, value: JSON, error: _Error | None, calls: Sequence[Key | str] | None
-    ) -> None:
-        journal, usage, notes = self.place.journal, self.inner.usage, self.inner.trace
-        own = calls is None
-        if calls is None:
-            calls = [self.key]
-            if self._is_counted:
-                journal.paid[self.key] = usage
-        await journal.keep_call(self.key, partial(_written, value, error, usage, notes, calls))
-        if own and self._is_counted:  # the places around it may name only what is kept
-            self.place.count(calls)
 
 
 def digest(*what: object) -> str:
@@ -414,14 +212,6 @@ def _ordered(value: object) -> object:
             return value
 
 
-def interrupts_of(error: BaseException) -> Sequence[Any]:
-    """Give what a node asks people, where that is why it stopped; LangGraph raises it so."""
-    kind = type(error)
-    if kind.__name__ != "GraphInterrupt" or not kind.__module__.startswith("langgraph."):
-        return ()
-    return cast("Sequence[Any]", error.args[0])
-
-
 def behind(error: BaseException) -> Sequence[BaseException]:
     """Give an error, and all that it was raised from, or put together of."""
     found = [error]
@@ -435,28 +225,12 @@ def behind(error: BaseException) -> Sequence[BaseException]:
     return found
 
 
-def explained(error: Exception, node: str) -> Exception:
-    """Say what to do where a node asks people in a run that can't be resumed.
-
-    Any other error is given back.
-    """
-    outside = isinstance(error, RuntimeError) and str(error).startswith("Called get_config outside")
-    if outside or (isinstance(error, KeyError) and error.args == ("__pregel_scratchpad",)):
-        return not_resumable(node)
-    return error
-
-
-def not_resumable(who: str) -> NotResumable:
-    """Say what to do where people are asked in a run of which nothing is kept.
-
-    Args:
-        who: Asks, or what is asked.
-    """
-    return NotResumable(
-        f"{who}: people may be asked, and nothing of this run is kept until they answer. "
-        "Run it as graph.compile(checkpointer=…).ainvoke(request, "
-        '{"configurable": {"thread_id": …}}), and go on by Command(resume=answer)'
-    )
+def interrupts_of(error: BaseException) -> Sequence[Any]:
+    """Give what a node asks people, where that is why it stopped; LangGraph raises it so."""
+    kind = type(error)
+    if kind.__name__ != "GraphInterrupt" or not kind.__module__.startswith("langgraph."):
+        return ()
+    return cast("Sequence[Any]", error.args[0])
 
 
 def together(errors: Sequence[Exception]) -> Exception:
@@ -464,46 +238,18 @@ def together(errors: Sequence[Exception]) -> Exception:
     return type(errors[0])(tuple(asked for error in errors for asked in interrupts_of(error)))
 
 
-_Error = tuple[str, str, dict[str, Any]]
-"""Class, text and attributes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    value: JSON
-    error: _Error | None
-    usage: Sequence[tuple[Part, Amount]]
-    notes: Sequence[Note]
-    calls: Sequence[str]
-
-    @property
-    def spent(self) -> Usage:
-        return Usage(dict(self.usage))
-
-
-_RECORD = TypeAdapter(_Record)
-
-
-def _written(
-    value: JSON,
-    error: _Error | None,
-    usage: Usage,
-    notes: Sequence[Note],
-    calls: Sequence[Key | str],
-) -> str:
-    record = _Record(value, error, [*usage.parts.items()], notes, [str(key) for key in calls])
-    return _RECORD.dump_json(record).decode()
-
-
-def _spent(record: str) -> Usage:
-    return _RECORD.validate_json(record).spent
-
-
-def _is_known(error: MoaError) -> bool:
-    return getattr(moa.errors, type(error).__name__, None) is type(error)
-
-
-def _error_of(kind: str, text: str, attributes: Mapping[str, Any]) -> MoaError:
-    error: MoaError = getattr(moa.errors, kind).__new__(getattr(moa.errors, kind), text)
-    vars(error).update(attributes)
+def explained(error: Exception, node: str) -> Exception:
+    """Say what to do where a node asks people in a run that can't be resumed, or give it back."""
+    outside = isinstance(error, RuntimeError) and str(error).startswith("Called get_config outside")
+    if outside or (isinstance(error, KeyError) and error.args == ("__pregel_scratchpad",)):
+        return not_resumable(node)
     return error
+
+
+def not_resumable(who: str) -> NotResumable:
+    """Say what to do where somebody asks people in a run of which nothing is kept."""
+    return NotResumable(
+        f"{who}: people may be asked, and nothing of this run is kept until they answer. "
+        "Run it as graph.compile(checkpointer=…).ainvoke(request, "
+        '{"configurable": {"thread_id": …}}), and go on by Command(resume=answer)'
+    )

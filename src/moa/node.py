@@ -125,18 +125,7 @@ async def streamed(
     context: RunContext | None = None,
     /,
 ) -> AsyncGenerator[Event | Result[Out]]:
-    """Run, and tell what happens while it happens. The result comes last.
-
-    Leaving the loop early cancels the run.
-
-    Args:
-        run: Of a node.
-        request: The input.
-        context: Budget, deadline and ledger; `None` starts one without limits.
-
-    Raises:
-        MoaError: as `run`.
-    """
+    """Run, and tell what happens while it happens; see `NodeBase.stream`."""
     seen: asyncio.Queue[Event | None] = asyncio.Queue()
     outer = run_context(context)
     inner = outer.nested()

@@ -154,10 +154,22 @@ class _Typed(BaseModel):
     def _unanswered(self) -> Unanswered:
         return Unanswered(self.question or type(self).__name__, status=self.status)
 
-    def _to(self, question: Question) -> Self:
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """Read an endpoint's answer."""
+        taken = ("status", "source", "accepted", "label_mass", "doubtful")
+        fields: dict[str, Any] = {name: getattr(answer, name) for name in taken}
+        if answer.status == "answered":
+            fields |= cls._said_in(answer)
+        typed = cls(probabilities=answer.named(), **fields)
         # No field, so that what comes back from JSON equals what was written.
-        object.__setattr__(self, "question", question.name)
-        return self
+        object.__setattr__(typed, "question", answer.question.name)
+        return typed
+
+    @classmethod
+    def _said_in(cls, answer: Answer) -> dict[str, Any]:
+        """Give the fields of what was answered."""
+        raise NotImplementedError
 
 
 class Predicate(_Typed):
@@ -191,10 +203,8 @@ class Predicate(_Typed):
         return self.probabilities.get("yes")
 
     @classmethod
-    def of(cls, answer: Answer) -> Self:
-        """Read an endpoint's answer."""
-        picked = None if answer.status != "answered" else answer.best == 0
-        return cls(value=picked, **_shared(answer))._to(answer.question)
+    def _said_in(cls, answer: Answer) -> dict[str, Any]:
+        return {"value": answer.best == 0}
 
 
 class Choice(_Typed, Generic[L]):
@@ -227,12 +237,8 @@ class Choice(_Typed, Generic[L]):
         return NONE_OF_THESE if self.label is None else _name(self.label)
 
     @classmethod
-    def of(cls, answer: Answer) -> Self:
-        """Read an endpoint's answer."""
-        picked: Any = None
-        if answer.status == "answered":
-            picked = answer.question.options[answer.best].value
-        return cls(label=picked, **_shared(answer))._to(answer.question)
+    def _said_in(cls, answer: Answer) -> dict[str, Any]:
+        return {"label": answer.question.options[answer.best].value}
 
 
 class Score(_Typed):
@@ -271,25 +277,11 @@ class Score(_Typed):
         return self.level
 
     @classmethod
-    def of(cls, answer: Answer) -> Self:
-        """Read an endpoint's answer."""
-        if answer.status != "answered":
-            return cls(status=answer.status, source=answer.source)._to(answer.question)
-        if answer.probabilities is None:
-            expected = float(answer.best)
-        else:
+    def _said_in(cls, answer: Answer) -> dict[str, Any]:
+        expected = float(answer.best)
+        if answer.probabilities is not None:
             expected = sum(level * p for level, p in enumerate(answer.probabilities))
-        return cls(
-            value=expected,
-            level=answer.question.options[answer.best].name,
-            **_shared(answer),
-        )._to(answer.question)
-
-
-def _shared(answer: Answer) -> dict[str, Any]:
-    """Give what every typed answer takes over."""
-    taken = ("status", "source", "accepted", "label_mass", "doubtful")
-    return {name: getattr(answer, name) for name in taken} | {"probabilities": answer.named()}
+        return {"value": expected, "level": answer.question.options[answer.best].name}
 
 
 def predicate(text: str, *, yes: str | None = None, no: str | None = None) -> Any:
@@ -406,8 +398,7 @@ def questions_in(output: object) -> tuple[str, ...]:
 def accepted_in(output: object) -> bool | None:
     """Whether an answer is accepted, as it says itself; of several questions all must be.
 
-    Returns:
-        `None` where it doesn't say, since nothing calibrated gave it.
+    `None` where it doesn't say, since nothing calibrated gave it.
     """
     names = questions_in(output)
     answers = [getattr(output, name) for name in names] if names else [output]
@@ -419,11 +410,7 @@ def accepted_in(output: object) -> bool | None:
 
 
 def can_be_accepted(kind: object) -> bool:
-    """Whether values of a type may say if they are accepted; of other than models that isn't known.
-
-    Args:
-        kind: The type of an answer, or of a model of answers.
-    """
+    """Whether values of a type may say if they are accepted; where it is no model: perhaps."""
     if not isinstance(kind, type):
         return True
     fields: Mapping[str, FieldInfo] = getattr(kind, "model_fields", {})
@@ -461,8 +448,7 @@ def _choices(kind: Any, extra: Mapping[str, Any]) -> tuple[Option, ...]:
 def labels_typed(kind: type[Choice[Any]]) -> tuple[tuple[object, ...] | None, bool]:
     """Give the labels that a type of `Choice` tells, and whether "none of these" is one more.
 
-    Returns:
-        `None` for labels that are words.
+    Labels that are words are `None`.
     """
     args = kind.__pydantic_generic_metadata__["args"]
     parts = _parts_of(args[0]) if args else ()

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from moa.batch import Item, Row, map_rows
 from moa.config import Config, load
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
-from moa.errors import ConfigError, MissingDependency, MoaError, NodeError
+from moa.errors import ConfigError, MoaError, NodeError, needed
 from moa.graphs.loading import load_graph
 from moa.node import Node, Result
 from moa.node_base import NodeBase
@@ -109,16 +109,12 @@ def map_dataset(
 
 
 class Mapped:
-    """What comes out of `map_dataset`.
-
-    Args:
-        rows: A Dataset, which is worked on when it is read: each time, so write or `materialize` it
-            once. `COLUMNS` says what it holds.
-        ledger: Keeps what was spent.
-    """
+    """What comes out of `map_dataset`."""
 
     def __init__(self, rows: Dataset, ledger: Any) -> None:
         self.rows = rows
+        """A Dataset, which is worked on when it is read: each time, so write or `materialize` it
+        once. `COLUMNS` says what it holds."""
         self._ledger = ledger
 
     def usage(self) -> Usage:
@@ -130,16 +126,8 @@ class Mapped:
 class RayNode(NodeBase[Any, Any]):
     """A graph whose runs are spread over workers on a Ray cluster; `moa run --ray` maps it.
 
-    Args:
-        node: The same graph, as it was built here: it says what is taken.
-        graph: See `map_dataset`, as for `config`.
-        config: Endpoints and tables.
-        max_concurrency: Maximum number of runs at once, over all workers.
-        budget: Over all workers.
-
-    Raises:
-        ConfigError: no worker can build the graph.
-        MissingDependency: Ray isn't installed.
+    `node` is the same graph, as it was built here, which says what is taken. Of the rest see
+    `map_dataset`; at most `max_concurrency` runs go on at once, over all workers.
     """
 
     def __init__(
@@ -227,12 +215,7 @@ class _Remote:
 
 
 def connect(address: str) -> None:
-    """Join the Ray cluster at an address; an empty one: `$RAY_ADDRESS`, or start one here.
-
-    Raises:
-        ConfigError: there is none.
-        MissingDependency: Ray isn't installed.
-    """
+    """Join the Ray cluster at an address; an empty one: `$RAY_ADDRESS`, or start one here."""
     ray = _ray()
     if ray.is_initialized():
         return
@@ -252,13 +235,7 @@ def connect(address: str) -> None:
 
 
 class Ledger:
-    """Adds up what workers spend, and hands out shares of what they may.
-
-    Args:
-        limits: Over all of them.
-        workers: How many there are.
-        clock: Tells the seconds.
-    """
+    """Adds up what workers spend, and hands out shares of what they may."""
 
     def __init__(
         self, limits: Limits, workers: int, clock: Callable[[], float] = time.monotonic
@@ -275,9 +252,7 @@ class Ledger:
     def share(self, worker: str, lacking: Limits) -> Limits | Literal["wait"] | None:
         """Take out a share that holds what a call lacks.
 
-        Returns:
-            `wait`: others may give back what they don't need. `None`: too little is left, and none
-            of them can.
+        `wait`: others may give back what they don't need. `None`: too little is left, and none can.
         """
         now = self._clock()
         if any(self._left[name] < needed for name, needed in lacking.items()):
@@ -339,7 +314,7 @@ class _Worker:
         self._max_concurrency = max_concurrency
         self._node, reference = _built(graph, config)
         self._context = RunContext(
-            budget=_budget(dict.fromkeys(limited, 0)), reference=reference, keep_notes=False
+            budget=Budget(**dict.fromkeys(limited, 0)), reference=reference, keep_notes=False
         )
         me = ref(self)  # a circle would keep `__del__` from its time
         if limited:
@@ -414,20 +389,12 @@ class _Worker:
 
     def _grow(self, share: Limits) -> None:
         held = _limits(self._context.budget)
-        self._context.budget = _budget({name: held[name] + part for name, part in share.items()})
+        self._context.budget = Budget(**{name: held[name] + part for name, part in share.items()})
 
 
 def _limits(budget: Budget) -> Limits:
-    given = ((one.name, getattr(budget, one.name)) for one in fields(budget))
-    return {
-        name: Decimal(str(limit)) if name == "cost" else limit
-        for name, limit in given
-        if limit is not None
-    }
-
-
-def _budget(limits: Limits) -> Budget:
-    return Budget(**limits)
+    cost = {} if budget.cost is None else {"cost": Decimal(str(budget.cost))}
+    return budget.limits | cost
 
 
 def _part(left: Any, parts: int) -> Any:
@@ -451,11 +418,7 @@ def _tried(graph: Build, config: Config | None) -> str | None:
 
 
 def _made_of(graph: Build, config: Config | str | Path | None) -> tuple[Build, Config | None]:
-    """Give what workers build their graphs of, once one of them has tried to.
-
-    Raises:
-        ConfigError: it can't be sent to it, or the graph can't be built there.
-    """
+    """Give what workers build their graphs of, once one of them has tried to."""
     ray = _ray()
     if callable(getattr(graph, "run", None)):
         raise ConfigError(
@@ -501,8 +464,6 @@ def _cells(item: Item[Any]) -> dict[str, str | float | None]:
 
 
 def _ray() -> Any:
-    try:
+    with needed("ray", extra="ray", purpose="to run on a cluster"):
         import_module("ray.data")
         return import_module("ray")
-    except ImportError as error:
-        raise MissingDependency("ray", extra="ray", purpose="to run on a cluster") from error

@@ -1,4 +1,4 @@
-"""What a run consumed, what that costs, and the limits on it."""
+"""Usage: what a run consumed, what that costs, and the limits on it."""
 
 from __future__ import annotations
 
@@ -67,17 +67,7 @@ class Amount:
         )
 
     def __neg__(self) -> Amount:
-        return Amount(
-            calls=-self.calls,
-            input_tokens=-self.input_tokens,
-            cached_input_tokens=-self.cached_input_tokens,
-            output_tokens=-self.output_tokens,
-            priced_cost=-self.priced_cost,
-            unpriced_calls=-self.unpriced_calls,
-            seconds=-self.seconds,
-            joules=-self.joules,
-            tool_calls=-self.tool_calls,
-        )
+        return Amount(**{one.name: -getattr(self, one.name) for one in fields(self)})
 
 
 NOTHING = Amount()
@@ -327,18 +317,19 @@ class Budget:
     """Most tools that models have used."""
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            limit: object = getattr(self, one.name)
+        for name, limit in self.limits.items():
             # As a float, since a Decimal that is no number can't be compared.
-            if limit is not None and not (
-                isinstance(limit, Decimal | float | int) and float(limit) >= 0
-            ):
-                raise ConfigError(f"Budget({one.name}={limit!r}): a limit is a number from 0 on")
+            if not (isinstance(limit, Decimal | float | int) and float(limit) >= 0):
+                raise ConfigError(f"Budget({name}={limit!r}): a limit is a number from 0 on")
 
     def __repr__(self) -> str:
-        limits = ((one.name, getattr(self, one.name)) for one in fields(self))
-        given = (f"{name}={limit}" for name, limit in limits if limit is not None)
-        return f"Budget({', '.join(given)})"
+        return f"Budget({', '.join(f'{name}={limit}' for name, limit in self.limits.items())})"
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Those that are on, by name."""
+        given = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return {name: limit for name, limit in given if limit is not None}
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
         """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
@@ -356,6 +347,16 @@ class Budget:
         }
         return Budget(**over) if over else None
 
+    def after(self, spent: Usage) -> Budget:
+        """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""
+        calls: dict[Tier, int] = {tier: one.calls for tier, one in spent.by_tier().items()}
+        left: dict[str, Any] = {
+            name: max(limit - value, type(limit)())
+            for name, value, limit in self._checks(spent.total, calls)
+            if limit is not None
+        }
+        return Budget(**left)
+
     def _checks(
         self, used: Amount, calls_by_tier: Mapping[Tier, int]
     ) -> tuple[tuple[str, Any, Any], ...]:
@@ -369,24 +370,6 @@ class Budget:
             ("joules", used.joules, self.joules),
             ("tool_calls", used.tool_calls, self.tool_calls),
         )
-
-    def after(self, spent: Usage) -> Budget:
-        """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""
-        used, tiers = spent.total, spent.by_tier()
-        cost = None if self.cost is None else Decimal(str(self.cost)) - used.priced_cost
-        return Budget(
-            cost=None if cost is None else max(ZERO, cost),
-            tokens=_left(self.tokens, used.tokens),
-            calls=_left(self.calls, used.calls),
-            slm_calls=_left(self.slm_calls, tiers["slm"].calls if "slm" in tiers else 0),
-            llm_calls=_left(self.llm_calls, tiers["llm"].calls if "llm" in tiers else 0),
-            joules=None if self.joules is None else max(0.0, self.joules - used.joules),
-            tool_calls=_left(self.tool_calls, used.tool_calls),
-        )
-
-
-def _left(limit: int | None, used: int) -> int | None:
-    return None if limit is None else max(0, limit - used)
 
 
 UNLIMITED = Budget()

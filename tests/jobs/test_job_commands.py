@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_job_is_run_looked_at_and_exported(
+def test_a_job_is_run_looked_at_and_exported_over_nothing_by_accident(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 1
@@ -51,15 +51,12 @@ def test_a_job_is_run_looked_at_and_exported(
     assert moa("job", "export", "nightly", "--out", "done.jsonl") == 0
     lines = [json.loads(line) for line in (folder / "done.jsonl").read_text().splitlines()]
     assert [line.get("output") for line in lines] == ["A", None, "C"]
-
-
-def test_an_export_writes_over_nothing_by_accident(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
     (folder / "done.jsonl").write_text("{}\n")
     assert moa("job", "export", "nightly", "--out", "done.jsonl") == 2
     assert (folder / "done.jsonl").read_text() == "{}\n"
+    for name in ("done.csv", "done.jsonl.gz"):
+        assert moa("job", "export", "nightly", "--out", name) == 0
+        assert (folder / name).stat().st_size
 
 
 def test_rows_that_failed_are_done_by_the_same_command_after_retry(
@@ -79,13 +76,6 @@ def test_a_job_and_a_file_of_lines_don_t_go_together(
     assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly", "--out", "x.jsonl") == 2
     assert "by moa job export" in capsys.readouterr().err
     assert not (folder / "nightly").exists()
-
-
-@pytest.mark.parametrize("name", ["done.csv", "done.jsonl.gz"])
-def test_an_export_is_written_as_its_name_says(folder: Path, name: str) -> None:
-    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
-    assert moa("job", "export", "nightly", "--out", name) == 0
-    assert (folder / name).stat().st_size
 
 
 def test_a_job_with_dead_rows_fails_also_where_nothing_is_left_to_do(folder: Path) -> None:

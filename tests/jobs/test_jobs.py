@@ -87,11 +87,8 @@ async def test_rows_that_are_added_again_stay_and_those_that_are_gone_are_left_o
         assert outputs(job) == ["A", "B"]
 
 
-async def test_a_row_that_fails_is_tried_again_until_it_is_dead(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(moa.jobs, "_RETRY_S", 0.0)
-    monkeypatch.setattr(moa.jobs, "_WAIT_S", 0.01)
+@pytest.mark.usefixtures("hurried")
+async def test_a_row_that_fails_is_tried_again_until_it_is_dead(store: str) -> None:
     tried: list[str] = []
 
     async def fail(text: str) -> str:
@@ -108,21 +105,40 @@ async def test_a_row_that_fails_is_tried_again_until_it_is_dead(
         assert job.status().left == 1
 
 
-async def test_a_row_that_is_malformed_is_dead_at_once(tmp_path: Path) -> None:
+async def test_a_row_that_is_malformed_or_asks_people_is_dead_at_once(tmp_path: Path) -> None:
+    from langgraph.types import interrupt
+
+    def ask(text: str) -> str:
+        return interrupt(text)
+
+    g = Graph("g", str)
     bad = Malformed(number=1, error="no JSON object", raw="{")
-    status = await worked(str(tmp_path), [bad], shouting())
-    assert (status.rows, status.causes) == ({"dead": 1}, {"MalformedRow": 1})
+    status = await worked(str(tmp_path), [bad, *texts("a")], g.build(g.add(ask, g.input)))
+    assert status.rows == {"dead": 2}
+    assert status.causes == {"MalformedRow": 1, "NotResumable": 1}
 
 
-async def test_rows_that_a_budget_ends_are_due_and_done_with_a_larger_one(store: str) -> None:
+@pytest.mark.parametrize("above", [False, True])
+async def test_rows_that_a_budget_ends_are_due_and_done_with_a_larger_one(
+    above: bool, store: str
+) -> None:
     model = ScriptedEndpoint(["Fine."] * 3)
+    context = RunContext(budget=Budget(calls=2))
     with Job(store, graph="answer") as job:
         job.add(texts("a", "b", "c"))
         agent = Agent(model, "Answer.")
-        status = await job.run(agent, RunContext(budget=Budget(calls=2)), max_concurrency=1)
+        within = context.nested() if above else context
+        status = await job.run(agent, within, max_concurrency=1)
         assert status.rows == {"done": 2, "due": 1}
         status = await job.run(agent)
         assert (status.rows, status.calls) == ({"done": 3}, 3)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try rows that failed again at once."""
+    monkeypatch.setattr(moa.jobs, "_RETRY_S", 0.0)
+    monkeypatch.setattr(moa.jobs, "_WAIT_S", 0.01)
 
 
 @pytest.fixture
@@ -238,19 +254,6 @@ def die(job: Job) -> None:
     job.worker = f"{machine}|{gone.pid}|{token}"
 
 
-async def test_a_row_that_kills_each_process_that_has_it_is_dead(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(moa.jobs, "_MAX_DEATHS", 1)
-    with Job(store, graph="shout") as killed, Job(store, graph="shout") as job:
-        job.add(texts("a"))
-        die(killed)
-        await held(killed)
-        async with asyncio.timeout(20):
-            status = await job.run(shouting())
-        assert (status.rows, status.causes) == ({"dead": 1}, {"ProcessDied": 1})
-
-
 @pytest.mark.parametrize("odd", ["a\0b", "x" * 100_000, "\ud800", "/", "😀"])
 async def test_any_id_may_name_a_row(store: str, odd: str) -> None:
     status = await worked(store, [Row(number=1, id=odd, value="a")], shouting())
@@ -294,31 +297,8 @@ async def test_rows_of_a_map_within_a_run_that_is_kept_are_kept_with_it() -> Non
     assert len(kept) == 1
 
 
-async def test_a_budget_above_that_is_used_up_leaves_rows_due(store: str) -> None:
-    above = RunContext(budget=Budget(calls=1))
-    with Job(store, graph="answer") as job:
-        job.add(texts("a", "b"))
-        agent = Agent(ScriptedEndpoint(["Fine."]), "Answer.")
-        status = await job.run(agent, above.nested(), max_concurrency=1)
-    assert status.rows == {"done": 1, "due": 1}
-
-
-async def test_a_row_that_asks_people_is_dead_at_once(tmp_path: Path) -> None:
-    from langgraph.types import interrupt
-
-    def ask(text: str) -> str:
-        return interrupt(text)
-
-    g = Graph("g", str)
-    status = await worked(str(tmp_path), texts("a"), g.build(g.add(ask, g.input)))
-    assert (status.rows, status.causes) == ({"dead": 1}, {"NotResumable": 1})
-
-
-async def test_a_row_that_is_tried_again_pays_for_no_finished_call_again(
-    store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(moa.jobs, "_RETRY_S", 0.0)
-    monkeypatch.setattr(moa.jobs, "_WAIT_S", 0.01)
+@pytest.mark.usefixtures("hurried")
+async def test_a_row_that_is_tried_again_pays_for_no_finished_call_again(store: str) -> None:
     first = ScriptedEndpoint(["A draft."])
     second = ScriptedEndpoint([EndpointRejected("busy", endpoint="second"), "Fine."])
     g = Graph("g", str)
@@ -341,7 +321,7 @@ def test_a_process_that_makes_the_job_at_the_same_moment_is_waited_for(tmp_path:
     other.close()
 
 
-async def test_a_row_that_killed_its_processes_is_told_with_its_cause(
+async def test_a_row_that_kills_each_process_that_has_it_is_dead_and_told_with_its_cause(
     store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(moa.jobs, "_MAX_DEATHS", 1)
@@ -349,7 +329,9 @@ async def test_a_row_that_killed_its_processes_is_told_with_its_cause(
         job.add(texts("a"))
         die(killed)
         await held(killed)
-        await job.run(shouting())
+        async with asyncio.timeout(20):
+            status = await job.run(shouting())
+        assert (status.rows, status.causes) == ({"dead": 1}, {"ProcessDied": 1})
         (line,) = job.lines("dead")
         assert (line["id"], line["input"], line["status"]) == (1, "a", "failed")
         assert line["error"] == "ProcessDied: 1 processes died while they worked on it"

@@ -18,8 +18,9 @@ from moa.agents.tools import Tool, in_thread
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
-from moa.journal import PLAIN, Place, explained, interrupts_of, together
+from moa.journal import Place, explained, interrupts_of, together
 from moa.messages import Message, ToolCall
+from moa.records import PLAIN
 from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount
 

@@ -21,9 +21,9 @@ from pydantic import TypeAdapter
 
 from moa.context import RunContext
 from moa.errors import CapabilityError
-from moa.journal import JSON, Call, Form, form_of
 from moa.messages import Message, ToolCall
 from moa.questions import Answer, Question
+from moa.records import JSON, Call, Form, form_of, once
 from moa.usage import FREE, Amount, Price, Tier
 
 Capability = Literal["complete", "stream", "decide", "embed", "tools", "images", "files"]
@@ -359,7 +359,7 @@ def _keeps(
             def again(inner: RunContext) -> Awaitable[Any]:
                 return ask(self, *asked, inner, **named)
 
-            return context.journal.once(context, *kept, again)
+            return once(context, *kept, again)
 
         return call
 
@@ -372,7 +372,7 @@ def _keeps_streams(ask: Callable[..., Pieces]) -> Callable[..., Any]:
         if context.journal is None:
             return ask(self, prompt, context)
         what, request, _ = _completing(self, prompt)  # the same, whether it comes whole or not
-        return _streamed(context.journal.call(context, what, request), self, prompt)
+        return _streamed(Call(context, what, request), self, prompt)
 
     async def _streamed(call: Call, endpoint: Endpoint, prompt: Prompt) -> Pieces:
         if call.is_kept:

@@ -40,7 +40,7 @@ from moa.endpoints import (
 from moa.endpoints.kept import AnswerFile
 from moa.energy import Meter
 from moa.errors import ConfigError, DeadlineExceeded, EndpointError, MoaError, OutputError
-from moa.journal import Form
+from moa.records import Form
 from moa.usage import NOTHING, Amount, Price, Tier
 
 T = TypeVar("T")

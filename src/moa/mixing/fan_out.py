@@ -22,8 +22,9 @@ from moa.errors import (
     NotResumable,
     QuorumNotMet,
 )
-from moa.journal import PLAIN, explained, interrupts_of, together
+from moa.journal import explained, interrupts_of, together
 from moa.node import Node, Result, in_place, unique_names
+from moa.records import PLAIN, Call
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
 
 In = TypeVar("In")
@@ -105,7 +106,7 @@ async def fan_out(
         quorum=quorum,
         enough=enough,
     )
-    call = context.journal and context.journal.call(context, "fan out", (fan.names, request))
+    call = Call(context, "fan out", (fan.names, request)) if context.journal else None
     if call and call.is_kept:
         await fan.ask_again(call.found(PLAIN), members, request)
         return fan.answers()

@@ -18,8 +18,6 @@ from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NotResumabl
 from moa.journal import Journal, Key, behind
 from moa.node import Node
 from moa.rows._stores import Store
-from moa.trace import Note
-from moa.usage import Usage
 
 Out = TypeVar("Out")
 Fate = Literal["done", "due", "failed", "dead"]
@@ -82,6 +80,8 @@ def fate_of(item: Item[Any], context: RunContext) -> Fate:
 class RowJournal(Journal):
     """What is kept of the calls of one row. They are charged to a run only as they are made."""
 
+    charges_all = False
+
     def __init__(self, name: str, kept: Mapping[str, str], calls: Calls) -> None:
         super().__init__(name, kept)
         self._calls = calls
@@ -103,12 +103,6 @@ class RowJournal(Journal):
         """Write what isn't written yet."""
         if self.unwritten:
             await self._calls.write([self])
-
-    def recall(self, inner: RunContext, key: str, usage: Usage, notes: Sequence[Note]) -> None:
-        """Count a call to its row alone: whoever made it has paid for it."""
-        row = self.context
-        within = row if row is not None and inner.is_within(row) else None
-        inner.recall(f"{self.name}/{key}", usage, notes, within=within)
 
 
 class Calls:

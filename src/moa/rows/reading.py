@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from moa._files import dumped, plain
 from moa.batch import Malformed, Row, faults_of
-from moa.errors import ConfigError, MissingDependency, MoaError
+from moa.errors import ConfigError, MissingDependency, MoaError, needed
 
 Format = Literal["jsonl", "csv", "txt", "parquet"]
 """How rows stand in a file: an object a line, a table with a header, a text a line, or a table of
@@ -53,12 +53,13 @@ class Line:
     number: int
     raw: bytes
 
-    def text(self) -> str:
-        """Decode it.
+    @property
+    def shown(self) -> str:
+        """It as far as it is UTF-8."""
+        return self.raw.decode("utf-8", errors="replace")
 
-        Raises:
-            ValueError: it is not UTF-8.
-        """
+    def text(self) -> str:
+        """Decode it, or raise a `ValueError` that says where it isn't UTF-8."""
         try:
             return self.raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -173,9 +174,6 @@ async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malform
     """Read rows that somebody may be waited for, as on a pipe, in a thread.
 
     Nobody waits for the thread when the reading is given up.
-
-    Raises:
-        Exception: whatever reading them raises.
     """
     loop = asyncio.get_running_loop()
     read: asyncio.Queue[Row | Malformed | Exception | None] = asyncio.Queue(maxsize=64)
@@ -209,10 +207,7 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
 def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | Malformed]:
     """Give each row as `text` what stands in one of its columns.
 
-    A later row without that column is malformed.
-
-    Raises:
-        ConfigError: while it is read: the first row has no such column, or no text in it.
+    Where the first row lacks it the column is wrong; a later one without it is malformed.
     """
     first = True
     for row in found:
@@ -226,8 +221,7 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
                 if first:
                     hint = "Name the column that holds the text by --text-column"
                     raise ConfigError(f"line {row.number}: {problem}. {hint}")
-                raw = dumped(row.value)
-                row = Malformed(number=row.number, error=problem, raw=raw, key=row.key)
+                row = _malformed(row.number, problem, dumped(row.value))
             first = False
         yield row
 
@@ -268,31 +262,32 @@ def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malform
             yield row
     except _BROKEN as error:
         said = getattr(error, "strerror", None) or error
-        problem = f"it and all that follows can't be read: {said}"
-        yield Malformed(number=number + 1, error=problem, raw="")
+        yield _malformed(number + 1, f"it and all that follows can't be read: {said}", "")
 
 
 def _opened(source: str) -> BinaryIO:
     packed = _PACKED.get(Path(source).suffix.lower())
     try:
         if "://" in source:
-            import fsspec
-
-            unpacked = None if packed == "zstd" else packed
-            file = cast("Any", fsspec).open(source, "rb", compression=unpacked).open()
-            return cast("BinaryIO", _zstd(file) if packed == "zstd" else file)
+            return _remote(source, packed)
         if packed == "gzip":
             return cast("BinaryIO", gzip.open(source, "rb"))
-        if packed == "zstd":
-            return _zstd(source)
-        return Path(source).open("rb")
-    except ImportError as error:
-        raise MissingDependency(
-            error.name or "fsspec", extra="files", purpose=f"to read {source}"
-        ) from error
+        return _zstd(source) if packed == "zstd" else Path(source).open("rb")
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise ConfigError(f"{source!r} can't be read: {said}") from error
+
+
+def _remote(source: str, packed: str | None) -> BinaryIO:
+    try:
+        import fsspec
+
+        unpacked = None if packed == "zstd" else packed
+        file = cast("Any", fsspec).open(source, "rb", compression=unpacked).open()
+    except ImportError as error:  # of it, or of what it needs for such an address
+        name = error.name or "fsspec"
+        raise MissingDependency(name, extra="files", purpose=f"to read {source}") from error
+    return _zstd(file) if packed == "zstd" else cast("BinaryIO", file)
 
 
 def _zstd(file: Any) -> BinaryIO:
@@ -302,16 +297,10 @@ def _zstd(file: Any) -> BinaryIO:
 
 
 def arrow(purpose: str) -> Any:
-    """Import Arrow.
-
-    Raises:
-        MissingDependency: it isn't installed.
-    """
-    try:
+    """Import Arrow."""
+    with needed("pyarrow", extra="files", purpose=purpose):
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
-    except ImportError as error:
-        raise MissingDependency("pyarrow", extra="files", purpose=purpose) from error
 
 
 def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
@@ -324,8 +313,7 @@ def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
                 try:
                     row = _row(number, {name: plain(cell) for name, cell in value.items()})
                 except ValueError as error:  # such as the bytes of a picture
-                    problem = f"a column holds bytes that are no text: {error}"
-                    yield Malformed(number=number, error=problem, raw="")
+                    yield _malformed(number, f"a column holds bytes that are no text: {error}", "")
                 else:
                     yield row
     except pyarrow.ArrowInvalid as error:
@@ -358,7 +346,7 @@ def _txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
         try:
             yield Row(number=line.number, id=line.number, value=line.text())
         except ValueError as error:
-            yield Malformed(number=line.number, error=str(error), raw=repr(line.raw))
+            yield _malformed(line.number, str(error), repr(line.raw))
 
 
 def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
@@ -369,8 +357,7 @@ def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
         try:
             yield _row(line.number, _object(line.text()))
         except (ValueError, RecursionError) as error:
-            raw = line.raw.decode("utf-8", errors="replace")
-            yield Malformed(number=line.number, error=f"no JSON object: {error}", raw=raw)
+            yield _malformed(line.number, f"no JSON object: {error}", line.shown)
 
 
 class _Feed:
@@ -409,8 +396,7 @@ def _csv(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
             return
         except csv.Error as error:
             line = feed.give_back()
-            raw = line.raw.decode("utf-8", errors="replace")
-            yield Malformed(number=line.number, error=f"no CSV: {error}", raw=raw)
+            yield _malformed(line.number, f"no CSV: {error}", line.shown)
             continue
         if header is None:
             header = _header(cells)
@@ -428,10 +414,9 @@ def _header(cells: list[str]) -> list[str]:
 def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
     raw = csv_line(cells)
     if len(cells) != len(header):
-        problem = f"{len(cells)} cells under a header of {len(header)}"
-        return Malformed(number=number, error=problem, raw=raw)
+        return _malformed(number, f"{len(cells)} cells under a header of {len(header)}", raw)
     if not _encodable(raw):
-        return Malformed(number=number, error="not UTF-8", raw=repr(raw))
+        return _malformed(number, "not UTF-8", repr(raw))
     return _row(number, dict(zip(header, cells, strict=True)))
 
 
@@ -440,6 +425,10 @@ def csv_line(cells: list[str]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(cells)
     return text.getvalue()
+
+
+def _malformed(number: int, error: str, raw: str) -> Malformed:
+    return Malformed(number=number, error=error, raw=raw)
 
 
 def _row(number: int, value: dict[str, object]) -> Row:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from moa.context import RunContext
 from moa.errors import MoaError, NodeError, WiringError
 from moa.graphs.engine.types import kept_form
-from moa.journal import Form, explained
+from moa.journal import explained
+from moa.records import Form, run_once
 
 if TYPE_CHECKING:
     from moa.graphs.engine.plan import Task
@@ -36,10 +37,10 @@ async def call(task: Task, value: Any, context: RunContext) -> Settled:
     if context.journal is None:
         return await _called(task, value, context)
     form = kept_form(task.output, owner=task.name)
-    return await context.journal.run(
+    return await run_once(
+        context,
         f"{context.node}/{task.name}",
         value,
-        context,
         form and _settled(form),
         lambda inner: _called(task, value, inner),
     )

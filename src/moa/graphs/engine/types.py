@@ -25,8 +25,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa.agents.boundary import said
 from moa.errors import InputError, OutputError, StoreError, WiringError
-from moa.journal import Form
 from moa.node import Node, Result
+from moa.records import Form
 
 
 @dataclass(frozen=True, slots=True)

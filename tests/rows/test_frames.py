@@ -16,11 +16,10 @@ from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs import Graph
 from moa.handoffs import Dropped, Reply
 from moa.testing import SimulatedEndpoint
-from moa.usage import Budget
 
 TEXTS = ["Lovely!", "Awful.", "Fine"]
 
@@ -69,11 +68,6 @@ async def test_a_list_is_mapped_where_a_loop_runs_already() -> None:
     assert len(mood().map_sync(TEXTS)) == 3
 
 
-def test_a_budget_holds_for_all_inputs_together() -> None:
-    items = mood().map_sync(TEXTS, RunContext(budget=Budget(calls=2)), max_concurrency=1)
-    assert [type(item.error) for item in items] == [type(None), type(None), BudgetExceeded]
-
-
 def test_progress_is_told_after_each_input_with_how_many_there_are() -> None:
     told: list[tuple[int, int | None]] = []
     mood().map_sync(TEXTS, progress=lambda done, total: told.append((done, total)))
@@ -95,16 +89,11 @@ def test_a_frame_comes_back_with_the_fields_of_the_outputs(frame_of: Any) -> Non
     assert list(frame.columns) == ["body", "id"]
 
 
-def test_a_column_that_is_there_already_is_kept(frame_of: Any) -> None:
-    found = shouting().map_frame(frame_of({"text": TEXTS}))
-    assert list(found["text"]) == TEXTS
-    assert list(found["agent_text"]) == ["As always."] * 3
-
-
-def test_a_frame_that_was_widened_is_widened_again(frame_of: Any) -> None:
+def test_columns_that_are_there_already_are_kept(frame_of: Any) -> None:
     agent = shouting()
     found = agent.map_frame(agent.map_frame(frame_of({"text": TEXTS})))
-    assert list(found["agent_agent_text"]) == list(found["agent_text"])
+    assert list(found["text"]) == TEXTS
+    assert list(found["agent_agent_text"]) == list(found["agent_text"]) == ["As always."] * 3
 
 
 def test_a_cell_without_a_text_is_an_error_of_its_row(frame_of: Any) -> None:

@@ -77,11 +77,8 @@ def test_what_a_guard_stopped_is_counted_as_dropped_beside_what_the_graph_droppe
     assert rows_of(Dropped(reason="it is spam")) == {}
 
 
-def test_where_nothing_is_left_to_do_nothing_comes_next() -> None:
+def test_nothing_comes_next_where_nothing_is_left_to_do_or_outputs_say_nothing() -> None:
     assert "next" not in rows_of(TEMPLATE, WRITTEN)
-
-
-def test_of_other_outputs_nothing_is_said() -> None:
     assert rows_of(Text(text="hello")) == {}
 
 
@@ -94,25 +91,16 @@ def test_an_answer_that_is_doubtful_is_named_without_a_trace_too() -> None:
     assert rows_of(read_again)["doubtful"].startswith("'mood' is DOUBTFUL")
 
 
-def run(which: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "200")
-    Path("graph.py").write_text(BLIND)
-    Path("in.txt").write_text("one\ntwo\nthree\n")
-    assert moa("run", f"graph.py:{which}", "in.txt") == 0
-
-
 def test_a_doubtful_question_is_named_once_at_the_end_with_what_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("blind", tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("graph.py").write_text(BLIND)
+    Path("in.txt").write_text("one\ntwo\nthree\n")
+    assert moa("run", "graph.py:blind", "in.txt") == 0
     out = capsys.readouterr().out
     assert out.count("'spam' is DOUBTFUL in 3 of 3: the model says 'no' whatever the text is") == 1
     assert "label 50 of these and run moa calibrate to decide 'spam' by your labels" in out
-
-
-def test_without_doubt_nothing_is_said_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run("sure", tmp_path, monkeypatch)
+    assert moa("run", "graph.py:sure", "in.txt") == 0
     assert "DOUBTFUL" not in capsys.readouterr().out

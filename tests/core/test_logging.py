@@ -28,17 +28,14 @@ def heard(
     return [record.getMessage() for record in caplog.records if record.name.startswith("moa")]
 
 
-def test_a_retry_is_logged_with_its_reason_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
-    small = Retried(ScriptedEndpoint(steps=[BUSY, "Hello"], name="small"), first_wait_s=0)
-    assert heard(caplog, logging.INFO, small, RunContext()) == [
-        "agent: small retried after EndpointUnavailable (HTTP 429)"
-    ]
-
-
-def test_a_fallback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    first = ScriptedEndpoint(steps=[BUSY], name="small")
-    assert heard(caplog, logging.INFO, Fallback(first, SimulatedEndpoint()), RunContext()) == [
-        "agent: small fell back after EndpointUnavailable (HTTP 429)"
+@pytest.mark.parametrize("did", ["retried", "fell back"])
+def test_what_mended_a_failure_is_logged_with_its_reason_and_no_text(
+    did: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = ScriptedEndpoint(steps=[BUSY, "Hello"], name="small")
+    mended = Retried(small, first_wait_s=0) if did == "retried" else Fallback(small, small)
+    assert heard(caplog, logging.INFO, mended, RunContext()) == [
+        f"agent: small {did} after EndpointUnavailable (HTTP 429)"
     ]
 
 

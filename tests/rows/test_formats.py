@@ -28,7 +28,12 @@ def parquet(path: Path, **columns: list[Any]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("end", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+PACKED = pytest.mark.parametrize(
+    ("end", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)]
+)
+
+
+@PACKED
 def test_a_compressed_file_is_read_as_it_is_unpacked(end: str, pack: Any, tmp_path: Path) -> None:
     path = tmp_path / f"mails.jsonl{end}"
     path.write_bytes(pack(LINES))
@@ -43,18 +48,23 @@ def test_rows_of_parquet_are_read_as_their_columns(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_is_no_parquet_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_parquet_and_a_name_that_says_no_format_are_refused(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "mails.parquet"
     path.write_bytes(LINES)
     with pytest.raises(ConfigError, match="is no Parquet"):
         found(path)
+    with pytest.raises(ConfigError, match="give a name that ends in"):
+        rows.exported([], tmp_path / "out.txt")
 
 
 def test_rows_of_many_files_tell_which_file_they_are_of(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / f"{name}.jsonl").write_bytes(LINES)
+    (tmp_path / "c.jsonl").write_text('{"id": 1}\n{"id": 2}\n')  # no numbers of lines
     ids = [one for one, _ in found(tmp_path / "*.jsonl")]
-    assert ids == ["a", "a.jsonl:2", "a", "b.jsonl:2"]
+    assert ids == ["a", "a.jsonl:2", "a", "b.jsonl:2", 1, 2]
     with pytest.raises(ConfigError, match="no file is called like"):
         found(tmp_path / "*.csv")
 
@@ -77,12 +87,7 @@ def test_what_came_out_is_written_as_the_name_says(name: str, tmp_path: Path) ->
     assert (json.loads(output) if isinstance(output, str) else output) == {"label": "x"}
 
 
-def test_a_name_that_says_no_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give a name that ends in"):
-        rows.exported([], tmp_path / "out.txt")
-
-
-@pytest.mark.parametrize(("end", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+@PACKED
 def test_a_compressed_file_that_is_cut_off_says_so_behind_its_rows(
     end: str, pack: Any, tmp_path: Path
 ) -> None:
@@ -108,12 +113,6 @@ def test_of_many_files_one_that_is_broken_is_named_and_the_others_are_read(tmp_p
     assert isinstance(broken, Malformed)
     assert broken.error.startswith("a.txt.gz: ")
     assert row.input == "b"
-
-
-def test_an_id_that_is_the_number_of_its_line_stays_in_many_files(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"id": 2}\n')
-    (tmp_path / "b.jsonl").write_text('{"id": 3}\n')
-    assert [one for one, _ in found(tmp_path / "*.jsonl")] == [1, 2, 3]
 
 
 def test_a_row_of_parquet_with_bytes_that_are_no_text_is_malformed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -34,29 +35,32 @@ def test_adding_usage_is_associative(a: Usage, b: Usage, c: Usage) -> None:
 
 
 @given(usages)
-def test_empty_usage_changes_nothing(usage: Usage) -> None:
+def test_empty_usage_changes_nothing_and_every_split_adds_up_to_the_whole(usage: Usage) -> None:
     assert usage + Usage() == usage == Usage() + usage
-
-
-@given(usages)
-def test_every_split_adds_up_to_the_whole(usage: Usage) -> None:
-    splits = (usage.by_tier(), usage.by_node(), usage.by_endpoint())
-    for split in splits:
+    for split in (usage.by_tier(), usage.by_node(), usage.by_endpoint()):
         assert sum((part.total for part in split.values()), NOTHING) == usage.total
 
 
-def test_a_price_counts_cached_tokens_at_their_own_rate() -> None:
-    amount = Amount(input_tokens=1_000_000, cached_input_tokens=400_000, output_tokens=500_000)
-    assert PRICE.of(amount) == Decimal("1.2") + Decimal("0.2") + Decimal(4)
+CACHED = Amount(input_tokens=1_000_000, cached_input_tokens=400_000, output_tokens=500_000)
 
 
-def test_an_unknown_price_leaves_the_cost_unknown() -> None:
-    assert UNKNOWN_PRICE.of(Amount(input_tokens=5)) is None
-    assert UNKNOWN_PRICE.charge(Amount(calls=1)).cost is None
-
-
-def test_half_a_token_price_is_no_price() -> None:
-    assert Price(input=Decimal(1)).of(Amount(input_tokens=5)) is None
+@pytest.mark.parametrize(
+    ("price", "amount", "cost"),
+    [
+        pytest.param(PRICE, CACHED, "5.4", id="cached tokens at their own rate"),
+        pytest.param(UNKNOWN_PRICE, Amount(input_tokens=5), None, id="unknown"),
+        pytest.param(Price(input=Decimal(1)), Amount(input_tokens=5), None, id="half a price"),
+        pytest.param(Price(hour=Decimal("3.60")), Amount(seconds=10.0), "0.01", id="by the hour"),
+        pytest.param(
+            Price(joule=Decimal("0.0000001")), Amount(joules=1000.0), "0.0001", id="by energy"
+        ),
+    ],
+)
+def test_a_price_is_honest_about_what_it_does_not_know(
+    price: Price, amount: Amount, cost: str | None
+) -> None:
+    assert price.of(amount) == (cost and Decimal(cost))
+    assert price.charge(replace(amount, calls=1)).cost == price.of(amount)
 
 
 def test_one_unpriced_call_makes_the_sum_unknown_but_keeps_what_is_known() -> None:
@@ -65,30 +69,15 @@ def test_one_unpriced_call_makes_the_sum_unknown_but_keeps_what_is_known() -> No
     assert both.priced_cost == Decimal("0.008")
 
 
-def test_an_hourly_price_charges_the_seconds_of_the_call() -> None:
-    assert Price(hour=Decimal("3.60")).of(Amount(seconds=10.0)) == Decimal("0.01")
-
-
-def test_a_price_per_joule_charges_the_energy() -> None:
-    assert Price(joule=Decimal("0.0000001")).of(Amount(joules=1000.0)) == Decimal("0.0001")
-
-
 def test_the_estimate_on_another_endpoint_says_how_it_was_made() -> None:
     usage = Usage({Part("slm", "n", "small"): Amount(calls=3, input_tokens=10, output_tokens=2)})
     estimate = usage.on(PRICE, endpoint="large")
     assert estimate.cost == Decimal("0.000036")
     assert "3 calls" in estimate.how
     assert "'large'" in estimate.how
-
-
-def test_the_estimate_on_an_unpriced_endpoint_is_unknown() -> None:
     assert Usage().on(UNKNOWN_PRICE, endpoint="large").cost is None
-
-
-@pytest.mark.parametrize("name", ["calls", "input_tokens", "output_tokens"])
-def test_usage_reads_like_its_total(name: str) -> None:
-    usage = Usage({Part("slm", "n", "e"): Amount(calls=3, input_tokens=10, output_tokens=2)})
-    assert getattr(usage, name) == getattr(usage.total, name)
+    for name in ("calls", "input_tokens", "output_tokens"):
+        assert getattr(usage, name) == getattr(usage.total, name)
 
 
 @pytest.mark.parametrize("limit", [-1, "3", float("nan"), Decimal("nan")])

@@ -10,14 +10,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from command import moa
+from counting import serving
 
 ROWS, CONCURRENCY, STALLED = 60, 4, 25
 """From the row `STALLED` on, the server keeps everybody waiting until it is let go."""
@@ -26,65 +25,36 @@ RUN = ("run", "generator", "in.jsonl", "--out", "out.jsonl", "--concurrency", st
 
 
 class Server:
-    """Counts what it is asked."""
+    """Counts what it is asked, and answers but for texts that are stalled."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         self.let_go = threading.Event()
         self.answer = "All is well."
 
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers, but for texts that are stalled."""
-
-    of: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"])).decode()
-        lines = json.loads(body)["messages"][-1]["content"].splitlines()
-        text = next(line for line in reversed(lines) if not line.startswith("</"))
-        self.of.asked[text] += 1
+    def say(self, text: str) -> str:
         if "stalled" in text:
-            self.of.let_go.wait(LONGEST_S)
-        message = {"role": "assistant", "content": self.of.answer}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 7, "completion_tokens": 3}
-        self._say({"model": "m", "choices": [choice], "usage": usage})
+            self.let_go.wait(LONGEST_S)
+        return self.answer
 
-    def do_GET(self) -> None:
-        self._say({"data": [{"id": "m", "owned_by": "vllm"}]})
 
-    def _say(self, value: dict[str, Any]) -> None:
-        data = json.dumps(value).encode()
-        with suppress(ConnectionError):  # whoever asked was stopped
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+def told_apart(messages: list[dict[str, str]]) -> str:
+    lines = messages[-1]["content"].splitlines()
+    return next(line for line in reversed(lines) if not line.startswith("</"))
 
 
 @pytest.fixture(name="server")
 def _server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    of = Server()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Counting", (Handler,), {"of": of}))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    server = Server()
     monkeypatch.chdir(tmp_path)
-    Path("moa.toml").write_text(
-        '[endpoints.large]\ntier = "llm"\nmodel = "m"\n'
-        f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'
-    )
     texts = [f"row {n}" if n < STALLED else f"row {n}, stalled" for n in range(1, ROWS + 1)]
     Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    yield of
-    of.let_go.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(told_apart=told_apart, answer=server.say) as (url, server.asked):
+        Path("moa.toml").write_text(
+            f'[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "{url}"\n'
+        )
+        yield server
+        server.let_go.set()
 
 
 def lines() -> list[dict[str, Any]]:

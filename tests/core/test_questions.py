@@ -43,25 +43,15 @@ def answers(*rows: tuple[float, ...]) -> list[Answer]:
     ]
 
 
-def test_the_model_comes_back_filled_in() -> None:
+def test_the_model_comes_back_filled_in_with_the_confidence_in_what_was_picked() -> None:
     triage = fill(Triage, answers((0.9, 0.1), (0.2, 0.7, 0.1), (0.5, 0.25, 0.25)))
-    assert triage.refund.value is True
-    assert triage.topic.label is Topic.APP
-    assert triage.urgency.value == 0.75
-    assert triage.urgency.level == "can wait"
-
-
-def test_confidence_is_the_probability_of_what_was_picked() -> None:
-    triage = fill(Triage, answers((0.1, 0.9), (0.2, 0.7, 0.1), (0.5, 0.25, 0.25)))
-    assert triage.refund.confidence == 0.9
-    assert triage.topic.confidence == 0.7
+    assert (triage.refund.value, triage.refund.confidence) == (True, 0.9)
+    assert (triage.topic.label, triage.topic.confidence) == (Topic.APP, 0.7)
+    assert (triage.urgency.value, triage.urgency.level) == (0.75, "can wait")
     assert triage.urgency.confidence == 0.5
-
-
-def test_none_of_these_is_none() -> None:
-    triage = fill(Triage, answers((0.9, 0.1), (0.1, 0.1, 0.8), (1.0, 0.0, 0.0)))
-    assert triage.topic.label is None
-    assert triage.topic.probabilities[NONE_OF_THESE] == 0.8
+    none = fill(Triage, answers((0.1, 0.9), (0.1, 0.1, 0.8), (1.0, 0.0, 0.0)))
+    assert (none.refund.value, none.refund.confidence) == (False, 0.9)
+    assert (none.topic.label, none.topic.probabilities[NONE_OF_THESE]) == (None, 0.8)
 
 
 @pytest.mark.parametrize(
@@ -121,45 +111,28 @@ def test_a_written_answer_has_no_confidence() -> None:
     assert triage.urgency.value == 1.0
 
 
-def test_answers_survive_json() -> None:
-    triage = fill(Triage, answers((0.9, 0.1), (0.1, 0.1, 0.8), (0.25, 0.5, 0.25)))
+def test_answers_survive_json_which_speaks_of_values_and_labels() -> None:
+    triage = fill(Triage, answers((0.9, 0.1), (0.8, 0.1, 0.1), (0.25, 0.5, 0.25)))
     assert Triage.model_validate_json(triage.model_dump_json()) == triage
-
-
-def test_json_speaks_of_values_and_labels() -> None:
-    dumped = fill(Triage, answers((0.9, 0.1), (0.8, 0.1, 0.1), (0.25, 0.5, 0.25))).model_dump()
+    dumped = triage.model_dump()
     assert dumped["refund"]["value"] is True
     assert dumped["topic"]["label"] is Topic.CARD
     assert dumped["urgency"]["level"] == "today"
 
 
-def test_a_field_that_asks_nothing_is_refused() -> None:
-    class Wrong(BaseModel):
-        age: int = Field(description="How old?")
-
-    with pytest.raises(ConfigError, match=r"Wrong\.age is annotated"):
-        questions_of(Wrong)
-
-
-def test_a_question_without_text_is_refused() -> None:
-    class Silent(BaseModel):
-        spam: Predicate
-
-    with pytest.raises(ConfigError, match="'spam' has no text"):
-        questions_of(Silent)
-
-
-def test_a_choice_of_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at least two"):
-        Question("q", "choice", "Which?", ())
-
-
-def test_a_model_without_fields_asks_nothing() -> None:
-    class Empty(BaseModel):
-        pass
-
-    with pytest.raises(ConfigError, match="Empty asks nothing"):
-        questions_of(Empty)
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"age": (int, Field(description="How old?"))}, r"Wrong\.age is annotated"),
+        ({"spam": (Predicate, ...)}, "'spam' has no text"),
+        ({"topic": (Choice[str], choice("Which?", labels=["one"]))}, "at least two"),
+        ({}, "Wrong asks nothing"),
+    ],
+    ids=["no question", "no text", "a choice of one", "no fields"],
+)
+def test_a_model_that_asks_wrongly_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        questions_of(create_model("Wrong", **fields))
 
 
 @pytest.mark.parametrize("kind", [Predicate, Choice[str], Score])

@@ -1,0 +1,220 @@
+"""Records: how a finished call is written into the journal of its run, and found there again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import TypeAdapter
+
+import moa.errors
+from moa.context import RunContext
+from moa.errors import EndpointError, MoaError, OutputError, StoreError
+from moa.journal import Key
+from moa.trace import Note
+from moa.usage import Amount, Part, Usage
+
+T = TypeVar("T")
+JSON = Any
+"""What JSON can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[T]):
+    """How a value is written as JSON, and read back."""
+
+    dump: Callable[[T], JSON]
+    load: Callable[[JSON], T]
+
+
+def form_of(kind: type[T]) -> Form[T]:
+    """Write and read values of a type as pydantic does."""
+
+    @cache  # few runs keep anything, and building it takes longer than importing this
+    def adapter() -> TypeAdapter[T]:
+        return TypeAdapter(kind)
+
+    return Form(
+        lambda value: adapter().dump_python(value, mode="json"),
+        lambda written: adapter().validate_python(written),
+    )
+
+
+PLAIN: Form[Any] = Form(lambda value: value, lambda value: value)
+"""Of what is JSON already."""
+_Error = tuple[str, str, dict[str, Any]]
+"""Class, text and attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    value: JSON
+    error: _Error | None
+    usage: Sequence[tuple[Part, Amount]]
+    notes: Sequence[Note]
+    calls: Sequence[str]
+
+    @property
+    def spent(self) -> Usage:
+        return Usage(dict(self.usage))
+
+
+_RECORD = TypeAdapter(_Record)
+
+
+class Call:
+    """A call in a run that can be resumed: it is found, or made in `inner`, and kept.
+
+    Around the call itself, it keeps the error of an endpoint or model.
+
+    Args:
+        context: Of who makes it; its `journal` is there.
+        what: Its kind, and who is asked.
+        request: What is asked.
+        of_calls: Whether it is a node, whose calls are kept too.
+    """
+
+    def __init__(
+        self, context: RunContext, what: str, request: object, *, of_calls: bool = False
+    ) -> None:
+        assert context.journal is not None, "calls are kept in a journal"
+        self.place = context.journal
+        self.key: Key = self.place.journal.key(context.node, what, request)
+        if not of_calls:
+            self.place.own_calls.append(self.key)
+        self.inner = context.nested()
+        """What it is made in, so that all of it is counted, and nothing in it kept once more."""
+        self.inner.journal = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was made before."""
+        kept = self.place.journal.kept
+        return bool(kept) and str(self.key) in kept
+
+    @property
+    def _is_counted(self) -> bool:
+        run = self.place.journal.context
+        return run is None or self.inner.is_within(run)
+
+    def found(self, form: Form[T]) -> T:
+        """Give its answer, and count what it took.
+
+        Raises:
+            StoreError: what is kept can't be read.
+            MoaError: it ended with that.
+        """
+        journal, own = self.place.journal, str(self.key)
+        try:
+            record = _RECORD.validate_json(journal.kept[own])
+            value = None if record.error else form.load(record.value)
+            error = record.error and _error_of(*record.error)
+        except (ValueError, TypeError) as fault:
+            raise StoreError(f"what the thread keeps can't be read: {fault}") from fault
+        counted = self._is_counted
+        within = journal.context if counted and not journal.charges_all else None
+        self.inner.recall(f"{journal.name}/{own}", record.spent, record.notes, within=within)
+        journal.found += len(record.calls)
+        if counted:
+            for key in record.calls:
+                kept = record if key == own else _RECORD.validate_json(journal.kept[key])
+                journal.paid[key] = kept.spent
+            self.place.count(record.calls)
+        if error:
+            self.place.failed_calls.append((error, self.key))
+            raise error
+        return cast("T", value)
+
+    async def keep(self, value: JSON, *, calls: Sequence[Key | str] | None = None) -> None:
+        """Keep its answer; `calls` are those in it, counted already, and `None`: it is one."""
+        await self._keep(value, None, calls)
+
+    async def __aenter__(self) -> Call:
+        await self.place.journal.flush()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, EndpointError | OutputError) and _is_known(error):
+            self.place.failed_calls.append((error, self.key))
+            await self._keep(None, (type(error).__name__, str(error), vars(error)), None)
+
+    async def _keep(
+        self, value: JSON, error: _Error | None, calls: Sequence[Key | str] | None
+    ) -> None:
+        journal, usage, notes = self.place.journal, self.inner.usage, self.inner.trace
+        own = calls is None
+        if calls is None:
+            calls = [self.key]
+            if self._is_counted:
+                journal.paid[self.key] = usage
+        await journal.keep_call(self.key, partial(_written, value, error, usage, notes, calls))
+        if own and self._is_counted:  # the places around it may name only what is kept
+            self.place.count(calls)
+
+
+async def once(
+    context: RunContext,
+    what: str,
+    request: object,
+    form: Form[T],
+    ask: Callable[[RunContext], Awaitable[T]],
+) -> T:
+    """Make a call, or give what is kept of it: its answer, or the error that it ended with."""
+    call = Call(context, what, request)
+    if call.is_kept:
+        return call.found(form)
+    async with call:
+        answer = await ask(call.inner)
+    await call.keep(form.dump(answer))
+    return answer
+
+
+async def run_once(
+    context: RunContext,
+    path: str,
+    request: object,
+    form: Form[T] | None,
+    run: Callable[[RunContext], Awaitable[T]],
+) -> T:
+    """Run a node of a graph in a place of its own, or give what is kept of its output.
+
+    Without a `form` what it asks is kept, and the output is not.
+    """
+    call = Call(context, path, request, of_calls=True)
+    if form and call.is_kept:
+        return call.found(form)
+    with call.place.entered(path, request) as place:
+        call.inner.journal = place
+        output = await run(call.inner)
+    if form:
+        await call.keep(form.dump(output), calls=place.calls)
+    return output
+
+
+def _written(
+    value: JSON,
+    error: _Error | None,
+    usage: Usage,
+    notes: Sequence[Note],
+    calls: Sequence[Key | str],
+) -> str:
+    record = _Record(value, error, [*usage.parts.items()], notes, [str(key) for key in calls])
+    return _RECORD.dump_json(record).decode()
+
+
+def _is_known(error: MoaError) -> bool:
+    return getattr(moa.errors, type(error).__name__, None) is type(error)
+
+
+def _error_of(kind: str, text: str, attributes: Mapping[str, Any]) -> MoaError:
+    error: MoaError = getattr(moa.errors, kind).__new__(getattr(moa.errors, kind), text)
+    vars(error).update(attributes)
+    return error
