@@ -33,7 +33,7 @@ from moa.errors import (
     OutputError,
 )
 from moa.graphs.cascade import Cascade
-from moa.graphs.engine.builder import Graph
+from moa.graphs.engine.graph import Graph
 from moa.graphs.oversight import Oversight, same_answer
 from moa.handoffs import Reply, Text
 from moa.node import Result

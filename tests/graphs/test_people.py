@@ -247,16 +247,22 @@ def test_a_question_that_does_not_fit_does_not_build() -> None:
     async def slow(text: str) -> str:
         return text
 
-    def both(first: bool, second: bool) -> bool:
-        return first and second
+    def all_of(first: bool, second: bool, third: bool) -> bool:
+        return first and second and third
+
+    def of_two(text: str, other: str) -> str:
+        return text + other
 
     g: Any = Graph("g", str)
     first = g.ask_human(of_a_number, g.input, answer=bool)
     second = g.ask_human(slow, g.input, answer=bool, name="second")
+    third = g.ask_human(of_two, g.input, answer=bool, name="third")
     with pytest.raises(WiringError) as caught:
-        g.build(g.join(both, first, second))
+        g.build(g.join(all_of, first, second, third))
     assert "'human' takes int, but 'input' gives str" in str(caught.value)
     assert "the question of 'second' is asynchronous" in str(caught.value)
+    fault = "the question of 'third' is given one value, but takes (text, other)"
+    assert fault in str(caught.value)
 
 
 def test_a_person_is_drawn() -> None:
