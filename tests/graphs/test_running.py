@@ -27,7 +27,7 @@ from moa.trace import NodeFinished, NodeSkipped, NodeStarted, TextDelta
 from moa.usage import Budget
 
 from . import clock
-from .nodes import Asker, Timed
+from .nodes import Asker, Timed, alone, both, first_of
 
 
 class Topic(Enum):
@@ -62,22 +62,6 @@ class Waits:
         finally:
             self.cancelled.set()
         return Result(output=request)
-
-
-def alone(node: Any, **settings: Any) -> BuiltGraph[str, Any]:
-    """A graph of one node."""
-    g: Any = Graph("g", str)
-    return g.build(g.add(node, g.input, **settings))
-
-
-def both(*nodes: Any) -> BuiltGraph[str, Any]:
-    """A graph of nodes side by side, which gives what the first one gives."""
-    g: Any = Graph("g", str)
-    return g.build(g.join(first_of, *(g.add(node, g.input) for node in nodes)))
-
-
-def first_of(*values: Any) -> Any:
-    return values[0]
 
 
 def later(text: str):  # without a type: nobody can tell that it has to be waited for
@@ -327,7 +311,7 @@ async def test_a_function_that_blocks_runs_beside_the_loop() -> None:
         return text
 
     g = Graph("g", str)
-    both = g.join(lambda a, b: a, g.add(blocks, g.input, thread=True), g.add(calls, g.input))
+    both = g.join(first_of, g.add(blocks, g.input, thread=True), g.add(calls, g.input))
     assert (await g.build(both).run("x")).output == "x False"
 
 
@@ -423,7 +407,7 @@ async def test_nodes_that_are_ready_together_start_in_one_tick() -> None:
 
     g = Graph("g", str)
     a, b, c = (g.add(start, g.input, name=name) for name in "abc")
-    graph = g.build(g.join(lambda a, b, c: a, a, b, c))
+    graph = g.build(g.join(first_of, a, b, c))
     loop.call_soon(count)
     await graph.run("x")
     tick = -(10**9)
@@ -434,7 +418,7 @@ async def test_a_node_under_another_name_is_charged_under_it() -> None:
     g = Graph("g", str)
     asker = Asker("ask", SimulatedEndpoint())
     a, b = (g.add(asker, g.input, name=name) for name in ("first", "second"))
-    result = await g.build(g.join(lambda a, b: a, a, b)).run("x")
+    result = await g.build(g.join(first_of, a, b)).run("x")
     assert set(result.usage.by_node()) == {"g/first/ask", "g/second/ask"}
 
 
@@ -442,7 +426,7 @@ async def test_a_budget_covers_the_whole_graph() -> None:
     endpoint = SimulatedEndpoint()
     g = Graph("g", str)
     a, b, c = (g.add(Asker(name, endpoint), g.input) for name in "abc")
-    graph = g.build(g.join(lambda a, b, c: a, a, b, c))
+    graph = g.build(g.join(first_of, a, b, c))
     with pytest.raises(BudgetExceeded):
         await graph.run("x", RunContext(budget=Budget(calls=2)))
     assert len(endpoint.prompts) <= 3
