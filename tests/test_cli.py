@@ -15,7 +15,7 @@ from command import moa
 GRAPH = """
 from pydantic import BaseModel
 from moa import Reply
-from moa.graphs.engine.builder import Graph
+from moa.graphs.engine.graph import Graph
 from moa.handoffs import Dropped
 from moa.testing import SimulatedEndpoint
 from moa.agents import Agent

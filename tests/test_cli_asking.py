@@ -15,7 +15,7 @@ from moa.context import RunContext
 from moa.decisions.heads import headed
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.graphs.engine.builder import Graph
+from moa.graphs.engine.graph import Graph
 from moa.graphs.loading import asked_by, load_graph
 from moa.graphs.support import Support
 from moa.guards.guarded import Guarded

@@ -19,7 +19,7 @@ FRAGILE = """
 import os, signal, threading
 from moa import Classifier, Text
 from moa.decisions import Adaptation
-from moa.graphs.engine.builder import Graph
+from moa.graphs.engine.graph import Graph
 
 def graph(endpoints):
     slm = endpoints.slm

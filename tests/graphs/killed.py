@@ -12,7 +12,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from moa import testing
 from moa.context import RunContext
-from moa.graphs.engine.scheduler import Runs
+from moa.graphs.engine.bridges import Compilable
 
 THREAD: Any = {"configurable": {"thread_id": "1"}}
 
@@ -62,7 +62,7 @@ class Calls:
 
 
 async def whole(
-    make: Callable[[], Runs[Any, Any]], request: object, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Compilable[Any, Any]], request: object, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[object, Calls]:
     """Run to the end, and count."""
     calls = Calls()
@@ -73,7 +73,7 @@ async def whole(
 
 
 async def killed(
-    make: Callable[[], Runs[Any, Any]],
+    make: Callable[[], Compilable[Any, Any]],
     request: object,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -98,7 +98,7 @@ async def killed(
 
 
 async def resumed(
-    make: Callable[[], Runs[Any, Any]],
+    make: Callable[[], Compilable[Any, Any]],
     disk: InMemorySaver,
     monkeypatch: pytest.MonkeyPatch,
     context: RunContext | None = None,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
+
+from langgraph.checkpoint.memory import InMemorySaver
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
+from moa.graphs import BuiltGraph, Graph
 from moa.node import Result, finish
 from moa.testing import ScriptedEndpoint, Step
 
@@ -34,6 +38,28 @@ class Asker:
         own = (context or RunContext()).nested(self.name)
         answer = await self.endpoint.complete(Prompt.of(request), own)
         return finish(answer.text, own, seconds=0.0)
+
+
+def alone(node: Any, **settings: Any) -> BuiltGraph[str, Any]:
+    """A graph of one node."""
+    g: Any = Graph("g", str)
+    return g.build(g.add(node, g.input, **settings))
+
+
+def both(*nodes: Any) -> BuiltGraph[str, Any]:
+    """A graph of nodes side by side, which gives what the first one gives."""
+    g: Any = Graph("g", str)
+    return g.build(g.join(first_of, *(g.add(node, g.input) for node in nodes)))
+
+
+def first_of(*values: Any) -> Any:
+    """What the first of several handles holds."""
+    return values[0]
+
+
+def kept(graph: Any, **settings: Any) -> Any:
+    """LangGraph's own kind of a graph, whose runs can go on."""
+    return graph.compile(checkpointer=InMemorySaver(), **settings)
 
 
 def large(*steps: Step) -> ScriptedEndpoint:

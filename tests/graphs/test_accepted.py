@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from pydantic import BaseModel
 
@@ -21,6 +20,7 @@ from moa.questions import Choice, Predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 from .killed import THREAD
+from .nodes import kept
 
 DOWN = EndpointUnavailable("refused", endpoint="large")
 
@@ -171,7 +171,7 @@ async def test_a_run_that_goes_on_still_knows_it() -> None:
     answer = g.add(cascade, g.input)
     asked = g.ask_human("Is it about a card?", answer, answer=str)
     reply = g.add(settled, asked, when=answer.accepted, otherwise=asked)
-    compiled: Any = g.build(reply).compile(checkpointer=InMemorySaver())
+    compiled = kept(g.build(reply))
     await compiled.ainvoke("Oh.", THREAD)
     assert await compiled.ainvoke(Command(resume="by hand"), THREAD) == "by hand"
 

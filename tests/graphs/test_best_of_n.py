@@ -12,7 +12,7 @@ from moa.agents import Agent
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
+from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.best_of_n import BestOfN
 from moa.handoffs import Reply
 from moa.mixing.judges import Best, ByPolicy, Listwise
@@ -77,23 +77,23 @@ async def test_of_tied_samples_the_more_frequent_answer_is_taken() -> None:
     assert output.reason.endswith("2 of 3 samples answer so")
 
 
-async def test_an_unreadable_verdict_is_told_from_a_tie() -> None:
-    judge = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: "Both are nice.")
-    output = (await sampled(small("8", "7 apples", "7"), judge).run("3 + 4?")).output
-    assert (output.text, output.verdict) == ("7 apples", "unreadable")
-
-
-async def test_where_the_judge_is_down_most_samples_decide() -> None:
-    judge = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: DOWN)
-    result = await sampled(small("8", "7 apples", "7"), judge).run("3 + 4?")
-    assert (result.output.text, result.output.verdict) == ("7 apples", "unjudged")
-    assert any("refused" in note.text for note in result.trace if note.kind == "degraded")
-
-
-async def test_a_budget_that_is_used_up_by_the_samples_leaves_the_vote() -> None:
-    context = RunContext(budget=Budget(calls=3))
-    result = await sampled(small("8", "7 apples", "7"), large()).run("3 + 4?", context)
-    assert (result.output.text, result.output.verdict) == ("7 apples", "unjudged")
+@pytest.mark.parametrize(
+    ("says", "calls", "verdict"),
+    [
+        pytest.param("Both are nice.", None, "unreadable", id="no verdict"),
+        pytest.param(DOWN, None, "unjudged", id="down"),
+        pytest.param("", 3, "unjudged", id="a budget for the samples alone"),
+    ],
+)
+async def test_where_the_judge_says_nothing_most_samples_decide(
+    says: Step, calls: int | None, verdict: str
+) -> None:
+    judge = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: says)
+    context = RunContext(budget=Budget(calls=calls))
+    result = await sampled(small("8", "7 apples", "7"), judge).run("3 + 4?", context)
+    assert (result.output.text, result.output.verdict) == ("7 apples", verdict)
+    told = [note.text for note in result.trace if note.kind == "degraded"]
+    assert any("most answers decide" in text for text in told) is (verdict == "unjudged")
 
 
 async def test_equal_samples_need_no_judge() -> None:
@@ -105,11 +105,6 @@ async def test_a_failing_sample_is_left_out_and_said() -> None:
     result = await sampled(small("tea", DOWN, "wine"), likes("wine")).run("A drink?")
     assert (result.output.text, result.output.samples, result.output.partial) == ("wine", 2, True)
     assert "picked from 2 of 3 samples" in {note.text for note in result.trace}
-
-
-async def test_where_every_sample_fails_the_error_has_the_causes() -> None:
-    with pytest.raises(QuorumNotMet, match="refused"):
-        await sampled(small(DOWN, DOWN, DOWN), large()).run("A drink?")
 
 
 async def test_a_deadline_leaves_time_for_the_judge() -> None:

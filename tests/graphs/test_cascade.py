@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from moa.errors import (
     OutputError,
 )
 from moa.graphs.cascade import Cascade
-from moa.graphs.engine.builder import Graph
+from moa.graphs.engine.graph import Graph
 from moa.graphs.oversight import Oversight, same_answer
 from moa.handoffs import Reply, Text
 from moa.node import Result
@@ -57,10 +56,7 @@ def small(*steps: Step) -> ScriptedEndpoint:
 
 
 def labelled(
-    first: Endpoint,
-    second: Endpoint,
-    *,
-    oversight: Oversight | None = None,
+    first: Endpoint, second: Endpoint, *, oversight: Oversight | None = None
 ) -> Cascade[Text | str, Choice[str]]:
     return Cascade(
         small=Classifier(first, LABELS, none=False),
@@ -70,47 +66,61 @@ def labelled(
     )
 
 
-async def test_of_a_sure_answer_the_large_model_is_not_asked() -> None:
-    first, second = small(sure("app", 0.9)), large()
-    result = await labelled(first, second).run("It crashes.")
-    assert (result.output.label, result.accepted, result.tier) == ("app", True, 0)
-    assert "llm" not in result.usage.by_tier()
+WRONG_KEY = EndpointUnauthorized("wrong key", endpoint="e", status=401)
+WITHDRAWN = Audit(risk=0.05, withdrawn=True)
+PASSED_ON = "'classifier' gave no answer, so the next one is asked: "
+GUESS = "the answer of 'classifier' is not accepted, and no other was had"
+DOUBT = "from 'classifier': confidence 0.600, 0.800 is needed"
+DOUBTFUL, OTHER = sure("app", 0.6), sure("card", 0.7)
+LATE, REJECTED = DeadlineExceeded("late"), EndpointRejected("no", endpoint="large")
 
 
-async def test_a_doubtful_answer_goes_on_and_the_trace_says_why() -> None:
-    first, second = small(sure("app", 0.6)), large(sure("card", 0.7))
-    result = await labelled(first, second).run("Hm.")
-    assert (result.output.label, result.accepted, result.tier) == ("card", True, 1)
-    (note,) = [note for note in result.trace if note.kind == "escalated"]
-    assert note.text == "from 'classifier': confidence 0.600, 0.800 is needed"
-    assert result.usage.calls == 2
-
-
-async def test_where_the_small_tier_is_down_the_large_one_answers() -> None:
-    first, second = small(DOWN), large(sure("card", 0.7))
-    result = await labelled(first, second).run("Hm.")
-    assert (result.output.label, result.accepted) == ("card", True)
-    assert any(n.kind == "failed" and "the next one is asked" in n.text for n in result.trace)
+@pytest.mark.parametrize(
+    ("first", "second", "expected", "told"),
+    [
+        pytest.param(sure("app", 0.9), DOWN, ("app", True, 0), "", id="sure"),
+        pytest.param(DOUBTFUL, OTHER, ("card", True, 1), DOUBT, id="doubtful"),
+        pytest.param(DOWN, OTHER, ("card", True, 1), f"{PASSED_ON}small: refused", id="down"),
+        pytest.param(WRONG_KEY, OTHER, ("card", True, 1), f"{PASSED_ON}e: wrong", id="wrong key"),
+        pytest.param(DOUBTFUL, DOWN, ("app", False, 0), GUESS, id="large down"),
+        pytest.param(DOUBTFUL, LATE, ("app", False, 0), GUESS, id="large late"),
+    ],
+)
+async def test_who_answers_and_whether_it_is_accepted(
+    first: Step, second: Step, expected: object, told: str
+) -> None:
+    result = await labelled(small(first), last := large(second)).run("Hm.")
+    assert (result.output.label, result.accepted, result.tier) == expected
+    assert any(note.text.startswith(told) for note in result.trace)
+    assert bool(last.prompts or last.states) is bool(told)
 
 
 async def test_a_budget_too_thin_for_the_large_tier_leaves_the_small_answer_unaccepted() -> None:
-    first, second = small(sure("app", 0.6)), large(sure("card", 0.7))
     context = RunContext(budget=Budget(llm_calls=0))
-    result = await labelled(first, second).run("Hm.", context)
+    result = await labelled(small(DOUBTFUL), large(OTHER)).run("Hm.", context)
     assert (result.output.label, result.accepted, result.tier) == ("app", False, 0)
-    assert "not accepted" in result.trace[-1].text
     assert "llm" not in result.usage.by_tier()
 
 
-async def test_with_the_large_tier_down_the_small_answer_is_marked_as_not_accepted() -> None:
-    result = await labelled(small(sure("app", 0.6)), large(DOWN)).run("Hm.")
-    assert (result.output.label, result.accepted) == ("app", False)
+@pytest.mark.parametrize(
+    ("first", "second", "audit", "error"),
+    [
+        pytest.param(DOWN, REJECTED, None, EndpointRejected, id="both down"),
+        pytest.param(DOUBTFUL, WRONG_KEY, None, EndpointUnauthorized, id="wrong key"),
+        pytest.param(WRONG_KEY, DOWN, WITHDRAWN, EndpointUnavailable, id="withdrawn"),
+    ],
+)
+async def test_where_nobody_answers_it_is_the_error_of_the_last(
+    first: Step, second: Step, audit: Audit | None, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await labelled(small(first), large(second), oversight=Oversight(audit=audit)).run("Hm.")
 
 
-async def test_with_both_tiers_down_the_error_of_the_last_is_raised() -> None:
-    error = EndpointRejected("no", endpoint="large")
-    with pytest.raises(EndpointRejected):
-        await labelled(small(DOWN), large(error)).run("Hm.")
+async def test_a_suspended_cascade_without_a_large_model_gives_a_marked_guess() -> None:
+    oversight = Oversight(audit=WITHDRAWN)
+    result = await labelled(small(sure("app", 0.99)), large(DOWN), oversight=oversight).run("Hm.")
+    assert (result.output.label, result.accepted, result.tier) == ("app", False, 0)
 
 
 async def test_a_wrong_input_is_nobodys_failure() -> None:
@@ -246,13 +256,6 @@ async def test_a_drift_alarm_escalates_or_warns(on_drift: Literal["escalate", "w
     assert any("length moved up" in note.text for note in result.trace)
 
 
-async def test_a_suspended_cascade_without_a_large_model_gives_a_marked_guess() -> None:
-    oversight = Oversight(audit=Audit(risk=0.05, withdrawn=True))
-    agent = labelled(small(sure("app", 0.99)), large(DOWN), oversight=oversight)
-    result = await agent.run("Hm.")
-    assert (result.output.label, result.accepted, result.tier) == ("app", False, 0)
-
-
 def test_what_was_audited_is_kept_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "audit.json"
     for checked in (1, 2):
@@ -312,20 +315,12 @@ async def test_drift_from_another_reference_is_watched_anew(tmp_path: Path) -> N
     assert "it is watched anew" in (await notes_of(other))[0]
 
 
-def test_the_share_that_is_checked_is_that_of_the_settings(tmp_path: Path) -> None:
+def test_an_audit_goes_on_with_its_own_picks_and_the_share_of_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "audit.json"
-    Oversight(audit=Audit(risk=0.05, share=0.02), file=file).picks()
-    audit = Oversight(audit=Audit(risk=0.05, share=0.5), file=file).audit
+    Oversight(audit=Audit(risk=0.05, share=0.02, seed=1), file=file).picks()
+    audit = Oversight(audit=Audit(risk=0.05, share=0.5, seed=2), file=file).audit
     assert audit is not None
-    assert (audit.share, audit.accepted) == (0.5, 1)
-
-
-def test_an_audit_goes_on_with_its_own_picks_whatever_is_drawn_anew(tmp_path: Path) -> None:
-    file = tmp_path / "audit.json"
-    Oversight(audit=Audit(risk=0.05, seed=1), file=file).picks()
-    audit = Oversight(audit=Audit(risk=0.05, seed=2), file=file).audit
-    assert audit is not None
-    assert (audit.seed, audit.accepted) == (1, 1)
+    assert (audit.share, audit.seed, audit.accepted) == (0.5, 1, 1)
 
 
 async def test_runs_side_by_side_share_one_audit() -> None:
@@ -344,7 +339,10 @@ async def test_a_cascade_stands_in_a_graph_and_is_drawn_in_it() -> None:
     drawn = graph.draw().mermaid
     assert "SLM · small" in drawn
     assert "LLM · large" in drawn
-    assert re.search(r"if doubtful", agent.draw().mermaid)
+    alone = agent.draw().mermaid
+    assert "if doubtful" in alone
+    arrows = [line.split() for line in alone.splitlines() if "->" in line]
+    assert all(first != last for first, *_, last in arrows), "no tier has an arrow to itself"
 
 
 def test_a_cascade_that_cannot_work_is_refused() -> None:
@@ -418,19 +416,18 @@ async def heard(graph: Cascade[Any, Reply]) -> str:
     return "".join(event.text for event in told if isinstance(event, TextDelta))
 
 
-async def test_a_rejected_text_is_not_shown() -> None:
-    graph = writing(small("Hi."), large("A long and good answer."))
-    assert await heard(graph) == "A long and good answer."
-
-
-async def test_an_accepted_text_is_shown_once_it_is_settled() -> None:
-    graph = writing(small("You go there by train."), large())
-    assert await heard(graph) == "You go there by train."
-
-
-async def test_of_an_audit_the_text_that_counts_is_shown() -> None:
-    graph = writing(small("You go there by train."), large("You walk there."), share=1.0)
-    assert await heard(graph) == "You walk there."
+@pytest.mark.parametrize(
+    ("first", "second", "share", "shown"),
+    [
+        pytest.param("Hi.", "A good long answer.", 0.0, "A good long answer.", id="rejected"),
+        pytest.param("You go there by train.", "", 0.0, "You go there by train.", id="accepted"),
+        pytest.param("You go by train.", "You walk there.", 1.0, "You walk there.", id="audited"),
+    ],
+)
+async def test_only_the_text_that_counts_is_shown(
+    first: str, second: str, share: float, shown: str
+) -> None:
+    assert await heard(writing(small(first), large(second), share=share)) == shown
 
 
 class BreaksOff:
@@ -453,36 +450,3 @@ async def test_where_a_text_breaks_off_that_is_shown_no_other_takes_its_place() 
     assert (await node.run("How do I get there?")).output.text == "Hi."
     with pytest.raises(EndpointUnavailable):
         await heard(node)
-
-
-async def test_a_small_tier_with_a_wrong_key_is_passed_over_and_the_trace_says_so() -> None:
-    first = small(EndpointUnauthorized("wrong key", endpoint="small", status=401))
-    result = await labelled(first, large(sure("app", 0.9))).run("It crashes.")
-    assert (result.output.label, result.accepted) == ("app", True)
-    assert any("wrong key" in note.text for note in result.trace)
-
-
-async def test_a_last_tier_with_a_wrong_key_is_an_error() -> None:
-    last = large(EndpointUnauthorized("wrong key", endpoint="large", status=401))
-    with pytest.raises(EndpointUnauthorized):
-        await labelled(small(sure("app", 0.6)), last).run("It crashes.")
-
-
-async def test_where_everything_goes_to_a_last_tier_that_is_down_its_error_is_told() -> None:
-    watch = Oversight(audit=Audit(risk=0.05, withdrawn=True))
-    wrong_key = EndpointUnauthorized("wrong key", endpoint="small", status=401)
-    last = large(EndpointUnavailable("down", endpoint="large"))
-    with pytest.raises(EndpointUnavailable):
-        await labelled(small(wrong_key), last, oversight=watch).run("It crashes.")
-
-
-async def test_where_the_time_of_the_large_tier_is_up_the_small_answer_is_marked() -> None:
-    result = await labelled(small(sure("app", 0.6)), large(DeadlineExceeded("late"))).run("Hm.")
-    assert (result.output.label, result.accepted) == ("app", False)
-
-
-def test_no_tier_is_drawn_with_an_arrow_to_itself() -> None:
-    node = labelled(small(sure("app", 0.9)), large(sure("app", 0.9)))
-    arrows = [line.split() for line in str(node.draw().mermaid).splitlines() if "->" in line]
-    assert arrows
-    assert all(first != last for first, *_, last in arrows)

@@ -44,7 +44,7 @@ from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Budget, Price
 
 from .killed import THREAD, killed, resumed, whole
-from .nodes import Asker
+from .nodes import Asker, alone, kept
 from .test_recipes_drawn import RECIPES
 
 
@@ -147,8 +147,7 @@ async def test_a_pass_that_had_ended_does_not_run_again() -> None:
         return f"{text}!" if len(text) < 2 else interrupt("well?")
 
     g = Graph("g", str)
-    graph = g.build(g.loop(longer, g.input, until=lambda text: text == "done", at_most=5))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    compiled = kept(g.build(g.loop(longer, g.input, until=lambda text: text == "done", at_most=5)))
     await compiled.ainvoke("", THREAD)
     assert await compiled.ainvoke(Command(resume="done"), THREAD) == "done"
     assert ran == ["", "!", "!!", "!!"]
@@ -188,9 +187,7 @@ async def test_who_was_late_before_is_not_asked_when_the_run_goes_on() -> None:
 
 async def test_a_new_run_of_the_thread_finds_nothing_of_the_one_before() -> None:
     endpoint = large()
-    compiled: Any = SelfConsistency(node=Agent(endpoint, "Answer.", temperature=1)).compile(
-        checkpointer=InMemorySaver()
-    )
+    compiled = kept(SelfConsistency(node=Agent(endpoint, "Answer.", temperature=1)))
     for runs in (1, 2):
         await compiled.ainvoke("Why?", THREAD)
         assert len(endpoint.prompts) % runs == 0
@@ -202,8 +199,9 @@ async def test_what_made_a_run_fail_is_asked_anew_and_what_had_ended_well_is_not
     good, bad = large("good"), ScriptedEndpoint(name="bad", tier="llm", steps=["", "", "Fine."])
     g = Graph("g", str)
     first = g.add(Agent(good, "Answer.", name="first"), g.input)
-    graph = g.build(g.add(Agent(bad, "Answer.", name="second"), first.map(lambda r: r.text)))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    compiled = kept(
+        g.build(g.add(Agent(bad, "Answer.", name="second"), first.map(lambda r: r.text)))
+    )
     with pytest.raises(OutputError):
         await compiled.ainvoke("Why?", THREAD)
     assert (await compiled.ainvoke(None, THREAD)).text == "Fine."
@@ -214,9 +212,7 @@ async def test_a_run_that_failed_does_not_ask_again_what_something_stood_in_for(
     down = ScriptedEndpoint(name="down", steps=[EndpointUnavailable("down", endpoint="down")])
     no_key = EndpointUnauthorized("no key", endpoint="last", status=401)
     last = ScriptedEndpoint(name="last", tier="llm", steps=[no_key, "Done."])
-    compiled: Any = Mixture(proposers=[large("a"), down, large("b")], aggregator=last).compile(
-        checkpointer=InMemorySaver()
-    )
+    compiled = kept(Mixture(proposers=[large("a"), down, large("b")], aggregator=last))
     with pytest.raises(EndpointUnauthorized):
         await compiled.ainvoke("Why?", THREAD)
     done = await compiled.ainvoke(None, THREAD)
@@ -315,9 +311,7 @@ async def test_a_context_that_goes_on_counts_each_call_once() -> None:
 
     g = Graph("g", str)
     mixed = g.add(Mixture(proposers=[endpoint, endpoint], aggregator=endpoint), g.input)
-    compiled: Any = g.build(g.add(ask, mixed.map(lambda m: m.text))).compile(
-        checkpointer=InMemorySaver()
-    )
+    compiled = kept(g.build(g.add(ask, mixed.map(lambda m: m.text))))
     context = RunContext(budget=Budget(calls=3))
     await compiled.ainvoke("Why?", THREAD, context=context)
     assert context.usage.calls == 3
@@ -348,7 +342,7 @@ async def test_people_are_asked_inside_a_recipe_in_a_graph_in_a_graph() -> None:
     mixed = inner.build(inner.add(Mixture(proposers=people, aggregator=last), inner.input))
     outer = Graph("outer", str)
     graph = outer.build(outer.add(mixed, outer.input))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    compiled = kept(graph)
     paused = await compiled.ainvoke("Why?", THREAD)
     asked = {one.value: one.id for one in paused["__interrupt__"]}
     assert set(asked) == {"slow", "quick"}
@@ -384,8 +378,7 @@ async def test_a_node_that_stands_beside_itself_is_given_the_answer_to_its_own_q
             return Result(output=Reply(text=f"{request}={interrupt(request)}"))
 
     g = Graph("g", str)
-    graph = g.build(g.add(Sides(Each("each", large())), g.input))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    compiled = kept(g.build(g.add(Sides(Each("each", large())), g.input)))
     paused = await compiled.ainvoke("a b", THREAD)
     assert [one.value for one in paused["__interrupt__"]] == ["b"]
     slow = "b"
@@ -397,9 +390,7 @@ async def test_a_node_that_stands_beside_itself_is_given_the_answer_to_its_own_q
 
 async def test_one_of_several_questions_can_be_answered_first() -> None:
     people: Any = [Person("a", large()), Person("b", large())]
-    compiled: Any = Mixture(proposers=people, aggregator=large("z")).compile(
-        checkpointer=InMemorySaver()
-    )
+    compiled = kept(Mixture(proposers=people, aggregator=large("z")))
     paused = await compiled.ainvoke("Why?", THREAD)
     asked = {one.value: one.id for one in paused["__interrupt__"]}
     paused = await compiled.ainvoke(Command(resume={asked["b"]: "B"}), THREAD)
@@ -412,8 +403,7 @@ async def test_a_person_is_asked_twice_in_a_row_by_one_node() -> None:
     async def asks(text: str) -> str:
         return f"{interrupt('name?')} {interrupt('age?')}"
 
-    g = Graph("g", str)
-    compiled: Any = g.build(g.add(asks, g.input)).compile(checkpointer=InMemorySaver())
+    compiled = kept(alone(asks))
     paused = await compiled.ainvoke("x", THREAD)
     assert paused["__interrupt__"][0].value == "name?"
     paused = await compiled.ainvoke(Command(resume="Ada"), THREAD)
@@ -429,8 +419,7 @@ async def test_a_question_about_a_typed_answer_is_known_again() -> None:
         return f"{topic.label}: {interrupt('well?')}"
 
     g = Graph("g", str)
-    graph = g.build(g.add(asks, g.add(classifier, g.input)))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    compiled = kept(g.build(g.add(asks, g.add(classifier, g.input))))
     await compiled.ainvoke("x", THREAD)
     assert await compiled.ainvoke(Command(resume="yes"), THREAD) == "card: yes"
 
@@ -439,8 +428,7 @@ async def test_an_answer_that_is_not_valid_can_be_given_again() -> None:
     async def asks(text: str) -> str:
         return f"{interrupt('age?', response_schema=Age).years} years"
 
-    g = Graph("g", str)
-    compiled: Any = g.build(g.add(asks, g.input)).compile(checkpointer=InMemorySaver())
+    compiled = kept(alone(asks))
     await compiled.ainvoke("x", THREAD)
     with pytest.raises(NodeError, match="years"):
         await compiled.ainvoke(Command(resume={"years": "many"}), THREAD)
@@ -455,13 +443,11 @@ def in_a_function() -> Any:
     async def asks(text: str) -> str:
         return interrupt("well?")
 
-    g = Graph("g", str)
-    return g.build(g.add(asks, g.input))
+    return alone(asks)
 
 
 def in_a_node() -> Any:
-    g = Graph("g", str)
-    return g.build(g.add(Person("person", large()), g.input))
+    return alone(Person("person", large()))
 
 
 def in_a_recipe() -> Any:
@@ -565,7 +551,7 @@ class Ticket(BaseModel):
 
 
 async def test_a_class_that_no_type_names_is_not_kept_as_another() -> None:
-    compiled: Any = mixture().compile(checkpointer=InMemorySaver())
+    compiled = kept(mixture())
     with pytest.raises(InputError, match=r"Graph\('name', Ticket\)"):
         await compiled.ainvoke(Ticket(text="Why?"), THREAD)
     plain: Any = mixture().compiled

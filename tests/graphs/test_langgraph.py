@@ -34,7 +34,8 @@ from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, NodeFinished
 from moa.usage import Budget
 
-from .nodes import Asker
+from .killed import THREAD
+from .nodes import Asker, alone, kept
 
 
 class Ticket(BaseModel):
@@ -69,10 +70,6 @@ def _only_json(value: Any) -> None:
     if isinstance(value, list | tuple):
         for part in cast("list[Any]", value):
             _only_json(part)
-
-
-def thread(name: str = "1") -> Any:
-    return {"configurable": {"thread_id": name}}
 
 
 class Ran(list[str]):
@@ -110,8 +107,7 @@ async def test_the_budget_comes_with_the_context() -> None:
 
 
 async def test_events_go_to_the_custom_stream() -> None:
-    g = Graph("g", str)
-    compiled: Any = g.build(g.add(Asker("a", SimulatedEndpoint()), g.input)).compiled
+    compiled: Any = alone(Asker("a", SimulatedEndpoint())).compiled
     events: list[Event] = [e async for e in compiled.astream("x", stream_mode="custom")]
     assert isinstance(events[-1], NodeFinished)
     assert events[-1].output == "x"
@@ -128,8 +124,7 @@ class Streaming(SimulatedEndpoint):
 
 
 def writing(endpoint: SimulatedEndpoint) -> Any:
-    g = Graph("g", str)
-    return g.build(g.add(Agent(endpoint, "Answer."), g.input)).compiled
+    return alone(Agent(endpoint, "Answer.")).compiled
 
 
 async def test_an_endpoint_streams_where_somebody_reads_along_and_not_where_nobody_does() -> None:
@@ -184,10 +179,10 @@ async def test_finished_nodes_do_not_run_again_after_an_interrupt() -> None:
     ran = Ran()
     saver = InMemorySaver(serde=PlainOnly())
     compiled: Any = interruptible(ran).compile(checkpointer=saver)
-    paused = await compiled.ainvoke(Ticket(text="x"), thread())
+    paused = await compiled.ainvoke(Ticket(text="x"), THREAD)
     assert [asked.value for asked in paused["__interrupt__"]] == ["right last"]
     before = list(ran)
-    done = await compiled.ainvoke(Command(resume="yes"), thread())
+    done = await compiled.ainvoke(Command(resume="yes"), THREAD)
     assert done == Reply(text="left last:left first:x right last:yes")
     assert ran[len(before) :] == ["right last"]
 
@@ -219,12 +214,11 @@ async def test_results_are_found_again_when_nodes_finish_in_another_order() -> N
     g = Graph("g", str)
     ends = [g.add(last(n), g.add(first(n), g.input, name=n), name=f"{n}2") for n in gates]
     a, b = ends
-    graph = g.build(g.add(ask, g.join(lambda a, b: [a, b], a, b)))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver())
+    compiled = kept(g.build(g.add(ask, g.join(lambda a, b: [a, b], a, b))))
     gates["b"].set()
-    await compiled.ainvoke("x", thread())
+    await compiled.ainvoke("x", THREAD)
     assert sorted(ran) == ["a", "a2", "b", "b2"]
-    assert await compiled.ainvoke(Command(resume="done"), thread()) == "done"
+    assert await compiled.ainvoke(Command(resume="done"), THREAD) == "done"
     assert sorted(ran) == ["a", "a2", "b", "b2"]
 
 
@@ -233,9 +227,9 @@ async def test_finished_nodes_of_a_nested_graph_do_not_run_again() -> None:
     outer = Graph("outer", Ticket)
     graph = outer.build(outer.add(interruptible(ran), outer.input))
     compiled: Any = graph.compile(checkpointer=InMemorySaver(serde=PlainOnly()))
-    await compiled.ainvoke(Ticket(text="x"), thread())
+    await compiled.ainvoke(Ticket(text="x"), THREAD)
     before = list(ran)
-    done = await compiled.ainvoke(Command(resume="yes"), thread())
+    done = await compiled.ainvoke(Command(resume="yes"), THREAD)
     assert done == Reply(text="left last:left first:x right last:yes")
     assert ran[len(before) :] == ["right last"]
 
@@ -250,10 +244,9 @@ async def test_a_node_that_was_skipped_stays_so_after_an_interrupt() -> None:
         assert isinstance(never, Skipped)
         return reply
 
-    graph = g.build(g.join(only, never, reply))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver())
-    await compiled.ainvoke(Ticket(text="x"), thread())
-    assert await compiled.ainvoke(Command(resume="y"), thread()) == Draft(text="asks:y")
+    compiled = kept(g.build(g.join(only, never, reply)))
+    await compiled.ainvoke(Ticket(text="x"), THREAD)
+    assert await compiled.ainvoke(Command(resume="y"), THREAD) == Draft(text="asks:y")
     assert ran == ["asks", "asks"]
 
 
@@ -269,7 +262,7 @@ async def test_an_eager_node_may_be_stopped_in_a_compiled_graph() -> None:
     no = first.map(lambda _: False)
     reply = g.add(ran.node("last"), waits.map(second), when=no, otherwise=first, name="last")
     compiled: Any = g.build(reply).compile(checkpointer=InMemorySaver(serde=PlainOnly()))
-    assert await compiled.ainvoke(Ticket(text="x"), thread()) == Draft(text="first:x")
+    assert await compiled.ainvoke(Ticket(text="x"), THREAD) == Draft(text="first:x")
 
 
 async def test_a_failed_run_goes_on_from_what_was_finished() -> None:
@@ -285,9 +278,9 @@ async def test_a_failed_run_goes_on_from_what_was_finished() -> None:
     graph = g.build(g.add(fails, g.add(ran.node("a"), g.input, name="a")))
     compiled: Any = graph.compile(checkpointer=InMemorySaver(serde=PlainOnly()))
     with pytest.raises(NodeError, match="fails: ValueError: not yet"):
-        await compiled.ainvoke(Ticket(text="x"), thread())
+        await compiled.ainvoke(Ticket(text="x"), THREAD)
     broken = False
-    assert await compiled.ainvoke(None, thread()) == Reply(text="a:x")
+    assert await compiled.ainvoke(None, THREAD) == Reply(text="a:x")
     assert ran == ["a"]
 
 
@@ -298,7 +291,7 @@ async def test_a_checkpoint_that_holds_another_type_is_told(written: object) -> 
     asks = g.add(ran.node("asks", ask=True), g.add(second, g.add(ran.node("a"), g.input, name="a")))
     saver = InMemorySaver(serde=PlainOnly())
     compiled: Any = g.build(asks).compile(checkpointer=saver)
-    await compiled.ainvoke(Ticket(text="x"), thread())
+    await compiled.ainvoke(Ticket(text="x"), THREAD)
     for writes in saver.writes.values():
         for key, (task, channel, _, path) in writes.items():
             if channel == "__moa__":
@@ -306,7 +299,7 @@ async def test_a_checkpoint_that_holds_another_type_is_told(written: object) -> 
                 changed = saver.serde.dumps_typed(json.dumps({**record, "value": written}))
                 writes[key] = (task, channel, changed, path)
     with pytest.raises(StoreError, match="the checkpoint holds for 'a' no Draft"):
-        await compiled.ainvoke(Command(resume="yes"), thread())
+        await compiled.ainvoke(Command(resume="yes"), THREAD)
 
 
 async def test_an_output_of_unknown_type_cannot_be_kept() -> None:
@@ -332,8 +325,7 @@ def test_an_output_of_unknown_type_names_the_function_that_gives_it() -> None:
 async def test_retryable_errors_are_retried() -> None:
     lost = EndpointUnavailable("lost", endpoint="e")
     endpoint = ScriptedEndpoint([lost, "fine"])
-    g = Graph("g", str)
-    graph = g.build(g.add(Asker("a", endpoint), g.input))
+    graph = alone(Asker("a", endpoint))
     policy = RetryPolicy(retry_on=retry_on, initial_interval=0.0, jitter=False)
     compiled: Any = graph.compile(retry=policy)
     assert await compiled.ainvoke("x") == "fine"

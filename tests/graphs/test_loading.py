@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
+from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
@@ -23,7 +25,8 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code
 from moa.graphs.debate import Debate
-from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.steps import NodeStep
+from moa.graphs.fields import FromEndpoint, Table
 from moa.graphs.loading import READY, AnyNode, load_graph
 from moa.graphs.monitor import Monitor
 from moa.graphs.refine import Refine
@@ -36,7 +39,10 @@ from moa.guards.pii import Pii
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import last_number, stated
 from moa.mixing.judges import ByPolicy, Listwise
+from moa.node import Node
 from moa.testing import SimulatedEndpoint, Step
+
+from .nodes import Timed
 
 ENDPOINTS = """
 [endpoints.small]
@@ -124,6 +130,28 @@ def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
         ConfigError, match=r"\[graphs.support.intents.a\] has no key 'meens'. Did you mean 'means'"
     ):
         load_graph("support", Endpoints(config))
+
+
+class Opaque:
+    """What pydantic can't read."""
+
+
+def of_opaque(endpoint: Endpoint, *, guide: Opaque | None = None) -> Node[Any, Any]:
+    return Agent(endpoint, str(guide))
+
+
+def needs_opaque(endpoint: Endpoint, *, guide: Opaque) -> Node[Any, Any]:
+    return of_opaque(endpoint, guide=guide)
+
+
+@pytest.mark.parametrize(
+    ("make", "table"), [(of_opaque, {"guide": "a"}), (needs_opaque, {}), (needs_opaque, "small")]
+)
+def test_a_keyword_that_no_table_can_say_is_named(make: Any, table: object) -> None:
+    mark = TypeAdapter[Any](Annotated[Any, FromEndpoint(make, "slm")])
+    context = Table("opaque", Endpoints(Config()), lambda _: Timed("other", 0))
+    with pytest.raises(ValidationError, match=r"guide=…\) can be given in Python alone"):
+        mark.validate_python(table, context=context)
 
 
 async def test_a_cascade_is_built_from_labels_and_settings_given_come_first() -> None:

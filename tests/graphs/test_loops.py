@@ -111,7 +111,7 @@ async def test_the_nodes_that_run_are_those_that_are_drawn(make: Any) -> None:
     async for event in graph.stream(""):
         if isinstance(event, NodeStarted):
             ran.append(event.node.split("/")[-1])
-    assert set(ran) - {"polish"} == drawn_in(diagram_of(graph.plan))
+    assert set(ran) - {"polish"} == drawn_in(diagram_of(graph))
 
 
 @pytest.mark.parametrize("at_most", [1, 4])
@@ -129,7 +129,7 @@ async def test_the_arrow_back_says_how_often_it_runs_at_most(at_most: int) -> No
 
 
 def test_the_arrow_back_of_a_graph_leads_from_its_output_to_its_input() -> None:
-    arrows = [arrow for arrow in diagram_of(graph_of_two().plan).arrows.values() if arrow.labels]
+    arrows = [arrow for arrow in diagram_of(graph_of_two()).arrows.values() if arrow.labels]
     assert [(arrow.start, arrow.end, arrow.labels) for arrow in arrows] == [
         ("g_2_out", "g_2_in", ["again until is_long, at most 4 passes"])
     ]
@@ -151,6 +151,10 @@ def size(text: str) -> int:
     return len(text)
 
 
+def both(text: str, other: str) -> bool:
+    return text == other
+
+
 @pytest.mark.parametrize(
     ("body", "until", "at_most", "said"),
     [
@@ -158,6 +162,7 @@ def size(text: str) -> int:
         (longer, of_a_text, 3, "the until= of 'longer' takes Text, but 'longer' gives str"),
         (longer, size, 3, "the until= of 'longer' gives int, and not a bool"),
         (longer, asks, 3, "the until= of 'longer' is asynchronous: let the body ask"),
+        (longer, both, 3, "the until= of 'longer' is given one value, but takes (text, other)"),
         (longer, is_long, 0, "'longer' runs at_most=0 times: give 1 or more"),
     ],
 )

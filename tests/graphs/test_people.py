@@ -17,7 +17,7 @@ from moa.graphs import Graph
 from moa.testing import SimulatedEndpoint
 
 from .killed import THREAD
-from .nodes import Asker
+from .nodes import Asker, alone, kept
 
 
 class Review(BaseModel):
@@ -117,8 +117,7 @@ async def test_an_interrupt_of_a_node_without_a_checkpointer_says_how_to_run_it(
     def ask(text: str) -> str:
         return interrupt(text)
 
-    g = Graph("g", str)
-    compiled: Any = g.build(g.add(ask, g.input)).compiled
+    compiled: Any = alone(ask).compiled
     with pytest.raises(NotResumable, match=r"'Send it\?': .*graph\.compile\(checkpointer=…\)"):
         await compiled.ainvoke("Send it?")
 
@@ -206,7 +205,7 @@ async def test_a_person_is_not_asked_in_vain() -> None:
     reply = g.add(
         slow, g.join(chosen, g.input, liked), when=spam.map(bool), otherwise=g.input, name="reply"
     )
-    compiled: Any = g.build(reply).compile(checkpointer=InMemorySaver())
+    compiled = kept(g.build(reply))
     assert await compiled.ainvoke("", THREAD) == ""
     assert asked(await compiled.ainvoke("x", {"configurable": {"thread_id": "2"}})) == "Like it?"
 
@@ -219,7 +218,7 @@ async def test_a_person_is_asked_only_where_a_condition_holds() -> None:
     g = Graph("g", str)
     yes = g.input.map(always)
     liked = g.ask_human("?", g.input, answer=bool, when=g.input.map(bool), otherwise=yes)
-    compiled: Any = g.build(liked).compile(checkpointer=InMemorySaver())
+    compiled = kept(g.build(liked))
     assert await compiled.ainvoke("", THREAD) is True
     assert asked(await compiled.ainvoke("x", THREAD)) == "?"
 
@@ -247,16 +246,22 @@ def test_a_question_that_does_not_fit_does_not_build() -> None:
     async def slow(text: str) -> str:
         return text
 
-    def both(first: bool, second: bool) -> bool:
-        return first and second
+    def all_of(first: bool, second: bool, third: bool) -> bool:
+        return first and second and third
+
+    def of_two(text: str, other: str) -> str:
+        return text + other
 
     g: Any = Graph("g", str)
     first = g.ask_human(of_a_number, g.input, answer=bool)
     second = g.ask_human(slow, g.input, answer=bool, name="second")
+    third = g.ask_human(of_two, g.input, answer=bool, name="third")
     with pytest.raises(WiringError) as caught:
-        g.build(g.join(both, first, second))
+        g.build(g.join(all_of, first, second, third))
     assert "'human' takes int, but 'input' gives str" in str(caught.value)
     assert "the question of 'second' is asynchronous" in str(caught.value)
+    fault = "the question of 'third' is given one value, but takes (text, other)"
+    assert fault in str(caught.value)
 
 
 def test_a_person_is_drawn() -> None:

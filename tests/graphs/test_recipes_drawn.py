@@ -28,7 +28,7 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code, Review
 from moa.graphs.debate import Debate, Debater
-from moa.graphs.engine.handles import NodeStep
+from moa.graphs.engine.steps import NodeStep
 from moa.graphs.loading import READY
 from moa.graphs.mixture import Mixture
 from moa.graphs.monitor import Change, Monitor, State, Window
@@ -238,7 +238,7 @@ def drawn(recipe: Recipe[Any, Any]) -> Iterator[str]:
         yield from (step.name for step in steps if isinstance(step, NodeStep))
     sketch = Sketch()
     recipe.sketch(sketch)
-    for _, node in sketch.boxes.values():
+    for node in (part.node for part in sketch.boxes.values()):
         if isinstance(node, Recipe):
             yield from drawn(cast("Recipe[Any, Any]", node))
         elif node is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -135,20 +136,19 @@ class Hanging:
 
 
 async def test_what_came_before_the_deadline_is_the_answer() -> None:
-    node = SelfConsistency(node=Hanging(2), samples=5, timeout_s=0.05)
-    result = await node.run("3 + 4?")
+    result = await SelfConsistency(node=Hanging(2), timeout_s=0.05).run("3 + 4?")
     assert (result.output.answer, result.output.votes) == ("7", {"7": 2})
     assert result.output.partial
 
 
-async def test_a_deadline_without_an_answer_is_an_error() -> None:
-    with pytest.raises(DeadlineExceeded):
-        await SelfConsistency(node=Hanging(0), timeout_s=0.05).run("3 + 4?")
-
-
-async def test_without_a_budget_for_a_single_sample_it_is_an_error() -> None:
-    with pytest.raises(BudgetExceeded):
-        await SelfConsistency(node=writer(says()), budget=Budget(calls=0)).run("3 + 4?")
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [({"timeout_s": 0.05}, DeadlineExceeded), ({"budget": Budget(calls=0)}, BudgetExceeded)],
+)
+async def test_without_a_single_sample_it_is_an_error(limits: Any, error: type[Exception]) -> None:
+    node: Any = Hanging(0) if "timeout_s" in limits else writer(says())
+    with pytest.raises(error):
+        await SelfConsistency(node=node, **limits).run("3 + 4?")
 
 
 async def test_samples_that_answer_nothing_are_no_majority() -> None:

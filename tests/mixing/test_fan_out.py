@@ -47,7 +47,7 @@ class Member:
 
     name: str
     seconds: float = 0.3
-    error: Exception | None = None
+    error: BaseException | None = None
     ended: list[str] = field(default_factory=list[str])
 
     async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
@@ -100,24 +100,93 @@ def test_all_answers_come_in_the_order_of_the_members() -> None:
     assert not run.trace
 
 
-def test_a_dead_member_is_left_out_and_named() -> None:
-    drawn, seconds, run = asked(six(dead("f")))
-    assert names(drawn) == "abcde"
-    assert seconds == pytest.approx(0.3)
-    (note,) = run.trace
-    assert (note.kind, note.node) == ("failed", "mixture")
-    assert note.text == "'f' gave no answer: f: connection refused"
+def each(seconds: Sequence[float]) -> list[Member]:
+    return [Member(name, takes) for name, takes in zip("abcdef", seconds, strict=False)]
 
 
-def test_the_last_one_gets_its_patience_and_no_more() -> None:
-    hanging = Member("f", 30.0)
-    drawn, seconds, run = asked(six(hanging))
-    assert names(drawn) == "abcde"
-    assert seconds == pytest.approx(0.5)
-    assert hanging.ended == ["f"]
-    (note,) = run.trace
-    assert note.kind == "dropped"
-    assert note.text == "'f' gave no answer in time: 5 others had answered 0.2 s before"
+def down(*names: str) -> list[str]:
+    return [f"failed: '{name}' gave no answer: {name}: connection refused" for name in names]
+
+
+def late(names: str, others: int, seconds: float = 0.2) -> list[str]:
+    before = f"{others} others had answered {seconds} s before"
+    return [f"dropped: '{name}' gave no answer in time: {before}" for name in names]
+
+
+def left_out(kind: str, names: str, why: str) -> list[str]:
+    return [f"{kind}: '{name}' {why}" for name in names]
+
+
+A, B, BUG = Member("a"), Member("b"), ZeroDivisionError("by 0")
+THREE_OF_SIX: Options = {"quorum": 3, "straggler_timeout_s": 0.5}
+NO_END: Options = {"quorum": 2, "straggler_timeout_s": None}
+NOT_NEEDED, NO_TIME = "is not needed: 2 answers are enough", "no answer in the time that is left"
+CASES: dict[str, tuple[list[Member], Options, str, float, list[str]]] = {
+    "dead": (six(dead("f")), {}, "abcde", 0.3, down("f")),
+    "the last one late": (six(Member("f", 30.0)), {}, "abcde", 0.5, late("f", 5)),
+    "a little late": (six(Member("f", 0.45)), {}, "abcdef", 0.45, []),
+    "one dead, one late": (
+        [A, B, dead("c"), Member("d", 30.0)],
+        {},
+        "ab",
+        0.5,
+        down("c") + late("d", 2),
+    ),
+    "the second of two": ([A, dead("b"), Member("c", 9.0)], {}, "ac", 9.0, down("b")),
+    "two members": (each([0.1, 9.0]), {}, "ab", 9.0, []),
+    "a quorum": (each(range(6)), THREE_OF_SIX, "abc", 2.5, late("def", 3, 0.5)),
+    "patience without an end": (six(Member("f", 30.0)), NO_END, "abcdef", 30.0, []),
+    "its own time": (
+        each([0.1, 30.0]),
+        {"timeout_s": 1.0},
+        "a",
+        1.0,
+        ["failed: 'b' gave no answer: b: no answer within 1.00 s"],
+    ),
+    "one without a quorum": ([dead("a"), B, dead("c")], {}, "b", 0.3, down("a", "c")),
+    "enough": (
+        each([0.1, 0.2, 0.3, 30.0]),
+        {"enough": lambda outputs: len(outputs) == 2},
+        "ab",
+        0.2,
+        left_out("skipped", "cd", NOT_NEEDED),
+    ),
+    "a hurry": (
+        each([0.1, 30.0, 30.0]),
+        {"hurry_s": 2.0},
+        "a",
+        2.0,
+        left_out("dropped", "bc", f"gave {NO_TIME} for it"),
+    ),
+    "a hurry where nothing is there": (each([5.0] * 3), {"hurry_s": 2.0}, "abc", 5.0, []),
+    "a bug": (
+        [Member("a", 0.1, BUG), B],
+        {},
+        "b",
+        0.3,
+        left_out("failed", "a", "gave no answer: a: ZeroDivisionError: by 0"),
+    ),
+    "cancelled from within": (
+        [A, Member("b", 0.1, asyncio.CancelledError())],
+        {},
+        "a",
+        0.3,
+        left_out("failed", "b", "gave no answer: b: CancelledError: "),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "came", "seconds", "told"), CASES.values(), ids=CASES
+)
+def test_who_is_waited_for_and_what_is_said_of_the_others(
+    members: list[Member], options: Options, came: str, after: float, told: list[str]
+) -> None:
+    drawn, took, run = asked(members, **options)
+    assert (names(drawn), took) == (came, pytest.approx(after, rel=0.01))
+    assert [f"{note.kind}: {note.text}" for note in run.trace] == told
+    assert {note.node for note in run.trace} <= {"mixture"}
+    assert all(member.ended for member in members)
 
 
 def test_who_waits_for_its_turn_at_an_endpoint_is_not_late() -> None:
@@ -135,51 +204,6 @@ def test_who_waits_for_its_turn_at_an_endpoint_is_not_late() -> None:
     assert [one.name for one in drawn] == ["a", "b", "c"]
 
 
-def test_a_little_late_is_not_too_late() -> None:
-    drawn, seconds, _ = asked(six(Member("f", 0.45)))
-    assert names(drawn) == "abcdef"
-    assert seconds == pytest.approx(0.45)
-
-
-def test_one_dead_and_one_hanging_hold_nobody_up() -> None:
-    members = [Member("a"), Member("b"), dead("c"), Member("d", 30.0)]
-    drawn, seconds, run = asked(members)
-    assert names(drawn) == "ab"
-    assert seconds == pytest.approx(0.5)
-    assert [note.kind for note in run.trace] == ["failed", "dropped"]
-
-
-def test_the_second_of_two_answers_is_waited_for() -> None:
-    drawn, _, _ = asked([Member("a"), dead("b"), Member("c", 9.0)])
-    assert names(drawn) == "ac"
-
-
-def test_two_members_are_both_waited_for() -> None:
-    drawn, _, _ = asked([Member("a", 0.1), Member("b", 9.0)])
-    assert names(drawn) == "ab"
-
-
-def test_a_quorum_ends_the_waiting_earlier() -> None:
-    members = [Member(name, place / 1) for place, name in enumerate("abcdef")]
-    drawn, seconds, _ = asked(members, quorum=3, straggler_timeout_s=0.5)
-    assert names(drawn) == "abc"
-    assert seconds == pytest.approx(2.5)
-
-
-def test_patience_without_an_end_waits_for_all() -> None:
-    drawn, seconds, _ = asked(six(Member("f", 30.0)), quorum=2, straggler_timeout_s=None)
-    assert names(drawn) == "abcdef"
-    assert seconds == pytest.approx(30.0)
-
-
-def test_a_member_has_its_own_time() -> None:
-    hanging = [Member("a", 0.1), Member("b", 30.0)]
-    drawn, seconds, run = asked(hanging, timeout_s=1.0)
-    assert names(drawn) == "a"
-    assert seconds == pytest.approx(1.0, rel=0.01)
-    assert run.trace[0].text == "'b' gave no answer: b: no answer within 1.00 s"
-
-
 def test_a_quorum_that_is_not_met_says_every_cause() -> None:
     members = [Member("a"), dead("b"), Member("c", 30.0)]
     with pytest.raises(QuorumNotMet) as caught:
@@ -191,43 +215,6 @@ def test_a_quorum_that_is_not_met_says_every_cause() -> None:
     )
     assert isinstance(caught.value.causes["b"], EndpointUnavailable)
     assert isinstance(caught.value.causes["c"], DeadlineExceeded)
-
-
-def test_one_answer_is_enough_to_go_on_without_a_quorum() -> None:
-    drawn, _, run = asked([dead("a"), dead("b"), Member("c"), dead("d")])
-    assert names(drawn) == "c"
-    assert [note.kind for note in run.trace] == ["failed"] * 3
-
-
-def test_all_dead_is_one_error() -> None:
-    with pytest.raises(QuorumNotMet, match="0 of 2 answered, and 1 must") as caught:
-        asked([dead("a"), dead("b")])
-    assert list(caught.value.causes) == ["a", "b"]
-
-
-def test_enough_ends_it_at_once() -> None:
-    members = [Member("a", 0.1), Member("b", 0.2), Member("c", 0.3), Member("d", 30.0)]
-    drawn, seconds, run = asked(members, enough=lambda outputs: len(outputs) == 2)
-    assert names(drawn) == "ab"
-    assert seconds == pytest.approx(0.2)
-    assert [(note.kind, note.text) for note in run.trace] == [
-        ("skipped", "'c' is not needed: 2 answers are enough"),
-        ("skipped", "'d' is not needed: 2 answers are enough"),
-    ]
-
-
-def test_a_hurry_takes_what_is_there() -> None:
-    members = [Member("a", 0.1), Member("b", 30.0), Member("c", 30.0), Member("d", 30.0)]
-    drawn, seconds, run = asked(members, hurry_s=2.0)
-    assert names(drawn) == "a"
-    assert seconds == pytest.approx(2.0)
-    assert {note.kind for note in run.trace} == {"dropped"}
-
-
-def test_a_hurry_waits_on_where_nothing_is_there() -> None:
-    drawn, seconds, _ = asked([Member(name, 5.0) for name in "abc"], hurry_s=2.0)
-    assert names(drawn) == "abc"
-    assert seconds == pytest.approx(5.0)
 
 
 def test_a_retry_gets_no_more_patience_than_anyone() -> None:
@@ -252,12 +239,6 @@ def test_a_retry_gets_no_more_patience_than_anyone() -> None:
     assert dropped.text.endswith("0.2 s before; it was asked again after 9.0 s: down: refused")
 
 
-def test_a_member_with_a_bug_is_left_out_like_any_that_fails() -> None:
-    drawn, _, run = asked([Member("a", 0.1, ZeroDivisionError("by 0")), Member("b")])
-    assert names(drawn) == "b"
-    assert run.trace[0].text == "'a' gave no answer: a: ZeroDivisionError: by 0"
-
-
 def test_of_members_with_a_bug_alone_the_cause_is_kept() -> None:
     with pytest.raises(QuorumNotMet) as caught:
         asked([Member("a", 0.1, ZeroDivisionError("by 0"))])
@@ -274,16 +255,6 @@ def test_whoever_cancels_the_run_cancels_its_members() -> None:
 
     clock.run(main())
     assert [member.ended for member in members] == [["a"], ["b"]]
-
-
-def test_a_member_that_cancels_itself_is_left_out() -> None:
-    class Cancelled(Member):
-        async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
-            raise asyncio.CancelledError
-
-    drawn, _, run = asked([Member("a"), Cancelled("b")])
-    assert names(drawn) == "a"
-    assert "'b' gave no answer" in run.trace[0].text
 
 
 def test_the_same_node_several_times_is_told_apart() -> None:
@@ -312,15 +283,11 @@ def test_whoever_listens_is_told_who_is_left_out() -> None:
     assert "refused" in event.reason
 
 
-@pytest.mark.parametrize("quorum", [0, 3])
-def test_a_quorum_that_no_one_can_meet_is_refused(quorum: int) -> None:
-    with pytest.raises(ConfigError, match="the quorum is at least 1"):
-        asked([Member("a"), Member("b")], quorum=quorum or -1)
-
-
-def test_nobody_to_ask_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has 0 members"):
-        asked([])
+@pytest.mark.parametrize(("members", "quorum"), [("ab", -1), ("ab", 3), ("", None)])
+def test_a_quorum_that_no_one_can_meet_is_refused(members: str, quorum: int | None) -> None:
+    options: Options = {} if quorum is None else {"quorum": quorum}
+    with pytest.raises(ConfigError, match=f"has {len(members)} members .* at least 1"):
+        asked([*map(Member, members)], **options)
 
 
 def test_a_run_without_time_asks_nobody() -> None:

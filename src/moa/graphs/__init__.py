@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from moa.graphs.engine.bridges import as_langgraph, as_runnable, retry_on
-from moa.graphs.engine.builder import BuiltGraph, Graph
-from moa.graphs.engine.handles import Handle
+from moa.graphs.engine.graph import BuiltGraph, Graph
+from moa.graphs.engine.steps import Handle
 from moa.graphs.engine.types import Skipped
 
 __all__ = ["BuiltGraph", "Graph", "Handle", "Skipped", "as_langgraph", "as_runnable", "retry_on"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, Literal
+from typing import Annotated, Generic, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
@@ -88,8 +88,10 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
         members = [self.node] * self.samples
         drawn = await fan_out(members, request, context, straggler_timeout_s=None, hurry_s=hurry_s)
         outputs = [one.output for one in drawn]
-        texts = [written(output, self.key(output)) for output in outputs]
-        votes = self._votes(outputs)
+        answers = [self.key(output) for output in outputs]
+        texts = [written(*each) for each in zip(outputs, answers, strict=True)]
+        counts = Counter(answer for answer in answers if answer is not None)
+        votes = [counts[answer] for answer in answers]
         places = distinct(texts)
         picked = None
         if len(places) > 1:
@@ -106,12 +108,6 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
             texts=len(places),
             partial=len(drawn) < self.samples,
         )
-
-    def _votes(self, outputs: Sequence[Any]) -> list[int]:
-        """How many samples answer as each does."""
-        answers = [self.key(output) for output in outputs]
-        counts = Counter(answer for answer in answers if answer is not None)
-        return [counts[answer] for answer in answers]
 
     def _read(
         self, picked: Picked | None, places: Sequence[int], votes: Sequence[int]

@@ -19,7 +19,7 @@ from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.answer_extraction import Key, stated, written
-from moa.mixing.fan_out import Drawn, fan_out
+from moa.mixing.fan_out import fan_out
 from moa.mixing.voting import Tally, Voted, unreadable
 from moa.node import Node
 
@@ -98,13 +98,11 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         """
         members = [node for node in self.nodes for _ in range(self.samples)]
         drawn = await fan_out(members, request, context, straggler_timeout_s=None)
-        tallies = [Tally(left=self.samples) for _ in self.nodes]
+        outputs: list[dict[int, Any]] = [{} for _ in self.nodes]
         for one in drawn:
             model, place = divmod(one.place, self.samples)
-            tallies[model] = tallies[model].with_vote(place, self.key(one.output))
-        tallies = [tally.without(tally.left) for tally in tallies]
-        best, tied = self._best(tallies, drawn)
-        chosen = self._chosen(best, tied, tallies, drawn)
+            outputs[model][place] = one.output
+        chosen = self._chosen(outputs, len(drawn))
         if chosen.partial:
             context.note(
                 "degraded",
@@ -119,44 +117,32 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         answers = sketch.side_by_side(sketch.input, asked)
         sketch.arrow(answers, sketch.box(label="choice"), sketch.output)
 
-    def _best(self, tallies: Sequence[Tally], drawn: Sequence[Drawn[Any]]) -> tuple[int, list[int]]:
-        """Give the place of the best model, and those of the others that nothing tells from it."""
+    def _chosen(self, outputs: Sequence[Mapping[int, Any]], came: int) -> Chosen:
+        """Give the answer of the best model, and name those that nothing tells from it."""
+        tallies = [
+            Tally.of({place: self.key(output) for place, output in given.items()}, self.samples)
+            for given in outputs
+        ]
+        names = [node.name for node in self.nodes]
+        # Of all that were asked: a model that fails, or can't be read, is not one that agrees.
+        shares = [max(t.counts.values(), default=0) / self.samples for t in tallies]
         read = [place for place, tally in enumerate(tallies) if tally.leaders]
         if not read:
-            raise unreadable(len(drawn), self.name, written(drawn[0].output, None))
-
-        def rank(place: int) -> tuple[float, float]:
-            known = self.accuracy.get(self.nodes[place].name, 0.0)
-            return self._share(tallies[place]), known
-
-        best = max(read, key=rank)  # the first of those that rank alike
-        return best, [place for place in read if place != best and rank(place) == rank(best)]
-
-    def _share(self, tally: Tally) -> float:
-        # Of all that were asked: a model that fails, or can't be read, is not one that agrees.
-        return max(tally.counts.values(), default=0) / self.samples
-
-    def _chosen(
-        self, best: int, tied: list[int], tallies: Sequence[Tally], drawn: Sequence[Drawn[Any]]
-    ) -> Chosen:
-        tally = tallies[best]
-        winner = tally.leaders[0]
-        place = best * self.samples + tally.place_of(winner)
-        output = next(one.output for one in drawn if one.place == place)
-        voted = tally.voted(written(output, winner), winner)
-        shares = {node.name: self._share(t) for node, t in zip(self.nodes, tallies, strict=True)}
-        most = shares[self.nodes[best].name]
+            output = next(output for given in outputs for output in given.values())
+            raise unreadable(came, self.name, written(output, None))
+        ranks = {place: (shares[place], self.accuracy.get(names[place], 0.0)) for place in read}
+        best = max(read, key=ranks.__getitem__)  # the first of those that rank alike
+        voted = tallies[best].majority(outputs[best], self.name)
         overtaken = any(
-            self._share(t) + t.lost / self.samples >= most
-            for place, t in enumerate(tallies)
-            if place != best and t.lost
+            tally.lost and share + tally.lost / self.samples >= shares[best]
+            for place, (tally, share) in enumerate(zip(tallies, shares, strict=True))
+            if place != best
         )
-        known = voted.model_dump(exclude={"confidence", "partial"})
         return Chosen(
-            **known,
-            confidence=most,
+            **voted.model_dump(exclude={"confidence", "partial"}),
+            confidence=shares[best],
             partial=voted.partial or overtaken,
-            model=self.nodes[best].name,
-            shares=shares,
-            tied_models=tuple(self.nodes[place].name for place in tied),
+            model=names[best],
+            shares=dict(zip(names, shares, strict=True)),
+            tied_models=tuple(names[p] for p in read if p != best and ranks[p] == ranks[best]),
         )

@@ -187,10 +187,8 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
         return {places[one.place]: one.output.text for one in drawn}
 
     def _tally(self, replies: Mapping[int, str]) -> Tally:
-        tally = Tally(left=len(self.debaters))
-        for place, text in replies.items():
-            tally = tally.with_vote(place, self.key(Reply(text=text)))
-        return tally.without(tally.left)
+        answers = {place: self.key(Reply(text=text)) for place, text in replies.items()}
+        return Tally.of(answers, len(self.debaters))
 
     def _agree(self, replies: Mapping[int, str]) -> bool:
         return len(replies) < 2 or self._tally(replies).share == 1.0

@@ -136,10 +136,6 @@ class NodeMark(Mark):
 
     def read(self, value: object, info: ValidationInfo) -> Any:
         """Give the node, or make it."""
-        return self.node(value, info)
-
-    def node(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
-        """Give the node, or make it."""
         return cast("Node[Any, Any]", value) if is_node(value) else self.made(value, info)
 
     @abstractmethod
@@ -187,7 +183,13 @@ class FromEndpoint(NodeMark):
         said = {"endpoint": value} if isinstance(value, str) else value
         if not isinstance(said, Mapping):
             raise ValueError(f"the name of an endpoint, or a table that names one, not {value!r}")
-        takes = settings_of(self.make)
+        takes, in_python = _keywords(self.make)
+        for name, needed in in_python.items():
+            if name in said or needed:
+                raise ValueError(
+                    f"{takes.__name__}({name}=…) can be given in Python alone: no table can say "
+                    "its type, as it is annotated"
+                )
         before: dict[str, object] = {name: info.data[name] for name in self.given}
         shared = before | table.shared_with(takes.model_fields)
         settings = {**shared, **cast("Mapping[str, Any]", said)}
@@ -224,7 +226,7 @@ class FromEndpoints(FromEndpoint):
         return [
             self._nodes(cast("Sequence[object]", value), info)
             if isinstance(value, list | tuple)
-            else self.node(value, info)
+            else super(FromEndpoints, self).read(value, info)
             for value in values
         ]
 
@@ -276,27 +278,36 @@ def beside_config(path: str | Path, info: ValidationInfo) -> Path:
     return path if file is None else file.parent / path
 
 
-@cache
 def settings_of(make: Callable[..., Any]) -> type[BaseModel]:
     """Give what can be set of a node: its keywords, but for those that no table can say.
 
     Of a class with overloads the first one counts.
     """
+    return _keywords(make)[0]
+
+
+@cache
+def _keywords(make: Callable[..., Any]) -> tuple[type[BaseModel], dict[str, bool]]:
+    """Give what a table can say, and which keywords it can't; `True`: there is no node without."""
     inner: Any = getattr(make, "func", make)
     inner = get_origin(inner) or inner
     called = inner.__init__ if isinstance(inner, type) else inner
     called = next(iter(get_overloads(called)), called)
     bound, hints = getattr(make, "keywords", {}), _hints(called)
-    fields: dict[str, Any] = {}
+    fields, in_python = dict[str, Any](), dict[str, bool]()
     for name, one in inspect.signature(called).parameters.items():
         hint = hints.get(name)
+        needed = one.default is one.empty and name not in bound
         if get_origin(hint) is Unpack:
             of = get_type_hints(get_args(hint)[0], include_extras=True)
             fields |= {key: (kind, None) for key, kind in of.items() if _is_read(kind)}
+            in_python |= {key: False for key, kind in of.items() if not _is_read(kind)}
         elif hint is not None and _is_read(hint):
-            needed = one.default is one.empty and name not in bound
             fields[name] = (hint, ... if needed else None)
-    return create_model(getattr(inner, "__name__", "Settings"), __config__=_STRICT, **fields)
+        elif one.kind is one.KEYWORD_ONLY:
+            in_python[name] = needed
+    named = getattr(inner, "__name__", "Settings")
+    return create_model(named, __config__=_STRICT, **fields), in_python
 
 
 class _NotLoaded:

@@ -26,10 +26,9 @@ from moa.config import nearest
 from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
-from moa.graphs.engine.builder import BuiltGraph
-from moa.graphs.engine.handles import NodeStep
-from moa.graphs.engine.human import Human
-from moa.graphs.engine.loop import Loop
+from moa.graphs.engine.graph import BuiltGraph
+from moa.graphs.engine.nodes import Human, Loop
+from moa.graphs.engine.steps import NodeStep
 from moa.graphs.fields import FromEndpoint, Mark, Table, settings_below
 from moa.graphs.recipe import FromTable, Recipe, WiredRecipe
 from moa.guards.guarded import Guarded

@@ -25,8 +25,8 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
-from moa.graphs.engine.handles import NodeStep
 from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.steps import NodeStep
 from moa.graphs.fields import FromEndpoint, Large, beside_config
 from moa.graphs.recipe import Recipe, Sketch, keep, read_kept
 from moa.graphs.single_model import Labels

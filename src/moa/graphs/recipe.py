@@ -7,9 +7,8 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, dataclass_transform
+from typing import Any, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass as validated
@@ -23,18 +22,17 @@ from moa.context import RunContext, count_text_deltas
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
-from moa.graphs.engine.builder import BuiltGraph
+from moa.graphs.engine.bridges import Compilable
+from moa.graphs.engine.drawing import Sketch as Sketch
+from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.plan import Plan
-from moa.graphs.engine.scheduler import Run, Runs
+from moa.graphs.engine.run import Run
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table, keys_in, settings_in, table_of
 from moa.handoffs import Reply
 from moa.node import Node, Result
 from moa.trace import NodeFinished, NodeStarted, NoteKind, TextDelta
 from moa.usage import UNLIMITED, Budget, Tier
-
-if TYPE_CHECKING:
-    from moa.graphs.engine.drawing import Drawing
 
 A = TypeVar("A")
 S = TypeVar("S", bound=BaseModel)
@@ -44,67 +42,13 @@ MAX_CONCURRENCY = 8
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
-class Sketch:
-    """What is drawn of a recipe: boxes and arrows. It can't be run, so it can't pretend to.
-
-    Its test compares the nodes that are drawn with those that ran.
-    """
-
-    input, output = "in", "out"
-    """Keys of the boxes of what it takes and gives."""
-
-    def __init__(self) -> None:
-        self.boxes: dict[str, tuple[str, object]] = {}
-        """Label and node by key; `None` is drawn as a step that is no node."""
-        self.arrows: list[tuple[str, str, str, bool]] = []
-        """Start, end, label, and whether it only decides."""
-
-    def box(self, node: object = None, label: str | None = None) -> str:
-        """Draw a node by its name or by a label, or a step that is no node; give its key."""
-        key = str(len(self.boxes) + 1)
-        self.boxes[key] = (label or str(getattr(node, "name", "step")), node)
-        return key
-
-    def arrow(self, *keys: str, label: str = "", decides: bool = False) -> None:
-        """Draw arrows from each box to the next, by their keys.
-
-        Args:
-            keys: Of boxes, `Sketch.input` and `Sketch.output`.
-            label: Written at each arrow.
-            decides: Whether nothing but a decision passes; drawn dashed.
-        """
-        self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
-
-    def chain(self, *steps: object) -> list[str]:
-        """Draw steps one after another, from what the recipe takes to what it gives; give the keys.
-
-        A step is a node, a node and its label, or the label of what is no node; `None` is left out.
-        """
-        keys = [self._step(step) for step in steps if step is not None]
-        self.arrow(self.input, *keys, self.output)
-        return keys
-
-    def _step(self, step: object) -> str:
-        if isinstance(step, str):
-            return self.box(label=step)
-        return self.box(*cast("Any", step)) if isinstance(step, tuple) else self.box(step)
-
-    def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
-        """Draw nodes that are asked at once, each with its label; give the key of their answers."""
-        boxes = [self.box(node, label) for node, label in asked]
-        answers = self.box(label="answers")
-        for box in boxes:
-            self.arrow(start, box, answers)
-        return answers
-
-
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
 class _Validated:
     """Tells type checkers that the fields of what derives from it are its keywords."""
 
 
 @validated(kw_only=True, config=_CONFIG)
-class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
+class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
     """A node made of nodes that runs by plain Python, and can be drawn and streamed.
 
         class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
@@ -193,19 +137,9 @@ class Recipe(_Validated, TypedNode[In, Out], Runs[In, Out]):
         del endpoints
         return table
 
-    @abstractmethod
-    def sketch(self, sketch: Sketch) -> None:
-        """Draw its nodes, and what passes between them."""
-
     def members(self) -> Iterator[Node[Any, Any]]:
         """Give the nodes in it."""
         yield from _nodes_in(vars(self).values())
-
-    def draw(self) -> Drawing:
-        """Draw it: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
-        from moa.graphs.engine.drawing import Drawing
-
-        return Drawing(self)
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
         """Answer one request; a reply of which nothing was shown while it was written is shown.
@@ -369,11 +303,12 @@ class WiredRecipe(Recipe[In, Out]):
         return cast("Out", await Run(self.plan, context).output(request))
 
     def sketch(self, sketch: Sketch) -> None:
-        """Nothing: its wiring is drawn."""
+        """Its wiring."""
+        self.graph.sketch(sketch)
 
-    def draw(self) -> Drawing:
-        """Draw it: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
-        return self.graph.draw()
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give the nodes that are wired."""
+        return self.graph.members()
 
 
 def _nodes_in(values: Any) -> Iterator[Node[Any, Any]]:

@@ -19,9 +19,9 @@ from moa.errors import BudgetExceeded, DeadlineExceeded, QuorumNotMet
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, stated, written
+from moa.mixing.answer_extraction import Key, stated
 from moa.mixing.fan_out import fan_out
-from moa.mixing.voting import Tally, Voted, unreadable
+from moa.mixing.voting import Tally, Voted
 from moa.node import Node
 
 
@@ -97,7 +97,14 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
                 tally = tally.with_vote(start + place, self.key(output))
             if not tally.settled:
                 tally = tally.without(size - len(drawn))
-        return self._voted(tally, outputs, context)
+        voted = tally.majority(outputs, self.name)
+        if voted.partial:
+            context.note(
+                "degraded",
+                f"{len(outputs)} of {self.samples} samples came, and the others could have changed "
+                "the majority",
+            )
+        return voted
 
     async def _sampled(
         self, size: int, request: In, tally: Tally, context: RunContext
@@ -112,16 +119,3 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
             [self.node] * size, request, context, straggler_timeout_s=None, enough=enough
         )
         return {one.place: one.output for one in drawn}
-
-    def _voted(self, tally: Tally, outputs: dict[int, Any], context: RunContext) -> Voted:
-        if not tally.leaders:
-            raise unreadable(len(outputs), self.name, written(next(iter(outputs.values())), None))
-        winner = tally.leaders[0]
-        voted = tally.voted(written(outputs[tally.place_of(winner)], winner), winner)
-        if voted.partial:
-            context.note(
-                "degraded",
-                f"{len(outputs)} of {self.samples} samples came, and the others could have changed "
-                "the majority",
-            )
-        return voted

@@ -29,7 +29,7 @@ from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import reads_heads
 from moa.endpoints.known import can_write
-from moa.graphs.engine.builder import BuiltGraph, Graph
+from moa.graphs.engine.graph import BuiltGraph, Graph
 from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import WiredRecipe

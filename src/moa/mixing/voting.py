@@ -7,7 +7,7 @@ arXiv:2203.11171: the answer that most samples give, whatever their reasons.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from moa._text import words_in
 from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError, OutputError
 from moa.handoffs import Reply
-from moa.mixing.answer_extraction import Key, shown, stated
+from moa.mixing.answer_extraction import Key, shown, stated, written
 
 _RUN = 3
 """Words in a row that are compared: enough that word order counts."""
@@ -53,6 +53,12 @@ class Tally:
     """The place of each sample that came, and what it answers; `None` where nothing was read."""
     lost: int = 0
     """Samples that will not come."""
+
+    @classmethod
+    def of(cls, answers: Mapping[int, Hashable | None], samples: int) -> Tally:
+        """Count the answers that came of so many samples, by place; no other will come."""
+        ballots = tuple((place, answers[place]) for place in sorted(answers))
+        return cls(left=0, ballots=ballots, lost=samples - len(ballots))
 
     def with_vote(self, place: int, answer: Hashable | None) -> Tally:
         """Count a sample that came."""
@@ -99,6 +105,17 @@ class Tally:
     def place_of(self, answer: Hashable) -> int:
         """Place of the first sample that answers so."""
         return next(place for place, given in self.ballots if given == answer)
+
+    def majority(self, outputs: Mapping[int, Any], node: str) -> Voted:
+        """Give the leading answer, as the first sample that gives it says it.
+
+        Raises:
+            OutputError: no sample holds an answer that could be read.
+        """
+        if not self.leaders:
+            raise unreadable(len(outputs), node, written(next(iter(outputs.values())), None))
+        winner = self.leaders[0]
+        return self.voted(written(outputs[self.place_of(winner)], winner), winner)
 
     def voted(self, text: str, answer: Hashable | None) -> Voted:
         """Write down the vote, for the answer that was chosen."""

@@ -1,24 +1,80 @@
-"""Bridges: any node inside a LangGraph `StateGraph`, or as a LangChain `Runnable`."""
+"""Bridges: a graph as LangGraph's own kind, and any node in a LangGraph or LangChain of one's own.
+
+Neither is imported before it is used.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError
-from moa.node import Node
-from moa.trace import Event, NodeFinished, TextDelta
+from moa.graphs.engine.drawing import Drawable
+from moa.node import Node, Result
 
 if TYPE_CHECKING:
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import Runnable
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.types import RetryPolicy
+
+    from moa.graphs.engine.durable import Compiled
 
 State = TypeVar("State")
 State_contra = TypeVar("State_contra", contravariant=True)
 In = TypeVar("In")
 Out = TypeVar("Out")
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+class Compilable(Drawable, Generic[In_contra, Out_co]):
+    """A node of nodes, which can become LangGraph's own kind of graph."""
+
+    name: str
+
+    @abstractmethod
+    async def run(self, request: In_contra, /, context: RunContext | None = None) -> Result[Out_co]:
+        """Answer one request."""
+
+    def compile(
+        self,
+        *,
+        checkpointer: BaseCheckpointSaver[Any] | None = None,
+        retry: RetryPolicy | Sequence[RetryPolicy] = (),
+    ) -> Compiled:
+        """Make LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
+
+        It takes the request, or the JSON of it, and gives the output. Budget and deadline come as
+        `context=RunContext(…)`; events go to the stream mode `custom`, and texts to `messages` too.
+        Of a run that is resumed, however it was stopped, no node that had finished runs again, and
+        no call that had been answered is sent again, however deep it is. Checkpoints hold JSON.
+
+        Args:
+            checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
+            retry: When to run the graph again; see `retry_on`. With a checkpointer, what had ended
+                is found and not paid again; without one all of it runs anew.
+
+        Raises:
+            WiringError: the type of a node's output is not known, so no checkpoint could keep it.
+        """
+        from moa.graphs.engine.durable import compiled
+
+        return compiled(
+            self,
+            takes=self.input_type,
+            gives=self.output_type,
+            checkpointer=checkpointer,
+            retry=retry,
+        )
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The graph as LangGraph's own kind, without a checkpointer of its own."""
+        return self.compile()
 
 
 class StateNode(Protocol[State_contra]):
@@ -60,117 +116,14 @@ def as_langgraph(
     """
 
     async def run(state: State) -> dict[str, Any]:
-        from langgraph.config import get_config
         from langgraph.runtime import get_runtime
 
-        from moa.graphs.engine.durable import Keeping
+        from moa.graphs.engine.durable import run_in
 
-        runtime = get_runtime()
-        context = context_in(runtime.context) or RunContext()
-        own = context.nested()
-        told = Told(get_config(), context.listener)
-        own.listener = told if told.is_heard else None
-        try:
-            async with Keeping(runtime, context) as keeping:
-                own.journal = keeping.place
-                output = (await node.run(read(state), own)).output
-        finally:
-            told.end()
-        return dict(write(output))
+        return dict(write(await run_in(get_runtime(), node, read(state))))
 
     run.__name__ = node.name
     return run
-
-
-def context_in(given: object) -> RunContext | None:
-    """Find the context of the run in what a state graph was run with."""
-    held: list[object] = [given]
-    if isinstance(given, Mapping):
-        held += cast("Mapping[str, object]", given).values()
-    elif is_dataclass(given):
-        held += [getattr(given, field.name) for field in fields(given)]
-    else:
-        held += getattr(given, "__dict__", {}).values()
-    return next((value for value in held if isinstance(value, RunContext)), None)
-
-
-class Told:
-    """Tells LangChain's callbacks what nodes write: LangGraph's `stream_mode="messages"` listens.
-
-    Args:
-        config: Of the run.
-        heard: Is told each event too.
-        write: Is told each event too.
-    """
-
-    def __init__(
-        self,
-        config: RunnableConfig,
-        heard: Callable[[Event], None] | None,
-        write: Callable[[Event], None] | None = None,
-    ) -> None:
-        from langchain_core.callbacks import CallbackManager
-        from langchain_core.tracers._streaming import (
-            _StreamingCallbackHandler,
-        )
-
-        found: Any = CallbackManager.configure(
-            inheritable_callbacks=config.get("callbacks"),
-            inheritable_tags=config.get("tags"),
-            inheritable_metadata=config.get("metadata"),
-        )
-        listens: list[Any] = [
-            one for one in found.handlers if isinstance(one, _StreamingCallbackHandler)
-        ]
-        found.handlers = found.inheritable_handlers = listens
-        self._callbacks = found
-        self._others = [other for other in (heard, write) if other is not None]
-        self._texts: dict[str, tuple[Any, str]] = {}
-        """By node that writes: the run of a chat model, as LangChain has it, and the text."""
-
-    @property
-    def is_heard(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._others or self._callbacks.handlers)
-
-    def __call__(self, event: Event) -> None:
-        """Tell one event."""
-        for other in self._others:
-            other(event)
-        if not self._callbacks.handlers:
-            return
-        if isinstance(event, TextDelta):
-            self._write(event.node, event.text)
-        elif isinstance(event, NodeFinished):
-            self._end(event.node)
-
-    def end(self) -> None:
-        """End the texts of those that wrote last."""
-        for node in [*self._texts]:
-            self._end(node)
-
-    def _write(self, node: str, text: str) -> None:
-        from langchain_core.messages import AIMessageChunk
-        from langchain_core.outputs import ChatGenerationChunk
-
-        run, before = self._texts.get(node, (None, ""))
-        if run is None:
-            named = {"name": node.rpartition("/")[2]}
-            callbacks = self._callbacks.copy()
-            callbacks.add_metadata({"moa_node": node})
-            (run,) = callbacks.on_chat_model_start(named, [[]])
-        self._texts[node] = run, before + text
-        message = AIMessageChunk(content=text, id=f"run-{run.run_id}")
-        run.on_llm_new_token(text, chunk=ChatGenerationChunk(message=message))
-
-    def _end(self, node: str) -> None:
-        from langchain_core.messages import AIMessage
-        from langchain_core.outputs import ChatGeneration, LLMResult
-
-        run, text = self._texts.pop(node, (None, ""))
-        if run is not None:
-            message = AIMessage(content=text, id=f"run-{run.run_id}")
-            run.on_llm_end(LLMResult(generations=[[ChatGeneration(message=message)]]))
 
 
 def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:

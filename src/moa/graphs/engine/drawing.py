@@ -1,48 +1,59 @@
-"""Drawing: a graph as Mermaid, SVG, PNG or characters. Nothing is sent anywhere."""
+"""Drawing: a node of nodes as Mermaid, SVG, PNG or characters. Nothing is sent anywhere.
+
+Each such node sketches itself, a graph by its plan; a sketch becomes a diagram, with those of the
+nodes in it, and that becomes text.
+"""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, cast
 
 from moa.errors import ConfigError, MissingDependency
-from moa.graphs.engine.handles import (
+from moa.graphs.engine.nodes import Human, Loop
+from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.steps import (
     AcceptedStep,
     Branch,
     FunctionStep,
-    InputStep,
     MatchStep,
     NodeStep,
     Step,
     label_name,
 )
-from moa.graphs.engine.human import Human
-from moa.graphs.engine.loop import Loop
-from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.types import UNKNOWN, picked, shown
-from moa.graphs.recipe import Recipe, Sketch
 from moa.usage import Tier
 
+Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
 
-@runtime_checkable
-class Drawable(Protocol):
-    """A graph, or another node with nodes in it."""
+
+class Drawable(ABC):
+    """A node of nodes, which says what is to be drawn of it."""
+
+    input_type: Any
+    output_type: Any
+
+    @abstractmethod
+    def sketch(self, sketch: Sketch) -> None:
+        """Draw its nodes, and what passes between them."""
 
     def draw(self) -> Drawing:
-        """Draw what is in it."""
-        ...
+        """Draw it: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
+        return Drawing(self)
 
 
 @dataclass(frozen=True)
 class Drawing:
     """A graph, to be looked at. Notebooks show it by themselves."""
 
-    drawn: Plan | Recipe[Any, Any]
+    drawn: Drawable
 
     @cached_property
     def mermaid(self) -> str:
@@ -134,7 +145,177 @@ def _missing(package: str, how: str) -> MissingDependency:
     return MissingDependency(package, extra="draw", purpose=f"to draw a graph {how}")
 
 
-Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A box of a sketch."""
+
+    label: str
+    node: object
+    """`None`: a step that is no node."""
+    is_join: bool = False
+    waits: bool = False
+
+
+class Sketch:
+    """What is drawn of a node of nodes: boxes and arrows. It can't be run, so it can't pretend to.
+
+    Its test compares the nodes that are drawn with those that ran.
+    """
+
+    input, output = "in", "out"
+    """Keys of the boxes of what it takes and gives."""
+
+    def __init__(self) -> None:
+        self.boxes: dict[str, Part] = {}
+        """By key."""
+        self.arrows: list[tuple[str, str, str, bool]] = []
+        """Start, end, label, and whether it only decides."""
+
+    def box(self, node: object = None, label: str | None = None) -> str:
+        """Draw a node by its name or by a label, or a step that is no node; give its key."""
+        key = str(len(self.boxes) + 1)
+        self.boxes[key] = Part(label or str(getattr(node, "name", "step")), node)
+        return key
+
+    def arrow(self, *keys: str, label: str = "", decides: bool = False) -> None:
+        """Draw arrows from each box to the next, by their keys.
+
+        Args:
+            keys: Of boxes, `Sketch.input` and `Sketch.output`.
+            label: Written at each arrow.
+            decides: Whether nothing but a decision passes; drawn dashed.
+        """
+        self.arrows += [(a, b, label, decides) for a, b in pairwise(keys)]
+
+    def chain(self, *steps: object) -> list[str]:
+        """Draw steps one after another, from what the recipe takes to what it gives; give the keys.
+
+        A step is a node, a node and its label, or the label of what is no node; `None` is left out.
+        """
+        keys = [self._step(step) for step in steps if step is not None]
+        self.arrow(self.input, *keys, self.output)
+        return keys
+
+    def _step(self, step: object) -> str:
+        if isinstance(step, str):
+            return self.box(label=step)
+        return self.box(*cast("Any", step)) if isinstance(step, tuple) else self.box(step)
+
+    def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
+        """Draw nodes that are asked at once, each with its label; give the key of their answers."""
+        boxes = [self.box(node, label) for node, label in asked]
+        answers = self.box(label="answers")
+        for box in boxes:
+            self.arrow(start, box, answers)
+        return answers
+
+
+def sketch_plan(plan: Plan, sketch: Sketch) -> None:
+    """Draw the steps of a plan.
+
+    A `map` becomes an arrow, and so does a `join` that one node takes.
+    """
+    _PlanSketch(plan, sketch).draw()
+
+
+class _PlanSketch:
+    def __init__(self, plan: Plan, sketch: Sketch) -> None:
+        self._plan = plan
+        self._sketch = sketch
+        self._keys: dict[Step, str] = {plan.steps[0]: sketch.input}
+        """Of the steps that have a box."""
+
+    def draw(self) -> None:
+        """Boxes first, so that arrows find both of their ends."""
+        plan, joins = self._plan, _shared_joins(self._plan)
+        for place, step in enumerate(plan.steps):
+            if isinstance(step, NodeStep):
+                part = Part(step.name, step.node, waits=place in plan.waits)
+            elif step in joins:
+                part = Part(_function_name(step) or "join", None, is_join=True)
+            else:
+                continue
+            self._keys[step] = str(place)
+            self._sketch.boxes[str(place)] = part
+        for step in plan.steps:
+            if isinstance(step, NodeStep):
+                self._point_at_node(step)
+            elif isinstance(step, MatchStep):
+                self._point_at_branches(step)
+            elif step in joins:
+                self._point(step.sources, self._keys[step])
+        self._point([plan.steps[plan.output]], self._sketch.output)
+
+    def _point(
+        self, sources: Iterable[Step], end: str, label: str = "", *, decides: bool = False
+    ) -> None:
+        for start in self._origins(*sources):
+            self._sketch.arrow(start, end, label=label, decides=decides)
+
+    def _point_at_node(self, step: NodeStep) -> None:
+        key = self._keys[step]
+        if isinstance(step.node, Loop):
+            until = f"again until {step.node.goal}" if step.node.goal else "again"
+            self._sketch.arrow(key, key, label=f"{until}, at most {step.node.at_most} passes")
+        self._point(step.sources, key)
+        if step.when is not None:
+            self._point([step.when], key, _condition(step.when), decides=True)
+        if isinstance(step.otherwise, NodeStep):
+            stand_in = self._keys[step.otherwise]
+            for start in [key] if step.when is None else self._origins(step.when):
+                if start != stand_in:  # its answer was enough
+                    self._sketch.arrow(start, stand_in, label="else", decides=True)
+
+    def _point_at_branches(self, match: MatchStep) -> None:
+        for step in self._plan.steps:
+            for branch in step.branches if isinstance(step, NodeStep) else ():
+                if branch and branch.match is match and not _follows(step, branch):
+                    label = label_name(branch.label)
+                    self._point(match.sources, self._keys[step], label, decides=True)
+
+    def _origins(self, *steps: Step) -> list[str]:
+        """The boxes that what steps hold can come from."""
+        found: list[str] = []
+        for step in steps:
+            if step in self._keys:
+                found.append(self._keys[step])
+            if isinstance(step, NodeStep | MatchStep):
+                found += self._origins(*step.may_need)
+            elif step not in self._keys:
+                found += self._origins(*step.sources)
+        return list(dict.fromkeys(found))
+
+
+def _condition(step: Step) -> str:
+    if isinstance(step, AcceptedStep):
+        return "if accepted"
+    return f"if {_function_name(step)}".strip()
+
+
+def _function_name(step: Step) -> str:
+    """The name of a function of other steps; empty where it has none."""
+    if not isinstance(step, FunctionStep):
+        return ""
+    name = getattr(step.function, "__name__", "<lambda>")
+    return name if name != "<lambda>" else ".".join(picked(step.function))
+
+
+def _shared_joins(plan: Plan) -> set[Step]:
+    """Joins that several steps take: drawn, or each source would point at each taker."""
+    takers = Counter(other for step in plan.steps for other in (*step.needs, *step.may_need))
+    return {
+        step
+        for step in plan.steps
+        if isinstance(step, FunctionStep) and len(step.sources) > 1 and takers[step] > 1
+    }
+
+
+def _follows(step: Step, branch: Branch) -> bool:
+    """Whether something else in the branch comes before a step."""
+    return any(
+        branch in source.branches if isinstance(source, NodeStep) else _follows(source, branch)
+        for source in step.needs
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,235 +344,74 @@ class Arrow:
 
 @dataclass(slots=True)
 class Diagram:
-    """A graph, and the graphs inside it."""
+    """A sketch with the looks of its boxes, and the diagrams of the nodes of nodes in it."""
 
     key: str
     boxes: list[Box] = field(default_factory=list[Box])
     inner: list[Diagram] = field(default_factory=list["Diagram"])
     arrows: dict[tuple[str, str], Arrow] = field(default_factory=dict[tuple[str, str], Arrow])
 
-    @property
-    def input(self) -> str:
-        """Key of the box of the input."""
-        return f"{self.key}_in"
+    def walk(self) -> Iterator[Diagram]:
+        """Give it, and all that are in it."""
+        yield self
+        for inner in self.inner:
+            yield from inner.walk()
 
-    @property
-    def output(self) -> str:
-        """Key of the box of the output."""
-        return f"{self.key}_out"
 
-    def point(self, start: str, end: str, label: str = "", *, decides: bool = False) -> None:
-        """Draw an arrow; a second one between the same boxes adds its label."""
-        arrow = self.arrows.setdefault((start, end), Arrow(start, end))
+def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagram:
+    """Find out what there is to draw.
+
+    Args:
+        drawn: A node of nodes.
+        key: Starts the keys of all boxes.
+        opened: Whether such nodes within it are drawn with what is in them.
+    """
+    sketch, diagram = Sketch(), Diagram(key)
+    drawn.sketch(sketch)
+    gives = drawn.output_type
+    first = Box(f"{key}_in", shown(drawn.input_type), "", "terminal")
+    last = Box(f"{key}_out", "output" if gives is UNKNOWN else shown(gives), "", "terminal")
+    ends = {sketch.input: (first.key, first.key), sketch.output: (last.key, last.key)}
+    diagram.boxes.append(first)
+    for name, part in sketch.boxes.items():
+        place = f"{key}_{name}"
+        node = part.node.body if isinstance(part.node, Loop) else part.node
+        if opened and isinstance(node, Drawable):
+            inner = diagram_of(node, place)
+            entry = inner.boxes[0]
+            inner.boxes[0] = _waiting(replace(entry, label=f"{part.label} · {entry.label}"), part)
+            diagram.inner.append(inner)
+            ends[name] = entry.key, f"{place}_out"
+        else:
+            look, detail = ("join", "") if part.is_join else _look(node)
+            diagram.boxes.append(_waiting(Box(place, part.label, detail, look), part))
+            ends[name] = place, place
+    diagram.boxes.append(last)
+    for start, end, label, decides in sketch.arrows:  # a second one adds its label
+        pair = ends[start][1], ends[end][0]
+        arrow = diagram.arrows.setdefault(pair, Arrow(*pair))
         arrow.decides_only = arrow.decides_only and decides
         if label and label not in arrow.labels:
             arrow.labels.append(label)
-
-
-def diagram_of(drawn: Plan | Recipe[Any, Any], key: str = "g", *, opened: bool = True) -> Diagram:
-    """Find out what there is to draw.
-
-    A `map` becomes an arrow, and so does a `join` that one node takes.
-
-    Args:
-        drawn: The plan of a graph, or a recipe.
-        key: Starts the keys of all boxes.
-        opened: Whether the insides of graphs within the graph are drawn.
-    """
-    if isinstance(drawn, Plan):
-        return _Drawer(drawn, key, opened=opened).draw()
-    return _sketched(drawn, key, opened=opened)
-
-
-def _sketched(recipe: Recipe[Any, Any], key: str, *, opened: bool) -> Diagram:
-    """Draw a recipe's own sketch."""
-    sketch, diagram = Sketch(), Diagram(key)
-    recipe.sketch(sketch)
-    ends = {sketch.input: (diagram.input, diagram.input)}
-    diagram.boxes.append(Box(diagram.input, shown(recipe.input_type), "", "terminal"))
-    for name, (label, node) in sketch.boxes.items():
-        place = f"{key}_{name}"
-        ends[name] = place, place
-        inner = _inner(node, place, label) if opened else None
-        if inner is None:
-            diagram.boxes.append(_box(place, label, node))
-        else:
-            diagram.inner.append(inner)
-            ends[name] = inner.input, inner.output
-    diagram.boxes.append(Box(diagram.output, shown(recipe.output_type), "", "terminal"))
-    ends[sketch.output] = diagram.output, diagram.output
-    for start, end, label, decides in sketch.arrows:
-        diagram.point(ends[start][1], ends[end][0], label, decides=decides)
     return diagram
 
 
-def _inner(node: object, key: str, label: str) -> Diagram | None:
-    """Draw what is in a node; `None` where nothing is."""
-    if isinstance(node, Loop):
-        return _inner(node.body, key, label)
-    if isinstance(plan := getattr(node, "plan", None), Plan):
-        inner = diagram_of(plan, key)
-    elif isinstance(node, Recipe):
-        inner = diagram_of(cast("Recipe[Any, Any]", node), key)
-    else:
-        return None
-    first = inner.boxes[0]
-    inner.boxes[0] = replace(first, label=f"{label} · {first.label}")
-    return inner
+def _waiting(box: Box, part: Part) -> Box:
+    if not part.waits:
+        return box
+    detail = " · ".join(filter(None, (box.detail, "waits until needed")))
+    return replace(box, detail=detail, waits=True)
 
 
-def _box(key: str, label: str, node: object) -> Box:
-    if isinstance(node, Loop):
-        return _box(key, label, node.body)
+def _look(node: object) -> tuple[Look, str]:
+    """How a node looks, and what the second line of its box says."""
     if isinstance(node, Human):
-        return Box(key, label, f"a person · {shown(node.output_type)}", "person")
+        return "person", f"a person · {shown(node.output_type)}"
     endpoint: Any = getattr(node, "endpoint", None)
     tier: Tier | None = getattr(endpoint, "tier", None)
-    detail = f"{tier.upper()} · {getattr(endpoint, 'name', '')}" if tier else ""
-    return Box(key, label, detail, tier or ("agent" if hasattr(node, "run") else "function"))
-
-
-class _Drawer:
-    def __init__(self, plan: Plan, key: str, *, opened: bool) -> None:
-        self._plan = plan
-        self._opened = opened
-        self._joins = _shared_joins(plan)
-        self._drawn = Diagram(key)
-        self._inner: dict[Step, Diagram] = {}
-
-    def draw(self) -> Diagram:
-        """Boxes first, so that arrows find both of their ends."""
-        drawn, end = self._drawn, self._plan.steps[self._plan.output]
-        for step in self._plan.steps:
-            self._add_box(step)
-        label = "output" if end.type is UNKNOWN else shown(end.type)
-        drawn.boxes.append(Box(drawn.output, label, "", "terminal"))
-        for step in self._plan.steps:
-            self._add_arrows(step)
-        for start in self._origins(end):
-            drawn.point(start, drawn.output)
-        return drawn
-
-    def _add_box(self, step: Step) -> None:
-        if isinstance(step, InputStep):
-            self._drawn.boxes.append(Box(self._drawn.input, shown(step.type), "", "terminal"))
-        elif isinstance(step, NodeStep):
-            self._add_node(step)
-        elif step in self._joins:
-            label = _function_name(step) or "join"
-            self._drawn.boxes.append(Box(self._key(step), label, "", "join"))
-
-    def _add_arrows(self, step: Step) -> None:
-        if isinstance(step, NodeStep):
-            self._point_at_node(step)
-        elif isinstance(step, MatchStep):
-            self._point_at_branches(step)
-        elif step in self._joins:
-            for start in self._all_origins(step.needs):
-                self._drawn.point(start, self._key(step))
-
-    def _add_node(self, step: NodeStep) -> None:
-        inner = _inner(step.node, self._key(step), step.name) if self._opened else None
-        box = inner.boxes[0] if inner else _box(self._key(step), step.name, step.node)
-        if self._plan.steps.index(step) in self._plan.waits:
-            detail = " · ".join(filter(None, (box.detail, "waits until needed")))
-            box = replace(box, detail=detail, waits=True)
-        if inner is None:
-            self._drawn.boxes.append(box)
-        else:
-            inner.boxes[0] = box
-            self._inner[step] = inner
-            self._drawn.inner.append(inner)
-
-    def _point_at_node(self, step: NodeStep) -> None:
-        entry = self._entry(step)
-        if isinstance(step.node, Loop):
-            until = f"again until {step.node.goal}" if step.node.goal else "again"
-            label = f"{until}, at most {step.node.at_most} passes"
-            self._drawn.point(self._exit(step), entry, label)
-        for start in self._origins(step.source):
-            self._drawn.point(start, entry)
-        deciders = [] if step.when is None else self._origins(step.when)
-        for start in deciders:
-            self._drawn.point(start, entry, _condition(step.when), decides=True)
-        if isinstance(step.otherwise, NodeStep):
-            stand_in = self._entry(step.otherwise)
-            for start in deciders or [self._exit(step)]:
-                if start not in (stand_in, self._exit(step.otherwise)):  # its answer was enough
-                    self._drawn.point(start, stand_in, "else", decides=True)
-
-    def _point_at_branches(self, match: MatchStep) -> None:
-        for step in self._plan.steps:
-            if not isinstance(step, NodeStep):
-                continue
-            for branch in step.branches:
-                if branch is None or branch.match is not match or self._follows(step, branch):
-                    continue
-                for start in self._origins(match.source):
-                    label = label_name(branch.label)
-                    self._drawn.point(start, self._entry(step), label, decides=True)
-
-    def _follows(self, step: NodeStep, branch: Branch) -> bool:
-        """Whether something else in the branch comes before a node."""
-        return any(branch in _nodes_before(source) for source in step.needs)
-
-    def _origins(self, step: Step | None) -> list[str]:
-        """The boxes that what a step holds can come from."""
-        found: Iterable[str] = ()
-        if isinstance(step, InputStep):
-            found = (self._drawn.input,)
-        elif isinstance(step, NodeStep):
-            found = (self._exit(step), *self._origins(step.otherwise))
-        elif step in self._joins:
-            found = (self._key(step),)
-        elif isinstance(step, FunctionStep | AcceptedStep):
-            found = self._all_origins(step.needs)
-        elif isinstance(step, MatchStep):
-            found = self._all_origins(step.cases.values())
-        return list(dict.fromkeys(found))
-
-    def _all_origins(self, steps: Iterable[Step]) -> list[str]:
-        return [box for step in steps for box in self._origins(step)]
-
-    def _entry(self, step: NodeStep) -> str:
-        return self._inner[step].input if step in self._inner else self._key(step)
-
-    def _exit(self, step: NodeStep) -> str:
-        return self._inner[step].output if step in self._inner else self._key(step)
-
-    def _key(self, step: Step) -> str:
-        return f"{self._drawn.key}_{self._plan.steps.index(step)}"
-
-
-def _condition(step: Step | None) -> str:
-    if isinstance(step, AcceptedStep):
-        return "if accepted"
-    if not isinstance(step, FunctionStep):
-        return "if"
-    return f"if {_function_name(step)}".strip()
-
-
-def _function_name(step: Step) -> str:
-    assert isinstance(step, FunctionStep)
-    name = getattr(step.function, "__name__", "<lambda>")
-    return name if name != "<lambda>" else ".".join(picked(step.function))
-
-
-def _shared_joins(plan: Plan) -> set[Step]:
-    """Joins that several steps take: drawn, or each source would point at each taker."""
-    takers = Counter(other for step in plan.steps for other in (*step.needs, *step.may_need))
-    return {
-        step
-        for step in plan.steps
-        if isinstance(step, FunctionStep) and len(step.sources) > 1 and takers[step] > 1
-    }
-
-
-def _nodes_before(step: Step) -> set[Branch | None]:
-    """The branches of the nodes that a step comes from."""
-    if isinstance(step, NodeStep):
-        return set(step.branches)
-    return {branch for source in step.needs for branch in _nodes_before(source)}
+    if tier:
+        return tier, f"{tier.upper()} · {getattr(endpoint, 'name', '')}"
+    return "agent" if hasattr(node, "run") else "function", ""
 
 
 _HEAD = """\
@@ -420,17 +440,14 @@ _SHAPES = {"terminal": ("([", "])"), "join": ("(", ")"), "person": ("[/", "\\]")
 
 
 def mermaid_of(diagram: Diagram, *, styled: bool = True) -> str:
-    """Write a diagram as Mermaid.
-
-    Args:
-        diagram: What to draw.
-        styled: Whether colours and second lines come with it.
-    """
+    """Write a diagram as Mermaid; `styled`: with colours and second lines."""
     lines = [_HEAD if styled else "flowchart TD", *_body(diagram, 1, styled=styled)]
-    lines += [f"    {_arrow_line(arrow)}" for arrow in _arrows(diagram)]
+    diagrams = [*diagram.walk()]
+    lines += [f"    {_arrow_line(one)}" for each in diagrams for one in each.arrows.values()]
     if styled:
         lines += [f"    classDef {look} {style}" for look, style in _LOOKS.items()]
-        lines += [f"    style {key} stroke-dasharray:5 4" for key in _waiting(diagram)]
+        waiting = [box.key for each in diagrams for box in each.boxes if box.waits]
+        lines += [f"    style {key} stroke-dasharray:5 4" for key in waiting]
     return "\n".join(lines) + "\n"
 
 
@@ -442,19 +459,6 @@ def _body(diagram: Diagram, depth: int, *, styled: bool) -> Iterator[str]:
         yield f'{indent}subgraph {inner.key}[" "]'  # its input says its name: no arrow crosses that
         yield from _body(inner, depth + 1, styled=styled)
         yield f"{indent}end"
-
-
-def _arrows(diagram: Diagram) -> Iterator[Arrow]:
-    yield from diagram.arrows.values()
-    for inner in diagram.inner:
-        yield from _arrows(inner)
-
-
-def _waiting(diagram: Diagram) -> Iterator[str]:
-    """Keys of the boxes of nodes that wait until they are needed."""
-    yield from (box.key for box in diagram.boxes if box.waits)
-    for inner in diagram.inner:
-        yield from _waiting(inner)
 
 
 def _box_line(box: Box, *, styled: bool) -> str:

@@ -12,16 +12,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from itertools import count
 from operator import itemgetter
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from langchain_core.callbacks import CallbackManager
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.runnables.graph import Edge, Graph
 from langchain_core.runnables.graph import Node as GraphNode
+from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.channels.last_value import LastValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -36,16 +40,16 @@ from langgraph.types import (
     RetryPolicy,
     _interrupt_id,  # pyright: ignore[reportPrivateUsage]
 )
-from pydantic import BaseModel
 
 from moa.context import RunContext
-from moa.errors import NotResumable, WiringError
-from moa.graphs.engine.bridges import Told, context_in
-from moa.graphs.engine.handles import FunctionStep, MatchStep, NodeStep
+from moa.errors import NotResumable
+from moa.graphs.engine.drawing import Drawable, diagram_of
 from moa.graphs.engine.plan import Plan
-from moa.graphs.engine.types import JsonForm, is_known, name_of
+from moa.graphs.engine.steps import FunctionStep, MatchStep, NodeStep
+from moa.graphs.engine.types import JsonForm, channel_form, is_known, name_of
 from moa.journal import Journal, Place, interrupts_of, not_resumable
 from moa.node import Node
+from moa.trace import Event, NodeFinished, TextDelta
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -65,14 +69,9 @@ _CHANNEL, _ANSWER, _NO_TASK = "__moa__", "answer/", str(UUID(int=0))
 
 
 class Compiled(Pregel[Any, Any, Any, Any]):
-    """LangGraph's own kind of graph. Its `context=` is a `RunContext`.
+    """LangGraph's own kind of graph, made of a node. Its `context=` is a `RunContext`."""
 
-    Args:
-        node: What runs.
-        made: What LangGraph made of it.
-    """
-
-    def __init__(self, *, node: Node[Any, Any], **made: Any) -> None:
+    def __init__(self, *, node: Any, **made: Any) -> None:
         cast("Any", super()).__init__(**made)
         self.node = node
 
@@ -162,36 +161,16 @@ def compiled(
     checkpointer: BaseCheckpointSaver[Any] | None,
     retry: Retries,
 ) -> Compiled:
-    """Make LangGraph's own kind of graph.
-
-    Args:
-        node: What runs.
-        takes: Type of its input.
-        gives: Type of its output.
-        checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
-        retry: When to run it again.
-
-    Raises:
-        WiringError: a type is not known, so no checkpoint could keep it.
-    """
+    """Make LangGraph's own kind of graph of a node; see `Compilable.compile`."""
     kept = checkpointer is not None
     if kept:
         _check(node)
-    given = _form(takes, owner="input", kept=kept)
-    answer = _form(gives, owner=_giver(node), kept=kept)
+    given = channel_form(takes, "input", kept=kept)
+    answer = channel_form(gives, _giver(node), kept=kept)
 
     async def entry(request: Any, runtime: Runtime[Any], *, now: bool = False) -> Any:
-        context = context_in(runtime.context) or RunContext()
-        own = context.nested()
-        told = Told(get_config(), context.listener, _writer(node, runtime))
-        own.listener = told if told.is_heard else None
-        try:
-            async with Keeping(runtime, context, now=now) as keeping:
-                own.journal = keeping.place
-                result = await node.run(request, own)
-        finally:
-            told.end()
-        return answer.dump(result.output)
+        write = _writer(node, runtime)
+        return answer.dump(await run_in(runtime, node, request, write=write, now=now))
 
     def entry_now(request: Any, runtime: Runtime[Any]) -> Any:
         return asyncio.run(entry(request, runtime, now=True))  # LangGraph calls it in a thread
@@ -211,6 +190,27 @@ def compiled(
     return made
 
 
+async def run_in(
+    runtime: Runtime[Any],
+    node: Node[In, Out],
+    request: In,
+    *,
+    write: Callable[[Event], None] | None = None,
+    now: bool = False,
+) -> Out:
+    """Run a node inside LangGraph, and give its output; `write` is told each event."""
+    context = context_in(runtime.context) or RunContext()
+    own = context.nested()
+    told = Told(get_config(), context.listener, write)
+    own.listener = told if told.is_heard else None
+    try:
+        async with Keeping(runtime, context, now=now) as keeping:
+            own.journal = keeping.place
+            return (await node.run(request, own)).output
+    finally:
+        told.end()
+
+
 def _giver(node: Node[Any, Any]) -> str:
     """Name who gives the output of a node: of a graph a step in it, where its type is not known."""
     plan = getattr(node, "plan", None)
@@ -223,19 +223,13 @@ def _giver(node: Node[Any, Any]) -> str:
     return f"{node.name}/{f'lambda({step.name})' if unnamed else step.name}"
 
 
-def _drawn(node: object) -> Graph:
-    from moa.graphs.engine.drawing import diagram_of
-
-    drawn, plan = Graph(), getattr(node, "plan", None)
-    diagrams = [diagram_of(plan if isinstance(plan, Plan) else cast("Any", node))]
-    for diagram in diagrams:
-        diagrams.extend(diagram.inner)
-        for box in diagram.boxes:
-            drawn.nodes[box.key] = GraphNode(box.key, box.label, data=None, metadata=None)
-    for diagram in diagrams:
-        for arrow in diagram.arrows.values():
-            label = ", ".join(arrow.labels) or None
-            drawn.edges.append(Edge(arrow.start, arrow.end, label, arrow.decides_only))
+def _drawn(node: Drawable) -> Graph:
+    drawn, diagrams = Graph(), [*diagram_of(node).walk()]
+    for box in (box for diagram in diagrams for box in diagram.boxes):
+        drawn.nodes[box.key] = GraphNode(box.key, box.label, data=None, metadata=None)
+    for arrow in (arrow for diagram in diagrams for arrow in diagram.arrows.values()):
+        label = ", ".join(arrow.labels) or None
+        drawn.edges.append(Edge(arrow.start, arrow.end, label, arrow.decides_only))
     return drawn
 
 
@@ -244,17 +238,86 @@ def _check(node: object) -> None:
     plan = getattr(node, "plan", None)
     for step in plan.steps if isinstance(plan, Plan) else ():
         if isinstance(step, NodeStep):
-            _form(step.signature.output, owner=step.name, kept=True)
+            channel_form(step.signature.output, step.name, kept=True)
             _check(step.node)
+
+
+def context_in(given: object) -> RunContext | None:
+    """Find the context of the run in what a state graph was run with."""
+    held: list[object] = [given]
+    if isinstance(given, Mapping):
+        held += cast("Mapping[str, object]", given).values()
+    elif is_dataclass(given):
+        held += [getattr(given, field.name) for field in fields(given)]
+    else:
+        held += getattr(given, "__dict__", {}).values()
+    return next((value for value in held if isinstance(value, RunContext)), None)
+
+
+class Told:
+    """Tells LangChain's callbacks what nodes write: LangGraph's `stream_mode="messages"` listens.
+
+    Others are told each event as it is.
+    """
+
+    def __init__(self, config: RunnableConfig, *others: Callable[[Event], None] | None) -> None:
+        found: Any = CallbackManager.configure(
+            inheritable_callbacks=config.get("callbacks"),
+            inheritable_tags=config.get("tags"),
+            inheritable_metadata=config.get("metadata"),
+        )
+        kind: Any = _StreamingCallbackHandler
+        listens = [one for one in found.handlers if isinstance(one, kind)]
+        found.handlers = found.inheritable_handlers = listens
+        self._callbacks = found
+        self._others = [other for other in others if other is not None]
+        self._texts: dict[str, tuple[Any, str]] = {}
+        """By node that writes: the run of a chat model, as LangChain has it, and the text."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._others or self._callbacks.handlers)
+
+    def __call__(self, event: Event) -> None:
+        """Tell one event."""
+        for other in self._others:
+            other(event)
+        if not self._callbacks.handlers:
+            return
+        if isinstance(event, TextDelta):
+            self._write(event.node, event.text)
+        elif isinstance(event, NodeFinished):
+            self._end(event.node)
+
+    def end(self) -> None:
+        """End the texts of those that wrote last."""
+        for node in [*self._texts]:
+            self._end(node)
+
+    def _write(self, node: str, text: str) -> None:
+        run, before = self._texts.get(node, (None, ""))
+        if run is None:
+            named = {"name": node.rpartition("/")[2]}
+            callbacks = self._callbacks.copy()
+            callbacks.add_metadata({"moa_node": node})
+            (run,) = callbacks.on_chat_model_start(named, [[]])
+        self._texts[node] = run, before + text
+        message = AIMessageChunk(content=text, id=f"run-{run.run_id}")
+        run.on_llm_new_token(text, chunk=ChatGenerationChunk(message=message))
+
+    def _end(self, node: str) -> None:
+        run, text = self._texts.pop(node, (None, ""))
+        if run is not None:
+            message = AIMessage(content=text, id=f"run-{run.run_id}")
+            run.on_llm_end(LLMResult(generations=[[ChatGeneration(message=message)]]))
 
 
 class Keeping:
     """What is kept of one run, in the saver of the graph that runs it.
 
-    Args:
-        runtime: LangGraph's, of what runs.
-        context: What the run is given. It may have been charged before, with what is found now.
-        now: Whether the graph was invoked without an event loop, so that its saver is synchronous.
+    The context of the run may have been charged before, with what is found now. `now`: the graph
+    was invoked without an event loop, so its saver is synchronous.
     """
 
     def __init__(self, runtime: Runtime[Any], context: RunContext, *, now: bool = False) -> None:
@@ -354,8 +417,7 @@ class Keeping:
     async def _take_answers(self, asked: Set[str]) -> None:
         """Keep what people answer before anything runs, or it is lost where the run stops sooner.
 
-        Args:
-            asked: Ids of the questions that the run stopped at.
+        `asked` has the ids of the questions that it stopped at.
         """
         answers: dict[str, Any] = {**(self._set.get(_MAP) or {})}
         if self._saver is None:
@@ -401,38 +463,6 @@ class Keeping:
             yield
         finally:
             var_child_runnable_config.reset(token)
-
-
-class AsItIs(JsonForm):
-    """Passes values of an unknown type on, where no checkpoint keeps them."""
-
-    def dump(self, value: object) -> list[Any]:
-        """Pass a value on."""
-        return [0, value]
-
-    def load(self, written: Sequence[Any]) -> Any:
-        """Pass a value on."""
-        return written[1]
-
-
-def _form(kind: object, *, owner: str, kept: bool) -> JsonForm:
-    """Choose how values of a type are passed on.
-
-    Args:
-        kind: Their type.
-        owner: Name of the node whose output they are, or `input`.
-        kept: Whether a checkpoint keeps them.
-
-    Raises:
-        WiringError: the type is not known, so their JSON could not be turned back.
-    """
-    known = is_known(kind) and (kept or BaseModel not in get_args(kind))
-    if kept and not known:
-        raise WiringError(
-            f"the type of {owner!r} is not known, so a checkpoint can't keep it: "
-            "annotate what its function returns"
-        )
-    return JsonForm(kind, owner=owner) if known else AsItIs(Any, owner=owner)
 
 
 class _JsonTyped:

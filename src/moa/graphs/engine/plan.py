@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
-from moa.graphs.engine.handles import (
+from moa.graphs.engine.steps import (
     AcceptedStep,
     Branch,
     FunctionStep,
@@ -16,11 +16,12 @@ from moa.graphs.engine.handles import (
     Step,
     label_name,
 )
-from moa.graphs.engine.human import Human
-from moa.graphs.engine.types import UNKNOWN, fits, is_node, shown, takes
+from moa.graphs.engine.types import UNKNOWN, fits, is_node, miscounted, shown
 from moa.questions import Choice, can_be_accepted
 
-Kind = Literal["input", "node", "function", "match", "accepted"]
+
+def _nothing() -> None:
+    """Stands for what is never called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,25 +29,25 @@ class Task:
     """A step, with the steps it has to do with as positions in the plan."""
 
     name: str
-    kind: Kind
-    work: Callable[..., Any]
-    """What is called: the `run` of a node, or a function."""
-    is_node: bool
-    """Whether `work` is given a context and gives a `Result`."""
-    renamed: bool
-    """Whether the graph knows the node under another name than its own."""
-    quick: bool
-    """Whether nobody has to wait for it."""
-    thread: bool
-    """Whether it blocks, and runs in a thread."""
-    takes_skipped: bool
-    output: object
-    """Type of what a node gives, without `Skipped`."""
+    kind: Literal["input", "node", "function", "match", "accepted"]
     sources: tuple[int, ...]
-    when: int | None
-    otherwise: int | None
-    cases: dict[object, int]
-    eager: dict[object, tuple[int, ...]]
+    work: Callable[..., Any] = _nothing
+    """What is called: the `run` of a node, or a function."""
+    is_node: bool = False
+    """Whether `work` is given a context and gives a `Result`."""
+    renamed: bool = False
+    """Whether the graph knows the node under another name than its own."""
+    quick: bool = True
+    """Whether nobody has to wait for it."""
+    thread: bool = False
+    """Whether it blocks, and runs in a thread."""
+    takes_skipped: bool = True
+    output: object = UNKNOWN
+    """Type of what a node gives, without `Skipped`."""
+    when: int | None = None
+    otherwise: int | None = None
+    cases: dict[object, int] = field(default_factory=dict[object, int])
+    eager: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
     """What starts as soon as a label is chosen."""
 
 
@@ -73,6 +74,10 @@ class Plan:
     asks: str | None
     """Name of a node that may ask a person, however deep; `None`: none does."""
 
+    def members(self) -> Iterator[Any]:
+        """Give the nodes in it, and the functions that stand for one."""
+        yield from (step.node for step in self.steps if isinstance(step, NodeStep))
+
 
 def plan_of(name: str, start: Step, end: Step) -> Plan:
     """Number the steps, and work out what a run needs."""
@@ -83,10 +88,10 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
     certain = _closure([end], _surely_needs)
     in_the_way = _closure([end], _needs_unless_skipped)
     waits: set[int] = set()
-    nodes = [one for step in steps if isinstance(step, NodeStep) for one in _inside(step.node)]
-    humans = [one for one in nodes if isinstance(one, Human)]
-    for step in steps:
-        if not isinstance(step, NodeStep) or step in certain:
+    nodes = [step for step in steps if isinstance(step, NodeStep)]
+    inside = (one for step in nodes for one in _inside(step.node))
+    for step in nodes:
+        if step in certain:
             continue
         if not _is_eager(step, in_the_way):
             waits.add(places[step])
@@ -103,9 +108,9 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
         eager=tuple(eager.get((None, None), ())),
         tentative=frozenset(places[step] for step in tentative),
         waits=frozenset(waits),
-        nodes=tuple(places[step] for step in steps if isinstance(step, NodeStep)),
+        nodes=tuple(places[step] for step in nodes),
         idle_reasons=_idle_reasons(steps, places),
-        asks=next((human.name for human in humans), None),
+        asks=next((one.name for one in inside if _is_person(one)), None),
     )
 
 
@@ -142,29 +147,28 @@ def _is_in_the_way(step: NodeStep, branch: Branch | None) -> bool:
     """Whether a branch needs a node that several share: in some it may only stand in."""
     if branch is None or len(step.branches) == 1:
         return True
-    assert isinstance(branch.match, MatchStep)
     return step in _closure([branch.match.cases[branch.label]], _needs_unless_skipped)
 
 
 def is_dear(node: object) -> bool:
     """Whether a node, or a node of a graph, asks a large model or a person."""
     return any(
-        isinstance(one, Human) or getattr(getattr(one, "endpoint", None), "tier", None) == "llm"
+        _is_person(one) or getattr(getattr(one, "endpoint", None), "tier", None) == "llm"
         for one in _inside(node)
     )
 
 
-def _inside(node: object) -> Iterator[object]:
+def _is_person(node: object) -> bool:
+    return getattr(node, "asks_people", False) is True
+
+
+def _inside(node: object) -> Iterator[Any]:
     """Give what a graph or a recipe is made of, however deep; any other node is given itself."""
-    plan, members = getattr(node, "plan", None), getattr(node, "members", None)
-    if isinstance(plan, Plan):
-        made_of = [step.node for step in plan.steps if isinstance(step, NodeStep)]
-    elif members is not None:
-        made_of = members()
-    else:
+    members = getattr(node, "members", None)
+    if members is None:
         yield node
         return
-    for one in made_of:
+    for one in members():
         yield from _inside(one)
 
 
@@ -175,46 +179,36 @@ def _chosen_by(branch: Branch | None) -> tuple[object, object]:
 def _task(
     step: Step, places: dict[Step, int], eager: dict[tuple[object, object], list[int]]
 ) -> Task:
-    kind: Kind = "input"
-    work: Callable[..., Any] = _nothing
-    sources: tuple[Step, ...] = ()
-    when = otherwise = None
-    is_a_node, quick, thread, takes_skipped = False, True, False, True
-    cases: dict[object, int] = {}
+    name, sources = step.name, tuple(places[source] for source in step.sources)
     if isinstance(step, NodeStep):
-        kind, sources, is_a_node = "node", (step.source,), is_node(step.node)
-        work = step.node.run if is_a_node else step.node
-        quick, thread = step.signature.quick and not step.thread, step.thread
-        takes_skipped = step.signature.takes_skipped()
-        when = None if step.when is None else places[step.when]
-        otherwise = None if step.otherwise is None else places[step.otherwise]
-    elif isinstance(step, FunctionStep):
-        kind, work, sources = "function", step.function, step.sources
-    elif isinstance(step, AcceptedStep):
-        kind, sources = "accepted", (step.source,)
-    elif isinstance(step, MatchStep):
-        kind, sources = "match", (step.source,)
-        cases = {label: places[case] for label, case in step.cases.items()}
+        runs = is_node(step.node)
+        return Task(
+            name=name,
+            kind="node",
+            sources=sources,
+            work=step.node.run if runs else step.node,
+            is_node=runs,
+            renamed=runs and name != step.node.name,
+            quick=step.signature.quick and not step.thread,
+            thread=step.thread,
+            takes_skipped=step.signature.takes_skipped(),
+            output=step.signature.output,
+            when=None if step.when is None else places[step.when],
+            otherwise=None if step.otherwise is None else places[step.otherwise],
+        )
+    if isinstance(step, FunctionStep):
+        return Task(name=name, kind="function", sources=sources, work=step.function)
+    if isinstance(step, MatchStep):
+        return Task(
+            name=name,
+            kind="match",
+            sources=sources,
+            cases={label: places[case] for label, case in step.cases.items()},
+            eager={label: tuple(eager.get((step, label), ())) for label in step.cases},
+        )
     return Task(
-        name=step.name,
-        kind=kind,
-        work=work,
-        is_node=is_a_node,
-        renamed=isinstance(step, NodeStep) and is_a_node and step.name != step.node.name,
-        quick=quick,
-        thread=thread,
-        takes_skipped=takes_skipped,
-        output=step.signature.output if isinstance(step, NodeStep) else UNKNOWN,
-        sources=tuple(places[source] for source in sources),
-        when=when,
-        otherwise=otherwise,
-        cases=cases,
-        eager={label: tuple(eager.get((step, label), ())) for label in cases},
+        name=name, kind="accepted" if isinstance(step, AcceptedStep) else "input", sources=sources
     )
-
-
-def _nothing() -> None:
-    """Stands for what is never called."""
 
 
 def _idle_reasons(steps: tuple[Step, ...], places: dict[Step, int]) -> dict[int, str]:
@@ -227,10 +221,8 @@ def _idle_reasons(steps: tuple[Step, ...], places: dict[Step, int]) -> dict[int,
             reasons.setdefault(places[step.otherwise], f"{step.name!r} ran instead")
     for step in steps:
         if isinstance(step, NodeStep) and step.branch is not None:
-            match = step.branch.match
-            assert isinstance(match, MatchStep)
-            label = label_name(step.branch.label)
-            reasons[places[step]] = f"{match.source.name!r} did not choose {label!r}"
+            (choice,), label = step.branch.match.sources, label_name(step.branch.label)
+            reasons[places[step]] = f"{choice.name!r} did not choose {label!r}"
     return reasons
 
 
@@ -274,26 +266,30 @@ def _problems(step: Step, graph: object) -> Iterator[str]:
     for other in chain(step.needs, step.may_need):
         if other.graph is not graph:
             yield f"{step.name!r} takes {other.name!r}, which belongs to another graph"
-    if isinstance(step, NodeStep):
-        yield from _node_problems(step)
-    elif isinstance(step, FunctionStep):
-        yield from _function_problems(step)
-    elif isinstance(step, AcceptedStep):
-        yield from _accepted_problems(step)
-    elif isinstance(step, MatchStep):
-        yield from _match_problems(step)
+    match step:
+        case NodeStep():
+            yield from _node_problems(step)
+        case FunctionStep():
+            yield from _function_problems(step)
+        case AcceptedStep():
+            yield from _accepted_problems(step)
+        case MatchStep():
+            yield from _match_problems(step)
+        case _:
+            pass
 
 
 def _node_problems(step: NodeStep) -> Iterator[str]:
-    yield from _misfit(step, step.source, step.signature.input(0))
+    (source,) = step.sources
+    yield from _misfit(step, source, step.signature.input(0))
     if step.when is not None:
         yield from _misfit(step, step.when, bool, role=" as its when=")
     if not is_node(step.node):
-        yield from _miscounted(step, step.node, 1)
+        yield from miscounted(f"the function of {step.name!r}", step.node, 1)
     unnamed = getattr(step.node, "__name__", "") == "<lambda>"
-    if unnamed and step.source.may_skip:
+    if unnamed and source.may_skip:
         yield (
-            f"{step.name!r} is a lambda on {step.source.name!r}, which can be skipped: "
+            f"{step.name!r} is a lambda on {source.name!r}, which can be skipped: "
             "use .map, which is given Skipped too, or a function with annotations"
         )
 
@@ -301,7 +297,7 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
 def _function_problems(step: FunctionStep) -> Iterator[str]:
     if step.signature.waits:
         yield f"{step.name!r} is asynchronous, and map and join take quick functions: use add"
-    yield from _miscounted(step, step.function, len(step.sources))
+    yield from miscounted(f"the function of {step.name!r}", step.function, len(step.sources))
     for index, source in enumerate(step.sources):
         expected = step.signature.input(index)
         yield from _misfit(step, source, expected)
@@ -313,7 +309,7 @@ def _function_problems(step: FunctionStep) -> Iterator[str]:
 
 
 def _accepted_problems(step: AcceptedStep) -> Iterator[str]:
-    source = step.source
+    (source,) = step.sources
     if source.may_skip:
         yield f"{step.name!r} is of what can be skipped: give {source.name!r} an otherwise="
     if not _says(source):
@@ -333,16 +329,10 @@ def _says(step: Step) -> bool:
 
 
 def _match_problems(step: MatchStep) -> Iterator[str]:
-    yield from _misfit(step, step.source, Choice)
-    if step.source.may_skip:
-        yield f"{step.name!r} goes by {step.source.name!r}, which can be skipped"
-
-
-def _miscounted(step: Step, function: Callable[..., Any], given: int) -> Iterator[str]:
-    instead = takes(function, given)
-    if instead is not None:
-        values = "one value" if given == 1 else f"{given} values"
-        yield f"the function of {step.name!r} is given {values}, but takes {instead}"
+    (source,) = step.sources
+    yield from _misfit(step, source, Choice)
+    if source.may_skip:
+        yield f"{step.name!r} goes by {source.name!r}, which can be skipped"
 
 
 def _misfit(step: Step, source: Step, expected: object, role: str = "") -> Iterator[str]:

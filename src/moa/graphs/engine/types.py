@@ -1,4 +1,4 @@
-"""Types at run time: what nodes take and give, and whether the one fits the other."""
+"""Types at run time: what nodes take and give, whether the one fits the other, and their JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import (
     Annotated,
@@ -26,7 +26,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from moa.agents.boundary import said
 from moa.errors import InputError, OutputError, StoreError, WiringError
 from moa.node import Node, Result
-from moa.records import Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,21 +195,17 @@ def is_node(work: object) -> bool:
     return hasattr(work, "run") and not isinstance(work, type)
 
 
-def takes(function: Callable[..., Any], inputs: int) -> str | None:
-    """Say that a function can't be called with so many values by their place.
-
-    Returns:
-        What it takes instead; `None` where it can, or where nobody tells.
-    """
+def miscounted(what: str, function: Callable[..., Any], given: int) -> Iterator[str]:
+    """Say that a function can't be called with so many values, as far as its signature tells."""
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # a builtin without a signature
-        return None
+        return
     try:
-        signature.bind(*range(inputs))
+        signature.bind(*range(given))
     except TypeError:
-        return f"({', '.join(signature.parameters)})"
-    return None
+        values = "one value" if given == 1 else f"{given} values"
+        yield f"{what} is given {values}, but takes ({', '.join(signature.parameters)})"
 
 
 def name_of(work: Any) -> str:
@@ -369,14 +364,10 @@ def _has_type_variables(annotation: object) -> bool:
 
 
 class JsonForm:
-    """Turns values of one type into JSON and back.
+    """Turns values of one type, those of `owner`, into JSON and back.
 
     A union keeps the place of the member beside the value, since two models can look alike. Of
     a subclass only the fields of the declared class are kept.
-
-    Args:
-        kind: Type of the values.
-        owner: Name of the node whose output they are, or `input`.
     """
 
     def __init__(self, kind: Any, *, owner: str) -> None:
@@ -438,23 +429,44 @@ class JsonForm:
         return self.dump(request)
 
 
+class AsItIs(JsonForm):
+    """Passes values of an unknown type on, where no checkpoint keeps them."""
+
+    def dump(self, value: object) -> list[Any]:
+        """Pass a value on."""
+        return [0, value]
+
+    def load(self, written: Sequence[Any]) -> Any:
+        """Pass a value on."""
+        return written[1]
+
+
 def is_known(kind: object) -> bool:
     """Whether values of a type can be told from their JSON."""
     return kind is not UNKNOWN and kind is not Any and kind is not BaseModel
 
 
-def kept_form(kind: object, *, owner: str) -> Form[Any] | None:
+@functools.cache
+def kept_form(kind: object, owner: str) -> JsonForm | None:
     """Say how the values of a type are kept; `None`: it is not known, so they can't be."""
-    if not is_known(kind):
-        return None
-    form = _form(kind, owner)
-    return Form(form.dump, form.load)
+    return JsonForm(kind, owner=owner) if is_known(kind) else None
+
+
+def channel_form(kind: object, owner: str, *, kept: bool) -> JsonForm:
+    """Say how LangGraph passes values of a type on, and whether a checkpoint keeps them.
+
+    Raises:
+        WiringError: it does, and their type is not known, so their JSON could not be turned back.
+    """
+    if is_known(kind) and (kept or BaseModel not in get_args(kind)):
+        return JsonForm(kind, owner=owner)
+    if kept:
+        raise WiringError(
+            f"the type of {owner!r} is not known, so a checkpoint can't keep it: "
+            "annotate what its function returns"
+        )
+    return AsItIs(Any, owner=owner)
 
 
 def _members(kind: object) -> tuple[object, ...]:
     return get_args(kind) if is_union(kind) else (kind,)
-
-
-@functools.cache
-def _form(kind: object, owner: str) -> JsonForm:
-    return JsonForm(kind, owner=owner)

@@ -1,43 +1,29 @@
-"""Handles: what stands for outputs while a graph is declared, and the steps behind them."""
+"""Steps: what a graph is declared of, and the handles that stand for what they will hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import reduce
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    NoReturn,
-    TypeVar,
-    cast,
-)
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from moa.errors import WiringError
 from moa.graphs.engine.types import UNKNOWN, Signature, field_type, name_of, picked, signature_of
 from moa.questions import Choice, Question, labels_typed
-from moa.usage import Tier
+
+T_co = TypeVar("T_co", covariant=True)
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
     """One label of a `match`."""
 
-    match: object
-    """The step of the `match`; steps are compared by identity."""
+    match: MatchStep
     label: object
     outer: Branch | None
     """The branch that the `match` itself stands in."""
-
-    @property
-    def lineage(self) -> Iterator[Branch]:
-        """This branch and those around it, from the inside out."""
-        level: Branch | None = self
-        while level is not None:
-            yield level
-            level = level.outer
 
 
 def innermost(branches: Iterable[Branch | None]) -> Branch | None:
@@ -70,16 +56,13 @@ def label_name(label: object) -> str:
 
 
 def _lineage(branch: Branch | None) -> tuple[Branch, ...]:
-    return () if branch is None else tuple(branch.lineage)
-
-
-T_co = TypeVar("T_co", covariant=True)
-U = TypeVar("U")
+    """A branch and those around it, from the inside out."""
+    return () if branch is None else (branch, *_lineage(branch.outer))
 
 
 @dataclass(eq=False, kw_only=True)
 class Step:
-    """One thing that a graph works out. Declared once, never changed; shared by all runs."""
+    """One thing that a graph works out, such as its input. Shared by all runs."""
 
     graph: object
     """The builder it belongs to."""
@@ -90,6 +73,8 @@ class Step:
     """Whether it can hold `Skipped`."""
     branches: list[Branch | None] = field(default_factory=lambda: [None])
     """The innermost branch that it was declared in; several where labels share it."""
+    sources: tuple[Step, ...] = ()
+    """What it is worked out of."""
 
     @property
     def branch(self) -> Branch | None:
@@ -99,7 +84,7 @@ class Step:
     @property
     def needs(self) -> tuple[Step, ...]:
         """The steps that it always waits for."""
-        return ()
+        return self.sources
 
     @property
     def may_need(self) -> tuple[Step, ...]:
@@ -108,17 +93,11 @@ class Step:
 
 
 @dataclass(eq=False, kw_only=True)
-class InputStep(Step):
-    """The request."""
-
-
-@dataclass(eq=False, kw_only=True)
 class NodeStep(Step):
     """A node, or a function that stands for one."""
 
     node: Any
     signature: Signature
-    source: Step
     when: Step | None = None
     otherwise: Step | None = None
     eager: bool | None = None
@@ -128,17 +107,12 @@ class NodeStep(Step):
     @property
     def needs(self) -> tuple[Step, ...]:
         """The condition comes first."""
-        return (self.source,) if self.when is None else (self.when, self.source)
+        return self.sources if self.when is None else (self.when, *self.sources)
 
     @property
     def may_need(self) -> tuple[Step, ...]:
         """What stands in where it is skipped."""
         return () if self.otherwise is None else (self.otherwise,)
-
-    @property
-    def tier(self) -> Tier | None:
-        """Tier of the node's endpoint, where it has one."""
-        return getattr(getattr(self.node, "endpoint", None), "tier", None)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -147,38 +121,19 @@ class FunctionStep(Step):
 
     function: Callable[..., Any]
     signature: Signature
-    sources: tuple[Step, ...]
-
-    @property
-    def needs(self) -> tuple[Step, ...]:
-        """Its arguments."""
-        return self.sources
 
 
 @dataclass(eq=False, kw_only=True)
 class AcceptedStep(Step):
     """Whether the answer that another step holds is accepted."""
 
-    source: Step
-
-    @property
-    def needs(self) -> tuple[Step, ...]:
-        """The answer."""
-        return (self.source,)
-
 
 @dataclass(eq=False, kw_only=True)
 class MatchStep(Step):
     """One branch for each label of a choice."""
 
-    source: Step
     cases: dict[object, Step] = field(default_factory=dict[object, Step])
     """By label; `None` is "none of these", where that can be chosen."""
-
-    @property
-    def needs(self) -> tuple[Step, ...]:
-        """The choice."""
-        return (self.source,)
 
     @property
     def may_need(self) -> tuple[Step, ...]:
@@ -230,7 +185,7 @@ class Handle(Generic[T_co]):
                 name=f"{self._step.name}.accepted",
                 type=bool,
                 branches=[self._step.branch],
-                source=self._step,
+                sources=(self._step,),
             )
         )
 
@@ -303,8 +258,12 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
         `None`, "none of these", is among them where the type or the question has it; instead of
         labels it says that nobody tells them.
     """
-    typed, none = _of_type(choice.type)
-    labels = typed if given is None else tuple(given)
+    labels: tuple[object, ...] | None = None
+    none, kind = False, choice.type
+    if isinstance(kind, type) and issubclass(kind, Choice):
+        labels, none = labels_typed(cast("type[Choice[Any]]", kind))
+    if given is not None:
+        labels = tuple(given)
     if labels is None and isinstance(choice, NodeStep):
         questions: tuple[Question, ...] = getattr(choice.node, "questions", ())
         if len(questions) == 1:
@@ -312,9 +271,3 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
     if labels is None:
         return None
     return (*labels, None) if none and None not in labels else labels
-
-
-def _of_type(kind: object) -> tuple[tuple[object, ...] | None, bool]:
-    if not (isinstance(kind, type) and issubclass(kind, Choice)):
-        return None, False
-    return labels_typed(cast("type[Choice[Any]]", kind))

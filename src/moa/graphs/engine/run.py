@@ -1,39 +1,23 @@
-"""Scheduler: one run of a graph. Nodes start when they are needed and their sources are there."""
+"""Run: one run of a graph. Nodes start when they are needed and their sources are there."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import (
-    Coroutine,
-    Sequence,
-)
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, cast
 
 from moa.context import RunContext
-from moa.errors import ConfigError, DeadlineExceeded, MoaError, WiringError
-from moa.graphs.engine.calls import call, quickly
+from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
 from moa.graphs.engine.plan import Plan, Task
-from moa.graphs.engine.types import Skipped
-from moa.journal import interrupts_of, together
-from moa.node import Result
+from moa.graphs.engine.types import JsonForm, Skipped, kept_form
+from moa.journal import explained, interrupts_of, together
 from moa.questions import accepted_in
+from moa.records import Form, run_once
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted
-
-if TYPE_CHECKING:
-    from langgraph.checkpoint.base import BaseCheckpointSaver
-    from langgraph.types import RetryPolicy
-
-    from moa.graphs.engine.durable import Compiled
-
-In = TypeVar("In")
-Out = TypeVar("Out")
-In_contra = TypeVar("In_contra", contravariant=True)
-Out_co = TypeVar("Out_co", covariant=True)
 
 PENDING: Any = object()
 """Stands where nothing has been worked out yet."""
@@ -155,14 +139,14 @@ class Run:
         context = self._context
         try:
             if context.listener is None:
-                settled = await call(task, self._values[task.sources[0]], context)
+                value, accepted = await call(task, self._values[task.sources[0]], context)
             else:
                 path = self._path(task)
                 context.emit(NodeStarted(path))
                 start = time.perf_counter()
-                settled = await call(task, self._values[task.sources[0]], context)
-                context.emit(NodeFinished(path, settled.output, time.perf_counter() - start))
-            value, self._accepted[index] = settled.output, settled.accepted
+                value, accepted = await call(task, self._values[task.sources[0]], context)
+                context.emit(NodeFinished(path, value, time.perf_counter() - start))
+            self._accepted[index] = accepted
         except MoaError as error:
             if index not in self._plan.tentative:
                 raise
@@ -351,49 +335,88 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class Runs(ABC, Generic[In_contra, Out_co]):
-    """What every graph can do beside what all nodes can: become LangGraph's own kind of graph."""
+Answer = tuple[Any, bool | None]
+"""What a node gave, and whether its result says that it is accepted."""
 
-    name: str
-    input_type: Any
-    output_type: Any
 
-    @abstractmethod
-    async def run(self, request: In_contra, /, context: RunContext | None = None) -> Result[Out_co]:
-        """Answer one request."""
+async def call(task: Task, value: Any, context: RunContext) -> Answer:
+    """Run a node, or a function.
 
-    def compile(
-        self,
-        *,
-        checkpointer: BaseCheckpointSaver[Any] | None = None,
-        retry: RetryPolicy | Sequence[RetryPolicy] = (),
-    ) -> Compiled:
-        """Make LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
+    Where the run can be resumed, what it gives is kept, and given again.
 
-        It takes the request, or the JSON of it, and gives the output. Budget and deadline come as
-        `context=RunContext(…)`; events go to the stream mode `custom`, and texts to `messages` too.
-        Of a run that is resumed, however it was stopped, no node that had finished runs again, and
-        no call that had been answered is sent again, however deep it is. Checkpoints hold JSON.
+    Raises:
+        NodeError: a function raised something that is no `MoaError`.
+    """
+    if context.journal is None:
+        return await _called(task, value, context)
+    form = kept_form(task.output, task.name)
+    return await run_once(
+        context,
+        f"{context.node}/{task.name}",
+        value,
+        form and _answer_form(form),
+        lambda inner: _called(task, value, inner),
+    )
 
-        Args:
-            checkpointer: Keeps what has been done; `None` leaves it to an outer graph.
-            retry: When to run the graph again; see `retry_on`. With a checkpointer, what had ended
-                is found and not paid again; without one all of it runs anew.
 
-        Raises:
-            WiringError: the type of a node's output is not known, so no checkpoint could keep it.
-        """
-        from moa.graphs.engine.durable import compiled
+def _answer_form(form: JsonForm) -> Form[Answer]:
+    """Keep beside an output whether it is accepted, where that is said."""
 
-        return compiled(
-            self,
-            takes=self.input_type,
-            gives=self.output_type,
-            checkpointer=checkpointer,
-            retry=retry,
-        )
+    def dump(answer: Answer) -> Any:
+        output, accepted = answer
+        written = form.dump(output)
+        return written if accepted is None else [*written, accepted]
 
-    @cached_property
-    def compiled(self) -> Compiled:
-        """The graph as LangGraph's own kind, without a checkpointer of its own."""
-        return self.compile()
+    def load(written: Any) -> Answer:
+        if isinstance(written, list) and len(cast("list[Any]", written)) == 3:
+            *value, accepted = cast("list[Any]", written)
+            return form.load(value), accepted
+        return form.load(cast("list[Any]", written)), None
+
+    return Form(dump, load)
+
+
+async def _called(task: Task, value: Any, context: RunContext) -> Answer:
+    try:
+        if task.is_node:
+            own = context.nested(task.name) if task.renamed else context
+            result = await task.work(value, own)
+            return result.output, getattr(result, "accepted", None)
+        if task.thread:
+            return await asyncio.to_thread(task.work, value), None
+        output = task.work(value)
+        return (await output if hasattr(output, "__await__") else output), None
+    except MoaError:
+        raise
+    except Exception as error:
+        failure = explained(error, task.name) if task.is_node else _failure_of(task.name, error)
+        if failure is error:
+            raise
+        raise failure from error
+
+
+def quickly(name: str, work: Callable[..., Any], *values: Any) -> Any:
+    """Call a quick function.
+
+    Raises:
+        NodeError: it raised something that is no `MoaError`.
+        WiringError: it gave a coroutine.
+    """
+    try:
+        output = work(*values)
+    except MoaError:
+        raise
+    except Exception as error:
+        raise _failure_of(name, error) from error
+    if inspect.iscoroutine(output):
+        output.close()
+        raise WiringError(f"{name!r} gave a coroutine, and nobody waits for it: use g.add for that")
+    return output
+
+
+def _failure_of(name: str, error: Exception) -> Exception:
+    """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
+    if type(error).__module__.startswith("langgraph."):
+        return error
+    found = explained(error, name)
+    return NodeError(name, error) if found is error else found

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
 from moa.context import RunContext, run_context
 from moa.errors import InputError, WiringError
-from moa.graphs.engine.handles import (
+from moa.graphs.engine.bridges import Compilable
+from moa.graphs.engine.drawing import Sketch, sketch_plan
+from moa.graphs.engine.nodes import Asked, Human, Loop, is_kept
+from moa.graphs.engine.plan import Plan, check, plan_of
+from moa.graphs.engine.run import Run
+from moa.graphs.engine.steps import (
     Branch,
     Handle,
-    InputStep,
     MatchStep,
     NodeStep,
+    Step,
     apart,
     function_step,
     labels_of,
     path,
     step_of,
 )
-from moa.graphs.engine.human import Asked, Human, is_kept
-from moa.graphs.engine.loop import Loop
-from moa.graphs.engine.plan import Plan, check, plan_of
-from moa.graphs.engine.scheduler import Run, Runs
 from moa.graphs.engine.types import (
     Skipped,
     check_work,
@@ -41,8 +42,6 @@ from moa.questions import Choice
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from moa.graphs.engine.drawing import Drawing
-
 In = TypeVar("In")
 T = TypeVar("T")
 U = TypeVar("U")
@@ -56,6 +55,8 @@ E = TypeVar("E")
 F = TypeVar("F")
 G = TypeVar("G")
 H = TypeVar("H")
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
 
 Work = Node[T, U] | Callable[[T], Awaitable[U]]
 """A node, or an asynchronous function of one argument that stands for one."""
@@ -96,7 +97,7 @@ class Graph(Generic[In]):
         if not isinstance(cast("object", name), str):
             raise WiringError(f'a graph takes its name first: Graph("…", {name_of(name)})')
         self.name = name
-        self.input: Handle[In] = Handle(InputStep(graph=self, name="input", type=input_type))
+        self.input: Handle[In] = Handle(Step(graph=self, name="input", type=input_type))
         self._nodes: list[NodeStep] = []
         self._problems: list[str] = []
         self._branch: Branch | None = None
@@ -218,7 +219,7 @@ class Graph(Generic[In]):
                 branches=[self._branch],
                 node=node,
                 signature=signature,
-                source=origin,
+                sources=(origin,),
                 when=None if when is None else step_of(when),
                 otherwise=alternative,
                 eager=eager,
@@ -449,7 +450,7 @@ class Graph(Generic[In]):
             name=f"match({source.name})",
             type=None,
             branches=[self._branch],
-            source=source,
+            sources=(source,),
         )
         known = labels_of(source, labels)
         if known is None:
@@ -519,17 +520,13 @@ class Graph(Generic[In]):
 def _same(one: NodeStep, other: NodeStep) -> bool:
     """Whether two labels of a `match` ask for the same node on the same source."""
     first, second = (
-        (step.node, step.source, step.when, step.otherwise, step.eager, step.thread)
+        (step.node, step.sources, step.when, step.otherwise, step.eager, step.thread)
         for step in (one, other)
     )
     return first == second
 
 
-In_contra = TypeVar("In_contra", contravariant=True)
-Out_co = TypeVar("Out_co", covariant=True)
-
-
-class BuiltGraph(Runs[In_contra, Out_co], NodeBase[In_contra, Out_co]):
+class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
     """What `Graph.build` makes: a node, to be run, streamed, mapped over rows, drawn or compiled.
 
     It holds no state: any number of runs can go on at once.
@@ -571,11 +568,13 @@ class BuiltGraph(Runs[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         output = await Run(self.plan, own).output(request)
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
 
-    def draw(self) -> Drawing:
-        """Draw the graph: `.mermaid`, `.svg`, `.png()`, `.ascii`, `.save("graph.svg")`."""
-        from moa.graphs.engine.drawing import Drawing
+    def sketch(self, sketch: Sketch) -> None:
+        """Draw its nodes, and what passes between them."""
+        sketch_plan(self.plan, sketch)
 
-        return Drawing(self.plan)
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give the nodes in it, and the functions that stand for one."""
+        return self.plan.members()
 
     def _admit(self, request: object) -> None:
         kind = self.input_type

@@ -1,0 +1,156 @@
+"""Nodes that a graph makes itself: one that runs again and again, and one that asks a person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from moa.agents.boundary import said
+from moa.context import RunContext
+from moa.graphs.engine.plan import Plan, plan_of
+from moa.graphs.engine.run import Run, quickly
+from moa.graphs.engine.steps import NodeStep, Step
+from moa.graphs.engine.types import (
+    UNKNOWN,
+    fits,
+    miscounted,
+    name_of,
+    picked,
+    shown,
+    signature_of,
+)
+from moa.node import Result, finish
+
+Asked = str | Mapping[str, Any]
+"""What a person is shown."""
+
+
+class Loop:
+    """Runs a node or a function again on its own output; see `Graph.loop`."""
+
+    def __init__(self, body: Any, *, until: Callable[[Any], bool], at_most: int, name: str) -> None:
+        self.name = name
+        self.body = body
+        self.until = until
+        self.at_most = at_most
+        self._signature = signature_of(body)
+        self.input_type: Any = self._signature.input(0)
+        self.output_type: Any = self._signature.output
+        start = Step(graph=self, name="input", type=self.input_type)
+        once = NodeStep(
+            graph=self,
+            name=name_of(body),
+            type=self.output_type,
+            node=body,
+            signature=self._signature,
+            sources=(start,),
+        )
+        self.plan: Plan = plan_of(name, start, once)
+        """One pass."""
+        self.members = self.plan.members
+
+    @property
+    def goal(self) -> str:
+        """What it runs until, as far as a name says it; may be empty."""
+        called = name_of(self.until)
+        return ".".join(picked(self.until)) if called == "<lambda>" else called
+
+    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+        """Run passes until one is good enough, and give the last one's output."""
+        own, start = (context or RunContext()).nested(self.name), time.perf_counter()
+        output = request
+        for number in range(1, self.at_most + 1):
+            output = await Run(self.plan, own.nested(f"pass {number}")).output(output)
+            told = f"pass {number} of {self.at_most}{self.goal and f', until {self.goal}'}"
+            if quickly(f"{self.name}, until", self.until, output):
+                own.note("repeated", f"{told}: done")
+                break
+            if number < self.at_most:
+                own.note("repeated", f"{told}: not yet")
+            else:
+                own.note("degraded", f"{told}: not yet, and the last output is given")
+        return finish(output, own, seconds=time.perf_counter() - start)
+
+    def problems(self) -> Iterator[str]:
+        """Say what is wrong with it, a sentence each."""
+        goes, until = signature_of(self.until), f"the until= of {self.name!r}"
+        gives = shown(self.output_type) + " | Skipped" * self._signature.may_skip
+        if not fits(self.output_type, self.input_type) or self._signature.may_skip:
+            takes = shown(self.input_type)
+            yield f"{self.name!r} takes {takes} and gives {gives}: a loop is given what it gave"
+        yield from miscounted(until, self.until, 1)
+        if not fits(self.output_type, goes.input(0)):
+            yield f"{until} takes {shown(goes.input(0))}, but {self.name!r} gives {gives}"
+        if goes.waits:
+            yield f"{until} is asynchronous: let the body ask, and give the answer in its output"
+        elif not fits(goes.output, bool):
+            yield f"{until} gives {shown(goes.output)}, and not a bool"
+        if self.at_most < 1:
+            yield f"{self.name!r} runs at_most={self.at_most} times: give 1 or more"
+
+
+class Human:
+    """Asks a person by LangGraph's `interrupt`; see `Graph.ask_human`."""
+
+    asks_people = True
+
+    def __init__(self, question: Asked | Callable[[Any], Asked], answer: Any, *, name: str) -> None:
+        self.name = name
+        self.question = question
+        self.input_type: Any = signature_of(question).input(0) if callable(question) else UNKNOWN
+        self.output_type: Any = answer
+        self._answer: TypeAdapter[Any] = TypeAdapter(answer)
+
+    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+        """Ask, and ask again with the reason where an answer is not of the type.
+
+        Raises:
+            GraphInterrupt: LangGraph's signal that nobody has answered yet.
+        """
+        from langgraph.types import interrupt
+
+        own, start = (context or RunContext()).nested(self.name), time.perf_counter()
+        question = self.question
+        if callable(question):
+            question = quickly(self.name, question, request)
+        asked, schema = question, self._answer.json_schema()
+        while True:
+            given = interrupt(asked, response_schema=schema)
+            try:
+                answer = self._answer.validate_python(given)
+            except ValidationError as error:
+                problem = f"{given!r} can't be taken: {said(error)}"
+                own.note("repaired", f"asked again: {problem}")
+                asked = _with(question, problem)
+            else:
+                own.note("answered", "by a person")
+                return finish(answer, own, seconds=time.perf_counter() - start)
+
+    def problems(self) -> Iterator[str]:
+        """Say what is wrong with it, a sentence each."""
+        if callable(self.question):
+            yield from miscounted(f"the question of {self.name!r}", self.question, 1)
+            if signature_of(self.question).waits:
+                yield f"the question of {self.name!r} is asynchronous: work it out in a node before"
+
+
+def is_kept(context: RunContext) -> bool:
+    """Whether a run is kept until people answer: by LangGraph, with a checkpointer."""
+    if context.journal is None:
+        return False
+    from langgraph.config import get_config
+
+    try:
+        config = get_config()
+    except RuntimeError:  # outside of LangGraph, as in a job
+        return False
+    return "__pregel_scratchpad" in config.get("configurable", {})
+
+
+def _with(question: Asked, problem: str) -> Asked:
+    if isinstance(question, str):
+        return f"{question}\n{problem}"
+    return {**question, "problem": problem}
