@@ -30,7 +30,6 @@ from moa.graphs.rag import (
     Extractive,
     NotInDocuments,
     Rag,
-    Rewriter,
     Sheet,
     Sourced,
 )
@@ -168,25 +167,24 @@ async def test_a_passage_that_nobody_could_judge_stays() -> None:
     assert len(output.passages) == 2
 
 
+def rewriting(*steps: Step) -> dict[str, Any]:
+    return {"rewrite": True, "small": ScriptedEndpoint(steps, name="small")}
+
+
 async def test_the_question_is_also_searched_for_as_it_was_rewritten() -> None:
-    rewriter = Rewriter(ScriptedEndpoint(['{"query": "tower"}'], name="small"))
-    output = await sourced(answering("Yes [1].", rewrite=rewriter), "The thing of Paris?")
-    assert TOWER in output.passages
+    graph = answering("Yes [1].", **rewriting('{"query": "tower"}'))
+    assert TOWER in (await sourced(graph, "The thing of Paris?")).passages
 
 
 async def test_the_filter_sees_all_that_was_found_for_the_question_and_its_rewriting() -> None:
-    rewriter = Rewriter(ScriptedEndpoint(['{"query": "bridge"}'], name="small"))
     filtered = grader("filter", {"Passage: Bridge": 0.9, "": 0.1})
-    output = await sourced(
-        answering("Yes [1].", rewrite=rewriter, filter=filtered, top_k=1), "tower?"
-    )
-    assert output.passages == (BRIDGE,)
+    graph = answering("Yes [1].", **rewriting('{"query": "bridge"}'), filter=filtered, top_k=1)
+    assert (await sourced(graph, "tower?")).passages == (BRIDGE,)
 
 
-async def test_a_rewriting_that_adds_nothing_or_fails_is_let_go() -> None:
-    for step in ('{"query": "Tower"}', "no JSON", "still none"):
-        rewriter = Rewriter(ScriptedEndpoint([step], name="small"), repairs=0)
-        assert await sourced(answering("Yes [1].", rewrite=rewriter), "tower")
+@pytest.mark.parametrize("steps", [('{"query": "Tower"}',), ("no JSON", "still none")])
+async def test_a_rewriting_that_adds_nothing_or_fails_is_let_go(steps: tuple[str, ...]) -> None:
+    assert await sourced(answering("Yes [1].", **rewriting(*steps)), "tower")
 
 
 async def test_an_order_inside_a_passage_stays_data() -> None:
@@ -258,17 +256,6 @@ async def test_an_empty_question_is_refused() -> None:
 def test_a_grader_needs_a_threshold_between_0_and_1() -> None:
     with pytest.raises(ConfigError, match="threshold=1"):
         Grader(ScriptedEndpoint(), RELEVANT, threshold=1)
-
-
-def test_it_is_drawn_with_all_its_nodes() -> None:
-    graph = answering(
-        rewrite=Rewriter(ScriptedEndpoint()),
-        filter=grader("filter", {}),
-        check=grader("check", {}),
-    )
-    drawn = graph.draw().mermaid
-    for name in ("rewriter", "bm25", "filter each", "answerer", "check each sentence"):
-        assert name in drawn
 
 
 async def test_it_runs_on_a_folder_that_the_configuration_names(tmp_path: Path) -> None:

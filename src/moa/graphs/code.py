@@ -296,15 +296,10 @@ def parser_of(language: str) -> Parser | None:
 
 
 def source_of(text: str) -> Source:
-    """Take the program out of a reply, and parse it.
-
-    Args:
-        text: The reply: the first fenced block, which names its language. Without a block it is a
-            program in Python, where it can be parsed.
+    """Take the program out of a reply: its first fenced block, or all of it where it is Python.
 
     Raises:
-        ValueError: there is no block, it can't be parsed, or it is a value and no program; the
-            message says where.
+        ValueError: there is none, it can't be parsed, or it is a value; the message says where.
     """
     blocks = [
         (found["language"].strip(), found["code"].strip("\n")) for found in _FENCE.finditer(text)
@@ -364,11 +359,7 @@ def _is_value(program: ast.Module) -> bool:
 
 
 async def _run(sandbox: Sandbox, code: str, tests: str, context: RunContext) -> SandboxResult:
-    """Run a program until the run's time is up, which is a failure of the program.
-
-    Raises:
-        NodeError: the sandbox itself failed.
-    """
+    """Run a program; that the run's time is up is its failure, an error that of the sandbox."""
     try:
         limit_s = context.remaining_s()
     except DeadlineExceeded:

@@ -286,11 +286,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         return Observation(decision=decision, report=report)
 
     def _look(self, decision: BaseModel) -> None:
-        """Find out whether a decision without labels is one that never has any.
-
-        Raises:
-            ConfigError: it has no questions, is not set aside, and nothing was counted before.
-        """
+        """Refuse a decision that never has labels: nothing was counted before, or set aside."""
         state = self.windows.state
         counted = state.learned or state.window.counts
         if not counted and not isinstance(decision, Dropped) and not dict(watched_in(decision)):

@@ -378,11 +378,7 @@ class CarriedOut:
     """A result shows a number rounded, and what is computed from it is computed from this."""
 
     async def results(self) -> tuple[StepResult, ...]:
-        """Run every step; those that fail are noted, and those that need them don't run.
-
-        Raises:
-            MoaError: no step has an answer; this is why the first one failed.
-        """
+        """Run every step, but those that need one that failed; where all failed it is an error."""
         steps = self.plan.ordered
         try:
             async with asyncio.TaskGroup() as group:
@@ -428,11 +424,7 @@ class CarriedOut:
     def _computed(
         self, step: Step, expression: str, needed: Mapping[str, StepResult]
     ) -> StepResult:
-        """Compute exactly, from the numbers in the results that the step needs.
-
-        Raises:
-            InputError: it is no calculation, or a result is no number.
-        """
+        """Compute exactly; what is no calculation, or needs what is no number, is an error."""
         values = {
             name: self.exact[name] if name in self.exact else only_number(needed[name].answer)
             for name in named_in(expression)

@@ -85,11 +85,7 @@ class Place:
 
 @dataclass(kw_only=True)
 class Windows:
-    """The windows of a stream, and what changed. Of one event loop; it changes while it is used.
-
-    Raises:
-        ConfigError: the file is there, and can't be read or written.
-    """
+    """The windows of a stream, and what changed. Of one event loop; it changes while it is used."""
 
     size: int | timedelta
     """Items of a window, or how long one lasts."""
