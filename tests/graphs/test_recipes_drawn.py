@@ -21,7 +21,7 @@ from moa.chat.messages import UserMessage
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.retrieval import BM25
-from moa.errors import EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.brainstorm import Brainstorm
 from moa.graphs.cascade import Cascade
@@ -274,3 +274,26 @@ async def test_the_nodes_that_run_are_those_that_are_drawn(
 def test_every_recipe_is_here() -> None:
     makers = {name: ready.made_by.make for name, ready in READY.items()}
     assert set(RECIPES) == {name for name, make in makers.items() if hasattr(make, "draw")}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wrong"),
+    [
+        (Brainstorm, {"personas": {}}),
+        (Code, {"tries": 0}),
+        (Monitor, {"window": 0}),
+        (Monitor, {"seconds": 0}),
+        (Monitor, {"reference": 0}),
+        (Monitor, {"alpha": 1.0}),
+        (Recommend, {"shown": 0}),
+        (Refine, {"rounds": 0}),
+        (Solve, {"tries": 0}),
+        (Summarize, {"keep": 0.0}),
+        (Write, {"words": 0}),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_its_name(
+    recipe: Callable[..., object], wrong: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match=rf"\b{next(iter(wrong))}: "):
+        recipe(**wrong)
