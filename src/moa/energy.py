@@ -44,13 +44,7 @@ class Reading:
 
 
 class Meter:
-    """Counts joules from its start on. What is counted is all that runs there meanwhile.
-
-    Args:
-        read: The counters; they are added up.
-        measured: Whether they measure.
-        source: What they are.
-    """
+    """Counts joules by counters from its start on: of all that runs there meanwhile."""
 
     def __init__(self, read: Sequence[Read], *, measured: bool, source: str) -> None:
         self._read = tuple(read)
@@ -113,7 +107,7 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
         with suppress(OSError, ValueError):
             name = (zone / "name").read_text().strip()
             if not (_is_second(zone) and name in (known for known, _ in found)):
-                found.append((name, _Wrapping(zone).read))
+                found.append((name, _rising(zone)))
     platform = [read for name, read in found if name == "psys"]
     return platform or [
         read for name, read in found if name.startswith("package") or name == "dram"
@@ -123,7 +117,7 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
 def battery(sysfs: Path = SYSFS) -> list[Read]:
     """Find the batteries that are discharging, and tell their power."""
     return [
-        _Power(supply).read
+        _added_up(supply)
         for supply in sorted((sysfs / "class" / "power_supply").glob("*"))
         if _discharging(supply) and _watts(supply) is not None
     ]
@@ -160,41 +154,37 @@ def cpu_estimate(watts_per_core: float = WATTS_PER_CORE) -> Read:
     return read
 
 
-class _Wrapping:
-    """A counter that starts again at zero when it has reached its end."""
+def _rising(zone: Path) -> Read:
+    """Read a counter that starts again at zero when it has reached its end."""
+    file, span = zone / "energy_uj", int((zone / "max_energy_range_uj").read_text())
+    last, total = int(file.read_text()), 0
 
-    def __init__(self, zone: Path) -> None:
-        self._file = zone / "energy_uj"
-        self._range = int((zone / "max_energy_range_uj").read_text())
-        self._last = int(self._file.read_text())
-        self._total = 0
+    def read() -> float:
+        nonlocal last, total
+        now = int(file.read_text())
+        total += now - last if now >= last else now + span - last
+        last = now
+        return total * _MICRO
 
-    def read(self) -> float:
-        now = int(self._file.read_text())
-        self._total += now - self._last if now >= self._last else now + self._range - self._last
-        self._last = now
-        return self._total * _MICRO
+    return read
 
 
-class _Power:
-    """A power, added up over the time between two readings.
+def _added_up(supply: Path) -> Read:
+    """Add up a power over the time between two readings.
 
     While the battery is charged it tells what it takes in, so the last power before stands in.
     """
+    watts, at, total = _watts(supply) or 0.0, time.monotonic(), 0.0
 
-    def __init__(self, supply: Path) -> None:
-        self._supply = supply
-        self._watts = _watts(supply) or 0.0
-        self._at = time.monotonic()
-        self._total = 0.0
+    def read() -> float:
+        nonlocal watts, at, total
+        given = _watts(supply) if _discharging(supply) else None
+        now, then = watts if given is None else given, time.monotonic()
+        total += (watts + now) / 2 * (then - at)
+        watts, at = now, then
+        return total
 
-    def read(self) -> float:
-        watts = _watts(self._supply) if _discharging(self._supply) else None
-        at = time.monotonic()
-        now = self._watts if watts is None else watts
-        self._total += (self._watts + now) / 2 * (at - self._at)
-        self._watts, self._at = now, at
-        return self._total
+    return read
 
 
 def _is_second(zone: Path) -> bool:
@@ -210,12 +200,9 @@ def _discharging(supply: Path) -> bool:
 
 def _watts(supply: Path) -> float | None:
     """Read the power; `None` where the battery doesn't tell it."""
-    try:
+    with suppress(OSError, ValueError):
         return abs(int((supply / "power_now").read_text())) * _MICRO
-    except (OSError, ValueError):
-        pass
-    try:
+    with suppress(OSError, ValueError):
         volts = int((supply / "voltage_now").read_text()) * _MICRO
         return abs(int((supply / "current_now").read_text())) * _MICRO * volts
-    except (OSError, ValueError):
-        return None
+    return None

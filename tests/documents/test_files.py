@@ -61,23 +61,17 @@ def test_a_text_is_read_in_its_encoding(encoding: str, tmp_path: Path) -> None:
 
 
 def test_the_pages_of_a_pdf_are_known(tmp_path: Path) -> None:
-    pdf(tmp_path / "a.pdf", "First page.", FOX, title="Animals")
+    pages = (f"Page number {number}. {FOX}" for number in range(1, 301))
+    pdf(tmp_path / "a.pdf", *pages, title="Animals")
     (document,) = load(tmp_path).documents
-    assert document.title == "Animals"
-    assert document.page_at(document.text.index("First")) == 1
-    assert document.page_at(document.text.index("fox")) == 2
+    assert (document.title, len(document.pages)) == ("Animals", 300)
+    for number in (1, 2, 300):
+        assert document.page_at(document.text.index(f"number {number}.")) == number
 
 
 def test_words_and_sentences_of_a_pdf_go_on_over_the_ends_of_lines(tmp_path: Path) -> None:
     pdf(tmp_path / "a.pdf", "An exam-\nple of a\nlong line.\nA new one.")
     assert only(load(tmp_path)) == "An example of a long line.\nA new one."
-
-
-def test_a_pdf_of_300_pages_is_read_whole(tmp_path: Path) -> None:
-    pdf(tmp_path / "a.pdf", *(f"Page number {number}. {FOX}" for number in range(1, 301)))
-    (document,) = load(tmp_path).documents
-    assert len(document.pages) == 300
-    assert document.page_at(document.text.index("number 300.")) == 300
 
 
 def test_what_cannot_be_read_is_named_and_the_others_go_on(tmp_path: Path) -> None:
@@ -101,13 +95,10 @@ def test_pages_of_a_pdf_without_text_are_told(tmp_path: Path) -> None:
     assert document.notes == ("page 2 of 3 hold no text, as pictures do",)
 
 
-def test_an_encrypted_pdf_is_told(tmp_path: Path) -> None:
+def test_an_encrypted_pdf_is_told_unless_it_can_be_read_without_a_password(tmp_path: Path) -> None:
     file = pdf(tmp_path / "a.pdf", FOX, password="secret")
     assert why(load(file)) == "a.pdf is encrypted, and can't be read: save it without a password"
-
-
-def test_a_pdf_that_needs_no_password_to_be_read_is_read(tmp_path: Path) -> None:
-    assert only(load(pdf(tmp_path / "a.pdf", FOX, password=""))) == FOX
+    assert only(load(pdf(file, FOX, password=""))) == FOX
 
 
 def test_a_pdf_that_breaks_off_is_told(tmp_path: Path) -> None:
@@ -124,16 +115,8 @@ def test_a_pdf_that_breaks_off_is_told(tmp_path: Path) -> None:
         ("a.pdf", b"Hello there", "a.pdf is no PDF, as its name says"),
         ("a.txt", PNG, "a.txt is no text, as its name says"),
         ("a.txt", b"%PDF-1.7 \x00", "a.txt is no text, as its name says"),
-        (
-            "a.md",
-            b"PK\x03\x04\xff\xfe\x00",
-            "a.md is no Markdown, as its name says",
-        ),
-        (
-            "a.html",
-            bytes(range(256)),
-            "a.html is no HTML, as its name says",
-        ),
+        ("a.md", b"PK\x03\x04\xff\xfe\x00", "a.md is no Markdown, as its name says"),
+        ("a.html", bytes(range(256)), "a.html is no HTML, as its name says"),
         ("a.txt", b" \n", "a.txt is empty"),
         ("a.html", b"<p> </p>", "a.html holds no text"),
         ("a.txt", b"\xef\xbb\xbf", "a.txt holds no text"),
@@ -148,18 +131,14 @@ def test_a_file_that_is_not_what_it_says_is_told(
     assert why(load(tmp_path / name)).startswith(reason)
 
 
-def test_of_several_folders_each_gives_its_name(tmp_path: Path) -> None:
+def test_of_several_folders_each_gives_its_name_and_files_of_one_name_are_refused(
+    tmp_path: Path,
+) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.txt").write_text(name)
     loaded = load([tmp_path / "one", tmp_path / "two"])
     assert [document.id for document in loaded.documents] == ["one/a.txt", "two/a.txt"]
-
-
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.txt").write_text(name)
     with pytest.raises(ConfigError, match=r"would both be called 'a.txt'"):
         load([tmp_path / "one" / "a.txt", tmp_path / "two" / "a.txt"])
 

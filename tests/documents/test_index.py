@@ -14,7 +14,6 @@ from graphs.encoder import WordEncoder
 
 from documents.files import closed
 from moa.context import RunContext
-from moa.documents import Passage
 from moa.documents.files import Progress, Sources
 from moa.documents.index import Changes, Index, Indexed
 from moa.documents.retrieval import BM25
@@ -38,6 +37,14 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.fixture
+def index(folder: Path, tmp_path: Path) -> Index:
+    """One that is kept, and up to date."""
+    made = Index(tmp_path / "kept")
+    made.update(folder)
+    return made
+
+
 def texts(index: Index) -> list[str]:
     return [passage.text for passage in index.passages()]
 
@@ -53,19 +60,15 @@ def test_only_what_changed_is_read_again(folder: Path, tmp_path: Path) -> None:
     assert texts(index) == ["Foxes jump over dogs.", "Cats sleep all day.", "Birds sing."]
 
 
-def test_what_was_removed_is_forgotten(folder: Path, tmp_path: Path) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
+def test_what_was_removed_is_forgotten(folder: Path, index: Index) -> None:
     (folder / "a.txt").unlink()
     assert index.update(folder).removed == ("a.txt",)
     assert texts(index) == ["Cats sleep on sofas."]
 
 
 def test_what_a_link_outside_leads_to_is_not_read_and_what_was_is_forgotten(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, index: Index
 ) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
     (tmp_path / "secret.txt").write_text("The password is swordfish.")
     (tmp_path / "secrets").mkdir()
     (folder / "a.txt").unlink()
@@ -79,16 +82,12 @@ def test_what_a_link_outside_leads_to_is_not_read_and_what_was_is_forgotten(
     assert texts(index) == ["Cats sleep on sofas.", "Cats sleep on sofas."]
 
 
-def test_an_index_is_its_owners_alone(folder: Path, tmp_path: Path) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
+def test_an_index_is_its_owners_alone(index: Index) -> None:
     assert index.path is not None
     assert index.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_of_a_file_that_broke_what_was_known_stays(folder: Path, tmp_path: Path) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
+def test_of_a_file_that_broke_what_was_known_stays(folder: Path, index: Index) -> None:
     (folder / "a.txt").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     changes = index.update(folder)
     assert [unread.file for unread in changes.unread] == ["a.txt"]
@@ -98,11 +97,10 @@ def test_of_a_file_that_broke_what_was_known_stays(folder: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("inside", ["", "deep"])
 def test_of_a_folder_that_cannot_be_listed_what_was_known_stays(
-    inside: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inside: str, folder: Path, monkeypatch: pytest.MonkeyPatch, index: Index
 ) -> None:
     (folder / "deep").mkdir()
     (folder / "deep" / "c.txt").write_text("Birds sing.")
-    index = Index(tmp_path / "kept")
     index.update(folder)
     (folder / "b.txt").unlink()
     closed(folder / inside, monkeypatch)
@@ -112,9 +110,7 @@ def test_of_a_folder_that_cannot_be_listed_what_was_known_stays(
     assert "Birds sing." in texts(index)
 
 
-def test_a_folder_that_is_gone_empties_nothing(folder: Path, tmp_path: Path) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
+def test_a_folder_that_is_gone_empties_nothing(folder: Path, tmp_path: Path, index: Index) -> None:
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="there is no file or folder"):
         index.update(folder)
@@ -128,9 +124,7 @@ def test_another_length_of_passages_splits_all_files_again(folder: Path, tmp_pat
     assert len(texts(Index(tmp_path / "kept"))) > 2
 
 
-def test_an_update_that_breaks_off_spoils_nothing(folder: Path, tmp_path: Path) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
+def test_an_update_that_breaks_off_spoils_nothing(folder: Path, index: Index) -> None:
     (folder / "a.txt").write_text("Foxes sleep.")
 
     def stop(step: str) -> None:
@@ -182,18 +176,14 @@ async def test_an_index_that_holds_other_types_is_told(
         await used()
 
 
-def test_a_broken_index_is_told(folder: Path, tmp_path: Path) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
+def test_a_broken_index_is_told(folder: Path, index: Index) -> None:
     assert index.path is not None
     index.path.write_bytes(b"no database at all" * 100)
     with pytest.raises(ConfigError, match=r"documents.sqlite is broken \(.*delete it"):
         index.update(folder)
 
 
-def test_an_index_of_another_version_is_told(folder: Path, tmp_path: Path) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
+def test_an_index_of_another_version_is_told(index: Index) -> None:
     assert index.path is not None
     connection = sqlite3.connect(index.path)
     connection.execute("pragma user_version = 99")
@@ -226,9 +216,7 @@ def test_processes_that_write_at_once_spoil_nothing(folder: Path, tmp_path: Path
     assert len(texts(Index(tmp_path / "kept"))) == 22
 
 
-async def test_vectors_are_made_once(folder: Path, tmp_path: Path) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
+async def test_vectors_are_made_once(folder: Path, tmp_path: Path, index: Index) -> None:
     context = RunContext()
     first = await index.vectors(index.passages(), ScriptedEndpoint(), context)
     again = await Index(tmp_path / "kept").vectors(index.passages(), ScriptedEndpoint(), context)
@@ -241,10 +229,8 @@ async def test_vectors_are_made_once(folder: Path, tmp_path: Path) -> None:
 
 
 async def test_a_vector_of_a_passage_that_changed_meanwhile_is_not_kept(
-    folder: Path, tmp_path: Path
+    folder: Path, index: Index
 ) -> None:
-    index = Index(tmp_path / "kept")
-    index.update(folder)
     before = index.passages()
     (folder / "a.txt").write_text("Foxes sleep.")
     index.update(folder)
@@ -337,22 +323,14 @@ async def test_files_that_cannot_be_read_are_tried_again(folder: Path, tmp_path:
     assert (await retriever.run("sofas")).output.passages
 
 
-async def test_without_its_vectors_passages_are_found_by_words(folder: Path) -> None:
-    retriever = Indexed(folder, endpoint=ScriptedEndpoint())
-    result = await retriever.run("sofas", RunContext(budget=Budget(calls=0)))
+async def test_without_its_vectors_passages_are_found_by_words(folder: Path, index: Index) -> None:
+    retriever, broke = Indexed(folder, endpoint=ScriptedEndpoint()), Budget(calls=0)
+    result = await retriever.run("sofas", RunContext(budget=broke))
     assert [passage.text for passage in result.output.passages] == ["Cats sleep on sofas."]
     assert [note.kind for note in result.trace] == ["degraded"]
     with pytest.raises(BudgetExceeded):
-        await Indexed(folder, endpoint=ScriptedEndpoint()).index.vectors(
-            _read(folder), ScriptedEndpoint(), RunContext(budget=Budget(calls=0))
-        )
+        await index.vectors(index.passages(), ScriptedEndpoint(), RunContext(budget=broke))
     assert (await retriever.run("sofas")).usage.total.calls == 2
-
-
-def _read(folder: Path) -> tuple[Passage, ...]:
-    index = Index()
-    index.update(folder)
-    return index.passages()
 
 
 async def test_an_index_that_was_made_elsewhere_is_searched_as_it_is(

@@ -27,35 +27,32 @@ async def texts(retriever: BM25 | Dense | Hybrid, query: str) -> list[str]:
     return [each.text for each in (await retriever.run(query)).output.passages]
 
 
-async def test_rare_words_come_before_common_ones() -> None:
-    assert (await texts(BM25(FOXES), "the fox"))[0] == FOXES[0].text
+CHINESE = [passage("北京是中国的首都。"), passage("东京是日本的首都。")]
+TITLED = Passage(document="a", title="Elephants", text="They are grey.")
 
 
-async def test_what_shares_no_word_is_not_found() -> None:
-    assert await texts(BM25(FOXES), "sofa") == [FOXES[1].text]
-    assert await texts(BM25(FOXES), "elephants") == []
+@pytest.mark.parametrize(
+    ("passages", "query", "first"),
+    [
+        pytest.param(FOXES, "the fox", FOXES[0].text, id="rare words before common ones"),
+        pytest.param(FOXES, "sofa", FOXES[1].text, id="a word of one"),
+        pytest.param(FOXES, "elephants", None, id="a word of none"),
+        pytest.param([*FOXES, TITLED], "elephants", TITLED.text, id="a title"),
+        pytest.param(CHINESE, "中国在哪里", CHINESE[0].text, id="writing without spaces"),
+        pytest.param([], "fox", None, id="no passages"),
+        pytest.param([passage("!?")], "fox", None, id="no words"),
+    ],
+)
+async def test_passages_are_found_by_their_words(
+    passages: list[Passage], query: str, first: str | None
+) -> None:
+    assert next(iter(await texts(BM25(passages), query)), None) == first
 
 
 async def test_no_more_than_top_k_are_given() -> None:
     assert len(await texts(BM25(FOXES, top_k=2), "the")) == 2
     with pytest.raises(ConfigError, match="top_k=0"):
         BM25(FOXES, top_k=0)
-
-
-async def test_a_title_is_searched_too() -> None:
-    titled = Passage(document="a", title="Elephants", text="They are grey.")
-    assert await texts(BM25([*FOXES, titled]), "elephants") == ["They are grey."]
-
-
-async def test_without_passages_nothing_is_found() -> None:
-    assert await texts(BM25([]), "fox") == []
-    assert await texts(BM25([passage("!?")]), "fox") == []
-    assert await texts(Dense([], [], ScriptedEndpoint()), "fox") == []
-
-
-async def test_writing_without_spaces_is_found() -> None:
-    chinese = [passage("北京是中国的首都。"), passage("东京是日本的首都。")]
-    assert (await texts(BM25(chinese), "中国在哪里"))[0] == chinese[0].text
 
 
 def test_words_are_compared_in_small_letters() -> None:
@@ -73,6 +70,7 @@ async def test_what_is_nearest_in_meaning_comes_first() -> None:
 
 
 async def test_dense_retrieval_needs_a_vector_for_each_and_an_endpoint_that_embeds() -> None:
+    assert await texts(Dense([], [], ScriptedEndpoint()), "fox") == []
     with pytest.raises(ConfigError, match="3 passages and 0 vectors"):
         Dense(FOXES, [], ScriptedEndpoint())
     with pytest.raises(CapabilityError):

@@ -12,7 +12,7 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.graphs import BuiltGraph, Graph
 from moa.node import Result, finish
-from moa.testing import ScriptedEndpoint, Step
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def kept(graph: Any, **settings: Any) -> Any:
 def large(*steps: Step) -> ScriptedEndpoint:
     """A large model that answers by a script."""
     return ScriptedEndpoint(name="large", tier="llm", steps=steps)
+
+
+def tiny() -> SimulatedEndpoint:
+    """A model that is too small to write; nobody may ask it to."""
+    return SimulatedEndpoint(name="tiny", model="SmolLM2-135M-Instruct.Q4_1")
 
 
 def notes(result: Result[object], kind: str) -> list[str]:

@@ -6,55 +6,74 @@ import asyncio
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
-from moa.graphs.code import Code, Review, SandboxResult, source_of
+from moa.errors import BudgetExceeded, EndpointUnavailable, OutputError
+from moa.graphs.code import Code, Program, Review, SandboxResult, source_of
+from moa.testing import Step
 from moa.trace import TextDelta
 from moa.usage import Budget
 
-from .nodes import large
+from .nodes import large, notes
 
 FINE = Review(faults=())
 GOOD = "```python\ndef add(a, b):\n    return a + b\n```"
-TESTS = "```python\nassert add(1, 2) == 3\n```"
+FOUR = "```python\ndef add(a, b):\n    return 4\n```"
 BAD = "```python\ndef add(a, b)\n    return a + b\n```"
+TESTS = "```python\nassert add(1, 2) == 3\n```"
+TWO_TESTS = "```python\nassert add(1, 2) == 3\nassert add(2, 2) == 5\n```"
+PASSED, FAILED = SandboxResult(passed=True), SandboxResult(passed=False, output="AssertionError")
+DOWN = EndpointUnavailable("down", endpoint="large")
 
 
-@dataclass
 class Recorder:
     """A sandbox that runs nothing, and gives the results it was given."""
 
-    results: list[SandboxResult]
-    ran: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    def __init__(self, *results: SandboxResult) -> None:
+        self.results = [*results]
+        self.ran: list[tuple[str, str]] = []
 
     async def run(self, code: str, tests: str, /) -> SandboxResult:
         self.ran.append((code, tests))
         return self.results.pop(0)
 
 
+async def coded(*steps: Step, **settings: Any) -> Program:
+    return (await Code(writer=large(*steps), **settings).run("Add.")).output
+
+
 async def test_a_program_takes_one_call_and_is_parsed() -> None:
-    model = large(GOOD)
-    program = (await Code(writer=model).run("Add two numbers.")).output
+    program = await coded(GOOD)
     assert program.text == "def add(a, b):\n    return a + b"
     assert (program.language, program.parsed_by, program.faults) == ("python", "python", ())
     assert (program.reviewed, program.sandboxed, program.tries) == (False, None, 1)
     assert program.tests == ""  # nobody would run them
-    model.assert_used_up()
 
 
-async def test_a_value_alone_is_no_program() -> None:
-    plan = '{"language": "Python", "parts": ["a function"]}'
-    for reply in (plan, f"```python\n{plan}\n```"):
-        model = large(reply, GOOD)
-        program = (await Code(writer=model).run("Add two numbers.")).output
-        assert program.text == "def add(a, b):\n    return a + b"
-        assert "a value alone" in model.prompts[1].messages[-1].content
+PLAN = '{"language": "Python", "parts": ["a function"]}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        pytest.param(BAD, "line 1: 'def add(a, b)'", id="a syntax error"),
+        pytest.param(PLAN, "a value alone", id="a value"),
+        pytest.param(f"```python\n{PLAN}\n```", "a value alone", id="a value in a block"),
+    ],
+)
+async def test_what_is_no_program_goes_back_to_the_writer(reply: str, told: str) -> None:
+    model = large(reply, GOOD)
+    result = await Code(writer=model).run("Add two numbers.")
+    assert (result.output.text, result.output.tries) == ("def add(a, b):\n    return a + b", 1)
+    assert told in model.prompts[1].messages[-1].content
+    assert notes(result, "repaired")
+    with pytest.raises(OutputError, match="no valid python"):
+        await coded(reply, reply, repairs=1)
 
 
 async def test_a_program_may_hold_the_tags_that_stand_around_data_elsewhere() -> None:
@@ -62,23 +81,10 @@ async def test_a_program_may_hold_the_tags_that_stand_around_data_elsewhere() ->
     reviewer = large(Review(faults=("<data> is empty",)), FINE)
     model = large(f"```python\n{source}\n```", GOOD)
     result = await Code(writer=model, reviewer=reviewer).run("Parse <data>.")
-    assert not any(note.kind == "repaired" for note in result.trace)
+    assert notes(result, "repaired") == []
     assert source in reviewer.prompts[0].messages[-1].content
     assert source in model.prompts[1].messages[-1].content  # the draft, to be mended
     assert "Parse <data>." in model.prompts[0].messages[-1].content
-
-
-async def test_a_syntax_error_goes_back_to_the_writer_with_its_place() -> None:
-    model = large(BAD, GOOD)
-    result = await Code(writer=model).run("Add two numbers.")
-    assert result.output.tries == 1
-    assert "line 1: 'def add(a, b)'" in model.prompts[1].messages[-1].content
-    assert any(note.kind == "repaired" for note in result.trace)
-
-
-async def test_a_program_that_never_parses_is_an_error() -> None:
-    with pytest.raises(OutputError, match="no valid python"):
-        await Code(writer=large(BAD, BAD), repairs=1).run("Add two numbers.")
 
 
 async def test_what_the_reviewer_finds_goes_back_to_the_writer() -> None:
@@ -91,166 +97,118 @@ async def test_what_the_reviewer_finds_goes_back_to_the_writer() -> None:
 
 
 async def test_faults_that_stay_are_told() -> None:
-    reviewer = large(Review(faults=("it is wrong",)))
-    program = (await Code(writer=large(GOOD), reviewer=reviewer, tries=1).run("Add.")).output
+    program = await coded(GOOD, reviewer=large(Review(faults=("it is wrong",))), tries=1)
     assert program.faults == ("it is wrong",)
 
 
 async def test_a_sandbox_runs_tests_of_the_task_and_their_failure_goes_back() -> None:
-    failing = SandboxResult(passed=False, output="AssertionError: 4 != 3")
-    passing = SandboxResult(passed=True)
-    sandbox = Recorder([failing, passing])
-    model = large(TESTS, GOOD, GOOD)
+    sandbox, model = Recorder(FAILED, PASSED), large(TESTS, GOOD, GOOD)
     program = (await Code(writer=model, sandbox=sandbox).run("Add.")).output
-    assert "AssertionError: 4 != 3" in model.prompts[2].messages[-1].content
-    assert (program.sandboxed, program.faults, program.tries) == (passing, (), 2)
+    assert "AssertionError" in model.prompts[2].messages[-1].content
+    assert (program.sandboxed, program.faults, program.tries) == (PASSED, (), 2)
     assert program.tests == "assert add(1, 2) == 3"
     assert sandbox.ran == [("def add(a, b):\n    return a + b", "assert add(1, 2) == 3")] * 2
 
 
-async def test_of_what_the_tester_writes_only_tests_are_run() -> None:
-    again = "```python\ndef add(a, b):\n    return 3\n\nassert add(1, 2) == 3\n```"
-    sandbox = Recorder([SandboxResult(passed=True)])
-    program = (await Code(writer=large(again, GOOD), sandbox=sandbox).run("Add.")).output
-    assert program.tests == "assert add(1, 2) == 3"
-
-
-async def test_each_test_is_run_with_what_all_of_them_import() -> None:
+async def test_of_what_the_tester_writes_only_tests_are_run_each_with_all_imports() -> None:
+    again = "import math\n\ndef add(a, b):\n    return 3\n\n"
     first, second = "assert math.isclose(add(1, 2), 3)", "assert add(1, 2) == 3"
-    tests = f"```python\nimport math\n\n{first}\n{second}\n```"
-    sandbox = Recorder([SandboxResult(passed=True)] * 2)
-    await Code(writer=large(tests, GOOD), sandbox=sandbox).run("Add.")
+    sandbox = Recorder(PASSED, PASSED)
+    await coded(f"```python\n{again}{first}\n{second}\n```", GOOD, sandbox=sandbox)
     assert [ran for _, ran in sandbox.ran] == [f"import math\n{one}" for one in (first, second)]
 
 
-async def test_a_tester_who_asserts_nothing_at_the_top_is_told_of() -> None:
-    inside = "```python\ndef test_add():\n    assert add(1, 2) == 3\n```"
-    sandbox = Recorder([SandboxResult(passed=True)])
-    result = await Code(writer=large(inside, GOOD), sandbox=sandbox).run("Add.")
-    assert result.output.tests == ""
-    assert any("none of them is an assert" in note.text for note in result.trace)
+@pytest.mark.parametrize(
+    ("tests", "told"),
+    [
+        ("```python\ndef test_add():\n    assert add(1, 2) == 3\n```", "none of them is an assert"),
+        (DOWN, "runs without tests"),
+    ],
+)
+async def test_without_tests_the_program_is_run_alone(tests: Step, told: str) -> None:
+    sandbox = Recorder(PASSED)
+    result = await Code(writer=large(tests, GOOD), sandbox=sandbox).run("Add.")
+    assert (sandbox.ran[0][1], result.output.tests) == ("", "")
+    assert told in notes(result, "degraded")[0]
 
 
-async def test_without_tests_the_program_is_run_alone() -> None:
-    sandbox = Recorder([SandboxResult(passed=True)])
-    model = large(EndpointUnavailable("down", endpoint="large"), GOOD)
-    result = await Code(writer=model, sandbox=sandbox).run("Add.")
-    assert sandbox.ran[0][1] == ""
-    assert "runs without tests" in next(n.text for n in result.trace if n.kind == "degraded")
+class Breaking(Recorder):
+    async def run(self, code: str, tests: str, /) -> SandboxResult:
+        if not self.results or "return 4" in code:
+            raise OSError("no container")
+        return await super().run(code, tests)
 
 
-async def test_where_no_try_passes_its_own_tests_the_first_program_stands() -> None:
-    failing = SandboxResult(passed=False, output="AssertionError")
-    model = large(TESTS, GOOD, "```python\ndef add(a, b):\n    return 4\n```")
-    graph = Code(writer=model, sandbox=Recorder([failing, failing]), tries=2)
-    program = (await graph.run("Add.")).output
-    assert "return a + b" in program.text
-    assert program.faults == ("it failed when it was run: AssertionError",)
-
-
-async def test_a_later_program_is_given_where_it_passes_more_tests() -> None:
-    failing, passing = (
-        SandboxResult(passed=False, output="AssertionError"),
-        SandboxResult(passed=True),
-    )
-    tests = "```python\nassert add(1, 2) == 3\nassert add(1, 2) == 4\n```"
-    model = large(tests, GOOD, "```python\ndef add(a, b):\n    return 4\n```")
-    sandbox = Recorder([failing, failing, failing, passing])
-    program = (await Code(writer=model, sandbox=sandbox, tries=2).run("Add.")).output
-    assert "return 4" in program.text
+@pytest.mark.parametrize(
+    ("tests", "sandbox", "stands"),
+    [
+        pytest.param(TESTS, Recorder(FAILED, FAILED), "return a + b", id="none passes"),
+        pytest.param(
+            TWO_TESTS, Recorder(FAILED, FAILED, FAILED, PASSED), "return 4", id="more pass"
+        ),
+        pytest.param(TWO_TESTS, Breaking(PASSED, FAILED), "return a + b", id="it could not be run"),
+    ],
+)
+async def test_of_several_programs_the_first_that_passes_most_tests_is_given(
+    tests: str, sandbox: Recorder, stands: str
+) -> None:
+    program = await coded(tests, GOOD, FOUR, sandbox=sandbox, tries=2)
+    assert stands in program.text
     assert program.faults == ("it failed when it was run: AssertionError",)
 
 
 async def test_what_the_reviewer_rejects_is_not_run() -> None:
-    sandbox, reviewer = Recorder([]), large(Review(faults=("it deletes files",)))
-    graph = Code(writer=large(TESTS, GOOD), reviewer=reviewer, sandbox=sandbox, tries=1)
-    program = (await graph.run("Add.")).output
-    assert program.sandboxed is None
-    assert sandbox.ran == []
+    sandbox, reviewer = Recorder(), large(Review(faults=("it deletes files",)))
+    program = await coded(TESTS, GOOD, reviewer=reviewer, sandbox=sandbox, tries=1)
+    assert (program.sandboxed, sandbox.ran) == (None, [])
 
 
 async def test_a_program_whose_sandbox_breaks_is_given_and_not_said_to_have_run() -> None:
-    class Broken:
-        async def run(self, code: str, tests: str, /) -> SandboxResult:
-            raise OSError("no container")
-
-    graph = Code(writer=large(TESTS, GOOD), reviewer=large(FINE), sandbox=Broken())
+    graph = Code(writer=large(TESTS, GOOD), reviewer=large(FINE), sandbox=Breaking())
     result = await graph.run("Add.")
     program = result.output
     assert "return a + b" in program.text
     assert (program.sandboxed, program.faults, program.reviewed) == (None, (), True)
-    (note,) = [note.text for note in result.trace if note.kind == "degraded"]
-    assert note == "the program is not run: sandbox: OSError: no container"
+    assert notes(result, "degraded") == ["the program is not run: sandbox: OSError: no container"]
 
 
 async def test_a_program_whose_reviewer_is_down_is_given_unreviewed_and_not_run() -> None:
-    sandbox = Recorder([])
-    reviewer = large(EndpointUnavailable("down", endpoint="large"))
-    graph = Code(writer=large(TESTS, GOOD), reviewer=reviewer, sandbox=sandbox)
-    result = await graph.run("Add.")
+    sandbox = Recorder()
+    result = await Code(writer=large(TESTS, GOOD), reviewer=large(DOWN), sandbox=sandbox).run(
+        "Add."
+    )
     assert "return a + b" in result.output.text
     assert (result.output.reviewed, sandbox.ran) == (False, [])
-    assert any(note.kind == "degraded" for note in result.trace)
+    assert notes(result, "degraded")
 
 
 async def test_a_program_that_uses_up_the_time_is_given_with_its_fault() -> None:
-    class Slow:
+    class Slow(Recorder):
         async def run(self, code: str, tests: str, /) -> SandboxResult:
             await asyncio.sleep(60)
             raise AssertionError("it is cancelled")
 
-    two = "```python\nassert add(1, 2) == 3\nassert add(2, 2) == 4\n```"
-    graph = Code(writer=large(two, GOOD), sandbox=Slow(), timeout_s=0.5)
-    program = (await graph.run("Add.")).output
-    assert "it had not ended" in program.faults[0]
-
-
-async def test_a_program_that_could_not_be_run_is_no_better_than_one_that_was() -> None:
-    class Breaking(Recorder):
-        async def run(self, code: str, tests: str, /) -> SandboxResult:
-            if "return 4" in code:
-                raise OSError("no container")
-            return await super().run(code, tests)
-
-    failing, passing = SandboxResult(passed=False, output="3 != 4"), SandboxResult(passed=True)
-    two = "```python\nassert add(1, 2) == 3\nassert add(2, 2) == 5\n```"
-    model = large(two, GOOD, "```python\ndef add(a, b):\n    return 4\n```")
-    graph = Code(writer=model, sandbox=Breaking([passing, failing]), tries=2)
-    assert "return a + b" in (await graph.run("Add.")).output.text
+    program = await coded(TWO_TESTS, GOOD, sandbox=Slow(), timeout_s=0.5)
+    assert "it had not ended after" in program.faults[0]
 
 
 async def test_of_a_long_output_the_writer_sees_the_end() -> None:
     long = SandboxResult(passed=False, output="x" * 9000 + "the end")
     model = large(TESTS, GOOD, GOOD)
-    sandbox = Recorder([long, SandboxResult(passed=True)])
-    result = await Code(writer=model, sandbox=sandbox).run("Add.")
+    result = await Code(writer=model, sandbox=Recorder(long, PASSED)).run("Add.")
     asked = model.prompts[2].messages[-1].content
     assert "the end" in asked
     assert len(asked) < 6000
-    assert any(note.kind == "truncated" for note in result.trace)
-
-
-async def test_a_sandbox_that_hangs_ends_with_the_run() -> None:
-    class Hanging:
-        async def run(self, code: str, tests: str, /) -> SandboxResult:
-            await asyncio.Event().wait()
-            raise AssertionError("never set")
-
-    graph = Code(writer=large(TESTS, GOOD), sandbox=Hanging(), timeout_s=1.0)
-    program = (await graph.run("Add.")).output
-    assert "it had not ended after" in program.faults[0]
+    assert notes(result, "truncated")
 
 
 async def test_without_budget_for_another_try_the_program_stands_with_its_faults() -> None:
     reviewer = large(Review(faults=("slow",)))
     result = await Code(writer=large(GOOD), reviewer=reviewer, budget=Budget(calls=2)).run("Add.")
     assert result.output.faults == ("slow",)
-    assert any(note.kind == "degraded" for note in result.trace)
-
-
-async def test_a_first_try_without_budget_is_an_error() -> None:
+    assert notes(result, "degraded")
     with pytest.raises(BudgetExceeded):
-        await Code(writer=large(GOOD), budget=Budget(calls=0)).run("Add.")
+        await coded(GOOD, budget=Budget(calls=0))
 
 
 async def test_only_the_program_that_stands_is_shown() -> None:
@@ -332,21 +290,20 @@ def test_what_can_not_be_parsed_is_refused(text: str, fault: str) -> None:
         source_of(text)
 
 
-def test_of_other_languages_the_block_is_taken_as_it_is() -> None:
-    assert source_of("Here:\n```rust\nfn main() {}\n```") == ("fn main() {}", "rust")
+INSIDE = 's = """\n```\ntext\n```\n"""'
 
 
-def test_a_program_without_a_block_is_taken_where_it_parses() -> None:
-    assert source_of("x = 1").code == "x = 1"
-
-
-def test_a_longer_fence_holds_shorter_ones() -> None:
-    inside = 's = """\n```\ntext\n```\n"""'
-    assert source_of(f"````python\n{inside}\n````").code == inside
-
-
-def test_an_odd_escape_in_a_program_is_no_error_here() -> None:
-    assert source_of('```\ns = "\\d"\n```').code == 's = "\\d"'
+@pytest.mark.parametrize(
+    ("text", "code", "language"),
+    [
+        pytest.param("Here:\n```rust\nfn main() {}\n```", "fn main() {}", "rust", id="rust"),
+        pytest.param("x = 1", "x = 1", "python", id="no block"),
+        pytest.param(f"````python\n{INSIDE}\n````", INSIDE, "python", id="a longer fence"),
+        pytest.param('```\ns = "\\d"\n```', 's = "\\d"', "python", id="an odd escape"),
+    ],
+)
+def test_a_program_is_taken_out_of_a_reply(text: str, code: str, language: str) -> None:
+    assert source_of(text) == (code, language)
 
 
 @given(st.text())
@@ -358,11 +315,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     assert source.code.strip()
 
 
-def test_at_least_one_try_is_needed() -> None:
-    with pytest.raises(ConfigError, match="code: tries"):
-        Code(writer=large(), tries=0)
-
-
 def test_it_can_be_drawn_with_a_sandbox() -> None:
-    assert "sandbox" in Code(writer=large(), sandbox=Recorder([])).draw().mermaid
+    assert "sandbox" in Code(writer=large(), sandbox=Recorder()).draw().mermaid
     assert "sandbox" not in Code(writer=large()).draw().mermaid

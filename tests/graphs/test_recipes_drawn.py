@@ -21,7 +21,7 @@ from moa.chat.messages import UserMessage
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.retrieval import BM25
-from moa.errors import EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.brainstorm import Brainstorm
 from moa.graphs.cascade import Cascade
@@ -31,8 +31,8 @@ from moa.graphs.debate import Debate, Debater
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.loading import READY
 from moa.graphs.mixture import Mixture
-from moa.graphs.monitor import Change, Monitor, State, Window
 from moa.graphs.monitor import Item as Post
+from moa.graphs.monitor import Monitor
 from moa.graphs.rag import Rag
 from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
 from moa.graphs.recommend import Interests, Item, Recommend
@@ -45,6 +45,7 @@ from moa.graphs.shadow import Shadow
 from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.support import Support, Ticket
+from moa.graphs.windows import Change, State, Window
 from moa.graphs.write import Assignment, Write
 from moa.guards.guarded import Guarded
 from moa.mixing.judges import Listwise
@@ -273,3 +274,26 @@ async def test_the_nodes_that_run_are_those_that_are_drawn(
 def test_every_recipe_is_here() -> None:
     makers = {name: ready.made_by.make for name, ready in READY.items()}
     assert set(RECIPES) == {name for name, make in makers.items() if hasattr(make, "draw")}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wrong"),
+    [
+        (Brainstorm, {"personas": {}}),
+        (Code, {"tries": 0}),
+        (Monitor, {"window": 0}),
+        (Monitor, {"seconds": 0}),
+        (Monitor, {"reference": 0}),
+        (Monitor, {"alpha": 1.0}),
+        (Recommend, {"shown": 0}),
+        (Refine, {"rounds": 0}),
+        (Solve, {"tries": 0}),
+        (Summarize, {"keep": 0.0}),
+        (Write, {"words": 0}),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_its_name(
+    recipe: Callable[..., object], wrong: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match=rf"\b{next(iter(wrong))}: "):
+        recipe(**wrong)

@@ -13,11 +13,9 @@ from moa.testing import ScriptedEndpoint, Step
 from moa.trace import TextDelta
 from moa.usage import Budget
 
+from .nodes import Timed, large, notes
+
 DOWN = EndpointUnavailable("refused", endpoint="large")
-
-
-def says(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="large", tier="llm", steps=steps)
 
 
 def finds(score: int, *faults: str) -> Critique:
@@ -27,8 +25,8 @@ def finds(score: int, *faults: str) -> Critique:
 def refined(
     draft: Step, critiques: list[Step], revisions: list[Step], *, rounds: int = 2
 ) -> tuple[Refine[str | BaseModel], ScriptedEndpoint, ScriptedEndpoint]:
-    critic, reviser = says(*critiques), says(*revisions)
-    writer = Agent(says(draft), "Write.")
+    critic, reviser = large(*critiques), large(*revisions)
+    writer = Agent(large(draft), "Write.")
     return (
         Refine(writer=writer, critic=Critic(critic), reviser=Reviser(reviser), rounds=rounds),
         critic,
@@ -83,14 +81,9 @@ async def test_a_critic_that_fails_leaves_the_draft_and_says_so() -> None:
     node, _, _ = refined("A tea.", [DOWN], [])
     result = await node.run("What to drink?")
     output = result.output
-    assert (output.text, output.score, output.content, output.partial) == (
-        "A tea.",
-        None,
-        False,
-        True,
-    )
-    (note,) = [note for note in result.trace if note.kind == "degraded"]
-    assert note.text == "draft 1 of 1 is kept: large: refused"
+    assert (output.text, output.score) == ("A tea.", None)
+    assert (output.content, output.partial) == (False, True)
+    assert notes(result, "degraded") == ["draft 1 of 1 is kept: large: refused"]
 
 
 async def test_a_reviser_that_fails_leaves_the_best_draft() -> None:
@@ -118,18 +111,11 @@ async def test_only_the_draft_that_is_kept_is_streamed() -> None:
 
 
 async def test_the_writer_revises_where_nobody_else_is_named() -> None:
-    writer = Agent(says("one", "two"), "Write.")
-    node = Refine(writer=writer, critic=Critic(says(finds(3, "a"), finds(9))))
+    writer = Agent(large("one", "two"), "Write.")
+    node = Refine(writer=writer, critic=Critic(large(finds(3, "a"), finds(9))))
     assert (await node.run("?")).output.text == "two"
 
 
-def test_a_refinement_without_rounds_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rounds: "):
-        refined("one", [], [], rounds=0)
-
-
-def test_it_is_drawn_with_its_rounds() -> None:
-    node, _, _ = refined("one", [], [])
-    drawn = node.draw().mermaid
-    assert "revision, up to 2 x" in drawn
-    assert "critique" in drawn
+def test_who_has_no_endpoint_can_not_revise() -> None:
+    with pytest.raises(ConfigError, match="give a reviser"):
+        Refine(writer=Timed("slow", 0), critic=Critic(large()))  # pyright: ignore[reportArgumentType]

@@ -1,3 +1,5 @@
+"""Research: parts looked up, one numbering of sources, and a report that cites them."""
+
 from __future__ import annotations
 
 import json
@@ -17,7 +19,7 @@ from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import TextDelta
 
-from .nodes import large, notes
+from .nodes import large, notes, tiny
 
 ASKED = "How old is the bridge, and how long?"
 OLD, LONG, WIDE = "How old is the bridge?", "How long is the bridge?", "How wide is the bridge?"
@@ -150,15 +152,13 @@ async def test_a_part_that_fails_is_left_out_and_said() -> None:
     assert "it could not be looked up" in (report.findings[1].missing or "")
 
 
-async def test_all_parts_failing_is_an_error() -> None:
+@pytest.mark.parametrize("only", [OLD, LONG])
+async def test_all_parts_failing_or_nothing_to_search_in_is_an_error(only: str) -> None:
     down = EndpointUnavailable("down", endpoint="search")
     with pytest.raises(EndpointUnavailable):
         await ran(large(divided(OLD, LONG)), {OLD: down, LONG: down})
-
-
-async def test_nothing_to_search_in_is_an_error_at_once() -> None:
     with pytest.raises(ConfigError):
-        await ran(large(divided(OLD, LONG)), {**ANSWERS, LONG: ConfigError("no documents")})
+        await ran(large(divided(OLD, LONG)), {**ANSWERS, only: ConfigError("no documents")})
 
 
 async def test_sources_that_answer_nothing_give_no_report() -> None:
@@ -196,10 +196,9 @@ async def test_where_no_report_can_be_written_the_answers_stand_one_after_anothe
 
 
 async def test_a_model_too_small_to_write_is_not_asked() -> None:
-    model = "SmolLM2-135M-Instruct.Q4_1"
-    tiny = SimulatedEndpoint(name="tiny", model=model)
-    report = report_of(await ran(tiny))
-    assert (report.written_by, tiny.prompts) == ("findings", [])
+    llm = tiny()
+    report = report_of(await ran(llm))
+    assert (report.written_by, llm.prompts) == ("findings", [])
 
 
 async def test_the_report_alone_streams() -> None:
@@ -211,9 +210,3 @@ async def test_the_report_alone_streams() -> None:
 async def test_an_empty_question_is_refused() -> None:
     with pytest.raises(InputError):
         await ran(large(), asked="  ")
-
-
-def test_it_draws_the_answerer_and_the_report() -> None:
-    drawn = Research(llm=large(), answerer=Library(ANSWERS)).draw().mermaid
-    for name in ("divide", "library each", "compare", "report"):
-        assert name in drawn

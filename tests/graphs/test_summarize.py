@@ -12,7 +12,6 @@ from moa.context import RunContext
 from moa.documents.sentences import Length
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import (
-    ConfigError,
     EndpointUnauthorized,
     EndpointUnavailable,
     MissingDependency,
@@ -24,7 +23,7 @@ from moa.trace import Event, TextDelta
 from moa.usage import Budget
 
 from .encoder import WordEncoder
-from .nodes import large, notes
+from .nodes import large, notes, tiny
 
 WORDS = ("whales", "sing", "ships", "weather")
 SENTENCES = (
@@ -177,27 +176,25 @@ async def test_a_text_as_short_as_its_summary_is_its_own_summary() -> None:
     assert result.usage.calls == 0
 
 
-async def test_where_the_large_model_is_down_the_sentences_of_the_text_make_the_summary() -> None:
+@pytest.mark.parametrize(("llm_calls", "why"), [(1, "it is down"), (0, "llm_calls")])
+async def test_where_nobody_writes_the_sentences_of_the_text_make_the_summary(
+    llm_calls: int, why: str
+) -> None:
     llm = large(EndpointUnavailable("it is down", endpoint="large"))
-    result = await graph(llm).run(Original(text=TEXT))
+    context = RunContext(budget=Budget(llm_calls=llm_calls))
+    result = await graph(llm).run(Original(text=TEXT), context)
     assert result.output.text in SENTENCES
     assert result.output.written_by == "extract"
-    assert "made of the text's own sentences" in notes(result, "degraded")[0]
-
-
-async def test_where_the_budget_has_no_call_to_the_large_model_left_the_text_is_extracted() -> None:
-    context = RunContext(budget=Budget(llm_calls=0))
-    result = await graph(large()).run(Original(text=TEXT), context)
-    assert result.output.written_by == "extract"
-    assert "llm_calls" in notes(result, "degraded")[0]
+    (note,) = notes(result, "degraded")
+    assert "made of the text's own sentences" in note
+    assert why in note
 
 
 async def test_a_model_too_small_to_write_is_not_asked() -> None:
-    model = "SmolLM2-135M-Instruct.Q4_1"
-    tiny = SimulatedEndpoint(name="tiny", model=model)
-    result = await graph(tiny, length=Length(sentences=2)).run(Original(text=TEXT))
+    llm = tiny()
+    result = await graph(llm, length=Length(sentences=2)).run(Original(text=TEXT))
     assert [s.text in SENTENCES for s in result.output.sentences] == [True, True]
-    assert tiny.prompts == []
+    assert llm.prompts == []
 
 
 @pytest.mark.parametrize(
@@ -220,11 +217,6 @@ async def test_the_summary_streams_when_its_length_is_checked() -> None:
     seen = [event async for event in made.stream(Original(text=TEXT))]
     pieces = [event.text for event in cast("list[Event]", seen) if isinstance(event, TextDelta)]
     assert pieces == ["One. Two."]
-
-
-def test_what_cannot_work_is_refused_when_it_is_built() -> None:
-    with pytest.raises(ConfigError, match="summarize: keep"):
-        Summarize(llm=SimulatedEndpoint(), keep=0.0)
 
 
 @settings(max_examples=30, deadline=None)

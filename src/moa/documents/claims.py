@@ -176,11 +176,7 @@ def cited(answer: str, passages: Sequence[Passage]) -> CitedText:
     Those of passages that were not given are taken out. Small models forget citations, or write
     `[1]` whatever they read: a sentence that cites nothing is given the passage that holds most of
     its words, if it holds enough of them; one whose passages hold far fewer than another cites
-    that one instead.
-
-    Args:
-        answer: Cites by `[1]`, `[1, 2]` or `[1-3]`.
-        passages: Those that were given, in the order of their numbers.
+    that one instead. An answer cites by `[1]`, `[1, 2]` or `[1-3]`.
     """
     found: set[int] = set()
 
@@ -279,14 +275,10 @@ async def checked_claims(
     support: Node[Text | str, Grade] | None,
     context: RunContext,
 ) -> tuple[Claim, ...]:
-    """Ask of each sentence whether the passages that it cites say so.
+    """Ask of each sentence whether the passages that it cites, which exist, say so.
 
-    Args:
-        answer: Cites passages by their numbers; `cited` has checked that they exist.
-        passages: Those that the numbers stand for.
-        support: Who is asked; `None`: a sentence of whose words no passage holds enough is
-            unsupported, unless it is in another language or hardly has words.
-        context: Budget, deadline and ledger.
+    Where there is nobody to ask, a sentence of whose words no passage holds enough is unsupported,
+    unless it is in another language or hardly has words.
     """
     said = claims_in(answer)
     if support is None:

@@ -203,13 +203,7 @@ def _unlisted(error: OSError, source: Path, before: str) -> Unread:
 
 
 def _document(name: str, data: bytes, digest: str) -> Document:
-    """Read the bytes of a file, of which the ending of the name says what it is.
-
-    Raises:
-        InputError: it is of no kind that is read, not what its name says, empty, broken,
-            encrypted, or holds no text; a sentence names the file.
-        MissingDependency: `pypdf`, `lxml` or `charset-normalizer` is not installed.
-    """
+    """Read the bytes of a file, of which the ending of the name says what it is."""
     kind = KINDS.get(PurePosixPath(name).suffix.lower())
     if kind is None:
         raise InputError(f"{name} is of no kind that is read: {', '.join(KINDS)}")

@@ -15,7 +15,7 @@ from moa._async import map_async
 from moa.agents import Agent
 from moa.agents.boundary import require
 from moa.agents.deciding import Decider
-from moa.agents.prompts import Words, at_most, block
+from moa.agents.prompts import Words, at_most
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.documents.retrieval import normalised, similarities, words
@@ -54,6 +54,9 @@ class Pool(BaseModel):
     """Ideas to be sorted."""
 
     ideas: tuple[Idea, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(f"[{n}] {idea.text}" for n, idea in enumerate(self.ideas, 1))
 
 
 class Proposed(BaseModel):
@@ -239,10 +242,6 @@ class Sorter(Agent[Pool, Themes]):
         "Group the numbered ideas by theme. Use a few themes, named in one to four words in the "
         "language of the ideas. Put each number into exactly one theme."
     )
-
-    def prompt(self, request: Pool) -> str:
-        """List the ideas by number."""
-        return block("\n".join(f"[{n}] {idea.text}" for n, idea in enumerate(request.ideas, 1)))
 
     def check(self, request: Pool, output: Themes) -> None:
         """Refuse numbers that no idea has, and ideas that have two themes or none."""

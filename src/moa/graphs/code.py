@@ -39,6 +39,22 @@ _PARSERS: dict[str, Parser] = {
     "json": "json",
     "toml": "toml",
 }
+_WRITE = (
+    "You are a careful programmer. Write the program that is asked for, with the names and the "
+    "arguments that are given, and think of the edge cases. Write Python unless another "
+    "language is asked for. Answer with one fenced code block that holds the program and what "
+    "it imports, and nothing else."
+)
+_TEST = (
+    "You are a careful tester. You write tests of what a programmer was asked for: plain "
+    "assert statements, which run in the same file, below the program, and whose results you "
+    "are sure of."
+)
+_REVIEW = (
+    "You review programs. List the bugs that make this program fail its task: wrong results, "
+    "missing cases, security holes. Ignore matters of taste. If you "
+    "find no bug, give an empty list."
+)
 _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
 _MAX_TESTS = 5
@@ -96,16 +112,6 @@ class Program(Reply):
     """Times it was written."""
 
 
-class Draft(Frozen):
-    """A program to be written, or one to be reviewed or mended."""
-
-    task: str
-    source: str = ""
-    """The program; empty where none was written yet."""
-    faults: tuple[str, ...] = ()
-    """What is wrong with it."""
-
-
 class Review(Frozen):
     """What must be mended in a program."""
 
@@ -116,71 +122,19 @@ class Review(Frozen):
     )
 
 
-class Coder(Agent[Draft, Reply]):
-    """Writes a program in a fenced block, or mends its draft.
+class Coder(Agent[str, Reply]):
+    """Writes a program, or tests, in a fenced block.
 
     What can't be parsed goes back to the model, `repairs` times: Python, JSON and TOML. Of other
     languages only the block is looked for.
     """
 
     tag = ""
-    instructions = (
-        "You are a careful programmer. Write the program that is asked for, with the names and the "
-        "arguments that are given, and think of the edge cases. Write Python unless another "
-        "language is asked for. Answer with one fenced code block that holds the program and what "
-        "it imports, and nothing else."
-    )
 
-    def prompt(self, request: Draft) -> str:
-        """Show the task, and the draft with its faults."""
-        if not request.source:
-            return request.task
-        faults = "\n".join(f"- {fault}" for fault in request.faults)
-        draft = f"Your draft:\n{request.source}\n\nWhat is wrong with it:\n{faults}"
-        return f"{request.task}\n\n{draft}\n\nFix what is wrong, and keep the rest."
-
-    def check(self, request: Draft, output: Reply) -> None:
+    def check(self, request: str, output: Reply) -> None:
         """Parse it."""
         del request
         source_of(output.text)
-
-
-class Tester(Agent[Draft, Reply]):
-    """Writes tests from the task alone, so that they can't repeat the faults of a program."""
-
-    tag = ""
-    instructions = (
-        "You are a careful tester. You write tests of what a programmer was asked for: plain "
-        "assert statements, which run in the same file, below the program, and whose results you "
-        "are sure of."
-    )
-
-    def prompt(self, request: Draft) -> str:
-        """Show the task; what is wanted stands last, or a small model does the task."""
-        return (
-            f"A programmer was asked:\n{request.task}\n\nWrite three tests of what comes of it, "
-            "one assert statement a line, in one fenced block. Do not write the program itself."
-        )
-
-    def check(self, request: Draft, output: Reply) -> None:
-        """Parse them."""
-        del request
-        source_of(output.text)
-
-
-class Reviewer(Agent[Draft, Review]):
-    """Looks for faults in a program: what the task asks for and it does not do."""
-
-    tag = ""
-    instructions = (
-        "You review programs. List the bugs that make this program fail its task: wrong results, "
-        "missing cases, security holes. Ignore matters of taste. If you "
-        "find no bug, give an empty list."
-    )
-
-    def prompt(self, request: Draft) -> str:
-        """Show the task and the program."""
-        return f"Task: {request.task}\n\nProgram:\n````\n{request.source}\n````"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,23 +186,25 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
     def prepare(self) -> None:
         """Make the agents."""
         repairs, most = self.repairs, self.max_tokens
-        self.coder = Coder(self.writer, name="writer", repairs=repairs, max_tokens=most)
-        tester = Tester(self.writer, name="tests", repairs=repairs, max_tokens=most)
-        self.tester = None if self.sandbox is None else tester
-        reads = self.reviewer
-        self.critic = None if reads is None else Reviewer(reads, max_tokens=most)
+        self.coder = Coder(self.writer, _WRITE, name="writer", repairs=repairs, max_tokens=most)
+        self.tester = self.critic = None
+        if self.sandbox is not None:  # else nobody would run the tests
+            self.tester = Coder(self.writer, _TEST, name="tests", repairs=repairs, max_tokens=most)
+        if self.reviewer is not None:
+            self.critic = Agent(
+                self.reviewer, _REVIEW, output=Review, name="reviewer", max_tokens=most, tag=""
+            )
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
         """Write, review, run, and mend what is found."""
         hidden = quiet(context)  # what may be rejected: nobody could take it back
         task = text_of(request)
         tests = await self._tests(task, hidden)
-        written = [await self._tried(Draft(task=task), tests, hidden)]
+        written = [await self._tried(task, None, tests, hidden)]
         while (last := written[-1]).faults and len(written) < self.tries:
             context.note("refused", f"try {len(written)}: {'; '.join(last.faults)}")
-            again = Draft(task=task, source=last.reply, faults=last.faults)
             try:
-                written.append(await self._tried(again, tests, hidden))
+                written.append(await self._tried(task, last, tests, hidden))
             except MoaError as error:
                 context.note("degraded", f"no try after {len(written)}: {error}")
                 break
@@ -267,12 +223,16 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         )
 
     async def _tests(self, task: str, hidden: RunContext) -> Sequence[str]:
-        """Write the tests; none where nothing is run, or where that fails."""
+        """Write the tests from the task alone, so that they can't repeat a program's faults."""
         if self.tester is None:
             return ()
+        # What is wanted stands last, or a small model does the task.
+        prompt = (
+            f"A programmer was asked:\n{task}\n\nWrite three tests of what comes of it, "
+            "one assert statement a line, in one fenced block. Do not write the program itself."
+        )
         without = "the program runs without tests"
-        writing = self.tester.run(Draft(task=task), hidden)
-        wrote = await tried(writing, hidden, without, kind="degraded")
+        wrote = await tried(self.tester.run(prompt, hidden), hidden, without, kind="degraded")
         if wrote is None:
             return ()
         found = source_of(wrote.output.text)
@@ -283,16 +243,20 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             hidden.note("degraded", "the program runs without tests: none of them is an assert")
         return tests
 
-    async def _tried(self, draft: Draft, tests: Sequence[str], hidden: RunContext) -> _Written:
-        reply = (await self.coder.run(draft, hidden)).output.text
+    async def _tried(
+        self, task: str, before: _Written | None, tests: Sequence[str], hidden: RunContext
+    ) -> _Written:
+        """Write a program, or mend the one before it, and find its faults."""
+        prompt = task if before is None else _to_mend(task, before)
+        reply = (await self.coder.run(prompt, hidden)).output.text
         source = source_of(reply)
         written = _Written(reply, source)
         if self.critic is not None:
+            program = f"Task: {task}\n\nProgram:\n````\n{source.code}\n````"
             try:
-                given = Draft(task=draft.task, source=source.code)
-                faults = (await self.critic.run(given, hidden)).output.faults
+                faults = (await self.critic.run(program, hidden)).output.faults
             except MoaError as error:
-                if draft.source or isinstance(error, ConfigError):
+                if before is not None or isinstance(error, ConfigError):
                     raise
                 hidden.note("degraded", f"the program is not reviewed, and not run: {error}")
                 return written
@@ -320,21 +284,22 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             sketch.arrow(boxes[-1], coder, label="faults")
 
 
+def _to_mend(task: str, draft: _Written) -> str:
+    faults = "\n".join(f"- {fault}" for fault in draft.faults)
+    shown = f"Your draft:\n{draft.reply}\n\nWhat is wrong with it:\n{faults}"
+    return f"{task}\n\n{shown}\n\nFix what is wrong, and keep the rest."
+
+
 def parser_of(language: str) -> Parser | None:
     """Name what parses a language; `None`: nothing here does."""
     return _PARSERS.get(language.strip().lower())
 
 
 def source_of(text: str) -> Source:
-    """Take the program out of a reply, and parse it.
-
-    Args:
-        text: The reply: the first fenced block, which names its language. Without a block it is a
-            program in Python, where it can be parsed.
+    """Take the program out of a reply: its first fenced block, or all of it where it is Python.
 
     Raises:
-        ValueError: there is no block, it can't be parsed, or it is a value and no program; the
-            message says where.
+        ValueError: there is none, it can't be parsed, or it is a value; the message says where.
     """
     blocks = [
         (found["language"].strip(), found["code"].strip("\n")) for found in _FENCE.finditer(text)
@@ -394,11 +359,7 @@ def _is_value(program: ast.Module) -> bool:
 
 
 async def _run(sandbox: Sandbox, code: str, tests: str, context: RunContext) -> SandboxResult:
-    """Run a program until the run's time is up, which is a failure of the program.
-
-    Raises:
-        NodeError: the sandbox itself failed.
-    """
+    """Run a program; that the run's time is up is its failure, an error that of the sandbox."""
     try:
         limit_s = context.remaining_s()
     except DeadlineExceeded:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
-from collections.abc import Generator as Yielding
-from contextlib import contextmanager
-from dataclasses import InitVar, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -19,7 +14,7 @@ from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter, Verdict
 from moa.agents.sentiment import Sentiment
 from moa.calibration import percent
-from moa.calibration.drift import Counts, Moved, added, moved, share_of
+from moa.calibration.drift import Moved, share_of
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -28,8 +23,9 @@ from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.fields import FromEndpoint, Large, beside_config
-from moa.graphs.recipe import Recipe, Sketch, keep, read_kept
+from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
+from moa.graphs.windows import Change, Windows
 from moa.handoffs import Dropped, Frozen, Reply
 from moa.node import Node, Result
 from moa.questions import Choice, Predicate, Question, Score
@@ -37,9 +33,6 @@ from moa.questions import Choice, Predicate, Question, Score
 Seen = Callable[[Any], Mapping[str, str]]
 """Reads the labels that are watched out of a decision, by the name of the question."""
 
-_EXAMPLES = 3
-_LONGEST = 300
-"""Characters of an example that are kept."""
 _REPORT = (
     "Something changed in a stream of messages: the share of a label. Report it in a few sentences "
     "to whoever is in charge: what changed and by how much, by the figures, and what the examples "
@@ -108,171 +101,6 @@ class Findings(BaseModel):
     changes: tuple[str, ...]
     figures: tuple[Figure, ...]
     examples: dict[str, tuple[str, ...]]
-
-
-class Window(BaseModel):
-    """What came in one window."""
-
-    number: int = 1
-    items: int = 0
-    failed: int = 0
-    """Those of them that could not be decided."""
-    counts: dict[str, dict[str, int]] = Field(default_factory=dict[str, dict[str, int]])
-    """How often each label came, by the name of the question."""
-    examples: dict[str, dict[str, tuple[str, ...]]] = Field(
-        default_factory=dict[str, dict[str, tuple[str, ...]]]
-    )
-    """The first few texts of each label, cut, by the name of the question."""
-
-    def add(self, text: str, labels: Mapping[str, str] | None) -> None:
-        """Take in one item; `None`: it could not be decided."""
-        self.items += 1
-        self.failed += labels is None
-        for question, label in (labels or {}).items():
-            counts = self.counts.setdefault(question, {})
-            counts[label] = counts.get(label, 0) + 1
-            examples = self.examples.setdefault(question, {})
-            kept = examples.get(label, ())
-            examples[label] = kept if len(kept) == _EXAMPLES else (*kept, text[:_LONGEST])
-
-
-class Change(Frozen):
-    """What moved, and the window at whose end that was known."""
-
-    moved: tuple[Moved, ...]
-    window: Window
-    reference: Counts
-
-
-class State(BaseModel):
-    """What is kept from one process to the next."""
-
-    reference: Counts = Field(default_factory=dict[str, Mapping[str, int]])
-    learned: int = 0
-    """Windows in the reference so far."""
-    latest: tuple[Counts, ...] = ()
-    """The windows since then that are looked at, the latest last."""
-    window: Window = Field(default_factory=Window)
-    ends: datetime | None = None
-    """When the open window ends, where windows go by time."""
-    untold: tuple[Change, ...] = ()
-    """Changes of which there is no report yet."""
-    counts: str = ""
-    """Tells what is counted from anything else; empty where that was not kept."""
-
-
-@dataclass(slots=True)
-class Place:
-    """An item's place in the stream."""
-
-    text: str
-    at: datetime
-    labels: Mapping[str, str] | None = None
-    """What it was found to be; `None`: it could not be decided."""
-    decided: bool = False
-
-
-@dataclass(kw_only=True)
-class Windows:
-    """The windows of a stream, and what changed. Of one event loop; it changes while it is used.
-
-    Raises:
-        ConfigError: the file is there, and can't be read.
-    """
-
-    size: int | timedelta
-    """Items of a window, or how long one lasts."""
-    reference: int
-    """Windows that the next ones are compared with."""
-    alpha: float
-    """Rate of false alarms, for each window that is compared."""
-    file: Path | None
-    """Keeps the state from one process to the next; `None` keeps nothing."""
-    counts: InitVar[str]
-    """Tells what is counted from anything else. Where the file has other counts, they are dropped.
-    """
-
-    def __post_init__(self, counts: str) -> None:
-        kept = read_kept(self.file, State, what="the windows of a monitor") or State()
-        counts = hashlib.sha256(f"{self.size}/{counts}".encode()).hexdigest()[:16]
-        self.anew = kept.counts not in ("", counts)
-        """Whether the file held counts of something else."""
-        self.state = State() if self.anew else kept
-        self.state.counts = counts
-        self._line: deque[Place] = deque()
-        """The items that are not counted yet, in the order in which they came."""
-        self._telling: set[int] = set()
-        """Windows whose change is being told."""
-
-    def enter(self, item: Item) -> Place:
-        """Give an item its place, in the order of these calls; it must be `decided`."""
-        at = item.at or datetime.now(UTC)
-        place = Place(item.text, at if at.tzinfo else at.replace(tzinfo=UTC))
-        self._line.append(place)
-        return place
-
-    def decided(self, place: Place, labels: Mapping[str, str] | None) -> None:
-        """Say what an item was found to be, once; `None`: it could not be decided.
-
-        It is counted once all before it are.
-
-        Raises:
-            ConfigError: the file can't be written.
-        """
-        place.labels, place.decided = labels, True
-        if place is not self._line[0]:
-            return
-        while self._line and self._line[0].decided:
-            self._count(self._line.popleft())
-        keep(self.file, self.state)
-
-    @contextmanager
-    def untold(self) -> Yielding[Change | None]:
-        """Give a change of which nobody tells yet, if there is one.
-
-        It is told where nothing is raised; else who asks next is given it.
-
-        Raises:
-            ConfigError: the file can't be written.
-        """
-        free = (one for one in self.state.untold if one.window.number not in self._telling)
-        change = next(free, None)
-        if change is None:
-            yield None
-            return
-        self._telling.add(change.window.number)
-        try:
-            yield change
-            self.state.untold = tuple(one for one in self.state.untold if one is not change)
-            keep(self.file, self.state)
-        finally:
-            self._telling.discard(change.window.number)
-
-    def _count(self, place: Place) -> None:
-        if isinstance(self.size, timedelta):
-            ends = self.state.ends or place.at + self.size
-            if place.at >= ends:
-                self._close()
-                ends += self.size * ((place.at - ends) // self.size + 1)
-            self.state.ends = ends
-        self.state.window.add(place.text, place.labels)
-        if self.state.window.items == self.size:
-            self._close()
-
-    def _close(self) -> None:
-        """Close the open window: it adds to the reference, or is compared with it."""
-        state, window = self.state, self.state.window
-        state.window = Window(number=window.number + 1)
-        if state.learned < self.reference:
-            state.reference = added([state.reference, window.counts])
-            state.learned += 1
-            return
-        state.latest = (*state.latest, window.counts)[-self.reference :]
-        found = moved(state.reference, state.latest, alpha=self.alpha)
-        if found:
-            change = Change(moved=found, window=window, reference=state.reference)
-            state.untold = (*state.untold, change)
-            state.reference, state.learned, state.latest = {}, 0, ()
 
 
 def labels_in(decision: object) -> dict[str, str]:
@@ -447,25 +275,18 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         if self.windows.anew:
             self.windows.anew = False
             context.note("changed", "other labels or windows than those kept, so counted anew")
-        place = self.windows.enter(request)  # before anything is awaited, so in their order
-        labels: Mapping[str, str] | None = None
-        try:
+        # Before anything is awaited, so in the order of the runs.
+        with self.windows.entered(request.text, request.at) as place:
             decision = (await self.decider.run(request.text, context)).output
-            labels = self.seen(decision)
-            if not labels and self.seen is labels_in:
+            place.labels = self.seen(decision)
+            if not place.labels and self.seen is labels_in:
                 self._look(decision)
-        finally:  # an item that fails, or is given up, has its place in the window all the same
-            self.windows.decided(place, labels)
         with self.windows.untold() as change:
             report = None if change is None else await self._report(change, context)
         return Observation(decision=decision, report=report)
 
     def _look(self, decision: BaseModel) -> None:
-        """Find out whether a decision without labels is one that never has any.
-
-        Raises:
-            ConfigError: it has no questions, is not set aside, and nothing was counted before.
-        """
+        """Refuse a decision that never has labels: nothing was counted before, or set aside."""
         state = self.windows.state
         counted = state.learned or state.window.counts
         if not counted and not isinstance(decision, Dropped) and not dict(watched_in(decision)):
@@ -475,11 +296,20 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             )
 
     async def _report(self, change: Change, context: RunContext) -> Report:
-        """Gather the figures, and have the text written."""
-        findings = findings_of(change)
+        """Gather the figures, and have the text written; where nobody can, it holds them alone."""
+        findings = Findings(
+            changes=tuple(map(_said, change.moved)),
+            figures=tuple(_figures(change)),
+            examples=_examples(change),
+        )
+        text = ""
         for line in findings.changes:
             context.note("changed", line)
-        text = await self._written(findings, context)
+        if self.reporter is not None:
+            try:
+                text = (await self.reporter.run(findings, context)).output.text
+            except MoaError as error:
+                context.note("degraded", f"the report holds the figures alone: {error}")
         return Report(
             text=text or f"{'. '.join(findings.changes)}.",
             window=change.window.number,
@@ -489,16 +319,6 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             examples=findings.examples,
             written=bool(text),
         )
-
-    async def _written(self, findings: Findings, context: RunContext) -> str:
-        """Have the text written; it is empty where nobody can."""
-        if self.reporter is None:
-            return ""
-        try:
-            return (await self.reporter.run(findings, context)).output.text
-        except MoaError as error:
-            context.note("degraded", f"the report holds the figures alone: {error}")
-            return ""
 
     def sketch(self, sketch: Sketch) -> None:
         """One item."""
@@ -517,22 +337,12 @@ def counted_by(decider: Node[Any, BaseModel]) -> str:
     """Tell what a node decides from what any other does: its questions, or those in its graph."""
     questions: tuple[Question, ...] = getattr(decider, "questions", ())
     said = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
-    plan, members = getattr(decider, "plan", None), getattr(decider, "members", None)
+    plan = getattr(decider, "plan", None)
     steps = plan.steps if isinstance(plan, Plan) else ()
     nodes = [step.node for step in steps if isinstance(step, NodeStep)]
-    if members is not None and not nodes:
-        nodes = [*members()]
+    nodes = nodes or [*getattr(decider, "members", tuple)()]
     inner = [counted_by(node) for node in nodes]
     return repr((getattr(decider, "name", ""), said, getattr(decider, "threshold", None), inner))
-
-
-def findings_of(change: Change) -> Findings:
-    """Gather what a report is written from."""
-    return Findings(
-        changes=tuple(_said(moved) for moved in change.moved),
-        figures=tuple(_figures(change.reference, change.window.counts)),
-        examples=_examples(change.moved, change.window),
-    )
 
 
 def _said(moved: Moved) -> str:
@@ -547,24 +357,25 @@ def _more(moved: Moved) -> bool:
     return moved.now > moved.reference
 
 
-def _figures(reference: Counts, window: Counts) -> list[Figure]:
-    return [
-        Figure(
-            question=question,
-            label=label,
-            reference=share_of(reference.get(question, {}), label),
-            window=share_of(window.get(question, {}), label),
-            count=window.get(question, {}).get(label, 0),
-        )
-        for question in dict.fromkeys((*reference, *window))
-        for label in dict.fromkeys((*reference.get(question, {}), *window.get(question, {})))
-    ]
+def _figures(change: Change) -> Iterator[Figure]:
+    window = change.window.counts
+    for question in dict.fromkeys((*change.reference, *window)):
+        before, now = change.reference.get(question, {}), window.get(question, {})
+        for label in dict.fromkeys((*before, *now)):
+            yield Figure(
+                question=question,
+                label=label,
+                reference=share_of(before, label),
+                window=share_of(now, label),
+                count=now.get(label, 0),
+            )
 
 
-def _examples(moved: tuple[Moved, ...], window: Window) -> dict[str, tuple[str, ...]]:
+def _examples(change: Change) -> dict[str, tuple[str, ...]]:
     """Texts of the labels that are more frequent now; where there are none, of all that moved."""
+    kept = change.window.examples
     return {
-        f"{one.question}: {one.label}": window.examples[one.question][one.label]
-        for one in [one for one in moved if _more(one)] or moved
-        if one.label in window.examples.get(one.question, {})
+        f"{one.question}: {one.label}": kept[one.question][one.label]
+        for one in [one for one in change.moved if _more(one)] or change.moved
+        if one.label in kept.get(one.question, {})
     }

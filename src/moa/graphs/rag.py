@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Unpack, cast
+from typing import Annotated, Any, Literal, Unpack, cast
 
 from pydantic import AfterValidator, Field
 
@@ -37,7 +37,15 @@ from moa.documents.claims import (
     unbracketed,
 )
 from moa.documents.index import MAX_TOKENS, Index, Indexed
-from moa.documents.retrieval import BM25, fused, fused_ranks, normalised, similarities, words
+from moa.documents.retrieval import (
+    BM25,
+    by_score,
+    fused,
+    fused_ranks,
+    normalised,
+    similarities,
+    words,
+)
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
@@ -55,6 +63,10 @@ ABSENT = "NOT IN THE DOCUMENTS"
 _LEADING = re.compile(r"^[\s\"'*_`\u201c]+")
 LEAST = 0.4
 """Cosine of a question with a sentence under which the sentence is no answer to it."""
+_REWRITE = (
+    "Turn the question into a search query: the words and names, with synonyms, that a passage "
+    "with the answer would contain, in the language of the question. Do not answer it."
+)
 _File = Annotated[str | Path, FromFile()]
 
 
@@ -195,21 +207,19 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             top_k=self.top_k,
             name="passages",
         )
-        self.answerer = self._answerer(embedder)
+        large = cast("Any", self.writer)
+        if is_node(large):
+            self.answerer: Node[Sheet, Reply] = large
+        elif can_write(large.model):
+            self.answerer = Answerer(large, max_tokens=self.max_tokens)
+        else:
+            self.answerer = Extractive(embedder, least=self.near)
         self.rewriter = None if isinstance(self.rewrite, bool) else self.rewrite
         if self.rewrite is True:
-            self.rewriter = Rewriter(self._small("rewrite"))
+            self.rewriter = Agent(self._small("rewrite"), _REWRITE, output=Query, name="rewriter")
         self.relevance = self._grader("filter", self.filter, RELEVANT, self.relevant)
         self.support = self._grader("check", self.check, SUPPORTED, self.supported)
         self.extractive = Extractive()
-
-    def _answerer(self, embedder: Endpoint | None) -> Node[Sheet, Reply]:
-        if is_node(self.writer):
-            return cast("Node[Sheet, Reply]", self.writer)
-        large = cast("Endpoint", self.writer)
-        if can_write(large.model):
-            return Answerer(large, max_tokens=self.max_tokens)
-        return Extractive(embedder, least=self.near)
 
     def _grader(
         self,
@@ -405,18 +415,8 @@ class Extractive(TypedNode[Sheet, Extracted]):
     ) -> Passages:
         texts = [question, *(sentence.text for sentence in sentences)]
         vectors = (await endpoint.embed(texts, context)).vectors
-        near = similarities(normalised(vectors[1:]), vectors[0])
-        order = sorted(range(len(near)), key=near.__getitem__, reverse=True)
-        return Passages(passages=tuple(sentences[i] for i in order if near[i] >= self.least))
-
-
-class Rewriter(Agent[Text | str, Query]):
-    """Writes the words that a passage with the answer would hold; see `Agent` for its arguments."""
-
-    instructions = (
-        "Turn the question into a search query: the words and names, with synonyms, that a passage "
-        "with the answer would contain, in the language of the question. Do not answer it."
-    )
+        found = by_score(sentences, similarities(normalised(vectors[1:]), vectors[0]))
+        return Passages(passages=tuple(each for each, near in found if near >= self.least))
 
 
 class _Held:

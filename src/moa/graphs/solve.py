@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from moa.agents import Agent, Settings
+from moa.agents import Agent
 from moa.agents.deciding import Decider
 from moa.agents.prompts import at_most
 from moa.agents.proposer import ANSWER
@@ -53,8 +53,17 @@ _STEP = (
 )
 _WRITE = (
     "Answer the problem from the results of its steps, in its language. Give the answer first, "
-    "then "
-    "explain it briefly. If a result was not found, say so."
+    "then explain it briefly. If a result was not found, say so."
+)
+_PLAN = (
+    "You plan how to solve a problem. Break it into as few steps as possible; the last one "
+    "gives the answer. Name for each step only the steps whose results it needs. Write a "
+    "calculation into compute, with {id} for the result of a step. If an earlier attempt "
+    "failed, plan another way. Do not solve the problem.\n\n"
+    'Example: "A bag costs $4.50 and feeds 4. What does it cost to feed 12?"\n'
+    '{"steps": [{"id": "bags", "question": "How many bags are needed?", "needs": [], '
+    '"tier": "llm", "compute": "12 / 4"}, {"id": "total", "question": "What do the bags cost?",'
+    ' "needs": ["bags"], "tier": "llm", "compute": "{bags} * 4.50"}]}'
 )
 
 
@@ -145,27 +154,6 @@ class Attempt(Frozen):
     """Why it is accepted; empty where it isn't."""
 
 
-class Problem(Frozen):
-    """A problem, and the attempt that failed, if there was one."""
-
-    problem: str
-    failed: Attempt | None = None
-
-
-class Task(BaseModel):
-    """What is given to whoever works a step out."""
-
-    problem: str
-    results: dict[str, str]
-    """Of the steps it needs: the answer, by question."""
-    question: str
-
-    def __str__(self) -> str:
-        known = [f"- {question} {answer}" for question, answer in self.results.items()]
-        known = ["\nKnown so far:", *known] if known else []
-        return "\n".join([self.problem, *known, f"\nQuestion: {self.question}"])
-
-
 class Worked(Frozen):
     """A step as a model worked it out."""
 
@@ -192,17 +180,6 @@ class Verdict(BaseModel):
     """What the verifier is asked."""
 
     right: Predicate = predicate("Is the reply a correct and complete answer to the request?")
-
-
-class Work(BaseModel):
-    """What is given to whoever writes the answer."""
-
-    problem: str
-    results: tuple[StepResult, ...]
-
-    def __str__(self) -> str:
-        found = (f"- {each.question} {each.answer or 'not found'}" for each in self.results)
-        return "\n".join([self.problem, "\nResults of its steps:", *found])
 
 
 class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
@@ -242,29 +219,26 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
 
     def prepare(self) -> None:
         """Make the agents."""
-        self.direct = self._writing(ANSWER, "direct")
-        self.planner = Planner(self.llm, max_steps=self.max_steps, max_tokens=self.max_tokens)
+        most = self.max_tokens
+        self.direct = Agent(self.llm, ANSWER, name="direct", max_tokens=most, tag="")
+        self.planner = Planner(
+            self.llm,
+            _PLAN,
+            input=str,
+            output=at_most(Steps, "steps", self.max_steps),
+            max_tokens=most,
+        )
         by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}
-        self.solvers: dict[Tier, Agent[str | BaseModel, Worked]] = {
-            tier: Agent(
-                endpoint,
-                _STEP,
-                output=Worked,
-                name=f"step_{tier}",
-                max_tokens=self.max_tokens,
-                tag="",
-            )
-            for tier, endpoint in by_tier.items()
+        self.solvers: dict[Tier, Node[str, Worked]] = {
+            tier: Agent(one, _STEP, output=Worked, name=f"step_{tier}", max_tokens=most, tag="")
+            for tier, one in by_tier.items()
         }
-        self.writer = self._writing(_WRITE, "writer")
+        self.writer = Agent(self.llm, _WRITE, name="writer", max_tokens=most, tag="")
         # A model verifies nothing that it wrote itself, and one that can't write can't judge it.
         other = self.slm.model != self.llm.model and can_write(self.slm.model)
         judges = self.accept is None and other
         self.verifier = Decider(self.slm, Verdict, name="verifier") if judges else None
         self.policy = Plausible(self.verifier) if self.verifier else self.accept
-
-    def _writing(self, instructions: str, name: str) -> Agent[str | BaseModel, Reply]:
-        return Agent(self.llm, instructions, name=name, max_tokens=self.max_tokens, tag="")
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
         """Try, verify, and try again with what failed."""
@@ -297,7 +271,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     async def _planned(self, problem: str, before: Attempt, context: RunContext) -> Attempt:
         number, hidden = before.number + 1, quiet(context)
         last = number == self.tries
-        plan = await self._plan(Problem(problem=problem, failed=before), hidden)
+        plan = await self._plan(problem, before, hidden)
         results = await CarriedOut(plan, problem, self.solvers, context, hidden, last).results()
         faults = tuple(f"step {result.id!r}: {result.fault}" for result in results if result.fault)
         attempt = Attempt(number=number, steps=results, faults=faults)
@@ -316,20 +290,25 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             faults = () if accepted else reasons
         return attempt.model_copy(update={"answer": text, "faults": faults, "reasons": reasons})
 
-    async def _plan(self, problem: Problem, hidden: RunContext) -> Steps:
+    async def _plan(self, problem: str, failed: Attempt, hidden: RunContext) -> Steps:
+        lines = [f"- {step.question} {step.answer or 'no answer'}" for step in failed.steps]
+        answer = [f"Its answer: {failed.answer}"] if failed.answer else []
+        faults = [f"- {fault}" for fault in failed.faults]
+        tried = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
         try:
-            return (await self.planner.run(problem, hidden)).output
+            return (await self.planner.run("\n".join([problem, "", *tried]), hidden)).output
         except OutputError as error:
             hidden.note("degraded", f"worked out in one step, for want of a plan: {error}")
-            return Steps(steps=(Step(id="answer", question=problem.problem),))
+            return Steps(steps=(Step(id="answer", question=problem),))
 
     async def _written(
         self, problem: str, results: Sequence[StepResult], hidden: RunContext
     ) -> str:
         if len(results) == 1 and results[0].answer:
             return results[0].answer
-        work = Work(problem=problem, results=tuple(results))
-        return (await self.writer.run(work, hidden)).output.text
+        found = (f"- {each.question} {each.answer or 'not found'}" for each in results)
+        prompt = "\n".join([problem, "\nResults of its steps:", *found])
+        return (await self.writer.run(prompt, hidden)).output.text
 
     async def _judged(
         self, problem: str, results: Sequence[StepResult], text: str, hidden: RunContext
@@ -366,7 +345,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             sketch.arrow(last, sketch.output)
 
 
-class Planner(Agent[Problem, Steps]):
+class Planner(Agent[str, Steps]):
     """Breaks a problem into steps; those that don't need each other can run side by side.
 
     A plan with unknown ids, a circle or too many steps goes back to the model, `repairs` times:
@@ -374,33 +353,9 @@ class Planner(Agent[Problem, Steps]):
     """
 
     tag = ""
-    instructions = (
-        "You plan how to solve a problem. Break it into as few steps as possible; the last one "
-        "gives the answer. Name for each step only the steps whose results it needs. Write a "
-        "calculation into compute, with {id} for the result of a step. If an earlier attempt "
-        "failed, plan another way. Do not solve the problem.\n\n"
-        'Example: "A bag costs $4.50 and feeds 4. What does it cost to feed 12?"\n'
-        '{"steps": [{"id": "bags", "question": "How many bags are needed?", "needs": [], '
-        '"tier": "llm", "compute": "12 / 4"}, {"id": "total", "question": "What do the bags cost?",'
-        ' "needs": ["bags"], "tier": "llm", "compute": "{bags} * 4.50"}]}'
-    )
-
-    def __init__(self, endpoint: Endpoint, *, max_steps: int, **settings: Unpack[Settings]) -> None:
-        self.output_type = at_most(Steps, "steps", max_steps)
-        super().__init__(endpoint, **settings)
 
     def _fitted(self, completion: Completion, context: RunContext) -> Completion:
         return completion
-
-    def prompt(self, request: Problem) -> str:
-        """Show the problem, and what was wrong with the attempt that failed."""
-        if request.failed is None:
-            return request.problem
-        lines = [f"- {step.question} {step.answer or 'no answer'}" for step in request.failed.steps]
-        answer = [f"Its answer: {request.failed.answer}"] if request.failed.answer else []
-        faults = [f"- {fault}" for fault in request.failed.faults]
-        tried = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
-        return "\n".join([request.problem, "", *tried])
 
 
 @dataclass(slots=True)
@@ -409,7 +364,7 @@ class CarriedOut:
 
     plan: Steps
     problem: str
-    solvers: Mapping[Tier, Node[Task, Worked]]
+    solvers: Mapping[Tier, Node[str, Worked]]
     """Who works a step out, by the tier that the step asks for."""
     context: RunContext
     """What is told of the steps goes there."""
@@ -423,11 +378,7 @@ class CarriedOut:
     """A result shows a number rounded, and what is computed from it is computed from this."""
 
     async def results(self) -> tuple[StepResult, ...]:
-        """Run every step; those that fail are noted, and those that need them don't run.
-
-        Raises:
-            MoaError: no step has an answer; this is why the first one failed.
-        """
+        """Run every step, but those that need one that failed; where all failed it is an error."""
         steps = self.plan.ordered
         try:
             async with asyncio.TaskGroup() as group:
@@ -456,13 +407,12 @@ class CarriedOut:
                 return self._computed(step, step.compute, needed)
             except InputError as error:
                 self.hidden.note("degraded", f"step {step.id!r} is asked of a model: {error}")
-        task = Task(
-            problem=self.problem,
-            results={result.question: result.answer for result in needed.values()},
-            question=step.question,
-        )
+        answers = {result.question: result.answer for result in needed.values()}
+        known = [f"- {question} {answer}" for question, answer in answers.items()]
+        known = ["\nKnown so far:", *known] if known else []
+        prompt = "\n".join([self.problem, *known, f"\nQuestion: {step.question}"])
         try:
-            found = (await self.solvers[step.tier].run(task, self.hidden)).output
+            found = (await self.solvers[step.tier].run(prompt, self.hidden)).output
         except MoaError as error:
             self.failures.append(error)
             self.hidden.note("failed", f"step {step.id!r} has no result: {error}")
@@ -474,11 +424,7 @@ class CarriedOut:
     def _computed(
         self, step: Step, expression: str, needed: Mapping[str, StepResult]
     ) -> StepResult:
-        """Compute exactly, from the numbers in the results that the step needs.
-
-        Raises:
-            InputError: it is no calculation, or a result is no number.
-        """
+        """Compute exactly; what is no calculation, or needs what is no number, is an error."""
         values = {
             name: self.exact[name] if name in self.exact else only_number(needed[name].answer)
             for name in named_in(expression)

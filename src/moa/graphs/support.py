@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -121,11 +121,7 @@ SupportOutcome = Answered | Routed | Rejected
 
 
 class Excerpt(TypedNode[Text, Text]):
-    """Gives the opening and the end of a text that is too long to be decided on as a whole.
-
-    Args:
-        max_tokens: Maximum number of tokens, counted by `approximate_tokens`.
-    """
+    """Gives the opening and the end of a text that is too long to be decided on as a whole."""
 
     def __init__(self, max_tokens: int) -> None:
         super().__init__(name="excerpt")
@@ -272,11 +268,10 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         """Say why a large model has to write; `None` where it hasn't."""
         if reading is None or self._unwanted(reading):
             return None
-        if not all(map(is_answered, (reading.intent, reading.sentiment, reading.urgency))):
+        answers = {name: getattr(reading, name) for name in ("intent", "sentiment", "urgency")}
+        if any(answer.status != "answered" for answer in answers.values()):
             return "as the small model left a question open"
-        asked = ("intent", "sentiment", "urgency")
-        doubtful = [name for name in asked if getattr(reading, name).doubtful]
-        if doubtful:
+        if doubtful := [name for name, answer in answers.items() if answer.doubtful]:
             return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
         label, confidence = reading.intent.label, reading.intent.confidence
         if label is None:
@@ -293,8 +288,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         """Give the outcome: dropped, in quarantine, written, by routine, or to people."""
         if reading is None:
             return Rejected(reason="the message is empty")
-        unwanted = self._unwanted(reading)
-        if unwanted is not None:
+        if unwanted := self._unwanted(reading):
             kind, reason = unwanted
             if kind in self.drop:
                 return Rejected(reason=reason, decisions=reading)
@@ -416,8 +410,3 @@ def read(
             )
         case _:
             return None
-
-
-def is_answered(answer: Choice[Any] | Score) -> bool:
-    """Whether the small model answered a question at all."""
-    return answer.status == "answered"

@@ -274,9 +274,6 @@ async def to_length(
     """Have a text written, and anew once where it is too short; what is too long is cut.
 
     Where the writer fails at the second attempt, the first draft stands.
-
-    Raises:
-        MoaError: it could not be written.
     """
     text = (await writer.run(prompt, context)).output.text
     fault = length.fault(text)
@@ -294,12 +291,7 @@ async def to_length(
 
 
 def article_of(text: str, task: str) -> Article:
-    """Read the title and the sections of a text in Markdown.
-
-    Args:
-        text: May have any levels of headings. What stands before the first section is one too.
-        task: Stands for a title where there is none.
-    """
+    """Read the title, else the task, and the sections of a text with any levels of headings."""
     found = [(len(m[1]), m[2], *m.span()) for m in _HEADING.finditer(text)]
     title, at = task, 0
     if found and [level for level, *_ in found].count(found[0][0]) == 1:

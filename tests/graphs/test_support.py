@@ -35,49 +35,58 @@ CALM: dict[str, dict[str, float]] = {
 WHERE = "Hello, where is my parcel? I ordered it a week ago and I would like to know."
 
 
-def endpoints(**decided: dict[str, float]) -> tuple[SimulatedEndpoint, SimulatedEndpoint]:
-    return both(decided)
-
-
-def both(decided: Decided) -> tuple[SimulatedEndpoint, SimulatedEndpoint]:
+def endpoints(**decided: Mapping[str, float]) -> tuple[SimulatedEndpoint, SimulatedEndpoint]:
     slm = SimulatedEndpoint(name="small", rule=lambda _: {**CALM, **decided})
-    llm = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: "Dear customer, …")
-    return slm, llm
+    return slm, SimulatedEndpoint(name="large", tier="llm", rule=lambda _: "Dear customer, …")
 
 
 async def outcome(
     text: str = WHERE, *, decided: Decided | None = None, **settings: Any
 ) -> Result[SupportOutcome]:
-    slm, llm = both(decided or {})
+    slm, llm = endpoints(**(decided or {}))
     return await Support(slm=slm, llm=llm, **settings).run(Ticket(text=text))
 
 
-async def test_a_routine_message_is_answered_without_the_llm() -> None:
-    result = await outcome()
+@pytest.mark.parametrize(
+    ("text", "written_by"),
+    [
+        pytest.param(WHERE, "template", id="a routine"),
+        pytest.param(
+            "Guten Tag, wo bleibt denn mein Paket? Ich habe es vor einer Woche bestellt.",
+            "template",
+            id="in the language of the message",
+        ),
+        pytest.param(
+            "Buongiorno, vorrei sapere dove si trova il mio pacco, che ho ordinato ieri.",
+            "llm",
+            id="in a language without one",
+        ),
+    ],
+)
+async def test_a_routine_message_is_answered_without_the_llm(text: str, written_by: str) -> None:
+    result = await outcome(text)
     assert isinstance(result.output, Answered)
-    assert result.output.written_by == "template"
-    assert set(result.usage.by_tier()) == {"slm"}
+    assert result.output.written_by == written_by
+    assert ("llm" in result.usage.by_tier()) == (written_by == "llm")
+    assert result.output.text.startswith("Vielen Dank") == ("Paket" in text)
 
 
-async def test_a_routine_reply_is_in_the_language_of_the_message() -> None:
-    german = "Guten Tag, wo bleibt denn mein Paket? Ich habe es vor einer Woche bestellt."
-    result = await outcome(german)
-    assert isinstance(result.output, Answered)
-    assert result.output.text.startswith("Vielen Dank")
+OWN = {
+    "loan": Intent(means="asks for a loan", queue="loans"),
+    "card": Intent(means="about a card", queue="cards"),
+}
 
 
-async def test_a_routine_reply_that_is_not_there_in_a_language_is_written() -> None:
-    italian = "Buongiorno, vorrei sapere dove si trova il mio pacco, che ho ordinato ieri."
-    result = await outcome(italian)
-    assert isinstance(result.output, Answered)
-    assert result.output.written_by == "llm"
-
-
-async def test_what_is_for_people_is_routed_to_their_queue() -> None:
-    result = await outcome(decided={"intent": {"account": 0.9}})
+@pytest.mark.parametrize(
+    ("intent", "queue", "own"),
+    [("account", "accounts", {}), ("loan", "loans", {"intents": OWN})],
+)
+async def test_what_is_for_people_is_routed_to_their_queue(
+    intent: str, queue: str, own: dict[str, Any]
+) -> None:
+    result = await outcome(decided={"intent": {intent: 0.9}}, **own)
     assert isinstance(result.output, Routed)
-    assert result.output.queue == "accounts"
-    assert result.output.decisions.intent.label == "account"
+    assert (result.output.queue, result.output.decisions.intent.label) == (queue, intent)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +107,14 @@ async def test_what_no_routine_settles_is_written_by_the_llm(
     assert result.output.written_by == "llm"
     assert reason in result.output.reason
     assert result.usage.by_tier()["llm"].calls == 1
+
+
+async def test_a_question_left_open_is_the_llms() -> None:
+    slm, llm = endpoints()
+    slm.rule = lambda _: {name: given for name, given in CALM.items() if name != "intent"}
+    output = (await Support(slm=slm, llm=llm).run(Ticket(text=WHERE))).output
+    assert isinstance(output, Answered)
+    assert "left a question open" in output.reason
 
 
 @pytest.mark.parametrize("which", ["spam", "injection"])
@@ -138,25 +155,19 @@ async def test_of_a_long_message_the_slm_reads_the_opening_and_the_end_and_the_l
     assert any(note.kind == "truncated" for note in result.trace)
 
 
-async def test_the_subject_is_read_with_the_text() -> None:
+@pytest.mark.parametrize(
+    ("subject", "text", "read"),
+    [
+        ("Parcel", "Where is it?", "Parcel\n\nWhere is it?"),
+        ("Where is my parcel 4411?", " ", "Where is my parcel 4411?"),
+        ("(no subject)", "", None),
+    ],
+)
+async def test_the_subject_is_read_with_the_text(subject: str, text: str, read: str | None) -> None:
     slm, llm = endpoints()
-    await Support(slm=slm, llm=llm).run(Ticket(subject="Parcel", text="Where is it?"))
-    assert slm.states[0].startswith("Parcel")
-
-
-async def test_a_placeholder_for_a_subject_is_no_message() -> None:
-    slm, llm = endpoints()
-    result = await Support(slm=slm, llm=llm).run(Ticket(subject="(no subject)", text=""))
-    assert isinstance(result.output, Rejected)
-
-
-async def test_a_message_with_a_subject_alone_is_read() -> None:
-    slm, llm = endpoints()
-    result = await Support(slm=slm, llm=llm).run(
-        Ticket(subject="Where is my parcel 4411?", text=" ")
-    )
-    assert isinstance(result.output, Answered)
-    assert slm.states[0] == "Where is my parcel 4411?"
+    result = await Support(slm=slm, llm=llm).run(Ticket(subject=subject, text=text))
+    assert isinstance(result.output, Rejected if read is None else Answered)
+    assert {*slm.states} == {read} - {None}
 
 
 async def test_an_injection_in_the_middle_that_the_slm_does_not_read_is_quarantined_too() -> None:
@@ -168,26 +179,6 @@ async def test_an_injection_in_the_middle_that_the_slm_does_not_read_is_quaranti
     assert isinstance(result.output, Routed)
     assert "ignore instructions" in result.output.reason
     assert not llm.prompts
-
-
-async def test_a_question_left_open_is_the_llms() -> None:
-    slm = SimulatedEndpoint(
-        name="small", rule=lambda _: {k: v for k, v in CALM.items() if k != "intent"}
-    )
-    _, llm = endpoints()
-    result = await Support(slm=slm, llm=llm).run(Ticket(text=WHERE))
-    assert isinstance(result.output, Answered)
-    assert "left a question open" in result.output.reason
-
-
-async def test_ones_own_intents_take_the_place_of_the_shops() -> None:
-    own = {
-        "loan": Intent(means="asks for a loan", queue="loans"),
-        "card": Intent(means="about a card", queue="cards"),
-    }
-    result = await outcome(intents=own, decided={"intent": {"loan": 0.9}})
-    assert isinstance(result.output, Routed)
-    assert result.output.queue == "loans"
 
 
 async def test_a_budget_without_llm_calls_fails_what_needs_one() -> None:
@@ -232,13 +223,6 @@ async def test_a_model_that_writes_too_badly_leaves_the_message_to_people() -> N
     assert (result.output.queue, llm.prompts) == ("replies", [])
     assert "'refund' is answered one by one" in result.output.reason
     assert [note.node for note in result.trace if note.kind == "escalated"] == ["support/reply"]
-
-
-async def test_the_writer_is_asked_only_where_it_is_needed() -> None:
-    slm, llm = endpoints()
-    llm.tier = "slm"
-    await Support(slm=slm, llm=llm).run(Ticket(text=WHERE))
-    assert not llm.prompts
 
 
 async def test_a_long_message_without_blanks_is_cut_too() -> None:

@@ -24,7 +24,7 @@ from moa.graphs.rag import ABSENT
 from moa.questions import Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 answers: Any = import_module("recipes_answers")
 recipes: Any = import_module("recipes")
 shared: Any = import_module("recipes_shared")

@@ -1,0 +1,175 @@
+"""Windows: what is counted of a stream, window by window, and where it has changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import InitVar, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from moa.calibration.drift import Counts, Moved, added, moved
+from moa.graphs.recipe import keep, read_kept
+from moa.handoffs import Frozen
+
+_EXAMPLES = 3
+_LONGEST = 300
+"""Characters of an example that are kept."""
+
+
+class Window(BaseModel):
+    """What came in one window."""
+
+    number: int = 1
+    items: int = 0
+    failed: int = 0
+    """Those of them that could not be decided."""
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict[str, dict[str, int]])
+    """How often each label came, by the name of the question."""
+    examples: dict[str, dict[str, tuple[str, ...]]] = Field(
+        default_factory=dict[str, dict[str, tuple[str, ...]]]
+    )
+    """The first few texts of each label, cut, by the name of the question."""
+
+    def add(self, text: str, labels: Mapping[str, str] | None) -> None:
+        """Take in one item; `None`: it could not be decided."""
+        self.items += 1
+        self.failed += labels is None
+        for question, label in (labels or {}).items():
+            counts = self.counts.setdefault(question, {})
+            counts[label] = counts.get(label, 0) + 1
+            examples = self.examples.setdefault(question, {})
+            kept = examples.get(label, ())
+            examples[label] = kept if len(kept) == _EXAMPLES else (*kept, text[:_LONGEST])
+
+
+class Change(Frozen):
+    """What moved, and the window at whose end that was known."""
+
+    moved: tuple[Moved, ...]
+    window: Window
+    reference: Counts
+
+
+class State(BaseModel):
+    """What is kept from one process to the next."""
+
+    reference: Counts = Field(default_factory=dict[str, Mapping[str, int]])
+    learned: int = 0
+    """Windows in the reference so far."""
+    latest: tuple[Counts, ...] = ()
+    """The windows since then that are looked at, the latest last."""
+    window: Window = Field(default_factory=Window)
+    ends: datetime | None = None
+    """When the open window ends, where windows go by time."""
+    untold: tuple[Change, ...] = ()
+    """Changes of which there is no report yet."""
+    counts: str = ""
+    """Tells what is counted from anything else; empty where that was not kept."""
+
+
+@dataclass(slots=True)
+class Place:
+    """An item's place in the stream."""
+
+    text: str
+    at: datetime
+    labels: Mapping[str, str] | None = None
+    """What it was found to be; `None`: it could not be decided."""
+    decided: bool = False
+
+
+@dataclass(kw_only=True)
+class Windows:
+    """The windows of a stream, and what changed. Of one event loop; it changes while it is used."""
+
+    size: int | timedelta
+    """Items of a window, or how long one lasts."""
+    reference: int
+    """Windows that the next ones are compared with."""
+    alpha: float
+    """Rate of false alarms, for each window that is compared."""
+    file: Path | None
+    """Keeps the state from one process to the next; `None` keeps nothing."""
+    counts: InitVar[str]
+    """Tells what is counted from anything else. Where the file has other counts, they are dropped.
+    """
+
+    def __post_init__(self, counts: str) -> None:
+        kept = read_kept(self.file, State, what="the windows of a monitor") or State()
+        counts = hashlib.sha256(f"{self.size}/{counts}".encode()).hexdigest()[:16]
+        self.anew = kept.counts not in ("", counts)
+        """Whether the file held counts of something else."""
+        self.state = State() if self.anew else kept
+        self.state.counts = counts
+        self._line: deque[Place] = deque()
+        """The items that are not counted yet, in the order in which they came."""
+        self._telling: set[int] = set()
+        """Windows whose change is being told."""
+
+    @contextmanager
+    def entered(self, text: str, at: datetime | None) -> Generator[Place]:
+        """Give an item its place, in the order of these calls; inside, it is given its labels.
+
+        It is counted once all before it are.
+        """
+        at = at or datetime.now(UTC)
+        place = Place(text, at if at.tzinfo else at.replace(tzinfo=UTC))
+        self._line.append(place)
+        try:
+            yield place
+        finally:  # an item that fails, or is given up, has its place in the window all the same
+            place.decided = True
+            if place is self._line[0]:
+                while self._line and self._line[0].decided:
+                    self._count(self._line.popleft())
+                keep(self.file, self.state)
+
+    @contextmanager
+    def untold(self) -> Generator[Change | None]:
+        """Give a change of which nobody tells yet, if there is one.
+
+        It is told where nothing is raised; else who asks next is given it.
+        """
+        free = (one for one in self.state.untold if one.window.number not in self._telling)
+        change = next(free, None)
+        if change is None:
+            yield None
+            return
+        self._telling.add(change.window.number)
+        try:
+            yield change
+            self.state.untold = tuple(one for one in self.state.untold if one is not change)
+            keep(self.file, self.state)
+        finally:
+            self._telling.discard(change.window.number)
+
+    def _count(self, place: Place) -> None:
+        if isinstance(self.size, timedelta):
+            ends = self.state.ends or place.at + self.size
+            if place.at >= ends:
+                self._close()
+                ends += self.size * ((place.at - ends) // self.size + 1)
+            self.state.ends = ends
+        self.state.window.add(place.text, place.labels)
+        if self.state.window.items == self.size:
+            self._close()
+
+    def _close(self) -> None:
+        """Close the open window: it adds to the reference, or is compared with it."""
+        state, window = self.state, self.state.window
+        state.window = Window(number=window.number + 1)
+        if state.learned < self.reference:
+            state.reference = added([state.reference, window.counts])
+            state.learned += 1
+            return
+        state.latest = (*state.latest, window.counts)[-self.reference :]
+        found = moved(state.reference, state.latest, alpha=self.alpha)
+        if found:
+            change = Change(moved=found, window=window, reference=state.reference)
+            state.untold = (*state.untold, change)
+            state.reference, state.learned, state.latest = {}, 0, ()
