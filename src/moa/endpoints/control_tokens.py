@@ -81,11 +81,8 @@ def neutralise(text: str) -> str:
 def rewritten(pattern: re.Pattern[str], text: str, write: Callable[[str], str]) -> str:
     """Rewrite characters of a text where a pattern finds them in what the text looks like.
 
-    Args:
-        pattern: Matches one character, and what stands around it by looking. Letters, brackets,
-            bars and slashes are plain ones to it, and what nobody sees isn't there.
-        text: The text.
-        write: Gives what stands in the place of a character.
+    The pattern matches one character, and what stands around it by looking. Letters, brackets, bars
+    and slashes are plain ones to it, and what nobody sees isn't there.
     """
     if text.isascii() or _ODD.isdisjoint(text):
         return pattern.sub(lambda found: write(found[0]), text)

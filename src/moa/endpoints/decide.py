@@ -67,9 +67,7 @@ class Backend(Protocol):
     async def decide(self, request: Request, context: RunContext) -> Decision:
         """Answer typed questions about a text, from which control tokens are gone.
 
-        Raises:
-            EndpointUnsupported: the server cannot decide in this way.
-            ConfigError: a question is over a limit of this server; nothing was sent.
+        `EndpointUnsupported`: the server cannot decide in this way.
         """
         ...
 
@@ -78,13 +76,8 @@ class Decider:
     """Decides by the first backend that works on the server, and remembers which.
 
     What the server offers is found out at the first decision, by what it says of itself and by one
-    trial of each backend; decisions that come meanwhile wait for that.
-
-    Args:
-        client: The connection to the server.
-        complete: Asks the model for text.
-        decides: Which backend; `auto` tries them.
-        dialect: What the server is, where it is known; `None` asks it.
+    trial of each backend; decisions that come meanwhile wait for that. Where the dialect isn't
+    known, the server is asked.
     """
 
     def __init__(

@@ -18,16 +18,11 @@ from moa.context import Reservation, RunContext
 from moa.endpoints import (
     Capability,
     Completion,
-    Decision,
-    Embeddings,
     EndpointBase,
-    Examples,
     Pieces,
     Prompt,
-    Questions,
     closed_after,
     need,
-    unable,
 )
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.openai import with_schema
@@ -119,16 +114,6 @@ class LangChainEndpoint(EndpointBase):
             if whole is None:
                 raise InvalidResponse("the stream brought nothing", endpoint=self.name)
             yield self._finished(prompt, whole, None, call, context)
-
-    async def decide(
-        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
-    ) -> Decision:
-        """It can't: raises `CapabilityError`."""
-        raise unable(self, "decide")
-
-    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """It can't: raises `CapabilityError`."""
-        raise unable(self, "embed")
 
     async def close(self) -> None:
         """Nothing: the model's connections are its own."""

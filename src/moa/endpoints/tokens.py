@@ -38,19 +38,12 @@ class CountsTokens(Protocol):
     """An endpoint whose server lends its tokenizer. Counting is free, and charged nowhere."""
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
-        """Count the tokens of a text, in which nothing is a control token.
-
-        Raises:
-            EndpointError: the request failed.
-        """
+        """Count the tokens of a text, in which nothing is a control token."""
         ...
 
 
 async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -> int:
-    """Count tokens by the endpoint's tokenizer, else approximately, on the safe side.
-
-    `None` is an unknown endpoint. Raises `DeadlineExceeded` where the run's time is up.
-    """
+    """Count tokens by the endpoint's tokenizer, else approximately, on the safe side."""
     server = None if endpoint is None else unwrapped(endpoint)
     if text and isinstance(server, CountsTokens):
         with suppress(EndpointError):  # it lends none after all; a safe count does as well
@@ -74,8 +67,7 @@ def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
 def amount_of(body: Mapping[str, Any], *, estimate: Amount) -> Amount | None:
     """Read the `usage` of an answer, in the words of OpenAI, of System One or of LangChain.
 
-    It isn't priced yet. `None`: it says nothing readable of what the call took, which was expected
-    to be `estimate`.
+    It isn't priced yet. `None`: it says nothing readable of what the call took.
     """
     usage = body.get("usage")
     if not isinstance(usage, dict):

@@ -127,12 +127,7 @@ class VLLMServer:
         return status == 200
 
     async def metrics(self) -> VLLMMetrics:
-        """Read `/metrics`.
-
-        Raises:
-            EndpointUnavailable: it does not answer.
-            InvalidResponse: what it answers is not what vLLM writes.
-        """
+        """Read `/metrics`; `InvalidResponse`: what it answers is not what vLLM writes."""
         status, text = await self._get("/metrics", {})
         if status != 200:
             raise InvalidResponse(f"/metrics answered {status}", endpoint=self.name, status=status)
