@@ -164,7 +164,7 @@ def chat(content: str | None = "hello", *, finish_reason: str = "stop", **messag
                 "total_tokens": 24,
                 "prompt_tokens_details": {"cached_tokens": 16},
             },
-        },
+        }
     )
 
 

@@ -11,12 +11,7 @@ import pytest
 from moa.context import RunContext
 from moa.endpoints import Example
 from moa.endpoints.dialects import OLLAMA, VLLM, dialect_of
-from moa.errors import (
-    CapabilityError,
-    ConfigError,
-    InvalidResponse,
-    OutputError,
-)
+from moa.errors import CapabilityError, ConfigError, InvalidResponse, OutputError
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.usage import Price
 

@@ -134,11 +134,7 @@ async def test_a_fault_is_named(
     ],
 )
 async def test_what_is_no_answer_is_an_error_that_says_why(
-    served: Served,
-    endpoint: OpenAIEndpoint,
-    answer: Answer,
-    kind: type[MoaError],
-    words: str,
+    served: Served, endpoint: OpenAIEndpoint, answer: Answer, kind: type[MoaError], words: str
 ) -> None:
     served.will(answer)
     with pytest.raises(kind, match=words):
@@ -227,8 +223,7 @@ async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
         pytest.param(Answer(text=f"{'.' * 75}{KEY}"), id="cut short"),
         pytest.param(Answer(307, headers={"location": f"https://other.test/?key={KEY}"}), id="307"),
         pytest.param(
-            Answer(text=chat(None, refusal=KEY).text.replace("sk", r"\u0073k")),
-            id="escaped",
+            Answer(text=chat(None, refusal=KEY).text.replace("sk", r"\u0073k")), id="escaped"
         ),
         pytest.param(chat(None, finish_reason=KEY), id="finish reason"),
         pytest.param(events({"error": {"message": f"No: {KEY}"}}), id="in a stream"),
@@ -411,11 +406,7 @@ async def test_what_the_server_refused_or_never_saw_costs_nothing(
     ],
 )
 async def test_what_may_have_been_answered_is_charged_as_estimated(
-    served: Served,
-    endpoint: OpenAIEndpoint,
-    answer: Answer,
-    *,
-    streams: bool,
+    served: Served, endpoint: OpenAIEndpoint, answer: Answer, *, streams: bool
 ) -> None:
     served.will(answer)
     if answer.stuck:

@@ -20,11 +20,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, client
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.transport import error_of_exception, foreign_errors
-from moa.errors import (
-    EndpointTimeout,
-    EndpointUnavailable,
-    InvalidResponse,
-)
+from moa.errors import EndpointTimeout, EndpointUnavailable, InvalidResponse
 
 KEY = "sk-very-secret"
 

@@ -341,8 +341,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["http://user:secret@[::1", "https://secret@host:abc/v1", "https://host/v1?key=secret"],
+    "url", ["http://user:secret@[::1", "https://secret@host:abc/v1", "https://host/v1?key=secret"]
 )
 def test_a_password_in_an_address_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigError, match="password") as caught:

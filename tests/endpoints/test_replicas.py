@@ -538,10 +538,7 @@ async def test_a_real_server_is_probed_for_its_models(served: Served) -> None:
     clock.now += 1
     await endpoint.complete(PROMPT, RunContext())
     hosts = [(request.host, request.path) for request in served.requests]
-    assert hosts[:2] == [
-        ("b.test", "/v1/chat/completions"),
-        ("a.test", "/v1/models"),
-    ]
+    assert hosts[:2] == [("b.test", "/v1/chat/completions"), ("a.test", "/v1/models")]
     assert endpoint.alive == ("b", "a")
 
 

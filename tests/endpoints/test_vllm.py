@@ -123,10 +123,7 @@ async def test_labels_of_one_token_take_one_request(served: Served) -> None:
 
 
 async def test_labels_that_share_a_first_token_are_told_apart(served: Served) -> None:
-    table = {
-        "Answer:": {" card": 0.6, " app": 0.2},
-        " card": {" lost": 0.25, " stolen": 0.75},
-    }
+    table = {"Answer:": {" card": 0.6, " app": 0.2}, " card": {" lost": 0.25, " stolen": 0.75}}
     served.will(FakeVLLM(table))
     reading = await reader().read_labels(
         LabelPrompt("Text\nAnswer:", (" card lost", " card stolen", " app")), RunContext()

@@ -223,10 +223,7 @@ print(weights.fetch(file).already, flush=True)
 
 def racer() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", RACER],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        [sys.executable, "-c", RACER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
 
 

@@ -164,10 +164,7 @@ async def test_a_stream_is_retried_before_its_first_piece() -> None:
     assert isinstance(whole, Completion)
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [Retried, with_another],
-)
+@pytest.mark.parametrize("wrap", [Retried, with_another])
 async def test_a_stream_that_began_is_not_started_again(
     wrap: Callable[[Endpoint], Endpoint],
 ) -> None:

@@ -274,9 +274,7 @@ class Client:
         secured = any(url.lower().startswith("https:") for url in (base, proxy or ""))
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0,
-                keepalive_timeout=_KEEP_IDLE_S,
-                ssl=trusted(self.name) if secured else True,
+                limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=trusted(self.name) if secured else True
             ),
             headers=self._headers(secret),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -20,12 +20,7 @@ from typing import Any, ClassVar, cast
 
 from moa._machine import usable_cores
 from moa.context import RunContext
-from moa.endpoints import (
-    Capability,
-    Embeddings,
-    Endpoint,
-    EndpointBase,
-)
+from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.wrappers import unwrapped

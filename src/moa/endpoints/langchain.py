@@ -15,15 +15,7 @@ from pydantic import BaseModel
 
 from moa._async import in_time
 from moa.context import Reservation, RunContext
-from moa.endpoints import (
-    Capability,
-    Completion,
-    EndpointBase,
-    Pieces,
-    Prompt,
-    closed_after,
-    need,
-)
+from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, closed_after, need
 from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.openai import with_schema
 from moa.endpoints.tokens import amount_of, estimate_of

@@ -90,11 +90,7 @@ BAD_KEY = "API key not valid. Please pass a valid API key."
     ],
 )
 async def test_an_error_in_a_list_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
+    served: Served, status: int, body: object, kind: type[EndpointError], said: str
 ) -> None:
     served.will(refused(status, body))
     with pytest.raises(kind, match=said) as caught:

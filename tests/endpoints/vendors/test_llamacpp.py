@@ -69,12 +69,7 @@ async def test_thoughts_that_it_leaves_in_the_text_are_kept_apart(served: Served
     ],
 )
 async def test_an_error_says_what_to_do(
-    served: Served,
-    code: int,
-    kind_said: str,
-    message: str,
-    kind: type[EndpointError],
-    said: str,
+    served: Served, code: int, kind_said: str, message: str, kind: type[EndpointError], said: str
 ) -> None:
     served.will(refused(code, {"error": {"code": code, "message": message, "type": kind_said}}))
     with pytest.raises(kind, match=said):

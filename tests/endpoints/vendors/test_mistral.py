@@ -117,11 +117,7 @@ NESTED = json.dumps({"detail": [{"loc": ["body", "n"], "msg": "Extra inputs are 
     ],
 )
 async def test_an_error_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
+    served: Served, status: int, body: object, kind: type[EndpointError], said: str
 ) -> None:
     served.will(refused(status, body))
     with pytest.raises(kind, match=said) as caught:

@@ -74,11 +74,7 @@ THINK = 'think value "medium" is not supported for this model'
     ],
 )
 async def test_an_error_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
+    served: Served, status: int, body: object, kind: type[EndpointError], said: str
 ) -> None:
     served.will(refused(status, body))
     with pytest.raises(kind, match=said) as caught:

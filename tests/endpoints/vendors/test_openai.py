@@ -205,11 +205,7 @@ LONG = "This model's maximum context length is 128000 tokens. However, your mess
     ],
 )
 async def test_an_error_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
+    served: Served, status: int, body: object, kind: type[EndpointError], said: str
 ) -> None:
     served.will(refused(status, body))
     with pytest.raises(kind, match=said) as caught:

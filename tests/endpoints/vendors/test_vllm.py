@@ -112,11 +112,7 @@ def error(message: str, kind: str, code: int) -> dict[str, Any]:
     ],
 )
 async def test_an_error_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
+    served: Served, status: int, body: object, kind: type[EndpointError], said: str
 ) -> None:
     served.will(refused(status, body))
     with pytest.raises(kind, match=said) as caught:
