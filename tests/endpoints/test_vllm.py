@@ -95,7 +95,7 @@ async def test_a_schema_is_sent_as_structured_outputs(served: Served) -> None:
     await endpoint(priority=-1).complete(Prompt.of("Who?", json_schema=schema), RunContext())
     body = served.bodies[0]
     assert body["structured_outputs"] == {"json": schema}
-    assert "response_format" not in body
+    assert not {"response_format", "guided_json"} & set(body)
     assert [message["content"] for message in body["messages"]] == ["Who?"]  # enforced, not shown
     assert body["priority"] == -1
 

@@ -1,4 +1,7 @@
-"""Endpoints: served models. What can be asked of one, and what comes back."""
+"""Endpoints: what can be asked of a served model, and what comes back.
+
+The journal of a run keeps what comes back of all that derive from `EndpointBase`.
+"""
 
 from __future__ import annotations
 

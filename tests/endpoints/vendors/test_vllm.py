@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from moa.context import RunContext
-from moa.endpoints import Prompt
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
 
@@ -63,14 +62,6 @@ async def test_a_stream_with_empty_choices_and_keep_alives(served: Served) -> No
     assert pieces == ["Paris"]
     assert whole.reasoning == "It is Paris."
     assert counted(whole) == (40, 32, 15)
-
-
-async def test_a_schema_is_asked_for_in_its_own_words(served: Served) -> None:
-    served.will(answer({"content": "{}"}, USAGE))
-    schema: JSON = {"type": "object", "properties": {}}
-    await endpoint_of().complete(Prompt.of("Hi", json_schema=schema), RunContext())
-    assert served.bodies[0]["structured_outputs"] == {"json": schema}
-    assert not {"response_format", "guided_json"} & set(served.bodies[0])
 
 
 LONG = (
