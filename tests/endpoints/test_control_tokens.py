@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.endpoints.control_tokens import neutralise
+from moa.endpoints.tokens import neutralise
 
 BAR = "\N{FULLWIDTH VERTICAL LINE}"
 GAP = "\N{LOWER ONE EIGHTH BLOCK}"

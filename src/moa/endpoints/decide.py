@@ -21,10 +21,9 @@ from moa._async import Lock, gather
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Example, Prompt, Request
 from moa.endpoints.client import JSON, Client, object_of, objects_of
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
 from moa.endpoints.labels import LabelReader, LlamaCppReader, VLLMLabelReader
-from moa.endpoints.tokens import estimate_of
+from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import (
     ConfigError,
     EndpointRejected,

@@ -18,9 +18,8 @@ from moa._async import gather
 from moa.context import RunContext
 from moa.endpoints import Decision, Example, Request
 from moa.endpoints.client import JSON, Client
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.known import known
-from moa.endpoints.tokens import estimate_of
+from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import ConfigError, EndpointUnsupported, InvalidResponse
 from moa.questions import Answer, Layout, Question
 from moa.usage import NOTHING, Amount

@@ -16,9 +16,8 @@ from pydantic import BaseModel
 from moa._async import in_time
 from moa.context import Reservation, RunContext
 from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, closed_after, need
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.openai import with_schema
-from moa.endpoints.tokens import amount_of, estimate_of
+from moa.endpoints.tokens import amount_of, estimate_of, neutralise
 from moa.endpoints.transport import known_error, worded
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall

@@ -18,9 +18,9 @@ from pydantic import SecretStr
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import VLLM, Dialect
 from moa.endpoints.openai import OpenAIEndpoint, Settings
+from moa.endpoints.tokens import neutralise
 from moa.endpoints.wrappers import Within, Wrapping
 from moa.errors import EndpointUnavailable, InvalidResponse
 from moa.usage import NOTHING, Tier
