@@ -16,6 +16,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import RawTestServer
 from multidict import CIMultiDictProxy
 
+from moa.context import RunContext
+from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.embedded import Engine, EngineSettings
 from moa.endpoints.weights import find_weights
 
@@ -164,7 +166,7 @@ def chat(content: str | None = "hello", *, finish_reason: str = "stop", **messag
                 "total_tokens": 24,
                 "prompt_tokens_details": {"cached_tokens": 16},
             },
-        },
+        }
     )
 
 
@@ -188,6 +190,22 @@ def piece(content: str | None = None, *, finish_reason: str | None = None, **del
         "model": "served-1",
         "choices": [{"index": 0, "delta": change, "finish_reason": finish_reason}],
     }
+
+
+async def completed(
+    endpoint: Endpoint, prompt: Prompt, context: RunContext
+) -> list[str | Completion]:
+    return [await endpoint.complete(prompt, context)]
+
+
+async def streamed(
+    endpoint: Endpoint, prompt: Prompt, context: RunContext
+) -> list[str | Completion]:
+    return [piece async for piece in endpoint.stream(prompt, context)]
+
+
+Ask = Callable[[Endpoint, Prompt, RunContext], Awaitable[list[str | Completion]]]
+both_ways = pytest.mark.parametrize("ask", [completed, streamed], ids=["complete", "stream"])
 
 
 @pytest.fixture(scope="session")

@@ -251,11 +251,6 @@ async def test_a_vector_comes_for_each_text_in_order(endpoint: Endpoint) -> None
         assert found.vectors == ((1.0, 0.0), (1.0, 1.0))
 
 
-async def test_closing_twice_does_nothing(endpoint: Endpoint) -> None:
-    await endpoint.close()
-    await endpoint.close()
-
-
 @pytest.mark.parametrize("what", JOBS)
 async def test_what_an_endpoint_can_t_do_it_refuses(what: str) -> None:
     nothing = frozenset[str]()
@@ -301,36 +296,23 @@ async def test_a_real_server_decides(
 async def test_a_real_small_decider_tells_topics_apart(sparrow: str) -> None:
     card = Option("card", "card", "a lost or stolen bank card")
     topic = Question("topic", "choice", "What?", (card, Option("app", "app", "the app crashes")))
-    endpoint = OpenAIEndpoint("sparrow", model="nano", base_url=sparrow, decides="systemone")
-    picked = [
-        (await endpoint.decide(text, [topic], RunContext())).answers[0].best
-        for text in ("I lost my card, it was stolen.", "The app crashes when I log in.")
-    ]
-    await endpoint.close()
+    async with OpenAIEndpoint("s", model="nano", base_url=sparrow, decides="systemone") as endpoint:
+        picked = [
+            (await endpoint.decide(text, [topic], RunContext())).answers[0].best
+            for text in ("I lost my card, it was stolen.", "The app crashes when I log in.")
+        ]
     assert picked == [0, 1]
 
 
-READ_ANYWAY = [
-    "nfd-keys",
-    "no-usage",
-    "float-usage",
-    "extra-answer",
-    "boolean-type",
-    "nan",
-    "choice-no-confidence",
-    "choice-key-case",
-    "choice-second",
-    "score-no-legend",
-    "legend-1-based",
-    "score-argmax",
-    "confidence-over",
-    "plain-content-type",
-]
+READ_ANYWAY = """
+    nfd-keys no-usage float-usage extra-answer boolean-type nan choice-no-confidence choice-key-case
+    choice-second score-no-legend legend-1-based score-argmax confidence-over plain-content-type
+"""
 """Breakages that do not reach the probabilities."""
 GARBLED = ["xssi-200", "noul-range", "choice-sum", "score-keys-1-based", "score-sum"]
 
 
-@pytest.mark.parametrize("fault", READ_ANYWAY)
+@pytest.mark.parametrize("fault", READ_ANYWAY.split())
 async def test_what_does_not_reach_the_probabilities_does_no_harm(fault: str) -> None:
     check(await faulty(fault))
 
@@ -346,26 +328,31 @@ async def test_a_question_that_a_server_forgets_is_missing() -> None:
     assert [answer.status for answer in decision.answers] == ["answered", "missing", "missing"]
 
 
-async def test_a_missing_route_is_told() -> None:
-    with pytest.raises(EndpointUnsupported):
-        await faulty("wrong-route")
-
-
-async def test_a_refused_model_is_told() -> None:
-    with pytest.raises(EndpointError, match="jev-latest"):
-        await faulty("reject-jev-latest")
+@pytest.mark.parametrize(
+    ("fault", "kind", "said"),
+    [
+        ("wrong-route", EndpointUnsupported, "cannot do"),
+        ("reject-jev-latest", EndpointError, "jev-latest"),
+    ],
+)
+async def test_a_server_that_refuses_is_told(
+    fault: str, kind: type[EndpointError], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        await faulty(fault)
 
 
 async def faulty(fault: str) -> Decision:
     with server("jevcompat.cli", "mock", "--fault", fault) as url:
-        endpoint = OpenAIEndpoint("jev", model="jev-latest", base_url=url, decides="systemone")
-        try:
-            return await endpoint.decide("Where is my money?", QUESTIONS, RunContext())
-        finally:
-            await endpoint.close()
+        async with OpenAIEndpoint(
+            "jev", model="jev-latest", base_url=url, decides="systemone"
+        ) as jev:
+            return await jev.decide("Where is my money?", QUESTIONS, RunContext())
 
 
-async def test_it_is_closed_at_the_end_of_an_async_with(endpoint: Endpoint) -> None:
+async def test_it_is_closed_at_the_end_of_an_async_with_and_may_be_again(
+    endpoint: Endpoint,
+) -> None:
     assert isinstance(endpoint, EndpointBase)
     async with endpoint as same:
         assert same is endpoint

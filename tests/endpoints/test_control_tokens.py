@@ -7,66 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.endpoints.control_tokens import neutralise
+from moa.endpoints.tokens import neutralise
 
 BAR = "\N{FULLWIDTH VERTICAL LINE}"
 GAP = "\N{LOWER ONE EIGHTH BLOCK}"
-TOKENS = [
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|start_header_id|>",
-    "<|reserved_special_token_7|>",
-    "<|assistant|>",
-    "<|turn>",
-    "<turn|>",
-    '<|"|>',
-    "<|START_OF_TURN_TOKEN|>",
-    f"<{BAR}User{BAR}>",
-    f"<{BAR}end{GAP}of{GAP}sentence{BAR}>",
-    "<s>",
-    "</s>",
-    "<bos>",
-    "<eos>",
-    "<pad>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<start_of_image>",
-    "<think>",
-    "</think>",
-    "<tool_call>",
-    "</tool_response>",
-    "<fim_prefix>",
-    "<repo_name>",
-    "<file_sep>",
-    "<jupyter_code>",
-    "<unused12>",
-    "<extra_id_3>",
-    "<SPECIAL_12>",
-    "<EOS_TOKEN>",
-    "<<SYS>>",
-    "<</SYS>>",
-    "[INST]",
-    "[/INST]",
-    "[SYSTEM_PROMPT]",
-    "[AVAILABLE_TOOLS]",
-    "[TOOL_CALLS]",
-    "[THINK]",
-    "[IMG_END]",
-    "[gMASK]",
-    "[|user|]",
-    "[|endofturn|]",
-    "]~b]",
-    "]~!b[",
-    "[e~[",
-    "<seed:bos>",
-    "<minimax:tool_call>",
-    "</minimax:tool_call>",
-    "<sop>",
-    "<eop>",
-    "<__media__>",
-]
+ASCII = """
+    <|im_start|> <|im_end|> <|endoftext|> <|eot_id|> <|start_header_id|>
+    <|reserved_special_token_7|> <|assistant|> <|turn> <turn|> <|"|> <|START_OF_TURN_TOKEN|> <s>
+    </s> <bos> <eos> <pad> <start_of_turn> <end_of_turn> <start_of_image> <think> </think>
+    <tool_call> </tool_response> <fim_prefix> <repo_name> <file_sep> <jupyter_code> <unused12>
+    <extra_id_3> <SPECIAL_12> <EOS_TOKEN> <<SYS>> <</SYS>> [INST] [/INST] [SYSTEM_PROMPT]
+    [AVAILABLE_TOOLS] [TOOL_CALLS] [THINK] [IMG_END] [gMASK] [|user|] [|endofturn|] ]~b] ]~!b[ [e~[
+    <seed:bos> <minimax:tool_call> </minimax:tool_call> <sop> <eop> <__media__>
+"""
+DEEPSEEK = [f"<{BAR}User{BAR}>", f"<{BAR}end{GAP}of{GAP}sentence{BAR}>"]
+TOKENS = [*ASCII.split(), *DEEPSEEK]
 WIDE = {ord(plain): ord(plain) + 0xFEE0 for plain in "<>[]|/_abcdefghijklmnopqrstuvwxyzIN"}
 ALIKE = str.maketrans("aeopcyxijs<>|", "аеорсухіјѕ‹›∣")
 """Cyrillic letters, and brackets that only look like those of a token."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Example
 from moa.endpoints.dialects import OLLAMA, VLLM, dialect_of
-from moa.errors import (
-    CapabilityError,
-    ConfigError,
-    InvalidResponse,
-    OutputError,
-)
+from moa.errors import ConfigError, InvalidResponse, OutputError
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.usage import Price
 
@@ -70,36 +64,31 @@ async def test_a_decision_says_who_answered_and_what_it_took(served: Served) -> 
     assert decision.amount.cost == Decimal("0.000107")
 
 
+NO_DISTRIBUTIONS = {
+    "sum-high": {"card": 0.5, "app": 0.7, NONE_OF_THESE: 0.0},
+    "sum-low": {"card": 0.5, "app": 0.4, NONE_OF_THESE: 0.0},
+    "unknown-option": {"card": 1.0, "dog": 0.0},
+    "negative": {"card": 1.5, "app": -0.5},
+    "nan": {"card": float("nan"), "app": 1.0},
+    "bool": {"card": True, "app": 0.0},
+    "text": {"card": "1.0", "app": 0.0},
+}
+
+
 @pytest.mark.parametrize(
-    "topic",
+    ("question", "given", "said"),
     [
-        pytest.param({"card": 0.5, "app": 0.7, NONE_OF_THESE: 0.0}, id="sum-high"),
-        pytest.param({"card": 0.5, "app": 0.4, NONE_OF_THESE: 0.0}, id="sum-low"),
-        pytest.param({"card": 1.0, "dog": 0.0}, id="unknown-option"),
-        pytest.param({"card": 1.5, "app": -0.5}, id="negative"),
-        pytest.param({"card": float("nan"), "app": 1.0}, id="nan"),
-        pytest.param({"card": True, "app": 0.0}, id="bool"),
-        pytest.param({"card": "1.0", "app": 0.0}, id="text"),
+        *((TOPIC, {"probabilities": one}, "topic") for one in NO_DISTRIBUTIONS.values()),
+        *((REFUND, {"noul": one}, "refund") for one in (1.2, -0.1, None, True, "0.5", math.inf)),
+        (URGENCY, {"probabilities": {"1": 0.99, "2": 0.01}}, "'2'"),  # levels count from 0
     ],
 )
-async def test_what_is_no_distribution_is_refused(served: Served, topic: Mapping[str, Any]) -> None:
-    served.will(reply({"topic": {"type": "choice", "choice": "card", "probabilities": topic}}))
-    with pytest.raises(InvalidResponse, match="topic"):
-        await decided(endpoint(), TOPIC)
-
-
-@pytest.mark.parametrize("noul", [1.2, -0.1, None, True, "0.5", float("inf")])
-async def test_what_is_no_probability_is_refused(served: Served, noul: object) -> None:
-    served.will(reply({"refund": {"type": "noul", "noul": noul}}))
-    with pytest.raises(InvalidResponse, match="refund"):
-        await decided(endpoint(), REFUND)
-
-
-async def test_levels_that_count_from_one_are_refused(served: Served) -> None:
-    probabilities = {"1": 0.99, "2": 0.01}
-    served.will(reply({"urgency": {"type": "score", "probabilities": probabilities}}))
-    with pytest.raises(InvalidResponse, match="'2'"):
-        await decided(endpoint(), URGENCY)
+async def test_what_is_no_distribution_is_refused(
+    served: Served, question: Question, given: object, said: str
+) -> None:
+    served.will(reply({question.name: given}))
+    with pytest.raises(InvalidResponse, match=said):
+        await decided(endpoint(), question)
 
 
 async def test_names_may_come_back_in_other_letters(served: Served) -> None:
@@ -299,11 +288,6 @@ async def test_control_tokens_reach_no_decision(served: Served) -> None:
     served.will(reply())
     await endpoint().decide("a<|im_end|>b", [REFUND], RunContext())
     assert served.bodies[0]["state"] == "a< |im_end|>b"
-
-
-async def test_an_endpoint_that_can_t_decide_says_so() -> None:
-    with pytest.raises(CapabilityError, match="can't decide"):
-        await decided(endpoint(capabilities={"embed"}), REFUND)
 
 
 async def test_labels_of_a_server_that_gives_none_are_a_mistake(served: Served) -> None:

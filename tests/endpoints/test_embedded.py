@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncIterator
 
 import psutil
@@ -78,14 +77,6 @@ async def test_it_writes(slm: EmbeddedEndpoint) -> None:
     assert context.usage.cost == 0  # it runs here
 
 
-async def test_its_stream_adds_up_to_its_completion(slm: EmbeddedEndpoint) -> None:
-    pieces = [p async for p in slm.stream(Prompt.of("Count.", max_tokens=20), RunContext())]
-    *texts, whole = pieces
-    assert isinstance(whole, Completion)
-    assert "".join(map(str, texts)) == whole.text
-    assert len(texts) > 1
-
-
 async def test_it_writes_json_that_follows_a_schema(slm: EmbeddedEndpoint) -> None:
     schema = {
         "type": "object",
@@ -105,14 +96,6 @@ async def test_it_decides_by_the_words_of_the_labels(slm: EmbeddedEndpoint) -> N
     assert negative[0] > negative[1]
     assert decisions[0].answers[0].source == "logprob"
     assert 0 < (decisions[0].answers[0].label_mass or 0) <= 1
-
-
-async def test_every_kind_of_question_gets_probabilities(slm: EmbeddedEndpoint) -> None:
-    decision = await slm.decide("Buy pills now!!!", [SPAM, MOOD, LEVEL], RunContext())
-    for answer in decision.answers:
-        assert answer.probabilities is not None
-        assert math.fsum(answer.probabilities) == pytest.approx(1.0)
-        assert len(answer.probabilities) == len(answer.question.options)
 
 
 async def test_the_question_and_its_examples_are_read_once(slm: EmbeddedEndpoint) -> None:

@@ -28,12 +28,7 @@ from moa.endpoints.embedded import (
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.weights import find_weights
 from moa.endpoints.wrappers import Retried
-from moa.errors import (
-    EndpointUnauthorized,
-    EndpointUnavailable,
-    MissingDependency,
-    ModelNotFound,
-)
+from moa.errors import EndpointUnauthorized, EndpointUnavailable, MissingDependency, ModelNotFound
 
 pytestmark = pytest.mark.embedded
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -12,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
+from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import (
     DeadlineExceeded,
@@ -27,11 +26,25 @@ from moa.errors import (
     OutputError,
 )
 
-from .conftest import LOST, REFUSED, Answer, Asked, Served, chat, events, piece
+from .conftest import (
+    LOST,
+    REFUSED,
+    Answer,
+    Ask,
+    Asked,
+    Served,
+    both_ways,
+    chat,
+    events,
+    piece,
+    streamed,
+)
 
 KEY = "sk-very-secret"
 PROMPT = Prompt.of("Hello?", max_tokens=32)
 HTML = Answer(text="<html><body>It works!</body></html>")
+UNREADABLE = Answer(headers={"content-type": "text/plain; charset=idna"}, text="ÿ.x")
+"""No codec of Python reads it."""
 NO_MODEL = {"error": {"message": "The model `m` does not exist.", "type": "NotFoundError"}}
 TOO_LONG = {
     "error": {
@@ -48,17 +61,13 @@ def endpoint() -> OpenAIEndpoint:
     )
 
 
-async def streamed(endpoint: OpenAIEndpoint, context: RunContext) -> list[str | Completion]:
-    return [piece async for piece in endpoint.stream(PROMPT, context)]
-
-
 async def hang(request: Asked) -> Answer:
     del request
     await asyncio.Event().wait()
     raise AssertionError("unreachable")
 
 
-@pytest.mark.parametrize("ask", [OpenAIEndpoint.complete, streamed], ids=["complete", "stream"])
+@both_ways
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
@@ -67,6 +76,7 @@ async def hang(request: Asked) -> Answer:
         pytest.param(Answer(text="garbage"), InvalidResponse, "no JSON", id="text"),
         pytest.param(HTML, InvalidResponse, "base_url", id="html"),
         pytest.param(Answer(text='{"choi'), InvalidResponse, "no JSON", id="half"),
+        pytest.param(UNREADABLE, InvalidResponse, "no JSON", id="coding"),
         pytest.param(Answer(text="[1]"), InvalidResponse, "no JSON", id="list"),
         pytest.param(Answer(text="[" * 9999), InvalidResponse, "no JSON", id="deep"),
         pytest.param(Answer(401), EndpointUnauthorized, "key", id="401"),
@@ -100,7 +110,7 @@ async def hang(request: Asked) -> Answer:
 async def test_a_fault_is_named(
     served: Served,
     endpoint: OpenAIEndpoint,
-    ask: Callable[[OpenAIEndpoint, Prompt | RunContext, RunContext], Awaitable[object]],
+    ask: Ask,
     answer: Answer,
     kind: type[EndpointError],
     words: str,
@@ -109,9 +119,8 @@ async def test_a_fault_is_named(
     if answer.stuck:
         endpoint.client.timeout_s = 0.05
     context = RunContext()
-    arguments = (PROMPT, context) if ask is OpenAIEndpoint.complete else (context,)
     with pytest.raises(EndpointError) as caught:
-        await ask(endpoint, *arguments)  # pyright: ignore[reportArgumentType]
+        await ask(endpoint, PROMPT, context)
     assert type(caught.value) is kind
     assert words in str(caught.value)
     assert str(caught.value).startswith("writer: ")
@@ -134,11 +143,7 @@ async def test_a_fault_is_named(
     ],
 )
 async def test_what_is_no_answer_is_an_error_that_says_why(
-    served: Served,
-    endpoint: OpenAIEndpoint,
-    answer: Answer,
-    kind: type[MoaError],
-    words: str,
+    served: Served, endpoint: OpenAIEndpoint, answer: Answer, kind: type[MoaError], words: str
 ) -> None:
     served.will(answer)
     with pytest.raises(kind, match=words):
@@ -209,15 +214,6 @@ async def test_an_explanation_of_any_shape_is_one_sentence(
     assert len(str(caught.value)) < 500
 
 
-async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
-    served: Served, endpoint: OpenAIEndpoint
-) -> None:
-    headers = {"content-type": "text/plain; charset=idna"}
-    served.will(Answer(headers=headers, text="ÿ.x"))
-    with pytest.raises(InvalidResponse, match="no JSON"):
-        await endpoint.complete(PROMPT, RunContext())
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -227,8 +223,7 @@ async def test_an_answer_in_a_coding_that_can_t_be_read_is_garbled(
         pytest.param(Answer(text=f"{'.' * 75}{KEY}"), id="cut short"),
         pytest.param(Answer(307, headers={"location": f"https://other.test/?key={KEY}"}), id="307"),
         pytest.param(
-            Answer(text=chat(None, refusal=KEY).text.replace("sk", r"\u0073k")),
-            id="escaped",
+            Answer(text=chat(None, refusal=KEY).text.replace("sk", r"\u0073k")), id="escaped"
         ),
         pytest.param(chat(None, finish_reason=KEY), id="finish reason"),
         pytest.param(events({"error": {"message": f"No: {KEY}"}}), id="in a stream"),
@@ -241,7 +236,7 @@ async def test_an_error_never_holds_the_key(
     served.will(answer)
     context = RunContext()
     with pytest.raises(MoaError) as caught:
-        await streamed(endpoint, context)
+        await streamed(endpoint, PROMPT, context)
     served.will(answer)
     with pytest.raises(MoaError) as whole:
         await endpoint.complete(PROMPT, context)
@@ -270,19 +265,18 @@ async def test_a_key_that_is_a_word_leaves_answers_as_they_are(served: Served) -
     assert (await endpoint.complete(PROMPT, RunContext())).text == "Ask me anything"
 
 
-@pytest.mark.parametrize("ask", [OpenAIEndpoint.complete, streamed], ids=["complete", "stream"])
+@both_ways
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_neither_prompt_nor_key_follow_a_redirect(
     served: Served,
     endpoint: OpenAIEndpoint,
-    ask: Callable[[OpenAIEndpoint, Prompt | RunContext, RunContext], Awaitable[object]],
+    ask: Ask,
     status: int,
 ) -> None:
     moved = Answer(status, headers={"location": "https://other.test/v1/chat/completions"})
     served.will(moved, chat())
-    arguments = (PROMPT, RunContext()) if ask is OpenAIEndpoint.complete else (RunContext(),)
     with pytest.raises(EndpointRejected, match=r"redirects to https://other\.test.*base_url"):
-        await ask(endpoint, *arguments)  # pyright: ignore[reportArgumentType]
+        await ask(endpoint, PROMPT, RunContext())
     assert [request.host for request in served.requests] == ["model.test"]
 
 
@@ -321,8 +315,8 @@ async def test_a_call_that_waits_for_a_slot_ends_with_the_run(served: Served) ->
     assert "slot" in str(second)
 
 
-@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
-async def test_a_call_that_never_got_a_slot_is_no_call(served: Served, *, streams: bool) -> None:
+@both_ways
+async def test_a_call_that_never_got_a_slot_is_no_call(served: Served, ask: Ask) -> None:
     endpoint = OpenAIEndpoint("writer", model="m", base_url="http://m.test/v1", concurrency=1)
     reached = asyncio.Event()
 
@@ -337,7 +331,7 @@ async def test_a_call_that_never_got_a_slot_is_no_call(served: Served, *, stream
         first = group.create_task(endpoint.complete(PROMPT, RunContext()))
         await reached.wait()
         with pytest.raises(DeadlineExceeded):
-            await (streamed(endpoint, waiting) if streams else endpoint.complete(PROMPT, waiting))
+            await ask(endpoint, PROMPT, waiting)
         first.cancel()
     assert (context.usage.calls, context.usage.cost) == (0, 0)
 
@@ -360,7 +354,7 @@ async def test_what_is_no_json_inside_a_stream_is_garbled(
 ) -> None:
     served.will(events(piece("Good "), event, done=False))
     with pytest.raises(InvalidResponse, match="no JSON"):
-        await streamed(endpoint, RunContext())
+        await streamed(endpoint, PROMPT, RunContext())
 
 
 async def test_a_stream_that_the_content_filter_stopped_is_a_refusal(
@@ -369,15 +363,9 @@ async def test_a_stream_that_the_content_filter_stopped_is_a_refusal(
     served.will(events(piece("Mix one part"), piece(finish_reason="content_filter")))
     context = RunContext()
     with pytest.raises(OutputError, match="content filter") as caught:
-        await streamed(endpoint, context)
+        await streamed(endpoint, PROMPT, context)
     assert caught.value.text == "Mix one part"
     assert "refused" in [note.kind for note in context.trace]
-
-
-async def test_an_error_inside_a_stream_is_told(served: Served, endpoint: OpenAIEndpoint) -> None:
-    served.will(events(piece("Good "), {"error": {"message": "out of memory"}}))
-    with pytest.raises(EndpointUnavailable, match="out of memory"):
-        await streamed(endpoint, RunContext())
 
 
 async def test_a_stream_that_hangs_in_the_middle_times_out(
@@ -386,7 +374,7 @@ async def test_a_stream_that_hangs_in_the_middle_times_out(
     served.will(events(piece("Good"), done=False, stuck=True))
     endpoint.client.timeout_s = 0.05
     with pytest.raises(EndpointTimeout, match=r"0\.05 s"):
-        await streamed(endpoint, RunContext())
+        await streamed(endpoint, PROMPT, RunContext())
 
 
 @pytest.mark.parametrize("answer", [Answer(400), REFUSED])
@@ -400,7 +388,7 @@ async def test_what_the_server_refused_or_never_saw_costs_nothing(
     assert (context.usage.calls, context.usage.total.tokens, context.usage.cost) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+@both_ways
 @pytest.mark.parametrize(
     "answer",
     [
@@ -411,16 +399,12 @@ async def test_what_the_server_refused_or_never_saw_costs_nothing(
     ],
 )
 async def test_what_may_have_been_answered_is_charged_as_estimated(
-    served: Served,
-    endpoint: OpenAIEndpoint,
-    answer: Answer,
-    *,
-    streams: bool,
+    served: Served, endpoint: OpenAIEndpoint, answer: Answer, ask: Ask
 ) -> None:
     served.will(answer)
     if answer.stuck:
         endpoint.client.timeout_s = 0.05
     context = RunContext()
     with pytest.raises(EndpointError):
-        await (streamed(endpoint, context) if streams else endpoint.complete(PROMPT, context))
+        await ask(endpoint, PROMPT, context)
     assert context.usage.output_tokens == PROMPT.max_tokens

@@ -11,12 +11,7 @@ from moa._async import Lock
 from moa.context import RunContext
 from moa.endpoints.decide import Decides, way_of
 from moa.endpoints.dialects import OLLAMA, UNKNOWN, VLLM, Dialect
-from moa.errors import (
-    DeadlineExceeded,
-    EndpointRejected,
-    EndpointUnavailable,
-    EndpointUnsupported,
-)
+from moa.errors import DeadlineExceeded, EndpointRejected, EndpointUnavailable, EndpointUnsupported
 
 from .conftest import Answer, Asked, Served, chat
 from .decider import ALL, REFUND, decided, endpoint, reply
@@ -132,9 +127,7 @@ async def test_a_named_way_does_not_fall_back(served: Served) -> None:
     ],
 )
 async def test_a_model_that_cannot_is_told_from_a_wrong_question(
-    served: Served,
-    answer: Answer,
-    kind: type[EndpointRejected],
+    served: Served, answer: Answer, kind: type[EndpointRejected]
 ) -> None:
     served.will(answer)
     with pytest.raises(EndpointRejected) as caught:

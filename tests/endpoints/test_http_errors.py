@@ -17,14 +17,12 @@ from aiohttp.http_writer import StreamWriter
 from pydantic import SecretStr
 
 from moa.context import RunContext
-from moa.endpoints import Completion, Prompt, client
+from moa.endpoints import Prompt, client
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.transport import error_of_exception, foreign_errors
-from moa.errors import (
-    EndpointTimeout,
-    EndpointUnavailable,
-    InvalidResponse,
-)
+from moa.errors import EndpointError, EndpointTimeout, EndpointUnavailable, InvalidResponse
+
+from .conftest import completed, streamed
 
 KEY = "sk-very-secret"
 
@@ -60,6 +58,8 @@ def test_every_exception_of_aiohttp_has_a_meaning(kind: type[aiohttp.ClientError
 
 # Over real sockets and the real transport
 
+JSON_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+EVENTS_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -82,9 +82,16 @@ async def served_by(
         await endpoint.close()
 
 
-async def say(writer: asyncio.StreamWriter, text: str) -> None:
-    writer.write(text.encode())
-    await writer.drain()
+def saying(said: str | bytes) -> Speak:
+    """Answer with these words, and end the connection."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        writer.write(said.encode() if isinstance(said, str) else said)
+        with suppress(ConnectionError):
+            await writer.drain()
+
+    return speak
 
 
 async def test_nobody_listens() -> None:
@@ -105,80 +112,47 @@ async def test_a_server_that_takes_too_long_to_connect_is_not_there() -> None:
     assert run.usage.output_tokens == 0
 
 
-async def test_the_connection_is_lost_before_the_answer() -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader, writer
-
-    async with served_by(speak) as endpoint:
-        with pytest.raises(EndpointUnavailable, match="cannot reach"):
-            await endpoint.complete(Prompt.of("Hi"), RunContext())
-
-
-async def test_the_connection_is_lost_in_the_middle_of_the_answer() -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader
-        await say(writer, 'HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"choices": [')
-
-    async with served_by(speak) as endpoint:
-        with pytest.raises(EndpointUnavailable, match="in the middle"):
-            await endpoint.complete(Prompt.of("Hi"), RunContext())
-
-
 @pytest.mark.parametrize(
-    "said",
+    ("said", "kind", "told"),
     [
-        "220 mail.example ESMTP\r\n",
-        "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nplain",
+        ("", EndpointUnavailable, "cannot reach"),
+        (
+            'HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"choices": [',
+            EndpointUnavailable,
+            "in the middle",
+        ),
+        ("220 mail.example ESMTP\r\n", InvalidResponse, "HTTP"),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nplain",
+            InvalidResponse,
+            "HTTP",
+        ),
+        (f"HTTP/1.1 {KEY}\r\n\r\n", InvalidResponse, r"\*\*\*"),
+        (f"HTTP/1.1 200 OK\r\nx {KEY}: 1\r\n\r\n", InvalidResponse, r"\*\*\*"),
     ],
-    ids=["mail", "not gzip"],
+    ids=["lost before", "lost in the middle", "mail", "not gzip", "key in status", "key in header"],
 )
-async def test_what_answers_is_no_http_server(said: str) -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader
-        await say(writer, said)
-
-    async with served_by(speak) as endpoint:
-        with pytest.raises(InvalidResponse, match="HTTP"):
-            await endpoint.complete(Prompt.of("Hi"), RunContext())
-
-
-@pytest.mark.parametrize("line", ["HTTP/1.1 {key}", "HTTP/1.1 200 OK\r\nx {key}: 1"])
-async def test_what_is_no_http_is_quoted_without_the_key(line: str) -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader
-        await say(writer, line.format(key=KEY) + "\r\n\r\n")
-
-    async with served_by(speak) as endpoint:
-        with pytest.raises(InvalidResponse, match=r"\*\*\*") as caught:
+async def test_what_is_no_answer_in_http_is_told_without_the_key(
+    said: str, kind: type[EndpointError], told: str
+) -> None:
+    async with served_by(saying(said)) as endpoint:
+        with pytest.raises(kind, match=told) as caught:
             await endpoint.complete(Prompt.of("Hi"), RunContext())
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_the_connection_is_lost_in_the_middle_of_a_stream() -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader
-        event = 'data: {"choices": [{"delta": {"content": "Good"}}]}\n\n'
-        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-        chunk = f"{len(event):x}\r\n{event}\r\n"
-        await say(writer, f"{head}transfer-encoding: chunked\r\n\r\n{chunk}")
-
-    async with served_by(speak) as endpoint:
+    event = 'data: {"choices": [{"delta": {"content": "Good"}}]}\n\n'
+    chunk = f"{len(event):x}\r\n{event}\r\n"
+    async with served_by(
+        saying(f"{EVENTS_HEAD}transfer-encoding: chunked\r\n\r\n{chunk}")
+    ) as endpoint:
         context = RunContext()
         pieces = endpoint.stream(Prompt.of("Hi"), context)
         assert await anext(pieces) == "Good"
         with pytest.raises(EndpointUnavailable, match="in the middle"):
             await anext(pieces)
         assert context.usage.calls == 1
-
-
-async def streamed(
-    endpoint: OpenAIEndpoint, prompt: Prompt, context: RunContext
-) -> list[str | Completion]:
-    return [piece async for piece in endpoint.stream(prompt, context)]
-
-
-JSON_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
-EVENTS_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 
 
 @pytest.mark.parametrize(
@@ -205,32 +179,22 @@ async def test_what_is_larger_than_an_answer_may_be_is_not_read_on(
 ) -> None:
     monkeypatch.setattr(client, "LARGEST_ANSWER", 2 * 2**20 - 1)
     monkeypatch.setattr(client, "LONGEST_LINE", 2**20)
-
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader
-        await say(writer, f"{head}connection: close\r\n\r\n")
-        writer.write(body)
-        with suppress(ConnectionError):
-            await writer.drain()
-
-    async with served_by(speak) as endpoint:
-        ask = streamed if head.startswith(EVENTS_HEAD) else OpenAIEndpoint.complete
+    said = f"{head}connection: close\r\n\r\n".encode() + body
+    async with served_by(saying(said)) as endpoint:
+        ask = streamed if head.startswith(EVENTS_HEAD) else completed
         with pytest.raises(InvalidResponse, match=f"1 MiB in one {what}"):
             await ask(endpoint, Prompt.of("Hi"), RunContext())
 
 
 async def test_an_error_that_calls_itself_a_stream_is_told() -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader
-        head = EVENTS_HEAD.replace("200 OK", "500 Failed")
-        await say(writer, f"{head}connection: close\r\n\r\nout of memory")
-
-    async with served_by(speak) as endpoint:
+    head = EVENTS_HEAD.replace("200 OK", "500 Failed")
+    async with served_by(saying(f"{head}connection: close\r\n\r\nout of memory")) as endpoint:
         with pytest.raises(EndpointUnavailable, match="out of memory"):
             await streamed(endpoint, Prompt.of("Hi"), RunContext())
 
 
 ANSWER = json.dumps({"choices": [{"message": {"content": "Good"}, "finish_reason": "stop"}]})
+WHOLE = f"{JSON_HEAD}content-length: {len(ANSWER)}\r\n\r\n{ANSWER}"
 
 
 @pytest.mark.parametrize("lost", [1, 2])
@@ -244,7 +208,7 @@ async def test_a_request_on_a_connection_that_was_let_go_is_sent_once_more(lost:
             asked.append(number)
             if number or 2 <= len(asked) - 1 <= lost:
                 break
-            await say(writer, f"{JSON_HEAD}content-length: {len(ANSWER)}\r\n\r\n{ANSWER}")
+            await saying(WHOLE)(reader, writer)
         writer.close()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
@@ -276,12 +240,8 @@ async def test_a_request_that_meets_only_ended_connections_is_sent_on_a_new_one(
 
     monkeypatch.setattr(StreamWriter, "_writelines", write)
 
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader
-        await say(writer, f"{JSON_HEAD}content-length: {len(ANSWER)}\r\n\r\n{ANSWER}")
-
     run = RunContext()
-    async with served_by(speak) as endpoint:
+    async with served_by(saying(WHOLE)) as endpoint:
         assert (await endpoint.complete(Prompt.of("Hi"), run)).text == "Good"
     assert (failures, run.usage.calls) == (0, 1)
 

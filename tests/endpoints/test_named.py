@@ -30,9 +30,7 @@ def made(spec: str, **settings: Any) -> OpenAIEndpoint:
     return cast("OpenAIEndpoint", unwrapped(endpoint))
 
 
-def test_a_vendor_brings_its_address_its_price_and_its_key(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_vendor_brings_its_address_its_price_and_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTRAL_API_KEY", "sk-mistral")
     large = made("mistral:mistral-small-latest")
     assert (large.name, large.tier) == ("mistral-small-latest", "llm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -27,9 +28,22 @@ from moa.messages import Message
 from moa.questions import Option, Question
 from moa.usage import Budget, Price
 
-from .conftest import REFUSED, Answer, Asked, Served, chat, events, piece, sse
+from .conftest import (
+    REFUSED,
+    Answer,
+    Ask,
+    Asked,
+    Served,
+    both_ways,
+    chat,
+    events,
+    piece,
+    sse,
+    streamed,
+)
 from .servers import server
 
+HI = Prompt.of("Hi")
 PRICE = Price(input=Decimal(1), cached_input=Decimal("0.1"), output=Decimal(2))
 
 
@@ -38,8 +52,11 @@ def endpoint(**settings: Any) -> OpenAIEndpoint:
     return OpenAIEndpoint("writer", model="m", **settings)
 
 
-async def streamed(endpoint: OpenAIEndpoint, prompt: Prompt) -> list[str | Completion]:
-    return [part async for part in endpoint.stream(prompt, RunContext())]
+async def answered(endpoint: OpenAIEndpoint, prompt: Prompt = HI) -> tuple[list[str], Completion]:
+    """Give the pieces of a stream, and the whole."""
+    *pieces, whole = await streamed(endpoint, prompt, RunContext())
+    assert isinstance(whole, Completion)
+    return list(map(str, pieces)), whole
 
 
 async def test_a_prompt_is_sent_as_a_chat(served: Served) -> None:
@@ -58,7 +75,7 @@ async def test_a_prompt_is_sent_as_a_chat(served: Served) -> None:
 async def test_an_answer_says_who_wrote_it_and_what_it_took(served: Served) -> None:
     served.will(chat("hello"))
     context = RunContext(node="support")
-    completion = await endpoint().complete(Prompt.of("Hi"), context)
+    completion = await endpoint().complete(HI, context)
     assert (completion.text, completion.endpoint, completion.model) == (
         "hello",
         "writer",
@@ -88,20 +105,6 @@ class Loose(BaseModel):
 
 class Strict(BaseModel):
     name: str
-
-
-@pytest.mark.parametrize(("model", "strict"), [(Strict, True), (Loose, False)])
-async def test_a_schema_is_enforced_where_that_changes_nothing(
-    served: Served, model: type[BaseModel], strict: bool
-) -> None:
-    served.will(chat('{"name": "Ada"}'))
-    schema = model.model_json_schema()
-    await endpoint().complete(Prompt.of("Who?", json_schema=schema), RunContext())
-    sent = served.bodies[0]["response_format"]
-    assert sent["type"] == "json_schema"
-    assert sent["json_schema"]["strict"] is strict
-    closed = {**schema, "additionalProperties": False} if strict else schema
-    assert sent["json_schema"]["schema"] == closed
 
 
 @pytest.mark.parametrize("system", ["Be brief.", None])
@@ -141,14 +144,14 @@ def test_openai_is_not_shown_what_it_enforces() -> None:
 )
 async def test_thoughts_are_kept_apart(served: Served, message: dict[str, Any]) -> None:
     served.will(chat(**message))
-    completion = await endpoint().complete(Prompt.of("Hi"), RunContext())
+    completion = await endpoint().complete(HI, RunContext())
     assert (completion.text, completion.reasoning) == ("hello", "hm")
 
 
 async def test_an_answer_that_was_cut_is_noted(served: Served) -> None:
     served.will(chat("hel", finish_reason="length"))
     context = RunContext()
-    completion = await endpoint().complete(Prompt.of("Hi"), context)
+    completion = await endpoint().complete(HI, context)
     assert completion.finish_reason == "length"
     assert [note.kind for note in context.trace] == ["truncated", "answered"]
 
@@ -165,37 +168,39 @@ async def test_a_stream_ends_with_the_whole(served: Served) -> None:
             {"model": "served-1", "choices": [], "usage": usage},
         )
     )
-    *pieces, whole = await streamed(endpoint(), Prompt.of("Hi"))
+    pieces, whole = await answered(endpoint())
     assert pieces == ["good ", "morning"]
-    assert isinstance(whole, Completion)
     assert (whole.text, whole.reasoning, whole.model) == ("good morning", "hm", "served-1")
     assert whole.amount.cost == Decimal("0.000028")
     assert served.bodies[0]["stream_options"] == {"include_usage": True}
 
 
-async def test_a_thought_is_not_streamed(served: Served) -> None:
-    parts = [piece(text) for text in ("<th", "ink>hm</thi", "nk>\n", "hel", "lo")]
-    served.will(events(*parts, piece(finish_reason="stop")))
-    *pieces, whole = await streamed(endpoint(), Prompt.of("Hi"))
-    assert pieces == ["hel", "lo"]
-    assert isinstance(whole, Completion)
-    assert whole.reasoning == "hm"
-
-
-async def test_a_thought_without_its_opening_tag_is_not_in_the_whole_of_a_stream(
-    served: Served,
+@pytest.mark.parametrize(
+    ("said", "shown", "text", "thought"),
+    [
+        (("<th", "ink>hm</thi", "nk>\n", "hel", "lo"), ["hel", "lo"], "hello", "hm"),
+        (("hm</thi", "nk>\n", "hello"), ["hm</thi", "nk>\n", "hello"], "hello", "hm"),
+        (
+            ("<think>a</think>Close it with </think>", " and go on."),
+            ["Close it with </think>", " and go on."],
+            "Close it with </think> and go on.",
+            "a",
+        ),
+    ],
+    ids=["in pieces", "without its opening tag", "before an answer about its tags"],
+)
+async def test_a_thought_is_not_in_the_whole_of_a_stream(
+    served: Served, said: Sequence[str], shown: list[str], text: str, thought: str
 ) -> None:
-    parts = [piece(text) for text in ("hm</thi", "nk>\n", "hello")]
-    served.will(events(*parts, piece(finish_reason="stop")))
-    *_, whole = await streamed(endpoint(), Prompt.of("Hi"))
-    assert isinstance(whole, Completion)
-    assert (whole.text, whole.reasoning) == ("hello", "hm")
+    served.will(events(*map(piece, said), piece(finish_reason="stop")))
+    pieces, whole = await answered(endpoint())
+    assert (pieces, whole.text, whole.reasoning) == (shown, text, thought)
 
 
 async def test_a_stream_without_a_text_is_an_error(served: Served) -> None:
     served.will(events(piece("<think>hm"), piece(finish_reason="length")))
     with pytest.raises(OutputError, match="max_tokens"):
-        await streamed(endpoint(), Prompt.of("Hi"))
+        await answered(endpoint())
 
 
 async def test_a_stream_that_is_left_is_closed_and_charged(served: Served) -> None:
@@ -203,17 +208,17 @@ async def test_a_stream_that_is_left_is_closed_and_charged(served: Served) -> No
     context = RunContext()
     limited = endpoint(concurrency=1)
     for _ in range(2):  # a slot that was not given back would hang the second
-        pieces = limited.stream(Prompt.of("Hi"), context)
+        pieces = limited.stream(HI, context)
         await anext(pieces)
         await pieces.aclose()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    assert context.usage.output_tokens == 2 * Prompt.of("Hi").max_tokens
+    assert context.usage.output_tokens == 2 * HI.max_tokens
 
 
 async def test_a_stream_leaves_its_connection_to_the_next_request(served: Served) -> None:
     served.will(events(piece("hello", finish_reason="stop")))
     writer = endpoint()
     for _ in range(3):
-        await streamed(writer, Prompt.of("Hi"))
+        await answered(writer)
     assert len({request.peer for request in served.requests}) == 1
 
 
@@ -224,7 +229,7 @@ async def test_events_may_hold_comments_other_fields_and_several_lines(
     body = json.dumps(piece("hello", finish_reason="stop"))
     lines = [": ping", "", "id: 7", "event: message", "data: {", f"data:{body[1:]}", ""]
     served.will(sse(end.join([*lines, "retry: 3", "", "data: [DONE]", "", ""])))
-    assert (await streamed(endpoint(), Prompt.of("Hi")))[:-1] == ["hello"]
+    assert (await answered(endpoint()))[0] == ["hello"]
 
 
 async def test_vectors_come_in_the_order_of_the_texts(served: Served) -> None:
@@ -242,15 +247,6 @@ async def test_a_missing_vector_is_an_error(served: Served, rows: object) -> Non
         await endpoint(capabilities={"embed"}).embed(["a"], RunContext())
 
 
-async def test_openai_itself_is_asked_in_its_newer_words(served: Served) -> None:
-    served.will(chat())
-    hosted = endpoint(base_url=None, api_key=SecretStr("sk-test"))
-    await hosted.complete(Prompt.of("Hi", max_tokens=9), RunContext())
-    assert served.requests[0].host == "api.openai.com"
-    assert served.bodies[0]["max_completion_tokens"] == 9
-    assert "max_tokens" not in served.bodies[0]
-
-
 async def test_who_pays_is_said_to_openai_alone(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +254,7 @@ async def test_who_pays_is_said_to_openai_alone(
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
     served.will(chat())
     for asked in (endpoint(base_url=None, api_key="sk-plain"), endpoint(api_key="sk-plain")):
-        await asked.complete(Prompt.of("Hi"), RunContext())
+        await asked.complete(HI, RunContext())
     names = ("openai-organization", "openai-project")
     sent = [[request.headers.get(name) for name in names] for request in served.requests]
     assert sent == [["org-1", "proj-1"], [None, None]]
@@ -270,23 +266,19 @@ async def test_openai_is_asked_at_its_own_address(
     monkeypatch.delenv("OPENAI_BASE_URL")
     served.will(REFUSED)
     with pytest.raises(EndpointUnavailable, match=r"https://api\.openai\.com/v1/chat/completions"):
-        await endpoint(base_url=None, api_key="sk-plain").complete(Prompt.of("Hi"), RunContext())
+        await endpoint(base_url=None, api_key="sk-plain").complete(HI, RunContext())
 
 
-async def test_a_key_for_openai_is_not_sent_to_others(
+async def test_the_key_that_is_given_is_sent_and_that_for_openai_to_no_other(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     served.will(chat())
-    await endpoint().complete(Prompt.of("Hi"), RunContext())
-    assert "authorization" not in served.requests[0].headers
+    for asked in (endpoint(), endpoint(api_key="sk-plain")):
+        await asked.complete(HI, RunContext())
+    sent = [request.headers.get("authorization") for request in served.requests]
+    assert sent == [None, "Bearer sk-plain"]
     monkeypatch.delenv("OPENAI_API_KEY")
-
-
-async def test_a_key_may_be_a_plain_string(served: Served) -> None:
-    served.will(chat())
-    await endpoint(api_key="sk-plain").complete(Prompt.of("Hi"), RunContext())
-    assert served.requests[0].headers["authorization"] == "Bearer sk-plain"
 
 
 @pytest.mark.parametrize("key", ["", "sk-secret\n", "sk-sécret", "sk-\u200bsecret"])
@@ -300,19 +292,18 @@ def test_what_can_be_no_key_is_refused_and_not_shown(
     assert "cret" not in str(caught.value)
 
 
-async def test_a_variable_that_holds_no_key_is_told_and_not_shown(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("key", "told"), [("sk-secret\n", "holds what no key does"), (None, "OPENAI_API_KEY")]
+)
+async def test_openai_without_a_key_that_can_be_sent_says_how_to_give_one(
+    key: str | None, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
-    with pytest.raises(ConfigError, match="holds what no key does") as caught:
-        await endpoint(base_url=None).complete(Prompt.of("Hi"), RunContext())
+    if key:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ConfigError, match=told) as caught:
+        await endpoint(base_url=None).complete(HI, RunContext())
     assert "secret" not in str(caught.value)
-    monkeypatch.delenv("OPENAI_API_KEY")
-
-
-async def test_openai_without_a_key_says_how_to_give_one() -> None:
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-        await endpoint(base_url=None).complete(Prompt.of("Hi"), RunContext())
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
 def test_a_setting_that_cannot_work_is_refused() -> None:
@@ -341,21 +332,12 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["http://user:secret@[::1", "https://secret@host:abc/v1", "https://host/v1?key=secret"],
+    "url", ["http://user:secret@[::1", "https://secret@host:abc/v1", "https://host/v1?key=secret"]
 )
 def test_a_password_in_an_address_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigError, match="password") as caught:
         endpoint(base_url=url)
     assert "secret" not in str(caught.value)
-
-
-async def test_a_call_is_reserved_before_it_is_sent(served: Served) -> None:
-    served.will(chat())
-    context = RunContext(budget=Budget(tokens=500))
-    with pytest.raises(BudgetExceeded):
-        await endpoint().complete(Prompt.of("Hi", max_tokens=512), context)
-    assert served.requests == []
 
 
 @pytest.mark.parametrize("concurrency", [1, 8, 32])
@@ -383,29 +365,22 @@ async def test_a_budget_pays_for_as_many_answers_at_any_concurrency(
     assert run.usage.cost == answered * Decimal("0.00006")
 
 
-@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
-async def test_an_answer_that_the_budget_cut_is_no_answer(served: Served, *, streams: bool) -> None:
+@both_ways
+async def test_an_answer_that_the_budget_cut_is_no_answer(served: Served, ask: Ask) -> None:
     writer, run = endpoint(), RunContext(budget=Budget(tokens=600))
-
-    async def ask() -> object:
-        prompt = Prompt.of("Hi", max_tokens=550)
-        if streams:
-            return [part async for part in writer.stream(prompt, run)]
-        return await writer.complete(prompt, run)
-
+    prompt = Prompt.of("Hi", max_tokens=550)
     used: Any = {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 60}}
-    served.will(*_either(streams, "stop", used), *_either(streams, "length", used))
-    await ask()
+    served.will(*(_either(ask, reason, used) for reason in ("stop", "length")))
+    await ask(writer, prompt, run)
     with pytest.raises(BudgetExceeded, match="it is longer"):
-        await ask()
+        await ask(writer, prompt, run)
     assert served.bodies[1]["max_tokens"] < 550
 
 
-def _either(streams: bool, reason: str, used: Any) -> list[Answer]:
-    if streams:
-        return [events(piece("hello", finish_reason=reason), used)]
-    body = {**chat("hello", finish_reason=reason).json(), "usage": used["usage"]}
-    return [Answer(json=body)]
+def _either(ask: Ask, reason: str, used: Any) -> Answer:
+    if ask is streamed:
+        return events(piece("hello", finish_reason=reason), used)
+    return Answer(json={**chat("hello", finish_reason=reason).json(), "usage": used["usage"]})
 
 
 async def test_a_prompt_in_chinese_reserves_a_token_a_character(served: Served) -> None:
@@ -413,9 +388,10 @@ async def test_a_prompt_in_chinese_reserves_a_token_a_character(served: Served) 
     context = RunContext(budget=Budget(tokens=100))
     with pytest.raises(BudgetExceeded):
         await endpoint().complete(Prompt.of("你好" * 50, max_tokens=1), context)
+    assert served.requests == []
 
 
-@pytest.mark.parametrize("streams", [False, True], ids=["complete", "stream"])
+@both_ways
 @pytest.mark.parametrize(
     "usage",
     [
@@ -430,21 +406,18 @@ async def test_a_prompt_in_chinese_reserves_a_token_a_character(served: Served) 
     ],
 )
 async def test_an_answer_without_readable_usage_is_charged_as_estimated(
-    served: Served, usage: str, *, streams: bool
+    served: Served, usage: str, ask: Ask
 ) -> None:
     choice = '{"message": {"content": "hi"}, "delta": {"content": "hi"}, "finish_reason": "stop"}'
     body = f'{{"choices": [{choice}], "usage": {usage}}}'
-    served.will(events(body) if streams else Answer(text=body))
+    served.will(events(body) if ask is streamed else Answer(text=body))
     run = RunContext(budget=Budget(cost=0.003))
     writer = endpoint()
     for _ in range(9):
         with suppress(BudgetExceeded):
-            if streams:
-                _ = [part async for part in writer.stream(Prompt.of("Hi"), run)]
-            else:
-                await writer.complete(Prompt.of("Hi"), run)
+            await ask(writer, HI, run)
     assert len(served.requests) == 2
-    assert run.usage.output_tokens == 2 * Prompt.of("Hi").max_tokens
+    assert run.usage.output_tokens == 2 * HI.max_tokens
     assert [note.kind for note in run.trace].count("degraded") == 2
     assert Decimal("0.002") < (run.usage.cost or 0) <= Decimal("0.003")
 
@@ -463,7 +436,7 @@ async def test_no_more_requests_than_slots_are_sent(served: Served) -> None:
 
     served.will(answer)
     limited = endpoint(concurrency=3)
-    await asyncio.gather(*(limited.complete(Prompt.of("Hi"), RunContext()) for _ in range(10)))
+    await asyncio.gather(*(limited.complete(HI, RunContext()) for _ in range(10)))
     assert most == 3
 
 
@@ -487,7 +460,7 @@ async def test_a_prompt_that_cannot_fit_is_not_sent(served: Served) -> None:
     with pytest.raises(EndpointRejected, match=r"at least 100 tokens.* of m is 100"):
         await small.complete(prompt, context)
     with pytest.raises(EndpointRejected, match="at least 100 tokens"):
-        await streamed(small, prompt)
+        await answered(small, prompt)
     assert served.requests == []
     assert context.usage.calls == 0
 
@@ -499,12 +472,3 @@ async def test_of_a_prompt_that_may_fit_the_server_says_whether_it_does(
     served.will(chat())
     await endpoint(context_window=100).complete(Prompt.of(text), RunContext())
     assert len(served.requests) == 1
-
-
-async def test_a_streamed_answer_about_the_tags_of_a_thought_is_whole(served: Served) -> None:
-    said = ["<think>a</think>Close it with </think>", " and go on."]
-    served.will(events(*(piece(text) for text in said), piece("", finish_reason="stop")))
-    stream = endpoint().stream(Prompt.of("How does a thought end?"), RunContext())
-    *_, last = [part async for part in stream]
-    assert isinstance(last, Completion)
-    assert last.text == "Close it with </think> and go on."

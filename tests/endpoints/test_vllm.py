@@ -95,7 +95,7 @@ async def test_a_schema_is_sent_as_structured_outputs(served: Served) -> None:
     await endpoint(priority=-1).complete(Prompt.of("Who?", json_schema=schema), RunContext())
     body = served.bodies[0]
     assert body["structured_outputs"] == {"json": schema}
-    assert "response_format" not in body
+    assert not {"response_format", "guided_json"} & set(body)
     assert [message["content"] for message in body["messages"]] == ["Who?"]  # enforced, not shown
     assert body["priority"] == -1
 
@@ -123,10 +123,7 @@ async def test_labels_of_one_token_take_one_request(served: Served) -> None:
 
 
 async def test_labels_that_share_a_first_token_are_told_apart(served: Served) -> None:
-    table = {
-        "Answer:": {" card": 0.6, " app": 0.2},
-        " card": {" lost": 0.25, " stolen": 0.75},
-    }
+    table = {"Answer:": {" card": 0.6, " app": 0.2}, " card": {" lost": 0.25, " stolen": 0.75}}
     served.will(FakeVLLM(table))
     reading = await reader().read_labels(
         LabelPrompt("Text\nAnswer:", (" card lost", " card stolen", " app")), RunContext()

@@ -223,10 +223,7 @@ print(weights.fetch(file).already, flush=True)
 
 def racer() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", RACER],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        [sys.executable, "-c", RACER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
 
 
@@ -322,28 +319,23 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub) -> None:
     assert hub.told("Range") == [None, "bytes=50000-"]
 
 
-def test_what_an_earlier_process_fetched_is_not_fetched_again(hub: Hub) -> None:
-    begun(CONTENT[:700])
-    assert fetch(FILE).path.read_bytes() == CONTENT
-    assert hub.told("Range") == ["bytes=700-"]
-
-
-def test_a_part_that_was_complete_is_only_checked(hub: Hub) -> None:
-    begun(CONTENT)
-    assert fetch(FILE).sha256 == SHA256
-    assert len(hub.asked) == 1
-
-
-def test_a_part_that_is_longer_than_the_file_is_thrown_away(hub: Hub) -> None:
-    begun(CONTENT + b"more")
-    assert fetch(FILE).path.read_bytes() == CONTENT
-
-
-def test_a_hub_that_cannot_go_on_sends_all_of_it(hub: Hub) -> None:
-    hub.knows_ranges = False
-    begun(CONTENT[:700])
-    assert fetch(FILE).path.read_bytes() == CONTENT
-    assert len(hub.asked) == 1
+@pytest.mark.parametrize(
+    ("begins", "knows_ranges", "asked"),
+    [
+        pytest.param(CONTENT[:700], True, ["bytes=700-"], id="a part"),
+        pytest.param(CONTENT[:700], False, ["bytes=700-"], id="a hub that sends all of it"),
+        pytest.param(CONTENT, True, [f"bytes={len(CONTENT)}-"], id="all of it"),
+        pytest.param(CONTENT + b"more", True, [f"bytes={len(CONTENT) + 4}-", None], id="more"),
+    ],
+)
+def test_what_an_earlier_process_fetched_is_fetched_again_only_where_it_cant_be_right(
+    hub: Hub, begins: bytes, knows_ranges: bool, asked: list[str | None]
+) -> None:
+    hub.knows_ranges = knows_ranges
+    begun(begins)
+    found = fetch(FILE)
+    assert (found.path.read_bytes(), found.sha256) == (CONTENT, SHA256)
+    assert hub.told("Range") == asked
 
 
 def test_where_nobody_knows_the_hash_nothing_is_put_together(hub: Hub) -> None:

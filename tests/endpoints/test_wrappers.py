@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,8 @@ from moa.questions import Option, Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Budget
 
+from .conftest import streamed
+
 PROMPT = Prompt.of("Hello?")
 SPAM = Question("spam", "predicate", "Spam?", (Option("yes", True), Option("no", False)))
 DOWN = EndpointUnavailable("HTTP 503", endpoint="scripted", status=503)
@@ -41,10 +44,6 @@ def retried(*steps: str | Exception, attempts: int = 3) -> Retried:
 
 def with_another(endpoint: Endpoint) -> Fallback:
     return Fallback(endpoint, ScriptedEndpoint(steps=["other"]))
-
-
-async def streamed(endpoint: Endpoint, context: RunContext) -> list[str | Completion]:
-    return [piece async for piece in endpoint.stream(PROMPT, context)]
 
 
 class Gated(Wrapping):
@@ -130,44 +129,35 @@ async def test_a_server_that_says_when_to_come_back_is_obeyed() -> None:
     assert asyncio.get_running_loop().time() - start >= 0.055
 
 
-async def test_a_wait_past_the_deadline_is_not_begun() -> None:
-    busy = EndpointUnavailable("HTTP 429", endpoint="scripted", retry_after_s=3600.0)
-    context = RunContext(timeout_s=30)
-    with pytest.raises(EndpointUnavailable, match="429"):
-        await retried(busy, "hello").complete(PROMPT, context)
-    assert kinds(context) == []
-
-
+@pytest.mark.parametrize(
+    ("asked_s", "settings", "timeout_s"),
+    [
+        pytest.param(3600.0, {}, 30, id="past the deadline"),
+        pytest.param(86400.0, {}, None, id="too long"),
+        pytest.param(0.02, {"longest_asked_s": 0.01}, None, id="longer than is set"),
+    ],
+)
 @pytest.mark.parametrize("first", [(), (DOWN,)], ids=["at once", "after another try"])
 async def test_a_server_that_asks_for_too_long_a_wait_is_not_waited_for(
-    first: tuple[Exception, ...],
+    first: tuple[Exception, ...], asked_s: float, settings: Any, timeout_s: float | None
 ) -> None:
-    busy = EndpointUnavailable("HTTP 429", endpoint="scripted", retry_after_s=86400.0)
-    context = RunContext()
+    busy = EndpointUnavailable("HTTP 429", endpoint="scripted", retry_after_s=asked_s)
+    context = RunContext(timeout_s=timeout_s)
+    inner = ScriptedEndpoint(steps=[*first, busy, "hello"])
     async with asyncio.timeout(5):
         with pytest.raises(EndpointUnavailable, match="429"):
-            await retried(*first, busy, "hello").complete(PROMPT, context)
-    assert context.usage.calls == len(first) + 1
-
-
-async def test_the_longest_wait_that_a_server_may_ask_for_can_be_set() -> None:
-    busy = EndpointUnavailable("HTTP 429", endpoint="scripted", retry_after_s=0.02)
-    impatient = Retried(ScriptedEndpoint(steps=[busy, "hello"]), longest_asked_s=0.01)
-    with pytest.raises(EndpointUnavailable):
-        await impatient.complete(PROMPT, RunContext())
+            await Retried(inner, first_wait_s=0, **settings).complete(PROMPT, context)
+    assert (context.usage.calls, kinds(context)) == (len(first) + 1, ["retried"] * len(first))
 
 
 async def test_a_stream_is_retried_before_its_first_piece() -> None:
     context = RunContext()
-    *pieces, whole = await streamed(retried(DOWN, "good morning"), context)
+    *pieces, whole = await streamed(retried(DOWN, "good morning"), PROMPT, context)
     assert "".join(map(str, pieces)) == "good morning"
     assert isinstance(whole, Completion)
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [Retried, with_another],
-)
+@pytest.mark.parametrize("wrap", [Retried, with_another])
 async def test_a_stream_that_began_is_not_started_again(
     wrap: Callable[[Endpoint], Endpoint],
 ) -> None:
@@ -250,13 +240,16 @@ async def test_a_hit_costs_nothing_and_is_noted() -> None:
     assert kinds(context) == ["cached"]
 
 
-async def test_the_same_request_at_the_same_time_is_sent_once() -> None:
-    gated = Gated(ScriptedEndpoint(steps=["hello"]))
-    endpoint = Cached(gated)
-    calls = asyncio.gather(*(endpoint.complete(PROMPT, RunContext()) for _ in range(5)))
+@pytest.mark.parametrize(("text", "schema"), [("hello", None), ("no JSON", {"type": "object"})])
+async def test_the_same_request_at_the_same_time_is_sent_once_also_if_its_answer_is_not_kept(
+    text: str, schema: dict[str, str] | None
+) -> None:
+    gated = Gated(ScriptedEndpoint(steps=[text]))
+    endpoint, prompt = Cached(gated), Prompt.of("Hello?", json_schema=schema)
+    calls = asyncio.gather(*(endpoint.complete(prompt, RunContext()) for _ in range(5)))
     await asyncio.sleep(0)
     gated.gate.set()
-    assert [completion.text for completion in await calls] == ["hello"] * 5
+    assert [completion.text for completion in await calls] == [text] * 5
     assert gated.most == 1
 
 
@@ -319,7 +312,7 @@ class Cut(Wrapping):
 async def test_an_answer_that_was_cut_by_its_length_is_not_kept(streams: bool) -> None:
     endpoint = Cached(Cut(ScriptedEndpoint(steps=["half a", "half an answer"])))
     if streams:
-        await streamed(endpoint, RunContext())
+        await streamed(endpoint, PROMPT, RunContext())
     else:
         await endpoint.complete(PROMPT, RunContext())
     assert (await endpoint.complete(PROMPT, RunContext())).text == "half an answer"
@@ -330,16 +323,6 @@ async def test_an_answer_to_a_schema_that_is_no_json_is_not_kept() -> None:
     prompt = Prompt.of("Hello?", json_schema={"type": "object"})
     texts = [(await endpoint.complete(prompt, RunContext())).text for _ in range(3)]
     assert texts == ["no JSON", "{}", "{}"]
-
-
-async def test_who_waits_for_an_answer_that_is_not_kept_gets_it_all_the_same() -> None:
-    gated = Gated(ScriptedEndpoint(steps=["no JSON"]))
-    endpoint = Cached(gated)
-    prompt = Prompt.of("Hello?", json_schema={"type": "object"})
-    calls = asyncio.gather(*(endpoint.complete(prompt, RunContext()) for _ in range(3)))
-    await asyncio.sleep(0)
-    gated.gate.set()
-    assert [completion.text for completion in await calls] == ["no JSON"] * 3
 
 
 async def test_a_decision_is_cached_with_the_questions_of_who_asks() -> None:
@@ -399,9 +382,9 @@ async def test_a_file_that_is_no_cache_is_left_as_it_is_and_named(tmp_path: Path
 
 async def test_a_kept_text_streams_in_one_piece() -> None:
     endpoint = Cached(ScriptedEndpoint(steps=["good morning"]))
-    await streamed(endpoint, RunContext())
+    await streamed(endpoint, PROMPT, RunContext())
     context = RunContext()
-    pieces = await streamed(endpoint, context)
+    pieces = await streamed(endpoint, PROMPT, context)
     assert pieces[0] == "good morning"
     assert kinds(context) == ["cached"]
 

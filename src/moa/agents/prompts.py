@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, creat
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, core_schema
 
-from moa.endpoints.control_tokens import rewritten
+from moa.endpoints.tokens import rewritten
 from moa.errors import ConfigError
 from moa.messages import IN_WORDS, Message
 

@@ -1,4 +1,7 @@
-"""Endpoints: served models. What can be asked of one, and what comes back."""
+"""Endpoints: what can be asked of a served model, and what comes back.
+
+The journal of a run keeps what comes back of all that derive from `EndpointBase`.
+"""
 
 from __future__ import annotations
 
@@ -293,7 +296,8 @@ class EndpointBase(ABC):
     that a run that is resumed finds what was answered: see `moa.journal`. If endpoints wrap each
     other, the outermost one keeps it.
 
-    It is no part of the `Endpoint` protocol, so that an endpoint of one's own needs only `close`.
+    What a class doesn't define it refuses with `CapabilityError`. It is no part of the `Endpoint`
+    protocol.
     """
 
     def __init_subclass__(cls) -> None:
@@ -310,6 +314,31 @@ class EndpointBase(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Let go of connections and processes. Closing twice does nothing."""
+
+    async def complete(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Completion:
+        """See `Endpoint.complete`."""
+        raise unable(self, "complete")
+
+    async def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
+        """See `Endpoint.stream`."""
+        raise unable(self, "stream")
+        yield  # what makes it a generator
+
+    async def decide(
+        self: Endpoint,
+        text: str,
+        questions: Questions,
+        context: RunContext,
+        /,
+        *,
+        examples: Examples = (),
+    ) -> Decision:
+        """See `Endpoint.decide`."""
+        raise unable(self, "decide")
+
+    async def embed(self: Endpoint, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        """See `Endpoint.embed`."""
+        raise unable(self, "embed")
 
     async def __aenter__(self) -> Self:
         return self

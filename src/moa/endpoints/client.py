@@ -64,10 +64,8 @@ _DRAIN_S = 0.1
 """Seconds to wait for the end of a stream after its last event, so that its connection is kept."""
 
 LARGEST_ANSWER = 128 * 2**20
-"""Bytes of an answer, or of a whole stream, decompressed, above which it isn't read on.
-
-Two thousand vectors of 3,000 numbers are as much.
-"""
+"""Bytes of an answer or a whole stream, decompressed, above which it isn't read on: those of two
+thousand vectors of 3,000 numbers."""
 LONGEST_LINE = 8 * 2**20
 """Bytes of one line of a stream above which it isn't read on."""
 
@@ -184,12 +182,7 @@ class Client:
         return Posted(answer, amount)
 
     async def get(self, path: str, context: RunContext, *, at_root: bool = False) -> JSON:
-        """Read something about the server. It is free: nothing is reserved or charged.
-
-        Raises:
-            EndpointError: the request failed; see its subclasses.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Read something about the server. It is free: nothing is reserved or charged."""
         line = self._line()
         answer, _ = await self._answer(line, line.url(path, at_root=at_root), None, context)
         return answer
@@ -197,13 +190,7 @@ class Client:
     async def stream(
         self, path: str, body: Mapping[str, Any], context: RunContext, *, estimate: Amount
     ) -> AsyncGenerator[JSON | Amount, None]:
-        """Send `body`, and yield each event of the answer; what it took comes last.
-
-        Raises:
-            EndpointError: the request failed, at the start or in the middle.
-            BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
-            DeadlineExceeded: the run's time is up.
-        """
+        """Send `body`, and yield each event of the answer; what it took comes last."""
         usage: JSON = {}
         cut = False
         call, body = await self._reserved(body, context, estimate)
@@ -287,9 +274,7 @@ class Client:
         secured = any(url.lower().startswith("https:") for url in (base, proxy or ""))
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0,
-                keepalive_timeout=_KEEP_IDLE_S,
-                ssl=trusted(self.name) if secured else True,
+                limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=trusted(self.name) if secured else True
             ),
             headers=self._headers(secret),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -21,10 +21,9 @@ from moa._async import Lock, gather
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Example, Prompt, Request
 from moa.endpoints.client import JSON, Client, object_of, objects_of
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
 from moa.endpoints.labels import LabelReader, LlamaCppReader, VLLMLabelReader
-from moa.endpoints.tokens import estimate_of
+from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import (
     ConfigError,
     EndpointRejected,
@@ -67,9 +66,7 @@ class Backend(Protocol):
     async def decide(self, request: Request, context: RunContext) -> Decision:
         """Answer typed questions about a text, from which control tokens are gone.
 
-        Raises:
-            EndpointUnsupported: the server cannot decide in this way.
-            ConfigError: a question is over a limit of this server; nothing was sent.
+        `EndpointUnsupported`: the server cannot decide in this way.
         """
         ...
 
@@ -78,13 +75,8 @@ class Decider:
     """Decides by the first backend that works on the server, and remembers which.
 
     What the server offers is found out at the first decision, by what it says of itself and by one
-    trial of each backend; decisions that come meanwhile wait for that.
-
-    Args:
-        client: The connection to the server.
-        complete: Asks the model for text.
-        decides: Which backend; `auto` tries them.
-        dialect: What the server is, where it is known; `None` asks it.
+    trial of each backend; decisions that come meanwhile wait for that. Where the dialect isn't
+    known, the server is asked.
     """
 
     def __init__(

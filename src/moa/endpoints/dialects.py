@@ -68,11 +68,7 @@ class Dialect:
         return self.enforces == "all"
 
     def check(self, text: str, questions: Sequence[Question]) -> None:
-        """Refuse what this server would refuse, or cut.
-
-        Raises:
-            ConfigError: a question has too many options or levels, or the text is empty.
-        """
+        """Refuse, with `ConfigError`, what this server would refuse, or cut."""
         if not text.strip() and not self.empty_text:
             raise ConfigError(f"{self.name} decides about no empty text: leave it out")
         for question in questions:

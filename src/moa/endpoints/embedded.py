@@ -34,11 +34,11 @@ from pydantic import SecretStr
 from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, close_all
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.labels import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.tokens import neutralise
 from moa.endpoints.weights import SMOLLM2, find_weights, sha256_of
 from moa.endpoints.wrappers import Within
 from moa.errors import (
@@ -173,11 +173,7 @@ class EmbeddedEndpoint(Within):
         return self._hidden
 
     async def start(self, context: RunContext, /) -> None:
-        """Start the engine now, so that the first call doesn't wait for it; raises what that would.
-
-        Raises:
-            EndpointUnavailable: the engine did not come up.
-        """
+        """Start the engine now, so that the first call doesn't wait for it."""
         await self._started(context)
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
@@ -292,17 +288,7 @@ def _missing(why: str = "") -> MissingDependency:
 
 
 class Engine:
-    """One server process, which answers as soon as this is made.
-
-    Args:
-        weights: The GGUF file that it serves.
-        settings: How it runs.
-
-    Raises:
-        MissingDependency: xllamacpp is not installed, or a library of the system that it needs.
-        ModelNotFound: llama.cpp can't load the weights.
-        EndpointUnavailable: it did not come up.
-    """
+    """One server process, which answers as soon as this is made."""
 
     def __init__(self, weights: Path, settings: EngineSettings) -> None:
         if find_spec("xllamacpp") is None:
@@ -419,13 +405,7 @@ class EngineHost:
         self._restarts: deque[float] = deque(maxlen=_RESTARTS)
 
     async def running(self) -> Engine:
-        """Give the engine, after starting it where it doesn't run. The loop isn't blocked.
-
-        Raises:
-            ModelNotFound: there are no weights, or llama.cpp can't load them.
-            MissingDependency: xllamacpp is not installed.
-            EndpointUnavailable: it did not start, or died too often.
-        """
+        """Give the engine, after starting it where it doesn't run. The loop isn't blocked."""
         with self._lock:
             starting = self._starting
             if starting is None or (starting.done() and not _is_alive(starting)):

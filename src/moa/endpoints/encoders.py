@@ -20,19 +20,7 @@ from typing import Any, ClassVar, cast
 
 from moa._machine import usable_cores
 from moa.context import RunContext
-from moa.endpoints import (
-    Capability,
-    Completion,
-    Decision,
-    Embeddings,
-    Endpoint,
-    EndpointBase,
-    Examples,
-    Pieces,
-    Prompt,
-    Questions,
-    unable,
-)
+from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.wrappers import unwrapped
@@ -125,21 +113,6 @@ class Encoder(EndpointBase):
             call.settle(amount)
         context.note("answered", self.model, endpoint=self.name)
         return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
-
-    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """It can't: raises `CapabilityError`."""
-        raise unable(self, "complete")
-
-    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
-        """It can't: raises `CapabilityError`."""
-        raise unable(self, "stream")
-        yield  # what makes it a generator
-
-    async def decide(
-        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
-    ) -> Decision:
-        """It can't: raises `CapabilityError`."""
-        raise unable(self, "decide")
 
     async def close(self) -> None:
         """It holds nothing open: the model stays loaded for the process."""

@@ -41,7 +41,6 @@ class Known(BaseModel):
     """Whether its drafts are worth more than none."""
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
     """How much its answers count beside the encoder's, by kind; 0 is not at all."""
-
     layout: Mapping[Kind, Layout] = Field(default_factory=dict[Kind, Layout])
     """How a prompt is laid out where the log-probabilities of labels are read, by kind."""
 
@@ -81,9 +80,7 @@ class Identity(BaseModel):
 class Identified(Protocol):
     """An endpoint that knows more of its model than the name. Asking is free."""
 
-    async def identity(self, context: RunContext, /) -> Identity:
-        """Say which model it serves, and what with; raises as `identity_of`."""
-        ...
+    async def identity(self, context: RunContext, /) -> Identity: ...  # noqa: D102
 
 
 async def identity_of(endpoint: Endpoint, context: RunContext) -> Identity:
@@ -114,11 +111,7 @@ def can_write(model: str) -> bool:
 
 
 def keep(found: Known) -> Path:
-    """Keep what a probe has found about the model `found.name`: in this process, and in the cache.
-
-    Raises:
-        OSError: the cache can't be written.
-    """
+    """Keep what a probe found of the model `found.name`, in this process and in the cache."""
     folder = cache_folder()
     _found_here[found.name, folder] = found
     file = _file(found.name, folder)

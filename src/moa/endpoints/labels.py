@@ -18,9 +18,8 @@ from moa._async import gather
 from moa.context import RunContext
 from moa.endpoints import Decision, Example, Request
 from moa.endpoints.client import JSON, Client
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.known import known
-from moa.endpoints.tokens import estimate_of
+from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import ConfigError, EndpointUnsupported, InvalidResponse
 from moa.questions import Answer, Layout, Question
 from moa.usage import NOTHING, Amount
@@ -190,11 +189,7 @@ def one_line(text: str) -> str:
 
 
 class LabelReader(ABC):
-    """Decides by the log-probabilities of the words of the labels, one question after another.
-
-    Args:
-        client: The connection to a server whose log-probabilities can be read.
-    """
+    """Decides by the log-probabilities of the words of the labels, one question after another."""
 
     title = "label log-probabilities"
 
@@ -225,12 +220,7 @@ class LabelReader(ABC):
 
     @abstractmethod
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
-        """Read how probable each label is after a prompt, which is data: no control tokens in it.
-
-        Raises:
-            ConfigError: a label is the start of another.
-            EndpointError: a request failed; `EndpointRejected` where the prompt is too long.
-        """
+        """Read how probable each label is after a prompt, in which no control token is meant."""
 
     async def _tokenized(self, body: Mapping[str, Any], context: RunContext) -> list[int]:
         """Have the server tokenize, which is free."""

@@ -15,23 +15,9 @@ from pydantic import BaseModel
 
 from moa._async import in_time
 from moa.context import Reservation, RunContext
-from moa.endpoints import (
-    Capability,
-    Completion,
-    Decision,
-    Embeddings,
-    EndpointBase,
-    Examples,
-    Pieces,
-    Prompt,
-    Questions,
-    closed_after,
-    need,
-    unable,
-)
-from moa.endpoints.control_tokens import neutralise
+from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, closed_after, need
 from moa.endpoints.openai import with_schema
-from moa.endpoints.tokens import amount_of, estimate_of
+from moa.endpoints.tokens import amount_of, estimate_of, neutralise
 from moa.endpoints.transport import known_error, worded
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
@@ -119,16 +105,6 @@ class LangChainEndpoint(EndpointBase):
             if whole is None:
                 raise InvalidResponse("the stream brought nothing", endpoint=self.name)
             yield self._finished(prompt, whole, None, call, context)
-
-    async def decide(
-        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
-    ) -> Decision:
-        """It can't: raises `CapabilityError`."""
-        raise unable(self, "decide")
-
-    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        """It can't: raises `CapabilityError`."""
-        raise unable(self, "embed")
 
     async def close(self) -> None:
         """Nothing: the model's connections are its own."""

@@ -83,9 +83,6 @@ def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
 
     Equal strings are one endpoint, so that they share its connections and its slots. A bare
     `OpenAIEndpoint` asks again after an error; whatever is wrapped stays as it is.
-
-    Raises:
-        ConfigError: see `endpoint`.
     """
     if isinstance(given, str):
         keys = tuple(os.environ.get(vendor.api_key_env) for vendor in VENDORS)

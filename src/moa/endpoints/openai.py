@@ -27,11 +27,10 @@ from moa.endpoints import (
     need,
 )
 from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.decide import Decider, Decides
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.known import Identity
-from moa.endpoints.tokens import estimate_of, fewest_tokens
+from moa.endpoints.tokens import estimate_of, fewest_tokens, neutralise
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier

@@ -50,12 +50,7 @@ Probe = Callable[[Endpoint, RunContext], Awaitable[object]]
 
 
 async def list_models(endpoint: Endpoint, context: RunContext) -> None:
-    """Ask for `GET /v1/models`. An endpoint of another kind counts as there: it is tried.
-
-    Raises:
-        EndpointError: there was no answer.
-        DeadlineExceeded: there was none in time.
-    """
+    """Ask for `GET /v1/models`. An endpoint of another kind counts as there: it is tried."""
     endpoint = unwrapped(endpoint)
     if isinstance(endpoint, OpenAIEndpoint):
         await endpoint.client.get("/models", context)
@@ -138,11 +133,11 @@ class Replicas(Wrapping):
         return shared_capabilities(self.replicas)
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request; raises `EndpointUnavailable` where all replicas are gone."""
+        """Send a request to a replica, and to another where that one is gone."""
         return await self._send(send, None, context)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """See `Endpoint.complete`; raises `EndpointUnavailable` where all replicas are gone."""
+        """See `Endpoint.complete`."""
         return await self._send(lambda one: one.complete(prompt, context), _prefix(prompt), context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
@@ -173,7 +168,7 @@ class Replicas(Wrapping):
     async def decide(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Decision:
-        """See `Endpoint.decide`; raises `EndpointUnavailable` where all replicas are gone."""
+        """See `Endpoint.decide`."""
         kept = [(shown.text, sorted(shown.labels.items())) for shown in examples]
         prefix = repr(([asked(question) for question in questions], kept))
         return await self._send(

@@ -18,9 +18,9 @@ from pydantic import SecretStr
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.dialects import VLLM, Dialect
 from moa.endpoints.openai import OpenAIEndpoint, Settings
+from moa.endpoints.tokens import neutralise
 from moa.endpoints.wrappers import Within, Wrapping
 from moa.errors import EndpointUnavailable, InvalidResponse
 from moa.usage import NOTHING, Tier
@@ -127,12 +127,7 @@ class VLLMServer:
         return status == 200
 
     async def metrics(self) -> VLLMMetrics:
-        """Read `/metrics`.
-
-        Raises:
-            EndpointUnavailable: it does not answer.
-            InvalidResponse: what it answers is not what vLLM writes.
-        """
+        """Read `/metrics`; `InvalidResponse`: what it answers is not what vLLM writes."""
         status, text = await self._get("/metrics", {})
         if status != 200:
             raise InvalidResponse(f"/metrics answered {status}", endpoint=self.name, status=status)

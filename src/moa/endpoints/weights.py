@@ -138,9 +138,6 @@ def find_weights(model_path: str | Path | None = None) -> Path:
 
     Those are fetched, which blocks; see `fetch`. The place in the cache where they are kept stands
     for that model, whatever the variable says.
-
-    Raises:
-        ModelNotFound: the path holds no GGUF file; or the built-in model can't be had or kept.
     """
     given = model_path or os.environ.get("MOA_MODEL")
     if not given or Path(given) == kept_at(SMOLLM2):
@@ -169,8 +166,7 @@ def fetch(file: HubFile) -> Fetched:
     Of two processes that start at once, one fetches and the other waits.
 
     Raises:
-        ModelNotFound: the hub can't be reached, doesn't give it, or sent another file; or it can't
-            be kept.
+        ModelNotFound: the hub doesn't give it, or it can't be kept.
         ConfigError: `$HF_TOKEN` holds what no token does.
     """
     kept = kept_at(file)

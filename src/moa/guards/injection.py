@@ -18,9 +18,8 @@ from moa.agents.splitting import split
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.encoders import reads_heads
-from moa.endpoints.tokens import approximate_tokens
+from moa.endpoints.tokens import approximate_tokens, neutralise
 from moa.guards.findings import views
 from moa.handoffs import Text
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from moa.config import EndpointConfig
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.errors import EndpointError
 
-from ..conftest import Answer
+from ..conftest import Answer, Served
 
 JSON = dict[str, Any]
 
@@ -30,14 +32,29 @@ def endpoint_of(model: str, *, base_url: str | None = None, **settings: Any) -> 
     )
 
 
+PROMPT = Prompt.of("Capital of France?", system="Be brief.", max_tokens=300)
+Case = tuple[int, object, type[EndpointError], str]
+"""Status and body of a refusal, which error it is, and what that says."""
+
+
+async def told(served: Served, endpoint: OpenAIEndpoint, case: Case) -> EndpointError:
+    """Give the error that a refusal becomes."""
+    status, body, kind, said = case
+    served.will(refused(status, body))
+    with pytest.raises(kind, match=said) as caught:
+        await endpoint.complete(PROMPT, RunContext())
+    assert type(caught.value) is kind
+    assert caught.value.status == status
+    return caught.value
+
+
 async def streamed(
     endpoint: OpenAIEndpoint, prompt: Prompt, context: RunContext | None = None
 ) -> tuple[list[str], Completion]:
     """Give the pieces of a stream, and the whole."""
-    parts = [part async for part in endpoint.stream(prompt, context or RunContext())]
-    whole = parts.pop()
+    *pieces, whole = [part async for part in endpoint.stream(prompt, context or RunContext())]
     assert isinstance(whole, Completion)
-    return [part for part in parts if isinstance(part, str)], whole
+    return list(map(str, pieces)), whole
 
 
 def answer(message: JSON, usage: JSON | None, *, finish: str = "stop", **more: Any) -> Any:

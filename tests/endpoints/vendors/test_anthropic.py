@@ -5,19 +5,25 @@ It ignores `response_format`, gives no thoughts and empty details of usage.
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from moa.context import RunContext
-from moa.endpoints import Prompt
 from moa.errors import EndpointUnauthorized, EndpointUnavailable
 
-from ..conftest import Served, sse
-from .speaking import answer, chunk, counted, endpoint_of, last, refused, streamed
+from ..conftest import Served, events
+from .speaking import (
+    PROMPT,
+    Case,
+    answer,
+    chunk,
+    counted,
+    endpoint_of,
+    last,
+    streamed,
+    told,
+)
 
 MODEL = "claude-sonnet-4-5"
-PROMPT = Prompt.of("Capital of France?", system="Be brief.", max_tokens=300)
 USAGE = {"prompt_tokens": 14, "completion_tokens": 5, "total_tokens": 19}
 
 
@@ -38,22 +44,28 @@ async def test_a_stream(served: Served) -> None:
         chunk({}, "stop"),
         last(USAGE),
     ]
-    served.will(sse(*(f"data: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n"))
+    served.will(events(*parts))
     pieces, whole = await streamed(endpoint_of(MODEL), PROMPT)
     assert pieces == ["Paris"]
     assert counted(whole) == (14, 0, 5)
 
 
-async def test_errors_are_in_the_form_of_openai(served: Served) -> None:
-    said = {"code": "authentication_error", "message": "invalid x-api-key", "type": "x"}
-    served.will(
-        refused(401, {"error": said}),
-        refused(
-            529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+@pytest.mark.parametrize(
+    "case",
+    [
+        (
+            401,
+            {"error": {"code": "authentication_error", "message": "invalid key", "type": "x"}},
+            EndpointUnauthorized,
+            "invalid key",
         ),
-    )
-    endpoint = endpoint_of(MODEL)
-    with pytest.raises(EndpointUnauthorized, match="invalid x-api-key"):
-        await endpoint.complete(PROMPT, RunContext())
-    with pytest.raises(EndpointUnavailable, match="Overloaded"):
-        await endpoint.complete(PROMPT, RunContext())
+        (
+            529,
+            {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
+            EndpointUnavailable,
+            "Overloaded",
+        ),
+    ],
+)
+async def test_an_error_says_what_to_do(served: Served, case: Case) -> None:
+    await told(served, endpoint_of(MODEL), case)

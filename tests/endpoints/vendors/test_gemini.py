@@ -5,20 +5,17 @@ errors are Google's, in a list: <https://github.com/google-gemini/gemini-cli/iss
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from moa.context import RunContext
-from moa.endpoints import Prompt
-from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
+from moa.errors import EndpointRejected, EndpointUnauthorized, EndpointUnavailable
 
-from ..conftest import Served, sse
-from .speaking import answer, chunk, counted, endpoint_of, refused, streamed
+from ..conftest import Served, events
+from .speaking import PROMPT, Case, answer, chunk, counted, endpoint_of, refused, streamed, told
 
 MODEL = "gemini-2.5-flash"
-PROMPT = Prompt.of("Capital of France?", max_tokens=300)
 USAGE = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 108}
 
 
@@ -53,7 +50,7 @@ async def test_a_stream_of_thoughts_and_text_with_usage_in_every_chunk(served: S
         chunk({"role": "assistant", "content": "Par"}, usage=USAGE),
         chunk({"role": "assistant", "content": "is"}, "stop", usage=USAGE),
     ]
-    served.will(sse(*(f"data: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n"))
+    served.will(events(*parts))
     pieces, whole = await streamed(endpoint_of(MODEL), PROMPT)
     assert pieces == ["Par", "is"]
     assert (whole.text, whole.reasoning) == ("Paris", "It is Paris.")
@@ -65,7 +62,7 @@ BAD_KEY = "API key not valid. Please pass a valid API key."
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "said"),
+    "case",
     [
         (400, error(400, "INVALID_ARGUMENT", BAD_KEY), EndpointUnauthorized, "api_key_env"),
         (403, error(403, "PERMISSION_DENIED", "No permission"), EndpointUnauthorized, "key"),
@@ -89,17 +86,8 @@ BAD_KEY = "API key not valid. Please pass a valid API key."
         ),
     ],
 )
-async def test_an_error_in_a_list_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
-) -> None:
-    served.will(refused(status, body))
-    with pytest.raises(kind, match=said) as caught:
-        await endpoint_of(MODEL).complete(PROMPT, RunContext())
-    assert type(caught.value) is kind
+async def test_an_error_in_a_list_says_what_to_do(served: Served, case: Case) -> None:
+    await told(served, endpoint_of(MODEL), case)
 
 
 async def test_a_used_up_rate_says_how_long_to_wait(served: Served) -> None:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from moa.context import RunContext
-from moa.endpoints import Prompt
-from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
+from moa.errors import (
+    EndpointRejected,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    EndpointUnsupported,
+)
 
-from ..conftest import Served, sse
-from .speaking import answer, chunk, counted, endpoint_of, last, refused, streamed
+from ..conftest import Served, events
+from .speaking import (
+    JSON,
+    PROMPT,
+    Case,
+    answer,
+    chunk,
+    counted,
+    endpoint_of,
+    last,
+    streamed,
+    told,
+)
 
 URL = "http://llama.test/v1"
-PROMPT = Prompt.of("Capital of France?", max_tokens=300)
 USAGE = {
     "completion_tokens": 9,
     "prompt_tokens": 33,
@@ -40,7 +52,7 @@ async def test_a_stream(served: Served) -> None:
         chunk({}, "stop"),
         last(USAGE, timings=TIMINGS),
     ]
-    served.will(sse(*(f"data: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n"))
+    served.will(events(*parts))
     pieces, whole = await streamed(endpoint_of("smollm2", base_url=URL), PROMPT)
     assert pieces == ["Paris"]
     assert whole.reasoning == "It is Paris."
@@ -53,29 +65,26 @@ async def test_thoughts_that_it_leaves_in_the_text_are_kept_apart(served: Served
     assert (found.text, found.reasoning) == ("Paris", "It is Paris.")
 
 
+TOO_LONG = "the request exceeds the available context size"
+
+
+def error(message: str, kind: str) -> JSON:
+    return {"error": {"message": message, "type": kind}}
+
+
 @pytest.mark.parametrize(
-    ("code", "kind_said", "message", "kind", "said"),
+    "case",
     [
-        (401, "authentication_error", "Invalid API Key", EndpointUnauthorized, "api_key_env"),
-        (503, "unavailable_error", "Loading model", EndpointUnavailable, "Loading model"),
-        (501, "not_supported_error", "This feature is disabled", EndpointError, "cannot do"),
         (
-            400,
-            "exceed_context_size_error",
-            "the request exceeds the available context size",
-            EndpointRejected,
-            "shorten",
+            401,
+            error("Invalid API Key", "authentication_error"),
+            EndpointUnauthorized,
+            "api_key_env",
         ),
+        (503, error("Loading model", "unavailable_error"), EndpointUnavailable, "Loading model"),
+        (501, error("It is disabled", "not_supported_error"), EndpointUnsupported, "cannot do"),
+        (400, error(TOO_LONG, "exceed_context_size_error"), EndpointRejected, "shorten"),
     ],
 )
-async def test_an_error_says_what_to_do(
-    served: Served,
-    code: int,
-    kind_said: str,
-    message: str,
-    kind: type[EndpointError],
-    said: str,
-) -> None:
-    served.will(refused(code, {"error": {"code": code, "message": message, "type": kind_said}}))
-    with pytest.raises(kind, match=said):
-        await endpoint_of("smollm2", base_url=URL).complete(PROMPT, RunContext())
+async def test_an_error_says_what_to_do(served: Served, case: Case) -> None:
+    await told(served, endpoint_of("smollm2", base_url=URL), case)

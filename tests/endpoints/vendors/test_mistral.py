@@ -14,14 +14,12 @@ from typing import Any
 import pytest
 
 from moa.context import RunContext
-from moa.endpoints import Prompt
-from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
+from moa.errors import EndpointRejected, EndpointUnauthorized, EndpointUnavailable
 
-from ..conftest import Served, sse
-from .speaking import answer, chunk, counted, endpoint_of, refused, streamed
+from ..conftest import Served, events
+from .speaking import PROMPT, Case, answer, chunk, counted, endpoint_of, refused, streamed, told
 
 MODEL = "magistral-medium-2509"
-PROMPT = Prompt.of("Capital of France?", max_tokens=300)
 USAGE = {
     "prompt_tokens": 100,
     "completion_tokens": 20,
@@ -67,8 +65,7 @@ async def test_a_stream_whose_options_are_refused_is_sent_without_them(served: S
         chunk({"content": "is"}),
         chunk({"content": ""}, "stop", usage=USAGE),
     ]
-    stream = sse(*(f"data: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n")
-    served.will(refused(422, no), stream)
+    served.will(refused(422, no), events(*parts))
     endpoint = endpoint_of(MODEL)
     for _ in range(2):
         pieces, whole = await streamed(endpoint, PROMPT)
@@ -82,7 +79,7 @@ NESTED = json.dumps({"detail": [{"loc": ["body", "n"], "msg": "Extra inputs are 
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "said"),
+    "case",
     [
         (401, {"detail": "Unauthorized"}, EndpointUnauthorized, "Unauthorized"),
         (
@@ -116,14 +113,5 @@ NESTED = json.dumps({"detail": [{"loc": ["body", "n"], "msg": "Extra inputs are 
         ),
     ],
 )
-async def test_an_error_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
-) -> None:
-    served.will(refused(status, body))
-    with pytest.raises(kind, match=said) as caught:
-        await endpoint_of(MODEL).complete(PROMPT, RunContext())
-    assert type(caught.value) is kind
+async def test_an_error_says_what_to_do(served: Served, case: Case) -> None:
+    await told(served, endpoint_of(MODEL), case)

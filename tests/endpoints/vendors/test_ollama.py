@@ -6,20 +6,28 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.errors import EndpointError, EndpointRejected, EndpointUnavailable
+from moa.errors import EndpointRejected, EndpointUnavailable
 
-from ..conftest import Served, sse
-from .speaking import JSON, answer, chunk, counted, endpoint_of, last, refused, streamed
+from ..conftest import Served, events
+from .speaking import (
+    JSON,
+    PROMPT,
+    Case,
+    answer,
+    chunk,
+    counted,
+    endpoint_of,
+    last,
+    streamed,
+    told,
+)
 
 URL = "http://ollama.test/v1"
 MODEL = "qwen3:4b"
-PROMPT = Prompt.of("Capital of France?", max_tokens=300)
 USAGE = {"prompt_tokens": 12, "completion_tokens": 40, "total_tokens": 52}
 
 
@@ -40,7 +48,7 @@ async def test_a_stream(served: Served) -> None:
         chunk({"role": "assistant", "content": ""}, "stop"),
         last(USAGE),
     ]
-    served.will(sse(*(f"data: {json.dumps(part)}\n\n" for part in parts), "data: [DONE]\n\n"))
+    served.will(events(*parts))
     pieces, whole = await streamed(endpoint_of(MODEL, base_url=URL), PROMPT)
     assert pieces == ["Paris"]
     assert whole.reasoning == "It is Paris."
@@ -60,7 +68,7 @@ THINK = 'think value "medium" is not supported for this model'
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "said"),
+    "case",
     [
         (404, {"error": "model 'x' not found"}, EndpointRejected, "correct `model`"),
         (
@@ -73,21 +81,11 @@ THINK = 'think value "medium" is not supported for this model'
         (500, {"error": "llama runner process has terminated"}, EndpointUnavailable, "terminated"),
     ],
 )
-async def test_an_error_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
-) -> None:
-    served.will(refused(status, body))
-    with pytest.raises(kind, match=said) as caught:
-        await endpoint_of(MODEL, base_url=URL).complete(PROMPT, RunContext())
-    assert type(caught.value) is kind
+async def test_an_error_says_what_to_do(served: Served, case: Case) -> None:
+    await told(served, endpoint_of(MODEL, base_url=URL), case)
 
 
 async def test_a_plain_error_inside_a_stream(served: Served) -> None:
-    first = f"data: {json.dumps(chunk({'content': 'Par'}))}\n\n"
-    served.will(sse(first, 'data: {"error": "an error was encountered"}\n\n'))
+    served.will(events(chunk({"content": "Par"}), {"error": "an error was encountered"}))
     with pytest.raises(EndpointUnavailable, match="an error was encountered"):
         await streamed(endpoint_of(MODEL, base_url=URL), PROMPT)

@@ -11,15 +11,13 @@ from typing import Any
 import pytest
 
 from moa.context import RunContext
-from moa.endpoints import Prompt
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import EndpointError, EndpointRejected, EndpointUnauthorized, EndpointUnavailable
 
-from ..conftest import Served, sse
-from .speaking import JSON, answer, chunk, counted, last, refused, streamed
+from ..conftest import Served, events, sse
+from .speaking import JSON, PROMPT, Case, answer, chunk, counted, last, streamed, told
 
 MODEL = "Qwen/Qwen3-0.6B"
-PROMPT = Prompt.of("Capital of France?", max_tokens=300)
 USAGE = {
     "prompt_tokens": 40,
     "total_tokens": 55,
@@ -66,14 +64,6 @@ async def test_a_stream_with_empty_choices_and_keep_alives(served: Served) -> No
     assert counted(whole) == (40, 32, 15)
 
 
-async def test_a_schema_is_asked_for_in_its_own_words(served: Served) -> None:
-    served.will(answer({"content": "{}"}, USAGE))
-    schema: JSON = {"type": "object", "properties": {}}
-    await endpoint_of().complete(Prompt.of("Hi", json_schema=schema), RunContext())
-    assert served.bodies[0]["structured_outputs"] == {"json": schema}
-    assert not {"response_format", "guided_json"} & set(served.bodies[0])
-
-
 LONG = (
     "This model's maximum context length is 2048 tokens. However, your request has 3000 input "
     "tokens. Please reduce the length of the input messages."
@@ -85,7 +75,7 @@ def error(message: str, kind: str, code: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "said"),
+    "case",
     [
         (401, {"error": "Unauthorized"}, EndpointUnauthorized, "api_key_env"),
         (
@@ -111,26 +101,15 @@ def error(message: str, kind: str, code: int) -> dict[str, Any]:
         (503, "", EndpointUnavailable, "no explanation"),
     ],
 )
-async def test_an_error_says_what_to_do(
-    served: Served,
-    status: int,
-    body: object,
-    kind: type[EndpointError],
-    said: str,
-) -> None:
-    served.will(refused(status, body))
-    with pytest.raises(kind, match=said) as caught:
-        await endpoint_of().complete(PROMPT, RunContext())
-    assert type(caught.value) is kind
+async def test_an_error_says_what_to_do(served: Served, case: Case) -> None:
+    await told(served, endpoint_of(), case)
 
 
 @pytest.mark.parametrize(("code", "kind"), [(400, EndpointRejected), (500, EndpointUnavailable)])
 async def test_an_error_inside_a_stream_keeps_its_meaning(
     served: Served, code: int, kind: type[EndpointError]
 ) -> None:
-    first = f"data: {json.dumps(chunk({'content': 'Par'}))}\n\n"
-    last = f"data: {json.dumps(error('it broke', 'x', code))}\n\ndata: [DONE]\n\n"
-    served.will(sse(first, last))
+    served.will(events(chunk({"content": "Par"}), error("it broke", "x", code)))
     with pytest.raises(kind, match="broke off: it broke") as caught:
         await streamed(endpoint_of(), PROMPT)
     assert type(caught.value) is kind

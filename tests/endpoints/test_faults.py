@@ -15,34 +15,25 @@ from command import moa
 
 
 class Fault(NamedTuple):
-    """What the server says to a prompt that holds the fault's name."""
+    """What the server says to a prompt that holds the fault's name, and which error that is."""
 
     status: int
     body: str
+    error: str
     kind: str = "application/json"
 
 
+NO_TEXT = '{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}'
 FAULTS = {
-    "garbage": Fault(200, "\x00\x01 nonsense"),
-    "html": Fault(200, "<html><body>502 Bad Gateway</body></html>", "text/html"),
-    "half": Fault(200, '{"choices": [{"message": {"content": "He'),
-    "empty": Fault(200, '{"choices": []}'),
-    "null": Fault(200, '{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}'),
-    "unauthorised": Fault(401, '{"error": {"message": "Incorrect API key provided"}}'),
-    "missing": Fault(404, '{"error": {"message": "The model does not exist"}}'),
-    "busy": Fault(429, '{"error": {"message": "Rate limit reached"}}'),
-    "broken": Fault(500, '{"error": {"message": "internal error"}}'),
-}
-SAID = {
-    "garbage": "InvalidResponse",
-    "html": "InvalidResponse",
-    "half": "InvalidResponse",
-    "empty": "InvalidResponse",
-    "null": "InvalidResponse",
-    "unauthorised": "EndpointUnauthorized",
-    "missing": "EndpointRejected",
-    "busy": "EndpointUnavailable",
-    "broken": "EndpointUnavailable",
+    "garbage": Fault(200, "\x00\x01 nonsense", "InvalidResponse"),
+    "html": Fault(200, "<html><body>502</body></html>", "InvalidResponse", "text/html"),
+    "half": Fault(200, '{"choices": [{"message": {"content": "He', "InvalidResponse"),
+    "empty": Fault(200, '{"choices": []}', "InvalidResponse"),
+    "null": Fault(200, NO_TEXT, "InvalidResponse"),
+    "unauthorised": Fault(401, '{"error": {"message": "Bad key"}}', "EndpointUnauthorized"),
+    "missing": Fault(404, '{"error": {"message": "No such model"}}', "EndpointRejected"),
+    "busy": Fault(429, '{"error": {"message": "Rate limit reached"}}', "EndpointUnavailable"),
+    "broken": Fault(500, '{"error": {"message": "internal error"}}', "EndpointUnavailable"),
 }
 
 
@@ -65,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             message = {"role": "assistant", "content": "All is well."}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             usage = {"prompt_tokens": 7, "completion_tokens": 3}
-            fault = Fault(200, json.dumps({"model": "m", "choices": [choice], "usage": usage}))
+            fault = Fault(200, json.dumps({"model": "m", "choices": [choice], "usage": usage}), "")
         data = fault.body.encode()
         self.send_response(fault.status)
         self.send_header("content-type", fault.kind)
@@ -87,15 +78,19 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+def asked(folder: None) -> Iterator[dict[str, int]]:
     """Start a server, configure it, and count what it is asked."""
     counts: dict[str, int] = {}
     handler = type("Counting", (Handler,), {"asked": counts})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.chdir(tmp_path)
     Path("moa.toml").write_text(
         '[endpoints.large]\ntier = "llm"\nmodel = "m"\n'
         f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'
@@ -107,69 +102,54 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     thread.join()
 
 
-def run(*words: str) -> tuple[int, list[dict[str, Any]]]:
-    code = moa("run", "generator", "in.jsonl", "--out", "out.jsonl", *words)
+def run(*texts: str) -> tuple[int, list[dict[str, Any]]]:
+    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    code = moa("run", "generator", "in.jsonl", "--out", "out.jsonl")
     lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     return code, sorted(lines, key=lambda line: line["id"])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_fails_its_item_alone(fault: str, asked: dict[str, int]) -> None:
-    texts = ["hello", f"this is [{fault}]", "good-bye"]
-    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    code, found = run()
+    code, found = run("hello", f"this is [{fault}]", "good-bye")
     assert code == 1
     assert [line["status"] for line in found] == ["answered", "failed", "answered"]
-    assert found[1]["error"].startswith(f"{SAID[fault]}: large: ")
+    assert found[1]["error"].startswith(f"{FAULTS[fault].error}: large: ")
     assert "Traceback" not in found[1]["error"]
     assert found[1]["output"] is None
     assert found[1]["usage"]["calls"] == asked[fault]
 
 
 def test_what_can_be_mended_by_asking_again_is_asked_again(asked: dict[str, int]) -> None:
-    texts = ["[busy]", "[missing]"]
-    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    run()
+    run("[busy]", "[missing]")
     assert asked["busy"] > 1
     assert asked["missing"] == 1
 
 
 def test_a_lost_connection_fails_its_item_alone(asked: dict[str, int]) -> None:
-    texts = ["hello", "[unplug]", "good-bye"]
-    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    code, found = run()
+    code, found = run("hello", "[unplug]", "good-bye")
     assert code == 1
     assert [line["status"] for line in found] == ["answered", "failed", "answered"]
     assert found[1]["error"].startswith("EndpointUnavailable: large: ")
 
 
-def test_a_server_that_is_not_there_fails_every_item(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_server_that_is_not_there_fails_every_item() -> None:
     Path("moa.toml").write_text(
         '[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
     )
-    Path("in.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
-    code, found = run()
+    code, found = run("one", "two")
     assert code == 1
     assert all("EndpointUnavailable: large: " in line["error"] for line in found)
 
 
-def test_a_missing_key_is_said_before_anything_is_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_missing_key_is_said_before_anything_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
     Path("moa.toml").write_text('[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n')
     Path("in.jsonl").write_text('{"text": "one"}\n')
     assert moa("run", "generator", "in.jsonl") == 2
     assert "OPENAI_API_KEY, which is not set" in capsys.readouterr().err
 
 
-def test_models_and_doctor_say_what_does_not_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_models_and_doctor_say_what_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
     Path("moa.toml").write_text(
         '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
         '[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n'
@@ -218,9 +198,8 @@ def test_of_replicas_it_is_said_how_many_answer(
 
 
 def test_a_password_in_an_address_is_refused_and_never_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     Path("moa.toml").write_text(
         '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://me:hush@server/v1"\n'
     )
@@ -233,12 +212,8 @@ def test_a_password_in_an_address_is_refused_and_never_printed(
 
 @pytest.mark.parametrize("words", [("draw", "support"), ("draw", "support", "--out", "s.svg")])
 def test_drawing_needs_no_key_and_no_server(
-    words: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     Path("moa.toml").write_text('[endpoints.large]\ntier = "llm"\nmodel = "gpt-5-mini"\n')
     assert moa(*words) == 0
     drawn = Path("s.svg").read_text() if "--out" in words else capsys.readouterr().out
