@@ -20,7 +20,7 @@ from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
-from moa.calibration.measures import measure
+from moa.calibration.scorer import measure
 from moa.config import Config
 from moa.config.endpoints import Endpoints
 from moa.decisions.regression import fit_head, folds, split

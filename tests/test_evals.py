@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.calibration.measures import coverage_at_risk
+from moa.decisions.arrays import coverage_at_risk
 from moa.errors import InputError, Unanswered
 from moa.evals.cases import Answer, answer_text, cases_of
-from moa.evals.comparison import MARGIN, cost_ratio, ruled, ruling
+from moa.evals.comparison import MARGIN, DesignReport, cost_ratio, ruled, ruling
 from moa.evals.metrics import (
     Interval,
     difference,
@@ -26,7 +26,6 @@ from moa.evals.metrics import (
     numeric_match,
     rouge_l,
 )
-from moa.evals.report import DesignReport
 from moa.handoffs import Reply
 from moa.questions import Choice, Predicate
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from command import moa
 
-from moa.calibration.active_learning import helpful, picked
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.config.endpoints import Endpoints
+from moa.evals.labelling import helpful, picked
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price, Tier

@@ -17,9 +17,8 @@ from routing import rows
 from moa.errors import ConfigError, InputError
 from moa.routing import Router, Trees
 from moa.routing.evaluation import recovery
-from moa.routing.features import describe
 from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for
-from moa.routing.recorded import Case, Recorded, Request
+from moa.routing.recorded import Case, Recorded, Request, describe
 from moa.rows import typed
 
 

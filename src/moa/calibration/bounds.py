@@ -26,10 +26,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from moa.calibration import Bound, Guarantee, percent
-from moa.calibration.binomial import allowed_errors, fewest, tail, upper_bound
-from moa.calibration.measures import coverage_at_risk
-from moa.decisions.arrays import Floats, Ints, np
+from moa.calibration import Bound, Guarantee, allowed_errors, fewest, percent, tail, upper_bound
+from moa.decisions.arrays import Floats, Ints, coverage_at_risk, np
 from moa.errors import InputError
 
 _THRESHOLDS = 60

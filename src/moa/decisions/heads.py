@@ -46,7 +46,7 @@ _NOT = re.compile(
 _IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment) (.*?)\??$", re.I)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
     """How like vectors are to landmarks: `exp(-gamma |x - landmark|^2)`, x centred and scaled."""
 
@@ -84,7 +84,7 @@ class Readout(ABC):
         return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Head(Readout):
     """`log softmax(vector @ weights + bias)`, or of the vector's likeness to landmarks."""
 
@@ -99,7 +99,7 @@ class Head(Readout):
         return log_softmax(parts @ self.weights + self.bias)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Blend(Readout):
     """Several readings of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
 

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
+from moa.decisions.arrays import Bools, Floats, Ints, log_loss, log_softmax, np
 from moa.decisions.heads import Blend, Head
 from moa.errors import needed
 
@@ -21,7 +21,6 @@ PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 """L2 penalties of a head, tried in this order until the held-out loss rises; for vectors whose mean
 distance from their centre is 1."""
 _WORSE = 1.01
-_SMALLEST = 1e-12
 _BLIND = 4.0
 _WEIGHT_SD = 0.5
 _BIAS_SD = 1.0
@@ -64,12 +63,6 @@ def cross_validated(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
     for out, values in zip(outs, predicted, strict=True):
         found[out] = values
     return found
-
-
-def log_loss(logs: Floats, labels: Ints) -> float:
-    """Mean of minus the log-probability of the right option, none taken for less than 1e-12."""
-    right = logs[np.arange(len(labels)), labels]
-    return float(-np.maximum(right, np.log(_SMALLEST)).mean())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,16 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from moa._text import words_in
-from moa.calibration.measures import (
+from moa.calibration.reply_signs import final_answer
+from moa.decisions.arrays import (
+    Bools,
+    Floats,
     calibration_error,
     calibration_error_by_chance,
     coverage_at_risk,
     macro_f1,
+    np,
 )
-from moa.calibration.reply_signs import final_answer
-from moa.decisions.arrays import Bools, Floats, np
 from moa.errors import needed
 from moa.evals.cases import Answer
 from moa.handoffs import Frozen

@@ -35,8 +35,7 @@ from moa.routing import (
     Weighted,
 )
 from moa.routing.evaluation import recovery
-from moa.routing.features import BUCKETS, Table, describe, grams
-from moa.routing.recorded import Recorded
+from moa.routing.recorded import BUCKETS, Recorded, Table, describe, grams
 
 LEAST_ROWS = 40
 """Fewer rows than these say too little."""
