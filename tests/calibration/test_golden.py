@@ -1,6 +1,6 @@
 """Golden: the same rows give the same decisions, probabilities, thresholds and words as recorded.
 
-`MOA_RECORD_GOLDEN=1 pytest tests/test_golden_decisions.py` records them anew.
+`MOA_RECORD_GOLDEN=1 pytest tests/calibration/test_golden.py` records them anew.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Amount
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parent.parent / "golden"
 MOOD = Question("mood", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
 LABEL = replace(MOOD, name="label")
 
