@@ -2,6 +2,11 @@
 
 Each gives log-probabilities of a question's options. The model's are read in prompts; a head reads
 an encoder's vector of the text, and was made of the question's words or fitted to labelled texts.
+
+Zero-shot, nothing is fitted to texts of the task beforehand. How much the model counts is known
+from measurements (`moa.endpoints.known`). Its bias is taken out first, on a few ordinary texts that
+ship: what it answers to all of them alike says nothing. Where the agent has labelled examples
+enough, a head is fitted to them, and the three are weighed by cross-validation.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from moa._files import replace_text
 from moa.context import RunContext
 from moa.decisions import ENOUGH, Adaptation, Correction, PromptVariant
 from moa.decisions.arrays import Floats, Ints, np
-from moa.decisions.heads import FOLDER, Blend, Head, encode, relevance_head, speaks
+from moa.decisions.heads import FOLDER, Blend, Head, encode, feeds_heads, relevance_head, speaks
 from moa.decisions.regression import (
     centred_mean,
     fit_blend,
@@ -31,7 +36,6 @@ from moa.decisions.regression import (
 )
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import known
 from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import unwrapped
@@ -39,6 +43,15 @@ from moa.errors import BudgetExceeded
 from moa.questions import Answer, Question, Source
 from moa.usage import Amount
 
+MOST_READ = 30
+"""Ordinary texts that a model reads, once for each question."""
+RARE_SD = 2.0
+"""A yes is said where it is so many standard deviations likelier than to ordinary texts, most of
+which no criterion is true of (the best of a few cuts on ten criteria and a 1.5B model)."""
+_ROOM, _TOKENS = 3, 400
+"""How many times the calls of a measurement a budget must have room for, and tokens of each."""
+ALIKE = 0.05
+"""A model is blind to a question where its log-odds spread less than this over ordinary texts."""
 _AT_ONCE = 8
 _PARTS = 10
 _WORDS, _LABELLED = 0.4, 0.8
@@ -113,37 +126,33 @@ async def with_heads(
     labelled: Sequence[Example],
     read: Mapping[str, Floats],
     texts: Sequence[str],
-    encoder: Endpoint,
+    encoder: Endpoint | None,
     context: RunContext,
 ) -> Adaptation:
-    """Put heads beside an adaptation of a model.
+    """Put heads beside an adaptation of a model, if there is an encoder that heads can read.
 
     Without enough labels the words of the question are the head, whose bias on the unlabelled texts
     is taken out; how much the model counts is what is known of it. With labels a head is fitted to
     their vectors, and which of the three are asked, with what weights, is chosen by log loss in
     cross-validation.
 
-    Args:
-        base: How the model is read.
-        endpoint: The model.
-        questions: What is asked.
-        labelled: Texts with the names of the right options.
-        read: Log-probabilities of the labelled texts by `base`, of the questions that it is asked.
-        texts: Unlabelled ones; none where ordinary ones are unlike those to come.
-        encoder: Gives vectors.
-        context: Budget, deadline and ledger.
+    `read` are log-probabilities of the labelled texts by `base`, of the questions that it is asked;
+    `texts` are none where ordinary ones are unlike those to come.
     """
+    if encoder is None or not feeds_heads(encoder):
+        return base
     plain = np.array(await encode(encoder, texts, context)) if texts else np.zeros((0, 0))
     vectors = np.array(await encode(encoder, [e.text for e in labelled], context))
     made = base
     who: list[str] = []
     for question in questions:
         words = await relevance_head(question, context)
-        logs = read.get(question.name)
         rows, labels = labels_of(question, labelled)
         if fits(labels):
-            weight = known(endpoint.model).weight_of(question) or 1.0
-            made, said = fitted(made, question, words, vectors[rows], logs, labels, weight=weight)
+            logs, weight = read.get(question.name), known(endpoint.model).weight_of(question)
+            made, said = by_labels(
+                made, question, words, vectors[rows], logs, labels, weight=weight or 1.0
+            )
         elif words is not None:
             made, said = _by_words(made, endpoint, question, words, plain), "words"
         else:
@@ -153,13 +162,10 @@ async def with_heads(
         return base
     used = {n for n, c in made.corrections.items() if any(c.weights[: len(made.prompt_variants)])}
     if all(q.name in made.heads and q.name not in used for q in questions):
-        made = replace(
-            made,
-            prompt_variants=(),
-            corrections={
-                n: Correction(c.offsets, c.weights[-1:]) for n, c in made.corrections.items()
-            },
-        )
+        corrections = {
+            n: Correction(c.offsets, c.weights[-1:]) for n, c in made.corrections.items()
+        }
+        made = replace(made, prompt_variants=(), corrections=corrections)
     return replace(
         made,
         encoder=encoder.model,
@@ -194,7 +200,7 @@ def _by_words(
     return _put(base, question, words, offsets, model=weight)
 
 
-def fitted(
+def by_labels(
     base: Adaptation,
     question: Question,
     words: Head | None,
@@ -206,17 +212,8 @@ def fitted(
 ) -> tuple[Adaptation, str]:
     """Fit a head to labelled texts, and put it beside the model where that lowers the log loss.
 
-    Args:
-        base: How the model is read.
-        question: What is asked.
-        words: The head on the question's words; `None` where there is none.
-        vectors: Of the labelled texts.
-        model: Log-probabilities of the labelled texts, as `base` gives them; `None`: not asked.
-        labels: Index of the right option of each.
-        weight: How much the model counts where the words count 1, to start from.
-
-    Returns:
-        The adaptation, and in words what decides.
+    `model` are log-probabilities of these texts as `base` gives them, and `weight` is how much the
+    model counts where the words count 1, to start from. Says in words what decides, too.
     """
     options = len(question.options)
     parts = folds([str(row) for row in range(len(labels))], labels, min(_PARTS, len(labels)))
@@ -228,16 +225,14 @@ def fitted(
         logs, heads = [*logs, words(vectors)], [*heads, words]
         start = [_LABELLED * many, by_words]
     none = np.zeros(options)
-    without = np.stack(logs, 1)
-    readings, weights, asked = without, start, False
+    readings, weights, asked = np.stack(logs, 1), np.array(start), False
     if model is not None:
-        beside, more = np.stack([*logs, model], 1), [*start, weight * by_words]
-        alone = held_out_loss(without, labels, weights=np.array(start), bias=none)
-        both = held_out_loss(beside, labels, weights=np.array(more), bias=none)
-        asked = both < alone - _GAIN
-        readings, weights = (beside, more) if asked else (without, start)
-    found = fit_blend(readings, labels, weights=np.array(weights), bias=none)
-    blend = Blend(tuple(heads), found.weights[: len(heads)], np.zeros(options))
+        beside, more = np.stack([*logs, model], 1), np.array([*start, weight * by_words])
+        alone = held_out_loss(readings, labels, weights=weights, bias=none)
+        asked = held_out_loss(beside, labels, weights=more, bias=none) < alone - _GAIN
+        readings, weights = (beside, more) if asked else (readings, weights)
+    found = fit_blend(readings, labels, weights=weights, bias=none)
+    blend = Blend(tuple(heads), found.weights[: len(heads)], none)
     if not asked or question.name not in base.corrections:
         return _put(base, question, blend, found.bias, model=0.0), "labelled texts"
     made = _put(base, question, blend, found.bias, model=float(found.weights[-1]))
@@ -259,17 +254,6 @@ def _put(
     )
 
 
-MOST_READ = 30
-"""Ordinary texts that a model reads, once for each question."""
-RARE_SD = 2.0
-"""A yes is said where it is so many standard deviations likelier than to ordinary texts, most of
-which no criterion is true of (the best of a few cuts on ten criteria and a 1.5B model)."""
-_ROOM, _TOKENS = 3, 400
-"""How many times the calls of a measurement a budget must have room for, and tokens of each."""
-ALIKE = 0.05
-"""A model is blind to a question where its log-odds spread less than this over ordinary texts."""
-
-
 async def zero_shot(
     endpoint: Endpoint,
     questions: Sequence[Question],
@@ -281,24 +265,15 @@ async def zero_shot(
 ) -> Adaptation | None:
     """Find out how to decide questions without fitting an agent beforehand.
 
-    Args:
-        endpoint: Who decides.
-        questions: What is asked.
-        own: Examples that the agent has of its own.
-        encoder: The one beside the endpoint; `None`: the model alone decides.
-        free: Whether asking the endpoint costs nothing, so that its bias may be measured.
-        context: Budget, deadline and ledger.
-
-    Returns:
-        `None` where nothing is better than to ask the model as it is.
+    `own` are examples that the agent has, and `free` is whether asking the endpoint costs nothing,
+    so that its bias may be measured. `None` where nothing is better than to ask the model as it is.
 
     Raises:
-        EndpointError: a request failed.
         BudgetExceeded: a limit would be passed, or the budget hasn't room for three times the
             calls: then none is sent.
-        DeadlineExceeded: the run's time is up.
+        EndpointError, DeadlineExceeded: reading failed, or the run's time is up.
     """
-    if encoder is not None and encoder.model != MultilingualEncoder.model:
+    if encoder is not None and not feeds_heads(encoder):
         encoder = None
     fitted_to = {q.name for q in questions if encoder is not None and fits(labels_of(q, own)[1])}
     about = known(endpoint.model)
@@ -328,8 +303,6 @@ async def zero_shot(
             if question.name in fitted_to and question.name not in base.doubtful:
                 logs = readings[question.name][MOST_READ:][rows]
                 read[question.name] = logs + np.array(base.corrections[question.name].offsets)
-    if encoder is None:
-        return base
     return await with_heads(
         base,
         endpoint,

@@ -20,9 +20,8 @@ from typing import get_args
 from moa._async import Lock, map_async
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
-from moa.decisions.heads import FOLDER, encode, relevance_head
+from moa.decisions.heads import FOLDER, encode, feeds_heads, relevance_head
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep, known
 from moa.errors import CapabilityError, EndpointRejected, EndpointUnauthorized
 from moa.questions import Kind, Layout, Option, Question
@@ -94,7 +93,7 @@ async def probe(
     """
     trials = shipped_trials()
     read = await _read_all(endpoint, trials, context, limit_s, progress)
-    headed = encoder is not None and encoder.model == MultilingualEncoder.model
+    headed = encoder is not None and feeds_heads(encoder)
     done = [place for place in range(len(trials)) if all((place, at) in read for at in LAYOUTS)]
     beside = await _beside([trials[place] for place in done], encoder, context)
     before = known(endpoint.model)
@@ -174,7 +173,7 @@ async def _beside(
 ) -> list[Floats]:
     """Log-probabilities of the options by the words of the questions; none of them, without."""
     nothing = [np.zeros(len(trial.question.options)) for trial in trials]
-    if encoder is None or encoder.model != MultilingualEncoder.model or not trials:
+    if encoder is None or not feeds_heads(encoder) or not trials:
         return nothing
     vectors = np.array(await encode(encoder, [trial.text for trial in trials], context))
     heads = {

@@ -1,11 +1,11 @@
-"""Report: what a comparison found, to be printed, drawn or written as JSON or Markdown."""
+"""Comparison: designs side by side on the same cases, at the same budget, and which ones pay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from moa._async import map_async
 from moa._files import Existing
 from moa.calibration import percent
 from moa.context import RunContext
-from moa.decisions.arrays import Bools, Floats, coverage_line, np
+from moa.decisions.arrays import Floats, bins_of, coverage_line, np
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError
 from moa.evals.cases import Answer, Cache, Case, Data, Kind, Progress, answers_of, cases_of
@@ -33,6 +33,15 @@ from moa.handoffs import Frozen
 from moa.mixing.judges import Candidates, Listwise
 from moa.node import Node
 from moa.usage import Budget
+
+REFERENCE = "llm"
+"""The design that others are compared with, where it is among them."""
+MARGIN = 0.05
+"""The non-inferiority margin: a cheaper design pays where it is shown to lose less quality than
+this, on the scale of the metric, from 0 to 1 (Piaggio et al. 2012, JAMA 308). It is fixed before
+any answer is looked at; half of it would take about four times the cases."""
+_POINTS = 101
+_JUDGED_AT_ONCE = 8
 
 
 class Against(Frozen):
@@ -185,19 +194,6 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-T = TypeVar("T")
-
-REFERENCE = "llm"
-"""The design that others are compared with, where it is among them."""
-MARGIN = 0.05
-"""The non-inferiority margin: a cheaper design pays where it is shown to lose less quality than
-this, on the scale of the metric, from 0 to 1 (Piaggio et al. 2012, JAMA 308). It is fixed before
-any answer is looked at; half of it would take about four times the cases."""
-_BINS = 10
-_POINTS = 101
-_JUDGED_AT_ONCE = 8
-
-
 async def compare(
     rows: Iterable[Mapping[str, object]] | Data,
     designs: Mapping[str, Node[Any, Any]],
@@ -250,7 +246,7 @@ async def compare(
     scores: dict[str, Floats] = {}
     with closing(Cache(cache, existing=existing, setup=setup)) as kept:
         for name, node in designs.items():
-            answers[name] = await answers_of(
+            answers[name] = given = await answers_of(
                 name,
                 node,
                 data.cases,
@@ -260,9 +256,9 @@ async def compare(
                 progress=progress,
             )
             if metric == "judge" and judge is not None:
-                scores[name] = await _judged(judge, data.cases, answers[name], judging)
+                scores[name] = await _judged(judge, data.cases, given, judging)
             else:
-                scores[name] = _scored(metric, data.cases, answers[name])
+                scores[name] = _scored(metric, data.cases, given)
     found = [_design(name, answers[name], scores[name], data, risk) for name in designs]
     return Comparison(
         kind=data.kind,
@@ -272,8 +268,7 @@ async def compare(
         budget=each,
         designs=ruled(found, scores, main, binary=metric in ("accuracy", "exact", "numeric")),
         curve=_curve(answers, scores),
-        reliability=_each_sure(answers, scores, confidences, _reliability),
-        coverage=_each_sure(answers, scores, ranked, _coverage),
+        **_by_confidence(answers, scores),
     )
 
 
@@ -356,14 +351,6 @@ def _design(
     )
 
 
-class Ruling(NamedTuple):
-    """Whether a design pays, and why."""
-
-    pays: bool | None
-    """`None`: that is for the user to weigh, or the cases are too few to tell."""
-    sentence: str
-
-
 def ruled(
     designs: Sequence[DesignReport], scores: Mapping[str, Floats], main: str, *, binary: bool
 ) -> tuple[DesignReport, ...]:
@@ -397,10 +384,13 @@ def ruling(
     others: Sequence[DesignReport],
     reference: DesignReport,
     lead: Mapping[str, Interval],
-) -> Ruling:
-    """Say whether a design pays, by how much better it is than each of the others."""
+) -> tuple[bool | None, str]:
+    """Say whether a design pays, and why, by how much better it is than each of the others.
+
+    `None`: that is for the user to weigh, or the cases are too few to tell.
+    """
     if design.name == reference.name:
-        return Ruling(None, "what the others are compared with")
+        return None, "what the others are compared with"
     ratios = {other.name: cost_ratio(other, design) for other in others}
     cheaper = [o for o in others if (ratio := ratios[o.name]) is not None and ratio < 1.0]
     as_good = [o for o in cheaper if lead[o.name].low <= 0.0 and lead[o.name].high < MARGIN]
@@ -408,7 +398,7 @@ def ruling(
         best = min(as_good, key=lambda o: lead[o.name].high)
         how = f"less than {MARGIN} worse, if at all" if lead[best.name].high >= 0.0 else "better"
         said = f"doesn't pay: {best.name} is cheaper, and {how} ({_signed(lead[best.name])}"
-        return Ruling(False, f"{said} against it). Use {best.name}")
+        return False, f"{said} against it). Use {best.name}"
     return _beside(lead[reference.name], design, reference)
 
 
@@ -436,7 +426,9 @@ def pays(lead: Interval, ratio: float | None) -> bool | None:
     return None if saves else False
 
 
-def _beside(lead: Interval, design: DesignReport, reference: DesignReport) -> Ruling:
+def _beside(
+    lead: Interval, design: DesignReport, reference: DesignReport
+) -> tuple[bool | None, str]:
     name, apart, cost = reference.name, _signed(lead), _cost(design, reference)
     found = pays(lead, cost_ratio(design, reference))
     if lead.low > 0.0:
@@ -454,7 +446,7 @@ def _beside(lead: Interval, design: DesignReport, reference: DesignReport) -> Ru
             f"not shown to pay: these cases don't exclude that it is {-lead.low:.3f} worse than "
             f"{name} ({apart}), and less than {MARGIN} is wanted, {cost}"
         )
-    return Ruling(found, said)
+    return found, said
 
 
 def _cost(design: DesignReport, reference: DesignReport) -> str:
@@ -494,26 +486,22 @@ def _curve(
     return tuple(points)
 
 
-def _each_sure(
-    answers: Mapping[str, Sequence[Answer]],
-    scores: Mapping[str, Floats],
-    order: Callable[[Sequence[Answer]], Floats | None],
-    read: Callable[[Floats, Bools], T],
-) -> dict[str, T]:
-    found = {name: order(given) for name, given in answers.items()}
-    return {
-        name: read(sure, scores[name] == 1.0) for name, sure in found.items() if sure is not None
-    }
-
-
-def _reliability(sure: Floats, correct: Bools) -> list[tuple[float, float, int]]:
-    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
-    return [
-        (float(sure[bins == b].mean()), float(correct[bins == b].mean()), int((bins == b).sum()))
-        for b in np.unique(bins)
-    ]
-
-
-def _coverage(sure: Floats, correct: Bools) -> list[tuple[float, float]]:
-    shares, errors = coverage_line(sure, correct)
-    return list(zip(shares.tolist(), errors.tolist(), strict=True))
+def _by_confidence(
+    answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Floats]
+) -> dict[str, dict[str, Any]]:
+    """How right each design with confidences is: in bins of them, and among the surest."""
+    reliability: dict[str, list[tuple[float, float, int]]] = {}
+    coverage: dict[str, list[tuple[float, float]]] = {}
+    for name, given in answers.items():
+        sure, order, correct = confidences(given), ranked(given), scores[name] == 1.0
+        if sure is None or order is None:
+            continue
+        bins = bins_of(sure)
+        inside = [bins == b for b in np.unique(bins)]
+        reliability[name] = [
+            (float(sure[here].mean()), float(correct[here].mean()), int(here.sum()))
+            for here in inside
+        ]
+        shares, errors = coverage_line(order, correct)
+        coverage[name] = list(zip(shares.tolist(), errors.tolist(), strict=True))
+    return {"reliability": reliability, "coverage": coverage}

@@ -1,4 +1,11 @@
-"""Labelled rows, made by labelling texts."""
+"""Labelling: which texts help a calibration most, and rows made by labelling them.
+
+Half of the texts that are picked are drawn at random: a promise can only be found on such. The
+others are those that the scorer is unsure of, or that lie close to its threshold, each far from
+those before it: the gradients that their labels could cause are compared, as BADGE does (Ash et
+al. 2020, "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", arXiv
+1906.03671), and always the farthest is taken (Gonzalez 1985).
+"""
 
 from __future__ import annotations
 
@@ -22,6 +29,9 @@ from moa.decisions.arrays import Floats, logit, np
 from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.rows import Format, read
+
+MOST_READ = 500
+"""Texts that are read to choose among, unless told otherwise."""
 
 
 def question_of(task: str, labels: Sequence[str]) -> Question:
@@ -53,6 +63,16 @@ def read_unlabelled(
     if not found:
         raise ConfigError(f"{source}: there is no row with a 'text' to be labelled")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A text to be labelled."""
+
+    place: int
+    """Of the text."""
+    chosen: bool
+    """Whether it was chosen since it helps; otherwise it was drawn at random."""
 
 
 class LabelFile(LineFile):
@@ -159,20 +179,6 @@ async def label_by_model(
     return found
 
 
-MOST_READ = 500
-"""Texts that are read to choose among, unless told otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """A text to be labelled."""
-
-    place: int
-    """Of the text."""
-    chosen: bool
-    """Whether it was chosen since it helps; otherwise it was drawn at random."""
-
-
 async def picked(
     calibrated: Calibrated,
     texts: Sequence[str],
@@ -186,16 +192,9 @@ async def picked(
     """Pick the texts to label next, drawn and chosen ones in turn, the most helpful first.
 
     Which texts can be drawn, and in which order, depends on their words alone. So it makes no
-    difference to the promise whether they are labelled in one session or in several.
-
-    Args:
-        calibrated: A calibration with its endpoints.
-        texts: Unlabelled ones. A text that comes twice counts once.
-        most: Texts to pick.
-        known: Texts that are labelled already, and picked no more.
-        most_read: Texts that the calibration's features read, to choose among.
-        context: Budget, deadline and ledger; `None` starts one.
-        progress: Told how far each feature is.
+    difference to the promise whether they are labelled in one session or in several. A text that
+    comes twice counts once, one that is `known` is picked no more, and the calibration's features
+    read at most `most_read` to choose among.
 
     Raises:
         CalibrationError: a model is another one than the calibration's, or can't be read.
