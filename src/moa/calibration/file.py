@@ -329,15 +329,7 @@ class Calibration(Frozen):
         """Start a check on drift: on length, language, label mass, and what is accepted how surely.
 
         Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
-        other fit has.
-
-        Args:
-            texts: Drawn at random, as they come in.
-            languages: Of some texts; `None` where one is not known.
-            held_out: What the accepting fit says of each held-out text.
-
-        Returns:
-            The check before its first input; `None` where too few texts are there to watch.
+        other fit has. Texts must be drawn at random, as they come in; `None` where they are too few.
         """
         accepted = self.accepted(held_out)
         sure = held_out.probabilities.max(1)[accepted]

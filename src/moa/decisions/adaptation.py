@@ -278,11 +278,9 @@ class _Fitting:
     ) -> tuple[Correction, Floats]:
         """Fit each choice of groups, and keep the first unless a later one's loss is lower.
 
-        Few labels tell little: where held-out losses are close, the earlier choice stays.
-
-        Returns:
-            The correction, and the log-probabilities of the unlabelled texts without bias. Without
-            the fitted bias too, a rare option has its most probable texts.
+        Few labels tell little: where held-out losses are close, the earlier choice stays. Gives the
+        log-probabilities of the unlabelled texts too, without the model's bias and the fitted one:
+        so a rare option has its most probable texts.
         """
         rows, labels = labels_of(question, self.labelled)
         plain, fitted_to = texts[question.name], labelled[question.name][rows]

@@ -80,12 +80,8 @@ async def probe(
 ) -> Probe:
     """Find out how a model is asked best.
 
-    Args:
-        endpoint: Must give label log-probabilities.
-        encoder: Stands beside it; `None` where there is none.
-        context: Budget, deadline and ledger.
-        limit_s: Seconds after which no further text is begun; `None` reads all.
-        progress: Called with the texts read, and those to read in all.
+    No further text is begun after `limit_s` seconds; `progress` is told the texts read, and those
+    to read in all.
 
     Raises:
         CapabilityError: the endpoint gives no label log-probabilities.

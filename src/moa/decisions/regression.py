@@ -86,14 +86,8 @@ def fit_head(
 ) -> Fitted:
     """Fit a head by multinomial logistic regression, with the penalty of lowest held-out log loss.
 
-    Args:
-        vectors: One a text.
-        labels: Index of the right option of each.
-        options: How many there are.
-        folds: Number of the fold that each text belongs to.
-        penalties: Strengths to choose from, strong ones first.
-        known: Further vectors and the right option of each, which are always fitted to and never
-            measured on.
+    Penalties are tried in their order, strong ones first. `known` are further vectors and the right
+    option of each, which are always fitted to and never measured on.
     """
     more, their_labels = known or (vectors[:0], labels[:0])
     everything = np.concatenate([vectors, more])
@@ -181,12 +175,8 @@ def fit_blend(
 ) -> Blend:
     """Find the most probable weights and bias, given labels and a Gaussian prior around a start.
 
-    Args:
-        readings: Log-probabilities: texts, readings, options.
-        labels: Index of the right option of each text.
-        weights: Start and mean of the prior; its standard deviation is 0.5.
-        bias: Start and mean of the prior.
-        bias_sd: Standard deviation of that prior.
+    Readings are log-probabilities: texts, readings, options. The standard deviation of the prior is
+    0.5 for the weights, and `bias_sd` for the bias.
     """
     n, sources, options = readings.shape
     start = np.concatenate([weights, bias])
@@ -216,8 +206,7 @@ def held_out_loss(readings: Floats, labels: Ints, *, weights: Floats, bias: Floa
         found = fit_blend(readings[~out], labels[~out], weights=weights, bias=bias)
         return found.logs(readings[out])
 
-    right = cross_validated(fold, predict)[np.arange(len(labels)), labels]
-    return float(-np.maximum(right, np.log(1e-6)).mean())
+    return log_loss(cross_validated(fold, predict), labels, least=1e-6)
 
 
 def centred_mean(reading: Floats) -> Floats:
