@@ -329,7 +329,7 @@ class Calibration(Frozen):
         """Start a check on drift: on length, language, label mass, and what is accepted how surely.
 
         Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
-        other fit has. Texts must be drawn at random, as they come in; `None` where they are too few.
+        other fit has. Texts must be drawn at random, as they come in; `None` where they are few.
         """
         accepted = self.accepted(held_out)
         sure = held_out.probabilities.max(1)[accepted]
