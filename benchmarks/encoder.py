@@ -71,7 +71,7 @@ def measured(name: str, data: Path, cache: Path) -> list[str]:
             some = np.random.RandomState(draw).permutation(len(rows) - HELD)[:count]
             if ensemble.fits(right[some]):
                 args = (question, head, found[some], None, right[some])
-                made, _ = ensemble.fitted(Adaptation(origin=name), *args)
+                made, _ = ensemble.by_labels(Adaptation(origin=name), *args)
                 offsets = np.array(made.corrections["label"].offsets)
                 read_now: Any = made.heads["label"](found[held]) + offsets
                 shares.append(float((read_now.argmax(1) == right[held]).mean()))

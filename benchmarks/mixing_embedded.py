@@ -16,7 +16,7 @@ from moa.agents.proposer import Proposer
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.evals import compare
-from moa.evals.report import Comparison
+from moa.evals.comparison import Comparison
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.mixture import Mixture

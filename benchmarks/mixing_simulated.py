@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from moa import Agent, Reply
 from moa.agents.proposer import Proposer
 from moa.evals import compare
-from moa.evals.report import Comparison
+from moa.evals.comparison import Comparison
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.debate import Debate, Debater

@@ -39,6 +39,15 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert "OPENAI_API_KEY" not in os.environ
 
 
+@pytest.fixture(scope="module")
+def no_encoder() -> Iterator[None]:
+    """Only labels are read: the encoder of sentences takes a download."""
+    with pytest.MonkeyPatch.context() as patch:
+        missing = staticmethod(lambda: "tokenizers")
+        patch.setattr("moa.endpoints.encoders.SentenceEncoder.missing", missing)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A real Postgres on a socket in a folder, where there is one on this machine."""

@@ -39,11 +39,9 @@ class Evidence(Frozen):
     """Logarithm of what each bet has made of a wealth of 1, without what is still kept back."""
 
     def after(self, factors: Sequence[float]) -> Evidence:
-        """Let each bet win or lose.
+        """Let each bet win or lose, by what it multiplies its stake by at this observation.
 
-        Args:
-            factors: What each bet multiplies its stake by at this observation: positive, and 1 or
-                less on average where the claim holds.
+        That is positive, and 1 or less on average where the claim holds.
         """
         step = self.steps + 1
         if step == 1:

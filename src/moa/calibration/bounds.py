@@ -24,12 +24,9 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from moa.calibration import Bound, Guarantee, percent
-from moa.calibration.binomial import allowed_errors, fewest, tail, upper_bound
-from moa.calibration.measures import coverage_at_risk
-from moa.decisions.arrays import Floats, Ints, np
+from moa.calibration import Bound, Guarantee, allowed_errors, fewest, percent, tail, upper_bound
+from moa.decisions.arrays import Floats, Ints, coverage_at_risk, np
 from moa.errors import InputError
 
 _THRESHOLDS = 60
@@ -261,12 +258,12 @@ def _shortfall(
     """
     what = "labels" if cases == labels else "cases"
     needed = guarantee.needed()
-    seen = _look(outcomes, guarantee)
+    likely, lowest, hopeless = _look(outcomes, guarantee)
     why = _why(guarantee, cases, needed, what)
-    if seen.labels is not None:
-        more = max(seen.labels - cases, needed - cases, needed // 2)
+    if likely is not None:
+        more = max(likely - cases, needed - cases, needed // 2)
         said = f"It takes about {more} more held-out {what}"
-    elif not seen.hopeless:
+    elif not hopeless:
         more = max(needed - cases, cases)
         said = (
             f"It takes at least about {more} more held-out {what}, if the scorer is good enough at "
@@ -275,7 +272,7 @@ def _shortfall(
     else:
         return None, (
             f"accepts nothing: {why}. Even among the surest decisions about "
-            f"{percent(seen.lowest)} are wrong, so more labels alone won't help: it takes a better "
+            f"{percent(lowest)} are wrong, so more labels alone won't help: it takes a better "
             "scorer, or a larger risk"
         )
     each = labels / cases if cases else 1.0
@@ -298,18 +295,14 @@ def _why(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
     )
 
 
-class _Look(NamedTuple):
-    """What the error rates among the surest decisions, few to all of them, let expect."""
+def _look(
+    outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee
+) -> tuple[int | None, float, bool]:
+    """Say what the error rates among the surest decisions, few to all of them, let expect.
 
-    labels: int | None
-    """Held-out labels with which some threshold would likely pass."""
-    lowest: float
-    """The lowest error rate, as far as it can be told."""
-    hopeless: bool
-    """Whether all of them are above the risk, and not by chance."""
-
-
-def _look(outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee) -> _Look:
+    That is the held-out labels with which some threshold would likely pass, the lowest error rate
+    as far as it can be told, and whether all of them are above the risk, and not by chance.
+    """
     ranked = sorted(outcomes, key=lambda outcome: -outcome[0])
     n = len(ranked)
     sizes = [fewest(k, risk=guarantee.risk, failure=guarantee.failure) for k in _ERRORS]
@@ -327,4 +320,4 @@ def _look(outcomes: Sequence[tuple[float, bool]], guarantee: Guarantee) -> _Look
             pairs = zip(_ERRORS, sizes, strict=True)
             size = next((m for k, m in pairs if tail(k, m, rate) >= _LIKELY), None)
             wanted += [] if size is None else [math.ceil(size * n / accepted)]
-    return _Look(min(wanted, default=None), lowest, hopeless)
+    return min(wanted, default=None), lowest, hopeless

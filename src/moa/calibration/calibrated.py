@@ -12,7 +12,7 @@ from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import FeatureReader, Progress, Reading, Sources
 from moa.calibration.file import Calibration, now
 from moa.calibration.labelled import Labelled, Sorted, check_labels, near_copies_of, sort_out
-from moa.calibration.measures import Measures, measure
+from moa.calibration.scorer import Measures, measure
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
 from moa.endpoints.known import Identity, identity_of
@@ -59,13 +59,13 @@ class Calibrated:
         """Read the text with all features at once, and decide."""
         for warning in await self.check(context):
             context.note("degraded", warning)
-        decided = self.calibration.decide(await self.read(text, context))
+        found, accepted = self.calibration.decide(await self.read(text, context))
         return Answer(
             question=self.question,
-            probabilities=tuple(decided.probabilities[0].tolist()),
+            probabilities=tuple(found.probabilities[0].tolist()),
             source="logprob",
-            accepted=bool(decided.accepted[0]),
-            label_mass=None if decided.mass is None else float(decided.mass[0]),
+            accepted=bool(accepted[0]),
+            label_mass=None if found.mass is None else float(found.mass[0]),
         )
 
     async def read(self, text: str, context: RunContext) -> list[Floats]:
@@ -115,10 +115,10 @@ async def evaluate(
     context = context or RunContext(keep_notes=False)
     readings = await read_texts(calibrated, [row.text for row in rows], context, progress)
     values = [reading.values for reading in readings]
-    probabilities, accepted, _ = calibrated.calibration.decide(values)
-    wrong = probabilities.argmax(1) != labels
+    found, accepted = calibrated.calibration.decide(values)
+    wrong = found.probabilities.argmax(1) != labels
     return Evaluation(
-        **measure(probabilities, labels).model_dump(),
+        **measure(found.probabilities, labels).model_dump(),
         n=len(rows),
         coverage=float(accepted.mean()),
         risk=float(wrong[accepted].mean()) if accepted.any() else None,

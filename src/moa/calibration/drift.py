@@ -248,11 +248,7 @@ def moved(reference: Counts, windows: Sequence[Counts], *, alpha: float) -> tupl
 
     Where nothing has changed, and items don't depend on each other, something is found with a
     probability of at most `alpha`: it is shared among the questions, the labels and the two looks.
-
-    Args:
-        reference: What is normal.
-        windows: What came since, the latest window last.
-        alpha: Rate of false alarms, for each time that it is asked.
+    The latest window comes last.
     """
     looks = {1, len(windows)} - {0}
     found: dict[tuple[str, str], Moved] = {}

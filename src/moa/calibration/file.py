@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from pydantic import ConfigDict, Field
 
@@ -19,9 +19,7 @@ from moa._files import load_model, save_text
 from moa.calibration import Bound
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature, LabelFeature, layout_of
-from moa.calibration.measures import Measures
-from moa.calibration.scorer import Candidate
-from moa.calibration.uncertainty import Judged, Uncertainty, judged
+from moa.calibration.scorer import Candidate, Judged, Measures, Uncertainty, judged
 from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.heads import Blend, Head
 from moa.endpoints.known import Identity
@@ -68,7 +66,7 @@ class HeadRecord(Frozen):
 
     @classmethod
     def of(cls, head: Head) -> Self:
-        """Write a head down."""
+        """Write it down."""
         rows, columns = head.weights.shape
         packed = base64.b64encode(head.weights.astype("<f4").tobytes()).decode()
         return cls(shape=(rows, columns), weights=packed, bias=tuple(head.bias.tolist()))
@@ -98,6 +96,7 @@ class FitRecord(Frozen):
             bias=tuple(blend.bias.tolist()),
         )
 
+    @cached_property
     def blend(self) -> Blend:
         """Read it back."""
         return Blend(
@@ -142,16 +141,6 @@ class Reached(Measures):
     seconds: float
     """Wall time of a decision, while it was made."""
     tokens: float
-
-
-class Decided(NamedTuple):
-    """What a calibration says of some texts."""
-
-    probabilities: Floats
-    """Texts, options."""
-    accepted: Bools
-    mass: Floats | None
-    """As in `Judged`."""
 
 
 class Calibration(Frozen):
@@ -315,26 +304,24 @@ class Calibration(Frozen):
                 )
         return warnings
 
-    def decide(self, readings: Sequence[Floats]) -> Decided:
-        """Make decisions of what the features read of some texts, in their order."""
+    def decide(self, readings: Sequence[Floats]) -> tuple[Judged, Bools]:
+        """Decide by what the features read of some texts, and say which decisions are accepted."""
         found = self.judge(readings)
-        accepted = np.array(self.accepted(found))
-        full = self._blends[1]
+        accepted, full = self.accepted(found), self.full.blend
         guesses = np.exp(full.logs(full.stacked(readings)))
         probabilities = np.where(accepted[:, None], found.probabilities, guesses)
-        return Decided(probabilities, accepted, found.mass)
+        return found._replace(probabilities=probabilities), accepted
 
     def judge(self, readings: Sequence[Floats]) -> Judged:
         """Apply the accepting fit to what the features read of some texts, in their order."""
-        return judged(self._blends[0], self.uncertainty, readings, self.features, self.labels)
+        scorer = self.accepting.blend
+        return judged(scorer, self.uncertainty, readings, self.features, self.labels)
 
-    def accepted(self, found: Judged) -> list[bool]:
+    def accepted(self, found: Judged) -> Bools:
         """Whether each decision of the accepting fit is accepted."""
-        given = [self.labels[int(place)] for place in found.probabilities.argmax(1)]
-        return [
-            self.bounds.get(label, self.bound).accepts(sure)
-            for label, sure in zip(given, found.sure.tolist(), strict=True)
-        ]
+        bounds = [self.bounds.get(label, self.bound) for label in self.labels]
+        given = zip(map(int, found.probabilities.argmax(1)), map(float, found.sure), strict=True)
+        return np.array([bounds[place].accepts(sure) for place, sure in given], bool)
 
     def watched(
         self, texts: Sequence[str], languages: Sequence[str | None], held_out: Judged
@@ -342,17 +329,9 @@ class Calibration(Frozen):
         """Start a check on drift: on length, language, label mass, and what is accepted how surely.
 
         Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
-        other fit has.
-
-        Args:
-            texts: Drawn at random, as they come in.
-            languages: Of some texts; `None` where one is not known.
-            held_out: What the accepting fit says of each held-out text.
-
-        Returns:
-            The check before its first input; `None` where too few texts are there to watch.
+        other fit has. Texts must be drawn at random, as they come in; `None` where they are few.
         """
-        accepted = np.array(self.accepted(held_out), bool)
+        accepted = self.accepted(held_out)
         sure = held_out.probabilities.max(1)[accepted]
         watched: dict[str, list[Value]] = {
             "length": [float(len(text)) for text in texts],
@@ -363,10 +342,6 @@ class Calibration(Frozen):
         }
         enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
         return Drift.of(enough) if enough else None
-
-    @cached_property
-    def _blends(self) -> tuple[Blend, Blend]:
-        return self.accepting.blend(), self.full.blend()
 
 
 def now() -> datetime:

@@ -42,33 +42,31 @@ from moa.calibration.file import (
     now,
 )
 from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
-from moa.calibration.measures import measure
 from moa.calibration.scorer import (
+    Judged,
     Part,
     Tried,
+    Uncertainty,
     around_average,
     blend,
-    candidate,
     chosen,
     held_out,
-    plain,
-    tried,
-)
-from moa.calibration.uncertainty import (
-    Judged,
-    Uncertainty,
     judged,
-    mass_of,
+    measure,
+    plain,
     signs_of,
+    stacked,
+    tried,
     uncertainty_of,
 )
 from moa.context import RunContext
+from moa.decisions import PromptVariant
 from moa.decisions.adaptation import confident, halves
 from moa.decisions.arrays import Bools, Floats, Ints, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import PENALTIES, fit_head, folds, split
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.known import identity_of, known
+from moa.endpoints.known import Identity, identity_of, known
 from moa.errors import CalibrationError, InputError
 from moa.questions import Question
 
@@ -129,49 +127,53 @@ async def calibrate(
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
     """
-    names = [option.name for option in question.options]
-    data = sort_out(rows, names)
-    guarantee = guarantee or Guarantee()
-    context = context or RunContext(keep_notes=False)
-    sources = sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders}
+    data = sort_out(rows, names := [option.name for option in question.options])
+    task = _Task(data, names, guarantee or Guarantee(), by_label=by_label, learn=learn)
     reader = FeatureReader(
-        question=question,
-        sources=sources,
+        question=replace(question, name=ASKED_AS),
+        sources=sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders},
         texts=[row.text for row in data.rows],
-        context=context,
+        context=context or RunContext(keep_notes=False),
         limit_s=limit_s or max(LEAST_S, SECONDS_A_ROW * len(data.rows)),
         progress=progress,
     )
-    task = _Task(data, names, guarantee, by_label=by_label, learn=learn)
-    readings = await _readings(reader, task, list(sources))
+    readings = await _readings(reader, task)
     if not readings:
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
         )
     made = (_unlearnt if learn == "nothing" else _learnt)(task, readings, latency_penalty)
-    used = {reading.feature.source for reading in made.readings}
-    models = {role: await identity_of(sources[role], context) for role in sorted(used)}
+    roles = sorted({feature.source for feature in made.best.features})
+    models = {role: await identity_of(reader.sources[role], reader.context) for role in roles}
+    return _written(task, made, reader, models, language)
 
+
+def _written(
+    task: _Task,
+    made: _Made,
+    reader: FeatureReader,
+    models: dict[str, Identity],
+    language: Detect | None,
+) -> Calibration:
+    """Look at the held-out texts, and write down what was fitted and what can be promised."""
     # Through the record, since what is applied has the weights as they are written.
     accepting = FitRecord.of(made.blend)
-    said, fitting = _rehearsed(task, made, accepting.blend())
+    said, fitting = _rehearsed(task, made, accepting.blend)
     tested = task.outcomes(said, task.tested)
-    bound, bounds = task.promised(guarantee, fitting, tested)
+    bound, bounds = task.promised(task.guarantee, fitting, tested)
     everything = np.ones(len(task.labels), bool)
-    parts = [
-        task.part(reading, everything, part.penalty)
-        for reading, part in zip(made.readings, made.parts, strict=True)
-    ]
-    drawn = [row.text for row in data.rows if not row.chosen]
+    parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
+    drawn = [row.text for row in task.data.rows if not row.chosen]
     spoken = [] if language is None else [language(text) for text in drawn]
+    notes = (*task.data.notes, *near_copies_of(task.data.rows), *reader.dropped)
     calibration = Calibration(
         made=now(),
-        question=QuestionRecord.model_validate(question),
+        question=QuestionRecord.model_validate(reader.question),
         models=models,
-        features=tuple(reading.feature for reading in made.readings),
+        features=made.best.features,
         bound=bound,
         bounds=bounds,
-        looser=tuple(task.promised(it, fitting, tested)[0] for it in guarantee.looser()),
+        looser=tuple(task.promised(it, fitting, tested)[0] for it in task.guarantee.looser()),
         accepting=accepting,
         uncertainty=made.uncertainty,
         full=FitRecord.of(blend(parts, task.labels)),
@@ -179,7 +181,7 @@ async def calibrate(
         reached=_reached(task, made.best, parts, said, bound),
         chosen=made.why,
         candidates=tuple(one.candidate for one in made.tried),
-        notes=(*data.notes, *near_copies_of(data.rows), *reader.dropped, *_kept(made.uncertainty)),
+        notes=(*notes, *_kept(made.uncertainty)),
     )
     watched = calibration.watched(drawn, spoken, said)
     return calibration.model_copy(update={"drift": watched}).sealed()
@@ -270,7 +272,7 @@ class _Task:
         """
         values = reading.values[rows]
         if not isinstance(reading.feature, VectorFeature):
-            return Part(None, values)
+            return Part(reading, values)
         made = fit_head(
             values,
             self.labels[rows],
@@ -279,29 +281,32 @@ class _Task:
             penalties=PENALTIES if penalty is None else (penalty,),
             known=reading.names,
         )
-        return Part(made.head, made.held_out, made.penalty)
+        return Part(reading, made.held_out, made.head, made.penalty)
 
 
-async def _readings(reader: FeatureReader, task: _Task, roles: Sequence[str]) -> list[Reading]:
+async def _readings(reader: FeatureReader, task: _Task) -> list[Reading]:
     """Read with all features there are, the cheap ones first."""
+    learns = task.learn != "nothing"
     vectors: list[Feature] = [
         VectorFeature(name=role, source=role, prompt=None if role == SENTENCES else PROMPT)
-        for role in roles
-        if role != DECIDES and task.learn != "nothing"
+        for role in reader.sources
+        if role != DECIDES and learns
     ]
     vectors.sort(key=lambda feature: feature.source == HIDDEN)
     found = [await reader.read(feature) for feature in vectors]
-    own = await reader.read(_labels(reader, "labels", ((),)))
+    own = await _labels(reader, "labels", ((),))
     found.append(own)
     if own is not None and await _order_matters(reader):
-        found.append(await reader.read(_labels(reader, "turned", ((),), turned=True)))
-    shows = task.learn != "nothing" and len(task.names) <= _MOST_OPTIONS_SHOWN
-    if own is not None and shows:
-        shown = await reader.read(_labels(reader, "labels after examples", _examples(reader, task)))
-        found.append(shown)
-        known = [one.values for one in (own, shown) if one is not None]
-        sure = _sure(reader, task, known)
-        found.append(await reader.read(_labels(reader, "labels after sure texts", sure)))
+        found.append(await _labels(reader, "turned", ((),), turned=True))
+    if own is not None and learns and len(task.names) <= _MOST_OPTIONS_SHOWN:
+        examples = [
+            Example(row.text, {ASKED_AS: row.label})
+            for row, held in zip(task.data.rows, task.held, strict=True)
+            if not held
+        ]
+        shown = await _labels(reader, "labels after examples", halves(examples, [reader.question]))
+        sure = _sure(reader, task, [one.values for one in (own, shown) if one is not None])
+        found += [shown, await _labels(reader, "labels after sure texts", sure)]
     return [one for one in found if one is not None]
 
 
@@ -310,47 +315,33 @@ async def _order_matters(reader: FeatureReader) -> bool:
 
     Where the words of the labels are read, the order hardly stands in the prompt.
     """
-    asked = replace(reader.question, name=ASKED_AS)
-    endpoint = reader.sources[DECIDES]
+    asked, endpoint = reader.question, reader.sources[DECIDES]
     decision = await endpoint.decide(reader.texts[0], [asked], reader.context)
     return asked.kind == "choice" and all(a.source == "native" for a in decision.answers)
 
 
-def _labels(
-    reader: FeatureReader, name: str, prompts: Sequence[Sequence[Example]], *, turned: bool = False
-) -> LabelFeature:
-    shown = tuple(tuple(prompt) for prompt in prompts)
+async def _labels(
+    reader: FeatureReader, name: str, shown: Sequence[PromptVariant], *, turned: bool = False
+) -> Reading | None:
     read_as = known(reader.sources[DECIDES].model).layout_of(reader.question.kind)
-    layout = layout_of(reader.question, read_as)
-    return LabelFeature(
-        name=name, prompt_variants=shown, turned=turned, read_as=read_as, layout=layout
+    feature = LabelFeature(
+        name=name,
+        prompt_variants=tuple(shown),
+        turned=turned,
+        read_as=read_as,
+        layout=layout_of(reader.question, read_as),
     )
+    return await reader.read(feature)
 
 
-def _examples(reader: FeatureReader, task: _Task) -> Sequence[Sequence[Example]]:
-    """Show texts of the fitting part, of each label as many, in two prompts."""
-    labelled = [
-        Example(row.text, {ASKED_AS: row.label})
-        for row, held in zip(task.data.rows, task.held, strict=True)
-        if not held
-    ]
-    return halves(labelled, [replace(reader.question, name=ASKED_AS)])
-
-
-def _sure(
-    reader: FeatureReader, task: _Task, known: Sequence[Floats]
-) -> Sequence[Sequence[Example]]:
+def _sure(reader: FeatureReader, task: _Task, read: Sequence[Floats]) -> list[PromptVariant]:
     """Show texts of the fitting part of which the model is surest, in two prompts."""
-    fitting = ~task.held
-    logs = np.stack([values[fitting] for values in known], 1)
-    fair = around_average(logs, task.labels[fitting]).logs(logs)
-    texts = [text for text, held in zip(reader.texts, task.held, strict=True) if not held]
-    right = fair.argmax(1) == task.labels[fitting]
-    return confident(
-        [text for text, is_right in zip(texts, right, strict=True) if is_right],
-        {ASKED_AS: fair[right]},
-        [replace(reader.question, name=ASKED_AS)],
-    )
+    rows = np.flatnonzero(~task.held)
+    logs = np.stack([values[rows] for values in read], 1)
+    fair = around_average(logs, task.labels[rows]).logs(logs)
+    right = fair.argmax(1) == task.labels[rows]
+    texts = [reader.texts[row] for row in map(int, rows[right])]
+    return confident(texts, {ASKED_AS: fair[right]}, [reader.question])
 
 
 class _Made(NamedTuple):
@@ -359,13 +350,10 @@ class _Made(NamedTuple):
     tried: Sequence[Tried]
     best: Tried
     why: str
-    readings: Sequence[Reading]
-    """Of the features that were chosen."""
-    parts: Sequence[Part]
     blend: Blend
     rehearsed: Judged
     """Of the fitting part, by fits without its own labels."""
-    uncertainty: Uncertainty | None
+    uncertainty: Uncertainty | None = None
 
 
 def _learnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) -> _Made:
@@ -374,39 +362,34 @@ def _learnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) ->
     parts = [task.part(reading, fitting) for reading in readings]
     labels, dealt = task.labels[fitting], task.folds[fitting]
     risk = task.guarantee.risk
-    found = tried(readings, parts, labels, dealt, risk=risk, latency_penalty=latency_penalty)
+    found = tried(parts, labels, dealt, risk=risk, latency_penalty=latency_penalty)
     best, why = chosen(found, latency_penalty=latency_penalty)
-    readings = [readings[place] for place in best.places]
-    parts = [parts[place] for place in best.places]
-    p, features = best.probabilities, [reading.feature for reading in readings]
-    signs = signs_of(np.stack([part.logs for part in parts], 1), p, features, task.names)
-    kept = uncertainty_of(p, signs, labels, dealt)
-    uncertainty, sure = (None, p.max(1)) if kept is None else kept
-    rehearsed = Judged(p, sure, mass_of(signs))
-    scorer = blend(parts, labels)
-    return _Made(found, best, why, readings, parts, scorer, rehearsed, uncertainty)
+    p = best.probabilities
+    signs = signs_of(stacked(best.parts), p, best.features, task.names)
+    uncertainty, sure = uncertainty_of(p, signs, labels, dealt)
+    scorer = blend(best.parts, labels)
+    return _Made(found, best, why, scorer, Judged.by(p, sure, signs), uncertainty)
 
 
 def _unlearnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) -> _Made:
     """Take the plain average of all features: no label is looked at but for the figures."""
-    parts = [Part(None, reading.values) for reading in readings]
+    parts = [Part(reading, reading.values) for reading in readings]
     scorer = plain(len(parts), len(task.names))
-    p = np.exp(scorer.logs(np.stack([part.logs for part in parts], 1)))
+    p = np.exp(scorer.logs(stacked(parts)))
     risk = task.guarantee.risk
-    measured = candidate(readings, p, task.labels, risk=risk, latency_penalty=latency_penalty)
-    best = Tried(measured, tuple(range(len(readings))), p)
-    why = f"{measured.name}: as the endpoint gives them, since nothing was to be learnt"
-    nothing = Judged(p[:0], p[:0].max(1), None)
-    return _Made([best], best, why, readings, parts, scorer, nothing, None)
+    best = Tried.of(parts, p, task.labels, risk=risk, latency_penalty=latency_penalty)
+    why = f"{best.candidate.name}: as the endpoint gives them, since nothing was to be learnt"
+    return _Made([best], best, why, scorer, Judged(p[:0], p[:0].max(1)))
 
 
 def _rehearsed(task: _Task, made: _Made, accepting: Blend) -> tuple[Judged, list[Outcome]]:
     """Judge the texts that the promise is found on, and give the outcomes on the fitting part."""
     if task.learn == "approximate":
-        return made.rehearsed.of(task.tested), []
-    read = [reading.values[task.tested] for reading in made.readings]
-    features = [reading.feature for reading in made.readings]
-    found = judged(accepting, made.uncertainty, read, features, task.names)
+        p, sure, mass = made.rehearsed
+        rows = task.tested
+        return Judged(p[rows], sure[rows], None if mass is None else mass[rows]), []
+    read = [part.reading.values[task.tested] for part in made.best.parts]
+    found = judged(accepting, made.uncertainty, read, made.best.features, task.names)
     if task.learn == "nothing":  # nothing was fitted to the rows that aren't held out
         return found, []
     return found, task.outcomes(made.rehearsed, np.flatnonzero(~task.held))

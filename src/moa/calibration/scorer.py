@@ -1,47 +1,97 @@
-"""Scorer: what makes probabilities of the features of a text, and which features are worth it.
+"""Scorer: what makes probabilities of the features of a text, and how sure they make a decision.
 
 From what the features read, a `Blend` makes probabilities: a head on each vector, then one weight
 for each feature and one bias for each option, which holds the frequency of the classes. For a
 single feature that is a temperature and a bias; for several it is stacking on held-out
 log-probabilities (Wolpert 1992, "Stacked generalization", Neural Networks 5). Features are chosen
 by cross-validation.
+
+How sure a decision is, is told by its confidence, and by signs beside it that were read anyway: how
+much probability falls on the labels at all, how far the features (two orders of the options among
+them) disagree, and the weight on "none of these". They are kept where cross-validation says that
+they tell wrong decisions from right ones better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple, Self
 
-from moa.calibration.features import Reading
-from moa.calibration.measures import Measures, coverage_at_risk, measure
-from moa.decisions.arrays import Bools, Floats, Ints, np
-from moa.decisions.heads import Blend, Head
-from moa.decisions.regression import (
-    class_prior,
-    cross_validated,
-    fit_blend,
+from moa.calibration.bounds import Outcome
+from moa.calibration.features import Feature, LabelFeature, Reading
+from moa.decisions.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    calibration_error,
+    calibration_error_by_chance,
+    coverage_at_risk,
     log_loss,
-    matching_bias,
+    log_softmax,
+    logit,
+    macro_f1,
+    np,
 )
+from moa.decisions.heads import Blend, Head
+from moa.decisions.regression import class_prior, cross_validated, fit_blend, matching_bias
+from moa.handoffs import Frozen
+from moa.questions import NONE_OF_THESE
 
+MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"
 _HEADS_BIAS_SD = 0.1
-_GAIN = 0.002
-"""Least fall of the log loss for which a feature is added."""
+_GAIN, _GAIN_BY_SIGNS = 0.002, 0.005
+"""Least fall of the log loss for which a feature is added, and for which signs are kept."""
+_ENDS = 1e-6
+"""What moves less than this is taken to be the same."""
 
 
-@dataclass(frozen=True, slots=True)
+class Measures(Frozen):
+    """How good some decisions are."""
+
+    accuracy: float
+    macro_f1: float
+    """Mean over the options that are right, or given, at least once."""
+    ece: float
+    """Expected calibration error, in 10 bins of equal width: how far confidence and accuracy are
+    apart, on average (Guo et al. 2017, arXiv 1706.04599). Few decisions make it larger than it
+    is of many."""
+    ece_by_chance: float | None = None
+    """What it would be on average, of as many decisions of these confidences, were they perfectly
+    calibrated. An `ece` that isn't above it shows no error. `None` in files made without it."""
+
+
+def measure(probabilities: Floats, labels: Ints) -> Measures:
+    """Measure probabilities (texts, options) against the index of each text's right option."""
+    given, sure = probabilities.argmax(1), probabilities.max(1)
+    return Measures(
+        accuracy=float((given == labels).mean()),
+        macro_f1=macro_f1(given, labels),
+        ece=calibration_error(sure, given == labels),
+        ece_by_chance=calibration_error_by_chance(sure),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """A feature, as far as it was fitted to some labels."""
 
-    head: Head | None
+    reading: Reading
     logs: Floats
     """Log-probabilities of each text, by a fit without its own label: texts, options."""
+    head: Head | None = None
     penalty: float | None = None
+
+
+def stacked(parts: Sequence[Part]) -> Floats:
+    """Log-probabilities of several parts: texts, parts, options."""
+    return np.stack([part.logs for part in parts], 1)
 
 
 def blend(parts: Sequence[Part], labels: Ints) -> Blend:
     """Find the most probable weights and bias, given labels and a prior around a plain average."""
-    found = _blended(parts, np.stack([part.logs for part in parts], 1), labels)
+    found = _blended(parts, stacked(parts), labels)
     return Blend(tuple(part.head for part in parts), found.weights, found.bias)
 
 
@@ -52,7 +102,7 @@ def plain(parts: int, options: int) -> Blend:
 
 def held_out(parts: Sequence[Part], labels: Ints, folds: Ints) -> Floats:
     """Probabilities of each text under weights and a bias that were fitted to other folds."""
-    logs = np.stack([part.logs for part in parts], 1)
+    logs = stacked(parts)
 
     def predict(out: Bools) -> Floats:
         return np.exp(_blended(parts, logs[~out], labels[~out]).logs(logs[out]))
@@ -96,43 +146,67 @@ class Candidate(Measures):
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A candidate, and the features it is made of."""
+    """A candidate, and what it is made of."""
 
     candidate: Candidate
-    places: tuple[int, ...]
+    parts: tuple[Part, ...]
     probabilities: Floats
     """Of each text, by fits without its label."""
 
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Those of its parts."""
+        return tuple(part.reading.feature for part in self.parts)
+
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[Part],
+        probabilities: Floats,
+        labels: Ints,
+        *,
+        risk: float,
+        latency_penalty: float,
+    ) -> Self:
+        """Measure what some features reach together; the penalty is on a second a decision."""
+        readings = [part.reading for part in parts]
+        loss = log_loss(np.log(np.maximum(probabilities, 1e-12)), labels)
+        right = probabilities.argmax(1) == labels
+        seconds = sum(reading.seconds for reading in readings)
+        costs = [reading.cost for reading in readings if reading.cost is not None]
+        found = Candidate(
+            **measure(probabilities, labels).model_dump(),
+            name=" + ".join(reading.feature.name for reading in readings),
+            log_loss=loss,
+            coverage=coverage_at_risk(probabilities.max(1), right, risk),
+            seconds=seconds,
+            tokens=sum(reading.tokens for reading in readings),
+            cost=float(sum(costs)) if len(costs) == len(readings) else None,
+            utility=-loss - latency_penalty * seconds,
+        )
+        return cls(found, tuple(parts), probabilities)
+
 
 def tried(
-    readings: Sequence[Reading],
-    parts: Sequence[Part],
-    labels: Ints,
-    folds: Ints,
-    *,
-    risk: float,
-    latency_penalty: float,
+    parts: Sequence[Part], labels: Ints, folds: Ints, *, risk: float, latency_penalty: float
 ) -> list[Tried]:
     """Try each feature alone, then add to the best what lowers the log loss, one at a time."""
 
-    def of(places: tuple[int, ...]) -> Tried:
-        p = held_out([parts[place] for place in places], labels, folds)
-        read = [readings[place] for place in places]
-        found = candidate(read, p, labels, risk=risk, latency_penalty=latency_penalty)
-        return Tried(found, places, p)
+    def of(*some: Part) -> Tried:
+        p = held_out(some, labels, folds)
+        return Tried.of(some, p, labels, risk=risk, latency_penalty=latency_penalty)
+
+    def loss(one: Tried) -> float:
+        return one.candidate.log_loss
 
     # The options in the opposite order are the same feature once more, and stand beside it.
-    alone = [p for p, r in enumerate(readings) if not getattr(r.feature, "turned", False)]
-    found = [of((place,)) for place in alone]
-    best = min(found, key=lambda one: one.candidate.log_loss)
-    while len(best.places) < len(parts):
-        others = [
-            of(tuple(sorted((*best.places, place))))
-            for place in range(len(parts))
-            if place not in best.places
-        ]
-        better = min(others, key=lambda one: one.candidate.log_loss)
-        if better.candidate.log_loss > best.candidate.log_loss - _GAIN:
+    alone = [part for part in parts if not getattr(part.reading.feature, "turned", False)]
+    found = [of(part) for part in alone]
+    best = min(found, key=loss)
+    while new := [part for part in parts if part not in best.parts]:
+        more = [of(*(p for p in parts if p in (*best.parts, added))) for added in new]
+        better = min(more, key=loss)
+        if loss(better) > loss(best) - _GAIN:
             break
         found.append(better)
         best = better
@@ -160,31 +234,149 @@ def _figures(one: Candidate) -> str:
     return f"log loss {one.log_loss:.3f}, {one.accuracy:.3f} right, {one.coverage:.0%} acceptable"
 
 
-def candidate(
-    readings: Sequence[Reading],
-    probabilities: Floats,
-    labels: Ints,
-    *,
-    risk: float,
-    latency_penalty: float,
-) -> Candidate:
-    """Measure what some features reach together; the arguments are those of `tried`."""
-    right = probabilities.argmax(1) == labels
-    coverage = coverage_at_risk(probabilities.max(1), right, risk)
-    loss = log_loss(np.log(np.maximum(probabilities, 1e-12)), labels)
-    seconds = sum(reading.seconds for reading in readings)
-    costs = [reading.cost for reading in readings if reading.cost is not None]
-    return Candidate(
-        **measure(probabilities, labels).model_dump(),
-        name=" + ".join(reading.feature.name for reading in readings),
-        log_loss=loss,
-        coverage=coverage,
-        seconds=seconds,
-        tokens=sum(reading.tokens for reading in readings),
-        cost=float(sum(costs)) if len(costs) == len(readings) else None,
-        utility=-loss - latency_penalty * seconds,
-    )
-
-
 def _time(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+class Uncertainty(Frozen):
+    """A logistic regression of whether a decision is right, on its confidence and on signs."""
+
+    signs: tuple[str, ...]
+    means: tuple[float, ...]
+    spreads: tuple[float, ...]
+    weights: tuple[float, ...]
+    """Of the log-odds of the confidence, and of each sign."""
+    constant: float
+    log_loss: float = 0.0
+    """By cross-validation."""
+    log_loss_without: float = 0.0
+    """Of the confidence alone."""
+
+    def sure(self, p: Floats, signs: Mapping[str, Floats]) -> Floats:
+        """Probability that each decision is right."""
+        found = _columns(p, signs, self.signs)
+        found[:, 1:] = (found[:, 1:] - np.array(self.means)) / np.array(self.spreads)
+        return 1 / (1 + np.exp(-(found @ np.array(self.weights) + self.constant)))
+
+    @classmethod
+    def of(cls, p: Floats, signs: Mapping[str, Floats], names: Sequence[str], right: Ints) -> Self:
+        """Fit it to decisions of which some are right, 1, and others aren't, 0."""
+        found = _columns(p, signs, names)
+        means, spreads = found[:, 1:].mean(0), found[:, 1:].std(0)
+        spreads = np.where(spreads > _ENDS, spreads, 1.0)
+        found[:, 1:] = (found[:, 1:] - means) / spreads
+        readings = np.stack([np.zeros_like(found), found], 2)
+        start = np.array([1.0] + [0.0] * len(names))
+        made = fit_blend(readings, right, weights=start, bias=np.zeros(2))
+        return cls(
+            signs=tuple(names),
+            means=tuple(means.tolist()),
+            spreads=tuple(spreads.tolist()),
+            weights=tuple(made.weights.tolist()),
+            constant=float(made.bias[1] - made.bias[0]),
+        )
+
+
+def _columns(p: Floats, signs: Mapping[str, Floats], names: Sequence[str]) -> Floats:
+    return np.stack([logit(p.max(1)), *(signs[name] for name in names)], 1)
+
+
+class Judged(NamedTuple):
+    """What a fit says of some texts."""
+
+    probabilities: Floats
+    """Texts, options."""
+    sure: Floats
+    """What is compared with the threshold; the highest probability where no signs are used."""
+    mass: Floats | None = None
+    """How much probability falls on the labels, on the geometric mean of the features that
+    read them; `None` where none does."""
+
+    @classmethod
+    def by(cls, p: Floats, sure: Floats, signs: Mapping[str, Floats]) -> Self:
+        """Make it of probabilities and the signs beside them."""
+        return cls(p, sure, np.exp(signs[MASS]) if MASS in signs else None)
+
+    def outcomes(
+        self, labels: Ints, names: Sequence[str], cases: Sequence[str | None]
+    ) -> list[Outcome]:
+        """Compare the decisions with the right options, given by index."""
+        given = self.probabilities.argmax(1)
+        found = zip(map(int, given), map(int, labels), map(float, self.sure), cases, strict=True)
+        return [
+            Outcome(
+                confidence=min(1.0, sure), correct=place == right, label=names[place], case=case
+            )
+            for place, right, sure, case in found
+        ]
+
+
+def judged(
+    scorer: Blend,
+    uncertainty: Uncertainty | None,
+    readings: Sequence[Floats],
+    features: Sequence[Feature],
+    labels: Sequence[str],
+) -> Judged:
+    """Apply a scorer to what its features read, and signs of uncertainty where there are some."""
+    logs = scorer.stacked(readings)
+    p = np.exp(scorer.logs(logs))
+    signs = signs_of(logs, p, features, labels)
+    return Judged.by(p, p.max(1) if uncertainty is None else uncertainty.sure(p, signs), signs)
+
+
+def signs_of(
+    logs: Floats, p: Floats, features: Sequence[Feature], labels: Sequence[str]
+) -> dict[str, Floats]:
+    """Give all signs there are of probabilities and the `logs` they were made of, by name.
+
+    The log-probabilities are of texts, features and options; of a feature that reads labels they
+    add up to the label mass.
+    """
+    found: dict[str, Floats] = {}
+    read = [place for place, feature in enumerate(features) if isinstance(feature, LabelFeature)]
+    if read:
+        found[MASS] = np.log(np.exp(logs[:, read]).sum(2)).mean(1)
+    if len(features) > 1:
+        own = np.exp(log_softmax(logs))[np.arange(len(p)), :, p.argmax(1)]
+        found[DISAGREEMENT] = 1 - own.mean(1)
+    if NONE_OF_THESE in labels:
+        found[NONE] = p[:, labels.index(NONE_OF_THESE)]
+    return found
+
+
+def uncertainty_of(
+    p: Floats, signs: Mapping[str, Floats], labels: Ints, folds: Ints
+) -> tuple[Uncertainty | None, Floats]:
+    """Choose the signs with which wrong decisions are told best, by cross-validation.
+
+    Returns:
+        What was fitted to all, and how sure each decision is by a fit without it; `None`, and the
+        confidences, where no sign helps, or all decisions are right.
+    """
+    right = (p.argmax(1) == labels).astype(np.intp)
+    moving = [name for name, values in signs.items() if float(values.std()) > _ENDS]
+    if not moving or len(set(right.tolist())) < 2:
+        return None, p.max(1)
+
+    def predicted(names: Sequence[str]) -> Floats:
+        def predict(out: Bools) -> Floats:
+            others = {name: values[~out] for name, values in signs.items()}
+            made = Uncertainty.of(p[~out], others, names, right[~out])
+            return made.sure(p[out], {name: values[out] for name, values in signs.items()})
+
+        return cross_validated(folds, predict)
+
+    def loss(sure: Floats) -> float:
+        return log_loss(np.log(np.clip(np.stack([1 - sure, sure], 1), _ENDS, 1 - _ENDS)), right)
+
+    base = loss(predicted(()))
+    sizes = range(1, len(moving) + 1)
+    found = {names: predicted(names) for size in sizes for names in combinations(moving, size)}
+    best = min(found, key=lambda names: loss(found[names]))
+    reached = loss(found[best])
+    if reached > base - _GAIN_BY_SIGNS:
+        return None, p.max(1)
+    made = Uncertainty.of(p, signs, best, right)
+    losses = {"log_loss": reached, "log_loss_without": base}
+    return made.model_copy(update=losses), found[best]

@@ -115,7 +115,7 @@ def calibrate(
     from moa.calibration import Guarantee
     from moa.calibration.labelled import sort_out
     from moa.evals.calibrations import detector, next_look
-    from moa.evals.labelled import question_of
+    from moa.evals.labelling import question_of
 
     screen.check_target("--out", out)
     if recheck is not None:
@@ -327,7 +327,7 @@ def _show_calibration(made: Calibration) -> None:
     from rich.table import Table
 
     from moa.calibration import percent
-    from moa.evals.report import figure
+    from moa.evals.comparison import figure
 
     console = screen.details()
     table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
@@ -372,7 +372,7 @@ def _show_calibration(made: Calibration) -> None:
 
 
 def _show_evaluation(console: Console, found: Evaluation) -> None:
-    from moa.evals.report import figure
+    from moa.evals.comparison import figure
 
     console.print(
         f"{found.n} rows: accuracy {found.accuracy:.3f}, macro F1 {found.macro_f1:.3f}, "

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.cases import Data
-    from moa.evals.report import Comparison
+    from moa.evals.comparison import Comparison
     from moa.node import Node
 
 

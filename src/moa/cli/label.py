@@ -17,11 +17,10 @@ from moa.errors import ConfigError
 if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.agents.classifier import Classifier
-    from moa.calibration.active_learning import Pick
     from moa.calibration.file import Calibration
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.evals.labelled import LabelFile, Unlabelled
+    from moa.evals.labelling import LabelFile, Pick, Unlabelled
 
 PERSON = "person"
 DONE, NOTHING = 0, 1
@@ -73,10 +72,9 @@ def label(
         moa label inbox.jsonl --calibration teams.json --out labelled.jsonl
         moa label inbox.jsonl --calibration teams.json --out labelled.jsonl --resume
     """
-    from moa.calibration.active_learning import picked
     from moa.calibration.file import Calibration
     from moa.evals.calibrations import connected
-    from moa.evals.labelled import LabelFile, read_unlabelled
+    from moa.evals.labelling import LabelFile, picked, read_unlabelled
 
     made = Calibration.load(calibration)
     picks: list[Pick] = []
@@ -117,7 +115,7 @@ async def _by_llm(
     context: RunContext,
 ) -> int:
     """Let the large model label each text; the exit code."""
-    from moa.evals.labelled import label_by_model
+    from moa.evals.labelling import label_by_model
     from moa.graphs.single_model import single_model
 
     if not endpoints.has_llm:

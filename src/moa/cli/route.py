@@ -148,9 +148,9 @@ def evaluate(
         moa route eval router.json fresh.jsonl --report report.json --plot curve.png
     """
     from moa import rows
-    from moa.evals.plots import check_picture, plot_routing
+    from moa.evals.plots import check_picture
     from moa.routing import Router
-    from moa.routing.evaluation import evaluate_router
+    from moa.routing.evaluation import evaluate_router, plot_routing
     from moa.routing.recorded import Recorded
 
     screen.check_target("--report", report)
@@ -191,7 +191,7 @@ def _show_router(router: Router) -> None:
 
 
 def _show_report(console: Console, router: Router, found: RoutingReport) -> None:
-    from moa.evals.report import figure
+    from moa.evals.comparison import figure
 
     console.print(
         f"{found.n} rows: the weak model is right on {found.weak_quality:.3f}, the strong one "

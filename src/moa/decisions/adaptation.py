@@ -16,7 +16,7 @@ from functools import cache
 
 from moa.context import RunContext
 from moa.decisions import ENOUGH, Adaptation, Correction, PromptVariant
-from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
+from moa.decisions.arrays import Bools, Floats, log_softmax, np
 from moa.decisions.ensemble import Progress, Reader, labels_of, with_heads
 from moa.decisions.heads import FOLDER
 from moa.decisions.regression import (
@@ -30,7 +30,6 @@ from moa.decisions.regression import (
     shrunk_mean,
 )
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.encoders import MultilingualEncoder
 from moa.questions import Question
 
 ENOUGH_TEXTS = 32
@@ -96,35 +95,17 @@ async def adapt(
     spread = (unlabelled[int(i * step)] for i in range(min(len(unlabelled), MOST_TEXTS)))
     texts = tuple(spread) if enough else stand_in_texts()
     reader = Reader(endpoint, tuple(questions), tuple(own), context or RunContext(), progress)
-    plain = await reader.read([()], texts)
-    labelled = tuple(labelled)[:MOST_LABELS]
+    fitting = _Fitting(reader, tuple(labelled)[:MOST_LABELS], texts, await reader.read([()], texts))
     if reader.source == "text":
-        shown = labelled[:8]
+        shown = fitting.labelled[:8]
         return Adaptation(prompt_variants=(shown,), origin="examples shown: it writes its labels")
-    logprob = reader.source == "logprob"
     origin = f"bias removed on {len(texts)} {'unlabelled' if enough else 'shipped'} texts"
-    read: Mapping[str, Floats] = {}
-    if len(labelled) >= ENOUGH:
-        origin = f"fitted to {len(labelled)} labelled texts, {origin}"
-        fitting = _Fitting(reader, labelled, texts, plain)
-        corrections = await fitting.run(show=logprob, sure=logprob and enough)
-        made = _without_idle_variants(fitting.variants.all, corrections, origin, reader.own)
-        read = fitting.corrected(corrections)
-    else:
-        variants = Variants(shown=[labelled] if labelled and logprob else ())
-        if enough and logprob:
-            fair = {name: _without_bias(reading) for name, reading in plain.items()}
-            variants.sure = confident(texts, fair, reader.questions)
-        readings = _joined(plain, await reader.read(variants.all[1:], texts))
-        made = _unlabelled(reader, variants, readings, origin, enough)
-    if encoder is None or encoder.model != MultilingualEncoder.model:
-        return made
     return await with_heads(
-        made,
+        await fitting.run(origin, reads=reader.source == "logprob", enough=enough),
         endpoint,
         questions,
-        labelled=labelled,
-        read=read,
+        labelled=fitting.labelled,
+        read=fitting.read,
         texts=texts,
         encoder=encoder,
         context=reader.context,
@@ -221,21 +202,51 @@ class Variants:
 
 @dataclass(slots=True)
 class _Fitting:
-    """Fits corrections to labelled texts: first to the own prompt and the labelled texts shown,
-    then to texts besides that the model is sure of by the fit before.
+    """Fits to what the own prompt and others read of the texts, labelled ones if there are enough.
+
+    To these, corrections are fitted first in the own prompt and with labelled texts shown, then
+    with texts besides that the model is sure of by the fit before.
     """
 
     reader: Reader
-    labelled: Sequence[Example]
+    labelled: tuple[Example, ...]
     texts: Sequence[str]
     own: Mapping[str, Floats]
     """Of the unlabelled texts."""
     variants: Variants = field(default_factory=Variants)
-    readings: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
-    """Of the labelled texts in all prompt variants, once fitted."""
+    read: dict[str, Floats] = field(default_factory=dict[str, Floats])
+    """Log-probabilities of the labelled texts, by the corrections that were fitted to them."""
 
-    async def run(self, *, show: bool, sure: bool) -> dict[str, Correction]:
-        """Fit; show labelled texts if `show`, and texts that the model is sure of if `sure`."""
+    async def run(self, origin: str, *, reads: bool, enough: bool) -> Adaptation:
+        """Fit; other texts are shown where the model `reads` labels, and `enough` are unlabelled.
+
+        Without enough labelled texts, the bias is taken out that shows on the unlabelled ones.
+        """
+        if len(self.labelled) >= ENOUGH:
+            origin = f"fitted to {len(self.labelled)} labelled texts, {origin}"
+            return self._used(await self._labelled(show=reads, sure=reads and enough), origin)
+        if reads and self.labelled:
+            self.variants.shown = [self.labelled]
+        if reads and enough:
+            fair = {name: _without_bias(reading) for name, reading in self.own.items()}
+            self.variants.sure = confident(self.texts, fair, self.reader.questions)
+        readings = _joined(self.own, await self.reader.read(self.variants.all[1:], self.texts))
+        blind = {name for name, read in readings.items() if enough and is_blind(read[:, 0])}
+        for question in self.reader.questions:
+            if question.name in blind:
+                place = int(readings[question.name][:, 0].mean(0).argmax())
+                origin += (
+                    f"; DOUBTFUL: the model says {question.options[place].name!r} whatever the "
+                    "text, and with that taken out its answers are little better than chance: give "
+                    "it at least 8 labelled examples"
+                )
+        made = self._used(
+            {name: _unbiased(r, name in blind) for name, r in readings.items()}, origin
+        )
+        return replace(made, doubtful=dict.fromkeys(blind, "it says the same whatever the text is"))
+
+    async def _labelled(self, *, show: bool, sure: bool) -> dict[str, Correction]:
+        """Fit to labelled texts; show some if `show`, and some it is sure of if `sure`."""
         questions = self.reader.questions
         if show:
             self.variants.shown = halves(self.labelled, questions)
@@ -255,84 +266,63 @@ class _Fitting:
             more = await self.reader.read(self.variants.sure, words)
             labelled = _joined(labelled, more, first=kept)
             found = {q.name: self._fitted(q, texts, labelled) for q in questions}
-        self.readings = labelled
-        return {name: correction for name, (correction, _) in found.items()}
-
-    def corrected(self, corrections: Mapping[str, Correction]) -> dict[str, Floats]:
-        """Log-probabilities of the labelled texts of each question, by these corrections."""
-        found: dict[str, Floats] = {}
-        for question in self.reader.questions:
+        for question in questions:
             rows, _ = labels_of(question, self.labelled)
-            correction = corrections[question.name]
-            weights = np.array(correction.weights)
-            logs = np.einsum("v,tvo->to", weights, self.readings[question.name][rows])
-            found[question.name] = log_softmax(logs + np.array(correction.offsets))
-        return found
+            made, read = found[question.name][0], labelled[question.name][rows]
+            logs = np.einsum("v,tvo->to", np.array(made.weights), read)
+            self.read[question.name] = log_softmax(logs + np.array(made.offsets))
+        return {name: correction for name, (correction, _) in found.items()}
 
     def _fitted(
         self, question: Question, texts: Mapping[str, Floats], labelled: Mapping[str, Floats]
     ) -> tuple[Correction, Floats]:
-        """Give a correction, and the log-probabilities of the unlabelled texts without bias."""
+        """Fit each choice of groups, and keep the first unless a later one's loss is lower.
+
+        Few labels tell little: where held-out losses are close, the earlier choice stays. Gives the
+        log-probabilities of the unlabelled texts too, without the model's bias and the fitted one:
+        so a rare option has its most probable texts.
+        """
         rows, labels = labels_of(question, self.labelled)
-        read = texts[question.name]
+        plain, fitted_to = texts[question.name], labelled[question.name][rows]
         if len(set(labels.tolist())) < 2:
-            return _unbiased(read), _without_bias(read)
-        return _stacked(
-            read,
-            self.variants.show(self.texts),
-            labelled[question.name][rows],
-            self.variants.show([self.labelled[row].text for row in rows]),
-            labels,
-            self.variants.choices,
+            return _unbiased(plain), _without_bias(plain)
+        shown = self.variants.show(self.texts)
+        their_shown = self.variants.show([self.labelled[row].text for row in rows])
+        counted = np.where(shown, 0.0, 1.0)  # a text says little in a prompt that shows it
+        means = np.einsum("tv,tvo->vo", counted / counted.sum(0), plain)  # the model's bias
+        prior = class_prior(labels, plain.shape[2])
+        best: tuple[float, Correction, Floats] | None = None
+        for groups in self.variants.choices:
+            start = np.full(len(groups), _SINGLE if len(groups) == 1 else _STACKED)
+            fair = _averaged(plain - means, shown, groups)
+            read = _averaged(fitted_to - means, their_shown, groups)
+            bias = matching_bias(fair, start, prior)
+            loss = held_out_loss(read, labels, weights=start, bias=bias)
+            if best is not None and loss >= best[0] - _GAIN:
+                continue
+            found = fit_blend(read, labels, weights=start, bias=bias)
+            by_variant = np.zeros(len(means))
+            for weight, group in zip(found.weights, groups, strict=True):
+                by_variant[list(group)] = weight / len(group)
+            offsets = found.bias - np.einsum("v,vo->o", by_variant, means)
+            correction = Correction.of(offsets - offsets.mean(), by_variant)
+            best = (loss, correction, np.einsum("v,tvo->to", found.weights, fair))
+        assert best is not None, "there is a choice"
+        return best[1:]
+
+    def _used(self, corrections: Mapping[str, Correction], origin: str) -> Adaptation:
+        """Leave out the variants that no question takes anything from; `()` is the agent's own."""
+        variants = self.variants.all
+        every = range(len(variants))
+        used = [at for at in every if any(c.weights[at] for c in corrections.values())]
+        return Adaptation(
+            prompt_variants=tuple(variants[place] or self.reader.own for place in used),
+            corrections={
+                name: Correction(c.offsets, tuple(c.weights[place] for place in used))
+                for name, c in corrections.items()
+            },
+            origin=origin,
         )
-
-
-def _stacked(
-    texts: Floats,
-    shown: Bools,
-    labelled: Floats,
-    labelled_shown: Bools,
-    labels: Ints,
-    choices: Sequence[tuple[Group, ...]],
-) -> tuple[Correction, Floats]:
-    """Fit each choice of groups, and keep the first unless a later one's loss is lower.
-
-    Few labels tell little: where held-out losses are close, the earlier choice stays.
-
-    Args:
-        texts: What unlabelled ones read as: texts, prompt variants, options. Their means are the
-            model's bias.
-        shown: Whether an unlabelled text is shown in a variant, which says little then.
-        labelled: What the labelled ones read as.
-        labelled_shown: The same of the labelled ones.
-        labels: Index of the right option of each labelled text.
-        choices: Groups of prompt variants that can be used together.
-
-    Returns:
-        The correction, and the log-probabilities of the unlabelled texts without bias. Without
-        the fitted bias too, a rare option has its most probable texts.
-    """
-    counted = np.where(shown, 0.0, 1.0)
-    means = np.einsum("tv,tvo->vo", counted / counted.sum(0), texts)
-    prior = class_prior(labels, texts.shape[2])
-    best: tuple[float, Correction, Floats] | None = None
-    for groups in choices:
-        start = np.full(len(groups), _SINGLE if len(groups) == 1 else _STACKED)
-        fair = _averaged(texts - means, shown, groups)
-        read = _averaged(labelled - means, labelled_shown, groups)
-        bias = matching_bias(fair, start, prior)
-        loss = held_out_loss(read, labels, weights=start, bias=bias)
-        if best is not None and loss >= best[0] - _GAIN:
-            continue
-        found = fit_blend(read, labels, weights=start, bias=bias)
-        by_variant = np.zeros(len(means))
-        for weight, group in zip(found.weights, groups, strict=True):
-            by_variant[list(group)] = weight / len(group)
-        offsets = found.bias - np.einsum("v,vo->o", by_variant, means)
-        correction = Correction.of(offsets - offsets.mean(), by_variant)
-        best = (loss, correction, np.einsum("v,tvo->to", found.weights, fair))
-    assert best is not None, "there is a choice"
-    return best[1:]
 
 
 def _averaged(readings: Floats, shown: Bools, groups: Sequence[Group]) -> Floats:
@@ -344,24 +334,6 @@ def _averaged(readings: Floats, shown: Bools, groups: Sequence[Group]) -> Floats
         weights = weights / weights.sum(1, keepdims=True)
         found.append(np.einsum("tv,tvo->to", weights, readings[:, list(group)]))
     return np.stack(found, 1)
-
-
-def _unlabelled(
-    reader: Reader, variants: Variants, readings: Mapping[str, Floats], origin: str, enough: bool
-) -> Adaptation:
-    """Take the bias out that shows on unlabelled texts, and say where a model is blind to them."""
-    blind = {name for name, read in readings.items() if enough and is_blind(read[:, 0])}
-    for question in reader.questions:
-        if question.name in blind:
-            place = int(readings[question.name][:, 0].mean(0).argmax())
-            origin += (
-                f"; DOUBTFUL: the model says {question.options[place].name!r} whatever the text, "
-                "and with that taken out its answers are little better than chance: give it at "
-                "least 8 labelled examples"
-            )
-    corrections = {name: _unbiased(read, name in blind) for name, read in readings.items()}
-    made = _without_idle_variants(variants.all, corrections, origin, reader.own)
-    return replace(made, doubtful=dict.fromkeys(blind, "it says the same whatever the text is"))
 
 
 def _without_bias(reading: Floats) -> Floats:
@@ -392,21 +364,3 @@ def _joined(
 ) -> dict[str, Floats]:
     """Put readings in more variants behind the first ones before; `None`: all of them."""
     return {name: np.concatenate([before[name][:, :first], more[name]], 1) for name in before}
-
-
-def _without_idle_variants(
-    variants: Sequence[PromptVariant],
-    corrections: Mapping[str, Correction],
-    origin: str,
-    own: PromptVariant,
-) -> Adaptation:
-    """Leave out what no question takes anything from; an empty one is the agent's own."""
-    used = [at for at in range(len(variants)) if any(c.weights[at] for c in corrections.values())]
-    return Adaptation(
-        prompt_variants=tuple(variants[place] or own for place in used),
-        corrections={
-            name: Correction(c.offsets, tuple(c.weights[place] for place in used))
-            for name, c in corrections.items()
-        },
-        origin=origin,
-    )

@@ -46,7 +46,7 @@ _NOT = re.compile(
 _IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment) (.*?)\??$", re.I)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
     """How like vectors are to landmarks: `exp(-gamma |x - landmark|^2)`, x centred and scaled."""
 
@@ -84,7 +84,7 @@ class Readout(ABC):
         return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Head(Readout):
     """`log softmax(vector @ weights + bias)`, or of the vector's likeness to landmarks."""
 
@@ -99,7 +99,7 @@ class Head(Readout):
         return log_softmax(parts @ self.weights + self.bias)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Blend(Readout):
     """Several readings of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
 
@@ -130,6 +130,11 @@ class Blend(Readout):
     def logs(self, stacked: Floats) -> Floats:
         """Log-probabilities of what is stacked: texts, options."""
         return log_softmax(np.einsum("v,tvo->to", self.weights, stacked) + self.bias)
+
+
+def feeds_heads(encoder: Endpoint) -> bool:
+    """Whether its vectors are those that the heads which ship read."""
+    return encoder.model == MultilingualEncoder.model
 
 
 async def encode(
@@ -164,14 +169,11 @@ def shipped_heads(name: str) -> dict[str, Head]:
             landmarks=file["landmarks"].astype(float) * file["step"],
             gamma=float(file["gamma"]),
         )
-        questions = [key.removeprefix("bias ") for key in file.files if key.startswith("bias ")]
         return {
-            question: Head(
-                file[f"weights {question}"].astype(float),
-                file[f"bias {question}"].astype(float),
-                kernel,
+            name: Head(
+                file[f"weights {name}"].astype(float), file[f"bias {name}"].astype(float), kernel
             )
-            for question in questions
+            for name in (key.removeprefix("bias ") for key in file.files if key.startswith("bias "))
         }
 
 
@@ -186,7 +188,9 @@ def headed(question: str, *, file: str = "support", asked_as: str | None = None)
     )
 
 
-class _Fitted(NamedTuple):
+class _Relevance(NamedTuple):
+    """What is known of criteria: texts that meet some, and how ordinary texts score."""
+
     kernel: Kernel
     of: Ints
     """The criterion of each landmark."""
@@ -202,7 +206,7 @@ class _Fitted(NamedTuple):
 
 
 @cache
-def _fitted() -> _Fitted:
+def _relevance() -> _Relevance:
     with np.load(FOLDER / "relevance.npz") as file:
         part = file["centre"].astype(float)
         kernel = Kernel(
@@ -216,7 +220,7 @@ def _fitted() -> _Fitted:
         )
         ordinary = file["ordinary"].astype(float)
         plain = np.hstack([ordinary + part, np.zeros_like(ordinary)])
-        return _Fitted(
+        return _Relevance(
             kernel=kernel,
             of=file["of"].astype(np.intp),
             duals=file["duals"].astype(float),
@@ -273,7 +277,7 @@ async def relevance_head(question: Question, context: RunContext) -> Head | None
         for place, option in enumerate(question.options):
             if option.name == NONE_OF_THESE:
                 weights[:, place], bias[place] = _any_criterion()
-    return Head(weights, bias, _fitted().kernel)
+    return Head(weights, bias, _relevance().kernel)
 
 
 async def _scores(words: Sequence[str], context: RunContext) -> tuple[Floats, Floats]:
@@ -284,7 +288,7 @@ async def _scores(words: Sequence[str], context: RunContext) -> tuple[Floats, Fl
 
 
 def _weights(found: Floats) -> tuple[Floats, Floats]:
-    f = _fitted()
+    f = _relevance()
     moved = found - f.middle
     directions = moved / np.linalg.norm(moved, axis=1, keepdims=True)
     alike = np.exp(f.sharpness * (directions @ f.directions.T - 1))
@@ -298,6 +302,6 @@ def _weights(found: Floats) -> tuple[Floats, Floats]:
 @cache
 def _any_criterion() -> tuple[Floats, float]:
     """Score a text for criteria in general: an option that fits has to be well above that."""
-    f = _fitted()
+    f = _relevance()
     weights, bias = _weights(f.directions + f.middle)
     return weights.mean(1), float(bias.mean()) + FITS

@@ -20,9 +20,8 @@ from typing import get_args
 from moa._async import Lock, map_async
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
-from moa.decisions.heads import FOLDER, encode, relevance_head
+from moa.decisions.heads import FOLDER, encode, feeds_heads, relevance_head
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep, known
 from moa.errors import CapabilityError, EndpointRejected, EndpointUnauthorized
 from moa.questions import Kind, Layout, Option, Question
@@ -81,12 +80,8 @@ async def probe(
 ) -> Probe:
     """Find out how a model is asked best.
 
-    Args:
-        endpoint: Must give label log-probabilities.
-        encoder: Stands beside it; `None` where there is none.
-        context: Budget, deadline and ledger.
-        limit_s: Seconds after which no further text is begun; `None` reads all.
-        progress: Called with the texts read, and those to read in all.
+    No further text is begun after `limit_s` seconds; `progress` is told the texts read, and those
+    to read in all.
 
     Raises:
         CapabilityError: the endpoint gives no label log-probabilities.
@@ -94,7 +89,7 @@ async def probe(
     """
     trials = shipped_trials()
     read = await _read_all(endpoint, trials, context, limit_s, progress)
-    headed = encoder is not None and encoder.model == MultilingualEncoder.model
+    headed = encoder is not None and feeds_heads(encoder)
     done = [place for place in range(len(trials)) if all((place, at) in read for at in LAYOUTS)]
     beside = await _beside([trials[place] for place in done], encoder, context)
     before = known(endpoint.model)
@@ -174,7 +169,7 @@ async def _beside(
 ) -> list[Floats]:
     """Log-probabilities of the options by the words of the questions; none of them, without."""
     nothing = [np.zeros(len(trial.question.options)) for trial in trials]
-    if encoder is None or encoder.model != MultilingualEncoder.model or not trials:
+    if encoder is None or not feeds_heads(encoder) or not trials:
         return nothing
     vectors = np.array(await encode(encoder, [trial.text for trial in trials], context))
     heads = {

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
+from moa.decisions.arrays import Bools, Floats, Ints, log_loss, log_softmax, np
 from moa.decisions.heads import Blend, Head
 from moa.errors import needed
 
@@ -21,7 +21,6 @@ PENALTIES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 """L2 penalties of a head, tried in this order until the held-out loss rises; for vectors whose mean
 distance from their centre is 1."""
 _WORSE = 1.01
-_SMALLEST = 1e-12
 _BLIND = 4.0
 _WEIGHT_SD = 0.5
 _BIAS_SD = 1.0
@@ -66,12 +65,6 @@ def cross_validated(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
     return found
 
 
-def log_loss(logs: Floats, labels: Ints) -> float:
-    """Mean of minus the log-probability of the right option, none taken for less than 1e-12."""
-    right = logs[np.arange(len(labels)), labels]
-    return float(-np.maximum(right, np.log(_SMALLEST)).mean())
-
-
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A head, and what it would have said of each vector without that vector's label."""
@@ -93,14 +86,8 @@ def fit_head(
 ) -> Fitted:
     """Fit a head by multinomial logistic regression, with the penalty of lowest held-out log loss.
 
-    Args:
-        vectors: One a text.
-        labels: Index of the right option of each.
-        options: How many there are.
-        folds: Number of the fold that each text belongs to.
-        penalties: Strengths to choose from, strong ones first.
-        known: Further vectors and the right option of each, which are always fitted to and never
-            measured on.
+    Penalties are tried in their order, strong ones first. `known` are further vectors and the right
+    option of each, which are always fitted to and never measured on.
     """
     more, their_labels = known or (vectors[:0], labels[:0])
     everything = np.concatenate([vectors, more])
@@ -188,12 +175,8 @@ def fit_blend(
 ) -> Blend:
     """Find the most probable weights and bias, given labels and a Gaussian prior around a start.
 
-    Args:
-        readings: Log-probabilities: texts, readings, options.
-        labels: Index of the right option of each text.
-        weights: Start and mean of the prior; its standard deviation is 0.5.
-        bias: Start and mean of the prior.
-        bias_sd: Standard deviation of that prior.
+    Readings are log-probabilities: texts, readings, options. The standard deviation of the prior is
+    0.5 for the weights, and `bias_sd` for the bias.
     """
     n, sources, options = readings.shape
     start = np.concatenate([weights, bias])
@@ -223,8 +206,7 @@ def held_out_loss(readings: Floats, labels: Ints, *, weights: Floats, bias: Floa
         found = fit_blend(readings[~out], labels[~out], weights=weights, bias=bias)
         return found.logs(readings[out])
 
-    right = cross_validated(fold, predict)[np.arange(len(labels)), labels]
-    return float(-np.maximum(right, np.log(1e-6)).mean())
+    return log_loss(cross_validated(fold, predict), labels, least=1e-6)
 
 
 def centred_mean(reading: Floats) -> Floats:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
+
+from pydantic import Field
 
 from moa._async import map_async
 from moa._files import Existing
 from moa.calibration import percent
-from moa.calibration.measures import coverage_line
 from moa.context import RunContext
-from moa.decisions.arrays import Bools, Floats, np
+from moa.decisions.arrays import Floats, bins_of, coverage_line, np
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError
-from moa.evals.cases import Answer, Cache, Case, Data, Progress, answers_of, cases_of
+from moa.evals.cases import Answer, Cache, Case, Data, Kind, Progress, answers_of, cases_of
 from moa.evals.metrics import (
     TEXT_METRICS,
     Interval,
+    LabelMetrics,
     confidences,
     difference,
     label_metrics,
@@ -27,12 +29,10 @@ from moa.evals.metrics import (
     metric_for,
     ranked,
 )
-from moa.evals.report import Against, Comparison, DesignReport, Point
+from moa.handoffs import Frozen
 from moa.mixing.judges import Candidates, Listwise
 from moa.node import Node
 from moa.usage import Budget
-
-T = TypeVar("T")
 
 REFERENCE = "llm"
 """The design that others are compared with, where it is among them."""
@@ -40,9 +40,158 @@ MARGIN = 0.05
 """The non-inferiority margin: a cheaper design pays where it is shown to lose less quality than
 this, on the scale of the metric, from 0 to 1 (Piaggio et al. 2012, JAMA 308). It is fixed before
 any answer is looked at; half of it would take about four times the cases."""
-_BINS = 10
 _POINTS = 101
 _JUDGED_AT_ONCE = 8
+
+
+class Against(Frozen):
+    """A design beside the reference, on the same cases."""
+
+    reference: str
+    difference: Interval
+    """How much better it is; with 95 % confidence this holds of all designs together."""
+    p: float | None
+    """McNemar's exact test, of this design by itself; `None` where answers are not just right or
+    wrong."""
+
+
+class DesignReport(Frozen):
+    """What one design reached, and what it took."""
+
+    name: str
+    answered: int
+    """Cases with an answer."""
+    unreadable: int = 0
+    """Cases whose answer the judge gave no verdict on; they are left out of `quality`."""
+    quality: Interval
+    """Mean over the cases; one without an answer counts 0."""
+    labels: LabelMetrics | None
+    """`None` where texts are compared."""
+    cost: float | None
+    """US dollars for all cases; `None` where a price is unknown."""
+    tokens: float
+    """A case, on average."""
+    llm_calls: float
+    """A case, on average."""
+    seconds_mean: float
+    """Of the cases with an answer, as the next."""
+    seconds_p95: float
+    """95th percentile, by nearest rank."""
+    against: Against | None = None
+    """`None` for the reference itself."""
+    pays: bool | None = None
+    """Whether it is worth having; `None` where only a user can weigh loss against cost, or where
+    the cases are too few to tell."""
+    verdict: str = ""
+    error: str | None = None
+    """Of the first case without an answer."""
+
+
+class Point(Frozen):
+    """The small model with a threshold, and the large one for the rest."""
+
+    llm_share: float
+    """Share of the cases that the large model answers."""
+    quality: float
+    cost: float | None
+    """US dollars for all cases, the small model asked about each."""
+
+
+class Comparison(Frozen):
+    """Designs side by side on the same cases."""
+
+    kind: Kind
+    metric: str
+    """What quality is: `accuracy`, or the text metric."""
+    n: int
+    reference: str
+    budget: float | None
+    """US dollars that each design had; `None` is no limit."""
+    designs: tuple[DesignReport, ...]
+    curve: tuple[Point, ...] = ()
+    """Quality against cost of `slm` before `llm`, by how much of it is believed: what its
+    calibration accepts first, then the surest first. Empty where one of the two is missing, or has
+    no confidence."""
+    reliability: dict[str, list[tuple[float, float, int]]] = Field(default_factory=dict)
+    """By design: mean confidence, share of right ones and number of the cases in each bin."""
+    coverage: dict[str, list[tuple[float, float]]] = Field(default_factory=dict)
+    """By design: share of cases accepted, and the share of wrong ones in it. What a calibration
+    accepts comes first, then the surest first."""
+
+    def design(self, name: str) -> DesignReport:
+        """Give what one design reached.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        return {design.name: design for design in self.designs}[name]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns of its table."""
+        names = ["design", self.metric, f"against {self.reference}"]
+        if self.kind == "labels":
+            names += ["macro F1", "ECE (by chance)", "accepts", "wrong of it"]
+        return [*names, "US$", "LLM calls", "tokens", "s mean", "s p95", "failed"]
+
+    def cells(self, design: DesignReport) -> list[str]:
+        """Write a design's row of its table; unknown is `-`."""
+        quality, measured = design.quality, design.labels
+        labels: list[str] = []
+        if measured is not None:
+            labels = [
+                f"{measured.macro_f1:.3f}",
+                f"{figure(measured.ece)} ({figure(measured.ece_by_chance)})",
+                figure(measured.coverage),
+                figure(measured.accepted_error),
+            ]
+        unreadable = f", {design.unreadable} without a verdict" if design.unreadable else ""
+        return [
+            design.name,
+            f"{quality.value:.3f} ({quality.low:.3f}-{quality.high:.3f})",
+            "-" if design.against is None else _apart(design.against),
+            *labels,
+            "unknown" if design.cost is None else f"{design.cost:.4f}",
+            f"{design.llm_calls:.2f}",
+            f"{design.tokens:.0f}",
+            f"{design.seconds_mean:.2f}",
+            f"{design.seconds_p95:.2f}",
+            f"{self.n - design.answered}{unreadable}",
+        ]
+
+    def markdown(self) -> str:
+        """Write it as Markdown: the table, and what each design is worth."""
+        budget = "" if self.budget is None else f", each with US$ {self.budget:.2f}"
+        lines = [
+            f"{self.n} cases{budget}. Intervals are at 95 % confidence.",
+            "",
+            _row(self.columns),
+            _row(["---"] * len(self.columns)),
+            *(_row(self.cells(design)) for design in self.designs),
+            "",
+            *(f"* **{_escaped(design.name)}**: {design.verdict}." for design in self.designs),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def figure(value: float | None) -> str:
+    """Write a figure to three places; `-` where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _apart(against: Against) -> str:
+    apart, p = against.difference.value, against.p
+    if p is None:
+        return f"{apart:+.3f}"
+    return f"{apart:+.3f} ({'p<0.001' if p < 0.001 else f'p={p:.3f}'})"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(map(_escaped, cells))} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 async def compare(
@@ -97,7 +246,7 @@ async def compare(
     scores: dict[str, Floats] = {}
     with closing(Cache(cache, existing=existing, setup=setup)) as kept:
         for name, node in designs.items():
-            answers[name] = await answers_of(
+            answers[name] = given = await answers_of(
                 name,
                 node,
                 data.cases,
@@ -107,9 +256,9 @@ async def compare(
                 progress=progress,
             )
             if metric == "judge" and judge is not None:
-                scores[name] = await _judged(judge, data.cases, answers[name], judging)
+                scores[name] = await _judged(judge, data.cases, given, judging)
             else:
-                scores[name] = _scored(metric, data.cases, answers[name])
+                scores[name] = _scored(metric, data.cases, given)
     found = [_design(name, answers[name], scores[name], data, risk) for name in designs]
     return Comparison(
         kind=data.kind,
@@ -119,8 +268,7 @@ async def compare(
         budget=each,
         designs=ruled(found, scores, main, binary=metric in ("accuracy", "exact", "numeric")),
         curve=_curve(answers, scores),
-        reliability=_each_sure(answers, scores, confidences, _reliability),
-        coverage=_each_sure(answers, scores, ranked, _coverage),
+        **_by_confidence(answers, scores),
     )
 
 
@@ -203,14 +351,6 @@ def _design(
     )
 
 
-class Ruling(NamedTuple):
-    """Whether a design pays, and why."""
-
-    pays: bool | None
-    """`None`: that is for the user to weigh, or the cases are too few to tell."""
-    sentence: str
-
-
 def ruled(
     designs: Sequence[DesignReport], scores: Mapping[str, Floats], main: str, *, binary: bool
 ) -> tuple[DesignReport, ...]:
@@ -244,10 +384,13 @@ def ruling(
     others: Sequence[DesignReport],
     reference: DesignReport,
     lead: Mapping[str, Interval],
-) -> Ruling:
-    """Say whether a design pays, by how much better it is than each of the others."""
+) -> tuple[bool | None, str]:
+    """Say whether a design pays, and why, by how much better it is than each of the others.
+
+    `None`: that is for the user to weigh, or the cases are too few to tell.
+    """
     if design.name == reference.name:
-        return Ruling(None, "what the others are compared with")
+        return None, "what the others are compared with"
     ratios = {other.name: cost_ratio(other, design) for other in others}
     cheaper = [o for o in others if (ratio := ratios[o.name]) is not None and ratio < 1.0]
     as_good = [o for o in cheaper if lead[o.name].low <= 0.0 and lead[o.name].high < MARGIN]
@@ -255,7 +398,7 @@ def ruling(
         best = min(as_good, key=lambda o: lead[o.name].high)
         how = f"less than {MARGIN} worse, if at all" if lead[best.name].high >= 0.0 else "better"
         said = f"doesn't pay: {best.name} is cheaper, and {how} ({_signed(lead[best.name])}"
-        return Ruling(False, f"{said} against it). Use {best.name}")
+        return False, f"{said} against it). Use {best.name}"
     return _beside(lead[reference.name], design, reference)
 
 
@@ -283,7 +426,9 @@ def pays(lead: Interval, ratio: float | None) -> bool | None:
     return None if saves else False
 
 
-def _beside(lead: Interval, design: DesignReport, reference: DesignReport) -> Ruling:
+def _beside(
+    lead: Interval, design: DesignReport, reference: DesignReport
+) -> tuple[bool | None, str]:
     name, apart, cost = reference.name, _signed(lead), _cost(design, reference)
     found = pays(lead, cost_ratio(design, reference))
     if lead.low > 0.0:
@@ -301,7 +446,7 @@ def _beside(lead: Interval, design: DesignReport, reference: DesignReport) -> Ru
             f"not shown to pay: these cases don't exclude that it is {-lead.low:.3f} worse than "
             f"{name} ({apart}), and less than {MARGIN} is wanted, {cost}"
         )
-    return Ruling(found, said)
+    return found, said
 
 
 def _cost(design: DesignReport, reference: DesignReport) -> str:
@@ -341,26 +486,22 @@ def _curve(
     return tuple(points)
 
 
-def _each_sure(
-    answers: Mapping[str, Sequence[Answer]],
-    scores: Mapping[str, Floats],
-    order: Callable[[Sequence[Answer]], Floats | None],
-    read: Callable[[Floats, Bools], T],
-) -> dict[str, T]:
-    found = {name: order(given) for name, given in answers.items()}
-    return {
-        name: read(sure, scores[name] == 1.0) for name, sure in found.items() if sure is not None
-    }
-
-
-def _reliability(sure: Floats, correct: Bools) -> list[tuple[float, float, int]]:
-    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
-    return [
-        (float(sure[bins == b].mean()), float(correct[bins == b].mean()), int((bins == b).sum()))
-        for b in np.unique(bins)
-    ]
-
-
-def _coverage(sure: Floats, correct: Bools) -> list[tuple[float, float]]:
-    shares, errors = coverage_line(sure, correct)
-    return list(zip(shares.tolist(), errors.tolist(), strict=True))
+def _by_confidence(
+    answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Floats]
+) -> dict[str, dict[str, Any]]:
+    """How right each design with confidences is: in bins of them, and among the surest."""
+    reliability: dict[str, list[tuple[float, float, int]]] = {}
+    coverage: dict[str, list[tuple[float, float]]] = {}
+    for name, given in answers.items():
+        sure, order, correct = confidences(given), ranked(given), scores[name] == 1.0
+        if sure is None or order is None:
+            continue
+        bins = bins_of(sure)
+        inside = [bins == b for b in np.unique(bins)]
+        reliability[name] = [
+            (float(sure[here].mean()), float(correct[here].mean()), int(here.sum()))
+            for here in inside
+        ]
+        shares, errors = coverage_line(order, correct)
+        coverage[name] = list(zip(shares.tolist(), errors.tolist(), strict=True))
+    return {"reliability": reliability, "coverage": coverage}

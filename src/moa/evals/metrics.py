@@ -9,14 +9,16 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from moa._text import words_in
-from moa.calibration.measures import (
+from moa.calibration.reply_signs import final_answer
+from moa.decisions.arrays import (
+    Bools,
+    Floats,
     calibration_error,
     calibration_error_by_chance,
     coverage_at_risk,
     macro_f1,
+    np,
 )
-from moa.calibration.reply_signs import final_answer
-from moa.decisions.arrays import Bools, Floats, np
 from moa.errors import needed
 from moa.evals.cases import Answer
 from moa.handoffs import Frozen
@@ -37,13 +39,10 @@ def stats() -> Any:
 
 
 def mean_of(scores: Sequence[float] | Floats) -> Interval:
-    """Give the mean of the scores of cases, which are independent.
+    """Give the mean of scores from 0 to 1, of independent cases; none leave every mean possible.
 
     Where each is 0 or 1 the interval is Wilson's (1927, JASA 22), which stays inside 0 to 1 and
     has a width at 0 and 1 too. Scores between are adjusted as in `difference`.
-
-    Args:
-        scores: From 0 to 1; none at all leave every mean possible.
     """
     values = np.asarray(scores, float)
     if not values.size:
@@ -63,13 +62,8 @@ def difference(
     The interval is the adjusted Wald interval for paired proportions (Bonett and Price 2012,
     Journal of Educational and Behavioral Statistics 37): one case more that only the first gets
     right and one that only the second does, so that a few cases without a difference leave room
-    for one. Scores between 0 and 1 are taken in the same way.
-
-    Args:
-        first: Scores from 0 to 1; none at all leave every difference possible.
-        second: On the same cases, in their order.
-        together: How many such differences shall all lie in their intervals with 95 % confidence
-            (Bonferroni).
+    for one. Scores between 0 and 1 are taken in the same way; none leave every difference possible.
+    So many differences `together` all lie in their intervals with 95 % confidence (Bonferroni).
     """
     apart = np.asarray(first, float) - np.asarray(second, float)
     return _adjusted(apart, (-1.0, 1.0), together)

@@ -1,4 +1,4 @@
-"""Plots: comparisons and the curves of routers, as pictures drawn by matplotlib."""
+"""Plots: pictures drawn by matplotlib, such as those of a comparison."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moa.errors import ConfigError, MissingDependency
-
-if TYPE_CHECKING:
-    from moa.evals.report import Comparison
-    from moa.routing.evaluation import RoutingReport
+from moa.evals.comparison import Comparison
 
 FORMATS = (".png", ".svg")
 
@@ -43,16 +40,12 @@ def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
     files: list[Path] = []
     for kind, draw in kinds.items():
         files.append(path.with_name(f"{path.stem}-{kind}{path.suffix}"))
-        _save(files[-1], partial(draw, found))
+        save_picture(files[-1], partial(draw, found))
     return tuple(files)
 
 
-def plot_routing(report: RoutingReport, path: Path, *, title: str = "") -> None:
-    """Draw the curve of a router, with chance and both models alone, into a `.png` or `.svg`."""
-    _save(path, partial(_routing, report, title))
-
-
-def _save(path: Path, draw: Callable[[Any], None]) -> None:
+def save_picture(path: Path, draw: Callable[[Any], None]) -> None:
+    """Draw on the axes of a picture, and save it as `.png` or `.svg`."""
     check_picture(path)
     from matplotlib import figure
 
@@ -109,16 +102,3 @@ def _cost(found: Comparison, axes: Any) -> None:
     what = "US$ for all cases" if priced else "calls to large models a case (prices unknown)"
     axes.set(xlabel=what, ylabel=found.metric, title="Quality against cost")
     axes.margins(x=0.15)
-
-
-def _routing(report: RoutingReport, title: str, axes: Any) -> None:
-    ends = (report.weak_quality, report.strong_quality)
-    axes.plot((0, 1), ends, linestyle="--", color="grey", label="by chance: APGR 0.500")
-    name = "router" if report.apgr is None else f"router: APGR {report.apgr:.3f}"
-    axes.plot(*zip(*report.curve, strict=True), color="tab:blue", label=name)
-    for value, label in zip(ends, ("weak model alone", "strong model alone"), strict=True):
-        axes.axhline(value, linewidth=0.8, color="grey")
-        axes.annotate(label, (0.1, value), textcoords="offset points", xytext=(0, 3), fontsize=8)
-    axes.set(xlabel="share of strong calls", ylabel="share of right answers", title=title)
-    axes.set_xlim(0, 1)
-    axes.legend(loc="center right")

@@ -14,14 +14,13 @@ from moa.calibration.bounds import Outcome, bound_along
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, Sorted, sort_out
-from moa.calibration.measures import coverage_at_risk
 from moa.context import RunContext
-from moa.decisions.arrays import np
+from moa.decisions.arrays import coverage_at_risk, np
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import InputError
 from moa.evals.cases import Answer, Cache, Case, Progress, answers_of
-from moa.evals.labelled import question_of
+from moa.evals.labelling import question_of
 from moa.evals.metrics import ranked
 from moa.handoffs import Frozen
 from moa.usage import Amount

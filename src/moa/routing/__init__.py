@@ -23,8 +23,7 @@ from moa.decisions.arrays import Floats, Ints, np
 from moa.errors import InputError
 from moa.handoffs import Frozen
 from moa.node import Result, finish
-from moa.routing.features import KNOWN, Table, describe, grams
-from moa.routing.recorded import Case
+from moa.routing.recorded import KNOWN, Case, Table, describe, grams
 
 Kind = Literal["router", "cascade"]
 Choice = Literal["weak", "strong"]

@@ -11,12 +11,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from pydantic import computed_field
 
 from moa.decisions.arrays import Floats, np
 from moa.errors import InputError
 from moa.evals.metrics import Interval, difference, stats
+from moa.evals.plots import save_picture
 from moa.handoffs import Frozen
 from moa.routing import Kind, Router
 from moa.routing.recorded import Recorded
@@ -265,3 +269,21 @@ def evaluate_router(router: Router, recorded: Sequence[Recorded]) -> RoutingRepo
     gains = router.gains([row.case for row in recorded])
     weak, strong = [r.weak_correct for r in recorded], [r.strong_correct for r in recorded]
     return evaluate_routing(gains, weak, strong, router=router)
+
+
+def plot_routing(report: RoutingReport, path: Path, *, title: str = "") -> None:
+    """Draw the curve of a router, with chance and both models alone, into a `.png` or `.svg`."""
+    save_picture(path, partial(_draw, report, title))
+
+
+def _draw(report: RoutingReport, title: str, axes: Any) -> None:
+    ends = (report.weak_quality, report.strong_quality)
+    axes.plot((0, 1), ends, linestyle="--", color="grey", label="by chance: APGR 0.500")
+    name = "router" if report.apgr is None else f"router: APGR {report.apgr:.3f}"
+    axes.plot(*zip(*report.curve, strict=True), color="tab:blue", label=name)
+    for value, label in zip(ends, ("weak model alone", "strong model alone"), strict=True):
+        axes.axhline(value, linewidth=0.8, color="grey")
+        axes.annotate(label, (0.1, value), textcoords="offset points", xytext=(0, 3), fontsize=8)
+    axes.set(xlabel="share of strong calls", ylabel="share of right answers", title=title)
+    axes.set_xlim(0, 1)
+    axes.legend(loc="center right")

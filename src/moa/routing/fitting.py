@@ -35,8 +35,7 @@ from moa.routing import (
     Weighted,
 )
 from moa.routing.evaluation import recovery
-from moa.routing.features import BUCKETS, Table, describe, grams
-from moa.routing.recorded import Recorded
+from moa.routing.recorded import BUCKETS, Recorded, Table, describe, grams
 
 LEAST_ROWS = 40
 """Fewer rows than these say too little."""
@@ -297,14 +296,8 @@ def threshold_for(
     isn't shown to recover so much (fixed-sequence testing, as in `moa.calibration.bounds`): of many
     that seem to, the lowest would be the luckiest.
 
-    Args:
-        scores: Of rows that took no part in fitting what scores them.
-        truth: Of the same rows.
-        share: As in `fit_router`, and so is `quality`.
-        quality: Counts where no share is given.
-
-    Returns:
-        The score, and what it was chosen for, in words.
+    Scores are of rows that took no part in fitting what scores them; a share counts before a
+    quality. Says in words, too, what the score was chosen for.
     """
     wanted = quality if quality is not None else RECOVERED
     if not 0 <= (wanted if share is None else share) <= 1:

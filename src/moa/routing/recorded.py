@@ -1,18 +1,49 @@
-"""Recorded answers: rows as requests to be routed, and whether both models were right on them."""
+"""Recorded answers: rows as requests to be routed, and whether both models were right on them.
+
+What a request, or the weak model's reply to it, shows of how hard it is, is told in numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import log, log1p
+from statistics import fmean, pstdev
+from zlib import crc32
 
 from pydantic import ConfigDict
 
+from moa.calibration.arithmetic import NUMBER
+from moa.calibration.reply_signs import reply_features
+from moa.decisions.arrays import Floats, Ints, np
 from moa.handoffs import Frozen
 
 _NO_FIELDS = {"id", "strong_response"}
-_LONGEST = 100
+_LONGEST_FIELD = 100
 """Characters of a field that groups rows."""
+BUCKETS = 2**13
+"""Runs of characters are counted in so many."""
+_OPTION = re.compile(r"\n(?=\(?[A-J][.)] )")
+_SENTENCE = re.compile(r"[.?!](?:\s|$)")
+_ALL = re.compile(r"\b(?:all|none) of\b|\bboth\b|\bneither\b", re.IGNORECASE)
+_WORDING = {
+    "negated": re.compile(r"\b(?:not|except|least|false|incorrect)\b", re.IGNORECASE),
+    "statements": re.compile(r"\bstatements?\b", re.IGNORECASE),
+    "following": re.compile(r"\bfollowing\b", re.IGNORECASE),
+    "which": re.compile(r"\bwhich\b", re.IGNORECASE),
+}
+_CLOSING = re.compile(r"\n\s*Answer:?\s*$", re.IGNORECASE)
+_JUDGED = re.compile(r"(?:true|false|wrong|not wrong|yes|no)\b", re.IGNORECASE)
+_NUMERIC = re.compile(r"[-$\d.,/%^*() ]*\d[-$\d.,/%^*() ]*\w{0,8}\.?")
+_FORMULA = re.compile(r"[=^<>\\{}|]")
+_SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
+_LENGTHS = (2, 3, 4)
+_LONGEST = 20_000
+"""Characters of a text whose runs are looked at."""
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +72,9 @@ class Request(Frozen):
         fields = {
             name: value
             for name, value in (self.model_extra or {}).items()
-            if name not in _NO_FIELDS and isinstance(value, str) and 0 < len(value) <= _LONGEST
+            if name not in _NO_FIELDS
+            and isinstance(value, str)
+            and 0 < len(value) <= _LONGEST_FIELD
         }
         return Case(self.prompt, self.weak_response, fields)
 
@@ -56,3 +89,102 @@ class Recorded(Request):
     def gain(self) -> int:
         """What the strong model gains: 1, 0 or -1."""
         return int(self.strong_correct) - int(self.weak_correct)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cases as numbers: a column each feature."""
+
+    cases: tuple[Case, ...]
+    names: tuple[str, ...]
+    values: Floats
+    """Cases, features."""
+
+    def __getitem__(self, places: Ints) -> Table:
+        """Some of the cases."""
+        chosen = tuple(self.cases[place] for place in map(int, places))
+        return Table(chosen, self.names, self.values[places])
+
+    def columns(self, names: Sequence[str]) -> Floats:
+        """Some of the features, in the order asked for."""
+        place = {name: number for number, name in enumerate(self.names)}
+        return self.values[:, [place[name] for name in names]]
+
+
+def describe(cases: Sequence[Case]) -> Table:
+    """Compute the features of cases: of their replies where all have one, else of their prompts."""
+    found = [
+        prompt_features(c.prompt) if c.reply is None else reply_features(c.prompt, c.reply)
+        for c in cases
+    ]
+    names = tuple(found[0]) if found else ()
+    values = np.array([[features[name] for name in names] for features in found], dtype=float)
+    return Table(tuple(cases), names, values.reshape(len(cases), len(names)))
+
+
+def prompt_features(prompt: str) -> dict[str, float]:
+    """Describe a prompt by numbers: length, form, options, figures, wording.
+
+    It knows English words; in other languages those are 0, and the rest still tells.
+    """
+    stem, *options = _OPTION.split(_CLOSING.sub("", prompt))
+    return {
+        **_lengths(prompt, stem),
+        **_options([option[3:].strip() for option in options]),
+        "stem figures": float(len(NUMBER.findall(stem))),
+        "digits": sum(map(str.isdigit, prompt)) / max(1, len(prompt)),
+        "formula signs": float(len(_FORMULA.findall(prompt))),
+        "all or none": float(bool(_ALL.search(prompt))),
+        **{name: float(bool(rx.search(stem))) for name, rx in _WORDING.items()},
+    }
+
+
+def _lengths(prompt: str, stem: str) -> dict[str, float]:
+    words = prompt.split()
+    return {
+        "characters": log1p(len(prompt)),
+        "stem characters": log1p(len(stem)),
+        "words": log1p(len(words)),
+        "sentences": float(len(_SENTENCE.findall(stem))),
+        "lines": float(stem.count("\n")),
+        "questions": float(stem.count("?")),
+        "blank": float("__" in stem),
+        "quotes": float(prompt.count('"')),
+        "capitals": float(len(_SHOUTED.findall(stem))),
+        "mean word": fmean(map(len, words)) if words else 0.0,
+        "long words": fmean(len(word) > 10 for word in words) if words else 0.0,
+        "different words": len({w.lower() for w in words}) / len(words) if words else 0.0,
+    }
+
+
+def _options(options: list[str]) -> dict[str, float]:
+    sizes = [len(option) for option in options] or [0]
+    return {
+        "options": float(len(options)),
+        "options characters": log1p(sum(sizes)),
+        "longest option": float(max(sizes)),
+        "options words": fmean(len(option.split()) for option in options) if options else 0.0,
+        "options spread": pstdev(sizes),
+        "options with figures": float(sum(bool(NUMBER.search(option)) for option in options)),
+        "numeric options": float(sum(bool(_NUMERIC.fullmatch(option)) for option in options)),
+        "judged options": float(sum(bool(_JUDGED.match(option)) for option in options)),
+    }
+
+
+def grams(text: str) -> dict[int, float]:
+    """Count the short runs of characters of a text, by bucket; a count n weighs 1 + ln n.
+
+    Runs of 2 to 4 characters inside words, with a space at both ends of a word; digits count as one
+    digit. Hashing (Weinberger et al. 2009, arXiv 0902.2206) keeps a fitted model small.
+    """
+    counts: Counter[int] = Counter()
+    for word in _DIGITS.sub("0", text[:_LONGEST].lower()).split():
+        padded = f" {word} ".encode()
+        for length in _LENGTHS:
+            for start in range(len(padded) - length + 1):
+                counts[crc32(padded[start : start + length]) % BUCKETS] += 1
+    return {bucket: 1 + log(count) for bucket, count in counts.items()}
+
+
+KNOWN = frozenset(prompt_features("")) | frozenset(reply_features("", ""))
+"""Names of the features that a case can have."""

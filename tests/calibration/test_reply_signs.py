@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.calibration.reply_signs import final_answer, reply_features, told_numbers
-from moa.routing.features import prompt_features
+from moa.routing.recorded import prompt_features
 
 PROMPT = "Ann has 12 apples. She gives a third of them to Bob and buys 5 more. How many are left?"
 RIGHT = "She gives 12 / 3 = <<12/3=4>>4 away.\nShe keeps 12 - 4 = 8.\nThen 8 + 5 = 13.\n#### 13"

@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from routing import rows
 
 from moa.errors import ConfigError, InputError
 from moa.routing import Router, Trees
 from moa.routing.evaluation import recovery
-from moa.routing.features import describe
 from moa.routing.fitting import LEAST_ROWS, Truth, candidates, fit_router, threshold_for
-from moa.routing.recorded import Case, Recorded, Request
+from moa.routing.recorded import Case, Recorded, Request, describe
 from moa.rows import typed
+from routing import rows
 
 
 def recorded(n: int, *, seed: int = 0, replied: bool = False) -> list[Recorded]:

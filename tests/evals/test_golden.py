@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 from routing import rows as routing_rows
-from test_compare import designs, rows
 
+from evals.test_compare import designs, rows
 from moa.evals import compare
 from moa.routing import Router
 from moa.routing.evaluation import evaluate_routing
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import Recorded
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 ROUTING: dict[str, Any] = json.loads((GOLDEN / "routing.json").read_text())
 
 

@@ -1,6 +1,6 @@
 """Golden: the same rows give the same decisions, probabilities, thresholds and words as recorded.
 
-`MOA_RECORD_GOLDEN=1 pytest tests/test_golden_decisions.py` records them anew.
+`MOA_RECORD_GOLDEN=1 pytest tests/calibration/test_golden.py` records them anew.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import pytest
 
+from calibration.altered import Altered
 from moa import Classifier, RunContext
 from moa.calibration import Guarantee
 from moa.calibration.acceptance import Graded
@@ -26,13 +27,13 @@ from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.calibration.verifiers import Length, Signs
 from moa.decisions.adaptation import adapt
-from moa.endpoints import Decision, Embeddings, Example
+from moa.endpoints import Embeddings, Example
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.questions import Option, Question
+from moa.questions import Answer, Option, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Amount
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parent.parent / "golden"
 MOOD = Question("mood", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
 LABEL = replace(MOOD, name="label")
 
@@ -58,30 +59,16 @@ class Numbers(SimulatedEndpoint):
         return (*told, *(0.0 for _ in range(self.size - 4)))
 
 
-class Biased(SimulatedEndpoint):
+class Biased(Altered):
     """Reads how good a text is from the number that it ends in, and leans to good."""
 
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        found = await super().decide(state, questions, context, examples=examples)
-        mass = 0.3 + 0.6 * random.Random(f"mass {state}").random()
-        pull = (4 - 3 * mass) * random.Random(f"{state} {len(examples)}").gauss(0, 1)
-        answers = [_pulled(answer, pull, mass) for answer in found.answers]
-        return replace(found, answers=tuple(answers))
-
-
-def _pulled(answer: Any, pull: float, mass: float) -> Any:
-    bad, good = answer.probabilities
-    odds = good / bad * 2.718281828**pull
-    p = odds / (1 + odds)
-    return replace(answer, probabilities=(1 - p, p), label_mass=mass, source="logprob")
+    def altered(self, answer: Answer, text: str, examples: int) -> Answer:
+        mass = 0.3 + 0.6 * random.Random(f"mass {text}").random()
+        pull = (4 - 3 * mass) * random.Random(f"{text} {examples}").gauss(0, 1)
+        bad, good = answer.probabilities or (0.5, 0.5)
+        odds = good / bad * 2.718281828**pull
+        p = odds / (1 + odds)
+        return replace(answer, probabilities=(1 - p, p), label_mass=mass, source="logprob")
 
 
 def biased(bias: float) -> Biased:
@@ -188,13 +175,7 @@ async def test_heads_beside_a_model_decide_as_recorded(
     check(f"heads of {n} labels", found)
 
 
-@pytest.fixture(autouse=True)
-def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
-    )
-
-
+@pytest.mark.usefixtures("no_encoder")
 @pytest.mark.parametrize("case", ["split", "labels", "by label", "nothing", "approximate"])
 async def test_a_calibration_is_the_one_recorded(case: str) -> None:
     made = await calibrate(

@@ -22,6 +22,8 @@ from moa.evals.promotion import promote, promotion_of
 from moa.testing import Rule, SimulatedEndpoint, Step
 from moa.usage import Price
 
+pytestmark = pytest.mark.usefixtures("no_encoder")
+
 
 def chance(text: str, salt: str) -> float:
     return int(hashlib.sha256((salt + text).encode()).hexdigest()[:8], 16) / 2**32
@@ -69,14 +71,6 @@ def large(text: str) -> Step:
 LLM = SimulatedEndpoint(
     name="large", tier="llm", rule=large, price=Price(input=Decimal(2), output=Decimal(8))
 )
-
-
-@pytest.fixture(autouse=True)
-def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the labels are read: the encoder of sentences takes a download."""
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
-    )
 
 
 async def test_a_log_says_what_can_move_and_it_holds_on_the_rest() -> None:

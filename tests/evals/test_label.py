@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 from command import moa
 
-from moa.calibration.active_learning import helpful, picked
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.config.endpoints import Endpoints
+from moa.evals.labelling import helpful, picked
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price, Tier
 
+pytestmark = pytest.mark.usefixtures("no_encoder")
 QUESTION = Question("label", "choice", "Spam?", (Option("ham", "ham"), Option("spam", "spam")))
 
 
@@ -46,30 +47,19 @@ def rows(n: int, *, seed: int = 0) -> list[Labelled]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
-    )
-
-
 @pytest.fixture(name="made", scope="module")
-def _made() -> Calibration:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
-        )
-        return asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
+def _made(no_encoder: None) -> Calibration:
+    del no_encoder
+    return asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
 
 
-@pytest.fixture(name="folder")
-def _folder(made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def folder(made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Endpoints, "slm", endpoint())
     made.save("spam.json")
     lines = [json.dumps({"text": row.text, "id": n}) for n, row in enumerate(rows(60, seed=5))]
     Path("in.jsonl").write_text("\n".join(lines))
-    return tmp_path
 
 
 def ready(made: Calibration) -> Calibrated:
@@ -135,7 +125,6 @@ def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
     assert any("chosen to be labelled" in note for note in made.notes)
 
 
-@pytest.mark.usefixtures("folder")
 def test_a_key_is_a_label_and_return_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     press("12 2\n11", monkeypatch)
     assert label() == 0
@@ -145,7 +134,6 @@ def test_a_key_is_a_label_and_return_ends(monkeypatch: pytest.MonkeyPatch) -> No
     assert all({"text", "id", "chosen"} <= set(row) for row in found)
 
 
-@pytest.mark.usefixtures("folder")
 def test_it_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     press("11\x03", monkeypatch)
     assert label() == 130
@@ -156,21 +144,18 @@ def test_it_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({row["text"] for row in labelled()}) == 3
 
 
-@pytest.mark.usefixtures("folder")
 def test_backspace_takes_the_last_label_back(monkeypatch: pytest.MonkeyPatch) -> None:
     press("12\x7f1", monkeypatch)
     assert label() == 0
     assert [row["label"] for row in labelled()] == ["ham", "ham"]
 
 
-@pytest.mark.usefixtures("folder")
 def test_no_label_at_all_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     press("\n", monkeypatch)
     assert label() == 1
     assert not Path("out.jsonl").exists()
 
 
-@pytest.mark.usefixtures("folder")
 def test_another_file_is_not_added_to(capsys: pytest.CaptureFixture[str]) -> None:
     Path("out.jsonl").write_text('{"name": "x"}\n')
     assert label("--resume") == 2
@@ -178,7 +163,6 @@ def test_another_file_is_not_added_to(capsys: pytest.CaptureFixture[str]) -> Non
     assert Path("out.jsonl").read_text() == '{"name": "x"}\n'
 
 
-@pytest.mark.usefixtures("folder")
 def test_the_large_model_labels_and_the_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Endpoints, "llm", endpoint("large", "llm"))
     monkeypatch.setattr(Endpoints, "has_llm", True)
@@ -190,7 +174,6 @@ def test_the_large_model_labels_and_the_file_says_so(monkeypatch: pytest.MonkeyP
         assert row["label"] == ("spam" if float(row["text"].split()[-1]) > 0.5 else "ham")
 
 
-@pytest.mark.usefixtures("folder")
 def test_the_large_model_stops_when_the_budget_is_spent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,13 +185,11 @@ def test_the_large_model_stops_when_the_budget_is_spent(
     assert "budget is spent" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("folder")
 def test_a_small_model_does_not_label_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert label("--by-llm") == 2
     assert "needs a large model" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("folder")
 def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> None:
     press("12" * 20, monkeypatch)
     assert label("--limit", "40") == 0

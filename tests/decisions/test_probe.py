@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +13,7 @@ from moa import Example, RunContext
 from moa.decisions.probe import ENOUGH, LAYOUTS, find_out, probe, shipped_trials
 from moa.endpoints import Decision
 from moa.endpoints.known import Known, known
-from moa.errors import BudgetExceeded, CapabilityError, EndpointRejected
+from moa.errors import BudgetExceeded, CapabilityError, DeadlineExceeded, EndpointRejected
 from moa.questions import Answer, Kind, Layout, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Amount, Budget
@@ -92,7 +93,8 @@ async def test_a_probe_leaves_a_small_budget_alone_and_keeps_nothing_it_did_not_
     endpoint = Reads(model="tiny")
     await find_out(endpoint, encoder=None, context=RunContext(budget=Budget(calls=500)))
     assert endpoint.calls == 0
-    await find_out(endpoint, encoder=None, context=RunContext(timeout_s=0.001))
+    with suppress(DeadlineExceeded):  # where the machine is busy
+        await find_out(endpoint, encoder=None, context=RunContext(timeout_s=0.001))
     assert known("tiny").layout == {}
 
 

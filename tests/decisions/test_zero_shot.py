@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moa import Classifier, Filter, RunContext
-from moa.decisions.zero_shot import MOST_READ, ordinary_texts
+from moa.decisions.ensemble import MOST_READ, ordinary_texts
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep
 from moa.errors import ConfigError

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.altered import Altered
 from moa import Classifier, RunContext, Text
 from moa.calibration import Guarantee
 from moa.calibration.calibrated import Calibrated, evaluate, recheck
@@ -20,26 +21,21 @@ from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
-from moa.calibration.measures import measure
+from moa.calibration.scorer import measure
 from moa.config import Config
 from moa.config.endpoints import Endpoints
 from moa.decisions.regression import fit_head, folds, split
-from moa.endpoints import Decision, Example
 from moa.errors import CalibrationError, InputError
 from moa.graphs.cascade import Cascade
 from moa.graphs.loading import load_graph
 from moa.graphs.oversight import Oversight
-from moa.questions import Option, Question
+from moa.questions import Answer, Option, Question
 from moa.testing import SimulatedEndpoint
 
 QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", "b")))
 
 
-@pytest.fixture(autouse=True)
-def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
-    )
+pytestmark = pytest.mark.usefixtures("no_encoder")
 
 
 def endpoint(model: str = "scripted-1") -> SimulatedEndpoint:
@@ -62,14 +58,23 @@ def rows(n: int, *, sharp: float = 6.0, seed: int = 0) -> list[Labelled]:
 
 
 @pytest.fixture(name="made", scope="module")
-def _made() -> Calibration:
-    import asyncio
+def _made(no_encoder: None) -> Calibration:
+    del no_encoder
+    return asyncio.run(calibrate(endpoint(), QUESTION, rows(400)))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
-        )
-        return asyncio.run(calibrate(endpoint(), QUESTION, rows(400)))
+
+def ready(made: Calibration, slm: SimulatedEndpoint | None = None) -> Calibrated:
+    return Calibrated(made, QUESTION, sources_of(slm or endpoint()))
+
+
+def classifier(made: Calibration, slm: SimulatedEndpoint | None = None) -> Classifier[str]:
+    return Classifier(
+        slm or endpoint(), ["a", "b"], task="Which?", none=False, name="label", calibration=made
+    )
+
+
+def context() -> RunContext:
+    return RunContext()
 
 
 def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calibration) -> None:
@@ -77,6 +82,7 @@ def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calib
     assert " + ".join(feature.name for feature in made.features) in made.chosen
     assert any("tokenizers" in note for note in made.notes)
     assert made.data.fitted + made.data.held_out == made.data.rows == 400
+    assert made.uncertainty is None  # no sign helps
 
 
 async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration) -> None:
@@ -92,7 +98,7 @@ async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration
 async def test_an_agent_says_what_is_accepted_and_guesses_the_rest(made: Calibration) -> None:
     strict = made.bound.model_copy(update={"threshold": 0.9})
     made = made.model_copy(update={"bound": strict}).sealed()
-    agent = Classifier(endpoint(), ["a", "b"], task="Which?", none=False, calibration=made)
+    agent = classifier(made)
     sure = (await agent.run("it is 0.999")).output
     unsure = (await agent.run("it is 0.45")).output
     assert (sure.label, sure.accepted) == ("a", True)
@@ -107,6 +113,7 @@ async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     assert not (await ready(found).answer("0.999", context())).accepted
     measured = await evaluate(ready(found), rows(20, seed=7))
     assert (measured.coverage, measured.risk) == (0.0, None)
+    assert found.drift is None
 
 
 @pytest.mark.parametrize(("n", "held"), [(198, 99), (200, 160)])
@@ -169,30 +176,35 @@ async def test_a_high_price_takes_the_quicker_scorer() -> None:
     assert " + ".join(feature.name for feature in found.features) == quickest.name
 
 
-async def test_what_would_take_too_long_is_left_out_with_a_line() -> None:
+@pytest.mark.parametrize(
+    ("latency_s", "limit_s", "said"),
+    [
+        pytest.param(0.05, 1.0, "would take", id="told by a few texts"),
+        pytest.param(30.0, 0.1, "the time was up", id="before a few texts are read"),
+    ],
+)
+async def test_what_takes_too_long_is_left_out_with_a_line(
+    latency_s: float, limit_s: float, said: str
+) -> None:
     slow = endpoint()
-    slow.latency_s = 0.05
-    with pytest.raises(CalibrationError, match=r"labels left out: .* would take"):
-        await calibrate(slow, QUESTION, rows(200), limit_s=1.0)
+    slow.latency_s = latency_s
+    with pytest.raises(CalibrationError, match=f"labels left out: .* {said}"):
+        await calibrate(slow, QUESTION, rows(200), limit_s=limit_s)
 
 
-async def test_a_probe_that_takes_too_long_ends_at_the_limit_too() -> None:
-    slow = endpoint()
-    slow.latency_s = 30.0
-    with pytest.raises(CalibrationError, match=r"labels left out: .* the time was up"):
-        await calibrate(slow, QUESTION, rows(60), limit_s=0.1)
-
-
-def test_a_file_comes_back_as_it_was_written(made: Calibration, tmp_path: Path) -> None:
-    made.save(tmp_path / "c.json")
-    assert Calibration.load(tmp_path / "c.json") == made
-
-
-def test_an_edited_file_is_refused(made: Calibration, tmp_path: Path) -> None:
+def test_a_file_comes_back_as_it_was_written_and_is_refused_once_edited(
+    made: Calibration, tmp_path: Path
+) -> None:
     file = tmp_path / "c.json"
     made.save(file)
+    assert Calibration.load(file) == made
+    edited(file, "bound", "threshold", 0.5)
+
+
+def edited(file: Path, part: str, name: str, value: float) -> None:
+    """Change a figure of a file: it is refused then."""
     written = json.loads(file.read_text())
-    written["bound"]["threshold"] = 0.5
+    written[part][name] = value
     file.write_text(json.dumps(written))
     with pytest.raises(CalibrationError, match="edited after it was made"):
         Calibration.load(file)
@@ -223,9 +235,8 @@ def test_another_question_is_refused_and_the_difference_named(
 
 
 async def test_another_model_is_refused_by_name(made: Calibration) -> None:
-    agent = Classifier(endpoint("other"), ["a", "b"], task="Which?", none=False, calibration=made)
     with pytest.raises(CalibrationError, match="made on scripted-1, and here other answers"):
-        await agent.run("0.9")
+        await classifier(made, endpoint("other")).run("0.9")
 
 
 def test_other_weights_of_the_same_name_are_refused_and_another_version_is_warned_of(
@@ -373,9 +384,7 @@ async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
     watched = {"length", "language", "label mass", "accepted", "accepted confidence"}
     assert set(made.drift.watches) == watched
     assert made.data.languages == {"en": 1.0}
-    agent = Classifier(
-        endpoint(), ["a", "b"], task="Which?", none=False, name="label", calibration=made
-    )
+    agent = classifier(made)
     same, longer = Oversight(drift=made.drift), Oversight(drift=made.drift)
     for row in random.Random(1).sample(rows(400, seed=8), 80):
         text = Text(text=row.text, language="en")
@@ -405,28 +414,15 @@ async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -
     assert there.bounds["a"].threshold == made.bounds["a"].threshold
 
 
-class Firstly(SimulatedEndpoint):
+class Firstly(Altered):
     """Prefers whatever option is shown first, on some texts more than on others."""
 
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        first, p = questions[0].options[0].name, float(state.split()[-1])
-        pull = 8 * random.Random(state).random()
+    def altered(self, answer: Answer, text: str, examples: int) -> Answer:
+        first, p = answer.question.options[0].name, float(text.split()[-1])
+        pull = 8 * random.Random(text).random()
         logit = 3 * np.log(p / (1 - p)) + (pull if first == "a" else -pull)
         a = float(1 / (1 + np.exp(-logit)))
-        found = await super().decide(state, questions, context, examples=examples)
-        answers = tuple(
-            replace(one, probabilities=(a, 1 - a) if first == "a" else (1 - a, a))
-            for one in found.answers
-        )
-        return replace(found, answers=answers)
+        return replace(answer, probabilities=(a, 1 - a) if first == "a" else (1 - a, a))
 
 
 async def test_both_orders_of_the_options_are_averaged_where_that_helps() -> None:
@@ -436,27 +432,16 @@ async def test_both_orders_of_the_options_are_averaged_where_that_helps() -> Non
     alone = next(one for one in made.candidates if one.name == "labels")
     both = next(one for one in made.candidates if one.name == "labels + turned")
     assert both.log_loss < alone.log_loss
-    answer = await Calibrated(made, QUESTION, sources_of(biased)).answer("0.999", context())
+    answer = await ready(made, biased).answer("0.999", context())
     assert answer.probabilities is not None
     assert answer.probabilities[0] > 0.9
 
 
-class Massy(SimulatedEndpoint):
+class Massy(Altered):
     """Is right where its labels have much of the probability, whatever its confidence."""
 
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        found = await super().decide(state, questions, context, examples=examples)
-        mass = float(state.split()[0])
-        answers = tuple(replace(a, label_mass=mass, source="logprob") for a in found.answers)
-        return replace(found, answers=answers)
+    def altered(self, answer: Answer, text: str, examples: int) -> Answer:
+        return replace(answer, label_mass=float(text.split()[0]), source="logprob")
 
 
 def massy_rows(n: int, *, seed: int = 0) -> list[Labelled]:
@@ -478,25 +463,18 @@ async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Pa
     assert "label mass" in made.uncertainty.signs
     assert any("label mass" in note for note in made.notes)
     made.save(tmp_path / "c.json")
-    kept = Calibrated(Calibration.load(tmp_path / "c.json"), QUESTION, sources_of(endpoint))
+    kept = ready(Calibration.load(tmp_path / "c.json"), endpoint)
     found = await evaluate(kept, massy_rows(600, seed=3))
     assert found.risk is not None
     assert found.risk <= 0.05
     assert 0.35 < found.coverage < 0.65
-    file = tmp_path / "c.json"
-    written = json.loads(file.read_text())
-    written["doubt"]["constant"] += 1.0
-    file.write_text(json.dumps(written))
-    with pytest.raises(CalibrationError, match="edited after it was made"):
-        Calibration.load(file)
+    edited(tmp_path / "c.json", "doubt", "constant", made.uncertainty.constant + 1.0)
 
 
 async def test_a_label_mass_that_falls_is_drift() -> None:
     endpoint = Massy(rule=lambda text: {"label": {"a": float(text.split()[-1])}})
     made = await calibrate(endpoint, QUESTION, massy_rows(500))
-    agent = Classifier(
-        endpoint, ["a", "b"], task="Which?", none=False, name="label", calibration=made
-    )
+    agent = classifier(made, endpoint)
     same, lower = Oversight(drift=made.drift), Oversight(drift=made.drift)
     for row in random.Random(1).sample(massy_rows(500, seed=5), 120):
         mass = float(row.text.split()[0])
@@ -509,27 +487,11 @@ async def test_a_label_mass_that_falls_is_drift() -> None:
     assert "label mass moved down" in (lower.suspended or "")
 
 
-def test_signs_that_say_nothing_are_not_kept(made: Calibration) -> None:
-    assert made.uncertainty is None
-
-
 async def test_rows_of_two_cases_hold_nothing_out_and_of_one_are_refused() -> None:
     two = [row.model_copy(update={"case": f"c{n % 2}"}) for n, row in enumerate(rows(200))]
     assert (await calibrate(endpoint(), QUESTION, two)).data.held_out == 0
     with pytest.raises(InputError, match="all rows are about one case"):
         await calibrate(endpoint(), QUESTION, [row.model_copy(update={"case": "c"}) for row in two])
-
-
-async def test_too_few_rows_are_watched_for_nothing() -> None:
-    assert (await calibrate(endpoint(), QUESTION, rows(12))).drift is None
-
-
-def ready(made: Calibration) -> Calibrated:
-    return Calibrated(made, QUESTION, sources_of(endpoint()))
-
-
-def context() -> RunContext:
-    return RunContext()
 
 
 async def test_a_cascade_calibrated_again_under_the_same_name_is_audited_anew(

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from moa.calibration import Bound, Guarantee, percent
-from moa.calibration.binomial import allowed_errors, fewest, tail, upper_bound
+from moa.calibration import Bound, Guarantee, allowed_errors, fewest, percent, tail, upper_bound
 from moa.calibration.bounds import Outcome, bound_along, find_bound, find_bounds_by_label, sequence
 from moa.errors import ConfigError, InputError
 
