@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -11,6 +12,19 @@ from typing import Any, NamedTuple
 import pytest
 
 from moa.cli import main
+
+
+def written(name: str | Path, rows: Iterable[object]) -> str:
+    """Write rows into a file, a line each, as they are or as JSON; give its name."""
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    Path(name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return str(name)
+
+
+def kept(name: str | Path = "out.jsonl", *, ordered: bool = False) -> list[dict[str, Any]]:
+    """Read the lines of a file, by their ids where they may come in any order."""
+    lines = [json.loads(line) for line in Path(name).read_text("utf-8").splitlines()]
+    return lines if ordered else sorted(lines, key=lambda line: line["id"])
 
 
 def moa(*words: str | Path) -> int:

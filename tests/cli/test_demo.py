@@ -27,11 +27,6 @@ CALM = {
 }
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def test_the_demo_runs_the_shipped_inbox_from_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Endpoints, "slm", SimulatedEndpoint(rule=lambda _: CALM))
     monkeypatch.setattr(Endpoints, "llm", SimulatedEndpoint(tier="llm", rule=lambda _: "Sorry."))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import moa, told
+from command import kept, moa, told
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -38,17 +38,11 @@ def graph(endpoints):
 """
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def test_the_main_job_runs_on_the_inbox() -> None:
     inbox = EXAMPLES / "support" / "inbox.jsonl"
     out, err = told("run", "support", str(inbox), "--limit", "14", "--out", "out.jsonl")
-    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    rows = [json.loads(line) for line in inbox.read_text().splitlines()]
-    statuses = {line["id"]: line["status"] for line in found}
+    rows = kept(inbox, ordered=True)
+    statuses = {line["id"]: line["status"] for line in kept()}
     assert statuses.keys() == {row["id"] for row in rows[:14]}
     assert statuses[rows[13]["id"]] == "dropped"
     assert "needed the LLM" in out
@@ -100,7 +94,6 @@ def test_decisions_are_made_without_writing_python() -> None:
     )
     words = ["decide", "in.txt", "--task", "How does the writer feel?", "--labels", "happy,unhappy"]
     assert moa(*words, "--examples", "shown.jsonl", "--out", "out.jsonl") == 0
-    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    found = sorted(lines, key=lambda line: line["id"])
+    found = kept()
     assert [set(line["scores"]) for line in found] == [{"happy", "unhappy"}] * 2
     assert found[0]["scores"]["happy"] > found[1]["scores"]["happy"]

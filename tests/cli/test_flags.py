@@ -105,10 +105,7 @@ graph = g.build(g.add(Agent(large, "Answer."), g.input))
 """
 
 
-def test_quietly_only_answers_and_errors_are_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_quietly_only_answers_and_errors_are_printed() -> None:
     Path("mails.py").write_text(MAILS)
     Path("in.jsonl").write_text('{"text": "one"}\n{"id": 7}\n')
 

@@ -9,11 +9,9 @@ from command import moa, told
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "manuals").mkdir()
-    (tmp_path / "manuals" / "pump.md").write_text("# Pump\n\nChange the filter every 90 days.")
-    return tmp_path
+def manuals(folder: Path) -> None:
+    (folder / "manuals").mkdir()
+    (folder / "manuals" / "pump.md").write_text("# Pump\n\nChange the filter every 90 days.")
 
 
 def test_an_index_is_made_and_brought_up_to_date() -> None:
