@@ -16,39 +16,32 @@ ALL = list(models())
 OPEN = [name for name, known in models().items() if known.kind == "open"]
 SOLD = [name for name, known in models().items() if known.kind == "api"]
 DECIDING = [name for name, known in models().items() if known.kind == "decision"]
-QUANTISATIONS = tuple(BITS)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_no_more_parameters_are_active_than_there_are(name: str) -> None:
+def test_an_entry_agrees_with_itself(name: str) -> None:
     known = model(name)
-    if known.active_parameters is not None:
-        assert known.parameters is not None
-        assert known.active_parameters < known.parameters
+    assert known.parameters is not None or known.active_parameters is None
+    assert (known.active_parameters or 0) <= (known.parameters or 0)
     assert known.embeddings <= (known.parameters or 0)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_published_weights_are_near_parameters_times_bits(name: str) -> None:
-    known = model(name)
-    for quantisation, size in known.published.items():
-        if known.parameters is not None:
-            kept = known.embeddings * 2
-            computed = (known.parameters - known.embeddings) * BITS[quantisation] / 8 + kept
-            assert size == pytest.approx(computed, rel=0.1)
-
-
-@pytest.mark.parametrize("name", OPEN)
-def test_fewer_bits_weigh_less(name: str) -> None:
-    weights = model(name).weights
-    assert set(weights) == set(BITS)
-    order: tuple[Quantisation, ...] = ("bf16", "fp8", "int4")
-    sizes = [weights[quantisation].bytes for quantisation in order]
-    assert sizes == sorted(sizes, reverse=True)
+    for kind, size in known.published.items() if known.parameters else ():
+        computed = (known.parameters or 0) - known.embeddings
+        computed = computed * BITS[kind] / 8 + known.embeddings * 2
+        assert size == pytest.approx(computed, rel=0.1)
+    assert known.good_for
+    assert set(known.good_for) <= set(known.quality)
+    assert set(known.unchecked) <= known.model_fields_set
+    assert known.verified <= date.today()
+    assert known.released is None or known.released <= f"{date.today():%Y-%m}"
+    assert all(source.scheme == "https" and source.host for source in known.sources)
+    assert set(known.sha256) <= set(known.files) <= set(known.repositories)
+    for kind, file in known.files.items():
+        assert HubFile.named(f"hf:{known.repositories[kind]}/{file}").name == file
+        assert "llama.cpp" in known.servers
 
 
 @pytest.mark.parametrize("name", OPEN)
-def test_an_open_model_says_what_serving_it_takes(name: str) -> None:
+def test_an_open_model_says_what_serving_it_takes_and_fewer_bits_weigh_less(name: str) -> None:
     known = model(name)
     assert known.hub is not None
     assert "vllm" in known.servers
@@ -60,6 +53,10 @@ def test_an_open_model_says_what_serving_it_takes(name: str) -> None:
     assert known.kv_bytes_per_token == values * 2
     assert (attention.window is None) == (attention.windowed_layers == 0)
     assert attention.windowed_layers < attention.layers
+    assert set(known.weights) == set(BITS)
+    order: tuple[Quantisation, ...] = ("bf16", "fp8", "int4")
+    sizes = [known.weights[kind].bytes for kind in order]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 @pytest.mark.parametrize("name", SOLD)
@@ -77,28 +74,6 @@ def test_a_decision_model_says_how_it_decides_and_what_serves_it(name: str) -> N
     assert "decide" in known.good_for
     assert known.start is not None or known.servers == ("vendor",)
     assert "vllm" not in known.servers
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_what_a_model_is_good_for_has_a_quality(name: str) -> None:
-    known = model(name)
-    assert known.good_for
-    assert set(known.good_for) <= set(known.quality)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_unchecked_names_fields_that_are_given(name: str) -> None:
-    known = model(name)
-    assert set(known.unchecked) <= known.model_fields_set
-    assert known.verified <= date.today()
-    assert known.released is None or known.released <= f"{date.today():%Y-%m}"
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_every_source_is_a_page_of_somebody_else(name: str) -> None:
-    for source in model(name).sources:
-        assert source.scheme == "https"
-        assert source.host
 
 
 @pytest.mark.parametrize(
@@ -168,16 +143,6 @@ def test_the_models_that_a_user_looks_for_are_there() -> None:
 def test_decisions_that_cost_no_output_have_a_price() -> None:
     assert model("jev").price.known
     assert model("jev").price.output == 0
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_gguf_file_is_one_of_a_repository_that_the_entry_names(name: str) -> None:
-    known = model(name)
-    assert set(known.files) <= set(known.repositories)
-    assert set(known.sha256) <= set(known.files)
-    for quantisation, file in known.files.items():
-        assert HubFile.named(f"hf:{known.repositories[quantisation]}/{file}").name == file
-        assert "llama.cpp" in known.servers
 
 
 def test_a_model_with_a_gguf_file_says_where_it_is() -> None:

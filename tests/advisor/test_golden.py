@@ -73,11 +73,8 @@ def answered(words: list[str]) -> dict[str, Any]:
     """Give what the command prints, as JSON and as text."""
     line = CliRunner().invoke(app, ["choose", *words, "--json"])
     shown = CliRunner().invoke(app, ["choose", *words], env={"COLUMNS": "200"})
-    return {
-        "code": line.exit_code,
-        "json": read(line.stdout),
-        "text": [row.rstrip() for row in shown.stdout.splitlines()],
-    }
+    text = [row.rstrip() for row in shown.stdout.splitlines()]
+    return {"code": line.exit_code, "json": read(line.stdout), "text": text}
 
 
 def read(text: str) -> dict[str, Any]:

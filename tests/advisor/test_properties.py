@@ -8,13 +8,13 @@ from typing import get_args
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moa.advisor import Job
 from moa.advisor.catalogue import models
 from moa.advisor.choice import rank
 from moa.advisor.fit import LocalModel, places, quantisations
 from moa.advisor.hardware import GPU, Machine
 from moa.advisor.plans import Plan
 from moa.advisor.task import Task
+from moa.advisor.words import Job
 
 from .cases import DESK, GIB, L4, LAPTOP, computer
 

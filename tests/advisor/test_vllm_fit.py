@@ -64,24 +64,22 @@ def test_what_is_taken_fits_and_is_a_table_that_loads(known: Model, machine: Mac
         assert int(endpoint.vllm.env["VLLM_CPU_KVCACHE_SPACE"]) * GIB >= served.kv
 
 
-def test_exact_weights_are_taken_where_there_is_room() -> None:
-    served = serving("mistral-7b", MACHINES["eight H100"])
-    assert served.quantisation == "bf16"
-    assert (served.tokens, served.concurrency) == STEPS[0]
-    assert vllm_table(served)["model"] == "mistralai/Mistral-7B-Instruct-v0.3"
-
-
-def test_vllm_makes_fp8_where_no_files_are_known() -> None:
-    served = serving("mistral-7b", MACHINES["L4"])
-    assert served.quantisation == "fp8"
-    assert vllm_table(served)["model"] == "mistralai/Mistral-7B-Instruct-v0.3"
-    assert arguments(served)["quantization"] == "fp8"
-
-
-def test_published_files_are_served_as_they_are() -> None:
-    served = serving("qwen3-14b", MACHINES["L4"])
-    assert vllm_table(served)["model"] == "Qwen/Qwen3-14B-AWQ"
-    assert "quantization" not in arguments(served)
+@pytest.mark.parametrize(
+    ("name", "machine", "kept", "served_as", "quantization"),
+    [
+        ("mistral-7b", "eight H100", "bf16", "mistralai/Mistral-7B-Instruct-v0.3", None),
+        ("mistral-7b", "L4", "fp8", "mistralai/Mistral-7B-Instruct-v0.3", "fp8"),
+        ("qwen3-14b", "L4", "int4", "Qwen/Qwen3-14B-AWQ", None),
+    ],
+)
+def test_weights_are_as_exact_as_fits_and_published_files_are_served_as_they_are(
+    name: str, machine: str, kept: str, served_as: str, quantization: str | None
+) -> None:
+    served = serving(name, MACHINES[machine])
+    assert served.quantisation == kept
+    assert vllm_table(served)["model"] == served_as
+    assert arguments(served).get("quantization") == quantization
+    assert kept != "bf16" or (served.tokens, served.concurrency) == STEPS[0]
 
 
 def test_a_card_before_ampere_computes_in_float16() -> None:

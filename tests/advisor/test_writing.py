@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from moa.advisor.choice import choose
 from moa.advisor.config import Setup, write_plan
@@ -13,7 +12,6 @@ from moa.advisor.fit import LocalModel
 from moa.advisor.hardware import Machine
 from moa.advisor.plans import Pattern, Plan
 from moa.advisor.task import Task
-from moa.cli.app import app
 from moa.config import load
 from moa.errors import ConfigError
 
@@ -51,14 +49,6 @@ def test_a_model_made_to_decide_has_the_server_of_its_makers() -> None:
     assert made["small"].steps[0].startswith("llama serve -hf ")
 
 
-def test_the_command_does_not_claim_to_have_written() -> None:
-    words = ["choose", "--job", "classify", "--no-gpu", "--ram", "16GB", "--cores", "8"]
-    done = CliRunner().invoke(app, [*words, "--stakes", "low", "--no-api", "--write"])
-    assert done.exit_code == 0, done.output
-    assert "Nothing to write for slm: " in done.stdout
-    assert "Wrote" not in done.stdout
-
-
 def test_both_models_of_a_hybrid_are_served_on_one_gpu() -> None:
     plan = plan_of(TALK, DESK, "hybrid")
     write_plan(plan, DESK)
@@ -83,13 +73,14 @@ def test_a_file_that_the_catalogue_does_not_know_is_put_there_by_its_user() -> N
 
 
 def test_what_is_written_beside_another_endpoint_leaves_it_the_default() -> None:
-    """Else the tier would have two, and nothing that asks for one would run any more."""
+    # else the tier would have two, and nothing that asks for one would run any more
     machine = computer(64, cores=16)
-    Path("moa.toml").write_text('[endpoints.gpt]\ntier = "llm"\nmodel = "gpt-5"\n')
+    text = '[endpoints.gpt]\ntier = "llm"\nmodel = "gpt-5"\n'
+    Path("moa.toml").write_text(text)
     _, made = write_plan(plan_of(TALK, machine, "hybrid"), machine)
     assert load().of_tier("llm") == "gpt"
     assert any("[endpoints.gpt] stays the default" in line for line in made["large"].notes)
-    Path("moa.toml").write_text('[endpoints.gpt]\ntier = "llm"\nmodel = "gpt-5"\n')
+    Path("moa.toml").write_text(text)
     sold = Task(job="create", api=True, vendors=("openai",))
     write_plan(plan_of(sold, LAPTOP, "llm"), LAPTOP)
     assert load().of_tier("llm") == "gpt"

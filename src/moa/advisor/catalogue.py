@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt, TypeAdapter
 
-from moa.advisor import Kind, Quantisation, Server, Skill
+from moa.advisor.words import Kind, Quantisation, Server, Skill
 from moa.config import EndpointConfig, nearest
 from moa.endpoints.dialects import Dialect
 from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, kept_at

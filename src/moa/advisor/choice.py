@@ -13,7 +13,6 @@ from decimal import Decimal
 from functools import cache, partial
 from math import log10, sqrt
 
-from moa.advisor import Risk
 from moa.advisor.catalogue import BUILT_IN, VendorModel, models
 from moa.advisor.estimate import Member, cost_of, shown_seconds
 from moa.advisor.fit import LocalModel
@@ -32,6 +31,7 @@ from moa.advisor.plans import (
     vendor_models,
 )
 from moa.advisor.task import PEAK, Task, vendor_name
+from moa.advisor.words import Risk
 
 _SLACK = 0.5
 """How much less is still shown, as weaker than wanted."""

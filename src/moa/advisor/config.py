@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from moa.advisor import Quantisation
 from moa.advisor.catalogue import BUILT_IN, Model
 from moa.advisor.choice import Plan
 from moa.advisor.estimate import Member, VendorModel
 from moa.advisor.fit import CPU_CONCURRENCY, SPARE, LocalModel, vllm_fit
 from moa.advisor.hardware import GIB, Machine
+from moa.advisor.words import Quantisation
 from moa.config import Config, EndpointConfig, load
 from moa.config.file import target, write_endpoint
 from moa.errors import ConfigError

@@ -17,9 +17,9 @@ from functools import cached_property
 from itertools import product
 from typing import Literal
 
-from moa.advisor import Quantisation
 from moa.advisor.catalogue import GGUF, Model, models
 from moa.advisor.hardware import GIB, GPU, Machine, card
+from moa.advisor.words import Quantisation
 from moa.config import Config
 from moa.errors import ConfigError
 from moa.vllm.settings import UTILISATION

@@ -14,12 +14,12 @@ from functools import cached_property
 from math import ceil, inf, log2, sqrt
 from typing import Literal
 
-from moa.advisor import Job, Risk, Skill
 from moa.advisor.catalogue import BUILT_IN, Model, VendorModel, models
 from moa.advisor.estimate import NO_COST, Cost, Latency, Member, Stage, Timed, latency_of
 from moa.advisor.fit import SPARE, LocalModel, Placement, places, quantisations
 from moa.advisor.hardware import Machine
 from moa.advisor.task import Task, vendor_name
+from moa.advisor.words import Job, Risk, Skill
 
 Pattern = Literal["slm", "cascade", "hybrid", "llm", "mixture"]
 """`slm` and `llm`: one model alone, small or large. `cascade`: small first, large if not accepted.

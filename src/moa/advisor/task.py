@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from moa.advisor import Job, Risk
+from moa.advisor.words import Job, Risk
 from moa.config import explained, nearest
 from moa.endpoints.dialects import VENDORS, Dialect
 from moa.errors import ConfigError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.advisor import Job, Risk
+from moa.advisor.words import Job, Risk
 from moa.cli import options, screen
 from moa.errors import ConfigError
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.advisor import Kind, Skill
+from moa.advisor.words import Kind, Skill
 from moa.cli import options, screen
 from moa.errors import ConfigError
 from moa.usage import Budget, Price
 
 if TYPE_CHECKING:
-    from moa.advisor import Quantisation
     from moa.advisor.catalogue import Model
+    from moa.advisor.words import Quantisation
     from moa.config import Config
     from moa.context import RunContext
     from moa.decisions.probe import Probe

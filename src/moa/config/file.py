@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -113,10 +114,11 @@ def _joined(before: str, tables: Mapping[str, Any]) -> str:
 
 
 def _with_table(before: str, section: str, name: str, table: Mapping[str, Any]) -> str:
-    """Put a table in the place of another."""
+    """Put a table in the place of another; where it stands in one line, nothing is changed."""
     document = _document(before)
     made = _document(_joined("", {section: {name: table}}) + "\n")
-    document[section][name] = made[section][name]
+    with suppress(ValueError):
+        document[section][name] = made[section][name]
     return f"{document.as_string().rstrip()}\n"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from command import moa
+from command import told, written
 from pydantic import BaseModel
 
 from moa.batch import Item, Status
@@ -92,15 +92,12 @@ def test_an_answer_that_is_doubtful_is_named_without_a_trace_too() -> None:
 
 
 def test_a_doubtful_question_is_named_once_at_the_end_with_what_mends_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     Path("graph.py").write_text(BLIND)
-    Path("in.txt").write_text("one\ntwo\nthree\n")
-    assert moa("run", "graph.py:blind", "in.txt") == 0
-    out = capsys.readouterr().out
+    source = written("in.txt", ("one", "two", "three"))
+    out = told("run", "graph.py:blind", source).out
     assert out.count("'spam' is DOUBTFUL in 3 of 3: the model says 'no' whatever the text is") == 1
     assert "label 50 of these and run moa calibrate to decide 'spam' by your labels" in out
-    assert moa("run", "graph.py:sure", "in.txt") == 0
-    assert "DOUBTFUL" not in capsys.readouterr().out
+    assert "DOUBTFUL" not in told("run", "graph.py:sure", source).out

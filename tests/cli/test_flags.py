@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 import typer.main
-from command import moa
+from command import told
 from typer.core import TyperGroup
 
 from moa.cli.app import app
@@ -64,15 +64,10 @@ def test_no_flag_has_a_twin_by_another_name() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_the_help_of_a_command_ends_with_an_example(
-    path: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said: list[str] = []
-    for flag in ("-h", "--help"):
-        assert moa(*path.split(), flag) == 0
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
-    *_, last = re.split(r"\n\s*\n", said[0].strip())
+def test_the_help_of_a_command_ends_with_an_example(path: str) -> None:
+    said = told(*path.split(), "-h").out
+    assert said == told(*path.split(), "--help").out
+    *_, last = re.split(r"\n\s*\n", said.strip())
     assert re.search(rf"\bmoa {path.split()[0]} ?", last)
 
 
@@ -86,9 +81,8 @@ def test_commands_work_quietly_where_they_show_more_than_results() -> None:
     assert {*COMMANDS} - quiet == NO_QUIET | groups
 
 
-def test_the_commands_stand_under_headings(capsys: pytest.CaptureFixture[str]) -> None:
-    moa("-h")
-    said = capsys.readouterr().out
+def test_the_commands_stand_under_headings() -> None:
+    said = told("-h").out
     headings = re.findall(r"(?m)^(\S[^:]*):$", said)
     assert headings == [
         "Options",
@@ -111,16 +105,12 @@ graph = g.build(g.add(Agent(large, "Answer."), g.input))
 """
 
 
-def test_quietly_only_answers_and_errors_are_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_quietly_only_answers_and_errors_are_printed() -> None:
     Path("mails.py").write_text(MAILS)
     Path("in.jsonl").write_text('{"text": "one"}\n{"id": 7}\n')
 
     def run(*words: str) -> tuple[str, str]:
-        assert moa("run", "mails.py:graph", "in.jsonl", *words) == 1
-        return capsys.readouterr()
+        return told("run", "mails.py:graph", "in.jsonl", *words, leaves=1)
 
     error = "failed 7: InputError: the row is no Text: text: Field required\n"
     assert run("--quiet") == ("Done.\n", error)

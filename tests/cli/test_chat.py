@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from command import moa
+from command import Told, told, written
 
 CONFIG = """
 [endpoints.large]
@@ -84,30 +84,36 @@ class Echo(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def server(folder: Path) -> Iterator[None]:
     Echo.go_on, Echo.asked = threading.Event(), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    (tmp_path / "moa.toml").write_text(CONFIG.format(port=server.server_port))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    (folder / "moa.toml").write_text(CONFIG.format(port=server.server_port))
+    yield
     Echo.go_on.set()
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def talk(monkeypatch: pytest.MonkeyPatch, *lines: str, options: tuple[str, ...] = ()) -> int:
-    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-    return moa("chat", *options)
+Talk = Callable[..., Told]
 
 
-def test_half_of_a_surrogate_pair_in_an_answer_ends_no_conversation(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert talk(monkeypatch, "a (half)", "and on") == 0
-    assert capsys.readouterr().out.splitlines() == ["You said a \ufffd.", "You said and on."]
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch) -> Talk:
+    """Say some lines, and give what was answered."""
+
+    def said(*lines: str, options: Sequence[str] = (), leaves: int = 0) -> Told:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return told("chat", *options, leaves=leaves)
+
+    return said
+
+
+def test_half_of_a_surrogate_pair_in_an_answer_ends_no_conversation(talk: Talk) -> None:
+    answers = talk("a (half)", "and on").out.splitlines()
+    assert answers == ["You said a \ufffd.", "You said and on."]
 
 
 def begun(line: str) -> subprocess.Popen[str]:
@@ -135,25 +141,18 @@ def ended(process: subprocess.Popen[str], by: signal.Signals) -> int:
     return code
 
 
-def test_lines_of_a_pipe_are_answered_and_the_thread_goes_on_at_the_next_start(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert talk(monkeypatch, "one", "", "two") == 0
-    assert capsys.readouterr().out == "You said one.\nYou said two.\n"
+def test_lines_of_a_pipe_are_answered_and_the_thread_goes_on_at_the_next_start(talk: Talk) -> None:
+    assert talk("one", "", "two").out == "You said one.\nYou said two.\n"
     assert Path("chat.sqlite").stat().st_mode & 0o777 == 0o600
-    assert talk(monkeypatch, "three") == 0
+    talk("three")
     assert [m["content"] for m in Echo.asked[-1] if m["role"] == "user"] == ["one", "two", "three"]
 
 
-def test_an_answer_that_a_kill_cut_off_is_told_and_written_anew(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    talk(monkeypatch, "before")
+def test_an_answer_that_a_kill_cut_off_is_told_and_written_anew(talk: Talk) -> None:
+    talk("before")
     assert ended(begun("hang on"), signal.SIGKILL) == -signal.SIGKILL
     Echo.go_on.set()
-    capsys.readouterr()
-    assert talk(monkeypatch, "after", "/export") == 0
-    out, err = capsys.readouterr()
+    out, err = talk("after", "/export")
     assert "is unfinished, and is written anew: hang on" in err
     first, second, export = out.split("\n", 2)
     assert (first, second) == ("two wordsYou said hang on.", "You said after.")
@@ -166,25 +165,19 @@ def test_an_answer_that_a_kill_cut_off_is_told_and_written_anew(
     assert json.loads(export)["cut_off"] == 1
 
 
-def test_the_same_script_after_a_kill_does_not_say_its_message_twice(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_script_after_a_kill_does_not_say_its_message_twice(talk: Talk) -> None:
     ended(begun("hang on"), signal.SIGKILL)
     Echo.go_on.set()
-    talk(monkeypatch, "hang on", "/threads")
-    out = capsys.readouterr().out
+    out = talk("hang on", "/threads").out
     assert out.startswith("two wordsYou said hang on.\n")
     assert " 1 " in next(line for line in out.splitlines() if "default" in line)
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_what_was_written(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_written(talk: Talk) -> None:
     assert ended(begun("hang on"), signal.SIGINT) == 130
     Echo.go_on.set()
-    assert talk(monkeypatch, "go on") == 0
+    assert "anew" not in talk("go on").err
     assert [m["content"] for m in Echo.asked[-1][1:]] == ["hang on", "two words […]", "go on"]
-    assert "anew" not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
@@ -221,79 +214,62 @@ def shown_until(terminal: int, text: str) -> str:
     return shown.decode(errors="replace")
 
 
-def test_a_message_that_is_not_answered_is_told_and_the_next_one_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert talk(monkeypatch, "refuse this", "one") == 1
-    out, err = capsys.readouterr()
+def test_a_message_that_is_not_answered_is_told_and_the_next_one_is(talk: Talk) -> None:
+    out, err = talk("refuse this", "one", leaves=1)
     assert "turns that are not read: 1" in err
     assert out == "You said one.\n"
 
 
-def test_threads_are_begun_and_listed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_threads_are_begun_and_listed(talk: Talk) -> None:
     options = ("--thread", "work", "--store", "kept.sqlite")
-    talk(monkeypatch, "one", "/thread other", "two", "/thread work", "/threads", options=options)
-    out = capsys.readouterr().out
+    out = talk("1", "/thread other", "2", "/thread work", "/threads", options=options).out
     assert "* work" in out
     assert "other" in out
     assert Path("kept.sqlite").exists()
 
 
-def test_usage_adds_up_over_starts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    talk(monkeypatch, "one")
-    talk(monkeypatch, "two", "/usage")
-    out = capsys.readouterr().out
+def test_usage_adds_up_over_starts(talk: Talk) -> None:
+    talk("one")
+    out = talk("two", "/usage").out
     assert "chat/reply" in out
     assert " 20 " in out
 
 
-def test_a_slash_is_a_command_and_two_are_a_message(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert talk(monkeypatch, "/help", "//tmp is what?", "/nonsense", "/quit", "never") == 1
-    out, err = capsys.readouterr()
+def test_a_slash_is_a_command_and_two_are_a_message(talk: Talk) -> None:
+    out, err = talk("/help", "//tmp is what?", "/nonsense", "/quit", "never", leaves=1)
     assert "/threads" in err
     assert "You said /tmp is what?." in out
     assert "no command /nonsense" in err
     assert "never" not in out
 
 
-def test_a_persona_is_told_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    talk(monkeypatch, "one", options=("--persona", "You are a pirate."))
+def test_a_persona_is_told_to_the_model(talk: Talk) -> None:
+    talk("one", options=("--persona", "You are a pirate."))
     assert Echo.asked[-1][0]["content"].startswith("You are a pirate.")
-
-
-def test_a_store_that_cant_be_used_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert talk(monkeypatch, "one", options=("--store", "moa.toml")) == 2
-    assert "moa.toml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "options", [("--thread", ""), ("--store", "mysql://moa:s3cret@db/x")], ids=str
 )
 def test_a_thread_without_a_name_and_another_database_are_refused(
-    options: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: tuple[str, str], talk: Talk
 ) -> None:
     before = set(Path().iterdir())
-    assert talk(monkeypatch, "one", options=options) == 2
-    err = capsys.readouterr().err
+    err = talk("one", options=options, leaves=2).err
     assert err.startswith("moa: ")
     assert "s3cret" not in err
     assert set(Path().iterdir()) == before
 
 
-def test_rows_with_threads_are_run_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_cant_be_used_is_told(talk: Talk) -> None:
+    assert "moa.toml" in talk("one", options=("--store", "moa.toml"), leaves=2).err
+
+
+def test_rows_with_threads_are_run_in_their_order() -> None:
     rows = [{"id": i, "text": f"m{i}", "thread": "ab"[i % 2]} for i in range(6)]
-    Path("turns.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    written("turns.jsonl", rows)
     for _ in range(2):
-        assert moa("run", "chat", "turns.jsonl", "--json") == 0
-        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        lines = told("run", "chat", "turns.jsonl", "--json").lines
         found = {line["id"]: (line["output"]["thread"], line["output"]["turn"]) for line in lines}
         assert found == {i: ("ab"[i % 2], 1 + i // 2) for i in range(6)}
     assert len(Echo.asked) == 6  # the second run found its rows answered

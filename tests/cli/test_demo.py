@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from command import moa
+from command import told
 
 from moa.cli.run import demo_file
 from moa.config.endpoints import Endpoints
 from moa.testing import SimulatedEndpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CALM = {
     "spam": {"no": 0.95},
     "injection": {"no": 0.95},
@@ -27,18 +27,10 @@ CALM = {
 }
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def test_the_demo_runs_the_shipped_inbox_from_any_folder(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_runs_the_shipped_inbox_from_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Endpoints, "slm", SimulatedEndpoint(rule=lambda _: CALM))
     monkeypatch.setattr(Endpoints, "llm", SimulatedEndpoint(tier="llm", rule=lambda _: "Sorry."))
-    assert moa("run", "support", "--demo", "--limit", "2", "--json") == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = told("run", "support", "--demo", "--limit", "2", "--json").lines
     inbox = (ROOT / "examples" / "support" / "inbox.jsonl").read_text(encoding="utf-8")
     found.sort(key=lambda line: line["id"])
     assert [line["input"] for line in found] == [json.loads(r) for r in inbox.splitlines()[:2]]
@@ -54,11 +46,8 @@ def test_the_demo_runs_the_shipped_inbox_from_any_folder(
         pytest.param(("sentiment", "--demo"), "Try: moa run support --demo", id="none"),
     ],
 )
-def test_an_input_is_given_or_else_the_demo(
-    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert moa("run", *words) == 2
-    assert said in capsys.readouterr().err
+def test_an_input_is_given_or_else_the_demo(words: tuple[str, ...], said: str) -> None:
+    assert said in told("run", *words, leaves=2).err
 
 
 @pytest.mark.skipif(find_spec("hatchling") is None, reason="needs hatchling, of the extra dev")

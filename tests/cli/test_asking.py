@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from command import moa
+from command import told
 
 from moa.agents.boundary import TypedNode
 from moa.agents.filter import Filter, Verdict
@@ -92,13 +90,9 @@ def test_a_function_that_waits_may_ask_any_and_a_quick_one_asks_none() -> None:
 
 
 @needs_encoder
-def test_a_run_that_asks_no_model_starts_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_asks_no_model_starts_none(monkeypatch: pytest.MonkeyPatch) -> None:
     async def complete(*_: object) -> None:
         raise AssertionError("the engine was started")
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(EmbeddedEndpoint, "complete", complete)
-    assert moa("run", "support", "--demo", "--limit", "1") == 0
-    assert "settled without an LLM" in capsys.readouterr().out
+    assert "settled without an LLM" in told("run", "support", "--demo", "--limit", "1").out

@@ -5,20 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command import moa
+from command import kept, moa, told, written
 from routing import rows
-
-
-def write(path: Path, found: Sequence[dict[str, object]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +16,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a router's file and a cascade's."""
     folder = tmp_path_factory.mktemp("route")
     for name, replied in (("router", False), ("cascade", True)):
-        data = write(folder / f"{name}.jsonl", rows(60, replied=replied))
+        data = written(folder / f"{name}.jsonl", rows(60, replied=replied))
         assert moa("route", "fit", data, "--out", folder / f"{name}.json") == 0
     return folder
 
@@ -40,12 +30,12 @@ def test_the_file_says_which_it_is(made: Path) -> None:
     assert json.loads((made / "cascade.json").read_text())["kind"] == "cascade"
 
 
-def test_scores_come_in_order_without_the_truth(made: Path, tmp_path: Path) -> None:
+def test_scores_come_in_order_without_the_truth(made: Path) -> None:
     found = without(rows(25, seed=1), "weak_correct", "strong_correct")
     del found[3]["id"]
-    source, out = write(tmp_path / "rows.jsonl", found), tmp_path / "scores.jsonl"
+    source, out = written("rows.jsonl", found), Path("scores.jsonl")
     assert moa("route", "score", made / "router.json", source, "--out", out) == 0
-    scores = read(out)
+    scores = kept(out, ordered=True)
     assert [line["id"] for line in scores] == [row.get("id", 4) for row in found]
     by_subject: dict[object, list[float]] = {"shop": [], "sums": []}
     for line, row in zip(scores, found, strict=True):
@@ -54,15 +44,13 @@ def test_scores_come_in_order_without_the_truth(made: Path, tmp_path: Path) -> N
     assert {line["model"] for line in scores} == {"weak", "strong"}
 
 
-def test_a_report_has_the_figures_and_the_curve(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write(tmp_path / "d.jsonl", rows(80, seed=2, replied=True))
-    plot = tmp_path / "curve.png"
+def test_a_report_has_the_figures_and_the_curve(made: Path) -> None:
+    data = written("d.jsonl", rows(80, seed=2, replied=True))
+    plot = Path("curve.png")
     words = ("route", "eval", made / "cascade.json", data, "--json")
-    assert moa(*words, "--report", tmp_path / "r.json", "--plot", plot) == 0
-    report = json.loads((tmp_path / "r.json").read_text())
-    assert json.loads(capsys.readouterr().out) == report
+    said = told(*words, "--report", Path("r.json"), "--plot", plot)
+    report = json.loads(Path("r.json").read_text())
+    assert json.loads(said.out) == report
     assert report["n"] == 80
     assert 0.6 < report["apgr"] <= report["oracle"]["apgr"]
     assert 0 <= report["cpt50"] <= report["cpt80"] <= 1
@@ -71,26 +59,22 @@ def test_a_report_has_the_figures_and_the_curve(
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_cascade_refuses_rows_without_replies(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write(tmp_path / "d.jsonl", rows(3))
-    out = tmp_path / "s.jsonl"
-    assert moa("route", "score", made / "cascade.json", data, "--out", out) == 2
-    assert "request 1 has no reply of the weak model" in capsys.readouterr().err
+def test_a_cascade_refuses_rows_without_replies(made: Path) -> None:
+    data = written("d.jsonl", rows(3))
+    out = Path("s.jsonl")
+    err = told("route", "score", made / "cascade.json", data, "--out", out, leaves=2).err
+    assert "request 1 has no reply of the weak model" in err
     assert not out.exists()
 
 
-def test_a_router_takes_rows_with_replies_and_without_its_fields(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write(tmp_path / "d.jsonl", without(rows(3, replied=True), "subject"))
-    words = ("route", "score", made / "router.json", data, "--out", tmp_path / "s.jsonl")
+def test_a_router_takes_rows_with_replies_and_without_its_fields(made: Path) -> None:
+    data = written("d.jsonl", without(rows(3, replied=True), "subject"))
+    words = ("route", "score", made / "router.json", data, "--out", Path("s.jsonl"))
     assert moa(*words) == 0
     assert moa(*words) == 2
-    assert moa(*words, "--resume") == 0
-    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 3
-    assert "3 rows scored" in capsys.readouterr().err
+    said = told(*words, "--resume")
+    assert len(Path("s.jsonl").read_text().splitlines()) == 3
+    assert "3 rows scored" in said.err
 
 
 @pytest.mark.parametrize(
@@ -101,13 +85,11 @@ def test_a_router_takes_rows_with_replies_and_without_its_fields(
         ('{"text": "a"}', "line 1: prompt: Field required"),
     ],
 )
-def test_rows_with_a_fault_stop_the_scoring(
-    text: str, said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "d.jsonl").write_text(text)
-    out = tmp_path / "s.jsonl"
-    assert moa("route", "score", made / "router.json", tmp_path / "d.jsonl", "--out", out) == 2
-    assert said in capsys.readouterr().err
+def test_rows_with_a_fault_stop_the_scoring(text: str, said: str, made: Path) -> None:
+    Path("d.jsonl").write_text(text)
+    out = Path("s.jsonl")
+    words = ("route", "score", made / "router.json", "d.jsonl", "--out", out)
+    assert said in told(*words, leaves=2).err
     assert not out.exists()
 
 
@@ -120,26 +102,16 @@ def test_rows_with_a_fault_stop_the_scoring(
         ("eval r.json d.jsonl --report r.json --plot x.doc", ".png or .svg"),
     ],
 )
-def test_what_can_t_be_done_is_said_and_leaves_no_file(
-    words: str,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(Path("d.jsonl"), rows(10))
-    assert moa("route", *words.split()) == 2
-    assert said in capsys.readouterr().err
+def test_what_can_t_be_done_is_said_and_leaves_no_file(words: str, said: str) -> None:
+    written("d.jsonl", rows(10))
+    assert said in told("route", *words.split(), leaves=2).err
     assert list(Path().iterdir()) == [Path("d.jsonl")]
 
 
-def test_where_the_strong_model_is_no_better_the_figures_are_null(
-    made: Path, tmp_path: Path
-) -> None:
+def test_where_the_strong_model_is_no_better_the_figures_are_null(made: Path) -> None:
     same = [{**row, "strong_correct": row["weak_correct"]} for row in rows(20)]
-    data = write(tmp_path / "d.jsonl", same)
-    assert moa("route", "eval", made / "router.json", data, "--report", tmp_path / "r.json") == 0
-    report = json.loads((tmp_path / "r.json").read_text())
+    data = written("d.jsonl", same)
+    assert moa("route", "eval", made / "router.json", data, "--report", Path("r.json")) == 0
+    report = json.loads(Path("r.json").read_text())
     assert (report["apgr"], report["cpt50"], report["cpt80"]) == (None, None, None)
     assert "Not shown to pay" in report["verdict"]

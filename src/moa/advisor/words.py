@@ -1,0 +1,30 @@
+"""Words that the advisor and the command line share; they load nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["open", "api", "decision"]
+"""Open weights; a vendor's model; a model made to decide, open or a vendor's."""
+Skill = Literal[
+    "classify", "extract", "summarise", "converse", "reason", "create", "code", "embed", "decide"
+]
+"""What a model can be good for."""
+Job = Literal[
+    "classify",
+    "extract",
+    "summarise",
+    "converse",
+    "reason",
+    "create",
+    "recommend",
+    "answer-from-documents",
+]
+"""What is done with an item. `recommend`: candidates that you have are scored for somebody."""
+Risk = Literal["low", "medium", "high"]
+"""How bad a wrong answer is: `low` nobody minds, `medium` somebody corrects it, `high` it costs
+money, health or trust."""
+Quantisation = Literal["bf16", "fp8", "int8", "int4", "q8_0", "q4_k_m"]
+"""How weights are kept: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
+Server = Literal["vllm", "llama.cpp", "sglang", "ollama", "vendor", "own"]
+"""What can serve a model; `own`: a server that its makers publish with it."""

@@ -1,0 +1,22 @@
+"""What every test of the command line runs under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """It is in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model alone decides."""
+    for name in ("SentenceEncoder", "MultilingualEncoder"):
+        missing = staticmethod(lambda: "its package")
+        monkeypatch.setattr(f"moa.endpoints.encoders.{name}.missing", missing)

@@ -1,0 +1,32 @@
+"""What there is to run can be found out, and which version this is."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+from command import told
+
+from moa.graphs.loading import READY
+
+
+def test_every_ready_graph_is_listed_with_what_it_does() -> None:
+    shown = {line.split()[0]: line for line in told("graphs").out.splitlines() if line.split()}
+    assert shown.keys() >= READY.keys()
+    assert "Answers from your documents, with citations" in shown["rag"]
+    lines = {line["name"]: line for line in told("graphs", "--json").lines}
+    assert [*lines] == sorted(READY)
+    assert {"calibration", "audit", "drift"} <= {*lines["cascade"]["settings"]}
+    worth = lines["mixture"]["measured"]
+    assert worth["items"] >= 12
+    assert 0 < worth["plain"] < 1
+    assert "measured" not in lines["pii"]
+
+
+@pytest.mark.parametrize("words", ["run --help", "draw --help", "draw oops"])
+def test_whoever_needs_a_name_is_told_of_the_list(words: str) -> None:
+    assert "moa graphs lists" in told(*words.split(), leaves=2 * ("oops" in words)).words
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert told("--version").out == f"moa {version('mixture-of-agents')}\n"
