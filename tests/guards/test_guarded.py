@@ -30,11 +30,9 @@ from moa.errors import (
 )
 from moa.graphs import Graph
 from moa.guards import Blocked, Exchange
-from moa.guards.findings import Finding
 from moa.guards.guarded import Guarded
-from moa.guards.pii import Pii
-from moa.guards.recognizers import Pattern
-from moa.guards.vault import Vault
+from moa.guards.pii import Pii, PiiSession
+from moa.guards.recognizers import Finding, Pattern
 from moa.handoffs import Reply
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -347,12 +345,12 @@ def test_a_secret_is_in_no_result_trace_log_or_error(secret: str, around: str, s
     assert secret not in "".join(told)
 
 
-async def test_no_vault_outlives_its_request() -> None:
+async def test_no_secret_outlives_its_request() -> None:
     with pytest.raises(MoaError):
         await Guarded(node=answering(down), before=[MASK]).run(SECRET)
     await Guarded(node=answering(echo), before=[MASK]).run(SECRET)
-    left = [found for found in gc.get_objects() if type(found) is Vault]
-    assert all(repr(vault) == "Vault(closed)" for vault in left)
+    left = [found for found in gc.get_objects() if type(found) is PiiSession]
+    assert all(repr(session) == "PiiSession(closed)" for session in left)
 
 
 async def test_it_stands_in_a_graph_and_its_events_have_their_secrets_back() -> None:

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from guards.messages import Message, messages
 from moa.context import RunContext
 from moa.errors import ConfigError, GuardFailed
-from moa.guards.findings import Finding, merged, views
 from moa.guards.pii import Masking, Pii
-from moa.guards.vault import Vault
+from moa.guards.recognizers import Finding, merged
+from moa.guards.texts import views
 from moa.handoffs import Text
 
 MESSAGES = messages(240, seed=20)
@@ -320,7 +320,7 @@ def test_presidio_logs_nothing_of_a_text(pii: Pii, caplog: pytest.LogCaptureFixt
     assert "1111" not in caplog.text
 
 
-def test_a_vault_shows_nothing_and_ends_with_its_session(pii: Pii) -> None:
+def test_a_session_shows_nothing_and_ends_with_its_request(pii: Pii) -> None:
     with pii.session() as session:
         session.mask("jane@example.org")
         assert "jane" not in repr(session) + repr(vars(session)) + str(vars(session))
@@ -330,13 +330,13 @@ def test_a_vault_shows_nothing_and_ends_with_its_session(pii: Pii) -> None:
         session.mask("jane@example.org")
 
 
-def test_a_vault_can_be_neither_copied_nor_pickled() -> None:
-    vault = Vault()
-    vault.placeholder("EMAIL", "jane@example.org")
-    assert repr(vault) == "Vault(1 kept)"
-    for take in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="can't be copied"):
-            take(vault)
+def test_a_session_can_be_neither_copied_nor_pickled(pii: Pii) -> None:
+    with pii.session() as session:
+        session.mask("jane@example.org")
+        assert repr(session) == "PiiSession(1 kept)"
+        for take in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="can't be copied"):
+                take(session)
 
 
 async def test_as_a_node_it_masks_for_good_and_counts(pii: Pii) -> None:
