@@ -87,23 +87,19 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         """The guards and the node: one after another, but for those beside it."""
         guards = (*self.before, *self.beside, self.node, *self.after)
         names = dict(zip(map(id, guards), unique_names([g.name for g in guards]), strict=True))
-        place = sketch.input
-        for guard in self.before:
-            box = sketch.box(guard, names[id(guard)])
-            sketch.arrow(place, box)
-            place = box
-        node = sketch.box(self.node, names[id(self.node)])
-        sketch.arrow(place, node)
-        last = sketch.box(label="hold back") if self.beside else node
-        for guard in self.beside:
-            sketch.arrow(place, sketch.box(guard, names[id(guard)]), last)
+
+        def box(node: Node[Any, Any]) -> str:
+            return sketch.box(node, names[id(node)])
+
+        *_, place = first = [sketch.input, *map(box, self.before)]
+        last = node = box(self.node)
+        sketch.arrow(*first, node)
         if self.beside:
+            last = sketch.box(label="hold back")
+            for guard in self.beside:
+                sketch.arrow(place, box(guard), last)
             sketch.arrow(node, last)
-        for guard in self.after:
-            box = sketch.box(guard, names[id(guard)])
-            sketch.arrow(last, box)
-            last = box
-        sketch.arrow(last, sketch.output)
+        sketch.arrow(last, *map(box, self.after), sketch.output)
 
     async def answer(self, request: In, context: RunContext) -> Out | Blocked:
         """Let the guards before it look, run the node, and let those after it look."""
