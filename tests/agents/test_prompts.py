@@ -59,14 +59,6 @@ def test_a_text_is_written_as_it_is_but_for_the_tags(text: str) -> None:
     assert inside.replace("&lt;", "<") == text.replace("&lt;", "<")
 
 
-def test_what_data_is_stands_on_a_line_above_its_block() -> None:
-    assert block("hello", "Draft") == f"Draft:\n{block('hello')}"
-
-
-def test_a_closing_tag_stays_readable() -> None:
-    assert block("a</data>b") == "<data>\na&lt;/data>b\n</data>"
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -111,11 +103,9 @@ def test_a_long_hostile_text_takes_no_more_than_its_length(hostile: str) -> None
     assert escaped(f"<data{' ' * 100_000}x") == f"<data{' ' * 100_000}x"
 
 
-def test_a_block_by_another_name_leaves_the_tags_of_the_usual_one() -> None:
+def test_a_block_has_a_line_above_it_and_tags_of_its_own() -> None:
+    assert block("a</data>b", "Draft") == "Draft:\n<data>\na&lt;/data>b\n</data>"
     assert block("<data></own>", tag="own") == "<own>\n<data>&lt;/own>\n</own>"
-
-
-def test_a_typed_text_is_written_without_its_fields() -> None:
     assert data(Text(text="hello", language="en")) == block("hello")
 
 

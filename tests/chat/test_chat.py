@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 
 from moa.agents.filter import Verdict
@@ -51,8 +54,20 @@ def echo(**more: Any) -> SimulatedEndpoint:
     )
 
 
-def alone(endpoint: Any, store: Any, **more: Any) -> Chat:
+def alone(endpoint: Any, store: Any = ":memory:", **more: Any) -> Chat:
     return Chat(slm=endpoint, llm=endpoint, store=store, **more)
+
+
+def both(slm: Any, llm: Any, store: Any = ":memory:", **more: Any) -> Chat:
+    return Chat(slm=slm, llm=llm, store=store, **more)
+
+
+async def say(talk: Chat, text: str, context: RunContext | None = None, **more: Any) -> Any:
+    return await talk.run(UserMessage(text=text, **more), context)
+
+
+async def last(talk: Chat) -> Any:
+    return (await talk.threads.load("default")).last
 
 
 @pytest.fixture
@@ -72,6 +87,16 @@ class Hanging(SimulatedEndpoint):
         await asyncio.Event().wait()
 
 
+@asynccontextmanager
+async def half_written(talk: Chat, text: str) -> AsyncGenerator[None]:
+    """In the middle of an answer, which is stopped at the end of the block."""
+    async with closed_after(talk.stream(UserMessage(text=text))) as events:
+        async for event in events:
+            if isinstance(event, TextDelta) and event.text == " words":
+                break
+        yield
+
+
 def hanging() -> Hanging:
     return Hanging(name="only", tier="llm")
 
@@ -82,24 +107,17 @@ def roles(prompt: Prompt) -> list[tuple[str, str]]:
 
 async def test_small_talk_is_answered_by_the_small_model_and_the_rest_by_the_large_one() -> None:
     first, second = small(YES, "Hi!", NO), large("Because of Rayleigh scattering.")
-    talk = Chat(slm=first, llm=second, store=":memory:")
-    hello = (await talk.run(UserMessage(text="Hello"))).output
-    asked = (await talk.run(UserMessage(text="Why is the sky blue?"))).output
+    talk = both(first, second)
+    hello = (await say(talk, "Hello")).output
+    asked = (await say(talk, "Why is the sky blue?")).output
     assert (hello.text, hello.by, hello.endpoint) == ("Hi!", "slm", "small")
     assert "it is small talk" in hello.reason
     assert (asked.by, asked.endpoint, asked.turn) == ("llm", "large", 2)
     assert "it is not small talk" in asked.reason
     first.assert_used_up()
-
-
-async def test_the_large_model_is_told_what_was_said_before() -> None:
-    second = large("Because of Rayleigh scattering.")
-    talk = Chat(slm=small(YES, "Hi Ann!", NO), llm=second, store=":memory:")
-    await talk.run(UserMessage(text="Hello, I am Ann"))
-    await talk.run(UserMessage(text="Why is the sky blue?"))
     assert roles(second.prompts[0]) == [
-        ("user", "Hello, I am Ann"),
-        ("assistant", "Hi Ann!"),
+        ("user", "Hello"),
+        ("assistant", "Hi!"),
         ("user", "Why is the sky blue?"),
     ]
 
@@ -115,11 +133,11 @@ async def test_a_policy_hands_over_what_the_small_model_wrote_and_it_is_not_show
     context = RunContext(
         listener=lambda e: shown.append(e.text) if isinstance(e, TextDelta) else None
     )
-    handed = await talk.run(UserMessage(text="one"), context)
+    handed = await say(talk, "one", context)
     assert (handed.output.by, "".join(shown)) == ("llm", "The large one's.")
     assert any(note.kind == "escalated" for note in handed.trace)
     shown.clear()
-    accepted = await talk.run(UserMessage(text="two"), context)
+    accepted = await say(talk, "two", context)
     assert (accepted.output.by, shown) == ("slm", ["Short."])
 
 
@@ -131,35 +149,31 @@ async def test_a_node_of_ones_own_says_what_the_small_model_answers() -> None:
             kept = len(request) < 10
             return Result(output=Verdict(kept=kept, reason="is short", confidence=None, met=kept))
 
-    talk = Chat(slm=small("Yes."), llm=large("A long one."), store=":memory:", keeps=Short())
-    assert (await talk.run(UserMessage(text="Really?"))).output.by == "slm"
-    assert (await talk.run(UserMessage(text="And what follows from that?"))).output.by == "llm"
+    talk = both(small("Yes."), large("A long one."), keeps=Short())
+    assert (await say(talk, "Really?")).output.by == "slm"
+    assert (await say(talk, "And what follows from that?")).output.by == "llm"
 
 
-async def test_where_it_cant_be_told_the_large_model_is_asked() -> None:
-    talk = Chat(slm=small(DOWN), llm=large("Here."), store=":memory:")
-    result = await talk.run(UserMessage(text="Hello"))
-    assert result.output.by == "llm"
-    assert any(note.kind == "failed" for note in result.trace)
-
-
-async def test_where_the_large_model_is_down_the_small_one_answers_and_says_so() -> None:
-    talk = Chat(slm=small(NO, "A guess."), llm=large(DOWN), store=":memory:")
-    result = await talk.run(UserMessage(text="Why?"))
-    assert (result.output.by, result.output.reason) == (
-        "slm",
-        "the large model could not be asked",
-    )
-    assert any(note.kind == "degraded" for note in result.trace)
+@pytest.mark.parametrize(
+    ("slm", "llm", "by", "note"),
+    [
+        ([DOWN], ["Here."], "llm", "failed"),  # it can't be told whether it is small talk
+        ([NO, "A guess."], [DOWN], "slm", "degraded"),
+    ],
+)
+async def test_where_one_model_is_down_the_other_answers_and_says_so(
+    slm: Sequence[Step], llm: Sequence[Step], by: str, note: str
+) -> None:
+    result = await say(both(small(*slm), large(*llm)), "Why?")
+    assert result.output.by == by
+    assert note in [one.kind for one in result.trace]
 
 
 async def test_a_model_that_writes_too_badly_answers_only_where_it_is_alone() -> None:
     bad = ScriptedEndpoint(name="embedded", model="SmolLM2-135M-Instruct.Q4_1", steps=["Hm."])
-    reply = (
-        await Chat(slm=bad, llm=large("Hello."), store=":memory:").run(UserMessage(text="Hi"))
-    ).output
+    reply = (await say(both(bad, large("Hello.")), "Hi")).output
     assert (reply.by, reply.reason) == ("llm", "the small model writes too badly")
-    assert (await alone(bad, ":memory:").run(UserMessage(text="Hi"))).output.by == "slm"
+    assert (await say(alone(bad), "Hi")).output.by == "slm"
 
 
 async def test_threads_are_kept_apart_and_go_on_in_another_chat_on_the_same_file(
@@ -169,7 +183,7 @@ async def test_threads_are_kept_apart_and_go_on_in_another_chat_on_the_same_file
     await first.run(UserMessage(text="I am Ann", thread="ann"))
     await first.run(UserMessage(text="I am Bob", thread="bob"))
     endpoint = echo()
-    reply = (await alone(endpoint, file).run(UserMessage(text="Who am I?", thread="ann"))).output
+    reply = (await say(alone(endpoint, file), "Who am I?", thread="ann")).output
     assert (reply.turn, reply.thread) == (2, "ann")
     assert roles(endpoint.prompts[0])[0] == ("user", "I am Ann")
     assert "Bob" not in str(endpoint.prompts)
@@ -178,7 +192,7 @@ async def test_threads_are_kept_apart_and_go_on_in_another_chat_on_the_same_file
 async def test_threads_are_listed_deleted_and_written_as_json(file: Path) -> None:
     talk = alone(echo(), file)
     for text, thread in (("one", "a"), ("two", "b"), ("three", "a")):
-        await talk.run(UserMessage(text=text, thread=thread))
+        await say(talk, text, thread=thread)
     listed = await talk.threads.list()
     assert [(t.name, t.turns, t.opening, t.unfinished) for t in listed] == [
         ("a", 2, "one", False),
@@ -192,13 +206,13 @@ async def test_threads_are_listed_deleted_and_written_as_json(file: Path) -> Non
     assert await talk.threads.delete("a")
     assert not await talk.threads.delete("a")
     assert [thread.name for thread in await talk.threads.list()] == ["b"]
-    assert (await talk.run(UserMessage(text="anew", thread="a"))).output.turn == 1
+    assert (await say(talk, "anew", thread="a")).output.turn == 1
 
 
 async def test_usage_of_a_thread_adds_up_over_restarts(file: Path) -> None:
     for text in ("one", "two", "three"):
         talk = alone(echo(tokens=(100, 10), price=Price(input=Decimal(1), output=Decimal(1))), file)
-        result = await talk.run(UserMessage(text=text))
+        result = await say(talk, text)
         assert result.usage.calls == 1
     usage = (await alone(echo(), file).threads.load("default")).usage
     assert (usage.calls, usage.input_tokens, usage.output_tokens) == (3, 300, 30)
@@ -207,13 +221,13 @@ async def test_usage_of_a_thread_adds_up_over_restarts(file: Path) -> None:
 
 async def test_a_thread_has_a_budget_over_all_its_turns(file: Path) -> None:
     for _ in range(2):
-        await alone(echo(), file, thread_budget=Budget(calls=2)).run(UserMessage(text="on"))
+        await say(alone(echo(), file, thread_budget=Budget(calls=2)), "on")
     talk = alone(echo(), file, thread_budget=Budget(calls=2))
     with pytest.raises(BudgetExceeded):
-        await talk.run(UserMessage(text="and on"))
-    await talk.run(UserMessage(text="another thread", thread="b"))
+        await say(talk, "and on")
+    await say(talk, "another thread", thread="b")
     with pytest.raises(BudgetExceeded):
-        await alone(echo(), file, budget=Budget(calls=0)).run(UserMessage(text="x", thread="c"))
+        await say(alone(echo(), file, budget=Budget(calls=0)), "x", thread="c")
 
 
 async def test_what_is_over_the_limit_is_summed_up_once_and_the_last_turns_stay_as_they_are(
@@ -229,8 +243,8 @@ async def test_what_is_over_the_limit_is_summed_up_once_and_the_last_turns_stay_
     first = SimulatedEndpoint(name="small", rule=slm)
     summariser = Summariser(first, name="summary")
     talk = Chat(slm=first, llm=second, store=file, sums_up=summariser, **settings)
-    traces = [(await talk.run(UserMessage(text=f"message {i}"))).trace for i in range(4)]
-    reply = (await talk.run(UserMessage(text="last"))).output
+    traces = [(await say(talk, f"message {i}")).trace for i in range(4)]
+    reply = (await say(talk, "last")).output
     kept = await talk.threads.load("default")
     assert kept.summary is not None
     assert (kept.summary.text, kept.summary.by) == ("Ann talks.", "summary")
@@ -254,14 +268,14 @@ async def test_without_a_summary_the_history_stays_whole_or_is_cut_with_a_note()
     second = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: words)
     first = SimulatedEndpoint(name="small", rule=slm)
     settings: Any = {"history_tokens": 60, "keep_turns": 1, "sums_up": Summariser(first)}
-    talk = Chat(slm=first, llm=second, store=":memory:", **settings)
-    await talk.run(UserMessage(text="message 0"))
-    await talk.run(UserMessage(text="message 1"))
-    result = await talk.run(UserMessage(text="message 2"))
+    talk = both(first, second, **settings)
+    await say(talk, "message 0")
+    await say(talk, "message 1")
+    result = await say(talk, "message 2")
     assert any("no summary" in note.text for note in result.trace)
     assert roles(second.prompts[-1])[0] == ("user", "message 0")
-    result = await talk.run(UserMessage(text="message 3"))
-    result = await talk.run(UserMessage(text="message 4"))
+    await say(talk, "message 3")
+    result = await say(talk, "message 4")
     assert any(
         "not read: 0" not in note.text and "not read: 1" in note.text for note in result.trace
     )
@@ -271,16 +285,13 @@ async def test_without_a_summary_the_history_stays_whole_or_is_cut_with_a_note()
 
 async def test_an_answer_that_is_stopped_is_kept_as_far_as_it_was_written(file: Path) -> None:
     talk = alone(hanging(), file)
-    async with closed_after(talk.stream(UserMessage(text="Tell me"))) as events:
-        async for event in events:
-            if isinstance(event, TextDelta) and event.text == " words":
-                break
-    last = (await talk.threads.load("default")).last
-    assert last is not None
-    assert (last.status, last.reply) == ("stopped", "two words")
+    async with half_written(talk, "Tell me"):
+        pass
+    turn = await last(talk)
+    assert (turn.status, turn.reply) == ("stopped", "two words")
     assert await talk.unfinished() is None
     endpoint = echo()
-    await alone(endpoint, file).run(UserMessage(text="Go on"))
+    await say(alone(endpoint, file), "Go on")
     assert roles(endpoint.prompts[0]) == [
         ("user", "Tell me"),
         ("assistant", "two words […]"),
@@ -290,7 +301,7 @@ async def test_an_answer_that_is_stopped_is_kept_as_far_as_it_was_written(file: 
 
 async def test_a_message_whose_answer_failed_is_answered_anew_and_not_doubled(file: Path) -> None:
     with pytest.raises(EndpointUnavailable):
-        await alone(large(DOWN), file).run(UserMessage(text="Why?"))
+        await say(alone(large(DOWN), file), "Why?")
     talk = alone(large("So."), file)
     left = await talk.unfinished()
     assert left is not None
@@ -305,10 +316,10 @@ async def test_a_message_whose_answer_failed_is_answered_anew_and_not_doubled(fi
 
 async def test_after_a_failed_answer_another_message_is_answered_together_with_it() -> None:
     second = large(DOWN, "Both.")
-    talk = alone(second, ":memory:")
+    talk = alone(second)
     with pytest.raises(EndpointUnavailable):
-        await talk.run(UserMessage(text="Why?"))
-    result = await talk.run(UserMessage(text="And how?"))
+        await say(talk, "Why?")
+    result = await say(talk, "And how?")
     assert result.output.turn == 2
     assert roles(second.prompts[-1]) == [("user", "Why?\n\nAnd how?")]
     assert any("answers both" in note.text for note in result.trace)
@@ -316,11 +327,11 @@ async def test_after_a_failed_answer_another_message_is_answered_together_with_i
 
 async def test_a_message_that_a_server_rejects_does_not_spoil_the_next_one() -> None:
     second = large(EndpointRejected("too long", endpoint="large"), "Here.")
-    talk = alone(second, ":memory:")
+    talk = alone(second)
     with pytest.raises(EndpointRejected):
-        await talk.run(UserMessage(text="word " * 100))
+        await say(talk, "word " * 100)
     assert await talk.unfinished() is None
-    result = await talk.run(UserMessage(text="In short: why?"))
+    result = await say(talk, "In short: why?")
     assert roles(second.prompts[-1]) == [("user", "In short: why?")]
     assert any(note.text == "turns that are not read: 1" for note in result.trace)
 
@@ -328,35 +339,30 @@ async def test_a_message_that_a_server_rejects_does_not_spoil_the_next_one() -> 
 async def test_what_the_large_model_refuses_the_small_one_does_not_keep_in_the_thread() -> None:
     refused = EndpointRejected("content policy", endpoint="large")
     second = large(refused, "Here.")
-    talk = Chat(slm=small(NO, NO), llm=second, store=":memory:")
+    talk = both(small(NO, NO), second)
     with pytest.raises(EndpointRejected):
-        await talk.run(UserMessage(text="something it won't take"))
-    last = (await talk.threads.load("default")).last
-    assert last is not None
-    assert last.status == "rejected"
-    await talk.run(UserMessage(text="Why?"))
+        await say(talk, "something it won't take")
+    turn = await last(talk)
+    assert turn.status == "rejected"
+    await say(talk, "Why?")
     assert roles(second.prompts[-1]) == [("user", "Why?")]
 
 
 async def test_a_small_model_that_takes_a_message_neither_leaves_it_for_the_large_one() -> None:
     too_long = EndpointRejected("too long", endpoint="small")
-    talk = Chat(slm=small(NO, too_long), llm=large(DOWN, "Here."), store=":memory:")
+    talk = both(small(NO, too_long), large(DOWN, "Here."))
     with pytest.raises(EndpointUnavailable):
-        await talk.run(UserMessage(text="Why?"))
+        await say(talk, "Why?")
     assert await talk.unfinished() is not None
 
 
 async def test_a_turn_that_waits_for_another_of_its_thread_has_a_deadline() -> None:
-    talk = alone(hanging(), ":memory:")
-    async with closed_after(talk.stream(UserMessage(text="one"))) as events:
-        async for event in events:
-            if isinstance(event, TextDelta) and event.text == " words":
-                break
+    talk = alone(hanging())
+    async with half_written(talk, "one"):
         with pytest.raises(DeadlineExceeded, match="another turn"):
-            await talk.run(UserMessage(text="two"), RunContext(timeout_s=0.05))
-    last = (await talk.threads.load("default")).last
-    assert last is not None
-    assert (last.text, last.status) == ("one", "stopped")
+            await say(talk, "two", RunContext(timeout_s=0.05))
+    turn = await last(talk)
+    assert (turn.text, turn.status) == ("one", "stopped")
 
 
 async def test_a_message_with_an_id_is_answered_once(file: Path) -> None:
@@ -366,7 +372,7 @@ async def test_a_message_with_an_id_is_answered_once(file: Path) -> None:
     assert [reply.text for reply in second] == [reply.text for reply in first]
     assert all(reply.kept for reply in second)
     with pytest.raises(InputError, match="another message"):
-        await alone(echo(), file).run(UserMessage(text="something else", id="1"))
+        await say(alone(echo(), file), "something else", id="1")
 
 
 async def test_turns_that_come_at_once_are_answered_in_their_order(file: Path) -> None:
@@ -381,39 +387,41 @@ async def test_turns_that_come_at_once_are_answered_in_their_order(file: Path) -
 
 async def test_an_empty_message_is_refused() -> None:
     with pytest.raises(InputError, match="empty"):
-        await alone(echo(), ":memory:").run(UserMessage(text=" \n"))
+        await say(alone(echo()), " \n")
 
 
-async def test_persona_and_language_are_told() -> None:
+async def test_persona_and_language_are_told_and_the_reply_is_streamed() -> None:
     endpoint = echo()
-    talk = alone(endpoint, ":memory:", persona="You are a pirate.", language="French")
-    await talk.run(UserMessage(text="Hi"))
+    talk = alone(endpoint, persona="You are a pirate.", language="French")
+    *pieces, result = [event async for event in talk.stream(UserMessage(text="one two"))]
     told = endpoint.prompts[0].messages[0].content
     assert told.startswith("You are a pirate.")
     assert "in French" in told
+    assert "".join(p.text for p in pieces if isinstance(p, TextDelta)) == "re: one two"
+    assert isinstance(result, Result)
+    assert isinstance(result.output, ChatReply)
 
 
-async def test_a_saver_of_ones_own_keeps_it_too() -> None:
+async def test_a_saver_of_ones_own_keeps_it_too_but_not_under_the_name_of_another_graph() -> None:
     saver = InMemorySaver()
-    await alone(echo(), saver).run(UserMessage(text="one"))
-    assert (await alone(echo(), saver).run(UserMessage(text="two"))).output.turn == 2
+    await say(alone(echo(), saver), "one")
+    assert (await say(alone(echo(), saver), "two")).output.turn == 2
+    other: RunnableConfig = {"configurable": {"thread_id": "other", "checkpoint_ns": ""}}
+    saver.put(other, empty_checkpoint(), {"source": "loop"}, {})
+    with pytest.raises(StoreError, match="holds no conversation"):
+        await say(alone(echo(), saver), "Hi", thread="other")
 
 
 async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("something else, and long enough to be no database at all" * 20)
     with pytest.raises(StoreError, match=r"notes\.txt"):
-        await alone(echo(), file).run(UserMessage(text="Hi"))
+        await say(alone(echo(), file), "Hi")
 
 
-async def test_what_another_graph_keeps_under_the_name_is_left_alone() -> None:
-    from langgraph.checkpoint.base import empty_checkpoint
-
-    saver = InMemorySaver()
-    other: RunnableConfig = {"configurable": {"thread_id": "default", "checkpoint_ns": ""}}
-    saver.put(other, empty_checkpoint(), {"source": "loop"}, {})
-    with pytest.raises(StoreError, match="holds no conversation"):
-        await alone(echo(), saver).run(UserMessage(text="Hi"))
+def changed(file: Path, change: str) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(f"UPDATE checkpoints SET {change}")
 
 
 @pytest.mark.parametrize(
@@ -431,45 +439,26 @@ async def test_what_another_graph_keeps_under_the_name_is_left_alone() -> None:
     ],
 )
 async def test_a_checkpoint_of_other_types_is_told(file: Path, change: str) -> None:
-    import sqlite3
-
     talk = alone(echo(), file)
-    await talk.run(UserMessage(text="Hi"))
-    with sqlite3.connect(file) as connection:
-        connection.execute(f"UPDATE checkpoints SET {change}")
-    connection.close()
+    await say(talk, "Hi")
+    changed(file, change)
     for ask in (talk.threads.list, lambda: talk.threads.transcript("default")):
         with pytest.raises(StoreError, match=r"chat\.sqlite"):
             await ask()
     with pytest.raises(StoreError, match=r"chat\.sqlite"):
-        await talk.run(UserMessage(text="Hi"))
+        await say(talk, "Hi")
 
 
 async def test_a_checkpoint_that_names_a_class_revives_nothing(file: Path) -> None:
-    import sqlite3
-
-    await alone(echo(), file).run(UserMessage(text="Hi"))
-    with sqlite3.connect(file) as connection:
-        connection.execute("UPDATE checkpoints SET type = 'msgpack', checkpoint = X'C7'")
-    connection.close()
+    await say(alone(echo(), file), "Hi")
+    changed(file, "type = 'msgpack', checkpoint = X'C7'")
     with pytest.raises(StoreError, match="only JSON is read"):
         await alone(echo(), file).threads.list()
-
-
-async def test_a_chat_streams_and_gives_the_result_last() -> None:
-    talk = alone(echo(), ":memory:")
-    *pieces, result = [event async for event in talk.stream(UserMessage(text="one two"))]
-    assert "".join(p.text for p in pieces if isinstance(p, TextDelta)) == "re: one two"
-    assert isinstance(result, Result)
-    assert isinstance(result.output, ChatReply)
 
 
 def test_it_is_drawn_with_who_is_asked(tmp_path: Path) -> None:
     drawn = Chat(slm=small(), llm=large(), store=tmp_path / "none.sqlite").draw().mermaid
     assert "small_talk" in drawn
     assert "LLM · large" in drawn
-    assert (
-        "not_accepted"
-        in Chat(slm=small(), llm=large(), store=":memory:", accept=Length(most=9)).draw().mermaid
-    )
+    assert "not_accepted" in both(small(), large(), accept=Length(most=9)).draw().mermaid
     assert not list(tmp_path.iterdir())

@@ -491,6 +491,8 @@ async def test_places_can_be_chosen(tmp_path: Path) -> None:
         ('["sentiment"]', WiringError, "Verdict"),
         ('{ behind = ["pii"] }', ConfigError, "behind"),
         ('{ beside = ["pii"] }', WiringError, "before"),
+        ('["a.py:x"]\n[graphs."a.py:x"]\nmost = 3', ConfigError, r"Give them in a\.py"),
+        ('[{ name = "a.py:x", most = 3 }]', ConfigError, "one of a file in that file"),
     ],
 )
 async def test_what_is_no_guard_is_refused(

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from moa.guards.findings import Finding, Recognizer
 from moa.guards.pii import Pii
-from moa.guards.recognizers import presidio_recognizers
+from moa.guards.recognizers import Finding, Recognizer, presidio_recognizers
 
 
 @dataclass

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from guards.messages import Message, messages
 from moa.context import RunContext
 from moa.errors import ConfigError, GuardFailed
-from moa.guards.findings import Finding, merged, views
-from moa.guards.pii import Masking, Pii
-from moa.guards.vault import Vault
+from moa.guards.pii import Pii
+from moa.guards.recognizers import Finding, merged
+from moa.guards.texts import views
 from moa.handoffs import Text
 
 MESSAGES = messages(240, seed=20)
@@ -81,22 +81,21 @@ def test_placeholders_in_pieces_of_every_length_are_put_back(pii: Pii) -> None:
                 assert "".join((*shown, restoring.close())) == message.text
 
 
+ORDERS = Pii(recognizers=[], patterns={"ORDER": r"A-[0-9]{6}"})
+MAILS = Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"})
+
+
 def test_a_long_text_in_pieces_gives_on_what_is_safe_before_its_end() -> None:
-    text = " ".join(f"{word} order A-{number:06d} is late." for number, word in _words(120))
-    pii = Pii(recognizers=[], patterns={"ORDER": r"A-[0-9]{6}"})
-    with pii.session() as session:
+    text = " ".join(f"Hello, order A-{number:06d} is late." for number in range(120))
+    with ORDERS.session() as session:
         whole = session.mask(text)
     for length in (1, 7, 50, 1000):
-        with pii.session() as session:
+        with ORDERS.session() as session:
             masking = session.masking()
             given_on = [masking.feed(piece) for piece in pieces(text, length)]
             assert "".join(given_on), "it would wait for the end"
             assert not re.search(r"A-[0-9]", "".join(given_on))
             assert "".join((*given_on, masking.close())) == whole
-
-
-def _words(count: int) -> Iterator[tuple[int, str]]:
-    return ((number, "Hello,") for number in range(count))
 
 
 @given(
@@ -109,10 +108,9 @@ def test_however_a_text_is_cut_it_is_masked_the_same(
     words: list[str], length: int, between: str
 ) -> None:
     text = between.join(words)
-    pii = Pii(recognizers=[], patterns={"ORDER": r"A-[0-9]{6}"})
-    with pii.session() as session:
+    with ORDERS.session() as session:
         whole = session.mask(text)
-    with pii.session() as session:
+    with ORDERS.session() as session:
         masking = session.masking()
         masking._held, masking._due = 24, 48  # pyright: ignore[reportPrivateUsage]
         given_on = [masking.feed(piece) for piece in pieces(text, length)]
@@ -150,7 +148,7 @@ def test_however_a_model_writes_a_placeholder_pieces_are_restored_like_the_whole
     words: list[str], length: int
 ) -> None:
     text = "".join(words)
-    with Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"}).session() as session:
+    with MAILS.session() as session:
         assert session.mask("jane@example.org") == "[EMAIL_1]"
         restoring = session.restoring()
         shown = [restoring.feed(piece) for piece in pieces(text, length)]
@@ -159,7 +157,7 @@ def test_however_a_model_writes_a_placeholder_pieces_are_restored_like_the_whole
 
 @pytest.mark.parametrize("written", ALTERED[:-1])
 def test_a_placeholder_that_a_model_altered_is_put_back(written: str) -> None:
-    with Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"}).session() as session:
+    with MAILS.session() as session:
         session.mask("jane@example.org")
         restored = session.restore(f"To {written}.")
         assert restored.strip("To *[].") == "jane@example.org"
@@ -168,7 +166,7 @@ def test_a_placeholder_that_a_model_altered_is_put_back(written: str) -> None:
 
 @pytest.mark.parametrize("written", ["EMAIL_1", "(Email 1)", "[EMAIL-1]", "[EMAIL_\u200b1]"])
 def test_a_placeholder_that_cant_be_put_back_is_known(written: str) -> None:
-    with Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"}).session() as session:
+    with MAILS.session() as session:
         session.mask("jane@example.org")
         assert session.restore(f"To {written}, EMAIL_2.") == f"To {written}, EMAIL_2."
         assert session.altered == {"[EMAIL_1]"}
@@ -176,7 +174,7 @@ def test_a_placeholder_that_cant_be_put_back_is_known(written: str) -> None:
 
 def test_what_looks_like_an_altered_placeholder_from_the_start_comes_back_as_it_was() -> None:
     text = r"[email_1] and [EMAIL\_1] of jane@example.org"
-    with Pii(recognizers=[], patterns={"EMAIL": r"\S+@\S+"}).session() as session:
+    with MAILS.session() as session:
         assert session.restore(session.mask(text)) == text
 
 
@@ -263,8 +261,7 @@ def test_own_patterns_and_a_deny_list_are_masked() -> None:
 
 
 def test_kinds_can_be_left_alone(pii: Pii) -> None:
-    quiet = Pii(recognizers=pii.recognizers, ignore=["URL"])
-    with quiet.session() as session:
+    with Pii(recognizers=pii.recognizers, ignore=["URL"]).session() as session:
         masked = session.mask("https://shop.example.org/x by jane@example.org")
     assert masked == "https://shop.example.org/x by [EMAIL_1]"
 
@@ -320,23 +317,26 @@ def test_presidio_logs_nothing_of_a_text(pii: Pii, caplog: pytest.LogCaptureFixt
     assert "1111" not in caplog.text
 
 
-def test_a_vault_shows_nothing_and_ends_with_its_session(pii: Pii) -> None:
+def test_a_session_shows_nothing_and_ends_with_its_request(pii: Pii) -> None:
     with pii.session() as session:
         session.mask("jane@example.org")
-        assert "jane" not in repr(session) + repr(vars(session)) + str(vars(session))
+        masking = session.masking()
+        masking.feed("jane@example.org")
+        told = repr(session) + repr(vars(session)) + str(vars(session)) + repr(masking)
+        assert "jane" not in told
     with pytest.raises(ConfigError, match="its request is over"):
         session.restore("[EMAIL_1]")
     with pytest.raises(ConfigError, match="its request is over"):
         session.mask("jane@example.org")
 
 
-def test_a_vault_can_be_neither_copied_nor_pickled() -> None:
-    vault = Vault()
-    vault.placeholder("EMAIL", "jane@example.org")
-    assert repr(vault) == "Vault(1 kept)"
-    for take in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="can't be copied"):
-            take(vault)
+def test_a_session_can_be_neither_copied_nor_pickled(pii: Pii) -> None:
+    with pii.session() as session:
+        session.mask("jane@example.org")
+        assert repr(session) == "PiiSession(1 kept)"
+        for take in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="can't be copied"):
+                take(session)
 
 
 async def test_as_a_node_it_masks_for_good_and_counts(pii: Pii) -> None:
@@ -346,20 +346,9 @@ async def test_as_a_node_it_masks_for_good_and_counts(pii: Pii) -> None:
     assert result.output.found == {"EMAIL": 1, "IP": 1}
     assert result.output.language == "en"
     assert [note.text for note in result.trace] == ["masked 1 EMAIL, 1 IP"]
-
-
-async def test_a_long_text_is_read_beside_the_event_loop() -> None:
-    pii = Pii(recognizers=[], deny=["Falcon"])
-    result = await pii.run("Falcon " * 2000)
-    assert "Falcon" not in result.output.text
-    assert result.output.found == {"PRIVATE": 2000}
-
-
-def test_masking_shows_nothing_of_what_it_holds_back(pii: Pii) -> None:
-    with pii.session() as session:
-        masking: Masking = session.masking()
-        masking.feed("jane@example.org")
-        assert "jane" not in repr(masking)
+    long = await Pii(recognizers=[], deny=["Falcon"]).run("Falcon " * 2000)
+    assert "Falcon" not in long.output.text
+    assert long.output.found == {"PRIVATE": 2000}
 
 
 @pytest.mark.parametrize(

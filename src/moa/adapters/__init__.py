@@ -18,13 +18,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Generic, Unpack, cast, overload
+from typing import Any, TypeVar, Unpack, cast, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typing_extensions import TypeVar
 
 from moa._async import in_time
-from moa.agents.boundary import Limits, TypedNode, said
+from moa.agents.boundary import In, Limits, Out, TypedNode, said
 from moa.context import Reservation, RunContext
 from moa.endpoints import Capability
 from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of
@@ -38,8 +37,6 @@ from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 __all__ = ["Adapter", "Call", "Calls", "FunctionNode", "Settings"]
 
-In = TypeVar("In", default=str | BaseModel)
-Out = TypeVar("Out", bound=BaseModel, default=Reply)
 Takes = TypeVar("Takes")
 
 TEXT = cast("Any", str | BaseModel)
@@ -220,7 +217,7 @@ class Calls:
         return model or self.asked.name, self.asked.tier, estimate
 
 
-class Adapter(TypedNode[In, Out], Generic[In, Out]):
+class Adapter(TypedNode[In, Out]):
     """What the adapters share: what goes in and out is checked, errors are named, time is held.
 
     Raises:

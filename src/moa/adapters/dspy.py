@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Unpack, cast
 
-from moa.adapters import REPLY, TEXT, Adapter, Calls, In, Out, Settings
+from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
+from moa.agents.boundary import In, Out
 from moa.errors import ConfigError, MissingDependency, MoaError
 
 

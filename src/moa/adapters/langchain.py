@@ -9,7 +9,8 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 
-from moa.adapters import REPLY, TEXT, Adapter, Calls, In, Out, Settings
+from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
+from moa.agents.boundary import In, Out
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:

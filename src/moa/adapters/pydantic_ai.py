@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from pydantic import BaseModel
 
-from moa.adapters import TEXT, Adapter, Calls, In, Out, Settings, Takes
+from moa.adapters import TEXT, Adapter, Calls, Settings, Takes
+from moa.agents.boundary import In, Out
 from moa.agents.prompts import written
 from moa.errors import ConfigError, MissingDependency
 from moa.handoffs import Reply

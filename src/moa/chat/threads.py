@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_checkpoint
 from pydantic import BaseModel, ValidationError, field_validator
 
+from moa._async import Lock
 from moa.agents.boundary import said
 from moa.chat.messages import Conversation, Summary, Turn
 from moa.chat.stores import Store, wait_for
@@ -22,7 +22,7 @@ from moa.context import RunContext
 from moa.endpoints import closed_after
 from moa.errors import StoreError
 from moa.handoffs import Frozen
-from moa.usage import Amount, Part, Tier, Usage
+from moa.usage import Tier, Usage
 
 _CHANNEL = "conversation"
 _FIRST = "moa_first"
@@ -54,19 +54,6 @@ class Spent(Frozen):
     output_tokens: int
     cost: Decimal | None
     """US dollars; `None` where the price of a call is not known."""
-
-    @classmethod
-    def of(cls, part: Part, amount: Amount) -> Spent:
-        """Read a part of a usage."""
-        return cls(
-            tier=part.tier,
-            node=part.node,
-            endpoint=part.endpoint,
-            calls=amount.calls,
-            input_tokens=amount.input_tokens,
-            output_tokens=amount.output_tokens,
-            cost=amount.cost,
-        )
 
 
 class Transcript(Frozen):
@@ -119,22 +106,20 @@ class Threads:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._queues: dict[tuple[int, str], _Queue] = {}
+        self._locks = WeakValueDictionary[str, Lock]()
+        """Of the threads that somebody here writes into or waits for."""
 
     @asynccontextmanager
     async def held(self, name: str, context: RunContext) -> AsyncGenerator[Held]:
         """Wait for a thread, first come first served, and keep all others out of it."""
-        key = (id(asyncio.get_running_loop()), name)
-        queue = self._queues.setdefault(key, _Queue())
-        queue.waiting += 1
-        try:
-            async with _turn(queue.lock, name, context), self.store.held(name, context):
-                conversation, tip = await self._newest(name)
-                yield Held(name, conversation, store=self.store, tip=tip)
-        finally:
-            queue.waiting -= 1
-            if not queue.waiting:
-                del self._queues[key]
+        lock = self._locks.setdefault(name, Lock())
+        by = "another turn, which this process answers,"
+        async with AsyncExitStack() as held:
+            mine = held.enter_async_context(lock.held(None))
+            await wait_for(mine, name, context, by=by)
+            await held.enter_async_context(self.store.held(name, context))
+            conversation, tip = await self._newest(name)
+            yield Held(name, conversation, store=self.store, tip=tip)
 
     async def list(self) -> tuple[Thread, ...]:
         """List the threads, the one that was used last first."""
@@ -174,7 +159,16 @@ class Threads:
             thread=name,
             turns=tuple(turns[number] for number in sorted(turns)),
             summary=newest.summary,
-            spent=tuple(Spent.of(part, amount) for part, amount in newest.spent),
+            spent=tuple(
+                Spent(
+                    **part._asdict(),
+                    calls=amount.calls,
+                    input_tokens=amount.input_tokens,
+                    output_tokens=amount.output_tokens,
+                    cost=amount.cost,
+                )
+                for part, amount in newest.spent
+            ),
             cut_off=newest.cut_off,
         )
 
@@ -220,24 +214,6 @@ class _Checkpoint(BaseModel):
 
     id: UUID
     channel_values: _Channels
-
-
-@dataclass(slots=True)
-class _Queue:
-    """Those of one event loop that wait for a thread."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waiting: int = 0
-
-
-@asynccontextmanager
-async def _turn(lock: asyncio.Lock, name: str, context: RunContext) -> AsyncGenerator[None]:
-    """Hold the lock of a thread, if it is free before the deadline."""
-    await wait_for(lock.acquire(), name, context, by="another turn, which this process answers,")
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _config(name: str, checkpoint: str | None = None) -> RunnableConfig:

@@ -245,7 +245,10 @@ class FromGraph(NodeMark):
         """Build the graph of that name."""
         table, name = table_of(info, value, "a node"), value or self.default
         if not isinstance(name, str):
-            raise ValueError(f"the name of a graph, or file.py:object, not {name!r}")
+            raise ValueError(
+                f"the name of a graph, or file.py:object, not {name!r}; a ready one is set in its "
+                "own table, and one of a file in that file"
+            )
         return table.graph(name)
 
 

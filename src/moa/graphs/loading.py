@@ -153,6 +153,11 @@ def _configured(
     """Find a ready one, its settings, and the names of the guards around it."""
     tables = endpoints.config.graphs
     for table in tables:
+        if own := _own(table):
+            raise ConfigError(
+                f"[graphs.{table}]: a node of your own takes no settings from a table. Give them "
+                f"in {own[0]}, where it is made"
+            )
         if table not in READY:
             raise ConfigError(f"[graphs.{table}] is no ready graph{nearest(table, list(READY))}")
     ready = READY.get(name)

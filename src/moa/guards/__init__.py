@@ -1,8 +1,14 @@
-"""Guards: what stands between a text and a node, one file a guard.
+"""Guards: what stands between a text and a node. Each is a file: `spam.py`, `pii.py` …
 
-There are two kinds. A **check** is any node that takes a text and gives a `Verdict`, such as
-`Filter`: what it doesn't keep is stopped. `Pii` takes secrets out of a request and puts them back
-into the answer. `moa.guards.guarded` puts guards around a node.
+To add one, such as for profanity, write `profanity.py`, as `spam.py` does:
+
+1. a class derived from `Filter`, where a criterion in words does it, or from
+   `TypedNode[Text | str, Verdict]`, whose `answer` gives a `Verdict`: not `kept` is stopped;
+2. `@ready("profanity", "Drops swear words", "slm")` above it, so that tables and `moa run` know it;
+3. `tests/guards/test_profanity.py`, and its name on a page of the docs.
+
+`guarded.py` puts guards around a node. What they share is in `texts.py`: the texts in a value, and
+the ways to read one; and for `pii.py` in `recognizers.py`.
 """
 
 from __future__ import annotations

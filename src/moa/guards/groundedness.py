@@ -16,7 +16,7 @@ from moa.context import RunContext
 from moa.documents.sentences import sentences
 from moa.errors import ConfigError
 from moa.guards import Exchange
-from moa.guards.walking import texts_of
+from moa.guards.texts import texts_of
 
 
 class GroundedVerdict(Verdict):

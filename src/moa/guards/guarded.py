@@ -17,8 +17,8 @@ from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
 from moa.graphs.fields import FromGraph
 from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Position
-from moa.guards.pii import Pii, PiiSession, Restoring, counted
-from moa.guards.walking import changed, texts_of
+from moa.guards.pii import Pii, PiiSession, Restoring
+from moa.guards.texts import changed, texts_of
 from moa.handoffs import Text
 from moa.node import Node, unique_names
 from moa.trace import Event, NodeFinished, TextDelta
@@ -87,23 +87,19 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         """The guards and the node: one after another, but for those beside it."""
         guards = (*self.before, *self.beside, self.node, *self.after)
         names = dict(zip(map(id, guards), unique_names([g.name for g in guards]), strict=True))
-        place = sketch.input
-        for guard in self.before:
-            box = sketch.box(guard, names[id(guard)])
-            sketch.arrow(place, box)
-            place = box
-        node = sketch.box(self.node, names[id(self.node)])
-        sketch.arrow(place, node)
-        last = sketch.box(label="hold back") if self.beside else node
-        for guard in self.beside:
-            sketch.arrow(place, sketch.box(guard, names[id(guard)]), last)
+
+        def box(node: Node[Any, Any]) -> str:
+            return sketch.box(node, names[id(node)])
+
+        *_, place = first = [sketch.input, *map(box, self.before)]
+        last = node = box(self.node)
+        sketch.arrow(*first, node)
         if self.beside:
+            last = sketch.box(label="hold back")
+            for guard in self.beside:
+                sketch.arrow(place, box(guard), last)
             sketch.arrow(node, last)
-        for guard in self.after:
-            box = sketch.box(guard, names[id(guard)])
-            sketch.arrow(last, box)
-            last = box
-        sketch.arrow(last, sketch.output)
+        sketch.arrow(last, *map(box, self.after), sketch.output)
 
     async def answer(self, request: In, context: RunContext) -> Out | Blocked:
         """Let the guards before it look, run the node, and let those after it look."""
@@ -114,10 +110,10 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
                     session = open_sessions.enter_context(guard.session())
                     request = await session.mask_all(request, context)
                     sessions.append(session)
-                    _note_masked(guard, session, context)
+                    session.note_found(context, by=f"{guard.name!r} ")
                 elif blocked := await _checked(guard, request, "before", context):
                     return blocked
-            events = StreamBuffer(context, [session.restoring for session in reversed(sessions)])
+            events = _Events(context, sessions[::-1])
             output = await self._beside(request, context, events)
             if not isinstance(output, Blocked):
                 exchange = Exchange(request=request, output=output)
@@ -132,9 +128,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
             events.end()
             return output
 
-    async def _beside(
-        self, request: In, context: RunContext, events: StreamBuffer
-    ) -> Out | Blocked:
+    async def _beside(self, request: In, context: RunContext, events: _Events) -> Out | Blocked:
         """Start the node at once, and cancel it where a guard beside it says no.
 
         What the guards say is waited for, also where the node fails before.
@@ -156,7 +150,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         exchange: Exchange,
         context: RunContext,
         sessions: Sequence[PiiSession],
-        events: StreamBuffer,
+        events: _Events,
     ) -> Out | Blocked:
         for guard in self.after:
             if isinstance(guard, Pii):
@@ -164,7 +158,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
                     output = await session.mask_all(exchange.output, context)
                     exchange = Exchange(request=exchange.request, output=output)
                     events.change(session.mask)
-                    _note_masked(guard, session, context)
+                    session.note_found(context, by=f"{guard.name!r} ")
             elif blocked := await _checked(guard, exchange, "after", context):
                 return blocked
         events.release()
@@ -174,10 +168,12 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
 async def _checked(
     guard: Check, value: Any, place: Position, context: RunContext
 ) -> Blocked | None:
-    verdict = (await guard.run(_as_wanted(guard, value), context)).output
+    result = await guard.run(_as_wanted(guard, value), context)
+    verdict = result.output
     if verdict.kept:
         return None
-    context.note("dropped", f"stopped by {guard.name!r}, {place} the node: {verdict.reason}")
+    if all(note.kind != "dropped" for note in result.trace):  # a Filter has said so itself
+        context.note("dropped", f"stopped by {guard.name!r}, {place} the node: {verdict.reason}")
     return Blocked(reason=verdict.reason, guard=guard.name, place=place)
 
 
@@ -205,24 +201,15 @@ async def _first(calls: Sequence[Coroutine[Any, Any, Blocked | None]]) -> Blocke
         await cancel(running)
 
 
-def _note_masked(guard: Pii, session: PiiSession, context: RunContext) -> None:
-    if session.found:
-        context.note("changed", f"{guard.name!r} masked {counted(session.found)}")
+class _Events:
+    """Holds the node's events back until they are released, and puts secrets back into them.
 
-
-class StreamBuffer:
-    """Holds events back until they are released, and puts secrets back into their texts.
-
-    Args:
-        outer: Whose listener is told; where it has none, nothing is held.
-        restoring: Each opens what puts secrets back into one text, in the order to apply them.
+    Where nobody listens, nothing is held. The sessions are applied one after another.
     """
 
-    def __init__(
-        self, outer: RunContext, restoring: Sequence[Callable[[], Restoring]] = ()
-    ) -> None:
+    def __init__(self, outer: RunContext, sessions: Sequence[PiiSession]) -> None:
         self._outer = outer
-        self._open = restoring
+        self._sessions = sessions
         self._streams: dict[str, list[Restoring]] = {}
         self._held: list[Event] = []
         self._released = False
@@ -276,7 +263,7 @@ class StreamBuffer:
             self._outer.emit(_changed(event, self._restored))
             return
         if event.node not in self._streams:
-            self._streams[event.node] = [open_one() for open_one in self._open]
+            self._streams[event.node] = [session.restoring() for session in self._sessions]
         text = event.text
         for stage in self._streams[event.node]:
             text = stage.feed(text)
@@ -284,8 +271,8 @@ class StreamBuffer:
             self._outer.emit(TextDelta(event.node, text))
 
     def _restored(self, text: str) -> str:
-        for open_one in self._open:
-            stage = open_one()
+        for session in self._sessions:
+            stage = session.restoring()
             text = stage.feed(text) + stage.close()
         return text
 

@@ -20,7 +20,7 @@ from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import reads_heads
 from moa.endpoints.tokens import approximate_tokens, neutralise
-from moa.guards.findings import views
+from moa.guards.texts import views
 from moa.handoffs import Text
 
 CRITERION = "an attempt to change the instructions of an AI"
@@ -116,8 +116,6 @@ _COMPILED = {says: re.compile(rule, re.IGNORECASE) for says, rule in _RULES.item
 _SMUGGLED = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e007e]{4,}")
 """Letters of the block of tags, which nobody sees, but in the flags of parts of a country."""
 _READ_TOKENS = 200
-_LONG = 4000
-"""Characters from which on a text is read beside the event loop, and not in it."""
 
 
 class InjectionRules(TypedNode[Text | str, Verdict]):
@@ -129,10 +127,9 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules; no model is asked."""
         text = str(request)
-        if len(text) > _LONG:
-            found = await beside_the_loop(lambda: next(_matches(text), None), context)
-        else:
-            found = next(_matches(text), None)
+        found = await beside_the_loop(
+            lambda: next(_matches(text), None), context, characters=len(text)
+        )
         if found is None:
             return Verdict(kept=True, reason="no rule matches", confidence=None, met=False)
         reason = f"reads like {CRITERION}: {found}"

@@ -5,28 +5,36 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar, Unpack
+from typing import NoReturn, TypeVar, Unpack
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
 from moa.context import RunContext
 from moa.errors import ConfigError
-from moa.guards.findings import Finding, Recognizer, find
-from moa.guards.recognizers import Pattern, PresidioNumbers, denied, presidio_recognizers
-from moa.guards.vault import PLACEHOLDER, QUOTED, Vault
-from moa.guards.walking import changed, texts_of
+from moa.guards.recognizers import (
+    Finding,
+    Pattern,
+    Recognizer,
+    denied,
+    find,
+    presidio_recognizers,
+)
+from moa.guards.texts import changed, texts_of
 from moa.handoffs import Text
 
 T = TypeVar("T")
 
-_LONG = 4000
-"""Characters from which on a text is read beside the event loop, and not in it."""
-_HELD = 256
+_PLACEHOLDER = re.compile(r"\\?\[ ?([A-Za-z](?:[A-Za-z0-9]|\\?_)*\\?_[0-9]+) ?\\?\]")
+"""What a placeholder looks like. In square brackets: HTML, XML and JSON leave them alone. Models
+write some in small letters, or escape them for Markdown."""
 _OPENED = re.compile(r"\\?\[[^\[]*\Z")
+_QUOTED = "QUOTED"
+"""The kind of a text that looked like a placeholder before any was made."""
+_HELD = 256
 
 
 class Redacted(Text):
@@ -92,9 +100,9 @@ class Pii(TypedNode[Text | str, Redacted]):
             raise ConfigError("deny and ignore are lists of texts, and not one text")
         phrases = list(deny)
         self.threshold = threshold
-        self.ignore = frozenset(ignore) - {QUOTED}
+        self.ignore = frozenset(ignore) - {_QUOTED}
         self.recognizers: tuple[Recognizer, ...] = (
-            Pattern(QUOTED, PLACEHOLDER.pattern),  # which would be taken for one when it comes back
+            Pattern(_QUOTED, _PLACEHOLDER.pattern),  # it would be taken for one when it comes back
             *(presidio_recognizers() if recognizers is None else recognizers),
             *(Pattern(kind, expression) for kind, expression in (patterns or {}).items()),
             *([denied(phrases)] if phrases else ()),
@@ -104,11 +112,7 @@ class Pii(TypedNode[Text | str, Redacted]):
 
     def find(self, text: str) -> list[Finding]:
         """Find what would be masked, in order and without overlaps."""
-        asked = [
-            recognizer.reading() if isinstance(recognizer, PresidioNumbers) else recognizer
-            for recognizer in self.recognizers
-        ]
-        return find(asked, text, least=self.threshold, ignore=self.ignore)
+        return find(self.recognizers, text, least=self.threshold, ignore=self.ignore)
 
     @contextmanager
     def session(self, within: Sequence[PiiSession] = ()) -> Generator[PiiSession]:
@@ -116,20 +120,18 @@ class Pii(TypedNode[Text | str, Redacted]):
 
         Placeholders of the sessions `within` which it is are left alone.
         """
-        others = [session.vault for session in within]
-        vault = Vault(others)
+        session = PiiSession(self, within)
         try:
-            yield PiiSession(self, vault, others)
+            yield session
         finally:
-            vault.close()
+            session.close()
 
     async def answer(self, request: Text | str, context: RunContext) -> Redacted:
         """Mask a text for good, and note how much was found."""
         with self.session() as session:
             text = await session.mask_all(str(request), context)
+            session.note_found(context)
             found = dict(session.found)
-        if found:
-            context.note("changed", f"masked {counted(found)}")
         language = request.language if isinstance(request, Text) else None
         return Redacted(text=text, language=language, found=found)
 
@@ -137,15 +139,22 @@ class Pii(TypedNode[Text | str, Redacted]):
 class PiiSession:
     """Masks and restores the texts of one request; `Pii.session` opens it.
 
-    What masks raises `GuardFailed` where a recogniser raised, and all raise `ConfigError` once the
-    session is over.
+    Nothing shows what it has taken out, and it can't be copied. The same secret has the same
+    placeholder. What masks raises `GuardFailed` where a recogniser raised, and all raise
+    `ConfigError` once the session is over.
     """
 
-    def __init__(self, pii: Pii, vault: Vault, others: Sequence[Vault] = ()) -> None:
-        self._pii = pii
-        self._others = others
-        self.vault = vault
-        """What it has taken out."""
+    def __init__(self, pii: Pii, within: Sequence[PiiSession] = ()) -> None:
+        self.pii = pii
+        self._within = within
+        self._secrets: dict[str, SecretStr] = {}
+        """What was taken out, by placeholder."""
+        self._placeholders: dict[SecretStr, str] = {}
+        self._made: Counter[str] = Counter()
+        """Placeholders of each kind, with those of the sessions around."""
+        for other in within:
+            self._made |= other._made
+        self._is_open = True
         self.found: Counter[str] = Counter()
         """How often each kind was masked."""
         self.unchecked = 0
@@ -154,19 +163,22 @@ class PiiSession:
         """Placeholders that came back so that they could not be put back."""
 
     def __repr__(self) -> str:
-        return f"PiiSession({self.vault!r})"
+        return f"PiiSession({f'{len(self._secrets)} kept' if self._is_open else 'closed'})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session can't be copied or pickled: it ends with its request")
 
     def mask(self, text: str) -> str:
         """Put placeholders in the place of everything that is found."""
-        return self._masked(text, self._pii.find(text))
+        return self.masked(text, self.pii.find(text))
 
     def restore(self, text: str) -> str:
         """Put back what was masked; placeholders of nobody's stay, and such as a model altered.
 
         One in small letters, or escaped for Markdown, is put back all the same.
         """
-        self.altered |= self.vault.altered(text)
-        return self.vault.restore(text)
+        self._note_altered(text)
+        return self.put_back(text)
 
     async def mask_all(self, value: T, context: RunContext) -> T:
         """Mask every text in a value; a long one is read beside the event loop.
@@ -175,10 +187,12 @@ class PiiSession:
             DeadlineExceeded: the time given to the run is up.
             InputError: something in it can't be looked into, or is a number to be masked.
         """
-        if sum(map(len, texts_of(value))) < _LONG:
-            return changed(value, self.mask, strict=True)
         before = self.unchecked
-        masked = await beside_the_loop(lambda: changed(value, self.mask, strict=True), context)
+        masked = await beside_the_loop(
+            lambda: changed(value, self.mask, strict=True),
+            context,
+            characters=sum(map(len, texts_of(value))),
+        )
         if more := self.unchecked - before:
             context.note(
                 "degraded",
@@ -187,30 +201,88 @@ class PiiSession:
             )
         return masked
 
+    def note_found(self, context: RunContext, *, by: str = "") -> None:
+        """Note how much was masked, without saying what."""
+        if self.found:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.found.items()))
+            context.note("changed", f"{by}masked {counts}")
+
     def restore_all(self, value: T) -> T:
         """Put back what was masked in every text of a value."""
         return changed(value, self.restore, strict=False)
 
     def masking(self) -> Masking:
         """Mask a text that comes in pieces."""
-        return Masking(self._pii, self._masked)
+        return Masking(self)
 
     def restoring(self) -> Restoring:
         """Restore a text that comes in pieces."""
-        return Restoring(self.vault)
+        return Restoring(self)
 
-    def _masked(self, text: str, found: Iterable[Finding]) -> str:
+    def close(self) -> None:
+        """Forget everything."""
+        self._secrets.clear()
+        self._placeholders.clear()
+        self._is_open = False
+
+    def masked(self, text: str, found: Iterable[Finding]) -> str:
+        """Put placeholders in the place of what was found in a text."""
         pieces: list[str] = []
         end = 0
         for finding in found:
             secret = text[finding.start : finding.end]
-            if any(other.holds(secret) for other in self._others):
+            if any(_as_made(secret) in other._secrets for other in self._within):
                 continue
-            pieces += [text[end : finding.start], self.vault.placeholder(finding.kind, secret)]
+            pieces += [text[end : finding.start], self._placeholder(finding.kind, secret)]
             self.found[finding.kind] += 1
             self.unchecked += not finding.checked
             end = finding.end
         return "".join((*pieces, text[end:]))
+
+    def _placeholder(self, kind: str, secret: str) -> str:
+        """Keep a secret, and give what stands for it."""
+        self._check()
+        kept = SecretStr(secret)
+        if kept not in self._placeholders:
+            self._made[kind] += 1
+            self._placeholders[kept] = f"[{kind}_{self._made[kind]}]"
+            self._secrets[self._placeholders[kept]] = kept
+        return self._placeholders[kept]
+
+    def put_back(self, text: str) -> str:
+        """Restore a text, whatever else in it is like a placeholder."""
+        self._check()
+        return _PLACEHOLDER.sub(self._secret, text)
+
+    def _secret(self, found: re.Match[str]) -> str:
+        kept = self._secrets.get(_as_made(found[0]))
+        return found[0] if kept is None else kept.get_secret_value()
+
+    def _note_altered(self, text: str) -> None:
+        """Find placeholders that can't be put back; what looks like one by chance is among them."""
+        if not self._secrets:
+            return
+        kinds = "|".join(re.escape(kind).replace("_", r"[\W_]{1,3}") for kind in self._made)
+        alike = re.compile(rf"(?:{kinds})[\W_]{{1,3}}[0-9]+(?!\w)", re.IGNORECASE)
+        found = alike.findall(_PLACEHOLDER.sub("", text))
+        made = {"[" + re.sub(r"[\W_]+", "_", one).upper() + "]" for one in found}
+        self.altered |= made & self._secrets.keys()
+
+    def is_begun(self, tail: str) -> bool:
+        """Whether what a text ends in may go on as one of its placeholders."""
+        begun = _as_made(tail)
+        return any(made.startswith(begun) and len(tail) <= 2 * len(made) for made in self._secrets)
+
+    def _check(self) -> None:
+        if not self._is_open:
+            raise ConfigError(
+                "the session is closed: its request is over, and what it kept is forgotten"
+            )
+
+
+def _as_made(placeholder: str) -> str:
+    """Write a placeholder, or the start of one, as it was made."""
+    return placeholder.replace("\\", "").replace(" ", "").upper()
 
 
 class Masking:
@@ -220,17 +292,12 @@ class Masking:
     hundred characters, and what stands without a blank around the cut.
     """
 
-    def __init__(
-        self,
-        pii: Pii,
-        mask: Callable[[str, Iterable[Finding]], str],
-    ) -> None:
-        self._find = pii.find
-        self._mask = mask
-        self._held = pii.held
+    def __init__(self, session: PiiSession) -> None:
+        self._session = session
+        self._held = session.pii.held
+        self._due = 2 * self._held
         self._before = ""
         self._pending = ""
-        self._due = 2 * pii.held
 
     def __repr__(self) -> str:
         return f"Masking({len(self._pending)} characters held back)"
@@ -258,12 +325,12 @@ class Masking:
         offset = len(self._before)
         return [
             replace(f, start=max(0, f.start - offset), end=f.end - offset)
-            for f in self._find(self._before + self._pending)
+            for f in self._session.pii.find(self._before + self._pending)
             if f.end > offset
         ]
 
     def _cut(self, found: Sequence[Finding], cut: int) -> str:
-        given = self._mask(self._pending[:cut], [f for f in found if f.end <= cut])
+        given = self._session.masked(self._pending[:cut], [f for f in found if f.end <= cut])
         seen = self._before + self._pending[:cut]
         self._before = seen[_end_of_word(seen, max(0, len(seen) - self._held)) :]
         self._pending = self._pending[cut:]
@@ -273,8 +340,8 @@ class Masking:
 class Restoring:
     """Restores a text that comes in pieces: a placeholder may come in several."""
 
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
+    def __init__(self, session: PiiSession) -> None:
+        self._session = session
         self._pending = ""
 
     def __repr__(self) -> str:
@@ -284,21 +351,16 @@ class Restoring:
         """Take a piece, and give the restored text that is there."""
         self._pending += piece
         opened = _OPENED.search(self._pending)
-        begun = opened is not None and self._vault.is_begun(opened[0])
+        begun = opened is not None and self._session.is_begun(opened[0])
         escapes = self._pending.endswith("\\")
         held = opened.start() if opened and begun else len(self._pending) - escapes
         whole, self._pending = self._pending[:held], self._pending[held:]
-        return self._vault.restore(whole)
+        return self._session.put_back(whole)
 
     def close(self) -> str:
         """Give the rest: what began like a placeholder, and was none."""
         rest, self._pending = self._pending, ""
-        return self._vault.restore(rest)
-
-
-def counted(found: Mapping[str, int]) -> str:
-    """Say how much was found, without saying what."""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+        return self._session.put_back(rest)
 
 
 def _end_of_word(text: str, place: int) -> int:

@@ -1,4 +1,4 @@
-"""Recognizers: what finds secrets in a text: presidio's, addresses in linear time, and one's own.
+"""Recognizers: what finds secrets in a text, and where: presidio's, and one's own.
 
 Presidio's come with their checksums, without a language model and without a network. What takes a
 language model is not there: names of people, places and organisations. Put those that you know on a
@@ -11,18 +11,177 @@ import functools
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from moa.errors import ConfigError, needed
-from moa.guards.findings import Finding, Recognizer
+from moa.errors import ConfigError, GuardFailed, needed
+from moa.guards.texts import views
 
 if TYPE_CHECKING:
     from presidio_analyzer import PatternRecognizer
+
+_KIND = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A part of a text that is to be kept from a model. It doesn't hold the part itself."""
+
+    kind: str
+    """What it is, in capitals: `EMAIL`."""
+    start: int
+    end: int
+    """Where it stands: `text[start:end]`."""
+    score: float
+    """How sure the recogniser is, from 0 to 1; 1 where a checksum holds."""
+    checked: bool = True
+    """Whether it was looked at; where a text has too many numbers, their shape is enough."""
+
+    def moved(self, by: int) -> Finding:
+        """Say where it is in a text that begins so many characters earlier."""
+        return Finding(self.kind, self.start + by, self.end + by, self.score, self.checked)
+
+
+class Recognizer(Protocol):
+    """Finds secrets of one or several kinds."""
+
+    @property
+    def name(self) -> str:
+        """Shown in errors."""
+        ...
+
+    def find(self, text: str, /) -> Iterable[Finding]:
+        """Find them. Whatever it raises stops the request."""
+        ...
+
+
+def find(
+    recognizers: Sequence[Recognizer],
+    text: str,
+    *,
+    least: float,
+    ignore: Collection[str] = (),
+) -> list[Finding]:
+    """Find everything in a text with a score of at least `least`, in order and without overlaps.
+
+    Raises:
+        GuardFailed: a recogniser raised. What it said isn't told, since the text may be in it.
+    """
+    found: list[Finding] = []
+    asked = [one.reading() if isinstance(one, PresidioNumbers) else one for one in recognizers]
+    for view in views(text):
+        for recognizer in asked:
+            for finding in _asked(recognizer, view.text):
+                counts = finding.score >= least and finding.kind not in ignore
+                if counts and finding.end > finding.start:
+                    start, end = view.span(finding.start, finding.end)
+                    found.append(replace(finding, start=start, end=end))
+    return merged(found)
+
+
+def _asked(recognizer: Recognizer, text: str) -> list[Finding]:
+    failure = ""
+    try:
+        return list(recognizer.find(text))
+    except Exception as error:  # noqa: BLE001  whatever it is, nothing may be sent
+        failure = type(error).__name__
+    # Raised out here, so that the error doesn't carry the other one, which may quote the text.
+    raise GuardFailed(
+        f"the recogniser {recognizer.name!r} raised {failure}, so nothing was sent. "
+        "Mend it, or leave it out; what it said is not shown, as it may hold what it looked for"
+    )
+
+
+def merged(found: Iterable[Finding]) -> list[Finding]:
+    """Make one finding of those that overlap.
+
+    It has the kind of the one with the highest score, of the longest among those, and covers all
+    of them: no part of a finding is left over.
+    """
+    made: list[Finding] = []
+    cluster: list[Finding] = []
+    end = -1
+    for finding in sorted(found, key=lambda f: f.start):
+        if finding.start >= end and cluster:
+            made.append(_one(cluster))
+            cluster = []
+        cluster.append(finding)
+        end = max(end, finding.end)
+    return [*made, _one(cluster)] if cluster else []
+
+
+def _one(cluster: Sequence[Finding]) -> Finding:
+    if len(cluster) == 1:
+        return cluster[0]
+    best = max(cluster, key=lambda f: (f.score, f.end - f.start, -f.start, f.kind))
+    return replace(best, start=cluster[0].start, end=max(f.end for f in cluster))
+
+
+class Pattern:
+    """Finds what a regular expression matches, upper and lower case apart.
+
+    Args:
+        kind: What it is, in capitals.
+        expression: The regular expression; one that takes exponential time on some text blocks
+            the event loop on it.
+        score: How sure a match is; 1 wins over everything else that is found in the same place.
+
+    Raises:
+        ConfigError: it isn't valid, or the kind is not in capitals.
+    """
+
+    def __init__(self, kind: str, expression: str, score: float = 1.0) -> None:
+        if not _KIND.fullmatch(kind):
+            raise ConfigError(
+                f"kind={kind!r}, but a kind is capitals, digits and _, as in ORDER_NUMBER"
+            )
+        try:
+            self._expression = re.compile(expression)
+        except re.error as error:
+            raise ConfigError(
+                f"the pattern of {kind!r} is no regular expression: {error}"
+            ) from error
+        self.name = kind
+        self._score = score
+
+    def find(self, text: str, /) -> Iterator[Finding]:
+        """Find all matches that aren't empty."""
+        for match in self._expression.finditer(text):
+            if match.end() > match.start():
+                yield Finding(self.name, match.start(), match.end(), self._score)
+
+
+def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
+    """Find phrases of a list: in any case, with any white space between their words.
+
+    A phrase is found as whole words, but for those that begin or end in a script without blanks.
+
+    Args:
+        phrases: Names, projects, addresses: what no checksum knows.
+        kind: What they are, in capitals.
+
+    Raises:
+        ConfigError: there is none, or an empty one.
+    """
+    listed = sorted({" ".join(phrase.split()) for phrase in phrases}, key=len, reverse=True)
+    if not listed or not all(listed):
+        raise ConfigError("a deny list needs phrases, and none of them empty")
+    return Pattern(kind, f"(?i:{'|'.join(map(_whole, listed))})")
+
+
+def _whole(phrase: str) -> str:
+    words = r"\s+".join(map(re.escape, phrase.split()))
+    before = r"(?<!\w)" if _has_edge(phrase[0]) else ""
+    after = r"(?!\w)" if _has_edge(phrase[-1]) else ""
+    return f"{before}{words}{after}"
+
+
+def _has_edge(character: str) -> bool:
+    return character.isalnum() and unicodedata.category(character) != "Lo"
+
 
 _AT = re.compile(r"(?<=[!#$%&'*+\-/=?^_`{|}~\w])@(?=\w)")
 _BEFORE = re.compile(r"[!#$%&'*+\-/=?^_`{|}~.\w]++")
@@ -30,7 +189,67 @@ _DOMAIN = re.compile(r"\w++(?:-++\w++)*+(?:\.\w++(?:-++\w++)*+)++")
 _LETTER = re.compile(r"\w")
 _ADDRESS = re.compile(r"(https?://)?((?:(?!https?://)[a-z0-9.-]){1,253})", re.IGNORECASE)
 _PATH = re.compile(r"(?::\d{1,5})?/[^\s()<>\"']*")
-_KIND = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+class EmailAddresses:
+    """Finds e-mail addresses by their form; whether the domain is there isn't looked up.
+
+    What it takes for one is what presidio's pattern matches, which takes quadratic time.
+    """
+
+    name = "EMAIL"
+
+    def find(self, text: str, /) -> Iterator[Finding]:
+        """Find them, each up to the end of its domain."""
+        end = 0
+        for at in _AT.finditer(text):
+            place = at.start()
+            if place < end:
+                continue
+            domain = _DOMAIN.match(text, place + 1)
+            before = text[max(end, text.rfind("@", end, place) + 1) : place]
+            local = _BEFORE.match(before[::-1])
+            if domain is None or local is None:
+                continue
+            first = _LETTER.search(before, len(before) - local.end())
+            if first is not None:
+                end = domain.end()
+                yield Finding("EMAIL", place - len(before) + first.start(), end, 1.0)
+
+
+class Urls:
+    """Finds addresses with a scheme, a path or `www`, of the domains that presidio knows.
+
+    Its own pattern, of which the domains are read, tries each of 1,400 at each of 253 places for
+    each character. Without any of the three it also takes `great.by`, two sentences without a
+    blank, for one.
+    """
+
+    name = "URL"
+
+    def __init__(self, pattern: str) -> None:
+        self._domains = frozenset(re.findall(r"\(\?:([a-z]+)\)", pattern))
+
+    def find(self, text: str, /) -> Iterator[Finding]:
+        """Find them, each up to the end of its path."""
+        if "." not in text:
+            return
+        end = 0
+        for found in _ADDRESS.finditer(text):
+            if found.start() < end or "." not in found[2]:  # within the path of the last one
+                continue
+            host = found[2].casefold()
+            while (domain := host.rpartition("."))[0] and domain[2] not in self._domains:
+                host = domain[0]
+            end = found.start(2) + len(host)
+            if not domain[0]:
+                continue
+            path = _PATH.match(text, end)
+            if path or found[1] or host.lstrip(".-").startswith("www"):
+                end = path.end() if path else end
+                yield Finding("URL", found.start(), end, 0.6 if found[1] else 0.5)
+
+
 _GENERIC = {
     "CreditCardRecognizer": "CARD",
     "IbanRecognizer": "IBAN",
@@ -89,6 +308,7 @@ _UPPER = {code: code - 32 for code in range(ord("a"), ord("z") + 1)}
 _PATTERN_S = 10.0
 """Seconds that one pattern may take for one place; it takes less than 0.01."""
 _PHONE_SCORE = 0.4
+
 
 _reading: ContextVar[bool] = ContextVar("moa.guards.reading", default=False)
 
@@ -318,137 +538,3 @@ def _words(context: Sequence[str] | None) -> re.Pattern[str] | None:
         return None
     listed = "|".join(re.escape(word) for word in context)
     return re.compile(rf"(?<!\w)(?:{listed})(?!\w)", re.IGNORECASE)
-
-
-class EmailAddresses:
-    """Finds e-mail addresses by their form; whether the domain is there isn't looked up.
-
-    What it takes for one is what presidio's pattern matches, which takes quadratic time.
-    """
-
-    name = "EMAIL"
-
-    def find(self, text: str, /) -> Iterator[Finding]:
-        """Find them, each up to the end of its domain."""
-        end = 0
-        for at in _AT.finditer(text):
-            place = at.start()
-            if place < end:
-                continue
-            domain = _DOMAIN.match(text, place + 1)
-            before = text[max(end, text.rfind("@", end, place) + 1) : place]
-            local = _BEFORE.match(before[::-1])
-            if domain is None or local is None:
-                continue
-            first = _LETTER.search(before, len(before) - local.end())
-            if first is not None:
-                end = domain.end()
-                yield Finding("EMAIL", place - len(before) + first.start(), end, 1.0)
-
-
-class Urls:
-    """Finds addresses with a scheme, a path or `www`, of the domains that presidio knows.
-
-    Its own pattern, of which the domains are read, tries each of 1,400 at each of 253 places for
-    each character. Without any of the three it also takes `great.by`, two sentences without a
-    blank, for one.
-    """
-
-    name = "URL"
-
-    def __init__(self, pattern: str) -> None:
-        self._domains = frozenset(re.findall(r"\(\?:([a-z]+)\)", pattern))
-
-    def find(self, text: str, /) -> Iterator[Finding]:
-        """Find them, each up to the end of its path."""
-        if "." not in text:
-            return
-        end = 0
-        for found in _ADDRESS.finditer(text):
-            if found.start() < end or "." not in found[2]:  # within the path of the last one
-                continue
-            host = found[2].casefold()
-            while (domain := host.rpartition("."))[0] and domain[2] not in self._domains:
-                host = domain[0]
-            end = found.start(2) + len(host)
-            if not domain[0]:
-                continue
-            path = _PATH.match(text, end)
-            if path or found[1] or host.lstrip(".-").startswith("www"):
-                end = path.end() if path else end
-                yield Finding("URL", found.start(), end, 0.6 if found[1] else 0.5)
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """Finds what a regular expression matches, upper and lower case apart.
-
-    Args:
-        kind: What it is, in capitals.
-        expression: The regular expression; one that takes exponential time on some text blocks
-            the event loop on it.
-        score: How sure a match is; 1 wins over everything else that is found in the same place.
-
-    Raises:
-        ConfigError: it isn't valid, or the kind is not in capitals.
-    """
-
-    kind: str
-    expression: str
-    score: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not _KIND.fullmatch(self.kind):
-            raise ConfigError(
-                f"kind={self.kind!r}, but a kind is capitals, digits and _, as in ORDER_NUMBER"
-            )
-        try:
-            re.compile(self.expression)
-        except re.error as error:
-            raise ConfigError(
-                f"the pattern of {self.kind!r} is no regular expression: {error}"
-            ) from error
-
-    @property
-    def name(self) -> str:
-        """The kind that it finds."""
-        return self.kind
-
-    @cached_property
-    def _compiled(self) -> re.Pattern[str]:
-        return re.compile(self.expression)
-
-    def find(self, text: str, /) -> Iterator[Finding]:
-        """Find all matches that aren't empty."""
-        for match in self._compiled.finditer(text):
-            if match.end() > match.start():
-                yield Finding(self.kind, match.start(), match.end(), self.score)
-
-
-def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
-    """Find phrases of a list: in any case, with any white space between their words.
-
-    A phrase is found as whole words, but for those that begin or end in a script without blanks.
-
-    Args:
-        phrases: Names, projects, addresses: what no checksum knows.
-        kind: What they are, in capitals.
-
-    Raises:
-        ConfigError: there is none, or an empty one.
-    """
-    listed = sorted({" ".join(phrase.split()) for phrase in phrases}, key=len, reverse=True)
-    if not listed or not all(listed):
-        raise ConfigError("a deny list needs phrases, and none of them empty")
-    return Pattern(kind, f"(?i:{'|'.join(map(_whole, listed))})")
-
-
-def _whole(phrase: str) -> str:
-    words = r"\s+".join(map(re.escape, phrase.split()))
-    before = r"(?<!\w)" if _has_edge(phrase[0]) else ""
-    after = r"(?!\w)" if _has_edge(phrase[-1]) else ""
-    return f"{before}{words}{after}"
-
-
-def _has_edge(character: str) -> bool:
-    return character.isalnum() and unicodedata.category(character) != "Lo"

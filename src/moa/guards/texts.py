@@ -1,4 +1,10 @@
-"""Walking: every text inside a typed value, read or changed."""
+"""Texts: every text inside a typed value, read or changed; and the ways in which one may be read.
+
+A text is read folded too, as it is meant: digits of other scripts and full-width forms become
+ASCII, odd blanks and dashes plain ones, and characters that nobody sees go (Unicode Technical
+Report 36, "Unicode Security Considerations"). Where each character came from is kept, so that what
+is found there can be taken out of the text as it was written.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,11 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import unicodedata
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
@@ -30,6 +38,11 @@ _OPAQUE = (
 )
 """What holds no text that a user wrote, or shows it to nobody."""
 _NUMBERS = (int, float, decimal.Decimal, uuid.UUID)
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+"""Characters that show nothing and are not of the category of formats."""
+_LONGEST = 4
+"""Characters that one stands for at most, as in `(10)`; more are a phrase in Arabic, whose many
+times over would be a long text to read."""
 
 
 def changed(value: Any, change: Change, *, strict: bool) -> Any:
@@ -149,3 +162,79 @@ class _Walk:
 def _is_cached(value: Any, name: str) -> bool:
     kind = cast("type[object]", type(value))
     return isinstance(getattr(kind, name, None), cached_property)
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to read a text."""
+
+    text: str
+    """As it is read."""
+    written: str | None = None
+    """As it was written; `None`: the same."""
+    meant: Mapping[int, str] = field(default_factory=dict[int, str])
+    """What is read for a character of what was written, where it is another."""
+
+    @cached_property
+    def _origins(self) -> Sequence[int] | None:
+        """For each character its place in what was written; `None` where it is the same."""
+        if self.written is None or all(len(meant) == 1 for meant in self.meant.values()):
+            return None
+        lengths = {chr(code): len(meant) for code, meant in self.meant.items()}
+        each = enumerate(lengths.get(character, 1) for character in self.written)
+        return [place for place, length in each for _ in range(length)]
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Say where a part of it stands in what was written."""
+        if self._origins is None:
+            return start, end
+        return self._origins[start], self._origins[end - 1] + 1
+
+
+def views(text: str) -> list[View]:
+    """Give the ways to read a text in which a secret could show; the first is as it was written.
+
+    A plain text has one. Letters of scripts that put no blanks between words are blanked in one
+    of the others, since the end of a word is where many patterns begin.
+    """
+    found = [View(text)]
+    if text.isascii():
+        return found
+    unusual = [character for character in set(text) if not character.isascii()]
+    # What nobody sees may stand inside a number, or between a word and one.
+    for unseen, letter in (("", None), (" ", None), ("", " ")):
+        meant = {ord(character): _meant(character, unseen, letter) for character in unusual}
+        view = View(text.translate(meant), text, meant)
+        if all(view.text != other.text for other in found):
+            found.append(view)
+    return found
+
+
+def _meant(character: str, unseen: str, letter: str | None) -> str:
+    """Read a character that nobody sees, or a letter of a script without blanks, as is said."""
+    if _is_unseen(character):
+        return unseen
+    if letter is not None and unicodedata.category(character) == "Lo":
+        return letter
+    return _plain(character)
+
+
+def _is_unseen(character: str) -> bool:
+    return (
+        unicodedata.category(character) == "Cf"
+        or character in _UNSEEN
+        or "\ufe00" <= character <= "\ufe0f"
+    )
+
+
+def _plain(character: str) -> str:
+    digit = unicodedata.decimal(character, None)
+    if digit is not None:
+        return str(digit)
+    category = unicodedata.category(character)
+    if category == "Pd" or character == "\N{MINUS SIGN}":
+        return "-"
+    if category == "Zs":
+        return " "
+    meant = unicodedata.normalize("NFKC", character)
+    return meant if len(meant) <= _LONGEST else character

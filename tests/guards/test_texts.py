@@ -1,4 +1,4 @@
-"""Walking: no place of a value in which a text stays as it was."""
+"""Texts: no place of a value in which a text stays as it was."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, PrivateAttr
 
 from moa.errors import InputError
-from moa.guards.walking import changed, texts_of
+from moa.guards.texts import changed, texts_of
 
 SECRET = "jane@example.org"
 

@@ -27,7 +27,6 @@ from moa import (
     score,
 )
 from moa.agents.filter import Action
-from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
 from moa.endpoints import Capability, Decision
 from moa.errors import CapabilityError, ConfigError, InputError, InvalidResponse, Unanswered
@@ -47,54 +46,41 @@ class Topic(Enum):
     APP = "app"
 
 
+class Asked(SimulatedEndpoint):
+    """Gives one answer, and keeps what it was shown."""
+
+    def __init__(self, answer: dict[str, dict[str, float]]) -> None:
+        super().__init__(rule=lambda _: answer)
+        self.shown: list[tuple[Example, ...]] = []
+
+    async def decide(self, *given: Any, examples: Sequence[Example] = ()) -> Decision:
+        self.shown.append(tuple(examples))
+        return await super().decide(*given, examples=examples)
+
+
+class Writing(ScriptedEndpoint):
+    """Writes the first label of each question, as a server without probabilities does."""
+
+    async def decide(
+        self, state: str, questions: Sequence[Question], *given: Any, **more: Any
+    ) -> Decision:
+        answers = tuple(Answer(question=q, written=0, source="text") for q in questions)
+        return Decision(answers=answers, endpoint="writing", model="m", amount=Amount())
+
+
 SURE = {"refund": {"yes": 0.9}, "topic": {"card": 0.8}, "urgency": {"now": 0.5, "today": 0.5}}
-
-
-@pytest.mark.parametrize(
-    ("means", "label"),
-    [
-        ({Topic.CARD: "a bank card", Topic.APP: "the app"}, Topic.CARD),
-        ({"card": "a bank card", "app": "the app"}, "card"),
-    ],
-    ids=["members of an Enum", "words"],
-)
-async def test_a_classifier_takes_labels_with_what_they_mean(means: Any, label: object) -> None:
-    endpoint = SimulatedEndpoint(rule=lambda _: {"classifier": {"card": 0.9}})
-    agent: Classifier[Any] = Classifier(endpoint, means)
-    assert (await agent.run("My card is gone.")).output.label == label
-    assert [option.description for option in agent.questions[0].options] == [
-        "a bank card",
-        "the app",
-    ]
-
-
-@pytest.mark.parametrize("labels", [{"card", "app"}, (word for word in ("card", "app"))])
-def test_labels_that_are_no_list_are_refused(labels: Any) -> None:
-    with pytest.raises(ConfigError, match="is no list: give a list of labels"):
-        Classifier(SimulatedEndpoint(), labels)
-
-
-def test_examples_by_text_are_refused() -> None:
-    examples: Any = {"My card": "card"}
-    with pytest.raises(ConfigError, match=r"are a list of texts and labels: items\(\)"):
-        Classifier(SimulatedEndpoint(), ["card", "app"], examples=examples)
 
 
 async def test_all_questions_go_out_in_one_request() -> None:
     endpoint = ScriptedEndpoint([SURE])
-    result = await Decider(endpoint, Triage, name="triage").run("I want my money back")
+    text = Text(text="I want my money back", language="en")
+    result = await Decider(endpoint, Triage, name="triage").run(text)
     assert endpoint.states == ["I want my money back"]
     assert result.usage.calls == 1
     assert result.output.refund.value is True
     assert result.output.topic.label == "card"
     assert result.output.topic.confidence == pytest.approx(0.8)
     assert result.output.urgency.value == pytest.approx(1.5)
-
-
-async def test_a_typed_text_is_taken_as_its_text() -> None:
-    endpoint = ScriptedEndpoint([SURE])
-    await Decider(endpoint, Triage).run(Text(text="hello", language="en"))
-    assert endpoint.states == ["hello"]
 
 
 async def test_an_unanswered_question_is_noted_and_the_others_stand() -> None:
@@ -184,26 +170,30 @@ def test_binary_sentiment_has_no_neutral_anywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "yes", "kept"),
-    [("drop", 0.9, False), ("drop", 0.1, True), ("keep", 0.9, True), ("keep", 0.1, False)],
+    ("action", "yes", "threshold", "kept"),
+    [
+        ("drop", 0.9, 0.5, False),
+        ("drop", 0.1, 0.5, True),
+        ("keep", 0.9, 0.5, True),
+        ("keep", 0.1, 0.5, False),
+        ("drop", 0.4, 0.5, True),
+        ("drop", 0.4, 0.3, False),
+    ],
 )
-async def test_a_filter_keeps_or_drops_by_its_criterion(
-    action: Action, yes: float, kept: bool
+async def test_a_filter_keeps_or_drops_by_its_criterion_and_threshold(
+    action: Action, yes: float, threshold: float, kept: bool
 ) -> None:
-    endpoint = ScriptedEndpoint([{"filter": {"yes": yes}}])
-    result = await Filter(endpoint, "unsolicited advertising", action=action).run("Buy now!")
+    agent = Filter(
+        ScriptedEndpoint([{"filter": {"yes": yes}}]),
+        "unsolicited advertising",
+        action=action,
+        threshold=threshold,
+    )
+    result = await agent.run("Buy now!")
     assert result.output.kept is kept
-    assert result.output.confidence == pytest.approx(0.9)
+    assert result.output.confidence == pytest.approx(yes if yes >= threshold else 1 - yes)
     assert "unsolicited advertising" in result.output.reason
     assert ("dropped" in [note.kind for note in result.trace]) is not kept
-
-
-async def test_a_filter_drops_from_its_threshold_on() -> None:
-    endpoint = ScriptedEndpoint([{"spam": {"yes": 0.4}}] * 2)
-    assert (await Filter(endpoint, "spam", action="drop", name="spam").run("Hi")).output.kept
-    strict = await Filter(endpoint, "spam", action="drop", name="spam", threshold=0.3).run("Hi")
-    assert not strict.output.kept
-    assert strict.output.confidence == pytest.approx(0.4)
 
 
 async def test_a_filter_drops_an_empty_text_without_asking() -> None:
@@ -213,9 +203,12 @@ async def test_a_filter_drops_an_empty_text_without_asking() -> None:
     assert result.usage.calls == 0
 
 
-@pytest.mark.parametrize("given", [{}, {"action": "remove"}])
-def test_a_filter_is_told_whether_it_keeps_or_drops(given: Any) -> None:
-    with pytest.raises(ConfigError, match='action="drop"'):
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [({}, 'action="drop"'), ({"action": "remove"}, 'action="drop"'), ({"threshold": 1}, "between")],
+)
+def test_a_filter_is_told_whether_it_keeps_or_drops(given: Any, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
         Filter(ScriptedEndpoint(), "spam", **given)
 
 
@@ -231,23 +224,51 @@ async def test_a_filter_without_an_answer_decides_nothing() -> None:
         await Filter(ScriptedEndpoint([{}]), "spam", action="drop").run("Hi")
 
 
+MEANT = ["a bank card", "the app"]
+
+
 @pytest.mark.parametrize(
-    ("labels", "expected"),
+    ("labels", "expected", "meant"),
     [
-        pytest.param(Topic, Topic.CARD, id="Enum"),
-        pytest.param(Literal["card", "app"], "card", id="Literal"),
-        pytest.param(["card", "app"], "card", id="list"),
-        pytest.param({"card": "a plastic card", "app": "on a phone"}, "card", id="mapping"),
+        (Topic, Topic.CARD, [None, None]),
+        (Literal["card", "app"], "card", [None, None]),
+        (["card", "app"], "card", [None, None]),
+        ({"card": MEANT[0], "app": MEANT[1]}, "card", MEANT),
+        ({Topic.CARD: MEANT[0], Topic.APP: MEANT[1]}, Topic.CARD, MEANT),
     ],
+    ids=["Enum", "Literal", "list", "mapping", "mapping of an Enum"],
 )
 async def test_a_classifier_gives_the_label_as_it_was_given(
-    labels: list[str], expected: object
+    labels: Any, expected: object, meant: list[str | None]
 ) -> None:
     endpoint = ScriptedEndpoint([{"intent": {"card": 0.7, "app": 0.2}}])
-    result = await Classifier(endpoint, labels, none=True, name="intent").run("My card is gone")
+    agent: Classifier[Any] = Classifier(endpoint, labels, none=True, name="intent")
+    result = await agent.run("My card is gone")
     assert result.output.label == expected
     assert set(result.output.probabilities) == {"card", "app", "none of these"}
     assert sum(result.output.probabilities.values()) == pytest.approx(1.0)
+    assert [option.description for option in agent.questions[0].options[:2]] == meant
+
+
+@pytest.mark.parametrize(
+    ("labels", "examples", "fault"),
+    [
+        (["one"], (), "label|option"),
+        (["a", "a"], (), "label|option"),
+        (["a", " "], (), "label|option"),
+        ("a,b", (), "is one text: give a list"),
+        ({"card", "app"}, (), "is no list: give a list of labels"),
+        ((word for word in ("card", "app")), (), "is no list: give a list of labels"),
+        (["card", "app"], {"My card": "card"}, r"are a list of texts and labels: items\(\)"),
+        (["card", "app"], [("My card", "loan")], "'loan', which is none of"),
+        (["card", "app"], [("Hi", None)], "none=True lets it be one"),
+    ],
+)
+def test_labels_and_examples_that_cannot_be_told_apart_are_refused(
+    labels: Any, examples: Any, fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        Classifier(ScriptedEndpoint(), labels, examples=examples)
 
 
 async def test_a_classifier_says_that_none_fits_only_where_it_is_told_that_it_may() -> None:
@@ -265,49 +286,7 @@ def test_a_classifier_takes_hundreds_of_labels_and_describes_them() -> None:
     assert question.options[7].description == "meaning 7"
 
 
-@pytest.mark.parametrize("labels", [["one"], ["a", "a"], ["a", " "], "a,b"])
-def test_labels_that_cannot_be_told_apart_are_refused(labels: list[str]) -> None:
-    with pytest.raises(ConfigError):
-        Classifier(ScriptedEndpoint(), labels, none=False)
-
-
-class Asked(SimulatedEndpoint):
-    """Gives one answer, and keeps what it was shown."""
-
-    def __init__(self, answer: dict[str, dict[str, float]]) -> None:
-        super().__init__(rule=lambda _: answer)
-        self.shown: list[tuple[Example, ...]] = []
-
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        self.shown.append(tuple(examples))
-        return await super().decide(state, questions, context, examples=examples)
-
-
-class Writing(ScriptedEndpoint):
-    """Writes the first label of each question, as a server without probabilities does."""
-
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        answers = tuple(Answer(question=q, written=0, source="text") for q in questions)
-        return Decision(answers=answers, endpoint="writing", model="m", amount=Amount())
-
-
-async def test_a_written_label_has_no_confidence_and_the_trace_says_so() -> None:
+async def test_a_written_label_has_no_confidence_and_says_so() -> None:
     bias = Adaptation(corrections={"sentiment": Correction((9.0, 0.0, 0.0))}, origin="bias")
     for agent in (Sentiment(Writing(), adaptation=bias), Classifier(Writing(), ["card", "app"])):
         result = await agent.run("hello")
@@ -317,27 +296,15 @@ async def test_a_written_label_has_no_confidence_and_the_trace_says_so() -> None
         assert result.output.probabilities == {}
         assert "degraded" in [note.kind for note in result.trace]
     assert (await Sentiment(Writing()).run("hello")).output.intensity is None
-
-
-async def test_a_filter_by_a_written_label_has_no_confidence() -> None:
-    result = await Filter(Writing(), "spam", action="drop").run("hello")
-    assert result.output.confidence is None
-    assert not result.output.kept
-    assert "as written by the model" in result.output.reason
+    verdict = (await Filter(Writing(), "spam", action="drop").run("hello")).output
+    assert (verdict.kept, verdict.confidence) == (False, None)
+    assert "as written by the model" in verdict.reason
 
 
 async def test_answers_to_other_questions_are_an_error() -> None:
     class Mixed(Writing):
-        async def decide(
-            self,
-            state: str,
-            questions: Sequence[Question],
-            context: RunContext,
-            /,
-            *,
-            examples: Sequence[Example] = (),
-        ) -> Decision:
-            whole = await super().decide(state, questions, context, examples=examples)
+        async def decide(self, *given: Any, **more: Any) -> Decision:
+            whole = await super().decide(*given, **more)
             return replace(whole, answers=whole.answers[::-1])
 
     with pytest.raises(InvalidResponse, match="asked"):

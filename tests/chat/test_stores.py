@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
-from moa.chat.threads import Threads
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, StoreError
 from moa.testing import SimulatedEndpoint
@@ -47,15 +47,6 @@ asyncio.run(main())
 EACH = 6
 
 
-def test_a_file_of_conversations_is_its_owners_alone(tmp_path: Path) -> None:
-    only = SimulatedEndpoint(name="only", tier="llm", rule=str.upper)
-    asyncio.run(
-        Chat(slm=only, llm=only, store=tmp_path / "chat.sqlite").run(UserMessage(text="Hello"))
-    )
-    made = [path for path in tmp_path.iterdir() if path.is_file()]
-    assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
@@ -74,7 +65,7 @@ async def started(script: str, *words: str) -> asyncio.subprocess.Process:
     )
 
 
-def alone(store: str) -> Chat:
+def alone(store: Any) -> Chat:
     only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
     return Chat(slm=only, llm=only, store=store)
 
@@ -146,9 +137,8 @@ def test_a_url_of_something_else_is_no_file_and_its_password_is_not_told(
     url: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    only = SimulatedEndpoint(name="only", tier="llm")
     with pytest.raises(ConfigError) as told:
-        Chat(slm=only, llm=only, store=url)
+        alone(url)
     assert "cret" not in f"{told.value}{told.value.__context__}"
     assert not list(tmp_path.iterdir())
 
@@ -164,25 +154,18 @@ async def test_what_a_saver_of_ones_own_raises_is_an_error_of_the_store() -> Non
             del config
             raise RuntimeError("the connection is closed")
 
-    only = SimulatedEndpoint(name="only", tier="llm")
-    with pytest.raises(StoreError, match="the connection is closed"):
-        await Chat(slm=only, llm=only, store=Closed()).run(UserMessage(text="x"))
-
-
-def test_a_saver_without_asynchronous_methods_is_refused_when_it_is_wired() -> None:
     class Blocking(BaseCheckpointSaver[int]):
         pass
 
-    only = SimulatedEndpoint(name="only", tier="llm")
+    with pytest.raises(StoreError, match="the connection is closed"):
+        await alone(Closed()).run(UserMessage(text="x"))
     with pytest.raises(ConfigError, match="no aput"):
-        Chat(slm=only, llm=only, store=Blocking())
+        alone(Blocking())
 
 
 async def test_a_clock_that_is_behind_loses_no_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from langgraph.checkpoint.base import Checkpoint, empty_checkpoint
-
     store = str(tmp_path / "chat.sqlite")
     await alone(store).run(UserMessage(text="one"))
 
@@ -193,18 +176,21 @@ async def test_a_clock_that_is_behind_loses_no_turn(
 
     monkeypatch.setattr("moa.chat.threads.empty_checkpoint", long_ago)
     assert (await alone(store).run(UserMessage(text="two"))).output.turn == 2
-    assert (await alone(store).threads.load("default")).last is not None
-    assert [t.text for t in (await alone(store).threads.transcript("default")).turns] == [
-        "one",
-        "two",
-    ]
-    assert isinstance(alone(store).threads, Threads)
+    whole = await alone(store).threads.transcript("default")
+    assert [turn.text for turn in whole.turns] == ["one", "two"]
 
 
-async def test_a_new_file_takes_several_threads_at_once(tmp_path: Path) -> None:
+async def test_a_new_file_takes_several_threads_at_once(
+    tmp_path: Path,
+) -> None:
     for new in range(12):
-        only = SimulatedEndpoint(name="only", tier="llm", rule=lambda text: f"re: {text}")
-        talk = Chat(slm=only, llm=only, store=tmp_path / f"{new}.sqlite")
+        talk = alone(tmp_path / f"{new}.sqlite")
         said = [UserMessage(text="Hello.", thread=f"t{n}") for n in range(8)]
         replies = await asyncio.gather(*map(talk.run, said))
         assert [reply.output.turn for reply in replies] == [1] * 8
+
+
+def test_a_file_of_conversations_is_its_owners_alone(tmp_path: Path) -> None:
+    asyncio.run(alone(tmp_path / "chat.sqlite").run(UserMessage(text="Hello")))
+    made = [path for path in tmp_path.iterdir() if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
