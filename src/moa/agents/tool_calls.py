@@ -20,7 +20,7 @@ from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
 from moa.journal import Place, explained, interrupts_of, together
 from moa.messages import Message, ToolCall
-from moa.records import PLAIN
+from moa.records import PLAIN, Call
 from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount
 
@@ -92,7 +92,7 @@ class ToolCalls:
             return _failed(call, "wrong arguments", _worded(error), context)
         if context.journal is None:
             return await self._approved(tool, call, values, context)
-        kept = context.journal.call(context, f"tool {call.name}", call.arguments)
+        kept = Call(context, f"tool {call.name}", call.arguments)
         if kept.is_kept:
             return str(kept.found(PLAIN))
         async with kept:
