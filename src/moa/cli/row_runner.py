@@ -125,7 +125,7 @@ def _totals(tally: Tally, reference: Reference | None) -> Table:
     counts = ", ".join(f"{n} {status}" for status, n in sorted(tally.statuses.items()))
     table.add_row("items", f"{tally.items}: {counts}" if counts else "none")
     table.add_row("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})")
-    for name, words in tally.worth.rows():
+    for name, words in tally.rows():
         table.add_row(name, Text(words))
     table.add_row("cost", Text(cost_of(tally.spent)))
     table.add_row("LLM alone, estimated", Text(_alone(tally.usage, reference)))
