@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.context import Reservation, RunContext
+from moa.budget import Reservation
+from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointUnavailable
 from moa.trace import TextDelta
 from moa.usage import NOTHING, Amount, Budget, Price, Tier

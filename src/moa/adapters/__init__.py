@@ -25,7 +25,8 @@ from typing_extensions import TypeVar
 
 from moa._async import in_time
 from moa.agents.boundary import Limits, TypedNode, said
-from moa.context import Reservation, RunContext
+from moa.budget import Reservation
+from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.http_errors import known_error, worded
 from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of

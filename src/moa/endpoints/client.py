@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary, finalize
 
 from pydantic import SecretStr
 
-from moa.context import Reservation, RunContext
+from moa.budget import Reservation
+from moa.context import RunContext
 from moa.endpoints.addresses import check_address, is_loopback, is_near, proxy_of, trusted
 from moa.endpoints.http_errors import (
     body_text,
