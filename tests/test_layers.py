@@ -12,7 +12,7 @@ SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
     {"errors", "_terminal", "_machine", "_text"},
     {"usage", "energy", "_files", "_async"},
-    {"trace"},
+    {"trace", "budget"},
     {"journal"},
     {"context"},
     {"records"},

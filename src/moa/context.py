@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
 import time
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import cast
 
-from moa.errors import (
-    BudgetExceeded,
-    ConfigError,
-    DeadlineExceeded,
-    EndpointRejected,
-    EndpointUnavailable,
-    MoaError,
-)
+from moa.budget import More, Purse, Reservation
+from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.journal import Place
 from moa.trace import Event, Note, NoteKind, TextDelta
-from moa.usage import (
-    NOTHING,
-    UNKNOWN_PRICE,
-    UNLIMITED,
-    Amount,
-    Budget,
-    Part,
-    Price,
-    Tier,
-    Usage,
-)
+from moa.usage import UNKNOWN_PRICE, UNLIMITED, Amount, Budget, Part, Price, Tier, Usage
 
 _logger = logging.getLogger(__name__)
 _NOTHING_CHARGED: Mapping[str, Usage] = {}
-_USUAL = 2
-"""How many times the mean length of earlier answers a call needs at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,23 +46,13 @@ class RunContext:
     """
 
     __slots__ = (
-        "_calls",
-        "_flights",
-        "_held",
-        "_limited",
-        "_lock",
         "_notes",
-        "_spent",
-        "_unpriced",
-        "_used_up",
-        "_waiters",
-        "budget",
+        "_purse",
         "charged",
         "deadline",
         "journal",
         "keep_notes",
         "listener",
-        "more",
         "node",
         "parent",
         "reference",
@@ -104,32 +68,39 @@ class RunContext:
         listener: Callable[[Event], None] | None = None,
         keep_notes: bool = True,
     ) -> None:
-        self.budget = budget
-        self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self.node = node
         self.reference = reference
         self.listener = listener
         self.keep_notes = keep_notes
-        self.parent: RunContext | None = None
         self.journal: Place | None = None
         """Where finished calls are kept, of a run that can be resumed."""
+        self._begin(None, budget, timeout_s, node)
+
+    def _begin(
+        self, parent: RunContext | None, budget: Budget, timeout_s: float | None, node: str
+    ) -> None:
+        self.parent = parent
+        self.node = node
+        self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.charged: Mapping[str, Usage] = _NOTHING_CHARGED
         """What runs that can be resumed have spent here, by the key of each call."""
-        self.more: Callable[[Callable[[], Budget | None]], Awaitable[bool]] | None = None
-        """Asked before a call is refused, where `budget` is a share of a larger one. It is given
-        what tells how much the limits lack, and says whether it is worth looking again."""
-        self._limited: tuple[RunContext, ...] = () if budget is UNLIMITED else (self,)
-        """The levels with a budget, from this one up: they alone keep what is set aside."""
-        self._lock = threading.Lock()
-        self._spent: dict[Part, Amount] = {}
+        self._purse = Purse(budget, node, parent and parent._purse)
         self._notes: list[Note] = []
-        if self._limited:
-            self._held = NOTHING
-            self._used_up = False
-            self._unpriced: set[str] = set()
-            self._calls: dict[Tier, int] = {}
-            self._flights: set[Reservation] = set()
-            self._waiters: deque[_Waiter] = deque()
+
+    @property
+    def budget(self) -> Budget:
+        """Limits on this run, on top of those of its parents."""
+        return self._purse.own.budget if self._purse.own else UNLIMITED
+
+    def share_budget(self, more: More) -> Callable[[Budget], None]:
+        """Let the budget be a share of a larger one, and give what sets it to another share."""
+        account = self._purse.own
+        assert account is not None, "a budget is shared where there is one"
+        account.more = more
+
+        def grow(budget: Budget) -> None:
+            account.budget = budget
+
+        return grow
 
     def __repr__(self) -> str:
         shown = [repr(self.node)] if self.node else []
@@ -150,31 +121,26 @@ class RunContext:
             timeout_s: Seconds until its own deadline; the run's stays in force.
         """
         path = f"{self.node}/{node}" if self.node and node else self.node or node
-        child = RunContext(
-            budget=budget,
-            timeout_s=timeout_s,
-            node=path,
-            reference=self.reference,
-            listener=self.listener,
-        )
+        child = RunContext.__new__(RunContext)
+        child.reference = self.reference
+        child.listener = self.listener
+        child.keep_notes = True
+        child.journal = self.journal
+        child._begin(self, budget, timeout_s, path)
         if self.deadline is not None:
             child.deadline = min(self.deadline, child.deadline or self.deadline)
-        child.parent = self
-        child.journal = self.journal
-        child._limited += self._limited
-        child._lock = self._lock
         return child
 
     @property
     def limited(self) -> bool:
         """Whether there is a budget, here or above."""
-        return bool(self._limited)
+        return bool(self._purse.accounts)
 
     @property
     def usage(self) -> Usage:
         """What has been spent in this run so far."""
-        with self._lock:
-            return Usage(dict(self._spent))
+        with self._purse.lock:
+            return Usage(dict(self._purse.spent[0]))
 
     @property
     def trace(self) -> tuple[Note, ...]:
@@ -215,18 +181,8 @@ class RunContext:
             within: The highest context that it is counted in; `None`: there is none.
         """
         levels = list(self._lineage())
-        if within is not None:
-            levels = levels[: levels.index(cast("RunContext", within)) + 1]
-        with self._lock:
-            for part, spent in usage.parts.items():
-                amount = -spent if back else spent
-                for level in levels:
-                    level._spent[part] = level._spent.get(part, NOTHING) + amount
-                    if back and not level._spent[part].calls:
-                        del level._spent[part]
-                for level in self._limited:
-                    if level in levels:
-                        level._calls[part.tier] = level._calls.get(part.tier, 0) + amount.calls
+        end = len(levels) if within is None else levels.index(cast("RunContext", within)) + 1
+        self._purse.charge(usage, back=back, levels=end)
 
     def recall(
         self, key: str, usage: Usage, notes: Iterable[Note], *, within: object = None
@@ -257,7 +213,7 @@ class RunContext:
     def is_used_up(self) -> bool:
         """Whether a budget, here or above, has refused a call, or its deadline has passed."""
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        return late or any(level._used_up for level in self._limited)
+        return late or any(account.used_up for account in self._purse.accounts)
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, or `None` where there is none.
@@ -302,13 +258,15 @@ class RunContext:
             DeadlineExceeded: the deadline has passed, here or while it waited.
         """
         self.remaining_s()
-        if estimate.unpriced_calls and self._limited:
-            self._warn_of_unpriced(endpoint)
+        if estimate.unpriced_calls and self._purse.accounts:
+            self._purse.warn_of_unpriced(endpoint)
         part = Part(tier, self.node, endpoint)
-        with self._lock:
-            if self._refusal([(tier, estimate)]) is None:
-                return self._set_aside(part, estimate, price)
-        return await self._awaited(part, estimate, price, cuttable=cuttable)
+        with self._purse.lock:
+            if self._purse.refusal([(tier, estimate)]) is None:
+                return self._purse.set_aside(part, estimate, price)
+        return await self._purse.awaited(
+            part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
+        )
 
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
@@ -321,15 +279,15 @@ class RunContext:
             DeadlineExceeded: the deadline has passed.
         """
         self.remaining_s()
-        if estimate.unpriced_calls and self._limited:
-            self._warn_of_unpriced(endpoint)
+        if estimate.unpriced_calls and self._purse.accounts:
+            self._purse.warn_of_unpriced(endpoint)
         part = Part(tier, self.node, endpoint)
-        with self._lock:
-            refused = self._refusal([(tier, estimate)])
+        with self._purse.lock:
+            refused = self._purse.refusal([(tier, estimate)])
             if refused is None:
-                return self._set_aside(part, estimate, price)
-            level, passed = refused
-            raise level._exceeded(part, passed)
+                return self._purse.set_aside(part, estimate, price)
+            account, passed = refused
+            raise account.exceeded(part, passed)
 
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
         """Name the first limit, here or above, that further calls together would pass.
@@ -342,244 +300,15 @@ class RunContext:
         Returns:
             Such as `calls=9 of 8`; `None`: all of them fit.
         """
-        with self._lock:
-            refused = self._refusal(list(calls))
+        with self._purse.lock:
+            refused = self._purse.refusal(list(calls))
         return None if refused is None else refused[1]
-
-    def _warn_of_unpriced(self, endpoint: str) -> None:
-        """Log, once in a run, that no limit on the cost holds for an endpoint."""
-        told = self._limited[-1]._unpriced
-        if endpoint not in told and any(one.budget.cost is not None for one in self._limited):
-            told.add(endpoint)
-            _logger.warning(
-                "No price of %s is known: calls to it don't count against Budget(cost=…). Give it "
-                "a `price`, or limit its calls or tokens instead",
-                endpoint,
-            )
-
-    def _refusal(
-        self, planned: Sequence[tuple[Tier, Amount]], *, when_settled: bool = False
-    ) -> tuple[RunContext, str] | None:
-        """Find the first level, from here up, with a limit that calls would pass, and which.
-
-        `when_settled`, calls in flight count as calls alone: they may take nothing.
-        """
-        if not self._limited:
-            return None
-        total = sum((amount for _, amount in planned), NOTHING)
-        for level in self._limited:
-            calls = dict(level._calls)
-            for tier, amount in planned:
-                calls[tier] = calls.get(tier, 0) + amount.calls
-            held = Amount(calls=level._held.calls) if when_settled else level._held
-            used = sum(level._spent.values(), held + total)
-            passed = level.budget.limit_passed(used, calls)
-            if passed is not None:
-                return level, passed
-        return None
-
-    def _set_aside(self, part: Part, estimate: Amount, price: Price) -> Reservation:
-        reservation = Reservation(self, part, estimate, price)
-        for level in self._limited:
-            level._held += estimate
-            level._calls[part.tier] = level._calls.get(part.tier, 0) + estimate.calls
-            if estimate.tokens or estimate.priced_cost:
-                level._flights.add(reservation)
-        return reservation
-
-    async def _awaited(
-        self, part: Part, estimate: Amount, price: Price, *, cuttable: bool
-    ) -> Reservation:
-        waiter = _Waiter()
-        with self._lock:
-            for call in waiter.around:
-                call.waits += 1
-        try:
-            while True:
-                left_s = self.remaining_s()
-                if await self._given_more(part.tier, estimate):
-                    continue
-                waiter.turn.clear()
-                with self._lock:
-                    reservation = self._tried(waiter, part, estimate, price, cuttable=cuttable)
-                if reservation is not None:
-                    return reservation
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(left_s):
-                        await waiter.turn.wait()
-        finally:
-            with self._lock:
-                self._leave_queue(waiter)
-                for call in waiter.around:
-                    call.waits -= 1
-
-    async def _given_more(self, tier: Tier, estimate: Amount) -> bool:
-        """Ask for more where a budget is a share; whether it is worth looking again."""
-        for level in self._limited:
-
-            def lacking(level: RunContext = level) -> Budget | None:
-                with self._lock:
-                    calls = dict(level._calls)
-                    calls[tier] = calls.get(tier, 0) + estimate.calls
-                    used = sum(level._spent.values(), level._held + estimate)
-                    return level.budget.lacking(used, calls)
-
-            if level.more is not None and lacking() is not None:
-                return await level.more(lacking)
-        return False
-
-    def _tried(
-        self, waiter: _Waiter, part: Part, estimate: Amount, price: Price, *, cuttable: bool
-    ) -> Reservation | None:
-        """Set aside what fits; `None`: it is worth waiting for calls in flight."""
-        refused = self._refusal([(part.tier, estimate)])
-        if refused is None:
-            return self._set_aside(part, estimate, price)
-        level, passed = refused
-        least = level._usual(part, estimate) if cuttable else estimate.output_tokens
-
-        def shorter(tokens: int) -> Amount:
-            return price.charge(replace(estimate, output_tokens=tokens))
-
-        def is_refused(tokens: int) -> bool:
-            return self._refusal([(part.tier, shorter(tokens))]) is not None
-
-        smallest = shorter(least) if cuttable else estimate
-        if self._refusal([(part.tier, smallest)], when_settled=True) is None:
-            if level._queued(waiter):
-                return None
-            fitting = bisect_left(range(least, estimate.output_tokens), True, key=is_refused)
-            if fitting:
-                return self._set_aside(part, shorter(least + fitting - 1), price)
-            above = self._refusal([(part.tier, smallest)])
-            if above is not None and above[0]._queued(waiter):
-                return None
-        raise level._exceeded(part, passed)
-
-    def _exceeded(self, part: Part, passed: str) -> BudgetExceeded:
-        self._used_up = True
-        _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
-        return BudgetExceeded(
-            f"{self.node or 'run'}: the next call would pass the budget: {passed}. "
-            "It was not sent; give a larger budget to go on",
-            spent=Usage(dict(self._spent)),
-        )
-
-    def _usual(self, part: Part, estimate: Amount) -> int:
-        """Tell for how many output tokens at least a call is worth sending."""
-        before = self._spent.get(part, NOTHING)
-        if not before.output_tokens:
-            return estimate.output_tokens
-        return min(estimate.output_tokens, _USUAL * -(-before.output_tokens // (before.calls or 1)))
-
-    def _settle(self, reservation: Reservation, actual: Amount) -> None:
-        part, taken = reservation.part, reservation.estimate
-        if _logger.isEnabledFor(logging.DEBUG):
-            read, written, seconds = actual.input_tokens, actual.output_tokens, actual.seconds
-            said = "%s: %s took %d tokens in, %d out, %.2f s"
-            _logger.debug(said, part.node or "run", part.endpoint, read, written, seconds)
-        with self._lock:
-            for level in self._lineage():
-                before = level._spent.get(part)
-                level._spent[part] = actual if before is None else before + actual
-            if self._limited:
-                self._give_back(reservation, calls=actual.calls - taken.calls)
-
-    def _release(self, reservation: Reservation) -> None:
-        with self._lock:
-            if self._limited:
-                self._give_back(reservation, calls=-reservation.estimate.calls)
-
-    def _give_back(self, reservation: Reservation, *, calls: int) -> None:
-        """Free what was set aside where there is a budget; `calls` were made beyond it."""
-        part, back = reservation.part, -reservation.estimate
-        for level in self._limited:
-            level._held += back
-            level._calls[part.tier] = level._calls.get(part.tier, 0) + calls
-            level._flights.discard(reservation)
-            level._wake_first()
-
-    def _queued(self, waiter: _Waiter) -> bool:
-        """Let a call wait for those in flight that can settle before it; whether there are any."""
-        if all(flight.waits for flight in self._flights):
-            return False
-        if waiter.level is not self:
-            self._leave_queue(waiter)
-            waiter.level = self
-            self._waiters.append(waiter)
-        return True
-
-    def _leave_queue(self, waiter: _Waiter) -> None:
-        if waiter.level is not None:
-            waiter.level._waiters.remove(waiter)
-            waiter.level._wake_first()
-
-    def _wake_first(self) -> None:
-        """Have the first try again; it may be in another thread. When it leaves, the next does."""
-        for waiter in islice(self._waiters, 1):
-            waiter.loop.call_soon_threadsafe(waiter.turn.set)
 
     def _lineage(self) -> Iterator[RunContext]:
         level: RunContext | None = self
         while level is not None:
             yield level
             level = level.parent
-
-
-class Reservation:
-    """Something set aside in a run's budget for one call.
-
-    Leaving it unsettled charges the estimate, since nobody knows what was billed; of a call that
-    the server refused or that never reached it, the call alone.
-    """
-
-    __slots__ = ("_context", "_price", "_start", "estimate", "part", "settled", "waits")
-
-    def __init__(self, context: RunContext, part: Part, estimate: Amount, price: Price) -> None:
-        self.part = part
-        self.estimate = estimate
-        """What is set aside."""
-        self.waits = 0
-        """How many calls that are made within this one wait, so that it can't settle."""
-        self._context = context
-        self._price = price
-        self.settled = False
-        """Whether it has been charged, or released."""
-        self._start = time.perf_counter()
-        _within.set((*_open_around(), self))
-
-    def settle(self, actual: Amount) -> None:
-        """Charge what was really used, once; `seconds` is filled in where it is zero."""
-        assert not self.settled, "a reservation is settled once"
-        self.settled = True
-        if not actual.seconds:
-            actual = replace(actual, seconds=time.perf_counter() - self._start)
-        self._context._settle(self, actual)  # pyright: ignore[reportPrivateUsage]
-
-    def release(self) -> None:
-        """Charge nothing, once: nobody was asked."""
-        assert not self.settled, "a reservation is settled once"
-        self.settled = True
-        self._context._release(self)  # pyright: ignore[reportPrivateUsage]
-
-    def __enter__(self) -> Reservation:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.settled:
-            return
-        if isinstance(error, ConfigError) or (
-            isinstance(error, EndpointRejected | EndpointUnavailable) and not error.begun
-        ):
-            self.settle(Amount(calls=self.estimate.calls))
-            return
-        taken = replace(self.estimate, seconds=time.perf_counter() - self._start)
-        self.settle(self._price.charge(taken) if self._price.known else taken)
 
 
 def run_context(given: RunContext | None) -> RunContext:
@@ -621,28 +350,3 @@ def count_text_deltas(context: RunContext) -> tuple[Callable[[], int], RunContex
     if context.listener is not None:
         inner.listener = listen
     return lambda: pieces, inner
-
-
-_within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())
-"""The calls that the running code is within: none of them settles before it goes on."""
-
-
-def open_call() -> Part | None:
-    """Say who asks whom in the call that the running code is within; `None`: it is in none."""
-    around = _open_around()
-    return around[-1].part if around else None
-
-
-def _open_around() -> tuple[Reservation, ...]:
-    return tuple(call for call in _within.get() if not call.settled)
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """A call that doesn't fit into a budget before others have settled. Used under its lock."""
-
-    around: tuple[Reservation, ...] = field(default_factory=_open_around)
-    level: RunContext | None = None
-    """Where it queues: whose limit it would pass."""
-    turn: asyncio.Event = field(default_factory=asyncio.Event)
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)

@@ -40,7 +40,7 @@ def _guarded(call: Callable[..., Any], place: int) -> Callable[..., Any]:
 
 
 def _check(host: object) -> None:
-    from moa.context import open_call
+    from moa.budget import open_call
 
     name = host.decode() if isinstance(host, bytes) else str(host or "localhost")
     if name == "localhost" or name.endswith(".localhost"):

@@ -317,8 +317,11 @@ class _Worker:
             budget=Budget(**dict.fromkeys(limited, 0)), reference=reference, keep_notes=False
         )
         me = ref(self)  # a circle would keep `__del__` from its time
+        self._hold: Callable[[Budget], None] | None = None
         if limited:
-            self._context.more = lambda lacking: cast("_Worker", me())._ask_for_more(lacking)
+            self._hold = self._context.share_budget(
+                lambda lacking: cast("_Worker", me())._ask_for_more(lacking)
+            )
         self._at_work = 0
         self._asking = asyncio.Lock()
         self._reporting: list[asyncio.Future[None]] = []
@@ -389,7 +392,8 @@ class _Worker:
 
     def _grow(self, share: Limits) -> None:
         held = _limits(self._context.budget)
-        self._context.budget = Budget(**{name: held[name] + part for name, part in share.items()})
+        if self._hold is not None:
+            self._hold(Budget(**{name: held[name] + part for name, part in share.items()}))
 
 
 def _limits(budget: Budget) -> Limits:

@@ -67,7 +67,17 @@ class Amount:
         )
 
     def __neg__(self) -> Amount:
-        return Amount(**{one.name: -getattr(self, one.name) for one in fields(self)})
+        return Amount(
+            calls=-self.calls,
+            input_tokens=-self.input_tokens,
+            cached_input_tokens=-self.cached_input_tokens,
+            output_tokens=-self.output_tokens,
+            priced_cost=-self.priced_cost,
+            unpriced_calls=-self.unpriced_calls,
+            seconds=-self.seconds,
+            joules=-self.joules,
+            tool_calls=-self.tool_calls,
+        )
 
 
 NOTHING = Amount()
@@ -333,19 +343,14 @@ class Budget:
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
         """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
-        for name, value, limit in self._checks(used, calls_by_tier):
-            if limit is not None and value > limit:
-                return f"{name}={value} of {limit}"
-        return None
+        over = self._over(used, calls_by_tier)
+        return next((f"{name}={value} of {limit}" for name, value, limit in over), None)
 
     def lacking(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> Budget | None:
         """Give by how much `used` is over each limit that it is over; `None`: it is over none."""
-        over: dict[str, Any] = {
-            name: value - limit
-            for name, value, limit in self._checks(used, calls_by_tier)
-            if limit is not None and value > limit
-        }
-        return Budget(**over) if over else None
+        over = self._over(used, calls_by_tier)
+        by: dict[str, Any] = {name: value - limit for name, value, limit in over}
+        return Budget(**by) if by else None
 
     def after(self, spent: Usage) -> Budget:
         """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""
@@ -356,6 +361,10 @@ class Budget:
             if limit is not None
         }
         return Budget(**left)
+
+    def _over(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> list[tuple[str, Any, Any]]:
+        checks = self._checks(used, calls_by_tier)
+        return [one for one in checks if one[2] is not None and one[1] > one[2]]
 
     def _checks(
         self, used: Amount, calls_by_tier: Mapping[Tier, int]

@@ -14,7 +14,7 @@ from moa.graphs.support import QUARANTINE, UNWRITTEN
 from moa.handoffs import Dropped, Text
 from moa.node import Result
 from moa.questions import Answer, Choice, Option, Question
-from moa.rows.tally import Worth
+from moa.rows.tally import Tally
 
 BLIND = """
 from moa.agents.filter import Filter
@@ -48,12 +48,12 @@ def routed(queue: str) -> Outcome:
 
 
 def rows_of(*outputs: BaseModel) -> dict[str, str]:
-    worth = Worth()
+    tally = Tally()
     for output in outputs:
         result = Result(output=output)
         status: Status = "dropped" if isinstance(output, Dropped) else "answered"
-        worth.add(Item(number=1, id=1, input="hello", status=status, result=result))
-    return dict(worth.rows())
+        tally.add(Item(number=1, id=1, input="hello", status=status, result=result))
+    return dict(tally.rows())
 
 
 def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:

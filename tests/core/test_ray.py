@@ -103,10 +103,10 @@ async def test_a_run_asks_for_more_before_it_refuses_a_call() -> None:
 
     async def more(lacking: Callable[[], Budget | None]) -> bool:
         asked.append(lacking())
-        context.budget = Budget(calls=2)
+        hold(Budget(calls=2))
         return len(asked) == 1
 
-    context.more = more
+    hold = context.share_budget(more)
     agent = Agent(ScriptedEndpoint(["One.", "Two.", "Three."]), "Answer.")
     for _ in range(2):
         await agent.run("Hi", context)

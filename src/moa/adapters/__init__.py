@@ -24,7 +24,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa._async import in_time
 from moa.agents.boundary import In, Limits, Out, TypedNode, said
-from moa.context import Reservation, RunContext
+from moa.budget import Reservation
+from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of
 from moa.endpoints.transport import known_error, worded

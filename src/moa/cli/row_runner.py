@@ -125,7 +125,7 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
     for name, words in (
         ("items", f"{tally.items}: {counts}" if counts else "none"),
         ("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})"),
-        *tally.worth.rows(),
+        *tally.rows(),
         ("cost", cost_of(tally.spent)),
         ("LLM alone, estimated", alone),
         (

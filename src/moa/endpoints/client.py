@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary, finalize
 
 from pydantic import SecretStr
 
-from moa.context import Reservation, RunContext
+from moa.budget import Reservation
+from moa.context import RunContext
 from moa.endpoints.tokens import amount_of
 from moa.endpoints.transport import (
     KEY,

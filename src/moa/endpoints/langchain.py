@@ -14,7 +14,8 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from moa._async import in_time
-from moa.context import Reservation, RunContext
+from moa.budget import Reservation
+from moa.context import RunContext
 from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, closed_after, need
 from moa.endpoints.openai import with_schema
 from moa.endpoints.tokens import amount_of, estimate_of, neutralise

@@ -25,16 +25,27 @@ _DOUBTFUL = re.compile(r"question (['\"])(?P<name>.*)\1 is DOUBTFUL: (?P<why>.*)
 
 
 class Tally:
-    """Adds items up."""
+    """Adds items up, and counts what became of them by what their outputs say of themselves.
+
+    Counted are outputs with a `kind`: `reply` with who it was `written_by`, `draft`, `route` with
+    its `queue`, and `drop`. What is `doubtful` is counted in all outputs.
+    """
 
     def __init__(self) -> None:
         self.start()
         self.statuses: Counter[str] = Counter()
         self.needed_llm = 0
-        self.worth = Worth()
         self.usage = Usage()
         self.before = Usage()
         """What was used before the first item, such as to fit an agent to its task."""
+        self.fates: Counter[str] = Counter()
+        """Items by `template`, `llm`, `draft`, `queue`, `waiting`, `quarantine` and `drop`."""
+        self.stopped = 0
+        """Items that a guard stopped, whose output says no more than that."""
+        self.questions: Counter[str] = Counter()
+        """Items in which a question is doubtful, by its name."""
+        self.why: dict[str, str] = {}
+        """Why a question is doubtful, by its name."""
         self._seconds: list[float] = []
         self._dice = random.Random(0)
 
@@ -71,8 +82,8 @@ class Tally:
         """Count an item in."""
         self.statuses[item.status] += 1
         self.needed_llm += item.needed_llm
-        self.worth.add(item)
         self.usage += item.usage
+        self._add_worth(item)
         if not item.seconds:
             return
         if len(self._seconds) < _KEPT:
@@ -90,28 +101,7 @@ class Tally:
         rank = max(1, ceil(share * len(self._seconds)))
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
-
-class Worth:
-    """Counts what became of the items, by what their outputs say of themselves.
-
-    Counted are outputs with a `kind`: `reply` with who it was `written_by`, `draft`, `route` with
-    its `queue`, and `drop`. What is `doubtful` is counted in all outputs.
-    """
-
-    def __init__(self) -> None:
-        self.items = 0
-        self.fates: Counter[str] = Counter()
-        """Items by `template`, `llm`, `draft`, `queue`, `waiting`, `quarantine` and `drop`."""
-        self.stopped = 0
-        """Items that a guard stopped, whose output says no more than that."""
-        self.questions: Counter[str] = Counter()
-        """Items in which a question is doubtful, by its name."""
-        self.why: dict[str, str] = {}
-        """Why a question is doubtful, by its name."""
-
-    def add(self, item: Item[object]) -> None:
-        """Count an item in."""
-        self.items += 1
+    def _add_worth(self, item: Item[object]) -> None:
         if (fate := _fate(item.output)) is not None:
             self.fates[fate] += 1
         elif item.status == "dropped":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from decimal import Decimal
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self, cast
@@ -19,7 +19,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError, InputError
 from moa.rows._stores import Scratch, SQLite
 from moa.rows.calls import CALLS, Calls, Fate, fate_of
-from moa.rows.reading import PARQUET_ROWS, arrow, csv_line, format_of
+from moa.rows.reading import PARQUET_ROWS, Format, arrow, csv_line, format_of
 from moa.usage import Amount, Usage
 
 
@@ -84,31 +84,23 @@ def exported(lines: Iterable[Mapping[str, Any]], path: Path) -> int:
     kind = format_of(str(path))
     if kind in (None, "txt") or path.suffix == ".zst":
         raise ConfigError(f"{path}: give a name that ends in .jsonl, .csv or .parquet")
-    write = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[cast("str", kind)]
     try:
-        with replacing(path) as file:
+        with replacing(path) as file, ExitStack() as stack:
             if path.suffix == ".gz":
-                with gzip.open(file, "wb") as packed:
-                    return write(lines, cast("BinaryIO", packed))
-            return write(lines, file)
+                file = cast("BinaryIO", stack.enter_context(gzip.open(file, "wb")))
+            if kind == "parquet":
+                return _write_parquet(lines, file)
+            if kind == "csv":
+                file.write(f"{csv_line([*_COLUMNS])}\r\n".encode())
+            return sum(bool(file.write(_encoded(values, kind))) for values in lines)
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error.strerror}") from error
 
 
-def _write_jsonl(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
-    count = 0
-    for values in lines:
-        file.write(dumped(values).encode() + b"\n")
-        count += 1
-    return count
-
-
-def _write_csv(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
-    count = 0
-    for cells in chain([dict(zip(_COLUMNS, _COLUMNS, strict=True))], map(_as_cells, lines)):
-        file.write(f"{csv_line([cells[name] for name in _COLUMNS])}\r\n".encode())
-        count += 1
-    return count - 1
+def _encoded(values: Mapping[str, Any], kind: Format | None) -> bytes:
+    if kind == "csv":
+        return f"{csv_line([*_as_cells(values).values()])}\r\n".encode()
+    return f"{dumped(values)}\n".encode()
 
 
 def _write_parquet(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:

@@ -1,0 +1,373 @@
+"""Budget: what calls of a run are paid from, and what is set aside for those in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from types import TracebackType
+
+from moa.errors import BudgetExceeded, ConfigError, EndpointRejected, EndpointUnavailable
+from moa.usage import NOTHING, UNLIMITED, Amount, Budget, Part, Price, Tier, Usage
+
+_logger = logging.getLogger(__name__)
+_USUAL = 2
+"""How many times the mean length of earlier answers a call needs at least."""
+Planned = Sequence[tuple[Tier, Amount]]
+"""Calls by their tier, and what each is expected to take."""
+More = Callable[[Callable[[], Budget | None]], Awaitable[bool]]
+"""Asked before a call is refused, where a budget is a share of a larger one. It is given what tells
+how much the limits lack, and says whether it is worth looking again."""
+
+
+class Account:
+    """What is spent and set aside under one budget. Used under the lock of its purse."""
+
+    __slots__ = (
+        "budget",
+        "calls",
+        "flights",
+        "held",
+        "more",
+        "node",
+        "spent",
+        "unpriced",
+        "used_up",
+        "waiters",
+    )
+
+    def __init__(self, budget: Budget, node: str, spent: Mapping[Part, Amount]) -> None:
+        self.budget = budget
+        self.node = node
+        self.spent = spent
+        self.held = NOTHING
+        self.calls: dict[Tier, int] = {}
+        """Made or set aside."""
+        self.flights: set[Reservation] = set()
+        self.waiters: deque[_Waiter] = deque()
+        self.more: More | None = None
+        self.unpriced: set[str] = set()
+        """Endpoints of which it was told that no limit on the cost holds for them."""
+        self.used_up = False
+        """Whether it has refused a call."""
+
+    def passed(self, planned: Planned, *, when_settled: bool = False) -> str | None:
+        """Name the first limit that calls would pass.
+
+        `when_settled`, calls in flight count as calls alone: they may take nothing.
+        """
+        return self.budget.limit_passed(*self._with(planned, when_settled=when_settled))
+
+    def lacking(self, planned: Planned) -> Budget | None:
+        """Give by how much calls would pass each limit."""
+        return self.budget.lacking(*self._with(planned))
+
+    def _with(
+        self, planned: Planned, *, when_settled: bool = False
+    ) -> tuple[Amount, dict[Tier, int]]:
+        used = Amount(calls=self.held.calls) if when_settled else self.held
+        calls = dict(self.calls)
+        for tier, amount in planned:
+            used += amount
+            calls[tier] = calls.get(tier, 0) + amount.calls
+        return sum(self.spent.values(), used), calls
+
+    def count(self, tier: Tier, calls: int) -> None:
+        """Count calls; below 0 they are given back."""
+        self.calls[tier] = self.calls.get(tier, 0) + calls
+
+    def hold(self, call: Reservation) -> None:
+        """Set aside what a call is expected to take."""
+        self.held += call.estimate
+        self.count(call.part.tier, call.estimate.calls)
+        if call.estimate.tokens or call.estimate.priced_cost:
+            self.flights.add(call)
+
+    def free(self, call: Reservation, back: Amount, calls: int) -> None:
+        """Give `back` what was set aside for a call; `calls` were made beyond it."""
+        self.held += back
+        self.count(call.part.tier, calls)
+        self.flights.discard(call)
+        self.wake_first()
+
+    def usual(self, part: Part, estimate: Amount) -> int:
+        """Tell for how many output tokens at least a call is worth sending."""
+        before = self.spent.get(part, NOTHING)
+        if not before.output_tokens:
+            return estimate.output_tokens
+        return min(estimate.output_tokens, _USUAL * -(-before.output_tokens // (before.calls or 1)))
+
+    def queued(self, waiter: _Waiter) -> bool:
+        """Let a call wait for those in flight that can settle before it; whether there are any."""
+        if all(flight.waits for flight in self.flights):
+            return False
+        if waiter.account is not self:
+            waiter.leave_queue()
+            waiter.account = self
+            self.waiters.append(waiter)
+        return True
+
+    def wake_first(self) -> None:
+        """Have the first try again; it may be in another thread. When it leaves, the next does."""
+        for waiter in islice(self.waiters, 1):
+            waiter.loop.call_soon_threadsafe(waiter.turn.set)
+
+    def exceeded(self, part: Part, passed: str) -> BudgetExceeded:
+        """Make the error of a call that is refused."""
+        self.used_up = True
+        _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
+        return BudgetExceeded(
+            f"{self.node or 'run'}: the next call would pass the budget: {passed}. "
+            "It was not sent; give a larger budget to go on",
+            spent=Usage(dict(self.spent)),
+        )
+
+
+class Purse:
+    """What the calls of a run are paid from: its own budget, and those of the runs around it."""
+
+    __slots__ = ("accounts", "lock", "own", "spent")
+
+    def __init__(self, budget: Budget, node: str, around: Purse | None = None) -> None:
+        own: dict[Part, Amount] = {}
+        self.own = None if budget is UNLIMITED else Account(budget, node, own)
+        """The account of its budget, where there is one."""
+        self.lock = around.lock if around else threading.Lock()
+        self.spent: tuple[dict[Part, Amount], ...] = (own, *(around.spent if around else ()))
+        """What was used in it, and in each run around it."""
+        accounts = around.accounts if around else ()
+        self.accounts: tuple[Account, ...] = (self.own, *accounts) if self.own else accounts
+
+    def refusal(
+        self, planned: Planned, *, when_settled: bool = False
+    ) -> tuple[Account, str] | None:
+        """Find the first account with a limit that calls would pass, and which."""
+        for account in self.accounts:
+            passed = account.passed(planned, when_settled=when_settled)
+            if passed is not None:
+                return account, passed
+        return None
+
+    def warn_of_unpriced(self, endpoint: str) -> None:
+        """Log, once in a run, that no limit on the cost holds for an endpoint."""
+        told = self.accounts[-1].unpriced
+        if endpoint not in told and any(one.budget.cost is not None for one in self.accounts):
+            told.add(endpoint)
+            _logger.warning(
+                "No price of %s is known: calls to it don't count against Budget(cost=…). Give it "
+                "a `price`, or limit its calls or tokens instead",
+                endpoint,
+            )
+
+    def set_aside(self, part: Part, estimate: Amount, price: Price) -> Reservation:
+        """Set aside what fits."""
+        call = Reservation(self, part, estimate, price)
+        for account in self.accounts:
+            account.hold(call)
+        return call
+
+    async def awaited(
+        self,
+        part: Part,
+        estimate: Amount,
+        price: Price,
+        *,
+        cuttable: bool,
+        remaining_s: Callable[[], float | None],
+    ) -> Reservation:
+        """Set aside what doesn't fit now once it does; see `RunContext.reserve`."""
+        waiter = _Waiter()
+        with self.lock:
+            for call in waiter.around:
+                call.waits += 1
+        try:
+            while True:
+                left_s = remaining_s()
+                if await self._given_more([(part.tier, estimate)]):
+                    continue
+                waiter.turn.clear()
+                with self.lock:
+                    reservation = self._tried(waiter, part, estimate, price, cuttable=cuttable)
+                if reservation is not None:
+                    return reservation
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
+                        await waiter.turn.wait()
+        finally:
+            with self.lock:
+                waiter.leave_queue()
+                for call in waiter.around:
+                    call.waits -= 1
+
+    async def _given_more(self, planned: Planned) -> bool:
+        """Ask for more where a budget is a share; whether it is worth looking again."""
+        for account in self.accounts:
+
+            def lacking(account: Account = account) -> Budget | None:
+                with self.lock:
+                    return account.lacking(planned)
+
+            if account.more is not None and lacking() is not None:
+                return await account.more(lacking)
+        return False
+
+    def _tried(
+        self, waiter: _Waiter, part: Part, estimate: Amount, price: Price, *, cuttable: bool
+    ) -> Reservation | None:
+        """Set aside what fits; `None`: it is worth waiting for calls in flight."""
+        refused = self.refusal([(part.tier, estimate)])
+        if refused is None:
+            return self.set_aside(part, estimate, price)
+        account, passed = refused
+        least = account.usual(part, estimate) if cuttable else estimate.output_tokens
+
+        def shorter(tokens: int) -> Amount:
+            return price.charge(replace(estimate, output_tokens=tokens))
+
+        def is_refused(tokens: int) -> bool:
+            return self.refusal([(part.tier, shorter(tokens))]) is not None
+
+        smallest = shorter(least) if cuttable else estimate
+        if self.refusal([(part.tier, smallest)], when_settled=True) is None:
+            if account.queued(waiter):
+                return None
+            fitting = bisect_left(range(least, estimate.output_tokens), True, key=is_refused)
+            if fitting:
+                return self.set_aside(part, shorter(least + fitting - 1), price)
+            above = self.refusal([(part.tier, smallest)])
+            if above is not None and above[0].queued(waiter):
+                return None
+        raise account.exceeded(part, passed)
+
+    def settle(self, call: Reservation, actual: Amount) -> None:
+        """Charge what a call has used."""
+        part = call.part
+        if _logger.isEnabledFor(logging.DEBUG):
+            read, written, seconds = actual.input_tokens, actual.output_tokens, actual.seconds
+            said = "%s: %s took %d tokens in, %d out, %.2f s"
+            _logger.debug(said, part.node or "run", part.endpoint, read, written, seconds)
+        with self.lock:
+            for spent in self.spent:
+                before = spent.get(part)
+                spent[part] = actual if before is None else before + actual
+            self._free(call, actual.calls - call.estimate.calls)
+
+    def release(self, call: Reservation) -> None:
+        """Charge nothing for a call."""
+        with self.lock:
+            self._free(call, -call.estimate.calls)
+
+    def _free(self, call: Reservation, calls: int) -> None:
+        if self.accounts:
+            back = -call.estimate
+            for account in self.accounts:
+                account.free(call, back, calls)
+
+    def charge(self, usage: Usage, *, back: bool, levels: int) -> None:
+        """Count what was spent before, here and in some runs around it; see `RunContext.charge`."""
+        with self.lock:
+            counted = self.spent[:levels]
+            for part, amount in usage.parts.items():
+                charged = -amount if back else amount
+                for spent in counted:
+                    spent[part] = spent.get(part, NOTHING) + charged
+                    if back and not spent[part].calls:
+                        del spent[part]
+                for account in self.accounts:
+                    if any(account.spent is spent for spent in counted):
+                        account.count(part.tier, charged.calls)
+
+
+class Reservation:
+    """Something set aside in a run's budget for one call.
+
+    Leaving it unsettled charges the estimate, since nobody knows what was billed; of a call that
+    the server refused or that never reached it, the call alone.
+    """
+
+    __slots__ = ("_price", "_purse", "_start", "estimate", "part", "settled", "waits")
+
+    def __init__(self, purse: Purse, part: Part, estimate: Amount, price: Price) -> None:
+        self.part = part
+        self.estimate = estimate
+        """What is set aside."""
+        self.waits = 0
+        """How many calls that are made within this one wait, so that it can't settle."""
+        self._purse = purse
+        self._price = price
+        self.settled = False
+        """Whether it has been charged, or released."""
+        self._start = time.perf_counter()
+        _within.set((*_open_around(), self))
+
+    def settle(self, actual: Amount) -> None:
+        """Charge what was really used, once; `seconds` is filled in where it is zero."""
+        assert not self.settled, "a reservation is settled once"
+        self.settled = True
+        if not actual.seconds:
+            actual = replace(actual, seconds=time.perf_counter() - self._start)
+        self._purse.settle(self, actual)
+
+    def release(self) -> None:
+        """Charge nothing, once: nobody was asked."""
+        assert not self.settled, "a reservation is settled once"
+        self.settled = True
+        self._purse.release(self)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.settled:
+            return
+        if isinstance(error, ConfigError) or (
+            isinstance(error, EndpointRejected | EndpointUnavailable) and not error.begun
+        ):
+            self.settle(Amount(calls=self.estimate.calls))
+            return
+        taken = replace(self.estimate, seconds=time.perf_counter() - self._start)
+        self.settle(self._price.charge(taken) if self._price.known else taken)
+
+
+_within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())
+"""The calls that the running code is within: none of them settles before it goes on."""
+
+
+def open_call() -> Part | None:
+    """Say who asks whom in the call that the running code is within; `None`: it is in none."""
+    around = _open_around()
+    return around[-1].part if around else None
+
+
+def _open_around() -> tuple[Reservation, ...]:
+    return tuple(call for call in _within.get() if not call.settled)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A call that doesn't fit into a budget before others have settled. Used under its lock."""
+
+    around: tuple[Reservation, ...] = field(default_factory=_open_around)
+    account: Account | None = None
+    """Where it queues: whose limit it would pass."""
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+
+    def leave_queue(self) -> None:
+        """Let the next one try."""
+        if self.account is not None:
+            self.account.waiters.remove(self)
+            self.account.wake_first()
