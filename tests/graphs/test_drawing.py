@@ -96,7 +96,7 @@ async def test_what_is_drawn_to_wait_is_what_does_not_run_in_vain() -> None:
     async for event in graph.stream("x"):
         if isinstance(event, NodeStarted):
             ran.add(event.node.split("/")[-1])
-    boxes = [box for box in diagram_of(graph).boxes if box.look != "terminal"]
+    boxes = [box for box in diagram_of(graph).boxes.values() if box.look != "terminal"]
     assert {box.label for box in boxes if box.waits} == {"told to wait", "large", "instead"}
     assert ran == {box.label for box in boxes if not box.waits} - {"reply"}
 

@@ -94,7 +94,7 @@ async def test_a_loop_on_what_was_skipped_is_skipped() -> None:
 
 
 def drawn_in(diagram: Diagram) -> set[str]:
-    names = {box.label for box in diagram.boxes if box.look != "terminal"}
+    names = {box.label for box in diagram.boxes.values() if box.look != "terminal"}
     return names.union(*map(drawn_in, diagram.inner))
 
 

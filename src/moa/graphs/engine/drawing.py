@@ -146,14 +146,24 @@ def _missing(package: str, how: str) -> MissingDependency:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A box of a sketch."""
+class Box:
+    """A node, a step that is none, or an end: the input and the output."""
 
     label: str
-    node: object
-    """`None`: a step that is no node."""
-    is_join: bool = False
+    node: object = None
+    look: Look | None = None
+    """`None`: that of the node."""
+    detail: str = ""
+    """A second, smaller line; may be empty."""
     waits: bool = False
+    """Whether it starts only when it is certain that something needs it; drawn dashed."""
+
+    @property
+    def looks(self) -> Box:
+        """The same, with the look of its node, and all that its second line says."""
+        look, detail = (self.look, self.detail) if self.look else _look(self.node)
+        lines = (detail, "waits until needed" if self.waits else "")
+        return replace(self, look=look, detail=" · ".join(filter(None, lines)))
 
 
 class Sketch:
@@ -166,7 +176,7 @@ class Sketch:
     """Keys of the boxes of what it takes and gives."""
 
     def __init__(self) -> None:
-        self.boxes: dict[str, Part] = {}
+        self.boxes: dict[str, Box] = {}
         """By key."""
         self.arrows: list[tuple[str, str, str, bool]] = []
         """Start, end, label, and whether it only decides."""
@@ -174,7 +184,7 @@ class Sketch:
     def box(self, node: object = None, label: str | None = None) -> str:
         """Draw a node by its name or by a label, or a step that is no node; give its key."""
         key = str(len(self.boxes) + 1)
-        self.boxes[key] = Part(label or str(getattr(node, "name", "step")), node)
+        self.boxes[key] = Box(label or str(getattr(node, "name", "step")), node)
         return key
 
     def arrow(self, *keys: str, label: str = "", decides: bool = False) -> None:
@@ -230,13 +240,13 @@ class _PlanSketch:
         plan, joins = self._plan, _shared_joins(self._plan)
         for place, step in enumerate(plan.steps):
             if isinstance(step, NodeStep):
-                part = Part(step.name, step.node, waits=place in plan.waits)
+                box = Box(step.name, step.node, waits=place in plan.waits)
             elif step in joins:
-                part = Part(_function_name(step) or "join", None, is_join=True)
+                box = Box(_function_name(step) or "join", look="join")
             else:
                 continue
             self._keys[step] = str(place)
-            self._sketch.boxes[str(place)] = part
+            self._sketch.boxes[str(place)] = box
         for step in plan.steps:
             if isinstance(step, NodeStep):
                 self._point_at_node(step)
@@ -318,19 +328,6 @@ def _follows(step: Step, branch: Branch) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A node, or an end: the input and the output."""
-
-    key: str
-    label: str
-    detail: str
-    """A second, smaller line; may be empty."""
-    look: Look
-    waits: bool = False
-    """Whether it starts only when it is certain that something needs it; drawn dashed."""
-
-
 @dataclass(slots=True)
 class Arrow:
     """Something passes from one box to another, or decides about it."""
@@ -347,7 +344,8 @@ class Diagram:
     """A sketch with the looks of its boxes, and the diagrams of the nodes of nodes in it."""
 
     key: str
-    boxes: list[Box] = field(default_factory=list[Box])
+    boxes: dict[str, Box] = field(default_factory=dict[str, Box])
+    """By key; the first is the input, and the last the output."""
     inner: list[Diagram] = field(default_factory=list["Diagram"])
     arrows: dict[tuple[str, str], Arrow] = field(default_factory=dict[tuple[str, str], Arrow])
 
@@ -368,25 +366,24 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
     """
     sketch, diagram = Sketch(), Diagram(key)
     drawn.sketch(sketch)
-    gives = drawn.output_type
-    first = Box(f"{key}_in", shown(drawn.input_type), "", "terminal")
-    last = Box(f"{key}_out", "output" if gives is UNKNOWN else shown(gives), "", "terminal")
-    ends = {sketch.input: (first.key, first.key), sketch.output: (last.key, last.key)}
-    diagram.boxes.append(first)
-    for name, part in sketch.boxes.items():
+    given, gives = f"{key}_in", f"{key}_out"
+    ends = {sketch.input: (given, given), sketch.output: (gives, gives)}
+    diagram.boxes[given] = Box(shown(drawn.input_type), look="terminal")
+    for name, box in sketch.boxes.items():
         place = f"{key}_{name}"
-        node = part.node.body if isinstance(part.node, Loop) else part.node
+        node = box.node.body if isinstance(box.node, Loop) else box.node
         if opened and isinstance(node, Drawable):
             inner = diagram_of(node, place)
-            entry = inner.boxes[0]
-            inner.boxes[0] = _waiting(replace(entry, label=f"{part.label} · {entry.label}"), part)
+            ends[name] = f"{place}_in", f"{place}_out"
+            entry = inner.boxes[f"{place}_in"]
+            named = replace(entry, label=f"{box.label} · {entry.label}", waits=box.waits)
+            inner.boxes[f"{place}_in"] = named.looks
             diagram.inner.append(inner)
-            ends[name] = entry.key, f"{place}_out"
         else:
-            look, detail = ("join", "") if part.is_join else _look(node)
-            diagram.boxes.append(_waiting(Box(place, part.label, detail, look), part))
             ends[name] = place, place
-    diagram.boxes.append(last)
+            diagram.boxes[place] = replace(box, node=node).looks
+    output = "output" if drawn.output_type is UNKNOWN else shown(drawn.output_type)
+    diagram.boxes[gives] = Box(output, look="terminal")
     for start, end, label, decides in sketch.arrows:  # a second one adds its label
         pair = ends[start][1], ends[end][0]
         arrow = diagram.arrows.setdefault(pair, Arrow(*pair))
@@ -394,13 +391,6 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
         if label and label not in arrow.labels:
             arrow.labels.append(label)
     return diagram
-
-
-def _waiting(box: Box, part: Part) -> Box:
-    if not part.waits:
-        return box
-    detail = " · ".join(filter(None, (box.detail, "waits until needed")))
-    return replace(box, detail=detail, waits=True)
 
 
 def _look(node: object) -> tuple[Look, str]:
@@ -446,27 +436,27 @@ def mermaid_of(diagram: Diagram, *, styled: bool = True) -> str:
     lines += [f"    {_arrow_line(one)}" for each in diagrams for one in each.arrows.values()]
     if styled:
         lines += [f"    classDef {look} {style}" for look, style in _LOOKS.items()]
-        waiting = [box.key for each in diagrams for box in each.boxes if box.waits]
-        lines += [f"    style {key} stroke-dasharray:5 4" for key in waiting]
+        boxes = [each for one in diagrams for each in one.boxes.items()]
+        lines += [f"    style {key} stroke-dasharray:5 4" for key, box in boxes if box.waits]
     return "\n".join(lines) + "\n"
 
 
 def _body(diagram: Diagram, depth: int, *, styled: bool) -> Iterator[str]:
     indent = "    " * depth
-    for box in diagram.boxes:
-        yield f"{indent}{_box_line(box, styled=styled)}"
+    for key, box in diagram.boxes.items():
+        yield f"{indent}{_box_line(key, box, styled=styled)}"
     for inner in diagram.inner:
         yield f'{indent}subgraph {inner.key}[" "]'  # its input says its name: no arrow crosses that
         yield from _body(inner, depth + 1, styled=styled)
         yield f"{indent}end"
 
 
-def _box_line(box: Box, *, styled: bool) -> str:
+def _box_line(key: str, box: Box, *, styled: bool) -> str:
     label = _escaped(box.label)
     if styled and box.detail:
         label += f"<br/><small>{_escaped(box.detail)}</small>"
-    opening, closing = _SHAPES.get(box.look, ("[", "]"))
-    return f'{box.key}{opening}"{label}"{closing}' + (f":::{box.look}" if styled else "")
+    opening, closing = _SHAPES.get(box.look or "", ("[", "]"))
+    return f'{key}{opening}"{label}"{closing}' + (f":::{box.look}" if styled else "")
 
 
 def _arrow_line(arrow: Arrow) -> str:

@@ -225,8 +225,8 @@ def _giver(node: Node[Any, Any]) -> str:
 
 def _drawn(node: Drawable) -> Graph:
     drawn, diagrams = Graph(), [*diagram_of(node).walk()]
-    for box in (box for diagram in diagrams for box in diagram.boxes):
-        drawn.nodes[box.key] = GraphNode(box.key, box.label, data=None, metadata=None)
+    for key, box in (each for diagram in diagrams for each in diagram.boxes.items()):
+        drawn.nodes[key] = GraphNode(key, box.label, data=None, metadata=None)
     for arrow in (arrow for diagram in diagrams for arrow in diagram.arrows.values()):
         label = ", ".join(arrow.labels) or None
         drawn.edges.append(Edge(arrow.start, arrow.end, label, arrow.decides_only))

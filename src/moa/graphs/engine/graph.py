@@ -132,6 +132,7 @@ class Graph(Generic[In]):
         eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U | V]: ...
+    # In a union with Work, mypy would not tell an asynchronous function from one that is not.
     @overload
     def add(
         self,
