@@ -229,7 +229,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             max_tokens=most,
         )
         by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}
-        self.solvers: dict[Tier, Node[str, Worked]] = {
+        self.solvers: dict[Tier, Agent[str | BaseModel, Worked]] = {
             tier: Agent(one, _STEP, output=Worked, name=f"step_{tier}", max_tokens=most, tag="")
             for tier, one in by_tier.items()
         }
