@@ -46,25 +46,34 @@ def supply(sysfs: Path, **files: object) -> Path:
     return made
 
 
-def test_packages_and_memory_are_counted_and_their_parts_are_not(tmp_path: Path) -> None:
-    package = zone(tmp_path, "intel-rapl:0", "package-0", joules=100)
-    core = zone(tmp_path, "intel-rapl:0:0", "core", joules=50)
-    dram = zone(tmp_path, "intel-rapl:0:1", "dram", joules=10)
+@pytest.mark.parametrize(
+    ("zones", "joules"),
+    [
+        pytest.param(
+            {"0 package-0": (100, 107), "0:0 core": (50, 55), "0:1 dram": (10, 11)},
+            8,
+            id="packages and memory, and not their parts",
+        ),
+        pytest.param(
+            {"0 package-0": (0, 5), "1 psys": (0, 9)}, 9, id="the whole platform stands for all"
+        ),
+        pytest.param({"0 package-0": (990, 5)}, 15, id="one that starts again at 1000"),
+    ],
+)
+def test_counters_are_added_up(
+    zones: dict[str, tuple[float, float]], joules: float, tmp_path: Path
+) -> None:
+    made = {
+        zone(tmp_path, f"intel-rapl:{name.split()[0]}", name.split()[1], joules=before): after
+        for name, (before, after) in zones.items()
+    }
     counted = meter(sysfs=tmp_path)
-    count(package, 107)
-    count(core, 55)
-    count(dram, 11)
-    assert counted.joules() == pytest.approx(8)
+    for each, after in made.items():
+        count(each, after)
+    assert counted.joules() == pytest.approx(joules)
     assert (counted.measured, counted.source) == (True, "RAPL")
-
-
-def test_a_counter_of_the_whole_platform_stands_for_all(tmp_path: Path) -> None:
-    package = zone(tmp_path, "intel-rapl:0", "package-0")
-    platform = zone(tmp_path, "intel-rapl:1", "psys")
-    counted = meter(sysfs=tmp_path)
-    count(package, 5)
-    count(platform, 9)
-    assert counted.joules() == pytest.approx(9)
+    count(next(iter(made)), next(iter(made.values())) + 1)
+    assert counted.joules() == pytest.approx(joules + (len(zones) != 2))
 
 
 def test_a_second_counter_of_the_same_package_is_not_added(tmp_path: Path) -> None:
@@ -80,15 +89,6 @@ def test_a_second_counter_of_the_same_package_is_not_added(tmp_path: Path) -> No
     assert counted.joules() == pytest.approx(3)
 
 
-def test_a_counter_that_starts_again_goes_on(tmp_path: Path) -> None:
-    package = zone(tmp_path, "intel-rapl:0", "package-0", joules=990, most=1000)
-    counted = meter(sysfs=tmp_path)
-    count(package, 5)
-    assert counted.joules() == pytest.approx(15)
-    count(package, 6)
-    assert counted.joules() == pytest.approx(16)
-
-
 def test_counters_that_only_root_may_read_are_none(tmp_path: Path) -> None:
     made = zone(tmp_path, "intel-rapl:0", "package-0")
     (made / "energy_uj").unlink()
@@ -96,46 +96,40 @@ def test_counters_that_only_root_may_read_are_none(tmp_path: Path) -> None:
     assert rapl(tmp_path) == []
 
 
+POWER = {"power_now": 8_000_000}
+CURRENT = {"current_now": -800_000, "voltage_now": 10_000_000}
+
+
 @pytest.mark.parametrize(
-    "files",
+    ("files", "later", "joules"),
     [
-        pytest.param({"power_now": 8_000_000}, id="power"),
-        pytest.param({"current_now": -800_000, "voltage_now": 10_000_000}, id="current"),
+        pytest.param(POWER, {}, 80, id="power"),
+        pytest.param(CURRENT, {}, 80, id="current"),
+        pytest.param(POWER, {"power_now": 4_000_000}, 60, id="a changing power is averaged"),
+        pytest.param(
+            POWER,
+            {"status": "Charging", "power_now": 60_000_000},
+            80,
+            id="while it is charged the last power stands in",
+        ),
     ],
 )
 def test_a_discharging_battery_tells_the_power(
-    files: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, object],
+    later: dict[str, object],
+    joules: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    supply(tmp_path, status="Discharging", **files)
+    made = supply(tmp_path, status="Discharging", **files)
     counted = meter(sysfs=tmp_path)
+    for name, value in later.items():
+        (made / name).write_text(str(value))
     now += 10
-    assert counted.joules() == pytest.approx(80)
+    assert counted.joules() == pytest.approx(joules)
     assert "battery" in counted.source
-
-
-def test_a_changing_power_is_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    made = supply(tmp_path, status="Discharging", power_now=8_000_000)
-    counted = meter(sysfs=tmp_path)
-    (made / "power_now").write_text("4000000")
-    now += 10
-    assert counted.joules() == pytest.approx(60)
-
-
-def test_while_the_battery_is_charged_the_last_power_stands_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    made = supply(tmp_path, status="Discharging", power_now=8_000_000)
-    counted = meter(sysfs=tmp_path)
-    (made / "status").write_text("Charging")
-    (made / "power_now").write_text("60000000")
-    now += 10
-    assert counted.joules() == pytest.approx(80)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.context import RunContext
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.errors import ConfigError, DeadlineExceeded, EndpointUnavailable
 from moa.graphs.refine import Critic, Critique, Refine, Reviser
 from moa.testing import ScriptedEndpoint, Step
 from moa.trace import TextDelta
@@ -96,6 +96,9 @@ async def test_a_thin_budget_ends_it_with_the_best_draft() -> None:
     node, _, _ = refined("one", [finds(6, "a")], ["two"])
     result = await node.run("?", RunContext(budget=Budget(calls=3)))
     assert (result.output.text, result.output.drafts, result.output.partial) == ("one", 2, True)
+    late = DeadlineExceeded("too late")
+    node, _, _ = refined("one", [finds(6, "a"), late], ["two"])
+    assert (await node.run("?")).output.partial
 
 
 async def test_without_a_first_draft_its_error_is_raised() -> None:

@@ -14,7 +14,6 @@ import re
 import tomllib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -101,14 +100,14 @@ class Program(Reply):
     """Its tests, one after another; written where a sandbox runs them, else empty."""
     parsed_by: Parser | None
     """What found it to be valid; `None`: nothing here parses its language."""
-    faults: tuple[str, ...]
+    faults: tuple[str, ...] = ()
     """What the reviewer and the sandbox still find wrong."""
-    reviewed: bool
+    reviewed: bool = False
     """Whether a reviewer read it; if not, nothing is known of its faults."""
-    sandboxed: SandboxResult | None
+    sandboxed: SandboxResult | None = None
     """What came of the first test that it failed, or that it passed all; `None`: nothing was
     executed."""
-    tries: int
+    tries: int = 1
     """Times it was written."""
 
 
@@ -137,13 +136,9 @@ class Coder(Agent[str, Reply]):
         source_of(output.text)
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
+class _Written(NamedTuple):
+    program: Program
     reply: str
-    source: Source
-    faults: tuple[str, ...] = ()
-    reviewed: bool = False
-    sandboxed: SandboxResult | None = None
     failed: int = 0
     """Tests that failed; where it could not be run, more than there can be."""
 
@@ -201,26 +196,16 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         task = text_of(request)
         tests = await self._tests(task, hidden)
         written = [await self._tried(task, None, tests, hidden)]
-        while (last := written[-1]).faults and len(written) < self.tries:
-            context.note("refused", f"try {len(written)}: {'; '.join(last.faults)}")
+        while (last := written[-1]).program.faults and len(written) < self.tries:
+            context.note("refused", f"try {len(written)}: {'; '.join(last.program.faults)}")
             try:
                 written.append(await self._tried(task, last, tests, hidden))
             except MoaError as error:
                 context.note("degraded", f"no try after {len(written)}: {error}")
                 break
         # Tests are often wrong too: a later program has to pass more of them to be believed.
-        best = min(written, key=lambda each: each.failed)
-        source = best.source
-        return Program(
-            text=source.code,
-            language=source.language,
-            tests="\n".join(tests),
-            parsed_by=parser_of(source.language),
-            faults=best.faults,
-            reviewed=best.reviewed,
-            sandboxed=best.sandboxed,
-            tries=len(written),
-        )
+        best = min(written, key=lambda each: each.failed).program
+        return best.model_copy(update={"tries": len(written)})
 
     async def _tests(self, task: str, hidden: RunContext) -> Sequence[str]:
         """Write the tests from the task alone, so that they can't repeat a program's faults."""
@@ -249,31 +234,38 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         """Write a program, or mend the one before it, and find its faults."""
         prompt = task if before is None else _to_mend(task, before)
         reply = (await self.coder.run(prompt, hidden)).output.text
-        source = source_of(reply)
-        written = _Written(reply, source)
+        code, language = source_of(reply)
+        program = Program(
+            text=code,
+            language=language,
+            tests="\n".join(tests),
+            parsed_by=parser_of(language),
+        )
         if self.critic is not None:
-            program = f"Task: {task}\n\nProgram:\n````\n{source.code}\n````"
+            prompt = f"Task: {task}\n\nProgram:\n````\n{code}\n````"
             try:
-                faults = (await self.critic.run(program, hidden)).output.faults
+                faults = (await self.critic.run(prompt, hidden)).output.faults
             except MoaError as error:
                 if before is not None or isinstance(error, ConfigError):
                     raise
                 hidden.note("degraded", f"the program is not reviewed, and not run: {error}")
-                return written
-            failed = _NOT_RUN if faults else 0
-            written = _Written(reply, source, faults, reviewed=True, failed=failed)
-        if written.faults or self.sandbox is None:
-            return written
+                return _Written(program, reply)
+            program = program.model_copy(update={"faults": faults, "reviewed": True})
+        if program.faults:
+            return _Written(program, reply, _NOT_RUN)
+        if self.sandbox is None:
+            return _Written(program, reply)
         try:
-            done = [await _run(self.sandbox, source.code, test, hidden) for test in tests or ("",)]
+            done = [await _run(self.sandbox, code, test, hidden) for test in tests or ("",)]
         except NodeError as error:
             hidden.note("degraded", f"the program is not run: {error}")
-            return replace(written, failed=_NOT_RUN)
+            return _Written(program, reply, _NOT_RUN)
         failed = [one for one in done if not one.passed]
-        if not failed:
-            return replace(written, sandboxed=SandboxResult(passed=True))
-        fault = f"it failed when it was run: {_end(failed[0].output, hidden)}"
-        return replace(written, faults=(fault,), sandboxed=failed[0], failed=len(failed))
+        found: dict[str, object] = {"sandboxed": SandboxResult(passed=True)}
+        if failed:
+            fault = f"it failed when it was run: {_end(failed[0].output, hidden)}"
+            found = {"sandboxed": failed[0], "faults": (fault,)}
+        return _Written(program.model_copy(update=found), reply, len(failed))
 
     def sketch(self, sketch: Sketch) -> None:
         """One try: the program is written, reviewed, and run."""
@@ -285,7 +277,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
 
 def _to_mend(task: str, draft: _Written) -> str:
-    faults = "\n".join(f"- {fault}" for fault in draft.faults)
+    faults = "\n".join(f"- {fault}" for fault in draft.program.faults)
     shown = f"Your draft:\n{draft.reply}\n\nWhat is wrong with it:\n{faults}"
     return f"{task}\n\n{shown}\n\nFix what is wrong, and keep the rest."
 

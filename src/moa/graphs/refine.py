@@ -6,7 +6,6 @@ which keeps the last draft. A revision can be worse, so here the one with the be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Generic
 
 from pydantic import BaseModel, Field
@@ -84,11 +83,11 @@ class Refined(Reply):
     """Which draft it is: 0 is the first."""
     drafts: int = Field(ge=1)
     """How many were written."""
-    score: int | None
+    score: int | None = None
     """From 0 to 10, as the critic gave it; `None`: it was not criticised."""
-    faults: tuple[str, ...]
+    faults: tuple[str, ...] = ()
     """What the critic still finds in it."""
-    content: bool
+    content: bool = False
     """Whether the critic is content: it finds no fault, or its score is high enough."""
     partial: bool = False
     """Whether a failure, the budget or the time ended it before that, and before the rounds."""
@@ -170,20 +169,13 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
                 wrong, such as without its key.
         """
         silent = quiet(context)  # no draft is the answer before its critic has read it
-        first = (await self.writer.run(request, silent)).output.text
-        drafts, cause = await self._drafts(text_of(request), first, silent)
-        best = max(drafts, key=lambda draft: draft.score)  # a revision must be better to replace
+        text = (await self.writer.run(request, silent)).output.text
+        drafts, cause = await self._drafts(text_of(request), text, silent)
+        # A revision must be better to replace the draft before it.
+        best = max(drafts, key=lambda draft: -1 if draft.score is None else draft.score)
         if cause is not None:
-            context.note("degraded", f"draft {best.place + 1} of {len(drafts)} is kept: {cause}")
-        return Refined(
-            text=best.text,
-            draft=best.place,
-            drafts=len(drafts),
-            score=None if best.critique is None else best.critique.score,
-            faults=() if best.critique is None else best.critique.faults,
-            content=self._content(best),
-            partial=cause is not None,
-        )
+            context.note("degraded", f"draft {best.draft + 1} of {len(drafts)} is kept: {cause}")
+        return best.model_copy(update={"drafts": len(drafts), "partial": cause is not None})
 
     def sketch(self, sketch: Sketch) -> None:
         """The draft, and one round of revision."""
@@ -195,39 +187,25 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
 
     async def _drafts(
         self, request: str, text: str, context: RunContext
-    ) -> tuple[list[_Scored], Exception | None]:
+    ) -> tuple[list[Refined], MoaError | None]:
         """Give all drafts, and what ended it early."""
         assert self.reviser is not None, "there is one once it is prepared"
-        drafts: list[_Scored] = []
+        drafts: list[Refined] = []
         try:
             for place in range(self.rounds + 1):
-                drafts.append(_Scored(place, text))
+                written = Refined(text=text, draft=place, drafts=place + 1)
+                drafts.append(written)
                 draft = Draft(request=request, text=text)
-                critique = (await self.critic.run(draft, context)).output
-                drafts[-1] = _Scored(place, text, critique)
-                if place == self.rounds or self._content(drafts[-1]):
+                found = (await self.critic.run(draft, context)).output
+                content = not found.faults or found.score >= self.accept_score
+                said = {"score": found.score, "faults": found.faults, "content": content}
+                drafts[-1] = written.model_copy(update=said)
+                if content or place == self.rounds:
                     break
-                faulty = Criticised(request=request, text=text, faults=critique.faults)
+                faulty = Criticised(request=request, text=text, faults=found.faults)
                 text = (await self.reviser.run(faulty, context)).output.text
         except MoaError as error:
             if not error.recoverable:
                 raise
             return drafts, error
         return drafts, None
-
-    def _content(self, draft: _Scored) -> bool:
-        critique = draft.critique
-        return critique is not None and (not critique.faults or critique.score >= self.accept_score)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A draft, and what the critic says of it."""
-
-    place: int
-    text: str
-    critique: Critique | None = None
-
-    @property
-    def score(self) -> int:
-        return -1 if self.critique is None else self.critique.score

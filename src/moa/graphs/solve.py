@@ -140,20 +140,6 @@ class StepResult(Frozen):
     """What is wrong with it; `None`: nothing was found."""
 
 
-class Attempt(Frozen):
-    """The problem worked out once, and what is wrong with what came of it."""
-
-    number: int
-    """Which try it is, from 1."""
-    steps: tuple[StepResult, ...] = ()
-    """Of its plan; none where there was none."""
-    answer: str = ""
-    """Empty where a step failed, so that no answer was written."""
-    faults: tuple[str, ...] = ()
-    reasons: tuple[str, ...] = ()
-    """Why it is accepted; empty where it isn't."""
-
-
 class Worked(Frozen):
     """A step as a model worked it out."""
 
@@ -229,7 +215,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             max_tokens=most,
         )
         by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}
-        self.solvers: dict[Tier, Node[str, Worked]] = {
+        self.solvers: dict[Tier, Agent[str | BaseModel, Worked]] = {
             tier: Agent(one, _STEP, output=Worked, name=f"step_{tier}", max_tokens=most, tag="")
             for tier, one in by_tier.items()
         }
@@ -243,57 +229,55 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
         """Try, verify, and try again with what failed."""
         problem = text_of(request)
-        best = await self._directly(problem, context)
-        while best.faults:
-            context.note("refused", f"try {best.number}: {'; '.join(best.faults)}")
-            if best.number == self.tries:
+        hidden = quiet(context)  # what may be rejected: nobody could take it back
+        text = (await self.direct.run(problem, hidden)).output.text
+        best, accepted = await self._verified(problem, text, 1, hidden)
+        while not accepted:
+            context.note("refused", f"try {best.tries}: {'; '.join(best.reasons)}")
+            if best.tries == self.tries:
                 break
             try:
-                best = await self._planned(problem, best, context)
+                best, accepted = await self._planned(problem, best, context)
             except MoaError as error:
-                if not best.answer:
+                if not best.text:
                     raise
                 context.note("degraded", f"the answer stands unverified, with no other: {error}")
                 break
-        return Solution(
-            text=best.answer,
-            steps=best.steps,
-            verified=not best.faults and self.policy is not None,
-            reasons=best.faults or best.reasons,
-            tries=best.number,
-        )
+        return best
 
-    async def _directly(self, problem: str, context: RunContext) -> Attempt:
-        hidden = quiet(context)  # what may be rejected: nobody could take it back
-        text = (await self.direct.run(problem, hidden)).output.text
-        return await self._verified(problem, Attempt(number=1), text, hidden)
-
-    async def _planned(self, problem: str, before: Attempt, context: RunContext) -> Attempt:
-        number, hidden = before.number + 1, quiet(context)
+    async def _planned(
+        self, problem: str, before: Solution, context: RunContext
+    ) -> tuple[Solution, bool]:
+        """Work it out by a plan; give what came of it, and whether it is accepted."""
+        number, hidden = before.tries + 1, quiet(context)
         last = number == self.tries
         plan = await self._plan(problem, before, hidden)
         results = await CarriedOut(plan, problem, self.solvers, context, hidden, last).results()
-        faults = tuple(f"step {result.id!r}: {result.fault}" for result in results if result.fault)
-        attempt = Attempt(number=number, steps=results, faults=faults)
-        if faults and not last:
-            return attempt
+        if not last and any(result.fault for result in results):
+            return _solution("", number, results), False
         text = await self._written(problem, results, hidden)
-        return await self._verified(problem, attempt, text, hidden)
+        return await self._verified(problem, text, number, hidden, results)
 
     async def _verified(
-        self, problem: str, attempt: Attempt, text: str, hidden: RunContext
-    ) -> Attempt:
-        """Give the attempt with its answer, and why that is accepted or isn't."""
-        faults, reasons = (*attempt.faults, *wrong_sums(text)), ()
-        if not faults:
-            accepted, reasons = await self._judged(problem, attempt.steps, text, hidden)
-            faults = () if accepted else reasons
-        return attempt.model_copy(update={"answer": text, "faults": faults, "reasons": reasons})
+        self,
+        problem: str,
+        text: str,
+        number: int,
+        hidden: RunContext,
+        results: tuple[StepResult, ...] = (),
+    ) -> tuple[Solution, bool]:
+        """Give a try with its answer, why that is accepted or isn't, and whether it is."""
+        found = _solution(text, number, results)
+        if found.reasons:
+            return found, False
+        accepted, reasons = await self._judged(problem, results, text, hidden)
+        verified = accepted and self.policy is not None
+        return found.model_copy(update={"reasons": reasons, "verified": verified}), accepted
 
-    async def _plan(self, problem: str, failed: Attempt, hidden: RunContext) -> Steps:
+    async def _plan(self, problem: str, failed: Solution, hidden: RunContext) -> Steps:
         lines = [f"- {step.question} {step.answer or 'no answer'}" for step in failed.steps]
-        answer = [f"Its answer: {failed.answer}"] if failed.answer else []
-        faults = [f"- {fault}" for fault in failed.faults]
+        answer = [f"Its answer: {failed.text}"] if failed.text else []
+        faults = [f"- {fault}" for fault in failed.reasons]
         tried = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
         try:
             return (await self.planner.run("\n".join([problem, "", *tried]), hidden)).output
@@ -443,6 +427,13 @@ def wrong_sums(text: str) -> list[str]:
         f"{stated.left} = {stated.right} is wrong: it is {written(stated.value)}"
         for stated in check(text).wrong
     ]
+
+
+def _solution(text: str, number: int, results: tuple[StepResult, ...]) -> Solution:
+    """Give a try with what is wrong with it, as far as sums and steps tell."""
+    faults = tuple(f"step {result.id!r}: {result.fault}" for result in results if result.fault)
+    reasons = (*faults, *wrong_sums(text))
+    return Solution(text=text, steps=results, verified=False, reasons=reasons, tries=number)
 
 
 def _result(
