@@ -45,13 +45,6 @@ PROMPT = Prompt.of("Hello?", max_tokens=32)
 HTML = Answer(text="<html><body>It works!</body></html>")
 UNREADABLE = Answer(headers={"content-type": "text/plain; charset=idna"}, text="ÿ.x")
 """No codec of Python reads it."""
-NO_MODEL = {"error": {"message": "The model `m` does not exist.", "type": "NotFoundError"}}
-TOO_LONG = {
-    "error": {
-        "message": "This model's maximum context length is 2048 tokens. You asked for 4000.",
-        "code": "context_length_exceeded",
-    }
-}
 
 
 @pytest.fixture
@@ -87,15 +80,7 @@ async def hang(request: Asked) -> Answer:
             "/v1/chat/completions",
             id="404-route",
         ),
-        pytest.param(Answer(404, json=NO_MODEL), EndpointRejected, "no model 'm'", id="404-model"),
-        pytest.param(Answer(400, json=TOO_LONG), EndpointRejected, "shorten", id="long"),
         pytest.param(Answer(429), EndpointUnavailable, "concurrency", id="429"),
-        pytest.param(
-            Answer(429, json={"error": {"code": "insufficient_quota", "message": "No"}}),
-            EndpointRejected,
-            "quota",
-            id="quota",
-        ),
         pytest.param(Answer(500, text="oops"), EndpointUnavailable, "oops", id="500"),
         pytest.param(Answer(500, text="[" * 9999), EndpointUnavailable, "[[[", id="500-deep"),
         pytest.param(Answer(501), EndpointUnsupported, "cannot do", id="501"),
@@ -153,8 +138,6 @@ async def test_what_is_no_answer_is_an_error_that_says_why(
 @pytest.mark.parametrize(
     ("header", "value", "least", "most"),
     [
-        ("retry-after", "7", 7, 7),
-        ("retry-after-ms", "250", 0.25, 0.25),
         ("retry-after", format_datetime(datetime.now(UTC) + timedelta(hours=1)), 1800, 3600),
         ("retry-after", format_datetime(datetime.now(UTC) - timedelta(hours=1)), 0, 0),
         ("retry-after", "Fri, 31 Dec 9999 23:59:59 -1200", 2e11, 3e11),
@@ -268,10 +251,7 @@ async def test_a_key_that_is_a_word_leaves_answers_as_they_are(served: Served) -
 @both_ways
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_neither_prompt_nor_key_follow_a_redirect(
-    served: Served,
-    endpoint: OpenAIEndpoint,
-    ask: Ask,
-    status: int,
+    served: Served, endpoint: OpenAIEndpoint, ask: Ask, status: int
 ) -> None:
     moved = Answer(status, headers={"location": "https://other.test/v1/chat/completions"})
     served.will(moved, chat())

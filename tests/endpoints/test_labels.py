@@ -49,35 +49,36 @@ def question(*names: str, describe: str | None = None) -> Question:
     return Question("topic", "choice", "What is it about?", options)
 
 
-async def test_labels_of_one_token_take_one_request() -> None:
-    model = Model({(): {1: 0.3, 2: 0.1}})
-    reading = await walk_labels([[1], [2]], model)
-    assert model.asked == [()]
-    assert reading.probabilities == pytest.approx((0.75, 0.25))
-    assert reading.label_mass == pytest.approx(0.4)
-    assert reading.amount.calls == 1
-
-
-async def test_what_only_spells_a_label_is_not_asked_and_not_punished() -> None:
-    model = Model({(): {1: 0.2, 2: 0.2}})
-    reading = await walk_labels([[1, 9, 9, 9], [2]], model)
-    assert model.asked == [()]
-    assert reading.probabilities == pytest.approx((0.5, 0.5))
-
-
-async def test_labels_that_share_their_start_are_told_apart_where_they_part() -> None:
-    model = Model({(): {1: 0.4, 2: 0.1}, (1, 5): {6: 0.3, 7: 0.1}})
-    reading = await walk_labels([[1, 5, 6], [1, 5, 7], [2]], model)
-    assert model.asked == [(), (1, 5)]
-    assert reading.probabilities == pytest.approx((0.6, 0.2, 0.2))
-    assert reading.label_mass == pytest.approx(0.5)
-
-
-async def test_a_label_with_its_end_is_told_from_one_that_goes_on() -> None:
-    end, spam = 0, 3
-    model = Model({(): {1: 0.5}, (1,): {end: 0.1, spam: 0.3}})
-    reading = await walk_labels([[1, end], [1, spam, end]], model)
-    assert reading.probabilities == pytest.approx((0.25, 0.75))
+@pytest.mark.parametrize(
+    ("labels", "tree", "shares", "mass"),
+    [
+        pytest.param([[1], [2]], {(): {1: 0.3, 2: 0.1}}, (0.75, 0.25), 0.4, id="one token each"),
+        pytest.param([[1, 9, 9, 9], [2]], {(): {1: 0.2, 2: 0.2}}, (0.5, 0.5), 0.4, id="spelling"),
+        pytest.param(
+            [[1, 5, 6], [1, 5, 7], [2]],
+            {(): {1: 0.4, 2: 0.1}, (1, 5): {6: 0.3, 7: 0.1}},
+            (0.6, 0.2, 0.2),
+            0.5,
+            id="one start",
+        ),
+        pytest.param(
+            [[1, 0], [1, 3, 0]],
+            {(): {1: 0.5}, (1,): {0: 0.1, 3: 0.3}},
+            (0.25, 0.75),
+            0.5,
+            id="one that ends where the other goes on",
+        ),
+    ],
+)
+async def test_labels_are_read_where_they_part_and_nowhere_else(
+    labels: list[list[int]], tree: Tree, shares: tuple[float, ...], mass: float
+) -> None:
+    model = Model(tree)
+    reading = await walk_labels(labels, model)
+    assert model.asked == list(tree)
+    assert reading.probabilities == pytest.approx(shares)
+    assert reading.label_mass == pytest.approx(mass)
+    assert reading.amount.calls == len(tree)
 
 
 @pytest.mark.parametrize(
@@ -126,20 +127,16 @@ def test_the_state_comes_last_so_that_what_is_before_it_is_cached() -> None:
     assert prompts[0].labels == (" change pin\n\n", " card lost\n\n")
 
 
-def test_a_description_is_shown_as_a_text_with_its_label() -> None:
-    described = label_prompt(question("card", "app", describe="about cards"), "x", ())
-    assert "Text: about cards\nLabel: card\n" in described.text
-
-
-def test_many_labels_are_shown_even_without_descriptions() -> None:
-    assert "Label: app\n" in label_prompt(question("card", "app", "loan", "pin"), "x", ()).text
-    assert "Label: app\n" not in label_prompt(question("card", "app"), "x", ()).text
-
-
-def test_examples_of_the_question_take_the_place_of_the_demonstrations() -> None:
+def test_labels_are_shown_by_examples_or_descriptions_or_where_there_are_many() -> None:
+    described = label_prompt(question("card", "app", describe="about cards"), "x", ()).text
+    assert "Text: about cards\nLabel: card\n" in described
+    many = label_prompt(question("card", "app", "loan", "pin"), "x", ()).text
+    few = label_prompt(question("card", "app"), "x", ()).text
+    assert "Label: app\n" in many
+    assert "Label: app\n" not in few
     shown = label_prompt(question("card", "app"), "x", [Example("My PIN!", {"topic": "card"})])
     assert DEMONSTRATIONS[0][1] not in shown.text
-    assert DEMONSTRATIONS[0][1] in label_prompt(question("card", "app"), "x", ()).text
+    assert DEMONSTRATIONS[0][1] in few
 
 
 @given(st.text())

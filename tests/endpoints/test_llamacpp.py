@@ -24,6 +24,10 @@ WET = Question("wet", "predicate", "Is it?", (Option("yes", True), Option("no", 
 PROMPT = "Question: Is fire cold?\nAnswer: no\n\nQuestion: Is water wet?\nAnswer:"
 
 
+ASKED = LabelPrompt("Is it?", (" no", " yes"))
+CHAT = LabelPrompt("Is it?", ("no", "yes"), "chat")
+
+
 @pytest.fixture
 def reader() -> LlamaCppReader:
     client = Client("slm", tier="slm", model="tiny", base_url="http://engine/v1")
@@ -34,6 +38,10 @@ def tokens(request: Asked) -> Answer:
     """One token a word, by its length."""
     words = request.json()["content"].split()
     return Answer(json={"tokens": [len(word) for word in words]})
+
+
+TOKENS = [tokens] * 3
+"""Of the prompt and its two labels."""
 
 
 def probabilities(shares: dict[int, float]) -> Answer:
@@ -49,13 +57,8 @@ def pushed(p: float, mass: float, push: float = 8.0) -> float:
 
 
 async def test_the_push_is_taken_back(served: Served, reader: LlamaCppReader) -> None:
-    served.will(
-        tokens,
-        tokens,
-        tokens,
-        probabilities({2: pushed(0.02, 0.03), 3: pushed(0.01, 0.03), 9: 0.1}),
-    )
-    reading = await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
+    served.will(*TOKENS, probabilities({2: pushed(0.02, 0.03), 3: pushed(0.01, 0.03), 9: 0.1}))
+    reading = await reader.read_labels(ASKED, RunContext())
     assert reading.logprobs == pytest.approx((math.log(0.02), math.log(0.01)), abs=1e-3)
     assert reading.label_mass == pytest.approx(0.03, abs=1e-4)
     assert served.bodies[-1]["logit_bias"] == [[2, 8.0], [3, 8.0]]
@@ -65,35 +68,24 @@ async def test_a_label_that_the_first_push_leaves_hidden_is_pushed_harder(
     served: Served, reader: LlamaCppReader
 ) -> None:
     served.will(
-        tokens,
-        tokens,
-        tokens,
-        probabilities({2: pushed(0.02, 0.02)}),
-        probabilities({2: 1 - 1e-6, 3: 1e-6}),
+        *TOKENS, probabilities({2: pushed(0.02, 0.02)}), probabilities({2: 1 - 1e-6, 3: 1e-6})
     )
-    reading = await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
+    reading = await reader.read_labels(ASKED, RunContext())
     assert reading.probabilities == pytest.approx((1, 1e-6), rel=1e-3)
     assert reading.amount.calls == 2
 
 
 async def test_labels_are_tokenised_once(served: Served, reader: LlamaCppReader) -> None:
-    served.will(
-        tokens,
-        tokens,
-        tokens,
-        probabilities({2: 0.5, 3: 0.5}),
-        tokens,
-        probabilities({2: 0.5, 3: 0.5}),
-    )
+    served.will(*TOKENS, probabilities({2: 0.5, 3: 0.5}), tokens, probabilities({2: 0.5, 3: 0.5}))
     for _ in range(2):
-        await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
+        await reader.read_labels(ASKED, RunContext())
     assert served.paths.count("/tokenize") == 4
 
 
 async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
     served: Served, reader: LlamaCppReader
 ) -> None:
-    served.will(tokens, tokens, tokens, probabilities({2: 0.5, 3: 0.5}))
+    served.will(*TOKENS, probabilities({2: 0.5, 3: 0.5}))
     await reader.read_labels(LabelPrompt("Is it <|im_end|>?", (" no", " yes")), RunContext())
     asked = [body for body in served.bodies if "content" in body]
     assert [body["parse_special"] for body in asked] == [False, False, False]
@@ -121,36 +113,23 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
     assert served.bodies[-1]["prompt"] == [6, 3, 3, 16, 2, 11, 3, 4, 5, 11]
 
 
-async def test_a_template_that_leaves_turns_out_is_garbled(
-    served: Served, reader: LlamaCppReader
-) -> None:
-    served.will(tokens, tokens, Answer(json={"prompt": "<system>"}))
-    with pytest.raises(InvalidResponse, match="leaves out turns"):
-        await reader.read_labels(LabelPrompt("Is it?", ("no", "yes"), "chat"), RunContext())
-
-
 @pytest.mark.parametrize(
-    "answer",
+    ("prompt", "answers", "said"),
     [
-        pytest.param(Answer(json={"choices": []}), id="no choice"),
-        pytest.param(Answer(json={"choices": [{"logprobs": None}]}), id="no list"),
-        pytest.param(probabilities({}), id="none of the labels"),
+        (ASKED, [*TOKENS, Answer(json={"choices": []})], "no probabilities"),
+        (ASKED, [*TOKENS, Answer(json={"choices": [{"logprobs": None}]})], "no probabilities"),
+        (ASKED, [*TOKENS, probabilities({})], "leaves out labels"),
+        (ASKED, [Answer(json={"tokens": []})], "no tokens"),
+        (CHAT, [tokens, tokens, Answer(json={"prompt": "<system>"})], "leaves out turns"),
     ],
+    ids=["no choice", "no list", "none of the labels", "no tokens", "no turns"],
 )
-async def test_an_answer_without_probabilities_is_garbled(
-    served: Served, reader: LlamaCppReader, answer: Answer
+async def test_what_leaves_out_what_was_asked_for_is_garbled(
+    served: Served, reader: LlamaCppReader, prompt: LabelPrompt, answers: list[Any], said: str
 ) -> None:
-    served.will(tokens, tokens, tokens, answer)
-    with pytest.raises(InvalidResponse):
-        await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
-
-
-async def test_a_tokenizer_that_sends_no_tokens_is_garbled(
-    served: Served, reader: LlamaCppReader
-) -> None:
-    served.will(Answer(json={"tokens": []}))
-    with pytest.raises(InvalidResponse, match="no tokens"):
-        await reader.read_labels(LabelPrompt("Is it?", (" no", " yes")), RunContext())
+    served.will(*answers)
+    with pytest.raises(InvalidResponse, match=said):
+        await reader.read_labels(prompt, RunContext())
 
 
 @pytest.mark.parametrize("decides", ["auto", "labels"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Endpoint, Example, Prompt
+from moa.endpoints import Completion, Endpoint, Example, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.wrappers import Retried, Wrapping
@@ -94,19 +94,6 @@ class Server(Wrapping):
             count += 1
             yield piece
 
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        await self.gate.wait()
-        self.answered.append(state)
-        return await super().decide(state, questions, context, examples=examples)
-
 
 def _echo(text: str) -> str | dict[str, dict[str, float]]:
     return {} if text == "state" else f"{text} indeed"
@@ -131,14 +118,6 @@ class Fleet:
         self.probed.append(endpoint.name)
         if not endpoint.up:
             raise down()
-
-    def hold(self) -> None:
-        for server in self.servers:
-            server.gate.clear()
-
-    def release(self) -> None:
-        for server in self.servers:
-            server.gate.set()
 
 
 async def settle() -> None:
@@ -260,7 +239,8 @@ async def test_a_decision_stays_with_its_question_whatever_the_text() -> None:
 
 async def test_a_prefix_moves_on_where_its_replica_is_too_busy() -> None:
     fleet = Fleet(slack=2)
-    fleet.hold()
+    for server in fleet.servers:
+        server.gate.clear()
     prompt = Prompt.of("Hello?", system="Be kind.")
     async with asyncio.TaskGroup() as group:
         for _ in range(3):
@@ -270,7 +250,8 @@ async def test_a_prefix_moves_on_where_its_replica_is_too_busy() -> None:
         group.create_task(fleet.all.complete(prompt, RunContext()))
         await settle()
         assert sorted(server.inside for server in fleet.servers) == [0, 1, 3]
-        fleet.release()
+        for server in fleet.servers:
+            server.gate.set()
 
 
 @pytest.mark.parametrize("status", [None, 502, 503])

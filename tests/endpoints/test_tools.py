@@ -68,38 +68,34 @@ async def test_calls_are_read_also_without_an_id_or_with_arguments_that_are_no_t
     )
 
 
-async def test_the_pieces_of_streamed_calls_are_put_together(served: Served) -> None:
-    parts: list[dict[str, Any]] = [
-        {"id": "c1", "function": {"name": "add", "arguments": ""}},
-        {"function": {"arguments": '{"a"'}},
-        {"function": {"arguments": ": 1}"}},
-        {"id": "c2", "function": {"name": "add", "arguments": "{}"}},  # Gemini's index is always 0
-    ]
-    served.will(
-        events(
-            *(piece(tool_calls=[{"index": 0, **part}]) for part in parts),
-            piece(finish_reason="tool_calls"),
-        )
-    )
-    *pieces, completion = [one async for one in endpoint().stream(ASKED, RunContext())]
-    assert pieces == []
+@pytest.mark.parametrize(
+    ("parts", "calls"),
+    [
+        (
+            [
+                {"id": "c1", "function": {"name": "add", "arguments": ""}},
+                {"function": {"arguments": '{"a"'}},
+                {"function": {"arguments": ": 1}"}},
+                {"id": "c2", "function": {"name": "add", "arguments": "{}"}},
+            ],
+            [ToolCall("add", '{"a": 1}', "c1"), ToolCall("add", "{}", "c2")],
+        ),
+        (
+            [{"function": {"name": "add", "arguments": f'{{"a": {n}}}'}} for n in (1, 2)],
+            [ToolCall("add", f'{{"a": {n}}}', f"call_1_{n - 1}") for n in (1, 2)],
+        ),
+    ],
+    ids=["in pieces", "without ids"],
+)
+async def test_streamed_calls_are_put_together_and_told_apart(
+    served: Served, parts: list[dict[str, Any]], calls: list[ToolCall]
+) -> None:
+    # Gemini's index is always 0.
+    pieces = (piece(tool_calls=[{"index": 0, **part}]) for part in parts)
+    served.will(events(*pieces, piece(finish_reason="tool_calls")))
+    (completion,) = [one async for one in endpoint().stream(ASKED, RunContext())]
     assert isinstance(completion, Completion)
-    assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "c1"), ToolCall("add", "{}", "c2"))
-
-
-async def test_streamed_calls_without_ids_are_told_apart(served: Served) -> None:
-    parts: list[dict[str, Any]] = [
-        {"function": {"name": "add", "arguments": f'{{"a": {n}}}'}} for n in (1, 2)
-    ]
-    served.will(
-        events(
-            *(piece(tool_calls=[{"index": 0, **part}]) for part in parts),
-            piece(finish_reason="tool_calls"),
-        )
-    )
-    *_, completion = [one async for one in endpoint().stream(ASKED, RunContext())]
-    assert isinstance(completion, Completion)
-    assert [call.arguments for call in completion.tool_calls] == ['{"a": 1}', '{"a": 2}']
+    assert list(completion.tool_calls) == calls
 
 
 @pytest.mark.parametrize(("dialect", "sent"), [(OPENAI, True), (None, False)])

@@ -86,24 +86,22 @@ def reader() -> VLLMLabelReader:
     return VLLMLabelReader(endpoint().client)
 
 
-async def test_a_schema_is_sent_as_structured_outputs(served: Served) -> None:
+@pytest.mark.parametrize("priority", [-1, 0])
+async def test_a_schema_is_sent_as_structured_outputs_and_a_priority_that_is_unusual(
+    served: Served, priority: int
+) -> None:
     class Person(BaseModel):
         name: str
 
     served.will(chat('{"name": "Ada"}'))
     schema = Person.model_json_schema()
-    await endpoint(priority=-1).complete(Prompt.of("Who?", json_schema=schema), RunContext())
+    await endpoint(priority=priority).complete(Prompt.of("Who?", json_schema=schema), RunContext())
     body = served.bodies[0]
     assert body["structured_outputs"] == {"json": schema}
     assert not {"response_format", "guided_json"} & set(body)
     assert [message["content"] for message in body["messages"]] == ["Who?"]  # enforced, not shown
-    assert body["priority"] == -1
-
-
-async def test_a_priority_that_is_usual_is_not_sent(served: Served) -> None:
-    served.will(chat())
-    await endpoint().complete(Prompt.of("Who?"), RunContext())
-    assert "priority" not in served.bodies[0]
+    assert body.get("priority", 0) == priority
+    assert ("priority" in body) == (priority != 0)
 
 
 async def test_labels_of_one_token_take_one_request(served: Served) -> None:

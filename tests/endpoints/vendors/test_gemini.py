@@ -35,14 +35,6 @@ async def test_a_completion_whose_thoughts_are_counted_in_the_total_alone(served
     assert served.bodies[0]["max_tokens"] == 300
 
 
-async def test_thoughts_in_tags_are_kept_apart(served: Served) -> None:
-    text = "<thought>**Recalling**\nIt is Paris.\n</thought>Paris"
-    extra = {"google": {"thought": True}}
-    served.will(answer({"content": text, "extra_content": extra}, USAGE))
-    found = await endpoint_of(MODEL).complete(PROMPT, RunContext())
-    assert (found.text, found.reasoning) == ("Paris", "**Recalling**\nIt is Paris.")
-
-
 async def test_a_stream_of_thoughts_and_text_with_usage_in_every_chunk(served: Served) -> None:
     parts = [
         chunk({"role": "assistant", "content": "<thought>It is "}, usage=USAGE),

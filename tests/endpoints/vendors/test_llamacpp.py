@@ -13,18 +13,7 @@ from moa.errors import (
 )
 
 from ..conftest import Served, events
-from .speaking import (
-    JSON,
-    PROMPT,
-    Case,
-    answer,
-    chunk,
-    counted,
-    endpoint_of,
-    last,
-    streamed,
-    told,
-)
+from .speaking import JSON, PROMPT, Case, answer, chunk, counted, endpoint_of, last, streamed, told
 
 URL = "http://llama.test/v1"
 USAGE = {
@@ -57,12 +46,6 @@ async def test_a_stream(served: Served) -> None:
     assert pieces == ["Paris"]
     assert whole.reasoning == "It is Paris."
     assert counted(whole) == (33, 28, 9)
-
-
-async def test_thoughts_that_it_leaves_in_the_text_are_kept_apart(served: Served) -> None:
-    served.will(answer({"content": "[THINK]It is Paris.[/THINK]Paris"}, USAGE))
-    found = await endpoint_of("magistral", base_url=URL).complete(PROMPT, RunContext())
-    assert (found.text, found.reasoning) == ("Paris", "It is Paris.")
 
 
 TOO_LONG = "the request exceeds the available context size"

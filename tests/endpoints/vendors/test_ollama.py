@@ -13,18 +13,7 @@ from moa.endpoints import Prompt
 from moa.errors import EndpointRejected, EndpointUnavailable
 
 from ..conftest import Served, events
-from .speaking import (
-    JSON,
-    PROMPT,
-    Case,
-    answer,
-    chunk,
-    counted,
-    endpoint_of,
-    last,
-    streamed,
-    told,
-)
+from .speaking import JSON, PROMPT, Case, answer, chunk, counted, endpoint_of, last, streamed, told
 
 URL = "http://ollama.test/v1"
 MODEL = "qwen3:4b"

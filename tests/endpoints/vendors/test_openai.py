@@ -14,12 +14,7 @@ from pydantic import BaseModel, Field
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.dialects import response_format
-from moa.errors import (
-    EndpointRejected,
-    EndpointUnauthorized,
-    EndpointUnavailable,
-    OutputError,
-)
+from moa.errors import EndpointRejected, EndpointUnauthorized, EndpointUnavailable
 
 from ..conftest import Served, events
 from .speaking import (
@@ -170,18 +165,6 @@ async def test_a_schema_is_strict_only_within_the_limits_of_strict_ones(
 def test_a_union_at_the_root_is_not_strict() -> None:
     union = {"anyOf": [Strict.model_json_schema(), Inner.model_json_schema()]}
     assert response_format(union)["json_schema"]["strict"] is False
-
-
-async def test_a_refusal_is_no_answer(served: Served) -> None:
-    served.will(answer({"content": None, "refusal": "I can't help with that."}, USAGE))
-    with pytest.raises(OutputError, match="can't help"):
-        await endpoint_of(MODEL).complete(PROMPT, RunContext())
-
-
-async def test_thoughts_that_used_up_the_tokens_are_told(served: Served) -> None:
-    served.will(answer({"content": ""}, USAGE, finish="length"))
-    with pytest.raises(OutputError, match="max_tokens"):
-        await endpoint_of(MODEL).complete(PROMPT, RunContext())
 
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
