@@ -20,7 +20,7 @@ from moa.config import load
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
-from moa.evals.cases import Answer, Cache
+from moa.evals.cases import Cache, DesignAnswer
 from moa.evals.plots import plot_comparison
 from moa.graphs.cascade import Cascade
 from moa.graphs.loading import files_in
@@ -175,14 +175,14 @@ def test_answers_are_taken_up_each_time_a_run_was_killed(tmp_path: Path) -> None
     for request, text in given.items():
         cache = Cache(file)
         assert cache.get("slm", request) is None
-        cache.put("slm", request, Answer(text=text))
+        cache.put("slm", request, DesignAnswer(text=text))
         cache.close()
         written = file.read_bytes()
         with file.open("ab") as half:
             half.write(written.splitlines()[0][: written.index("é".encode()) + 1])
     kept = Cache(file)
     assert {request: kept.get("slm", request) for request in given} == {
-        request: Answer(text=text) for request, text in given.items()
+        request: DesignAnswer(text=text) for request, text in given.items()
     }
     kept.close()
 

@@ -41,7 +41,7 @@ PROMPT = "Task: {question}\nText: {text}\nLabel:"
 Sources = Mapping[str, Endpoint]
 """Endpoints by role."""
 Progress = Callable[[str, int, int], None]
-"""Called with the name of the feature, the texts it was read of, and those to read in all."""
+"""Called with the name of a feature or a design, the texts it has done, and those to do in all."""
 _LEAST_MASS = 1e-3
 """A smaller label mass tells no more."""
 _LONGEST = 4000

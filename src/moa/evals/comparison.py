@@ -12,11 +12,12 @@ from pydantic import Field
 from moa._async import map_async
 from moa._files import Existing
 from moa.calibration import percent
+from moa.calibration.features import Progress
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, bins_of, coverage_line, np
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError
-from moa.evals.cases import Answer, Cache, Case, Data, Kind, Progress, answers_of, cases_of
+from moa.evals.cases import Cache, Case, Data, DataKind, DesignAnswer, answers_of, cases_of
 from moa.evals.metrics import (
     TEXT_METRICS,
     Interval,
@@ -100,7 +101,7 @@ class Point(Frozen):
 class Comparison(Frozen):
     """Designs side by side on the same cases."""
 
-    kind: Kind
+    kind: DataKind
     metric: str
     """What quality is: `accuracy`, or the text metric."""
     n: int
@@ -242,7 +243,7 @@ async def compare(
     metric = _metric(data, metric, judge)
     each = None if budget_usd is None else budget_usd / parts
     judging = _context(each)
-    answers: dict[str, list[Answer]] = {}
+    answers: dict[str, list[DesignAnswer]] = {}
     scores: dict[str, Floats] = {}
     with closing(Cache(cache, existing=existing, setup=setup)) as kept:
         for name, node in designs.items():
@@ -298,7 +299,7 @@ def _metric(data: Data, wanted: str | None, judge: Endpoint | None) -> str:
     return metric
 
 
-def _scored(metric: str, cases: Sequence[Case], answers: Sequence[Answer]) -> Floats:
+def _scored(metric: str, cases: Sequence[Case], answers: Sequence[DesignAnswer]) -> Floats:
     """Score each answer from 0 to 1; a missing one has 0."""
     score = TEXT_METRICS.get(metric, lambda text, expected: float(text == expected))
     pairs = zip(cases, answers, strict=True)
@@ -306,12 +307,12 @@ def _scored(metric: str, cases: Sequence[Case], answers: Sequence[Answer]) -> Fl
 
 
 async def _judged(
-    judge: Endpoint, cases: Sequence[Case], answers: Sequence[Answer], context: RunContext
+    judge: Endpoint, cases: Sequence[Case], answers: Sequence[DesignAnswer], context: RunContext
 ) -> Floats:
     """Score each answer beside the reference of its case; one without a verdict is not a number."""
     picks = Listwise(judge)
 
-    async def one(pair: tuple[Case, Answer]) -> float:
+    async def one(pair: tuple[Case, DesignAnswer]) -> float:
         case, answer = pair
         if answer.text is None:
             return 0.0
@@ -330,7 +331,7 @@ async def _judged(
 
 
 def _design(
-    name: str, answers: Sequence[Answer], scores: Floats, data: Data, risk: float
+    name: str, answers: Sequence[DesignAnswer], scores: Floats, data: Data, risk: float
 ) -> DesignReport:
     expected = [case.expected for case in data.cases]
     known = scores[~np.isnan(scores)]
@@ -464,7 +465,7 @@ def _signed(lead: Interval) -> str:
 
 
 def _curve(
-    answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Floats]
+    answers: Mapping[str, Sequence[DesignAnswer]], scores: Mapping[str, Floats]
 ) -> tuple[Point, ...]:
     """Let the small model alone be believed on none to all cases, the surest first."""
     small, large = answers.get("slm"), answers.get(REFERENCE)
@@ -487,7 +488,7 @@ def _curve(
 
 
 def _by_confidence(
-    answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Floats]
+    answers: Mapping[str, Sequence[DesignAnswer]], scores: Mapping[str, Floats]
 ) -> dict[str, dict[str, Any]]:
     """How right each design with confidences is: in bins of them, and among the surest."""
     reliability: dict[str, list[tuple[float, float, int]]] = {}
