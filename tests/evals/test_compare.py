@@ -306,7 +306,6 @@ def test_the_command_writes_and_prints_json_markdown_and_plots(
 def test_a_design_that_answers_nothing_is_told_and_leaves_with_1(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del folder
     assert moa("compare", "data.jsonl", "--designs", "mine.py:good,mine.py:broken") == 1
     assert "30 without an answer, such as: NodeError" in " ".join(capsys.readouterr().out.split())
 
@@ -331,7 +330,6 @@ def test_labels_that_can_t_be_right_are_refused(
     words: tuple[str, ...], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rows of a label that nobody may answer would count as wrong."""
-    del folder
     assert moa("compare", "data.jsonl", "--designs", "mine.py:good", *words) == 2
     assert said in " ".join(capsys.readouterr().err.split())
 

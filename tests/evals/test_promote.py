@@ -51,7 +51,6 @@ def log(n: int) -> list[Labelled]:
 
 
 def guess(text: str) -> Step:
-    del text
     return {"label": {"ham": 0.5}}
 
 

@@ -202,7 +202,6 @@ class Confident(Policy):
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Compare the confidence; a written label has none and is not accepted."""
-        del request, context
         confidence = confidence_of(reply)
         if confidence is None:
             return Judgement(0.0, False, ("it has no confidence",))
