@@ -59,7 +59,6 @@ def rows(n: int, *, sharp: float = 6.0, seed: int = 0) -> list[Labelled]:
 
 @pytest.fixture(name="made", scope="module")
 def _made(no_encoder: None) -> Calibration:
-    del no_encoder
     return asyncio.run(calibrate(endpoint(), QUESTION, rows(400)))
 
 

@@ -29,7 +29,6 @@ def free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the endpoints of a test are asked costs nothing, and their model was probed."""
 
     def yes(endpoint: object) -> bool:
-        del endpoint
         return True
 
     monkeypatch.setattr("moa.agents.deciding.costs_nothing", yes)

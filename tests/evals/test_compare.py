@@ -20,7 +20,7 @@ from moa.config import load
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.evals import compare
-from moa.evals.cases import Answer, Cache
+from moa.evals.cases import Cache, DesignAnswer
 from moa.evals.plots import plot_comparison
 from moa.graphs.cascade import Cascade
 from moa.graphs.loading import files_in
@@ -175,14 +175,14 @@ def test_answers_are_taken_up_each_time_a_run_was_killed(tmp_path: Path) -> None
     for request, text in given.items():
         cache = Cache(file)
         assert cache.get("slm", request) is None
-        cache.put("slm", request, Answer(text=text))
+        cache.put("slm", request, DesignAnswer(text=text))
         cache.close()
         written = file.read_bytes()
         with file.open("ab") as half:
             half.write(written.splitlines()[0][: written.index("é".encode()) + 1])
     kept = Cache(file)
     assert {request: kept.get("slm", request) for request in given} == {
-        request: Answer(text=text) for request, text in given.items()
+        request: DesignAnswer(text=text) for request, text in given.items()
     }
     kept.close()
 
@@ -306,7 +306,6 @@ def test_the_command_writes_and_prints_json_markdown_and_plots(
 def test_a_design_that_answers_nothing_is_told_and_leaves_with_1(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del folder
     assert moa("compare", "data.jsonl", "--designs", "mine.py:good,mine.py:broken") == 1
     assert "30 without an answer, such as: NodeError" in " ".join(capsys.readouterr().out.split())
 
@@ -331,7 +330,6 @@ def test_labels_that_can_t_be_right_are_refused(
     words: tuple[str, ...], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rows of a label that nobody may answer would count as wrong."""
-    del folder
     assert moa("compare", "data.jsonl", "--designs", "mine.py:good", *words) == 2
     assert said in " ".join(capsys.readouterr().err.split())
 

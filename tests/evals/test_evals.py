@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from moa.decisions.arrays import coverage_at_risk
 from moa.errors import InputError, Unanswered
-from moa.evals.cases import Answer, answer_text, cases_of
+from moa.evals.cases import DesignAnswer, answer_text, cases_of
 from moa.evals.comparison import MARGIN, DesignReport, cost_ratio, ruled, ruling
 from moa.evals.metrics import (
     Interval,
@@ -30,10 +30,12 @@ from moa.handoffs import Reply
 from moa.questions import Choice, Predicate
 
 
-def says(label: str, confidence: float, *, accepted: bool | None = None) -> Answer:
+def says(label: str, confidence: float, *, accepted: bool | None = None) -> DesignAnswer:
     other = "b" if label == "a" else "a"
     probabilities = {label: confidence, other: 1 - confidence}
-    return Answer(text=label, probabilities=probabilities, confidence=confidence, accepted=accepted)
+    return DesignAnswer(
+        text=label, probabilities=probabilities, confidence=confidence, accepted=accepted
+    )
 
 
 def test_labels_are_measured_as_by_hand() -> None:
@@ -47,7 +49,7 @@ def test_labels_are_measured_as_by_hand() -> None:
 
 
 def test_a_case_without_an_answer_is_wrong_and_never_sure() -> None:
-    answers = [says("a", 0.9, accepted=True), Answer(text=None, error="down")]
+    answers = [says("a", 0.9, accepted=True), DesignAnswer(text=None, error="down")]
     found = label_metrics(answers, ["a", "a"], risk=0.0)
     assert (found.accuracy, found.coverage_at_risk) == (0.5, 0.5)
     assert (found.coverage, found.accepted_error) == (0.5, 0.0)
@@ -65,7 +67,7 @@ def test_what_a_calibration_accepts_is_covered_before_what_is_only_sure() -> Non
 
 
 def test_written_labels_have_no_calibration_to_measure() -> None:
-    found = label_metrics([Answer(text="a"), Answer(text="b")], ["a", "a"], risk=0.1)
+    found = label_metrics([DesignAnswer(text="a"), DesignAnswer(text="b")], ["a", "a"], risk=0.1)
     assert (found.accuracy, found.ece, found.brier, found.coverage_at_risk) == (0.5, *[None] * 3)
 
 

@@ -49,7 +49,6 @@ def rows(n: int, *, seed: int = 0) -> list[Labelled]:
 
 @pytest.fixture(name="made", scope="module")
 def _made(no_encoder: None) -> Calibration:
-    del no_encoder
     return asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
 
 

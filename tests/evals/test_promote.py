@@ -17,7 +17,7 @@ from moa.calibration.labelled import Labelled
 from moa.config.endpoints import Endpoints
 from moa.config.file import set_in_graph
 from moa.errors import ConfigError, InputError
-from moa.evals.cases import Answer
+from moa.evals.cases import DesignAnswer
 from moa.evals.promotion import promote, promotion_of
 from moa.testing import Rule, SimulatedEndpoint, Step
 from moa.usage import Price
@@ -51,7 +51,6 @@ def log(n: int) -> list[Labelled]:
 
 
 def guess(text: str) -> Step:
-    del text
     return {"label": {"ham": 0.5}}
 
 
@@ -106,7 +105,7 @@ async def test_a_promise_that_is_broken_is_hardly_ever_taken_to_hold() -> None:
         for _ in range(100):
             rows = [Labelled(text=str(n), label="spam") for n in range(400)]
             wrong = (rng.random(400) < risk).tolist()
-            answers = [Answer(text="ham" if w else "spam", accepted=True) for w in wrong]
+            answers = [DesignAnswer(text="ham" if w else "spam", accepted=True) for w in wrong]
             found.append(promotion_of(made, rows, answers, use=360, audit=0.0, llm=None).holds)
         return sum(found) / len(found)
 

@@ -202,27 +202,24 @@ class Confident(Policy):
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Compare the confidence; a written label has none and is not accepted."""
-        del request, context
         confidence = confidence_of(reply)
         if confidence is None:
             return Judgement(0.0, False, ("it has no confidence",))
-        answers = _answers(reply)
-        accepted = all(map(self._accepts, answers))
-        if isinstance(self.threshold, Bound):
-            if any(_says(answer) is not None for answer in answers):
-                does = "accepted" if accepted else "not accepted"
-                return Judgement(confidence, accepted, (f"{does} by its calibration",))
-            least = self.threshold.threshold
+        answers, bound = _answers(reply), self.threshold
+        if isinstance(bound, Bound):
+            said = [_says(answer) for answer in answers]
+            accepts = [
+                bound.accepts(answer.confidence) if says is None else says
+                for answer, says in zip(answers, said, strict=True)
+            ]
+            if any(says is not None for says in said):
+                does = "accepted" if all(accepts) else "not accepted"
+                return Judgement(confidence, all(accepts), (f"{does} by its calibration",))
+            least = bound.threshold
         else:
-            least = self.threshold
+            accepts, least = [confidence >= bound], bound
         wanted = "nothing is accepted" if least is None else f"{least:.3f} is needed"
-        return Judgement(confidence, accepted, (f"confidence {confidence:.3f}, {wanted}",))
-
-    def _accepts(self, answer: Any) -> bool:
-        if isinstance(self.threshold, Bound):
-            said = _says(answer)
-            return self.threshold.accepts(answer.confidence) if said is None else said
-        return answer.confidence >= self.threshold
+        return Judgement(confidence, all(accepts), (f"confidence {confidence:.3f}, {wanted}",))
 
 
 def _says(answer: Any) -> bool | None:
@@ -297,10 +294,6 @@ class Fitted(Policy):
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Ask all policies, and weigh what they say."""
         found = await gather(p.judge(request, reply, context) for p in self.policies)
-        return self.weigh(found)
-
-    def weigh(self, found: Sequence[Judgement]) -> Judgement:
-        """Make one judgement from those of the policies."""
         read = signs_of(found)
         odds = self.bias + sum(
             weight * read.get(name, 0.0)

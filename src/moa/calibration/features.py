@@ -41,12 +41,14 @@ PROMPT = "Task: {question}\nText: {text}\nLabel:"
 Sources = Mapping[str, Endpoint]
 """Endpoints by role."""
 Progress = Callable[[str, int, int], None]
-"""Called with the name of the feature, the texts it was read of, and those to read in all."""
+"""Called with the name of a feature or a design, the texts it has done, and those to do in all."""
 _LEAST_MASS = 1e-3
 """A smaller label mass tells no more."""
 _LONGEST = 4000
 """Characters of a text that are embedded: longer ones may not fit the encoder."""
 _AT_ONCE = 8
+_SECONDS_A_TEXT, _LEAST_S = 1.0, 120.0
+"""Seconds that reading may take in all, for each text and at least."""
 _PROBE = 6
 """Texts that are read first, to see how long all would take; the first of them warms up."""
 
@@ -207,7 +209,8 @@ class FeatureReader:
     sources: Sources
     texts: Sequence[str]
     context: RunContext
-    limit_s: float
+    limit_s: float | None = None
+    """Seconds that all may take; `None`: 1 a text, and at least 120."""
     progress: Progress | None = None
     dropped: list[str] = field(default_factory=list[str])
     """Features that were left out, and why, in sentences."""
@@ -216,14 +219,15 @@ class FeatureReader:
     @property
     def left_s(self) -> float:
         """Seconds until the limit."""
-        return self.limit_s - (time.monotonic() - self._started)
+        limit_s = self.limit_s or max(_LEAST_S, _SECONDS_A_TEXT * len(self.texts))
+        return limit_s - (time.monotonic() - self._started)
 
     async def read(self, feature: Feature) -> Reading | None:
         """Read all texts; `None` where the feature was dropped, and `dropped` says why."""
         if self.left_s <= 0:
             return self._drop(feature, "the time was up before it")
         try:
-            async with asyncio.timeout(None if math.isinf(self.limit_s) else self.left_s):
+            async with asyncio.timeout(None if math.isinf(self.left_s) else self.left_s):
                 return await self._reading(feature)
         except TimeoutError:
             return self._drop(feature, "it got slower on the way, and the time was up")

@@ -72,8 +72,6 @@ from moa.questions import Question
 
 LATENCY_PENALTY = 0.02
 """How much lower the log loss must be for a second a decision."""
-SECONDS_A_ROW, LEAST_S = 1.0, 120.0
-"""Seconds that reading may take in all, for each labelled text and at least."""
 _HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
 """Share of the texts drawn at random that is held out; the larger one where there are at least
 `_MANY` of them an option, so that enough are left to fit to."""
@@ -134,14 +132,10 @@ async def calibrate(
         sources=sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders},
         texts=[row.text for row in data.rows],
         context=context or RunContext(keep_notes=False),
-        limit_s=limit_s or max(LEAST_S, SECONDS_A_ROW * len(data.rows)),
+        limit_s=limit_s,
         progress=progress,
     )
     readings = await _readings(reader, task)
-    if not readings:
-        raise CalibrationError(
-            "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
-        )
     made = (_unlearnt if learn == "nothing" else _learnt)(task, readings, latency_penalty)
     roles = sorted({feature.source for feature in made.best.features})
     models = {role: await identity_of(reader.sources[role], reader.context) for role in roles}
@@ -307,6 +301,10 @@ async def _readings(reader: FeatureReader, task: _Task) -> list[Reading]:
         shown = await _labels(reader, "labels after examples", halves(examples, [reader.question]))
         sure = _sure(reader, task, [one.values for one in (own, shown) if one is not None])
         found += [shown, await _labels(reader, "labels after sure texts", sure)]
+    if not any(found):
+        raise CalibrationError(
+            "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
+        )
     return [one for one in found if one is not None]
 
 

@@ -142,19 +142,7 @@ def _oddities(
 
 
 def near_copies_of(rows: Sequence[Labelled]) -> Iterator[str]:
-    """Warn of near-copies, which the rows of one case may be, and no others."""
-    copies = sum(near_copies(rows))
-    if copies:
-        yield (
-            f"at least {copies} of {len(rows)} rows are near-copies of an earlier one without the "
-            f"same case ({_ALIKE:.0%} of the words of both are the same): they are right or wrong "
-            "together, so the promise is broken more often than stated. Give rows that belong "
-            "together the same 'case', or leave the copies out"
-        )
-
-
-def near_copies(rows: Sequence[Labelled]) -> list[bool]:
-    """Tell which rows are near-copies of an earlier one that isn't said to be of the same case.
+    """Warn of near-copies of an earlier row, which the rows of one case may be, and no others.
 
     Two texts are that share four fifths of all their words (Jaccard). They must then share one of
     their rarest, so only such pairs are compared (prefix filtering; Bayardo, Ma and Srikant 2007,
@@ -164,21 +152,25 @@ def near_copies(rows: Sequence[Labelled]) -> list[bool]:
     words = [frozenset(words_in(row.text)) for row in rows]
     frequent = Counter(word for found in words for word in found)
     seen: dict[str, list[int]] = {}
-    copies: list[bool] = []
+    copies = 0
     for place, (row, found) in enumerate(zip(rows, words, strict=True)):
         ranked = sorted(found, key=lambda word: (frequent[word], word))
         rarest = ranked[: len(ranked) - ceil(_ALIKE * len(ranked)) + 1]
         others = {other for word in rarest for other in seen.get(word, [])[-_LOOK_BACK:]}
-        copies.append(
-            any(
-                len(found & words[other]) >= _ALIKE * len(found | words[other])
-                and (row.case is None or row.case != rows[other].case)
-                for other in others
-            )
+        copies += any(
+            len(found & words[other]) >= _ALIKE * len(found | words[other])
+            and (row.case is None or row.case != rows[other].case)
+            for other in others
         )
         for word in rarest:
             seen.setdefault(word, []).append(place)
-    return copies
+    if copies:
+        yield (
+            f"at least {copies} of {len(rows)} rows are near-copies of an earlier one without the "
+            f"same case ({_ALIKE:.0%} of the words of both are the same): they are right or wrong "
+            "together, so the promise is broken more often than stated. Give rows that belong "
+            "together the same 'case', or leave the copies out"
+        )
 
 
 def check_labels(rows: Sequence[Labelled], labels: Sequence[str] | None) -> None:

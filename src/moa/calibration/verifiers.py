@@ -54,7 +54,6 @@ class Arithmetic(Policy):
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Re-compute the sums of the reply."""
-        del request, context
         checked = check(text_of(reply))
         total, wrong = len(checked.equations), checked.wrong
         score = 1.0 - len(wrong) / total if total else 0.5
@@ -78,7 +77,6 @@ class Format(Policy):
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Read the reply."""
-        del request, context
         fault = self._fault(text_of(reply))
         return Judgement(0.0 if fault else 1.0, not fault, (fault or "it has the form asked for",))
 
@@ -125,7 +123,6 @@ class Length(Policy):
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Count the words or the characters."""
-        del request, context
         text = text_of(reply).strip()
         found = word_count(text) if self.unit == "words" else len(text)
         counted = f"{found} {self.unit}"
@@ -162,7 +159,6 @@ class Grounded(Policy):
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Look the reply's words and numbers up."""
-        del context
         passages = self.passages(request) if self.passages else [text_of(request)]
         known = set[str | Fraction]().union(*(_content(passage) for passage in passages))
         found = _content(text_of(reply))
@@ -188,7 +184,6 @@ class Signs(Policy):
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Gather the signs."""
-        del context
         signs = reply_features(text_of(request), text_of(reply))
         return Judgement(0.5, True, (f"{len(signs)} signs gathered",), signs)
 

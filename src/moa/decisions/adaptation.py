@@ -17,7 +17,7 @@ from functools import cache
 from moa.context import RunContext
 from moa.decisions import ENOUGH, Adaptation, Correction, PromptVariant
 from moa.decisions.arrays import Bools, Floats, log_softmax, np
-from moa.decisions.ensemble import Progress, Reader, labels_of, with_heads
+from moa.decisions.ensemble import LabelReader, Progress, labels_of, with_heads
 from moa.decisions.heads import FOLDER
 from moa.decisions.regression import (
     agreement,
@@ -94,7 +94,7 @@ async def adapt(
     step = max(1.0, len(unlabelled) / MOST_TEXTS)
     spread = (unlabelled[int(i * step)] for i in range(min(len(unlabelled), MOST_TEXTS)))
     texts = tuple(spread) if enough else stand_in_texts()
-    reader = Reader(endpoint, tuple(questions), tuple(own), context or RunContext(), progress)
+    reader = LabelReader(endpoint, tuple(questions), tuple(own), context or RunContext(), progress)
     fitting = _Fitting(reader, tuple(labelled)[:MOST_LABELS], texts, await reader.read([()], texts))
     if reader.source == "text":
         shown = fitting.labelled[:8]
@@ -208,7 +208,7 @@ class _Fitting:
     with texts besides that the model is sure of by the fit before.
     """
 
-    reader: Reader
+    reader: LabelReader
     labelled: tuple[Example, ...]
     texts: Sequence[str]
     own: Mapping[str, Floats]

@@ -67,7 +67,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
-class Reader:
+class LabelReader:
     """Reads what a model answers to texts, several at once, as numbers to fit to."""
 
     endpoint: Endpoint
@@ -376,7 +376,7 @@ async def _kept(
             f"it takes {calls} calls, and a budget with room for {_ROOM} times as many ({passed})",
             spent=context.usage,
         )
-    reader = Reader(endpoint, tuple(questions), shown, context.nested("bias"))
+    reader = LabelReader(endpoint, tuple(questions), shown, context.nested("bias"))
     first = await reader.read([()], texts[:1])
     if reader.source == "text":
         return None

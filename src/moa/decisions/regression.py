@@ -66,7 +66,7 @@ def cross_validated(folds: Ints, predict: Callable[[Bools], Floats]) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FittedHead:
     """A head, and what it would have said of each vector without that vector's label."""
 
     head: Head
@@ -83,7 +83,7 @@ def fit_head(
     *,
     penalties: Sequence[float] = PENALTIES,
     known: tuple[Floats, Ints] | None = None,
-) -> Fitted:
+) -> FittedHead:
     """Fit a head by multinomial logistic regression, with the penalty of lowest held-out log loss.
 
     Penalties are tried in their order, strong ones first. `known` are further vectors and the right
@@ -108,7 +108,7 @@ def fit_head(
         ends[fold] = _fitted(np.concatenate([inside[rows], more]), given, start, penalty)
         return ends[fold]
 
-    best: Fitted | None = None
+    best: FittedHead | None = None
     lowest = np.inf
     for penalty in penalties:
         held_out = cross_validated(
@@ -119,7 +119,7 @@ def fit_head(
         if loss < lowest:
             weights = basis @ head.weights
             whole = Head(weights, head.bias - centre @ weights)
-            best, lowest = Fitted(whole, held_out, penalty), loss
+            best, lowest = FittedHead(whole, held_out, penalty), loss
         elif loss > lowest * _WORSE:  # weaker ones are worse still
             break
     assert best is not None, "there is a penalty"

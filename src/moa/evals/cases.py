@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import AliasChoices, ConfigDict, Field, ValidationError, model_val
 from moa._files import Existing, LineFile
 from moa.batch import Item, faults_of, map_rows
 from moa.calibration.acceptance import confidence_of, text_of
+from moa.calibration.features import Progress
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError
 from moa.handoffs import Frozen
@@ -23,10 +24,8 @@ from moa.questions import answers_in
 from moa.rows import Format, typed
 from moa.usage import Usage
 
-Kind = Literal["labels", "texts"]
+DataKind = Literal["labels", "texts"]
 """Whether designs are measured by the label they give, or by the text they write."""
-Progress = Callable[[str, int, int], None]
-"""Told the design, how many cases it has done, and how many there are."""
 
 
 class Case(Frozen):
@@ -55,7 +54,7 @@ class Case(Frozen):
         return self
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> DataKind:
         """What designs are measured by."""
         return "texts" if self.label is None else "labels"
 
@@ -68,7 +67,7 @@ class Case(Frozen):
 class Data(NamedTuple):
     """Cases, all of one kind."""
 
-    kind: Kind
+    kind: DataKind
     cases: tuple[Case, ...]
 
     @property
@@ -113,7 +112,7 @@ def read_cases(
 
 
 def _of_one_kind(cases: Sequence[Case]) -> Data:
-    kinds: set[Kind] = {case.kind for case in cases}
+    kinds: set[DataKind] = {case.kind for case in cases}
     if not kinds:
         raise InputError("there are no rows to compare on")
     if len(kinds) > 1:
@@ -121,7 +120,7 @@ def _of_one_kind(cases: Sequence[Case]) -> Data:
     return Data(kinds.pop(), tuple(cases))
 
 
-class Answer(Frozen):
+class DesignAnswer(Frozen):
     """One answer of a design, as it is kept in a cache of answers."""
 
     text: str | None
@@ -139,7 +138,7 @@ class Answer(Frozen):
     """US dollars; `None` is unknown."""
 
     @classmethod
-    def of(cls, item: Item[object]) -> Answer:
+    def of(cls, item: Item[object]) -> DesignAnswer:
         """Read what a design made of a case."""
         error, output, text = item.error, item.output, None
         if error is None:
@@ -165,7 +164,7 @@ class Answer(Frozen):
 
 
 def taken(usage: Usage, seconds: float) -> dict[str, Any]:
-    """Give what an answer took, as the fields of `Answer`."""
+    """Give what an answer took, as the fields of `DesignAnswer`."""
     total, by_tier = usage.total, usage.by_tier()
     return {
         "seconds": seconds,
@@ -212,22 +211,22 @@ class Cache:
         setup: Mapping[str, str] | None = None,
     ) -> None:
         self._setup = setup or {}
-        self._known: dict[str, Answer] = {}
+        self._known: dict[str, DesignAnswer] = {}
         self._file = None if path is None else LineFile(path, existing=existing)
         if self._file is None:
             return
         self._file.__enter__()
         for number, _, values in self._file.lines():
             try:
-                self._known[values["key"]] = Answer.model_validate(values)
+                self._known[values["key"]] = DesignAnswer.model_validate(values)
             except (KeyError, TypeError, ValidationError) as error:
                 raise self._file.unreadable(number) from error
 
-    def get(self, design: str, request: str) -> Answer | None:
+    def get(self, design: str, request: str) -> DesignAnswer | None:
         """Give an answer that was given already."""
         return self._known.get(self._key(design, request))
 
-    def put(self, design: str, request: str, answer: Answer) -> None:
+    def put(self, design: str, request: str, answer: DesignAnswer) -> None:
         """Keep an answer: it is on disk when this returns."""
         key = self._key(design, request)
         self._known[key] = answer
@@ -253,7 +252,7 @@ async def answers_of(
     context: RunContext,
     concurrency: int,
     progress: Progress | None = None,
-) -> list[Answer]:
+) -> list[DesignAnswer]:
     """Give the answers of a design to all cases, in their order.
 
     A case that fails has an answer without a text, which says why. It is asked again next time. A
@@ -268,7 +267,7 @@ async def answers_of(
             if isinstance(item.error, ConfigError):
                 raise item.error
             place = asked[item.number - 1]
-            answers[place] = answer = Answer.of(item)
+            answers[place] = answer = DesignAnswer.of(item)
             if answer.error is None:
                 cache.put(name, cases[place].request, answer)
             done += 1

@@ -12,11 +12,12 @@ from pydantic import Field
 from moa._async import map_async
 from moa._files import Existing
 from moa.calibration import percent
+from moa.calibration.features import Progress
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, bins_of, coverage_line, np
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError
-from moa.evals.cases import Answer, Cache, Case, Data, Kind, Progress, answers_of, cases_of
+from moa.evals.cases import Cache, Case, Data, DataKind, DesignAnswer, answers_of, cases_of
 from moa.evals.metrics import (
     TEXT_METRICS,
     Interval,
@@ -100,7 +101,7 @@ class Point(Frozen):
 class Comparison(Frozen):
     """Designs side by side on the same cases."""
 
-    kind: Kind
+    kind: DataKind
     metric: str
     """What quality is: `accuracy`, or the text metric."""
     n: int
@@ -242,7 +243,7 @@ async def compare(
     metric = _metric(data, metric, judge)
     each = None if budget_usd is None else budget_usd / parts
     judging = _context(each)
-    answers: dict[str, list[Answer]] = {}
+    answers: dict[str, list[DesignAnswer]] = {}
     scores: dict[str, Floats] = {}
     with closing(Cache(cache, existing=existing, setup=setup)) as kept:
         for name, node in designs.items():
@@ -255,20 +256,45 @@ async def compare(
                 concurrency=concurrency,
                 progress=progress,
             )
-            if metric == "judge" and judge is not None:
-                scores[name] = await _judged(judge, data.cases, given, judging)
-            else:
-                scores[name] = _scored(metric, data.cases, given)
-    found = [_design(name, answers[name], scores[name], data, risk) for name in designs]
+            scores[name] = await _scored(metric, data.cases, given, judge, judging)
+    return _compared(data, metric, answers, scores, reference=main, risk=risk, budget=each)
+
+
+def _compared(
+    data: Data,
+    metric: str,
+    answers: Mapping[str, Sequence[DesignAnswer]],
+    scores: Mapping[str, Floats],
+    *,
+    reference: str,
+    risk: float,
+    budget: float | None,
+) -> Comparison:
+    found = [_design(name, answers[name], scores[name], data, risk) for name in answers]
+    binary = metric in ("accuracy", "exact", "numeric")
+    reliability: dict[str, list[tuple[float, float, int]]] = {}
+    coverage: dict[str, list[tuple[float, float]]] = {}
+    for name, given in answers.items():
+        sure, order, correct = confidences(given), ranked(given), scores[name] == 1.0
+        if sure is None or order is None:
+            continue
+        bins = bins_of(sure)
+        reliability[name] = [
+            (float(sure[here].mean()), float(correct[here].mean()), int(here.sum()))
+            for here in (bins == b for b in np.unique(bins))
+        ]
+        shares, errors = coverage_line(order, correct)
+        coverage[name] = list(zip(shares.tolist(), errors.tolist(), strict=True))
     return Comparison(
         kind=data.kind,
         metric=metric,
         n=len(data.cases),
-        reference=main,
-        budget=each,
-        designs=ruled(found, scores, main, binary=metric in ("accuracy", "exact", "numeric")),
+        reference=reference,
+        budget=budget,
+        designs=ruled(found, scores, reference, binary=binary),
         curve=_curve(answers, scores),
-        **_by_confidence(answers, scores),
+        reliability=reliability,
+        coverage=coverage,
     )
 
 
@@ -298,23 +324,26 @@ def _metric(data: Data, wanted: str | None, judge: Endpoint | None) -> str:
     return metric
 
 
-def _scored(metric: str, cases: Sequence[Case], answers: Sequence[Answer]) -> Floats:
-    """Score each answer from 0 to 1; a missing one has 0."""
-    score = TEXT_METRICS.get(metric, lambda text, expected: float(text == expected))
-    pairs = zip(cases, answers, strict=True)
-    return np.array([0.0 if a.text is None else score(a.text, c.expected) for c, a in pairs])
-
-
-async def _judged(
-    judge: Endpoint, cases: Sequence[Case], answers: Sequence[Answer], context: RunContext
+async def _scored(
+    metric: str,
+    cases: Sequence[Case],
+    answers: Sequence[DesignAnswer],
+    judge: Endpoint | None,
+    context: RunContext,
 ) -> Floats:
-    """Score each answer beside the reference of its case; one without a verdict is not a number."""
-    picks = Listwise(judge)
+    """Score each answer from 0 to 1, by its case's reference or, where a judge does, beside it.
 
-    async def one(pair: tuple[Case, Answer]) -> float:
+    A missing one has 0; one that the judge gives no verdict on is not a number.
+    """
+    score = TEXT_METRICS.get(metric, lambda text, expected: float(text == expected))
+    picks = Listwise(judge) if metric == "judge" and judge is not None else None
+
+    async def one(pair: tuple[Case, DesignAnswer]) -> float:
         case, answer = pair
         if answer.text is None:
             return 0.0
+        if picks is None:
+            return score(answer.text, case.expected)
         if answer.text == case.expected:
             return 0.5
         both = Candidates(request=case.request, replies=(answer.text, case.expected))
@@ -330,7 +359,7 @@ async def _judged(
 
 
 def _design(
-    name: str, answers: Sequence[Answer], scores: Floats, data: Data, risk: float
+    name: str, answers: Sequence[DesignAnswer], scores: Floats, data: Data, risk: float
 ) -> DesignReport:
     expected = [case.expected for case in data.cases]
     known = scores[~np.isnan(scores)]
@@ -464,7 +493,7 @@ def _signed(lead: Interval) -> str:
 
 
 def _curve(
-    answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Floats]
+    answers: Mapping[str, Sequence[DesignAnswer]], scores: Mapping[str, Floats]
 ) -> tuple[Point, ...]:
     """Let the small model alone be believed on none to all cases, the surest first."""
     small, large = answers.get("slm"), answers.get(REFERENCE)
@@ -484,24 +513,3 @@ def _curve(
         cost = None if dear is None else base + (float(dear[count - 1]) if count else 0.0)
         points.append(Point(llm_share=count / n, quality=(start + gained) / n, cost=cost))
     return tuple(points)
-
-
-def _by_confidence(
-    answers: Mapping[str, Sequence[Answer]], scores: Mapping[str, Floats]
-) -> dict[str, dict[str, Any]]:
-    """How right each design with confidences is: in bins of them, and among the surest."""
-    reliability: dict[str, list[tuple[float, float, int]]] = {}
-    coverage: dict[str, list[tuple[float, float]]] = {}
-    for name, given in answers.items():
-        sure, order, correct = confidences(given), ranked(given), scores[name] == 1.0
-        if sure is None or order is None:
-            continue
-        bins = bins_of(sure)
-        inside = [bins == b for b in np.unique(bins)]
-        reliability[name] = [
-            (float(sure[here].mean()), float(correct[here].mean()), int(here.sum()))
-            for here in inside
-        ]
-        shares, errors = coverage_line(order, correct)
-        coverage[name] = list(zip(shares.tolist(), errors.tolist(), strict=True))
-    return {"reliability": reliability, "coverage": coverage}

@@ -20,7 +20,7 @@ from moa.decisions.arrays import (
     np,
 )
 from moa.errors import needed
-from moa.evals.cases import Answer
+from moa.evals.cases import DesignAnswer
 from moa.handoffs import Frozen
 
 
@@ -112,7 +112,7 @@ class LabelMetrics(Frozen):
 
 
 def label_metrics(
-    answers: Sequence[Answer], expected: Sequence[str], *, risk: float
+    answers: Sequence[DesignAnswer], expected: Sequence[str], *, risk: float
 ) -> LabelMetrics:
     """Measure the labels of a design against the right ones; coverage is that at `risk`."""
     names = sorted({*expected, *(a.text for a in answers if a.text is not None)})
@@ -136,14 +136,14 @@ def label_metrics(
     )
 
 
-def confidences(answers: Sequence[Answer]) -> Floats | None:
+def confidences(answers: Sequence[DesignAnswer]) -> Floats | None:
     """Give the confidences, 0 for a case without an answer; `None` where an answer has none."""
     if any(a.text is not None and a.confidence is None for a in answers):
         return None
     return np.array([a.confidence or 0.0 for a in answers])
 
 
-def ranked(answers: Sequence[Answer]) -> Floats | None:
+def ranked(answers: Sequence[DesignAnswer]) -> Floats | None:
     """Give numbers that order the answers: what a design accepts first, then the surest first.
 
     What a calibration does not accept has the confidence of another fit, so the two can't be
@@ -153,7 +153,7 @@ def ranked(answers: Sequence[Answer]) -> Floats | None:
     return None if sure is None else sure + np.array([a.accepted is True for a in answers])
 
 
-def _brier(answers: Sequence[Answer], expected: Sequence[str]) -> float | None:
+def _brier(answers: Sequence[DesignAnswer], expected: Sequence[str]) -> float | None:
     answered = [
         (a.probabilities, label)
         for a, label in zip(answers, expected, strict=True)

@@ -11,6 +11,7 @@ from pydantic import computed_field
 from moa.agents.classifier import Classifier
 from moa.calibration import Bound, Guarantee, percent
 from moa.calibration.bounds import Outcome, bound_along
+from moa.calibration.features import Progress
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, Sorted, sort_out
@@ -19,7 +20,7 @@ from moa.decisions.arrays import coverage_at_risk, np
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import InputError
-from moa.evals.cases import Answer, Cache, Case, Progress, answers_of
+from moa.evals.cases import Cache, Case, DesignAnswer, answers_of
 from moa.evals.labelling import question_of
 from moa.evals.metrics import ranked
 from moa.handoffs import Frozen
@@ -202,7 +203,7 @@ def _dealt(
 def promotion_of(
     made: Calibration,
     rest: Sequence[Labelled],
-    answers: Sequence[Answer],
+    answers: Sequence[DesignAnswer],
     *,
     use: int,
     audit: float,
@@ -240,7 +241,7 @@ def promotion_of(
 
 def _saving(
     rest: Sequence[Labelled],
-    answers: Sequence[Answer],
+    answers: Sequence[DesignAnswer],
     moved: float,
     labels: Sequence[str],
     llm: Endpoint | None,

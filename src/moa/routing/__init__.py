@@ -25,8 +25,8 @@ from moa.handoffs import Frozen
 from moa.node import Result, finish
 from moa.routing.recorded import KNOWN, Case, Table, describe, grams
 
-Kind = Literal["router", "cascade"]
-Choice = Literal["weak", "strong"]
+RouterKind = Literal["router", "cascade"]
+Strength = Literal["weak", "strong"]
 
 
 class _Written(Frozen):
@@ -140,7 +140,7 @@ class Groups(_Written):
         return np.array([self.gains.get(value, self.constant) for value in values])
 
 
-Part = Annotated[Trees | Grams | Groups, Field(discriminator="kind")]
+RouterPart = Annotated[Trees | Grams | Groups, Field(discriminator="kind")]
 
 
 class Weighted(_Written):
@@ -148,10 +148,10 @@ class Weighted(_Written):
 
     name: str
     weight: float = Field(gt=0, le=1)
-    part: Part
+    part: RouterPart
 
 
-class Candidate(_Written):
+class PartReport(_Written):
     """What a candidate reached by cross-validation."""
 
     name: str
@@ -187,7 +187,7 @@ class Router(_Written):
 
     format: Literal["moa-router-1"] = "moa-router-1"
     name: str = "router"
-    kind: Kind
+    kind: RouterKind
     """`router`: from the prompt alone; `cascade`: from the weak model's answer too."""
     fields: tuple[str, ...]
     """Other fields of a row that are used where they are there."""
@@ -195,7 +195,7 @@ class Router(_Written):
     """What the threshold was chosen for, in words."""
     threshold: float
     """A request goes to the strong model where the predicted gain is at least this."""
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[PartReport, ...]
     origin: Origin
     parts: tuple[Weighted, ...]
 
@@ -240,7 +240,7 @@ class Router(_Written):
 
     def route(
         self, prompt: str, *, reply: str | None = None, fields: Mapping[str, str] | None = None
-    ) -> Choice:
+    ) -> Strength:
         """Choose a model for a request.
 
         Args:
@@ -254,13 +254,13 @@ class Router(_Written):
         (gain,) = self.gains([Case(prompt, reply, fields or {})]).tolist()
         return self.choose(gain)
 
-    def choose(self, gain: float) -> Choice:
+    def choose(self, gain: float) -> Strength:
         """Choose a model by the gain that was predicted for a request."""
         return "strong" if gain >= self.threshold else "weak"
 
     async def run(
         self, request: Case | str, /, context: RunContext | None = None
-    ) -> Result[Choice]:
+    ) -> Result[Strength]:
         """Choose a model for a request; no model is asked for it.
 
         Raises:

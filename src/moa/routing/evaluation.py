@@ -22,7 +22,7 @@ from moa.errors import InputError
 from moa.evals.metrics import Interval, difference, stats
 from moa.evals.plots import save_picture
 from moa.handoffs import Frozen
-from moa.routing import Kind, Router
+from moa.routing import Router, RouterKind
 from moa.routing.recorded import Recorded
 
 CHANCE = 0.5
@@ -154,7 +154,7 @@ class AtThreshold(Frozen):
 class RoutingReport(Figures):
     """What a ranking recovers on requests that both models have answered."""
 
-    kind: Kind | None = None
+    kind: RouterKind | None = None
     """`None` where it is no router's ranking."""
     n: int
     weak_quality: float

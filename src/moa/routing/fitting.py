@@ -23,13 +23,13 @@ from moa.decisions.arrays import Floats, Ints, np
 from moa.decisions.regression import folds
 from moa.errors import ConfigError, InputError, needed
 from moa.routing import (
-    Candidate,
     Grams,
     Groups,
-    Kind,
     Origin,
-    Part,
+    PartReport,
     Router,
+    RouterKind,
+    RouterPart,
     Tree,
     Trees,
     Weighted,
@@ -100,7 +100,7 @@ class Truth(NamedTuple):
         return Truth(self.weak[places], self.strong[places])
 
 
-Fitter = Callable[[Table, Truth], Part]
+Fitter = Callable[[Table, Truth], RouterPart]
 """Fits a part to cases and what is known of them."""
 
 
@@ -136,12 +136,12 @@ def fit_router(
     _sklearn("base")  # before anything else, so that it is known what is missing
     rows = list({_key(row): row for row in recorded}.values())
     _check(rows)
-    kind: Kind = "router" if rows[0].case.reply is None else "cascade"
+    kind: RouterKind = "router" if rows[0].case.reply is None else "cascade"
     trial = _tried(rows, _grouping(rows) if fields is None else fields, progress)
     weights = _stacked(trial)
     alone = {name: round(trial.apgr({name: 1.0}), 4) for name in trial.fitters}
     compared = [
-        Candidate(name=name, apgr=apgr, weight=weights.get(name, 0.0))
+        PartReport(name=name, apgr=apgr, weight=weights.get(name, 0.0))
         for name, apgr in sorted(alone.items(), key=lambda each: -each[1])
     ]
     held_out = trial.blend(weights)[0]
@@ -172,7 +172,7 @@ def candidates(table: Table, fields: Sequence[str]) -> dict[str, Fitter]:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class _Trials:
     """Candidates, and what each predicts for rows that took no part in its fitting."""
 
     table: Table
@@ -193,7 +193,7 @@ class Trial:
 
 def _tried(
     rows: Sequence[Recorded], fields: Sequence[str], progress: Progress | None = None
-) -> Trial:
+) -> _Trials:
     """Fit every candidate to all folds but one, and predict that one."""
     table = describe([row.case for row in rows])
     truth = Truth(
@@ -212,7 +212,7 @@ def _tried(
                 held_out[name][deal, outside] = part.predict(table[outside])
             if progress is not None:
                 progress(deal * _FOLDS + number + 1, _REPEATS * _FOLDS)
-    return Trial(table, truth, fitters, held_out)
+    return _Trials(table, truth, fitters, held_out)
 
 
 def _key(row: Recorded) -> tuple[str, str | None, bool, bool]:
@@ -253,7 +253,7 @@ def _grouping(rows: Sequence[Recorded]) -> list[str]:
     return [n for n, values in different.items() if 2 <= values <= len(rows) / LEAST_IN_GROUP]
 
 
-def _stacked(trial: Trial) -> Weights:
+def _stacked(trial: _Trials) -> Weights:
     """Weigh the candidates by least squares on held-out predictions, the heaviest first."""
     names, gains = list(trial.fitters), trial.truth.gains - trial.truth.gains.mean()
     told = np.array([trial.held_out[name].mean(0) for name in names]).T
@@ -335,7 +335,7 @@ def _shown_share(scores: Floats, truth: Truth, recovered: float) -> float:
 
 
 def _origin(
-    rows: Sequence[Recorded], trial: Trial, weights: Weights, best: Candidate, *, left_out: int
+    rows: Sequence[Recorded], trial: _Trials, weights: Weights, best: PartReport, *, left_out: int
 ) -> Origin:
     read = hashlib.sha256()
     for row in rows:
