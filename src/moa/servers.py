@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from moa.config import Config, nearest
 from moa.errors import ConfigError
@@ -13,12 +12,11 @@ from moa.vllm.state import ServerFolder
 
 def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
     """Say how the servers of endpoints are started; without a name, of all that are served here."""
-    base = config.file.parent.absolute() if config.file else Path.cwd()
     entries = {name: config.endpoints[name] for name in _chosen(config, names)}
     return [
         spec
         for name, entry in entries.items()
-        for spec in specs_of(name, entry.model, entry.vllm, base=base)
+        for spec in specs_of(name, entry.model, entry.vllm, base=config.folder)
     ]
 
 

@@ -12,12 +12,7 @@ from moa._machine import Memory
 from moa.config import load
 from moa.errors import ConfigError, MissingDependency
 from moa.servers import planned
-from moa.vllm.command import (
-    Environment,
-    command,
-    find_environment,
-    variables,
-)
+from moa.vllm.command import Environment, command, find_environment, variables
 from moa.vllm.settings import VLLMConfig
 
 from .fakes import FAKE, Fake
