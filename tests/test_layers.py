@@ -34,7 +34,7 @@ LAYERS = [
     {"graphs engine"},
     {"guards", "chat", "adapters"},
     {"graphs"},
-    {"doctor", "servers", "tally", "ray"},
+    {"doctor", "tally", "ray"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from moa._machine import Memory
+from moa.cli.serve import planned
 from moa.config import load
 from moa.errors import ConfigError, MissingDependency
-from moa.servers import planned
 from moa.vllm.command import Environment, command, find_environment, variables
 from moa.vllm.settings import VLLMConfig
 
