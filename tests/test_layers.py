@@ -38,7 +38,7 @@ LAYERS = [
     {"graphs engine"},
     {"guards", "chat", "adapters"},
     {"graphs"},
-    {"doctor", "servers", "ray"},
+    {"doctor", "ray"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -164,12 +164,10 @@ async def _endpoint(config: Config, name: str) -> Surveyed:
 
 
 def _addresses(config: Config, name: str) -> list[str]:
-    server = config.endpoints[config.server_of(name)]
-    if server.serve:
-        return list(map(local_url, server.vllm.ports))
-    if server.urls:
-        return list(server.urls)
-    return [server.vendor.base_url] if server.vendor else ["none"]
+    if config.serves(name):
+        return list(map(local_url, config.vllm_of(name).ports))
+    entry = config.endpoints[name]
+    return [*entry.urls] or [entry.vendor.base_url if entry.vendor else "none"]
 
 
 class _Probe(NamedTuple):
@@ -191,10 +189,9 @@ async def _probed(config: Config, name: str) -> list[_Probe]:
         return [_Probe(str(error))]
     wanted = config.endpoints[name].model
     found = await asyncio.gather(*(_asked(server, wanted) for server in servers))
-    if config.serves(name) and any(probe.wrong for probe in found):
-        ports = config.endpoints[config.server_of(name)].vllm.ports
-        if any(ServerFolder.of(port).is_watched for port in ports):
-            return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
+    ports = config.vllm_of(name).ports if config.serves(name) else ()
+    if any(p.wrong for p in found) and any(ServerFolder.of(port).is_watched for port in ports):
+        return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
     missing = len(_addresses(config, name)) - len(found)
     return [*found, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
 

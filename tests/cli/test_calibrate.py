@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import kept, moa, told, written
+from command import Told, kept, moa, told, written
 from piped import type_after_an_answer
 
 from moa.calibration import percent
@@ -66,18 +66,30 @@ def small(no_encoders: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Endpoints, "slm", endpoint())
 
 
-@pytest.fixture(name="made")
-def _made() -> str:
-    assert moa("calibrate", written("a.jsonl", rows(300)), *TASK, "--out", "c.json") == 0
+def calibrated(
+    found: Sequence[Row], *words: str, task: Sequence[str] = TASK, leaves: int = 0
+) -> Told:
+    """Calibrate on rows, into `c.json`."""
+    source = written("a.jsonl", found)
+    return told("calibrate", source, *task, *words, "--out", "c.json", leaves=leaves)
+
+
+def calibration(name: str = "c.json") -> Calibration:
+    return Calibration.load(name)
+
+
+@pytest.fixture
+def made() -> str:
+    calibrated(rows(300))
     return "c.json"
 
 
 def test_a_second_costs_as_much_by_default_as_in_python() -> None:
-    command, function = inspect.signature(command_of.calibrate), inspect.signature(calibrate)
-    assert (
-        command.parameters["latency_penalty"].default
-        == function.parameters["latency_penalty"].default
-    )
+    defaults = [
+        inspect.signature(function).parameters["latency_penalty"].default
+        for function in (command_of.calibrate, calibrate)
+    ]
+    assert defaults[0] == defaults[1]
 
 
 def test_each_decision_says_whether_it_is_accepted(made: str) -> None:
@@ -109,91 +121,68 @@ def test_eval_warns_where_the_rows_are_those_it_was_made_from(made: str) -> None
 def test_rows_that_were_chosen_are_told_of(made: str) -> None:
     some = rows(300, seed=2, noise=0.05)
     written("b.jsonl", [*some, *({**row, "chosen": True} for row in rows(20, seed=5))])
-    assert "20 of 320 rows were chosen to be labelled" in " ".join(
-        told("eval", made, "b.jsonl").err.split()
-    )
-    assert (
-        "20 rows were chosen to be labelled and are"
-        in told("calibrate", "--recheck", made, "b.jsonl").err
-    )
+    said = told("eval", made, "b.jsonl").words
+    assert "20 of 320 rows were chosen to be labelled" in said
+    said = told("calibrate", "--recheck", made, "b.jsonl").words
+    assert "20 rows were chosen to be labelled and are" in said
 
 
 def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(made: str) -> None:
-    written("b.jsonl", rows(300, seed=2, noise=0.05))
-    assert "confirmed" in told("calibrate", "--recheck", made, "b.jsonl", "--out", "there.json").out
+    here = written("b.jsonl", rows(300, seed=2, noise=0.05))
+    assert "confirmed" in told("calibrate", "--recheck", made, here, "--out", "there.json").out
     wrong = [{**row, "label": "spam" if i % 3 else "ham"} for i, row in enumerate(rows(300))]
-    written("c.jsonl", wrong)
-    assert (
-        "withdrawn"
-        in told(
-            "calibrate", "--recheck", "there.json", "c.jsonl", "--out", "gone.json", leaves=1
-        ).out
-    )
-    assert Calibration.load("gone.json").bound.threshold is None
+    words = ("--recheck", "there.json", written("c.jsonl", wrong), "--out", "gone.json")
+    assert "withdrawn" in told("calibrate", *words, leaves=1).out
+    assert calibration("gone.json").bound.threshold is None
 
 
 def test_a_recheck_refuses_what_the_calibration_brings_along() -> None:
     words = ("--recheck", "c.json", "--risk", "0.05", "--per-class", "--minutes", "3")
-    said = " ".join(told("calibrate", written("a.jsonl", rows(3)), *words, leaves=2).err.split())
+    said = calibrated(rows(3), *words, task=(), leaves=2).words
     assert "does not take --risk, --per-class, --minutes" in said
 
 
 def test_a_promise_by_class_is_told_by_class() -> None:
-    written("a.jsonl", rows(400))
-    words = ("--per-class", "--risk", "0.15", "--confidence", "0.9", "--out", "c.json")
-    out = told("calibrate", "a.jsonl", *TASK, *words).out
+    out = calibrated(rows(400), "--per-class", "--risk", "0.15", "--confidence", "0.9").out
     assert "ham: accepts" in out
     assert "spam: accepts" in out
-    assert set(Calibration.load("c.json").bounds) == {"ham", "spam"}
-
-
-def test_a_model_that_need_not_learn_is_tested_on_all_rows() -> None:
-    written("a.jsonl", rows(100))
-    assert (
-        "fitted to 0 rows; of the 100 held out"
-        in told("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json").out
-    )
-    assert moa("calibrate", "a.jsonl", *TASK, "--learn", "some", "--out", "c.json") == 2
+    assert set(calibration().bounds) == {"ham", "spam"}
 
 
 def test_calibrating_again_on_more_rows_is_a_further_look() -> None:
     for n, look in ((300, 1), (400, 2), (500, 3)):
-        assert moa("calibrate", written("a.jsonl", rows(n)), *TASK, "--out", "c.json") == 0
-        assert Calibration.load("c.json").bound.guarantee.look == look
-    other = ("--task", "Is this junk?", "--out", "c.json")
-    assert moa("calibrate", "a.jsonl", *other) == 0
-    assert Calibration.load("c.json").bound.guarantee.look == 1
+        calibrated(rows(n))
+        assert calibration().bound.guarantee.look == look
+    calibrated(rows(500), task=("--task", "Is this junk?"))
+    assert calibration().bound.guarantee.look == 1
 
 
-def test_looser_promises_are_shown_with_the_rows_that_are_missing_for_the_one_asked() -> None:
-    written("a.jsonl", rows(100))
-    out = " ".join(
-        told("calibrate", "a.jsonl", *TASK, "--learn", "nothing", "--out", "c.json").out.split()
-    )
-    made = Calibration.load("c.json")
+def test_a_model_that_need_not_learn_is_tested_on_all_rows_and_looser_promises_are_shown() -> None:
+    out = calibrated(rows(100), "--learn", "nothing").words
+    assert "fitted to 0 rows; of the 100 held out" in out
+    made = calibration()
     assert made.bound.threshold is None
     assert f"label about {made.more_rows} more rows" in out
     assert "instead, at most 5 % wrong, with 90 % confidence: would accept" in out
-    loose = ("--learn", "nothing", "--risk", "0.07", "--out", "d.json")
-    assert moa("calibrate", "a.jsonl", *TASK, *loose) == 0
-    accepted = percent(Calibration.load("d.json").bound.coverage)
+    Path("c.json").unlink()  # else it would be a second look
+    calibrated(rows(100), "--learn", "nothing", "--risk", "0.07")
+    accepted = percent(calibration().bound.coverage)
     assert f"instead, at most 7 % wrong, with 95 % confidence: would accept {accepted}" in out
+    calibrated(rows(100), "--learn", "some", leaves=2)
 
 
 def test_the_rows_said_to_be_missing_are_about_enough() -> None:
-    assert moa("calibrate", written("a.jsonl", rows(60)), *TASK, "--out", "c.json") == 0
-    more = Calibration.load("c.json").more_rows
+    calibrated(rows(60))
+    more = calibration().more_rows
     assert more is not None
-    written("a.jsonl", rows(60 + more))
-    assert moa("calibrate", "a.jsonl", *TASK, "--out", "c.json") == 0
-    made = Calibration.load("c.json")
+    calibrated(rows(60 + more))
+    made = calibration()
     assert made.bound.threshold is not None
     assert made.more_rows is None
 
 
 def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
-    written("a.jsonl", rows(10))
-    out = " ".join(told("calibrate", "a.jsonl", *TASK, "--out", "c.json").out.split())
+    out = calibrated(rows(10)).words
     assert "accepts nothing" in out
     assert "more held-out labels" in out
     written("new.jsonl", [{"text": "hello 0.999"}])
@@ -204,46 +193,51 @@ def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     assert "accepted 0.0%; " in said.out
 
 
+def test_copies_are_told_and_count_once() -> None:
+    assert "150 of 300 rows repeat the text of another" in calibrated(rows(150) * 2).out
+    assert calibration().data.rows == 150
+
+
+ROWS = rows(300)
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("found", "words", "said"),
     [
-        pytest.param({"label": "ham"}, "all 300 rows are labelled 'ham'", id="one class"),
-        pytest.param({"label": ""}, "line 1: label: it is empty", id="no label"),
-        pytest.param("swapped", "are the two columns swapped?", id="wrong column"),
-        pytest.param("texts", "Is the label in another column?", id="texts for labels"),
+        pytest.param(
+            [{**row, "label": "ham"} for row in ROWS],
+            (),
+            "all 300 rows are labelled 'ham'",
+            id="one class",
+        ),
+        pytest.param(
+            [{**row, "label": ""} for row in ROWS], (), "line 1: label: it is empty", id="no label"
+        ),
+        pytest.param(
+            [{"text": row["label"], "label": row["text"]} for row in ROWS],
+            (),
+            "are the two columns swapped?",
+            id="wrong column",
+        ),
+        pytest.param(
+            [{**row, "label": row["text"]} for row in ROWS],
+            (),
+            "Is the label in another column?",
+            id="texts for labels",
+        ),
+        pytest.param(
+            ROWS,
+            ("--labels", "ham,phishing"),
+            "none of ham, phishing; the most frequent is 'spam'",
+            id="not named",
+        ),
     ],
 )
-def test_rows_that_can_teach_nothing_are_refused(change: Any, said: str) -> None:
-    found = rows(300)
-    if change == "swapped":
-        found = [{"text": row["label"], "label": row["text"]} for row in found]
-    elif change == "texts":
-        found = [{**row, "label": row["text"]} for row in found]
-    else:
-        found = [{**row, **change} for row in found]
-    written("a.jsonl", found)
-    assert said in " ".join(
-        told("calibrate", "a.jsonl", *TASK, "--out", "c.json", leaves=2).err.split()
-    )
+def test_rows_that_can_teach_nothing_are_refused(
+    found: list[Row], words: Sequence[str], said: str
+) -> None:
+    assert said in calibrated(found, *words, leaves=2).words
     assert not Path("c.json").exists()
-
-
-def test_a_label_that_was_not_named_is_refused() -> None:
-    written("a.jsonl", rows(300))
-    words = ("--labels", "ham,phishing", "--out", "c.json")
-    assert (
-        "none of ham, phishing; the most frequent is 'spam'"
-        in told("calibrate", "a.jsonl", *TASK, *words, leaves=2).err
-    )
-
-
-def test_copies_are_told_and_count_once() -> None:
-    written("a.jsonl", rows(150) * 2)
-    assert (
-        "150 of 300 rows repeat the text of another"
-        in told("calibrate", "a.jsonl", *TASK, "--out", "c.json").out
-    )
-    assert Calibration.load("c.json").data.rows == 150
 
 
 @pytest.mark.parametrize(
@@ -271,7 +265,7 @@ def test_another_model_is_refused_by_its_name(made: str, monkeypatch: pytest.Mon
 def test_input_in_another_language_is_warned_of(made: str) -> None:
     written("new.jsonl", rows(12, seed=4, words=GERMAN))
     for words in (("decide", "new.jsonl", "--calibration", made), ("eval", made, "new.jsonl")):
-        assert "the input is in de" in " ".join(told(*words).err.split())
+        assert "the input is in de" in told(*words).words
 
 
 @pytest.mark.parametrize("n", [12, 40])
@@ -283,7 +277,7 @@ def test_texts_of_a_pipe_are_decided_as_they_come_and_their_language_is_heard(
     said = told("decide", "-", "--calibration", made, "--out", "out.jsonl")
     assert in_time == [True]
     assert len(kept()) == n
-    assert " ".join(said.err.split()).count("the input is in de") == 1
+    assert said.words.count("the input is in de") == 1
 
 
 @pytest.mark.skipif(SentenceEncoder.missing() is not None, reason="the encoder is not installed")
@@ -303,7 +297,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
         for text in texts
     ]
     assert moa("calibrate", written("a.jsonl", found), *TASK, "--out", "c.json") == 0
-    assert [member.name for member in Calibration.load("c.json").features] == ["sentences"]
+    assert [member.name for member in calibration().features] == ["sentences"]
     asked.states.clear()
     written("new.jsonl", [{"text": "Win cash, call now"}, {"text": "The dog is at home"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
@@ -343,7 +337,7 @@ def test_the_embedded_model_is_calibrated_and_decides(
     written("a.jsonl", found)
     words = ("--task", "How does the writer feel?", "--minutes", "8", "--out", "c.json")
     assert moa("calibrate", "a.jsonl", *words) == 0
-    names = {one.name for one in Calibration.load("c.json").candidates}
+    names = {one.name for one in calibration().candidates}
     assert {"hidden states", "labels", "labels after examples", "labels after sure texts"} <= names
     assert moa("decide", "a.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
     right = [row["label"] == given["label"] for row, given in zip(kept(), found, strict=True)]

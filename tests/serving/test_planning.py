@@ -9,15 +9,10 @@ from pathlib import Path
 import pytest
 
 from moa._machine import Memory
+from moa.cli.serve import planned
 from moa.config import load
 from moa.errors import ConfigError, MissingDependency
-from moa.servers import planned
-from moa.vllm.command import (
-    Environment,
-    command,
-    find_environment,
-    variables,
-)
+from moa.vllm.command import Environment, command, find_environment, variables
 from moa.vllm.settings import VLLMConfig
 
 from .fakes import FAKE, Fake

@@ -17,13 +17,22 @@ from moa import vllm
 from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, MissingDependency
-from moa.vllm.servers import launch, stop, until_ready
+from moa.vllm.command import ServerSpec
+from moa.vllm.servers import Launched, launch, stop, until_ready
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder
 
 from .fakes import Fake, wait_until
 
 pytestmark = pytest.mark.timeout(180)  # real processes, on machines that may be busy
+
+
+async def up(spec: ServerSpec) -> Launched:
+    """Start a server, and wait until it is ready."""
+    launched = launch(spec)
+    await until_ready(launched, timeout_s=60)
+    return launched
+
 
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB."
 
@@ -62,8 +71,7 @@ async def test_a_server_that_is_deaf_to_signals_is_stopped_all_the_same(fake: Fa
 
 
 async def test_a_server_wants_its_key_and_shows_it_to_nobody(fake: Fake) -> None:
-    launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=60)
+    launched = await up(fake.spec())
     url = local_url(launched.spec.port)
     async with OpenAIEndpoint("other", model="m", base_url=url) as unkeyed:
         with pytest.raises(EndpointUnauthorized):
@@ -74,9 +82,8 @@ async def test_a_server_wants_its_key_and_shows_it_to_nobody(fake: Fake) -> None
     assert secret not in str(fake.started["argv"])
     assert secret not in launched.folder.log.read_text()
     assert secret not in (launched.folder.path / "state.json").read_text()
-    modes = [stat.S_IMODE(path.stat().st_mode) for path in (launched.folder.path / "key",)]
-    modes.append(stat.S_IMODE(launched.folder.path.stat().st_mode))
-    assert modes == [0o600, 0o700]
+    path = launched.folder.path
+    assert [stat.S_IMODE(it.stat().st_mode) for it in (path / "key", path)] == [0o600, 0o700]
 
 
 async def test_a_server_gets_no_secrets_but_its_key_and_the_token_of_the_hub(
@@ -87,8 +94,7 @@ async def test_a_server_gets_no_secrets_but_its_key_and_the_token_of_the_hub(
     monkeypatch.setenv("VLLM_SOME_API_KEY", "other")
     monkeypatch.setenv("HF_TOKEN", "hub")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
-    launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=60)
+    launched = await up(fake.spec())
     env = fake.started["env"]
     assert {"HF_TOKEN", "VLLM_API_KEY", "VLLM_LOGGING_LEVEL", "PATH"} <= set(env)
     assert not {"AWS_SECRET_ACCESS_KEY", "DATABASE_URL", "VLLM_SOME_API_KEY"} & set(env)
@@ -97,8 +103,7 @@ async def test_a_server_gets_no_secrets_but_its_key_and_the_token_of_the_hub(
 
 async def test_a_crash_is_mended_and_the_cause_is_told(fake: Fake) -> None:
     fake.plans({}, {})
-    launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=60)
+    launched = await up(fake.spec())
     server, _ = fake.pids
     os.kill(server, signal.SIGKILL)
     wait_until(lambda: _phase(launched.folder) == "ready" and fake.starts == 2)
@@ -112,8 +117,7 @@ async def test_a_crash_is_mended_and_the_cause_is_told(fake: Fake) -> None:
 
 async def test_restarts_are_bounded(fake: Fake) -> None:
     fake.plans({}, {"log": OUT_OF_MEMORY, "exit": 1})
-    launched = launch(fake.spec(most_restarts=2))
-    await until_ready(launched, timeout_s=60)
+    launched = await up(fake.spec(most_restarts=2))
     os.kill(fake.pids[0], signal.SIGKILL)
     wait_until(lambda: not launched.folder.is_running)
     assert fake.starts == 3
@@ -123,18 +127,16 @@ async def test_restarts_are_bounded(fake: Fake) -> None:
 
 
 async def test_a_killed_supervisor_leaves_nothing(fake: Fake) -> None:
-    launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=60)
+    launched = await up(fake.spec())
     os.kill(_pid(launched.folder), signal.SIGKILL)
     wait_until(lambda: not launched.folder.is_running)
     assert fake.left() == []
 
 
 async def test_a_killed_keeper_leaves_nothing_and_the_server_comes_up_again(fake: Fake) -> None:
-    launched = launch(fake.spec())
-    await until_ready(launched, timeout_s=60)
-    (keeper,) = _children(_pid(launched.folder))
-    os.kill(keeper, signal.SIGKILL)
+    launched = await up(fake.spec())
+    (keeper,) = psutil.Process(_pid(launched.folder)).children()
+    keeper.kill()
     wait_until(lambda: fake.starts == 2 and _phase(launched.folder) == "ready")
     assert len(fake.left()) == 2
 
@@ -186,7 +188,7 @@ async def test_a_port_that_another_program_has_is_refused_before_anything_starts
 
 async def test_a_port_on_which_another_model_is_served_is_refused(fake: Fake) -> None:
     spec = fake.spec()
-    await until_ready(launch(spec), timeout_s=60)
+    await up(spec)
     other = spec.model_copy(update={"settings": "other"})
     with pytest.raises(ConfigError, match=r"runs on port .* with other settings"):
         launch(other)
@@ -210,7 +212,7 @@ async def test_a_disk_that_fills_up_later_stops_no_server(fake: Fake) -> None:
     folder = ServerFolder.of(spec.port)
     folder.make()
     folder.log.symlink_to("/dev/full")
-    await until_ready(launch(spec), timeout_s=60)
+    await up(spec)
     part = folder.path / "state.json.part"
     part.symlink_to("/dev/full")
     os.kill(fake.pids[0], signal.SIGKILL)
@@ -227,14 +229,13 @@ async def test_a_crash_is_explained_where_its_log_could_not_be_kept(fake: Fake) 
     folder.make()
     folder.log.symlink_to("/dev/full")
     with pytest.raises(EndpointUnavailable, match="not enough GPU memory"):
-        await until_ready(launch(spec), timeout_s=60)
+        await up(spec)
 
 
 async def test_logs_are_rotated_and_bounded(fake: Fake) -> None:
     line = "x" * 99
     fake.plans({"log": "\n".join([line] * 500)})
-    launched = launch(fake.spec(log_bytes=10_000, log_parts=2))
-    await until_ready(launched, timeout_s=60)
+    launched = await up(fake.spec(log_bytes=10_000, log_parts=2))
     wait_until(lambda: (launched.folder.path / "log.2").exists())
     parts = sorted(launched.folder.path.glob("log*"))
     assert [part.name for part in parts] == ["log", "log.1", "log.2"]
@@ -263,14 +264,9 @@ async def test_a_model_that_is_a_folder_without_a_model_is_told_at_once(
 def _pid(folder: ServerFolder) -> int:
     state = folder.read()
     assert state is not None
-    assert state.pid is not None
     return state.pid
 
 
 def _phase(folder: ServerFolder) -> str | None:
     state = folder.read()
     return state and state.phase
-
-
-def _children(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children()]

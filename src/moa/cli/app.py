@@ -12,11 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 from moa.cli import (
     calibrate,
     chat,
-    choose,
     compare,
     decide,
     index,
-    job,
     label,
     models,
     options,
@@ -125,7 +123,7 @@ for heading, commands in {
         calibrate.promote,
         compare.compare,
     ),
-    "Choose and serve models": (choose.choose, serve.up, serve.down, serve.status),
+    "Choose and serve models": (models.choose, serve.up, serve.down, serve.status),
     "Set up": (serve.doctor,),
 }.items():
     for command in commands:
@@ -137,8 +135,8 @@ jobs = _typer(
     epilog="After moa run support inbox.jsonl --job nightly: moa job status nightly",
 )
 app.add_typer(jobs, name="job", rich_help_panel="Ask")
-for command in (job.status, job.retry, job.failed, job.export):
-    _add(jobs, command)
+for command in (run.job_status, run.job_retry, run.job_failed, run.job_export):
+    _add(jobs, command, command.__name__.removeprefix("job_"))
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")

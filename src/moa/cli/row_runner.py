@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, aclosing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -192,6 +193,7 @@ class RowRunner:
             )
         self._store = job
         self._job: Job | None = None
+        self._node: Node[Any, object] | None = None
         self.tally = Tally()
         self._line = line
         self._live = live
@@ -224,44 +226,34 @@ class RowRunner:
         Where they are `tabular` and the node takes texts, all are refused if the first has none.
         """
         check_target("--out", self._file and self._file.path)
-        nodes: list[Node[Any, object]] = []
-
-        async def body(endpoints: Endpoints, context: RunContext) -> int:
-            left = self._file.left(rows, all_rows=self._given.limit is None) if self._file else rows
-            if not self._live and (left := _begun(left)) is None:  # nothing is left to be resumed
-                return options.ANSWERED
-            node, asked = await prepare(endpoints, context)
-            nodes.append(node)
-            if tabular and reader_of(node) is row_text:
-                left = with_text(left, "text")
-                left = left if self._live else chain((next(left),), left)
-            await self._work(opened, node, left, endpoints, context, asked)
-            if self._job:  # what failed here may have been done since, and others work on it too
-                status = self._job.status()
-                return options.FAILED if status.left or status.causes else options.ANSWERED
-            return options.FAILED if self.tally.failed else options.ANSWERED
-
         with ExitStack() as opened:
             opened.callback(self._progress.stop)
             if self._file:
                 opened.enter_context(self._file)
-            code = self._given.run(body, stopped="")
+            code = self._given.run(partial(self._work, prepare, rows, opened, tabular), stopped="")
             self.close(stopped=code == options.STOPPED)
-        for node in nodes:
-            if isinstance(node, Watching):
-                screen.notes().print(node.summary)
+        if isinstance(self._node, Watching):
+            screen.notes().print(self._node.summary)
         return code
 
     async def _work(
         self,
+        prepare: Prepare,
+        rows: Rows,
         opened: ExitStack,
-        node: Node[Any, object],
-        left: Rows,
+        tabular: bool,
         endpoints: Endpoints,
         context: RunContext,
-        asked: Asked,
-    ) -> None:
-        """Work through the rows that are left, or are due in the job."""
+    ) -> int:
+        """Work through the rows that are left, or are due in the job; give the exit code."""
+        left = self._file.left(rows, all_rows=self._given.limit is None) if self._file else rows
+        if not self._live and (left := _begun(left)) is None:  # nothing is left to be resumed
+            return options.ANSWERED
+        node, asked = await prepare(endpoints, context)
+        self._node = node
+        if tabular and reader_of(node) is row_text:
+            left = with_text(left, "text")
+            left = left if self._live else chain((next(left),), left)
         due: AsyncIterable[Row | Malformed] | Rows = aside(left) if self._live else left
         if self._store is not None:
             from moa.jobs import Job
@@ -278,6 +270,11 @@ class RowRunner:
         async with aclosing(worked(ledger, node, due, context, max_concurrency=most)) as items:
             async for item in items:
                 self.add(item)
+        failed = self.tally.failed
+        if self._job:  # what failed here may have been done since, and others work on it too
+            status = self._job.status()
+            failed = bool(status.left or status.causes)
+        return options.FAILED if failed else options.ANSWERED
 
     def _due(self, job: Job, rows: Rows, context: RunContext) -> AsyncIterable[Row | Malformed]:
         """Add rows to the job, and give those that are due in it."""

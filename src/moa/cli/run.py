@@ -1,7 +1,8 @@
-"""moa run, draw and graphs: the ready graphs and agents, run on many items, drawn and listed."""
+"""moa run, job, draw and graphs: graphs and agents, run on many items, drawn and listed."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.cli import options, screen
+from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.cli.row_runner import Asked
@@ -21,6 +23,13 @@ _PACKAGE = Path(__file__).parents[1]
 GraphName = Annotated[
     str,
     typer.Argument(help="A ready graph or agent, which moa graphs lists, or file.py:object."),
+]
+
+JobName = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB", help="Folder of the job, or postgresql://…#NAME.", show_default=False
+    ),
 ]
 
 
@@ -124,8 +133,6 @@ def run(
 
 def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
     """Give INPUT, or the file of the demo."""
-    from moa.errors import ConfigError
-
     if demo and (text or source is not None):
         raise ConfigError("--demo brings its own INPUT: give one of the two")
     if demo and graph != "support":
@@ -141,7 +148,6 @@ def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
 
 
 def _join(address: str, job: str | None) -> None:
-    from moa.errors import ConfigError
     from moa.ray import connect
 
     if job is not None:
@@ -156,6 +162,91 @@ def demo_file() -> Path:
     """Give the inputs that ship with the support graph: in the package, or beside its sources."""
     shipped = _PACKAGE / "data" / "inbox.jsonl"
     return shipped if shipped.is_file() else _PACKAGE.parents[1] / "examples/support/inbox.jsonl"
+
+
+def job_status(store: JobName, *, as_json: options.AsJson = False) -> None:
+    """Show how far a job is, what it cost, and why rows failed.
+
+    It may be asked while others work on the job. Rows are due, leased by a process, done, failed
+    (and tried again), or dead (and not).
+
+        moa job status nightly
+    """
+    from moa.jobs import Job
+
+    with Job(store) as job:
+        found = job.status()
+    if as_json:
+        screen.json_line(
+            {
+                "total": found.total,
+                "left": found.left,
+                "rows": dict(found.rows),
+                "calls": found.calls,
+                "cost": found.cost,
+                "needed_llm": found.needed_llm,
+                "causes": dict(found.causes),
+            }
+        )
+        return
+    out = screen.out()
+    for state, count in sorted(found.rows.items()):
+        out.print(f"{state:<8} {count}")
+    out.print(f"calls    {found.calls}, {screen.dollars(Decimal(str(found.cost)))}")
+    out.print(f"LLM      needed by {found.needed_llm} of {found.total} rows")
+    for cause, count in sorted(found.causes.items(), key=lambda one: -one[1]):
+        out.print(f"{cause}: {count} rows")
+
+
+def job_retry(store: JobName) -> None:
+    """Make the rows of a job that failed or are dead due again.
+
+    The next `moa run GRAPH INPUT --job JOB` works on them.
+
+        moa job retry nightly
+    """
+    from moa.jobs import Job
+
+    with Job(store) as job:
+        screen.out().print(f"{job.retry()} rows are due again")
+
+
+def job_failed(store: JobName) -> None:
+    """Print the lines of the rows that failed or are dead, as JSON.
+
+    moa job failed nightly | jq -r .error | sort | uniq -c
+    """
+    from moa.jobs import Job
+
+    with Job(store) as job:
+        for values in job.lines("failed", "dead"):
+            screen.json_line(values)
+
+
+def job_export(
+    store: JobName,
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", help="Write a .jsonl, .csv or .parquet file; .gz compresses."
+        ),
+    ],
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write what came out, a line for each row in the order of the rows, as moa run --out does.
+
+    Rows that failed have a line with their error; those that nobody has worked on have none.
+
+        moa job export nightly --out done.jsonl
+    """
+    from moa.jobs import Job
+
+    if out.is_file() and out.stat().st_size and not overwrite:
+        raise ConfigError(f"{out} is there already: --overwrite replaces it")
+    with Job(store) as job:
+        count = job.export(out)
+    screen.out().print(f"{count} lines in {out}")
 
 
 def draw(
@@ -180,7 +271,6 @@ def draw(
         moa draw examples/custom_graph.py:graph         your own
     """
     from moa.config.endpoints import Endpoints
-    from moa.errors import ConfigError
     from moa.graphs.engine.drawing import Drawable
     from moa.graphs.loading import load_graph
 

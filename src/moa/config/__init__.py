@@ -222,6 +222,11 @@ class Config(BaseSettings):
         """The file that it was read from; `None`: there was none."""
         return self._file
 
+    @property
+    def folder(self) -> Path:
+        """Where relative paths in it start: the folder of its file, else the working directory."""
+        return (self._file.parent if self._file else Path()).absolute()
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -238,6 +243,10 @@ class Config(BaseSettings):
     def server_of(self, name: str) -> str:
         """Name of the endpoint whose server answers for `name`: mostly its own."""
         return self.endpoints[name].served_by or name
+
+    def vllm_of(self, name: str) -> VLLMConfig:
+        """How the server that answers for `name` is started, where `moa up` starts it."""
+        return self.endpoints[self.server_of(name)].vllm
 
     def serves(self, name: str) -> bool:
         """Whether `moa up` starts the server that answers for `name`."""

@@ -185,25 +185,27 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
                 `moa up`, and isn't running.
         """
         config = self._configured(name)
+        found: list[tuple[str, str, SecretStr | None]]
         if self.config.serves(name):
-            return self._replicas(name)
-        key = config.key(name) if self.to_be_asked else _UNREAD
-        if len(config.urls) < 2:
-            return [self._server(name, name, config.url(name), key)]
-        named = [(f"{name}@{urlsplit(url).netloc}", url) for url in config.urls]
-        return [self._server(replica, name, url, key) for replica, url in named]
-
-    def _replicas(self, name: str) -> list[OpenAIEndpoint]:
-        """Build an endpoint for each server that `moa up` started for `name`."""
-        server = self.config.server_of(name)
-        serving = self._configured(server).vllm
-        unread = dict.fromkeys(serving.ports, _UNREAD)
-        keys = keys_of_running(server, serving.ports) if self.to_be_asked else unread
-        several = len(serving.ports) > 1
+            several = self.config.vllm_of(name).replicas > 1
+            keys = self._keys(name).items()
+            found = [(str(port), local_url(port), key) for port, key in keys]
+        else:
+            several = len(config.urls) > 1
+            key = config.key(name) if self.to_be_asked else _UNREAD
+            urls = config.urls or (config.url(name),)
+            found = [(urlsplit(url).netloc, url, key) for url in urls]
         return [
-            self._server(f"{name}@{port}" if several else name, name, local_url(port), key)
-            for port, key in keys.items()
+            self._server(f"{name}@{place}" if several else name, name, url, key)
+            for place, url, key in found
         ]
+
+    def _keys(self, name: str) -> dict[int, SecretStr]:
+        """The keys of the servers that `moa up` started for an endpoint, by their ports."""
+        ports = self.config.vllm_of(name).ports
+        if not self.to_be_asked:
+            return dict.fromkeys(ports, _UNREAD)
+        return keys_of_running(self.config.server_of(name), ports)
 
     def _server(
         self, name: str, configured_as: str, url: str, key: SecretStr | None
@@ -213,7 +215,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
         config, kind, window = self._configured(configured_as), OpenAIEndpoint, None
         if self.config.serves(configured_as):
-            window = self._configured(self.config.server_of(configured_as)).vllm.max_model_len
+            window = self.config.vllm_of(configured_as).max_model_len
         if config.priority or self.config.serves(configured_as):
             kind = partial(VLLMEndpoint, priority=config.priority)
         return kind(
@@ -248,8 +250,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         if config is None:
             return endpoint
         if config.cache is not None:  # within: what another answers is not kept as its own
-            folder = self.config.file.parent if self.config.file else Path()
-            file = None if config.cache == "memory" else folder / config.cache
+            file = None if config.cache == "memory" else self.config.folder / config.cache
             endpoint = Cached(endpoint, file=file)
         if config.fallback is not None:
             endpoint = Fallback(endpoint, self.named(config.fallback))
@@ -280,8 +281,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         """Let calls wait for a server that `moa up` starts again after a crash."""
         from moa.endpoints.vllm import VLLMServer, WaitForReady
 
-        server = self.config.server_of(name)
-        keys = keys_of_running(server, self._configured(server).vllm.ports)
+        keys = self._keys(name)
         servers = [VLLMServer(name, port=port, api_key=key) for port, key in keys.items()]
 
         async def is_ready() -> bool:
@@ -301,9 +301,8 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
 def weights_of(config: Config, name: str) -> Local:
     """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be."""
-    folder = config.file.parent if config.file else Path()
     try:
-        return local(config.endpoints[name].model, folder=folder.absolute())
+        return local(config.endpoints[name].model, folder=config.folder)
     except ConfigError as error:
         raise ConfigError(f"[endpoints.{name}] model: {error}") from error
 
