@@ -15,12 +15,12 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel
 
+from adapters.conformance import Conformance
 from moa import Budget, RunContext
 from moa.adapters.dspy import DSPyNode
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
-    EndpointUnavailable,
     MissingDependency,
     OutputError,
 )
@@ -65,10 +65,11 @@ SETTINGS = Settings()
 class LM:
     """As `dspy.LM`, whose errors of callbacks are swallowed, and whose answers are cached."""
 
-    def __init__(self, *, error: Exception | None = None) -> None:
+    def __init__(self, *, error: Exception | None = None, seconds: float = 0.0) -> None:
         self.model = "openai/gpt-x"
         self.sent: list[str] = []
         self.error = error
+        self.seconds = seconds
 
     async def acall(self, prompt: str | None = None, *, messages: Any = None) -> str:
         call_id, outer = uuid4().hex, ACTIVE.get()
@@ -89,7 +90,7 @@ class LM:
         if text in self.sent:
             return "Paris"
         self.sent.append(text)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         if SETTINGS.usage_tracker:
@@ -164,6 +165,11 @@ def dspy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
+class TestDSPy(Conformance):
+    def node(self, *, asks: int = 1, error: Any = None, seconds: float = 0, **more: Any) -> Any:
+        return DSPyNode(Predict(LM(error=error, seconds=seconds), times=asks), **more)
+
+
 async def test_a_call_is_in_the_ledger_and_the_last_field_is_the_reply() -> None:
     result = await DSPyNode(Predict(LM()), name="geo").run("Capital of France?")
     assert result.output.text == "Paris"
@@ -196,14 +202,6 @@ async def test_what_its_cache_answers_costs_no_call() -> None:
     assert (await DSPyNode(Predict(lm)).run("another", context)).usage.calls == 1
 
 
-@pytest.mark.parametrize("calls", [0, 1])
-async def test_a_limit_of_calls_stops_it_before_the_next_one(calls: int) -> None:
-    lm, context = LM(), RunContext(budget=Budget(calls=calls))
-    with pytest.raises(BudgetExceeded, match=f"calls={calls + 1} of {calls}"):
-        await DSPyNode(Predict(lm, times=3)).run("?", context)
-    assert len(lm.sent) == context.usage.calls == calls
-
-
 async def test_a_module_that_blocks_runs_in_a_thread_and_is_counted_and_stopped() -> None:
     lm = LM()
     assert (await DSPyNode(Blocking(lm)).run("?")).usage.calls == 1
@@ -216,19 +214,6 @@ async def test_a_module_that_tracks_its_usage_itself_is_charged_by_the_estimate(
     result = await DSPyNode(Tracking(LM())).run("?")
     assert result.usage.calls == 1
     assert [note.kind for note in result.trace] == ["degraded", "answered"]
-
-
-async def test_a_failure_has_a_name_and_its_call_is_charged() -> None:
-    context = RunContext()
-    with pytest.raises(EndpointUnavailable):
-        await DSPyNode(Predict(LM(error=ConnectionError("lost")))).run("?", context)
-    assert context.usage.calls == 1
-
-
-async def test_runs_side_by_side_count_their_own() -> None:
-    node = DSPyNode(Predict(LM(), times=2))
-    results = await asyncio.gather(*(node.run(text) for text in "abcdef"))
-    assert {result.usage.calls for result in results} == {2}
 
 
 def test_without_the_package_the_error_says_what_installs_it(

@@ -80,58 +80,46 @@ async def test_sentiment_tells_love_from_hate(
 ) -> None:
     result = await Sentiment(slm, neutral=False).run(text)
     assert result.output.label == feeling
-    assert adds_up(result.output.probabilities)
     assert result.output.intensity is not None
     assert 0 <= result.output.intensity <= 1
     assert result.usage.by_tier()["slm"].calls >= 1
-
-
-async def test_three_feelings_have_probabilities(slm: EmbeddedEndpoint) -> None:
-    mood = (await Sentiment(slm).run("The shop opens at nine.")).output
+    mood = (await Sentiment(slm).run(text)).output
     assert set(mood.probabilities) == {"negative", "neutral", "positive"}
+    assert adds_up(result.output.probabilities)
     assert adds_up(mood.probabilities)
 
 
 async def test_questions_of_all_kinds_are_answered_with_probabilities(
     slm: EmbeddedEndpoint,
 ) -> None:
-    triage = (await Decider(slm, Triage).run("My card was charged twice, give it back!")).output
-    for answer in (triage.refund, triage.topic, triage.urgency):
+    text = "My card was charged twice, give it back!"
+    triage = (await Decider(slm, Triage).run(text)).output
+    few = (await Classifier(slm, Topic, none=True).run(text)).output
+    many = (await Classifier(slm, [f"topic number {i}" for i in range(120)]).run(text)).output
+    for answer in (triage.refund, triage.topic, triage.urgency, few, many):
         assert answer.status == "answered"
         assert adds_up(answer.probabilities)
     assert 0 <= triage.urgency.value <= 2
-
-
-async def test_a_classifier_weighs_all_labels_also_many(slm: EmbeddedEndpoint) -> None:
-    few = (await Classifier(slm, Topic, none=True).run("My card is blocked.")).output
     assert set(few.probabilities) == {"card", "loan", "none of these"}
-    assert adds_up(few.probabilities)
-    labels = [f"topic number {i}" for i in range(120)]
-    many = (await Classifier(slm, labels, none=False).run("My card is blocked.")).output
     assert len(many.probabilities) == 120
-    assert adds_up(many.probabilities)
-
-
-async def test_a_filter_gives_a_verdict_with_a_reason(slm: EmbeddedEndpoint) -> None:
-    verdict = (
-        await Filter(slm, "unsolicited advertising", action="drop").run("Buy now, 90% off!!!")
-    ).output
+    spam = Filter(slm, "unsolicited advertising", action="drop")
+    verdict = (await spam.run("Buy now, 90% off!!!")).output
     assert verdict.confidence is not None
     assert 0.5 <= verdict.confidence <= 1
     assert "unsolicited advertising" in verdict.reason
 
 
-async def test_an_extractor_fills_the_model_in(slm: EmbeddedEndpoint) -> None:
-    result = await Extractor(slm, Person).run("My name is Anna and I am 34 years old.")
-    assert isinstance(result.output, Person)
-    assert "Anna" in result.output.name
-
-
-async def test_a_reasoner_keeps_reasons_and_answer_apart(slm: EmbeddedEndpoint) -> None:
+async def test_what_is_written_has_the_form_that_is_asked_for(slm: EmbeddedEndpoint) -> None:
+    person = (await Extractor(slm, Person).run("My name is Anna and I am 34 years old.")).output
+    assert isinstance(person, Person)
+    assert "Anna" in person.name
     reasoner = Reasoner(slm, answer=bool, max_tokens=400, repairs=2, temperature=0.0)
-    result = await reasoner.run("Is ice cold?")
-    assert isinstance(result.output.answer, bool)
-    assert result.output.reasons
+    reasoned = (await reasoner.run("Is ice cold?")).output
+    assert isinstance(reasoned.answer, bool)
+    assert reasoned.reasons
+    rewritten = await Preprocessor(rewrite=slm).run("i wnat my mony bakc")
+    assert rewritten.output.text
+    assert rewritten.usage.calls >= 1
 
 
 async def test_the_pieces_that_a_generator_writes_join_to_its_text(slm: EmbeddedEndpoint) -> None:
@@ -161,9 +149,3 @@ async def test_control_tokens_in_a_text_are_no_control_tokens(slm: EmbeddedEndpo
 
     # A control token is one token; written out it is several.
     assert await read("a <|im_end|> b " * 20) > await read("a im_end b " * 20)
-
-
-async def test_a_text_is_rewritten(slm: EmbeddedEndpoint) -> None:
-    result = await Preprocessor(rewrite=slm).run("i wnat my mony bakc")
-    assert result.output.text
-    assert result.usage.calls >= 1

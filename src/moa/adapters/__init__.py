@@ -168,12 +168,7 @@ class Calls:
             call.used(None)
 
     def begin(self, key: object, *texts: str, model: str | None = None) -> None:
-        """Set a call aside where nothing can be awaited: what doesn't fit now is refused.
-
-        Raises:
-            BudgetExceeded: a limit would be passed.
-            DeadlineExceeded: the run's time is up, or the run has ended without this call.
-        """
+        """Set a call aside where nothing can be awaited: what doesn't fit now is refused."""
         if self.ended:
             raise DeadlineExceeded(f"{self.context.node}: the run has ended")
         price = self.asked.price

@@ -19,7 +19,7 @@ from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import encoder_beside
+from moa.endpoints.encoders import encoder_beside, reads_heads
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import (
@@ -389,6 +389,17 @@ def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tupl
             )
         found.append(Example(text, {question.name: names[0]}))
     return tuple(found)
+
+
+def shipped_head(
+    endpoint: Endpoint | str, question: str, *, asked_as: str, file: str = "support"
+) -> Adaptation | None:
+    """Give the head that ships for a question, where an encoder stands beside the endpoint."""
+    if not reads_heads(endpoint):
+        return None
+    from moa.decisions.heads import headed
+
+    return headed(question, file=file, asked_as=asked_as)
 
 
 class ZeroShotCache:

@@ -71,12 +71,7 @@ def sampler(
 ) -> Node[Any, Any]:
     """Make an agent whose answers to one request differ, to be asked several times.
 
-    Args:
-        endpoint: Who is asked.
-        instructions: What to do with the request; `None`: to answer it, or to label it.
-        labels: The labels to choose from, or what each means, by label; `None`: any text.
-        temperature: Above 0, or all samples would be the same.
-        max_tokens: Of an answer.
+    Without instructions it answers the request; with `labels`, or what each means, it chooses one.
     """
     writes: Settings = {"name": endpoint.name, "temperature": temperature, "max_tokens": max_tokens}
     if labels is None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 from pydantic import computed_field
 
 from moa.agents.boundary import Limits, ready
-from moa.agents.deciding import DecidingAgent, examples_of
+from moa.agents.deciding import DecidingAgent, examples_of, shipped_head
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import reads_heads
 from moa.questions import Answer, Choice, Option, Question
 
 Feeling = Literal["negative", "neutral", "positive"]
@@ -79,9 +78,7 @@ class Sentiment(DecidingAgent[Mood]):
         adaptation: Adaptation | None = None,
         **limits: Unpack[Limits],
     ) -> None:
-        labels: tuple[Feeling, ...] = ("negative", "positive")
-        if neutral:
-            labels = ("negative", "neutral", "positive")
+        labels = [label for label in get_args(Feeling) if neutral or label != "neutral"]
         question = Question(
             "sentiment",
             "choice",
@@ -89,11 +86,9 @@ class Sentiment(DecidingAgent[Mood]):
             tuple(Option(label, label) for label in labels),
         )
         examples = examples_of(question, [pair for pair in _EXAMPLES if pair[1] in labels])
-        if adaptation is None and reads_heads(endpoint):
-            from moa.decisions.heads import headed
-
-            name = "sentiment" if neutral else "negative or positive"
-            adaptation = headed(name, file="sentiment", asked_as="sentiment")
+        if adaptation is None:
+            head = "sentiment" if neutral else "negative or positive"
+            adaptation = shipped_head(endpoint, head, file="sentiment", asked_as="sentiment")
         super().__init__(endpoint, [question], examples=examples, adaptation=adaptation, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Mood:

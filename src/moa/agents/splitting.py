@@ -36,13 +36,7 @@ def split(
 
 
 def excerpt(text: str, *, max_tokens: int, left_out: str = "[…]") -> str:
-    """Give the opening and the end of a text that is too long; another one comes back as it is.
-
-    Args:
-        text: Any text.
-        max_tokens: Maximum number of tokens, about, counted by `approximate_tokens`.
-        left_out: Stands for the middle, on a line of its own.
-    """
+    """Give the opening and the end of a text that is too long; another one comes back as it is."""
     tokens = approximate_tokens(text)
     if tokens <= max_tokens:
         return text
@@ -59,17 +53,9 @@ def chunks(
     count: Callable[[str], int] = approximate_tokens,
     markdown: bool = False,
 ) -> list[tuple[int, str]]:
-    """Split a text as `split` does, and say at which character each chunk begins.
+    """Split as `split` does, and say at which character each chunk begins.
 
-    Args:
-        text: Any text; an empty one has no chunks.
-        max_tokens: Maximum number of tokens of a chunk.
-        count: Counts the tokens of a text.
-        markdown: Whether to split where Markdown's headings and blocks end.
-
-    Raises:
-        ConfigError: `max_tokens` is less than 1.
-        MissingDependency: `semantic-text-splitter` is not installed.
+    With `markdown` it splits where headings and blocks end.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens={max_tokens}, but a chunk has at least 1 token")

@@ -148,11 +148,7 @@ class ToolCalls:
     def _failure(
         error: Exception, tool: Tool, limit: asyncio.Timeout, context: RunContext
     ) -> tuple[str, str]:
-        """Say why a tool failed, and of what kind that is.
-
-        Raises:
-            MoaError: the run's own time is up, or people are asked and nothing is kept.
-        """
+        """Say why a tool failed, and of what kind that is; what ends the run is raised."""
         found = explained(error, context.node)
         if found is not error:
             raise found from error

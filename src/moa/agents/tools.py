@@ -114,23 +114,14 @@ class Tool:
         return given if isinstance(given, Tool) else cls(given)
 
     async def run(self, values: Mapping[str, Any], context: RunContext) -> str:
-        """Run it, and write its result as a model reads it.
-
-        Raises:
-            Exception: whatever it raises.
-        """
+        """Run it, and write its result as a model reads it."""
         result = await self._invoke(values, context)
         return result if isinstance(result, str) else to_json(result, fallback=str).decode()
 
     async def guarded(self, text: str, context: RunContext) -> tuple[str, str | None]:
         """Have the guards read what it says, its errors among it.
 
-        Returns:
-            The text, or why it is stopped; and by whom, `None` where it isn't.
-
-        Raises:
-            ConfigError: a guard gives neither a `Verdict` nor a `Text`.
-            MoaError: a guard failed.
+        Give the text, or why it is stopped; and by whom, `None` where it isn't.
         """
         for guard in self.guards if text.strip() else ():
             said = (await guard.run(text, context)).output

@@ -181,12 +181,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         return UserMessage(text=last.text, thread=thread, id=last.id)
 
     async def answer(self, request: UserMessage, context: RunContext) -> ChatReply:
-        """Keep the message, sum up what no longer fits, have it answered, and keep the reply.
-
-        Raises:
-            InputError: the message is empty, or its id belongs to another text.
-            StoreError: the store can't be read or written.
-        """
+        """Keep the message, sum up what no longer fits, have it answered, and keep the reply."""
         if not request.text.strip():
             raise InputError(f"{self.name}: the message is empty")
         async with self.threads.held(request.thread, context) as thread:

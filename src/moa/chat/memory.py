@@ -155,12 +155,9 @@ class Memory:
     async def shortened(
         self, conversation: Conversation, context: RunContext
     ) -> Conversation | None:
-        """Sum up the oldest turns where the conversation is over its limit.
+        """Sum up the oldest turns where the conversation is over its limit; else give `None`.
 
         A summary that fails is noted, and the turns stay as they are.
-
-        Returns:
-            The conversation with its new summary; `None` where it stays as it is.
         """
         old = self._too_old(conversation)
         if not old:

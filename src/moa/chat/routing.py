@@ -164,13 +164,7 @@ class ChatRouter:
     """Judges what the small model wrote, which is shown only then; `None`: it is shown at once."""
 
     async def reply(self, exchange: Exchange, context: RunContext) -> Spoken:
-        """Have the last message answered.
-
-        Raises:
-            EndpointError, OutputError, BudgetExceeded: nobody could answer, or who did broke off;
-                see `is_refusal` for a message that the large model would not take.
-            DeadlineExceeded: the time is up.
-        """
+        """Have the last message answered; see `is_refusal` for one that is not taken."""
         if self.small is None:
             return await self._by(self.large, exchange, self.alone, context)
         kept, reason = await self._kept(exchange, context)

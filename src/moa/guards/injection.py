@@ -13,12 +13,12 @@ from typing import Unpack
 
 from moa._async import gather
 from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.deciding import shipped_head
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.encoders import reads_heads
 from moa.endpoints.tokens import approximate_tokens, neutralise
 from moa.guards.texts import views
 from moa.handoffs import Text
@@ -209,13 +209,12 @@ def injection_filter(
 
     The arguments are those of `Injection`.
     """
-    if criterion == CRITERION and examples is None and reads_heads(slm):
-        from moa.decisions.heads import headed
-
-        adaptation = headed("injection")
-    else:
-        given = (EXAMPLES if criterion == CRITERION else ()) if examples is None else examples
-        labels = ((text, "yes" if met else "no") for text, met in given)
+    adaptation: Adaptation | None = None
+    if examples is None and criterion == CRITERION:
+        examples = EXAMPLES
+        adaptation = shipped_head(slm, "injection", asked_as="injection")
+    if adaptation is None:
+        labels = ((text, "yes" if met else "no") for text, met in examples or ())
         shown = tuple(Example(text, {"injection": label}) for text, label in labels)
         adaptation = Adaptation(prompt_variants=(shown,), origin="the injection guard ships it")
     return Filter(

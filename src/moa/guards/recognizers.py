@@ -158,13 +158,6 @@ def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     """Find phrases of a list: in any case, with any white space between their words.
 
     A phrase is found as whole words, but for those that begin or end in a script without blanks.
-
-    Args:
-        phrases: Names, projects, addresses: what no checksum knows.
-        kind: What they are, in capitals.
-
-    Raises:
-        ConfigError: there is none, or an empty one.
     """
     listed = sorted({" ".join(phrase.split()) for phrase in phrases}, key=len, reverse=True)
     if not listed or not all(listed):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from moa.agents.boundary import Limits, ready
+from moa.agents.deciding import shipped_head
 from moa.agents.filter import Filter
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import reads_heads
 
 CRITERION = "spam"
 EXAMPLES = (
@@ -66,18 +66,15 @@ class Spam(Filter):
         name = limits.get("name") or "spam"
         limits["name"] = name
         adaptation: Adaptation | None = None
-        if examples is None:
-            examples = EXAMPLES if criterion == CRITERION else ()
-            if criterion == CRITERION and reads_heads(slm):
-                from moa.decisions.heads import headed
-
-                examples, adaptation = (), headed("spam", asked_as=name)
+        if examples is None and criterion == CRITERION:
+            adaptation = shipped_head(slm, "spam", asked_as=name)
+            examples = EXAMPLES if adaptation is None else ()
         super().__init__(
             slm,
             criterion,
             action="drop",
             threshold=threshold,
-            examples=examples,
+            examples=examples or (),
             adaptation=adaptation,
             **limits,
         )

@@ -50,17 +50,8 @@ def changed(value: Any, change: Change, *, strict: bool) -> Any:
 
     What doesn't change comes back as the same object. Models and data classes are copied without
     being validated or initialised again, so that a placeholder may stand where a pattern was asked
-    for. Private attributes count too; what a cached property holds is left out of the copy, and
-    computed anew when it is asked for.
-
-    Args:
-        value: Any value.
-        change: Applied to each text, keys of mappings included.
-        strict: Whether what can't be looked into, and a number that would change as a text, is an
-            error; else it is left as it is.
-
-    Raises:
-        InputError: there is such a thing, and `strict` is set.
+    for. Private attributes and keys count too; what a cached property holds is computed anew. Where
+    it is `strict`, what can't be looked into, and a number that would change, is an `InputError`.
     """
     return _Walk(change, strict=strict).walked(value)
 
