@@ -241,7 +241,7 @@ def dumped(value: object) -> str:
     return paired(json.dumps(value, ensure_ascii=False))
 
 
-def plain(value: object) -> Any:
+def jsonable(value: object) -> Any:
     """Turn a value into what JSON can say."""
     from pydantic_core import to_jsonable_python
 

@@ -42,21 +42,11 @@ class Console(console.Console):  # noqa: TID251
 
     def bars(self) -> Progress:
         """Bars of progress, which go when all is done."""
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import Progress, TextColumn
 
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        return Progress(*columns, console=self, transient=True)
+        _, *others = Progress.get_default_columns()
+        what = TextColumn("{task.description}", markup=False)
+        return Progress(what, *others, console=self, transient=True)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from uuid import uuid4
 from weakref import ref
 
 from moa._async import cancel
-from moa._files import dumped, plain
+from moa._files import dumped, jsonable
 from moa.batch import Item, Row, map_rows
 from moa.config import Config, load
 from moa.config.endpoints import Endpoints
@@ -452,7 +452,7 @@ def _made_of(graph: Build, config: Config | str | Path | None) -> tuple[Build, C
 def _row(number: int, value: dict[str, Any]) -> Row:
     if set(value) == {"item"}:  # so Ray calls the column where it is given texts alone
         return Row(number=number, id="", value=str(value["item"]))
-    value = {name: plain(cell) for name, cell in value.items()}
+    value = {name: jsonable(cell) for name, cell in value.items()}
     given = value.get("id")
     own = given if isinstance(given, str | int) and not isinstance(given, bool) else ""
     return Row(number=number, id=own, value=value)

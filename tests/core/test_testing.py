@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from itertools import pairwise
 
 import aiohttp
 import pytest
-from aiohttp import web
+from counting import serving
 from pydantic import BaseModel
 
 from moa.agents import Agent
@@ -82,25 +81,10 @@ async def test_offline_a_request_is_refused_with_its_host_and_node(host: str) ->
 
 @pytest.mark.usefixtures("moa_offline")
 async def test_offline_this_machine_can_still_be_asked() -> None:
-    async def hello(request: web.Request) -> web.Response:
-        return web.Response(text="hello")
-
-    app = web.Application()
-    app.router.add_get("/", hello)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    try:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://localhost:{port}/") as got,
-        ):
-            assert await got.text() == "hello"
-    finally:
-        await runner.cleanup()
-    await asyncio.sleep(0)
+    with serving() as (url, _):
+        address = url.replace("127.0.0.1", "localhost")
+        async with aiohttp.ClientSession() as session, session.get(f"{address}/models") as got:
+            assert got.status == 200
 
 
 async def test_a_stream_comes_piece_by_piece_in_its_time() -> None:

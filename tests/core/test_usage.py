@@ -20,7 +20,7 @@ amounts = st.builds(
     input_tokens=counts,
     cached_input_tokens=counts,
     output_tokens=counts,
-    priced_cost=st.decimals(min_value=0, max_value=10**6, places=6),
+    priced_cost=counts.map(lambda millionths: Decimal(millionths).scaleb(-6)),
     unpriced_calls=counts,
 )
 tiers: st.SearchStrategy[Tier] = st.sampled_from(("slm", "llm"))

@@ -17,7 +17,6 @@ from moa._files import Existing
 from moa.batch import Item, Row
 from moa.errors import BudgetExceeded, ConfigError, EndpointRejected, NodeError, StoreError
 from moa.graphs import Graph
-from moa.jobs import Job
 from moa.rows import RowFile, worked
 from moa.rows.calls import RowJournal, fate_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -158,19 +157,6 @@ async def test_a_file_of_calls_that_is_none_is_told(out: Path) -> None:
     kept(out).write_text("something else, that is no database at all" * 99)
     with pytest.raises(ConfigError, match=r"out\.jsonl\.calls.* can't be opened"):
         await go(out, Agent(ScriptedEndpoint([]), "."), texts("a"))
-
-
-async def test_calls_that_are_found_again_do_not_count_against_the_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("moa.jobs._RETRY_S", 0.0)
-    monkeypatch.setattr("moa.jobs._WAIT_S", 0.01)
-    graph = drafting(ScriptedEndpoint(["A draft."]), ScriptedEndpoint([BUSY, "Fine."]))
-    context = RunContext(budget=Budget(calls=3))
-    with Job(tmp_path, graph="g") as job:
-        job.add(texts("a"))
-        assert (await job.run(graph, context)).rows == {"done": 1}
-        assert (context.usage.calls, job.status().calls) == (3, 2)
 
 
 def wrapped(how: str, error: BudgetExceeded) -> Exception:

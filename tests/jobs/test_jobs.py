@@ -296,7 +296,11 @@ async def test_a_row_that_is_tried_again_pays_for_no_finished_call_again(store: 
     g = Graph("g", str)
     draft = g.add(Agent(first, "Draft.", name="draft"), g.input)
     graph: Any = g.build(g.add(Agent(second, "Mend.", name="mend"), draft))
-    assert (await worked(store, texts("a"), graph)).rows == {"done": 1}
+    context = RunContext(budget=Budget(calls=3))
+    with Job(store, graph="g") as job:
+        job.add(texts("a"))
+        assert (await job.run(graph, context)).rows == {"done": 1}
+        assert (context.usage.calls, job.status().calls) == (3, 2)
     assert (len(first.prompts), len(second.prompts)) == (1, 2)
 
 

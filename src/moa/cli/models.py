@@ -393,7 +393,7 @@ def choose(
         moa choose --job create --api --per-day 20
         moa choose "a support bot, 5k a day" --gpu "RTX 4090" --ram 64GB --write
     """
-    from moa._files import plain
+    from moa._files import jsonable
     from moa.advisor import choice
     from moa.advisor.hardware import described, machine
     from moa.advisor.task import Task, task_of
@@ -411,7 +411,7 @@ def choose(
         usd_per_kwh=None if usd_per_kwh is None else Decimal(repr(usd_per_kwh)),
     )
     if as_json:
-        read = [{"field": r.field, "value": plain(r.value), "from": r.words} for r in understood]
+        read = [{"field": r.field, "value": jsonable(r.value), "from": r.words} for r in understood]
         task = ranking.task.model_dump(mode="json")
         screen.json_line({"task": task, "read": read} | ranking.values())
     else:
@@ -472,14 +472,14 @@ def _show_ranking(console: Console, ranking: Ranking, understood: list[Read]) ->
 
 def _taken(ranking: Ranking, understood: list[Read]) -> str:
     """Say what was read of the task, and what is taken besides; each field has an option."""
-    from moa._files import plain
+    from moa._files import jsonable
 
     task = ranking.task
-    said = "; ".join(f"{one.field} {plain(one.value)} ({one.words!r})" for one in understood)
+    said = "; ".join(f"{one.field} {jsonable(one.value)} ({one.words!r})" for one in understood)
     read = {one.field for one in understood}
     taken = {"languages": task.languages, "risk": task.risk, "labels": task.labels}
     taken |= {"input_tokens": task.reads, "output_tokens": task.writes, "api": task.api}
-    rest = "; ".join(f"{name} {plain(it)}" for name, it in taken.items() if name not in read)
+    rest = "; ".join(f"{name} {jsonable(it)}" for name, it in taken.items() if name not in read)
     first = f"I read: {said}.\n" if said else ""
     return f"{first}I take: {rest}. Options correct it: moa choose --help"
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from moa._files import dumped, plain
+from moa._files import dumped, jsonable
 from moa.batch import Malformed, Row, faults_of
 from moa.errors import ConfigError, MissingDependency, MoaError, needed
 
@@ -311,7 +311,7 @@ def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
             for value in batch.to_pylist():
                 number += 1
                 try:
-                    row = _row(number, {name: plain(cell) for name, cell in value.items()})
+                    row = _row(number, {name: jsonable(cell) for name, cell in value.items()})
                 except ValueError as error:  # such as the bytes of a picture
                     yield _malformed(number, f"a column holds bytes that are no text: {error}", "")
                 else:

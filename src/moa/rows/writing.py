@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self, cast
 
-from moa._files import Existing, LineFile, dumped, plain, replacing
+from moa._files import Existing, LineFile, dumped, jsonable, replacing
 from moa.batch import Item, Malformed, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
@@ -27,8 +27,8 @@ def line(item: Item[object]) -> dict[str, object]:
     """Write an item as what `json` can write."""
     written: dict[str, object] = {
         "id": item.id,
-        "input": plain(item.input),
-        "output": plain(item.output),
+        "input": jsonable(item.input),
+        "output": jsonable(item.output),
         "status": item.status,
     }
     if item.problem is not None:
@@ -53,7 +53,7 @@ def taken(item: Item[object]) -> dict[str, object]:
             "llm_alone_estimate": estimate
             and {"cost": _dollars(estimate.cost), "how": estimate.how},
         },
-        "trace": [plain(note) for note in item.trace],
+        "trace": [jsonable(note) for note in item.trace],
     }
 
 
