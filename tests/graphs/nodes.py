@@ -10,9 +10,12 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
+from moa.errors import EndpointUnavailable
 from moa.graphs import BuiltGraph, Graph
+from moa.handoffs import Consulted, Reply, Text
 from moa.node import Result, finish
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.trace import TextDelta
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,21 @@ class Asker:
         return finish(answer.text, own, seconds=0.0)
 
 
+class BreaksOff:
+    """Shows the start of its answer, and fails."""
+
+    input_type = Text | str | Consulted
+    output_type = Reply
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def run(self, request: object, context: RunContext | None = None, /) -> Result[Reply]:
+        if context is not None:
+            context.emit(TextDelta(self.name, "The best way is"))
+        raise EndpointUnavailable("lost", endpoint=self.name)
+
+
 def alone(node: Any, **settings: Any) -> BuiltGraph[str, Any]:
     """A graph of one node."""
     g: Any = Graph("g", str)
@@ -60,6 +78,19 @@ def first_of(*values: Any) -> Any:
 def kept(graph: Any, **settings: Any) -> Any:
     """LangGraph's own kind of a graph, whose runs can go on."""
     return graph.compile(checkpointer=InMemorySaver(), **settings)
+
+
+async def streamed(node: Any, request: object) -> list[str]:
+    """The pieces of text that a run shows."""
+    return [event.text async for event in node.stream(request) if isinstance(event, TextDelta)]
+
+
+DOWN = EndpointUnavailable("refused", endpoint="small")
+
+
+def small(*steps: Step) -> ScriptedEndpoint:
+    """A small model that answers by a script."""
+    return ScriptedEndpoint(name="small", steps=steps)
 
 
 def large(*steps: Step) -> ScriptedEndpoint:

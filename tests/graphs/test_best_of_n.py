@@ -12,22 +12,15 @@ from moa.agents import Agent
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.errors import ConfigError
 from moa.graphs.best_of_n import BestOfN
 from moa.handoffs import Reply
 from moa.mixing.judges import Best, ByPolicy, Listwise
 from moa.node import Result
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
+from moa.testing import SimulatedEndpoint, Step
 from moa.usage import Budget
 
-from .nodes import large
-
-DOWN = EndpointUnavailable("refused", endpoint="small")
-
-
-def small(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="small", steps=steps)
+from .nodes import DOWN, large, small, streamed
 
 
 def likes(word: str) -> SimulatedEndpoint:
@@ -125,8 +118,7 @@ async def test_a_deadline_leaves_time_for_the_judge() -> None:
 
 async def test_only_the_best_is_streamed() -> None:
     node = sampled(small("tea", "milk", "wine"), likes("wine"))
-    pieces = [event async for event in node.stream("A drink?") if isinstance(event, TextDelta)]
-    assert [piece.text for piece in pieces] == ["wine"]
+    assert await streamed(node, "A drink?") == ["wine"]
 
 
 def test_nothing_to_sample_is_refused() -> None:

@@ -35,24 +35,17 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import Graph
 from moa.graphs.oversight import Oversight, same_answer
 from moa.handoffs import Reply, Text
-from moa.node import Result
 from moa.questions import Answer, Choice, Predicate, choice, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
 from moa.usage import Budget
 
-from .nodes import large
+from .nodes import DOWN, BreaksOff, large, small, streamed
 
-DOWN = EndpointUnavailable("refused", endpoint="small")
 LABELS = ["card", "app"]
 
 
 def sure(label: str, probability: float) -> Mapping[str, Mapping[str, float]]:
     return {"classifier": {label: probability}}
-
-
-def small(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="small", steps=steps)
 
 
 def labelled(
@@ -411,11 +404,6 @@ def writing(first: Endpoint, second: Endpoint, *, share: float = 0.0) -> Cascade
     )
 
 
-async def heard(graph: Cascade[Any, Reply]) -> str:
-    told = [event async for event in graph.stream("How do I get there?")]
-    return "".join(event.text for event in told if isinstance(event, TextDelta))
-
-
 @pytest.mark.parametrize(
     ("first", "second", "share", "shown"),
     [
@@ -427,26 +415,13 @@ async def heard(graph: Cascade[Any, Reply]) -> str:
 async def test_only_the_text_that_counts_is_shown(
     first: str, second: str, share: float, shown: str
 ) -> None:
-    assert await heard(writing(small(first), large(second), share=share)) == shown
-
-
-class BreaksOff:
-    """A node that shows the start of its answer, and fails."""
-
-    name = "large"
-    input_type = Text | str
-    output_type = Reply
-
-    async def run(self, request: object, context: RunContext | None = None, /) -> Result[Reply]:
-        del request
-        if context is not None:
-            context.emit(TextDelta("large", "The best way is"))
-        raise EndpointUnavailable("lost", endpoint="large")
+    node = writing(small(first), large(second), share=share)
+    assert "".join(await streamed(node, "How do I get there?")) == shown
 
 
 async def test_where_a_text_breaks_off_that_is_shown_no_other_takes_its_place() -> None:
     writer = Agent(small("Hi.", "Hi."), "Answer.")
-    node = Cascade(small=writer, large=BreaksOff(), accept=Length(least=4))
+    node = Cascade(small=writer, large=BreaksOff("large"), accept=Length(least=4))
     assert (await node.run("How do I get there?")).output.text == "Hi."
     with pytest.raises(EndpointUnavailable):
-        await heard(node)
+        await streamed(node, "How do I get there?")

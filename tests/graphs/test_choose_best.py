@@ -7,15 +7,14 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.context import RunContext
-from moa.errors import ConfigError, EndpointUnavailable, OutputError
+from moa.errors import ConfigError, OutputError
 from moa.graphs.choose_best import ChooseBest
 from moa.handoffs import Reply
 from moa.mixing.answer_extraction import last_number
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
 from moa.usage import Budget
 
-DOWN = EndpointUnavailable("refused", endpoint="small")
+from .nodes import DOWN, streamed
 
 
 def model(name: str, *steps: Step) -> Agent[str | BaseModel, Reply]:
@@ -84,8 +83,7 @@ async def test_samples_without_an_answer_are_an_error() -> None:
 
 async def test_only_the_chosen_answer_is_streamed() -> None:
     node = ChooseBest(nodes=[model("a", "8", "9"), model("b", "so 7", "7")], samples=2)
-    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, TextDelta)]
-    assert [piece.text for piece in pieces] == ["so 7"]
+    assert await streamed(node, "3 + 4?") == ["so 7"]
 
 
 @pytest.mark.parametrize(

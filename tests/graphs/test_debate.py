@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from moa.context import RunContext
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.errors import ConfigError
 from moa.graphs.debate import Debate, Debater
 from moa.mixing.answer_extraction import last_number
 from moa.mixing.judges import Best, Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
 from moa.usage import Budget
 
-DOWN = EndpointUnavailable("refused", endpoint="small")
+from .nodes import DOWN, streamed
 
 
 def says(*steps: Step) -> ScriptedEndpoint:
@@ -118,8 +117,7 @@ async def test_it_ends_after_its_rounds() -> None:
 
 async def test_only_the_answer_in_the_end_is_streamed() -> None:
     node = among(says("8", "7"), says("7", "7"))
-    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, TextDelta)]
-    assert [piece.text for piece in pieces] == ["7"]
+    assert await streamed(node, "3 + 4?") == ["7"]
 
 
 def test_one_alone_does_not_debate() -> None:

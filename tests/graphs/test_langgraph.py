@@ -175,10 +175,15 @@ def interruptible(ran: Ran) -> Any:
     return g.build(g.join(both, *ends))
 
 
-async def test_finished_nodes_do_not_run_again_after_an_interrupt() -> None:
+def nested(ran: Ran) -> Any:
+    outer = Graph("outer", Ticket)
+    return outer.build(outer.add(interruptible(ran), outer.input))
+
+
+@pytest.mark.parametrize("made", [interruptible, nested])
+async def test_finished_nodes_do_not_run_again_after_an_interrupt(made: Any) -> None:
     ran = Ran()
-    saver = InMemorySaver(serde=PlainOnly())
-    compiled: Any = interruptible(ran).compile(checkpointer=saver)
+    compiled: Any = made(ran).compile(checkpointer=InMemorySaver(serde=PlainOnly()))
     paused = await compiled.ainvoke(Ticket(text="x"), THREAD)
     assert [asked.value for asked in paused["__interrupt__"]] == ["right last"]
     before = list(ran)
@@ -220,18 +225,6 @@ async def test_results_are_found_again_when_nodes_finish_in_another_order() -> N
     assert sorted(ran) == ["a", "a2", "b", "b2"]
     assert await compiled.ainvoke(Command(resume="done"), THREAD) == "done"
     assert sorted(ran) == ["a", "a2", "b", "b2"]
-
-
-async def test_finished_nodes_of_a_nested_graph_do_not_run_again() -> None:
-    ran = Ran()
-    outer = Graph("outer", Ticket)
-    graph = outer.build(outer.add(interruptible(ran), outer.input))
-    compiled: Any = graph.compile(checkpointer=InMemorySaver(serde=PlainOnly()))
-    await compiled.ainvoke(Ticket(text="x"), THREAD)
-    before = list(ran)
-    done = await compiled.ainvoke(Command(resume="yes"), THREAD)
-    assert done == Reply(text="left last:left first:x right last:yes")
-    assert ran[len(before) :] == ["right last"]
 
 
 async def test_a_node_that_was_skipped_stays_so_after_an_interrupt() -> None:

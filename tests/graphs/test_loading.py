@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -23,15 +24,11 @@ from moa.evals import compare
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
-from moa.graphs.code import Code
 from moa.graphs.debate import Debate
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.fields import FromEndpoint, Table
 from moa.graphs.loading import READY, AnyNode, load_graph
 from moa.graphs.monitor import Monitor
-from moa.graphs.refine import Refine
-from moa.graphs.self_consistency import SelfConsistency
-from moa.graphs.solve import Solve
 from moa.graphs.support import Support
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection
@@ -248,20 +245,48 @@ def two(**graphs: dict[str, Any]) -> Doubles:
     return Doubles({"small": says("7"), "other": says("8"), "large": says("9")}, **graphs)
 
 
-def test_a_table_says_who_is_sampled_and_how() -> None:
-    table = {
-        "node": "other",
-        "temperature": 0.9,
-        "samples": 7,
-        "max_concurrency": 2,
-        "key": "number",
-        "budget": {"calls": 9},
-    }
-    node: Any = load_graph("self_consistency", two(self_consistency=table))
-    assert type(cast("object", node)) is SelfConsistency
-    assert (node.node.name, node.node.temperature, node.samples) == ("other", 0.9, 7)
-    assert node.max_concurrency == 2
-    assert (node.key, node.budget.calls) == (last_number, 9)
+SAID: dict[str, tuple[str, dict[str, object]]] = {
+    "self_consistency": (
+        'node = "critic"\ntemperature = 0.9\nsamples = 7\nkey = "number"\nbudget = { calls = 9 }',
+        {
+            "node.name": "critic",
+            "node.temperature": 0.9,
+            "samples": 7,
+            "key": last_number,
+            "budget.calls": 9,
+        },
+    ),
+    "refine": (
+        'writer = "small"\ncritic = "critic"\nrounds = 3',
+        {
+            "writer.endpoint.name": "small",
+            "critic.endpoint.name": "critic",
+            "reviser.endpoint.name": "small",
+            "rounds": 3,
+        },
+    ),
+    "solve": (
+        'tries = 3\nmax_steps = 4\nllm = "critic"',
+        {"tries": 3, "max_steps": 4, "planner.endpoint.name": "critic", "slm.name": "small"},
+    ),
+    "code": (
+        'reviewer = "critic"\nrepairs = 0',
+        {
+            "coder.endpoint.name": "large",
+            "coder.repairs": 0,
+            "critic.endpoint.name": "critic",
+            "sandbox": None,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "table", "found"), [(n, *s) for n, s in SAID.items()], ids=SAID)
+def test_a_graph_is_built_as_its_table_says(
+    name: str, table: str, found: dict[str, object], tmp_path: Path
+) -> None:
+    node = built(name, table, tmp_path)
+    assert {path: attrgetter(path)(node) for path in found} == found
 
 
 def test_every_small_model_is_chosen_from_unless_a_table_names_some() -> None:
@@ -296,21 +321,6 @@ def test_one_model_debates_with_itself_and_several_with_each_other() -> None:
     assert [debater.name for debater in node.debaters] == ["small", "large"]
     assert isinstance(node.judge, Listwise)
     assert node.key is stated
-
-
-def test_a_table_says_who_writes_and_who_criticises() -> None:
-    node: Any = load_graph(
-        "refine", two(refine={"writer": "small", "critic": "other", "rounds": 3})
-    )
-    assert type(cast("object", node)) is Refine
-    writers: list[Any] = [node.writer, node.critic, node.reviser]
-    assert [agent.endpoint.name for agent in writers] == ["small", "other", "small"]
-    assert node.rounds == 3
-
-
-def test_a_key_that_no_table_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match="sample"):
-        load_graph("self_consistency", two(self_consistency={"sample": 3}))
 
 
 async def test_labels_are_chosen_from_and_kept_as_they_are_written() -> None:
@@ -375,22 +385,6 @@ async def test_the_tiers_of_a_cascade_are_told_apart_by_their_models(
     result = await node.run("hello")
     assert result.by == "large"
     assert len(result.usage.by_node()) == 2
-
-
-def test_solve_is_built_as_its_table_says(tmp_path: Path) -> None:
-    node = built("solve", 'tries = 3\nmax_steps = 4\nllm = "critic"', tmp_path)
-    assert isinstance(node, Solve)
-    assert (node.tries, node.max_steps, node.planner.endpoint.name) == (3, 4, "critic")
-    assert node.solvers["slm"].endpoint.name == "small"
-
-
-def test_code_is_reviewed_by_whom_its_table_names(tmp_path: Path) -> None:
-    node = built("code", 'reviewer = "critic"\nrepairs = 0', tmp_path)
-    assert isinstance(node, Code)
-    assert (node.coder.endpoint.name, node.coder.repairs) == ("large", 0)
-    assert node.critic is not None
-    assert node.critic.endpoint.name == "critic"
-    assert node.sandbox is None
 
 
 @pytest.mark.parametrize(

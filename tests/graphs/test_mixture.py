@@ -27,13 +27,14 @@ from moa.errors import (
 )
 from moa.graphs.mixture import BaseMixture, Mixed, Mixture
 from moa.graphs.self_mixture import SelfMixture
-from moa.handoffs import Consulted, Reply, Text
+from moa.handoffs import Reply, Text
 from moa.node import Result
 from moa.testing import SimulatedEndpoint, Step
 from moa.trace import Event, NodeFinished, Note, TextDelta
 from moa.usage import Budget, Tier
 
 from . import clock
+from .nodes import BreaksOff
 
 STEP_S = 0.3
 
@@ -203,18 +204,7 @@ def test_a_further_layer_that_is_late_leaves_the_one_before() -> None:
 
 
 def test_an_aggregator_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
-    class BreaksOff:
-        name = "top"
-
-        async def run(
-            self, request: Consulted, context: RunContext | None = None, /
-        ) -> Result[Reply]:
-            del request
-            if context is not None:
-                context.emit(TextDelta("top", "The best way is"))
-            raise EndpointUnavailable("lost", endpoint="top")
-
-    graph = Mixture(proposers=[endpoint("a", "By train.")], aggregator=BreaksOff())
+    graph = Mixture(proposers=[endpoint("a", "By train.")], aggregator=BreaksOff("top"))
     assert ran(graph)[0].output.text == "By train."
     events: list[Event] = []
     with pytest.raises(EndpointUnavailable):

@@ -15,11 +15,12 @@ from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import Settled
 from moa.graphs.routed import Routed
-from moa.handoffs import Reply
 from moa.node import Node, Result
 from moa.testing import SimulatedEndpoint
 from moa.trace import Event, TextDelta
 from moa.usage import Tier
+
+from .nodes import BreaksOff
 
 EASY = "Add 2 and 3. What is the sum?"
 HARD = (
@@ -96,16 +97,7 @@ async def test_the_chosen_model_streams() -> None:
 
 
 async def test_a_model_that_breaks_off_what_is_shown_has_no_stand_in() -> None:
-    class BreaksOff:
-        name = "small"
-
-        async def run(self, request: str, context: RunContext | None = None, /) -> Result[Reply]:
-            del request
-            if context is not None:
-                context.emit(TextDelta("small", "The best way is"))
-            raise EndpointUnavailable("lost", endpoint="small")
-
-    graph: Any = Routed(models=[BreaksOff(), model("large", tier="llm")], router=router())
+    graph: Any = Routed(models=[BreaksOff("small"), model("large", tier="llm")], router=router())
     assert (await graph.run(EASY)).output.text.startswith("large")
     seen: list[Event] = []
     with pytest.raises(EndpointUnavailable):

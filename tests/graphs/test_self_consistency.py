@@ -21,7 +21,6 @@ from moa.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
-    EndpointUnavailable,
     OutputError,
     QuorumNotMet,
 )
@@ -33,15 +32,10 @@ from moa.mixing.answer_extraction import field_of, label_of, last_number
 from moa.mixing.judges import Listwise
 from moa.mixing.voting import Voted
 from moa.node import Result
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.trace import TextDelta
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Budget
 
-DOWN = EndpointUnavailable("refused", endpoint="small")
-
-
-def says(*steps: Step) -> ScriptedEndpoint:
-    return ScriptedEndpoint(name="small", steps=steps)
+from .nodes import DOWN, small, streamed
 
 
 def writer(endpoint: Endpoint) -> Agent[str | BaseModel, Reply]:
@@ -49,21 +43,21 @@ def writer(endpoint: Endpoint) -> Agent[str | BaseModel, Reply]:
 
 
 async def test_the_answer_that_most_samples_give_wins() -> None:
-    endpoint = says("It is 7.\n#### 7", "The answer is 8.", "7", "The answer is $7.00", "8")
+    endpoint = small("It is 7.\n#### 7", "The answer is 8.", "7", "The answer is $7.00", "8")
     output = (await SelfConsistency(node=writer(endpoint), max_concurrency=5).run("3 + 4?")).output
     assert (output.text, output.answer, output.confidence) == ("It is 7.\n#### 7", "7", 0.6)
     assert (output.votes, output.tied, output.partial) == ({"7": 3, "8": 2}, (), False)
 
 
 async def test_it_stops_where_no_further_sample_can_change_the_majority() -> None:
-    endpoint = says("7", "7", "7")
+    endpoint = small("7", "7", "7")
     result = await SelfConsistency(node=writer(endpoint), samples=5).run("3 + 4?")
     assert (result.usage.calls, result.output.confidence) == (3, 1.0)
     assert not result.output.partial
 
 
 async def test_only_as_many_samples_are_asked_as_could_settle_it() -> None:
-    endpoint = says("7", "8", "7", "7")
+    endpoint = small("7", "8", "7", "7")
     result = await SelfConsistency(node=writer(endpoint), samples=5).run("3 + 4?")
     assert (result.usage.calls, result.output.votes) == (4, {"7": 3, "8": 1})
 
@@ -90,12 +84,12 @@ async def test_what_is_still_running_when_it_is_settled_is_cancelled() -> None:
 
 
 async def test_a_tie_is_said() -> None:
-    output = (await SelfConsistency(node=writer(says("7", "8")), samples=2).run("3 + 4?")).output
+    output = (await SelfConsistency(node=writer(small("7", "8")), samples=2).run("3 + 4?")).output
     assert (output.answer, output.tied, output.confidence) == ("7", ("8",), 0.5)
 
 
 async def test_a_failing_sample_is_left_out_and_named() -> None:
-    endpoint = says(DOWN, "7", "7", "7")
+    endpoint = small(DOWN, "7", "7", "7")
     result = await SelfConsistency(node=writer(endpoint), samples=4, max_concurrency=4).run(
         "3 + 4?"
     )
@@ -111,7 +105,7 @@ async def test_where_every_sample_fails_the_error_has_the_causes() -> None:
 
 
 async def test_a_thin_budget_leaves_the_majority_so_far_and_says_so() -> None:
-    endpoint = says("7", "8", "7")
+    endpoint = small("7", "8", "7")
     context = RunContext(budget=Budget(calls=3))
     result = await SelfConsistency(node=writer(endpoint), samples=5).run("3 + 4?", context)
     assert (result.output.answer, result.output.partial) == ("7", True)
@@ -146,7 +140,7 @@ async def test_what_came_before_the_deadline_is_the_answer() -> None:
     [({"timeout_s": 0.05}, DeadlineExceeded), ({"budget": Budget(calls=0)}, BudgetExceeded)],
 )
 async def test_without_a_single_sample_it_is_an_error(limits: Any, error: type[Exception]) -> None:
-    node: Any = Hanging(0) if "timeout_s" in limits else writer(says())
+    node: Any = Hanging(0) if "timeout_s" in limits else writer(small())
     with pytest.raises(error):
         await SelfConsistency(node=node, **limits).run("3 + 4?")
 
@@ -158,7 +152,7 @@ async def test_samples_that_answer_nothing_are_no_majority() -> None:
 
 
 async def test_labels_are_found_in_texts() -> None:
-    endpoint = says("I'd say: Positive!", "negative", "It is positive, not more")
+    endpoint = small("I'd say: Positive!", "negative", "It is positive, not more")
     node = SelfConsistency(
         node=writer(endpoint), samples=3, max_concurrency=3, key=label_of(["positive", "negative"])
     )
@@ -170,7 +164,7 @@ async def test_a_typed_output_is_counted_by_its_field() -> None:
         total: float
         note: str
 
-    endpoint = says(*(Bill(total=12.5, note=str(n)) for n in range(2)))
+    endpoint = small(*(Bill(total=12.5, note=str(n)) for n in range(2)))
     agent = Agent(endpoint, "Read the bill.", output=Bill, temperature=0.7)
     output = (await SelfConsistency(node=agent, samples=3, key=field_of("total")).run("…")).output
     assert (output.text, output.answer, output.votes) == ("12.5", "12.5", {"12.5": 2})
@@ -180,32 +174,31 @@ async def test_a_reasoner_is_counted_by_its_answer() -> None:
     steps = [Reasoned[int](reasons=str(n), answer=7) for n in range(2)]
     output = (
         await SelfConsistency(
-            node=Reasoner(says(*steps), answer=int, temperature=0.7), samples=3
+            node=Reasoner(small(*steps), answer=int, temperature=0.7), samples=3
         ).run("?")
     ).output
     assert (output.text, output.answer) == ("7", "7")
 
 
 async def test_the_share_is_a_confidence_that_a_cascade_accepts_by() -> None:
-    small = SelfConsistency(node=writer(says("7", "8", "9")), samples=3, name="small")
-    large = SelfConsistency(node=writer(says("8")), samples=1, name="large")
-    result = await Cascade(small=small, large=large, accept=Confident(0.6)).run("3 + 4?")
+    first = SelfConsistency(node=writer(small("7", "8", "9")), samples=3, name="small")
+    last = SelfConsistency(node=writer(small("8")), samples=1, name="large")
+    result = await Cascade(small=first, large=last, accept=Confident(0.6)).run("3 + 4?")
     assert (result.by, result.output.answer) == ("large", "8")
 
 
 async def test_only_the_answer_that_won_is_streamed() -> None:
-    node = SelfConsistency(node=writer(says("It is 8", "so 7", "7")), samples=3, max_concurrency=3)
-    pieces = [event async for event in node.stream("3 + 4?") if isinstance(event, TextDelta)]
-    assert [piece.text for piece in pieces] == ["so 7"]
+    node = SelfConsistency(node=writer(small("It is 8", "so 7", "7")), samples=3, max_concurrency=3)
+    assert await streamed(node, "3 + 4?") == ["so 7"]
 
 
 def test_nothing_to_sample_is_refused() -> None:
     with pytest.raises(ConfigError, match="samples: input should be greater"):
-        SelfConsistency(node=writer(says()), samples=0)
+        SelfConsistency(node=writer(small()), samples=0)
 
 
 def test_it_is_drawn_with_the_number_of_samples() -> None:
-    assert "agent x 5" in SelfConsistency(node=writer(says())).draw().mermaid
+    assert "agent x 5" in SelfConsistency(node=writer(small())).draw().mermaid
 
 
 @settings(max_examples=25)
@@ -214,7 +207,7 @@ async def test_stopping_early_gives_the_winner_of_the_whole_vote(
     answers: list[str], max_concurrency: int
 ) -> None:
     node: SelfConsistency[str | BaseModel] = SelfConsistency(
-        node=writer(says(*answers)), samples=len(answers), max_concurrency=max_concurrency
+        node=writer(small(*answers)), samples=len(answers), max_concurrency=max_concurrency
     )
     output: Voted = (await node.run("?")).output
     counts = Counter(answers)
@@ -225,7 +218,7 @@ async def test_stopping_early_gives_the_winner_of_the_whole_vote(
 
 async def test_the_key_of_a_field_that_is_not_given_is_an_error() -> None:
     with pytest.raises(ConfigError, match="'total'"):
-        await SelfConsistency(node=writer(says("12")), samples=1, key=field_of("total")).run("?")
+        await SelfConsistency(node=writer(small("12")), samples=1, key=field_of("total")).run("?")
 
 
 def test_a_node_that_always_says_the_same_is_not_sampled() -> None:

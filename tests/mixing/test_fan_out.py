@@ -176,9 +176,7 @@ CASES: dict[str, tuple[list[Member], Options, str, float, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("members", "options", "came", "seconds", "told"), CASES.values(), ids=CASES
-)
+@pytest.mark.parametrize(("members", "options", "came", "after", "told"), CASES.values(), ids=CASES)
 def test_who_is_waited_for_and_what_is_said_of_the_others(
     members: list[Member], options: Options, came: str, after: float, told: list[str]
 ) -> None:

@@ -389,12 +389,8 @@ def affordable(
     """Find the largest part of a mixture that the budget pays for.
 
     A thin budget takes proposers away first, the last ones of each layer, then layers, and leaves
-    one model alone at last; whether it pays for that one is seen when it is asked.
-
-    Args:
-        layers: The calls that each layer still to be run would make.
-        ending: The calls at the end, which the aggregator makes.
-        context: Holds the budget.
+    one model alone at last; whether it pays for that one is seen when it is asked. `layers` are the
+    calls of those still to be run, and `ending` those of the aggregator.
 
     Returns:
         How many proposers of each layer are asked, the first ones, and without a layer one model

@@ -64,12 +64,11 @@ async def fan_out(
 
     A member that fails, whatever it raises, or is late is left out, and named in the trace with the
     reason; what isn't an error of `moa` becomes a `NodeError`. What is still running when enough is
-    there is cancelled, and has ended when this returns. Nothing that members write is streamed.
+    there is cancelled, and has ended when this returns. Nothing that members write is streamed. The
+    same node may be a member several times, to be sampled.
 
     Args:
-        members: Who is asked. The same node may stand there several times, to be sampled.
-        request: What each of them is given.
-        context: Budget, deadline and ledger of the run; members run nested in it.
+        members, request, context: Who is asked what, nested in which run.
         quorum: Minimum number of answers to go on with. Once they are there, the other members get
             `straggler_timeout_s` more. `None`: one is enough to go on with, but all are waited for;
             only the last one, where two or more have answered, gets no more than

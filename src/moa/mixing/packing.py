@@ -75,13 +75,8 @@ async def pack(
 ) -> Packed:
     """Bring a request, which is never cut, and answers into what one request to a model holds.
 
-    Args:
-        request: What was asked.
-        answers: What others answered.
-        write: Writes all that the model will read, such as an agent's `prompt`.
-        count: Counts the tokens of a text.
-        room: Maximum number of tokens of what `write` writes; `None`: there is no limit.
-        seed: Together with the request it decides the order.
+    There is `room` for so many tokens of what `write` writes, which is all that the model will
+    read; `None`: there is no limit. The seed and the request decide the order.
 
     Raises:
         InputError: the request alone is longer than there is room for.
@@ -103,10 +98,7 @@ async def pack(
     if room is None or tokens <= room:
         return Packed(consulted=consulted, order=tuple(order), tokens=tokens)
     merged = _twins(answers)
-    behind: dict[int, str] = {}
-    for place, times in Counter(merged.values()).items():
-        others = "another answer says" if times == 1 else f"{times} other answers say"
-        behind[place] = f"\n[{others} nearly the same]"
+    behind = {place: _said_by(times) for place, times in Counter(merged.values()).items()}
     shown = [text + behind.get(place, "") for place, text in enumerate(answers)]
     order = [place for place in order if place not in merged]
     said = [stated(answer) for answer in answers]
@@ -153,6 +145,12 @@ def _twins(answers: Sequence[str]) -> dict[int, int]:
                 merged[place] = other
                 break
     return merged
+
+
+def _said_by(others: int) -> str:
+    """What stands behind an answer that others are nearly the same as."""
+    say = "another answer says" if others == 1 else f"{others} other answers say"
+    return f"\n[{say} nearly the same]"
 
 
 async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]:
@@ -202,11 +200,8 @@ class Asked:
 class Reader:
     """A proposer or an aggregator: gives the request to a node, with what others answered.
 
-    Args:
-        node: A node that takes a text, or a `Consulted` with the answers of others; its output
-            is taken as text.
-        name: Its own among those beside it; `None`: the node's.
-        seed: Decides, together with the request, the order in which it sees the answers.
+    The node takes a text, or a `Consulted` with the answers of others, in an order that the seed
+    and the request decide; its output is taken as text.
     """
 
     def __init__(self, node: Node[Any, Any], *, name: str | None = None, seed: int = 0) -> None:

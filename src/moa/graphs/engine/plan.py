@@ -140,7 +140,7 @@ def _needs_unless_skipped(step: Step) -> tuple[Step, ...]:
 def _is_eager(step: NodeStep, in_the_way: set[Step]) -> bool:
     if step.eager is not None:
         return step.eager
-    return step in in_the_way and not is_dear(step.node)
+    return step in in_the_way and not _is_dear(step.node)
 
 
 def _is_in_the_way(step: NodeStep, branch: Branch | None) -> bool:
@@ -150,7 +150,7 @@ def _is_in_the_way(step: NodeStep, branch: Branch | None) -> bool:
     return step in _closure([branch.match.cases[branch.label]], _needs_unless_skipped)
 
 
-def is_dear(node: object) -> bool:
+def _is_dear(node: object) -> bool:
     """Whether a node, or a node of a graph, asks a large model or a person."""
     return any(
         _is_person(one) or getattr(getattr(one, "endpoint", None), "tier", None) == "llm"
