@@ -291,20 +291,18 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
                 context.note("failed", f"no report was written: {error}")
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")
-        checked = cited(text, found.passages)
+        text, citations = cited(text, found.passages, context)
         claims = tuple(claim for each in found.answered for claim in each.claims)
         if written:
-            claims = await checked_claims(checked.text, found.passages, self.support, context)
+            claims = await checked_claims(text, found.passages, self.support, context)
         if wrong := sum(claim.verdict == "unsupported" for claim in claims):
             context.note("degraded", f"{wrong} of {len(claims)} sentences: no passage says so")
-        for change in checked.changes:
-            context.note("changed", change)
-        if written and not checked.citations:
+        if written and not citations:
             context.note("degraded", "the report cites nothing")
         return Report(
-            text=checked.text,
+            text=text,
             findings=found.findings,
-            citations=checked.citations,
+            citations=citations,
             claims=claims,
             unanswered=tuple(each.question for each in found.unanswered),
             disagreements=found.disagreements,
