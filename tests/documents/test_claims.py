@@ -126,21 +126,25 @@ PASSAGES = [Passage(document=f"{n}.txt", title=f"T{n}", text=f"Text {n}.") for n
 def test_citations_of_what_was_not_given_are_taken_out(
     answer: str, numbers: list[int], text: str
 ) -> None:
-    found = cited(answer, PASSAGES)
-    assert [citation.number for citation in found.citations] == numbers
-    assert all(citation.passage == PASSAGES[citation.number - 1] for citation in found.citations)
-    assert found.text == text
+    becomes, citations = cited(answer, PASSAGES, RunContext())
+    assert [citation.number for citation in citations] == numbers
+    assert all(citation.passage == PASSAGES[citation.number - 1] for citation in citations)
+    assert becomes == text
 
 
 def test_numbers_that_no_passage_has_are_told() -> None:
-    assert cited("One [4]. Two [2] [5, 1].", PASSAGES).unknown == (4, 5)
+    context = RunContext()
+    cited("One [4]. Two [2] [5, 1].", PASSAGES, context)
+    assert [n.text for n in context.trace] == ["citations of passages that were not given: 4, 5"]
 
 
 @given(st.text(st.sampled_from("a1[]2,- .9\n"), max_size=60))
 def test_whatever_is_written_no_passage_is_cited_that_was_not_given(answer: str) -> None:
-    found = cited(answer, PASSAGES)
-    assert {citation.number for citation in found.citations} <= {1, 2, 3}
-    assert cited(found.text, PASSAGES).unknown == ()
+    text, citations = cited(answer, PASSAGES, RunContext())
+    assert {citation.number for citation in citations} <= {1, 2, 3}
+    again = RunContext()
+    cited(text, PASSAGES, again)
+    assert not any("not given" in note.text for note in again.trace)
 
 
 def test_each_sentence_has_its_own_citations() -> None:
@@ -173,6 +177,6 @@ def test_a_passage_can_neither_close_its_block_nor_carry_citations() -> None:
     ],
 )  # fmt: skip
 def test_a_sentence_cites_the_passage_that_has_its_words(answer: str, becomes: str) -> None:
-    checked = cited(answer, SEVERAL)
-    assert checked.text == becomes
-    assert checked.added == (answer != becomes)
+    context = RunContext()
+    assert cited(answer, SEVERAL, context)[0] == becomes
+    assert bool(context.trace) == (answer != becomes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence, Set
-from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from moa._async import gather
 from moa.agents.boundary import Limits
@@ -50,30 +50,6 @@ class Citation(Frozen):
 
     number: int
     passage: Passage
-
-
-class CitedText(NamedTuple):
-    """An answer whose citations were checked."""
-
-    text: str
-    """The answer, without citations of what was not given, and with those that its words have."""
-    citations: tuple[Citation, ...]
-    """Each passage that it cites, once, in the order of their numbers."""
-    unknown: tuple[int, ...]
-    """Numbers that no passage has."""
-    added: int
-    """How many sentences were given the citation that their words have."""
-
-    @property
-    def changes(self) -> list[str]:
-        """What was changed, in words."""
-        found: list[str] = []
-        if self.unknown:
-            numbers = ", ".join(map(str, self.unknown))
-            found.append(f"citations of passages that were not given: {numbers}")
-        if self.added:
-            found.append(f"{self.added} sentences are given the citation that their words have")
-        return found
 
 
 class Claim(Frozen):
@@ -170,32 +146,37 @@ def unbracketed(text: str) -> str:
     return _BRACKETS.sub(r"(\1)", text)
 
 
-def cited(answer: str, passages: Sequence[Passage]) -> CitedText:
-    """Check the citations of an answer, and cite by words where a writer didn't.
+def cited(
+    answer: str, passages: Sequence[Passage], context: RunContext
+) -> tuple[str, tuple[Citation, ...]]:
+    """Check the citations of an answer, and cite by words where a writer didn't; the trace says so.
 
     Those of passages that were not given are taken out. Small models forget citations, or write
     `[1]` whatever they read: a sentence that cites nothing is given the passage that holds most of
     its words, if it holds enough of them; one whose passages hold far fewer than another cites
     that one instead. An answer cites by `[1]`, `[1, 2]` or `[1-3]`.
+
+    Returns:
+        The answer, and each passage that it cites, once, in the order of their numbers.
     """
-    found: set[int] = set()
+    unknown: set[int] = set()
 
     def kept(match: re.Match[str]) -> str:
         numbers = _numbers(match[1])
-        found.update(numbers)
         known = [number for number in numbers if 0 < number <= len(passages)]
+        unknown.update({*numbers} - {*known})
         blank = " " if match[0][0].isspace() else ""
         return match[0] if known == numbers else "".join(f"{blank}[{n}]" for n in known)
 
     text, added = _cited_by_words(_CITATION.sub(kept, answer), passages)
-    return CitedText(
-        text=text,
-        citations=tuple(
-            Citation(number=n, passage=passages[n - 1]) for n in sorted(_cited_in(text))
-        ),
-        unknown=tuple(sorted(n for n in found if not 0 < n <= len(passages))),
-        added=added,
-    )
+    if unknown:
+        numbers = ", ".join(map(str, sorted(unknown)))
+        context.note("changed", f"citations of passages that were not given: {numbers}")
+    if added:
+        said = f"{added} sentences are given the citation that their words have"
+        context.note("changed", said)
+    numbered = sorted(_cited_in(text))
+    return text, tuple(Citation(number=n, passage=passages[n - 1]) for n in numbered)
 
 
 def _cited_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:

@@ -106,7 +106,7 @@ def load(sources: Sources, *, progress: Progress | None = None) -> Loaded:
         ConfigError: a file or folder isn't there, or two files would have the same id.
         MissingDependency: what reads a kind of file is not installed.
     """
-    files, ignored, folders = files_of(sources)
+    files, ignored, folders = files_under(sources)
     read = [found for _, found in read_each(files, progress=progress)]
     documents = tuple(each for each in read if isinstance(each, Document))
     unread = tuple(each for each in read if isinstance(each, Unread))
@@ -133,7 +133,7 @@ def read_each(
             yield file, Unread(file.id, str(error))
 
 
-def files_of(sources: Sources) -> tuple[list[File], tuple[str, ...], list[Unread]]:
+def files_under(sources: Sources) -> tuple[list[File], tuple[str, ...], list[Unread]]:
     """Find the files to read, the ids of those of other kinds, and what can't be looked into.
 
     One that isn't there, or an id twice, is a `ConfigError`.

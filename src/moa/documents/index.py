@@ -21,7 +21,7 @@ from moa.agents.boundary import Limits, require, said
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents import Document, Passage, Passages
-from moa.documents.files import Progress, Sources, Unread, files_of, read_each
+from moa.documents.files import Progress, Sources, Unread, files_under, read_each
 from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
@@ -126,7 +126,7 @@ class Index:
                 index is broken or can't be written.
             MissingDependency: what reads a kind of file is not installed.
         """
-        files, ignored, unlisted = files_of(sources)
+        files, ignored, unlisted = files_under(sources)
         form = f"{_FORM}:{self.max_tokens}"
         before = self._known(form)
         found: dict[str, list[str]] = {"added": [], "changed": [], "kept": []}

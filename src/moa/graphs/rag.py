@@ -320,19 +320,17 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         self, reply: Reply, passages: tuple[Passage, ...], context: RunContext
     ) -> Sourced:
         extract = isinstance(reply, Extracted)
-        checked = cited(reply.text, passages)
-        for change in checked.changes:
-            context.note("changed", change)
-        claims = copied(checked.text)
+        text, citations = cited(reply.text, passages, context)
+        claims = copied(text)
         if not extract:
-            claims = await checked_claims(checked.text, passages, self.support, context)
+            claims = await checked_claims(text, passages, self.support, context)
         doubtful = [claim for claim in claims if claim.verdict in ("unsupported", "uncited")]
         if doubtful:
             context.note("degraded", f"{len(doubtful)} of {len(claims)} sentences: no passage says")
         return Sourced(
-            text=checked.text,
+            text=text,
             kind="extract" if extract else "answer",
-            citations=checked.citations,
+            citations=citations,
             claims=claims,
             passages=passages,
         )

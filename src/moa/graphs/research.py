@@ -6,8 +6,7 @@ language models", arXiv:2210.03350, with the parts side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -19,7 +18,7 @@ from moa.documents.claims import Citation, Claim, Grade, checked_claims, cited, 
 from moa.endpoints.known import can_write
 from moa.errors import InputError, MoaError, check_recoverable
 from moa.graphs.fields import IN_PYTHON, Large
-from moa.graphs.rag import NotInDocuments, Rag, RagOutcome, Sourced
+from moa.graphs.rag import NotInDocuments, Rag, RagOutcome
 from moa.graphs.recipe import FromTable, Recipe, Sketch, each_tried, tried
 from moa.handoffs import Frozen, Reply, Text
 from moa.node import Node, in_place
@@ -56,21 +55,6 @@ class Findings(Frozen):
     passages: tuple[Passage, ...] = ()
     """Those that are cited; `[1]` is the first."""
     disagreements: tuple[Disagreement, ...] = ()
-
-    @classmethod
-    def of(
-        cls, question: str, outcomes: Sequence[tuple[str, Sourced | NotInDocuments | str]]
-    ) -> Self:
-        """Take each sub-question with its answer, or why it has none; number all passages."""
-        numbers: dict[Passage, int] = {}
-        findings: list[Finding] = []
-        for asked, outcome in outcomes:
-            if isinstance(outcome, Sourced):
-                findings.append(_finding(asked, outcome, numbers))
-            else:
-                reason = outcome if isinstance(outcome, str) else outcome.reason
-                findings.append(Finding(question=asked, missing=reason))
-        return cls(question=question, findings=tuple(findings), passages=tuple(numbers))
 
     @property
     def answered(self) -> tuple[Finding, ...]:
@@ -228,7 +212,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             raise InputError(f"{self.name}: the question is empty")
         silent = quiet(context)  # the report alone is shown
         asked = await self._divided(question, silent)
-        found = Findings.of(question, await self._outcomes(asked, silent))
+        found = await self._looked_up(question, asked, silent)
         for each in found.findings:
             if each.unsupported:
                 context.note(
@@ -250,23 +234,19 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         )
         return [question] if divided is None else [*dict.fromkeys(divided.output.questions)]
 
-    async def _outcomes(
-        self, asked: list[str], context: RunContext
-    ) -> list[tuple[str, RagOutcome | str]]:
-        """Look each part up, some at a time. One that fails has the reason in its place."""
+    async def _looked_up(self, question: str, asked: list[str], context: RunContext) -> Findings:
+        """Look each part up, some at a time, and number all passages that are cited."""
 
-        async def look_up(question: str) -> RagOutcome:
-            return (await in_place(self.answerer, question, context)).output
+        async def look_up(part: str) -> RagOutcome:
+            return (await in_place(self.answerer, part, context)).output
 
-        def without(question: str) -> str:
-            return f"{question!r} was not looked up"
-
-        return [
-            (each, f"it could not be looked up: {said}" if isinstance(said, MoaError) else said)
-            for each, said in zip(
-                asked, await each_tried(look_up, asked, context, without), strict=True
-            )
-        ]
+        found = await each_tried(
+            look_up, asked, context, lambda part: f"{part!r} was not looked up"
+        )
+        numbers: dict[Passage, int] = {}
+        parts = zip(asked, found, strict=True)
+        findings = tuple(_finding(part, outcome, numbers) for part, outcome in parts)
+        return Findings(question=question, findings=findings, passages=tuple(numbers))
 
     async def _compared(self, found: Findings, context: RunContext) -> Findings:
         if not self.writes or len(found.answered) < 2:
@@ -291,20 +271,18 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
                 context.note("failed", f"no report was written: {error}")
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")
-        checked = cited(text, found.passages)
+        text, citations = cited(text, found.passages, context)
         claims = tuple(claim for each in found.answered for claim in each.claims)
         if written:
-            claims = await checked_claims(checked.text, found.passages, self.support, context)
+            claims = await checked_claims(text, found.passages, self.support, context)
         if wrong := sum(claim.verdict == "unsupported" for claim in claims):
             context.note("degraded", f"{wrong} of {len(claims)} sentences: no passage says so")
-        for change in checked.changes:
-            context.note("changed", change)
-        if written and not checked.citations:
+        if written and not citations:
             context.note("degraded", "the report cites nothing")
         return Report(
-            text=checked.text,
+            text=text,
             findings=found.findings,
-            citations=checked.citations,
+            citations=citations,
             claims=claims,
             unanswered=tuple(each.question for each in found.unanswered),
             disagreements=found.disagreements,
@@ -321,8 +299,12 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             sketch.chain(each)
 
 
-def _finding(asked: str, outcome: Sourced, numbers: dict[Passage, int]) -> Finding:
+def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, int]) -> Finding:
     """Take an answer over, without what no passage says; add the passages it cites to `numbers`."""
+    if isinstance(outcome, MoaError):
+        return Finding(question=asked, missing=f"it could not be looked up: {outcome}")
+    if isinstance(outcome, NotInDocuments):
+        return Finding(question=asked, missing=outcome.reason)
     passages = {each.number: each.passage for each in outcome.citations}
     known = {(claim.text, claim.numbers): claim for claim in outcome.claims}
     claims: list[Claim] = []

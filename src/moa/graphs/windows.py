@@ -73,7 +73,7 @@ class State(BaseModel):
 
 
 @dataclass(slots=True)
-class Place:
+class Entered:
     """An item's place in the stream."""
 
     text: str
@@ -106,19 +106,19 @@ class Windows:
         """Whether the file held counts of something else."""
         self.state = State() if self.anew else kept
         self.state.counts = counts
-        self._line: deque[Place] = deque()
+        self._line: deque[Entered] = deque()
         """The items that are not counted yet, in the order in which they came."""
         self._telling: set[int] = set()
         """Windows whose change is being told."""
 
     @contextmanager
-    def entered(self, text: str, at: datetime | None) -> Generator[Place]:
+    def entered(self, text: str, at: datetime | None) -> Generator[Entered]:
         """Give an item its place, in the order of these calls; inside, it is given its labels.
 
         It is counted once all before it are.
         """
         at = at or datetime.now(UTC)
-        place = Place(text, at if at.tzinfo else at.replace(tzinfo=UTC))
+        place = Entered(text, at if at.tzinfo else at.replace(tzinfo=UTC))
         self._line.append(place)
         try:
             yield place
@@ -148,7 +148,7 @@ class Windows:
         finally:
             self._telling.discard(change.window.number)
 
-    def _count(self, place: Place) -> None:
+    def _count(self, place: Entered) -> None:
         if isinstance(self.size, timedelta):
             ends = self.state.ends or place.at + self.size
             if place.at >= ends:

@@ -249,10 +249,12 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             text = await to_length(self.section_writer, prompt, length, silent, what=what)
             return Section(heading=heading, text=text)
 
-        def left_out(place: int) -> str:
-            return f"section {parts[place].heading!r} is left out"
-
-        found = await each_tried(write, range(len(parts)), context, left_out)
+        found = await each_tried(
+            write,
+            range(len(parts)),
+            context,
+            lambda place: f"section {parts[place].heading!r} is left out",
+        )
         return tuple(each for each in found if isinstance(each, Section))
 
 
