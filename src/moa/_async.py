@@ -10,6 +10,7 @@ import atexit
 import threading
 from collections.abc import (
     AsyncGenerator,
+    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -144,6 +145,19 @@ def beside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     except BaseException:
         future.cancel()  # such as by Ctrl-C
         raise
+
+
+@asynccontextmanager
+async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
+    """Close a stream at the end, also one that is left early, so that its call is settled then.
+
+    An iterator of one's own that is no generator needs no closing.
+    """
+    try:
+        yield pieces
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
 
 
 def iterated(source: AsyncGenerator[T]) -> Generator[T]:

@@ -15,13 +15,14 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 
+from moa._async import closed_after
 from moa.agents.filter import Verdict
 from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
 from moa.chat.memory import Summariser
 from moa.chat.messages import ChatReply, UserMessage
 from moa.context import RunContext
-from moa.endpoints import Completion, Prompt, closed_after
+from moa.endpoints import Completion, Prompt
 from moa.errors import (
     BudgetExceeded,
     DeadlineExceeded,

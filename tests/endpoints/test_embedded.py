@@ -13,9 +13,8 @@ import pytest_asyncio
 from moa.context import RunContext
 from moa.endpoints import Completion, Example, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint, EngineSettings
-from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointRejected, EndpointUnavailable
+from moa.errors import DeadlineExceeded, EndpointRejected, EndpointUnavailable
 from moa.questions import Option, Question
-from moa.usage import Budget
 
 pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
 
@@ -140,13 +139,6 @@ async def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(
     ):
         with pytest.raises(EndpointRejected, match=r"1[5-9]\d\d tokens.*102[34]"):
             await call
-
-
-async def test_a_budget_is_held_before_anything_is_sent(slm: EmbeddedEndpoint) -> None:
-    context = RunContext(budget=Budget(calls=1))
-    with pytest.raises(BudgetExceeded):
-        await slm.decide("x", [SPAM, MOOD], context)
-    assert context.usage.calls == 1
 
 
 async def test_a_deadline_holds_while_the_engine_starts() -> None:

@@ -277,22 +277,8 @@ async def test_the_deadline_of_the_run_is_not_a_timeout_of_the_endpoint(
     served: Served, endpoint: OpenAIEndpoint
 ) -> None:
     served.will(hang)
-    with pytest.raises(DeadlineExceeded):
-        await endpoint.complete(PROMPT, RunContext(timeout_s=0.01))
-
-
-async def test_a_call_that_waits_for_a_slot_ends_with_the_run(served: Served) -> None:
-    endpoint = OpenAIEndpoint("writer", model="m", base_url="http://m.test/v1", concurrency=1)
-    served.will(hang)
-    first, second = await asyncio.gather(
-        endpoint.complete(PROMPT, RunContext(timeout_s=1.0)),
-        endpoint.complete(PROMPT, RunContext(timeout_s=0.3)),
-        return_exceptions=True,
-    )
-    assert isinstance(first, DeadlineExceeded)
-    assert "had answered" in str(first)
-    assert isinstance(second, DeadlineExceeded)
-    assert "slot" in str(second)
+    with pytest.raises(DeadlineExceeded, match="had answered"):
+        await endpoint.complete(PROMPT, RunContext(timeout_s=0.1))
 
 
 @both_ways
@@ -306,11 +292,11 @@ async def test_a_call_that_never_got_a_slot_is_no_call(served: Served, ask: Ask)
 
     served.will(busy)
     context = RunContext()
-    waiting = context.nested("waiting", timeout_s=0.01)
+    waiting = context.nested("waiting", timeout_s=0.2)
     async with asyncio.TaskGroup() as group:
         first = group.create_task(endpoint.complete(PROMPT, RunContext()))
         await reached.wait()
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded, match="before a slot was free"):
             await ask(endpoint, PROMPT, waiting)
         first.cancel()
     assert (context.usage.calls, context.usage.cost) == (0, 0)

@@ -25,7 +25,6 @@ from moa.errors import (
     OutputError,
 )
 from moa.messages import Message
-from moa.questions import Option, Question
 from moa.usage import Budget, Price
 
 from .conftest import (
@@ -41,7 +40,6 @@ from .conftest import (
     sse,
     streamed,
 )
-from .servers import server
 
 HI = Prompt.of("Hi")
 PRICE = Price(input=Decimal(1), cached_input=Decimal("0.1"), output=Decimal(2))
@@ -438,20 +436,6 @@ async def test_no_more_requests_than_slots_are_sent(served: Served) -> None:
     limited = endpoint(concurrency=3)
     await asyncio.gather(*(limited.complete(HI, RunContext()) for _ in range(10)))
     assert most == 3
-
-
-def test_an_endpoint_serves_one_event_loop_after_another() -> None:
-    question = Question("spam", "predicate", "Spam?", (Option("yes", True), Option("no", False)))
-
-    async def once(endpoint: OpenAIEndpoint) -> str:
-        decision = await endpoint.decide("text", [question], RunContext())
-        await endpoint.close()
-        return decision.model
-
-    with server("jevcompat.cli", "mock") as url:
-        shared = OpenAIEndpoint("e", model="jev-latest", base_url=url, decides="systemone")
-        models = [asyncio.run(once(shared)) for _ in range(2)]
-    assert models == ["jevcompat-mock-0.1"] * 2
 
 
 async def test_a_prompt_that_cannot_fit_is_not_sent(served: Served) -> None:

@@ -137,16 +137,6 @@ async def test_idle_replicas_take_turns() -> None:
     assert [len(server.answered) for server in fleet.servers] == [2, 2, 2]
 
 
-async def test_who_answered_is_in_the_trace_and_in_the_usage() -> None:
-    fleet = Fleet()
-    context = RunContext()
-    completion = await fleet.all.complete(PROMPT, context)
-    assert completion.endpoint in {"m#0", "m#1", "m#2"}
-    assert kinds(context) == [("answered", completion.endpoint)]
-    assert [part.endpoint for part in context.usage.parts] == [completion.endpoint]
-    assert fleet.all.name == "m"
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 5),

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from moa._async import closed_after
 from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Prompt, closed_after
+from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
 from moa.errors import (
     BudgetExceeded,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Unpack, cast, overload
 
 from pydantic import BaseModel, Field, ValidationError
 
-from moa._async import beside, iterated
+from moa._async import beside, closed_after, iterated
 from moa.agents.boundary import In, Limits, Out, TypedNode, ready, require, said
 from moa.agents.prompts import (
     TAG,
@@ -28,7 +28,7 @@ from moa.agents.prompts import (
 from moa.agents.tool_calls import ToolCalls
 from moa.agents.tools import AnyTool, Tool
 from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Prompt, closed_after
+from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.tools import Tooled, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.handoffs import Reply

@@ -14,12 +14,11 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_checkpoint
 from pydantic import BaseModel, ValidationError, field_validator
 
-from moa._async import Lock
+from moa._async import Lock, closed_after
 from moa.agents.boundary import said
 from moa.chat.messages import Conversation, Summary, Turn
 from moa.chat.stores import Store, wait_for
 from moa.context import RunContext
-from moa.endpoints import closed_after
 from moa.errors import StoreError
 from moa.handoffs import Frozen
 from moa.usage import Tier, Usage

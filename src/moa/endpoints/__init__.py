@@ -1,32 +1,24 @@
 """Endpoints: what can be asked of a served model, and what comes back.
 
-The journal of a run keeps what comes back of all that derive from `EndpointBase`.
+How what is asked and what comes back are written down stands at the end.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import TypeAdapter
 
 from moa.context import RunContext
+from moa.endpoints.journalled import Journalled, journalled, journalled_stream
 from moa.errors import CapabilityError
 from moa.messages import Message, ToolCall
 from moa.questions import Answer, Question
-from moa.records import JSON, Call, Form, form_of, once
+from moa.records import JSON, Form, form_of
 from moa.usage import FREE, Amount, Price, Tier
 
 Capability = Literal["complete", "stream", "decide", "embed", "tools", "images", "files"]
@@ -35,7 +27,6 @@ _PHRASES: Mapping[Capability, str] = {
     "images": "read images",
     "files": "read files",
 }
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +284,7 @@ class EndpointBase(ABC):
     """What all endpoints of `moa` derive from: they are closed at the end of an `async with`.
 
     Each `complete`, `decide`, `stream` and `embed` of a class that derives from it is wrapped, so
-    that a run that is resumed finds what was answered: see `moa.journal`. If endpoints wrap each
+    that a run that is resumed finds what was answered: see `journalled`. If endpoints wrap each
     other, the outermost one keeps it.
 
     What a class doesn't define it refuses with `CapabilityError`. It is no part of the `Endpoint`
@@ -302,9 +293,9 @@ class EndpointBase(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name, keeping in _KEEPING.items():
+        for name, wrapped in _JOURNALLED.items():
             if name in cls.__dict__:
-                setattr(cls, name, keeping(cls.__dict__[name]))
+                setattr(cls, name, wrapped(cls.__dict__[name]))
 
     def __repr__(self) -> str:
         about = ((key, getattr(self, key, None)) for key in ("name", "model", "tier", "base_url"))
@@ -354,71 +345,6 @@ async def close_all(endpoints: Iterable[Endpoint]) -> None:
             stack.push_async_callback(endpoint.close)
 
 
-@asynccontextmanager
-async def closed_after(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T], None]:
-    """Close a stream at the end, also one that is left early, so that its call is settled then.
-
-    Args:
-        pieces: A generator, or an iterator of one's own that needs no closing.
-    """
-    try:
-        yield pieces
-    finally:
-        if isinstance(pieces, AsyncGenerator):
-            await pieces.aclose()
-
-
-def _keeps(
-    asked_of: Callable[..., tuple[str, object, Form[Any]] | None],
-) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Any]]:
-    """Make what keeps the answers of a method, whose last argument by place is the context.
-
-    Args:
-        asked_of: Says what kind of call it is, what is asked, and how its answer is written;
-            `None`: it isn't kept.
-    """
-
-    def keeping(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        @wraps(ask)
-        def call(self: Endpoint, *given: Any, **named: Any) -> Awaitable[Any]:
-            *asked, context = given
-            if context.journal is None or (kept := asked_of(self, *asked, **named)) is None:
-                return ask(self, *given, **named)
-
-            def again(inner: RunContext) -> Awaitable[Any]:
-                return ask(self, *asked, inner, **named)
-
-            return once(context, *kept, again)
-
-        return call
-
-    return keeping
-
-
-def _keeps_streams(ask: Callable[..., Pieces]) -> Callable[..., Any]:
-    @wraps(ask)
-    def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
-        if context.journal is None:
-            return ask(self, prompt, context)
-        what, request, _ = _completing(self, prompt)  # the same, whether it comes whole or not
-        return _streamed(Call(context, what, request), self, prompt)
-
-    async def _streamed(call: Call, endpoint: Endpoint, prompt: Prompt) -> Pieces:
-        if call.is_kept:
-            completion = call.found(COMPLETION)
-            if completion.text:
-                yield completion.text
-            yield completion
-            return
-        async with call, closed_after(ask(endpoint, prompt, call.inner)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Completion):
-                    await call.keep(COMPLETION.dump(piece))
-                yield piece
-
-    return stream
-
-
 def decision_form(questions: Sequence[Question]) -> Form[Decision]:
     """Write decisions as JSON, and read them as answers to these questions."""
     return Form(_dump_decision, lambda kept: _load_decision(kept, questions))
@@ -447,20 +373,18 @@ def _load_decision(kept: JSON, questions: Sequence[Question]) -> Decision:
     return Decision(answers=answers, endpoint=endpoint, model=model, amount=_AMOUNT.load(amount))
 
 
-def _completing(endpoint: Endpoint, prompt: Prompt) -> tuple[str, object, Form[Completion]]:
+def _completing(endpoint: Endpoint, prompt: Prompt) -> Journalled[Completion]:
     return f"complete {endpoint.name}", (endpoint.model, prompt), COMPLETION
 
 
 def _deciding(
     endpoint: Endpoint, text: str, questions: Questions, examples: Examples = ()
-) -> tuple[str, object, Form[Decision]]:
+) -> Journalled[Decision]:
     request = (endpoint.model, text, [asked(question) for question in questions], examples)
     return f"decide {endpoint.name}", request, decision_form(questions)
 
 
-def _embedding(
-    endpoint: Endpoint, texts: Sequence[str]
-) -> tuple[str, object, Form[Embeddings]] | None:
+def _embedding(endpoint: Endpoint, texts: Sequence[str]) -> Journalled[Embeddings] | None:
     if endpoint.price is FREE:  # sooner worked out than read
         return None
     return f"embed {endpoint.name}", (endpoint.model, texts), EMBEDDINGS
@@ -468,9 +392,10 @@ def _embedding(
 
 _ANSWER = TypeAdapter(Answer)
 _AMOUNT, COMPLETION, EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
-_KEEPING: Mapping[str, Callable[..., Any]] = {
-    "complete": _keeps(_completing),
-    "stream": _keeps_streams,
-    "decide": _keeps(_deciding),
-    "embed": _keeps(_embedding),
+_JOURNALLED: Mapping[str, Callable[..., Any]] = {
+    "complete": journalled(_completing),
+    "stream": journalled_stream(_completing),  # the same, whether it comes whole or not
+    "decide": journalled(_deciding),
+    "embed": journalled(_embedding),
 }
+"""What wraps the methods of an endpoint."""

@@ -13,10 +13,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Tool
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
-from moa._async import in_time
+from moa._async import closed_after, in_time
 from moa.budget import Reservation
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, closed_after, need
+from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, need
 from moa.endpoints.openai import with_schema
 from moa.endpoints.tokens import amount_of, estimate_of, neutralise
 from moa.endpoints.transport import known_error, worded

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TypeVar
 
+from moa._async import closed_after
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
@@ -23,7 +24,6 @@ from moa.endpoints import (
     Questions,
     asked,
     close_all,
-    closed_after,
 )
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import Wrapping, shared_capabilities, unwrapped

@@ -9,8 +9,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
+from moa._async import closed_after
 from moa.context import RunContext
-from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, ToolSchema, closed_after
+from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, ToolSchema
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import Wrapping, unwrapped
 from moa.errors import EndpointError, EndpointUnauthorized, OutputError

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
+from moa._async import closed_after
 from moa.context import RunContext
 from moa.endpoints import (
     COMPLETION,
@@ -34,7 +35,6 @@ from moa.endpoints import (
     Questions,
     asked,
     close_all,
-    closed_after,
     decision_form,
 )
 from moa.endpoints.kept import AnswerFile

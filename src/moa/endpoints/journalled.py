@@ -1,0 +1,73 @@
+"""Journalled: methods whose answers a run keeps, so that one that goes on finds them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from moa._async import closed_after
+from moa.context import RunContext
+from moa.records import Call, Form, once
+
+T = TypeVar("T")
+Journalled = tuple[str, object, Form[T]]
+"""What kind of call it is, what is asked, and how its answer is written."""
+
+
+def journalled(
+    asked_of: Callable[..., Journalled[Any] | None],
+) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
+    """Make what wraps a method, whose last argument by place is the context.
+
+    `asked_of` is given the endpoint and what it is asked; where it gives `None`, nothing is kept.
+    """
+
+    def wrapping(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        @wraps(ask)
+        def call(self: object, *given: Any, **named: Any) -> Awaitable[Any]:
+            *asked, context = given
+            if context.journal is None or (kept := asked_of(self, *asked, **named)) is None:
+                return ask(self, *given, **named)
+
+            def again(inner: RunContext) -> Awaitable[Any]:
+                return ask(self, *asked, inner, **named)
+
+            return once(context, *kept, again)
+
+        return call
+
+    return wrapping
+
+
+def journalled_stream(
+    asked_of: Callable[[Any, Any], Journalled[Any]],
+) -> Callable[[Callable[..., AsyncIterator[Any]]], Callable[..., AsyncIterator[Any]]]:
+    """Make what wraps a method that gives the pieces of a text, and what is no text: the whole."""
+
+    def wrapping(ask: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        @wraps(ask)
+        def stream(self: object, prompt: Any, context: RunContext, /) -> AsyncIterator[Any]:
+            if context.journal is None:
+                return ask(self, prompt, context)
+            what, request, form = asked_of(self, prompt)
+            return streamed(Call(context, what, request), form, self, prompt)
+
+        async def streamed(
+            call: Call, form: Form[Any], endpoint: object, prompt: Any
+        ) -> AsyncIterator[Any]:
+            if call.is_kept:
+                whole = call.found(form)
+                if whole.text:
+                    yield whole.text
+                yield whole
+                return
+            async with call, closed_after(ask(endpoint, prompt, call.inner)) as pieces:
+                async for piece in pieces:
+                    if not isinstance(piece, str):
+                        await call.keep(form.dump(piece))
+                    yield piece
+
+        return stream
+
+    return wrapping
