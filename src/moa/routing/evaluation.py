@@ -176,7 +176,7 @@ class RoutingReport(Figures):
     @property
     def verdict(self) -> str:
         """Say in a sentence whether routing by this ranking pays."""
-        gap = f"{self.gap.value:+.3f} ({self.gap.low:+.3f} to {self.gap.high:+.3f})"
+        gap = self.gap.signed
         if self.gap.high < 0.0:
             return (
                 f"Routing doesn't pay here: the strong model is worse, by {gap}. Use the weak one."
