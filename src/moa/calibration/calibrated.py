@@ -85,11 +85,7 @@ class Calibrated:
 
 
 def check_question(calibration: Calibration, question: Question) -> None:
-    """Make sure that a calibration was made for this question.
-
-    Raises:
-        CalibrationError: question, options or the layout of the prompt are others.
-    """
+    """Make sure that it was made for this question, these options and this layout of the prompt."""
     asked, mine = QuestionRecord.model_validate(question), calibration.question
     _same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
     _same(repr(mine.text), repr(asked.text), "question")
@@ -119,11 +115,7 @@ def check_question(calibration: Calibration, question: Question) -> None:
 
 
 def check_models(calibration: Calibration, found: Mapping[str, Identity]) -> list[str]:
-    """Make sure that the models, by role, are those it was made on, and warn of other servers.
-
-    Raises:
-        CalibrationError: a model is another one.
-    """
+    """Make sure that the models, by role, are those it was made on, and warn of other servers."""
     warnings: list[str] = []
     for role in calibration.roles:
         was, here = calibration.models[role], found[role]

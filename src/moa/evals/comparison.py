@@ -120,11 +120,7 @@ class Comparison(Frozen):
     accepts comes first, then the surest first."""
 
     def design(self, name: str) -> DesignReport:
-        """Give what one design reached.
-
-        Raises:
-            KeyError: there is none of this name.
-        """
+        """Give what one design reached."""
         return {design.name: design for design in self.designs}[name]
 
     @property

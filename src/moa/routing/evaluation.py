@@ -85,9 +85,6 @@ class Recovery:
 
         `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` where the strong model
         is no better than the weak one.
-
-        Raises:
-            InputError: `recovered` is not from 0 to 1.
         """
         if not 0 <= recovered <= 1:
             raise InputError(f"a part of the gap is from 0 to 1, not {recovered}")
