@@ -29,7 +29,7 @@ from moa.calibration.verifiers import (
 from moa.errors import BudgetExceeded, ConfigError, EndpointTimeout, InputError
 from moa.handoffs import Reply
 from moa.questions import Choice, Predicate, Score, choice, predicate, score
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,8 @@ async def test_a_bound_follows_what_a_calibration_says_of_its_answer() -> None:
 async def test_sums_are_computed_again(reply: str, score: float, accepted: bool) -> None:
     found = await judged(Arithmetic(), reply)
     assert (found.score, found.accepted) == (score, accepted)
-
-
-async def test_a_reply_can_be_made_to_show_its_sums() -> None:
-    assert not (await judged(Arithmetic(least=1), "It is 12.")).accepted
+    shown = "=" in reply and "import" not in reply
+    assert (await judged(Arithmetic(least=1), reply)).accepted == (accepted and shown)
 
 
 class Invoice(BaseModel):
@@ -170,6 +168,7 @@ class Invoice(BaseModel):
     ("form", "good", "bad", "said"),
     [
         pytest.param("json", '{"a": [1]}', "a: 1", "no JSON", id="json"),
+        pytest.param("json", "[[]]", "[" * 100_000, "no JSON", id="nested deeply"),
         pytest.param(re.compile(r"#### \d+"), "so #### 12", "so 12", "not found", id="pattern"),
         pytest.param(Invoice, '{"total": 3}', '{"sum": 3}', "total Field required", id="model"),
     ],
@@ -179,10 +178,6 @@ async def test_a_form_is_asked_for(form: Any, good: str, bad: str, said: str) ->
     refused = await judged(Format(form), Reply(text=bad))
     assert not refused.accepted
     assert said in refused.reasons[0]
-
-
-async def test_deeply_nested_json_is_refused_in_words() -> None:
-    assert not (await judged(Format("json"), "[" * 100_000)).accepted
 
 
 @pytest.mark.parametrize(
@@ -239,13 +234,11 @@ async def test_a_model_is_asked_whether_a_reply_is_plausible_and_charged_for_it(
     assert context.usage.calls == 2
 
 
-async def test_a_question_that_is_not_answered_accepts_nothing() -> None:
-    policy = Plausible(Decider(ScriptedEndpoint(steps=[{}]), Verdict))
-    found = await judged(policy, "Canberra")
+async def test_without_an_answer_nothing_is_plausible_and_without_a_predicate_it_is_a_mistake() -> (
+    None
+):
+    found = await judged(Plausible(Decider(ScriptedEndpoint(steps=[{}]), Verdict)), "Canberra")
     assert (found.score, found.accepted) == (0.0, False)
-
-
-async def test_a_node_without_a_predicate_is_a_configuration_error() -> None:
     node = Filter(SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.5}}), "spam", action="drop")
     with pytest.raises(ConfigError, match="no Predicate"):
         await judged(Plausible(node), "Canberra")
@@ -259,17 +252,19 @@ async def test_samples_that_agree_accept_a_reply() -> None:
     assert found.reasons == ("2 of 4 samples agree",)
 
 
-async def test_a_sample_over_the_budget_is_an_error_and_no_judgement() -> None:
-    context = RunContext(budget=Budget(calls=2))
-    policy = Agreement(Agent(SimulatedEndpoint(), "Work it out.", temperature=0.7))
-    with pytest.raises(BudgetExceeded):
-        await policy.judge("3 * 4", "12", context)
-
-
-async def test_a_sample_that_fails_is_its_own_error() -> None:
-    failing = SimulatedEndpoint(rule=lambda _: EndpointTimeout("too late", endpoint="small"))
-    with pytest.raises(EndpointTimeout):
-        await judged(Agreement(Agent(failing, "Work it out.", temperature=0.7)), "12", "3 * 4")
+@pytest.mark.parametrize(
+    ("calls", "answer", "error"),
+    [
+        pytest.param(2, "12", BudgetExceeded, id="over the budget"),
+        pytest.param(9, EndpointTimeout("late", endpoint="s"), EndpointTimeout, id="fails"),
+    ],
+)
+async def test_a_sample_that_fails_is_its_own_error_and_no_judgement(
+    calls: int, answer: Step, error: type[Exception]
+) -> None:
+    node = Agent(SimulatedEndpoint(rule=lambda _: answer), "Work it out.", temperature=0.7)
+    with pytest.raises(error):
+        await Agreement(node).judge("3 * 4", "12", RunContext(budget=Budget(calls=calls)))
 
 
 @pytest.mark.parametrize(
@@ -317,11 +312,6 @@ async def test_a_policy_fitted_on_few_replies_accepts_nothing_and_says_what_it_t
     assert "more held-out labels" in policy.bound.summary
 
 
-async def test_hardly_any_graded_replies_are_refused() -> None:
-    with pytest.raises(InputError, match="at least 10"):
-        await Length().fit(graded(9), Guarantee())
-
-
 async def test_how_many_wrong_replies_are_held_out_is_left_to_chance() -> None:
     """Split by correctness, half of them always are, and one half tells the other's errors."""
     some = graded(60)
@@ -334,10 +324,19 @@ async def test_how_many_wrong_replies_are_held_out_is_left_to_chance() -> None:
     assert 1.5 < spread < 4.5  # 2.7, where 30 of 60 are drawn without a look (hypergeometric)
 
 
-@pytest.mark.parametrize("cases", [1, 2])
-async def test_graded_replies_of_hardly_any_cases_are_refused(cases: int) -> None:
-    few = [replace(g, case=str(n % cases)) for n, g in enumerate(graded(12))]
-    with pytest.raises(InputError, match=f"about {cases} cases, which are too few"):
+@pytest.mark.parametrize(
+    ("n", "cases", "said"),
+    [
+        (9, 9, "at least 10"),
+        (12, 1, "about 1 cases, which are too few"),
+        (12, 2, "about 2 cases, which are too few"),
+    ],
+)
+async def test_hardly_any_graded_replies_or_cases_are_refused(
+    n: int, cases: int, said: str
+) -> None:
+    few = [replace(g, case=str(place % cases)) for place, g in enumerate(graded(n))]
+    with pytest.raises(InputError, match=said):
         await Length().fit(few, Guarantee())
 
 

@@ -31,14 +31,14 @@ def test_a_promise_that_just_holds_is_withdrawn_no_more_often_than_stated() -> N
     assert false <= 0.05 + 3 * (0.05 * 0.95 / 150) ** 0.5
 
 
-def test_twice_the_risk_is_found_out() -> None:
-    ends = [withdrawn_after(0.1, seed=seed, most=1500) for seed in range(40)]
-    assert sum(ends) / 40 <= 300
-
-
-def test_a_risk_that_rises_late_is_found_out() -> None:
-    ends = [withdrawn_after(0.03, seed=seed, most=1500, changed=0.15) for seed in range(20)]
-    assert sum(ends) / 20 <= 200 + 400
+@pytest.mark.parametrize(
+    ("risk", "changed", "checks"),
+    [(0.1, None, 300), (0.03, 0.15, 200 + 400)],
+    ids=["twice", "late"],
+)
+def test_a_larger_risk_is_found_out(risk: float, changed: float | None, checks: int) -> None:
+    ends = [withdrawn_after(risk, seed=seed, most=1500, changed=changed) for seed in range(30)]
+    assert sum(ends) / 30 <= checks
 
 
 @pytest.mark.parametrize("risk", [0.001, 0.05, 0.5, 0.99])

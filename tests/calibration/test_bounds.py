@@ -97,19 +97,19 @@ def breaks_too_often(broken: int, draws: int, promise: Guarantee) -> bool:
     return 1 - tail(broken - 1, draws, promise.failure) < 0.001
 
 
-@pytest.mark.parametrize("name", worlds(0.2))
-@pytest.mark.parametrize("n", [11, 60])
-def test_a_promise_from_few_labels_is_broken_no_more_often_than_stated(name: str, n: int) -> None:
-    broken = broken_of(worlds(LOOSE.risk)[name], n, LOOSE, seed=n)
-    assert not breaks_too_often(broken, DRAWS, LOOSE)
-
-
 @pytest.mark.parametrize(
-    "name", ["calibrated", "no better when surer", "three tied scores", "a cliff"]
+    ("promise", "n", "name"),
+    [
+        *((LOOSE, n, name) for n in (11, 60) for name in worlds(0.2)),
+        *((PROMISE, 200, name) for name in ("calibrated", "no better when surer")),
+        *((PROMISE, 200, name) for name in ("three tied scores", "a cliff")),
+    ],
 )
-def test_a_promise_from_many_labels_is_broken_no_more_often_than_stated(name: str) -> None:
-    broken = broken_of(worlds(PROMISE.risk)[name], 200, PROMISE, seed=1)
-    assert not breaks_too_often(broken, DRAWS, PROMISE)
+def test_a_promise_is_broken_no_more_often_than_stated(
+    promise: Guarantee, n: int, name: str
+) -> None:
+    broken = broken_of(worlds(promise.risk)[name], n, promise, seed=n)
+    assert not breaks_too_often(broken, DRAWS, promise)
 
 
 def test_a_threshold_that_only_looked_good_would_be_seen_to_break_its_promise() -> None:
@@ -308,11 +308,13 @@ def test_a_bound_counts_what_it_accepts_and_keeps_its_risk(
     assert Bound.model_validate_json(bound.model_dump_json()) == bound
 
 
-def test_below_the_labels_needed_nothing_is_accepted_and_the_rest_is_told() -> None:
-    right = [Outcome(confidence=0.99, correct=True)] * 40
+@pytest.mark.parametrize("n", [0, 40])
+def test_below_the_labels_needed_nothing_is_accepted_and_the_rest_is_told(n: int) -> None:
+    right = [Outcome(confidence=0.99, correct=True)] * n
     bound = find_bound(right, right, PROMISE)
     assert bound.threshold is None
     assert not bound.accepts(1.0)
+    assert f"with {n} held-out labels" in bound.summary
     assert "takes at least 59 accepted without an error" in bound.summary
     assert f"about {bound.more_labels} more held-out labels" in bound.summary
 
@@ -340,12 +342,6 @@ def test_few_labels_are_not_taken_for_a_bad_scorer() -> None:
     bound = find_bound(mixed, mixed, PROMISE)
     assert bound.more_labels == 59 - 20
     assert "can't be told yet" in bound.summary
-
-
-def test_no_labels_at_all_is_told() -> None:
-    bound = find_bound([], [], PROMISE)
-    assert bound.threshold is None
-    assert "with 0 held-out labels" in bound.summary
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), -0.1, 1.1])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from calibration.altered import Altered
 from moa import Classifier, RunContext, Text
 from moa.calibration import Guarantee
-from moa.calibration.calibrated import Calibrated, evaluate, recheck
+from moa.calibration.calibrated import Calibrated, check_models, evaluate, recheck
 from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
@@ -244,10 +244,10 @@ def test_other_weights_of_the_same_name_are_refused_and_another_version_is_warne
     was = made.models["slm"].model_copy(update={"digest": "a" * 64, "version": "1"})
     mine = made.model_copy(update={"models": {"slm": was}})
     with pytest.raises(CalibrationError, match="weights of scripted-1 are others"):
-        mine.check_models({"slm": was.model_copy(update={"digest": "b" * 64})})
-    (warning,) = mine.check_models({"slm": was.model_copy(update={"version": "2"})})
+        check_models(mine, {"slm": was.model_copy(update={"digest": "b" * 64})})
+    (warning,) = check_models(mine, {"slm": was.model_copy(update={"version": "2"})})
     assert "--recheck" in warning
-    assert mine.check_models({"slm": was}) == []
+    assert check_models(mine, {"slm": was}) == []
 
 
 async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_others(

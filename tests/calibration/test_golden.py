@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from decisions.moods import MOOD, Numbers, classifier, numbers
 
 from calibration.altered import Altered
-from moa import Classifier, RunContext
+from moa import RunContext
 from moa.calibration import Guarantee
 from moa.calibration.acceptance import Graded
 from moa.calibration.calibrated import Calibrated
@@ -27,36 +28,13 @@ from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.calibration.verifiers import Length, Signs
 from moa.decisions.adaptation import adapt
-from moa.endpoints import Embeddings, Example
+from moa.endpoints import Example
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.questions import Answer, Option, Question
+from moa.questions import Answer
 from moa.testing import SimulatedEndpoint
-from moa.usage import Amount
 
 FOLDER = Path(__file__).parent.parent / "golden"
-MOOD = Question("mood", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
 LABEL = replace(MOOD, name="label")
-
-
-class Numbers(SimulatedEndpoint):
-    """Encodes a text of a number as a vector that tells its sign, among noise."""
-
-    size = 4
-
-    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
-        vectors = tuple(self._vector(text) for text in texts)
-        return Embeddings(
-            vectors=vectors, endpoint=self.name, model=self.model or "", amount=Amount()
-        )
-
-    def _vector(self, text: str) -> tuple[float, ...]:
-        try:
-            number = float(text.split()[-1])
-        except ValueError:
-            number = 0.0
-        noise = random.Random(text)
-        told = (number + noise.gauss(0, 0.1), *(noise.gauss(0, 0.5) for _ in range(3)))
-        return (*told, *(0.0 for _ in range(self.size - 4)))
 
 
 class Biased(Altered):
@@ -141,8 +119,7 @@ async def test_an_adaptation_is_the_one_recorded(case: str) -> None:
 
 
 async def answers(endpoint: SimulatedEndpoint, adaptation: Any) -> list[list[float]]:
-    plain = Classifier(endpoint, ["bad", "good"], task="How?", none=False, name="mood")
-    agent = plain.adapted(adaptation)
+    agent = classifier(endpoint).adapted(adaptation)
     found = [(await agent.run(text)).output for text, _ in labelled(8, 3)]
     return [list((one.probabilities or {}).values()) for one in found]
 
@@ -159,9 +136,7 @@ async def test_heads_beside_a_model_decide_as_recorded(
 ) -> None:
     monkeypatch.setattr(MultilingualEncoder, "missing", staticmethod(lambda: None))
     monkeypatch.setattr(MultilingualEncoder, "encoded", _directions)
-    encoder = Numbers(name="numbers", model=MultilingualEncoder.model)
-    encoder.size = 384
-    endpoint = biased(2.0)
+    encoder, endpoint = numbers(), biased(2.0)
     made = await adapt(
         endpoint,
         [MOOD],

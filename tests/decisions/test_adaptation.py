@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from calibration.altered import Altered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decisions.moods import MOOD, classifier
 from moa import Classifier, RunContext
 from moa.decisions import Correction
 from moa.decisions.adaptation import MOST_TEXTS, adapt, halves, stand_in_texts
@@ -24,53 +27,28 @@ from moa.decisions.regression import (
     matching_bias,
     shrunk_mean,
 )
-from moa.endpoints import Decision, Example
+from moa.endpoints import Example
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.questions import Answer, Option, Question, Source
+from moa.questions import Answer, Source
 from moa.testing import SimulatedEndpoint
-from moa.usage import Amount
-
-MOOD = Question("mood", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
 
 
-class Biased(SimulatedEndpoint):
+class Biased(Altered):
     """Reads how good a text is from a number in it, and is biased to good whatever the text."""
 
     def __init__(self, *, bias: float = 3.0, source: Source = "logprob") -> None:
-        super().__init__(name="biased")
+        super().__init__(name="biased", rule=lambda _: {"mood": {"good": 0.5}})
         self.bias = bias
         self.source: Source = source
         self.shown: list[int] = []
 
-    async def decide(
-        self,
-        state: str,
-        questions: Sequence[Question],
-        context: RunContext,
-        /,
-        *,
-        examples: Sequence[Example] = (),
-    ) -> Decision:
-        self.states.append(state)
-        self.shown.append(len(examples))
-        number = 0.0 if state in stand_in_texts() else float(state)
-        odds = np.exp(number + self.bias)
+    def altered(self, answer: Answer, text: str, examples: int) -> Answer:
+        self.shown.append(examples)
+        odds = np.exp((0.0 if text in stand_in_texts() else float(text)) + self.bias)
         p = float(odds / (1 + odds))
-        step: Mapping[str, Mapping[str, float]] = {q.name: {"good": p} for q in questions}
-        answers: list[Answer] = []
-        for question in questions:
-            found = (1 - step[question.name]["good"], step[question.name]["good"])
-            if self.source == "text":
-                answers.append(Answer(question=question, written=0, source="text"))
-            else:
-                answers.append(Answer(question=question, probabilities=found, source=self.source))
-        amount = self.price.charge(self._amount())
-        with await context.reserve(self.name, self.tier, amount) as call:
-            call.settle(amount)
-        return Decision(answers=tuple(answers), endpoint=self.name, model="m", amount=amount)
-
-    def _amount(self) -> Amount:
-        return Amount(calls=1)
+        if self.source == "text":
+            return Answer(question=answer.question, written=0, source="text")
+        return replace(answer, probabilities=(1 - p, p), source=self.source)
 
 
 def texts(n: int, *, good: float = 0.5, seed: int = 0) -> list[tuple[str, str]]:
@@ -87,10 +65,6 @@ async def accuracy(agent: Classifier[str], rows: Sequence[tuple[str, str]]) -> f
     for text, label in rows:
         right += (await agent.run(text)).output.label == label
     return right / len(rows)
-
-
-def classifier(endpoint: Biased) -> Classifier[str]:
-    return Classifier(endpoint, ["bad", "good"], task="How?", none=False, name="mood")
 
 
 async def test_the_bias_is_taken_out_on_unlabelled_texts() -> None:

@@ -11,7 +11,8 @@ from graphs.encoder import WordEncoder
 from pydantic import BaseModel
 
 import moa.decisions
-from moa import Choice, Classifier, Decider, RunContext, Sentiment, Spam, choice
+from decisions.moods import classifier
+from moa import Choice, Decider, RunContext, Sentiment, Spam, choice
 from moa.agents.deciding import DecidingAgent
 from moa.decisions import Adaptation, Correction
 from moa.decisions.heads import Head, Kernel, encode, relevance_head, sentences, shipped_heads
@@ -61,10 +62,6 @@ def endpoint(good: float | None = 0.9, *, encoder: WordEncoder | None = None) ->
     return SimulatedEndpoint(name="slm", encoder=encoder, rule=lambda _: decided)
 
 
-def classifier(slm: SimulatedEndpoint, adapted: Adaptation) -> Classifier[str]:
-    return Classifier(slm, ["bad", "good"], none=False, name="mood", adaptation=adapted)
-
-
 def with_shipped_heads() -> SimulatedEndpoint:
     """Has an encoder whose vectors the shipped heads say they read, installed or not."""
     return endpoint(encoder=words(MultilingualEncoder.model))
@@ -76,7 +73,7 @@ def reading() -> SimulatedEndpoint:
 
 
 async def test_a_head_counts_as_one_prompt_variant_more() -> None:
-    agent = classifier(endpoint(good=0.9, encoder=words()), adaptation())
+    agent = classifier(endpoint(good=0.9, encoder=words()), adaptation=adaptation())
     even, theirs = (await agent.run("bad")).output, (await agent.run("other")).output
     assert even.probabilities["good"] == pytest.approx(0.5)
     assert theirs.probabilities["good"] == pytest.approx(0.75)  # by half as much as the model says
@@ -84,19 +81,21 @@ async def test_a_head_counts_as_one_prompt_variant_more() -> None:
 
 async def test_a_correction_weighs_the_head_last() -> None:
     by_head = {"mood": Correction((0.0, 0.0), (0.0, 1.0))}
-    agent = classifier(endpoint(good=0.9, encoder=words()), adaptation(corrections=by_head))
+    agent = classifier(
+        endpoint(good=0.9, encoder=words()), adaptation=adaptation(corrections=by_head)
+    )
     assert (await agent.run("bad")).output.probabilities["bad"] == pytest.approx(0.9)
 
 
 def test_a_correction_without_a_weight_for_the_head_is_refused() -> None:
     one = {"mood": Correction((0.0, 0.0), (1.0,))}
     with pytest.raises(ConfigError, match="in 1 of 1 prompt variants"):
-        classifier(endpoint(encoder=words()), adaptation(corrections=one))
+        classifier(endpoint(encoder=words()), adaptation=adaptation(corrections=one))
 
 
 async def test_without_prompt_variants_the_head_decides_and_the_endpoint_is_not_asked() -> None:
     slm = endpoint(encoder=words())
-    result = await classifier(slm, adaptation(asked=False)).run("bad")
+    result = await classifier(slm, adaptation=adaptation(asked=False)).run("bad")
     assert slm.states == []
     assert set(result.usage.by_endpoint()) == {"encoder"}
     assert (result.output.label, result.output.source) == ("bad", "encoder")
@@ -106,13 +105,13 @@ async def test_without_prompt_variants_the_head_decides_and_the_endpoint_is_not_
 def test_without_prompt_variants_each_question_needs_a_head() -> None:
     nothing = Adaptation(prompt_variants=(), origin="a test")
     with pytest.raises(ConfigError, match="no prompt to read a text with"):
-        classifier(endpoint(encoder=words()), nothing)
+        classifier(endpoint(encoder=words()), adaptation=nothing)
 
 
 def test_a_head_for_another_number_of_options_is_refused() -> None:
     three = Adaptation(heads={"mood": head(options=3)}, encoder="words", origin="a test")
     with pytest.raises(ConfigError, match=r"a head of 3 options for 'mood'.*2 of 'mood'"):
-        classifier(endpoint(encoder=words()), three)
+        classifier(endpoint(encoder=words()), adaptation=three)
 
 
 @pytest.mark.parametrize(
@@ -125,13 +124,13 @@ def test_a_head_for_another_number_of_options_is_refused() -> None:
 async def test_another_encoder_than_the_heads_is_refused(
     encoder: WordEncoder | None, there: str
 ) -> None:
-    agent = classifier(endpoint(encoder=encoder), adaptation())
+    agent = classifier(endpoint(encoder=encoder), adaptation=adaptation())
     with pytest.raises(ConfigError, match=f"mood has heads for vectors of words, and {there}"):
         await agent.run("bad")
 
 
 async def test_a_refused_answer_falls_back_to_the_head() -> None:
-    agent = classifier(endpoint(good=None, encoder=words()), adaptation())
+    agent = classifier(endpoint(good=None, encoder=words()), adaptation=adaptation())
     result = await agent.run("bad")
     assert (result.output.status, result.output.source) == ("answered", "encoder")
     assert result.output.probabilities["bad"] == pytest.approx(0.9)

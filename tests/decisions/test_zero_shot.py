@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from decisions.moods import classifier
 from moa import Classifier, Filter, RunContext
 from moa.decisions.ensemble import MOST_READ, ordinary_texts
 from moa.endpoints.encoders import MultilingualEncoder
@@ -44,10 +45,6 @@ def biased(bias: float = 4.0) -> SimulatedEndpoint:
         return {"mood": {"good": float(1 / (1 + np.exp(-number - bias)))}}
 
     return SimulatedEndpoint(rule=rule)
-
-
-def classifier(endpoint: SimulatedEndpoint) -> Classifier[str]:
-    return Classifier(endpoint, ["bad", "good"], task="How?", none=False, name="mood")
 
 
 def blind() -> SimulatedEndpoint:

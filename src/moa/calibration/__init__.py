@@ -134,6 +134,11 @@ def percent(share: float) -> str:
     return f"{value:.{digits}f} %"
 
 
+def log_choose(n: int, k: int) -> float:
+    """Logarithm of the number of ways to choose `k` of `n`."""
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
 def tail(errors: int, n: int, risk: float) -> float:
     """Probability of at most `errors` errors among `n` decisions that are wrong with `risk`."""
     if errors < 0:
@@ -142,8 +147,9 @@ def tail(errors: int, n: int, risk: float) -> float:
         return 1.0
     if errors > n * risk:  # the other side, whose terms fall from its first one on
         return 1.0 - tail(n - errors - 1, n, 1.0 - risk)
-    choose = math.lgamma(n + 1) - math.lgamma(errors + 1) - math.lgamma(n - errors + 1)
-    term = math.exp(choose + errors * math.log(risk) + (n - errors) * math.log1p(-risk))
+    term = math.exp(
+        log_choose(n, errors) + errors * math.log(risk) + (n - errors) * math.log1p(-risk)
+    )
     total = 0.0
     for k in range(errors, -1, -1):
         total += term

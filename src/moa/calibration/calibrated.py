@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from moa._async import gather
 from moa.calibration.bounds import Outcome, bound_along, together
 from moa.calibration.drift import Detect, language_shares
-from moa.calibration.features import FeatureReader, Progress, Reading, Sources
-from moa.calibration.file import Calibration, now
+from moa.calibration.features import (
+    FeatureReader,
+    LabelFeature,
+    Progress,
+    Reading,
+    Sources,
+    layout_of,
+)
+from moa.calibration.file import Calibration, QuestionRecord, now
 from moa.calibration.labelled import Labelled, Sorted, check_labels, near_copies_of, sort_out
 from moa.calibration.scorer import Measures, measure
 from moa.context import RunContext
@@ -35,7 +42,7 @@ class Calibrated:
     """What has changed since it was made; `None` before the first answer."""
 
     def __post_init__(self) -> None:
-        self.calibration.check_question(self.question)
+        check_question(self.calibration, self.question)
         for feature in self.calibration.features:
             if feature.source not in self.sources:
                 raise CalibrationError(
@@ -47,7 +54,7 @@ class Calibrated:
     async def check(self, context: RunContext) -> list[str]:
         """Make sure that the models are those of the calibration; they are asked once."""
         if self.warnings is None:
-            self.warnings = self.calibration.check_models(await self.identities(context))
+            self.warnings = check_models(self.calibration, await self.identities(context))
         return self.warnings
 
     async def identities(self, context: RunContext) -> dict[str, Identity]:
@@ -75,6 +82,72 @@ class Calibrated:
             for feature in self.calibration.features
         )
         return [np.array(values) for values in found]
+
+
+def check_question(calibration: Calibration, question: Question) -> None:
+    """Make sure that it was made for this question, these options and this layout of the prompt."""
+    asked, mine = QuestionRecord.model_validate(question), calibration.question
+    _same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
+    _same(repr(mine.text), repr(asked.text), "question")
+    names, asks = calibration.labels, [option.name for option in asked.options]
+    if new := [name for name in asks if name not in names]:
+        raise CalibrationError(
+            f"the calibration knows nothing of the label {new[0]!r}: it was made for "
+            f"{', '.join(names)}. Calibrate again with rows of the new label"
+        )
+    if gone := [name for name in names if name not in asks]:
+        raise CalibrationError(
+            f"the calibration was made with the label {gone[0]!r} too, which is not among "
+            f"{', '.join(asks)}. Calibrate again without it"
+        )
+    _same(", ".join(names), ", ".join(asks), "order of the labels")
+    for was, is_now in zip(mine.options, asked.options, strict=True):
+        what = f"description of {was.name!r}"
+        _same(repr(was.description), repr(is_now.description), what)
+    for feature in calibration.features:
+        if isinstance(feature, LabelFeature) and (
+            feature.layout != layout_of(question, feature.read_as)
+        ):
+            raise CalibrationError(
+                "the prompt is laid out otherwise in this version of moa than when the "
+                "calibration was made, so its scores mean something else. Calibrate again"
+            )
+
+
+def check_models(calibration: Calibration, found: Mapping[str, Identity]) -> list[str]:
+    """Make sure that the models, by role, are those it was made on, and warn of other servers."""
+    warnings: list[str] = []
+    for role in calibration.roles:
+        was, here = calibration.models[role], found[role]
+        if was.model != here.model:
+            raise CalibrationError(
+                f"the calibration was made on {was.model}, and here {here.model} answers: its "
+                "scores mean something else. Calibrate again on this model"
+            )
+        if was.digest and here.digest and was.digest != here.digest:
+            raise CalibrationError(
+                f"the weights of {was.model} are others than those of the calibration "
+                f"(SHA-256 {here.digest[:12]}…, not {was.digest[:12]}…). Calibrate again"
+            )
+        if (was.server, was.version) != (here.server, here.version):
+            warnings.append(
+                f"{was.model} was served by {_served(was)} when the calibration was made, and "
+                f"is by {_served(here)} now: scores move a little between servers. Confirm the "
+                "promise with moa calibrate --recheck"
+            )
+    return warnings
+
+
+def _same(was: str, is_now: str, what: str) -> None:
+    if was != is_now:
+        raise CalibrationError(
+            f"the calibration was made for another {what}: it was {was}, and is {is_now}. "
+            "Calibrate again, or ask what was asked then"
+        )
+
+
+def _served(identity: Identity) -> str:
+    return f"{identity.server} {identity.version}" if identity.version else identity.server
 
 
 class Evaluation(Measures):

@@ -26,7 +26,7 @@ from typing import Self
 
 from pydantic import Field
 
-from moa.calibration import percent
+from moa.calibration import log_choose, percent
 from moa.calibration.audit import Evidence
 from moa.errors import ConfigError
 from moa.handoffs import Frozen
@@ -293,17 +293,13 @@ def p_value(count: int, total: int, reference_count: int, reference_total: int) 
     """Fisher's exact test, two-sided: twice the smaller of both tails, at most 1."""
     with_label, everything = count + reference_count, total + reference_total
     least, most = max(0, with_label - reference_total), min(total, with_label)
-    scale = _choices(everything, total)
+    scale = log_choose(everything, total)
 
     def weight(k: int) -> float:
         return math.exp(
-            _choices(with_label, k) + _choices(everything - with_label, total - k) - scale
+            log_choose(with_label, k) + log_choose(everything - with_label, total - k) - scale
         )
 
     below = sum(weight(k) for k in range(least, count + 1))
     above = sum(weight(k) for k in range(count, most + 1))
     return min(1.0, 2.0 * below, 2.0 * above)
-
-
-def _choices(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

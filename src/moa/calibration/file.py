@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 from moa._files import load_model, save_text
 from moa.calibration import Bound
 from moa.calibration.drift import FEWEST, Drift, Value
-from moa.calibration.features import Feature, LabelFeature, layout_of
+from moa.calibration.features import Feature
 from moa.calibration.scorer import Candidate, Judged, Measures, Uncertainty, judged
 from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.heads import Blend, Head
@@ -241,69 +241,6 @@ class Calibration(Frozen):
         wanted = (self.bound.labels + more) * later.needed() / asked.needed()
         return max(1, ceil(wanted * each) - drawn)
 
-    def check_question(self, question: Question) -> None:
-        """Make sure that it was made for this question.
-
-        Raises:
-            CalibrationError: question, options or the layout of the prompt are others.
-        """
-        asked, mine = QuestionRecord.model_validate(question), self.question
-        _same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
-        _same(repr(mine.text), repr(asked.text), "question")
-        names, now = self.labels, [option.name for option in asked.options]
-        if new := [name for name in now if name not in names]:
-            raise CalibrationError(
-                f"the calibration knows nothing of the label {new[0]!r}: it was made for "
-                f"{', '.join(names)}. Calibrate again with rows of the new label"
-            )
-        if gone := [name for name in names if name not in now]:
-            raise CalibrationError(
-                f"the calibration was made with the label {gone[0]!r} too, which is not among "
-                f"{', '.join(now)}. Calibrate again without it"
-            )
-        _same(", ".join(names), ", ".join(now), "order of the labels")
-        for was, is_now in zip(mine.options, asked.options, strict=True):
-            what = f"description of {was.name!r}"
-            _same(repr(was.description), repr(is_now.description), what)
-        for feature in self.features:
-            if isinstance(feature, LabelFeature) and (
-                feature.layout != layout_of(question, feature.read_as)
-            ):
-                raise CalibrationError(
-                    "the prompt is laid out otherwise in this version of moa than when the "
-                    "calibration was made, so its scores mean something else. Calibrate again"
-                )
-
-    def check_models(self, found: Mapping[str, Identity]) -> list[str]:
-        """Make sure that the models, by role, are those it was made on.
-
-        Returns:
-            Warnings, in sentences: of other servers and versions.
-
-        Raises:
-            CalibrationError: a model is another one.
-        """
-        warnings: list[str] = []
-        for role in self.roles:
-            was, now = self.models[role], found[role]
-            if was.model != now.model:
-                raise CalibrationError(
-                    f"the calibration was made on {was.model}, and here {now.model} answers: its "
-                    "scores mean something else. Calibrate again on this model"
-                )
-            if was.digest and now.digest and was.digest != now.digest:
-                raise CalibrationError(
-                    f"the weights of {was.model} are others than those of the calibration "
-                    f"(SHA-256 {now.digest[:12]}…, not {was.digest[:12]}…). Calibrate again"
-                )
-            if (was.server, was.version) != (now.server, now.version):
-                warnings.append(
-                    f"{was.model} was served by {_served(was)} when the calibration was made, and "
-                    f"is by {_served(now)} now: scores move a little between servers. Confirm the "
-                    "promise with moa calibrate --recheck"
-                )
-        return warnings
-
     def decide(self, readings: Sequence[Floats]) -> tuple[Judged, Bools]:
         """Decide by what the features read of some texts, and say which decisions are accepted."""
         found = self.judge(readings)
@@ -347,15 +284,3 @@ class Calibration(Frozen):
 def now() -> datetime:
     """The time of day that a file says it was made at."""
     return datetime.now(UTC).replace(microsecond=0)
-
-
-def _same(was: str, is_now: str, what: str) -> None:
-    if was != is_now:
-        raise CalibrationError(
-            f"the calibration was made for another {what}: it was {was}, and is {is_now}. "
-            "Calibrate again, or ask what was asked then"
-        )
-
-
-def _served(identity: Identity) -> str:
-    return f"{identity.server} {identity.version}" if identity.version else identity.server

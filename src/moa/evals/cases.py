@@ -176,12 +176,7 @@ def taken(usage: Usage, seconds: float) -> dict[str, Any]:
 
 
 def answer_text(output: object) -> str:
-    """Read the label of a decision, or the text of any other output.
-
-    Raises:
-        InputError: there are several decisions in it, so none of them is the label.
-        Unanswered: the model refused.
-    """
+    """Read the label of a decision, or the text of any other output."""
     met = getattr(output, "met", None)
     if isinstance(met, bool):
         return "yes" if met else "no"

@@ -120,11 +120,7 @@ class Comparison(Frozen):
     accepts comes first, then the surest first."""
 
     def design(self, name: str) -> DesignReport:
-        """Give what one design reached.
-
-        Raises:
-            KeyError: there is none of this name.
-        """
+        """Give what one design reached."""
         return {design.name: design for design in self.designs}[name]
 
     @property
@@ -426,7 +422,7 @@ def ruling(
     if as_good:
         best = min(as_good, key=lambda o: lead[o.name].high)
         how = f"less than {MARGIN} worse, if at all" if lead[best.name].high >= 0.0 else "better"
-        said = f"doesn't pay: {best.name} is cheaper, and {how} ({_signed(lead[best.name])}"
+        said = f"doesn't pay: {best.name} is cheaper, and {how} ({lead[best.name].signed}"
         return False, f"{said} against it). Use {best.name}"
     return _beside(lead[reference.name], design, reference)
 
@@ -458,7 +454,7 @@ def pays(lead: Interval, ratio: float | None) -> bool | None:
 def _beside(
     lead: Interval, design: DesignReport, reference: DesignReport
 ) -> tuple[bool | None, str]:
-    name, apart, cost = reference.name, _signed(lead), _cost(design, reference)
+    name, apart, cost = reference.name, lead.signed, _cost(design, reference)
     found = pays(lead, cost_ratio(design, reference))
     if lead.low > 0.0:
         said = f"pays: better than {name} by {apart}, {cost}"
@@ -486,10 +482,6 @@ def _cost(design: DesignReport, reference: DesignReport) -> str:
     what = "cost" if priced else "calls to large models (prices are not known)"
     share = f"{percent(ratio)} of" if ratio <= 1.0 else f"{ratio:.1f} times"
     return f"at {share} the {what}"
-
-
-def _signed(lead: Interval) -> str:
-    return f"{lead.value:+.3f} ({lead.low:+.3f} to {lead.high:+.3f})"
 
 
 def _curve(

@@ -195,10 +195,6 @@ async def picked(
     difference to the promise whether they are labelled in one session or in several. A text that
     comes twice counts once, one that is `known` is picked no more, and the calibration's features
     read at most `most_read` to choose among.
-
-    Raises:
-        CalibrationError: a model is another one than the calibration's, or can't be read.
-        EndpointError: a request failed.
     """
     done = {same_text(text) for text in known}
     places = {same_text(text): place for place, text in reversed(list(enumerate(texts)))}

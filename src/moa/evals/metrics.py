@@ -31,6 +31,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def signed(self) -> str:
+        """Written as a difference."""
+        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
 
 def stats() -> Any:
     """Give `scipy.stats`, which is imported at first use."""

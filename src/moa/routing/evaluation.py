@@ -85,9 +85,6 @@ class Recovery:
 
         `share_for(0.5)` is CPT(50%), the call-performance threshold. `None` where the strong model
         is no better than the weak one.
-
-        Raises:
-            InputError: `recovered` is not from 0 to 1.
         """
         if not 0 <= recovered <= 1:
             raise InputError(f"a part of the gap is from 0 to 1, not {recovered}")
@@ -176,7 +173,7 @@ class RoutingReport(Figures):
     @property
     def verdict(self) -> str:
         """Say in a sentence whether routing by this ranking pays."""
-        gap = f"{self.gap.value:+.3f} ({self.gap.low:+.3f} to {self.gap.high:+.3f})"
+        gap = self.gap.signed
         if self.gap.high < 0.0:
             return (
                 f"Routing doesn't pay here: the strong model is worse, by {gap}. Use the weak one."
