@@ -148,42 +148,45 @@ def test_replicas_that_want_more_than_a_gpu_has_are_refused(
         words(pinned)
 
 
-def test_replicas_are_servers_on_ports_side_by_side(fake: Fake) -> None:
-    text = fake.configured(8300).replace("port = 8300", "port = 8300\nreplicas = 2")
-    Path("moa.toml").write_text(text)
-    assert [(spec.name, spec.port) for spec in planned(load(), ())] == [
-        ("small", 8300),
-        ("small", 8301),
-    ]
+SMALL = '[endpoints.small]\ntier = "slm"\nmodel = "a/b"\nserve = "vllm"\n'
+LOCAL = '[endpoints.medium]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "qwen3-4b"\n'
+SOLD = '[endpoints.x]\ntier = "llm"\nmodel = "o1"\n'
+REFUNDS = '[endpoints.refunds]\ntier = "slm"\nmodel = "refunds"\nserved_by = "small"\n'
 
 
-def test_an_endpoint_of_an_adapter_means_the_server_of_its_base(fake: Fake) -> None:
-    text = fake.configured(8300).replace("port = 8300", 'port = 8300\nlora = { refunds = "a/b" }')
-    text += '[endpoints.refunds]\ntier = "slm"\nmodel = "refunds"\nserved_by = "small"\n'
-    Path("moa.toml").write_text(text)
-    assert [spec.name for spec in planned(load(), ["refunds"])] == ["small"]
+def plan(fake: Fake, tables: str, *names: str) -> list[tuple[str, int]]:
+    """Name the servers that are meant, the one of `SMALL` run by the stand-in."""
+    env = ", ".join(f'{name} = "{value}"' for name, value in fake.env.items())
+    how = f'[endpoints.small.vllm]\nport = 8300\npython = "{sys.executable}"\nenv = {{ {env} }}\n'
+    Path("moa.toml").write_text(tables.replace(SMALL, SMALL + how))
+    return [(spec.name, spec.port) for spec in planned(load(), names)]
 
 
-def test_what_is_not_there_to_be_started_is_told(fake: Fake) -> None:
-    Path("moa.toml").write_text(fake.configured(8300) + '[endpoints.x]\ntier = "llm"\nmodel="o1"\n')
-    with pytest.raises(ConfigError, match=r"no endpoint 'smal'\. Did you mean 'small'"):
-        planned(load(), ["smal"])
-    with pytest.raises(ConfigError, match="not moa's to start"):
-        planned(load(), ["x"])
-    Path("moa.toml").write_text("")
-    with pytest.raises(ConfigError, match="names no endpoint with serve"):
-        planned(load(), ())
+def test_replicas_are_servers_on_ports_side_by_side_and_an_adapter_means_its_base(
+    fake: Fake,
+) -> None:
+    replicas = SMALL + "replicas = 2\n"
+    assert plan(fake, replicas) == [("small", 8300), ("small", 8301)]
+    adapted = f'{SMALL}lora = {{ refunds = "a/b" }}\n{REFUNDS}'
+    assert plan(fake, adapted, "refunds") == [("small", 8300)]
+    assert plan(fake, SMALL + LOCAL) == [("small", 8300)]
 
 
-def test_for_a_model_in_this_machine_there_is_nothing_to_start(fake: Fake) -> None:
-    local = '[endpoints.medium]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "qwen3-4b"\n'
-    Path("moa.toml").write_text(fake.configured(8300) + local)
-    assert [spec.name for spec in planned(load(), ())] == ["small"]
-    with pytest.raises(ConfigError, match=r"nothing to start .* \[endpoints.medium\]"):
-        planned(load(), ["medium"])
-    Path("moa.toml").write_text(local)
-    with pytest.raises(ConfigError, match=r"no server to start \(medium: started at the first"):
-        planned(load(), ())
+@pytest.mark.parametrize(
+    ("tables", "names", "said"),
+    [
+        (SMALL, ["smal"], r"no endpoint 'smal'\. Did you mean 'small'"),
+        (SMALL + SOLD, ["x"], "not moa's to start"),
+        (SMALL + LOCAL, ["medium"], r"nothing to start .* \[endpoints.medium\]"),
+        (LOCAL, [], r"no server to start \(medium: started at the first"),
+        ("", [], "names no endpoint with serve"),
+    ],
+)
+def test_what_is_not_there_to_be_started_is_told(
+    fake: Fake, tables: str, names: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan(fake, tables, *names)
 
 
 def test_vllm_is_found_without_being_imported() -> None:

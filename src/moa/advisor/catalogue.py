@@ -160,7 +160,11 @@ class Model(BaseModel):
         return self.kv_bytes(1) - self.kv_bytes(0)
 
     def kv_bytes(self, tokens: int) -> int:
-        """Bytes of KV cache of one sequence in 16 bits, with what a hybrid keeps of it besides."""
+        """Bytes of KV cache of one sequence in 16 bits, with what a hybrid keeps of it besides.
+
+        Raises:
+            ConfigError: it isn't known, as for a vendor's model.
+        """
         if self.attention is not None:
             return self.attention.bytes(tokens)
         if self.cache_bytes is not None:
@@ -239,7 +243,11 @@ def models() -> Mapping[str, Model]:
 
 
 def model(name: str) -> Model:
-    """Give a model by its name."""
+    """Give a model by its name.
+
+    Raises:
+        ConfigError: the catalogue doesn't have it; the nearest name is suggested.
+    """
     known = models()
     if name not in known:
         raise ConfigError(

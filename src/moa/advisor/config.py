@@ -69,8 +69,8 @@ def setup(
         made = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
         return _with_default(made, name, config)
     others = _without(config, name)
-    asked = {"tokens": tokens, "concurrency": concurrency}
-    served = vllm_fit(model, machine, **asked, quantisation=quantisation, config=others)
+    room = {"tokens": tokens, "concurrency": concurrency}
+    served = vllm_fit(model, machine, **room, quantisation=quantisation, config=others)
     beside = " beside what is configured" if others.served else ""
     lacking = f"{model.title} does not fit this machine ({machine}){beside}"
     if not served.fits and not anyway:
