@@ -133,8 +133,10 @@ def small_window(most: int) -> SimulatedEndpoint:
     return SimulatedEndpoint(name="small", rule=rule)
 
 
-async def summary_of(said: list[Turn], sums_up: Summariser, **limits: int) -> Summary:
-    memory = Memory(sums_up, **limits)
+async def summary_of(
+    said: list[Turn], sums_up: Summariser, *, history_tokens: int, keep_turns: int
+) -> Summary:
+    memory = Memory(sums_up, history_tokens=history_tokens, keep_turns=keep_turns)
     shorter = await memory.shortened(Conversation(recent=tuple(said)), RunContext())
     assert shorter is not None
     assert shorter.summary is not None
