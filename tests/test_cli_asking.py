@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command import moa
 
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.config.endpoints import Endpoints

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, Unpack, cast, overload
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa._async import in_time
-from moa.agents.boundary import In, Limits, Out, TypedNode, said
+from moa.agents.base import In, Limits, Out, TypedNode, said
 from moa.context import Reservation, RunContext
 from moa.endpoints import Capability
 from moa.endpoints.http_errors import known_error, worded

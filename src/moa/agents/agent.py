@@ -12,7 +12,7 @@ from typing import Annotated, Any, Unpack, cast, overload
 from pydantic import BaseModel, Field, ValidationError
 
 from moa._async import beside, iterated
-from moa.agents.boundary import In, Limits, Out, TypedNode, ready, require, said
+from moa.agents.base import In, Limits, Out, TypedNode, ready, require, said
 from moa.agents.prompts import (
     TAG,
     Template,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from pydantic import BaseModel, create_model
 
 from moa._async import Lock, gather, in_time
-from moa.agents.boundary import Limits, Out, TypedNode, require
+from moa.agents.base import Limits, Out, TypedNode, require
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example

@@ -13,7 +13,7 @@ from typing import Unpack
 from pydantic import Field
 
 from moa.agents import Agent, Settings
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.agents.prompts import block
 from moa.agents.splitting import excerpt
 from moa.chat.messages import LEFT_OUT, Conversation, Summary, Turn

@@ -12,7 +12,7 @@ from threading import Thread
 from typing import NamedTuple, Unpack
 
 from moa._async import Lock, in_time
-from moa.agents.boundary import Limits, require
+from moa.agents.base import Limits, require
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents import Document, Passage, Passages

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moa._files import make_private
-from moa.agents.boundary import said
+from moa.agents.base import said
 from moa.documents import Document, Passage
 from moa.errors import ConfigError
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Unpack
 
 from moa._async import gather
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
 from moa.agents.deciding import shipped_head
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split

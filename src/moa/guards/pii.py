@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar, Unpack
 
 from pydantic import Field, SecretStr
 
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.recognizers import (

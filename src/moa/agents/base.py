@@ -1,4 +1,4 @@
-"""The boundary of an agent: a name, limits, and only the right types in and out."""
+"""Base: what every agent is: a node with a name and limits, that only the right types enter."""
 
 from __future__ import annotations
 
