@@ -266,10 +266,7 @@ class Agent(TypedNode[In, Out]):
         """Write what the model reads; by default the instructions, and `prompt` as the user's."""
         prompt = self.prompt(request)
         rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
-        return (
-            Message("system", rule),
-            Message("user", prompt, files=tuple(files_of(request))),
-        )
+        return (Message("system", rule), Message("user", prompt, files=tuple(files_of(request))))
 
     def _before(self, told: Sequence[Message], history: Sequence[Message]) -> tuple[Message, ...]:
         """Write what stands before the request: instructions, examples, and what was said."""

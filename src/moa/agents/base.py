@@ -97,11 +97,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
     """What it gives: a pydantic model."""
 
     def __init__(
-        self,
-        *,
-        name: str | None = None,
-        budget: Budget = UNLIMITED,
-        timeout_s: float | None = None,
+        self, *, name: str | None = None, budget: Budget = UNLIMITED, timeout_s: float | None = None
     ) -> None:
         self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
         self.budget = budget

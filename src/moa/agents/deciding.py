@@ -309,11 +309,7 @@ class Decider(DecidingAgent[Out]):
     ) -> None:
         self.output_type = questions
         super().__init__(
-            endpoint,
-            questions_of(questions),
-            examples=examples,
-            adaptation=adaptation,
-            **limits,
+            endpoint, questions_of(questions), examples=examples, adaptation=adaptation, **limits
         )
 
     def read(self, answers: Sequence[Answer]) -> Out:

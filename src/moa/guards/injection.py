@@ -219,12 +219,7 @@ def injection_filter(
         shown = tuple(Example(text, {"injection": label}) for text, label in labels)
         adaptation = Adaptation(prompt_variants=(shown,), origin="the injection guard ships it")
     return Filter(
-        slm,
-        criterion,
-        action="drop",
-        name="injection",
-        threshold=threshold,
-        adaptation=adaptation,
+        slm, criterion, action="drop", name="injection", threshold=threshold, adaptation=adaptation
     )
 
 

@@ -59,11 +59,7 @@ class Recognizer(Protocol):
 
 
 def find(
-    recognizers: Sequence[Recognizer],
-    text: str,
-    *,
-    least: float,
-    ignore: Collection[str] = (),
+    recognizers: Sequence[Recognizer], text: str, *, least: float, ignore: Collection[str] = ()
 ) -> list[Finding]:
     """Find everything in a text with a score of at least `least`, in order and without overlaps.
 
