@@ -77,11 +77,7 @@ async def test_a_call_is_in_the_ledger_by_its_model_and_in_the_trace() -> None:
     [
         {"input_tokens": 9, "output_tokens": 2, "input_token_details": {"cache_read": 4}},
         SimpleNamespace(input_tokens=9, output_tokens=2, cache_read_tokens=4),
-        {
-            "prompt_tokens": 9,
-            "completion_tokens": 2,
-            "prompt_tokens_details": {"cached_tokens": 4},
-        },
+        {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}},
     ],
 )
 async def test_usage_is_read_in_the_words_of_each_client(usage: object) -> None:

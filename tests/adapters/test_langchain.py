@@ -23,12 +23,7 @@ from pydantic import BaseModel
 from adapters.conformance import Conformance
 from moa import Budget, Graph, RunContext, Text
 from moa.adapters.langchain import LangChainNode
-from moa.errors import (
-    BudgetExceeded,
-    ConfigError,
-    DeadlineExceeded,
-    OutputError,
-)
+from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, OutputError
 from moa.trace import TextDelta
 
 USED: Any = {

@@ -237,10 +237,7 @@ class Polite(Agent[Text, Reply]):
 
 @pytest.mark.parametrize(
     ("kind", "steps", "pieces"),
-    [
-        (Greeter, ["Wait a  while."], 2),
-        (Polite, ["Wait.", "Wait, please."], 0),
-    ],
+    [(Greeter, ["Wait a  while."], 2), (Polite, ["Wait.", "Wait, please."], 0)],
     ids=["a reply", "what a check may reject"],
 )
 async def test_a_reply_is_shown_piece_by_piece_unless_it_may_be_rejected(

@@ -311,11 +311,7 @@ async def test_answers_to_other_questions_are_an_error() -> None:
         await Decider(Mixed(), Triage).run("hello")
 
 
-@given(
-    st.lists(st.floats(0.001, 1.0), min_size=2, max_size=9),
-    st.floats(0.2, 5.0),
-    st.data(),
-)
+@given(st.lists(st.floats(0.001, 1.0), min_size=2, max_size=9), st.floats(0.2, 5.0), st.data())
 def test_corrected_probabilities_add_up_to_one(
     weights: list[float], temperature: float, drawn: st.DataObject
 ) -> None:

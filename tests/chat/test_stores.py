@@ -83,9 +83,7 @@ async def test_two_processes_on_a_thread_take_turns(store: str) -> None:
     assert (await talk.threads.load("shared")).usage.calls == 2 * EACH
 
 
-async def test_who_waits_for_a_thread_has_a_deadline_and_a_dead_process_lets_go(
-    store: str,
-) -> None:
+async def test_who_waits_for_a_thread_has_a_deadline_and_a_dead_process_lets_go(store: str) -> None:
     holder = await started(HOLDING, store)
     assert holder.stdout is not None
     assert await holder.stdout.readline() == b"held\n"
@@ -180,9 +178,7 @@ async def test_a_clock_that_is_behind_loses_no_turn(
     assert [turn.text for turn in whole.turns] == ["one", "two"]
 
 
-async def test_a_new_file_takes_several_threads_at_once(
-    tmp_path: Path,
-) -> None:
+async def test_a_new_file_takes_several_threads_at_once(tmp_path: Path) -> None:
     for new in range(12):
         talk = alone(tmp_path / f"{new}.sqlite")
         said = [UserMessage(text="Hello.", thread=f"t{n}") for n in range(8)]

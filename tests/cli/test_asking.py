@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from command import told
 
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.config.endpoints import Endpoints

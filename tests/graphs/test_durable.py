@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from moa._async import gather
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
 from moa.context import RunContext
 from moa.endpoints import Prompt

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.claims import Citation, Claim, Grader

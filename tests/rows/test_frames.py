@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment

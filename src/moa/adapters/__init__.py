@@ -23,7 +23,7 @@ from typing import Any, TypeVar, Unpack, cast, overload
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa._async import in_time
-from moa.agents.boundary import In, Limits, Out, TypedNode, said
+from moa.agents.base import In, Limits, Out, TypedNode, said
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, Unpack, cast
 
 from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
-from moa.agents.boundary import In, Out
+from moa.agents.base import In, Out
 from moa.errors import ConfigError, MissingDependency, MoaError
 
 

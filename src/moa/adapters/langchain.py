@@ -10,7 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 
 from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
-from moa.agents.boundary import In, Out
+from moa.agents.base import In, Out
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:

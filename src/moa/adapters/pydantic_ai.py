@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from pydantic import BaseModel
 
 from moa.adapters import TEXT, Adapter, Calls, Settings, Takes
-from moa.agents.boundary import In, Out
+from moa.agents.base import In, Out
 from moa.agents.prompts import written
 from moa.errors import ConfigError, MissingDependency
 from moa.handoffs import Reply

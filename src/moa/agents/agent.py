@@ -12,7 +12,7 @@ from typing import Annotated, Any, Unpack, cast, overload
 from pydantic import BaseModel, Field, ValidationError
 
 from moa._async import beside, closed_after, iterated
-from moa.agents.boundary import In, Limits, Out, TypedNode, ready, require, said
+from moa.agents.base import In, Limits, Out, TypedNode, ready, require, said
 from moa.agents.prompts import (
     TAG,
     Template,
@@ -73,14 +73,14 @@ History = Iterable[Message | Mapping[str, Any]] | Result[Any]
 
 
 @dataclass
-class _Exchange:
+class _Talk:
     """What a run is given of a conversation, and what it adds."""
 
     history: tuple[Message, ...]
     said: tuple[Message, ...] = ()
 
 
-_EXCHANGE: ContextVar[_Exchange | None] = ContextVar("_EXCHANGE", default=None)
+_TALK: ContextVar[_Talk | None] = ContextVar("_TALK", default=None)
 """Of the agent that runs: `answer`, which classes override, knows of none."""
 
 
@@ -214,13 +214,13 @@ class Agent(TypedNode[In, Out]):
         said = history.messages if isinstance(history, Result) else history
         if isinstance(said, str):
             raise InputError(f"{self.name}: the history is a text: give json.loads(…) of it")
-        exchange = _Exchange(tuple(map(Message.of, said)))
-        token = _EXCHANGE.set(exchange)
+        talk = _Talk(tuple(map(Message.of, said)))
+        token = _TALK.set(talk)
         try:
             result = await super().run(request, context)
         finally:
-            _EXCHANGE.reset(token)
-        return replace(result, messages=exchange.said)
+            _TALK.reset(token)
+        return replace(result, messages=talk.said)
 
     def stream(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
@@ -266,10 +266,7 @@ class Agent(TypedNode[In, Out]):
         """Write what the model reads; by default the instructions, and `prompt` as the user's."""
         prompt = self.prompt(request)
         rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
-        return (
-            Message("system", rule),
-            Message("user", prompt, files=tuple(files_of(request))),
-        )
+        return (Message("system", rule), Message("user", prompt, files=tuple(files_of(request))))
 
     def _before(self, told: Sequence[Message], history: Sequence[Message]) -> tuple[Message, ...]:
         """Write what stands before the request: instructions, examples, and what was said."""
@@ -311,11 +308,11 @@ class Agent(TypedNode[In, Out]):
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask, have tools used, validate, check, and have it repaired."""
-        exchange = _EXCHANGE.get() or _Exchange(())
+        talk = _TALK.get() or _Talk(())
         told = self.messages(request)
         asked = tuple(one for one in told if one.role != "system")
-        before = (*self._before(told, exchange.history), *asked)
-        if exchange.history and not self.tools:
+        before = (*self._before(told, talk.history), *asked)
+        if talk.history and not self.tools:
             before = plain(before)
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
@@ -350,7 +347,7 @@ class Agent(TypedNode[In, Out]):
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
                 answered = Message("assistant", said_alone.text)
-                exchange.said = (*exchange.history, *asked, *turns, answered)
+                talk.said = (*talk.history, *asked, *turns, answered)
                 return output
         raise AssertionError("the last try returns or raises")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Unp
 
 from pydantic import BaseModel, Field, create_model
 
-from moa.agents.boundary import Limits, ready
+from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint

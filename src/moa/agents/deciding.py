@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from pydantic import BaseModel, create_model
 
 from moa._async import Lock, gather, in_time
-from moa.agents.boundary import Limits, Out, TypedNode, require
+from moa.agents.base import Limits, Out, TypedNode, require
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
@@ -309,11 +309,7 @@ class Decider(DecidingAgent[Out]):
     ) -> None:
         self.output_type = questions
         super().__init__(
-            endpoint,
-            questions_of(questions),
-            examples=examples,
-            adaptation=adaptation,
-            **limits,
+            endpoint, questions_of(questions), examples=examples, adaptation=adaptation, **limits
         )
 
     def read(self, answers: Sequence[Answer]) -> Out:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from moa.agents import Agent, Settings
-from moa.agents.boundary import Out
+from moa.agents.base import Out
 from moa.endpoints import Endpoint
 from moa.handoffs import Text
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack, cast, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from moa.agents.boundary import Limits, ready
+from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
 from moa.context import RunContext
 from moa.decisions import ENOUGH, Adaptation

@@ -17,7 +17,7 @@ from typing import Any, Unpack
 from pydantic import BaseModel
 
 from moa.agents import Agent
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
 from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import split
 from moa.context import RunContext

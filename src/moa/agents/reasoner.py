@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, Unpack, overload
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import REPLY, Agent, Settings
-from moa.agents.boundary import ready
+from moa.agents.base import ready
 from moa.endpoints import Completion, Endpoint
 
 A = TypeVar("A")

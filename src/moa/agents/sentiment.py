@@ -7,7 +7,7 @@ from typing import Literal, Unpack, get_args
 
 from pydantic import computed_field
 
-from moa.agents.boundary import Limits, ready
+from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of, shipped_head
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint

@@ -10,10 +10,7 @@ from moa.handoffs import Text
 
 
 def split(
-    text: Text | str,
-    *,
-    max_tokens: int,
-    count: Callable[[str], int] = approximate_tokens,
+    text: Text | str, *, max_tokens: int, count: Callable[[str], int] = approximate_tokens
 ) -> list[Text]:
     """Split a text into chunks, in order; nothing but white space between them is lost.
 

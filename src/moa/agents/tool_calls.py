@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from moa._async import gather
-from moa.agents.boundary import said
+from moa.agents.base import said
 from moa.agents.prompts import block
 from moa.agents.tools import Tool, in_thread
 from moa.context import RunContext

@@ -215,8 +215,8 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             shorter = await self.memory.shortened(thread.conversation, own)
             if shorter is not None:
                 await thread.save(shorter)
-            exchange = self.memory.exchange(thread.conversation, own)
-            spoken = await self.router.reply(exchange, own)
+            chat = self.memory.to_read(thread.conversation, own)
+            spoken = await self.router.reply(chat, own)
         except asyncio.CancelledError:
             await _close(thread, own, {"status": "stopped", "reply": written()})
             raise

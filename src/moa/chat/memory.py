@@ -13,11 +13,11 @@ from typing import Unpack
 from pydantic import Field
 
 from moa.agents import Agent, Settings
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.agents.prompts import block
 from moa.agents.splitting import excerpt
 from moa.chat.messages import LEFT_OUT, Conversation, Summary, Turn
-from moa.chat.routing import Exchange, is_refusal, shown_reply
+from moa.chat.routing import ChatContext, is_refusal, shown_reply
 from moa.context import RunContext, quiet
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
@@ -232,7 +232,7 @@ class Memory:
                 old.append(turn)
         return tuple(old)
 
-    def exchange(self, conversation: Conversation, context: RunContext) -> Exchange:
+    def to_read(self, conversation: Conversation, context: RunContext) -> ChatContext:
         """Give what is read, and say in the trace what isn't.
 
         Where no summary could be made, the oldest turns over twice the limit are left out; so are
@@ -246,4 +246,4 @@ class Memory:
         left_out = [str(turn.number) for turn in before if turn not in read]
         if left_out:
             context.note("truncated", f"turns that are not read: {', '.join(left_out)}")
-        return Exchange(turns=(*read, last), summary=conversation.summary)
+        return ChatContext(turns=(*read, last), summary=conversation.summary)

@@ -64,7 +64,7 @@ def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
     )
 
 
-class Exchange(Frozen):
+class ChatContext(Frozen):
     """What a model reads before it replies."""
 
     turns: tuple[Turn, ...] = Field(min_length=1)
@@ -83,7 +83,7 @@ class Exchange(Frozen):
         return "\n\n".join(said)
 
 
-class Speaker(Agent[Exchange, Reply]):
+class Speaker(Agent[ChatContext, Reply]):
     """Replies to the last message of a conversation.
 
     The turns go out as messages with their roles; the summary of what was said before is data, in
@@ -102,7 +102,7 @@ class Speaker(Agent[Exchange, Reply]):
         self.instructions = f"{persona.strip()}\n\n{spoken}"
         super().__init__(endpoint, **settings)
 
-    def messages(self, request: Exchange) -> tuple[Message, ...]:
+    def messages(self, request: ChatContext) -> tuple[Message, ...]:
         """Write persona and summary, then the turns; user and assistant take turns."""
         told = system(self.instructions, None, tag=TAG if request.summary else "")
         if request.summary is not None:
@@ -163,38 +163,38 @@ class ChatRouter:
     accept: Policy | None = None
     """Judges what the small model wrote, which is shown only then; `None`: it is shown at once."""
 
-    async def reply(self, exchange: Exchange, context: RunContext) -> Spoken:
+    async def reply(self, chat: ChatContext, context: RunContext) -> Spoken:
         """Have the last message answered; see `is_refusal` for one that is not taken."""
         if self.small is None:
-            return await self._by(self.large, exchange, self.alone, context)
-        kept, reason = await self._kept(exchange, context)
+            return await self._by(self.large, chat, self.alone, context)
+        kept, reason = await self._kept(chat, context)
         if kept:
-            spoken, reason = await self._tried(self.small, exchange, reason, context)
+            spoken, reason = await self._tried(self.small, chat, reason, context)
             if spoken is not None:
                 return spoken
         context.note("escalated", f"to {self.large.name!r}: {reason}")
-        return await self._by_the_large(self.small, exchange, reason, context)
+        return await self._by_the_large(self.small, chat, reason, context)
 
-    async def _kept(self, exchange: Exchange, context: RunContext) -> tuple[bool, str]:
+    async def _kept(self, chat: ChatContext, context: RunContext) -> tuple[bool, str]:
         if self.keeps is None:
             return True, "the small model tries every message"
         try:
-            verdict = (await self.keeps.run(exchange.message, quiet(context))).output
+            verdict = (await self.keeps.run(chat.message, quiet(context))).output
         except _PASSING as error:
             context.note("failed", f"{self.keeps.name!r}, so the large model is asked: {error}")
             return False, "it could not be told whether the small model can answer"
         return verdict.kept, f"it {verdict.reason}"
 
     async def _tried(
-        self, small: Speaker, exchange: Exchange, reason: str, context: RunContext
+        self, small: Speaker, chat: ChatContext, reason: str, context: RunContext
     ) -> tuple[Spoken | None, str]:
         """Let the small model reply; `None` with the reason where that isn't taken."""
         shown, heard = count_text_deltas(context)
         try:
             if self.accept is None:
-                return await self._by(small, exchange, reason, heard), ""
-            text = (await small.run(exchange, quiet(context))).output.text
-            judged = await self.accept.judge(exchange.message, Reply(text=text), quiet(context))
+                return await self._by(small, chat, reason, heard), ""
+            text = (await small.run(chat, quiet(context))).output.text
+            judged = await self.accept.judge(chat.message, Reply(text=text), quiet(context))
         except _PASSING as error:
             if shown():
                 raise  # nobody can take back what was shown
@@ -207,11 +207,11 @@ class ChatRouter:
         return Spoken(text, small, f"its answer was accepted: {why}"), ""
 
     async def _by_the_large(
-        self, small: Speaker, exchange: Exchange, reason: str, context: RunContext
+        self, small: Speaker, chat: ChatContext, reason: str, context: RunContext
     ) -> Spoken:
         shown, heard = count_text_deltas(context)
         try:
-            return await self._by(self.large, exchange, reason, heard)
+            return await self._by(self.large, chat, reason, heard)
         except (EndpointError, BudgetExceeded) as error:
             if shown() or is_refusal(error):
                 raise
@@ -220,14 +220,14 @@ class ChatRouter:
             )
             try:
                 why = "the large model could not be asked"
-                return await self._by(small, exchange, why, context)
+                return await self._by(small, chat, why, context)
             except EndpointRejected as refused:
                 context.note("failed", f"{small.name!r} took it neither: {refused}")
                 raise error from refused  # the large one may take the message another time
 
     @staticmethod
-    async def _by(speaker: Speaker, exchange: Exchange, reason: str, context: RunContext) -> Spoken:
-        return Spoken((await speaker.run(exchange, context)).output.text, speaker, reason)
+    async def _by(speaker: Speaker, chat: ChatContext, reason: str, context: RunContext) -> Spoken:
+        return Spoken((await speaker.run(chat, context)).output.text, speaker, reason)
 
 
 def is_refusal(error: MoaError) -> bool:

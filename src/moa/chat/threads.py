@@ -15,7 +15,7 @@ from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_ch
 from pydantic import BaseModel, ValidationError, field_validator
 
 from moa._async import Lock, closed_after
-from moa.agents.boundary import said
+from moa.agents.base import said
 from moa.chat.messages import Conversation, Summary, Turn
 from moa.chat.stores import Store, wait_for
 from moa.context import RunContext

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from moa._async import gather
-from moa.agents.boundary import Limits
+from moa.agents.base import Limits
 from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.agents.prompts import block

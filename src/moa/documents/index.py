@@ -17,7 +17,7 @@ from typing import Unpack
 
 from moa._async import Lock, in_time
 from moa._files import make_private
-from moa.agents.boundary import Limits, require, said
+from moa.agents.base import Limits, require, said
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents import Document, Passage, Passages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Unpack
 
-from moa.agents.boundary import Limits
+from moa.agents.base import Limits
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.retrieval import TOP_K, Retriever

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 from moa._async import gather
 from moa._text import UNSPACED, words_in
-from moa.agents.boundary import Limits, TypedNode, require
+from moa.agents.base import Limits, TypedNode, require
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.endpoints import Endpoint

@@ -12,7 +12,7 @@ from typing import Annotated, Generic, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
-from moa.agents.boundary import In
+from moa.agents.base import In
 from moa.calibration.acceptance import text_of
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from moa._async import map_async
 from moa.agents import Agent
-from moa.agents.boundary import require
+from moa.agents.base import require
 from moa.agents.deciding import Decider
 from moa.agents.prompts import Words, at_most
 from moa.calibration.acceptance import text_of

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 
 from pydantic import AfterValidator, Field
 
-from moa.agents.boundary import In, Out
+from moa.agents.base import In, Out
 from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.calibration.audit import Audit
 from moa.config.endpoints import Endpoints

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic
 
 from pydantic import Field
 
-from moa.agents.boundary import In
+from moa.agents.base import In
 from moa.agents.proposer import sampler
 from moa.context import RunContext
 from moa.errors import ConfigError

@@ -30,7 +30,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from moa.agents.boundary import no_endpoint
+from moa.agents.base import no_endpoint
 from moa.config import FILE, explained, keys_at
 from moa.config.endpoints import Endpoints
 from moa.endpoints import Endpoint

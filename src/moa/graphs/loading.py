@@ -20,7 +20,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa import agents, graphs, guards
 from moa.agents import Agent
-from moa.agents.boundary import AGENTS, TypedNode
+from moa.agents.base import AGENTS, TypedNode
 from moa.agents.deciding import DecidingAgent
 from moa.config import nearest
 from moa.config.endpoints import Endpoints

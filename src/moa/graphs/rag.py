@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Unpack, cast
 from pydantic import AfterValidator, Field
 
 from moa.agents import Agent
-from moa.agents.boundary import Limits, TypedNode, require
+from moa.agents.base import Limits, TypedNode, require
 from moa.agents.prompts import escaped
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from moa._async import map_async
 from moa._files import replace_text
-from moa.agents.boundary import In, Out, TypedNode, ready, said
+from moa.agents.base import In, Out, TypedNode, ready, said
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa._async import Lock
 from moa.agents import Agent
-from moa.agents.boundary import require
+from moa.agents.base import require
 from moa.agents.prompts import block
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic
 from pydantic import BaseModel, Field
 
 from moa.agents import Agent, Instructions, MaxTokens
-from moa.agents.boundary import In
+from moa.agents.base import In
 from moa.agents.prompts import block
 from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import text_of

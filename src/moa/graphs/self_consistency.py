@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic
 
 from pydantic import Field
 
-from moa.agents.boundary import In, Out
+from moa.agents.base import In, Out
 from moa.agents.proposer import sampler
 from moa.calibration.acceptance import sampled
 from moa.context import RunContext

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic
 
 from pydantic import Field
 
-from moa.agents.boundary import In, Out
+from moa.agents.base import In, Out
 from moa.context import RunContext
 from moa.errors import MoaError, NodeError
 from moa.graphs.engine.types import signature_of

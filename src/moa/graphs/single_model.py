@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from moa.agents import REPLY, Agent, MaxTokens
-from moa.agents.boundary import ready
+from moa.agents.base import ready
 from moa.agents.classifier import Classifier
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError

@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from moa.agents.boundary import require
+from moa.agents.base import require
 from moa.agents.prompts import block
 from moa.agents.splitting import chunks
 from moa.context import RunContext, quiet

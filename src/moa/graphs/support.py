@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.deciding import Decider
 from moa.agents.filter import Verdict

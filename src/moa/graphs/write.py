@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from moa._text import word_count, words_in
 from moa.agents import Agent
-from moa.agents.boundary import Out
+from moa.agents.base import Out
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from pydantic import Field
 
 from moa._async import gather
-from moa.agents.boundary import Limits, TypedNode
+from moa.agents.base import Limits, TypedNode
 from moa.agents.filter import Verdict
 from moa.calibration.acceptance import Policy
 from moa.calibration.verifiers import Grounded

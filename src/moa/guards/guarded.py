@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Generic, cast
 
 from moa._async import cancel
-from moa.agents.boundary import In, Out
+from moa.agents.base import In, Out
 from moa.agents.filter import Verdict
 from moa.context import RunContext
 from moa.errors import WiringError

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Unpack
 
 from moa._async import gather
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
 from moa.agents.deciding import shipped_head
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
@@ -218,12 +218,7 @@ def injection_filter(
         shown = tuple(Example(text, {"injection": label}) for text, label in labels)
         adaptation = Adaptation(prompt_variants=(shown,), origin="the injection guard ships it")
     return Filter(
-        slm,
-        criterion,
-        action="drop",
-        name="injection",
-        threshold=threshold,
-        adaptation=adaptation,
+        slm, criterion, action="drop", name="injection", threshold=threshold, adaptation=adaptation
     )
 
 

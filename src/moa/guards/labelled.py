@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from moa.agents.boundary import Limits, TypedNode
+from moa.agents.base import Limits, TypedNode
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
 from moa.context import RunContext

@@ -12,17 +12,10 @@ from typing import NoReturn, TypeVar, Unpack
 
 from pydantic import Field, SecretStr
 
-from moa.agents.boundary import Limits, TypedNode, beside_the_loop, ready
+from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
 from moa.context import RunContext
 from moa.errors import ConfigError
-from moa.guards.recognizers import (
-    Finding,
-    Pattern,
-    Recognizer,
-    denied,
-    find,
-    presidio_recognizers,
-)
+from moa.guards.recognizers import Finding, Pattern, Recognizer, denied, find, presidio_recognizers
 from moa.guards.texts import changed, texts_of
 from moa.handoffs import Text
 

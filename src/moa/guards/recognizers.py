@@ -59,11 +59,7 @@ class Recognizer(Protocol):
 
 
 def find(
-    recognizers: Sequence[Recognizer],
-    text: str,
-    *,
-    least: float,
-    ignore: Collection[str] = (),
+    recognizers: Sequence[Recognizer], text: str, *, least: float, ignore: Collection[str] = ()
 ) -> list[Finding]:
     """Find everything in a text with a score of at least `least`, in order and without overlaps.
 
@@ -395,20 +391,20 @@ class Reading:
 
     def find(self, text: str, /) -> Iterator[Finding]:
         """Find them in one view."""
-        for stretch in _stretches(text):
-            written = text[stretch.start : stretch.end]
+        for start, end, begins, ends, first in _stretches(text):
+            written = text[start:end]
             found = self._stretches.get(written)
             if found is None and self._read + len(written) > _READ:
-                for match in _SHAPE.finditer(text, stretch.begins, stretch.ends):
+                for match in _SHAPE.finditer(text, begins, ends):
                     if sum(map(str.isdigit, match[0])) >= 2 or match[0].count(":") > 1:
                         yield Finding("NUMBER", match.start(), match.end(), 1.0, checked=False)
                 continue
             if found is None:
                 self._read += len(written)
                 found = self._stretches[written] = tuple(self._within(written))
-            for finding in found:
-                if stretch.holds(stretch.start + finding.start, stretch.start + finding.end):
-                    yield finding.moved(stretch.start)
+            for one in (each.moved(start) for each in found):
+                if one.start < ends and (one.end if first else one.start + 1) > begins:
+                    yield one
 
     def _within(self, text: str) -> Iterator[Finding]:
         few = sum(map(str.isdigit, text)) < _FEW_DIGITS
@@ -446,23 +442,12 @@ class Reading:
                 yield _with_context(self._phone_words, text, finding.moved(begins))
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """A part of a text that numbers may stand in, and that is read at once."""
+def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
+    """Give the parts of a text that numbers may stand in, each to be read at once.
 
-    start: int
-    end: int
-    """What is read."""
-    begins: int
-    ends: int
-    """Where what is found there begins, or is: what is found elsewhere belongs to others."""
-    whole: bool
-
-    def holds(self, start: int, end: int) -> bool:
-        return start < self.ends and (end if self.whole else start + 1) > self.begins
-
-
-def _stretches(text: str) -> Iterator[_Stretch]:
+    First what is read of each, then where what is found there begins, or is: what is found
+    elsewhere belongs to others; and whether it may begin before.
+    """
     for cluster in _CLUSTER.finditer(text):
         first, last = cluster.span()
         least, most = max(0, first - _AROUND_CLUSTER), min(len(text), last + _AROUND_CLUSTER)
@@ -470,7 +455,7 @@ def _stretches(text: str) -> Iterator[_Stretch]:
         while begins < last:
             ends = _cut(text, begins, last)
             start, end = max(least, begins - _AROUND), min(most, ends + _AROUND)
-            yield _Stretch(start, end, begins, ends, whole=begins == first)
+            yield start, end, begins, ends, begins == first
             begins = ends
 
 

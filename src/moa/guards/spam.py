@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Unpack
 
-from moa.agents.boundary import Limits, ready
+from moa.agents.base import Limits, ready
 from moa.agents.deciding import shipped_head
 from moa.agents.filter import Filter
 from moa.decisions import Adaptation

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from moa._async import gather
 from moa.agents import Agent
-from moa.agents.boundary import TypedNode
+from moa.agents.base import TypedNode
 from moa.agents.prompts import block
 from moa.calibration.acceptance import Judgement, Policy
 from moa.calibration.verifiers import Arithmetic

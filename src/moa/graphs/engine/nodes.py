@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from moa.agents.boundary import said
+from moa.agents.base import said
 from moa.context import RunContext
 from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run, quickly

@@ -23,7 +23,7 @@ from typing import (
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa.agents.boundary import said
+from moa.agents.base import said
 from moa.errors import InputError, OutputError, StoreError, WiringError
 from moa.node import Node, Result
 

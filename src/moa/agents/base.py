@@ -1,4 +1,4 @@
-"""The boundary of an agent: a name, limits, and only the right types in and out."""
+"""Base: what every agent is: a node with a name and limits, that only the right types enter."""
 
 from __future__ import annotations
 
@@ -98,11 +98,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
     """What it gives: a pydantic model."""
 
     def __init__(
-        self,
-        *,
-        name: str | None = None,
-        budget: Budget = UNLIMITED,
-        timeout_s: float | None = None,
+        self, *, name: str | None = None, budget: Budget = UNLIMITED, timeout_s: float | None = None
     ) -> None:
         self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
         self.budget = budget

@@ -7,14 +7,26 @@ from typing import Literal, assert_type
 
 from pydantic import BaseModel
 
-from moa import Choice, Endpoint, Node, Predicate, Reply, Text, predicate
-from moa.agents import Agent
-from moa.agents.classifier import Classifier
-from moa.agents.deciding import Decider
-from moa.agents.extractor import Extractor
-from moa.agents.filter import Filter, Verdict
-from moa.agents.reasoner import Reasoned, Reasoner
-from moa.agents.sentiment import Feeling, Mood, Sentiment
+from moa import (
+    Agent,
+    Choice,
+    Classifier,
+    Decider,
+    Endpoint,
+    Extractor,
+    Filter,
+    Mood,
+    Node,
+    Predicate,
+    Reasoner,
+    Reply,
+    Sentiment,
+    Text,
+    Verdict,
+    predicate,
+)
+from moa.agents.reasoner import Reasoned
+from moa.agents.sentiment import Feeling
 
 
 class Topic(Enum):
