@@ -96,11 +96,6 @@ async def test_what_the_reviewer_finds_goes_back_to_the_writer() -> None:
     assert "return a + b" in asked
 
 
-async def test_faults_that_stay_are_told() -> None:
-    program = await coded(GOOD, reviewer=large(Review(faults=("it is wrong",))), tries=1)
-    assert program.faults == ("it is wrong",)
-
-
 async def test_a_sandbox_runs_tests_of_the_task_and_their_failure_goes_back() -> None:
     sandbox, model = Recorder(FAILED, PASSED), large(TESTS, GOOD, GOOD)
     program = (await Code(writer=model, sandbox=sandbox).run("Add.")).output

@@ -87,11 +87,6 @@ async def test_steps_lead_to_a_verified_answer_and_the_plan_sees_what_was_wrong(
     first.assert_used_up()
 
 
-async def test_the_answer_of_a_plan_of_one_step_is_the_answer() -> None:
-    solution = await solved(small(YES), planning(plan(step("capital")), worked("Canberra")))
-    assert (solution.text, solution.verified) == ("Canberra", True)
-
-
 async def test_a_step_is_given_the_results_that_it_needs_and_no_others() -> None:
     second = planning(plan(step("a"), step("b"), step("c", "a")), *map(worked, "xyz"), "Done.")
     await solved(small(YES), second)

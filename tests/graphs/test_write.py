@@ -6,13 +6,11 @@ import json
 
 import pytest
 
-from moa.context import RunContext
 from moa.errors import EndpointUnavailable
 from moa.graphs.write import Article, Assignment, Write, article_of
 from moa.node import Result
 from moa.testing import SimulatedEndpoint, Step
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 from .nodes import large, notes, tiny
 
@@ -198,13 +196,6 @@ async def test_the_text_streams_when_its_sections_are_there() -> None:
     seen = [event async for event in outlined(model()).stream(TASK)]
     text = "".join(event.text for event in seen if isinstance(event, TextDelta))
     assert text.startswith("# Whales\n\n## Sound\n\n")
-
-
-async def test_no_more_calls_are_sent_than_the_budget_has() -> None:
-    context = RunContext(budget=Budget(calls=2))
-    result = await outlined(model()).run(TASK, context)
-    assert result.usage.calls == 2
-    assert len(result.output.sections) == 1
 
 
 async def test_what_a_model_too_small_to_write_wrote_is_said_to_be_a_draft() -> None:
