@@ -103,11 +103,7 @@ def test_a_cascade_whose_stand_in_says_nothing_is_refused_when_it_is_built() -> 
 
 
 async def test_a_cascade_of_texts_says_it_too() -> None:
-    def writer(step: Step) -> Agent[str | BaseModel, Reply]:
-        return Agent(ScriptedEndpoint([step]), "Answer.")
-
-    cascade = Cascade(small=writer("no"), large=writer(DOWN), accept=Length(least=9))
-    assert (await routed(cascade).run("x")).output == "in doubt"
+    assert (await routed(written("reply", "no")).run("x")).output == "in doubt"
 
 
 class Triage(BaseModel):

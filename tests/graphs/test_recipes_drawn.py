@@ -28,7 +28,6 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code, Review
 from moa.graphs.debate import Debate, Debater
-from moa.graphs.engine.steps import NodeStep
 from moa.graphs.loading import READY
 from moa.graphs.mixture import Mixture
 from moa.graphs.monitor import Item as Post
@@ -233,17 +232,15 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
 
 
 def drawn(recipe: Recipe[Any, Any]) -> Iterator[str]:
-    """Name the nodes of a sketch, and of the recipes in it."""
-    if isinstance(recipe, WiredRecipe):
-        steps = recipe.plan.steps
-        yield from (step.name for step in steps if isinstance(step, NodeStep))
+    """Name the nodes of a sketch, and of the recipes in it; of a graph as it names them."""
     sketch = Sketch()
     recipe.sketch(sketch)
-    for node in (part.node for part in sketch.boxes.values()):
+    for label, node in ((box.label, box.node) for box in sketch.boxes.values()):
         if isinstance(node, Recipe):
             yield from drawn(cast("Recipe[Any, Any]", node))
         elif node is not None:
-            yield str(getattr(node, "name", ""))
+            wired = isinstance(recipe, WiredRecipe)
+            yield label if wired else str(getattr(node, "name", ""))
 
 
 @pytest.mark.parametrize("name", RECIPES)

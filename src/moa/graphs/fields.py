@@ -281,17 +281,12 @@ def beside_config(path: str | Path, info: ValidationInfo) -> Path:
     return path if file is None else file.parent / path
 
 
-def settings_of(make: Callable[..., Any]) -> type[BaseModel]:
-    """Give what can be set of a node: its keywords, but for those that no table can say.
+@cache
+def _keywords(make: Callable[..., Any]) -> tuple[type[BaseModel], dict[str, bool]]:
+    """Give what a table can say of a node: its keywords; and which it can't, `True` if needed.
 
     Of a class with overloads the first one counts.
     """
-    return _keywords(make)[0]
-
-
-@cache
-def _keywords(make: Callable[..., Any]) -> tuple[type[BaseModel], dict[str, bool]]:
-    """Give what a table can say, and which keywords it can't; `True`: there is no node without."""
     inner: Any = getattr(make, "func", make)
     inner = get_origin(inner) or inner
     called = inner.__init__ if isinstance(inner, type) else inner
@@ -340,7 +335,7 @@ def settings_in(of: Any) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
     Returns:
         The type of each, and its marks.
     """
-    fields = getattr(of, "__pydantic_fields__", None) or settings_of(of).model_fields
+    fields = getattr(of, "__pydantic_fields__", None) or _keywords(of)[0].model_fields
     return {
         name: (one.annotation, tuple(_marks((*one.metadata, one.annotation))))
         for name, one in fields.items()

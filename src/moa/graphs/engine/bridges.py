@@ -63,13 +63,7 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
         """
         from moa.graphs.engine.durable import compiled
 
-        return compiled(
-            self,
-            takes=self.input_type,
-            gives=self.output_type,
-            checkpointer=checkpointer,
-            retry=retry,
-        )
+        return compiled(self, checkpointer, retry)
 
     @cached_property
     def compiled(self) -> Compiled:

@@ -54,8 +54,6 @@ from moa.trace import Event, NodeFinished, TextDelta
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-Retries = RetryPolicy | Sequence[RetryPolicy]
-
 _SAVER, _PAD, _SEND, _MAP = (
     "__pregel_checkpointer",
     "__pregel_scratchpad",
@@ -154,19 +152,16 @@ def _writer(node: object, runtime: Runtime[Any]) -> Callable[[object], None] | N
 
 
 def compiled(
-    node: Node[Any, Any],
-    *,
-    takes: object,
-    gives: object,
+    node: Any,
     checkpointer: BaseCheckpointSaver[Any] | None,
-    retry: Retries,
+    retry: RetryPolicy | Sequence[RetryPolicy],
 ) -> Compiled:
-    """Make LangGraph's own kind of graph of a node; see `Compilable.compile`."""
+    """Make LangGraph's own kind of graph of a node of nodes; see `Compilable.compile`."""
     kept = checkpointer is not None
     if kept:
         _check(node)
-    given = channel_form(takes, "input", kept=kept)
-    answer = channel_form(gives, _giver(node), kept=kept)
+    given = channel_form(node.input_type, "input", kept=kept)
+    answer = channel_form(node.output_type, _giver(node), kept=kept)
 
     async def entry(request: Any, runtime: Runtime[Any], *, now: bool = False) -> Any:
         write = _writer(node, runtime)

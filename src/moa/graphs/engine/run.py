@@ -335,11 +335,11 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-Answer = tuple[Any, bool | None]
+NodeOutput = tuple[Any, bool | None]
 """What a node gave, and whether its result says that it is accepted."""
 
 
-async def call(task: Task, value: Any, context: RunContext) -> Answer:
+async def call(task: Task, value: Any, context: RunContext) -> NodeOutput:
     """Run a node, or a function.
 
     Where the run can be resumed, what it gives is kept, and given again.
@@ -354,20 +354,20 @@ async def call(task: Task, value: Any, context: RunContext) -> Answer:
         context,
         f"{context.node}/{task.name}",
         value,
-        form and _answer_form(form),
+        form and _node_output_form(form),
         lambda inner: _called(task, value, inner),
     )
 
 
-def _answer_form(form: JsonForm) -> Form[Answer]:
+def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
     """Keep beside an output whether it is accepted, where that is said."""
 
-    def dump(answer: Answer) -> Any:
-        output, accepted = answer
+    def dump(given: NodeOutput) -> Any:
+        output, accepted = given
         written = form.dump(output)
         return written if accepted is None else [*written, accepted]
 
-    def load(written: Any) -> Answer:
+    def load(written: Any) -> NodeOutput:
         if isinstance(written, list) and len(cast("list[Any]", written)) == 3:
             *value, accepted = cast("list[Any]", written)
             return form.load(value), accepted
@@ -376,7 +376,7 @@ def _answer_form(form: JsonForm) -> Form[Answer]:
     return Form(dump, load)
 
 
-async def _called(task: Task, value: Any, context: RunContext) -> Answer:
+async def _called(task: Task, value: Any, context: RunContext) -> NodeOutput:
     try:
         if task.is_node:
             own = context.nested(task.name) if task.renamed else context
