@@ -95,26 +95,23 @@ def test_what_the_configuration_would_not_take_is_not_written(file: Path) -> Non
     assert [path.name for path in file.parent.iterdir()] == ["moa.toml"]
 
 
+ONE_LINE = 'endpoints = { large = { tier = "llm", model = "gpt-4o" } }\n'
+TOO_DEEP = f"{WRITTEN}\n[graphs.x]\ny = {'[' * 200}{']' * 200}\n"
+
+
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("name", "text", "said"),
     [
-        pytest.param("[endpoints\n", "is not valid TOML", id="no TOML"),
-        pytest.param(
-            f"{WRITTEN}\n[graphs.x]\ny = {'[' * 200}{']' * 200}\n",
-            "can't be added to by moa",
-            id="nested too deep",
-        ),
-        pytest.param(
-            'endpoints = { large = { tier = "llm", model = "gpt-4o" } }\n',
-            r"(?s)by hand:\n\[endpoints\.large\]",
-            id="in one line",
-        ),
+        pytest.param("large", "[endpoints\n", "is not valid TOML", id="no TOML"),
+        pytest.param("large", TOO_DEEP, "can't be added to by moa", id="nested too deep"),
+        pytest.param("large", ONE_LINE, r"(?s)by hand:\n\[endpoints\.large\]", id="in one line"),
+        pytest.param("small", ONE_LINE, r"(?s)by hand:\n\[endpoints\.small\]", id="beside one"),
     ],
 )
-def test_what_cannot_be_added_to_is_left_alone(file: Path, text: str, said: str) -> None:
+def test_what_cannot_be_added_to_is_left_alone(file: Path, name: str, text: str, said: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError, match=said):
-        write_endpoint(file, "large", TABLE, overwrite=True)
+        write_endpoint(file, name, TABLE, overwrite=True)
     assert file.read_text() == text
 
 
