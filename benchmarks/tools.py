@@ -174,7 +174,7 @@ def served(model: str) -> Any:
     if at:
         yield Served(model=name, url=url, key=os.environ.get("VLLM_API_KEY", "-"), dialect=VLLM)
         return
-    engine = Engine.start(Path(model).expanduser(), EngineSettings(slots=1))
+    engine = Engine(Path(model).expanduser(), EngineSettings(slots=1))
     try:
         key = engine.api_key.get_secret_value()
         yield Served(model=engine.model, url=engine.base_url, key=key, dialect=LLAMACPP)

@@ -365,10 +365,14 @@ def _content(message: Mapping[str, Any]) -> tuple[str, str]:
     return text, thought + "".join(_text(part.get("text")) for part in inner)
 
 
-def with_schema(messages: Sequence[Message], schema: Mapping[str, Any]) -> Sequence[Message]:
+def with_schema(messages: Sequence[Message], schema: Mapping[str, Any]) -> tuple[Message, ...]:
     """Show a schema to the model, at the end of the system message."""
     form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
-    told = f"Answer with JSON alone, by this schema: {form}"
+    return instructed(messages, f"Answer with JSON alone, by this schema: {form}")
+
+
+def instructed(messages: Sequence[Message], told: str) -> tuple[Message, ...]:
+    """Tell the model something at the end of the system message."""
     if messages[0].role != "system":
         return (Message("system", told), *messages)
     return (Message("system", f"{messages[0].content}\n\n{told}"), *messages[1:])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TypeVar
@@ -132,38 +132,34 @@ class Replicas(Wrapping):
         """What all of them can do."""
         return shared_capabilities(self.replicas)
 
-    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+    async def ask(
+        self,
+        send: Callable[[Endpoint], Awaitable[T]],
+        context: RunContext,
+        prefix: str | None = None,
+    ) -> T:
         """Send a request to a replica, and to another where that one is gone."""
-        return await self._send(send, None, context)
+        tried = list[Replica]()
+        while True:
+            async with self._attempt(prefix, tried, context) as one:
+                return await send(one)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`."""
-        return await self._send(lambda one: one.complete(prompt, context), _prefix(prompt), context)
+        return await self.ask(lambda one: one.complete(prompt, context), context, _prefix(prompt))
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; another replica takes over only before the first piece."""
-        tried: list[Replica] = []
-        begun = False
+        tried, begun = list[Replica](), asyncio.Event()
         while True:
-            replica = await self._next(_prefix(prompt), tried, context)
-            stream = replica.endpoint.stream(prompt, context)
-            try:
-                with replica.counted():
-                    async with closed_after(stream) as pieces:
-                        async for piece in pieces:
-                            begun = True
-                            yield piece
+            async with (
+                self._attempt(_prefix(prompt), tried, context, begun) as one,
+                closed_after(one.stream(prompt, context)) as pieces,
+            ):
+                async for piece in pieces:
+                    begun.set()
+                    yield piece
                 return
-            except EndpointUnavailable as error:
-                replica.lost(error)
-                if begun:
-                    raise EndpointUnavailable(
-                        "the stream broke off, and as a part of its answer was given, no other "
-                        f"replica was asked: {error.message}",
-                        endpoint=replica.name,
-                        status=error.status,
-                    ) from error
-                self._go_on(replica, error, tried, context)
 
     async def decide(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
@@ -171,26 +167,44 @@ class Replicas(Wrapping):
         """See `Endpoint.decide`."""
         kept = [(shown.text, sorted(shown.labels.items())) for shown in examples]
         prefix = repr(([asked(question) for question in questions], kept))
-        return await self._send(
-            lambda one: one.decide(text, questions, context, examples=examples), prefix, context
+        return await self.ask(
+            lambda one: one.decide(text, questions, context, examples=examples), context, prefix
         )
 
     async def close(self) -> None:
         """Close all of them, also where one can't be; its error is raised at the end."""
         await close_all(self.replicas)
 
-    async def _send(
-        self, send: Callable[[Endpoint], Awaitable[T]], prefix: str | None, context: RunContext
-    ) -> T:
-        tried: list[Replica] = []
-        while True:
-            replica = await self._next(prefix, tried, context)
-            try:
-                with replica.counted():
-                    return await send(replica.endpoint)
-            except EndpointUnavailable as error:
-                replica.lost(error)
-                self._go_on(replica, error, tried, context)
+    @asynccontextmanager
+    async def _attempt(
+        self,
+        prefix: str | None,
+        tried: list[Replica],
+        context: RunContext,
+        begun: asyncio.Event | None = None,
+    ) -> AsyncGenerator[Endpoint, None]:
+        """Choose a replica. Where it dies, this ends without an error as long as others are left.
+
+        Where `begun`, a part of its answer was given, so that no other can go on.
+        """
+        replica = await self._next(prefix, tried, context)
+        try:
+            with replica.counted():
+                yield replica.endpoint
+        except EndpointUnavailable as error:
+            replica.lost(error)
+            if begun is not None and begun.is_set():
+                raise EndpointUnavailable(
+                    "the stream broke off, and as a part of its answer was given, no other "
+                    f"replica was asked: {error.message}",
+                    endpoint=replica.name,
+                    status=error.status,
+                ) from error
+            tried.append(replica)
+            if len(tried) == len(self._replicas):
+                raise self._all_gone() from error
+            text = f"to another replica of {self.name}: {error}"
+            context.note("fell back", text, endpoint=replica.name, error=error)
 
     async def _next(
         self, prefix: str | None, tried: Collection[Replica], context: RunContext
@@ -213,20 +227,6 @@ class Replicas(Wrapping):
             return equals[self._turn % len(equals)]
         able.sort(key=lambda one: _weight(prefix, one.name), reverse=True)
         return next(one for one in able if one.outstanding <= least + self._slack)
-
-    def _go_on(
-        self,
-        replica: Replica,
-        error: EndpointUnavailable,
-        tried: list[Replica],
-        context: RunContext,
-    ) -> None:
-        """Say why another is asked; raise where there is none."""
-        tried.append(replica)
-        if len(tried) == len(self._replicas):
-            raise self._all_gone() from error
-        text = f"to another replica of {self.name}: {error}"
-        context.note("fell back", text, endpoint=replica.name, error=error)
 
     def _all_gone(self) -> EndpointUnavailable:
         reasons = "; ".join(one.reason for one in self._replicas if one.reason)

@@ -12,7 +12,7 @@ from typing import Any, cast
 from moa._async import closed_after
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, ToolSchema
-from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.openai import OpenAIEndpoint, instructed
 from moa.endpoints.wrappers import Wrapping, unwrapped
 from moa.errors import EndpointError, EndpointUnauthorized, OutputError
 from moa.messages import Message, ToolCall
@@ -148,12 +148,9 @@ def by_schema(prompt: Prompt) -> Prompt:
     if not prompt.tools:
         return replace(prompt, messages=messages)
     told = "\n".join((_TOLD, *(_described(tool) for tool in prompt.tools)))
-    if messages[0].role == "system":
-        first, *messages = messages
-        told = f"{first.content}\n\n{told}"
     return replace(
         prompt,
-        messages=(Message("system", told), *messages),
+        messages=instructed(messages, told),
         json_schema=_turn_schema(prompt.tools, prompt.json_schema or {"type": "string"}),
         tools=(),
     )
@@ -196,10 +193,10 @@ def _described(tool: ToolSchema) -> str:
 def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, Any]) -> dict[str, Any]:
     """Write the schema of one turn: a call of a tool, or the answer."""
     shared: dict[str, Any] = {}
-    forms: list[dict[str, Any]] = []
-    for tool in tools:
-        call = {"tool": {"const": tool.name}, "arguments": _hoisted(tool.parameters, tool.name)}
-        forms.append(call)
+    forms: list[dict[str, Any]] = [
+        {"tool": {"const": tool.name}, "arguments": _hoisted(tool.parameters, tool.name)}
+        for tool in tools
+    ]
     forms.append({"answer": _hoisted(answer, "answer")})
     for form in forms:
         for part in form.values():
