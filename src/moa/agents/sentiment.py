@@ -90,10 +90,8 @@ class Sentiment(DecidingAgent[Mood]):
         )
         examples = labelled(question, [pair for pair in _EXAMPLES if pair[1] in labels])
         if adaptation is None and reads_heads(endpoint):
-            from moa.decisions.heads import headed
-
             name = "sentiment" if neutral else "negative or positive"
-            adaptation = headed(name, file="sentiment", asked_as="sentiment")
+            adaptation = Adaptation.shipped(name, file="sentiment", asked_as="sentiment")
         super().__init__(endpoint, [question], examples=examples, adaptation=adaptation, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Mood:

@@ -85,6 +85,24 @@ class Adaptation:
     origin: str
     """Where it comes from, as the trace says it: "bias removed on 120 unlabelled texts"."""
 
+    @classmethod
+    def shipped(
+        cls, question: str, *, file: str = "support", asked_as: str | None = None
+    ) -> Adaptation:
+        """Decide a question by its shipped head alone; `asked_as` is its name where it has another.
+
+        Raises:
+            MissingDependency: numpy is not installed.
+        """
+        from moa.decisions.heads import MultilingualEncoder, shipped_heads
+
+        return cls(
+            prompt_variants=(),
+            heads={asked_as or question: shipped_heads(file)[question]},
+            encoder=MultilingualEncoder.model,
+            origin=f"shipped with moa, fitted to labelled messages ({file})",
+        )
+
     def check(self, questions: Sequence[Question]) -> None:
         """Make sure that it was made for these questions.
 

@@ -371,9 +371,7 @@ def _head(slm: Endpoint, question: str, *, shipped: bool) -> Adaptation | None:
     """Give the shipped head of a question, if it is one that ships and the head can be used."""
     if not shipped or not reads_heads(slm):
         return None
-    from moa.decisions.heads import headed
-
-    return headed(question)
+    return Adaptation.shipped(question)
 
 
 def as_one_text(ticket: Ticket) -> str:

@@ -214,9 +214,7 @@ def injection_filter(
     The arguments are those of `Injection`.
     """
     if criterion == CRITERION and examples is None and reads_heads(slm):
-        from moa.decisions.heads import headed
-
-        adaptation = headed("injection")
+        adaptation = Adaptation.shipped("injection")
     else:
         given = (EXAMPLES if criterion == CRITERION else ()) if examples is None else examples
         labels = ((text, "yes" if met else "no") for text, met in given)

@@ -69,9 +69,7 @@ class Spam(Filter):
         if examples is None:
             examples = EXAMPLES if criterion == CRITERION else ()
             if criterion == CRITERION and reads_heads(slm):
-                from moa.decisions.heads import headed
-
-                examples, adaptation = (), headed("spam", asked_as=name)
+                examples, adaptation = (), Adaptation.shipped("spam", asked_as=name)
         super().__init__(
             slm,
             criterion,
