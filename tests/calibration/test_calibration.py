@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.altered import Altered
+from calibration.made import QUESTION, endpoint, ready, rows
 from moa import Classifier, RunContext, Text
 from moa.calibration import Guarantee
-from moa.calibration.calibrated import Calibrated, check_models, evaluate, recheck
-from moa.calibration.features import sources_of
+from moa.calibration.calibrated import check_models, evaluate, recheck
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
@@ -29,41 +29,15 @@ from moa.errors import CalibrationError, InputError
 from moa.graphs.cascade import Cascade
 from moa.graphs.loading import load_graph
 from moa.graphs.oversight import Oversight
-from moa.questions import Answer, Option, Question
+from moa.questions import Answer
 from moa.testing import SimulatedEndpoint
 
-QUESTION = Question("label", "choice", "Which?", (Option("a", "a"), Option("b", "b")))
-
-
 pytestmark = pytest.mark.usefixtures("no_encoder")
-
-
-def endpoint(model: str = "scripted-1") -> SimulatedEndpoint:
-    """The last word of a text is the probability that it gives to `a`."""
-    return SimulatedEndpoint(
-        rule=lambda text: {"label": {"a": float(text.split()[-1])}}, model=model
-    )
-
-
-def rows(n: int, *, sharp: float = 6.0, seed: int = 0) -> list[Labelled]:
-    """Texts whose label follows the probability in them, more surely than that says."""
-    draw = random.Random(seed)
-    found: list[Labelled] = []
-    for number in range(n):
-        p = draw.random()
-        right = p**sharp / (p**sharp + (1 - p) ** sharp)
-        label = "a" if draw.random() < right else "b"
-        found.append(Labelled(text=f"{seed}-{number} of {p:.4f}", label=label))
-    return found
 
 
 @pytest.fixture(name="made", scope="module")
 def _made(no_encoder: None) -> Calibration:
     return asyncio.run(calibrate(endpoint(), QUESTION, rows(400)))
-
-
-def ready(made: Calibration, slm: SimulatedEndpoint | None = None) -> Calibrated:
-    return Calibrated(made, QUESTION, sources_of(slm or endpoint()))
 
 
 def classifier(made: Calibration, slm: SimulatedEndpoint | None = None) -> Classifier[str]:

@@ -10,7 +10,7 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
-from moa.decisions.heads import headed
+from moa.decisions import Adaptation
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.engine.graph import Graph
@@ -39,7 +39,7 @@ def test_the_support_graph_asks_nobody_where_the_encoder_decides() -> None:
 
 @needs_encoder
 def test_an_agent_whose_head_decides_asks_nobody() -> None:
-    adaptation = headed("spam")
+    adaptation = Adaptation.shipped("spam")
     assert (
         asked_by(Filter(SMALL, "spam", action="drop", name="spam", adaptation=adaptation))
         == frozenset()

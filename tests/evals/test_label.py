@@ -5,46 +5,23 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import random
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from calibration.made import QUESTION, endpoint, ready, rows
 from command import moa
 
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.features import sources_of
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.config.endpoints import Endpoints
 from moa.evals.labelling import helpful, picked
-from moa.questions import Option, Question
-from moa.testing import SimulatedEndpoint
-from moa.usage import Price, Tier
+from moa.usage import Price
 
 pytestmark = pytest.mark.usefixtures("no_encoder")
-QUESTION = Question("label", "choice", "Spam?", (Option("ham", "ham"), Option("spam", "spam")))
-
-
-def endpoint(name: str = "small", tier: Tier = "slm", price: Price | None = None) -> Any:
-    """The last word of a text is the probability that it is spam."""
-    more: dict[str, Any] = {} if price is None else {"price": price}
-    return SimulatedEndpoint(
-        name=name, tier=tier, rule=lambda text: {"label": {"spam": float(text.split()[-1])}}, **more
-    )
-
-
-def rows(n: int, *, seed: int = 0) -> list[Labelled]:
-    draw = random.Random(seed)
-    found: list[Labelled] = []
-    for number in range(n):
-        p = draw.random()
-        label = "spam" if draw.gauss(p, 0.15) > 0.5 else "ham"
-        found.append(Labelled(text=f"{seed}-{number} of {p:.4f}", label=label))
-    return found
 
 
 @pytest.fixture(name="made", scope="module")
@@ -59,10 +36,6 @@ def folder(made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     made.save("spam.json")
     lines = [json.dumps({"text": row.text, "id": n}) for n, row in enumerate(rows(60, seed=5))]
     Path("in.jsonl").write_text("\n".join(lines))
-
-
-def ready(made: Calibration) -> Calibrated:
-    return Calibrated(made, QUESTION, sources_of(endpoint()))
 
 
 def label(*words: str) -> int:
@@ -114,7 +87,7 @@ def test_a_text_like_one_that_was_chosen_waits(made: Calibration) -> None:
 
 
 def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
-    data = [*rows(160), *(Labelled(text=f"c{n} 0.5", label="ham", chosen=True) for n in range(40))]
+    data = [*rows(160), *(Labelled(text=f"c{n} 0.5", label="a", chosen=True) for n in range(40))]
     made = asyncio.run(calibrate(endpoint(), QUESTION, data))
     alone = asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
     assert made.data.chosen == 40
@@ -128,7 +101,7 @@ def test_a_key_is_a_label_and_return_ends(monkeypatch: pytest.MonkeyPatch) -> No
     press("12 2\n11", monkeypatch)
     assert label() == 0
     found = labelled()
-    assert [row["label"] for row in found] == ["ham", "spam", "spam"]
+    assert [row["label"] for row in found] == ["a", "b", "b"]
     assert {row["labelled_by"] for row in found} == {"person"}
     assert all({"text", "id", "chosen"} <= set(row) for row in found)
 
@@ -146,7 +119,7 @@ def test_it_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_backspace_takes_the_last_label_back(monkeypatch: pytest.MonkeyPatch) -> None:
     press("12\x7f1", monkeypatch)
     assert label() == 0
-    assert [row["label"] for row in labelled()] == ["ham", "ham"]
+    assert [row["label"] for row in labelled()] == ["a", "a"]
 
 
 def test_no_label_at_all_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,21 +136,21 @@ def test_another_file_is_not_added_to(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_large_model_labels_and_the_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Endpoints, "llm", endpoint("large", "llm"))
+    monkeypatch.setattr(Endpoints, "llm", endpoint(name="large", tier="llm"))
     monkeypatch.setattr(Endpoints, "has_llm", True)
     assert label("--by-llm", "--limit", "10") == 0
     found = labelled()
     assert len(found) == 10
     assert {row["labelled_by"] for row in found} == {"large: scripted-1"}
     for row in found:
-        assert row["label"] == ("spam" if float(row["text"].split()[-1]) > 0.5 else "ham")
+        assert row["label"] == ("a" if float(row["text"].split()[-1]) > 0.5 else "b")
 
 
 def test_the_large_model_stops_when_the_budget_is_spent(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     price = Price(input=Decimal(50_000), output=Decimal(0))
-    monkeypatch.setattr(Endpoints, "llm", endpoint("large", "llm", price))
+    monkeypatch.setattr(Endpoints, "llm", endpoint(name="large", tier="llm", price=price))
     monkeypatch.setattr(Endpoints, "has_llm", True)
     assert label("--by-llm", "--limit", "30", "--budget-usd", "5") == 0
     assert 0 < len(labelled()) < 30

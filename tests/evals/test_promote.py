@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from decimal import Decimal
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from command import moa
 
+from evals.test_compare import chance
 from moa.calibration import Guarantee
 from moa.calibration.labelled import Labelled
 from moa.config.endpoints import Endpoints
@@ -23,10 +23,6 @@ from moa.testing import Rule, SimulatedEndpoint, Step
 from moa.usage import Price
 
 pytestmark = pytest.mark.usefixtures("no_encoder")
-
-
-def chance(text: str, salt: str) -> float:
-    return int(hashlib.sha256((salt + text).encode()).hexdigest()[:8], 16) / 2**32
 
 
 def sure_of(text: str) -> float:

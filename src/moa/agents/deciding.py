@@ -388,14 +388,16 @@ def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tupl
 
 
 def shipped_head(
-    endpoint: Endpoint | str, question: str, *, asked_as: str, file: str = "support"
+    endpoint: Endpoint | str, question: str, *, asked_as: str | None = None, file: str = "support"
 ) -> Adaptation | None:
-    """Give the head that ships for a question, where an encoder stands beside the endpoint."""
+    """Give the head that ships for a question, where an encoder stands beside the endpoint.
+
+    Raises:
+        ConfigError: no head ships for it.
+    """
     if not reads_heads(endpoint):
         return None
-    from moa.decisions.heads import headed
-
-    return headed(question, file=file, asked_as=asked_as)
+    return Adaptation.shipped(question, file=file, asked_as=asked_as)
 
 
 class ZeroShotCache:

@@ -85,6 +85,31 @@ class Adaptation:
     origin: str
     """Where it comes from, as the trace says it: "bias removed on 120 unlabelled texts"."""
 
+    @classmethod
+    def shipped(
+        cls, question: str, *, file: str = "support", asked_as: str | None = None
+    ) -> Adaptation:
+        """Decide a question by its shipped head alone; `asked_as` is its name where it has another.
+
+        Raises:
+            MissingDependency: numpy is not installed.
+            ConfigError: no head ships for it.
+        """
+        from moa.decisions.heads import MultilingualEncoder, shipped_heads
+
+        heads = shipped_heads(file)
+        if question not in heads:
+            raise ConfigError(
+                f"no head for {question!r} ships with moa, but for {', '.join(sorted(heads))}: "
+                "leave it out, and the endpoint decides"
+            )
+        return cls(
+            prompt_variants=(),
+            heads={asked_as or question: heads[question]},
+            encoder=MultilingualEncoder.model,
+            origin=f"shipped with moa, fitted to labelled messages ({file})",
+        )
+
     def check(self, questions: Sequence[Question]) -> None:
         """Make sure that it was made for these questions.
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moa.context import RunContext
-from moa.decisions import Adaptation
 from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import MultilingualEncoder
@@ -175,17 +174,6 @@ def shipped_heads(name: str) -> dict[str, Head]:
             )
             for name in (key.removeprefix("bias ") for key in file.files if key.startswith("bias "))
         }
-
-
-def headed(question: str, *, file: str = "support", asked_as: str | None = None) -> Adaptation:
-    """Decide a question by its shipped head alone; `asked_as` names it otherwise than the head."""
-    head = shipped_heads(file)[question]
-    return Adaptation(
-        prompt_variants=(),
-        heads={asked_as or question: head},
-        encoder=MultilingualEncoder.model,
-        origin=f"shipped with moa, fitted to labelled messages ({file})",
-    )
 
 
 class _Relevance(NamedTuple):

@@ -19,13 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
-from moa.agents.deciding import Decider
+from moa.agents.deciding import Decider, shipped_head
 from moa.agents.filter import Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import excerpt
 from moa.context import RunContext
-from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import reads_heads
 from moa.endpoints.known import can_write
@@ -330,7 +329,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
 
 def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:
     """Build the agent that tells what the writer of a message feels."""
-    return Sentiment(slm, adaptation=_head(slm, "sentiment", shipped=intents == INTENTS))
+    return Sentiment(slm, adaptation=shipped_head(slm, "sentiment") if intents == INTENTS else None)
 
 
 def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str | None]:
@@ -350,24 +349,15 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
         none=True,
         name="intent",
         examples=examples,
-        adaptation=_head(slm, "intent", shipped=intents == INTENTS),
+        adaptation=shipped_head(slm, "intent") if intents == INTENTS else None,
     )
 
 
 def urgency_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Decider[Urgency]:
     """Build the agent that tells whether a message can wait."""
     examples = [Example(text, {"urgency": level}) for text, level in URGENCY_EXAMPLES]
-    adaptation = _head(slm, "urgency", shipped=intents == INTENTS)
+    adaptation = shipped_head(slm, "urgency") if intents == INTENTS else None
     return Decider(slm, Urgency, name="urgency", examples=examples, adaptation=adaptation)
-
-
-def _head(slm: Endpoint, question: str, *, shipped: bool) -> Adaptation | None:
-    """Give the shipped head of a question, if it is one that ships and the head can be used."""
-    if not shipped or not reads_heads(slm):
-        return None
-    from moa.decisions.heads import headed
-
-    return headed(question)
 
 
 def as_one_text(ticket: Ticket) -> str:
