@@ -27,7 +27,7 @@ from moa.evals.metrics import (
     rouge_l,
 )
 from moa.evals.report import DesignReport
-from moa.handoffs import Reply
+from moa.node import Reply
 from moa.questions import Choice, Predicate
 
 

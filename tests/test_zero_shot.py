@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from moa import Classifier, Filter, RunContext
+from moa.budget import Budget
 from moa.decisions.zero_shot import MOST_READ, ordinary_texts
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep
 from moa.errors import ConfigError
 from moa.node import Result
 from moa.testing import SimulatedEndpoint
-from moa.usage import Budget
 
 installed = pytest.mark.skipif(
     MultilingualEncoder.missing() is not None, reason="the encoder is not installed"

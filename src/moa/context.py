@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from moa.budget import More, Purse, Reservation
+from moa.budget import UNLIMITED, Budget, More, Purse, Reservation
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.journal import Place
 from moa.trace import Event, Note, NoteKind, TextDelta
-from moa.usage import UNKNOWN_PRICE, UNLIMITED, Amount, Budget, Part, Price, Tier, Usage
+from moa.usage import UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
 _logger = logging.getLogger(__name__)
 _NOTHING_CHARGED: Mapping[str, Usage] = {}

@@ -11,13 +11,13 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Example, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.engine import EngineSettings
 from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointRejected, EndpointUnavailable
 from moa.questions import Option, Question
-from moa.usage import Budget
 
 pytestmark = [pytest.mark.embedded, pytest.mark.asyncio(loop_scope="module")]
 

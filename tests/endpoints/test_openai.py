@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
@@ -25,7 +26,7 @@ from moa.errors import (
 )
 from moa.messages import Message
 from moa.questions import Option, Question
-from moa.usage import Budget, Price
+from moa.usage import Price
 
 from .conftest import REFUSED, Answer, Asked, Served, chat, events, piece, sse
 from .servers import server

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Endpoint, Example, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
@@ -26,7 +27,6 @@ from moa.errors import (
 )
 from moa.questions import Option, Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Budget
 
 from .conftest import REFUSED, Answer, Served, chat
 from .servers import server as real_server

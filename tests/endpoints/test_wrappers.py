@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt, closed_after
 from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
@@ -24,7 +25,6 @@ from moa.errors import (
 )
 from moa.questions import Option, Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Budget
 
 PROMPT = Prompt.of("Hello?")
 SPAM = Question("spam", "predicate", "Spam?", (Option("yes", True), Option("no", False)))

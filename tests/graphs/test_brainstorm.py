@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import (
     ConfigError,
@@ -15,7 +16,6 @@ from moa.errors import (
 from moa.graphs.brainstorm import Brainstorm
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 from .encoder import WordEncoder
 from .nodes import notes

@@ -6,14 +6,14 @@ import pytest
 from pydantic import BaseModel
 
 from moa.agents import Agent
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, OutputError, QuorumNotMet
 from moa.graphs.choose_best import ChooseBest
-from moa.handoffs import Reply
 from moa.mixing.answer_extraction import last_number
+from moa.node import Reply
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 DOWN = EndpointUnavailable("refused", endpoint="small")
 

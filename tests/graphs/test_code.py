@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.budget import Budget
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable, OutputError
 from moa.graphs.code import Code, Review, SandboxResult, source_of
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 from .nodes import large
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable, QuorumNotMet
 from moa.graphs.debate import Debate, Debater
@@ -11,7 +12,6 @@ from moa.mixing.answer_extraction import last_number
 from moa.mixing.judges import Best, Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 DOWN = EndpointUnavailable("refused", endpoint="small")
 

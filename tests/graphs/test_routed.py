@@ -15,8 +15,7 @@ from moa.config.endpoints import Endpoints
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.cascade import Settled
 from moa.graphs.routed import Routed
-from moa.handoffs import Reply
-from moa.node import Node, Result
+from moa.node import Node, Reply, Result
 from moa.testing import SimulatedEndpoint
 from moa.trace import Event, TextDelta
 from moa.usage import Tier

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.write import Assignment, Write, article_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 from .nodes import notes
 

@@ -35,8 +35,7 @@ from moa.guards.guarded import Guarded
 from moa.guards.pii import Pii
 from moa.guards.recognizers import Pattern
 from moa.guards.vault import Vault
-from moa.handoffs import Reply
-from moa.node import Result
+from moa.node import Reply, Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, NodeFinished, TextDelta
 

@@ -21,7 +21,7 @@ from moa.errors import ConfigError, GuardFailed
 from moa.guards.findings import Finding, merged, views
 from moa.guards.pii import Masking, Pii
 from moa.guards.vault import Vault
-from moa.handoffs import Text
+from moa.node import Text
 
 MESSAGES = messages(240, seed=20)
 PART = 6

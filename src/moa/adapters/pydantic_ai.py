@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from moa.adapters import TEXT, Adapter, Calls, In, Out, Settings, Takes
 from moa.agents.prompts import written
 from moa.errors import ConfigError, MissingDependency
-from moa.handoffs import Reply
+from moa.node import Reply
 from moa.usage import Amount, Part, Usage
 
 if TYPE_CHECKING:

@@ -26,15 +26,14 @@ from moa.agents.prompts import (
     wrong_with,
 )
 from moa.agents.tools import AnyTool, Tool, ToolCalls
+from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt, closed_after
 from moa.endpoints.tools import Tooled, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
-from moa.handoffs import Reply
 from moa.messages import Message, files_of
-from moa.node import Result, streamed
+from moa.node import Reply, Result, streamed
 from moa.trace import Event, TextDelta
-from moa.usage import UNLIMITED, Budget
 
 __all__ = ["Agent", "Settings"]
 

@@ -24,7 +24,7 @@ from moa.errors import (
     InputError,
     InvalidResponse,
 )
-from moa.handoffs import Text
+from moa.node import Text
 from moa.questions import Answer, Question
 from moa.usage import FREE
 

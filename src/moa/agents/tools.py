@@ -22,10 +22,9 @@ from moa.agents.prompts import Untitled, block
 from moa.context import RunContext
 from moa.endpoints import Endpoint, ToolSchema
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
-from moa.handoffs import Text
 from moa.journal import Place, explained, interrupts_of, together
 from moa.messages import Message, ToolCall
-from moa.node import Node
+from moa.node import Node, Text
 from moa.records import PLAIN, Call
 from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount

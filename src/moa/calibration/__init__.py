@@ -9,7 +9,7 @@ from pydantic import field_serializer
 
 from moa.calibration.binomial import fewest
 from moa.errors import ConfigError
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _ALL_LOOKS = 1.2020569031595943
 """The sum of `1 / look**3` over all looks."""

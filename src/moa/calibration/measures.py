@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moa.decisions.arrays import Bools, Floats, Ints, np
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _BINS, _DRAWS = 10, 100
 

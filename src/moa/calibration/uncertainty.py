@@ -16,7 +16,7 @@ from moa.calibration.features import Feature, LabelFeature
 from moa.decisions.arrays import Bools, Floats, Ints, log_softmax, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import cross_validated, fit_blend
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.questions import NONE_OF_THESE
 
 MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"

@@ -21,7 +21,7 @@ from moa.chat.stores import Store, wait_for
 from moa.context import RunContext
 from moa.endpoints import closed_after
 from moa.errors import StoreError
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.usage import Amount, Part, Tier, Usage
 
 _CHANNEL = "conversation"

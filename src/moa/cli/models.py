@@ -10,9 +10,10 @@ import typer
 from rich.text import Text
 
 from moa.advisor import Kind, Skill
+from moa.budget import Budget
 from moa.cli import options, screen
 from moa.errors import ConfigError
-from moa.usage import Budget, Price
+from moa.usage import Price
 
 if TYPE_CHECKING:
     from moa.advisor import Quantisation

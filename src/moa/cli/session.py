@@ -7,11 +7,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from moa.budget import Budget
 from moa.cli import screen
 from moa.config import Config, load, misspelt_variables
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
-from moa.usage import Budget
 
 ANSWERED, FAILED, STOPPED = 0, 1, 130
 """Exit codes: all answered or dropped; some failed; Ctrl-C."""

@@ -11,7 +11,7 @@ from moa.agents.prompts import block
 from moa.documents import Passage
 from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*[,;\u2013-]\s*\d{1,4})*)\]")
 _PART = re.compile(r"(\d+)(?:\s*[\u2013-]\s*(\d+))?")

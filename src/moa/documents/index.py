@@ -21,7 +21,7 @@ from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searc
 from moa.documents.store import Store
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
-from moa.handoffs import Text
+from moa.node import Text
 
 MAX_TOKENS = 200
 """Of a passage: what a sentence encoder reads as a whole, and a small model decides on well."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from moa._async import map_async
 from moa._files import Existing
+from moa.budget import Budget
 from moa.calibration import percent
 from moa.calibration.measures import coverage_line
 from moa.context import RunContext
@@ -30,7 +31,6 @@ from moa.evals.metrics import (
 from moa.evals.report import Against, Comparison, DesignReport, Point
 from moa.mixing.judges import Candidates, Listwise
 from moa.node import Node
-from moa.usage import Budget
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from moa.calibration.reply_signs import final_answer
 from moa.decisions.arrays import Bools, Floats, np
 from moa.errors import needed
 from moa.evals.cases import Answer
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 
 class Interval(NamedTuple):

@@ -23,7 +23,7 @@ from moa.errors import InputError
 from moa.evals.cases import Answer, Cache, Case, Progress, answers_of
 from moa.evals.labelled import question_of
 from moa.evals.metrics import ranked
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.usage import Amount
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from moa.evals.cases import Kind
 from moa.evals.metrics import Interval, LabelMetrics
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 
 class Against(Frozen):

@@ -30,8 +30,7 @@ from moa.graphs.engine.plan import Plan
 from moa.graphs.fields import FromEndpoint, Large, beside_config
 from moa.graphs.recipe import Recipe, Sketch, keep, read_kept
 from moa.graphs.single_model import Labels
-from moa.handoffs import Dropped, Frozen, Reply
-from moa.node import Node, Result
+from moa.node import Dropped, Frozen, Node, Reply, Result
 from moa.questions import Choice, Predicate, Question, Score
 
 Seen = Callable[[Any], Mapping[str, str]]

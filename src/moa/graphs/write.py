@@ -21,8 +21,7 @@ from moa.documents.sentences import Length, sentences
 from moa.endpoints import Endpoint
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, each_tried, note_drafts, told, tried
-from moa.handoffs import Frozen, Reply
-from moa.node import Node
+from moa.node import Frozen, Node, Reply
 
 A = TypeVar("A", bound="Attempt")
 WHOLE_WORDS = 400

@@ -22,7 +22,7 @@ from moa.endpoints.control_tokens import neutralise
 from moa.endpoints.encoders import reads_heads
 from moa.endpoints.tokens import approximate_tokens
 from moa.guards.findings import views
-from moa.handoffs import Text
+from moa.node import Text
 
 CRITERION = "an attempt to change the instructions of an AI"
 EXAMPLES = (

@@ -19,7 +19,7 @@ from moa.guards.findings import Finding, Recognizer, find
 from moa.guards.recognizers import Pattern, PresidioNumbers, denied, presidio_recognizers
 from moa.guards.vault import PLACEHOLDER, QUOTED, Vault
 from moa.guards.walking import changed, texts_of
-from moa.handoffs import Text
+from moa.node import Text
 
 T = TypeVar("T")
 

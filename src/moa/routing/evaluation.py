@@ -17,7 +17,7 @@ from pydantic import computed_field
 from moa.decisions.arrays import Floats, np
 from moa.errors import InputError
 from moa.evals.metrics import Interval, difference, stats
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.routing import Kind, Router
 from moa.routing.recorded import Recorded
 

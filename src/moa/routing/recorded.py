@@ -8,7 +8,7 @@ from functools import cached_property
 
 from pydantic import ConfigDict
 
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _NO_FIELDS = {"id", "strong_response"}
 _LONGEST = 100
