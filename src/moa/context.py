@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from moa.budget import UNLIMITED, Budget, More, Purse, Reservation
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
-from moa.journal import Place
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
+
+if TYPE_CHECKING:  # it loads pydantic, which `moa --help` doesn't wait for
+    from moa.journal import Place
 
 _logger = logging.getLogger(__name__)
 _NOTHING_CHARGED: Mapping[str, Usage] = {}
