@@ -23,8 +23,7 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
 from moa.errors import MoaError
 from moa.graphs.rag import Answerer, Extractive, NotInDocuments, Rag, Sourced
-from moa.handoffs import Text
-from moa.node import Node
+from moa.node import Node, Text
 from moa.usage import Amount
 
 WRITTEN = 30

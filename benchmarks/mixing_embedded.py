@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from moa import Agent, Classifier, EmbeddedEndpoint, Reply
 from moa.agents.proposer import Proposer
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.evals import compare
@@ -24,7 +25,6 @@ from moa.graphs.self_consistency import SelfConsistency
 from moa.mixing.answer_extraction import label_of, shown
 from moa.mixing.judges import Listwise
 from moa.node import Node, Result
-from moa.usage import Budget
 from report import table, write
 from saying import Said
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from moa import Agent, Reply
 from moa.agents.proposer import Proposer
+from moa.budget import Budget
 from moa.evals import compare
 from moa.evals.comparison import Comparison
 from moa.graphs.best_of_n import BestOfN
@@ -26,7 +27,7 @@ from moa.graphs.self_consistency import SelfConsistency
 from moa.mixing.judges import Best, Listwise
 from moa.node import Node
 from moa.testing import SimulatedEndpoint, Step
-from moa.usage import Budget, Tier
+from moa.usage import Tier
 from report import table, write
 
 SECTION = "mixing, simulated"

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.wrappers import Metered
 from moa.energy import Meter, battery, cpu_estimate, meter, nvml, rapl
 from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Budget, Price
+from moa.usage import Price
 
 
 @pytest.fixture(autouse=True)

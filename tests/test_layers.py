@@ -10,15 +10,16 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
-    {"errors", "_terminal", "_machine", "_text"},
-    {"usage", "energy", "_files", "_async"},
+    {"_terminal", "_machine", "_text"},
+    {"usage"},
+    {"errors"},
+    {"energy", "_files", "_async"},
     {"trace", "budget"},
     {"journal"},
     {"context"},
     {"records"},
     {"messages"},
     {"node", "questions"},
-    {"handoffs"},
     {"batch"},
     {"rows"},
     {"jobs"},

@@ -14,7 +14,7 @@ from disks import room
 from moa.cli.screen import check_target, write_text
 from moa.errors import ConfigError
 from moa.graphs.recipe import keep
-from moa.handoffs import Reply
+from moa.node import Reply
 
 COMMANDS = {
     "calibrate": ("calibrate", "no.jsonl", "--task", "Spam?", "--out"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Mood, Sentiment
     from moa.agents.tools import Tool, mcp_tools
+    from moa.budget import Budget
     from moa.chat.graph import Chat
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
@@ -64,9 +65,8 @@ if TYPE_CHECKING:
     from moa.guards.injection import Injection
     from moa.guards.pii import Pii
     from moa.guards.spam import Spam
-    from moa.handoffs import Dropped, Reply, Text
     from moa.messages import Image, Message, ToolCall
-    from moa.node import Node, Result
+    from moa.node import Dropped, Node, Reply, Result, Text
     from moa.questions import Choice, Predicate, Score, choice, predicate, score
     from moa.trace import (
         NodeFinished,
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
         ToolFinished,
         ToolStarted,
     )
-    from moa.usage import Budget, Price
+    from moa.usage import Price
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
@@ -84,7 +84,7 @@ _HOMES = {
     "Agent": "agents",
     "BestOfN": "graphs.best_of_n",
     "Brainstorm": "graphs.brainstorm",
-    "Budget": "usage",
+    "Budget": "budget",
     "Blocked": "guards",
     "BudgetExceeded": "errors",
     "BuiltGraph": "graphs",
@@ -98,7 +98,7 @@ _HOMES = {
     "Completion": "endpoints",
     "Debate": "graphs.debate",
     "Decider": "agents.deciding",
-    "Dropped": "handoffs",
+    "Dropped": "node",
     "EmbeddedEndpoint": "endpoints.embedded",
     "Endpoint": "endpoints",
     "EndpointUnavailable": "errors",
@@ -132,7 +132,7 @@ _HOMES = {
     "Reasoner": "agents.reasoner",
     "Recommend": "graphs.recommend",
     "Refine": "graphs.refine",
-    "Reply": "handoffs",
+    "Reply": "node",
     "Research": "graphs.research",
     "Result": "node",
     "Retried": "endpoints.wrappers",
@@ -148,7 +148,7 @@ _HOMES = {
     "Spam": "guards.spam",
     "Summarize": "graphs.summarize",
     "Support": "graphs.support",
-    "Text": "handoffs",
+    "Text": "node",
     "TextDelta": "trace",
     "Tool": "agents.tools",
     "ToolCall": "messages",

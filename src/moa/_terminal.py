@@ -53,9 +53,7 @@ class Console(console.Console):  # noqa: TID251
 def shown(total: int | None, what: str) -> Generator[Callable[[int], None]]:
     """Show how many are done: on standard error, where that is a terminal, or in a notebook's cell.
 
-    Args:
-        total: How many there are in all; `None` is unknown.
-        what: Stands before the bar.
+    `what` stands before the bar; a `total` of `None` is unknown.
     """
     console = Console(sys.stderr)
     if console.is_jupyter:

@@ -23,9 +23,8 @@ from pydantic import TypeAdapter, ValidationError
 from moa._async import cancel, gather
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
-from moa.handoffs import Dropped
 from moa.journal import Journal
-from moa.node import Node, Result
+from moa.node import Dropped, Node, Result
 from moa.trace import Note
 from moa.usage import Usage
 

@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from moa.budget import More, Purse, Reservation
+from moa.budget import UNLIMITED, Budget, More, Purse, Reservation
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
-from moa.journal import Place
 from moa.trace import Event, Note, NoteKind, TextDelta
-from moa.usage import UNKNOWN_PRICE, UNLIMITED, Amount, Budget, Part, Price, Tier, Usage
+from moa.usage import UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
+
+if TYPE_CHECKING:  # it loads pydantic, which `moa --help` doesn't wait for
+    from moa.journal import Place
 
 _logger = logging.getLogger(__name__)
 _NOTHING_CHARGED: Mapping[str, Usage] = {}
@@ -175,10 +177,7 @@ class RunContext:
     def charge(self, usage: Usage, *, back: bool = False, within: object = None) -> None:
         """Count what was spent before, here and in every parent; with `back`, count it no more.
 
-        Args:
-            usage: What was spent.
-            back: Whether it is to be counted no more.
-            within: The highest context that it is counted in; `None`: there is none.
+        `within` is the highest context that it is counted in.
         """
         levels = list(self._lineage())
         end = len(levels) if within is None else levels.index(cast("RunContext", within)) + 1
@@ -189,11 +188,7 @@ class RunContext:
     ) -> None:
         """Count a call that was made before, and keep its notes where they are not kept yet.
 
-        Args:
-            key: Of the call, in `charged`.
-            usage: What it took.
-            notes: Of its trace.
-            within: The highest context that is charged with it; `None`: all are.
+        `key` is that of the call in `charged`, and `within` the highest context that is charged.
         """
         self.charge(usage, within=within)
         for level in self._lineage():

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from moa.usage import Usage
+from moa.usage import Usage
 
 
 class MoaError(Exception):

@@ -1,4 +1,7 @@
-"""Node: the one shape that everything in `moa` has. A typed value in, a typed result out."""
+"""Node: the one shape that everything in `moa` has. A typed value in, a typed result out.
+
+The values that pass between nodes are here too: agents and graphs meet only in them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from moa._async import cancel
 from moa._text import as_html, as_text
@@ -104,6 +107,65 @@ class Node(Protocol[In_contra, Out_co]):
             MoaError: see `moa.errors`; each class says when.
         """
         ...
+
+
+class Frozen(BaseModel):
+    """A typed value that stays as it was made."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Text(Frozen):
+    """A text, and what is known of it.
+
+    Examples:
+        >>> text = Text(text="Guten Tag", language="de")
+        >>> print(text, text.language)
+        Guten Tag de
+    """
+
+    text: str
+    language: str | None = None
+    """ISO 639-1 code, such as `en`; `None` where it was not looked for or not recognised."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Reply(Frozen):
+    """A text that a model wrote.
+
+    Examples:
+        >>> print(Reply(text="It comes on Friday."))
+        It comes on Friday.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Consulted(Frozen):
+    """A request, and what others answered to it, without a word of whose it is."""
+
+    request: str
+    answers: tuple[str, ...]
+
+
+class Dropped(Frozen):
+    """What comes out where something is set aside instead of being answered.
+
+    Examples:
+        >>> print(Dropped(reason="it is spam"))
+        it is spam
+    """
+
+    reason: str
+    """In words, for whoever looks later."""
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def finish(output: T, context: RunContext, *, seconds: float) -> Result[T]:

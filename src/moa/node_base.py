@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 Frame = TypeVar("Frame")
+Out = TypeVar("Out")
 
 
 class NodeBase(Generic[In_contra, Out_co]):
@@ -131,12 +132,7 @@ class NodeBase(Generic[In_contra, Out_co]):
             ordered=True,
             progress=progress,
         )
-
-        async def listed() -> list[Item[Out_co]]:
-            async with aclosing(mapped) as items:
-                return [item async for item in items]
-
-        return beside(listed)
+        return beside(lambda: _listed(mapped))
 
     def map_frame(
         self: Node[In_contra, Out_co],
@@ -170,20 +166,20 @@ class NodeBase(Generic[In_contra, Out_co]):
             ConfigError: it is no DataFrame, or has no such column, or the outputs no such field.
             MoaError: as `on_error` says.
         """
-        from moa.rows.frames import map_frame
+        from moa.rows.frames import framed
 
-        return beside(
-            lambda: map_frame(
-                cast("Node[object, Out_co]", self),
-                frame,
-                context,
-                column=column,
-                columns=columns,
-                max_concurrency=max_concurrency,
-                on_error=on_error,
-                progress=progress,
-            )
+        node = cast("Node[object, Out_co]", self)
+        rows, widened = framed(frame, node, column, columns)
+        mapped = map_rows(
+            node,
+            rows,
+            context,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=True,
+            progress=progress,
         )
+        return widened(beside(lambda: _listed(mapped)))
 
     async def run_job(
         self: Node[In_contra, Out_co],
@@ -224,6 +220,11 @@ class NodeBase(Generic[In_contra, Out_co]):
         types = f", {takes} -> {gives}" if all(kinds) else ""
         endpoint: object = getattr(self, "endpoint", None)
         return f"{type(self).__name__}({self.name!r}{types}{f', {endpoint!r}' if endpoint else ''})"
+
+
+async def _listed(mapped: AsyncGenerator[Item[Out]]) -> list[Item[Out]]:
+    async with aclosing(mapped) as items:
+        return [item async for item in items]
 
 
 def _as_row(number: int, given: Value | BaseModel | Row | Malformed) -> Row | Malformed:

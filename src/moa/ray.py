@@ -23,6 +23,7 @@ from weakref import ref
 from moa._async import cancel
 from moa._files import dumped, jsonable
 from moa.batch import Item, Row, map_rows
+from moa.budget import Budget
 from moa.config import Config, load
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
@@ -31,7 +32,7 @@ from moa.graphs.loading import load_graph
 from moa.node import Node, Result
 from moa.node_base import NodeBase
 from moa.rows import line
-from moa.usage import Budget, Usage
+from moa.usage import Usage
 
 Dataset = Any
 """A `ray.data.Dataset`."""

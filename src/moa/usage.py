@@ -1,14 +1,13 @@
-"""Usage: what a run consumed, what that costs, and the limits on it."""
+"""Usage: what a run consumed, and what that costs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from moa._text import as_html, as_text
-from moa.errors import ConfigError
 
 K = TypeVar("K")
 
@@ -289,96 +288,3 @@ class Price:
 UNKNOWN_PRICE = Price()
 FREE = Price(input=ZERO, output=ZERO)
 """Of a model that `moa` runs itself, which costs no more than the machine it runs on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """Limits on one run, everything under it included. `None` switches a limit off.
-
-    No interleaving passes them: the most that a call may take (the length of the prompt and
-    `max_tokens`) is reserved before it is sent, and what it took settled afterwards. What a server
-    takes beyond that is not foreseen, nor are joules, and dollars by the hour or the joule. A call
-    whose price is unknown counts against every limit but `cost`.
-
-    Raises:
-        ConfigError: a limit is no number, or below 0.
-
-    Examples:
-        >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.", budget=Budget(calls=0))
-        >>> agent.run_sync("Hi")
-        Traceback (most recent call last):
-            ...
-        moa.errors.BudgetExceeded: ...
-    """
-
-    cost: Decimal | float | None = None
-    """Most US dollars."""
-    tokens: int | None = None
-    """Most tokens, input and output together."""
-    calls: int | None = None
-    """Most calls to any endpoint."""
-    slm_calls: int | None = None
-    """Most calls to small models."""
-    llm_calls: int | None = None
-    """Most calls to large models."""
-    joules: float | None = None
-    """Most energy, where it is measured."""
-    tool_calls: int | None = None
-    """Most tools that models have used."""
-
-    def __post_init__(self) -> None:
-        for name, limit in self.limits.items():
-            # As a float, since a Decimal that is no number can't be compared.
-            if not (isinstance(limit, Decimal | float | int) and float(limit) >= 0):
-                raise ConfigError(f"Budget({name}={limit!r}): a limit is a number from 0 on")
-
-    def __repr__(self) -> str:
-        return f"Budget({', '.join(f'{name}={limit}' for name, limit in self.limits.items())})"
-
-    @property
-    def limits(self) -> dict[str, Any]:
-        """Those that are on, by name."""
-        given = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return {name: limit for name, limit in given if limit is not None}
-
-    def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
-        """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
-        over = self._over(used, calls_by_tier)
-        return next((f"{name}={value} of {limit}" for name, value, limit in over), None)
-
-    def lacking(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> Budget | None:
-        """Give by how much `used` is over each limit that it is over; `None`: it is over none."""
-        over = self._over(used, calls_by_tier)
-        by: dict[str, Any] = {name: value - limit for name, value, limit in over}
-        return Budget(**by) if by else None
-
-    def after(self, spent: Usage) -> Budget:
-        """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""
-        calls: dict[Tier, int] = {tier: one.calls for tier, one in spent.by_tier().items()}
-        left: dict[str, Any] = {
-            name: max(limit - value, type(limit)())
-            for name, value, limit in self._checks(spent.total, calls)
-            if limit is not None
-        }
-        return Budget(**left)
-
-    def _over(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> list[tuple[str, Any, Any]]:
-        checks = self._checks(used, calls_by_tier)
-        return [one for one in checks if one[2] is not None and one[1] > one[2]]
-
-    def _checks(
-        self, used: Amount, calls_by_tier: Mapping[Tier, int]
-    ) -> tuple[tuple[str, Any, Any], ...]:
-        """Give the name of each limit, what is used of it, and the limit."""
-        return (
-            ("calls", used.calls, self.calls),
-            ("slm_calls", calls_by_tier.get("slm", 0), self.slm_calls),
-            ("llm_calls", calls_by_tier.get("llm", 0), self.llm_calls),
-            ("tokens", used.tokens, self.tokens),
-            ("cost", used.priced_cost, None if self.cost is None else Decimal(str(self.cost))),
-            ("joules", used.joules, self.joules),
-            ("tool_calls", used.tool_calls, self.tool_calls),
-        )
-
-
-UNLIMITED = Budget()

@@ -27,7 +27,7 @@ from moa.calibration.verifiers import (
     answer_of,
 )
 from moa.errors import BudgetExceeded, ConfigError, EndpointTimeout, InputError
-from moa.handoffs import Reply
+from moa.node import Reply
 from moa.questions import Choice, Predicate, Score, choice, predicate, score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 

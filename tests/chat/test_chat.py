@@ -17,6 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from moa._async import closed_after
 from moa.agents.filter import Verdict
+from moa.budget import Budget
 from moa.calibration.verifiers import Length
 from moa.chat.graph import Chat
 from moa.chat.memory import Summariser
@@ -34,7 +35,7 @@ from moa.errors import (
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
-from moa.usage import Budget, Price
+from moa.usage import Price
 
 DOWN = EndpointUnavailable("refused", endpoint="large")
 YES: Mapping[str, Mapping[str, float]] = {"small_talk": {"yes": 0.95}}

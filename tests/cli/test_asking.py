@@ -19,7 +19,7 @@ from moa.graphs.support import Support
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules
 from moa.guards.pii import Pii
-from moa.handoffs import Text
+from moa.node import Text
 from moa.testing import SimulatedEndpoint
 
 SMALL, LARGE = SimulatedEndpoint(name="small"), SimulatedEndpoint(name="large", tier="llm")

@@ -23,7 +23,7 @@ PRICE = Price(input=Decimal(1), output=Decimal(2))
 GOLDEN = Path(__file__).parent / "golden"
 GRAPH = """
 from moa import Agent, Graph, Text
-from moa.handoffs import Dropped, Reply
+from moa.node import Dropped, Reply
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
 

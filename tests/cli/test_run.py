@@ -14,7 +14,7 @@ GRAPH = """
 from pydantic import BaseModel
 from moa import Reply
 from moa.graphs.engine.graph import Graph
-from moa.handoffs import Dropped
+from moa.node import Dropped
 from moa.testing import SimulatedEndpoint
 from moa.agents import Agent
 from moa.usage import Price

@@ -11,8 +11,7 @@ from pydantic import BaseModel
 
 from moa.batch import Item, Status
 from moa.graphs.support import QUARANTINE, UNWRITTEN
-from moa.handoffs import Dropped, Text
-from moa.node import Result
+from moa.node import Dropped, Result, Text
 from moa.questions import Answer, Choice, Option, Question
 from moa.rows.tally import Tally
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moa.budget import Reservation
+from moa.budget import Budget, Reservation
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointUnavailable
 from moa.trace import TextDelta
-from moa.usage import NOTHING, Amount, Budget, Price, Tier
+from moa.usage import NOTHING, Amount, Price, Tier
 
 ONE = Amount(calls=1, input_tokens=100, output_tokens=50)
 PRICE = Price(input=Decimal(10), output=Decimal(10))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried
@@ -18,7 +19,6 @@ from moa.errors import EndpointUnavailable, MoaError, OutputError, StoreError
 from moa.journal import Journal, digest
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
-from moa.usage import Budget
 
 PROMPT = Prompt.of("Why?")
 YES_OR_NO = Question("good", "predicate", "Is it?", (Option("yes", True), Option("no", False)))

@@ -10,12 +10,12 @@ import sys
 import pytest
 
 from moa.agents import Agent
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import Fallback, Retried
 from moa.errors import BudgetExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Budget
 
 BUSY = EndpointUnavailable("busy with Ann's divorce", endpoint="small", status=429)
 

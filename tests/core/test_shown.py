@@ -5,16 +5,16 @@ from __future__ import annotations
 from decimal import Decimal
 
 from moa.agents.sentiment import Mood, Sentiment
+from moa.budget import Budget
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.wrappers import Fallback, Retried
-from moa.handoffs import Reply
-from moa.node import Result
+from moa.node import Reply, Result
 from moa.testing import SimulatedEndpoint
 from moa.trace import Note
-from moa.usage import Amount, Budget, Part, Usage
+from moa.usage import Amount, Part, Usage
 
 SPENT = Usage(
     {

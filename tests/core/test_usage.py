@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.budget import Budget
 from moa.errors import ConfigError
-from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Budget, Part, Price, Tier, Usage
+from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
 counts = st.integers(min_value=0, max_value=10**9)
 amounts = st.builds(

@@ -10,13 +10,14 @@ from typing import get_args
 import pytest
 
 from moa import Example, RunContext
+from moa.budget import Budget
 from moa.decisions.probe import ENOUGH, LAYOUTS, find_out, probe, shipped_trials
 from moa.endpoints import Decision
 from moa.endpoints.known import Known, known
 from moa.errors import BudgetExceeded, CapabilityError, DeadlineExceeded, EndpointRejected
 from moa.questions import Answer, Kind, Layout, Question
 from moa.testing import SimulatedEndpoint
-from moa.usage import Amount, Budget
+from moa.usage import Amount
 
 RIGHT = {trial.text: trial.label for trial in shipped_trials()}
 

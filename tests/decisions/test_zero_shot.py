@@ -11,13 +11,13 @@ import pytest
 
 from decisions.moods import classifier
 from moa import Classifier, Filter, RunContext
+from moa.budget import Budget
 from moa.decisions.ensemble import MOST_READ, ordinary_texts
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep
 from moa.errors import ConfigError
 from moa.node import Result
 from moa.testing import SimulatedEndpoint
-from moa.usage import Budget
 
 installed = pytest.mark.skipif(
     MultilingualEncoder.missing() is not None, reason="the encoder is not installed"

@@ -13,6 +13,7 @@ import pytest
 from graphs.encoder import WordEncoder
 
 from documents.files import closed
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.documents.files import Progress, Sources
 from moa.documents.index import Changes, Index, Indexed
@@ -25,7 +26,6 @@ from moa.errors import (
     EndpointUnavailable,
 )
 from moa.testing import ScriptedEndpoint
-from moa.usage import Budget
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.retrieval import BM25, Dense, Hybrid, fused, words
 from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError
 from moa.testing import ScriptedEndpoint
-from moa.usage import Budget
 
 
 def passage(text: str, document: str = "") -> Passage:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from moa.budget import Budget
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -30,7 +31,6 @@ from moa.errors import (
 )
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import ALL, SimulatedEndpoint, Step
-from moa.usage import Budget
 
 from .conftest import Answer, Asked, Served, chat, events, piece
 from .servers import server

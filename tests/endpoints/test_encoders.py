@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import encoders
 from moa.endpoints.encoders import MultilingualEncoder, encoder_beside, reads_heads
 from moa.errors import BudgetExceeded, CapabilityError, MissingDependency
 from moa.testing import SimulatedEndpoint
-from moa.usage import Budget
 
 installed = pytest.mark.skipif(
     MultilingualEncoder.missing() is not None, reason="the encoder is not installed"

@@ -33,8 +33,7 @@ from moa.errors import (
     InvalidResponse,
     OutputError,
 )
-from moa.handoffs import Reply
-from moa.node import Result
+from moa.node import Reply, Result
 from moa.usage import Price
 
 PRICE = Price(input=Decimal(1), output=Decimal(2))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
@@ -25,7 +26,7 @@ from moa.errors import (
     OutputError,
 )
 from moa.messages import Message
-from moa.usage import Budget, Price
+from moa.usage import Price
 
 from .conftest import (
     REFUSED,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
 from moa.endpoints.decide import Decides
@@ -17,7 +18,6 @@ from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse
 from moa.questions import Option, Question
-from moa.usage import Budget
 
 from .conftest import Answer, Asked, Served, chat
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from moa._async import closed_after
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
@@ -26,7 +27,6 @@ from moa.errors import (
 )
 from moa.questions import Option, Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Budget
 
 from .conftest import streamed
 

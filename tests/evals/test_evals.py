@@ -26,7 +26,7 @@ from moa.evals.metrics import (
     numeric_match,
     rouge_l,
 )
-from moa.handoffs import Reply
+from moa.node import Reply
 from moa.questions import Choice, Predicate
 
 

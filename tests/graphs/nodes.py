@@ -12,8 +12,7 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.errors import EndpointUnavailable
 from moa.graphs import BuiltGraph, Graph
-from moa.handoffs import Consulted, Reply, Text
-from moa.node import Result, finish
+from moa.node import Consulted, Reply, Result, Text, finish
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
 

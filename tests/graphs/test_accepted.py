@@ -15,7 +15,7 @@ from moa.calibration.verifiers import Length
 from moa.errors import ConfigError, EndpointUnavailable, WiringError
 from moa.graphs import Graph
 from moa.graphs.cascade import Cascade
-from moa.handoffs import Reply
+from moa.node import Reply
 from moa.questions import Choice, Predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 

@@ -9,16 +9,15 @@ import pytest
 from pydantic import BaseModel
 
 from moa.agents import Agent
+from moa.budget import Budget
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.graphs.best_of_n import BestOfN
-from moa.handoffs import Reply
 from moa.mixing.judges import Best, ByPolicy, Listwise
-from moa.node import Result
+from moa.node import Reply, Result
 from moa.testing import SimulatedEndpoint, Step
-from moa.usage import Budget
 
 from .nodes import DOWN, large, small, streamed
 

@@ -15,6 +15,7 @@ from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.deciding import Decider
 from moa.agents.filter import Filter
+from moa.budget import Budget
 from moa.calibration.acceptance import Confident
 from moa.calibration.audit import Audit
 from moa.calibration.drift import Drift
@@ -34,10 +35,9 @@ from moa.errors import (
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import Graph
 from moa.graphs.oversight import Oversight, same_answer
-from moa.handoffs import Reply, Text
+from moa.node import Reply, Text
 from moa.questions import Answer, Choice, Predicate, choice, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.usage import Budget
 
 from .nodes import DOWN, BreaksOff, large, small, streamed
 

@@ -6,13 +6,13 @@ import pytest
 from pydantic import BaseModel
 
 from moa.agents import Agent
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import ConfigError, OutputError
 from moa.graphs.choose_best import ChooseBest
-from moa.handoffs import Reply
 from moa.mixing.answer_extraction import last_number
+from moa.node import Reply
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.usage import Budget
 
 from .nodes import DOWN, streamed
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.budget import Budget
 from moa.errors import BudgetExceeded, EndpointUnavailable, OutputError
 from moa.graphs.code import Code, Program, Review, SandboxResult, source_of
 from moa.testing import Step
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 from .nodes import large, notes
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.debate import Debate, Debater
 from moa.mixing.answer_extraction import last_number
 from moa.mixing.judges import Best, Listwise
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
-from moa.usage import Budget
 
 from .nodes import DOWN, streamed
 

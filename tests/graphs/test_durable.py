@@ -22,6 +22,7 @@ from moa._async import gather
 from moa.agents import Agent
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.errors import (
@@ -37,11 +38,10 @@ from moa.graphs import Graph, as_langgraph
 from moa.graphs.mixture import Mixture
 from moa.graphs.refine import Critic, Refine, writer_of
 from moa.graphs.self_consistency import SelfConsistency
-from moa.handoffs import Reply
-from moa.node import Result, finish, in_place
+from moa.node import Reply, Result, finish, in_place
 from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Budget, Price
+from moa.usage import Price
 
 from .killed import THREAD, killed, resumed, whole
 from .nodes import Asker, alone, kept

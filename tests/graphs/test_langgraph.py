@@ -18,6 +18,7 @@ from langgraph.types import Command, Interrupt, RetryPolicy, interrupt
 from pydantic import BaseModel
 
 from moa.agents import Agent
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.errors import (
@@ -32,7 +33,6 @@ from moa.graphs import Graph, Skipped, as_langgraph, as_runnable, retry_on
 from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, NodeFinished
-from moa.usage import Budget
 
 from .killed import THREAD
 from .nodes import Asker, alone, kept

@@ -33,10 +33,9 @@ from moa.graphs.support import Support
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection
 from moa.guards.pii import Pii
-from moa.handoffs import Reply
 from moa.mixing.answer_extraction import last_number, stated
 from moa.mixing.judges import ByPolicy, Listwise
-from moa.node import Node
+from moa.node import Node, Reply
 from moa.testing import SimulatedEndpoint, Step
 
 from .nodes import Timed

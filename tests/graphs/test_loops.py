@@ -8,15 +8,15 @@ from typing import Any, cast
 import pytest
 
 from moa.agents import Agent
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, NodeError, WiringError
 from moa.graphs import BuiltGraph, Graph, Skipped
 from moa.graphs.engine.drawing import Diagram, diagram_of
 from moa.graphs.loading import asked_by
-from moa.handoffs import Reply, Text
+from moa.node import Reply, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import NodeStarted, TextDelta
-from moa.usage import Budget
 
 from .nodes import Asker, notes
 

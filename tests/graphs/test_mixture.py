@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.proposer import Proposer
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.wrappers import Retried
@@ -28,11 +29,10 @@ from moa.errors import (
 )
 from moa.graphs.mixture import BaseMixture, Mixed, Mixture
 from moa.graphs.self_mixture import SelfMixture
-from moa.handoffs import Reply, Text
-from moa.node import Result
+from moa.node import Reply, Result, Text
 from moa.testing import SimulatedEndpoint, Step
 from moa.trace import Event, NodeFinished, Note, TextDelta
-from moa.usage import Budget, Tier
+from moa.usage import Tier
 
 from . import clock
 from .nodes import BreaksOff

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.graphs.mixture import affordable
 from moa.mixing.packing import Call
-from moa.usage import Amount, Budget
+from moa.usage import Amount
 
 SMALL: Call = ("slm", Amount(calls=1, input_tokens=100))
 LARGE: Call = ("llm", Amount(calls=1, input_tokens=100))

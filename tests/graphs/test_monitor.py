@@ -18,6 +18,7 @@ from moa._async import map_async
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
+from moa.budget import Budget
 from moa.calibration.drift import moved, p_value
 from moa.context import RunContext
 from moa.endpoints import Endpoint
@@ -27,7 +28,6 @@ from moa.node import Result
 from moa.questions import Choice, Predicate, Score
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 from . import clock
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from moa.budget import Budget
 from moa.config import Config
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -35,7 +36,6 @@ from moa.graphs.rag import (
 )
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
-from moa.usage import Budget
 
 from .encoder import WordEncoder
 from .nodes import notes

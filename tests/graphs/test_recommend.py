@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Embeddings
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.recommend import Interests, Item, Recommend, Recommendations, items_of
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Budget
 
 from .encoder import WordEncoder
 from .nodes import large, notes, tiny

@@ -14,8 +14,7 @@ from moa.documents.claims import Citation, Claim, Grader
 from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.graphs.rag import NotInDocuments, Sourced
 from moa.graphs.research import Report, Research
-from moa.handoffs import Text
-from moa.node import Result
+from moa.node import Result, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import TextDelta
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import (
     BudgetExceeded,
@@ -24,7 +25,6 @@ from moa.node import Result
 from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, TextDelta
-from moa.usage import Budget
 
 from . import clock
 from .nodes import Asker, Timed, alone, both, first_of

@@ -9,6 +9,7 @@ import pytest_asyncio
 from pydantic import BaseModel
 
 from moa.agents import Agent
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.graphs.best_of_n import BestOfN
@@ -16,9 +17,8 @@ from moa.graphs.choose_best import ChooseBest
 from moa.graphs.debate import Debate, Debater
 from moa.graphs.refine import Critic, Refine, Reviser
 from moa.graphs.self_consistency import SelfConsistency
-from moa.handoffs import Reply
 from moa.mixing.judges import Listwise
-from moa.usage import Budget
+from moa.node import Reply
 
 pytestmark = pytest.mark.embedded
 ASKED = "Which animal barks, a dog or a fish?"

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.reasoner import Reasoned, Reasoner
+from moa.budget import Budget
 from moa.calibration.acceptance import Confident
 from moa.calibration.verifiers import Agreement
 from moa.context import RunContext
@@ -27,13 +28,11 @@ from moa.errors import (
 from moa.graphs.best_of_n import BestOfN
 from moa.graphs.cascade import Cascade
 from moa.graphs.self_consistency import SelfConsistency
-from moa.handoffs import Reply
 from moa.mixing.answer_extraction import field_of, label_of, last_number
 from moa.mixing.judges import Listwise
 from moa.mixing.voting import Voted
-from moa.node import Result
+from moa.node import Reply, Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
-from moa.usage import Budget
 
 from .nodes import DOWN, small, streamed
 

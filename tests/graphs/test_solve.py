@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from moa.budget import Budget
 from moa.calibration.verifiers import Length
 from moa.errors import BudgetExceeded, EndpointUnavailable
 from moa.graphs.solve import Solution, Solve, Step, Steps, Worked
@@ -17,7 +18,7 @@ from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
 from moa.trace import NodeFinished, NodeStarted, TextDelta
-from moa.usage import Budget, Tier
+from moa.usage import Tier
 
 from . import clock
 

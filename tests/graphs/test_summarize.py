@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.documents.sentences import Length
 from moa.endpoints.tokens import approximate_tokens
@@ -20,7 +21,6 @@ from moa.errors import (
 from moa.graphs.summarize import Cited, Original, Salience, Summarize
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, TextDelta
-from moa.usage import Budget
 
 from .encoder import WordEncoder
 from .nodes import large, notes, tiny

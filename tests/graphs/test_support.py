@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.errors import BudgetExceeded, CapabilityError
@@ -21,7 +22,6 @@ from moa.graphs.support import (
 )
 from moa.node import Result
 from moa.testing import SimulatedEndpoint
-from moa.usage import Budget
 
 Decided = Mapping[str, Mapping[str, float]]
 

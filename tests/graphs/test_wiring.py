@@ -14,8 +14,7 @@ from moa.agents.sentiment import Sentiment
 from moa.context import RunContext
 from moa.errors import WiringError
 from moa.graphs import Graph, Handle
-from moa.handoffs import Reply, Text
-from moa.node import Result
+from moa.node import Reply, Result, Text
 from moa.questions import Choice
 from moa.testing import ScriptedEndpoint
 

@@ -17,10 +17,9 @@ from moa.graphs.best_of_n import BestOf, BestOfN
 from moa.graphs.self_consistency import SelfConsistency
 from moa.guards import Blocked
 from moa.guards.guarded import Guarded
-from moa.handoffs import Reply, Text
 from moa.mixing.judges import Candidates, Picked
 from moa.mixing.voting import Voted
-from moa.node import Node, Result
+from moa.node import Node, Reply, Result, Text
 from moa.questions import Choice
 
 

@@ -12,7 +12,7 @@ from moa.errors import ConfigError
 from moa.guards import Blocked, Exchange
 from moa.guards.groundedness import Groundedness
 from moa.guards.guarded import Guarded
-from moa.handoffs import Reply
+from moa.node import Reply
 from moa.questions import Predicate, predicate
 from moa.testing import ScriptedEndpoint
 

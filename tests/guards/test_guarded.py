@@ -34,8 +34,7 @@ from moa.guards import Blocked, Exchange
 from moa.guards.guarded import Guarded
 from moa.guards.pii import Pii, PiiSession
 from moa.guards.recognizers import Finding, Pattern
-from moa.handoffs import Reply
-from moa.node import Result
+from moa.node import Reply, Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, NodeFinished, TextDelta
 

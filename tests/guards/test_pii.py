@@ -21,7 +21,7 @@ from moa.errors import ConfigError, GuardFailed
 from moa.guards.pii import Pii
 from moa.guards.recognizers import Finding, merged
 from moa.guards.texts import views
-from moa.handoffs import Text
+from moa.node import Text
 
 MESSAGES = messages(240, seed=20)
 PART = 6

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.agents import Agent
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.wrappers import Retried
@@ -25,12 +26,10 @@ from moa.errors import (
     EndpointUnavailable,
     QuorumNotMet,
 )
-from moa.handoffs import Reply
 from moa.mixing.fan_out import Drawn, fan_out
-from moa.node import Result
+from moa.node import Reply, Result
 from moa.testing import SimulatedEndpoint
 from moa.trace import Event, NodeFinished, NodeSkipped, NodeStarted, TextDelta
-from moa.usage import Budget
 
 
 class Options(TypedDict, total=False):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.errors import InputError
-from moa.handoffs import Consulted
 from moa.mixing.packing import CUT, Packed, pack
+from moa.node import Consulted
 
 _TOKEN = re.compile(r"\S+")
 SAME = "It rains a lot in spring because warm air meets the cold sea, so take a coat with you."

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from moa.agents.reasoner import Reasoned
 from moa.errors import ConfigError
-from moa.handoffs import Reply
 from moa.mixing.answer_extraction import field_of, label_of, last_number, shown, stated, written
 from moa.mixing.voting import Tally, agree, likeness, most_agreed
+from moa.node import Reply
 from moa.questions import Choice
 
 answers = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=9)

@@ -16,14 +16,13 @@ from moa import rows
 from moa.agents import Agent
 from moa.agents.filter import Verdict
 from moa.batch import Item, Malformed, Row, map_rows
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, NodeError
 from moa.graphs import Graph
-from moa.handoffs import Dropped, Reply, Text
-from moa.node import Result
+from moa.node import Dropped, Reply, Result, Text
 from moa.testing import SimulatedEndpoint
 from moa.trace import Note
-from moa.usage import Budget
 
 
 class Node:

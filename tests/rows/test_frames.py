@@ -18,7 +18,7 @@ from moa.agents.sentiment import Sentiment
 from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs import Graph
-from moa.handoffs import Dropped, Reply
+from moa.node import Dropped, Reply
 from moa.testing import SimulatedEndpoint
 
 TEXTS = ["Lovely!", "Awful.", "Fine"]

@@ -28,52 +28,37 @@ def read(tmp_path: Path, name: str, content: str | bytes) -> list[Row | Malforme
     return list(rows.read(str(path)))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "values"),
-    [
-        pytest.param(
-            "a.jsonl",
-            '{"id": "x", "text": "one"}\n\n{"text": "two"}\n',
-            {"x": {"id": "x", "text": "one"}, 3: {"text": "two"}},
-            id="an id of its own, else the number of the line",
-        ),
-        pytest.param("a.txt", "one\n\nthree\n", {1: "one", 2: "", 3: "three"}, id="texts"),
-        pytest.param("a.txt", b"one\n\xff\xfe\nthree", {1: "one", 2: None, 3: "three"}, id="bytes"),
-        pytest.param(
-            "a.csv",
-            b"text\none\n\xff\nthree\n",
-            {2: {"text": "one"}, 3: None, 4: {"text": "three"}},
-            id="bytes in a table",
-        ),
-        pytest.param(
-            "a.csv",
-            b"\xef\xbb\xbfid,text\n7,hello\n",
-            {"7": {"id": "7", "text": "hello"}},
-            id="a byte order mark",
-        ),
-        pytest.param(
-            "a.csv",
-            'text,size\n"a, b\nc",1\nd,2\n',
-            {2: {"text": "a, b\nc", "size": "1"}, 4: {"text": "d", "size": "2"}},
-            id="commas and line ends in a cell",
-        ),
-        pytest.param(
-            "a.csv",
-            'n,text\n1,"open\n2,two\n3,three\n',
-            {2: None, 3: {"n": "2", "text": "two"}, 4: {"n": "3", "text": "three"}},
-            id="a quote that is never closed costs one line",
-        ),
-        pytest.param(
-            "a.csv",
-            "n,text\n1,one,more\n2,two\n",
-            {2: None, 3: {"n": "2", "text": "two"}},
-            id="another width",
-        ),
-        pytest.param(
-            "a.csv", f"text\n{'x' * 200_000}\n", {2: {"text": "x" * 200_000}}, id="a long cell"
-        ),
-    ],
-)
+READ: dict[str, tuple[str, str | bytes, dict[object, object]]] = {
+    "an id of its own": (
+        "a.jsonl",
+        '{"id": "x", "text": "one"}',
+        {"x": {"id": "x", "text": "one"}},
+    ),
+    "else its line": ("a.jsonl", '\n{"text": "two"}\n', {2: {"text": "two"}}),
+    "texts": ("a.txt", "one\n\nthree\n", {1: "one", 2: "", 3: "three"}),
+    "bytes": ("a.txt", b"one\n\xff\xfe\nthree", {1: "one", 2: None, 3: "three"}),
+    "bytes in a table": (
+        "a.csv",
+        b"n\none\n\xff\nthree\n",
+        {2: {"n": "one"}, 3: None, 4: {"n": "three"}},
+    ),
+    "a byte order mark": ("a.csv", b"\xef\xbb\xbfn,m\n7,hello\n", {2: {"n": "7", "m": "hello"}}),
+    "commas and line ends in a cell": (
+        "a.csv",
+        'n\n"a, b\nc"\nd\n',
+        {2: {"n": "a, b\nc"}, 4: {"n": "d"}},
+    ),
+    "a quote that is never closed": (
+        "a.csv",
+        'n\n"open\n2\n3\n',
+        {2: None, 3: {"n": "2"}, 4: {"n": "3"}},
+    ),
+    "another width": ("a.csv", "n\n1,more\n2\n", {2: None, 3: {"n": "2"}}),
+    "a long cell": ("a.csv", f"n\n{'x' * 200_000}\n", {2: {"n": "x" * 200_000}}),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "values"), READ.values(), ids=READ)
 def test_each_line_is_a_row_or_malformed(
     name: str, content: str | bytes, values: dict[object, object], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from moa import EmbeddedEndpoint, RunContext, Sentiment
 from moa.agents.sentiment import Mood
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.graphs.support import Excerpt, Support
-from moa.handoffs import Text
+from moa.node import Text
 from moa.questions import Option, Question
 from moa.usage import Amount
 

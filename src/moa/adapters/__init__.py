@@ -31,8 +31,8 @@ from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of
 from moa.endpoints.transport import known_error, worded
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.handoffs import Reply
 from moa.journal import explained
+from moa.node import Reply
 from moa.trace import TextDelta
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 

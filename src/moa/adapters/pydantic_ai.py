@@ -13,7 +13,7 @@ from moa.adapters import TEXT, Adapter, Calls, Settings, Takes
 from moa.agents.base import In, Out
 from moa.agents.prompts import written
 from moa.errors import ConfigError, MissingDependency
-from moa.handoffs import Reply
+from moa.node import Reply
 from moa.usage import Amount, Part, Usage
 
 if TYPE_CHECKING:

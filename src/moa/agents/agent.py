@@ -27,15 +27,14 @@ from moa.agents.prompts import (
 )
 from moa.agents.tool_calls import ToolCalls
 from moa.agents.tools import AnyTool, Tool
+from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.tools import Tooled, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
-from moa.handoffs import Reply
 from moa.messages import Message, files_of
-from moa.node import Result, streamed
+from moa.node import Reply, Result, streamed
 from moa.trace import Event, TextDelta
-from moa.usage import UNLIMITED, Budget
 
 REPLY = "Answer the message, in its language."
 """What to do, where nothing else is said."""

@@ -15,15 +15,15 @@ from typing_extensions import TypeVar
 
 from moa._async import in_time
 from moa.batch import faults_of
+from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext, run_context
 from moa.endpoints import Capability, Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.errors import CapabilityError, ConfigError, InputError
-from moa.handoffs import Reply
 from moa.journal import explained
-from moa.node import Result, finish
+from moa.node import Reply, Result, finish
 from moa.node_base import NodeBase
-from moa.usage import UNLIMITED, Budget, Tier
+from moa.usage import Tier
 
 T = TypeVar("T")
 In = TypeVar("In", default=str | BaseModel)

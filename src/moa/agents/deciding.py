@@ -30,7 +30,7 @@ from moa.errors import (
     InputError,
     InvalidResponse,
 )
-from moa.handoffs import Text
+from moa.node import Text
 from moa.questions import Answer, Question, fill, questions_of
 from moa.usage import FREE
 

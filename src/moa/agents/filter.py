@@ -14,7 +14,7 @@ from moa.context import RunContext
 from moa.decisions import ENOUGH, Adaptation
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.handoffs import Text
+from moa.node import Text
 from moa.questions import Answer, Option, Predicate, Question
 
 Action = Literal["keep", "drop"]

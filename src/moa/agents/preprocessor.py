@@ -24,7 +24,7 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import MissingDependency
-from moa.handoffs import Reply, Text
+from moa.node import Reply, Text
 
 _REWRITE = (
     "Write the text again with its spelling and grammar corrected. Keep its language, its meaning "

@@ -10,8 +10,7 @@ from moa.agents import Agent, MaxTokens, Settings, WarmTemperature
 from moa.agents.prompts import block, escaped, written
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
-from moa.handoffs import Consulted, Reply
-from moa.node import Node
+from moa.node import Consulted, Node, Reply
 
 ANSWER = (
     "Answer the request, in its language. Work problems out step by step, and end them with a "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError, MissingDependency
-from moa.handoffs import Text
+from moa.node import Text
 
 
 def split(

@@ -19,9 +19,8 @@ from moa.agents.prompts import Untitled
 from moa.context import RunContext
 from moa.endpoints import ToolSchema
 from moa.errors import ConfigError, MissingDependency
-from moa.handoffs import Text
 from moa.messages import ToolCall
-from moa.node import Node
+from moa.node import Node, Text
 
 if TYPE_CHECKING:
     from moa.agents.filter import Verdict

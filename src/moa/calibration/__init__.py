@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import field_serializer
 
 from moa.errors import ConfigError
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _NEGLIGIBLE = 1e-18
 _HALVINGS = 60

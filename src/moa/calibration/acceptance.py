@@ -19,7 +19,7 @@ from moa._async import gather, map_async
 from moa.calibration import Bound, Guarantee
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
-from moa.handoffs import Reply, Text
+from moa.node import Reply, Text
 from moa.questions import answers_in
 
 if TYPE_CHECKING:

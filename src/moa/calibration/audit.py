@@ -23,7 +23,7 @@ from typing import Self
 from pydantic import Field
 
 from moa.calibration import Bound, percent
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _FIRST = 0.5
 _ALTERNATIVES = (1.3, 1.6, 2.0, 3.0, 5.0, 10.0)

@@ -29,7 +29,7 @@ from pydantic import Field
 from moa.calibration import log_choose, percent
 from moa.calibration.audit import Evidence
 from moa.errors import ConfigError
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 Value = float | str
 """A number, or a name, such as that of a language."""

@@ -25,7 +25,7 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.labels import label_prompt, one_line
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, MissingDependency
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.questions import NONE_OF_THESE, Layout, Question
 
 DECIDES = "slm"

@@ -24,7 +24,7 @@ from moa.decisions.arrays import Bools, Floats, np
 from moa.decisions.heads import Blend, Head
 from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.questions import Kind, Option, Question
 
 Learn = Literal["split", "nothing", "approximate"]

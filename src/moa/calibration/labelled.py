@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from moa._text import words_in
 from moa.errors import InputError
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _LIKE_TEXTS, _LONG = 0.5, 30
 """A column in which more than this share of values are different, and most are at least this long,

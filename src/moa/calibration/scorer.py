@@ -36,7 +36,7 @@ from moa.decisions.arrays import (
 )
 from moa.decisions.heads import Blend, Head
 from moa.decisions.regression import class_prior, cross_validated, fit_blend, matching_bias
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.questions import NONE_OF_THESE
 
 MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"

@@ -12,6 +12,7 @@ from uuid import uuid4
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo
 
 from moa.agents.filter import Verdict
+from moa.budget import UNLIMITED, Budget
 from moa.calibration.acceptance import Policy
 from moa.chat.memory import Extract, Memory, Passage
 from moa.chat.messages import FILE, THREAD, ChatReply, Conversation, Turn, UserMessage, is_file
@@ -23,10 +24,8 @@ from moa.endpoints.known import can_write
 from moa.errors import InputError, MoaError
 from moa.graphs.fields import IN_PYTHON, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch
-from moa.handoffs import Reply
-from moa.node import Node
+from moa.node import Node, Reply
 from moa.trace import Event, TextDelta
-from moa.usage import UNLIMITED, Budget
 
 if TYPE_CHECKING:
     from moa.chat.stores import Saver

@@ -23,8 +23,7 @@ from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError, EndpointRejected, MoaError
-from moa.handoffs import Frozen, Reply
-from moa.node import Node
+from moa.node import Frozen, Node, Reply
 
 _INSTRUCTIONS = (
     "Summarize the conversation in at most {words} words, in its language, for someone who "

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError
-from moa.handoffs import Frozen, Reply
+from moa.node import Frozen, Reply
 from moa.usage import Amount, Part, Tier, Usage
 
 THREAD = "default"

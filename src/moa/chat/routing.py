@@ -26,9 +26,8 @@ from moa.errors import (
     OutputError,
     Unanswered,
 )
-from moa.handoffs import Frozen, Reply
 from moa.messages import Message
-from moa.node import Node
+from moa.node import Frozen, Node, Reply
 from moa.trace import TextDelta
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."

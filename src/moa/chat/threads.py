@@ -20,7 +20,7 @@ from moa.chat.messages import Conversation, Summary, Turn
 from moa.chat.stores import Store, wait_for
 from moa.context import RunContext
 from moa.errors import StoreError
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.usage import Tier, Usage
 
 _CHANNEL = "conversation"

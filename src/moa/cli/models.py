@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.advisor.words import Job, Kind, Risk, Skill
+from moa.budget import Budget
 from moa.cli import options, screen
 from moa.errors import ConfigError
-from moa.usage import Budget, Price
+from moa.usage import Price
 
 if TYPE_CHECKING:
     from moa._terminal import Console

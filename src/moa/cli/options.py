@@ -232,9 +232,9 @@ class Asking:
 
         After Ctrl-C it says `stopped`, or nothing where that is empty.
         """
+        from moa.budget import Budget
         from moa.config.endpoints import Endpoints
         from moa.context import RunContext
-        from moa.usage import Budget
 
         async def work() -> int:
             async with Endpoints(configured(self.config)) as endpoints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from moa.documents.sentences import sentences
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 
 class Document(Frozen):

@@ -18,8 +18,7 @@ from moa.documents.retrieval import searched, words
 from moa.documents.sentences import sentences
 from moa.endpoints import Endpoint
 from moa.errors import CalibrationError, ConfigError, MoaError, check_recoverable
-from moa.handoffs import Frozen, Text
-from moa.node import Node
+from moa.node import Frozen, Node, Text
 from moa.questions import Answer, Option, Question
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from moa.documents.files import Progress, Sources, Unread, files_under, read_eac
 from moa.documents.retrieval import BM25, TOP_K, Dense, Hybrid, Retriever, searched
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
-from moa.handoffs import Text
+from moa.node import Text
 
 MAX_TOKENS = 200
 """Of a passage: what a sentence encoder reads as a whole, and a small model decides on well."""

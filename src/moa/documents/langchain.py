@@ -10,7 +10,7 @@ from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.retrieval import TOP_K, Retriever
 from moa.errors import NodeError
-from moa.handoffs import Text
+from moa.node import Text
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document as LangChainDocument

@@ -18,8 +18,7 @@ from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError, needed
-from moa.handoffs import Text
-from moa.node import Node
+from moa.node import Node, Text
 
 TOP_K = 5
 _RANK = 60

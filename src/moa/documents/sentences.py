@@ -7,7 +7,7 @@ import re
 from pydantic import Field
 
 from moa._text import word_count
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _CITED = r"(?:\s?\[\d[\d,;\s\u2013-]*\])*"
 # An end with closing quotes and brackets, and the citations behind it: `… it is. [1][2]`. The

@@ -18,8 +18,7 @@ from moa.calibration.acceptance import confidence_of, text_of
 from moa.calibration.features import Progress
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError, MoaError
-from moa.handoffs import Frozen
-from moa.node import Node
+from moa.node import Frozen, Node
 from moa.questions import answers_in
 from moa.rows import Format, typed
 from moa.usage import Usage

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from moa._async import map_async
 from moa._files import Existing
+from moa.budget import Budget
 from moa.calibration import percent
 from moa.calibration.features import Progress
 from moa.context import RunContext
@@ -30,10 +31,8 @@ from moa.evals.metrics import (
     metric_for,
     ranked,
 )
-from moa.handoffs import Frozen
 from moa.mixing.judges import Candidates, Listwise
-from moa.node import Node
-from moa.usage import Budget
+from moa.node import Frozen, Node
 
 REFERENCE = "llm"
 """The design that others are compared with, where it is among them."""

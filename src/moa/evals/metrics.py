@@ -21,7 +21,7 @@ from moa.decisions.arrays import (
 )
 from moa.errors import needed
 from moa.evals.cases import DesignAnswer
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 
 class Interval(NamedTuple):

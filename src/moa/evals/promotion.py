@@ -23,7 +23,7 @@ from moa.errors import InputError
 from moa.evals.cases import Cache, Case, DesignAnswer, answers_of
 from moa.evals.labelling import question_of
 from moa.evals.metrics import ranked
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.usage import Amount
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)

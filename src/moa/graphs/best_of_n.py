@@ -18,11 +18,10 @@ from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.graphs.fields import FromEndpoint, Table
 from moa.graphs.self_consistency import Sampling
-from moa.handoffs import Reply
 from moa.mixing.answer_extraction import written
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import ByPolicy, Candidates, Picked, distinct, judge_of, picked_by
-from moa.node import Node
+from moa.node import Node, Reply
 
 _FOR_SAMPLES = 0.7
 """Share of the time left after which no further sample is waited for; the rest is the judge's."""

@@ -23,8 +23,8 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, note_drafts, told, tried
-from moa.handoffs import Frozen, Reply
 from moa.mixing.fan_out import fan_out
+from moa.node import Frozen, Reply
 from moa.questions import Score, score
 
 PERSONAS: Mapping[str, str] = {

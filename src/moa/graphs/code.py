@@ -25,7 +25,7 @@ from moa.context import RunContext, quiet
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, tried
-from moa.handoffs import Frozen, Reply
+from moa.node import Frozen, Reply
 
 Parser = Literal["python", "json", "toml"]
 

@@ -21,12 +21,11 @@ from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotMet
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
-from moa.handoffs import Frozen, Reply
 from moa.mixing.answer_extraction import Key, stated
 from moa.mixing.fan_out import fan_out
 from moa.mixing.judges import Candidates, Picked, distinct, judge_of, picked_by
 from moa.mixing.voting import Tally, Voted, unreadable
-from moa.node import Node, Result, unique_names
+from moa.node import Frozen, Node, Reply, Result, unique_names
 
 _DEBATERS = 3
 """Debaters where one model debates with itself."""

@@ -28,11 +28,10 @@ from moa.errors import (
 from moa.graphs.engine.types import fits, shown, signature_of
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
 from moa.graphs.recipe import Recipe, Sketch
-from moa.handoffs import Consulted, Reply
 from moa.mixing.fan_out import fan_out
 from moa.mixing.packing import Asked, Call, Reader, readers_of
 from moa.mixing.voting import agree, most_agreed
-from moa.node import Node
+from moa.node import Consulted, Node, Reply
 
 Member = Endpoint | Node[Any, Any]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""

@@ -26,8 +26,7 @@ from moa.graphs.fields import FromEndpoint, Large, beside_config
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
 from moa.graphs.windows import Change, Windows
-from moa.handoffs import Dropped, Frozen, Reply
-from moa.node import Node, Result
+from moa.node import Dropped, Frozen, Node, Reply, Result
 from moa.questions import Choice, Predicate, Question, Score
 
 Seen = Callable[[Any], Mapping[str, str]]

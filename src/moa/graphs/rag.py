@@ -54,8 +54,7 @@ from moa.graphs.engine.types import is_node
 from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch, tried
 from moa.graphs.single_model import load_calibration
-from moa.handoffs import Dropped, Frozen, Reply, Text
-from moa.node import Node
+from moa.node import Dropped, Frozen, Node, Reply, Text
 from moa.trace import Event, TextDelta
 
 ABSENT = "NOT IN THE DOCUMENTS"

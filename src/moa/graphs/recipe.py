@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as validated
 from moa._async import map_async
 from moa._files import replace_text
 from moa.agents.base import In, Out, TypedNode, ready, said
+from moa.budget import UNLIMITED, Budget
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas
@@ -29,10 +30,9 @@ from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table, keys_in, settings_in, table_of
-from moa.handoffs import Reply
-from moa.node import Node, Result
+from moa.node import Node, Reply, Result
 from moa.trace import NodeFinished, NodeStarted, NoteKind, TextDelta
-from moa.usage import UNLIMITED, Budget, Tier
+from moa.usage import Tier
 
 A = TypeVar("A")
 S = TypeVar("S", bound=BaseModel)

@@ -26,7 +26,7 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError
 from moa.graphs.fields import FromFile, Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.handoffs import Frozen, Reply
+from moa.node import Frozen, Reply
 from moa.rows import typed
 
 _BY_WORDS = "items are found by words alone"

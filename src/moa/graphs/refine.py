@@ -21,8 +21,7 @@ from moa.errors import ConfigError, MoaError
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint
 from moa.graphs.recipe import Recipe, Sketch
-from moa.handoffs import Frozen, Reply
-from moa.node import Node
+from moa.node import Frozen, Node, Reply
 
 
 class Draft(Frozen):

@@ -20,8 +20,7 @@ from moa.errors import InputError, MoaError, check_recoverable
 from moa.graphs.fields import IN_PYTHON, Large
 from moa.graphs.rag import NotInDocuments, Rag, RagOutcome
 from moa.graphs.recipe import FromTable, Recipe, Sketch, each_tried, tried
-from moa.handoffs import Frozen, Reply, Text
-from moa.node import Node, in_place
+from moa.node import Frozen, Node, Reply, Text, in_place
 
 
 class Finding(Frozen):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic
 from pydantic import Field
 
 from moa.agents.base import In, Out
+from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext
 from moa.errors import MoaError, NodeError
 from moa.graphs.engine.types import signature_of
@@ -18,7 +19,7 @@ from moa.graphs.fields import FromGraph
 from moa.graphs.oversight import same_answer
 from moa.graphs.recipe import Recipe, Sketch
 from moa.node import Node, Result
-from moa.usage import UNLIMITED, Budget, Usage
+from moa.usage import Usage
 
 _MARGIN_S = 0.1
 """Time of a run that is kept back for handing its answer on."""

@@ -40,8 +40,7 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError, MoaError, OutputError
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import Recipe, Sketch, told
-from moa.handoffs import Frozen, Reply
-from moa.node import Node
+from moa.node import Frozen, Node, Reply
 from moa.questions import Predicate, predicate
 from moa.usage import Tier
 

@@ -33,7 +33,7 @@ from moa.endpoints.tokens import approximate_tokens
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, told, tried
 from moa.graphs.write import Prompted, to_length
-from moa.handoffs import Frozen, Reply
+from moa.node import Frozen, Reply
 
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5

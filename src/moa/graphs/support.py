@@ -35,7 +35,7 @@ from moa.graphs.recipe import WiredRecipe
 from moa.guards import spam
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import Spam
-from moa.handoffs import Dropped, Frozen, Reply, Text
+from moa.node import Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Score, score
 
 INSTRUCTIONS = (

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from moa.calibration.drift import Counts, Moved, added, moved
 from moa.graphs.recipe import keep, read_kept
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _EXAMPLES = 3
 _LONGEST = 300

@@ -21,8 +21,7 @@ from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, each_tried, note_drafts, told, tried
-from moa.handoffs import Frozen, Reply
-from moa.node import Node
+from moa.node import Frozen, Node, Reply
 
 WHOLE_WORDS = 400
 """Words up to which a text is written in one call: an outline and sections took six, and on the two

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from moa.handoffs import Dropped, Frozen
+from moa.node import Dropped, Frozen
 
 Position = Literal["before", "beside", "after"]
 """Where a guard stands: before the node, beside it while it runs, or after it, on its output."""

@@ -19,8 +19,7 @@ from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Position
 from moa.guards.pii import Pii, PiiSession, Restoring
 from moa.guards.texts import changed, texts_of
-from moa.handoffs import Text
-from moa.node import Node, unique_names
+from moa.node import Node, Text, unique_names
 from moa.trace import Event, NodeFinished, TextDelta
 
 Check = Node[Any, Verdict]

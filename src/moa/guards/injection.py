@@ -21,7 +21,7 @@ from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.tokens import approximate_tokens, neutralise
 from moa.guards.texts import views
-from moa.handoffs import Text
+from moa.node import Text
 
 CRITERION = "an attempt to change the instructions of an AI"
 EXAMPLES = (

@@ -11,7 +11,7 @@ from moa.agents.filter import Verdict
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.handoffs import Text
+from moa.node import Text
 from moa.questions import NONE_OF_THESE
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.guards.recognizers import Finding, Pattern, Recognizer, denied, find, presidio_recognizers
 from moa.guards.texts import changed, texts_of
-from moa.handoffs import Text
+from moa.node import Text
 
 T = TypeVar("T")
 

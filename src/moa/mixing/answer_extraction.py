@@ -13,7 +13,7 @@ from moa.calibration.acceptance import text_of
 from moa.calibration.reply_signs import final_answer
 from moa.calibration.verifiers import answer_of
 from moa.errors import ConfigError
-from moa.handoffs import Reply, Text
+from moa.node import Reply, Text
 
 
 def as_key(value: object) -> Callable[[Any], Hashable | None]:

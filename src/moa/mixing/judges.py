@@ -21,8 +21,7 @@ from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, OutputError
-from moa.handoffs import Frozen
-from moa.node import Node
+from moa.node import Frozen, Node
 
 
 class Candidates(Frozen):

@@ -21,10 +21,9 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import InputError, OutputError
-from moa.handoffs import Consulted
 from moa.mixing.answer_extraction import stated
 from moa.mixing.voting import likeness
-from moa.node import Node, Result, unique_names
+from moa.node import Consulted, Node, Result, unique_names
 from moa.usage import Amount, Tier
 
 Call = tuple[Tier, Amount]

@@ -17,8 +17,8 @@ from pydantic import Field
 from moa._text import words_in
 from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError, OutputError
-from moa.handoffs import Reply
 from moa.mixing.answer_extraction import Key, shown, stated, written
+from moa.node import Reply
 
 _RUN = 3
 """Words in a row that are compared: enough that word order counts."""

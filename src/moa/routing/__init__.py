@@ -21,8 +21,7 @@ from moa._files import load_model, save_text
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
 from moa.errors import InputError
-from moa.handoffs import Frozen
-from moa.node import Result, finish
+from moa.node import Frozen, Result, finish
 from moa.routing.recorded import KNOWN, Case, Table, describe, grams
 
 RouterKind = Literal["router", "cascade"]

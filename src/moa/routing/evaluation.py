@@ -21,7 +21,7 @@ from moa.decisions.arrays import Floats, np
 from moa.errors import InputError
 from moa.evals.metrics import Interval, difference, stats
 from moa.evals.plots import save_picture
-from moa.handoffs import Frozen
+from moa.node import Frozen
 from moa.routing import Router, RouterKind
 from moa.routing.recorded import Recorded
 

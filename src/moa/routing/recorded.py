@@ -19,7 +19,7 @@ from pydantic import ConfigDict
 from moa.calibration.arithmetic import NUMBER
 from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
-from moa.handoffs import Frozen
+from moa.node import Frozen
 
 _NO_FIELDS = {"id", "strong_response"}
 _LONGEST_FIELD = 100

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -12,8 +11,7 @@ from typing import Any, TypeGuard, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel
 
-from moa.batch import Item, Malformed, OnError, Progress, Row, map_rows
-from moa.context import RunContext
+from moa.batch import Item, Malformed, Row
 from moa.errors import ConfigError
 from moa.node import Node
 
@@ -23,33 +21,19 @@ _WITH_GAPS = {frozenset((bool, NoneType)): "boolean", frozenset((int, NoneType))
 """Types of pandas that keep such cells as they are; by itself it takes objects, or fractions."""
 
 
-async def map_frame(
-    node: Node[Any, object],
-    frame: Frame,
-    context: RunContext | None,
-    *,
-    column: str | None,
-    columns: Sequence[str] | None,
-    max_concurrency: int,
-    on_error: OnError,
-    progress: Progress,
-) -> Frame:
-    """Run a node on each row of a frame; see `NodeBase.map_frame`."""
-    given = [_row(cell, column, i) for i, cell in enumerate(_cells_in(frame, column), 1)]
+def framed(
+    frame: Frame, node: Node[Any, Any], column: str | None, columns: Sequence[str] | None
+) -> tuple[list[Row | Malformed], Callable[[Sequence[Item[object]]], Frame]]:
+    """Give the rows of a frame, and what copies it with what a node made of them."""
+    rows = [_row(cell, column, i) for i, cell in enumerate(_cells_in(frame, column), 1)]
     names = _names(getattr(node, "output_type", None))
     only = None if columns is None else _chosen(columns, names)
-    mapped = map_rows(
-        node,
-        given,
-        context,
-        max_concurrency=max_concurrency,
-        on_error=on_error,
-        ordered=True,
-        progress=progress,
-    )
-    async with aclosing(mapped) as items:
-        cells = [_cells(item) async for item in items]
-    return _widened(frame, cells, prefix=node.name, names=[*names, "error"], only=only)
+
+    def widened(items: Sequence[Item[object]]) -> Frame:
+        cells = [_cells(item) for item in items]
+        return _widened(frame, cells, prefix=node.name, names=[*names, "error"], only=only)
+
+    return rows, widened
 
 
 def _cells_in(frame: object, column: str | None) -> list[Any]:
