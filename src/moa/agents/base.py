@@ -100,7 +100,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
     def __init__(
         self, *, name: str | None = None, budget: Budget = UNLIMITED, timeout_s: float | None = None
     ) -> None:
-        self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        self.name = name or type(self).default_name()
         self.budget = budget
         self.timeout_s = timeout_s
         for which in ("input_type", "output_type"):
@@ -120,6 +120,11 @@ class TypedNode(ABC, NodeBase[In, Out]):
                 which = _ROLES.get(parameter)
                 if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
                     setattr(cls, which, given)
+
+    @classmethod
+    def default_name(cls) -> str:
+        """Give the class's name in snake case."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
         """Answer one request.

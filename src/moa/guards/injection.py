@@ -165,7 +165,7 @@ class Injection(TypedNode[Text | str, Verdict]):
 
     def __init__(
         self,
-        slm: Endpoint,
+        slm: Endpoint | str,
         *,
         criterion: str = CRITERION,
         threshold: float = 0.5,
@@ -199,7 +199,7 @@ class Injection(TypedNode[Text | str, Verdict]):
 
 
 def injection_filter(
-    slm: Endpoint,
+    slm: Endpoint | str,
     criterion: str = CRITERION,
     *,
     threshold: float = 0.5,

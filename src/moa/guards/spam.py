@@ -63,11 +63,9 @@ class Spam(Filter):
         examples: Sequence[tuple[str, bool]] | None = None,
         **limits: Unpack[Limits],
     ) -> None:
-        name = limits.get("name") or "spam"
-        limits["name"] = name
         adaptation: Adaptation | None = None
         if examples is None and criterion == CRITERION:
-            adaptation = shipped_head(slm, "spam", asked_as=name)
+            adaptation = shipped_head(slm, "spam", asked_as=limits.get("name"))
             examples = EXAMPLES if adaptation is None else ()
         super().__init__(
             slm,
