@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from moa.budget import Budget
+from moa.calibration.acceptance import Judgement, Policy
 from moa.calibration.verifiers import Length
+from moa.context import RunContext
 from moa.errors import BudgetExceeded, EndpointUnavailable
 from moa.graphs.solve import Solution, Solve, Step, Steps, Worked
 from moa.node import Result
@@ -86,6 +88,21 @@ async def test_steps_lead_to_a_verified_answer_and_the_plan_sees_what_was_wrong(
     assert solution.reasons[0] == "every step has an answer, and all sums hold (1)"
     assert "1 + 1 = 3 is wrong: it is 2" in given_to(second, 1)
     first.assert_used_up()
+
+
+async def test_a_plan_in_a_code_fence_is_read() -> None:
+    fenced = f"```json\n{plan(step('bag', tier='slm')).model_dump_json()}\n```"
+    solution = await solved(small(worked("4"), YES), planning(fenced, "4 apples."))
+    assert ([s.answer for s in solution.steps], solution.verified) == (["4"], True)
+
+
+async def test_a_policy_that_refuses_without_reasons_verifies_nothing() -> None:
+    class Refuses(Policy):
+        async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
+            return Judgement(score=0.0, accepted=False, reasons=())
+
+    solution = await solved(small(), large("Six."), accept=Refuses(), tries=1)
+    assert not solution.verified
 
 
 async def test_a_step_is_given_the_results_that_it_needs_and_no_others() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -195,6 +196,8 @@ def test_a_text_column_must_be_in_the_first_row_and_costs_a_later_one_alone(tmp_
     path.write_text('{"body": "one"}\n{"text": "two"}\n{"body": "three"}\n')
     found = list(rows.read(path, text_column="body"))
     assert [type(row) for row in found] == [Row, Malformed, Row]
+    keyed = (replace(row, key=f"key {row.number}") for row in rows.read(path))
+    assert [row.key for row in rows.with_text(keyed, "body")] == ["key 1", "key 2", "key 3"]
     with pytest.raises(ConfigError, match=r"no text in a column 'text': it has 'body'"):
         next(rows.read(path, text_column="text"))
 

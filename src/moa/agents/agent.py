@@ -295,7 +295,7 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        output: Out = self.output_type.model_validate_json(text)
+        output: Out = self.output_type.model_validate_json(_unfenced(text))
         return output
 
     def check(self, request: In, output: Out) -> None:
@@ -379,11 +379,10 @@ class Agent(TypedNode[In, Out]):
         return replace(completion, text=text)
 
     def _fitted(self, completion: Completion, context: RunContext) -> Completion:
-        """Take JSON out of its fence, and cut what is too much rather than have it rewritten."""
+        """Cut what is too much, rather than have it all written again."""
         if self._schema is None:
             return completion
-        fenced = _FENCED.fullmatch(completion.text.strip())
-        text, cut = fitted(self.output_type, fenced[1] if fenced else completion.text.strip())
+        text, cut = fitted(self.output_type, _unfenced(completion.text.strip()))
         for what in cut:
             context.note("truncated", what, endpoint=completion.endpoint)
         return replace(completion, text=text)
@@ -416,6 +415,12 @@ class Agent(TypedNode[In, Out]):
         checked = type(self).check is not Agent[In, Out].check
         listened = context.listener is not None and "stream" in self.endpoint.capabilities
         return listened and self._schema is None and not checked
+
+
+def _unfenced(text: str) -> str:
+    """Take JSON out of its code fence."""
+    fenced = _FENCED.fullmatch(text)
+    return fenced[1] if fenced else text
 
 
 ready("generator", "Writes by instructions", "llm")(

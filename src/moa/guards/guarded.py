@@ -171,7 +171,8 @@ async def _checked(
     verdict = result.output
     if verdict.kept:
         return None
-    if all(note.kind != "dropped" for note in result.trace):  # a Filter has said so itself
+    if all((note.kind, note.text) != ("dropped", verdict.reason) for note in result.trace):
+        # A `Filter` has said so itself.
         context.note("dropped", f"stopped by {guard.name!r}, {place} the node: {verdict.reason}")
     return Blocked(reason=verdict.reason, guard=guard.name, place=place)
 

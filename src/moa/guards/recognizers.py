@@ -116,6 +116,7 @@ def _one(cluster: Sequence[Finding]) -> Finding:
     return replace(best, start=cluster[0].start, end=max(f.end for f in cluster))
 
 
+@dataclass(frozen=True)
 class Pattern:
     """Finds what a regular expression matches, upper and lower case apart.
 
@@ -129,25 +130,36 @@ class Pattern:
         ConfigError: it isn't valid, or the kind is not in capitals.
     """
 
-    def __init__(self, kind: str, expression: str, score: float = 1.0) -> None:
-        if not _KIND.fullmatch(kind):
+    kind: str
+    expression: str
+    score: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not _KIND.fullmatch(self.kind):
             raise ConfigError(
-                f"kind={kind!r}, but a kind is capitals, digits and _, as in ORDER_NUMBER"
+                f"kind={self.kind!r}, but a kind is capitals, digits and _, as in ORDER_NUMBER"
             )
         try:
-            self._expression = re.compile(expression)
+            re.compile(self.expression)
         except re.error as error:
             raise ConfigError(
-                f"the pattern of {kind!r} is no regular expression: {error}"
+                f"the pattern of {self.kind!r} is no regular expression: {error}"
             ) from error
-        self.name = kind
-        self._score = score
+
+    @property
+    def name(self) -> str:
+        """The kind that it finds."""
+        return self.kind
+
+    @functools.cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile(self.expression)
 
     def find(self, text: str, /) -> Iterator[Finding]:
         """Find all matches that aren't empty."""
-        for match in self._expression.finditer(text):
+        for match in self._compiled.finditer(text):
             if match.end() > match.start():
-                yield Finding(self.name, match.start(), match.end(), self._score)
+                yield Finding(self.kind, match.start(), match.end(), self.score)
 
 
 def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
@@ -299,7 +311,7 @@ _PATTERN_S = 10.0
 _PHONE_SCORE = 0.4
 
 
-_reading: ContextVar[bool] = ContextVar("moa.guards.reading", default=False)
+_reading: ContextVar[bool] = ContextVar("moa.guards.recognizers.reading", default=False)
 
 
 class _Silence(logging.Filter):

@@ -221,7 +221,7 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
                 if first:
                     hint = "Name the column that holds the text by --text-column"
                     raise ConfigError(f"line {row.number}: {problem}. {hint}")
-                row = _malformed(row.number, problem, dumped(row.value))
+                row = replace(_malformed(row.number, problem, dumped(row.value)), key=row.key)
             first = False
         yield row
 
