@@ -17,7 +17,7 @@ import numpy as np
 
 from heads import kept, read
 from moa.context import RunContext
-from moa.decisions import Adaptation, ensemble
+from moa.decisions import Adaptation, zero_shot
 from moa.decisions.heads import relevance_head
 from moa.decisions.regression import shrunk_mean
 from moa.questions import Option, Question
@@ -69,9 +69,9 @@ def measured(name: str, data: Path, cache: Path) -> list[str]:
         shares: list[float] = []
         for draw in range(DRAWS):
             some = np.random.RandomState(draw).permutation(len(rows) - HELD)[:count]
-            if ensemble.fits(right[some]):
+            if zero_shot.fits(right[some]):
                 args = (question, head, found[some], None, right[some])
-                made, _ = ensemble.by_labels(Adaptation(origin=name), *args)
+                made, _ = zero_shot.by_labels(Adaptation(origin=name), *args)
                 offsets = np.array(made.corrections["label"].offsets)
                 read_now: Any = made.heads["label"](found[held]) + offsets
                 shares.append(float((read_now.argmax(1) == right[held]).mean()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import moa.endpoints.labels as labels
+import moa.endpoints.logprobs as logprobs
 from guards_injection import each
 from moa import Endpoint, Filter, Sentiment
 from moa.guards.injection import Injection, InjectionRules
@@ -78,12 +78,12 @@ class Kind:
 @contextmanager
 def as_it_stands() -> Generator[None]:
     """Lay texts out with their line breaks, which `moa` does not."""
-    isolated = labels.one_line
-    labels.one_line = lambda text: text
+    isolated = logprobs.one_line
+    logprobs.one_line = lambda text: text
     try:
         yield
     finally:
-        labels.one_line = isolated
+        logprobs.one_line = isolated
 
 
 def kinds_of(slm: Endpoint) -> list[Kind]:

@@ -17,7 +17,7 @@ LAYERS = [
     {"trace", "budget"},
     {"journal"},
     {"context"},
-    {"records"},
+    {"journal_records"},
     {"messages"},
     {"node", "questions"},
     {"batch"},

@@ -31,7 +31,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError, ProcessDied, StoreError
 from moa.node import Node
 from moa.rows._stores import Postgres, Scratch, SQLite, Store
-from moa.rows.calls import CALLS, Calls, Fate, RowJournal, fate_of, worked
+from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, worked
 from moa.rows.writing import exported, line, name_of
 
 T = TypeVar("T")

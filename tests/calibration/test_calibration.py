@@ -27,8 +27,8 @@ from moa.config.endpoints import Endpoints
 from moa.decisions.regression import fit_head, folds, split
 from moa.errors import CalibrationError, InputError
 from moa.graphs.cascade import Cascade
+from moa.graphs.cascade_oversight import Oversight
 from moa.graphs.loading import load_graph
-from moa.graphs.oversight import Oversight
 from moa.questions import Answer
 from moa.testing import SimulatedEndpoint
 

@@ -12,7 +12,7 @@ import pytest
 from decisions.moods import classifier
 from moa import Classifier, Filter, RunContext
 from moa.budget import Budget
-from moa.decisions.ensemble import MOST_READ, ordinary_texts
+from moa.decisions.zero_shot import MOST_READ, ordinary_texts
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.known import Known, keep
 from moa.errors import ConfigError

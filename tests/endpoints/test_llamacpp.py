@@ -12,7 +12,7 @@ from moa.context import RunContext
 from moa.endpoints.client import Client
 from moa.endpoints.decide import Decides
 from moa.endpoints.embedded import Engine
-from moa.endpoints.labels import LabelPrompt, LlamaCppReader
+from moa.endpoints.logprobs import LabelPrompt, LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import InvalidResponse
 from moa.questions import Option, Question

@@ -13,7 +13,7 @@ from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
 from moa.endpoints.decide import Decides
-from moa.endpoints.labels import LabelPrompt, VLLMLabelReader, label_prompt
+from moa.endpoints.logprobs import LabelPrompt, VLLMLabelReader, label_prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse

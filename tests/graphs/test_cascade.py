@@ -33,8 +33,8 @@ from moa.errors import (
     OutputError,
 )
 from moa.graphs.cascade import Cascade
+from moa.graphs.cascade_oversight import Oversight, same_answer
 from moa.graphs.engine.graph import Graph
-from moa.graphs.oversight import Oversight, same_answer
 from moa.node import Reply, Text
 from moa.questions import Answer, Choice, Predicate, choice, predicate
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step

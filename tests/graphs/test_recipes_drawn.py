@@ -32,6 +32,7 @@ from moa.graphs.loading import READY
 from moa.graphs.mixture import Mixture
 from moa.graphs.monitor import Item as Post
 from moa.graphs.monitor import Monitor
+from moa.graphs.monitor_windows import Change, State, Window
 from moa.graphs.rag import Rag
 from moa.graphs.recipe import Recipe, Sketch, WiredRecipe
 from moa.graphs.recommend import Interests, Item, Recommend
@@ -44,7 +45,6 @@ from moa.graphs.shadow import Shadow
 from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.support import Support, Ticket
-from moa.graphs.windows import Change, State, Window
 from moa.graphs.write import Assignment, Write
 from moa.guards.guarded import Guarded
 from moa.mixing.judges import Listwise

@@ -114,9 +114,7 @@ async def test_another_note_of_a_guard_does_not_stand_for_why_it_stopped() -> No
     class Noting(Watching):
         async def run(self, request: str, context: RunContext | None = None, /) -> Result[Verdict]:
             result = await super().run(request, context)
-            return replace(
-                result, trace=(Note("dropped", self.name, "temperature: m takes none"),)
-            )
+            return replace(result, trace=(Note("dropped", self.name, "temperature: m takes none"),))
 
     result = await Guarded(node=answering(echo), before=[Noting(kept=False)]).run("Hello")
     assert result.trace[-1].text == "stopped by 'watching', before the node: it is bad"

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from disks import room
 
-import moa.rows.calls
+import moa.rows.loop
 from moa import Agent, Budget, Reply, RunContext
 from moa._files import Existing
 from moa.batch import Item, Row
 from moa.errors import BudgetExceeded, ConfigError, EndpointRejected, NodeError, StoreError
 from moa.graphs import Graph
 from moa.rows import RowFile, worked
-from moa.rows.calls import RowJournal, fate_of
+from moa.rows.loop import RowJournal, fate_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Usage
 
@@ -111,7 +111,7 @@ async def test_rows_of_one_call_write_nothing_beside_their_lines(
 async def test_a_call_is_on_disk_while_its_row_goes_on_without_another(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moa.rows.calls, "_LATE_S", 0.01)
+    monkeypatch.setattr(moa.rows.loop, "_LATE_S", 0.01)
     seen: list[int] = []
 
     async def look(text: Reply) -> str:

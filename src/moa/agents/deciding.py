@@ -421,7 +421,7 @@ class ZeroShotCache:
         free = costs_nothing(agent.endpoint)
         if agent.encoder is None and not free:
             return None
-        from moa.decisions.ensemble import zero_shot
+        from moa.decisions.zero_shot import zero_shot
 
         if free:
             from moa.decisions.probe import find_out

@@ -19,8 +19,8 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
 from moa.journal import Place, explained, interrupts_of, together
+from moa.journal_records import PLAIN, Call
 from moa.messages import Message, ToolCall
-from moa.records import PLAIN, Call
 from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount
 

@@ -22,7 +22,7 @@ from moa.decisions.arrays import Floats, Ints, np
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
-from moa.endpoints.labels import label_prompt, one_line
+from moa.endpoints.logprobs import label_prompt, one_line
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, MissingDependency
 from moa.node import Frozen

@@ -17,7 +17,6 @@ from functools import cache
 from moa.context import RunContext
 from moa.decisions import ENOUGH, Adaptation, Correction, PromptVariant
 from moa.decisions.arrays import Bools, Floats, log_softmax, np
-from moa.decisions.ensemble import LabelReader, Progress, labels_of, with_heads
 from moa.decisions.heads import FOLDER
 from moa.decisions.regression import (
     agreement,
@@ -29,6 +28,7 @@ from moa.decisions.regression import (
     matching_bias,
     shrunk_mean,
 )
+from moa.decisions.zero_shot import LabelReader, Progress, labels_of, with_heads
 from moa.endpoints import Endpoint, Example
 from moa.questions import Question
 

@@ -16,9 +16,9 @@ from pydantic import TypeAdapter
 from moa.context import RunContext
 from moa.endpoints.journalled import Journalled, journalled, journalled_stream
 from moa.errors import CapabilityError
+from moa.journal_records import JSON, Form, form_of
 from moa.messages import Message, ToolCall
 from moa.questions import Answer, Question
-from moa.records import JSON, Form, form_of
 from moa.usage import FREE, Amount, Price, Tier
 
 Capability = Literal["complete", "stream", "decide", "embed", "tools", "images", "files"]

@@ -22,7 +22,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Example, Prompt, Request
 from moa.endpoints.client import JSON, Client, object_of, objects_of
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
-from moa.endpoints.labels import LabelReader, LlamaCppReader, VLLMLabelReader
+from moa.endpoints.logprobs import LabelReader, LlamaCppReader, VLLMLabelReader
 from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import (
     ConfigError,
@@ -71,7 +71,7 @@ class Backend(Protocol):
         ...
 
 
-class Decider:
+class DecisionClient:
     """Decides by the first backend that works on the server, and remembers which.
 
     What the server offers is found out at the first decision, by what it says of itself and by one

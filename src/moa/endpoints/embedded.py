@@ -36,7 +36,7 @@ from moa.context import RunContext
 from moa.endpoints import Capability, close_all
 from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.known import Identity, installed
-from moa.endpoints.labels import LlamaCppReader
+from moa.endpoints.logprobs import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tokens import neutralise
 from moa.endpoints.weights import SMOLLM2, find_weights, sha256_of

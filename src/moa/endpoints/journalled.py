@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from moa._async import closed_after
 from moa.context import RunContext
-from moa.records import Call, Form, once
+from moa.journal_records import Call, Form, once
 
 T = TypeVar("T")
 Journalled = tuple[str, object, Form[T]]

@@ -27,7 +27,7 @@ from moa.endpoints import (
     need,
 )
 from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
-from moa.endpoints.decide import Decider, Decides
+from moa.endpoints.decide import Decides, DecisionClient
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.known import Identity
 from moa.endpoints.tokens import estimate_of, fewest_tokens, neutralise
@@ -141,7 +141,7 @@ class OpenAIEndpoint(EndpointBase):
             timeout_s=timeout_s,
         )
         self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
-        self._decider = Decider(self.client, self.complete, decides=decides, dialect=dialect)
+        self._decider = DecisionClient(self.client, self.complete, decides=decides, dialect=dialect)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.

@@ -37,10 +37,10 @@ from moa.endpoints import (
     close_all,
     decision_form,
 )
-from moa.endpoints.kept import AnswerFile
+from moa.endpoints.answer_file import AnswerFile
 from moa.energy import Meter
 from moa.errors import ConfigError, DeadlineExceeded, EndpointError, MoaError, OutputError
-from moa.records import Form
+from moa.journal_records import Form
 from moa.usage import NOTHING, Amount, Price, Tier
 
 T = TypeVar("T")

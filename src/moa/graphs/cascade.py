@@ -21,9 +21,9 @@ from moa.calibration.audit import Audit
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
+from moa.graphs.cascade_oversight import Oversight
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile, beside_config
-from moa.graphs.oversight import Oversight
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.node import Node, Result, finish, unique_names

@@ -23,9 +23,9 @@ from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.fields import FromEndpoint, Large, beside_config
+from moa.graphs.monitor_windows import Change, Windows
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
-from moa.graphs.windows import Change, Windows
 from moa.node import Dropped, Frozen, Node, Reply, Result
 from moa.questions import Choice, Predicate, Question, Score
 

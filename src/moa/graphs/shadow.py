@@ -14,9 +14,9 @@ from moa.agents.base import In, Out
 from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext
 from moa.errors import MoaError, NodeError
+from moa.graphs.cascade_oversight import same_answer
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromGraph
-from moa.graphs.oversight import same_answer
 from moa.graphs.recipe import Recipe, Sketch
 from moa.node import Node, Result
 from moa.usage import Usage

@@ -23,8 +23,8 @@ from moa.errors import (
     QuorumNotMet,
 )
 from moa.journal import explained, interrupts_of, together
+from moa.journal_records import PLAIN, Call
 from moa.node import Node, Result, in_place, unique_names
-from moa.records import PLAIN, Call
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
 
 In = TypeVar("In")

@@ -5,7 +5,7 @@ them: it is never overwritten by accident, written by one process at a time, and
 left to do. `worked` is the loop between.
 """
 
-from moa.rows.calls import worked as worked
+from moa.rows.loop import worked as worked
 from moa.rows.reading import STDIN as STDIN
 from moa.rows.reading import Format as Format
 from moa.rows.reading import aside as aside

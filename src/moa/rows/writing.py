@@ -18,7 +18,7 @@ from moa.batch import Item, Malformed, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
 from moa.rows._stores import Scratch, SQLite
-from moa.rows.calls import CALLS, Calls, Fate, fate_of
+from moa.rows.loop import CALLS, Calls, Fate, fate_of
 from moa.rows.reading import PARQUET_ROWS, Format, arrow, csv_line, format_of
 from moa.usage import Amount, Usage
 

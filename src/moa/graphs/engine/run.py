@@ -15,8 +15,8 @@ from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, Wirin
 from moa.graphs.engine.plan import Plan, Task
 from moa.graphs.engine.types import JsonForm, Skipped, kept_form
 from moa.journal import explained, interrupts_of, together
+from moa.journal_records import Form, run_once
 from moa.questions import accepted_in
-from moa.records import Form, run_once
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 PENDING: Any = object()

@@ -15,7 +15,7 @@ from moa.context import RunContext
 from moa.endpoints import Example, Request
 from moa.endpoints.client import Client
 from moa.endpoints.known import Known, keep
-from moa.endpoints.labels import (
+from moa.endpoints.logprobs import (
     DEMONSTRATIONS,
     LabelPrompt,
     LabelReader,

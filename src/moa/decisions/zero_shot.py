@@ -1,4 +1,4 @@
-"""Ensemble: a model that reads labels, the words of a question, and a head, weighed together.
+"""Zero-shot: a model that reads labels, the words of a question, and a head, weighed together.
 
 Each gives log-probabilities of a question's options. The model's are read in prompts; a head reads
 an encoder's vector of the text, and was made of the question's words or fitted to labelled texts.
