@@ -86,6 +86,16 @@ def test_a_block_of_python_runs_and_prints_what_it_says(
         eval_example.run_print_check(example)
 
 
+def test_the_files_and_functions_that_the_page_of_the_architecture_names_are_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for named in re.findall(r"`([\w/]+\.py)`", page):
+        assert [*ROOT.glob(named), *(ROOT / "src" / "moa").rglob(named)], named
+    for name, file in re.findall(r"`([\w.]+)`\s+\(`([\w/]+\.py)`\)", page):
+        source = (ROOT / "src" / "moa" / file).read_text(encoding="utf-8")
+        assert re.search(rf"\b(?:def|class) {name.split('.')[-1]}\b", source), (name, file)
+
+
+
 def test_the_blocks_hold_under_a_strict_type_checker(tmp_path: Path) -> None:
     for example in find_examples(*PAGES):
         if ELSEWHERE in example.prefix:
