@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 
 from pydantic import AfterValidator, Field
 
+from moa._async import beside
 from moa.agents.base import In, Out
 from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.calibration.audit import Audit
@@ -203,6 +204,10 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             by=self.tiers[standing.place].name,
             tier=standing.place,
         )
+
+    def run_sync(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
+        """Run where nothing is awaited; see `run` and `NodeBase.run_sync`."""
+        return beside(lambda: self.run(request, context))
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask the first tier, and the next ones while the answer is not accepted."""
