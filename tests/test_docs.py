@@ -95,7 +95,6 @@ def test_the_files_and_functions_that_the_page_of_the_architecture_names_are_the
         assert re.search(rf"\b(?:def|class) {name.split('.')[-1]}\b", source), (name, file)
 
 
-
 def test_the_blocks_hold_under_a_strict_type_checker(tmp_path: Path) -> None:
     for example in find_examples(*PAGES):
         if ELSEWHERE in example.prefix:

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from command import told
 
 from moa.graphs.loading import READY
+
+OWN = """
+from moa import Graph
+
+async def same(text: str) -> str: return text
+
+g = Graph("inner", str)
+inner = g.build(g.add(same, g.input))
+
+class Wrapped:
+    name = "wrapped"
+    async def run(self, request: str, context=None, /): return await inner.run(request, context)
+    def draw(self): return inner.draw()
+
+wrapped = Wrapped()
+"""
 
 
 def test_every_ready_graph_is_listed_with_what_it_does() -> None:
@@ -26,6 +43,14 @@ def test_every_ready_graph_is_listed_with_what_it_does() -> None:
 @pytest.mark.parametrize("words", ["run --help", "draw --help", "draw oops"])
 def test_whoever_needs_a_name_is_told_of_the_list(words: str) -> None:
     assert "moa graphs lists" in told(*words.split(), leaves=2 * ("oops" in words)).words
+
+
+def test_a_node_of_ones_own_that_draws_itself_is_drawn_and_a_single_agent_is_refused(
+    folder: Path,
+) -> None:
+    (folder / "own.py").write_text(OWN)
+    assert "flowchart" in told("draw", "own.py:wrapped").out
+    assert "nothing in it to draw" in told("draw", "sentiment", leaves=2).words
 
 
 def test_the_version_is_that_of_the_package() -> None:

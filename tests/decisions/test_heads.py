@@ -264,8 +264,12 @@ async def test_plain_texts_have_their_feeling(text: str, feeling: str) -> None:
 
 @installed
 async def test_spam_is_told_by_its_head_under_any_name_but_with_examples_of_ones_own() -> None:
-    named = Spam(reading(), name="unwanted")
-    assert not (await named.run("You have won a free phone! http://prize.example")).output.kept
+    class Unwanted(Spam):
+        pass
+
+    for guard in (Spam(reading(), name="unwanted"), Unwanted(reading())):
+        assert guard.name == "unwanted"
+        assert not (await guard.run("You have won a free phone! http://prize.example")).output.kept
     assert Spam(reading(), examples=[("Ahoy!", True)]).adaptation is None
 
 

@@ -84,8 +84,7 @@ class Tool:
         guards: Sequence[Node[str, Verdict | Text]] = (),
     ) -> None:
         made = _of_langchain if _is_langchains(function) else partial(_of_function, name=name)
-        found, self.read, self._invoke = made(cast("Any", function))
-        """`read` reads the arguments that a model wrote, or raises a `ValueError`."""
+        found, self._read, self._invoke = made(cast("Any", function))
         self.schema = ToolSchema(
             name or found.name, description or found.description, found.parameters
         )
@@ -106,6 +105,14 @@ class Tool:
             )
         if timeout_s <= 0:
             raise ConfigError(f"tool {self.name!r}: timeout_s={timeout_s} must be positive")
+
+    def read(self, arguments: str) -> Mapping[str, Any]:
+        """Read the arguments that a model wrote.
+
+        Raises:
+            ValueError: they don't fit.
+        """
+        return self._read(arguments)
 
     @classmethod
     def of(cls, given: AnyTool) -> Tool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from moa.cli.row_runner import Asked
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
+    from moa.graphs.engine.drawing import Drawing
     from moa.graphs.loading import AnyNode
 
 _PACKAGE = Path(__file__).parents[1]
@@ -271,13 +273,13 @@ def draw(
         moa draw examples/custom_graph.py:graph         your own
     """
     from moa.config.endpoints import Endpoints
-    from moa.graphs.engine.drawing import Drawable
     from moa.graphs.loading import load_graph
 
     node = load_graph(graph, Endpoints(options.configured(config), read_keys=False))
-    if not isinstance(node, Drawable):
+    draw: Callable[[], Drawing] | None = getattr(node, "draw", None)  # a node of one's own may too
+    if draw is None:
         raise ConfigError(f"{graph!r} is a single agent, and there is nothing in it to draw")
-    drawing = node.draw()
+    drawing = draw()
     if out is None:
         print(drawing.mermaid, end="")  # noqa: T201
     else:

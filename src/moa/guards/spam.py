@@ -65,7 +65,8 @@ class Spam(Filter):
     ) -> None:
         adaptation: Adaptation | None = None
         if examples is None and criterion == CRITERION:
-            adaptation = shipped_head(slm, "spam", asked_as=limits.get("name"))
+            name = limits.get("name") or self.default_name()
+            adaptation = shipped_head(slm, "spam", asked_as=name)
             examples = EXAMPLES if adaptation is None else ()
         super().__init__(
             slm,
