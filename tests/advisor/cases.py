@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from moa.advisor.choice import Ranking
+from moa.advisor.choice import Plan, Ranking
 from moa.advisor.hardware import GPU, Machine
-from moa.advisor.plans import Plan
 from moa.advisor.task import Task
 
 GIB = 2**30

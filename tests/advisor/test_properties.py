@@ -9,10 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moa.advisor.catalogue import models
-from moa.advisor.choice import rank
+from moa.advisor.choice import Plan, rank
 from moa.advisor.fit import LocalModel, places, quantisations
 from moa.advisor.hardware import GPU, Machine
-from moa.advisor.plans import Plan
 from moa.advisor.task import Task
 from moa.advisor.words import Job
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from moa.advisor.choice import choose
+from moa.advisor.choice import Pattern, Plan, choose
 from moa.advisor.config import Setup, write_plan
 from moa.advisor.fit import LocalModel
 from moa.advisor.hardware import Machine
-from moa.advisor.plans import Pattern, Plan
 from moa.advisor.task import Task
 from moa.config import load
 from moa.errors import ConfigError

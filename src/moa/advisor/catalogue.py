@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from functools import cache, cached_property
 from importlib.resources import files
@@ -210,17 +209,6 @@ class Model(BaseModel):
         kept = 0 if quantisation in GGUF else self.embeddings
         quantised = (self.parameters or 0) - kept
         return Weights(int(quantised * BITS[quantisation] / 8) + kept * 2, False, repository)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VendorModel:
-    """A model at the vendor that sells it by the token."""
-
-    model: Model
-    vendor: Dialect
-
-    def __str__(self) -> str:
-        return f"{self.model.name} (API)"
 
 
 class Local(NamedTuple):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from moa.advisor.catalogue import BUILT_IN, Model
 from moa.advisor.choice import Plan
-from moa.advisor.estimate import Member, VendorModel
+from moa.advisor.estimate import Member
 from moa.advisor.fit import CPU_CONCURRENCY, SPARE, LocalModel, vllm_fit
 from moa.advisor.hardware import GIB, Machine
 from moa.advisor.words import Quantisation
@@ -233,7 +233,7 @@ def write_plan(
 
 def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: Config) -> Setup:
     name, model = _NAMES[tier], member.model
-    if isinstance(member, VendorModel):
+    if member.place is None:
         return _with_default(_sold(model, tier), name, config)
     if member.place.engine == "vllm":
         servers = plan.servers(member)
