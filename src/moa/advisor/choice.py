@@ -65,7 +65,7 @@ _NEEDED: dict[Risk, float] = {"low": 2.0, "medium": 3.0, "high": 4.0}
 _INSTRUCTIONS = 200
 """Tokens of instructions and examples before an item: the same each time, so that one's own
 server has them cached, and a vendor is paid for them."""
-_LABELS_FOR_A_BOUND = 59
+_TO_BOUND = 59
 """Accepted labels without an error that bound the errors at 5 % with 95 % confidence: the least n
 with 0.95^n below 0.05 (Clopper and Pearson, 1934)."""
 _LABELS_AT_HIGH_RISK = 256
@@ -93,41 +93,27 @@ _ALONE: dict[tuple[Pattern, bool], str] = {
     ("llm", False): "one large model does it all: the plainest way to the quality of a large model",
 }
 """What argues for a model alone, where it decides and where it writes."""
+_KEPT = (
+    "with 512 labels and a target of 95 % right, a fitted small model kept 55 % of film "
+    "reviews and all spam and intents in our measurements"
+)
+_CHECKED = (
+    "assumed; answers that can be checked (a schema, arithmetic, agreement of three) recovered "
+    ".81 to .83 of the gap on GSM8K in our measurements"
+)
 _ESCALATED = (
-    (
-        512,
-        0.35,
-        0.9,
-        (
-            "with 512 labels and a target of 95 % right, a fitted small model kept 55 % of film "
-            "reviews and all spam and intents in our measurements"
-        ),
-    ),
+    (512, 0.35, 0.9, _KEPT),
     (LABELS_FOR_A_HEAD, 0.45, 0.85, "assumed; fewer labels than 512 accept less"),
     (
-        _LABELS_FOR_A_BOUND,
+        _TO_BOUND,
         0.6,
         0.8,
-        f"assumed; {_LABELS_FOR_A_BOUND} accepted labels without an error bound errors at 5 %",
+        f"assumed; {_TO_BOUND} accepted labels without an error bound errors at 5 %",
     ),
-    (
-        0,
-        0.5,
-        0.6,
-        f"assumed, and bounded by nothing: a threshold needs {_LABELS_FOR_A_BOUND} labels",
-    ),
+    (0, 0.5, 0.6, f"assumed, and bounded by nothing: a threshold needs {_TO_BOUND} labels"),
 )
 """Of a cascade that decides, by the least labels: the share that goes on to the large one, the part
-of the gap in quality that is recovered, and where that is from."""
-_CHECKED = (
-    0.5,
-    0.8,
-    (
-        "assumed; answers that can be checked (a schema, arithmetic, agreement of three) recovered "
-        ".81 to .83 of the gap on GSM8K in our measurements"
-    ),
-)
-"""The same of a cascade that writes."""
+of the gap in quality that is recovered, and where that is from; `_CHECKED`: of one that writes."""
 
 _SLACK = 0.5
 """How much less is still shown, as weaker than wanted."""
@@ -152,13 +138,7 @@ _BOUNDED = 0.35
 _LARGE_FOR_LABELS = 0.15
 """A large model on one's own machine for labels, where risk isn't high: it takes the room and the
 time of many small ones."""
-_PARTS: dict[Pattern, float] = {
-    "slm": 0.0,
-    "llm": 0.0,
-    "hybrid": 0.1,
-    "cascade": 0.1,
-    "mixture": 0.2,
-}
+_PARTS: dict[Pattern, float] = {"slm": 0, "llm": 0, "hybrid": 0.1, "cascade": 0.1, "mixture": 0.2}
 """What there is to build."""
 _VENDOR, _SERVER, _PROCESSOR, _OWN_SERVER, _MORE_GPUS, _YEAR = 0.25, 0.12, 0.08, 0.15, 0.05, 0.04
 """What there is to look after: a vendor has limits, changes its models and sees the items; a server
@@ -589,7 +569,7 @@ def _alone(member: Member, task: Task, value: float) -> _Way:
 
 def _cascade(small: Member, large: Member, task: Task, low: float, high: float) -> _Way:
     decided = (row[1:] for row in _ESCALATED if task.labels >= row[0])
-    share, recovered, how = next(decided) if task.decides else _CHECKED
+    share, recovered, how = next(decided) if task.decides else (0.5, 0.8, _CHECKED)
     why = f"the small one answers first, and {share:.0%} go on to the large one: {how}"
     first = _whole(small, task, calls=3 if task.job == "reason" else 1)
     value = low + recovered * (high - low)
@@ -672,8 +652,8 @@ def _quality_and_risk(plan: Plan) -> Iterator[_Broken]:
             f"with {labels} labels nothing bounds how often a small model alone is wrong; at high "
             f"risk that takes {_LABELS_AT_HIGH_RISK}"
         )
-    elif plan.pattern == "cascade" and task.decides and labels < _LABELS_FOR_A_BOUND:
-        why = f"a threshold with a bound takes {_LABELS_FOR_A_BOUND} labels, and there are {labels}"
+    elif plan.pattern == "cascade" and task.decides and labels < _TO_BOUND:
+        why = f"a threshold with a bound takes {_TO_BOUND} labels, and there are {labels}"
     if why:
         yield "too risky", why, miss
 
@@ -780,7 +760,7 @@ def _reasons(plan: Plan) -> Iterator[str]:
     if task.decides and plan.pattern == "slm" and task.labels < LABELS_FOR_A_HEAD:
         yield (
             f"label {LABELS_FOR_A_HEAD} items: from there on a fitted small model did best, and "
-            f"from {_LABELS_FOR_A_BOUND} accepted ones on its errors can be bounded"
+            f"from {_TO_BOUND} accepted ones on its errors can be bounded"
         )
     if task.risk == "high":
         yield "at high risk, have people look at a sample, and at all that it is not sure of"

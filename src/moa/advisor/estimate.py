@@ -130,16 +130,14 @@ def _speaks(model: Model, language: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Seconds that an item takes at the busiest time."""
+    """Seconds that an item takes at the busiest time, on the mean and at p95."""
 
     first_s: float
-    """Until the first token, on the mean."""
+    """Until the first token."""
     mean_s: float
-    """Until the whole answer, on the mean."""
+    """Until the whole answer."""
     p95_s: float
-    """Until the whole answer, p95."""
     first_p95_s: float
-    """Until the first token, p95."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,13 +30,9 @@ _FIXED = {"vllm": int(1.25 * GIB), "llama.cpp": int(0.25 * GIB)}
 models of 0.5B to 8B these came to 1 to 2 GiB."""
 _ACTIVATIONS = 0.05
 """Activations grow with the width of a model, and so with its weights."""
-_CAPABILITY: dict[Quantisation, tuple[int, int]] = {
-    "bf16": (7, 5),
-    "int4": (7, 5),
-    "int8": (7, 5),
-    "fp8": (8, 9),
-}
-"""Least CUDA compute capability by quantisation; a card before 8.0 computes in fp16 for bf16
+_BY_VLLM: tuple[Quantisation, ...] = ("bf16", "int4", "int8", "fp8")
+_TURING, _ADA = (7, 5), (8, 9)
+"""Least CUDA compute capability of all, and of `fp8`; a card before 8.0 computes in fp16 for bf16
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
 _MAX_SEQUENCES = 1024
 """More are never counted: a server takes a few hundred at once, whatever its memory."""
@@ -172,9 +168,9 @@ def quantisations(model: Model, place: Placement) -> list[Quantisation]:
     able = place.gpu.capability if place.gpu else None
     return [
         kind
-        for kind, least in _CAPABILITY.items()
+        for kind in _BY_VLLM
         if kind in model.weights
-        and (able is None or able >= least)
+        and (able is None or able >= (_ADA if kind == "fp8" else _TURING))
         and (kind in _NEAR_LOSSLESS or model.weights[kind].repository is not None)
     ]
 
