@@ -14,7 +14,7 @@ from moa.advisor.task import Task
 from moa.config import load
 from moa.errors import ConfigError
 
-from .cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer
+from .test_cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer
 
 TALK = Task(job="converse")
 
