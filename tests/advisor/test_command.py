@@ -231,13 +231,6 @@ def test_a_probe_of_what_may_cost_money_waits_for_a_yes(folder: Path) -> None:
 HERE = ["--no-gpu", "--ram", "16GB", "--cores", "8"]
 
 
-def test_no_api_key_is_read_as_none_also_where_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setenv("OPENAI_API_KEY", "x")
-        said = told("choose", "classify mails, we have no api key", *HERE)
-    assert "api False ('no api key')" in said.words
-
-
 @pytest.mark.parametrize(
     ("words", "endpoint", "tier", "served", "said"),
     [
@@ -280,10 +273,3 @@ def test_what_an_option_can_t_be_is_said(words: str, said: str) -> None:
     err = told("choose", "--job", "classify", *HERE, *words.split(), leaves=2).err
     assert said in err
     assert "moa.toml" not in err
-
-
-def test_what_is_given_goes_before_what_was_read() -> None:
-    words = ("choose", "classify German mails", *HERE, "--no-api", "--json")
-    (given,) = told(*words, "--language", "fr").lines
-    (read,) = told(*words).lines
-    assert (given["task"]["languages"], read["task"]["languages"]) == (["fr"], ["de"])

@@ -71,6 +71,7 @@ def test_a_key_in_the_environment_lets_its_vendor_be_asked(monkeypatch: pytest.M
         patched.setenv("OPENAI_API_KEY", "x")
         task, understood = task_of("classify mails", {})
         assert not task_of("classify mails", {"api": False})[0].api
+        assert not task_of("classify mails, we have no api key", {})[0].api
     assert task.api
     assert "openai" in task.vendors
     assert {one.words for one in understood if one.field == "api"} == {"a key in the environment"}

@@ -48,6 +48,16 @@ def test_a_model_made_to_decide_has_the_server_of_its_makers() -> None:
     assert made["small"].steps[0].startswith("llama serve -hf ")
 
 
+def test_a_vendors_model_is_written_as_it_is_sold_also_where_vllm_could_serve_it() -> None:
+    task = Task(job="classify", risk="low", api=True, vendors=("mistral",))
+    machine = computer(1, cores=2)
+    small = next(it for it in choose(task, machine).plans if "ministral" in str(it))
+    assert "vllm" in small.members[0].model.servers
+    write_plan(small, machine)
+    assert load().endpoints["small"].model == small.members[0].model.vendor_model
+    assert not load().served
+
+
 def test_both_models_of_a_hybrid_are_served_on_one_gpu() -> None:
     plan = plan_of(TALK, DESK, "hybrid")
     write_plan(plan, DESK)

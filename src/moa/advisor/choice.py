@@ -17,7 +17,7 @@ from itertools import islice
 from math import ceil, inf, log10, sqrt
 from typing import Literal
 
-from moa.advisor.catalogue import BUILT_IN, models
+from moa.advisor.catalogue import BUILT_IN, Model, models
 from moa.advisor.estimate import (
     LABELS_FOR_A_HEAD,
     UNPRICED,
@@ -713,7 +713,7 @@ def _score(plan: Plan) -> float:
 def _burden(member: Member) -> float:
     """What there is to look after for one model."""
     model = member.model
-    burden = _YEAR * (_newest() - _years(model.released)) if model.released else 0.0
+    burden = _YEAR * (_newest() - _years(model)) if model.released else 0.0
     if member.place is None:
         return burden + _VENDOR
     burden += _OWN_SERVER * (model.kind == "decision")
@@ -723,11 +723,11 @@ def _burden(member: Member) -> float:
 
 @cache
 def _newest() -> float:
-    return max(_years(model.released) for model in models().values() if model.released)
+    return max(map(_years, models().values()))
 
 
-def _years(released: str) -> float:
-    year, month = released.split("-")
+def _years(model: Model) -> float:
+    year, month = (model.released or "0-0").split("-")
     return int(year) + int(month) / 12
 
 
