@@ -146,19 +146,15 @@ def test_a_model_is_fetched_by_the_name_of_its_endpoint_or_of_its_file(
     assert [path for path, _ in hub.asked] == ["/owner/name/resolve/main/mine.gguf"]
 
 
-def test_a_model_of_the_catalogue_is_fetched_without_a_configuration(
+def test_a_model_of_the_catalogue_is_fetched_and_that_nobody_knows_its_hash_is_said(
     folder: Path, hub: Hub
 ) -> None:
-    moa_models("fetch", "qwen3-0.6b")
-    (asked,) = hub.asked
-    assert asked[0] == "/Qwen/Qwen3-0.6B-GGUF/resolve/main/Qwen3-0.6B-Q8_0.gguf"
-    assert (folder / "cache/models/Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf").exists()
-
-
-def test_that_nobody_knows_the_hash_is_said(hub: Hub) -> None:
     hub.headers = {}
     said = moa_models("fetch", "qwen3-0.6b").out
     assert "not checked: neither the catalogue nor the hub says" in said
+    (asked,) = hub.asked
+    assert asked[0] == "/Qwen/Qwen3-0.6B-GGUF/resolve/main/Qwen3-0.6B-Q8_0.gguf"
+    assert (folder / "cache/models/Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf").exists()
 
 
 def test_a_file_of_one_s_own_is_there_already(folder: Path, hub: Hub) -> None:

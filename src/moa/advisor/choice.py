@@ -20,7 +20,7 @@ from typing import Literal
 from moa.advisor.catalogue import BUILT_IN, Model, models
 from moa.advisor.estimate import (
     LABELS_FOR_A_HEAD,
-    UNPRICED,
+    NO_PRICES,
     Cost,
     Latency,
     Member,
@@ -355,7 +355,7 @@ def choose(
     return replace(ranking, suggestions=helpful or (_NOTHING_HELPS,))
 
 
-def rank(task: Task, there: Machine, *, prices: Prices = UNPRICED) -> Ranking:
+def rank(task: Task, there: Machine, *, prices: Prices = NO_PRICES) -> Ranking:
     """Rank what can be done, as `choose` does, without looking for what else would help."""
     found = [*_local_models(task, there), *_vendor_models(task)]
     rejected = [one for one in found if isinstance(one, Rejected)]

@@ -277,7 +277,7 @@ class Prices(NamedTuple):
     usd_per_kwh: Decimal | None = None
 
 
-UNPRICED = Prices()
+NO_PRICES = Prices()
 
 
 def cost_of(stages: Sequence[Timed], task: Task, prices: Prices) -> Cost:

@@ -16,7 +16,7 @@ import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -264,25 +264,19 @@ def places(machine: Machine) -> list[Placement]:
     Equal GPUs are taken together, in powers of two, as tensor parallelism wants them. A GPU that
     shares the machine's memory is driven by llama.cpp, as is the processor.
     """
-    ram, cores = int(machine.ram_free * RAM_SHARE), machine.cores
-    found = [Placement(engine="llama.cpp", cores=cores, memory=ram)]
+    ram = int(machine.ram_free * RAM_SHARE)
+    place = partial(Placement, cores=machine.cores)
+    found = [place(engine="llama.cpp", memory=ram)]
     for same in machine.kinds_of_gpu.values():
         gpu = min(same, key=lambda it: it.usable)
         if gpu.shared:
-            memory = min(gpu.usable, ram)
-            found.append(Placement(engine="llama.cpp", gpu=gpu, cores=cores, memory=memory))
+            found.append(place(engine="llama.cpp", gpu=gpu, memory=min(gpu.usable, ram)))
             continue
-        found += [
-            Placement(
-                engine="vllm",
-                gpu=gpu,
-                count=count,
-                replicas=len(same) // count,
-                cores=cores,
-                memory=gpu.usable * count,
+        for count in (2**power for power in range(len(same).bit_length())):
+            servers, memory = len(same) // count, gpu.usable * count
+            found.append(
+                place(engine="vllm", gpu=gpu, count=count, replicas=servers, memory=memory)
             )
-            for count in (2**power for power in range(len(same).bit_length()))
-        ]
     return found
 
 
