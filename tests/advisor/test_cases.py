@@ -1,12 +1,272 @@
-"""Choosing, case by case: the table stands in `cases.py`."""
+"""Choosing, case by case, as a table to be read; the exact answers are in `golden.json`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
 import pytest
 
-from moa.advisor.choice import choose
+from moa.advisor.choice import Plan, Ranking, choose
+from moa.advisor.hardware import GPU, Machine
+from moa.advisor.task import Task
 
-from .cases import CASES, Case
+GIB = 2**30
+
+
+def computer(ram: int = 16, gpu: str | None = None, count: int = 1, *, cores: int = 8) -> Machine:
+    """Describe a machine, three quarters of whose RAM are free."""
+    gpus = (GPU.named(gpu),) * count if gpu else ()
+    return Machine(cores=cores, ram=ram * GIB, ram_free=int(ram * 0.75 * GIB), gpus=gpus)
+
+
+LAPTOP = computer(16)
+DESK = computer(64, "RTX 4090", cores=16)
+EDGE = computer(8, "Jetson Orin 8GB", cores=6)
+L4 = computer(64, "L4", cores=16)
+SMALL_BOARD = computer(2, cores=4)
+H100S = computer(1000, "H100", 8, cores=64)
+
+Check = Callable[[Ranking], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A task on a machine, and what must hold of the ranking."""
+
+    name: str
+    task: Task
+    machine: Machine
+    best: tuple[str, ...] = ()
+    """Patterns of which the best plan is one; empty: nothing fits."""
+    sizes: tuple[float, float] = (0, 10_000)
+    """Billions of parameters of the best plan's largest model, where they are known."""
+    says: tuple[str, ...] = ()
+    """Words in the best plan's reasons, or in the suggestions where nothing fits."""
+    never: tuple[str, ...] = ()
+    """Causes or patterns that must not come up in any plan."""
+    rejected: tuple[str, ...] = ()
+    """Causes for which something is rejected."""
+    holds: Check = field(default=lambda ranking: True)
+    hourly_usd: Decimal | None = None
+
+
+def best(ranking: Ranking) -> Plan:
+    assert ranking.best is not None
+    return ranking.best
+
+
+def at_home(ranking: Ranking) -> bool:
+    return not any(plan.needs_network for plan in ranking.plans)
+
+
+def _within(seconds: float, *, first: bool = False) -> Check:
+    """Whether every plan answers in time, at p95, or writes its first token."""
+
+    def check(ranking: Ranking) -> bool:
+        times = [plan.latency for plan in ranking.plans]
+        return all(it and (it.first_p95_s if first else it.p95_s) <= seconds for it in times)
+
+    return check
+
+
+CASES = (
+    Case(
+        name="a real-time support bot on a laptop, with a key",
+        task=Task(job="converse", latency_s=2, streamed=True, per_day=500, api=True),
+        machine=LAPTOP,
+        best=("llm", "hybrid"),
+        says=("the first token comes after", "the items leave this machine"),
+        holds=lambda r: best(r).needs_network and _within(2, first=True)(r),
+    ),
+    Case(
+        name="the same without a key: says what would do",
+        task=Task(job="converse", latency_s=2, streamed=True, per_day=500),
+        machine=LAPTOP,
+        says=("with a GPU such as", "if a vendor may be asked"),
+        rejected=("too slow", "no API"),
+    ),
+    Case(
+        name="recommendations on an 8 GB edge board",
+        task=Task(job="recommend", per_day=20_000, risk="low", latency_s=1, offline=True),
+        machine=EDGE,
+        best=("slm",),
+        sizes=(0.3, 5),
+        says=("Jetson Orin 8GB",),
+        rejected=("too big", "needs a network"),
+        holds=lambda r: at_home(r) and _within(1)(r),
+    ),
+    Case(
+        name="10 million messages a day on one L4, to be sorted, unlabelled: weak, and told so",
+        task=Task(job="classify", per_day=10_000_000, input_tokens=60),
+        machine=L4,
+        best=("slm",),
+        sizes=(0.1, 1.3),
+        says=("347/s", "weaker than wanted"),
+        rejected=("too slow",),
+        holds=lambda r: (
+            not best(r).good_enough and any("128 labelled" in line for line in r.suggestions)
+        ),
+    ),
+    Case(
+        name="10 million messages a day on one L4, to be sorted, with labels",
+        task=Task(job="classify", per_day=10_000_000, input_tokens=60, labels=500),
+        machine=L4,
+        best=("slm",),
+        sizes=(0.1, 1.3),
+        says=("10,000,000 a day", "labelled items"),
+        holds=lambda r: best(r).good_enough,
+        hourly_usd=Decimal("0.8"),
+    ),
+    Case(
+        name="10 million replies a day on one L4: nothing fits",
+        task=Task(job="converse", per_day=10_000_000),
+        machine=L4,
+        says=("if a vendor may be asked", "4 x H100"),
+        rejected=("too slow",),
+    ),
+    Case(
+        name="a device with no network",
+        task=Task(job="classify", offline=True, risk="medium", per_day=1000, api=True),
+        machine=computer(4, cores=4),
+        best=("slm",),
+        sizes=(0.1, 4.5),
+        says=("at run time they need none",),
+        rejected=("needs a network",),
+        holds=at_home,
+    ),
+    Case(
+        name="data that may not leave this machine, on a desk",
+        task=Task(job="extract", private=True, api=True, per_day=5000),
+        machine=DESK,
+        best=("slm", "llm"),
+        sizes=(3, 40),
+        rejected=("local only",),
+        holds=lambda r: at_home(r) and best(r).good_enough,
+    ),
+    Case(
+        name="private and risky reasoning on a laptop: nothing fits",
+        task=Task(job="reason", private=True, risk="high"),
+        machine=LAPTOP,
+        says=("if the items may leave this machine", "with a GPU such as", "low risk"),
+        rejected=("local only", "too risky", "too big"),
+    ),
+    Case(
+        name="German tickets on a processor, where two seconds do",
+        task=Task(job="classify", languages=("de",), per_day=5_000, latency_s=2.5),
+        machine=computer(16),
+        best=("slm",),
+        sizes=(0.5, 3),
+        holds=lambda r: best(r).good_enough and _within(2.5)(r),
+    ),
+    Case(
+        name="risky labels, few of them known: never a bare small model",
+        task=Task(job="classify", risk="high", labels=20, per_day=2000, api=True),
+        machine=computer(32, "L4"),
+        best=("llm",),
+        never=("slm", "cascade"),
+        rejected=("too risky",),
+        says=("have people look",),
+    ),
+    Case(
+        name="risky labels, none known, nobody to ask: nothing but a large model",
+        task=Task(job="classify", risk="high", private=True),
+        machine=computer(64, "A100"),
+        best=("llm",),
+        sizes=(25, 500),
+        never=("slm", "cascade"),
+    ),
+    Case(
+        name="a long book is no task for a short context",
+        task=Task(job="summarise", input_tokens=100_000, output_tokens=500),
+        machine=computer(128, "A100", cores=16),
+        best=("llm", "slm"),
+        rejected=("too long",),
+        holds=lambda r: (best(r).members[-1].model.context or 0) > 100_000,
+    ),
+    Case(
+        name="a private writer on an Apple M4",
+        task=Task(job="create", private=True),
+        machine=computer(16, "Apple M4", cores=10),
+        best=("slm",),
+        sizes=(6, 15),
+        says=("Apple M4",),
+    ),
+    Case(
+        name="a dollar limit that no vendor keeps",
+        task=Task(job="create", api=True, max_usd_per_thousand=Decimal("0.05"), latency_s=60),
+        machine=computer(8, cores=4),
+        rejected=("over budget",),
+        says=("if a thousand items may cost US$",),
+    ),
+    Case(
+        name="a hired GPU for twenty essays a day is dear",
+        task=Task(job="create", per_day=20, api=True),
+        machine=computer(64, "A100", cores=16),
+        best=("llm",),
+        holds=lambda r: best(r).needs_network,
+        hourly_usd=Decimal(2),
+    ),
+    Case(
+        name="eight hired H100s are dearer than a vendor for a million short summaries a day",
+        task=Task(job="summarise", per_day=1_000_000, api=True, input_tokens=500),
+        machine=H100S,
+        best=("llm", "slm"),
+        holds=lambda r: best(r).needs_network and best(r).good_enough,
+        hourly_usd=Decimal(20),
+    ),
+    Case(
+        name="two models beside each other on one GPU",
+        task=Task(job="converse", per_day=20_000, private=True),
+        machine=computer(64, "L40S", cores=16),
+        best=("llm", "slm", "hybrid"),
+        holds=lambda r: any(plan.pattern == "hybrid" for plan in r.plans),
+    ),
+    Case(
+        name="twenty chats at once on one 4090",
+        task=Task(job="converse", private=True, concurrency=20, latency_s=20),
+        machine=DESK,
+        best=("slm", "llm", "hybrid"),
+        says=("KV cache of 20 x",),
+        holds=lambda r: best(r).concurrency == 20,
+    ),
+    Case(
+        name="Finnish speech acts, which few small models were made for",
+        task=Task(job="classify", languages=("fi",), per_day=1000),
+        machine=computer(32, "L4"),
+        best=("slm", "llm"),
+        holds=lambda r: (
+            best(r).members[0].model.languages in (("100+",), ("140+",), ("201+",))
+            or "fi" in best(r).members[0].model.languages
+        ),
+    ),
+    Case(
+        name="an old card runs nothing, and its machine's processor does",
+        task=Task(job="classify", risk="low"),
+        machine=Machine(
+            cores=8,
+            ram=32 * GIB,
+            ram_free=24 * GIB,
+            gpus=(GPU(name="GTX 1080", memory=8 * GIB, free=8 * GIB, capability=(6, 1)),),
+        ),
+        best=("slm",),
+        says=("the processor (8 cores)",),
+    ),
+    Case(
+        name="an unknown card: fits, and how fast it is isn't claimed",
+        task=Task(job="extract", private=True),
+        machine=Machine(
+            cores=2,
+            ram=4 * GIB,
+            ram_free=1 * GIB,
+            gpus=(GPU(name="Foo 9", memory=24 * GIB, free=24 * GIB, capability=(9, 0)),),
+        ),
+        best=("slm", "llm"),
+        says=("isn't known to moa",),
+        holds=lambda r: best(r).latency is None,
+    ),
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

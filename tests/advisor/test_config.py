@@ -1,26 +1,166 @@
-"""The endpoint that a known model becomes, and what its user is told."""
+"""How vLLM serves a model on a machine, the endpoint that it becomes, and what its user is told."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from moa.advisor.catalogue import model, models
-from moa.advisor.config import Setup, setup
+from moa.advisor.catalogue import Model, model, models
+from moa.advisor.config import Setup, setup, vllm_table
+from moa.advisor.fit import STEPS, LocalModel, vllm_fit
 from moa.advisor.hardware import GPU, Machine
 from moa.config import Config, EndpointConfig, Tiers, load
 from moa.config.file import write_endpoint
 from moa.errors import ConfigError
+from moa.vllm.settings import VLLMConfig
 
 GIB = 2**30
+
+
+def computer(*cards: str, ram: int = 64) -> Machine:
+    gpus = tuple(GPU.named(card) for card in cards)
+    return Machine(cores=8, ram=ram * GIB, ram_free=ram * GIB * 9 // 10, gpus=gpus)
+
+
+MACHINES = {
+    "none": computer(ram=8),
+    "big RAM": computer(ram=256),
+    "T4": computer("T4"),
+    "L4": computer("L4"),
+    "eight H100": computer(*["H100"] * 8, ram=512),
+}
 NOTHING = Config()
 SMALL = Machine(cores=4, ram=16 * GIB, ram_free=14 * GIB)
-LARGE = Machine(cores=64, ram=512 * GIB, ram_free=500 * GIB, gpus=(GPU.named("H100"),) * 8)
+OPEN = [known for known in models().values() if known.kind == "open"]
 
 
-def add(name: str, *, machine: Machine = LARGE, config: Config = NOTHING, **wished: Any) -> Setup:
+def serving(name: str, machine: Machine, **wish: Any) -> LocalModel:
+    found = vllm_fit(model(name), machine, **wish)
+    assert found.fits
+    return found
+
+
+def endpoints(**tables: dict[str, object]) -> Config:
+    return Config(
+        endpoints={
+            name: EndpointConfig.model_validate({"tier": "llm", "model": "m"} | table)
+            for name, table in tables.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("known", OPEN, ids=lambda known: known.name)
+def test_what_is_taken_fits_and_is_a_table_that_loads(known: Model, machine: Machine) -> None:
+    if known.no_float16 and machine is MACHINES["T4"]:
+        return
+    served = vllm_fit(known, machine)
+    if not served.fits:
+        assert served.needed > served.budget
+        return
+    assert served.tokens <= (known.context or 0)
+    endpoint = EndpointConfig.model_validate(vllm_table(served))
+    assert endpoint.serve == "vllm"
+    share = endpoint.vllm.gpu_memory_utilization
+    if served.place.gpu:
+        assert share is not None
+        given = share * served.place.gpu.memory * served.place.count
+        assert given >= served.needed * 0.995
+        assert share <= 0.92
+    else:
+        assert int(endpoint.vllm.env["VLLM_CPU_KVCACHE_SPACE"]) * GIB >= served.kv
+
+
+ON_CPU = {
+    "port": 8000,
+    "max_model_len": 8192,
+    "max_num_seqs": 4,
+    "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+}
+MISTRAL = "mistralai/Mistral-7B-Instruct-v0.3"
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "kept", "served_as", "settings"),
+    [
+        ("mistral-7b", "eight H100", "bf16", MISTRAL, {"quantization": None}),
+        ("mistral-7b", "L4", "fp8", MISTRAL, {"quantization": "fp8", "dtype": None}),
+        ("qwen3-14b", "L4", "int4", "Qwen/Qwen3-14B-AWQ", {"quantization": None}),
+        pytest.param(
+            *("mistral-7b", "T4", "int4", "RedHatAI/Mistral-7B-Instruct-v0.3-quantized.w4a16"),
+            {"dtype": "float16"},
+            id="a card before Ampere computes in float16",
+        ),
+        pytest.param(
+            *("llama-3.3-70b", "eight H100", "fp8", "RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic"),
+            {"args": ["--tensor-parallel-size", "2"]},
+            id="several GPUs share weights before they are made coarse",
+        ),
+        pytest.param(
+            *("smollm2-135m", "none", "bf16", "HuggingFaceTB/SmolLM2-135M-Instruct", ON_CPU),
+            id="a processor gets the space of its cache, and few requests at once",
+        ),
+    ],
+)
+def test_weights_are_as_exact_as_fits_and_published_files_are_served_as_they_are(
+    name: str, machine: str, kept: str, served_as: str, settings: dict[str, object]
+) -> None:
+    served = serving(name, MACHINES[machine])
+    table = vllm_table(served)
+    written = cast("dict[str, object]", table["vllm"])
+    assert served.quantisation == kept
+    assert table["model"] == served_as
+    assert {key: written.get(key) for key in settings} == settings
+    assert machine != "none" or written == settings
+    assert machine != "eight H100" or (served.tokens, served.concurrency) == STEPS[0]
+
+
+def test_a_model_that_goes_wrong_in_float16_and_one_of_another_server_are_not_served() -> None:
+    with pytest.raises(ConfigError, match="compute in float16"):
+        vllm_fit(model("gemma-3-4b"), MACHINES["T4"])
+    assert vllm_fit(model("gemma-3-4b"), MACHINES["L4"]).fits
+    with pytest.raises(ConfigError, match="no form of 'laya'"):
+        vllm_fit(model("laya"), MACHINES["L4"])
+
+
+def test_what_is_asked_for_is_kept_to() -> None:
+    served = serving("qwen3-8b", MACHINES["eight H100"], tokens=2048, concurrency=64)
+    assert (served.tokens, served.concurrency) == (2048, 64)
+    assert EndpointConfig.model_validate(vllm_table(served)).vllm.max_model_len == 2048
+    assert not vllm_fit(model("qwen3-8b"), MACHINES["T4"], tokens=32_768, concurrency=64).fits
+
+
+def test_a_processor_is_given_no_fp8() -> None:
+    found = [vllm_fit(known, computer(ram=16)) for known in OPEN]
+    assert {served.quantisation for served in found if served.fits} == {"bf16", "int4"}
+
+
+@pytest.mark.parametrize(("name", "place"), [("qwen3-14b", "L4"), ("qwen3-1.7b", "none")])
+def test_what_is_configured_already_is_not_taken_twice(name: str, place: str) -> None:
+    one = serving(name, MACHINES[place])
+    beside = vllm_fit(one.model, MACHINES[place], config=endpoints(first=vllm_table(one)))
+    assert (beside.tokens, beside.concurrency) < (one.tokens, one.concurrency) or not beside.fits
+
+
+def test_a_server_takes_the_share_that_is_stated_else_all_and_is_counted_once() -> None:
+    whole = endpoints(first={"serve": "vllm"})
+    assert not vllm_fit(model("smollm2-135m"), MACHINES["L4"], config=whole).fits
+    gpu = GPU(name="L4", memory=24 * GIB, free=12 * GIB, capability=(8, 9))
+    machine = Machine(cores=8, ram=64 * GIB, ram_free=60 * GIB, gpus=(gpu,))
+    up = endpoints(up={"serve": "vllm", "vllm": VLLMConfig(gpu_memory_utilization=0.5)})
+    served = serving("qwen3-1.7b", machine, config=up)
+    assert served.budget == pytest.approx(0.42 * 24 * GIB, rel=0.01)
+
+
+def add(
+    name: str,
+    *,
+    machine: Machine = MACHINES["eight H100"],
+    config: Config = NOTHING,
+    **wished: Any,
+) -> Setup:
     return setup(model(name), "new", machine=machine, config=config, **wished)
 
 
@@ -35,19 +175,40 @@ def test_every_known_model_becomes_an_endpoint_that_loads(name: str, tmp_path: P
     assert made.steps
 
 
-def test_an_open_model_is_brought_up_next() -> None:
-    assert add("qwen3-8b").steps == ("moa up new",)
-    assert add("qwen3-8b").table["serve"] == "vllm"
+ANYWAY = {"machine": SMALL, "anyway": True}
+TOO_BIG = (
+    r"Llama 3 70B Instruct does not fit this machine \(4 cores, 16 GiB of RAM.*"
+    r"GB of 13\..*Nothing was written"
+)
+LLAMA = "RedHatAI/Meta-Llama-3-70B-Instruct-quantized.w4a16"
 
 
-def test_a_gated_model_says_where_its_licence_is_accepted() -> None:
-    first, *rest = add("llama-3-8b").steps
-    assert "https://huggingface.co/meta-llama/Meta-Llama-3-8B-Instruct" in first
-    assert "export HF_TOKEN=" in first
-    assert rest == ["moa up new"]
+@pytest.mark.parametrize(
+    ("name", "wished", "table", "said"),
+    [
+        ("qwen3-8b", {}, {"serve": "vllm"}, "moa up new"),
+        ("qwen3-8b", {"tier": "llm"}, {"tier": "llm"}, "moa up new"),
+        ("llama-3-8b", {}, {}, "https://huggingface.co/meta-llama/Meta-Llama-3-8B-Instruct"),
+        ("llama-3-8b", {}, {}, "export HF_TOKEN="),
+        ("llama-3-8b", {}, {}, "moa up new"),
+        ("llama-3-70b", ANYWAY, {"model": LLAMA}, "does not fit this machine"),
+        ("qwen3-1.7b", {}, {}, "not compared with a source: repositories, files"),
+        ("gpt-5-nano", {"tier": "slm"}, {"tier": "slm"}, "moa models"),
+        ("gpt-6-luna", {}, {"decide": "decisions"}, "moa models"),
+        ("jev", {}, {"decide": "systemone"}, "moa models"),
+        ("laya", {}, {"base_url": "http://127.0.0.1:8080/v1"}, "llama serve -hf ggml-org/Laya-"),
+        ("gemini-1.5-pro", {"anyway": True}, {"model": "gemini-1.5-pro"}, "moa models"),
+    ],
+)
+def test_a_table_is_made_and_what_its_user_does_next_is_said(
+    name: str, wished: dict[str, Any], table: dict[str, object], said: str
+) -> None:
+    made = add(name, **wished)
+    assert dict(made.table) | table == made.table
+    assert said in "\n".join((*made.notes, *made.steps))
 
 
-def test_a_vendors_model_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_is_given_only_where_there_is_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     made = add("claude-haiku-4-5")
     assert made.table == {"tier": "llm", "model": "claude-haiku-4-5"}
@@ -55,85 +216,52 @@ def test_a_vendors_model_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "US$ 1 per million input tokens" in made.notes[0]
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
     assert add("claude-haiku-4-5").steps == ("moa models",)
+    assert add("qwen3-8b").steps == ("moa up new",)
+    assert not any("not compared" in note for note in add("smollm2-135m").notes)
 
 
-def test_a_model_that_decides_is_asked_so() -> None:
-    assert add("gpt-6-luna").table["decide"] == "decisions"
-    assert add("jev").table["decide"] == "systemone"
-
-
-def test_a_decision_model_says_what_starts_it() -> None:
-    made = add("laya")
-    assert made.table["base_url"] == "http://127.0.0.1:8080/v1"
-    assert made.steps[0] == "llama serve -hf ggml-org/Laya-GGUF:BF16"
-
-
-def test_a_model_that_does_not_fit_says_what_it_takes() -> None:
-    with pytest.raises(ConfigError) as caught:
-        add("llama-3-70b", machine=SMALL)
-    said = str(caught.value)
-    assert "Llama 3 70B Instruct does not fit this machine (4 cores, 16 GiB of RAM" in said
-    assert "GB of 13." in said
-    assert "Nothing was written" in said
-
-
-def test_a_model_that_does_not_fit_is_added_all_the_same_where_that_is_wished() -> None:
-    made = add("llama-3-70b", machine=SMALL, anyway=True)
-    assert made.table["model"] == "RedHatAI/Meta-Llama-3-70B-Instruct-quantized.w4a16"
-    assert "does not fit this machine" in made.notes[0]
-
-
-def test_what_is_asked_for_and_does_not_fit_is_said_as_it_was_asked() -> None:
-    with pytest.raises(ConfigError, match="room for 999 requests of 32,768 tokens"):
-        add("qwen3-8b", tokens=32_768, concurrency=999)
+@pytest.mark.parametrize(
+    ("name", "wished", "said"),
+    [
+        ("llama-3-70b", {"machine": SMALL}, TOO_BIG),
+        ("qwen3-8b", {"tokens": 32_768, "concurrency": 999}, "room for 999 requests of 32,768 tok"),
+        ("gemini-1.5-pro", {}, "retired by its vendor"),
+    ],
+)
+def test_what_does_not_fit_or_is_retired_is_refused_as_it_was_asked(
+    name: str, wished: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        add(name, **wished)
 
 
 def test_a_gpu_that_is_given_away_is_not_written_as_a_share_of_nothing() -> None:
-    there = {"a": EndpointConfig(tier="llm", model="m", serve="vllm")}
-    made = add("smollm2-135m", config=Config(endpoints=there), anyway=True)
+    made = add("smollm2-135m", config=endpoints(a={"serve": "vllm"}), anyway=True)
     assert EndpointConfig.model_validate(made.table).vllm.gpu_memory_utilization == 0.92
     assert "beside what is configured" in made.notes[0]
 
 
-def test_a_retired_model_is_not_added_unasked() -> None:
-    with pytest.raises(ConfigError, match="retired by its vendor"):
-        add("gemini-1.5-pro")
-    assert add("gemini-1.5-pro", anyway=True).table["model"] == "gemini-1.5-pro"
-
-
 def test_a_port_is_given_that_nobody_else_has() -> None:
-    taken = {
-        "a": EndpointConfig(tier="llm", model="m", base_url="http://127.0.0.1:8000/v1"),
-        "b": EndpointConfig.model_validate(
-            {"tier": "llm", "model": "n", "serve": "vllm", "vllm": {"port": 8001, "replicas": 2}}
-        ),
-    }
-    made = add("smollm2-135m", machine=SMALL, config=Config(endpoints=taken))
+    taken = endpoints(
+        a={"base_url": "http://127.0.0.1:8000/v1"},
+        b={"serve": "vllm", "vllm": {"port": 8001, "replicas": 2}},
+    )
+    made = add("smollm2-135m", machine=SMALL, config=taken)
     assert EndpointConfig.model_validate(made.table).vllm.port == 8003
 
 
 def test_an_endpoint_that_is_overwritten_does_not_stand_in_its_own_way() -> None:
-    there = EndpointConfig.model_validate(add("qwen3-30b-a3b").table)
-    again = add("qwen3-30b-a3b", config=Config(endpoints={"new": there}))
-    assert again.table == add("qwen3-30b-a3b").table
+    first = add("qwen3-30b-a3b")
+    again = add("qwen3-30b-a3b", config=endpoints(new=dict(first.table)))
+    assert again.table == first.table
     assert not again.tiers
 
 
 def test_the_default_of_a_tier_stays_what_it_was() -> None:
-    large = {"large": EndpointConfig(tier="llm", model="gpt-5-mini")}
-    made = add("gpt-4o", config=Config(endpoints=large))
+    large = endpoints(large={"model": "gpt-5-mini"})
+    made = add("gpt-4o", config=large)
     assert made.tiers == {"llm": "large"}
     assert any("[endpoints.large] stays the default" in note for note in made.notes)
-    stated = add("gpt-4o", config=Config(endpoints=large, tiers=Tiers(llm="large")))
-    assert not stated.tiers
-    assert not add("qwen3-0.6b", config=Config(endpoints=large)).tiers
-
-
-def test_a_tier_can_be_chosen() -> None:
-    assert add("gpt-5-nano", tier="slm").table["tier"] == "slm"
-    assert add("qwen3-8b", tier="llm").table["tier"] == "llm"
-
-
-def test_what_was_not_checked_is_said() -> None:
-    assert "not compared with a source: repositories, files" in add("qwen3-1.7b").notes
-    assert not any("not compared" in note for note in add("smollm2-135m").notes)
+    stated = large.model_copy(update={"tiers": Tiers(llm="large")})
+    assert not add("gpt-4o", config=stated).tiers
+    assert not add("qwen3-0.6b", config=large).tiers

@@ -24,22 +24,12 @@ SENTENCES: list[tuple[str, dict[str, Any]]] = [
     ("10 million messages a day, sentiment", {"job": "classify", "per_day": 10_000_000}),
     (
         "answer questions about our manuals, private, 3 seconds, 500 per hour",
-        {
-            "job": "answer-from-documents",
-            "private": True,
-            "latency_s": 3,
-            "per_day": 12_000,
-        },
+        {"job": "answer-from-documents", "private": True, "latency_s": 3, "per_day": 12_000},
     ),
     (
         "extract fields in French and Italian offline, 200 labelled examples, $0.5 per thousand",
-        {
-            "job": "extract",
-            "languages": ("fr", "it"),
-            "offline": True,
-            "labels": 200,
-            "max_usd_per_thousand": "0.5",
-        },
+        {"job": "extract", "languages": ("fr", "it"), "offline": True, "labels": 200}
+        | {"max_usd_per_thousand": "0.5"},
     ),
     (
         "summarise medical letters of 3 pages, 50 at once",
@@ -65,14 +55,15 @@ def test_what_is_given_goes_before_what_is_read() -> None:
     assert not understood
 
 
-def test_a_text_without_a_job_is_told() -> None:
-    with pytest.raises(ConfigError, match="--job"):
-        task_of("ten thousand things", {})
-
-
-def test_an_impossible_value_is_told() -> None:
-    with pytest.raises(ConfigError, match="per_day"):
-        task_of("", {"job": "classify", "per_day": -1})
+@pytest.mark.parametrize(
+    ("text", "given", "said"),
+    [("ten thousand things", {}, "--job"), ("", {"job": "classify", "per_day": -1}, "per_day")],
+)
+def test_no_job_and_an_impossible_value_are_told(
+    text: str, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        task_of(text, given)
 
 
 def test_a_key_in_the_environment_lets_its_vendor_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +71,7 @@ def test_a_key_in_the_environment_lets_its_vendor_be_asked(monkeypatch: pytest.M
         patched.setenv("OPENAI_API_KEY", "x")
         task, understood = task_of("classify mails", {})
         assert not task_of("classify mails", {"api": False})[0].api
+        assert not task_of("classify mails, we have no api key", {})[0].api
     assert task.api
     assert "openai" in task.vendors
     assert {one.words for one in understood if one.field == "api"} == {"a key in the environment"}

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from moa.advisor.choice import choose
+from moa.advisor.choice import Pattern, Plan, choose
 from moa.advisor.config import Setup, write_plan
 from moa.advisor.fit import LocalModel
 from moa.advisor.hardware import Machine
-from moa.advisor.plans import Pattern, Plan
 from moa.advisor.task import Task
 from moa.config import load
 from moa.errors import ConfigError
 
-from .cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer
+from .test_cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer
 
 TALK = Task(job="converse")
 
@@ -47,6 +46,16 @@ def test_a_model_made_to_decide_has_the_server_of_its_makers() -> None:
     _, made = write_plan(plan_of(Task(job="classify"), SMALL_BOARD, "slm"), SMALL_BOARD)
     assert load().endpoints["small"].urls == ("http://127.0.0.1:8080/v1",)
     assert made["small"].steps[0].startswith("llama serve -hf ")
+
+
+def test_a_vendors_model_is_written_as_it_is_sold_also_where_vllm_could_serve_it() -> None:
+    task = Task(job="classify", risk="low", api=True, vendors=("mistral",))
+    machine = computer(1, cores=2)
+    small = next(it for it in choose(task, machine).plans if "ministral" in str(it))
+    assert "vllm" in small.members[0].model.servers
+    write_plan(small, machine)
+    assert load().endpoints["small"].model == small.members[0].model.vendor_model
+    assert not load().served
 
 
 def test_both_models_of_a_hybrid_are_served_on_one_gpu() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from functools import cache, cached_property
 from importlib.resources import files
@@ -138,16 +137,23 @@ class Model(BaseModel):
     @cached_property
     def weights(self) -> Mapping[Quantisation, Weights]:
         """Size of the weights by how they are kept; empty where the parameters are not known."""
-        known = self.published if self.parameters is None else BITS
-        return MappingProxyType({kind: self._weights(kind) for kind in BITS if kind in known})
+        found: dict[Quantisation, Weights] = {}
+        for kind, bits in BITS.items():
+            where = self.repositories.get(kind, self.hub if kind == "bf16" else None)
+            if kind in self.published:
+                found[kind] = Weights(self.published[kind], True, where)
+            elif self.parameters is not None:
+                kept = 0 if kind in GGUF else self.embeddings
+                size = int((self.parameters - kept) * bits / 8) + kept * 2
+                found[kind] = Weights(size, False, where)
+        return MappingProxyType(found)
 
     @property
     def gguf(self) -> HubFile | None:
         """The file that runs in an engine of moa's own; `None`: none is known."""
-        kind, file = next(iter(self.files.items()), (None, ""))
-        return (
-            HubFile(self.repositories[kind], file, sha256=self.sha256.get(kind)) if kind else None
-        )
+        for kind, file in self.files.items():
+            return HubFile(self.repositories[kind], file, sha256=self.sha256.get(kind))
+        return None
 
     @property
     def kv_bytes_per_token(self) -> int | None:
@@ -174,12 +180,17 @@ class Model(BaseModel):
     @cached_property
     def price(self) -> Price:
         """What its vendor is known to charge; unknown where nobody sells it by the token."""
-        return self._at_vendor.price() if self._at_vendor else Price()
+        return self._sold.price() if self._sold else Price()
 
     @property
     def vendor(self) -> Dialect | None:
         """Who sells it by the token; `None`: nobody."""
-        return self._at_vendor.vendor if self._at_vendor else None
+        return self._sold.vendor if self._sold else None
+
+    @cached_property
+    def _sold(self) -> EndpointConfig | None:
+        name = self.vendor_model
+        return EndpointConfig(tier=self.tier, model=name) if name is not None else None
 
     def values(self) -> dict[str, object]:
         """Give all that is known, computed figures included, as JSON can write it."""
@@ -195,32 +206,6 @@ class Model(BaseModel):
             "input_price": None if price.input is None else float(price.input),
             "output_price": None if price.output is None else float(price.output),
         }
-
-    @cached_property
-    def _at_vendor(self) -> EndpointConfig | None:
-        if self.vendor_model is None:
-            return None
-        return EndpointConfig(tier=self.tier, model=self.vendor_model)
-
-    def _weights(self, quantisation: Quantisation) -> Weights:
-        own = self.hub if quantisation == "bf16" else None
-        repository = self.repositories.get(quantisation, own)
-        if quantisation in self.published:
-            return Weights(self.published[quantisation], True, repository)
-        kept = 0 if quantisation in GGUF else self.embeddings
-        quantised = (self.parameters or 0) - kept
-        return Weights(int(quantised * BITS[quantisation] / 8) + kept * 2, False, repository)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VendorModel:
-    """A model at the vendor that sells it by the token."""
-
-    model: Model
-    vendor: Dialect
-
-    def __str__(self) -> str:
-        return f"{self.model.name} (API)"
 
 
 class Local(NamedTuple):

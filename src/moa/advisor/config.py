@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from moa.advisor.catalogue import BUILT_IN, Model
 from moa.advisor.choice import Plan
-from moa.advisor.estimate import Member, VendorModel
+from moa.advisor.estimate import Member
 from moa.advisor.fit import CPU_CONCURRENCY, SPARE, LocalModel, vllm_fit
 from moa.advisor.hardware import GIB, Machine
 from moa.advisor.words import Quantisation
@@ -65,9 +65,10 @@ def setup(
             f"{model.title} is retired by its vendor. Look for its successor: moa models list. "
             "--anyway writes it all the same"
         )
+    tier = tier or model.tier
     if "vllm" not in model.servers:
         made = _sold(model, tier) if model.vendor_model else _started_by_its_user(model, tier)
-        return _with_default(made, name, config)
+        return _with_default(made, name, tier, config)
     others = _without(config, name)
     room = {"tokens": tokens, "concurrency": concurrency}
     served = vllm_fit(model, machine, **room, quantisation=quantisation, config=others)
@@ -85,7 +86,7 @@ def setup(
         notes=(*(() if served.fits else (lacking,)), *_sizes(served), *_cautions(model)),
         steps=(*licence, f"moa up {name}"),
     )
-    return _with_default(made, name, config)
+    return _with_default(made, name, tier, config)
 
 
 def vllm_table(
@@ -127,8 +128,8 @@ def _share(served: LocalModel, memory: int) -> float:
     return round(min(most, wanted), 2) if wanted < most else math.floor(most * 1000) / 1000
 
 
-def _sold(model: Model, tier: Tier | None) -> Setup:
-    table: dict[str, object] = {"tier": tier or model.tier, "model": model.vendor_model}
+def _sold(model: Model, tier: Tier) -> Setup:
+    table: dict[str, object] = {"tier": tier, "model": model.vendor_model}
     if model.decides:
         table["decide"] = model.decides
     variable = EndpointConfig.model_validate(table).key_variable
@@ -142,30 +143,24 @@ def _sold(model: Model, tier: Tier | None) -> Setup:
     )
 
 
-def _started_by_its_user(model: Model, tier: Tier | None) -> Setup:
+def _started_by_its_user(model: Model, tier: Tier) -> Setup:
+    named = {"tier": tier, "model": model.hub or model.name}
     return Setup(
-        table={
-            "tier": tier or model.tier,
-            "model": model.hub or model.name,
-            "base_url": str(model.base_url),
-            "decide": model.decides,
-        },
+        table=named | {"base_url": str(model.base_url), "decide": model.decides},
         notes=("vLLM does not serve it: `moa up` leaves it to you", *_cautions(model)),
         steps=(str(model.start), "moa models"),
     )
 
 
-def _with_default(made: Setup, name: str, config: Config) -> Setup:
+def _with_default(made: Setup, name: str, tier: Tier, config: Config) -> Setup:
     """Keep the default that a tier had, which two endpoints would leave open."""
-    tier: Tier = "slm" if made.table["tier"] == "slm" else "llm"
     stated = config.tiers.slm if tier == "slm" else config.tiers.llm
     others = [other for other, it in _without(config, name).endpoints.items() if it.tier == tier]
     before = stated or (others[0] if len(others) == 1 else None)
     if before is None or before == name:
         return made
     said = f'[endpoints.{before}] stays the default of its tier, by [tiers] {tier} = "{before}"'
-    tiers: dict[Tier, str] = {} if stated else {tier: before}
-    return replace(made, tiers=tiers, notes=(*made.notes, said))
+    return replace(made, tiers={} if stated else {tier: before}, notes=(*made.notes, said))
 
 
 def _without(config: Config, *names: str) -> Config:
@@ -233,8 +228,8 @@ def write_plan(
 
 def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: Config) -> Setup:
     name, model = _NAMES[tier], member.model
-    if isinstance(member, VendorModel):
-        return _with_default(_sold(model, tier), name, config)
+    if member.place is None:
+        return _with_default(_sold(model, tier), name, tier, config)
     if member.place.engine == "vllm":
         servers = plan.servers(member)
         return setup(
@@ -251,18 +246,18 @@ def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: 
     if model.name == BUILT_IN:
         return Setup(notes=(f"{BUILT_IN} is built in, and needs no endpoint",))
     made = _started_by_its_user(model, tier) if model.start else _in_this_machine(member, tier)
-    return _with_default(made, name, config)
+    return _with_default(made, name, tier, config)
 
 
 def _in_this_machine(member: LocalModel, tier: Tier) -> Setup:
     """A GGUF file, which llama.cpp runs in an engine of moa's own."""
     model, kind = member.model, member.quantisation
-    known = kind in model.files
-    file = model.name if known else f"{model.name}-{kind}.gguf"
-    fetch = f"moa models fetch {_NAMES[tier]}"
-    put = f"put a {kind} GGUF file of {model.hub} beside the configuration, as {file}"
+    file, step = model.name, f"moa models fetch {_NAMES[tier]}"
+    if kind not in model.files:
+        file = f"{model.name}-{kind}.gguf"
+        step = f"put a {kind} GGUF file of {model.hub} beside the configuration, as {file}"
     return Setup(
         table={"tier": tier, "model": file, "serve": "llama.cpp"},
         notes=_cautions(model),
-        steps=(fetch if known else put, "moa models"),
+        steps=(step, "moa models"),
     )

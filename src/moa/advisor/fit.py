@@ -14,18 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
-from typing import Literal
+from itertools import chain, product
 
 from moa.advisor.catalogue import GGUF, Model, models
-from moa.advisor.hardware import GIB, GPU, Machine, card
+from moa.advisor.hardware import GIB, RAM_SHARE, Machine, Placement, places
 from moa.advisor.words import Quantisation
 from moa.config import Config
 from moa.errors import ConfigError
 from moa.vllm.settings import UTILISATION
 
-RAM_SHARE = 0.9
-"""Share of the free RAM that a model may take; the rest is left to everything else."""
 SPARE = 1.1
 """Memory that is asked of a GPU for each that is reckoned with: the overhead is an estimate."""
 _FIXED = {"vllm": int(1.25 * GIB), "llama.cpp": int(0.25 * GIB)}
@@ -33,16 +30,10 @@ _FIXED = {"vllm": int(1.25 * GIB), "llama.cpp": int(0.25 * GIB)}
 models of 0.5B to 8B these came to 1 to 2 GiB."""
 _ACTIVATIONS = 0.05
 """Activations grow with the width of a model, and so with its weights."""
-_CAPABILITY: dict[Quantisation, tuple[int, int]] = {
-    "bf16": (7, 5),
-    "int4": (7, 5),
-    "int8": (7, 5),
-    "fp8": (8, 9),
-}
-"""Least CUDA compute capability by quantisation; a card before 8.0 computes in fp16 for bf16
+_BY_VLLM: tuple[Quantisation, ...] = ("bf16", "int4", "int8", "fp8")
+_TURING, _ADA = (7, 5), (8, 9)
+"""Least CUDA compute capability of all, and of `fp8`; a card before 8.0 computes in fp16 for bf16
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
-_AMPERE = (8, 0)
-"""Compute capability from which on cards know `bfloat16`."""
 _MAX_SEQUENCES = 1024
 """More are never counted: a server takes a few hundred at once, whatever its memory."""
 
@@ -59,69 +50,9 @@ _ON_CPU: tuple[Quantisation, ...] = ("bf16", "int8", "int4")
 """What vLLM computes with on a processor
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
 
-_BANDWIDTH_SHARE, _FLOPS_SHARE = 0.7, 0.4
-"""Parts of a memory's peak that decoding reaches, and of a GPU's arithmetic that reading does."""
-_ACROSS = 0.85
-"""What is left of both when GPUs have to wait for each other, by doubling of their number."""
-_FLOPS_A_BYTE = 75
-"""Of a GPU that isn't known: an RTX 3090 does 76 for each byte, and newer cards do more."""
 _GPU_STEP_S, _CPU_STEP_S = 0.0015, 0.0005
 """Least seconds of a decoding step, whatever is read."""
-_CORE_BANDWIDTH, _SOCKET_BANDWIDTH, _SERVER_CORE_BANDWIDTH = 10e9, 50e9, 3e9
-"""Bytes a second of RAM: a core takes about 10 GB/s, two channels of DDR4 or DDR5 give about 50
-GB/s together; a processor with more than 16 cores has more channels, about 3 GB/s a core."""
-_CORE_FLOPS = 58e9
-"""Operations a second of one core, reached: the built-in model of 135M parameters read 430 tokens
-a second on two cores of an AMD EPYC (measured)."""
 _VLLM_SLOTS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where on a machine a model runs: so many of its GPUs, or its processor."""
-
-    engine: Literal["vllm", "llama.cpp"]
-    gpu: GPU | None = None
-    """Kind of GPU; `None`: the processor."""
-    count: int = 1
-    """GPUs that share the weights, by tensor parallelism."""
-    replicas: int = 1
-    """How often the machine has such a place, so that as many servers share the work."""
-    cores: int = 1
-    memory: int = 0
-    """Bytes that may be taken, of all its GPUs together."""
-
-    @property
-    def only_float16(self) -> bool:
-        """Whether its GPU doesn't compute in `bfloat16`."""
-        able = self.gpu.capability if self.gpu else None
-        return able is not None and able < _AMPERE
-
-    @cached_property
-    def reached(self) -> tuple[float, float] | None:
-        """Bytes and operations a second that it reaches; `None`: its GPU isn't known."""
-        if self.gpu is None:
-            many = max(_SOCKET_BANDWIDTH, self.cores * _SERVER_CORE_BANDWIDTH)
-            bandwidth = min(self.cores * _CORE_BANDWIDTH, many)
-            return bandwidth * _BANDWIDTH_SHARE, self.cores * _CORE_FLOPS
-        known = card(self.gpu.name)
-        bandwidth = self.gpu.bandwidth or (known.gb_per_s * 1e9 if known else None)
-        if bandwidth is None:
-            return None
-        flops = known.tflops * 1e12 if known else bandwidth * _FLOPS_A_BYTE
-        together = self.count * _ACROSS ** (self.count.bit_length() - 1)
-        return bandwidth * _BANDWIDTH_SHARE * together, flops * _FLOPS_SHARE * together
-
-    @property
-    def watts(self) -> float | None:
-        """What its GPUs draw while they work; `None`: not known."""
-        known = card(self.gpu.name) if self.gpu else None
-        return known.watts * self.count if known else None
-
-    def __str__(self) -> str:
-        if self.gpu is None:
-            return f"the processor ({self.cores} cores)"
-        return f"{self.count} x {self.gpu.name}" if self.count > 1 else self.gpu.name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,6 +83,15 @@ class LocalModel:
         every = self.model.parameters or 1
         return (self.model.active_parameters or every) / every
 
+    @property
+    def weight(self) -> float:
+        """What a token takes: bytes that are read."""
+        return self.weights * self.active
+
+    @property
+    def _flops_a_token(self) -> float:
+        return 2.0 * (self.model.parameters or 1) * self.active
+
     @cached_property
     def overhead(self) -> int:
         """Bytes of activations, CUDA graphs, buffers."""
@@ -179,10 +119,14 @@ class LocalModel:
         """Bytes of all parts together."""
         return self.weights + self.kv + self.overhead
 
+    def lacking(self) -> int:
+        """Bytes that are needed and not there; below 0, those that are left."""
+        return self.needed - self.budget
+
     @property
     def fits(self) -> bool:
         """Whether all that was asked for fits."""
-        return self.needed <= self.budget
+        return self.lacking() <= 0
 
     @property
     def max_sequences(self) -> int:
@@ -211,38 +155,6 @@ class LocalModel:
         least = _GPU_STEP_S if self.place.gpu else _CPU_STEP_S
         return max(moved, batch * self._flops_a_token / flops) + least
 
-    @property
-    def _flops_a_token(self) -> float:
-        return 2.0 * (self.model.parameters or 1) * self.active
-
-
-def places(machine: Machine) -> list[Placement]:
-    """List where on a machine a model can run, and with how much memory.
-
-    Equal GPUs are taken together, in powers of two, as tensor parallelism wants them. A GPU that
-    shares the machine's memory is driven by llama.cpp, as is the processor.
-    """
-    ram, cores = int(machine.ram_free * RAM_SHARE), machine.cores
-    found = [Placement(engine="llama.cpp", cores=cores, memory=ram)]
-    for same in machine.kinds_of_gpu.values():
-        gpu = min(same, key=lambda it: it.usable)
-        if gpu.shared:
-            memory = min(gpu.usable, ram)
-            found.append(Placement(engine="llama.cpp", gpu=gpu, cores=cores, memory=memory))
-            continue
-        found += [
-            Placement(
-                engine="vllm",
-                gpu=gpu,
-                count=count,
-                replicas=len(same) // count,
-                cores=cores,
-                memory=gpu.usable * count,
-            )
-            for count in (2**power for power in range(len(same).bit_length()))
-        ]
-    return found
-
 
 def quantisations(model: Model, place: Placement) -> list[Quantisation]:
     """List in which forms a place can run a model.
@@ -256,9 +168,9 @@ def quantisations(model: Model, place: Placement) -> list[Quantisation]:
     able = place.gpu.capability if place.gpu else None
     return [
         kind
-        for kind, least in _CAPABILITY.items()
+        for kind in _BY_VLLM
         if kind in model.weights
-        and (able is None or able >= least)
+        and (able is None or able >= (_ADA if kind == "fp8" else _TURING))
         and (kind in _NEAR_LOSSLESS or model.weights[kind].repository is not None)
     ]
 
@@ -287,8 +199,8 @@ def vllm_fit(
             "wrong"
         )
 
-    def at(way: tuple[Placement, Quantisation], length: int, many: int) -> LocalModel:
-        place, kind = way
+    def at(step: tuple[int, int], way: tuple[Placement, Quantisation]) -> LocalModel:
+        (length, many), (place, kind) = step, way
         return LocalModel(
             model=model,
             place=place,
@@ -300,12 +212,10 @@ def vllm_fit(
 
     exact = [way for way in ways if way[1] in _NEAR_LOSSLESS]
     coarse = [way for way in ways if way[1] not in _NEAR_LOSSLESS]
-    for kinds, steps in ((exact, STEPS[:_GOOD]), (coarse, STEPS), (exact, STEPS[_GOOD:])):
-        for step, way in product(steps, kinds):
-            found = at(way, *step)
-            if found.fits:
-                return found
-    return min((at(way, *STEPS[-1]) for way in ways), key=lambda it: it.needed - it.budget)
+    orders = (product(STEPS[:_GOOD], exact), product(STEPS, coarse), product(STEPS[_GOOD:], exact))
+    tried = (at(*one) for one in chain.from_iterable(orders))
+    least = (at(STEPS[-1], way) for way in ways)
+    return next((it for it in tried if it.fits), None) or min(least, key=LocalModel.lacking)
 
 
 def _ways(

@@ -1,4 +1,4 @@
-"""Hardware: what a machine has, as it is read here or described.
+"""Hardware: what a machine has, as it is read here or described, and the places for models on it.
 
 Of known GPUs, memory, memory bandwidth and dense 16-bit arithmetic are the makers' own figures:
 NVIDIA's data sheets (https://www.nvidia.com/en-us/data-center/, the Ada and Ampere GA102 papers
@@ -16,8 +16,9 @@ import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from moa._machine import nvidia, usable_cores, usable_memory
 from moa.errors import ConfigError
@@ -32,6 +33,22 @@ _FREE = 0.75
 """Part of its RAM that a machine that is described leaves to models."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(mi?b|gi?b|ti?b|g|m|t)?", re.IGNORECASE)
 _UNITS = {"m": 2**20, "g": 2**30, "t": 2**40}
+RAM_SHARE = 0.9
+"""Share of the free RAM that a model may take; the rest is left to everything else."""
+_AMPERE = (8, 0)
+"""Compute capability from which on cards know `bfloat16`."""
+_BANDWIDTH_SHARE, _FLOPS_SHARE = 0.7, 0.4
+"""Parts of a memory's peak that decoding reaches, and of a GPU's arithmetic that reading does."""
+_ACROSS = 0.85
+"""What is left of both when GPUs have to wait for each other, by doubling of their number."""
+_FLOPS_A_BYTE = 75
+"""Of a GPU that isn't known: an RTX 3090 does 76 for each byte, and newer cards do more."""
+_CORE_BANDWIDTH, _SOCKET_BANDWIDTH, _SERVER_CORE_BANDWIDTH = 10e9, 50e9, 3e9
+"""Bytes a second of RAM: a core takes about 10 GB/s, two channels of DDR4 or DDR5 give about 50
+GB/s together; a processor with more than 16 cores has more channels, about 3 GB/s a core."""
+_CORE_FLOPS = 58e9
+"""Operations a second of one core, reached: the built-in model of 135M parameters read 430 tokens
+a second on two cores of an AMD EPYC (measured)."""
 
 
 class Card(NamedTuple):
@@ -178,6 +195,54 @@ class Machine:
         return ", ".join(parts if gpus else (*parts, "no GPU"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where on a machine a model runs: so many of its GPUs, or its processor."""
+
+    engine: Literal["vllm", "llama.cpp"]
+    gpu: GPU | None = None
+    """Kind of GPU; `None`: the processor."""
+    count: int = 1
+    """GPUs that share the weights, by tensor parallelism."""
+    replicas: int = 1
+    """How often the machine has such a place, so that as many servers share the work."""
+    cores: int = 1
+    memory: int = 0
+    """Bytes that may be taken, of all its GPUs together."""
+
+    @property
+    def only_float16(self) -> bool:
+        """Whether its GPU doesn't compute in `bfloat16`."""
+        able = self.gpu.capability if self.gpu else None
+        return able is not None and able < _AMPERE
+
+    @cached_property
+    def reached(self) -> tuple[float, float] | None:
+        """Bytes and operations a second that it reaches; `None`: its GPU isn't known."""
+        if self.gpu is None:
+            many = max(_SOCKET_BANDWIDTH, self.cores * _SERVER_CORE_BANDWIDTH)
+            bandwidth = min(self.cores * _CORE_BANDWIDTH, many)
+            return bandwidth * _BANDWIDTH_SHARE, self.cores * _CORE_FLOPS
+        known = card(self.gpu.name)
+        bandwidth = self.gpu.bandwidth or (known.gb_per_s * 1e9 if known else None)
+        if bandwidth is None:
+            return None
+        flops = known.tflops * 1e12 if known else bandwidth * _FLOPS_A_BYTE
+        together = self.count * _ACROSS ** (self.count.bit_length() - 1)
+        return bandwidth * _BANDWIDTH_SHARE * together, flops * _FLOPS_SHARE * together
+
+    @property
+    def watts(self) -> float | None:
+        """What its GPUs draw while they work; `None`: not known."""
+        known = card(self.gpu.name) if self.gpu else None
+        return known.watts * self.count if known else None
+
+    def __str__(self) -> str:
+        if self.gpu is None:
+            return f"the processor ({self.cores} cores)"
+        return f"{self.count} x {self.gpu.name}" if self.count > 1 else self.gpu.name
+
+
 def machine() -> Machine:
     """Read what this machine has: cores, RAM, GPUs. Starts and sends nothing.
 
@@ -191,6 +256,28 @@ def machine() -> Machine:
         ram_free=memory.free,
         gpus=_nvidia() or _on_chip(*memory),
     )
+
+
+def places(machine: Machine) -> list[Placement]:
+    """List where on a machine a model can run, and with how much memory.
+
+    Equal GPUs are taken together, in powers of two, as tensor parallelism wants them. A GPU that
+    shares the machine's memory is driven by llama.cpp, as is the processor.
+    """
+    ram = int(machine.ram_free * RAM_SHARE)
+    place = partial(Placement, cores=machine.cores)
+    found = [place(engine="llama.cpp", memory=ram)]
+    for same in machine.kinds_of_gpu.values():
+        gpu = min(same, key=lambda it: it.usable)
+        if gpu.shared:
+            found.append(place(engine="llama.cpp", gpu=gpu, memory=min(gpu.usable, ram)))
+            continue
+        for count in (2**power for power in range(len(same).bit_length())):
+            servers, memory = len(same) // count, gpu.usable * count
+            found.append(
+                place(engine="vllm", gpu=gpu, count=count, replicas=servers, memory=memory)
+            )
+    return found
 
 
 def described(

@@ -209,18 +209,15 @@ def task_of(text: str, given: Mapping[str, Any]) -> tuple[Task, list[Read]]:
 
 
 def _found(text: str) -> Iterator[Read]:
-    jobs = [
-        (hit.start(), name, hit.group())
-        for name, words in _JOBS.items()
-        if (hit := re.search(rf"\b(?:{words})\b", text))
-    ]
+    hits = {job: re.search(rf"\b(?:{words})\b", text) for job, words in _JOBS.items()}
+    jobs = [(hit.start(), job, hit.group()) for job, hit in hits.items() if hit]
     _, job, words = min(jobs, default=(0, "", ""))
     if job:
         yield Read("job", job, words)
     yield from _numbers(text, job)
     spoken = [name for name in _LANGUAGES if re.search(rf"\b{name}\b", text)]
     if spoken:
-        yield Read("languages", tuple(map(_LANGUAGES.__getitem__, spoken)), ", ".join(spoken))
+        yield Read("languages", tuple(_LANGUAGES[name] for name in spoken), ", ".join(spoken))
     for (field, value), words in _SAID.items():
         if hit := _said(words, text):
             yield Read(field, value, hit.group())

@@ -20,8 +20,7 @@ from moa.usage import Price
 if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.advisor.catalogue import Model
-    from moa.advisor.choice import Ranking
-    from moa.advisor.plans import Plan
+    from moa.advisor.choice import Plan, Ranking
     from moa.advisor.task import Read
     from moa.advisor.words import Quantisation
     from moa.config import Config
