@@ -1,7 +1,7 @@
 """Choice: tries every pattern with every model that fits, and ranks what keeps the limits.
 
-A model runs at a place of the machine, or is asked at the vendor that sells it; a pattern says who
-is asked for what. The score has weights that stand here to be argued with. The latency that is
+A model runs at a place of the machine, or is asked at the vendor that sells it; a pattern
+(`patterns.py`) says who is asked for what. The score has weights that stand here to be argued with. The latency that is
 allowed is no part of it, only a limit: so a tighter one takes plans away, and never changes the
 order of those that are left.
 """
@@ -9,12 +9,12 @@ order of those that are left.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, cached_property, partial
 from itertools import islice
-from math import ceil, inf, log10, sqrt
+from math import ceil, log10, sqrt
 from typing import Literal
 
 from moa.advisor.catalogue import BUILT_IN, Model, models
@@ -25,7 +25,6 @@ from moa.advisor.estimate import (
     Latency,
     Member,
     Prices,
-    Stage,
     Timed,
     Times,
     VendorModel,
@@ -34,15 +33,12 @@ from moa.advisor.estimate import (
     quality,
     shown_seconds,
 )
-from moa.advisor.fit import SPARE, LocalModel, quantisations
-from moa.advisor.hardware import GPU, Machine, Placement, machine, places
+from moa.advisor.fit import LocalModel, quantisations
+from moa.advisor.hardware import GPU, Machine, machine, places
+from moa.advisor.patterns import TO_BOUND, Pattern, tokens_of, ways
 from moa.advisor.task import PEAK, Task, vendor_name
 from moa.advisor.words import Risk
 
-Pattern = Literal["slm", "cascade", "hybrid", "llm", "mixture"]
-"""`slm` and `llm`: one model alone, small or large. `cascade`: small first, large if not accepted.
-`hybrid`: a graph in which the small one decides and the large one writes. `mixture`: several
-answers, of which the large one makes one."""
 _BUILT: tuple[Pattern, ...] = ("slm", "hybrid", "llm")
 """Patterns that `--write` writes. A cascade takes a calibration besides; the rest is one's own."""
 Cause = Literal[
@@ -56,65 +52,12 @@ Cause = Literal[
     "needs a network",
     "no API",
 ]
-_CASCADES = ("classify", "recommend", "extract", "reason")
-_HYBRIDS = ("converse", "answer-from-documents")
-_MIXTURES = ("reason", "create")
-
 _NEEDED: dict[Risk, float] = {"low": 2.0, "medium": 3.0, "high": 4.0}
 """What a wrong answer's price asks for, on the catalogue's scale."""
-_INSTRUCTIONS = 200
-"""Tokens of instructions and examples before an item: the same each time, so that one's own
-server has them cached, and a vendor is paid for them."""
-_TO_BOUND = 59
-"""Accepted labels without an error that bound the errors at 5 % with 95 % confidence: the least n
-with 0.95^n below 0.05 (Clopper and Pearson, 1934)."""
 _LABELS_AT_HIGH_RISK = 256
 """With so many, six errors among those accepted still hold the same bound."""
 _IDLE = 0.1
 """Share of the busiest time up to which one server is enough, and a second saves no wait."""
-_LABEL_AS_TEXT = 10
-"""Tokens in which a vendor's model writes a label."""
-_PROPOSERS = 3
-_DECISIONS, _QUESTION = 3, 25
-"""Questions that a hybrid graph asks about an item (is it wanted, what is it, what is felt), and
-the tokens of one."""
-_TO_WRITER = 0.5
-"""Part of a mixed inbox that needs a writer; the rest is dropped, routed, or has a fixed reply."""
-_GAIN_AT_LEAST = 0.5
-"""How much better the large one of a cascade has to be, to be asked what the small one was."""
-
-_ALONE: dict[tuple[Pattern, bool], str] = {
-    ("slm", True): "labels are scored by a small model, not written: SmolLM2-135M, scored, was "
-    "right on .87 of film reviews in our measurements, and on .57 where it wrote its labels",
-    ("slm", False): "one small model does it all; small models write and reason worse than large "
-    "ones",
-    ("llm", True): "a large model labels well without examples; its answers carry no calibrated "
-    "bound",
-    ("llm", False): "one large model does it all: the plainest way to the quality of a large model",
-}
-"""What argues for a model alone, where it decides and where it writes."""
-_KEPT = (
-    "with 512 labels and a target of 95 % right, a fitted small model kept 55 % of film "
-    "reviews and all spam and intents in our measurements"
-)
-_CHECKED = (
-    "assumed; answers that can be checked (a schema, arithmetic, agreement of three) recovered "
-    ".81 to .83 of the gap on GSM8K in our measurements"
-)
-_ESCALATED = (
-    (512, 0.35, 0.9, _KEPT),
-    (LABELS_FOR_A_HEAD, 0.45, 0.85, "assumed; fewer labels than 512 accept less"),
-    (
-        _TO_BOUND,
-        0.6,
-        0.8,
-        f"assumed; {_TO_BOUND} accepted labels without an error bound errors at 5 %",
-    ),
-    (0, 0.5, 0.6, f"assumed, and bounded by nothing: a threshold needs {_TO_BOUND} labels"),
-)
-"""Of a cascade that decides, by the least labels: the share that goes on to the large one, the part
-of the gap in quality that is recovered, and where that is from; `_CHECKED`: of one that writes."""
-
 _SLACK = 0.5
 """How much less is still shown, as weaker than wanted."""
 _MOST_BUSY = 0.85
@@ -361,7 +304,7 @@ def rank(task: Task, there: Machine, *, prices: Prices = NO_PRICES) -> Ranking:
     rejected = [one for one in found if isinstance(one, Rejected)]
     plans: list[Plan] = []
     members = [one for one in found if not isinstance(one, Rejected)]
-    for pattern, why, value, stages in _ways(task, members):
+    for pattern, why, value, stages in ways(task, members):
         timed = tuple((stage, stage.times(task)) for stage in stages)
         plan = Plan(task=task, pattern=pattern, stages=timed, quality=value, why=why, prices=prices)
         if broken := next(_broken_limits(plan), None):
@@ -472,7 +415,7 @@ def _local_models(task: Task, there: Machine) -> Iterator[LocalModel | Rejected]
         if model.parameters is None or model.retired:
             continue
         found = [
-            LocalModel(model=model, place=place, quantisation=kind, tokens=_tokens(task))
+            LocalModel(model=model, place=place, quantisation=kind, tokens=tokens_of(task))
             for place in where
             for kind in quantisations(model, place)
         ]
@@ -480,124 +423,6 @@ def _local_models(task: Task, there: Machine) -> Iterator[LocalModel | Rejected]
         yield from fitting
         if found and not fitting:
             yield Rejected(model.name, *_too_big(min(found, key=LocalModel.lacking)))
-
-
-def _tokens(task: Task) -> int:
-    return _INSTRUCTIONS + task.reads + task.writes
-
-
-_Way = tuple[Pattern, str, float, tuple[Stage, ...]]
-"""A pattern, what argues for it, how good it is, and who is asked for what."""
-
-
-def _ways(task: Task, members: Sequence[Member]) -> Iterator[_Way]:
-    """Put every member, and every pair that makes sense, into the patterns of the task's job."""
-    judged = [(member, quality(member, task)[0]) for member in members]
-    for member, value in judged:
-        yield _alone(member, task, value)
-        if task.job in _MIXTURES and member.model.tier == "llm":
-            yield _mixture(member, task, value)
-    if task.job not in (*_CASCADES, *_HYBRIDS):
-        return
-    # the small one of a hybrid graph is judged by what it is asked, which is to decide
-    asked = task.model_copy(update={"job": "classify"}) if task.job in _HYBRIDS else task
-    small = [
-        (it, quality(it, asked)[0])
-        for it in members
-        if it.model.tier == "slm" and it.place is not None and it.place.count == 1
-    ]
-    paired, least = (_cascade, _GAIN_AT_LEAST) if task.job in _CASCADES else (_hybrid, 0.0)
-    for one, low in _lightest(task, small):
-        for other, high in _lightest(task, judged):
-            if other.model.name != one.model.name and high >= low + least:
-                yield paired(one, _beside(other, one), task, low, high)
-
-
-def _lightest(task: Task, judged: Sequence[tuple[Member, float]]) -> list[tuple[Member, float]]:
-    """Keep at each kind of place those better than every lighter one, and long enough for the task.
-
-    So some pairs are left of thousands. Where there is a GPU, only the built-in model runs beside.
-    """
-    driven = any(it.place is not None and it.place.gpu for it, _ in judged)
-    best: dict[int, float] = {}
-    kept: list[tuple[Member, float]] = []
-    for member, value in sorted(judged, key=lambda it: (it[0].weight, -it[1])):
-        kind = 0 if member.place is None else member.place.count
-        if driven and member.place is not None and member.place.gpu is None:
-            if member.model.name != BUILT_IN:
-                continue
-            kind = -1
-        if (member.model.context or inf) >= _tokens(task) and value > best.get(kind, -1):
-            best[kind] = value
-            kept.append((member, value))
-    return kept
-
-
-def _beside(member: Member, other: Member) -> Member:
-    """Give what is left for a member where another one has its memory already."""
-    if member.place is None or other.place is None:
-        return member
-    if _memory(member.place) != _memory(other.place):
-        return member
-    taken = other.needed * (member.place.count if member.place.gpu else 1)
-    if other.place.engine == "vllm":  # which is given a share with something to spare
-        taken = int(taken * SPARE)
-    return replace(member, taken=taken)
-
-
-def _memory(place: Placement) -> str:
-    return place.gpu.name if place.gpu and not place.gpu.shared else "RAM"
-
-
-def _whole(member: Member, task: Task, *, share: float = 1.0, calls: int = 1) -> Stage:
-    """Give a model the whole item; a label is one token where its score can be read."""
-    as_text = task.decides and member.place is None
-    return Stage(
-        member=member,
-        share=share,
-        calls=calls,
-        fresh=task.reads,
-        prompt=_INSTRUCTIONS + task.reads,
-        writes=_LABEL_AS_TEXT if as_text else task.writes,
-    )
-
-
-def _alone(member: Member, task: Task, value: float) -> _Way:
-    pattern: Pattern = "slm" if member.model.tier == "slm" else "llm"
-    return pattern, _ALONE[pattern, task.decides], value, (_whole(member, task),)
-
-
-def _cascade(small: Member, large: Member, task: Task, low: float, high: float) -> _Way:
-    decided = (row[1:] for row in _ESCALATED if task.labels >= row[0])
-    share, recovered, how = next(decided) if task.decides else (0.5, 0.8, _CHECKED)
-    why = f"the small one answers first, and {share:.0%} go on to the large one: {how}"
-    first = _whole(small, task, calls=3 if task.job == "reason" else 1)
-    value = low + recovered * (high - low)
-    return "cascade", why, value, (first, _whole(large, task, share=share))
-
-
-def _hybrid(small: Member, large: Member, task: Task, low: float, high: float) -> _Way:
-    why = (
-        f"the small one drops, routes and picks ({_DECISIONS} decisions an item, by label scores), "
-        f"and the large one writes for {_TO_WRITER:.0%} of the items (assumed: count your own)"
-    )
-    # in one request: the item is read once, and then each question
-    tokens = task.reads + _DECISIONS * _QUESTION
-    decides = Stage(member=small, fresh=tokens, prompt=tokens, writes=_DECISIONS)
-    value = 0.7 * high + 0.3 * min(low, high)
-    return "hybrid", why, value, (decides, _whole(large, task, share=_TO_WRITER))
-
-
-def _mixture(member: Member, task: Task, value: float) -> _Way:
-    why = (
-        f"{_PROPOSERS} answers of one strong model and a fourth that joins them: choosing by "
-        "self-consistency gained up to 13 %, while committees of small models lost to one strong "
-        "model; compare it with the model alone on your own data"
-    )
-    read = task.reads + _PROPOSERS * task.writes
-    joins = Stage(member=member, fresh=read, prompt=_INSTRUCTIONS + read, writes=task.writes)
-    better = min(5.0, value + (0.4 if task.job == "reason" else 0.2))
-    return "mixture", why, better, (_whole(member, task, calls=_PROPOSERS), joins)
 
 
 _Broken = tuple[Cause, str, float]
@@ -652,8 +477,8 @@ def _quality_and_risk(plan: Plan) -> Iterator[_Broken]:
             f"with {labels} labels nothing bounds how often a small model alone is wrong; at high "
             f"risk that takes {_LABELS_AT_HIGH_RISK}"
         )
-    elif plan.pattern == "cascade" and task.decides and labels < _TO_BOUND:
-        why = f"a threshold with a bound takes {_TO_BOUND} labels, and there are {labels}"
+    elif plan.pattern == "cascade" and task.decides and labels < TO_BOUND:
+        why = f"a threshold with a bound takes {TO_BOUND} labels, and there are {labels}"
     if why:
         yield "too risky", why, miss
 
@@ -760,7 +585,7 @@ def _reasons(plan: Plan) -> Iterator[str]:
     if task.decides and plan.pattern == "slm" and task.labels < LABELS_FOR_A_HEAD:
         yield (
             f"label {LABELS_FOR_A_HEAD} items: from there on a fitted small model did best, and "
-            f"from {_TO_BOUND} accepted ones on its errors can be bounded"
+            f"from {TO_BOUND} accepted ones on its errors can be bounded"
         )
     if task.risk == "high":
         yield "at high risk, have people look at a sample, and at all that it is not sure of"
