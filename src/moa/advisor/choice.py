@@ -1,9 +1,9 @@
 """Choice: tries every pattern with every model that fits, and ranks what keeps the limits.
 
 A model runs at a place of the machine, or is asked at the vendor that sells it; a pattern
-(`patterns.py`) says who is asked for what. The score has weights that stand here to be argued with. The latency that is
-allowed is no part of it, only a limit: so a tighter one takes plans away, and never changes the
-order of those that are left.
+(`patterns.py`) says who is asked for what. The score has weights that stand here to be argued with.
+The latency that is allowed is no part of it, only a limit: so a tighter one takes plans away, and
+never changes the order of those that are left.
 """
 
 from __future__ import annotations
