@@ -1,4 +1,4 @@
-"""Records: how a finished call is written into the journal of its run, and found there again."""
+"""Journal records: how a finished call is written into the journal of its run, and found there again."""
 
 from __future__ import annotations
 

@@ -290,6 +290,11 @@ async def test_yes_is_the_first_option_of_spam_and_injection(
     assert (await injection_filter(slm).run(text)).output.met == injection
 
 
+def test_a_question_without_a_shipped_head_is_refused_with_those_that_have_one() -> None:
+    with pytest.raises(ConfigError, match=r"no head for 'profanity' ships with moa, but for .*spam"):
+        Adaptation.shipped("profanity")
+
+
 def yes_or_no(text: str) -> Question:
     return Question("met", "predicate", text, (Option("yes", True), Option("no", False)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from enum import Enum
 from importlib import import_module
 from typing import Any
@@ -26,6 +27,24 @@ TEXTS = ["Lovely!", "Awful.", "Fine"]
 
 def shouting() -> Agent[str | BaseModel, Reply]:
     return Agent(SimulatedEndpoint(rule=lambda _: "As always."), "Answer.")
+
+
+@pytest.mark.parametrize("part", ["_cells_in", "_widened"])
+def test_a_frame_is_read_and_widened_in_the_thread_that_asks(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas: Any = import_module("pandas")
+    threads: list[threading.Thread] = []
+    frames: Any = import_module("moa.rows.frames")
+    real = getattr(frames, part)
+
+    def told(*given: Any, **named: Any) -> Any:
+        threads.append(threading.current_thread())
+        return real(*given, **named)
+
+    monkeypatch.setattr(frames, part, told)
+    mood().map_frame(pandas.DataFrame({"text": TEXTS}), column="text")
+    assert threads == [threading.current_thread()]
 
 
 def mood() -> Sentiment:

@@ -100,7 +100,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
     def __init__(
         self, *, name: str | None = None, budget: Budget = UNLIMITED, timeout_s: float | None = None
     ) -> None:
-        self.name = name or type(self).default_name()
+        self.name = name or type(self)._default_name()
         self.budget = budget
         self.timeout_s = timeout_s
         for which in ("input_type", "output_type"):
@@ -122,7 +122,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
                     setattr(cls, which, given)
 
     @classmethod
-    def default_name(cls) -> str:
+    def _default_name(cls) -> str:
         """Give the class's name in snake case."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 

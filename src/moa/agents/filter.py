@@ -109,7 +109,7 @@ class Filter(DecidingAgent[Verdict]):
         self.action: Action = action
         self.threshold = threshold
         options = (Option("yes", value=True), Option("no", value=False))
-        name = limits.get("name") or self.default_name()
+        name = limits.get("name") or self._default_name()
         question = Question(name, "predicate", f"Is this text {self.criterion}?", options)
         super().__init__(
             endpoint,

@@ -1,4 +1,4 @@
-"""Kept: a file of answers, for an endpoint's cache that outlives its process."""
+"""Answer file: answers that are kept, for an endpoint's cache that outlives its process."""
 
 from __future__ import annotations
 

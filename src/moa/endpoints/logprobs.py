@@ -1,4 +1,4 @@
-"""Labels: answers questions by the log-probabilities of the words of their labels.
+"""Log-probabilities: answers questions by those of the words of their labels.
 
 The fields of vLLM are those of 0.32:
 <https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>.

@@ -65,7 +65,7 @@ class Spam(Filter):
     ) -> None:
         adaptation: Adaptation | None = None
         if examples is None and criterion == CRITERION:
-            name = limits.get("name") or self.default_name()
+            name = limits.get("name") or self._default_name()
             adaptation = shipped_head(slm, "spam", asked_as=name)
             examples = EXAMPLES if adaptation is None else ()
         super().__init__(

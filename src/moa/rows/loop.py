@@ -1,4 +1,4 @@
-"""Finished calls of rows that aren't done, and the loop over rows: no call is paid twice.
+"""Loop: works through the rows that are due, and keeps their finished calls: none is paid twice.
 
 `RowFile` keeps lines in a file, `moa.jobs.Job` rows in a database. Either gives the rows that are
 due, each with the finished calls of an earlier try, and takes what became of them.
