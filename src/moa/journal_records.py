@@ -1,4 +1,4 @@
-"""Journal records: how a finished call is written into the journal of its run, and found there again."""
+"""Journal records: how a finished call is written into the journal of a run, and found there."""
 
 from __future__ import annotations
 
