@@ -17,7 +17,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from moa.errors import BudgetExceeded, ConfigError, EndpointRejected, EndpointUnavailable
+from moa.errors import BudgetExceeded, ConfigError, may_be_billed
 from moa.usage import NOTHING, Amount, Part, Price, Tier, Usage
 
 
@@ -391,8 +391,8 @@ class Purse:
 class Reservation:
     """Something set aside in a run's budget for one call.
 
-    Leaving it unsettled charges the estimate, since nobody knows what was billed; of a call that
-    the server refused or that never reached it, the call alone.
+    Leaving it unsettled charges the estimate, since nobody knows what was billed; after an error
+    that can't have been billed, the call alone: see `may_be_billed`.
     """
 
     __slots__ = ("_price", "_purse", "_start", "estimate", "part", "settled", "waits")
@@ -435,9 +435,7 @@ class Reservation:
     ) -> None:
         if self.settled:
             return
-        if isinstance(error, ConfigError) or (
-            isinstance(error, EndpointRejected | EndpointUnavailable) and not error.begun
-        ):
+        if not may_be_billed(error):
             self.settle(Amount(calls=self.estimate.calls))
             return
         taken = replace(self.estimate, seconds=time.perf_counter() - self._start)

@@ -129,6 +129,10 @@ class StoreError(MoaError):
     """A conversation, or what else is kept from one run to the next, can't be read or written."""
 
 
+GATEWAY_TIMEOUTS = frozenset((504, 524))
+"""Statuses of a gateway whose server had the request, and may go on with it."""
+
+
 class EndpointError(MoaError):
     """A request to an endpoint failed.
 
@@ -137,8 +141,8 @@ class EndpointError(MoaError):
         endpoint: Name of the endpoint that was asked.
         status: HTTP status, where there was one.
         retry_after_s: Seconds the server asked to wait before the next try.
-        begun: Whether the connection was lost when the server had, or may have, begun to answer,
-            so that it may bill for it.
+        begun: Whether it ended when the server had, or may have, begun to answer: the connection
+            was lost, or a gateway waited no longer. See `may_be_billed`.
     """
 
     recoverable = True
@@ -158,7 +162,7 @@ class EndpointError(MoaError):
         self.endpoint = endpoint
         self.status = status
         self.retry_after_s = retry_after_s
-        self.begun = begun
+        self.begun = begun or status in GATEWAY_TIMEOUTS
 
 
 class EndpointTimeout(EndpointError):
@@ -305,6 +309,17 @@ class DeadlineExceeded(MoaError):
 
     recoverable = True
     escalates = True
+
+
+def may_be_billed(error: BaseException | None) -> bool:
+    """Whether a server may bill for the tokens of a call that ended so, which then are charged.
+
+    It bills none where nothing was sent, or it refused at once: a 4xx, a 3xx, no connection, and a
+    5xx, which most don't bill. What was cut, lost or can't be read may have been worked out.
+    """
+    if isinstance(error, EndpointRejected | EndpointUnavailable):
+        return error.begun
+    return not isinstance(error, ConfigError)
 
 
 def check_recoverable(error: MoaError) -> None:

@@ -23,6 +23,7 @@ from moa.endpoints import (
     Prompt,
     need,
 )
+from moa.errors import DeadlineExceeded
 from moa.messages import ToolCall
 from moa.questions import Answer, Question
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
@@ -77,7 +78,7 @@ class _Double(EndpointBase):
     tokens: tuple[int, int] = (10, 5)
     """Input and output tokens that each call is said to take."""
     latency_s: float = 0.0
-    """Seconds that each call takes."""
+    """Seconds that each call takes; where the run's time is up before, `DeadlineExceeded`."""
     piece_s: float = 0.0
     """Seconds between the pieces of a text that is streamed, which come after `latency_s`."""
     encoder: Endpoint | None = None
@@ -108,7 +109,7 @@ class _Double(EndpointBase):
         whole = await self.complete(prompt, context)
         for i, word in enumerate(whole.text.split(" ") if whole.text else ()):
             if i:
-                await asyncio.sleep(self.piece_s)
+                await self._wait(self.piece_s, context)
             yield f" {word}" if i else word
         yield whole
 
@@ -134,7 +135,7 @@ class _Double(EndpointBase):
         need(self, "embed")
         estimate = Amount(calls=1, input_tokens=self.tokens[0])
         with await context.reserve(self.name, self.tier, estimate) as call:
-            await asyncio.sleep(self.latency_s)
+            await self._wait(self.latency_s, context)
             amount = self.price.charge(estimate)
             call.settle(amount)
         vectors = tuple((float(len(text)), float(text.count(" ")), 1.0) for text in texts)
@@ -147,12 +148,19 @@ class _Double(EndpointBase):
         estimate = Amount(calls=1, input_tokens=self.tokens[0], output_tokens=self.tokens[1])
         estimate = self.price.charge(estimate)
         with await context.reserve(self.name, self.tier, estimate) as call:
-            await asyncio.sleep(self.latency_s)
+            await self._wait(self.latency_s, context)
             step = self.next_step(asked)
             if isinstance(step, Exception):
                 raise step
             call.settle(estimate)
         return step, estimate
+
+    async def _wait(self, seconds: float, context: RunContext) -> None:
+        """Take time, and no more than the run has, as what talks to a server does."""
+        left_s = context.remaining_s()
+        await asyncio.sleep(seconds if left_s is None else min(seconds, left_s))
+        if left_s is not None and left_s < seconds:
+            raise DeadlineExceeded(f"{self.name}: the run's time was up before it had answered")
 
     def _completion(
         self, step: str | BaseModel | ToolCall | Sequence[ToolCall], amount: Amount, id: str

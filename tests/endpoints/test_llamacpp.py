@@ -47,7 +47,7 @@ TOKENS = [tokens] * 3
 def probabilities(shares: dict[int, float]) -> Answer:
     top = [{"id": token, "prob": p} for token, p in shares.items()]
     choice: dict[str, Any] = {"text": "x", "logprobs": {"content": [{"top_probs": top}]}}
-    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    usage = {"prompt_tokens": 40, "completion_tokens": 1}
     return Answer(json={"choices": [choice], "usage": usage})
 
 

@@ -27,7 +27,7 @@ from moa.agents.base import In, Limits, Out, TypedNode, said
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability
-from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of
+from moa.endpoints.tokens import NO_USAGE, amount_of, approximate_tokens, estimate_of
 from moa.endpoints.transport import known_error, worded
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
@@ -91,15 +91,14 @@ class Call:
         Args:
             usage: As a client gives it: an object or a mapping with the words of OpenAI,
                 LangChain, pydantic-ai and those like them; `None`: the answer didn't say.
-            written: What the model wrote, for the estimate.
+            written: What the model wrote, which tells what can't be true, and for the estimate.
         """
         name, known = self.reservation.part.endpoint, _mapping(usage)
-        amount = amount_of({"usage": known}, estimate=self.reservation.estimate)
+        amount = amount_of({"usage": known}, estimate=self.reservation.estimate, written=written)
         if amount is None:
             more = sum(map(approximate_tokens, written))
             amount = replace(self.reservation.estimate, output_tokens=more)
-            lacks = "the answer says no usage, so the estimate is charged"
-            self.context.note("degraded", lacks, endpoint=name)
+            self.context.note("degraded", NO_USAGE, endpoint=name)
         amount = self.price.charge(amount)
         cost = known.get("cost")
         if isinstance(cost, Decimal | float | int) and not self.price.known:

@@ -9,14 +9,14 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from moa.advisor.catalogue import BUILT_IN, Local, local, models
 from moa.agents.language import can_detect, language_of
-from moa.config import EMBEDDED, FILE, Config, EndpointConfig, load, nearest
+from moa.config import EMBEDDED, FILE, Config, EndpointConfig, Tiers, load, nearest
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, close_all
 from moa.errors import ConfigError, ModelNotFound
@@ -75,6 +75,30 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         """Whether a large model has been asked for, and a small one given."""
         self._built: dict[str, Endpoint] = {}
 
+    @classmethod
+    def of(cls, **named: Endpoint) -> Self:
+        """Hold endpoints that exist, by name: for tests of what takes `Endpoints`.
+
+        No file and no variable is read. Each is of its own `tier`, the first of a tier is its
+        default, and as in a file without a small one, that is the built-in model. They are asked
+        as they are, without retries, and closed with this.
+
+        Examples:
+            >>> large = ScriptedEndpoint(["Hello!"], tier="llm")
+            >>> endpoints = Endpoints.of(small=SimulatedEndpoint(), large=large)
+            >>> print(Agent(endpoints.llm, "Greet.").run_sync("Hi").output)
+            Hello!
+        """
+        known = {
+            name: EndpointConfig(tier=one.tier, model=one.model) for name, one in named.items()
+        }
+        first = {one.tier: name for name, one in reversed(known.items())}
+        tiers = Tiers(slm=first.get("slm"), llm=first.get("llm"))
+        # Not validated, which would read the environment.
+        found = cls(Config.model_construct(endpoints=known, tiers=tiers, graphs={}))
+        found._built.update(named)
+        return found
+
     def __repr__(self) -> str:
         known = (f"{name}={one.model!r}" for name, one in self.config.endpoints.items())
         return f"Endpoints({', '.join(known)})"
@@ -116,7 +140,9 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             return None
         if name is None or not self.has_llm:
             return None
-        return Reference(endpoint=name, price=self.config.endpoints[name].price())
+        built = self._built.get(name)
+        price = built.price if built else self.config.endpoints[name].price()
+        return Reference(endpoint=name, price=price)
 
     @property
     def used(self) -> tuple[Endpoint, ...]:

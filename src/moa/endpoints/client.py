@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from moa.budget import Reservation
 from moa.context import RunContext
-from moa.endpoints.tokens import amount_of
+from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (
     KEY,
     body_text,
@@ -124,6 +124,7 @@ class Client:
         base_url: str | None = None,
         api_key: SecretStr | str | None = None,
         price: Price = UNKNOWN_PRICE,
+        context_window: int | None = None,
         concurrency: int = 64,
         connect_timeout_s: float = 5.0,
         timeout_s: float = 120.0,
@@ -136,6 +137,7 @@ class Client:
         self.tier: Tier = tier
         self.model = model
         self.price = price
+        self.context_window = context_window
         self.timeout_s = timeout_s
         self._base_url = base_url
         self._api_key = None if api_key is None else _checked(api_key, name)
@@ -177,7 +179,7 @@ class Client:
             line = self._line()
             url = line.url(path, at_root=at_root)
             answer, seconds = await self._answer(line, url, body, context, call)
-            amount = self._charge(call, answer, seconds, context)
+            amount = self._charge(call, answer, seconds, context, body, texts_in(answer))
         if _is_cut(answer):
             self._check_cut(call, estimate, context)
         return Posted(answer, amount)
@@ -193,6 +195,7 @@ class Client:
     ) -> AsyncGenerator[JSON | Amount, None]:
         """Send `body`, and yield each event of the answer; what it took comes last."""
         usage: JSON = {}
+        written: list[str] = []
         cut = False
         call, body = await self._reserved(body, context, estimate)
         with call:
@@ -203,10 +206,11 @@ class Client:
                     async for event in events:
                         if event.get("usage"):
                             usage = event
+                        written += texts_in(event)
                         cut = cut or _is_cut(event)
                         yield event
                 seconds = time.monotonic() - start
-            amount = self._charge(call, usage, seconds, context)
+            amount = self._charge(call, usage, seconds, context, body, written)
         if cut:
             self._check_cut(call, estimate, context)
         yield amount
@@ -231,15 +235,22 @@ class Client:
         return call, body
 
     def _charge(
-        self, call: Reservation, answer: JSON, seconds: float, context: RunContext
+        self,
+        call: Reservation,
+        answer: JSON,
+        seconds: float,
+        context: RunContext,
+        sent: Mapping[str, Any],
+        written: Sequence[str],
     ) -> Amount:
         """Settle what an answer says that it took, or else the most that it may have taken."""
-        amount = amount_of(answer, estimate=call.estimate)
-        if amount is None:
-            amount = call.estimate
-            if amount.calls:
-                said = "the answer says no readable usage, so the estimate is charged"
-                context.note("degraded", said, endpoint=self.name)
+        amount, window = call.estimate, self.context_window
+        if amount.calls:
+            read = texts_in(sent)
+            stated = amount_of(answer, estimate=amount, read=read, written=written, window=window)
+            if stated is None:
+                context.note("degraded", NO_USAGE, endpoint=self.name)
+            amount = stated or amount
         amount = self.price.charge(replace(amount, seconds=seconds))
         call.settle(amount)
         return amount

@@ -18,7 +18,7 @@ from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, need
 from moa.endpoints.openai import with_schema
-from moa.endpoints.tokens import amount_of, estimate_of, neutralise
+from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, neutralise
 from moa.endpoints.transport import known_error, worded
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
@@ -167,11 +167,16 @@ class LangChainEndpoint(EndpointBase):
         call: Reservation,
         context: RunContext,
     ) -> Completion:
-        amount = amount_of({"usage": message.usage_metadata}, estimate=call.estimate)
+        calls = _calls(message, prompt)
+        amount = amount_of(
+            {"usage": message.usage_metadata},
+            estimate=call.estimate,
+            read=[one.content for one in prompt.messages],
+            written=[str(message.text), *(one.arguments for one in calls)],
+        )
         if amount is None:
             amount = call.estimate
-            said = "the answer says no usage, so the estimate is charged"
-            context.note("degraded", said, endpoint=self.name)
+            context.note("degraded", NO_USAGE, endpoint=self.name)
         amount = self.price.charge(amount)
         call.settle(amount)
         about: dict[str, Any] = message.response_metadata
@@ -183,7 +188,6 @@ class LangChainEndpoint(EndpointBase):
             text = parsed.model_dump_json()
         else:
             text = json.dumps(parsed, ensure_ascii=False)
-        calls = _calls(message, prompt)
         if not text.strip() and not calls:
             if cut:
                 said = "the model wrote nothing before `max_tokens`: raise it"

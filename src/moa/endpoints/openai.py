@@ -136,6 +136,7 @@ class OpenAIEndpoint(EndpointBase):
             base_url=base_url,
             api_key=api_key,
             price=price,
+            context_window=context_window,
             concurrency=concurrency,
             connect_timeout_s=connect_timeout_s,
             timeout_s=timeout_s,

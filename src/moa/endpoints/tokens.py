@@ -8,9 +8,10 @@ server, or the model, may read it as one.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -21,8 +22,26 @@ from moa.errors import EndpointError
 from moa.usage import Amount, Price
 
 _BYTES_A_TOKEN = 3
-_MOST = 10**9
-"""Maximum tokens of one request: what is above is no count."""
+_MOST = 10**7
+"""Tokens that no request takes, where the context window of a model isn't known."""
+_LONGEST_MEAN = 16
+"""Characters a token that no tokenizer reaches over a text: those of English have four to seven."""
+_SHORT = 64
+"""Characters that may be one token: there are such in vocabularies."""
+_WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+"""Chinese, Japanese and Korean: of these a token has a third as many."""
+_RUN = re.compile(r"(\s)\s+|(\S)\2+")
+"""Spaces, or one character again and again: that may be one token, however long."""
+_HOLDS_TEXT = frozenset(
+    (
+        *("messages", "choices", "message", "delta", "content", "text", "thinking", "refusal"),
+        *("prompt", "input", "state", "reasoning_content", "reasoning"),
+        *("tool_calls", "function", "arguments"),
+    )
+)
+"""Keys of requests and answers under which a text stands that every server counts as tokens."""
+NO_USAGE = "the answer states no usage, or one that can't be true, so the estimate is charged"
+"""What the trace says where `amount_of` gives none."""
 _UNSEEN = frozenset(
     chr(code)
     for first, last in (
@@ -125,48 +144,113 @@ def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
     return price.charge(Amount(calls=1, input_tokens=tokens, output_tokens=max_tokens))
 
 
-def amount_of(body: Mapping[str, Any], *, estimate: Amount) -> Amount | None:
+def texts_in(sent: object) -> list[str]:
+    """Find the texts of a request or an answer in JSON; token ids count as four characters each.
+
+    Pictures, schemas, tools and the words around them are left out: servers differ in them.
+    """
+    texts: list[str] = []
+    left = [sent]
+    while left:
+        found = left.pop()
+        if isinstance(found, str):
+            texts.append(found)
+        elif isinstance(found, list):
+            items = cast("list[object]", found)
+            if items and isinstance(items[0], int):
+                texts.append("id, " * len(items))
+            else:
+                left += items
+        elif isinstance(found, dict):
+            known = cast("dict[str, object]", found)
+            holding = known.keys() & _HOLDS_TEXT
+            if "reasoning_content" in holding:  # some servers say it twice
+                holding -= {"reasoning"}
+            left += [known[key] for key in holding]
+    return texts
+
+
+def amount_of(
+    body: Mapping[str, Any],
+    *,
+    estimate: Amount,
+    read: Sequence[str] = (),
+    written: Sequence[str] = (),
+    window: int | None = None,
+) -> Amount | None:
     """Read the `usage` of an answer, in the words of OpenAI, of System One or of LangChain.
 
-    It isn't priced yet. `None`: it says nothing readable of what the call took.
+    What can't be true is not believed: a count that is no number from 0 on; more cached tokens than
+    were read; a total below its parts; no output where the estimate has some; fewer tokens than one
+    for sixteen characters of the texts, runs of one character aside (a third of that in Chinese,
+    Japanese and Korean); and more than fit into the window and the longest answer together.
+
+    Args:
+        body: The answer, or what of it holds `usage`.
+        estimate: The most that the call was expected to take.
+        read: Texts that the server was sent; thoughts are invisible, so more may have been counted.
+        written: Texts that came back.
+        window: Tokens that fit into one request; `None`: ten million.
+
+    Returns:
+        It, not priced yet; `None`: it says nothing that can be true.
     """
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return None
     known = cast("dict[str, Any]", usage)
-    taken = _count(known, "prompt_tokens", "input_tokens")
-    written = _count(known, "completion_tokens", "output_tokens")
-    total = _count(known, "total_tokens")
+    try:
+        taken = _count(known, "prompt_tokens", "input_tokens") or 0
+        answered = _count(known, "completion_tokens", "output_tokens")
+        total = _count(known, "total_tokens") or 0
+        cached = _cached(known)
+    except ValueError:
+        return None
     # A proxy that knows nothing may say 0, but no prompt has no token.
-    if not taken and estimate.input_tokens:
+    unsaid = not taken and estimate.input_tokens
+    unsaid = unsaid or (answered is None and not total and estimate.output_tokens)
+    if unsaid or cached > taken or 0 < total < taken + (answered or 0):
         return None
-    if written is None and total is None and estimate.output_tokens:
+    # Gemini's compatible endpoint counts reasoning in the total alone.
+    output = max(answered or 0, total - taken)
+    if taken + output > (window or _MOST) + estimate.output_tokens:
         return None
-    taken = taken or 0
+    if not (_is_possible(taken, read) and _is_possible(output, written)):
+        return None
     return Amount(
         calls=estimate.calls,
         input_tokens=taken,
-        cached_input_tokens=min(taken, _cached(known) or 0),
-        # Gemini's compatible endpoint counts reasoning in the total alone.
-        output_tokens=max(written or 0, (total or 0) - taken),
+        cached_input_tokens=cached,
+        output_tokens=output,
     )
 
 
-def _cached(usage: Mapping[str, Any]) -> int | None:
+def _is_possible(tokens: int, texts: Sequence[str]) -> bool:
+    """Whether some tokenizer may make so few tokens of texts."""
+    if tokens * _LONGEST_MEAN >= 3 * sum(map(len, texts)):  # as nearly always
+        return True
+    text = _RUN.sub(r"\1\2", "".join(texts))
+    length = len(text) if text.isascii() else len(text) + 2 * len(_WIDE.findall(text))
+    return tokens >= (length > 0) + max(0, length - _SHORT) // _LONGEST_MEAN
+
+
+def _cached(usage: Mapping[str, Any]) -> int:
     for key in ("prompt_tokens_details", "input_tokens_details", "input_token_details"):
         details = usage.get(key)
         if isinstance(details, dict):
-            return _count(cast("dict[str, Any]", details), "cached_tokens", "cache_read")
+            return _count(cast("dict[str, Any]", details), "cached_tokens", "cache_read") or 0
     # DeepSeek's name for it, Mistral's, and pydantic-ai's.
-    return _count(usage, "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_tokens")
+    return _count(usage, "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_tokens") or 0
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:
-    """Read the first of several counts; `None`: there is none, or what is there is no count."""
+    """Read the first of several counts; `None`: there is none. `ValueError`: it is no count."""
     value = next((usage[name] for name in names if usage.get(name) is not None), None)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST:
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return int(value)
-    return None
+    raise ValueError(f"{value!r} is no count")
 
 
 def neutralise(text: str) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from moa.errors import (
+    GATEWAY_TIMEOUTS,
     ConfigError,
     EndpointError,
     EndpointRejected,
@@ -48,6 +49,11 @@ _BAD_KEY = re.compile(r"api key (is )?(not valid|invalid|expired)", re.IGNORECAS
 """What Gemini says with status 400."""
 _NO_MODEL = re.compile(r"invalid model", re.IGNORECASE)
 """What Mistral says with status 400."""
+_UNREACHED = re.compile("Connect|Transport")
+_LOST = re.compile("ReadError|RemoteProtocolError|Reset|Disconnected|ChunkedEncoding|Payload")
+"""What clients call the loss of a connection: those of httpx, requests, aiohttp and Python."""
+_WAITED = "The server may go on and bill for it, so the estimate is charged. Ask for less"
+_FAILED = "The server failed; its own log says why. No tokens are charged, though it may bill some"
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_QUOTE = 300
@@ -224,7 +230,7 @@ def error_of_exception(
     if isinstance(error, aiohttp.ClientPayloadError):
         message = f"{url} closed the connection in the middle of its answer ({said})"
         return EndpointUnavailable(message, endpoint=endpoint, begun=True)
-    begun = not isinstance(error, aiohttp.ClientConnectorError)
+    begun = not (isinstance(error, aiohttp.ClientConnectorError) or was_not_sent(error))
     return _unreachable(said, endpoint, url, begun=begun)
 
 
@@ -281,7 +287,7 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
     if status in (409, 425, 429):
         return EndpointUnavailable, "Too many requests: lower `concurrency`, or try later"
     if status >= 500:
-        return EndpointUnavailable, "The server failed; its own log says why"
+        return EndpointUnavailable, _WAITED if status in GATEWAY_TIMEOUTS else _FAILED
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return EndpointRejected, "The prompt does not fit the context: shorten or split the text"
     return EndpointRejected, "The request is wrong, so it was not sent again"
@@ -304,9 +310,21 @@ def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> End
             return meant(f"{said}. {advice}", endpoint=endpoint, status=status)
     if issubclass(kind, TimeoutError) or "Timeout" in kind.__name__:
         return EndpointTimeout(f"{who} raised {said}", endpoint=endpoint)
-    if issubclass(kind, ConnectionError) or re.search("Connect|Transport", kind.__name__):
-        return EndpointUnavailable(f"{who} raised {said}", endpoint=endpoint)
+    lost = _was_lost_by_name(error)
+    if lost or issubclass(kind, ConnectionError) or _UNREACHED.search(kind.__name__):
+        return EndpointUnavailable(f"{who} raised {said}", endpoint=endpoint, begun=lost)
     return None
+
+
+def _was_lost_by_name(error: BaseException | None) -> bool:
+    """Whether a client lost a connection on which it had asked, as its error or a cause of it."""
+    for _ in range(_DEEPEST):
+        if error is None:
+            return False
+        if _LOST.search(type(error).__name__):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def worded(error: Exception) -> str:
