@@ -22,6 +22,7 @@ class _Counting(BaseHTTPRequestHandler):
     lock: threading.Lock
     told_apart: Callable[[list[dict[str, str]]], str]
     answer: Callable[[str], str]
+    status: int
 
     def do_GET(self) -> None:
         self._say(200, {"data": [{"id": "m", "owned_by": "vllm"}]})
@@ -33,9 +34,11 @@ class _Counting(BaseHTTPRequestHandler):
             self.asked[text] += 1
         message = {"role": "assistant", "content": type(self).answer(text)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+        read, written = (-(-len(one) // 4) for one in (json.dumps(body), message["content"]))
+        usage = {"prompt_tokens": read, "completion_tokens": written}
         answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-        self._say(400 if "wrong" in text else 200, {**answer, "choices": [choice], "usage": usage})
+        status = 400 if "wrong" in text else type(self).status
+        self._say(status, {**answer, "choices": [choice], "usage": usage})
 
     def _say(self, status: int, answer: dict[str, Any]) -> None:
         raw = json.dumps(answer).encode()
@@ -55,14 +58,15 @@ def serving(
     *,
     told_apart: Callable[[list[dict[str, str]]], str] = whole,
     answer: Callable[[str], str] = "Fine: {}".format,
+    status: int = 200,
 ) -> Generator[tuple[str, Counter[str]]]:
     """Serve models; give the address, and how often each request was asked.
 
-    Requests with "wrong" in them are refused.
+    Requests with "wrong" in them are refused; the others are answered with `status`.
     """
     asked: Counter[str] = Counter()
     functions = {"told_apart": staticmethod(told_apart), "answer": staticmethod(answer)}
-    about = {"asked": asked, "lock": threading.Lock(), **functions}
+    about = {"asked": asked, "lock": threading.Lock(), "status": status, **functions}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Counting,), about))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

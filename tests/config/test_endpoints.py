@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from moa.config import Config, EndpointConfig, Tiers, config_of
 from moa.config.endpoints import NO_LLM, Endpoints
-from moa.context import RunContext
+from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
@@ -17,6 +18,9 @@ from moa.endpoints.replicas import Replicas
 from moa.endpoints.weights import cache_folder, find_weights
 from moa.endpoints.wrappers import Cached, Fallback, Retried
 from moa.errors import ConfigError, ModelNotFound
+from moa.graphs.loading import asked_by, load_graph
+from moa.testing import ScriptedEndpoint
+from moa.usage import Price
 
 SMALL = EndpointConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
 LARGE = EndpointConfig(tier="llm", model="large-1", base_url="http://127.0.0.1:9/v1")
@@ -284,3 +288,34 @@ def test_a_fallback_that_leads_nowhere_is_refused(fallback: str, said: str) -> N
     }
     with pytest.raises(ConfigError, match=said):
         config_of({"endpoints": tables}, None, named=True)
+
+
+def test_endpoints_that_exist_are_held_by_name_without_a_file_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moa.toml").write_text("this is no TOML")
+    monkeypatch.setenv("MOA_TIERS__SLM", "elsewhere")
+    monkeypatch.setenv("MOA_ENDPOINTS__LARGE__MODEL", "other")
+    small, other = ScriptedEndpoint(), ScriptedEndpoint()
+    large = ScriptedEndpoint(
+        name="writer", tier="llm", price=Price(input=Decimal(1), output=Decimal(2))
+    )
+    held = Endpoints.of(large=large, small=small, other=other)
+    assert (held.slm, held.llm, held.named("other")) == (small, large, other)
+    assert held.has_llm
+    assert held.reference == Reference(endpoint="large", price=large.price)
+    assert asked_by(load_graph("generator", held)) == {"writer"}
+    with pytest.raises(ConfigError, match="Did you mean 'small'"):
+        held.named("smal")
+    asyncio.run(held.close())
+    assert small.closed
+    assert large.closed
+
+
+def test_without_a_large_endpoint_the_small_one_given_stands_in() -> None:
+    small = ScriptedEndpoint()
+    held = Endpoints.of(small=small)
+    assert held.llm is small
+    assert held.stood_in
+    assert not held.has_llm

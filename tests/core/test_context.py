@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from moa.budget import Budget, Reservation
 from moa.context import RunContext
-from moa.errors import BudgetExceeded, DeadlineExceeded, EndpointUnavailable
+from moa.errors import (
+    BudgetExceeded,
+    ConfigError,
+    DeadlineExceeded,
+    EndpointRejected,
+    EndpointTimeout,
+    EndpointUnavailable,
+    InvalidResponse,
+)
 from moa.trace import TextDelta
 from moa.usage import NOTHING, Amount, Price, Tier
 
@@ -263,9 +271,16 @@ async def test_an_answer_may_be_limited_to_what_is_left_once_its_usual_length_is
     [
         (TimeoutError(), DEAR),
         (EndpointUnavailable("lost", endpoint="e", begun=True), DEAR),
-        (EndpointUnavailable("429", endpoint="e"), Amount(calls=1)),
+        (EndpointTimeout("late", endpoint="e"), DEAR),
+        (EndpointUnavailable("504", endpoint="e", status=504), DEAR),
+        (EndpointUnavailable("524", endpoint="e", status=524), DEAR),
+        (InvalidResponse("half", endpoint="e", status=200), DEAR),
+        (EndpointUnavailable("503", endpoint="e", status=503), Amount(calls=1)),
+        (EndpointUnavailable("429", endpoint="e", status=429), Amount(calls=1)),
+        (EndpointRejected("400", endpoint="e", status=400), Amount(calls=1)),
+        (ConfigError("no key"), Amount(calls=1)),
     ],
-    ids=["cut", "lost", "refused"],
+    ids=lambda value: str(value) if isinstance(value, Exception) else "",
 )
 async def test_a_call_cut_in_the_middle_is_charged_as_estimated_and_a_refused_one_for_nothing(
     error: Exception, charged: Amount

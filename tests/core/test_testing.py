@@ -13,7 +13,10 @@ from pydantic import BaseModel
 
 from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
+from moa.context import RunContext
+from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.errors import DeadlineExceeded
 from moa.pytest_plugin import moa_offline as moa_offline
 from moa.testing import Asked, Rule, ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
@@ -98,3 +101,25 @@ async def test_a_stream_comes_piece_by_piece_in_its_time() -> None:
 def test_a_script_that_is_one_text_is_refused() -> None:
     with pytest.raises(AssertionError, match="give a list of steps"):
         ScriptedEndpoint("hello")
+
+
+async def test_a_slow_double_ends_with_the_time_of_its_agent_and_of_the_run() -> None:
+    double, begun = SimulatedEndpoint(latency_s=5.0), time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await Agent(double, "Greet.", timeout_s=0.05).run("Hi")
+    with pytest.raises(DeadlineExceeded):
+        await double.embed(["Hi"], RunContext(timeout_s=0.05))
+    context = RunContext(timeout_s=0.05)
+    with pytest.raises(DeadlineExceeded):
+        await double.complete(Prompt.of("Hi"), context)
+    assert context.usage.output_tokens == 5  # as a server, it may have worked it out
+    assert time.monotonic() - begun < 4
+
+
+async def test_a_double_that_streams_slowly_ends_in_the_middle_with_the_time_of_the_run() -> None:
+    double, begun = SimulatedEndpoint(piece_s=5.0), time.monotonic()
+    pieces = double.stream(Prompt.of("Hello there"), RunContext(timeout_s=0.05))
+    assert await anext(pieces) == "Hello"
+    with pytest.raises(DeadlineExceeded):
+        await anext(pieces)
+    assert time.monotonic() - begun < 4

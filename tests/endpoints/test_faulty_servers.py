@@ -10,10 +10,14 @@ from email.utils import format_datetime
 import pytest
 from pydantic import SecretStr
 
+from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.transport import known_error
+from moa.endpoints.wrappers import Retried
 from moa.errors import (
+    BudgetExceeded,
     DeadlineExceeded,
     EndpointError,
     EndpointRejected,
@@ -24,6 +28,7 @@ from moa.errors import (
     InvalidResponse,
     MoaError,
     OutputError,
+    may_be_billed,
 )
 
 from .conftest import (
@@ -343,7 +348,7 @@ async def test_a_stream_that_hangs_in_the_middle_times_out(
         await streamed(endpoint, PROMPT, RunContext())
 
 
-@pytest.mark.parametrize("answer", [Answer(400), REFUSED])
+@pytest.mark.parametrize("answer", [Answer(400), Answer(500), Answer(502), Answer(503), REFUSED])
 async def test_what_the_server_refused_or_never_saw_costs_nothing(
     served: Served, endpoint: OpenAIEndpoint, answer: Answer
 ) -> None:
@@ -360,6 +365,8 @@ async def test_what_the_server_refused_or_never_saw_costs_nothing(
     [
         pytest.param(Answer(stuck=True), id="timeout"),
         pytest.param(LOST, id="lost"),
+        pytest.param(Answer(504), id="a gateway's timeout"),
+        pytest.param(Answer(524), id="another gateway's timeout"),
         pytest.param(Answer(text='{"choi'), id="half"),
         pytest.param(events(piece("Good "), {"error": {"message": "failed"}}), id="broken-off"),
     ],
@@ -374,3 +381,45 @@ async def test_what_may_have_been_answered_is_charged_as_estimated(
     with pytest.raises(EndpointError):
         await ask(endpoint, PROMPT, context)
     assert context.usage.output_tokens == PROMPT.max_tokens
+
+
+async def test_each_try_that_a_gateway_gave_up_is_charged_as_estimated(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(Answer(504), Answer(503), Answer(504), chat("Hello"))
+    context = RunContext()
+    await Retried(endpoint, attempts=4, first_wait_s=0.0).complete(PROMPT, context)
+    assert context.usage.calls == 4
+    assert context.usage.output_tokens == 2 * PROMPT.max_tokens + 4
+
+
+async def test_a_gateway_that_always_gives_up_stops_at_the_limit(
+    served: Served, endpoint: OpenAIEndpoint
+) -> None:
+    served.will(Answer(504))
+    context = RunContext(budget=Budget(tokens=200))
+    with pytest.raises(BudgetExceeded):
+        await Retried(endpoint, attempts=9, first_wait_s=0.0).complete(PROMPT, context)
+    assert len(served.requests) == context.usage.calls < 9
+
+
+class ReadError(Exception):
+    """As httpx names it."""
+
+
+class APIConnectionError(Exception):
+    """As the clients of vendors name what they couldn't send or read."""
+
+
+@pytest.mark.parametrize(
+    ("cause", "billed"),
+    [(ReadError(), True), (ConnectionResetError(), True), (ConnectionRefusedError(), False)],
+)
+def test_what_another_client_lost_after_it_had_asked_may_be_billed(
+    cause: Exception, *, billed: bool
+) -> None:
+    raised = APIConnectionError("Connection error.")
+    raised.__cause__ = cause
+    error = known_error(raised, endpoint="e", model="m", who="e")
+    assert isinstance(error, EndpointUnavailable)
+    assert may_be_billed(error) == billed

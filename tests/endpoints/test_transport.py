@@ -29,6 +29,7 @@ from moa.errors import (
     EndpointTimeout,
     EndpointUnavailable,
     InvalidResponse,
+    may_be_billed,
 )
 
 from .conftest import Served, chat, completed, streamed
@@ -255,6 +256,12 @@ async def test_a_request_that_meets_only_ended_connections_is_sent_on_a_new_one(
     async with served_by(saying(WHOLE)) as endpoint:
         assert (await endpoint.complete(Prompt.of("Hi"), run)).text == "Good"
     assert (failures, run.usage.calls) == (0, 1)
+
+
+def test_a_request_that_no_connection_took_is_not_billed() -> None:
+    ended = aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+    for lost, billed in ((ended, False), (aiohttp.ServerDisconnectedError(), True)):
+        assert may_be_billed(error_of_exception(lost, endpoint="e", url="u")) == billed
 
 
 async def test_a_new_connection_that_is_lost_is_not_tried_again() -> None:
