@@ -314,8 +314,9 @@ class DeadlineExceeded(MoaError):
 def may_be_billed(error: BaseException | None) -> bool:
     """Whether a server may bill for the tokens of a call that ended so, which then are charged.
 
-    It bills none where nothing was sent, or it refused at once: a 4xx, a 3xx, no connection, and a
-    5xx, which most don't bill. What was cut, lost or can't be read may have been worked out.
+    None are where nothing was sent, or the server refused: no connection, a 3xx, a 4xx, and a 5xx
+    but for `GATEWAY_TIMEOUTS`. What was cut, lost or can't be read may have been worked out. The
+    table is in `docs/endpoints.md`.
     """
     if isinstance(error, EndpointRejected | EndpointUnavailable):
         return error.begun

@@ -14,7 +14,7 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.logprobs import LabelPrompt, VLLMLabelReader
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.tokens import amount_of, approximate_tokens, texts_in
+from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of, texts_in
 from moa.errors import BudgetExceeded
 from moa.usage import Amount, Price
 
@@ -31,7 +31,12 @@ LARGE = Price(input=Decimal(1), output=Decimal(10))
 
 
 def stated(read: str = "Hi", written: str = "Hello", **usage: Any) -> Amount | None:
-    return amount_of({"usage": usage}, estimate=ESTIMATE, read=[read], written=[written])
+    return amount_of(
+        {"usage": usage},
+        estimate=estimate_of(read, max_tokens=512, price=LARGE),
+        sent=[read],
+        written=[written],
+    )
 
 
 @pytest.mark.parametrize(

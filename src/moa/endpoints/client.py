@@ -246,8 +246,7 @@ class Client:
         """Settle what an answer says that it took, or else the most that it may have taken."""
         amount, window = call.estimate, self.context_window
         if amount.calls:
-            read = texts_in(sent)
-            stated = amount_of(answer, estimate=amount, read=read, written=written, window=window)
+            stated = amount_of(answer, estimate=amount, sent=sent, written=written, window=window)
             if stated is None:
                 context.note("degraded", NO_USAGE, endpoint=self.name)
             amount = stated or amount

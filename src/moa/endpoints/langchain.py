@@ -171,7 +171,7 @@ class LangChainEndpoint(EndpointBase):
         amount = amount_of(
             {"usage": message.usage_metadata},
             estimate=call.estimate,
-            read=[one.content for one in prompt.messages],
+            sent=[one.content for one in prompt.messages],
             written=[str(message.text), *(one.arguments for one in calls)],
         )
         if amount is None:

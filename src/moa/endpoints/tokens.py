@@ -26,6 +26,7 @@ _MOST = 10**7
 """Tokens that no request takes, where the context window of a model isn't known."""
 _LONGEST_MEAN = 16
 """Characters a token that no tokenizer reaches over a text: those of English have four to seven."""
+_PIECE = 2**12
 _SHORT = 64
 """Characters that may be one token: there are such in vocabularies."""
 _WIDE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -163,10 +164,10 @@ def texts_in(sent: object) -> list[str]:
                 left += items
         elif isinstance(found, dict):
             known = cast("dict[str, object]", found)
-            holding = known.keys() & _HOLDS_TEXT
-            if "reasoning_content" in holding:  # some servers say it twice
-                holding -= {"reasoning"}
-            left += [known[key] for key in holding]
+            for key, value in known.items():
+                twice = key == "reasoning" and "reasoning_content" in known
+                if key in _HOLDS_TEXT and not twice:
+                    left.append(value)
     return texts
 
 
@@ -174,22 +175,22 @@ def amount_of(
     body: Mapping[str, Any],
     *,
     estimate: Amount,
-    read: Sequence[str] = (),
+    sent: object = None,
     written: Sequence[str] = (),
     window: int | None = None,
 ) -> Amount | None:
     """Read the `usage` of an answer, in the words of OpenAI, of System One or of LangChain.
 
-    What can't be true is not believed: a count that is no number from 0 on; more cached tokens than
-    were read; a total below its parts; no output where the estimate has some; fewer tokens than one
-    for sixteen characters of the texts, runs of one character aside (a third of that in Chinese,
-    Japanese and Korean); and more than fit into the window and the longest answer together.
+    What can't be true is not believed: a count that is no number from 0 on; no prompt; more cached
+    tokens than were read; a total below its parts; fewer tokens than one for sixteen characters of
+    the texts, runs of one character aside (Chinese, Japanese and Korean ones count threefold); and
+    more than fit into the window and the longest answer together.
 
     Args:
         body: The answer, or what of it holds `usage`.
         estimate: The most that the call was expected to take.
-        read: Texts that the server was sent; thoughts are invisible, so more may have been counted.
-        written: Texts that came back.
+        sent: The request, or its texts.
+        written: Texts that came back. More may have been counted: thoughts that aren't shown.
         window: Tokens that fit into one request; `None`: ten million.
 
     Returns:
@@ -215,7 +216,9 @@ def amount_of(
     output = max(answered or 0, total - taken)
     if taken + output > (window or _MOST) + estimate.output_tokens:
         return None
-    if not (_is_possible(taken, read) and _is_possible(output, written)):
+    # The estimate has a token for three bytes, so it mostly tells enough of what was sent.
+    likely = taken * _LONGEST_MEAN >= estimate.input_tokens * _BYTES_A_TOKEN
+    if not (likely or _is_possible(taken, texts_in(sent))) or not _is_possible(output, written):
         return None
     return Amount(
         calls=estimate.calls,
@@ -229,9 +232,14 @@ def _is_possible(tokens: int, texts: Sequence[str]) -> bool:
     """Whether some tokenizer may make so few tokens of texts."""
     if tokens * _LONGEST_MEAN >= 3 * sum(map(len, texts)):  # as nearly always
         return True
-    text = _RUN.sub(r"\1\2", "".join(texts))
-    length = len(text) if text.isascii() else len(text) + 2 * len(_WIDE.findall(text))
-    return tokens >= (length > 0) + max(0, length - _SHORT) // _LONGEST_MEAN
+    text, length = "".join(texts), 0
+    longest = _SHORT + _LONGEST_MEAN * tokens if tokens else 0
+    for start in range(0, len(text), _PIECE):  # a long text ends no later than it is too long
+        piece = _RUN.sub(r"\1\2", text[start : start + _PIECE])
+        length += len(piece) if piece.isascii() else len(piece) + 2 * len(_WIDE.findall(piece))
+        if length > longest:
+            return False
+    return True
 
 
 def _cached(usage: Mapping[str, Any]) -> int:
