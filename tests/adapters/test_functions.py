@@ -116,6 +116,16 @@ async def test_dollars_that_an_answer_names_are_charged_where_the_price_is_unkno
     assert (await FunctionNode(say, price=PRICE).run("hi")).usage.cost == Decimal("0.00012")
 
 
+@pytest.mark.parametrize("cost", [-5.0, float("nan"), float("inf"), True, "0.25"])
+async def test_dollars_that_cant_be_true_are_no_price(cost: object) -> None:
+    async def say(question: str, calls: Calls) -> str:
+        async with calls.one(question) as call:
+            call.used({**USED, "cost": cost})
+        return "said"
+
+    assert (await FunctionNode(say).run("hi")).usage.cost is None
+
+
 async def test_an_unknown_price_is_an_unknown_cost_and_passes_no_limit_of_dollars() -> None:
     result = await FunctionNode(ask, budget=Budget(cost=0)).run("pens")
     assert result.usage.cost is None

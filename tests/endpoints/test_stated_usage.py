@@ -191,3 +191,13 @@ async def test_vectors_whose_usage_cant_be_true_are_charged_as_estimated(served:
     run = RunContext()
     await writer.embed([ENGLISH], run)
     assert run.usage.input_tokens >= len(ENGLISH) // 3
+
+
+async def test_the_window_of_an_endpoint_bounds_what_is_believed(served: Served) -> None:
+    usage = {"prompt_tokens": 500_000, "completion_tokens": 4}
+    served.will(Answer(json={**chat().json(), "usage": usage}))
+    for window, read in ((None, 500_000), (8192, 41)):
+        writer = OpenAIEndpoint("w", model="m", base_url="http://m.test/v1", context_window=window)
+        run = RunContext()
+        await writer.complete(Prompt.of("Hi"), run)
+        assert run.usage.input_tokens == pytest.approx(read, rel=0.5)

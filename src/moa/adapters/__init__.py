@@ -100,9 +100,9 @@ class Call:
             amount = replace(self.reservation.estimate, output_tokens=more)
             self.context.note("degraded", NO_USAGE, endpoint=name)
         amount = self.price.charge(amount)
-        cost = known.get("cost")
-        if isinstance(cost, Decimal | float | int) and not self.price.known:
-            amount = replace(amount, priced_cost=Decimal(str(cost)), unpriced_calls=0)
+        cost = _cost(known)
+        if cost is not None and not self.price.known:
+            amount = replace(amount, priced_cost=cost, unpriced_calls=0)
         self.reservation.settle(amount)
         self.context.note("answered", name, endpoint=name)
 
@@ -113,6 +113,15 @@ class Call:
             name = self.reservation.part.endpoint
             meant = known_error(error, endpoint=name, model=name, who=name)
         self.reservation.__exit__(None, meant, None)
+
+
+def _cost(usage: Mapping[str, Any]) -> Decimal | None:
+    """Read the dollars that usage names; what is below 0 or no number would lift the limit."""
+    cost = usage.get("cost")
+    if isinstance(cost, Decimal | float | int) and not isinstance(cost, bool):
+        dollars = Decimal(str(cost))
+        return dollars if dollars.is_finite() and dollars >= 0 else None
+    return None
 
 
 def _mapping(usage: object) -> dict[str, Any]:
