@@ -144,13 +144,37 @@ async def test_a_server_that_says_too_little_passes_no_limit(served: Served, ask
     assert [note.kind for note in run.trace].count("degraded") == 3
 
 
-async def test_a_thought_counts_as_written(served: Served) -> None:
-    answer = chat("Yes.", reasoning_content=ENGLISH).json()
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"reasoning_content": ENGLISH},
+        {"reasoning_content": "", "reasoning": ENGLISH},
+        {"content": [1, {"type": "text", "text": ENGLISH}, 2]},
+    ],
+    ids=["a thought", "by another name", "in parts, among what is none"],
+)
+async def test_all_that_is_read_counts_as_written(served: Served, message: Any) -> None:
+    answer = chat(**{"content": "Yes.", **message}).json()
     served.will(Answer(json={**answer, "usage": {"prompt_tokens": 20, "completion_tokens": 2}}))
     run = RunContext()
     writer = OpenAIEndpoint("large", model="m", base_url="http://m.test/v1")
     await writer.complete(Prompt.of("Hi"), run)
     assert run.usage.output_tokens == 512
+
+
+async def test_a_stream_that_repeats_its_message_in_each_event_is_believed(served: Served) -> None:
+    said, words = list[Any](), ENGLISH.split()[:200]
+    for number, word in enumerate(words, 1):
+        event = piece(f"{word} ", finish_reason="stop" if number == len(words) else None)
+        event["choices"][0]["message"] = {"content": " ".join(words[:number])}
+        said.append(event)
+    usage = {"prompt_tokens": 20, "completion_tokens": 250}
+    served.will(events(*said, {"choices": [], "usage": usage}))
+    run = RunContext()
+    await streamed(
+        OpenAIEndpoint("w", model="m", base_url="http://m.test/v1"), Prompt.of("Hi"), run
+    )
+    assert run.usage.output_tokens == 250
 
 
 async def test_a_decision_whose_usage_cant_be_true_is_charged_as_estimated(served: Served) -> None:

@@ -179,7 +179,8 @@ class Client:
             line = self._line()
             url = line.url(path, at_root=at_root)
             answer, seconds = await self._answer(line, url, body, context, call)
-            amount = self._charge(call, answer, seconds, context, body, texts_in(answer))
+            written = texts_in(answer, without="delta")
+            amount = self._charge(call, answer, seconds, context, body, written)
         if _is_cut(answer):
             self._check_cut(call, estimate, context)
         return Posted(answer, amount)
@@ -206,7 +207,7 @@ class Client:
                     async for event in events:
                         if event.get("usage"):
                             usage = event
-                        written += texts_in(event)
+                        written += texts_in(event, without="message")
                         cut = cut or _is_cut(event)
                         yield event
                 seconds = time.monotonic() - start

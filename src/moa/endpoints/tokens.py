@@ -145,10 +145,11 @@ def estimate_of(*texts: str, max_tokens: int, price: Price) -> Amount:
     return price.charge(Amount(calls=1, input_tokens=tokens, output_tokens=max_tokens))
 
 
-def texts_in(sent: object) -> list[str]:
+def texts_in(sent: object, *, without: str = "") -> list[str]:
     """Find the texts of a request or an answer in JSON; token ids count as four characters each.
 
-    Pictures, schemas, tools and the words around them are left out: servers differ in them.
+    Pictures, schemas, tools and the words around them are left out: servers differ in them. So is
+    what stands under the key `without`: in a stream some servers repeat the whole `message`.
     """
     texts: list[str] = []
     left = [sent]
@@ -158,15 +159,15 @@ def texts_in(sent: object) -> list[str]:
             texts.append(found)
         elif isinstance(found, list):
             items = cast("list[object]", found)
-            if items and isinstance(items[0], int):
-                texts.append("id, " * len(items))
-            else:
-                left += items
+            others = [item for item in items if not isinstance(item, int)]
+            if ids := len(items) - len(others):
+                texts.append("id, " * ids)
+            left += others
         elif isinstance(found, dict):
             known = cast("dict[str, object]", found)
             for key, value in known.items():
-                twice = key == "reasoning" and "reasoning_content" in known
-                if key in _HOLDS_TEXT and not twice:
+                twice = key == "reasoning" and known.get("reasoning_content")
+                if key in _HOLDS_TEXT and key != without and not twice:
                     left.append(value)
     return texts
 
