@@ -283,4 +283,4 @@ def test_a_fallback_that_leads_nowhere_is_refused(fallback: str, said: str) -> N
         "large": {"tier": "llm", "model": "m", "base_url": "http://h/v1", "fallback": fallback},
     }
     with pytest.raises(ConfigError, match=said):
-        config_of({"endpoints": tables}, None, named=True)
+        config_of({"endpoints": tables}, None)

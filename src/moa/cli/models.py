@@ -177,7 +177,7 @@ def add(
         known,
         endpoint,
         machine=machine(),
-        config=options.configured(file) if file.exists() else Config(),
+        config=options.configured(config) if file.exists() else Config(),
         tier=tier,
         tokens=context,
         concurrency=concurrency,
