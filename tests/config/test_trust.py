@@ -11,7 +11,7 @@ import pytest
 from moa.config import EndpointConfig, load, read
 from moa.config.endpoints import Endpoints
 from moa.config.file import set_in_graph, write_endpoint
-from moa.config.trust import is_trusted, needs, revoke, trust, trusted
+from moa.config.trust import entries, is_trusted, needs, revoke, trust
 from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
 
@@ -201,11 +201,11 @@ def test_a_trusted_file_is_loaded_until_it_changes() -> None:
     file = written(CODE)
     agreed(file)
     assert load().graphs
-    assert [(one.file, one.state) for one in trusted()] == [(file.resolve(), "trusted")]
+    assert [(one.file, one.state) for one in entries()] == [(file.resolve(), "trusted")]
     written(CODE + "\n")
     with pytest.raises(ConfigError, match="changed since you trusted it"):
         load()
-    assert [one.state for one in trusted()] == ["changed since it was trusted"]
+    assert [one.state for one in entries()] == ["changed since it was trusted"]
     written(CODE)
     assert load().graphs
     assert revoke(file)

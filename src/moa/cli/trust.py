@@ -57,50 +57,50 @@ def trust(
 
         was = forget(file)
         screen.out().print(f"{file} {'is trusted no longer' if was else 'was not trusted'}")
-    elif not _trusted(file, yes=yes):
+    elif not _ask_about(file, yes=yes):
         raise typer.Exit(1)
 
 
-def _trusted(file: Path, *, yes: bool) -> bool:
+def _ask_about(file: Path, *, yes: bool) -> bool:
     """Show what needs trust, and keep that it has it if the user agrees."""
     from moa.config import read
     from moa.config.trust import needs
     from moa.config.trust import trust as keep
 
     config, data = read(file, variables=False)
-    wanted, console = needs(config), screen.out()
-    if not wanted:
+    found, console = needs(config), screen.out()
+    if not found:
         console.print(f"{file} does nothing that needs trust")
         return True
     console.print(f"{file} does what needs trust:")
-    for need in wanted:
+    for need in found:
         console.print(f"  {need}")
-    if not yes and not _agreed(file):
+    if not yes and not _agrees(file):
         console.print("not trusted: nothing was changed")
         return False
     try:
         keep(config, data)
     except OSError as error:
         raise ConfigError(f"that it is trusted can't be kept: {error}") from error
-    console.print(f"trusted, until it changes. No longer: moa trust --revoke {_quoted(file)}")
+    console.print(f"trusted, until it changes. No longer: moa trust --revoke {_quote(file)}")
     return True
 
 
-def _agreed(file: Path) -> bool:
+def _agrees(file: Path) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError(
-            f"nobody is there to be asked. If you trust it: moa trust {_quoted(file)} --yes"
+            f"nobody is there to be asked. If you trust it: moa trust {_quote(file)} --yes"
         )
     return typer.confirm(f"Do you trust {file}?")
 
 
 def _list() -> None:
-    from moa.config.trust import trusted
+    from moa.config.trust import entries
 
-    rows = [(str(one.file), one.state) for one in trusted()]
+    rows = [(str(one.file), one.state) for one in entries()]
     console = screen.out()
     console.print(screen.listed(("file", "state"), rows) if rows else "no file is trusted")
 
 
-def _quoted(file: Path) -> str:
+def _quote(file: Path) -> str:
     return shlex.quote(str(file))

@@ -55,7 +55,7 @@ class Need(NamedTuple):
         return f"[{'.'.join(map(_key, table))}] {_key(key)}: {self.does}"
 
 
-class Trusted(BaseModel):
+class Entry(BaseModel):
     """A file that is trusted as long as it holds what it held then."""
 
     model_config = ConfigDict(frozen=True)
@@ -89,14 +89,14 @@ def check(config: Config, data: bytes) -> None:
     Raises:
         ConfigError: each key that needs trust is named, with the command that gives it.
     """
-    file, wanted = config.file, needs(config, given=EnvSettingsSource(type(config))())
-    if file is None or not wanted:
+    file, found = config.file, needs(config, overrides=EnvSettingsSource(type(config))())
+    if file is None or not found:
         return
     entry = _entry(file)
     if entry is not None and entry.holds(data):
         return
     changed = " It, or a program that it names, has changed since you trusted it." if entry else ""
-    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in wanted)
+    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in found)
     raise ConfigError(
         f"{file} was found here and not named, and does what needs your trust.{changed}{lines}\n"
         f"If you trust it, run: moa trust {name}\nOr name it: by --config {name}, by "
@@ -104,12 +104,12 @@ def check(config: Config, data: bytes) -> None:
     )
 
 
-def needs(config: Config, *, given: Mapping[str, object] = MappingProxyType({})) -> list[Need]:
+def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType({})) -> list[Need]:
     """List what a file does that needs trust.
 
     Args:
         config: What was read of it.
-        given: What in it is the user's own, as `MOA_…` variables are.
+        overrides: What in it is the user's own, as `MOA_…` variables are.
     """
     found = list(_in_graphs(config, ("graphs",), config.graphs))
     for name, entry in config.endpoints.items():
@@ -118,7 +118,7 @@ def needs(config: Config, *, given: Mapping[str, object] = MappingProxyType({}))
                 found.append(Need(("endpoints", name, *place), does, program))
         if entry.api_key_env is not None:
             found += _key_needs(name, entry)
-    return [need for need in found if not _is_in(given, need.place)]
+    return [need for need in found if not _is_in(overrides, need.place)]
 
 
 def is_trusted(file: Path) -> bool:
@@ -137,8 +137,8 @@ def trust(config: Config, data: bytes) -> None:
     """
     assert config.file is not None, "what is trusted is a file"
     programs = {need.program for need in needs(config)} - {None}
-    entry = Trusted(
-        file=_resolved(config.file),
+    entry = Entry(
+        file=_path_of(config.file),
         sha256=_digest(data),
         programs={path: _digest(_bytes(path)) for path in sorted(filter(None, programs))},
     )
@@ -155,7 +155,7 @@ def revoke(file: Path) -> bool:
     return there
 
 
-def trusted() -> list[Trusted]:
+def entries() -> list[Entry]:
     """List the files that were trusted, by their paths."""
     found = [_read(path) for path in _folder().glob("*.json")]
     return sorted((one for one in found if one is not None), key=lambda one: one.file)
@@ -374,15 +374,15 @@ def _links_in(folder: str) -> list[str]:
         return []
 
 
-def _is_in(given: object, place: Place) -> bool:
-    """Whether variables of the environment say what stands at a place."""
+def _is_in(tables: object, place: Place) -> bool:
+    """Whether tables say what stands at a place, be it as a part of a list."""
     for part in place:
-        if not isinstance(given, Mapping):
-            return True  # such as a list, which is theirs as a whole
-        if part not in given:
+        if not isinstance(tables, Mapping):
+            return True
+        if part not in tables:
             return False
-        given = cast("Mapping[object, object]", given)[part]
-    return not isinstance(given, Mapping)
+        tables = cast("Mapping[object, object]", tables)[part]
+    return not isinstance(tables, Mapping)
 
 
 def _key(name: str) -> str:
@@ -395,24 +395,24 @@ def _folder() -> Path:
 
 
 def _kept_in(file: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(_resolved(file))).hexdigest()
+    name = hashlib.sha256(os.fsencode(_path_of(file))).hexdigest()
     return _folder() / f"{name}.json"
 
 
-def _resolved(file: Path) -> Path:
+def _path_of(file: Path) -> Path:
     """Tell a file from all others by its folder: by a link, its paths would start elsewhere."""
     return file.absolute().parent.resolve() / file.name
 
 
-def _entry(file: Path) -> Trusted | None:
+def _entry(file: Path) -> Entry | None:
     entry = _read(_kept_in(file))
-    return entry if entry is not None and entry.file == _resolved(file) else None
+    return entry if entry is not None and entry.file == _path_of(file) else None
 
 
-def _read(path: Path) -> Trusted | None:
+def _read(path: Path) -> Entry | None:
     data = _bytes(path)
     try:
-        return None if data is None else Trusted.model_validate_json(data)
+        return None if data is None else Entry.model_validate_json(data)
     except ValidationError:
         return None  # what can't be read trusts nothing
 

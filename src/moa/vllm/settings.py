@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 UTILISATION = 0.92
 """Share of a GPU's memory that vLLM takes by itself, since version 0.32."""
-Word = Annotated[str, Field(pattern=r"^\w")]
-"""A value or a name that vLLM can't take for an option of its own."""
 _TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
+
+
+def _no_option(text: str) -> str:
+    if text.startswith("-"):
+        raise ValueError(f"{text!r} begins with '-', so that vLLM would take it for an option")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_no_option)]
+"""A value or a name that vLLM is given on its command line."""
 
 
 class VLLMConfig(BaseModel):
