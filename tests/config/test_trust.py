@@ -104,6 +104,9 @@ REFUSED = {
         [endpoint(base_url=url) for url in STRANGE], r"\[endpoints.a\] base_url: sends texts to"
     ),
     LARGE + 'base_url = ["https://api.openai.com/v1", "https://evil.test/v1"]\n': "texts to .*evil",
+    LARGE + 'base_url = ["https://api.openai.com/v1", "http://127.0.0.1:1/v1"]\n': (
+        r"base_url: sends the variable OPENAI_API_KEY to http://127.0.0.1:1$"
+    ),
     **dict.fromkeys(KEYS, r"\[endpoints.\w+\] api_key_env: sends the variable"),
 }
 

@@ -116,8 +116,7 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
         for key in sorted(entry.model_fields_set):
             for place, does, program in _ENDPOINT.get(key, _unknown)(config, entry, key):
                 found.append(Need(("endpoints", name, *place), does, program))
-        if entry.api_key_env is not None:
-            found += _key_needs(name, entry)
+        found += _key_needs(name, entry)
     return [need for need in found if not _is_in(overrides, need.place)]
 
 
@@ -267,13 +266,16 @@ _VLLM: Mapping[str, _Rule] = {
 
 def _key_needs(name: str, entry: EndpointConfig) -> Iterator[Need]:
     """A vendor's key goes to that vendor; what other variables hold, to this machine too."""
-    variable = entry.api_key_env or ""
+    variable = entry.key_variable
+    if variable is None:
+        return
+    key = "base_url" if entry.api_key_env is None else "api_key_env"
     own = {_origin(it.base_url) for it in VENDORS if it.api_key_env == variable.upper()}
     usual = (entry.vendor.base_url,) if entry.vendor else ()
     for url in entry.urls or usual:
         if not (_origin(url) in own if own else _is_near(url)):
             does = f"sends the variable {_key(variable)} to {_server(url)}"
-            yield Need(("endpoints", name, "api_key_env"), does)
+            yield Need(("endpoints", name, key), does)
 
 
 def _in_graphs(config: Config, place: Place, value: object) -> Iterator[Need]:
