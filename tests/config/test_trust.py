@@ -96,6 +96,7 @@ REFUSED = {
     graph('x = "holder"'): "may reach",
     graph('x = "link/../secret"'): "may reach",
     graph('"../x" = 1'): "may reach",
+    graph(f'{"x." * 2000}x = "/x"'): "may reach",
     graph('store = "postgresql://me:hush@db.test/x"'): "keeps texts at postgresql://db.test$",
     graph('store = "postgres://127.0.0.1,db.test/x"'): "keeps texts at",
     graph('store = "postgres://localhost/x?host=db.test"'): "behind its '[?]'",

@@ -39,6 +39,8 @@ Place = tuple[int | str, ...]
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PLAIN = re.compile(r"[!-\[\]-~]+")
 """An address without blanks, line breaks and backslashes, which libraries read in several ways."""
+_ONE_NAME = re.compile(r"[^/\\:~\0]*")
+"""A text without what divides a path, or begins one elsewhere."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -111,7 +113,7 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
         config: What was read of it.
         overrides: What in it is the user's own, as `MOA_…` variables are.
     """
-    found = list(_in_graphs(config, ("graphs",), config.graphs))
+    found = list(_in_graphs(config))
     for name, entry in config.endpoints.items():
         for key in sorted(entry.model_fields_set):
             for place, does, program in _ENDPOINT.get(key, _unknown)(config, entry, key):
@@ -278,17 +280,22 @@ def _key_needs(name: str, entry: EndpointConfig) -> Iterator[Need]:
             yield Need(("endpoints", name, key), does)
 
 
-def _in_graphs(config: Config, place: Place, value: object) -> Iterator[Need]:
+def _in_graphs(config: Config) -> Iterator[Need]:
     """Look at every text in the tables of graphs: a graph alone knows which are paths."""
-    if isinstance(value, Mapping):
-        for key, inner in cast("Mapping[str, object]", value).items():
-            yield from _in_text(config, (*place, key), key)
-            yield from _in_graphs(config, (*place, key), inner)
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(cast("Sequence[object]", value)):
-            yield from _in_graphs(config, (*place, number), inner)
-    elif isinstance(value, str):
-        yield from _in_text(config, place, value)
+    left: list[tuple[Place, object]] = [(("graphs",), config.graphs)]
+    while left:  # and not by recursion, which what is nested deep would break
+        place, value = left.pop()
+        inner: list[tuple[Place, object]] = []
+        if isinstance(value, Mapping):
+            for key, below in cast("Mapping[str, object]", value).items():
+                yield from _in_text(config, (*place, key), key)
+                inner.append(((*place, key), below))
+        elif isinstance(value, list | tuple):
+            items = cast("Sequence[object]", value)
+            inner += (((*place, number), below) for number, below in enumerate(items))
+        elif isinstance(value, str):
+            yield from _in_text(config, place, value)
+        left += reversed(inner)
 
 
 def _in_text(config: Config, place: Place, text: str) -> Iterator[Need]:
@@ -356,9 +363,11 @@ def _leads_out(folder: Path, text: str) -> bool:
 
     A `~` and `..` are read in each way in which some code may read them.
     """
+    if _ONE_NAME.fullmatch(text) and text != ".." and not os.path.lexists(folder / text):
+        return False  # as nearly all texts: a catalogue in a table has thousands
     root = Path(os.path.realpath(folder))
-    paths = [str(folder / text), str(folder / os.path.expanduser(text))]
-    paths += map(os.path.abspath, tuple(paths))
+    paths = {str(folder / text), str(folder / os.path.expanduser(text))}
+    paths |= {os.path.abspath(path) for path in paths}
     try:
         real = [os.path.realpath(path) for path in paths]
     except ValueError:  # it holds a NUL, which no path can
