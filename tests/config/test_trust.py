@@ -77,6 +77,8 @@ REFUSED = {
     '[graphs."a.py:b"]\nx = 1\n': "runs the code",
     VLLM + '[endpoints.a.vllm]\npython = "sub/bin"\n': r"a.vllm\] python: runs the program",
     VLLM + '[endpoints.a.vllm]\nargs = ["--middleware=x.y"]\n': r"a.vllm\] args: .*middleware",
+    VLLM + '[endpoints.a.vllm]\nargs = ["--tensor-parallel-size", "2", "--config", "x"]\n': "args",
+    VLLM + '[endpoints.a.vllm.env]\nVLLM_CPU_KVCACHE_SPACE = "4 x"\n': "KVCACHE",
     VLLM + '[endpoints.a.vllm.env]\nLD_PRELOAD = "x.so"\n': r"a.vllm.env\] LD_PRELOAD: .*x.so",
     VLLM + '[endpoints.a.vllm.lora]\nx = "../other"\n': r"a.vllm.lora\] x: loads '../other'",
     VLLM.replace('"m"', '"../other"'): r"\[endpoints.a\] model: loads",
@@ -140,6 +142,8 @@ def test_what_a_found_file_may_not_do_is_refused_by_its_key(
         endpoint(base_url="http://localhost:8000/v1"),
         VLLM.replace('"m"', '"Qwen/Qwen3-0.6B"') + '[endpoints.a.vllm]\nlora = { x = "x" }\n',
         '[endpoints.a]\ntier = "llm"\nserve = "llama.cpp"\nmodel = "hf:o/r/f.gguf"\n',
+        VLLM + '[endpoints.a.vllm]\nargs = ["--tensor-parallel-size", "2"]\n'
+        '[endpoints.a.vllm.env]\nVLLM_CPU_KVCACHE_SPACE = "4"\n',
         graph('company = "Northwind: see https://example.com/help or ask.py"\ntone = "and/or"'),
         graph('[[graphs.recommend.catalogue]]\nurl = "https://shop.example/1"'),
         graph('[graphs.rag]\ndocuments = ["docs", "."]\nindex = "x/y.index"\nfilter = "f.json"'),

@@ -16,7 +16,7 @@ from moa.errors import ConfigError
 def trust(
     file: Annotated[
         Path | None,
-        typer.Argument(help="Configuration; else $MOA_CONFIG, else ./moa.toml.", metavar="[FILE]"),
+        typer.Argument(help="Configuration; else $MOA_CONFIG, else ./moa.toml.", metavar="FILE"),
     ] = None,
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Trust it without being asked.")] = False,

@@ -41,6 +41,8 @@ _PLAIN = re.compile(r"[!-\[\]-~]+")
 """An address without blanks, line breaks and backslashes, which libraries read in several ways."""
 _ONE_NAME = re.compile(r"[^/\\:~\0]*")
 """A text without what divides a path, or begins one elsewhere."""
+_NUMBERS = ("VLLM_CPU_KVCACHE_SPACE", "--tensor-parallel-size")
+"""What `moa models add` writes into `env` and `args`, so that its file may be edited by hand."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -220,14 +222,20 @@ def _python(config: Config, entry: EndpointConfig, key: str) -> _Found:
 
 def _arguments(config: Config, entry: EndpointConfig, key: str) -> _Found:
     del config
-    if entry.vllm.args:
+    if entry.vllm.args and not _is_number(*entry.vllm.args):
         yield (key,), f"gives vLLM the arguments {shlex.join(entry.vllm.args)!r}", None
 
 
 def _variables(config: Config, entry: EndpointConfig, key: str) -> _Found:
     del config
     for name, value in entry.vllm.env.items():
-        yield (key, name), f"sets a variable of the servers to {value!r}", None
+        if not _is_number(name, value):
+            yield (key, name), f"sets a variable of the servers to {value!r}", None
+
+
+def _is_number(name: str, *values: str) -> bool:
+    """Whether it is a number that moa itself gives vLLM, so that it only takes memory or GPUs."""
+    return name in _NUMBERS and len(values) == 1 and re.fullmatch("[0-9]+", values[0]) is not None
 
 
 def _adapters(config: Config, entry: EndpointConfig, key: str) -> _Found:
