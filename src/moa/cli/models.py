@@ -240,7 +240,7 @@ def fetch_model(
 def probe_model(
     name: Annotated[str, typer.Argument(help="An endpoint, or embedded.", metavar="NAME")],
     *,
-    yes: options.MayCost = False,
+    yes: options.Agree = False,
     asking: options.Asking,
 ) -> None:
     """Find out in which layout of the prompt a model decides best.

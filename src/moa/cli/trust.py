@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from moa.cli import screen
+from moa.cli import options, screen
 from moa.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def trust(
         typer.Argument(help="Configuration; else $MOA_CONFIG, else ./moa.toml.", metavar="FILE"),
     ] = None,
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Trust it without being asked.")] = False,
+    yes: options.Agree = False,
     every: Annotated[bool, typer.Option("--list", help="List the files that are trusted.")] = False,
     revoke: Annotated[bool, typer.Option("--revoke", help="Trust the file no longer.")] = False,
 ) -> None:
@@ -32,8 +32,9 @@ def trust(
     $MOA_CONFIG, needs no trust. Nothing of the file is run here.
 
     What is trusted is the file as it is: after a change it is shown and asked again, also where a
-    FILE.py that it names has changed. What such a file imports is not looked at. Commands that
-    write into a trusted moa.toml, such as moa models add, keep it trusted.
+    FILE.py that it names has changed. What such a file imports is not looked at. With --yes it is
+    shown, and not asked. Commands that write into a trusted moa.toml, such as moa models add, keep
+    it trusted.
 
     Exit codes: 0 trusted, or nothing in it needs trust; 1 not trusted; 2 usage, or no such file.
 
