@@ -86,6 +86,7 @@ COMMANDS = {
 def inputs(folder: Path, no_encoders: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOA_CACHE", str(folder / "cache"))
     large = SimulatedEndpoint(name="large", tier="llm", rule=endpoint().rule, price=PRICE)
+    monkeypatch.setenv("MOA_CONFIG", "moa.toml")
     monkeypatch.setattr(Endpoints, "slm", endpoint())
     monkeypatch.setattr(Endpoints, "llm", large)
     Path("moa.toml").write_text(CONFIG)

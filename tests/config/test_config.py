@@ -46,44 +46,6 @@ def test_a_file_that_is_named_and_missing_is_an_error(monkeypatch: pytest.Monkey
         load()
 
 
-ELSEWHERE = '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "https://other.test/v1"\n'
-
-
-def test_a_file_that_was_found_sends_no_variable_that_is_no_key_elsewhere(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    file = written(ELSEWHERE + 'api_key_env = "AWS_SECRET_ACCESS_KEY"\n')
-    with pytest.raises(ConfigError, match=r"\$AWS_SECRET_ACCESS_KEY to other.test.*--config"):
-        load()
-    assert load(file).endpoints
-    monkeypatch.setenv("MOA_CONFIG", file)
-    assert load().endpoints
-
-
-def test_a_vendor_vouches_for_no_host_beside_it() -> None:
-    urls = '["https://api.openai.com/v1", "https://other.test/v1"]'
-    written(f'{LARGE}base_url = {urls}\napi_key_env = "SECRET"\n')
-    with pytest.raises(ConfigError, match=r"SECRET to other\.test"):
-        load()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param(ELSEWHERE + 'api_key_env = "GATEWAY_API_KEY"\n', id="a key"),
-        pytest.param(ELSEWHERE + 'api_key_env = "GATEWAY_TOKEN"\n', id="a token"),
-        pytest.param(LARGE + 'api_key_env = "OPENAI"\n', id="a vendor"),
-        pytest.param(
-            LARGE + 'base_url = "https://api.openai.com/v2"\napi_key_env = "OPENAI"\n',
-            id="a vendor's host",
-        ),
-    ],
-)
-def test_a_file_that_was_found_sends_keys(text: str) -> None:
-    written(text)
-    assert load().endpoints
-
-
 def test_without_a_file_nothing_is_configured() -> None:
     assert load().endpoints == {}
 

@@ -287,7 +287,7 @@ def test_a_fallback_that_leads_nowhere_is_refused(fallback: str, said: str) -> N
         "large": {"tier": "llm", "model": "m", "base_url": "http://h/v1", "fallback": fallback},
     }
     with pytest.raises(ConfigError, match=said):
-        config_of({"endpoints": tables}, None, named=True)
+        config_of({"endpoints": tables}, None)
 
 
 def test_endpoints_that_exist_are_held_by_name_without_a_file_and_closed(

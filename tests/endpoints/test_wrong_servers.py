@@ -204,7 +204,7 @@ def test_a_password_in_an_address_is_refused_and_never_printed(
         '[endpoints.small]\ntier = "slm"\nmodel = "m"\nbase_url = "http://me:hush@server/v1"\n'
     )
     for words in (["models"], ["models", "--json"], ["run", "sentiment", "hi", "--text"]):
-        moa(*words)
+        moa(*words, "--config", "moa.toml")
         out, err = capsys.readouterr()
         assert "holds a user name, a password or a query" in " ".join((out + err).split())
         assert "hush" not in out + err

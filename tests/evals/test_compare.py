@@ -380,5 +380,5 @@ def test_files_of_designs_are_those_that_tables_name_but_not_what_graphs_write(
     )
     for name in ("a.json", "b.json", "s.json", "own.py", "texts.index", "texts"):
         (folder / name).write_text("x")
-    found = {path.name for path in files_in(load().graphs, folder)}
+    found = {path.name for path in files_in(load("moa.toml").graphs, folder)}
     assert found == {"a.json", "b.json", "own.py", "texts"}

@@ -12,6 +12,8 @@ from typing import TypedDict
 
 import psutil
 
+from moa.config import read
+from moa.config.trust import trust
 from moa.endpoints.vllm import free_port
 from moa.vllm.command import ServerSpec, specs_of
 from moa.vllm.settings import VLLMConfig
@@ -62,13 +64,20 @@ class Fake:
         return spec.model_copy(update={"first_wait_s": 0.01, "grace_s": 2.0, **changes})
 
     def configured(self, port: int) -> str:
-        """Write `moa.toml` into the current folder."""
+        """Write down an endpoint that this serves, as `moa.toml` does."""
         env = ", ".join(f'{name} = "{value}"' for name, value in self.env.items())
         return (
             '[endpoints.small]\ntier = "slm"\nmodel = "Qwen/Qwen3-0.6B"\nserve = "vllm"\n'
             f'[endpoints.small.vllm]\nport = {port}\npython = "{sys.executable}"\n'
             f"env = {{ {env} }}\n"
         )
+
+
+def trusted(text: str) -> None:
+    """Write `moa.toml` into the current folder, and trust it, as its user would."""
+    file = Path("moa.toml")
+    file.write_text(text)
+    trust(*read(file, variables=False))
 
 
 def _lives(pid: int) -> bool:

@@ -18,7 +18,7 @@ from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError, EndpointRejected
 from moa.vllm.state import ServerFolder
 
-from .fakes import Fake, wait_until
+from .fakes import Fake, trusted, wait_until
 
 pytestmark = pytest.mark.timeout(180)  # real processes, on machines that may be busy
 
@@ -39,7 +39,7 @@ def in_background(*words: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def port(fake: Fake) -> int:
     port = free_port()
-    Path("moa.toml").write_text(fake.configured(port))
+    trusted(fake.configured(port))
     return port
 
 
@@ -156,7 +156,7 @@ def test_a_server_that_the_configuration_no_longer_has_can_be_stopped(
 
 def test_down_leaves_the_servers_of_others_alone(fake: Fake, port: int) -> None:
     assert moa("up").returncode == 0
-    Path("moa.toml").write_text(fake.configured(free_port()).replace("small", "second"))
+    trusted(fake.configured(free_port()).replace("small", "second"))
     assert "was not running" in moa("down").stdout
     assert ServerFolder.of(port).is_running
     assert f"small on port {port}: stopped" in moa("down", "--all").stdout

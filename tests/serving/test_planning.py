@@ -159,7 +159,7 @@ def plan(fake: Fake, tables: str, *names: str) -> list[tuple[str, int]]:
     env = ", ".join(f'{name} = "{value}"' for name, value in fake.env.items())
     how = f'[endpoints.small.vllm]\nport = 8300\npython = "{sys.executable}"\nenv = {{ {env} }}\n'
     Path("moa.toml").write_text(tables.replace(SMALL, SMALL + how))
-    return [(spec.name, spec.port) for spec in planned(load(), names)]
+    return [(spec.name, spec.port) for spec in planned(load("moa.toml"), names)]
 
 
 def test_replicas_are_servers_on_ports_side_by_side_and_an_adapter_means_its_base(

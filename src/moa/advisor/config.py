@@ -203,7 +203,7 @@ def write_plan(
     The file comes back, and by name what each model became; some need no endpoint.
     """
     file = target(path)
-    config = load(file) if file.exists() else Config()
+    config = load(path) if file.exists() else Config()
     tiers: list[Tier] = ["slm", "llm"] if plan.pattern == "hybrid" else [plan.members[0].model.tier]
     beside = _without(config, *(_NAMES[tier] for tier in tiers))
     made: dict[str, Setup] = {}

@@ -21,6 +21,7 @@ from moa.cli import (
     route,
     run,
     serve,
+    trust,
 )
 
 
@@ -124,7 +125,7 @@ for heading, commands in {
         compare.compare,
     ),
     "Choose and serve models": (models.choose, serve.up, serve.down, serve.status),
-    "Set up": (serve.doctor,),
+    "Set up": (serve.doctor, trust.trust),
 }.items():
     for command in commands:
         _add(app, command, "eval" if command is calibrate.evaluate else "", heading)

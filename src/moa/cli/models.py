@@ -177,7 +177,7 @@ def add(
         known,
         endpoint,
         machine=machine(),
-        config=options.configured(file) if file.exists() else Config(),
+        config=options.configured(config) if file.exists() else Config(),
         tier=tier,
         tokens=context,
         concurrency=concurrency,
@@ -240,7 +240,7 @@ def fetch_model(
 def probe_model(
     name: Annotated[str, typer.Argument(help="An endpoint, or embedded.", metavar="NAME")],
     *,
-    yes: options.MayCost = False,
+    yes: options.Agree = False,
     asking: options.Asking,
 ) -> None:
     """Find out in which layout of the prompt a model decides best.

@@ -162,8 +162,8 @@ Tier = Annotated[
 Write = Annotated[
     bool, typer.Option("--write/--no-write", help="Write what was found into moa.toml.")
 ]
-MayCost = Annotated[
-    bool, typer.Option("--yes", help="Agree to ask an endpoint that may cost money.")
+Agree = Annotated[
+    bool, typer.Option("--yes", help="Agree beforehand to what needs a yes, as said below.")
 ]
 AsJson = Annotated[
     bool,

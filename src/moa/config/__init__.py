@@ -28,7 +28,6 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -39,6 +38,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from moa.config import trust
 from moa.endpoints.dialects import VENDORS, Dialect, published_price
 from moa.errors import ConfigError
 from moa.usage import FREE, Price, Tier
@@ -50,8 +50,6 @@ VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_MODEL")
 """All that are read, beside those of `Config`."""
 EMBEDDED = "embedded"
 """The name that `[tiers]` uses for the model that runs inside this process's machine."""
-
-_KEY_ENDS = ("_API_KEY", "_TOKEN")
 
 Location = tuple[int | str, ...]
 """Keys and places in lists, from the outermost one on."""
@@ -288,6 +286,23 @@ class Config(BaseSettings):
         return names[0] if names else None
 
 
+class _FileAlone(Config):
+    """What the file says, whatever the environment says."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave the environment out."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
 def find(path: str | Path | None = None) -> Path | None:
     """Find the configuration file: `path`, else `$MOA_CONFIG`, else `./moa.toml`.
 
@@ -307,26 +322,40 @@ def load(path: str | Path | None = None) -> Config:
 
     Raises:
         ConfigError: the file is missing or no TOML, a key or a value in it is wrong, or it was not
-            named and sends a variable that it may not.
+            named and does what needs trust; see `moa.config.trust`.
     """
     file = find(path)
-    named = bool(path or os.environ.get(VARIABLE))
     if file is None:
-        return config_of({}, None, named=named)
+        return config_of({}, None)
+    config, data = read(file)
+    if not (path or os.environ.get(VARIABLE)):
+        trust.check(config, data)
+    return config
+
+
+def read(file: Path, *, variables: bool = True) -> tuple[Config, bytes]:
+    """Read a file, with the `MOA_…` variables before it or without, and give all that it holds.
+
+    Whether it is trusted is not looked at; see `load`.
+    """
     try:
-        text = file.read_text(encoding="utf-8")
+        data = file.read_bytes()
+        text = data.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{file} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} can't be read: it is no UTF-8 text") from error
-    return config_of(parsed(text, file), file, named=named)
+    return config_of(parsed(text, file), file, variables=variables), data
 
 
-def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Config:
-    """Read and check the tables of a file, which is trusted where somebody named it; see `load`."""
+def config_of(tables: dict[str, Any], file: Path | None, *, variables: bool = True) -> Config:
+    """Check the tables of a file, with the `MOA_…` variables before them, or without.
+
+    Whether it is trusted is not looked at; see `load`.
+    """
     where = str(file) if file else f"the {Config.model_config.get('env_prefix')}… variables"
     try:
-        config = Config(**tables)
+        config = (Config if variables else _FileAlone)(**tables)
     except ValidationError as error:
         raise ConfigError(explained(error, Config, where=where)) from error
     except SettingsError as error:
@@ -345,8 +374,6 @@ def config_of(tables: dict[str, Any], file: Path | None, *, named: bool) -> Conf
                 "input_price and output_price"
             )
         _check_server(config, name, place)
-        if file and not named:
-            _check_variable(endpoint, place)
     _check_ports(config, where)
     _check_fallbacks(config, where)
     for tier, name in (("slm", config.tiers.slm), ("llm", config.tiers.llm)):
@@ -422,20 +449,6 @@ def _check_server(config: Config, name: str, place: str) -> None:
         raise ConfigError(
             f"{place} has a priority, which its server heeds only with "
             f"[endpoints.{endpoint.served_by or name}.vllm] priority = true"
-        )
-
-
-def _check_variable(endpoint: EndpointConfig, place: str) -> None:
-    """Let a file that came with a folder send no other secret of the environment anywhere."""
-    variable = endpoint.api_key_env
-    vendors = {urlsplit(vendor.base_url)[:2] for vendor in VENDORS}
-    strange = [url for url in endpoint.urls if urlsplit(url)[:2] not in vendors]
-    if variable and strange and not variable.endswith(_KEY_ENDS):
-        raise ConfigError(
-            f"{place} sends ${variable} to {urlsplit(strange[0]).netloc}, which is no vendor that "
-            f"moa knows. Where a file was found and not named, only variables that end in "
-            f"{' or '.join(_KEY_ENDS)} are sent there: name the variable so, or, if you trust the "
-            f"file, give it by hand: --config {FILE}"
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from moa._files import replace_text
-from moa.config import EMBEDDED, FILE, VARIABLE, config_of, parsed
+from moa.config import EMBEDDED, FILE, VARIABLE, Config, config_of, parsed, trust
 from moa.errors import ConfigError
 from moa.usage import Tier
 
@@ -62,7 +62,8 @@ def write_endpoint(
             after = _with_keys(after, ["tiers"], tiers)
         else:
             after = _joined(after, {"tiers": dict(tiers)})
-    _replace(file, after, wanted, added={"endpoints": {name: whole}})
+    own = [("endpoints", name)]
+    _replace(file, after, wanted, added={"endpoints": {name: whole}}, own=own)
     return file
 
 
@@ -91,7 +92,8 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
     else:
         after = _joined(before, {"graphs": {name: given}})
     wanted = {**known, "graphs": {**graphs, name: whole}}
-    _replace(file, after, wanted, added={"graphs": {name: whole}})
+    own = [("graphs", name, key) for key in keys]
+    _replace(file, after, wanted, added={"graphs": {name: whole}}, own=own)
     changed = {key: there[key] for key in keys if key in there and there[key] != whole[key]}
     return SetKeys(file, changed, tuple(key for key in there if key not in keys))
 
@@ -141,8 +143,19 @@ def _document(text: str) -> Any:
         raise ConfigError(f"the configuration can't be added to by moa: {error}") from error
 
 
-def _replace(file: Path, text: str, wanted: dict[str, Any], *, added: Mapping[str, Any]) -> None:
-    """Put a text in the place of a file, if it says what is wanted, and `load` would take it."""
+def _replace(
+    file: Path,
+    text: str,
+    wanted: dict[str, Any],
+    *,
+    added: Mapping[str, Any],
+    own: Sequence[trust.Place],
+) -> None:
+    """Put a text in the place of a file, if it says what is wanted, and `load` would take it.
+
+    Where the file was trusted it stays so, and where it needs trust only by what stands at the
+    places that are moa's `own`, as a new one does. So nothing else in it becomes trusted by that.
+    """
     try:
         written = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -153,13 +166,28 @@ def _replace(file: Path, text: str, wanted: dict[str, Any], *, added: Mapping[st
             f"{_joined('', added)}"
         )
     try:
-        config_of(wanted, file, named=True)
+        config_of(wanted, file)
     except ConfigError as error:
         raise ConfigError(f"{error}\nNothing was written") from error
+    config = _to_trust(file, wanted, own)
     try:
         replace_text(file, text, private=False)
     except OSError as error:
         raise ConfigError(f"{file} can't be written: {error.strerror}") from error
+    if config is not None:
+        with suppress(OSError):  # then the next command says how it is trusted
+            trust.trust(config, text.encode())
+
+
+def _to_trust(file: Path, wanted: dict[str, Any], own: Sequence[trust.Place]) -> Config | None:
+    """Give the configuration that is to be trusted once it is written; `None`: none is."""
+    try:
+        config = config_of(wanted, file, variables=False)
+    except ConfigError:  # variables complete it, so that nobody knows what they hide
+        return None
+    needed = [need.place for need in trust.needs(config)]
+    others = [it for it in needed if not any(it[: len(place)] == place for place in own)]
+    return config if needed and (not others or trust.is_trusted(file)) else None
 
 
 def _plain(table: Mapping[str, object]) -> dict[str, Any]:

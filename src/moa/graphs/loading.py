@@ -24,6 +24,7 @@ from moa.agents.base import AGENTS, TypedNode
 from moa.agents.deciding import DecidingAgent
 from moa.config import nearest
 from moa.config.endpoints import Endpoints
+from moa.config.trust import object_in
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import BuiltGraph
@@ -124,7 +125,7 @@ def load_graph(
         ConfigError: there is no such name, file or object, its settings are wrong, or an endpoint
             that it needs is not configured.
     """
-    own = _own(name)
+    own = object_in(name)
     if own is not None:
         file, attribute = own
         settings = endpoints.config.file
@@ -153,7 +154,7 @@ def _configured(
     """Find a ready one, its settings, and the names of the guards around it."""
     tables = endpoints.config.graphs
     for table in tables:
-        if own := _own(table):
+        if own := object_in(table):
             raise ConfigError(
                 f"[graphs.{table}]: a node of your own takes no settings from a table. Give them "
                 f"in {own[0]}, where it is made"
@@ -237,7 +238,7 @@ def fingerprints(
     files |= {*files_in(given or {}, Path())}
     settings = {name: str(value) for name, value in (given or {}).items()}
     known = [said, asked, settings, _digests(sorted(files))]
-    own = {name: _own(name) for name in names}
+    own = {name: object_in(name) for name in names}
     return {
         name: json.dumps([*known, _digests([file[0]] if file else [])])
         for name, file in own.items()
@@ -258,7 +259,7 @@ def files_in(said: object, folder: Path) -> Iterator[Path]:
         for value in cast("Sequence[object]", said):
             yield from files_in(value, folder)
     elif isinstance(said, str | Path) and str(said):
-        own = _own(str(said))
+        own = object_in(str(said))
         path = folder / (own[0] if own else said)
         if os.path.exists(path):
             yield path
@@ -275,12 +276,6 @@ def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
     return [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
 
 
-def _own(name: str) -> tuple[Path, str] | None:
-    """Read `file.py:object`; `None` where it is the name of a ready one."""
-    file, colon, attribute = name.rpartition(":")
-    return (Path(file), attribute) if colon and file.endswith(".py") else None
-
-
 def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     """Give the node that a file holds, or that a function in it makes.
 
@@ -289,7 +284,7 @@ def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     where = f"{file}:{attribute}"
     module = _module(file)
     if not hasattr(module, attribute):
-        names = [name for name, value in vars(module).items() if _is_own(name, value, module)]
+        names = [name for name, value in vars(module).items() if _isobject_in(name, value, module)]
         raise ConfigError(f"{file} has no {attribute!r}{nearest(attribute, names)}")
     found: object = getattr(module, attribute)
     if isinstance(found, type):
@@ -347,7 +342,7 @@ def _raised(what: str, error: Exception) -> ConfigError:
     )
 
 
-def _is_own(name: str, value: object, module: ModuleType) -> bool:
+def _isobject_in(name: str, value: object, module: ModuleType) -> bool:
     """Whether a file may have it to be run: a node, or a function that was not imported."""
     made = inspect.isfunction(value) and value.__module__ == module.__name__
     return not name.startswith("_") and (made or _is_node(value))

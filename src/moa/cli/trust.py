@@ -1,0 +1,107 @@
+"""moa trust: which configurations, found and not named, may do what needs trust."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moa.cli import options, screen
+from moa.errors import ConfigError
+
+
+def trust(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Configuration; else $MOA_CONFIG, else ./moa.toml.", metavar="FILE"),
+    ] = None,
+    *,
+    yes: options.Agree = False,
+    every: Annotated[bool, typer.Option("--list", help="List the files that are trusted.")] = False,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Trust the file no longer.")] = False,
+) -> None:
+    """Trust a configuration, after showing what in it needs that.
+
+    A moa.toml that is only found in the working directory may have come with the folder, from
+    anybody. Until you trust it, these stop it: code (FILE.py:OBJECT), a program, arguments or
+    variables of vLLM, paths outside of its folder, texts to hosts other than this machine and known
+    vendors, and a vendor's key to anybody but that vendor. A file that is named, by --config or
+    $MOA_CONFIG, needs no trust. Nothing of the file is run here.
+
+    What is trusted is the file as it is: after a change it is shown and asked again, also where a
+    FILE.py that it names has changed. What such a file imports is not looked at. With --yes it is
+    shown, and not asked. Commands that write into a trusted moa.toml, such as moa models add, keep
+    it trusted.
+
+    Exit codes: 0 trusted, or nothing in it needs trust; 1 not trusted; 2 usage, or no such file.
+
+        moa trust                             look at ./moa.toml, and be asked
+        moa trust --yes                       in a script
+        moa trust --list
+        moa trust --revoke moa.toml
+    """
+    from moa.config import find
+
+    if every:
+        _list()
+        return
+    if file is not None and not file.is_file() and not revoke:
+        raise ConfigError(f"there is no file {str(file)!r}")
+    file = file or find()
+    if file is None:
+        raise ConfigError("there is no ./moa.toml. Name the file: moa trust FILE")
+    if revoke:
+        from moa.config.trust import revoke as forget
+
+        was = forget(file)
+        screen.out().print(f"{file} {'is trusted no longer' if was else 'was not trusted'}")
+    elif not _ask_about(file, yes=yes):
+        raise typer.Exit(1)
+
+
+def _ask_about(file: Path, *, yes: bool) -> bool:
+    """Show what needs trust, and keep that it has it if the user agrees."""
+    from moa.config import read
+    from moa.config.trust import needs
+    from moa.config.trust import trust as keep
+
+    config, data = read(file, variables=False)
+    found, console = needs(config), screen.out()
+    if not found:
+        console.print(f"{file} does nothing that needs trust")
+        return True
+    console.print(f"{file} does what needs trust:")
+    for need in found:
+        console.print(f"  {need}")
+    if not yes and not _agrees(file):
+        console.print("not trusted: nothing was changed")
+        return False
+    try:
+        keep(config, data)
+    except OSError as error:
+        raise ConfigError(f"that it is trusted can't be kept: {error}") from error
+    console.print(f"trusted, until it changes. No longer: moa trust --revoke {_quote(file)}")
+    return True
+
+
+def _agrees(file: Path) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"nobody is there to be asked. If you trust it: moa trust {_quote(file)} --yes"
+        )
+    return typer.confirm(f"Do you trust {file}?")
+
+
+def _list() -> None:
+    from moa.config.trust import entries
+
+    rows = [(str(one.file), one.state) for one in entries()]
+    console = screen.out()
+    console.print(screen.listed(("file", "state"), rows) if rows else "no file is trusted")
+
+
+def _quote(file: Path) -> str:
+    return shlex.quote(str(file))

@@ -1,0 +1,447 @@
+"""Trust: what a `moa.toml` that was only found may not do, and which files the user trusts.
+
+A file that lies in the working directory may have come with a folder from anybody. Until its user
+says `moa trust`, it runs no code, reaches nothing outside of its folder, and sends texts and keys
+to this machine and to known vendors alone. A file that somebody names is trusted by that.
+
+Each trusted file has an entry of its own in the user's data folder: with its SHA-256, and those of
+the programs that it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from moa._files import replace_text
+from moa.endpoints.dialects import VENDORS
+from moa.endpoints.transport import is_loopback
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moa.config import Config, EndpointConfig
+
+Place = tuple[int | str, ...]
+"""Keys and places in lists, from the outermost one on."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_PLAIN = re.compile(r"[!-\[\]-~]+")
+"""An address without blanks, line breaks and backslashes, which libraries read in several ways."""
+_ONE_NAME = re.compile(r"[^/\\:~\0]*")
+"""A text without what divides a path, or begins one elsewhere."""
+_NUMBERS = ("VLLM_CPU_KVCACHE_SPACE", "--tensor-parallel-size")
+"""What `moa models add` writes into `env` and `args`, so that its file may be edited by hand."""
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Need(NamedTuple):
+    """One thing that a file does, and may not do untrusted."""
+
+    place: Place
+    does: str
+    program: Path | None = None
+    """The file that it runs, where it is one."""
+
+    def __str__(self) -> str:
+        *table, key = (part for part in self.place if isinstance(part, str))
+        return f"[{'.'.join(map(_key, table))}] {_key(key)}: {self.does}"
+
+
+class Entry(BaseModel):
+    """A file that is trusted as long as it holds what it held then."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: Path
+    sha256: str
+    programs: dict[Path, str]
+    """SHA-256 of the programs that it names; of one that wasn't there it is empty."""
+
+    @property
+    def state(self) -> str:
+        """In words, whether the file still is what was trusted."""
+        data = _bytes(self.file)
+        if data is None:
+            return "gone"
+        return "trusted" if self.holds(data) else "changed since it was trusted"
+
+    def holds(self, data: bytes) -> bool:
+        """Whether the file, which holds `data` now, and its programs are what they were."""
+        programs = {path: _digest(_bytes(path)) for path in self.programs}
+        return (_digest(data), programs) == (self.sha256, self.programs)
+
+
+def check(config: Config, data: bytes) -> None:
+    """Refuse a file that nobody named, and that does what needs trust, unless it is trusted.
+
+    Args:
+        config: What was read of it, with the `MOA_…` variables, which are the user's own.
+        data: What stands in it.
+
+    Raises:
+        ConfigError: each key that needs trust is named, with the command that gives it.
+    """
+    file, found = config.file, needs(config, overrides=EnvSettingsSource(type(config))())
+    if file is None or not found:
+        return
+    entry = _entry(file)
+    if entry is not None and entry.holds(data):
+        return
+    changed = " It, or a program that it names, has changed since you trusted it." if entry else ""
+    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in found)
+    raise ConfigError(
+        f"{file} was found here and not named, and does what needs your trust.{changed}{lines}\n"
+        f"If you trust it, run: moa trust {name}\nOr name it: by --config {name}, by "
+        f"MOA_CONFIG={name}, or in Python by Endpoints({str(file)!r})"
+    )
+
+
+def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType({})) -> list[Need]:
+    """List what a file does that needs trust.
+
+    Args:
+        config: What was read of it.
+        overrides: What in it is the user's own, as `MOA_…` variables are.
+    """
+    found = list(_in_graphs(config))
+    for name, entry in config.endpoints.items():
+        for key in sorted(entry.model_fields_set):
+            for place, does, program in _ENDPOINT.get(key, _unknown)(config, entry, key):
+                found.append(Need(("endpoints", name, *place), does, program))
+        found += _key_needs(name, entry)
+    return [need for need in found if not _is_in(overrides, need.place)]
+
+
+def is_trusted(file: Path) -> bool:
+    """Whether a file is trusted as it stands."""
+    entry, data = _entry(file), _bytes(file)
+    return entry is not None and data is not None and entry.holds(data)
+
+
+def trust(config: Config, data: bytes) -> None:
+    """Trust the file of a configuration, which holds `data`.
+
+    The configuration is of the file alone: what variables say now, they may not say later.
+
+    Raises:
+        OSError: that can't be kept.
+    """
+    assert config.file is not None, "what is trusted is a file"
+    programs = {need.program for need in needs(config)} - {None}
+    entry = Entry(
+        file=_path_of(config.file),
+        sha256=_digest(data),
+        programs={path: _digest(_bytes(path)) for path in sorted(filter(None, programs))},
+    )
+    kept = _kept_in(config.file)
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace_text(kept, entry.model_dump_json())
+
+
+def revoke(file: Path) -> bool:
+    """Trust a file no longer; `False` where it was not trusted."""
+    kept = _kept_in(file)
+    there = kept.exists()
+    kept.unlink(missing_ok=True)
+    return there
+
+
+def entries() -> list[Entry]:
+    """List the files that were trusted, by their paths."""
+    found = [_read(path) for path in _folder().glob("*.json")]
+    return sorted((one for one in found if one is not None), key=lambda one: one.file)
+
+
+def object_in(text: str) -> tuple[Path, str] | None:
+    """Read `FILE.py:OBJECT`; `None` where a text isn't written so."""
+    file, colon, attribute = text.rpartition(":")
+    return (Path(file), attribute) if colon and file.endswith(".py") else None
+
+
+# What each key of an endpoint may do. A key that isn't here needs trust until somebody has thought
+# about it.
+
+_Found = Iterator[tuple[Place, str, Path | None]]
+_Rule = Callable[["Config", "EndpointConfig", str], _Found]
+
+
+def _unknown(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    del config, entry
+    yield (key,), "is a key of which it isn't known what it may do", None
+
+
+def _harmless(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    """Numbers, names of endpoints, and what has a rule of its own."""
+    del config, entry, key
+    yield from ()
+
+
+def _address(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    del config
+    for url in entry.urls:
+        if not _is_near(url):
+            yield (key,), f"sends texts to {_server(url)}", None
+
+
+def _cache(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    if entry.cache not in (None, "memory") and _leads_out(config.folder, entry.cache):
+        yield (key,), f"reads and writes {entry.cache!r}, outside of the file's folder", None
+
+
+def _model(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    """A file of the hub is data, is fetched by a command alone, and is kept in moa's cache."""
+    is_hub = entry.serve == "llama.cpp" and entry.model.startswith("hf:")
+    if entry.serve and not is_hub and _leads_out(config.folder, entry.model):
+        yield (key,), f"loads {entry.model!r}, outside of the file's folder", None
+
+
+def _vllm(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    for inner in sorted(entry.vllm.model_fields_set):
+        for place, does, program in _VLLM.get(inner, _unknown)(config, entry, inner):
+            yield (key, *place), does, program
+
+
+def _python(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    if (python := entry.vllm.python) is not None:
+        path = config.folder / Path(python).expanduser()
+        inside = path.is_file() and not _leads_out(config.folder, python)
+        yield (key,), f"runs the program {python!r}", path if inside else None
+
+
+def _arguments(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    del config
+    if entry.vllm.args and not _is_number(*entry.vllm.args):
+        yield (key,), f"gives vLLM the arguments {shlex.join(entry.vllm.args)!r}", None
+
+
+def _variables(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    del config
+    for name, value in entry.vllm.env.items():
+        if not _is_number(name, value):
+            yield (key, name), f"sets a variable of the servers to {value!r}", None
+
+
+def _is_number(name: str, *values: str) -> bool:
+    """Whether it is a number that moa itself gives vLLM, so that it only takes memory or GPUs."""
+    return name in _NUMBERS and len(values) == 1 and re.fullmatch("[0-9]+", values[0]) is not None
+
+
+def _adapters(config: Config, entry: EndpointConfig, key: str) -> _Found:
+    for name, where in entry.vllm.lora.items():
+        if _leads_out(config.folder, where):
+            yield (key, name), f"loads {where!r}, outside of the file's folder", None
+
+
+_ENDPOINT: Mapping[str, _Rule] = {
+    "base_url": _address,
+    "cache": _cache,
+    "model": _model,
+    "vllm": _vllm,
+    **dict.fromkeys(
+        (
+            *("tier", "serve", "served_by", "fallback", "decide", "priority"),
+            *("context_window", "concurrency", "timeout_s"),
+            *("input_price", "cached_input_price", "output_price"),
+            "api_key_env",  # see `_key_needs`
+        ),
+        _harmless,
+    ),
+}
+_VLLM: Mapping[str, _Rule] = {
+    "python": _python,
+    "args": _arguments,
+    "env": _variables,
+    "lora": _adapters,
+    **dict.fromkeys(
+        (
+            *("port", "replicas", "dtype", "quantization", "priority"),
+            *("max_model_len", "gpu_memory_utilization", "block_size", "max_num_seqs"),
+        ),
+        _harmless,
+    ),
+}
+
+
+def _key_needs(name: str, entry: EndpointConfig) -> Iterator[Need]:
+    """A vendor's key goes to that vendor; what other variables hold, to this machine too."""
+    variable = entry.key_variable
+    if variable is None:
+        return
+    key = "base_url" if entry.api_key_env is None else "api_key_env"
+    own = {_origin(it.base_url) for it in VENDORS if it.api_key_env == variable.upper()}
+    usual = (entry.vendor.base_url,) if entry.vendor else ()
+    for url in entry.urls or usual:
+        if not (_origin(url) in own if own else _is_near(url)):
+            does = f"sends the variable {_key(variable)} to {_server(url)}"
+            yield Need(("endpoints", name, key), does)
+
+
+def _in_graphs(config: Config) -> Iterator[Need]:
+    """Look at every text in the tables of graphs: a graph alone knows which are paths."""
+    left: list[tuple[Place, object]] = [(("graphs",), config.graphs)]
+    while left:  # and not by recursion, which what is nested deep would break
+        place, value = left.pop()
+        inner: list[tuple[Place, object]] = []
+        if isinstance(value, Mapping):
+            for key, below in cast("Mapping[str, object]", value).items():
+                yield from _in_text(config, (*place, key), key)
+                inner.append(((*place, key), below))
+        elif isinstance(value, list | tuple):
+            items = cast("Sequence[object]", value)
+            inner += (((*place, number), below) for number, below in enumerate(items))
+        elif isinstance(value, str):
+            yield from _in_text(config, place, value)
+        left += reversed(inner)
+
+
+def _in_text(config: Config, place: Place, text: str) -> Iterator[Need]:
+    own = object_in(text)
+    if own is not None:
+        yield Need(place, f"runs the code of {str(own[0])!r}", config.folder / own[0])
+    elif _is_database(text) and not _is_local_database(text):
+        also = ", or where what stands behind its '?' says" if "?" in text else ""
+        yield Need(place, f"keeps texts at {_server(text)}{also}")
+    elif _leads_out(config.folder, text):
+        yield Need(place, f"may reach {text!r}, outside of the file's folder")
+
+
+def _is_database(text: str) -> bool:
+    """Whether it is a URL that a graph may connect to: links of the web are texts to it."""
+    scheme = _URL.match(text)
+    return scheme is not None and scheme[0].lower() not in ("http://", "https://")
+
+
+def _is_local_database(url: str) -> bool:
+    """Whether it is on this machine; what stands behind `?` could name another host."""
+    try:
+        here = urlsplit(url).netloc in ("", "localhost") or is_loopback(url)
+    except ValueError:
+        return False
+    return here and "?" not in url and _PLAIN.fullmatch(url) is not None
+
+
+def _is_near(url: str) -> bool:
+    """Whether an address is that of this machine, or of a known vendor."""
+    origin = _origin(url)
+    return origin is not None and (
+        is_loopback(url) or origin in {_origin(vendor.base_url) for vendor in VENDORS}
+    )
+
+
+def _origin(url: str) -> str | None:
+    """Give scheme, host and port of an address, with whatever else stands between the slashes.
+
+    It is `None` where libraries could read it in several ways.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    if _PLAIN.fullmatch(url) is None:
+        return None
+    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(':443')}"
+
+
+def _server(url: str) -> str:
+    """Name where an address leads, without the password that may stand in it."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that can't be read"
+    if _PLAIN.fullmatch(url) is None:
+        return "an address that can be read in several ways"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}"
+
+
+def _leads_out(folder: Path, text: str) -> bool:
+    """Whether a text, read as a path, leads out of a folder: also by a link, or one in it.
+
+    A `~` and `..` are read in each way in which some code may read them.
+    """
+    if _ONE_NAME.fullmatch(text) and text != ".." and not os.path.lexists(folder / text):
+        return False  # as nearly all texts: a catalogue in a table has thousands
+    root = Path(os.path.realpath(folder))
+    paths = {str(folder / text), str(folder / os.path.expanduser(text))}
+    paths |= {os.path.abspath(path) for path in paths}
+    try:
+        real = [os.path.realpath(path) for path in paths]
+    except ValueError:  # it holds a NUL, which no path can
+        return False
+    real += [os.path.realpath(link) for path in real for link in _links_in(path)]
+    return not all(Path(path).is_relative_to(root) for path in real)
+
+
+def _links_in(folder: str) -> list[str]:
+    """List what in a folder isn't there but leads to a file elsewhere, or to none yet."""
+    try:
+        with os.scandir(folder) as entries:
+            return [it.path for it in entries if it.is_symlink() and not it.is_dir()]
+    except OSError:  # it is no folder, or can't be looked into
+        return []
+
+
+def _is_in(tables: object, place: Place) -> bool:
+    """Whether tables say what stands at a place, be it as a part of a list."""
+    for part in place:
+        if not isinstance(tables, Mapping):
+            return True
+        if part not in tables:
+            return False
+        tables = cast("Mapping[object, object]", tables)[part]
+    return not isinstance(tables, Mapping)
+
+
+def _key(name: str) -> str:
+    """Write a key as TOML does, so that none can look like something else."""
+    return name if _BARE.fullmatch(name) else json.dumps(name)
+
+
+def _folder() -> Path:
+    return platformdirs.user_data_path("moa", appauthor=False) / "trusted"
+
+
+def _kept_in(file: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(_path_of(file))).hexdigest()
+    return _folder() / f"{name}.json"
+
+
+def _path_of(file: Path) -> Path:
+    """Tell a file from all others by its folder: by a link, its paths would start elsewhere."""
+    return file.absolute().parent.resolve() / file.name
+
+
+def _entry(file: Path) -> Entry | None:
+    entry = _read(_kept_in(file))
+    return entry if entry is not None and entry.file == _path_of(file) else None
+
+
+def _read(path: Path) -> Entry | None:
+    data = _bytes(path)
+    try:
+        return None if data is None else Entry.model_validate_json(data)
+    except ValidationError:
+        return None  # what can't be read trusts nothing
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _digest(data: bytes | None) -> str:
+    return "" if data is None else hashlib.sha256(data).hexdigest()
