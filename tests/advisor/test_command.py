@@ -230,16 +230,16 @@ HERE = ["--no-gpu", "--ram", "16GB", "--cores", "8"]
 @pytest.mark.parametrize(
     ("words", "endpoint", "tier", "served", "said"),
     [
-        ("create --per-day 20 --vendor openai --api", "large", "llm", False, "Wrote large into"),
-        ("classify --per-day 100 --gpu L4 --no-api", "small", "slm", True, "Wrote small into"),
-        ("classify --stakes low --no-api", None, "", False, "Nothing to write for slm: "),
+        ("create --complexity complex --vendor openai", "large", "llm", False, "Wrote large into"),
+        ("classify --labelled 200 --gpu L4 --prefer speed", "small", "slm", True, "Wrote small"),
+        ("classify --complexity simple", None, "", False, "Nothing to write for slm: "),
     ],
 )
 def test_what_needs_an_endpoint_is_written_and_nothing_else_claimed_to_be(
     words: str, endpoint: str | None, tier: str, served: bool, said: str
 ) -> None:
     here = [] if "--gpu" in words else HERE
-    assert said in told("choose", "--job", *words.split(), *here, "--write").out
+    assert said in told("choose", *words.split(), *here, "--write").out
     assert Path("moa.toml").exists() == (endpoint is not None)
     if endpoint is not None:
         config = load("moa.toml")
@@ -247,25 +247,28 @@ def test_what_needs_an_endpoint_is_written_and_nothing_else_claimed_to_be(
         assert (endpoint in config.served) == served
 
 
-def test_the_best_plan_that_is_ready_is_written_where_the_best_is_not() -> None:
-    words = ["choose", "--job", "classify", "--stakes", "high", "--labelled", "600", "--gpu", "L4"]
-    out = told(*words, "--per-day", "200000", "--api", "--write").out
-    assert "so the next is written: cascade: " in out
-    assert "for slm: " in out
-    assert load("moa.toml").endpoints
+def test_a_vendor_is_asked_where_its_key_is_set_unless_the_items_are_private(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MISTRAL_API_KEY", "x")
+    words = ("choose", "create", "--complexity", "complex", *HERE, "--json")
+    assert told(*words).lines[0]["plans"][0]["needs_network"]
+    private = told(*words, "--private").lines[0]
+    assert not any(plan["needs_network"] for plan in private["plans"])
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--language klingon", "the task: [languages]"),
-        ("--vendor opnai", "Did you mean 'openai'"),
-        ("--job sing", "'--job'"),
-        ("--stakes huge", "'--stakes'"),
-        ("--per-day -3", "'--per-day'"),
+        ("classify --language klingon", "the task: [languages]"),
+        ("classify --vendor opnai", "Did you mean 'openai'"),
+        ("classify --vendor openai --private", "contradict"),
+        ("sing", "'JOB'"),
+        ("classify --complexity huge", "'--complexity'"),
+        ("classify --per-day -3", "'--per-day'"),
     ],
 )
 def test_what_an_option_can_t_be_is_said(words: str, said: str) -> None:
-    err = told("choose", "--job", "classify", *HERE, *words.split(), leaves=2).err
+    err = told("choose", *words.split(), *HERE, leaves=2).err
     assert said in err
     assert "moa.toml" not in err

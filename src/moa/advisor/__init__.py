@@ -1,12 +1,13 @@
-"""The advisor: which models, in which pattern, for a task on a machine, with reasons and numbers.
+"""The advisor: which models for a task on a machine, with reasons and numbers.
 
     from moa import choose
     from moa.advisor import Task
 
     print(choose(Task(job="classify", per_day=10_000, latency_s=0.3)))
 
-Each pattern is tried with each model that fits; what breaks a limit of the task is rejected with
-the reason, and the rest is ranked by one score. Figures are estimates.
+Each model that fits is tried alone, and in pairs of a small and a large one. What breaks a limit of
+the task is rejected with the reason; the rest is ranked by speed, price or depth, as the task
+prefers. Figures are estimates.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from moa.advisor.catalogue import BUILT_IN, Model
-from moa.advisor.choice import Plan
-from moa.advisor.estimate import Member
+from moa.advisor.choice import Member, Plan
 from moa.advisor.fit import CPU_CONCURRENCY, SPARE, LocalModel, vllm_fit
 from moa.advisor.hardware import GIB, Machine
 from moa.advisor.words import Quantisation

@@ -53,6 +53,8 @@ _ON_CPU: tuple[Quantisation, ...] = ("bf16", "int8", "int4")
 _GPU_STEP_S, _CPU_STEP_S = 0.0015, 0.0005
 """Least seconds of a decoding step, whatever is read."""
 _VLLM_SLOTS = 256
+_REQUEST_S = 0.0015
+"""Seconds of the server's own processor a request: HTTP, tokenizer, scheduling."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,6 +156,16 @@ class LocalModel:
         moved = (self.weights * touched + self.model.kv_bytes(self.tokens) * batch) / bandwidth
         least = _GPU_STEP_S if self.place.gpu else _CPU_STEP_S
         return max(moved, batch * self._flops_a_token / flops) + least
+
+    def busy_s(self, reads: int, writes: int) -> float:
+        """Seconds of one server that an item takes for itself, beside as many as it works on.
+
+        Args:
+            reads: Tokens of a prompt that are not cached.
+            writes: Tokens of an answer.
+        """
+        slots = self.slots
+        return self.read_s(reads) + _REQUEST_S + writes * self.write_s(slots) / slots
 
 
 def quantisations(model: Model, place: Placement) -> list[Quantisation]:

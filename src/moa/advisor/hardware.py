@@ -63,42 +63,40 @@ class Card(NamedTuple):
     """Peak of dense 16-bit arithmetic, TFLOPS."""
     capability: tuple[int, int] | None
     """CUDA compute capability; `None`: no CUDA."""
-    watts: float
-    """Its board's, at most."""
     shared: bool = False
     """Whether its memory is the machine's RAM."""
 
 
 CARDS = (
-    Card("B200", 180, 7700, 2250, (10, 0), 1000),
-    Card("H200", 141, 4800, 989, (9, 0), 700),
-    Card("H100 NVL", 94, 3900, 835, (9, 0), 400),
-    Card("H100 PCIe", 80, 2000, 756, (9, 0), 350),
-    Card("H100", 80, 3350, 989, (9, 0), 700),
-    Card("A100 40GB", 40, 1555, 312, (8, 0), 400),
-    Card("A100", 80, 2039, 312, (8, 0), 400),
-    Card("L40S", 48, 864, 362, (8, 9), 350),
-    Card("L4", 24, 300, 121, (8, 9), 72),
-    Card("A10G", 24, 600, 70, (8, 6), 300),
-    Card("A10", 24, 600, 125, (8, 6), 150),
-    Card("T4", 16, 320, 65, (7, 5), 70),
-    Card("V100", 16, 900, 125, (7, 0), 300),
-    Card("RTX 5090", 32, 1792, 209, (12, 0), 575),
-    Card("RTX 4090", 24, 1008, 165, (8, 9), 450),
-    Card("RTX 3090", 24, 936, 71, (8, 6), 350),
-    Card("RTX 4060", 8, 272, 60, (8, 9), 115),
-    Card("RTX 3060", 12, 360, 51, (8, 6), 170),
-    Card("Jetson AGX Orin", 64, 205, 85, (8, 7), 60, shared=True),
-    Card("Jetson Orin NX", 16, 102, 25, (8, 7), 25, shared=True),
-    Card("Jetson Orin Nano", 8, 102, 17, (8, 7), 25, shared=True),
-    Card("Jetson Orin 8GB", 8, 102, 17, (8, 7), 25, shared=True),
-    Card("Apple M1", 16, 68, 10, None, 20, shared=True),
-    Card("Apple M2", 16, 100, 14, None, 20, shared=True),
-    Card("Apple M3", 16, 100, 14, None, 20, shared=True),
-    Card("Apple M4", 16, 120, 17, None, 22, shared=True),
-    Card("Apple M4 Pro", 24, 273, 34, None, 46, shared=True),
-    Card("Apple M4 Max", 36, 410, 68, None, 78, shared=True),
-    Card("Apple M2 Ultra", 64, 800, 108, None, 120, shared=True),
+    Card("B200", 180, 7700, 2250, (10, 0)),
+    Card("H200", 141, 4800, 989, (9, 0)),
+    Card("H100 NVL", 94, 3900, 835, (9, 0)),
+    Card("H100 PCIe", 80, 2000, 756, (9, 0)),
+    Card("H100", 80, 3350, 989, (9, 0)),
+    Card("A100 40GB", 40, 1555, 312, (8, 0)),
+    Card("A100", 80, 2039, 312, (8, 0)),
+    Card("L40S", 48, 864, 362, (8, 9)),
+    Card("L4", 24, 300, 121, (8, 9)),
+    Card("A10G", 24, 600, 70, (8, 6)),
+    Card("A10", 24, 600, 125, (8, 6)),
+    Card("T4", 16, 320, 65, (7, 5)),
+    Card("V100", 16, 900, 125, (7, 0)),
+    Card("RTX 5090", 32, 1792, 209, (12, 0)),
+    Card("RTX 4090", 24, 1008, 165, (8, 9)),
+    Card("RTX 3090", 24, 936, 71, (8, 6)),
+    Card("RTX 4060", 8, 272, 60, (8, 9)),
+    Card("RTX 3060", 12, 360, 51, (8, 6)),
+    Card("Jetson AGX Orin", 64, 205, 85, (8, 7), shared=True),
+    Card("Jetson Orin NX", 16, 102, 25, (8, 7), shared=True),
+    Card("Jetson Orin Nano", 8, 102, 17, (8, 7), shared=True),
+    Card("Jetson Orin 8GB", 8, 102, 17, (8, 7), shared=True),
+    Card("Apple M1", 16, 68, 10, None, shared=True),
+    Card("Apple M2", 16, 100, 14, None, shared=True),
+    Card("Apple M3", 16, 100, 14, None, shared=True),
+    Card("Apple M4", 16, 120, 17, None, shared=True),
+    Card("Apple M4 Pro", 24, 273, 34, None, shared=True),
+    Card("Apple M4 Max", 36, 410, 68, None, shared=True),
+    Card("Apple M2 Ultra", 64, 800, 108, None, shared=True),
 )
 """The known ones."""
 
@@ -230,12 +228,6 @@ class Placement:
         flops = known.tflops * 1e12 if known else bandwidth * _FLOPS_A_BYTE
         together = self.count * _ACROSS ** (self.count.bit_length() - 1)
         return bandwidth * _BANDWIDTH_SHARE * together, flops * _FLOPS_SHARE * together
-
-    @property
-    def watts(self) -> float | None:
-        """What its GPUs draw while they work; `None`: not known."""
-        known = card(self.gpu.name) if self.gpu else None
-        return known.watts * self.count if known else None
 
     def __str__(self) -> str:
         if self.gpu is None:

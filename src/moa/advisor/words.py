@@ -21,9 +21,11 @@ Job = Literal[
     "answer-from-documents",
 ]
 """What is done with an item. `recommend`: candidates that you have are scored for somebody."""
-Risk = Literal["low", "medium", "high"]
-"""How bad a wrong answer is: `low` nobody minds, `medium` somebody corrects it, `high` it costs
-money, health or trust."""
+Complexity = Literal["simple", "moderate", "complex"]
+"""How hard the task is, and so how good a model has to be: 2, 3 or 4 of 5."""
+Prefer = Literal["speed", "balance", "depth"]
+"""What decides among models that are good enough: the shortest time, the best of time and price
+together, or the highest quality."""
 Quantisation = Literal["bf16", "fp8", "int8", "int4", "q8_0", "q4_k_m"]
 """How weights are kept: `int4` is AWQ, GPTQ or W4A16; `q8_0` and `q4_k_m` are GGUF's."""
 Server = Literal["vllm", "llama.cpp", "sglang", "ollama", "vendor", "own"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa.advisor.words import Job, Kind, Risk, Skill
+from moa.advisor.words import Complexity, Job, Kind, Prefer, Skill
 from moa.budget import Budget
 from moa.cli import options, screen
 from moa.errors import ConfigError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.advisor.catalogue import Model
     from moa.advisor.choice import Plan, Ranking
-    from moa.advisor.task import Read
     from moa.advisor.words import Quantisation
     from moa.config import Config
     from moa.context import RunContext
@@ -306,62 +305,40 @@ async def _probed(config: Config, name: str, context: RunContext, *, may_cost: b
             )
 
 
-_RANKED = ("", "pattern", "models", "quality", "a thousand items", "mean", "p95")
+_RANKED = ("", "pattern", "models", "quality", "a thousand items", "an item")
 
 
 def choose(
-    context: typer.Context,
-    text: Annotated[str, typer.Argument(help="The task, in English.", show_default=False)] = "",
+    job: Annotated[Job, typer.Argument(help="What is done with each item.", metavar="JOB")],
     *,
-    job: Annotated[Job | None, typer.Option(help="What is done with each item.")] = None,
-    per_day: Annotated[int | None, typer.Option(min=1, help="Items a day.")] = None,
-    latency_s: Annotated[
-        float | None, typer.Option("--latency", help="p95 latency that is allowed, in seconds.")
-    ] = None,
-    streamed: Annotated[
-        bool | None,
-        typer.Option("--streamed/--whole", help="Whether --latency is of the first token."),
-    ] = None,
-    input_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one item.")] = None,
-    output_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of one answer, reasoning included.")
-    ] = None,
+    complexity: Annotated[
+        Complexity, typer.Option(help="How hard it is: how good a model has to be.")
+    ] = "moderate",
+    prefer: Annotated[
+        Prefer, typer.Option(help="What decides among the models that are good enough.")
+    ] = "balance",
     languages: Annotated[
         list[str] | None,
         typer.Option("--language", help="Language of the items, such as de; repeat for several."),
     ] = None,
-    risk: Annotated[
-        Risk | None, typer.Option("--stakes", help="How bad a wrong answer is.")
-    ] = None,
     labels: Annotated[
-        int | None,
-        typer.Option("--labelled", min=0, help="Number of labelled items that there are."),
+        int, typer.Option("--labelled", min=0, help="Number of labelled items that there are.")
+    ] = 0,
+    per_day: Annotated[int | None, typer.Option(min=1, help="Items a day.")] = None,
+    latency_s: Annotated[
+        float | None, typer.Option("--latency", help="Seconds that an item may take.")
     ] = None,
-    concurrency: options.Concurrency = None,
     max_usd_per_thousand: Annotated[
         float | None,
-        typer.Option(
-            "--max-usd-per-thousand", min=0, help="Maximum US dollars for a thousand items."
-        ),
+        typer.Option("--max-usd-per-thousand", min=0, help="US dollars for a thousand items."),
     ] = None,
     private: Annotated[
-        bool | None,
-        typer.Option(
-            "--private/--public", help="Whether items must stay on this machine (local only)."
-        ),
-    ] = None,
-    offline: Annotated[
-        bool | None,
-        typer.Option("--offline/--online", help="Whether it must work without a network."),
-    ] = None,
-    api: Annotated[
-        bool | None,
-        typer.Option("--api/--no-api", help="Whether vendors may be asked; else: if a key is set."),
-    ] = None,
+        bool, typer.Option("--private", help="Ask no vendor: the items stay on this machine.")
+    ] = False,
     vendors: Annotated[
         list[str] | None,
         typer.Option(
-            "--vendor", help="Vendor that may be asked, such as openai; repeat for several."
+            "--vendor", help="Vendor that may be asked; else those whose key is set. Repeatable."
         ),
     ] = None,
     gpu: Annotated[
@@ -376,46 +353,55 @@ def choose(
         int | None, typer.Option(min=1, help="CPU cores to plan for instead of this machine's.")
     ] = None,
     hourly_usd: options.HourlyUsd = None,
-    usd_per_kwh: options.UsdPerKwh = None,
     config: options.ConfigFile = None,
     as_json: options.AsJson = False,
     write: options.Write = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Choose models and a pattern for a task, with reasons.
+    """Choose models by the machine's resources, the task's complexity, and speed against depth.
 
-    What was read from the text is shown first, and each field has an option that corrects it.
     Nothing is started, fetched or sent. Figures are estimates. Exit codes: 0 there is a plan, 1
-    nothing fits, 2 the task can't be read.
+    nothing fits.
 
-        moa choose "classify support tickets in German, 10k a day, at most 300 ms"
-        moa choose "answer questions about our manuals, private" --gpu L4:1 --hourly-usd 0.8
-        moa choose --job create --api --per-day 20
-        moa choose "a support bot, 5k a day" --gpu "RTX 4090" --ram 64GB --write
+        moa choose classify --language de --per-day 10000 --latency 0.3
+        moa choose answer-from-documents --private --gpu L4 --hourly-usd 0.8
+        moa choose reason --complexity complex --prefer depth --vendor openai
+        moa choose converse --gpu "RTX 4090" --ram 64GB --write
     """
-    from moa._files import jsonable
+    from pydantic import ValidationError
+
     from moa.advisor import choice
     from moa.advisor.hardware import described, machine
-    from moa.advisor.task import Task, task_of
+    from moa.advisor.task import Task, vendors_with_keys
+    from moa.config import explained
 
+    if private and vendors:
+        raise ConfigError("--private and --vendor contradict each other: give one of them")
+    asked = () if private else tuple(vendors) if vendors else vendors_with_keys()
     given = {
-        field: value
-        for field, value in context.params.items()
-        if field in Task.model_fields and value not in (None, (), [])
+        "job": job,
+        "complexity": complexity,
+        "prefer": prefer,
+        "languages": tuple(languages or ("en",)),
+        "labels": labels,
+        "per_day": per_day,
+        "latency_s": latency_s,
+        "max_usd_per_thousand": max_usd_per_thousand,
+        "vendors": asked,
     }
-    task, understood = task_of(text, given)
+    try:
+        task = Task.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(explained(error, Task, where="the task")) from error
     ranking = choice.choose(
         task,
         described(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),
         hourly_usd=None if hourly_usd is None else Decimal(repr(hourly_usd)),
-        usd_per_kwh=None if usd_per_kwh is None else Decimal(repr(usd_per_kwh)),
     )
     if as_json:
-        read = [{"field": r.field, "value": jsonable(r.value), "from": r.words} for r in understood]
-        task = ranking.task.model_dump(mode="json")
-        screen.json_line({"task": task, "read": read} | ranking.values())
+        screen.json_line({"task": task.model_dump(mode="json")} | ranking.values())
     else:
-        _show_ranking(screen.out(), ranking, understood)
+        _show_ranking(screen.out(), ranking)
     if write:
         _write_plan(ranking, config, overwrite=overwrite, as_json=as_json)
     if not ranking.plans:
@@ -447,13 +433,16 @@ def _write_plan(ranking: Ranking, config: Path | None, *, overwrite: bool, as_js
             console.print(f"  {line}")
 
 
-def _show_ranking(console: Console, ranking: Ranking, understood: list[Read]) -> None:
+def _show_ranking(console: Console, ranking: Ranking) -> None:
     def listed(things: Iterable[object]) -> None:
         for thing in things:
             console.print(f"  - {thing}")
 
-    console.print(f"{_taken(ranking, understood)}\nOn: {ranking.machine}")
-    best = ranking.best
+    task, best = ranking.task, ranking.best
+    asked = ", ".join(task.vendors) or "no vendor"
+    tokens = f"{task.reads} tokens in, {task.writes} out"
+    console.print(f"{task.complexity} {task.job}, {tokens}; {asked} may be asked")
+    console.print(f"On: {ranking.machine}")
     if best is None:
         console.print("Nothing fits. What would:", style="bold red")
     else:
@@ -464,37 +453,22 @@ def _show_ranking(console: Console, ranking: Ranking, understood: list[Read]) ->
         if not best.good_enough:
             weak = "It is weaker than wanted. What would be good enough:"
             console.print(weak, style="bold yellow")
-    listed(ranking.suggestions)
+    listed(ranking.suggestions or (("a larger machine, or a simpler task",) if not best else ()))
     if ranking.rejected:
         console.print("Not taken", style="bold")
     listed(ranking.rejected)
 
 
-def _taken(ranking: Ranking, understood: list[Read]) -> str:
-    """Say what was read of the task, and what is taken besides; each field has an option."""
-    from moa._files import jsonable
-
-    task = ranking.task
-    said = "; ".join(f"{one.field} {jsonable(one.value)} ({one.words!r})" for one in understood)
-    read = {one.field for one in understood}
-    taken = {"languages": task.languages, "risk": task.risk, "labels": task.labels}
-    taken |= {"input_tokens": task.reads, "output_tokens": task.writes, "api": task.api}
-    rest = "; ".join(f"{name} {jsonable(it)}" for name, it in taken.items() if name not in read)
-    first = f"I read: {said}.\n" if said else ""
-    return f"{first}I take: {rest}. Options correct it: moa choose --help"
-
-
 def _ranked(place: int, plan: Plan) -> tuple[str, ...]:
-    from moa.advisor.estimate import shown_seconds
+    from moa.advisor.choice import shown_seconds
 
-    latency = plan.latency
+    usd = plan.usd_per_thousand
     short = "" if plan.good_enough else " (weak)"
     return (
         str(place),
         plan.pattern if plan.exists else f"{plan.pattern} *",
         " + ".join(map(str, plan.members)),
-        f"{plan.quality:.1f}, needs {plan.needed_quality:g}{short}",
-        str(plan.cost),
-        shown_seconds(latency.mean_s) if latency else "unknown",
-        shown_seconds(latency.p95_s) if latency else "unknown",
+        f"{plan.quality:.1f}{short}",
+        "unknown" if usd is None else f"US$ {usd:.3g}",
+        "unknown" if plan.seconds is None else shown_seconds(plan.seconds),
     )

@@ -151,10 +151,6 @@ HourlyUsd = Annotated[
     float | None,
     typer.Option("--hourly-usd", min=0, help="US dollars that the machine costs an hour."),
 ]
-UsdPerKwh = Annotated[
-    float | None,
-    typer.Option("--usd-per-kwh", min=0, help="US dollars a kilowatt-hour of electricity."),
-]
 Tier = Annotated[
     Literal["slm", "llm"] | None,
     typer.Option("--tier", help="Small or large model; default: both, or as the model is."),
