@@ -29,7 +29,7 @@ CALM: dict[str, dict[str, float]] = {
     "spam": {"no": 0.9},
     "injection": {"no": 0.9},
     "sentiment": {"neutral": 0.9},
-    "intent": {"delivery": 0.9},
+    "intent": {"delivery": 0.97},
     "urgency": {"can wait": 0.9},
 }
 WHERE = "Hello, where is my parcel? I ordered it a week ago and I would like to know."
