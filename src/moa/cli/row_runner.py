@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel
-from rich import box
 from rich.console import Group
 from rich.progress import (
     BarColumn,
@@ -22,12 +21,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from moa.batch import Item, Malformed, Row, reader_of, row_text
 from moa.cli import options, screen
-from moa.cli.screen import by_node, check_target, cost_of, dollars
+from moa.cli.screen import OUTCOME, STATUS, by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, TO_WRITE, Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import ConfigError
@@ -37,22 +35,23 @@ from moa.rows import RowFile, aside, with_text, worked
 from moa.rows.tally import WAITING, Tally, became
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from moa.jobs import Job
 
-OUTCOME = "outcome"
 _SHOWN = ("language", "kind")
 """Fields of text that are short and worth a column."""
 
 
 def cells(item: Item[object]) -> dict[str, str]:
-    """Name the cells of an item's row, left to right; `outcome` is the last."""
+    """Name the cells of an item's row, left to right; `status` and `outcome` are the last."""
     if item.error is not None:
-        return {"id": str(item.id), OUTCOME: f"failed: {item.problem}"}
+        return {"id": str(item.id), STATUS: item.status, OUTCOME: f"failed: {item.problem}"}
     shown = dict(_decided("", item.output))
     if isinstance(item.output, Outcome):  # whose end says more than its kind
         shown.pop("kind", None)
     outcome = _said(item.output) or _input(item)
-    return {"id": str(item.id), **shown, OUTCOME: outcome}
+    return {"id": str(item.id), **shown, STATUS: became(item), OUTCOME: outcome}
 
 
 def answer(item: Item[object]) -> str:
@@ -95,24 +94,9 @@ def _input(item: Item[object]) -> str:
     return str(given)
 
 
-_STYLES = {"failed": "red", "dropped": "yellow", "quarantined": "yellow", "drafted": "yellow"}
-
-
 def results(items: Sequence[Item[object]], *, full: bool = False) -> Table:
     """Show one row an item, on one line unless its outcome is shown in `full`."""
-    rows = [cells(item) for item in items]
-    columns = dict.fromkeys(name for row in rows for name in row if name != OUTCOME)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    for name in columns:
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    table.add_column("status", no_wrap=True)
-    table.add_column(OUTCOME, no_wrap=not full, overflow="fold" if full else "ellipsis", ratio=1)
-    for item, row in zip(items, rows, strict=True):
-        shown = [Text(row.get(name, "")) for name in columns]
-        outcome = Text(row[OUTCOME] if full else " ".join(row[OUTCOME].split()))
-        end = became(item)
-        table.add_row(*shown, Text(end), outcome, style=_STYLES.get(end, ""))
-    return table
+    return screen.outcomes([cells(item) for item in items], full=full)
 
 
 def summary(tally: Tally, reference: Reference | None) -> Group:
@@ -122,9 +106,7 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
         estimate = tally.usage.on(reference.price, endpoint=reference.endpoint)
         alone = f"{dollars(estimate.cost)} ({estimate.how})"
     counts = ", ".join(f"{n} {end}" for end, n in sorted(tally.became.items()))
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
+    table = screen.named()
     for name, words in (
         ("items", f"{tally.items}: {counts}" if counts else "none"),
         *_needed(tally, reference),
