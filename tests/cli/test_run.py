@@ -303,7 +303,8 @@ DRAFTS = """
 from moa import Agent
 from moa.testing import SimulatedEndpoint
 
-small = SimulatedEndpoint(model="SmolLM2-135M-Instruct", rule=lambda text: "A long and bad draft. " * 20)
+bad = "A long and bad draft. " * 20
+small = SimulatedEndpoint(model="SmolLM2-135M-Instruct", rule=lambda text: bad)
 graph = Agent(small, "Answer.")
 """
 
