@@ -50,9 +50,10 @@ def show(
     full: Annotated[
         bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
     ] = False,
+    quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show one row of a run whole, or a table of those that you choose.
+    """Show one row of a run whole, or a table of some.
 
     With its text, decisions with their probabilities, what came out, and the trace:
 
@@ -70,6 +71,7 @@ def show(
     """
     from moa import rows
 
+    del quiet
     chosen = rows.Where.of(where or ())
     found = (row for row in _lines(rows.read(source)) if chosen.matches(row[1]))
     if id is not None:
