@@ -153,7 +153,7 @@ def became(item: Item[object]) -> str:
     What was answered by a model that writes badly, with no large one behind it, is `drafted`.
     """
     if isinstance(item.output, Outcome):
-        return item.output.became
+        return str(item.output.became)
     drafted = any(note.kind == "drafted" for note in item.trace)
     if item.status == "answered" and drafted and "llm" not in item.usage.by_tier():
         return "drafted"
