@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -106,6 +106,22 @@ class Node(Protocol[In_contra, Out_co]):
         Raises:
             MoaError: see `moa.errors`; each class says when.
         """
+        ...
+
+
+Became = Literal["replied", "written", "drafted", "routed", "waiting", "quarantined", "dropped"]
+"""What became of an input: it has a fixed reply, one that a large model wrote, or a draft that
+somebody has to read; it is in a queue of people, waits for a large model or people, is set aside as
+unwanted, or is dropped."""
+
+
+@runtime_checkable
+class Outcome(Protocol):
+    """An output that says itself what became of its input, so that runs can count it."""
+
+    @property
+    def became(self) -> Became:
+        """What became of the input."""
         ...
 
 

@@ -22,6 +22,7 @@ NoteKind = Literal[
     "refused",
     "failed",
     "degraded",
+    "drafted",
     "resumed",
     "called",
 ]

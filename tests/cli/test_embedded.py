@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import kept, moa, told
+from command import kept, moa, told, written
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(300)]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -79,11 +79,13 @@ def test_ctrl_c_leaves_finished_items_on_disk() -> None:
     assert "Traceback" not in err
 
 
-def test_the_example_of_ones_own_graph_runs() -> None:
+def test_the_example_of_ones_own_graph_reads_reviews_right_and_has_nobody_write_badly() -> None:
     graph = f"{EXAMPLES / 'custom_graph.py'}:graph"
-    text = "The straps broke after two days, and nobody answers."
-    (line,) = told("run", graph, "--text", text, "--json").out.splitlines()
-    assert json.loads(line)["output"]["text"]
+    reviews = written("in.txt", ("The straps broke after two days.", "Lovely, I use it every day."))
+    done = told("run", graph, reviews, "--json", "--concurrency", "1")
+    first, second = (json.loads(line)["output"]["text"] for line in done.out.splitlines())
+    assert (first[:12], second[:9]) == ("We are sorry", "Thank you")
+    assert "writes badly" not in done.err
 
 
 def test_decisions_are_made_without_writing_python() -> None:

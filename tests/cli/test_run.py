@@ -297,3 +297,29 @@ def test_a_guard_of_ones_own_is_found_beside_the_settings_that_name_it(
     monkeypatch.chdir(tmp_path / "elsewhere")
     (line,) = told("run", "spam", "--config", "../moa.toml", "--text", "Hello.", "--json").lines
     assert line["output"]["reason"] == "too long"
+
+
+DRAFTS = """
+from moa import Agent
+from moa.testing import SimulatedEndpoint
+
+bad = "A long and bad draft. " * 20
+small = SimulatedEndpoint(model="SmolLM2-135M-Instruct", rule=lambda text: bad)
+graph = Agent(small, "Answer.")
+"""
+
+
+def test_what_a_model_that_writes_badly_wrote_is_marked_and_warned_of_once() -> None:
+    Path("graph.py").write_text(DRAFTS)
+    source = written("in.txt", ("one", "two"))
+    done = told("run", "graph.py:graph", source)
+    assert done.out.count("drafted") == 3  # two rows, and what became of them
+    assert done.err.count("writes badly") == 1
+    assert told("run", "graph.py:graph", source, "--quiet").err.count("writes badly") == 1
+
+
+def test_outcomes_are_cut_unless_they_are_wanted_in_full() -> None:
+    Path("graph.py").write_text(DRAFTS)
+    source = written("in.txt", ("one",))
+    assert told("run", "graph.py:graph", source).out.count("bad draft") < 10
+    assert told("run", "graph.py:graph", source, "--full").words.count("bad draft") == 20

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from command import told, written
 from pydantic import BaseModel
 
 from moa.batch import Item, Status
-from moa.graphs.support import QUARANTINE, UNWRITTEN
-from moa.node import Dropped, Result, Text
+from moa.node import Became, Dropped, Result, Text
 from moa.questions import Answer, Choice, Option, Question
 from moa.rows.tally import Tally
 
@@ -27,52 +25,47 @@ sure = Filter(asked, "advertising", action="drop", name="spam")
 """
 
 
-class Outcome(BaseModel):
+class Ended(BaseModel):
     """Says of itself what became of a message, as the outcomes of the support graph do."""
 
-    kind: str
-    queue: str | None = None
-    written_by: Literal["llm", "template"] | None = None
+    became: Became
     mood: Choice[str] | None = None
 
 
-TEMPLATE = Outcome(kind="reply", written_by="template")
-WRITTEN = Outcome(kind="reply", written_by="llm")
-DRAFT = Outcome(kind="draft", written_by="llm")
-DROPPED = Outcome(kind="drop")
-
-
-def routed(queue: str) -> Outcome:
-    return Outcome(kind="route", queue=queue)
+TEMPLATE, WRITTEN = Ended(became="replied"), Ended(became="written")
+DRAFT, DROPPED = Ended(became="drafted"), Ended(became="dropped")
 
 
 def rows_of(*outputs: BaseModel) -> dict[str, str]:
+    return dict(tally_of(*outputs).rows())
+
+
+def tally_of(*outputs: BaseModel) -> Tally:
     tally = Tally()
     for output in outputs:
         result = Result(output=output)
         status: Status = "dropped" if isinstance(output, Dropped) else "answered"
         tally.add(Item(number=1, id=1, input="hello", status=status, result=result))
-    return dict(tally.rows())
+    return tally
 
 
 def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:
-    waiting, unwanted = routed(UNWRITTEN), routed(QUARANTINE)
-    rows = rows_of(TEMPLATE, TEMPLATE, routed("sales"), waiting, DRAFT, unwanted, DROPPED, WRITTEN)
+    waiting, unwanted = Ended(became="waiting"), Ended(became="quarantined")
+    routed = Ended(became="routed")
+    rows = rows_of(TEMPLATE, TEMPLATE, routed, waiting, DRAFT, unwanted, DROPPED, WRITTEN)
     assert rows == {
         "settled without an LLM": "3 of 8 (38%): 2 replies by template, 1 to people's queues",
         "written by the LLM": "1",
         "waiting for an LLM or people": "2, 1 of them with a draft to read",
-        "quarantined": "1",
-        "dropped": "1",
         "doubtful": "none",
         "next": "add an LLM in moa.toml to have 2 replies written\nlook through quarantine: 1",
     }
 
 
 def test_what_a_guard_stopped_is_counted_as_dropped_beside_what_the_graph_dropped() -> None:
-    rows = rows_of(TEMPLATE, DROPPED, Dropped(reason="it is spam"))
-    assert rows["settled without an LLM"].startswith("1 of 3 (33%)")
-    assert rows["dropped"] == "2"
+    tally = tally_of(TEMPLATE, DROPPED, Dropped(reason="it is spam"))
+    assert dict(tally.rows())["settled without an LLM"].startswith("1 of 3 (33%)")
+    assert tally.became["dropped"] == 2
     assert rows_of(Dropped(reason="it is spam")) == {}
 
 
@@ -86,7 +79,7 @@ def test_an_answer_that_is_doubtful_is_named_without_a_trace_too() -> None:
     answer = Answer(question=question, probabilities=(0.6, 0.4), doubtful=True)
     mood = Choice[str].of(answer)
     assert rows_of(mood, Text(text="x"))["doubtful"] == "'mood' is DOUBTFUL in 1 of 2"
-    read_again = Outcome.model_validate_json(Outcome(kind="drop", mood=mood).model_dump_json())
+    read_again = Ended.model_validate_json(Ended(became="dropped", mood=mood).model_dump_json())
     assert rows_of(read_again)["doubtful"].startswith("'mood' is DOUBTFUL")
 
 

@@ -128,3 +128,13 @@ def test_a_double_has_the_encoder_that_it_is_given() -> None:
     assert encoder_beside(SimulatedEndpoint()) is None
     assert encoder_beside(SimulatedEndpoint(encoder=other)) is other
     assert not reads_heads(SimulatedEndpoint(encoder=other))
+
+
+@installed
+async def test_the_seconds_of_a_call_are_those_in_which_it_has_its_turn() -> None:
+    encoder = MultilingualEncoder()
+    await encoder.embed(["Hello"], RunContext())
+    with encoder.turn:
+        waiting = asyncio.ensure_future(encoder.embed(["Hello"], RunContext()))
+        await asyncio.sleep(0.3)
+    assert (await waiting).amount.seconds < 0.2

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moa.agents.filter import Filter
+from moa.decisions import Adaptation
+from moa.decisions.heads import Head
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs import BuiltGraph, Graph, Handle
 from moa.graphs.engine.drawing import Drawing, diagram_of
@@ -96,7 +100,9 @@ async def test_what_is_drawn_to_wait_is_what_does_not_run_in_vain() -> None:
     async for event in graph.stream("x"):
         if isinstance(event, NodeStarted):
             ran.add(event.node.split("/")[-1])
-    boxes = [box for box in diagram_of(graph).boxes.values() if box.look != "terminal"]
+    boxes = [
+        box for box in diagram_of(graph).boxes.values() if box.look not in ("terminal", "join")
+    ]
     assert {box.label for box in boxes if box.waits} == {"told to wait", "large", "instead"}
     assert ran == {box.label for box in boxes if not box.waits} - {"reply"}
 
@@ -205,3 +211,23 @@ def test_names_with_signs_of_mermaid_are_drawn_as_they_are() -> None:
 def test_a_drawing_is_its_mermaid() -> None:
     graph = drawn()
     assert str(Drawing(graph)) == graph.draw().mermaid
+
+
+def test_a_join_that_only_the_output_takes_is_drawn() -> None:
+    g = Graph("g", str)
+    ends = g.add(clean, g.input, name="one"), g.add(clean, g.input, name="two")
+    lines = g.build(g.join(lambda one, two: one + two, *ends)).draw().mermaid
+    assert '("join"):::join' in lines
+
+
+def test_the_box_of_an_agent_says_that_a_head_decides() -> None:
+    model = SimulatedEndpoint(name="small", encoder=SimulatedEndpoint(name="vectors"))
+    head = Head(weights=np.zeros((1, 2)), bias=np.zeros(2))
+    by_head = Adaptation(
+        prompt_variants=(), heads={"spam": head}, encoder="scripted-1", origin="a test"
+    )
+    g = Graph("g", str)
+    spam = Filter(model, "an ad", action="drop", name="spam", adaptation=by_head)
+    text = g.build(g.add(spam, g.input)).draw().mermaid
+    assert "vectors with a head" in text
+    assert "SLM" not in text

@@ -172,11 +172,15 @@ class Scripted(Endpoints):
     def __init__(self, happy: float, config: Config | None = None) -> None:
         super().__init__(config or Config())
         self._slm = SimulatedEndpoint(
-            rule=lambda _: {"happy": {"yes": happy}, "about": {}, "label": {"a": 0.6}}
+            rule=lambda _: {"sentiment": {"positive": happy}, "label": {"a": 0.6}}
         )
         self._llm = SimulatedEndpoint(
             tier="llm", rule=lambda _: {"label": {}} if config else "We are sorry."
         )
+
+    @property
+    def has_llm(self) -> bool:
+        return True
 
     @property
     def slm(self) -> Endpoint:

@@ -29,7 +29,7 @@ CALM: dict[str, dict[str, float]] = {
     "spam": {"no": 0.9},
     "injection": {"no": 0.9},
     "sentiment": {"neutral": 0.9},
-    "intent": {"delivery": 0.9},
+    "intent": {"delivery": 0.99},
     "urgency": {"can wait": 0.9},
 }
 WHERE = "Hello, where is my parcel? I ordered it a week ago and I would like to know."
@@ -231,3 +231,19 @@ async def test_a_model_that_writes_too_badly_leaves_the_message_to_people() -> N
     assert (result.output.queue, llm.prompts) == ("replies", [])
     assert "'refund' is answered one by one" in result.output.reason
     assert [note.node for note in result.trace if note.kind == "escalated"] == ["support/reply"]
+
+
+async def test_a_template_goes_out_only_where_the_intent_is_sure() -> None:
+    unsure = {"intent": {"delivery": 0.9, "question": 0.1}}
+    asked = (await outcome(decided=unsure)).output
+    assert isinstance(asked, Answered)
+    assert (asked.written_by, "takes more certainty" in asked.reason) == ("llm", True)
+    sent = (await outcome(decided=unsure, reply_sure=0.9)).output
+    assert isinstance(sent, Answered)
+    assert sent.written_by == "template"
+
+
+async def test_a_language_without_a_template_is_said_to_be_the_reason() -> None:
+    output = (await outcome("Buongiorno, vorrei sapere dove si trova il mio pacco.")).output
+    assert isinstance(output, Answered)
+    assert output.reason == "as there is no template for 'delivery' in it"

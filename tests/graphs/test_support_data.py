@@ -207,3 +207,14 @@ async def test_short_thanks_are_answered() -> None:
     output = await outcome("ok thanks, that solved it 👍", reading())
     assert isinstance(output, Answered)
     assert (output.decisions.intent.label, output.written_by) == ("thanks", "template")
+
+
+NEAR_MISSES = Path(__file__).with_name("near_misses.txt").read_text("utf-8").splitlines()
+"""Messages about what comes to the shop, or thanks that are none; no head learnt from them."""
+
+
+@installed
+async def test_what_comes_to_the_shop_has_no_reply_for_those_who_wait_for_a_parcel() -> None:
+    outputs = [await outcome(text, reading()) for text in NEAR_MISSES]
+    answered = [output for output in outputs if isinstance(output, Answered)]
+    assert not [one.text for one in answered if one.written_by == "template"]

@@ -33,6 +33,8 @@ USES: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
     (operator.contains, ("x",), TypeError, f"{MAP}s: 'x' in values)"),
     (list, (), TypeError, f"{MAP}s: …)"),
     (operator.getitem, (0,), TypeError, f"{MAP}: value[0])"),
+    (format, (), TypeError, f"{MAP}: f'"),
+    (str, (), TypeError, f"{MAP}: f'"),
     (getattr, ("label",), AttributeError, f"{MAP}: value.label)"),
 ]
 
@@ -50,6 +52,7 @@ def test_a_handle_is_no_value(
 def test_handles_can_be_kept_in_sets_and_asked_for_what_they_have() -> None:
     handle = Graph("g", str).input
     assert handle in {handle}
+    assert repr(handle) == "<handle of 'input'>"
     assert not hasattr(handle, "run")
 
 

@@ -202,7 +202,7 @@ async def test_what_a_model_too_small_to_write_wrote_is_said_to_be_a_draft() -> 
     llm = model()
     llm.model = tiny().model
     result = await outlined(llm).run(TASK)
-    assert "take it for a draft" in notes(result, "degraded")[0]
+    assert "take it for a draft" in notes(result, "drafted")[0]
 
 
 async def test_material_stands_in_a_block_of_its_own() -> None:

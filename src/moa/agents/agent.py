@@ -30,6 +30,7 @@ from moa.agents.tools import AnyTool, Tool
 from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
+from moa.endpoints.known import can_write
 from moa.endpoints.tools import Tooled, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.messages import Message, files_of
@@ -345,6 +346,9 @@ class Agent(TypedNode[In, Out]):
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
+                if not can_write(model := completion.model):
+                    said_so = f"{model} writes badly: take it for a draft"
+                    context.note("drafted", said_so, endpoint=completion.endpoint)
                 answered = Message("assistant", said_alone.text)
                 talk.said = (*talk.history, *asked, *turns, answered)
                 return output

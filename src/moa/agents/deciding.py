@@ -90,6 +90,14 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self._calibrated = self._with(calibration, embedders)
         self._zero_shot = ZeroShotCache()
 
+    @property
+    def decided_by(self) -> str:
+        """Who decides, where that is a head on an encoder's vectors; else empty."""
+        if self.encoder is None or self.adaptation is None or not self.adaptation.heads:
+            return ""
+        also = f" and {self.endpoint.name}" if self.adaptation.prompt_variants else ""
+        return f"{self.encoder.name} with a head{also}"
+
     def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
     ) -> Self:

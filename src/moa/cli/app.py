@@ -21,6 +21,7 @@ from moa.cli import (
     route,
     run,
     serve,
+    show,
     trust,
 )
 
@@ -115,7 +116,7 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
 
 
 for heading, commands in {
-    "Ask": (run.run, chat.chat, run.draw, run.graphs, index.index),
+    "Ask": (run.run, show.show, chat.chat, run.draw, run.graphs, index.index),
     "Decide with guarantees": (
         decide.decide,
         calibrate.calibrate,

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _TOLD = ("truncated", "degraded", "failed", "retried")
 """Kinds of notes that whoever talks should know of."""
 _ALONE = (
-    "No large model is configured, so a small one answers everything, as well as it can. "
+    "No large model is configured, so a small one answers everything. Take what it says for a "
+    "draft: small models are there to decide, and the built-in one writes badly. "
     "`moa chat --help` says how to name one."
 )
 

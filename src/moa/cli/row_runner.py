@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel
-from rich import box
 from rich.console import Group
 from rich.progress import (
     BarColumn,
@@ -22,35 +21,37 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from moa.batch import Item, Malformed, Row, reader_of, row_text
 from moa.cli import options, screen
-from moa.cli.screen import by_node, check_target, cost_of, dollars
-from moa.config.endpoints import NO_LLM, Endpoints
+from moa.cli.screen import OUTCOME, STATUS, by_node, check_target, cost_of, dollars
+from moa.config.endpoints import NO_LLM, TO_WRITE, Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import ConfigError
-from moa.node import Node
+from moa.node import Node, Outcome
 from moa.questions import Choice, Predicate, Score
 from moa.rows import RowFile, aside, with_text, worked
-from moa.rows.tally import Tally
+from moa.rows.tally import WAITING, Tally, became
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from moa.jobs import Job
 
-OUTCOME = "outcome"
 _SHOWN = ("language", "kind")
 """Fields of text that are short and worth a column."""
 
 
 def cells(item: Item[object]) -> dict[str, str]:
-    """Name the cells of an item's row, left to right; `outcome` is the last."""
+    """Name the cells of an item's row, left to right; `status` and `outcome` are the last."""
     if item.error is not None:
-        return {"id": str(item.id), OUTCOME: f"failed: {item.problem}"}
+        return {"id": str(item.id), STATUS: item.status, OUTCOME: f"failed: {item.problem}"}
     shown = dict(_decided("", item.output))
+    if isinstance(item.output, Outcome):  # whose end says more than its kind
+        shown.pop("kind", None)
     outcome = _said(item.output) or _input(item)
-    return {"id": str(item.id), **shown, OUTCOME: outcome}
+    return {"id": str(item.id), **shown, STATUS: became(item), OUTCOME: outcome}
 
 
 def answer(item: Item[object]) -> str:
@@ -93,24 +94,9 @@ def _input(item: Item[object]) -> str:
     return str(given)
 
 
-_STYLES = {"failed": "red", "dropped": "yellow", "answered": ""}
-
-
-def results(items: Sequence[Item[object]]) -> Table:
-    """Show one row an item."""
-    rows = [cells(item) for item in items]
-    columns = dict.fromkeys(name for row in rows for name in row if name != OUTCOME)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    for name in columns:
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    table.add_column("status", no_wrap=True)
-    table.add_column(OUTCOME, no_wrap=True, overflow="ellipsis", ratio=1)
-    for item, row in zip(items, rows, strict=True):
-        shown = [Text(row.get(name, "")) for name in columns]
-        outcome = Text(" ".join(row[OUTCOME].split()))
-        style = _STYLES[item.status]
-        table.add_row(*shown, Text(item.status), outcome, style=style)
-    return table
+def results(items: Sequence[Item[object]], *, full: bool = False) -> Table:
+    """Show one row an item, on one line unless its outcome is shown in `full`."""
+    return screen.outcomes([cells(item) for item in items], full=full)
 
 
 def summary(tally: Tally, reference: Reference | None) -> Group:
@@ -119,18 +105,16 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
     if reference is not None:
         estimate = tally.usage.on(reference.price, endpoint=reference.endpoint)
         alone = f"{dollars(estimate.cost)} ({estimate.how})"
-    counts = ", ".join(f"{n} {status}" for status, n in sorted(tally.statuses.items()))
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
+    counts = ", ".join(f"{n} {end}" for end, n in sorted(tally.became.items()))
+    table = screen.named()
     for name, words in (
         ("items", f"{tally.items}: {counts}" if counts else "none"),
-        ("needed the LLM", f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})"),
+        *_needed(tally, reference),
         *tally.rows(),
         ("cost", cost_of(tally.spent)),
         ("LLM alone, estimated", alone),
         (
-            "seconds an item",
+            "seconds of work an item",
             (
                 f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
                 f"{tally.percentile(0.95):.2f} at the 95th percentile"
@@ -140,6 +124,15 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
     ):
         table.add_row(name, Text(words))
     return Group(table, by_node(tally.spent))
+
+
+def _needed(tally: Tally, reference: Reference | None) -> Iterator[tuple[str, str]]:
+    """Count the items that a large model was asked for, or would have been."""
+    share = f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})"
+    if reference is not None or "llm" in tally.spent.by_tier():
+        yield "needed the LLM", share
+    elif tally.needed_llm and not tally.tells:  # which say it themselves
+        yield WAITING, share
 
 
 _SAID_EVERY_S = 60.0
@@ -184,6 +177,7 @@ class RowRunner:
         out: Path | None,
         as_json: bool,
         job: str | None = None,
+        full: bool = False,
     ) -> None:
         existing = given.existing(out)
         if job is not None and out is not None:
@@ -199,6 +193,8 @@ class RowRunner:
         self._live = live
         self._file = RowFile(out, existing=existing, source=source, line=line) if out else None
         self._as_json = as_json
+        self._full = full
+        self._drafted = False
         self._given = given
         self._counts_dollars = given.budget_usd is not None
         self._done_before = 0
@@ -299,6 +295,7 @@ class RowRunner:
         if item.error is not None:
             self.errors.print(Text("failed", "red"), Text(f"{item.id}: {item.problem}"))
         self._warn_of_unpriced(item)
+        self._warn_of_drafts(item)
         if len(self._first) < SHOWN:
             self._first.append(item)
         done = self.tally.items + (self._file.there if self._file else self._done_before)
@@ -312,7 +309,8 @@ class RowRunner:
         self._progress.stop()
         details, file = screen.details(as_json=self._as_json), self._file
         if not self._as_json and self._first:
-            details.print(results(sorted(self._first, key=lambda item: item.number)))
+            shown = sorted(self._first, key=lambda item: item.number)
+            details.print(results(shown, full=self._full))
             if hidden := self.tally.items - len(self._first):
                 kept = "moa job export" if self._job else "--out FILE.jsonl"
                 where = file.path if file else kept
@@ -338,10 +336,19 @@ class RowRunner:
 
     def _state(self) -> str:
         tally = self.tally
+        llm = "LLM" if self._reference or "llm" in tally.spent.by_tier() else "waiting"
         return (
             f"{tally.items_per_second:.1f} items/s · {cost_of(tally.spent)} · "
-            f"LLM {tally.llm_share:.0%}"
+            f"{llm} {tally.llm_share:.0%}"
         )
+
+    def _warn_of_drafts(self, item: Item[object]) -> None:
+        """Say once who wrote badly, also where nothing but results is printed."""
+        found = next((note.text for note in item.trace if note.kind == "drafted"), None)
+        if found is None or self._drafted:
+            return
+        self._drafted = True
+        screen.warn([f"{found}. It is there to decide. {TO_WRITE}"])
 
     def _warn_of_unpriced(self, item: Item[object]) -> None:
         if not self._counts_dollars or item.usage.cost is not None:

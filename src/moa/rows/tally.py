@@ -8,27 +8,26 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from math import ceil
-from typing import cast
 
 from pydantic import BaseModel
 
 from moa.batch import Item
+from moa.node import Outcome
 from moa.usage import Usage
 
 _KEPT = 10_000
 """Seconds of so many items are kept; of more, a random sample of as many."""
-_WAITING, _QUARANTINE = "replies", "quarantine"
-"""Queues of what nobody could write, and of what looks unwanted."""
+WAITING = "waiting for an LLM or people"
+"""Name of the row that counts what no small model settles, where there is no large one."""
 _LABELS = 50
 """Texts whose labels mend a question, as a first try."""
 _DOUBTFUL = re.compile(r"question (['\"])(?P<name>.*)\1 is DOUBTFUL: (?P<why>.*)", re.DOTALL)
 
 
 class Tally:
-    """Adds items up, and counts what became of them by what their outputs say of themselves.
+    """Adds items up, and counts what became of them; an `Outcome` says that itself.
 
-    Counted are outputs with a `kind`: `reply` with who it was `written_by`, `draft`, `route` with
-    its `queue`, and `drop`. What is `doubtful` is counted in all outputs.
+    What is `doubtful` is counted in all outputs.
     """
 
     def __init__(self) -> None:
@@ -38,10 +37,10 @@ class Tally:
         self.usage = Usage()
         self.before = Usage()
         """What was used before the first item, such as to fit an agent to its task."""
-        self.fates: Counter[str] = Counter()
-        """Items by `template`, `llm`, `draft`, `queue`, `waiting`, `quarantine` and `drop`."""
-        self.stopped = 0
-        """Items that a guard stopped, whose output says no more than that."""
+        self.became: Counter[str] = Counter()
+        """Items by `became`."""
+        self.tells = False
+        """Whether an output said what became of it."""
         self.questions: Counter[str] = Counter()
         """Items in which a question is doubtful, by its name."""
         self.why: dict[str, str] = {}
@@ -84,28 +83,28 @@ class Tally:
         self.needed_llm += item.needed_llm
         self.usage += item.usage
         self._add_worth(item)
-        if not item.seconds:
+        # Of calls their own seconds count, and not those in which an item waited for its turn.
+        seconds = item.usage.total.seconds or item.seconds
+        if not seconds:
             return
         if len(self._seconds) < _KEPT:
-            self._seconds.append(item.seconds)
+            self._seconds.append(seconds)
         elif (place := self._dice.randrange(self.items)) < _KEPT:
-            self._seconds[place] = item.seconds
+            self._seconds[place] = seconds
 
     @property
     def mean(self) -> float:
-        """Mean of the seconds that an item took."""
+        """Mean of the seconds of work that an item took."""
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
     def percentile(self, share: float) -> float:
-        """Seconds within which `share` of the items were done, from 0 to 1 (nearest rank)."""
+        """Seconds of work that did for `share` of the items, from 0 to 1 (nearest rank)."""
         rank = max(1, ceil(share * len(self._seconds)))
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
     def _add_worth(self, item: Item[object]) -> None:
-        if (fate := _fate(item.output)) is not None:
-            self.fates[fate] += 1
-        elif item.status == "dropped":
-            self.stopped += 1
+        self.became[became(item)] += 1
+        self.tells = self.tells or isinstance(item.output, Outcome)
         degraded = (note.text for note in item.trace if note.kind == "degraded")
         found = filter(None, map(_DOUBTFUL.fullmatch, degraded))
         noted = {one["name"]: one["why"] for one in found}
@@ -115,25 +114,23 @@ class Tally:
 
     def rows(self) -> list[tuple[str, str]]:
         """Name what is worth a row of the closing table, and say it in words."""
-        rows = list(self._fates()) if self.fates else []
+        rows = list(self._worth()) if self.tells else []
         if self.questions:
             rows.append(("doubtful", "\n".join(map(self._doubt, sorted(self.questions)))))
-        elif self.fates:
+        elif self.tells:
             rows.append(("doubtful", "none"))
         steps = "\n".join(self._next())
         return [*rows, ("next", steps)] if steps else rows
 
-    def _fates(self) -> Iterator[tuple[str, str]]:
-        fates, total = self.fates, self.fates.total() + self.stopped
-        settled = fates["template"] + fates["queue"]
-        parts = f"{fates['template']} replies by template, {fates['queue']} to people's queues"
+    def _worth(self) -> Iterator[tuple[str, str]]:
+        became, total = self.became, self.items - self.statuses["failed"]
+        settled = became["replied"] + became["routed"]
+        parts = f"{became['replied']} replies by template, {became['routed']} to people's queues"
         yield "settled without an LLM", f"{settled} of {total} ({settled / total:.0%}): {parts}"
-        if fates["llm"]:
-            yield "written by the LLM", f"{fates['llm']}"
-        drafts = f", {fates['draft']} of them with a draft to read" if fates["draft"] else ""
-        yield "waiting for an LLM or people", f"{fates['waiting'] + fates['draft']}{drafts}"
-        yield "quarantined", f"{fates['quarantine']}"
-        yield "dropped", f"{fates['drop'] + self.stopped}"
+        if became["written"]:
+            yield "written by the LLM", f"{became['written']}"
+        drafts = f", {became['drafted']} of them with a draft to read" if became["drafted"] else ""
+        yield WAITING, f"{became['waiting'] + became['drafted']}{drafts}"
 
     def _doubt(self, name: str) -> str:
         why = f": {self.why[name]}" if name in self.why else ""
@@ -141,25 +138,26 @@ class Tally:
         return f"{shown} is DOUBTFUL in {self.questions[name]} of {self.items}{why}"
 
     def _next(self) -> Iterator[str]:
-        if waiting := self.fates["waiting"] + self.fates["draft"]:
+        if waiting := self.became["waiting"] + self.became["drafted"]:
             yield f"add an LLM in moa.toml to have {waiting} replies written"
-        if quarantined := self.fates["quarantine"]:
+        if quarantined := self.became["quarantined"]:
             yield f"look through quarantine: {quarantined}"
         if self.questions:
             names = ", ".join(repr(name) for name in sorted(self.questions) if name) or "it"
             yield f"label {_LABELS} of these and run moa calibrate to decide {names} by your labels"
 
 
-def _fate(output: object) -> str | None:
-    """Say what became of an item; `None` where its output doesn't."""
-    kind = getattr(output, "kind", None)
-    if kind == "reply":
-        writer = getattr(output, "written_by", None)
-        return writer if writer in ("template", "llm") else None
-    if kind == "route":
-        queue = getattr(output, "queue", None)
-        return {_WAITING: "waiting", _QUARANTINE: "quarantine"}.get(cast("str", queue), "queue")
-    return kind if kind in ("draft", "drop") else None
+def became(item: Item[object]) -> str:
+    """Say what became of an item: what its output says, else its status.
+
+    What was answered by a model that writes badly, with no large one behind it, is `drafted`.
+    """
+    if isinstance(item.output, Outcome):
+        return str(item.output.became)
+    drafted = any(note.kind == "drafted" for note in item.trace)
+    if item.status == "answered" and drafted and "llm" not in item.usage.by_tier():
+        return "drafted"
+    return item.status
 
 
 def _marked(name: str, value: object) -> Iterator[str]:

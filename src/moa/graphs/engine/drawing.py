@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -223,7 +222,7 @@ class Sketch:
 def sketch_plan(plan: Plan, sketch: Sketch) -> None:
     """Draw the steps of a plan.
 
-    A `map` becomes an arrow, and so does a `join` that one node takes.
+    A `map` becomes an arrow.
     """
     _PlanSketch(plan, sketch).draw()
 
@@ -237,7 +236,7 @@ class _PlanSketch:
 
     def draw(self) -> None:
         """Boxes first, so that arrows find both of their ends."""
-        plan, joins = self._plan, _shared_joins(self._plan)
+        plan, joins = self._plan, _joins(self._plan)
         for place, step in enumerate(plan.steps):
             if isinstance(step, NodeStep):
                 box = Box(step.name, step.node, waits=place in plan.waits)
@@ -310,14 +309,8 @@ def _function_name(step: Step) -> str:
     return name if name != "<lambda>" else ".".join(picked(step.function))
 
 
-def _shared_joins(plan: Plan) -> set[Step]:
-    """Joins that several steps take: drawn, or each source would point at each taker."""
-    takers = Counter(other for step in plan.steps for other in (*step.needs, *step.may_need))
-    return {
-        step
-        for step in plan.steps
-        if isinstance(step, FunctionStep) and len(step.sources) > 1 and takers[step] > 1
-    }
+def _joins(plan: Plan) -> set[Step]:
+    return {step for step in plan.steps if isinstance(step, FunctionStep) and len(step.sources) > 1}
 
 
 def _follows(step: Step, branch: Branch) -> bool:
@@ -400,7 +393,8 @@ def _look(node: object) -> tuple[Look, str]:
     endpoint: Any = getattr(node, "endpoint", None)
     tier: Tier | None = getattr(endpoint, "tier", None)
     if tier:
-        return tier, f"{tier.upper()} · {getattr(endpoint, 'name', '')}"
+        by_head: str = getattr(node, "decided_by", "")
+        return tier, by_head or f"{tier.upper()} · {getattr(endpoint, 'name', '')}"
     return "agent" if hasattr(node, "run") else "function", ""
 
 

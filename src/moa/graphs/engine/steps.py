@@ -196,6 +196,16 @@ class Handle(Generic[T_co]):
                 raise AttributeError(name)
             raise AttributeError(_holds_nothing(self, f"handle.map(lambda value: value.{name})"))
 
+        def __repr__(self) -> str:
+            return f"<handle of {self.name!r}>"
+
+        def __str__(self) -> NoReturn:
+            text = "handle.map(lambda value: f'… {value}')"
+            raise TypeError(_holds_nothing(self, f"{text}, or join for several handles"))
+
+        def __format__(self, spec: str) -> NoReturn:
+            str(self)
+
         def __bool__(self) -> NoReturn:
             raise TypeError(_holds_nothing(self, "when=handle where a node is added, or map"))
 

@@ -1,0 +1,243 @@
+"""moa show: what became of rows, read from the lines that a run wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.text import Text
+
+from moa.cli import options, screen
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from moa.batch import Malformed, Row
+
+MOST = 100
+"""Rows in a table."""
+Values = Mapping[str, Any]
+_DEEP = 20
+"""Levels of a value that are looked into."""
+_LABELS = ("label", "level", "value")
+"""Fields of a decision that say it, the first that is there."""
+
+
+def show(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="What moa run --out or moa decide --out wrote."),
+    ],
+    id: Annotated[
+        str | None,
+        typer.Argument(metavar="[ID]", help="Id of a row, else the number of its line in OUT."),
+    ] = None,
+    *,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="CONDITION",
+            help="kept, dropped, failed, accepted, quarantine, FIELD=VALUE or FIELD!=VALUE; of "
+            "several, all must hold.",
+        ),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
+    ] = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show one row of a run whole, or a table of some.
+
+    With its text, decisions with their probabilities, what came out, and the trace:
+
+        moa show done.jsonl m07
+
+    A table of what was quarantined, has failed, or is by a label:
+
+        moa show done.jsonl --where quarantine
+        moa show done.jsonl --where failed --full
+        moa show done.jsonl --where decisions.intent.label=refund --where queue!=replies
+
+    Their lines, for other programs:
+
+        moa show done.jsonl --where queue=sales --json | jq -r .input.text
+    """
+    from moa import rows
+
+    del quiet
+    chosen = rows.Where.of(where or ())
+    found = (row for row in _lines(rows.read(source)) if chosen.matches(row[1]))
+    if id is not None:
+        found = iter(_named(id, [*found], source))
+    if as_json:
+        for _, line in found:
+            screen.json_line(line)
+    elif id is not None:
+        for number, line in found:
+            screen.out().print(whole(number, line))
+    else:
+        _show_table(found, full=full)
+
+
+def _lines(found: Iterator[Row | Malformed]) -> Iterator[tuple[int, Values]]:
+    """Give each line with its number; of what is no line, say so."""
+    from moa.batch import Malformed
+
+    for row in found:
+        if isinstance(row, Malformed):
+            screen.warn([f"line {row.number} is malformed: {row.error}"])
+        else:
+            yield row.number, {"input": row.value} if isinstance(row.value, str) else row.value
+
+
+def _named(id: str, lines: Sequence[tuple[int, Values]], source: str) -> list[tuple[int, Values]]:
+    """Find lines by the id of their row, else by their number."""
+    by_id = [one for one in lines if str(one[1].get("id", "")) == id]
+    found = by_id or [one for one in lines if str(one[0]) == id]
+    if not found:
+        raise ConfigError(
+            f"{source} has no row {id!r}, and no line of that number, that was asked for. "
+            "Without an ID all rows are listed"
+        )
+    return found
+
+
+def _show_table(found: Iterator[tuple[int, Values]], *, full: bool) -> None:
+    first = [cells(number, line) for number, line in islice(found, MOST)]
+    out = screen.out()
+    if first:
+        out.print(screen.outcomes(first, full=full))
+    if hidden := sum(1 for _ in found):
+        out.print(f"… and {hidden} more: --json prints all")
+    screen.notes().print(f"{len(first) + hidden} rows")
+
+
+def cells(number: int, line: Values) -> dict[str, str]:
+    """Name the cells of a line's row, left to right; `outcome` is the last."""
+    given = line.get("id", number)
+    told = {"id": str(given)}
+    output = line.get("output")
+    told |= {name: said for name, (said, _) in _decisions(output)}
+    for name in ("label", "confidence", "language", "kind", "queue"):
+        for part in (line, _as_mapping(output)):
+            if isinstance(value := part.get(name), str | float):
+                told.setdefault(name, f"{value:.2f}" if isinstance(value, float) else value)
+    told[screen.STATUS] = "failed" if "error" in line else str(line.get("status", ""))
+    return told | {screen.OUTCOME: _outcome(line)}
+
+
+def _outcome(line: Values) -> str:
+    if "error" in line:
+        return str(line["error"])
+    output, given = line.get("output"), line.get("input")
+    if isinstance(output, str):
+        return output
+    words = (_as_mapping(output).get(name) for name in ("text", "answer", "reason"))
+    texts = (given, _as_mapping(given).get("text"), line.get("text"))
+    found = (one for one in (*words, *texts) if isinstance(one, str) and one)
+    return next(found, "")
+
+
+def _decisions(
+    value: object, name: str = "", deep: int = 0
+) -> Iterator[tuple[str, tuple[str, object]]]:
+    """Find decisions: the name of each, what was decided, and its probabilities."""
+    if not isinstance(value, Mapping) or deep == _DEEP:
+        return
+    fields = cast("Values", value)
+    if _is_decision(fields):
+        label = next((fields[field] for field in _LABELS if fields.get(field) is not None), None)
+        said = "none of these" if label is None else _said(label)
+        answered = fields.get("status", "answered") == "answered"
+        yield (
+            name or "decision",
+            (said if answered else str(fields["status"]), fields["probabilities"]),
+        )
+        return
+    for key, inner in fields.items():
+        yield from _decisions(inner, key, deep + 1)
+
+
+def whole(number: int, line: Values) -> Table:
+    """Show all that a line says, a part of it on each row."""
+    table = screen.named()
+    status = "failed" if "error" in line else line.get("status", "")
+    given, output = line.get("input", line.get("text", "")), line.get("output")
+    decisions = [*_decisions(output)]
+    if "scores" in line:  # of moa decide
+        decisions.insert(0, ("decision", (_said(line.get("label")), line["scores"])))
+    trace: object = line.get("trace")
+    found = cast("list[object]", trace) if isinstance(trace, list) else []
+    notes = [note for one in found if (note := _as_mapping(one)).get("kind") != "answered"]
+    parts = [
+        ("id", f"{line.get('id', number)} (line {number})"),
+        ("status", str(status)),
+        ("error", str(line.get("error", ""))),
+        *_fields("input", given),
+        *((name, f"{said}: {_ranked(likely)}") for name, (said, likely) in decisions),
+        *_fields("output", output),
+        ("took", _took(line)),
+        *(("trace", _noted(note)) for note in notes if note),
+    ]
+    for name, words in parts:
+        if words:
+            table.add_row(Text(name), Text(words))
+    return table
+
+
+def _fields(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
+    """Give the fields of a value, save decisions, under their path."""
+    if not isinstance(value, Mapping) or deep == _DEEP:
+        yield name, _said(cast("object", value))
+    elif not _is_decision(fields := cast("Values", value)):
+        for key, inner in fields.items():
+            yield from _fields(f"{name}.{key}", inner, deep + 1)
+
+
+def _is_decision(fields: Values) -> bool:
+    return isinstance(fields.get("probabilities"), Mapping)
+
+
+def _ranked(probabilities: object) -> str:
+    """Give probabilities, the highest first."""
+    found = [
+        (float(p), name)
+        for name, p in _as_mapping(probabilities).items()
+        if isinstance(p, int | float)
+    ]
+    return ", ".join(f"{name} {p:.3f}" for p, name in sorted(found, reverse=True))
+
+
+def _took(line: Values) -> str:
+    usage = _as_mapping(line.get("usage"))
+    if not usage:
+        return ""
+    cost = usage.get("cost")
+    known = isinstance(cost, int | float)
+    dollars = screen.dollars(Decimal(str(cost))) if known else "cost unknown"
+    return f"{line.get('seconds', 0)} s, {usage.get('calls', 0)} calls, {dollars}"
+
+
+def _noted(note: Values) -> str:
+    return f"{note.get('kind', '')} {note.get('node', '')}: {note.get('text', '')}"
+
+
+def _said(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{round(value, 4)}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _as_mapping(value: object) -> Values:
+    return cast("Values", value) if isinstance(value, Mapping) else {}
