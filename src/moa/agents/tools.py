@@ -109,10 +109,12 @@ class Tool:
         guards: Sequence[Node[str, Verdict | Text]] = (),
     ) -> None:
         if isinstance(function, RemoteTool):
-            made: Callable[[Any], _Parts] = _of_remote
+            parts = _of_remote(function)
+        elif _is_langchains(function):
+            parts = _of_langchain(function)
         else:
-            made = _of_langchain if _is_langchains(function) else partial(_of_function, name=name)
-        found, self._read, self._invoke = made(function)
+            parts = _of_function(cast("Callable[..., Any]", function), name)
+        found, self._read, self._invoke = parts
         self.schema = ToolSchema(
             name or found.name, description or found.description, found.parameters
         )
@@ -333,7 +335,7 @@ def _blocks(tool: Any) -> bool:
 
     if isinstance(tool, StructuredTool | OfOneText):
         return tool.coroutine is None
-    return getattr(type(tool), "_arun", None) is BaseTool._arun
+    return isinstance(tool, BaseTool) and type(tool)._arun is BaseTool._arun  # pyright: ignore[reportPrivateUsage]
 
 
 class ToolFailed(Exception):
