@@ -30,6 +30,9 @@ def call(id: Any) -> None:
         write(id, result={"content": [], "structuredContent": {"sum": 3}})
     elif MANNER == "huge answer":
         write(id, result={"content": [{"type": "text", "text": "x" * 10_000_000}]})
+    elif MANNER == "huge answer, its number last":
+        result = {"content": [{"type": "text", "text": '"id":7}' * 1_000_000}]}
+        say(json.dumps({"result": result, "jsonrpc": "2.0", "id": id}))
     elif MANNER == "leaves a child":
         subprocess.Popen(["sleep", "600"])
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -193,10 +193,12 @@ async def test_a_server_that_dies_in_a_call_is_told_to_the_model_and_the_run_goe
 
 
 @needed
-async def test_an_answer_longer_than_a_message_may_be_is_refused() -> None:
-    async with mcp_tools(sums=raw("huge answer")) as (add,):
-        with pytest.raises(InvalidResponse, match="longer than"):
-            await add.call({})
+@pytest.mark.parametrize("manner", ["huge answer", "huge answer, its number last"])
+async def test_an_answer_longer_than_a_message_may_be_fails_alone(manner: str) -> None:
+    async with mcp_tools(sums=raw(manner)) as (add,):
+        for _ in range(2):
+            with pytest.raises(InvalidResponse, match="longer than"):
+                await add.call({})
 
 
 @needed

@@ -178,16 +178,21 @@ class Connection:
         status = cast("dict[str, int]", data).get(STATUS) if isinstance(data, dict) else None
         if error.code == REQUEST_TIMEOUT:
             return self._failed(EndpointTimeout, said)
-        if error.code == PARSE_ERROR or status == NOT_MCP:
+        if error.code == PARSE_ERROR:
+            return self._failed(InvalidResponse, said)
+        if status == NOT_MCP:
             return self._failed(InvalidResponse, f"{said}. Is this the address of an MCP server?")
+        if status == UNREACHABLE:
+            return self._failed(EndpointUnavailable, f"{said}. Is it up at that address?")
+        if status is None:
+            return self._failed(EndpointRejected, f"it says no: {said}")
+        said = f"HTTP {status}: {said}" if said else f"HTTP {status}"
         if status in (401, 403):
             advice = "Give it a key, such as headers={'Authorization': 'Bearer …'}"
             return self._failed(EndpointUnauthorized, f"{said}. {advice}", status)
-        if status == UNREACHABLE:
-            return self._failed(EndpointUnavailable, f"{said}. Is it up at that address?")
-        if status is not None and (status >= 500 or status == 429):
-            return self._failed(EndpointUnavailable, f"{said} (HTTP {status})", status)
-        return self._failed(EndpointRejected, f"it says no: {said}", status)
+        if status >= 500 or status == 429:
+            return self._failed(EndpointUnavailable, said, status)
+        return self._failed(EndpointRejected, said, status)
 
     def _failed(
         self, kind: type[EndpointError], message: str, status: int | None = None

@@ -87,7 +87,7 @@ class _Client(httpx2.AsyncClient):
         try:
             response = await super().send(request, **options)
         except httpx2.TransportError as error:
-            why = str(error) or type(error).__name__
+            why = str(error).rstrip(".") or type(error).__name__
             return _failure(request, 503, f"it can't be reached: {why}", status=UNREACHABLE)
         kind = response.headers.get("content-type", "").lower()
         if not kind.startswith("text/event-stream"):
@@ -119,7 +119,7 @@ async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2
     code, message, data = _error_in(body)
     if code == _UNSUPPORTED_VERSION:  # says which it supports
         return _answer(request, status, code, message, data)
-    return _failure(request, status, message or f"HTTP {status}", code=code, status=status)
+    return _failure(request, status, message, code=code, status=status)
 
 
 def _error_in(body: bytes) -> tuple[int, str, Any]:

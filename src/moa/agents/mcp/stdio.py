@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,13 +26,14 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import (
+    PARSE_ERROR,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
 )
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from moa._terminal import escaped
 from moa.agents.mcp import Command
@@ -42,6 +44,13 @@ Streams = tuple[MemoryObjectReceiveStream[Incoming], MemoryObjectSendStream[Sess
 
 LARGEST_MESSAGE = 4 * 2**20
 """Bytes of one message of a server; a model reads much less."""
+_LONGEST_LINE_READ = 16 * LARGEST_MESSAGE
+"""Bytes of a line that is read to its end, to answer the call that it belongs to."""
+_ID_WITHIN = 200
+_ID = rb'"id"\s*:\s*(?P<id>\d{1,15}|"[\w-]{1,64}")'
+_FIRST_ID = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb"\s*,")
+_LAST_ID = re.compile(_ID + rb'\s*(,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
+"""Which request a message answers; SDKs write that first or last."""
 _MOST_GARBAGE = 100
 """Lines that are no message; some servers print a greeting."""
 _LAST_LINES = 8
@@ -120,35 +129,29 @@ class StdioTransport:
         self, stdout: asyncio.StreamReader | None, incoming: MemoryObjectSendStream[Incoming]
     ) -> None:
         assert stdout is not None
-        lines_of_garbage = 0
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             async with incoming:
-                while line := await self._line(stdout):
-                    try:
-                        message = _message(line)
-                    except ValueError:
-                        self._garbage = _shown(line)
-                        lines_of_garbage += 1
-                        if lines_of_garbage >= _MOST_GARBAGE:
-                            self._fault = self._invalid("it writes what is no message of MCP")
-                            return
-                    else:
-                        await incoming.send(SessionMessage(message))
+                try:
+                    await self._pass_on(stdout, incoming)
+                except _TooMuch as error:
+                    self._fault = self._invalid(str(error))
         while self._fault is None and await stdout.read(2**16):
             pass  # it can only end by itself when somebody takes what it writes
 
-    async def _line(self, stdout: asyncio.StreamReader) -> bytes:
-        """Give the next line; an empty one where there is no other."""
-        while True:
+    async def _pass_on(
+        self, stdout: asyncio.StreamReader, incoming: MemoryObjectSendStream[Incoming]
+    ) -> None:
+        garbage = 0
+        while line := await _line(stdout):
             try:
-                line = await stdout.readuntil()
-            except asyncio.IncompleteReadError as end:
-                return end.partial
-            except asyncio.LimitOverrunError:
-                self._fault = self._invalid(f"a message is longer than {LARGEST_MESSAGE:,} bytes")
-                return b""
-            if line.strip():
-                return line
+                message = _message(line)
+            except ValueError:
+                self._garbage = _shown(line)
+                garbage += 1
+            else:
+                await incoming.send(SessionMessage(message))
+            if garbage >= _MOST_GARBAGE:
+                raise _TooMuch("it writes what is no message of MCP")
 
     async def _write(
         self,
@@ -238,6 +241,47 @@ async def _exited(process: Process, within_s: float) -> bool:
     while process.returncode is None and loop.time() < end:  # noqa: ASYNC110  nothing tells of it
         await asyncio.sleep(_POLL_S)
     return process.returncode is not None
+
+
+class _TooMuch(Exception):
+    """A server says what nobody can take."""
+
+
+async def _line(stdout: asyncio.StreamReader) -> bytes:
+    """Give the next line that isn't blank; an empty one where there is no other.
+
+    Raises:
+        _TooMuch: it has no end, or is too long and nobody knows what it answers.
+    """
+    while True:
+        try:
+            line = await stdout.readuntil()
+        except asyncio.IncompleteReadError as end:
+            return end.partial
+        except asyncio.LimitOverrunError:
+            return await _too_long(stdout)
+        if line.strip():
+            return line
+
+
+async def _too_long(stdout: asyncio.StreamReader) -> bytes:
+    """Read past a line that is too long, and give an error that answers the same request."""
+    fault = f"a message is longer than {LARGEST_MESSAGE:,} bytes"
+    start, end, size, is_over = b"", b"", 0, False
+    while not is_over and size < _LONGEST_LINE_READ:
+        try:
+            piece, is_over = await stdout.readuntil(), True
+        except asyncio.LimitOverrunError as overrun:
+            piece = await stdout.readexactly(overrun.consumed)
+        except asyncio.IncompleteReadError as ended:
+            piece, is_over = ended.partial, True
+        start, end = start or piece[:_ID_WITHIN], (end + piece[-_ID_WITHIN:])[-_ID_WITHIN:]
+        size += len(piece)
+    found = _FIRST_ID.match(start) or _LAST_ID.search(end)
+    if not is_over or found is None:
+        raise _TooMuch(fault)
+    error = {"code": PARSE_ERROR, "message": fault}
+    return to_json({"jsonrpc": "2.0", "id": from_json(found["id"]), "error": error})
 
 
 def _message(line: bytes) -> JSONRPCMessage:
