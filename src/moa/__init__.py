@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from moa.agents.deciding import Decider
     from moa.agents.extractor import Extractor
     from moa.agents.filter import Filter, Verdict
+    from moa.agents.mcp import mcp_tools
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Mood, Sentiment
