@@ -29,6 +29,7 @@ from pydantic import RootModel, ValidationError
 from pydantic_core import to_json
 
 from moa._terminal import escaped
+from moa.agents.base import said
 from moa.agents.mcp import Address, Command
 from moa.agents.mcp.http import NOT_MCP, STATUS, UNREACHABLE, HttpTransport
 from moa.agents.mcp.stdio import StdioTransport
@@ -168,31 +169,31 @@ class Connection:
             if error.code == CONNECTION_CLOSED:
                 return await self._transport.lost()
             return self._refused(error)
-        said = _quoted(f"{type(error).__name__}: {error}")
         if isinstance(error, ValidationError | RuntimeError):
-            return self._failed(InvalidResponse, f"its answer isn't MCP's: {said}")
-        return self._failed(EndpointUnavailable, f"the connection failed: {said}")
+            return self._failed(InvalidResponse, f"its answer isn't MCP's: {_quoted(said(error))}")
+        fault = _quoted(f"{type(error).__name__}: {error}")
+        return self._failed(EndpointUnavailable, f"the connection failed: {fault}")
 
     def _refused(self, error: MCPError) -> EndpointError:
-        said, data = _quoted(error.message), cast("object", error.data)
+        why, data = _quoted(error.message), cast("object", error.data)
         status = cast("dict[str, int]", data).get(STATUS) if isinstance(data, dict) else None
         if error.code == REQUEST_TIMEOUT:
-            return self._failed(EndpointTimeout, said)
+            return self._failed(EndpointTimeout, why)
         if error.code == PARSE_ERROR:
-            return self._failed(InvalidResponse, said)
+            return self._failed(InvalidResponse, why)
         if status == NOT_MCP:
-            return self._failed(InvalidResponse, f"{said}. Is this the address of an MCP server?")
+            return self._failed(InvalidResponse, f"{why}. Is this the address of an MCP server?")
         if status == UNREACHABLE:
-            return self._failed(EndpointUnavailable, f"{said}. Is it up at that address?")
+            return self._failed(EndpointUnavailable, f"{why}. Is it up at that address?")
         if status is None:
-            return self._failed(EndpointRejected, f"it says no: {said}")
-        said = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+            return self._failed(EndpointRejected, f"it says no: {why}")
+        why = f"HTTP {status}: {why}" if why else f"HTTP {status}"
         if status in (401, 403):
             advice = "Give it a key, such as headers={'Authorization': 'Bearer …'}"
-            return self._failed(EndpointUnauthorized, f"{said}. {advice}", status)
+            return self._failed(EndpointUnauthorized, f"{why}. {advice}", status)
         if status >= 500 or status == 429:
-            return self._failed(EndpointUnavailable, said, status)
-        return self._failed(EndpointRejected, said, status)
+            return self._failed(EndpointUnavailable, why, status)
+        return self._failed(EndpointRejected, why, status)
 
     def _failed(
         self, kind: type[EndpointError], message: str, status: int | None = None
