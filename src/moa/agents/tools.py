@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -75,8 +76,8 @@ class Tool:
         description: What it does, for the model; `None` is the docstring up to its first section.
         timeout_s: Seconds that a call may take; the model is told of one that takes longer. The
             thread of a function that is not asynchronous can't be stopped: it goes on alone, and
-            32 of them are the most that a process bears.
-        max_characters: Characters of a result that the model reads, 100 000 unless said. A longer
+            32 of them are the most that a process bears (`ConfigError`).
+        max_characters: Characters of a result that the model reads, 100,000 by default. A longer
             one is cut there; the model and the trace are told how long it was.
         approve: Asked before each call; `None`: nobody is.
         guards: Read what it gives, one after another, before the model does: a node that gives a
@@ -156,7 +157,7 @@ class Tool:
         """Run it, and write its result as a model reads it, up to `max_characters`."""
         result = await self._invoke(values, context)
         if not isinstance(result, str):
-            result = await USER_THREADS.run(partial(_written, result), self.name)
+            result = await asyncio.to_thread(_written, result)
         if len(result) <= self.max_characters:
             return result
         cut = f"the first {self.max_characters} of {len(result)} characters"
