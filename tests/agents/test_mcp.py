@@ -329,9 +329,10 @@ async def test_an_address_that_is_no_server_ends_in_an_error_in_time(
 ) -> None:
     limit_s = 0.5 if answer == HANGING else 20
     async with answering(answer) as url:
-        server = {"url": url, "headers": {"Authorization": "Bearer sk-secret"}}
+        url = url.replace("//", "//ann:sk-secret@")
+        server = {"url": url, "headers": {"X-Key": "sk-secret"}}
         with (
-            caplog.at_level(logging.DEBUG, logger="moa"),
+            caplog.at_level(logging.DEBUG),
             pytest.raises(kind, match=f"sums: .*{said}") as caught,
         ):
             async with mcp_tools(connect_timeout_s=limit_s, sums=server):

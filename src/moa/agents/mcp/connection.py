@@ -167,7 +167,7 @@ class Connection:
             return error
         if isinstance(error, MCPError):
             if error.code == CONNECTION_CLOSED:
-                return await self._transport.lost()
+                return await self._transport.lost(_quoted(error.message))
             return self._refused(error)
         if isinstance(error, ValidationError | RuntimeError):
             return self._failed(InvalidResponse, f"its answer isn't MCP's: {_quoted(said(error))}")

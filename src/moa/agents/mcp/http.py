@@ -28,17 +28,17 @@ _UNSUPPORTED_VERSION = -32022
 _INTERNAL_ERROR = -32603
 
 
-class _Escaped(logging.Filter):
-    """The SDK logs what servers say; nothing of it steers a terminal."""
+class _Warnings(logging.Filter):
+    """The SDK logs addresses, session ids and whole messages, and what servers say as it is."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change the message, and keep it."""
+        """Keep warnings alone, and let nothing in them steer a terminal."""
         record.msg, record.args = escaped(record.getMessage()), ()
-        return True
+        return record.levelno >= logging.WARNING
 
 
 for _name in ("client", "mcp.client.streamable_http"):
-    logging.getLogger(_name).addFilter(_Escaped())
+    logging.getLogger(_name).addFilter(_Warnings())
     logging.getLogger(_name).addHandler(logging.NullHandler())  # nothing is printed unasked
 
 
@@ -53,20 +53,25 @@ class HttpTransport:
     async def streams(self) -> AsyncGenerator[Streams]:
         """Have what is sent posted; answers come back as they arrive."""
         headers = {name: value.get_secret_value() for name, value in self.address.headers.items()}
+        url = httpx2.URL(self.address.url)
         async with (
             _Client(
                 headers={"accept-encoding": "identity"} | headers,
+                auth=(url.username, url.password) if url.userinfo else None,
                 timeout=httpx2.Timeout(_CONNECT_S, read=None),  # a call has a limit of its own
             ) as client,
             streamable_http_client(
-                self.address.url, http_client=client, max_sse_event_size=LARGEST_MESSAGE
+                str(url.copy_with(userinfo=b"")),  # requests are logged with their address
+                http_client=client,
+                max_sse_event_size=LARGEST_MESSAGE,
             ) as streams,
         ):
             yield streams  # pyright: ignore[reportReturnType]
 
-    async def lost(self) -> EndpointError:
-        """Say why there is no connection any more."""
-        return EndpointUnavailable("the connection is lost", endpoint=self.name)
+    async def lost(self, said: str = "") -> EndpointError:
+        """Say why there is no connection any more; `said` is what the SDK says of it."""
+        why = f"the connection is lost: {said}" if said else "the connection is lost"
+        return EndpointUnavailable(why, endpoint=self.name)
 
     def last_words(self) -> str:
         """Give what it said beside the protocol: nothing."""

@@ -182,8 +182,9 @@ class StdioTransport:
             self._errors.append(_shown(line))
             _logger.debug("MCP server %s: %s", self.name, self._errors[-1])
 
-    async def lost(self) -> EndpointError:
-        """Say why there is no connection any more."""
+    async def lost(self, said: str = "") -> EndpointError:
+        """Say why there is no connection any more; the SDK, which `said` it, knows less."""
+        del said
         if self._fault is not None:
             return self._fault
         if self._process is not None and await _exited(self._process, _LAST_WORDS_S):
