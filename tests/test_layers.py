@@ -13,7 +13,7 @@ LAYERS = [
     {"_terminal", "_machine", "_text"},
     {"usage"},
     {"errors"},
-    {"energy", "_files", "_async"},
+    {"energy", "_files", "_async", "_threads"},
     {"trace", "budget"},
     {"journal"},
     {"context"},

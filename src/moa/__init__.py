@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from moa.agents.deciding import Decider
     from moa.agents.extractor import Extractor
     from moa.agents.filter import Filter, Verdict
+    from moa.agents.mcp import mcp_tools
     from moa.agents.preprocessor import Preprocessor
     from moa.agents.reasoner import Reasoner
     from moa.agents.sentiment import Mood, Sentiment
-    from moa.agents.tools import Tool, mcp_tools
+    from moa.agents.tools import Tool
     from moa.budget import Budget
     from moa.chat.graph import Chat
     from moa.config.endpoints import Endpoints
@@ -164,7 +165,7 @@ _HOMES = {
     "choice": "questions",
     "choose": "advisor.choice",
     "endpoint": "endpoints.named",
-    "mcp_tools": "agents.tools",
+    "mcp_tools": "agents.mcp",
     "predicate": "questions",
     "score": "questions",
 }

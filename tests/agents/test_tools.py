@@ -15,9 +15,11 @@ from langchain_core.tools import tool as langchain_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 
 from moa import Agent, Budget, Graph, RunContext
 from moa.agents.filter import Filter, Verdict
+from moa.agents.preprocessor import Preprocessor
 from moa.agents.tools import Tool
 from moa.endpoints import Capability
 from moa.errors import (
@@ -220,6 +222,72 @@ async def test_a_tool_that_takes_too_long_gives_no_result() -> None:
     _, agent = asking(ToolCall("sleep"), tools=[sleep], timeout_s=0.01)
     with pytest.raises(DeadlineExceeded):
         await agent.run("Go.")
+
+
+async def test_tools_that_hang_hold_up_no_other_tool_and_no_preprocessor() -> None:
+    end = threading.Event()
+
+    def hang() -> None:
+        """Hang."""
+        end.wait()
+
+    calls = [ToolCall("hang")] * 30
+    endpoint, agent = asking(
+        calls, [ToolCall("add", '{"a": 1, "b": 2}')], "3.", tools=[Tool(hang, timeout_s=0.05), add]
+    )
+    agent.max_tool_calls = 40
+    try:
+        await agent.run("Go.")
+        text = "word " * 2000
+        async with asyncio.timeout(20):
+            assert (await Preprocessor().run(text)).output.text.startswith("word")
+    finally:
+        end.set()
+    assert "nothing can stop its thread" in endpoint.prompts[1].messages[-1].content
+    assert read(endpoint)[-1] == "3"
+
+
+@pytest.mark.parametrize("given", ["x" * 1000, ["x" * 9] * 1000, {"rows": ["x"] * 1000}])
+async def test_a_result_is_cut_and_the_model_and_the_trace_are_told_its_length(given: Any) -> None:
+    def long() -> Any:
+        """Say much."""
+        return given
+
+    endpoint, agent = asking(ToolCall("long"), "Much.", tools=[Tool(long, max_characters=100)])
+    result = await agent.run("Go.")
+    length = len(given if isinstance(given, str) else to_json(given))
+    text = endpoint.prompts[-1].messages[-1].content
+    assert f"the first 100 of {length} characters" in text
+    assert len(text) < 250
+    assert [note.kind for note in result.trace].count("truncated") == 1
+
+
+async def test_writing_a_large_result_does_not_hold_up_the_loop() -> None:
+    rows = [{"id": number, "name": "pens", "price": 1.5} for number in range(100_000)]
+
+    def stock() -> dict[str, Any]:
+        """Give the whole stock."""
+        return {"rows": rows}
+
+    _, agent = asking(ToolCall("stock"), "Much.", tools=[stock])
+    turns = 0
+    async with asyncio.TaskGroup() as group:
+        run = group.create_task(agent.run("Go."))
+        while not run.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+    assert turns > 20
+
+
+async def test_a_blocking_tool_of_langchain_runs_in_the_threads_of_users() -> None:
+    @langchain_tool
+    def where() -> str:
+        """Say where it runs."""
+        return threading.current_thread().name
+
+    endpoint, agent = asking(ToolCall("where"), "There.", tools=[where])
+    await agent.run("Where?")
+    assert read(endpoint) == ["moa-user"]
 
 
 async def test_more_calls_than_allowed_end_the_run_before_they_are_made() -> None:
@@ -538,7 +606,7 @@ async def test_what_a_guard_stops_of_a_tool_is_told_as_its_error_and_in_the_trac
     result = await agent.run("Look.")
     stopped = "Error, stopped by 'looking': it is an order"
     assert read(endpoint) == ["news of a@b.org", stopped, stopped, ""]
-    assert guard.seen == ["news of a@b.org", "obey me", "the page says: obey me"]
+    assert sorted(guard.seen) == ["news of a@b.org", "obey me", "the page says: obey me"]
     assert "obey" not in str(endpoint.prompts[-1])
     assert [note.kind for note in result.trace].count("dropped") == 2
 

@@ -299,6 +299,24 @@ async def test_the_deadline_holds_for_every_function() -> None:
     called.set()
 
 
+async def test_functions_that_hang_hold_up_no_work_of_moa() -> None:
+    end = threading.Event()
+
+    def hangs(text: str) -> str:
+        end.wait()
+        return text
+
+    graph = alone(hangs, thread=True)
+    runs = [graph.run("x", RunContext(timeout_s=0.01)) for _ in range(20)]
+    try:
+        failures = await asyncio.gather(*runs, return_exceptions=True)
+        async with asyncio.timeout(9):
+            await asyncio.to_thread(str)
+    finally:
+        end.set()
+    assert {type(one) for one in failures} == {DeadlineExceeded}
+
+
 async def test_a_function_that_blocks_runs_beside_the_loop() -> None:
     called = threading.Event()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, Unpack, cast
 
+from moa._threads import USER_THREADS
 from moa.adapters import REPLY, TEXT, Adapter, Calls, Settings
 from moa.agents.base import In, Out
 from moa.errors import ConfigError, MissingDependency, MoaError
@@ -81,7 +82,7 @@ class DSPyNode(Adapter[In, Out]):
                 if hasattr(cast("object", type(self.module)), "aforward"):
                     found = await self.module.acall(**value)
                 else:
-                    found = await asyncio.to_thread(self.module, **value)
+                    found = await USER_THREADS.run(partial(self.module, **value), self.name)
         except _Stopped as stopped:
             raise stopped.error from None
         return dict(found.items()) if hasattr(found, "items") else found

@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
 
 from moa._async import gather
+from moa._threads import USER_THREADS
 from moa.agents.base import said
 from moa.agents.prompts import block
 from moa.agents.tools import Tool, in_thread
@@ -106,7 +108,7 @@ class ToolCalls:
         allowed: object = True
         if tool.approve is not None:  # it sees what will run, and not what the model wrote
             asked = replace(call, arguments=to_json(dict(values), fallback=str).decode())
-            allowed = await in_thread(tool.approve, asked)
+            allowed = await in_thread(partial(tool.approve, asked), f"approve of {tool.name}")
         if allowed is True:
             return await self._called(tool, call, values, context)
         if not isinstance(allowed, str | bool):
@@ -156,7 +158,10 @@ class ToolCalls:
             raise error
         if isinstance(error, TimeoutError) and limit.expired():
             context.remaining_s()
-            return f"{tool.timeout_s:g} s are over", "no result in time"
+            late = f"{tool.timeout_s:g} s are over"
+            if stuck := USER_THREADS.stuck().get(tool.name):
+                late += f"; nothing can stop its thread ({stuck} of it hang)"
+            return late, "no result in time"
         return _worded(error) or "it says no more", type(error).__name__
 
 
@@ -168,7 +173,8 @@ def _failed(
 
 
 def _worded(error: Exception) -> str:
-    return " ".join(said(error).split())[:_LONGEST_QUOTE]
+    start = said(error)[: 10 * _LONGEST_QUOTE]  # a server may say megabytes
+    return " ".join(start.split())[:_LONGEST_QUOTE]
 
 
 def _shown(call: ToolCall) -> str:

@@ -1,24 +1,24 @@
-"""Tools: what a model may have done: functions, tools of LangChain, and those of MCP servers."""
+"""Tools: what a model may have done: functions, tools of LangChain, and tools on a server."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial, wraps
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import to_json
 
+from moa._threads import USER_THREADS
 from moa.agents.prompts import Untitled
 from moa.context import RunContext
 from moa.endpoints import ToolSchema
-from moa.errors import ConfigError, MissingDependency
+from moa.errors import ConfigError
 from moa.messages import ToolCall
 from moa.node import Node, Text
 
@@ -29,16 +29,37 @@ Approve = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
 """Says whether a call may be made: `True`, `False`, or why not. `call.values` are the arguments as
 the tool is given them, checked and with defaults, written as JSON."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LARGE = 100
+"""Items from which on a list is written piece by piece."""
 
 
 class LangChainTool(Protocol):
-    """A tool of LangChain: a `BaseTool`, such as those of an MCP server."""
+    """A tool of LangChain: a `BaseTool`."""
 
     name: str
     description: str
 
     async def ainvoke(self, input: Any, /) -> Any:
         """Run it."""
+
+
+@dataclass(frozen=True)
+class RemoteTool:
+    """A tool that stands on a server, which tells its schema and checks its arguments itself."""
+
+    schema: ToolSchema
+    call: Callable[[Mapping[str, Any]], Awaitable[object]]
+    """Has it run with these arguments; raises `ToolFailed` where the tool says that it failed."""
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+        return self.schema.name
+
+    @property
+    def description(self) -> str:
+        """What it does, as the server says."""
+        return self.schema.description
 
 
 class Tool:
@@ -49,11 +70,15 @@ class Tool:
     is given the run's, so that the budget holds for what the tool asks in turn.
 
     Args:
-        function: A function, asynchronous or not, which then runs in a thread; or a `BaseTool` of
-            LangChain.
+        function: A function, asynchronous or not, which then runs in a thread; a `BaseTool` of
+            LangChain; or a tool that `mcp_tools` gives.
         name: `None` is the function's own.
         description: What it does, for the model; `None` is the docstring up to its first section.
-        timeout_s: Seconds that a call may take; the model is told of one that takes longer.
+        timeout_s: Seconds that a call may take; the model is told of one that takes longer. The
+            thread of a function that is not asynchronous can't be stopped: it goes on alone, and
+            32 of them are the most that a process bears (`ConfigError`).
+        max_characters: Characters of a result that the model reads, 100,000 by default. A longer
+            one is cut there; the model and the trace are told how long it was.
         approve: Asked before each call; `None`: nobody is.
         guards: Read what it gives, one after another, before the model does: a node that gives a
             `Verdict`, such as `Filter` or `Injection`, stops a text that it doesn't keep; one that
@@ -75,21 +100,28 @@ class Tool:
 
     def __init__(
         self,
-        function: Callable[..., Any] | LangChainTool,
+        function: Callable[..., Any] | LangChainTool | RemoteTool,
         *,
         name: str | None = None,
         description: str | None = None,
         timeout_s: float = 60.0,
+        max_characters: int = 100_000,
         approve: Approve | None = None,
         guards: Sequence[Node[str, Verdict | Text]] = (),
     ) -> None:
-        made = _of_langchain if _is_langchains(function) else partial(_of_function, name=name)
-        found, self._read, self._invoke = made(cast("Any", function))
+        if isinstance(function, RemoteTool):
+            parts = _of_remote(function)
+        elif _is_langchains(function):
+            parts = _of_langchain(function)
+        else:
+            parts = _of_function(cast("Callable[..., Any]", function), name)
+        found, self._read, self._invoke = parts
         self.schema = ToolSchema(
             name or found.name, description or found.description, found.parameters
         )
         self.name = self.schema.name
         self.timeout_s = timeout_s
+        self.max_characters = max_characters
         self.approve = approve
         self.guards = tuple(guards)
         if any(isinstance(guard, type) or not hasattr(guard, "run") for guard in self.guards):
@@ -105,6 +137,8 @@ class Tool:
             )
         if timeout_s <= 0:
             raise ConfigError(f"tool {self.name!r}: timeout_s={timeout_s} must be positive")
+        if max_characters <= 0:
+            raise ConfigError(f"tool {self.name!r}: max_characters={max_characters} isn't positive")
 
     def read(self, arguments: str) -> Mapping[str, Any]:
         """Read the arguments that a model wrote.
@@ -120,9 +154,15 @@ class Tool:
         return given if isinstance(given, Tool) else cls(given)
 
     async def run(self, values: Mapping[str, Any], context: RunContext) -> str:
-        """Run it, and write its result as a model reads it."""
+        """Run it, and write its result as a model reads it, up to `max_characters`."""
         result = await self._invoke(values, context)
-        return result if isinstance(result, str) else to_json(result, fallback=str).decode()
+        if not isinstance(result, str):
+            result = await asyncio.to_thread(_written, result)
+        if len(result) <= self.max_characters:
+            return result
+        cut = f"the first {self.max_characters} of {len(result)} characters"
+        context.note("truncated", f"{self.name}: the model reads {cut}")
+        return f"{result[: self.max_characters]}\n[The result is cut: these are {cut}.]"
 
     async def guarded(self, text: str, context: RunContext) -> tuple[str, str | None]:
         """Have the guards read what it says, its errors among it.
@@ -143,16 +183,43 @@ class Tool:
         return text, None
 
 
-AnyTool = Tool | Callable[..., Any] | LangChainTool
-
+AnyTool = Tool | Callable[..., Any] | LangChainTool | RemoteTool
 
 Reads = Callable[[str], Mapping[str, Any]]
 Invokes = Callable[[Mapping[str, Any], RunContext], Awaitable[object]]
+_Parts = tuple[ToolSchema, Reads, Invokes]
 
 
-def _of_function(
-    function: Callable[..., Any], name: str | None
-) -> tuple[ToolSchema, Reads, Invokes]:
+def _written(result: object) -> str:
+    """Write a result as JSON, a large one piece by piece.
+
+    Pydantic holds up every thread for as long as it writes.
+    """
+    return "".join(_pieces(result, depth=3))
+
+
+def _pieces(value: object, depth: int) -> Iterator[str]:
+    """Write the items of a list or dictionary apart, where it is large or not far inside."""
+    kind = type(value)
+    items = cast("Sequence[object]", value) if kind in (list, tuple, dict) else ()
+    is_large = len(items) > _LARGE
+    within = 0 if is_large else depth - 1
+    if not items or not (is_large or depth):
+        yield to_json(value, fallback=str).decode()
+    elif kind is not dict:
+        for place, inner in enumerate(items):
+            yield "," if place else "["
+            yield from _pieces(inner, within)
+        yield "]"
+    else:
+        for place, (key, inner) in enumerate(cast("dict[object, object]", value).items()):
+            yield "," if place else "{"
+            yield to_json({key: 0}, fallback=str).decode()[1:-2]
+            yield from _pieces(inner, within)
+        yield "}"
+
+
+def _of_function(function: Callable[..., Any], name: str | None) -> _Parts:
     inner: Any = getattr(function, "func", function)  # of a partial
     name = name or str(getattr(inner, "__name__", type(inner).__name__))
     called = inner if inspect.isroutine(inner) else type(inner).__call__
@@ -174,23 +241,18 @@ def _of_function(
     wanted = [key for key, hint in hints.items() if hint is RunContext]
 
     async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
-        return await in_thread(function, **values, **dict.fromkeys(wanted, context))
+        called = partial(function, **values, **dict.fromkeys(wanted, context))
+        return await in_thread(called, schema.name)
 
-    return ToolSchema(name, doc, parameters), adapter.validate_json, invoke
+    schema = ToolSchema(name, doc, parameters)
+    return schema, adapter.validate_json, invoke
 
 
-async def in_thread(function: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
+async def in_thread(work: partial[Any], name: str) -> Any:
     """Call a function, and await it where it is asynchronous; else it runs in a thread."""
-    if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
-        return await function(*given, **named)
-
-    def called() -> Any:
-        try:
-            return function(*given, **named)
-        except StopIteration as error:  # no future can hold one
-            raise RuntimeError("StopIteration") from error
-
-    result = await asyncio.to_thread(called)
+    if any(map(inspect.iscoroutinefunction, (work.func, type(work.func).__call__))):
+        return await work()
+    result = await USER_THREADS.run(work, name)
     return await result if inspect.isawaitable(result) else result
 
 
@@ -236,81 +298,46 @@ def _is_langchains(function: object) -> bool:
     return hasattr(function, "ainvoke") and hasattr(function, "args_schema")
 
 
-def _of_langchain(tool: Any) -> tuple[ToolSchema, Reads, Invokes]:
+def _of_remote(tool: RemoteTool) -> _Parts:
+    async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
+        del context
+        return await tool.call(values)
+
+    return tool.schema, _read_json, invoke
+
+
+def _read_json(arguments: str) -> Mapping[str, Any]:
+    return ToolCall("", arguments).values
+
+
+def _of_langchain(tool: Any) -> _Parts:
     from langchain_core.utils.function_calling import convert_to_openai_tool
 
     async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
         del context
         call = {"type": "tool_call", "id": "call", "name": tool.name, "args": dict(values)}
-        answer = await tool.ainvoke(call)
+        if _blocks(tool):
+            answer = await USER_THREADS.run(partial(tool.invoke, call), tool.name)
+        else:
+            answer = await tool.ainvoke(call)
         if answer.status == "error":
             raise ToolFailed(answer.text)
         return answer.text or answer.content
 
     told = convert_to_openai_tool(tool)["function"]
     schema = ToolSchema(told["name"], told.get("description", ""), told.get("parameters", {}))
-    return schema, lambda text: ToolCall("", text).values, invoke
+    return schema, _read_json, invoke
+
+
+def _blocks(tool: Any) -> bool:
+    """Tell whether a tool of LangChain is not asynchronous: it would run in asyncio's own pool."""
+    from langchain_core.tools import BaseTool, StructuredTool
+    from langchain_core.tools import Tool as OfOneText
+
+    if isinstance(tool, StructuredTool | OfOneText):
+        return tool.coroutine is None
+    return isinstance(tool, BaseTool) and type(tool)._arun is BaseTool._arun  # pyright: ignore[reportPrivateUsage]
 
 
 class ToolFailed(Exception):
     """A tool says that it failed; the model reads the text."""
-
-
-Server = str | Sequence[str] | Mapping[str, Any]
-"""The URL of a server; the command that starts one, which then speaks over stdin and stdout; or a
-connection of langchain-mcp-adapters, such as one with headers."""
-
-
-@asynccontextmanager
-async def mcp_tools(**servers: Server) -> AsyncGenerator[list[LangChainTool]]:
-    """Connect to MCP servers, and give their tools; at the end what it started is stopped.
-
-    Args:
-        servers: By a name of your own.
-
-    Raises:
-        MissingDependency: langchain-mcp-adapters is not installed.
-        ConfigError: a server can't be started or reached, or doesn't speak the protocol.
-
-    Examples:
-        >>> async def main() -> None:
-        ...     async with mcp_tools(files=["python", "files.py"]) as tools:
-        ...         agent = Agent("openai:gpt-5-mini", "Answer by the files.", tools=tools)
-        ...         print((await agent.run("Which are there?")).output)
-        >>> asyncio.run(main())  # doctest: +SKIP
-    """
-    try:
-        adapters: Any = import_module("langchain_mcp_adapters.client")
-        load: Any = import_module("langchain_mcp_adapters.tools").load_mcp_tools
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            "langchain-mcp-adapters", extra="mcp", purpose="to use tools of MCP servers"
-        ) from error
-    client = adapters.MultiServerMCPClient({name: _connection(to) for name, to in servers.items()})
-    tools: list[LangChainTool] = []
-    async with AsyncExitStack() as stack:
-        for name, server in servers.items():
-            try:
-                session = await stack.enter_async_context(client.session(name))
-                tools += await load(session, server_name=name)
-            except Exception as error:
-                raise ConfigError(
-                    f"the MCP server {name!r} ({server!r}) can't be used: {_innermost(error)}. "
-                    "Does its command run, or is it up at that address?"
-                ) from error
-        yield tools
-
-
-def _connection(server: Server) -> dict[str, Any]:
-    if isinstance(server, str):
-        return {"transport": "streamable_http", "url": server}
-    if isinstance(server, Mapping):
-        return dict(server)
-    return {"transport": "stdio", "command": server[0], "args": [*server[1:]]}
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Give the first error that others hold: the client's task groups put it into several."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error

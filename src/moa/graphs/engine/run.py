@@ -8,8 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
+from moa._threads import USER_THREADS
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
 from moa.graphs.engine.plan import Plan, Task
@@ -383,7 +385,7 @@ async def _called(task: Task, value: Any, context: RunContext) -> NodeOutput:
             result = await task.work(value, own)
             return result.output, getattr(result, "accepted", None)
         if task.thread:
-            return await asyncio.to_thread(task.work, value), None
+            return await USER_THREADS.run(partial(task.work, value), task.name), None
         output = task.work(value)
         return (await output if hasattr(output, "__await__") else output), None
     except MoaError:

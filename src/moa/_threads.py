@@ -1,0 +1,201 @@
+"""Threads for what users wrote: one that hangs holds up neither moa's own work nor the exit.
+
+asyncio's own pool has few threads, and joins each at the end of the process. These are others:
+daemons, and when nobody waits for a call any more, its place is given to the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from moa.errors import ConfigError
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+
+class _Call:
+    """A call, from the moment that it has a thread."""
+
+    def __init__(self, name: str, work: Callable[[], Any]) -> None:
+        self.name = name
+        self.work = work
+        self.future = Future[Any]()
+        self.future.set_running_or_notify_cancel()
+        self.began = time.monotonic()
+        self.is_stuck = False
+
+    def outcome(self) -> Callable[[], None]:
+        """Do the work, and give what tells its outcome to whoever waits."""
+        try:
+            return partial(self.future.set_result, self.work())
+        except StopIteration as error:  # no future can hold one
+            failure = RuntimeError("StopIteration")
+            failure.__cause__ = error
+            return partial(self.future.set_exception, failure)
+        except BaseException as error:  # noqa: BLE001  what users wrote may raise anything
+            return partial(self.future.set_exception, error)
+
+
+class Threads:
+    """A pool of daemon threads, which knows who hangs in it.
+
+    A call is stuck when it still runs and nobody waits for it any more, or when another one needs
+    its place and it has run for `late_s`. No thread can be stopped, so a stuck one is left alone,
+    and no longer counts among the `most`.
+
+    Args:
+        most: Calls that run at once; others wait for a place.
+        most_stuck: Stuck calls, from which on no other is begun.
+        late_s: Seconds after which a call leaves its place to one that waits.
+    """
+
+    def __init__(self, *, most: int = 32, most_stuck: int = 32, late_s: float = 60.0) -> None:
+        self.most = most
+        self.most_stuck = most_stuck
+        self.late_s = late_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: a forked process has none of the threads, and perhaps a lock that is held."""
+        self._lock = threading.Lock()
+        self._calls = set[_Call]()
+        self._idle: list[SimpleQueue[_Call]] = []
+        self._waiting = deque[Future[None]]()
+        self._warned = set[str]()
+
+    async def run(self, work: Callable[[], T], name: str) -> T:
+        """Call a function in a thread, with the context variables of the caller.
+
+        Args:
+            work: Is called without arguments. Where the wait for it is cancelled, it goes on alone.
+            name: Whose work it is, for the log and for errors.
+
+        Raises:
+            ConfigError: as many calls as there may be are stuck.
+        """
+        work = partial(contextvars.copy_context().run, work)
+        while (call := self._begin(name, work)) is None:
+            await self._turn()
+        try:
+            return await asyncio.wrap_future(call.future)
+        except asyncio.CancelledError:
+            self._leave(call)
+            raise
+
+    def stuck(self) -> Mapping[str, int]:
+        """Count the calls that are stuck, by name."""
+        with self._lock:
+            return Counter(call.name for call in self._calls if call.is_stuck)
+
+    def _begin(self, name: str, work: Callable[[], Any]) -> _Call | None:
+        """Give a call a thread; `None` where none has a place for it yet."""
+        stuck = self.stuck()
+        if sum(stuck.values()) >= self.most_stuck:
+            raise self._too_many(name, stuck)
+        with self._lock:
+            if sum(not call.is_stuck for call in self._calls) >= self.most:
+                return None
+            call = _Call(name, work)
+            calls = self._idle.pop() if self._idle else self._thread()
+            self._calls.add(call)
+            calls.put(call)
+            return call
+
+    def _thread(self) -> SimpleQueue[_Call]:
+        calls = SimpleQueue[_Call]()
+        threading.Thread(target=self._serve, args=(calls,), daemon=True, name="moa-user").start()
+        return calls
+
+    def _serve(self, calls: SimpleQueue[_Call]) -> None:
+        while True:
+            call = calls.get()
+            tell = call.outcome()
+            with self._lock:
+                self._calls.discard(call)
+                self._idle.append(calls)
+            tell()
+            self._wake()
+            del call, tell  # an idle thread holds nothing of the last call
+
+    async def _turn(self) -> None:
+        """Wait until a place may be free."""
+        turn = Future[None]()
+        with self._lock:
+            self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(self._until_late()):
+                await asyncio.wrap_future(turn)
+        except TimeoutError:
+            self._leave_late()
+        except asyncio.CancelledError:
+            self._wake()  # it may have been this one's turn
+            raise
+        finally:
+            with self._lock, suppress(ValueError):
+                self._waiting.remove(turn)
+
+    def _wake(self) -> None:
+        with self._lock:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(None)
+                    return
+
+    def _until_late(self) -> float:
+        with self._lock:
+            began = [call.began for call in self._calls if not call.is_stuck]
+        return max(0.0, min(began, default=0.0) + self.late_s - time.monotonic())
+
+    def _leave_late(self) -> None:
+        with self._lock:
+            begun = time.monotonic() - self.late_s
+            late = [call for call in self._calls if not call.is_stuck and call.began <= begun]
+        for call in late:
+            self._leave(call)
+
+    def _leave(self, call: _Call) -> None:
+        """Count a call as stuck if it still runs, and say so once for each name."""
+        with self._lock:
+            if call not in self._calls or call.is_stuck:
+                return
+            call.is_stuck = True
+            is_new = call.name not in self._warned
+            self._warned.add(call.name)
+        self._wake()
+        if is_new:
+            _logger.warning(
+                "%s still runs in its thread after %.1f s, and nothing can stop it: "
+                "give what it waits for a time limit of its own",
+                call.name,
+                time.monotonic() - call.began,
+            )
+
+    def _too_many(self, name: str, stuck: Mapping[str, int]) -> ConfigError:
+        who = ", ".join(f"{one} ({count})" for one, count in sorted(stuck.items()))
+        return ConfigError(
+            f"{name} is not called: {sum(stuck.values())} calls of this process hang in threads "
+            f"that nothing can stop: {who}. Give what they wait for a time limit of their own, or "
+            "make them asynchronous; a new process starts with none"
+        )
+
+
+USER_THREADS = Threads()
+"""Those of this process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=USER_THREADS.reset)

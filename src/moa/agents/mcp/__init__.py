@@ -1,0 +1,113 @@
+"""MCP: tools of servers that speak the Model Context Protocol, started or reached over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from moa._async import gather
+from moa.agents.base import said
+from moa.agents.tools import RemoteTool
+from moa.errors import ConfigError, needed
+
+if TYPE_CHECKING:
+    from moa.agents.mcp.connection import Connection
+
+Server = str | Sequence[str] | Mapping[str, Any]
+"""The URL of a server; the command that starts one, which then speaks over stdin and stdout; or a
+dictionary of `url` and `headers`, or of `command`, `args`, `env` and `cwd`."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Address(_Settings):
+    """Where a server is reached over HTTP."""
+
+    transport: str = Field("streamable_http", pattern="^(streamable_http|streamable-http|http)$")
+    url: str = Field(pattern="^https?://.")
+    headers: Mapping[str, SecretStr] = {}
+    """Sent with each request."""
+
+
+class Command(_Settings):
+    """What starts a server."""
+
+    transport: str = Field("stdio", pattern="^stdio$")
+    command: str
+    args: Sequence[str] = ()
+    env: Mapping[str, SecretStr] = {}
+    """Beside `PATH`, `HOME` and the few others that each server gets; no key is among those."""
+    cwd: str | None = None
+
+
+@asynccontextmanager
+async def mcp_tools(
+    *, connect_timeout_s: float = 30.0, **servers: Server
+) -> AsyncGenerator[list[RemoteTool]]:
+    """Connect to MCP servers, and give their tools; at the end what it started is stopped.
+
+    A call has the time that its `Tool` gives it: `Tool(one, timeout_s=5)` changes that.
+
+    Args:
+        connect_timeout_s: Seconds for a server to start and to list its tools.
+        servers: By a name of your own.
+
+    Raises:
+        MissingDependency: the extra `mcp` is not installed.
+        ConfigError: a server is described wrongly, or there is no such command.
+        EndpointTimeout: a server hasn't listed its tools in time.
+        EndpointUnavailable: a server can't be reached, fails, or has ended.
+        EndpointRejected: a server says no, or sends the request elsewhere.
+        EndpointUnauthorized: a server asks for a key.
+        InvalidResponse: a server doesn't speak the protocol, or says too much at once.
+
+    Examples:
+        >>> async def main() -> None:
+        ...     async with mcp_tools(files=["python", "files.py"]) as tools:
+        ...         agent = Agent("openai:gpt-5-mini", "Answer by the files.", tools=tools)
+        ...         print((await agent.run("Which are there?")).output)
+        >>> asyncio.run(main())  # doctest: +SKIP
+    """
+    with needed("mcp", extra="mcp", purpose="to use tools of MCP servers"):
+        from moa.agents.mcp.connection import Connection
+    if connect_timeout_s <= 0:
+        raise ConfigError(f"connect_timeout_s={connect_timeout_s} must be positive")
+    connections = [Connection(name, _settings(name, one)) for name, one in servers.items()]
+    try:
+        listed = await gather(one.open(connect_timeout_s) for one in connections)
+        yield [tool for tools in listed for tool in tools]
+    finally:
+        await _close(connections)
+
+
+async def _close(connections: Sequence[Connection]) -> None:
+    """Close all, also where this is cancelled."""
+    try:
+        await asyncio.gather(*(one.close() for one in connections))
+    finally:
+        for one in connections:
+            one.kill()
+
+
+def _settings(name: str, server: Server) -> Address | Command:
+    kind = Command
+    if isinstance(server, str):
+        kind, server = Address, {"url": server}
+    elif not isinstance(server, Mapping):
+        server = {"command": server[0], "args": server[1:]} if server else {}
+    elif "url" in server or "command" not in server:
+        kind = Address
+    try:
+        return kind.model_validate(dict(server))
+    except ValidationError as error:
+        raise ConfigError(
+            f"the MCP server {name!r} is described wrongly: {said(error)}. Give its URL, such as "
+            '"https://example.org/mcp", the command that starts it as a list, or a dictionary of '
+            "`url` and `headers`, or of `command`, `args`, `env` and `cwd`"
+        ) from None  # its text may hold a secret

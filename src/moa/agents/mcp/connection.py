@@ -1,0 +1,236 @@
+"""Connection: one MCP server, in a task of its own, so that its end is nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
+
+from mcp.client import Client, ClientSession
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CONNECTION_CLOSED,
+    PARSE_ERROR,
+    REQUEST_TIMEOUT,
+    CallToolRequest,
+    CallToolRequestParams,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    Implementation,
+    PaginatedRequestParams,
+    ResourceLink,
+    TextContent,
+    TextResourceContents,
+)
+from pydantic import RootModel, ValidationError
+from pydantic_core import to_json
+
+from moa._terminal import escaped
+from moa.agents.base import said
+from moa.agents.mcp import Address, Command
+from moa.agents.mcp.http import NOT_MCP, STATUS, UNREACHABLE, HttpTransport
+from moa.agents.mcp.stdio import StdioTransport
+from moa.agents.tools import RemoteTool, ToolFailed
+from moa.endpoints import ToolSchema
+from moa.errors import (
+    ConfigError,
+    EndpointError,
+    EndpointRejected,
+    EndpointTimeout,
+    EndpointUnauthorized,
+    EndpointUnavailable,
+    InvalidResponse,
+    MoaError,
+)
+
+_LARGEST_LIST = 2**20
+"""Bytes of all descriptions and schemas of a server; each call of a model is sent them."""
+_CLOSE_S = 6.0
+_LONGEST_QUOTE = 300
+
+_logger = logging.getLogger(__name__)
+
+
+class _Raw(RootModel[dict[str, Any]]):
+    """A result as it comes."""
+
+
+class Connection:
+    """A server, from the first message to the last."""
+
+    def __init__(self, name: str, settings: Address | Command) -> None:
+        self.name = name
+        if isinstance(settings, Command):
+            self._transport = StdioTransport(name, settings)
+        else:
+            self._transport = HttpTransport(name, settings)
+        self._session: ClientSession | None = None
+        self._owner: asyncio.Future[None] | None = None
+        self._is_open = False
+        self._stop = asyncio.Event()
+
+    async def open(self, limit_s: float) -> list[RemoteTool]:
+        """Connect, and list the tools.
+
+        Raises:
+            MoaError: it can't be connected to, or does not list its tools in time.
+        """
+        self._loop = asyncio.get_running_loop()
+        listed: asyncio.Future[list[RemoteTool] | MoaError] = self._loop.create_future()
+        self._owner = asyncio.ensure_future(self._serve(listed))
+        waited = {self._owner, listed}
+        await asyncio.wait(waited, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if not listed.done():
+            raise EndpointTimeout(
+                f"the MCP server hasn't listed its tools in {limit_s:g} s "
+                f"(connect_timeout_s){self._transport.last_words()}",
+                endpoint=self.name,
+            )
+        if isinstance(found := listed.result(), MoaError):
+            raise found
+        self._is_open = True
+        return found
+
+    async def _serve(self, listed: asyncio.Future[list[RemoteTool] | MoaError]) -> None:
+        """Be connected until it is closed; the SDK's tasks belong to this one."""
+        client = Client(
+            self._transport.streams(),
+            cache=None,
+            client_info=Implementation(name="moa", version="1"),
+        )
+        try:
+            async with client:
+                self._session = client.session
+                listed.set_result(await self._list(client.session))
+                await self._stop.wait()
+        except Exception as error:  # noqa: BLE001  whatever the SDK or a server of others raises
+            meant = await self._meant(error)
+            _logger.debug("MCP server %s: %s", self.name, meant)
+            if not listed.done():
+                listed.set_result(meant)
+
+    async def _list(self, session: ClientSession) -> list[RemoteTool]:
+        tools: list[RemoteTool] = []
+        size, cursor = 0, None
+        while True:
+            page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
+            for one in page.tools:
+                schema = ToolSchema(one.name, one.description or one.title or "", one.input_schema)
+                size += len(schema.description) + len(to_json(schema.parameters))
+                tools.append(RemoteTool(schema, partial(self.call, one.name)))
+            if size > _LARGEST_LIST:
+                raise InvalidResponse(
+                    f"its {len(tools)} tools take more than {_LARGEST_LIST:,} bytes of each prompt",
+                    endpoint=self.name,
+                )
+            if (cursor := page.next_cursor) is None:
+                return tools
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> object:
+        """Have a tool run, and give its text, or its structured content where it gives no text.
+
+        Raises:
+            ToolFailed: the tool says so.
+            EndpointError: the server can't be asked, or doesn't answer by the protocol.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigError(
+                f"the MCP server {self.name!r} is asked from another event loop: use "
+                "`await agent.run(…)` inside the block of mcp_tools, and not run_sync"
+            )
+        if self._session is None or self._owner is None or self._owner.done():
+            raise await self._transport.lost()
+        params = CallToolRequestParams(name=tool, arguments=dict(arguments))
+        try:
+            # Not `call_tool`: it checks the result by a schema of the server's, in this loop.
+            raw = (await self._session.send_request(CallToolRequest(params=params), _Raw)).root
+            if raw.get("resultType") == "input_required":
+                raise ToolFailed("it asks for more input, which moa doesn't give")
+            result = CallToolResult.model_validate(raw, by_name=False)
+        except ToolFailed:
+            raise
+        except Exception as error:
+            raise await self._meant(error) from error
+        text = "\n\n".join(map(_text, result.content))
+        if result.is_error:
+            raise ToolFailed(text or "it says no more")
+        return text if text or result.structured_content is None else result.structured_content
+
+    async def _meant(self, error: BaseException) -> MoaError:
+        """Say what an error of the SDK means."""
+        while isinstance(error, BaseExceptionGroup):
+            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        if isinstance(error, MoaError):
+            return error
+        if isinstance(error, MCPError):
+            if error.code == CONNECTION_CLOSED:
+                return await self._transport.lost(_quoted(error.message))
+            return self._refused(error)
+        if isinstance(error, ValidationError | RuntimeError):
+            return self._failed(InvalidResponse, f"its answer isn't MCP's: {_quoted(said(error))}")
+        fault = _quoted(f"{type(error).__name__}: {error}")
+        return self._failed(EndpointUnavailable, f"the connection failed: {fault}")
+
+    def _refused(self, error: MCPError) -> EndpointError:
+        why, data = _quoted(error.message), cast("object", error.data)
+        status = cast("dict[str, int]", data).get(STATUS) if isinstance(data, dict) else None
+        if error.code == REQUEST_TIMEOUT:
+            return self._failed(EndpointTimeout, why)
+        if error.code == PARSE_ERROR:
+            return self._failed(InvalidResponse, why)
+        if status == NOT_MCP:
+            return self._failed(InvalidResponse, f"{why}. Is this the address of an MCP server?")
+        if status == UNREACHABLE:
+            return self._failed(EndpointUnavailable, f"{why}. Is it up at that address?")
+        if status is None:
+            return self._failed(EndpointRejected, f"it says no: {why}")
+        why = f"HTTP {status}: {why}" if why else f"HTTP {status}"
+        if status in (401, 403):
+            advice = "Give it a key, such as headers={'Authorization': 'Bearer …'}"
+            return self._failed(EndpointUnauthorized, f"{why}. {advice}", status)
+        if status >= 500 or status == 429:
+            return self._failed(EndpointUnavailable, why, status)
+        return self._failed(EndpointRejected, why, status)
+
+    def _failed(
+        self, kind: type[EndpointError], message: str, status: int | None = None
+    ) -> EndpointError:
+        return kind(f"{message}{self._transport.last_words()}", endpoint=self.name, status=status)
+
+    async def close(self) -> None:
+        """End the connection, and what was started for it."""
+        self._stop.set()
+        if self._owner is None:
+            return
+        if not self._is_open:  # it waits for the server
+            self._owner.cancel()
+        try:
+            await asyncio.wait({self._owner}, timeout=_CLOSE_S)
+        finally:
+            self._owner.cancel()
+            self.kill()
+
+    def kill(self) -> None:
+        """End what was started, without waiting."""
+        self._transport.kill()
+
+
+def _text(part: ContentBlock) -> str:
+    """Write a part of a result as a model reads it."""
+    if isinstance(part, TextContent):
+        return part.text
+    if isinstance(part, ResourceLink):
+        return f"[{part.name}: {part.uri}]"
+    if isinstance(part, EmbeddedResource):
+        inside = part.resource
+        if isinstance(inside, TextResourceContents):
+            return inside.text
+        return f"[{inside.uri}: {inside.mime_type or 'a file'}, left out]"
+    return f"[{part.type}: {part.mime_type}, left out]"
+
+
+def _quoted(text: str) -> str:
+    return escaped(" ".join(text[: 10 * _LONGEST_QUOTE].split())[:_LONGEST_QUOTE])

@@ -1,0 +1,180 @@
+"""HTTP: an MCP server that is reached at an address."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+from mcp.client.streamable_http import streamable_http_client
+from pydantic_core import from_json
+
+from moa._terminal import escaped
+from moa.agents.mcp import Address
+from moa.agents.mcp.stdio import LARGEST_MESSAGE, Streams
+from moa.errors import EndpointError, EndpointUnavailable
+
+STATUS = "moa.status"
+"""Where in an error's data its HTTP status stands."""
+UNREACHABLE = 0
+"""Stands for the status where there was no answer."""
+NOT_MCP = 200
+"""The status of an answer that is no message of MCP."""
+_CONNECT_S = 30.0
+_LONGEST_ERROR = 2**16
+_UNSUPPORTED_VERSION = -32022
+_INTERNAL_ERROR = -32603
+
+
+class _Warnings(logging.Filter):
+    """The SDK logs addresses, session ids and whole messages, and what servers say as it is."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep warnings alone, and let nothing in them steer a terminal."""
+        record.msg, record.args = escaped(record.getMessage()), ()
+        return record.levelno >= logging.WARNING
+
+
+for _name in ("client", "mcp.client.streamable_http"):
+    logging.getLogger(_name).addFilter(_Warnings())
+    logging.getLogger(_name).addHandler(logging.NullHandler())  # nothing is printed unasked
+
+
+class HttpTransport:
+    """One server, reached by the SDK's own transport."""
+
+    def __init__(self, name: str, address: Address) -> None:
+        self.name = name
+        self.address = address
+
+    @asynccontextmanager
+    async def streams(self) -> AsyncGenerator[Streams]:
+        """Have what is sent posted; answers come back as they arrive."""
+        headers = {name: value.get_secret_value() for name, value in self.address.headers.items()}
+        url = httpx2.URL(self.address.url)
+        async with (
+            _Client(
+                headers={"accept-encoding": "identity"} | headers,
+                auth=(url.username, url.password) if url.userinfo else None,
+                timeout=httpx2.Timeout(_CONNECT_S, read=None),  # a call has a limit of its own
+            ) as client,
+            streamable_http_client(
+                str(url.copy_with(userinfo=b"")),  # requests are logged with their address
+                http_client=client,
+                max_sse_event_size=LARGEST_MESSAGE,
+            ) as streams,
+        ):
+            yield streams  # pyright: ignore[reportReturnType]
+
+    async def lost(self, said: str = "") -> EndpointError:
+        """Say why there is no connection any more; `said` is what the SDK says of it."""
+        why = f"the connection is lost: {said}" if said else "the connection is lost"
+        return EndpointUnavailable(why, endpoint=self.name)
+
+    def last_words(self) -> str:
+        """Give what it said beside the protocol: nothing."""
+        return ""
+
+    def kill(self) -> None:
+        """End what was started: nothing."""
+
+
+class _Client(httpx2.AsyncClient):
+    """Gives each failure as an error of JSON-RPC with its status, which the SDK would leave out.
+
+    A request that gets no answer fails alone: the SDK would end the whole connection.
+    """
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send a request, and let no answer be longer than a message may be."""
+        try:
+            response = await super().send(request, **options)
+        except httpx2.TransportError as error:
+            why = str(error).rstrip(".") or type(error).__name__
+            return _failure(request, 503, f"it can't be reached: {why}", status=UNREACHABLE)
+        kind = response.headers.get("content-type", "").lower()
+        if not kind.startswith("text/event-stream"):
+            response.stream = _Bounded(response.stream)
+        if response.status_code >= 400:
+            return await _refusal(request, response)
+        if _is_answer(response) and not kind.startswith(("application/json", "text/event-stream")):
+            await response.aclose()
+            return _failure(request, 400, f"its answer is {kind or 'nothing'}", status=NOT_MCP)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            return _failure(request, 400, "its answer is compressed, unasked", status=NOT_MCP)
+        return response
+
+
+def _is_answer(response: httpx2.Response) -> bool:
+    return response.request.method == "POST" and response.status_code in (200, 201, 203)
+
+
+async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+    """Say with which status a server refuses, and what it says of it."""
+    try:
+        body = await response.aread()
+    except (httpx2.TransportError, httpx2.StreamError):
+        body = b""
+    finally:
+        await response.aclose()
+    status = response.status_code
+    code, message, data = _error_in(body)
+    if code == _UNSUPPORTED_VERSION:  # says which it supports
+        return _answer(request, status, code, message, data)
+    return _failure(request, status, message, code=code, status=status)
+
+
+def _error_in(body: bytes) -> tuple[int, str, Any]:
+    """Read an error of JSON-RPC."""
+    try:
+        found: Any = from_json(body[:_LONGEST_ERROR])
+        error = found["error"]
+        return int(error["code"]), str(error["message"]), error.get("data")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return _INTERNAL_ERROR, "", None
+
+
+def _failure(
+    request: httpx2.Request,
+    http_status: int,
+    message: str,
+    *,
+    status: int,
+    code: int = _INTERNAL_ERROR,
+) -> httpx2.Response:
+    return _answer(request, http_status, code, message, {STATUS: status})
+
+
+def _answer(
+    request: httpx2.Request, status: int, code: int, message: str, data: Any
+) -> httpx2.Response:
+    error = {"code": code, "message": message, "data": data}
+    body = {"jsonrpc": "2.0", "id": None, "error": error}
+    return httpx2.Response(status, json=body, request=request)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body up to the length that a message may have."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give its pieces.
+
+        Raises:
+            StreamError: it is longer.
+        """
+        left = LARGEST_MESSAGE
+        async for piece in self._stream:
+            left -= len(piece)
+            if left < 0:
+                raise httpx2.StreamError(f"a message is longer than {LARGEST_MESSAGE:,} bytes")
+            yield piece
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._stream.aclose()

@@ -1,0 +1,301 @@
+"""Stdio: an MCP server that is a process, spoken to over its standard input and output.
+
+The SDK has a transport for this, which reads a line of any length, parses it by trying each kind of
+message, and leaves the process behind where a task is cancelled twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import psutil
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.client.stdio import get_default_environment
+from mcp.shared.message import SessionMessage
+from mcp_types import (
+    PARSE_ERROR,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+)
+from pydantic_core import from_json, to_json
+
+from moa._terminal import escaped
+from moa.agents.mcp import Command
+from moa.errors import ConfigError, EndpointError, EndpointUnavailable, InvalidResponse
+
+Incoming = SessionMessage | Exception
+Streams = tuple[MemoryObjectReceiveStream[Incoming], MemoryObjectSendStream[SessionMessage]]
+
+LARGEST_MESSAGE = 4 * 2**20
+"""Bytes of one message of a server; a model reads much less."""
+_LONGEST_LINE_READ = 16 * LARGEST_MESSAGE
+"""Bytes of a line that is read to its end, to answer the call that it belongs to."""
+_ID_WITHIN = 200
+_ID = rb'"id"\s*:\s*(?P<id>\d{1,15}|"[\w-]{1,64}")'
+_FIRST_ID = re.compile(rb'\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb"\s*,")
+_LAST_ID = re.compile(_ID + rb'\s*(,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
+"""Which request a message answers; SDKs write that first or last."""
+_MOST_GARBAGE = 100
+"""Lines that are no message; some servers print a greeting."""
+_LAST_LINES = 8
+_LONGEST_LINE = 300
+_GRACE_S = 2.0
+"""Seconds to end by itself when its input is closed, and again when it is told to."""
+_POLL_S = 0.01
+_LAST_WORDS_S = 0.5
+
+_logger = logging.getLogger(__name__)
+
+
+class StdioTransport:
+    """One server, from its start to its end."""
+
+    def __init__(self, name: str, command: Command) -> None:
+        self.name = name
+        self.command = command
+        self._process: Process | None = None
+        self._pipes: asyncio.SubprocessTransport | None = None
+        self._code: int | None = None
+        """With which it ended by itself."""
+        self._fault: EndpointError | None = None
+        self._garbage = ""
+        self._errors = deque[str](maxlen=_LAST_LINES)
+
+    @asynccontextmanager
+    async def streams(self) -> AsyncGenerator[Streams]:
+        """Start the server, and stop it at the end.
+
+        Raises:
+            ConfigError: there is no such command or folder, or it may not be run.
+        """
+        process = await self._start()
+        incoming, received = anyio.create_memory_object_stream[Incoming](0)
+        sent, outgoing = anyio.create_memory_object_stream[SessionMessage](math.inf)
+        try:
+            async with anyio.create_task_group() as group, received, sent:
+                group.start_soon(self._read, process.stdout, incoming)
+                group.start_soon(self._write, process.stdin, outgoing)
+                group.start_soon(self._listen, process.stderr)
+                try:
+                    yield received, sent
+                finally:
+                    received.close()
+                    await self._end(process)
+                    group.cancel_scope.cancel()
+        finally:
+            self.kill()
+
+    async def _start(self) -> Process:
+        loop, command = asyncio.get_running_loop(), self.command
+        given = {name: value.get_secret_value() for name, value in command.env.items()}
+        env = get_default_environment() | given
+        try:
+            self._pipes, protocol = await loop.subprocess_exec(
+                lambda: SubprocessStreamProtocol(limit=LARGEST_MESSAGE, loop=loop),
+                shutil.which(command.command, path=env.get("PATH")) or command.command,
+                *command.args,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=env,
+                cwd=command.cwd,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"the MCP server {self.name!r} can't be started by {command.command!r}: {error}. "
+                "Is it installed here, and on the PATH?"
+            ) from error
+        self._process = Process(self._pipes, protocol, loop)
+        return self._process
+
+    async def _read(
+        self, stdout: asyncio.StreamReader | None, incoming: MemoryObjectSendStream[Incoming]
+    ) -> None:
+        assert stdout is not None
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async with incoming:
+                try:
+                    await self._pass_on(stdout, incoming)
+                except _TooMuch as error:
+                    self._fault = self._invalid(str(error))
+        while self._fault is None and await stdout.read(2**16):
+            pass  # it can only end by itself when somebody takes what it writes
+
+    async def _pass_on(
+        self, stdout: asyncio.StreamReader, incoming: MemoryObjectSendStream[Incoming]
+    ) -> None:
+        garbage = 0
+        while line := await _line(stdout):
+            try:
+                message = _message(line)
+            except ValueError:
+                self._garbage = _shown(line)
+                garbage += 1
+            else:
+                await incoming.send(SessionMessage(message))
+            if garbage >= _MOST_GARBAGE:
+                raise _TooMuch("it writes what is no message of MCP")
+
+    async def _write(
+        self,
+        stdin: asyncio.StreamWriter | None,
+        outgoing: MemoryObjectReceiveStream[SessionMessage],
+    ) -> None:
+        assert stdin is not None
+        with suppress(ConnectionError):
+            async with outgoing:
+                async for one in outgoing:
+                    text = one.message.model_dump_json(by_alias=True, exclude_unset=True)
+                    stdin.write(text.encode() + b"\n")
+                    await stdin.drain()
+
+    async def _listen(self, stderr: asyncio.StreamReader | None) -> None:
+        """Keep the last of what it writes for people, and let none of it steer a terminal."""
+        assert stderr is not None
+        rest = b""
+        while chunk := await stderr.read(2**16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            rest = rest[:_LONGEST_LINE]
+            for line in lines[-_LAST_LINES:]:
+                self._hear(line)
+        self._hear(rest)
+
+    def _hear(self, line: bytes) -> None:
+        if line.strip():
+            self._errors.append(_shown(line))
+            _logger.debug("MCP server %s: %s", self.name, self._errors[-1])
+
+    async def lost(self, said: str = "") -> EndpointError:
+        """Say why there is no connection any more; the SDK, which `said` it, knows less."""
+        del said
+        if self._fault is not None:
+            return self._fault
+        if self._process is not None and await _exited(self._process, _LAST_WORDS_S):
+            self._code = self._process.returncode
+        ended = self._code is not None
+        how = f"its process ended with code {self._code}" if ended else "it closed its output"
+        if self._garbage:
+            return self._invalid(f"{how}, and wrote what is no message of MCP")
+        return EndpointUnavailable(f"{how}{self.last_words()}", endpoint=self.name)
+
+    def last_words(self) -> str:
+        """Give what it said beside the protocol, as the end of a sentence."""
+        words = f". It wrote {self._garbage!r}, which is no message" if self._garbage else ""
+        if self._errors:
+            words += f". Its standard error ends with: {' | '.join(self._errors)}"
+        return words
+
+    def _invalid(self, what: str) -> InvalidResponse:
+        return InvalidResponse(f"{what}{self.last_words()}", endpoint=self.name)
+
+    async def _end(self, process: Process) -> None:
+        """Let it end by itself, else tell it to."""
+        if process.stdin is not None:
+            process.stdin.close()
+        if await _exited(process, _GRACE_S):
+            self._code = process.returncode
+        else:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            await _exited(process, _GRACE_S)
+
+    def kill(self) -> None:
+        """End it and what it has started, at once; nothing happens where they have ended."""
+        if self._process is None or self._pipes is None:
+            return
+        process, self._process = self._process, None
+        left: list[psutil.Process] = []
+        with suppress(psutil.Error):
+            if process.returncode is None:
+                left = psutil.Process(process.pid).children(recursive=True)
+        if sys.platform != "win32":  # also those whose parent has ended
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for one in left:
+            with suppress(psutil.Error):
+                one.kill()
+        with suppress(PermissionError):
+            self._pipes.close()  # kills the process itself, too
+
+
+async def _exited(process: Process, within_s: float) -> bool:
+    """Wait for its end; `Process.wait` would wait for those who have its pipes, too."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within_s
+    while process.returncode is None and loop.time() < end:  # noqa: ASYNC110  nothing tells of it
+        await asyncio.sleep(_POLL_S)
+    return process.returncode is not None
+
+
+class _TooMuch(Exception):
+    """A server says what nobody can take."""
+
+
+async def _line(stdout: asyncio.StreamReader) -> bytes:
+    """Give the next line that isn't blank; an empty one where there is no other.
+
+    Raises:
+        _TooMuch: it has no end, or is too long and nobody knows what it answers.
+    """
+    while True:
+        try:
+            line = await stdout.readuntil()
+        except asyncio.IncompleteReadError as end:
+            return end.partial
+        except asyncio.LimitOverrunError:
+            return await _too_long(stdout)
+        if line.strip():
+            return line
+
+
+async def _too_long(stdout: asyncio.StreamReader) -> bytes:
+    """Read past a line that is too long, and give an error that answers the same request."""
+    fault = f"a message is longer than {LARGEST_MESSAGE:,} bytes"
+    start, end, size, is_over = b"", b"", 0, False
+    while not is_over and size < _LONGEST_LINE_READ:
+        try:
+            piece, is_over = await stdout.readuntil(), True
+        except asyncio.LimitOverrunError as overrun:
+            piece = await stdout.readexactly(overrun.consumed)
+        except asyncio.IncompleteReadError as ended:
+            piece, is_over = ended.partial, True
+        start, end = start or piece[:_ID_WITHIN], (end + piece[-_ID_WITHIN:])[-_ID_WITHIN:]
+        size += len(piece)
+    found = _FIRST_ID.match(start) or _LAST_ID.search(end)
+    if not is_over or found is None:
+        raise _TooMuch(fault)
+    error = {"code": PARSE_ERROR, "message": fault}
+    return to_json({"jsonrpc": "2.0", "id": from_json(found["id"]), "error": error})
+
+
+def _message(line: bytes) -> JSONRPCMessage:
+    found: Any = from_json(line)
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    if "method" in found:
+        kind = JSONRPCRequest if "id" in found else JSONRPCNotification
+    else:
+        kind = JSONRPCError if "error" in found else JSONRPCResponse
+    return kind.model_validate(found, by_name=False)
+
+
+def _shown(line: bytes) -> str:
+    text = line[: 4 * _LONGEST_LINE].decode(errors="replace")
+    return escaped(" ".join(text.split())[:_LONGEST_LINE])
