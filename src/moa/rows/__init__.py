@@ -15,6 +15,7 @@ from moa.rows.reading import literal as literal
 from moa.rows.reading import read as read
 from moa.rows.reading import typed as typed
 from moa.rows.reading import with_text as with_text
+from moa.rows.where import Where as Where
 from moa.rows.writing import RowFile as RowFile
 from moa.rows.writing import exported as exported
 from moa.rows.writing import line as line

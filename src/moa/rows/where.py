@@ -1,0 +1,108 @@
+"""Where: which lines of a run are meant, as `--where` says it.
+
+    where = Where.of(["kept", "label=spam"])
+    [line for line in lines if where.matches(line)]
+
+A condition is a word of `WORDS`, or `FIELD=VALUE`, or `FIELD!=VALUE`. Of several, all must hold.
+
+A FIELD is looked for in the line itself (`status`, and `label` of `moa decide`), then in its
+`output`, then in its `input`; dots lead inward: `decisions.intent.label=refund`. A VALUE is
+compared as text, and else as JSON: `accepted=true`, `queue=null`, `stars=5`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from moa._files import dumped
+from moa.errors import ConfigError
+
+Line = Mapping[str, Any]
+_CONDITION = re.compile(r"(?P<field>[^=!]+?)\s*(?P<unlike>!)?=\s*(?P<value>.*)", re.DOTALL)
+
+
+def _has(field: str, value: object) -> Callable[[Line], bool]:
+    return lambda line: any(found == value for found in _found(line, field))
+
+
+def _failed(line: Line) -> bool:
+    return "error" in line or line.get("status") == "failed"
+
+
+def _dropped(line: Line) -> bool:
+    return not _failed(line) and (line.get("status") == "dropped" or _has("kept", False)(line))
+
+
+WORDS: Mapping[str, Callable[[Line], bool]] = {
+    "kept": lambda line: not _failed(line) and not _dropped(line),
+    "dropped": _dropped,
+    "failed": _failed,
+    "accepted": _has("accepted", True),
+    "quarantine": _has("queue", "quarantine"),
+}
+"""Conditions of one word. What was neither dropped nor failed is `kept`, and so is what stands in
+`quarantine`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Conditions that a line meets or doesn't."""
+
+    conditions: tuple[Callable[[Line], bool], ...] = ()
+
+    @classmethod
+    def of(cls, given: Iterable[str]) -> Where:
+        """Read conditions; none at all hold for every line.
+
+        Raises:
+            ConfigError: one is neither a word of `WORDS` nor `FIELD=VALUE`.
+        """
+        return cls(tuple(map(_condition, given)))
+
+    def matches(self, line: Line) -> bool:
+        """Say whether a line, as `moa run --out` writes it, meets all conditions."""
+        return all(holds(line) for holds in self.conditions)
+
+
+def _condition(given: str) -> Callable[[Line], bool]:
+    if (known := WORDS.get(given.strip())) is not None:
+        return known
+    found = _CONDITION.fullmatch(given.strip())
+    if found is None:
+        raise ConfigError(
+            f"--where takes {', '.join(WORDS)}, or FIELD=VALUE such as label=spam; "
+            f"{given!r} is neither"
+        )
+    field, value, unlike = found["field"], found["value"], found["unlike"] is not None
+
+    def holds(line: Line) -> bool:
+        return any(_is(one, value) for one in _found(line, field)) is not unlike
+
+    return holds
+
+
+def _found(line: Line, field: str) -> list[object]:
+    """Find a field where it stands first; nothing where no part of the line has it."""
+    for part in (line, line.get("output"), line.get("input")):
+        inner: object = part
+        for name in field.split("."):
+            if not isinstance(inner, Mapping) or name not in inner:
+                break
+            inner = cast("Line", inner)[name]
+        else:
+            return [inner]
+    return []
+
+
+def _is(value: object, given: str) -> bool:
+    """Compare a value with what somebody wrote, as text, or else as JSON."""
+    if isinstance(value, str):
+        return value == given
+    try:
+        return dumped(json.loads(given)) == dumped(value)
+    except (ValueError, RecursionError):
+        return False
