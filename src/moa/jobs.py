@@ -21,7 +21,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, cast
 
 import psutil
 
@@ -47,6 +47,8 @@ _RETRY_S = 5.0
 _MAX_DEATHS = 20
 """Times that a process may die with a row in its hands; then it is taken to be the row's fault."""
 _WAIT_S = 0.5
+_MADE_S = 2.0
+"""Seconds within which a process that makes the file of a job has written into it."""
 _BATCH = 1000
 """Rows that are added in one transaction."""
 _TABLES = """
@@ -138,7 +140,8 @@ class Job:
             self._store = Postgres(str(store), f"{_TABLES};{CALLS}")
         else:
             path, what = self._folder / "job.sqlite", f"the job in {store}"
-            self._store = SQLite(path, f"{_TABLES};{CALLS}", what=what)
+            tables, looks = f"{_TABLES};{CALLS}", graph is None
+            self._store = SQLite(path, tables, what=what, may_only_read=looks)
         self._calls = Calls(self._store)
         self._graph = graph
         self._tries = tries
@@ -156,13 +159,18 @@ class Job:
         self._over = threading.Event()
 
     @property
+    def lost(self) -> int:
+        """Finished calls so far that the store kept damaged, and that are made again."""
+        return self._calls.lost
+
+    @property
     def where(self) -> str:
         """Where it is kept, in words: the address of a database may hold a password."""
         return self._store.where
 
     def __enter__(self) -> Self:
-        if self._folder and self._graph is None and not (self._folder / "job.sqlite").exists():
-            raise ConfigError(f"there is no job in {self._folder}")
+        if self._folder:
+            _check_file(self._folder / "job.sqlite", is_begun=self._graph is None)
         self._store.open()
         try:
             known = self._rows("select graph from moa_jobs where job = ?")
@@ -218,8 +226,10 @@ class Job:
         """
         insert = (
             "insert into moa_rows (job, key, place, given) values (?, ?, ?, ?) "
-            "on conflict (job, key) do update set place = excluded.place, gone = 0 "
-            "where moa_rows.place <> excluded.place or moa_rows.gone <> 0"
+            "on conflict (job, key) do update set "
+            "place = excluded.place, given = excluded.given, gone = 0 "
+            "where moa_rows.place <> excluded.place or moa_rows.gone <> 0 "
+            "or moa_rows.given <> excluded.given"  # that is so where it was damaged
         )
         self._be_at_work()
         given, count = iter(found), 0
@@ -357,7 +367,11 @@ class Job:
         return JobStatus(rows, int(calls), float(cost), int(llm), causes)
 
     def retry(self) -> int:
-        """Make the rows that failed or are dead due again, and count them."""
+        """Make the rows that failed, are dead, or have a damaged line due again; count them."""
+        lines = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
+        damaged = [key for key, written in self._store.each(lines) if _line(written) is None]
+        dead = "update moa_rows set state = 'dead' where job = ? and key = ? and state = 'done'"
+        self._store.many(dead, [(key,) for key in damaged])
         again = (
             "update moa_rows set state = 'due', failures = 0, deaths = 0, until = 0 "
             "where job = ? and gone = 0 and state in ('failed', 'dead') returning key"
@@ -367,16 +381,18 @@ class Job:
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
         """Give the lines of rows as `moa run --out` writes them, in the order of the rows.
 
+        Where the store holds a line damaged, a line says so, by an `error`.
+
         Args:
             states: Of those alone; none: of all that were worked on.
         """
         some = f" and state in ({', '.join('?' * len(states))})" if states else ""
         query = (
-            "select line from moa_rows where job = ? and gone = 0 and line is not null"
-            f"{some} order by place"
+            "select line, given, place from moa_rows where job = ? and gone = 0 "
+            f"and line is not null{some} order by place"
         )
-        for (written,) in self._store.each(query, *states):
-            yield json.loads(written)
+        for written, given, place in self._store.each(query, *states):
+            yield _line(written) or _damaged_line(given, place)
 
     def export(self, path: Path) -> int:
         """Write the lines of all rows that were worked on to a file, whole or not at all.
@@ -416,14 +432,17 @@ class Job:
                 "update moa_rows set state = 'leased', worker = ? where job = ? and key in ("
                 f"select key from moa_rows where job = ? and gone = 0 and {which} and deaths < ? "
                 f"order by place limit ?{self._store.skip_locked}) "
-                "returning key, given, failures",
+                "returning key, given, failures, place",
                 *(self.worker, self._store.job, self._store.job, *values, _MAX_DEATHS, most),
             )
         if not leased:
             return []
         journals = self._calls.journals([key for key, *_ in leased])
-        self._failures |= {key: failures for key, _, failures in leased}
-        found = [_read(given, one) for (_, given, _), one in zip(leased, journals, strict=True)]
+        self._failures |= {key: failures for key, _, failures, _ in leased}
+        found = [
+            _read(given, place, journal)
+            for (_, given, _, place), journal in zip(leased, journals, strict=True)
+        ]
         return sorted(found, key=lambda row: row.number)
 
     def _begin(self) -> None:
@@ -485,9 +504,11 @@ class Job:
             "and worker not in (select worker from moa_workers where job = ?)",
             *(self.worker, self._store.job),
         )
-        hopeless = "select key, given from moa_rows where job = ? and state = 'due' and deaths >= ?"
-        for key, given in self._rows(hopeless, _MAX_DEATHS):
-            row = _read(given, RowJournal(key, {}, self._calls))
+        hopeless = (
+            "select key, given, place from moa_rows where job = ? and state = 'due' and deaths >= ?"
+        )
+        for key, given, place in self._rows(hopeless, _MAX_DEATHS):
+            row = _read(given, place, RowJournal(key, {}, self._calls))
             error = ProcessDied(f"{_MAX_DEATHS} processes died while they worked on it")
             died = Item[Any](
                 number=row.number, id=row.id, input=row.input, status="failed", error=error
@@ -528,11 +549,51 @@ def _written(row: Row | Malformed) -> str:
     return dumped({"number": row.number, "id": row.id, "value": row.value})
 
 
-def _read(given: str, journal: RowJournal) -> Row | Malformed:
-    values = json.loads(given)
-    if "error" in values:
-        return Malformed(**values, key=journal.name)
-    return Row(**values, key=journal.name, journal=journal)
+def _read(given: str, place: int, journal: RowJournal) -> Row | Malformed:
+    try:
+        values = json.loads(given)
+        if "error" in values:
+            return Malformed(**values, key=journal.name)
+        return Row(**values, key=journal.name, journal=journal)
+    except (TypeError, ValueError):
+        error = "the job holds this row damaged: run it on the same input again, and moa job retry"
+        return Malformed(number=place, error=error, raw=given, key=journal.name)
+
+
+def _line(written: str) -> dict[str, Any] | None:
+    """Read the line of a row; `None` where it is damaged."""
+    try:
+        values = json.loads(written)
+    except ValueError:
+        return None
+    return cast("dict[str, Any]", values) if isinstance(values, dict) else None
+
+
+def _damaged_line(given: str, place: int) -> dict[str, Any]:
+    """Say of a row that what came out is lost."""
+    row = _line(given) or {}
+    return {
+        "id": row.get("id", place),
+        "input": row.get("value", row.get("raw")),
+        "output": None,
+        "status": "failed",
+        "error": "StoreError: the job holds the line of this row damaged: moa job retry makes it "
+        "due again",
+    }
+
+
+def _check_file(path: Path, *, is_begun: bool) -> None:
+    """See that the file of a job is there, if it is begun, and holds something, if it is there."""
+    if is_begun and not path.exists():
+        raise ConfigError(f"there is no job in {path.parent}")
+    give_up = time.monotonic() + _MADE_S
+    while path.is_file() and not path.stat().st_size:  # it may be made at this moment
+        if time.monotonic() > give_up:
+            raise ConfigError(
+                f"{path} is empty (0 bytes): what was done in this job is lost, and would be paid "
+                "for again. Bring the file back from a copy, or remove it to begin anew"
+            )
+        time.sleep(0.02)
 
 
 class _Seen(Scratch):

@@ -325,6 +325,10 @@ class RowRunner:
                 f"{file.there} more were there already; {file.failed} that had failed, and "
                 f"{file.changed} whose input has changed since, were due again"
             )
+        if lost := (self._job or file) and cast("Job | RowFile", self._job or file).lost:
+            details.print(
+                f"{lost} finished calls were kept damaged: they were made again, and paid again"
+            )
         if self._job:
             status = self._job.status()
             counts = ", ".join(f"{count} {state}" for state, count in sorted(status.rows.items()))

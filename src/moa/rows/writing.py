@@ -179,6 +179,11 @@ class RowFile(LineFile):
         self._all_read = False
         self._some_failed = False
 
+    @property
+    def lost(self) -> int:
+        """Finished calls so far that were kept damaged, and that are made again."""
+        return self._calls.lost
+
     def __enter__(self) -> Self:
         """Open and lock it, and read what is there."""
         super().__enter__()
