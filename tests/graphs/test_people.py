@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
@@ -139,6 +139,9 @@ class Blind(set[str]):
         return False
 
 
+NO: Any = Command(resume=False)
+
+
 def acting(acts: list[bool], saver: Any) -> Any:
     """Act by the answer; the first one takes long."""
 
@@ -162,11 +165,8 @@ async def test_of_two_that_answer_at_once_one_is_told_that_the_other_has(
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver:
         one, other = acting(acts, saver), acting(acts, saver)
         await one.ainvoke("a letter", THREAD)
-        said: list[Any] = await asyncio.gather(
-            one.ainvoke(Command(resume=True), THREAD),
-            other.ainvoke(Command(resume=False), THREAD),
-            return_exceptions=True,
-        )
+        both = (one.ainvoke(Command(resume=True), THREAD), other.ainvoke(NO, THREAD))
+        said = cast("list[object]", await asyncio.gather(*both, return_exceptions=True))
         assert sorted(type(each).__name__ for each in said) == ["NotResumable", "str"]
         assert len(acts) == 1
         (output,) = [each for each in said if isinstance(each, str)]

@@ -286,7 +286,7 @@ def _without_secrets(url: SecretStr) -> str:
 
 
 def _file_lock(file: Path, thread: str | None) -> AsyncFileLock:
-    """Give the lock of a thread in a SQLite file, by whatever path it is reached, or of the file."""
+    """Give the lock of a thread in a SQLite file, or of the file, whatever path leads to it."""
     name = "setup"
     if thread is not None:
         name = hashlib.sha256(thread.encode("utf-8", "surrogatepass")).hexdigest()[:16]
