@@ -20,7 +20,8 @@ from moa._files import Existing, dumped
 from moa.batch import Malformed, Row
 from moa.errors import ConfigError
 from moa.rows import RowFile
-from moa.rows.reading import Line, jsonl
+from moa.rows.lines import Line
+from moa.rows.reading import jsonl
 
 
 def read(tmp_path: Path, name: str, content: str | bytes) -> list[Row | Malformed]:

@@ -105,9 +105,15 @@ def decide(
         way = _Calibrated(Calibration.load(calibration), task, labels)
     live = source == rows.STDIN
     column = given.text_column
-    if column is None and rows.format_of(source, given.format) == "csv":
+    if column is None and rows.format_of(source, given.format) in ("csv", "xlsx"):
         column = "text"
-    found = rows.read(source, format=given.format, text_column=column)
+    found = rows.read(
+        source,
+        format=given.format,
+        text_column=column,
+        encoding=given.encoding,
+        say=screen.notes().print,
+    )
     texts, found = way.look(islice(found, given.limit), live=live)
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[Any], Asked]:

@@ -39,7 +39,10 @@ def run(
     graph: GraphName,
     source: Annotated[
         str | None,
-        typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input."),
+        typer.Argument(
+            metavar="INPUT",
+            help=".jsonl, .csv, .txt, .parquet or .xlsx file, - for standard input.",
+        ),
     ] = None,
     *,
     text: Annotated[
@@ -103,7 +106,14 @@ def run(
     found = (
         rows.literal(source)
         if text
-        else rows.read(source, format=given.format, text_column=given.text_column, else_do=hint)
+        else rows.read(
+            source,
+            format=given.format,
+            text_column=given.text_column,
+            encoding=given.encoding,
+            else_do=hint,
+            say=screen.notes().print,
+        )
     )
     piped = source == rows.STDIN and not text
     if ray is not None:
@@ -129,7 +139,7 @@ def run(
         as_json=as_json,
         job=job,
     )
-    tabular = not text and rows.format_of(source, given.format) == "csv"
+    tabular = not text and rows.format_of(source, given.format) in ("csv", "xlsx")
     raise typer.Exit(runner.run(prepare, islice(found, given.limit), tabular=tabular))
 
 

@@ -18,8 +18,9 @@ from moa.batch import Item, Malformed, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
 from moa.rows._stores import Scratch, SQLite
+from moa.rows.delimited import csv_line
 from moa.rows.loop import CALLS, Calls, Fate, fate_of
-from moa.rows.reading import PARQUET_ROWS, Format, arrow, csv_line, format_of
+from moa.rows.reading import PARQUET_ROWS, Format, arrow, format_of
 from moa.usage import Amount, Usage
 
 
