@@ -32,7 +32,9 @@ from moa.errors import ConfigError, ProcessDied, StoreError
 from moa.node import Node
 from moa.rows._stores import Postgres, Scratch, SQLite, Store
 from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, worked
-from moa.rows.writing import exported, line, name_of
+from moa.rows.tables import exported
+from moa.rows.where import Where
+from moa.rows.writing import line, name_of
 
 T = TypeVar("T")
 State = Literal["due", "leased", "done", "failed", "dead"]
@@ -394,22 +396,25 @@ class Job:
         for written, given, place in self._store.each(query, *states):
             yield _line(written) or _damaged_line(given, place)
 
-    def export(self, path: Path) -> int:
+    def export(self, path: Path, *, where: Iterable[str] = ()) -> int:
         """Write the lines of all rows that were worked on to a file, whole or not at all.
 
         Args:
-            path: Its name ends in `.jsonl`, `.csv` or `.parquet`, and then in `.gz` where it is to
-                be compressed. A table has the columns `id`, `status`, `error`, `input` and
-                `output`; the last two are JSON.
+            path: Its name ends in `.jsonl`, `.csv`, `.parquet` or `.xlsx`, and then in `.gz` where
+                it is to be compressed. A table has the columns of the input, and then those of
+                what came out; what is nested in them is JSON.
+            where: Conditions on the lines, such as `kept` or `label=spam`; see `moa.rows.where`.
 
         Returns:
             How many they are.
 
         Raises:
-            ConfigError: the file can't be written, or its name ends otherwise.
-            MissingDependency: it is Parquet, and `pyarrow` isn't installed.
+            ConfigError: the file can't be written, its name ends otherwise, or one of `where` is no
+                condition.
+            MissingDependency: it is Parquet or Excel, and its package isn't installed.
         """
-        return exported(self.lines(), path)
+        chosen = Where.of(where)
+        return exported(lambda: filter(chosen.matches, self.lines()), path)
 
     async def _beside(self, work: Callable[[], T]) -> T:
         def in_turn() -> T:

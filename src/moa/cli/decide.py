@@ -52,7 +52,8 @@ def decide(
             help="Texts to measure the labels' bias on; default: INPUT's first 256.",
         ),
     ] = None,
-    out: options.OutFile = None,
+    out: options.OutTable = None,
+    where: options.Where = None,
     given: options.Working,
     as_json: options.AsJson = False,
 ) -> None:
@@ -126,6 +127,7 @@ def decide(
         total=rows.count(source, given.limit, given.format),
         given=given,
         out=out,
+        where=where or (),
         as_json=as_json,
     )
     raise typer.Exit(runner.run(prepare, found))

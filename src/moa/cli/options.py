@@ -64,6 +64,24 @@ OutFile = Annotated[
         "--out", help="Write one line of JSON a row, as each is done.", metavar="FILE.jsonl"
     ),
 ]
+OutTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Write one line of JSON a row, as each is done; or, at the end, a table of .csv, "
+        ".parquet or .xlsx, beside its lines in FILE.jsonl.",
+        metavar="FILE",
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="WHICH",
+        help="Rows of the table: kept, dropped, failed, accepted, quarantine, or FIELD=VALUE such "
+        "as label=spam; of several, all must hold.",
+    ),
+]
 JobStore = Annotated[
     str | None,
     typer.Option(

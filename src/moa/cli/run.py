@@ -51,7 +51,8 @@ def run(
     demo: Annotated[
         bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
     ] = False,
-    out: options.OutFile = None,
+    out: options.OutTable = None,
+    where: options.Where = None,
     job: options.JobStore = None,
     ray: options.RayAddress = None,
     given: options.Working,
@@ -71,6 +72,10 @@ def run(
     A table from a pipe, whose texts stand in the column body:
 
         zcat mails.csv.gz | moa run sentiment - --format csv --text-column body --out done.jsonl
+
+    A table for a spreadsheet: the columns of the input, then those of what came out:
+
+        moa run sentiment reviews.csv --out result.xlsx --where label=negative
 
     With --out or --json a line is written as each row is done, with the id of its row, or else its
     line number; without them a table comes at the end.
@@ -136,6 +141,7 @@ def run(
         total=1 if text else rows.count(source, given.limit, given.format),
         given=given,
         out=out,
+        where=where or (),
         as_json=as_json,
         job=job,
     )
@@ -241,9 +247,12 @@ def job_export(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", metavar="FILE", help="Write a .jsonl, .csv or .parquet file; .gz compresses."
+            "--out",
+            metavar="FILE",
+            help="Write a .jsonl, .csv, .parquet or .xlsx file; .gz compresses.",
         ),
     ],
+    where: options.Where = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write what came out, a line for each row in the order of the rows, as moa run --out does.
@@ -257,7 +266,7 @@ def job_export(
     if out.is_file() and out.stat().st_size and not overwrite:
         raise ConfigError(f"{out} is there already: --overwrite replaces it")
     with Job(store) as job:
-        count = job.export(out)
+        count = job.export(out, where=where or ())
     screen.out().print(f"{count} lines in {out}")
 
 

@@ -32,12 +32,12 @@ def sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]]:
         ConfigError: it is no Excel file, or too large to be read safely.
         MissingDependency: `openpyxl` isn't installed.
     """
-    openpyxl = _openpyxl("to read Excel files")
+    library = openpyxl("to read Excel files")
     _check_size(file, source)
     try:
         with warnings.catch_warnings():  # such as of a style that it doesn't know
             warnings.simplefilter("ignore")
-            book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+            book = library.load_workbook(file, read_only=True, data_only=True, keep_links=False)
             first = book.worksheets[0]
             first.reset_dimensions()  # what a file says of its own size is often wrong
             rows = islice(first.iter_rows(values_only=True), _LONGEST)
@@ -55,11 +55,11 @@ def write_sheet(lines: Iterable[Mapping[str, object]], names: Sequence[str], fil
         ConfigError: it is longer or wider than Excel takes.
         MissingDependency: `openpyxl` isn't installed.
     """
-    openpyxl = _openpyxl("to write Excel files")
+    library = openpyxl("to write Excel files")
     cells: Any = import_module("openpyxl.cell")
     if len(names) > _WIDEST:
         raise ConfigError(f"{len(names)} columns are more than Excel takes: write a .csv file")
-    book = openpyxl.Workbook(write_only=True)
+    book = library.Workbook(write_only=True)
     made = book.create_sheet("rows")
     count = 0
 
@@ -79,7 +79,8 @@ def write_sheet(lines: Iterable[Mapping[str, object]], names: Sequence[str], fil
     return count
 
 
-def _openpyxl(purpose: str) -> Any:
+def openpyxl(purpose: str) -> Any:
+    """Import the library of Excel files."""
     with needed("openpyxl", extra="files", purpose=purpose):
         return import_module("openpyxl")
 
