@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import zipfile
 from datetime import datetime
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from moa import rows
+from moa._files import Existing
 from moa.batch import Malformed, Row
-from moa.errors import ConfigError
+from moa.errors import ConfigError, MissingDependency
 
 TEXT = {"id": "1", "text": "Schön, danke"}
 WRITTEN: dict[str, tuple[bytes, str | None]] = {
@@ -152,3 +154,124 @@ def test_an_excel_file_that_unpacks_to_far_too_much_or_is_none_is_refused(tmp_pa
         packed.writestr("[Content_Types].xml", "<x/>")
     with pytest.raises(ConfigError, match="can't be read as an Excel file"):
         list(rows.read(path))
+
+
+def sorted_out(out: Path, source: Path, *fails: str, **options: Any) -> list[dict[str, Any]]:
+    """Work through a table, its last row first, and read the table that comes out."""
+    existing: Existing = options.pop("existing", "refuse")
+    with rows.result_file(
+        out, existing=existing, source=str(source), line=rows.line, **options
+    ) as file:
+        for row in reversed(list(file.left(rows.read(source)))):
+            line: dict[str, Any] = {"id": row.id, "input": row.input}
+            if any(one in str(row.input) for one in fails):
+                line |= {"output": None, "status": "failed", "error": "InputError: no"}
+            else:
+                line |= {"output": {"label": "x", "deep": {"n": 1}}, "status": "answered"}
+            file.write(line)
+    return [row.input for row in rows.read(out) if isinstance(row.input, dict)]
+
+
+@pytest.fixture(name="mails")
+def _mails(tmp_path: Path) -> Path:
+    path = tmp_path / "mails.csv"
+    path.write_text("id,text,label,stars\n3,=1+1,a,5\n1,@two,b,4\n2,three,c,3\n")
+    return path
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.xlsx"])
+def test_a_table_has_the_input_s_rows_and_columns_and_beside_them_what_came_out(
+    name: str, mails: Path, tmp_path: Path
+) -> None:
+    found = sorted_out(tmp_path / name, mails, "three")
+    assert [row["id"] for row in found] == ["3", "1", "2"]
+    first, _, last = found
+    assert list(first) == [
+        "id",
+        "text",
+        "label",
+        "stars",
+        "output_label",
+        "deep",
+        "error",
+        "status",
+    ]
+    assert (first["text"], first["label"], first["output_label"]) == ("=1+1", "a", "x")
+    assert json.loads(first["deep"]) == {"n": 1}
+    assert (last["status"], last["error"]) == ("failed", "InputError: no")
+    assert {path.name for path in tmp_path.iterdir()} == {"mails.csv", name, f"{name}.jsonl"}
+
+
+def test_a_table_is_gone_on_with_by_its_lines_and_has_each_row_once(
+    mails: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    sorted_out(out, mails, "three", "two")
+    with pytest.raises(ConfigError, match="--resume goes on with it"):
+        sorted_out(out, mails)
+    found = sorted_out(out, mails, existing="resume")
+    assert [(row["id"], row["status"]) for row in found] == [(n, "answered") for n in "312"]
+    assert sorted_out(out, mails, existing="resume") == found
+
+
+def test_a_table_that_is_not_ours_or_the_input_is_not_replaced(mails: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("mine\n")
+    for existing in ("refuse", "resume"):
+        with pytest.raises(ConfigError, match=r"out\.csv is there"):
+            sorted_out(out, mails, existing=existing)
+    with pytest.raises(ConfigError, match="is the input"):
+        sorted_out(mails, mails, existing="overwrite")
+    assert out.read_text() == "mine\n"
+    assert len(sorted_out(out, mails, existing="overwrite")) == 3
+
+
+def test_only_the_rows_that_are_asked_for_stand_in_a_table(mails: Path, tmp_path: Path) -> None:
+    found = sorted_out(tmp_path / "out.csv", mails, "three", where=["kept", "stars=5"])
+    assert [row["id"] for row in found] == ["3"]
+    assert len((tmp_path / "out.csv.jsonl").read_bytes().splitlines()) == 3
+    with pytest.raises(ConfigError, match="keeps the lines of all"):
+        sorted_out(tmp_path / "out.jsonl", mails, where=["kept"])
+
+
+def test_a_text_never_becomes_a_formula_of_excel(mails: Path, tmp_path: Path) -> None:
+    sorted_out(tmp_path / "out.xlsx", mails)
+    sheet: Any = import_module("openpyxl").load_workbook(tmp_path / "out.xlsx").active
+    kinds = {cell.data_type for row in sheet.iter_rows() for cell in row if cell.value is not None}
+    assert kinds == {"s"}
+
+
+def test_a_table_whose_package_is_missing_is_refused_before_a_row_is_done(
+    mails: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(MissingDependency, match="openpyxl"):
+        rows.result_file(
+            tmp_path / "out.xlsx", existing="refuse", source=str(mails), line=rows.line
+        )
+
+
+def test_a_row_that_changed_has_its_new_line_in_the_table_before_all_are_read(
+    mails: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    sorted_out(out, mails)
+    mails.write_text(mails.read_text().replace("=1+1", "new"))
+    with rows.result_file(out, existing="resume", source=str(mails), line=rows.line) as file:
+        first = next(iter(file.left(rows.read(mails))))
+        file.write({"id": first.id, "input": first.input, "output": "y"})
+    found: list[Any] = [row.input for row in rows.read(out)]
+    texts = {one["id"]: one["text"] for one in found}
+    assert (len(found), texts) == (3, {"3": "new", "1": "@two", "2": "three"})
+
+
+def test_a_row_that_changed_keeps_its_old_line_in_the_table_until_it_is_done(
+    mails: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    sorted_out(out, mails)
+    mails.write_text(mails.read_text().replace("=1+1", "new"))
+    with rows.result_file(out, existing="resume", source=str(mails), line=rows.line) as file:
+        next(iter(file.left(rows.read(mails))))
+    found: list[Any] = [row.input for row in rows.read(out)]
+    assert {one["id"]: one["text"] for one in found} == {"3": "=1+1", "1": "@two", "2": "three"}

@@ -48,7 +48,7 @@ class TableFile(RowFile):
         lines = table.with_name(f"{table.name}.jsonl")
         _check_table(table, lines, existing=existing, source=source)
         super().__init__(lines, existing=existing, source=source, line=line)
-        self._kind = format_of(table.name)
+        self._kind: Format | None = format_of(table.name)
         check_writer(self._kind)
         self.result = table
         self.in_table: int | None = None
@@ -187,7 +187,8 @@ class _Order(Scratch):
             "(select given, name, min(place) as place from row group by given, name) as read "
             "on read.name = line.name where not (failed and exists (select 1 from line as later "
             "where later.name = line.name and later.start > line.start)) and (place is not null "
-            "or not exists (select 1 from row where row.given = line.given)) "
+            "or not exists (select 1 from row join line as other on other.name = row.name "
+            "where row.given = line.given)) "
             "order by place is null, place, start"
         )
         return [start for (start,) in found]
