@@ -119,7 +119,7 @@ def result_file(
         ConfigError: it is of lines, and there is a `where`; or as for either.
     """
     chosen = [*where]
-    if path.suffix.removeprefix(".") not in _TABLES:
+    if path.suffix.lower().removeprefix(".") not in _TABLES:
         if chosen:
             raise ConfigError(
                 f"--where chooses the rows of a table, and {path} keeps the lines of all: give "
