@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,3 +117,14 @@ def test_a_run_writes_the_table_that_out_names(folder: Path) -> None:
     (row,) = rows.read(folder / "out.csv")
     assert isinstance(row.input, dict)
     assert (row.input["text"], row.input["stars"]) == ("bad", "1")
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv"])
+def test_rows_of_a_pipe_are_gone_on_with(
+    out: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given, code in (("id,text\n1,a\n2,bad\n", 1), ("id,text\n1,a\n2,b\n", 0)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        resume = ["--resume"] if (folder / out).exists() else []
+        assert moa("run", "graph.py:graph", "-", "--out", out, *resume) == code
+    assert len(list(rows.read(folder / out))) == 2

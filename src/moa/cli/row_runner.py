@@ -190,6 +190,8 @@ class RowRunner:
         if where and out is None:
             raise ConfigError(
                 "--where chooses the rows of a table: give --out FILE.csv, .parquet or .xlsx"
+                if job is None
+                else "--where is for moa job export, which writes what came out of a job"
             )
         if job is not None and out is not None:
             raise ConfigError(

@@ -292,16 +292,21 @@ def _query(sql: str) -> Any:
 
 
 class Scratch:
-    """A table of what would take much memory, in a temporary file that nobody else sees."""
+    """A table of what would take much memory, in a temporary file that nobody else sees.
+
+    Rows may be read in one thread, and be done in another.
+    """
 
     def __init__(self, table: str) -> None:
-        self._file = sqlite3.connect("", isolation_level=None)
+        self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._turn = threading.Lock()
         self._file.execute(table)
         self._file.execute("begin")
 
     def run(self, sql: str, *values: object) -> sqlite3.Cursor:
         try:
-            return self._file.execute(sql, values)
+            with self._turn:
+                return self._file.execute(sql, values)
         except sqlite3.Error as error:
             raise StoreError(f"the folder of temporary files can't be used: {error}") from error
 

@@ -45,7 +45,8 @@ def sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]]:
                 if row := _trimmed(cells):
                     yield number, row
     except Exception as error:  # whatever the library raises of a file that is damaged
-        raise ConfigError(f"{source!r} can't be read as an Excel file: {error}") from error
+        said = str(error).partition("\n")[0]
+        raise ConfigError(f"{source!r} can't be read as an Excel file: {said}") from error
 
 
 def write_sheet(lines: Iterable[Mapping[str, object]], names: Sequence[str], file: BinaryIO) -> int:

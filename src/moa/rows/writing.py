@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, cast
 from moa._files import Existing, LineFile, dumped, jsonable, replacing
 from moa.batch import Item, Malformed, Row
 from moa.context import RunContext
-from moa.errors import InputError
+from moa.errors import ConfigError, InputError
 from moa.rows._stores import Scratch, SQLite
 from moa.rows.loop import CALLS, Calls, Fate, fate_of
 from moa.usage import Amount, Usage
@@ -344,7 +344,12 @@ class _CallFile(SQLite):
             self._remove()
 
     def open(self) -> None:
-        super().open()
+        try:
+            super().open()
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}. Without it, its calls are made and paid again: remove it for that"
+            ) from error
         self._is_open = True
 
     def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
