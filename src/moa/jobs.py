@@ -8,7 +8,6 @@ A process that dies leaves nothing behind but leases, which run out.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import socket
@@ -21,7 +20,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar
 
 import psutil
 
@@ -32,6 +31,7 @@ from moa.errors import ConfigError, ProcessDied, StoreError
 from moa.node import Node
 from moa.rows._stores import Postgres, Scratch, SQLite, Store
 from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, worked
+from moa.rows.records import damaged_line, read_line, read_row, written_row
 from moa.rows.tables import exported
 from moa.rows.where import Where
 from moa.rows.writing import line, name_of
@@ -238,7 +238,7 @@ class Job:
         with closing(_Seen()) as seen:
             while batch := list(islice(given, _BATCH)):
                 numbered = enumerate(batch, start=count + 1)
-                rows = [(seen.key(row), place, _written(row)) for place, row in numbered]
+                rows = [(seen.key(row), place, written_row(row)) for place, row in numbered]
                 self._store.many(insert, rows)
                 count += len(batch)
             if all_rows:
@@ -371,7 +371,7 @@ class Job:
     def retry(self) -> int:
         """Make the rows that failed, are dead, or have a damaged line due again; count them."""
         lines = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
-        damaged = [key for key, written in self._store.each(lines) if _line(written) is None]
+        damaged = [key for key, written in self._store.each(lines) if read_line(written) is None]
         dead = "update moa_rows set state = 'dead' where job = ? and key = ? and state = 'done'"
         self._store.many(dead, [(key,) for key in damaged])
         again = (
@@ -394,7 +394,7 @@ class Job:
             f"and line is not null{some} order by place"
         )
         for written, given, place in self._store.each(query, *states):
-            yield _line(written) or _damaged_line(given, place)
+            yield read_line(written) or damaged_line(given, place)
 
     def export(self, path: Path, *, where: Iterable[str] = ()) -> int:
         """Write the lines of all rows that were worked on to a file, whole or not at all.
@@ -445,7 +445,7 @@ class Job:
         journals = self._calls.journals([key for key, *_ in leased])
         self._failures |= {key: failures for key, _, failures, _ in leased}
         found = [
-            _read(given, place, journal)
+            read_row(given, place, journal)
             for (_, given, _, place), journal in zip(leased, journals, strict=True)
         ]
         return sorted(found, key=lambda row: row.number)
@@ -513,7 +513,7 @@ class Job:
             "select key, given, place from moa_rows where job = ? and state = 'due' and deaths >= ?"
         )
         for key, given, place in self._rows(hopeless, _MAX_DEATHS):
-            row = _read(given, place, RowJournal(key, {}, self._calls))
+            row = read_row(given, place, RowJournal(key, {}, self._calls))
             error = ProcessDied(f"{_MAX_DEATHS} processes died while they worked on it")
             died = Item[Any](
                 number=row.number, id=row.id, input=row.input, status="failed", error=error
@@ -546,45 +546,6 @@ def _lives(pid: int) -> bool:
 
 def _is_address(store: str | Path) -> bool:
     return str(store).startswith(("postgresql://", "postgres://"))
-
-
-def _written(row: Row | Malformed) -> str:
-    if isinstance(row, Malformed):
-        return dumped({"number": row.number, "error": row.error, "raw": row.raw})
-    return dumped({"number": row.number, "id": row.id, "value": row.value})
-
-
-def _read(given: str, place: int, journal: RowJournal) -> Row | Malformed:
-    try:
-        values = json.loads(given)
-        if "error" in values:
-            return Malformed(**values, key=journal.name)
-        return Row(**values, key=journal.name, journal=journal)
-    except (TypeError, ValueError):
-        error = "the job holds this row damaged: run it on the same input again, and moa job retry"
-        return Malformed(number=place, error=error, raw=given, key=journal.name)
-
-
-def _line(written: str) -> dict[str, Any] | None:
-    """Read the line of a row; `None` where it is damaged."""
-    try:
-        values = json.loads(written)
-    except ValueError:
-        return None
-    return cast("dict[str, Any]", values) if isinstance(values, dict) else None
-
-
-def _damaged_line(given: str, place: int) -> dict[str, Any]:
-    """Say of a row that what came out is lost."""
-    row = _line(given) or {}
-    return {
-        "id": row.get("id", place),
-        "input": row.get("value", row.get("raw")),
-        "output": None,
-        "status": "failed",
-        "error": "StoreError: the job holds the line of this row damaged: moa job retry makes it "
-        "due again",
-    }
 
 
 def _check_file(path: Path, *, is_begun: bool) -> None:

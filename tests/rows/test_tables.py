@@ -15,8 +15,8 @@ import pytest
 
 from moa import rows
 from moa._files import Existing
-from moa.batch import Malformed, Row
-from moa.errors import ConfigError, MissingDependency
+from moa.batch import Malformed, Row, row_text
+from moa.errors import ConfigError, InputError, MissingDependency
 
 TEXT = {"id": "1", "text": "Schön, danke"}
 WRITTEN: dict[str, tuple[bytes, str | None]] = {
@@ -78,6 +78,17 @@ def test_bytes_that_an_encoding_lacks_make_one_row_malformed(tmp_path: Path) -> 
         Malformed,
         Row,
     ]
+
+
+@pytest.mark.parametrize(("value", "kind"), [(5, "a number: 5"), (None, "empty"), ([1], "a list")])
+def test_a_text_that_is_none_is_told_by_what_it_is(
+    value: object, kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=kind):
+        row_text({"text": value})
+    (tmp_path / "a.jsonl").write_text(json.dumps({"body": value}))
+    with pytest.raises(ConfigError, match=f"'body' is no text, but {kind}"):
+        list(rows.read(tmp_path / "a.jsonl", text_column="body"))
 
 
 PIPED = {
