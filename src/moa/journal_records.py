@@ -112,7 +112,7 @@ class Call:
             return False
         try:
             self._kept = self._read(own, form)
-        except (LookupError, TypeError, ValueError) as fault:
+        except (AttributeError, LookupError, TypeError, ValueError) as fault:
             journal.lose(own, fault, may_repeat=may_repeat)
         return self._kept is not None
 

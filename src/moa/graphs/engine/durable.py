@@ -67,8 +67,9 @@ _STREAM = "__pregel_stream"
 _CHANNEL, _NO_TASK = "__moa__", str(UUID(int=0))
 _ANSWER, _CLAIM, _FAILED = "answer/", "claim/", "/failed"
 """Keys: of an answer, of who gives it, and behind that of an answer by which a run has failed."""
-_under_way: set[str] = set()
-"""Tasks that are run in this process."""
+_under_way: dict[str, object] = {}
+"""Tasks that are run in this process, and the scratchpad of LangGraph's for each: what runs moa
+twice in one task has one."""
 
 
 class Compiled(Pregel[Any, Any, Any, Any]):
@@ -364,17 +365,18 @@ class Keeping:
 
     async def __aenter__(self) -> Keeping:
         self._place = f"{id(self._saver)}/{self._at}/{self._task}"
-        if self._saver and self._place in _under_way:
+        pad = self._set.get(_PAD)
+        if self._saver and _under_way.get(self._place, pad) is not pad:
             await self._write(_NO_TASK, None, channel="__resume__")  # or it would be found later
             raise NotResumable(
                 f"thread {self._thread!r} is gone on with by another call in this process, by the "
                 "answer that was given there: wait for its output"
             )
-        _under_way.add(self._place)
+        _under_way[self._place] = pad
         try:
             return await self._begun()
         except BaseException:
-            _under_way.discard(self._place)
+            _under_way.pop(self._place, None)
             raise
 
     @property
@@ -420,7 +422,7 @@ class Keeping:
             self._standing.add(question)
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        _under_way.discard(self._place)
+        _under_way.pop(self._place, None)
         journal, context = self.journal, self._context
         paid = {f"{journal.name}/{key}": usage for key, usage in journal.paid.items()}
         for key, usage in self._before.items():
