@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
-import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,8 +100,8 @@ def make_private(path: Path) -> None:
 class LineFile:
     """A file of JSON lines that one process at a time adds to.
 
-    It is a context manager: entered, it is locked against other processes of this user; left empty,
-    it is removed. A new file can be read by its owner alone (mode 0600). Of the lines that are
+    It is a context manager: entered, it is locked against other processes; left empty, it is
+    removed. A new file can be read by its owner alone (mode 0600). Of the lines that are
     there, `refuse` raises, `resume` goes on behind them, and `overwrite` drops them when the first
     one is added. `source` is the file that is read meanwhile.
     """
@@ -115,7 +113,7 @@ class LineFile:
         self._existing: Existing = existing
         self._source = source
         self._file = -1
-        self._lock = _lock_of(self.path)
+        self._lock = _Lock(self.path)
 
     def __enter__(self) -> Self:
         """Open and lock it."""
@@ -125,6 +123,11 @@ class LineFile:
         except Timeout as error:
             raise ConfigError(
                 f"{self.path} is written by another process: wait for it, or give another file"
+            ) from error
+        except OSError as error:  # such as a folder that is read-only, or a disk without locks
+            raise ConfigError(
+                f"{self.path} can't be locked, so that another process doesn't write it too: "
+                f"{error.strerror}. Give a file in another folder"
             ) from error
         try:
             check_lines(self.path, existing=self._existing)  # it may have been written since
@@ -257,12 +260,28 @@ def paired(text: str) -> str:
     return text
 
 
-def _lock_of(path: Path) -> FileLock:
-    """Give the lock of a file, which lies with temporary ones, so that none is left beside it."""
-    whose = f"{os.path.expanduser('~')} {path.resolve()}"
-    name = hashlib.sha256(whose.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    lock = Path(tempfile.gettempdir()) / f"moa-{name}.lock"
-    return FileLock(lock, blocking=False, thread_local=False)
+class _Lock:
+    """A lock beside a file, `.NAME.lock`, which the system frees when its process ends.
+
+    It is not on the file itself: a file that is replaced would lose it, and on Windows nobody could
+    read what is locked. Nor is it in a folder of temporary files: two processes may have two.
+    """
+
+    def __init__(self, path: Path) -> None:
+        target = path.resolve() if path.is_file() or not path.exists() else path.absolute()
+        self._path = target.with_name(f".{target.name}.lock")
+        self._lock = FileLock(self._path, blocking=False, thread_local=False)
+
+    def acquire(self) -> None:
+        """Take it at once, or raise `Timeout`; an `OSError` where no lock can be there."""
+        self._lock.acquire()
+
+    def release(self) -> None:
+        """Free it, and remove its file: who has opened that meanwhile sees that it is gone."""
+        if os.name != "nt":  # where an open file can't be removed, filelock does it after
+            with suppress(OSError):
+                self._path.unlink()
+        self._lock.release()
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

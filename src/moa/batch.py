@@ -134,8 +134,25 @@ def row_text(value: Value) -> str:
     text = value.get("text")
     if isinstance(text, str):
         return text
+    if "text" in value:
+        raise InputError(f"the 'text' of a row is to be a text, and this is {in_words(text)}")
     has = ", ".join(repr(key) for key in value) or "nothing"
     raise InputError(f"a row needs a 'text', and this one has {has}")
+
+
+_KINDS: dict[type[object], str] = {
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def in_words(value: object) -> str:
+    """Say what a value is that is no text, such as `a number: 5`."""
+    kind = "empty" if value is None else _KINDS.get(type(value), type(value).__name__)
+    return kind if value is None else f"{kind}: {value!r:.40}"
 
 
 def reader_of(node: Node[Any, Any]) -> Callable[[Value], Any]:

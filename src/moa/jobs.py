@@ -8,7 +8,6 @@ A process that dies leaves nothing behind but leases, which run out.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import socket
@@ -32,7 +31,10 @@ from moa.errors import ConfigError, ProcessDied, StoreError
 from moa.node import Node
 from moa.rows._stores import Postgres, Scratch, SQLite, Store
 from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, worked
-from moa.rows.writing import exported, line, name_of
+from moa.rows.records import damaged_line, read_line, read_row, written_row
+from moa.rows.tables import exported
+from moa.rows.where import Where
+from moa.rows.writing import line, name_of
 
 T = TypeVar("T")
 State = Literal["due", "leased", "done", "failed", "dead"]
@@ -47,6 +49,8 @@ _RETRY_S = 5.0
 _MAX_DEATHS = 20
 """Times that a process may die with a row in its hands; then it is taken to be the row's fault."""
 _WAIT_S = 0.5
+_MADE_S = 2.0
+"""Seconds within which a process that makes the file of a job has written into it."""
 _BATCH = 1000
 """Rows that are added in one transaction."""
 _TABLES = """
@@ -138,7 +142,8 @@ class Job:
             self._store = Postgres(str(store), f"{_TABLES};{CALLS}")
         else:
             path, what = self._folder / "job.sqlite", f"the job in {store}"
-            self._store = SQLite(path, f"{_TABLES};{CALLS}", what=what)
+            tables, looks = f"{_TABLES};{CALLS}", graph is None
+            self._store = SQLite(path, tables, what=what, may_only_read=looks)
         self._calls = Calls(self._store)
         self._graph = graph
         self._tries = tries
@@ -156,13 +161,18 @@ class Job:
         self._over = threading.Event()
 
     @property
+    def lost(self) -> int:
+        """Finished calls so far that the store kept damaged, and that are made again."""
+        return self._calls.lost
+
+    @property
     def where(self) -> str:
         """Where it is kept, in words: the address of a database may hold a password."""
         return self._store.where
 
     def __enter__(self) -> Self:
-        if self._folder and self._graph is None and not (self._folder / "job.sqlite").exists():
-            raise ConfigError(f"there is no job in {self._folder}")
+        if self._folder:
+            _check_file(self._folder / "job.sqlite", is_begun=self._graph is None)
         self._store.open()
         try:
             known = self._rows("select graph from moa_jobs where job = ?")
@@ -218,15 +228,17 @@ class Job:
         """
         insert = (
             "insert into moa_rows (job, key, place, given) values (?, ?, ?, ?) "
-            "on conflict (job, key) do update set place = excluded.place, gone = 0 "
-            "where moa_rows.place <> excluded.place or moa_rows.gone <> 0"
+            "on conflict (job, key) do update set "
+            "place = excluded.place, given = excluded.given, gone = 0 "
+            "where moa_rows.place <> excluded.place or moa_rows.gone <> 0 "
+            "or moa_rows.given <> excluded.given"  # that is so where it was damaged
         )
         self._be_at_work()
         given, count = iter(found), 0
         with closing(_Seen()) as seen:
             while batch := list(islice(given, _BATCH)):
                 numbered = enumerate(batch, start=count + 1)
-                rows = [(seen.key(row), place, _written(row)) for place, row in numbered]
+                rows = [(seen.key(row), place, written_row(row)) for place, row in numbered]
                 self._store.many(insert, rows)
                 count += len(batch)
             if all_rows:
@@ -357,7 +369,11 @@ class Job:
         return JobStatus(rows, int(calls), float(cost), int(llm), causes)
 
     def retry(self) -> int:
-        """Make the rows that failed or are dead due again, and count them."""
+        """Make the rows that failed, are dead, or have a damaged line due again; count them."""
+        lines = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
+        damaged = [key for key, written in self._store.each(lines) if read_line(written) is None]
+        dead = "update moa_rows set state = 'dead' where job = ? and key = ? and state = 'done'"
+        self._store.many(dead, [(key,) for key in damaged])
         again = (
             "update moa_rows set state = 'due', failures = 0, deaths = 0, until = 0 "
             "where job = ? and gone = 0 and state in ('failed', 'dead') returning key"
@@ -367,33 +383,38 @@ class Job:
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
         """Give the lines of rows as `moa run --out` writes them, in the order of the rows.
 
+        Where the store holds a line damaged, a line says so, by an `error`.
+
         Args:
             states: Of those alone; none: of all that were worked on.
         """
         some = f" and state in ({', '.join('?' * len(states))})" if states else ""
         query = (
-            "select line from moa_rows where job = ? and gone = 0 and line is not null"
-            f"{some} order by place"
+            "select line, given, place from moa_rows where job = ? and gone = 0 "
+            f"and line is not null{some} order by place"
         )
-        for (written,) in self._store.each(query, *states):
-            yield json.loads(written)
+        for written, given, place in self._store.each(query, *states):
+            yield read_line(written) or damaged_line(given, place)
 
-    def export(self, path: Path) -> int:
+    def export(self, path: Path, *, where: Iterable[str] = ()) -> int:
         """Write the lines of all rows that were worked on to a file, whole or not at all.
 
         Args:
-            path: Its name ends in `.jsonl`, `.csv` or `.parquet`, and then in `.gz` where it is to
-                be compressed. A table has the columns `id`, `status`, `error`, `input` and
-                `output`; the last two are JSON.
+            path: Its name ends in `.jsonl`, `.csv`, `.parquet` or `.xlsx`, and then in `.gz` where
+                it is to be compressed. A table has the columns of the input, and then those of
+                what came out; what is nested in them is JSON.
+            where: Conditions on the lines, such as `kept` or `label=spam`; see `moa.rows.where`.
 
         Returns:
             How many they are.
 
         Raises:
-            ConfigError: the file can't be written, or its name ends otherwise.
-            MissingDependency: it is Parquet, and `pyarrow` isn't installed.
+            ConfigError: the file can't be written, its name ends otherwise, or one of `where` is no
+                condition.
+            MissingDependency: it is Parquet or Excel, and its package isn't installed.
         """
-        return exported(self.lines(), path)
+        chosen = Where.of(where)
+        return exported(lambda: filter(chosen.matches, self.lines()), path)
 
     async def _beside(self, work: Callable[[], T]) -> T:
         def in_turn() -> T:
@@ -416,14 +437,17 @@ class Job:
                 "update moa_rows set state = 'leased', worker = ? where job = ? and key in ("
                 f"select key from moa_rows where job = ? and gone = 0 and {which} and deaths < ? "
                 f"order by place limit ?{self._store.skip_locked}) "
-                "returning key, given, failures",
+                "returning key, given, failures, place",
                 *(self.worker, self._store.job, self._store.job, *values, _MAX_DEATHS, most),
             )
         if not leased:
             return []
         journals = self._calls.journals([key for key, *_ in leased])
-        self._failures |= {key: failures for key, _, failures in leased}
-        found = [_read(given, one) for (_, given, _), one in zip(leased, journals, strict=True)]
+        self._failures |= {key: failures for key, _, failures, _ in leased}
+        found = [
+            read_row(given, place, journal)
+            for (_, given, _, place), journal in zip(leased, journals, strict=True)
+        ]
         return sorted(found, key=lambda row: row.number)
 
     def _begin(self) -> None:
@@ -485,9 +509,11 @@ class Job:
             "and worker not in (select worker from moa_workers where job = ?)",
             *(self.worker, self._store.job),
         )
-        hopeless = "select key, given from moa_rows where job = ? and state = 'due' and deaths >= ?"
-        for key, given in self._rows(hopeless, _MAX_DEATHS):
-            row = _read(given, RowJournal(key, {}, self._calls))
+        hopeless = (
+            "select key, given, place from moa_rows where job = ? and state = 'due' and deaths >= ?"
+        )
+        for key, given, place in self._rows(hopeless, _MAX_DEATHS):
+            row = read_row(given, place, RowJournal(key, {}, self._calls))
             error = ProcessDied(f"{_MAX_DEATHS} processes died while they worked on it")
             died = Item[Any](
                 number=row.number, id=row.id, input=row.input, status="failed", error=error
@@ -522,17 +548,18 @@ def _is_address(store: str | Path) -> bool:
     return str(store).startswith(("postgresql://", "postgres://"))
 
 
-def _written(row: Row | Malformed) -> str:
-    if isinstance(row, Malformed):
-        return dumped({"number": row.number, "error": row.error, "raw": row.raw})
-    return dumped({"number": row.number, "id": row.id, "value": row.value})
-
-
-def _read(given: str, journal: RowJournal) -> Row | Malformed:
-    values = json.loads(given)
-    if "error" in values:
-        return Malformed(**values, key=journal.name)
-    return Row(**values, key=journal.name, journal=journal)
+def _check_file(path: Path, *, is_begun: bool) -> None:
+    """See that the file of a job is there, if it is begun, and holds something, if it is there."""
+    if is_begun and not path.exists():
+        raise ConfigError(f"there is no job in {path.parent}")
+    give_up = time.monotonic() + _MADE_S
+    while path.is_file() and not path.stat().st_size:  # it may be made at this moment
+        if time.monotonic() > give_up:
+            raise ConfigError(
+                f"{path} is empty (0 bytes): what was done in this job is lost, and would be paid "
+                "for again. Bring the file back from a copy, or remove it to begin anew"
+            )
+        time.sleep(0.02)
 
 
 class _Seen(Scratch):

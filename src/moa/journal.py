@@ -15,7 +15,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from moa.errors import BudgetExceeded, DeadlineExceeded, NotResumable, QuorumNotMet
+from moa.errors import BudgetExceeded, DeadlineExceeded, NotResumable, QuorumNotMet, StoreError
 from moa.usage import Usage
 
 
@@ -70,11 +70,28 @@ class Journal:
         self._write = write
         failures = [key for key in self.kept if key.startswith(_FAILURE)] if kept else []
         self._failures = len(failures)
-        self._failed_before = Counter(
-            cast("str", call) for key in failures for call in from_json(self.kept[key])
-        )
+        self._failed_before = Counter(call for key in failures for call in self._blamed(key))
         self._seen: Counter[str] = Counter()
         self._unwritten: list[Key] = []
+
+    def _blamed(self, key: str) -> Sequence[str]:
+        """Read which calls a run has failed by."""
+        try:
+            calls: object = from_json(self.kept[key])
+        except ValueError as fault:
+            self.lose(key, fault)
+            return ()
+        return cast("Sequence[str]", calls)
+
+    def lose(self, key: str, fault: Exception, *, may_repeat: bool = True) -> None:
+        """Do without what is kept under a key, which can't be read, if that may be made again.
+
+        Raises:
+            StoreError: it may not; here nothing may, since a person may have answered before.
+        """
+        del key
+        again = "" if may_repeat else ", and what a tool did is not done twice"
+        raise StoreError(f"what the thread keeps can't be read{again}: {fault}") from fault
 
     def numbered(self, *what: object) -> str:
         """Tell something apart from all else in the run, and from what is equal to it."""

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from pydantic import TypeAdapter
 
 import moa.errors
 from moa.context import RunContext
-from moa.errors import EndpointError, MoaError, OutputError, StoreError
+from moa.errors import EndpointError, MoaError, OutputError
 from moa.journal import Key
 from moa.trace import Note
 from moa.usage import Amount, Part, Usage
@@ -65,6 +65,16 @@ class _Record:
 _RECORD = TypeAdapter(_Record)
 
 
+class _Kept(NamedTuple):
+    """What is kept of a call, as it was read."""
+
+    record: _Record
+    value: Any
+    error: MoaError | None
+    paid: Mapping[str, Usage]
+    """What the calls in it took, by key."""
+
+
 class Call:
     """A call in a run that can be resumed: it is found, or made in `inner`, and kept.
 
@@ -88,45 +98,59 @@ class Call:
         self.inner = context.nested()
         """What it is made in, so that all of it is counted, and nothing in it kept once more."""
         self.inner.journal = None
+        self._kept: _Kept | None = None
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether it was made before."""
+    def is_kept(self, form: Form[Any], *, may_repeat: bool = True) -> bool:
+        """Whether it was made before, so that `found` gives its answer.
+
+        Raises:
+            StoreError: what is kept can't be read, and the journal doesn't let it be made again;
+                none does where it may not be repeated.
+        """
+        journal = self.place.journal
+        if not journal.kept or (own := str(self.key)) not in journal.kept:
+            return False
+        try:
+            self._kept = self._read(own, form)
+        except (AttributeError, LookupError, TypeError, ValueError) as fault:
+            journal.lose(own, fault, may_repeat=may_repeat)
+        return self._kept is not None
+
+    def _read(self, own: str, form: Form[Any]) -> _Kept:
         kept = self.place.journal.kept
-        return bool(kept) and str(self.key) in kept
+        record = _RECORD.validate_json(kept[own])
+        paid = {
+            key: (record if key == own else _RECORD.validate_json(kept[key])).spent
+            for key in record.calls
+        }
+        if record.error:
+            return _Kept(record, None, _error_of(*record.error), paid)
+        return _Kept(record, form.load(record.value), None, paid)
 
     @property
     def _is_counted(self) -> bool:
         run = self.place.journal.context
         return run is None or self.inner.is_within(run)
 
-    def found(self, form: Form[T]) -> T:
-        """Give its answer, and count what it took.
+    def found(self) -> Any:
+        """Give its answer, which `is_kept` has read, and count what it took.
 
         Raises:
-            StoreError: what is kept can't be read.
             MoaError: it ended with that.
         """
-        journal, own = self.place.journal, str(self.key)
-        try:
-            record = _RECORD.validate_json(journal.kept[own])
-            value = None if record.error else form.load(record.value)
-            error = record.error and _error_of(*record.error)
-        except (ValueError, TypeError) as fault:
-            raise StoreError(f"what the thread keeps can't be read: {fault}") from fault
-        counted = self._is_counted
+        assert self._kept is not None, "only what is kept is found"
+        record, value, error, paid = self._kept
+        journal, counted = self.place.journal, self._is_counted
         within = journal.context if counted and not journal.charges_all else None
-        self.inner.recall(f"{journal.name}/{own}", record.spent, record.notes, within=within)
+        self.inner.recall(f"{journal.name}/{self.key}", record.spent, record.notes, within=within)
         journal.found += len(record.calls)
         if counted:
-            for key in record.calls:
-                kept = record if key == own else _RECORD.validate_json(journal.kept[key])
-                journal.paid[key] = kept.spent
+            journal.paid.update(paid)
             self.place.count(record.calls)
         if error:
             self.place.failed_calls.append((error, self.key))
             raise error
-        return cast("T", value)
+        return value
 
     async def keep(self, value: JSON, *, calls: Sequence[Key | str] | None = None) -> None:
         """Keep its answer; `calls` are those in it, counted already, and `None`: it is one."""
@@ -169,8 +193,8 @@ async def once(
 ) -> T:
     """Make a call, or give what is kept of it: its answer, or the error that it ended with."""
     call = Call(context, what, request)
-    if call.is_kept:
-        return call.found(form)
+    if call.is_kept(form):
+        return cast("T", call.found())
     async with call:
         answer = await ask(call.inner)
     await call.keep(form.dump(answer))
@@ -189,8 +213,8 @@ async def run_once(
     Without a `form` what it asks is kept, and the output is not.
     """
     call = Call(context, path, request, of_calls=True)
-    if form and call.is_kept:
-        return call.found(form)
+    if form and call.is_kept(form):
+        return cast("T", call.found())
     with call.place.entered(path, request) as place:
         call.inner.journal = place
         output = await run(call.inner)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from moa.chat.graph import Chat
 from moa.chat.messages import UserMessage
+from moa.chat.stores import store_of
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, StoreError
 from moa.testing import SimulatedEndpoint
@@ -95,6 +100,36 @@ async def test_who_waits_for_a_thread_has_a_deadline_and_a_dead_process_lets_go(
     holder.kill()
     await holder.communicate()
     assert (await waiting).output.turn == 1
+
+
+@asynccontextmanager
+async def saver_of(store: str) -> AsyncGenerator[Any]:
+    kind: Any = AsyncPostgresSaver if "://" in store else AsyncSqliteSaver
+    async with kind.from_conn_string(store) as saver:
+        await saver.setup()
+        yield saver
+
+
+async def holding(store: Any) -> None:
+    async with store_of(store).held("shared", RunContext(timeout_s=0.3)):
+        pass
+
+
+async def test_a_saver_of_ones_own_keeps_others_out_of_a_thread_too(store: str) -> None:
+    async with saver_of(store) as mine, saver_of(store) as theirs:
+        async with store_of(mine).held("shared", RunContext()):
+            for other in (theirs, store):
+                with pytest.raises(DeadlineExceeded, match="another process"):
+                    await asyncio.ensure_future(holding(other))
+        await holding(theirs)
+
+
+async def test_a_file_that_is_reached_by_a_link_is_the_same_store(tmp_path: Path) -> None:
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(tmp_path / "chat.sqlite")
+    async with store_of(tmp_path / "chat.sqlite").held("shared", RunContext()):
+        with pytest.raises(DeadlineExceeded, match="another process"):
+            await asyncio.ensure_future(holding(link))
 
 
 async def test_threads_are_listed_found_and_deleted_in_every_store(store: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
@@ -14,6 +16,7 @@ from pydantic import BaseModel
 from moa.context import RunContext
 from moa.errors import InputError, NodeError, NotResumable, WiringError
 from moa.graphs import Graph
+from moa.graphs.engine import durable
 from moa.testing import SimulatedEndpoint
 
 from .killed import THREAD
@@ -126,6 +129,61 @@ async def test_who_may_be_asked_is_missed_before_a_call_is_paid(way: str, tmp_pa
         ):
             await run("a letter")
     assert large.prompts == []
+
+
+class Blind(dict[str, object]):
+    """What is under way in another process is not seen in this one."""
+
+    def get(self, key: str, default: object = None, /) -> object:
+        del key
+        return default
+
+
+NO: Any = Command(resume=False)
+
+
+def acting(acts: list[bool], saver: Any) -> Any:
+    """Act by the answer; the first one takes long."""
+
+    async def act(said: bool) -> str:
+        acts.append(said)
+        await asyncio.sleep(0.3 if len(acts) == 1 else 0)
+        return "sent" if said else "stopped"
+
+    g = Graph("g", str)
+    asked = g.ask_human("Send it?", g.input, answer=bool, name="approve")
+    return g.build(g.add(act, asked)).compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_of_two_that_answer_at_once_one_is_told_that_the_other_has(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts: list[bool] = []
+    if processes == 2:
+        monkeypatch.setattr(durable, "_under_way", Blind())
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver:
+        one, other = acting(acts, saver), acting(acts, saver)
+        await one.ainvoke("a letter", THREAD)
+        both = (one.ainvoke(Command(resume=True), THREAD), other.ainvoke(NO, THREAD))
+        said = cast("list[object]", await asyncio.gather(*both, return_exceptions=True))
+        assert sorted(type(each).__name__ for each in said) == ["NotResumable", "str"]
+        assert len(acts) == 1
+        (output,) = [each for each in said if isinstance(each, str)]
+        assert output == ("sent" if acts[0] else "stopped")
+        with pytest.raises(NotResumable, match="nothing is asked in thread"):
+            await one.ainvoke(Command(resume=True), THREAD)
+        assert await one.ainvoke(None, THREAD) == output
+
+
+async def test_an_answer_that_a_killed_run_took_is_not_replaced_by_another() -> None:
+    compiled = acting([], InMemorySaver())
+    await compiled.ainvoke("a letter", THREAD)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(compiled.ainvoke(Command(resume=True), THREAD), 0.1)
+    with pytest.raises(NotResumable, match="is answered already: True"):
+        await compiled.ainvoke(Command(resume=False), THREAD)
+    assert await compiled.ainvoke(None, THREAD) == "sent"
 
 
 @pytest.mark.parametrize("given", [None, Command(resume=True)], ids=["an error", "a person"])

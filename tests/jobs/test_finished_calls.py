@@ -203,3 +203,13 @@ async def test_what_is_about_to_be_written_of_a_row_is_not_once_the_row_is_done(
         file.write({"id": 1, "input": "a"})
         await writing
     assert list(out.parent.iterdir()) == [out]
+
+
+async def test_a_file_of_calls_that_is_no_database_is_told_with_what_to_do(out: Path) -> None:
+    first = ScriptedEndpoint(["A draft."])
+    await cut_off(out, first)
+    kept(out).write_bytes(b"something else" * 99)
+    for end in ("-wal", "-shm"):
+        kept(out).with_name(f"{kept(out).name}{end}").unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match="remove it"):
+        await go(out, drafting(first, ScriptedEndpoint(["Fine."])), texts("a"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,3 +100,31 @@ def test_a_job_of_another_graph_is_refused_before_a_row_is_run(
     (folder / "graph.py").write_text(GRAPH.replace('"shout"', '"whisper"'))
     assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 2
     assert "was begun with the graph 'shout'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_job_is_exported_as_a_table_of_the_rows_that_are_asked_for(folder: Path) -> None:
+    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
+    assert moa("job", "export", "nightly", "--out", "done.csv", "--where", "kept") == 0
+    assert [row.input for row in rows.read(folder / "done.csv")] == [
+        {"text": text, "id": str(n), "output": text.upper(), "status": "answered", "error": ""}
+        for n, text in ((1, "a"), (3, "c"))
+    ]
+
+
+def test_a_run_writes_the_table_that_out_names(folder: Path) -> None:
+    (folder / "in.csv").write_text("text,stars\na,5\nbad,1\n")
+    assert moa("run", "graph.py:graph", "in.csv", "--out", "out.csv", "--where", "failed") == 1
+    (row,) = rows.read(folder / "out.csv")
+    assert isinstance(row.input, dict)
+    assert (row.input["text"], row.input["stars"]) == ("bad", "1")
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv"])
+def test_rows_of_a_pipe_are_gone_on_with(
+    out: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given, code in (("id,text\n1,a\n2,bad\n", 1), ("id,text\n1,a\n2,b\n", 0)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        resume = ["--resume"] if (folder / out).exists() else []
+        assert moa("run", "graph.py:graph", "-", "--out", out, *resume) == code
+    assert len(list(rows.read(folder / out))) == 2

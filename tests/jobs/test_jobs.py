@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 import subprocess
 import threading
@@ -16,6 +17,7 @@ import pytest
 from disks import room
 
 import moa.jobs
+import moa.rows._stores
 from moa import Agent, Budget, RunContext
 from moa.batch import Item, Malformed, Row, Status
 from moa.errors import (
@@ -28,6 +30,7 @@ from moa.errors import (
 from moa.graphs import Graph
 from moa.jobs import Job, JobStatus
 from moa.journal import Journal
+from moa.rows import worked as rows_worked
 from moa.testing import ScriptedEndpoint
 
 REFUSED = EndpointUnavailable("refused", endpoint="model")
@@ -54,6 +57,10 @@ def shouting() -> Any:
 
 def outputs(job: Job) -> list[object]:
     return [line.get("output") for line in job.lines()]
+
+
+def damage(job: Job, sql: str) -> None:
+    job._rows(sql)  # pyright: ignore[reportPrivateUsage]
 
 
 async def worked(store: str, rows: Sequence[Row | Malformed], node: Any) -> JobStatus:
@@ -311,10 +318,82 @@ def test_the_password_of_a_database_is_not_said() -> None:
 def test_a_process_that_makes_the_job_at_the_same_moment_is_waited_for(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "job.sqlite", isolation_level=None, check_same_thread=False)
     other.execute("begin immediate")
+    other.execute("create table made (at int)")
     threading.Timer(0.2, lambda: other.execute("commit")).start()
     with Job(tmp_path, graph="g") as job:
         assert job.status().total == 0
     other.close()
+
+
+@pytest.mark.parametrize("graph", ["g", None])
+def test_a_job_whose_file_is_empty_is_not_begun_anew(
+    graph: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moa.jobs, "_MADE_S", 0.05)
+    (tmp_path / "job.sqlite").touch()
+    with pytest.raises(ConfigError, match="Bring the file back"):
+        Job(tmp_path, graph=graph).__enter__()
+    assert (tmp_path / "job.sqlite").read_bytes() == b""
+
+
+async def test_a_line_that_is_damaged_is_told_and_the_others_are_exported(
+    store: str, tmp_path: Path
+) -> None:
+    await worked(store, texts("a", "b"), shouting())
+    with Job(store) as job:
+        damage(job, 'update moa_rows set line = \'{"id": 1, "inp\' where job = ? and place = 1')
+        assert job.export(tmp_path / "done.jsonl") == 2
+        damaged, whole = job.lines()
+        assert (damaged["id"], damaged["input"], whole["output"]) == (1, "a", "B")
+        assert "damaged" in damaged["error"]
+        assert job.retry() == 1
+    assert (await worked(store, texts("a", "b"), shouting())).rows == {"done": 2}
+
+
+async def test_a_row_that_is_damaged_fails_by_itself_until_it_is_given_again(store: str) -> None:
+    with Job(store, graph="g") as job:
+        job.add(texts("a", "b"))
+        damage(job, "update moa_rows set given = '{\"num' where job = ? and place = 1")
+        assert (await job.run(shouting())).rows == {"done": 1, "dead": 1}
+        job.add(texts("a", "b"))
+        job.retry()
+        assert (await job.run(shouting())).rows == {"done": 2}
+
+
+async def test_a_call_that_is_kept_damaged_is_made_again_and_kept_anew(store: str) -> None:
+    first = ScriptedEndpoint(["A draft.", "A draft."])
+    second = ScriptedEndpoint([EndpointRejected("busy", endpoint="second")] * 2 + ["Fine."])
+    g = Graph("g", str)
+    draft = g.add(Agent(first, "Draft.", name="draft"), g.input)
+    graph: Any = g.build(g.add(Agent(second, "Mend.", name="mend"), draft))
+    damaged: set[int] = set()
+    with Job(store, graph="g") as job:
+        job.add(texts("a"))
+        async with aclosing(rows_worked(job, graph, job.left(RunContext()), RunContext())) as items:
+            async for one in items:
+                if one.error is not None and not damaged:
+                    damage(job, "update moa_calls set record = '{' where job = ?")
+                    damaged.add(one.number)
+        assert job.status().rows == {"done": 1}
+        assert job.lost > 0
+    assert (len(first.prompts), len(second.prompts)) == (2, 3)
+
+
+async def test_a_job_that_can_only_be_read_is_looked_at_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await worked(str(tmp_path), texts("a"), shouting())
+
+    def refused(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(moa.rows._stores, "make_private", refused)
+    with Job(tmp_path) as job:
+        assert (job.status().rows, outputs(job)) == ({"done": 1}, ["A"])
+        with pytest.raises(StoreError, match="Copy it to where it can be written"):
+            job.retry()
+    with pytest.raises(ConfigError, match="Read-only"):
+        Job(tmp_path, graph="g").__enter__()
 
 
 async def test_a_row_that_kills_each_process_that_has_it_is_dead_and_told_with_its_cause(

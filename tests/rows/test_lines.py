@@ -20,7 +20,8 @@ from moa._files import Existing, dumped
 from moa.batch import Malformed, Row
 from moa.errors import ConfigError
 from moa.rows import RowFile
-from moa.rows.reading import Line, jsonl
+from moa.rows.lines import Line
+from moa.rows.reading import jsonl
 
 
 def read(tmp_path: Path, name: str, content: str | bytes) -> list[Row | Malformed]:
@@ -327,6 +328,26 @@ def test_a_second_process_is_refused_while_one_writes(out: Path) -> None:
             go(out, GIVEN, "resume")
     assert len(written(out)) == 1
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_one_with_other_folders_of_its_own_is_refused_too(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RowFile(out):
+        for name in ("HOME", "TMPDIR", "TEMP"):
+            monkeypatch.setenv(name, str(tmp_path))
+        monkeypatch.setattr("tempfile.tempdir", None)
+        with pytest.raises(ConfigError, match="is written by another process"):
+            go(out, GIVEN)
+
+
+def test_a_second_process_is_refused_also_where_the_file_was_replaced(out: Path) -> None:
+    go(out, GIVEN[:1])
+    with RowFile(out, existing="resume"):
+        out.write_bytes(out.rename(out.with_suffix(".old")).read_bytes())
+        with pytest.raises(ConfigError, match="is written by another process"):
+            go(out, GIVEN, "resume")
+    assert go(out, GIVEN, "resume") == GIVEN[1:]
 
 
 def test_a_new_file_is_its_owner_s_alone_and_another_keeps_its_mode(out: Path) -> None:

@@ -95,8 +95,8 @@ class ToolCalls:
         if context.journal is None:
             return await self._approved(tool, call, values, context)
         kept = Call(context, f"tool {call.name}", call.arguments)
-        if kept.is_kept:
-            return str(kept.found(PLAIN))
+        if kept.is_kept(PLAIN, may_repeat=False):
+            return str(kept.found())
         async with kept:
             text = await self._approved(tool, call, values, kept.inner)
         await kept.keep(text)

@@ -12,7 +12,12 @@ import json
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -93,7 +98,10 @@ class Store(ABC):
 
 
 class GivenStore(Store):
-    """A saver of the user's own, or memory. Other processes are not kept out of it.
+    """A saver of the user's own, or memory.
+
+    Other processes are kept out of a thread where the saver is LangGraph's own for SQLite or
+    Postgres, by the locks of `SqliteStore` and `PostgresStore`; out of any other they are not.
 
     Raises:
         ConfigError: it has no asynchronous methods.
@@ -126,9 +134,22 @@ class GivenStore(Store):
 
     @asynccontextmanager
     async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
-        """Keep nobody out."""
-        del thread, context
-        yield
+        """Hold the lock of a thread, where the saver is one that other processes may have too."""
+        async with AsyncExitStack() as held:
+            with self._told():
+                connection: Any = getattr(self._saver, "conn", None)
+                if hasattr(connection, "execute_fetchall"):  # of aiosqlite
+                    files = await connection.execute_fetchall("pragma database_list")
+                    file = next((file for _, name, file in files if name == "main"), "")
+                    if file:
+                        lock = _file_lock(Path(file), thread)
+                        await wait_for(lock.acquire(poll_interval=_POLL_S), thread, context)
+                        held.push_async_callback(lock.release)
+                elif hasattr(connection, "pgconn") or hasattr(connection, "getconn"):  # of psycopg
+                    other = await held.enter_async_context(_another(connection))
+                    key = f"moa.chat/{thread}"
+                    await wait_for(_locked(other, key), thread, context)
+            yield
 
 
 class SqliteStore(Store):
@@ -160,7 +181,7 @@ class SqliteStore(Store):
                 saver.serde = PlainJson()
                 if not self._is_set_up:
                     # SQLite waits for nobody where it changes how a file is written.
-                    async with self._lock_of("setup"):
+                    async with _file_lock(self.file, None):
                         await saver.setup()
                     self._is_set_up = True
                 yield saver
@@ -168,19 +189,13 @@ class SqliteStore(Store):
     @asynccontextmanager
     async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
         """Hold the lock file of a thread, which the system frees when its process ends."""
-        name = hashlib.sha256(thread.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         with self._told():
-            lock = self._lock_of(name)
+            lock = _file_lock(self.file, thread)
             await wait_for(lock.acquire(poll_interval=_POLL_S), thread, context)
         try:
             yield
         finally:
             await lock.release()
-
-    def _lock_of(self, name: str) -> AsyncFileLock:
-        folder = self.file.with_name(f"{self.file.name}.locks")
-        folder.mkdir(parents=True, exist_ok=True)
-        return AsyncFileLock(folder / f"{name}.lock", thread_local=False, run_in_executor=False)
 
 
 class PostgresStore(Store):
@@ -268,6 +283,31 @@ def _without_secrets(url: SecretStr) -> str:
             "characters such as : / ? # [ ] @ are written with a percent sign: %2F for /"
         )  # nothing is quoted or chained: what Python says of it may hold the password
     return f"postgres at {parts.hostname or 'this machine'}{parts.path}"
+
+
+def _file_lock(file: Path, thread: str | None) -> AsyncFileLock:
+    """Give the lock of a thread in a SQLite file, or of the file, whatever path leads to it."""
+    name = "setup"
+    if thread is not None:
+        name = hashlib.sha256(thread.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    file = file.resolve()
+    folder = file.with_name(f"{file.name}.locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    return AsyncFileLock(folder / f"{name}.lock", thread_local=False, run_in_executor=False)
+
+
+@asynccontextmanager
+async def _another(connection: Any) -> AsyncGenerator[AsyncConnection[Any]]:
+    """Connect once more to the database of a connection or a pool: a lock takes one for itself."""
+    import psycopg
+
+    async with AsyncExitStack() as opened:
+        if hasattr(connection, "getconn"):
+            connection = await opened.enter_async_context(connection.connection())
+        info = connection.info
+    again = psycopg.AsyncConnection.connect
+    async with await again(info.dsn, password=info.password, autocommit=True) as other:
+        yield other
 
 
 async def _locked(connection: AsyncConnection[Any], key: str) -> None:

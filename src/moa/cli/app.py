@@ -42,7 +42,19 @@ class Headed(TyperGroup):
                 formatter.write_dl(rows)
 
 
-class RayAlone(TyperCommand):
+class Worded(TyperCommand):
+    """A command that says of a wrong value what is wrong with it, and no word of Pydantic's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command line."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
+class RayAlone(Worded):
     """A command whose `--ray` may stand without an address, before another option or at the end."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -98,7 +110,7 @@ def _add(
     name: str | None = None,
     heading: str | None = None,
 ) -> None:
-    kind = RayAlone if command is run.run else None
+    kind = RayAlone if command is run.run else Worded
     added = to.command(
         name or command.__name__, cls=kind, rich_help_panel=heading, **_taught(command)
     )

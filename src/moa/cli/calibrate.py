@@ -173,8 +173,14 @@ def _labelled(source: str, given: options.Reading) -> list[Labelled]:
     from moa import rows
     from moa.calibration.labelled import Labelled
 
-    form, column = given.format, given.text_column
-    return [row for _, row in rows.typed(source, Labelled, format=form, text_column=column)]
+    found = rows.typed(
+        source,
+        Labelled,
+        format=given.format,
+        text_column=given.text_column,
+        encoding=given.encoding,
+    )
+    return [row for _, row in found]
 
 
 async def _recheck(

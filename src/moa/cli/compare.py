@@ -81,7 +81,13 @@ def compare(
         check_lines(out, existing=existing, source=source)
     if plot is not None:
         check_picture(plot)
-    data = read_cases(source, format=given.format, text_column=given.text_column, limit=given.limit)
+    data = read_cases(
+        source,
+        format=given.format,
+        text_column=given.text_column,
+        encoding=given.encoding,
+        limit=given.limit,
+    )
     named = None if labels is None else options.label_names(labels)
     settings = _settings(source, data, task=task, labels=named, calibration=calibration)
     names = [name.strip() for name in designs.split(",") if name.strip()]

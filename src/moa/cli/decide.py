@@ -52,7 +52,8 @@ def decide(
             help="Texts to measure the labels' bias on; default: INPUT's first 256.",
         ),
     ] = None,
-    out: options.OutFile = None,
+    out: options.OutTable = None,
+    where: options.Where = None,
     given: options.Working,
     as_json: options.AsJson = False,
 ) -> None:
@@ -105,9 +106,15 @@ def decide(
         way = _Calibrated(Calibration.load(calibration), task, labels)
     live = source == rows.STDIN
     column = given.text_column
-    if column is None and rows.format_of(source, given.format) == "csv":
+    if column is None and rows.format_of(source, given.format) in ("csv", "xlsx"):
         column = "text"
-    found = rows.read(source, format=given.format, text_column=column)
+    found = rows.read(
+        source,
+        format=given.format,
+        text_column=column,
+        encoding=given.encoding,
+        say=screen.notes().print,
+    )
     texts, found = way.look(islice(found, given.limit), live=live)
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[Any], Asked]:
@@ -120,6 +127,7 @@ def decide(
         total=rows.count(source, given.limit, given.format),
         given=given,
         out=out,
+        where=where or (),
         as_json=as_json,
     )
     raise typer.Exit(runner.run(prepare, found))

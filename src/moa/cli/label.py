@@ -79,8 +79,12 @@ def label(
     made = Calibration.load(calibration)
     picks: list[Pick] = []
     with LabelFile(out, existing=kept.existing(out), source=source) as file:
-        form, column = reading.format, reading.text_column
-        rows = read_unlabelled(source, format=form, text_column=column)
+        rows = read_unlabelled(
+            source,
+            format=reading.format,
+            text_column=reading.text_column,
+            encoding=reading.encoding,
+        )
 
         async def body(endpoints: Endpoints, context: RunContext) -> int:
             with screen.progress("reading") as progress:

@@ -44,7 +44,8 @@ def _named(labels: str | None) -> str | None:
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="INPUT", help=".jsonl, .csv, .txt or .parquet file, - for standard input."
+        metavar="INPUT",
+        help=".jsonl, .csv, .txt, .parquet or .xlsx file, - for standard input.",
     ),
 ]
 LabelledRows = Annotated[
@@ -61,6 +62,24 @@ OutFile = Annotated[
     Path | None,
     typer.Option(
         "--out", help="Write one line of JSON a row, as each is done.", metavar="FILE.jsonl"
+    ),
+]
+OutTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Write one line of JSON a row, as each is done; or, at the end, a table of .csv, "
+        ".parquet or .xlsx, beside its lines in FILE.jsonl.",
+        metavar="FILE",
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="WHICH",
+        help="Rows of the table: kept, dropped, failed, accepted, quarantine, or FIELD=VALUE such "
+        "as label=spam; of several, all must hold.",
     ),
 ]
 JobStore = Annotated[
@@ -92,7 +111,7 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there, instead of refusing to.")
 ]
 Format = Annotated[
-    Literal["jsonl", "csv", "txt", "parquet"] | None,
+    Literal["jsonl", "csv", "txt", "parquet", "xlsx"] | None,
     typer.Option(
         "--format", help="Format of the rows; default: by the file's name, or its first line."
     ),
@@ -101,6 +120,14 @@ TextColumn = Annotated[
     str | None,
     typer.Option(
         "--text-column", metavar="NAME", help="Column or key that holds the text; default: text."
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        metavar="NAME",
+        help="What INPUT is written in, such as cp1252; default: UTF-8.",
     ),
 ]
 _TASK = typer.Option(
@@ -208,6 +235,7 @@ class Reading:
 
     format: Format = None
     text_column: TextColumn = None
+    encoding: Encoding = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from moa.context import Reference, RunContext
 from moa.errors import ConfigError
 from moa.node import Node, Outcome
 from moa.questions import Choice, Predicate, Score
-from moa.rows import RowFile, aside, with_text, worked
+from moa.rows import RowFile, TableFile, aside, result_file, with_text, worked
 from moa.rows.tally import WAITING, Tally, became
 
 if TYPE_CHECKING:
@@ -176,10 +176,17 @@ class RowRunner:
         given: options.Working,
         out: Path | None,
         as_json: bool,
+        where: Sequence[str] = (),
         job: str | None = None,
         full: bool = False,
     ) -> None:
         existing = given.existing(out)
+        if where and out is None:
+            raise ConfigError(
+                "--where chooses the rows of a table: give --out FILE.csv, .parquet or .xlsx"
+                if job is None
+                else "--where is for moa job export, which writes what came out of a job"
+            )
         if job is not None and out is not None:
             raise ConfigError(
                 "--job keeps what comes out itself: leave out --out, and write a file of it by "
@@ -191,7 +198,14 @@ class RowRunner:
         self.tally = Tally()
         self._line = line
         self._live = live
-        self._file = RowFile(out, existing=existing, source=source, line=line) if out else None
+        self._file = out and result_file(
+            out,
+            existing=existing,
+            source=source,
+            line=line,
+            where=where,
+            text_column=given.text_column,
+        )
         self._as_json = as_json
         self._full = full
         self._drafted = False
@@ -221,13 +235,15 @@ class RowRunner:
 
         Where they are `tabular` and the node takes texts, all are refused if the first has none.
         """
-        check_target("--out", self._file and self._file.path)
+        for path in {self._file.path, self._file.result} if self._file else ():
+            check_target("--out", path)
         with ExitStack() as opened:
             opened.callback(self._progress.stop)
             if self._file:
                 opened.enter_context(self._file)
             code = self._given.run(partial(self._work, prepare, rows, opened, tabular), stopped="")
             self.close(stopped=code == options.STOPPED)
+        self._tell_of_table()
         if isinstance(self._node, Watching):
             screen.notes().print(self._node.summary)
         return code
@@ -323,6 +339,10 @@ class RowRunner:
                 f"{file.there} more were there already; {file.failed} that had failed, and "
                 f"{file.changed} whose input has changed since, were due again"
             )
+        if lost := (self._job or file) and cast("Job | RowFile", self._job or file).lost:
+            details.print(
+                f"{lost} finished calls were kept damaged: they were made again, and paid again"
+            )
         if self._job:
             status = self._job.status()
             counts = ", ".join(f"{count} {state}" for state, count in sorted(status.rows.items()))
@@ -333,6 +353,16 @@ class RowRunner:
             go_on = "the same command goes on"
             go_on = go_on if self._job else options.how_to_go_on(file and file.path)
             details.print(f"Stopped after {self.tally.items} finished items: {go_on}.")
+
+    def _tell_of_table(self) -> None:
+        """Say what is in the table, which is written once the lines are closed."""
+        file = self._file
+        if not isinstance(file, TableFile) or file.in_table is None:
+            return
+        details = screen.details(as_json=self._as_json)
+        renamed = ", ".join(f"{name} is {now}" for name, now in file.renamed.items())
+        why = f"; as the input has such columns, {renamed}" if renamed else ""
+        details.print(f"{file.in_table} rows in {file.result}, made of {file.path}{why}")
 
     def _state(self) -> str:
         tally = self.tally

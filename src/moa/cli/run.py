@@ -39,7 +39,10 @@ def run(
     graph: GraphName,
     source: Annotated[
         str | None,
-        typer.Argument(metavar="INPUT", help=".jsonl, .csv or .txt file, - for standard input."),
+        typer.Argument(
+            metavar="INPUT",
+            help=".jsonl, .csv, .txt, .parquet or .xlsx file, - for standard input.",
+        ),
     ] = None,
     *,
     text: Annotated[
@@ -51,7 +54,8 @@ def run(
     full: Annotated[
         bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
     ] = False,
-    out: options.OutFile = None,
+    out: options.OutTable = None,
+    where: options.Where = None,
     job: options.JobStore = None,
     ray: options.RayAddress = None,
     given: options.Working,
@@ -71,6 +75,10 @@ def run(
     A table from a pipe, whose texts stand in the column body:
 
         zcat mails.csv.gz | moa run sentiment - --format csv --text-column body --out done.jsonl
+
+    A table for a spreadsheet: the columns of the input, then those of what came out:
+
+        moa run sentiment reviews.csv --out result.xlsx --where label=negative
 
     With --out or --json a line is written as each row is done, with the id of its row, or else its
     line number; without them a table comes at the end.
@@ -106,7 +114,14 @@ def run(
     found = (
         rows.literal(source)
         if text
-        else rows.read(source, format=given.format, text_column=given.text_column, else_do=hint)
+        else rows.read(
+            source,
+            format=given.format,
+            text_column=given.text_column,
+            encoding=given.encoding,
+            else_do=hint,
+            say=screen.notes().print,
+        )
     )
     piped = source == rows.STDIN and not text
     if ray is not None:
@@ -129,11 +144,12 @@ def run(
         total=1 if text else rows.count(source, given.limit, given.format),
         given=given,
         out=out,
+        where=where or (),
         as_json=as_json,
         job=job,
         full=full,
     )
-    tabular = not text and rows.format_of(source, given.format) == "csv"
+    tabular = not text and rows.format_of(source, given.format) in ("csv", "xlsx")
     raise typer.Exit(runner.run(prepare, islice(found, given.limit), tabular=tabular))
 
 
@@ -235,9 +251,12 @@ def job_export(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", metavar="FILE", help="Write a .jsonl, .csv or .parquet file; .gz compresses."
+            "--out",
+            metavar="FILE",
+            help="Write a .jsonl, .csv, .parquet or .xlsx file; .gz compresses.",
         ),
     ],
+    where: options.Where = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write what came out, a line for each row in the order of the rows, as moa run --out does.
@@ -251,7 +270,7 @@ def job_export(
     if out.is_file() and out.stat().st_size and not overwrite:
         raise ConfigError(f"{out} is there already: --overwrite replaces it")
     with Job(store) as job:
-        count = job.export(out)
+        count = job.export(out, where=where or ())
     screen.out().print(f"{count} lines in {out}")
 
 

@@ -56,8 +56,8 @@ def journalled_stream(
         async def streamed(
             call: Call, form: Form[Any], endpoint: object, prompt: Any
         ) -> AsyncIterator[Any]:
-            if call.is_kept:
-                whole = call.found(form)
+            if call.is_kept(form):
+                whole = call.found()
                 if whole.text:
                     yield whole.text
                 yield whole

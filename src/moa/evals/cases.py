@@ -92,6 +92,7 @@ def read_cases(
     *,
     format: Format | None = None,
     text_column: str | None = None,
+    encoding: str | None = None,
     limit: int | None = None,
 ) -> Data:
     """Read the rows of a file as cases.
@@ -100,13 +101,14 @@ def read_cases(
         source: A `.jsonl` or `.csv` file, `-` for standard input.
         format: How rows stand in it; `None` goes by its name.
         text_column: The column that holds the text; `None`: the usual ones.
+        encoding: What it is written in; `None`: UTF-8.
         limit: Maximum number of rows; `None` reads all.
 
     Raises:
         ConfigError: there is no such file, or a row in it is none to compare on.
         InputError: some rows have labels and others texts.
     """
-    rows = typed(source, Case, format=format, text_column=text_column)
+    rows = typed(source, Case, format=format, text_column=text_column, encoding=encoding)
     return _of_one_kind([case for _, case in islice(rows, limit)])
 
 

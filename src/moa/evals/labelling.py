@@ -47,21 +47,32 @@ class Unlabelled(NamedTuple):
 
 
 def read_unlabelled(
-    source: str | Path, *, format: Format | None = None, text_column: str | None = None
+    source: str | Path,
+    *,
+    format: Format | None = None,
+    text_column: str | None = None,
+    encoding: str | None = None,
 ) -> list[Unlabelled]:
-    """Read the texts of a file; a row without one is passed over."""
-    found: list[Unlabelled] = []
-    for row in read(source, format=format, text_column=text_column):
+    """Read the texts of a file; a row without one is passed over.
+
+    Raises:
+        ConfigError: no row has one; it says why of the first.
+    """
+    found, problem = list[Unlabelled](), ""
+    for row in read(source, format=format, text_column=text_column, encoding=encoding):
         if isinstance(row, Malformed):
+            problem = problem or f"line {row.number}: {row.error}"
             continue
         try:
             text = row_text(row.value)
-        except InputError:
+        except InputError as error:
+            problem = problem or f"line {row.number}: {error}"
             continue
         if text.strip():
             found.append(Unlabelled(text, row.value if isinstance(row.value, dict) else {}))
     if not found:
-        raise ConfigError(f"{source}: there is no row with a 'text' to be labelled")
+        why = f" ({problem}). --text-column names the column that holds the text" if problem else ""
+        raise ConfigError(f"{source}: there is no row with a 'text' to be labelled{why}")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import sqlite3
 import threading
@@ -58,34 +59,74 @@ class SQLite:
         tables: What stands in it, as statements of SQL with `;` between two.
         what: It is called so in errors.
         alone: Whether one process uses it at a time.
+        may_only_read: Whether it is opened also where it can't be written, to be looked at.
     """
 
     job, skip_locked = "job", ""
     is_new = False
 
-    def __init__(self, path: Path, tables: str, *, what: str, alone: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tables: str,
+        *,
+        what: str,
+        alone: bool = False,
+        may_only_read: bool = False,
+    ) -> None:
         self.path = path
         self.where = str(path.parent)
         self._tables = tables
         self._what = what
         self._alone = alone
+        self._may_only_read = may_only_read
         self._lock = threading.RLock()
 
     def open(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            make_private(self.path)
-            self._file = sqlite3.connect(
-                self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            if self._alone:
-                self._file.execute("pragma locking_mode = exclusive")
-            self._use_wal()
-            self._file.execute("pragma synchronous = normal")
-            for table in self._tables.split(";"):
-                self._file.execute(table)
+            try:
+                self._open_to_write()
+            except (OSError, sqlite3.Error) as error:
+                if not (self._may_only_read and _can_not_be_written(error)):
+                    raise
+                self._open_to_read()
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"{self._what} can't be opened: {error}") from error
+
+    def _open_to_write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.path)
+        self._connect(str(self.path))
+        if self._alone:
+            self._file.execute("pragma locking_mode = exclusive")
+        self._use_wal()
+        self._file.execute("pragma synchronous = normal")
+        for table in self._tables.split(";"):
+            self._file.execute(table)
+
+    def _open_to_read(self) -> None:
+        address = self.path.absolute().as_uri()
+        try:
+            self._connect(f"{address}?mode=ro")
+            self._file.execute("select 1 from sqlite_schema")
+        except (
+            sqlite3.OperationalError
+        ):  # it makes files beside it, unless it is said never to change
+            if self.path.with_name(f"{self.path.name}-wal").exists():
+                raise sqlite3.OperationalError(
+                    "it is read-only, and a process that was killed has left changes beside it. "
+                    "Copy the whole folder to where it can be written"
+                ) from None
+            self._connect(f"{address}?mode=ro&immutable=1")
+
+    def _connect(self, address: str) -> None:
+        self._file = sqlite3.connect(
+            address,
+            timeout=_BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=address.startswith("file:"),
+        )
 
     def _use_wal(self) -> None:
         """Let others read while one writes. SQLite's own waiting doesn't cover this change."""
@@ -132,10 +173,19 @@ class SQLite:
         try:
             yield
         except sqlite3.Error as error:
+            what_to_do = "Free the disk, and start it again: what is done is kept"
+            if _can_not_be_written(error):
+                what_to_do = "Copy it to where it can be written"
             raise StoreError(
-                f"{self._what} can't be written or read: {error}. Free the disk, and start it "
-                "again: what is done is kept"
+                f"{self._what} can't be written or read: {error}. {what_to_do}"
             ) from error
+
+
+def _can_not_be_written(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the kind of error, without its details
+    return code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 class Postgres:
@@ -242,16 +292,21 @@ def _query(sql: str) -> Any:
 
 
 class Scratch:
-    """A table of what would take much memory, in a temporary file that nobody else sees."""
+    """A table of what would take much memory, in a temporary file that nobody else sees.
+
+    Rows may be read in one thread, and be done in another.
+    """
 
     def __init__(self, table: str) -> None:
-        self._file = sqlite3.connect("", isolation_level=None)
+        self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._turn = threading.Lock()
         self._file.execute(table)
         self._file.execute("begin")
 
     def run(self, sql: str, *values: object) -> sqlite3.Cursor:
         try:
-            return self._file.execute(sql, values)
+            with self._turn:
+                return self._file.execute(sql, values)
         except sqlite3.Error as error:
             raise StoreError(f"the folder of temporary files can't be used: {error}") from error
 

@@ -7,6 +7,7 @@ due, each with the finished calls of an earlier try, and takes what became of th
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -28,6 +29,7 @@ create table if not exists moa_calls (
     primary key (job, key, call))
 """
 """The table that `Calls` needs."""
+_logger = logging.getLogger(__name__)
 _LATE_S = 0.05
 """Seconds after which a finished call is on disk, where its row makes no other before."""
 
@@ -83,11 +85,18 @@ class RowJournal(Journal):
     charges_all = False
 
     def __init__(self, name: str, kept: Mapping[str, str], calls: Calls) -> None:
-        super().__init__(name, kept)
         self._calls = calls
+        super().__init__(name, kept)
         self.unwritten: dict[Key | str, Callable[[], str]] = {}
         self.is_written = bool(kept)
         """Whether some of them may be on disk."""
+
+    def lose(self, key: str, fault: Exception, *, may_repeat: bool = True) -> None:
+        """Drop a record that can't be read, so that the call is made again."""
+        if not may_repeat:
+            super().lose(key, fault, may_repeat=False)
+        self.kept.pop(key, None)
+        self._calls.lose(self.name, key, fault)
 
     async def keep(self, key: str, record: str) -> None:
         """Keep a record: it is on disk before the next call is made, or a little later."""
@@ -120,6 +129,8 @@ class Calls:
         self._turn = threading.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
+        self.lost = 0
+        """Finished calls so far that could not be read, and are made again."""
 
     def journals(self, keys: Sequence[str]) -> list[RowJournal]:
         """Give the journals of rows that are worked on next."""
@@ -147,6 +158,18 @@ class Calls:
             if journal is None or journal.is_written:
                 drop = "delete from moa_calls where job = ? and key = ?"
                 self._store.run(drop, self._store.job, key)
+
+    def lose(self, key: str, call: str, fault: Exception) -> None:
+        """Drop what is kept of a call, and say so, once."""
+        self.lost += 1
+        if self.lost == 1:
+            _logger.warning(
+                "what is kept of a finished call can't be read (%s): such calls are made again",
+                str(fault).splitlines()[0],
+            )
+        with self._turn:
+            drop = "delete from moa_calls where job = ? and key = ? and call = ?"
+            self._store.run(drop, self._store.job, key, call)
 
     def write_later(self, journal: RowJournal) -> None:
         """Write what a row has finished within `_LATE_S`, unless it is done by then."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import gzip
 import io
 import json
+import re
 import sys
 import threading
 import zlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from glob import glob
 from importlib import import_module
 from itertools import chain
@@ -24,12 +24,15 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from moa._files import dumped, jsonable
-from moa.batch import Malformed, Row, faults_of
+from moa.batch import Malformed, Row, faults_of, in_words
 from moa.errors import ConfigError, MissingDependency, MoaError, needed
+from moa.rows.delimited import Say, csv_rows, header_of, separator_of
+from moa.rows.lines import Line, encodable, encoding_of, lines_of, malformed, own_id, row_of
+from moa.rows.sheets import sheet
 
-Format = Literal["jsonl", "csv", "txt", "parquet"]
+Format = Literal["jsonl", "csv", "txt", "parquet", "xlsx"]
 """How rows stand in a file: an object a line, a table with a header, a text a line, or a table of
-Parquet."""
+Parquet or of Excel."""
 STDIN = "-"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 """How a file is compressed, by the end of its name."""
@@ -37,33 +40,13 @@ _BROKEN = (OSError, EOFError, zlib.error)
 """What reading raises where the disk fails, or a compressed file is cut off or damaged."""
 PARQUET_ROWS = 1024
 """Rows of Parquet that are read or written together."""
-_BOM = b"\xef\xbb\xbf"
-_LONGEST_CELL = 2**24
-"""Most characters of a CSV cell, so that a quote that is never closed ends somewhere."""
+_NAMES = {"id", "text"}
+"""One of them, in its first line, tells a table on standard input from texts."""
+_NAME = re.compile(r"[\w.-]+( [\w.-]+)*")
 
 
 Model = TypeVar("Model", bound=BaseModel)
 Reader = Callable[[Iterator["Line"]], Iterator[Row | Malformed]]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a file, as bytes."""
-
-    number: int
-    raw: bytes
-
-    @property
-    def shown(self) -> str:
-        """It as far as it is UTF-8."""
-        return self.raw.decode("utf-8", errors="replace")
-
-    def text(self) -> str:
-        """Decode it, or raise a `ValueError` that says where it isn't UTF-8."""
-        try:
-            return self.raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def literal(text: str) -> Iterator[Row | Malformed]:
@@ -76,9 +59,14 @@ def read(
     *,
     format: Format | None = None,
     text_column: str | None = None,
+    encoding: str | None = None,
     else_do: str = "",
+    say: Say = len,
 ) -> Iterator[Row | Malformed]:
-    """Read `.jsonl`, `.csv`, `.txt` or `.parquet` files, or `-`, one row at a time.
+    """Read `.jsonl`, `.csv`, `.txt`, `.parquet` or `.xlsx` files, or `-`, one row at a time.
+
+    Columns of a CSV file are separated by what its header has most of: comma, semicolon, tab or
+    bar. Of an Excel file the first sheet is read; its first row that isn't empty is the header.
 
     A file whose name ends in `.gz` or `.zst` is decompressed on the way. Rows of several files
     without an `id` have that of their file and line, such as `b.csv:3`.
@@ -87,18 +75,25 @@ def read(
         source: The file; a pattern such as `mails/*.jsonl.gz`; an address that `fsspec` knows, such
             as `s3://bucket/mails.parquet`; or `-` for standard input.
         format: How the rows stand in it; `None` goes by the name. Standard input is then JSON Lines
-            where its first line that isn't empty begins with `{`, else one text a line.
+            where its first line that isn't empty begins with `{`, CSV where that is a header with
+            a column `id`, `text` or `text_column`, else one text a line.
         text_column: The column, or key, that holds the text; it is given as `text` too. `None`
             leaves rows as they are.
+        encoding: What lines are written in, such as `cp1252`; `None`: UTF-8. Others are never
+            guessed.
         else_do: A sentence on what to do with what is no file.
+        say: Is told which separator a table has, other than a comma, and what standard input is
+            taken for.
 
     Raises:
         ConfigError: there is no such file, it can't be read, or its name ends otherwise; or
             standard input is closed. While it is read: there are no rows in it, two columns have
             one name, or the first row lacks `text_column`.
-        MissingDependency: Parquet, `.zst` or an address needs a package that isn't installed.
+        MissingDependency: Parquet, `.xlsx`, `.zst` or an address needs a package that isn't
+            installed.
     """
-    found = _found(str(source), format, else_do)
+    way = _Way(format, encoding_of(encoding), text_column, say)
+    found = _found(str(source), way, else_do)
     if text_column is not None:
         found = with_text(found, text_column)
     return _some(found, "standard input" if source == STDIN else str(source))
@@ -110,6 +105,7 @@ def typed(
     *,
     format: Format | None = None,
     text_column: str | None = None,
+    encoding: str | None = None,
 ) -> Iterator[tuple[Row, Model]]:
     """Read a file as `read` does, each row as a model; a text alone is its `text`.
 
@@ -117,7 +113,7 @@ def typed(
         ConfigError: as for `read`, or a row is malformed or doesn't fit: it names file, line, field
             and fault.
     """
-    for row in read(source, format=format, text_column=text_column):
+    for row in read(source, format=format, text_column=text_column, encoding=encoding):
         where = f"{source}, line {row.number}"
         if isinstance(row, Malformed):
             raise ConfigError(f"{where}: {row.error}")
@@ -129,32 +125,42 @@ def typed(
             raise ConfigError(f"{where}: {faults_of(error)}. The row has {has}") from error
 
 
-def _found(source: str, format: Format | None, else_do: str) -> Iterator[Row | Malformed]:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a file is read."""
+
+    format: Format | None
+    encoding: str | None
+    text_column: str | None
+    say: Say
+
+
+def _found(source: str, way: _Way, else_do: str) -> Iterator[Row | Malformed]:
     if source == STDIN:
         stdin: BinaryIO | None = getattr(sys.stdin, "buffer", None)
         if stdin is None:
             raise ConfigError("there is no standard input to read from: it is closed")
-        return _until_it_breaks(_stdin(stdin, format))
+        return _until_it_breaks(_stdin(stdin, way))
     if any(mark in source for mark in "*?[") and not Path(source).exists():
         files = sorted(glob(source, recursive=True))
         if not files:
             raise ConfigError(f"no file is called like {source!r}")
-        return _of_several([(file, _found(file, format, else_do)) for file in files])
-    path, kind = Path(source), format_of(source, format)
+        return _of_several([(file, _found(file, way, else_do)) for file in files])
+    path, kind = Path(source), format_of(source, way.format)
     if kind is None:
         raise ConfigError(
-            f"{source!r} is no .jsonl, .csv, .txt or .parquet file, nor - for standard input"
+            f"{source!r} is no .jsonl, .csv, .txt, .parquet or .xlsx file, nor - for standard input"
             + (f". {else_do}" if else_do else "")
         )
     if "://" in source:
-        return _of_file(source, kind)
+        return _of_file(source, kind, way)
     try:
         there = path.exists() and not path.is_dir()
     except OSError as error:
         raise ConfigError(f"{source!r} can't be read: {error.strerror}") from error
     if not there:
         raise ConfigError(f"there is no file {source!r}")
-    return _of_file(source, kind)
+    return _of_file(source, kind, way)
 
 
 def _of_several(
@@ -165,7 +171,7 @@ def _of_several(
             name = Path(file).name
             if isinstance(row, Malformed):
                 row = replace(row, error=f"{name}: {row.error}")
-            elif isinstance(row.value, str) or _own_id(row.value) is None:
+            elif isinstance(row.value, str) or own_id(row.value) is None:
                 row = replace(row, id=f"{name}:{row.number}")
             yield row
 
@@ -201,7 +207,7 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
     path = Path(source)
     path = path.with_suffix("") if path.suffix.lower() in _PACKED else path
     kind = path.suffix.lower().removeprefix(".")
-    return format or (kind if kind == "parquet" or kind in _READERS else None)
+    return format or _KINDS.get(kind)
 
 
 def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | Malformed]:
@@ -218,10 +224,14 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
             else:
                 has = ", ".join(map(repr, fields)) or "no columns"
                 problem = f"there is no text in a column {column!r}: it has {has}"
+                if column in fields:
+                    problem = (
+                        f"what stands in {column!r} is no text, but {in_words(fields[column])}"
+                    )
                 if first:
                     hint = "Name the column that holds the text by --text-column"
                     raise ConfigError(f"line {row.number}: {problem}. {hint}")
-                row = replace(_malformed(row.number, problem, dumped(row.value)), key=row.key)
+                row = replace(malformed(row.number, problem, dumped(row.value)), key=row.key)
             first = False
         yield row
 
@@ -247,10 +257,31 @@ def _some(found: Iterator[Row | Malformed], source: str) -> Iterator[Row | Malfo
     yield from found
 
 
-def _of_file(source: str, kind: Format) -> Iterator[Row | Malformed]:
+def _of_file(source: str, kind: Format, way: _Way) -> Iterator[Row | Malformed]:
     with _opened(source) as file:
-        reader = _parquet(file, source) if kind == "parquet" else _READERS[kind](_lines(file))
+        if kind == "parquet":
+            reader = _parquet(file, source)
+        elif kind == "xlsx":
+            reader = _of_table(sheet(file, source), f"Excel file {source!r}")
+        else:
+            reader = _reader(kind, way)(lines_of(file, way.encoding))
         yield from _until_it_breaks(reader)
+
+
+def _of_table(cells: Iterator[tuple[int, list[object]]], what: str) -> Iterator[Row | Malformed]:
+    """Read the rows of a table, whose first one is the header."""
+    header: list[str] | None = None
+    for number, row in cells:
+        if header is None:
+            header = header_of([str(cell) for cell in row], what)
+            continue
+        if len(row) > len(header):
+            shown = dumped(row)
+            error = f"{len(row)} cells under a header of {len(header)}"
+            yield malformed(number, error, shown)
+            continue
+        row += [None] * (len(header) - len(row))
+        yield row_of(number, dict(zip(header, row, strict=True)))
 
 
 def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malformed]:
@@ -262,7 +293,7 @@ def _until_it_breaks(found: Iterator[Row | Malformed]) -> Iterator[Row | Malform
             yield row
     except _BROKEN as error:
         said = getattr(error, "strerror", None) or error
-        yield _malformed(number + 1, f"it and all that follows can't be read: {said}", "")
+        yield malformed(number + 1, f"it and all that follows can't be read: {said}", "")
 
 
 def _opened(source: str) -> BinaryIO:
@@ -311,34 +342,45 @@ def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
             for value in batch.to_pylist():
                 number += 1
                 try:
-                    row = _row(number, {name: jsonable(cell) for name, cell in value.items()})
+                    row = row_of(number, {name: jsonable(cell) for name, cell in value.items()})
                 except ValueError as error:  # such as the bytes of a picture
-                    yield _malformed(number, f"a column holds bytes that are no text: {error}", "")
+                    yield malformed(number, f"a column holds bytes that are no text: {error}", "")
                 else:
                     yield row
     except pyarrow.ArrowInvalid as error:
         raise ConfigError(f"{source!r} is no Parquet: {error}") from error
 
 
-def _lines(file: BinaryIO) -> Iterator[Line]:
-    for number, raw in enumerate(file, start=1):
-        if number == 1:
-            raw = raw.removeprefix(_BOM)
-        yield Line(number, raw.rstrip(b"\r\n"))
-
-
-def _stdin(file: BinaryIO, format: Format | None) -> Iterator[Row | Malformed]:
-    lines = _lines(file)
-    if format is not None:
-        yield from _READERS[format](lines)
+def _stdin(file: BinaryIO, way: _Way) -> Iterator[Row | Malformed]:
+    if way.format in ("parquet", "xlsx"):
+        raise ConfigError(f"--format {way.format} needs a file: it is not read front to back")
+    lines = lines_of(file, way.encoding)
+    if way.format is not None:
+        yield from _reader(way.format, way)(lines)
         return
     seen: list[Line] = []
     for line in lines:
         seen.append(line)
         if line.raw.strip():
             break
-    reader = jsonl if seen and seen[-1].raw.lstrip().startswith(b"{") else _txt
-    yield from reader(chain(seen, lines))
+    kind = _kind_of(seen[-1].raw, way.text_column) if seen else "txt"
+    if kind == "csv":
+        way.say("standard input is read as CSV; --format txt takes each line as a text")
+    yield from _reader(kind, way)(chain(seen, lines))
+
+
+def _kind_of(first: bytes, text_column: str | None) -> Format:
+    """Tell by its first line how rows stand on standard input."""
+    if first.lstrip().startswith(b"{"):
+        return "jsonl"
+    header = first.decode("utf-8", errors="replace")
+    names = [name.strip('"') for name in header.split(separator_of(header))]
+    is_header = len({*names}) == len(names) > 1 and all(map(_NAME.fullmatch, names))
+    return "csv" if is_header and {*names} & {*_NAMES, text_column} else "txt"
+
+
+def _reader(kind: Format, way: _Way) -> Reader:
+    return partial(csv_rows, say=way.say) if kind == "csv" else _READERS[kind]
 
 
 def _txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
@@ -346,7 +388,7 @@ def _txt(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
         try:
             yield Row(number=line.number, id=line.number, value=line.text())
         except ValueError as error:
-            yield _malformed(line.number, str(error), repr(line.raw))
+            yield malformed(line.number, str(error), repr(line.raw))
 
 
 def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
@@ -355,98 +397,16 @@ def jsonl(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
         if not line.raw.strip():
             continue
         try:
-            yield _row(line.number, _object(line.text()))
+            yield row_of(line.number, _object(line.text()))
         except (ValueError, RecursionError) as error:
-            yield _malformed(line.number, f"no JSON object: {error}", line.shown)
-
-
-class _Feed:
-    """Lines for a `csv.reader`, which can be given back where they turn out to be no record."""
-
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self._lines = lines
-        self._back: deque[Line] = deque()
-        self.taken: list[Line] = []
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._back.popleft() if self._back else next(self._lines)
-        self.taken.append(line)
-        return line.raw.decode("utf-8", errors="surrogateescape") + "\n"
-
-    def give_back(self) -> Line:
-        """Keep the first line of the record, which is malformed, and return the others."""
-        first, *others = self.taken
-        self._back.extendleft(reversed(others))
-        return first
-
-
-def _csv(lines: Iterator[Line]) -> Iterator[Row | Malformed]:
-    csv.field_size_limit(_LONGEST_CELL)
-    feed = _Feed(lines)
-    reader = csv.reader(feed, strict=True)
-    header: list[str] | None = None
-    while True:
-        feed.taken.clear()
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            line = feed.give_back()
-            yield _malformed(line.number, f"no CSV: {error}", line.shown)
-            continue
-        if header is None:
-            header = _header(cells)
-        elif cells:
-            yield _csv_row(feed.taken[0].number, header, cells)
-
-
-def _header(cells: list[str]) -> list[str]:
-    for place, name in enumerate(cells):
-        if name in cells[:place]:
-            raise ConfigError(f"two columns of the CSV file are called {name!r}: rename one")
-    return cells
-
-
-def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
-    raw = csv_line(cells)
-    if len(cells) != len(header):
-        return _malformed(number, f"{len(cells)} cells under a header of {len(header)}", raw)
-    if not _encodable(raw):
-        return _malformed(number, "not UTF-8", repr(raw))
-    return _row(number, dict(zip(header, cells, strict=True)))
-
-
-def csv_line(cells: list[str]) -> str:
-    """Write a row of a table, without its end."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue()
-
-
-def _malformed(number: int, error: str, raw: str) -> Malformed:
-    return Malformed(number=number, error=error, raw=raw)
-
-
-def _row(number: int, value: dict[str, object]) -> Row:
-    own = _own_id(value)
-    return Row(number=number, id=number if own is None else own, value=value)
-
-
-def _own_id(value: Mapping[str, object]) -> str | int | None:
-    given = value.get("id")
-    usable = isinstance(given, str | int) and given != "" and not isinstance(given, bool)
-    return cast("str | int", given) if usable else None
+            yield malformed(line.number, f"no JSON object: {error}", line.shown)
 
 
 def _object(text: str) -> dict[str, object]:
     value: object = json.loads(text, parse_constant=_no_number)
     if not isinstance(value, dict):
         raise ValueError(f'a line is an object such as {{"text": …}}, not {text[:40]!r}')
-    if not _encodable(json.dumps(value, ensure_ascii=False)):
+    if not encodable(json.dumps(value, ensure_ascii=False)):
         raise ValueError("half of a surrogate pair is no text")
     return cast("dict[str, object]", value)
 
@@ -455,12 +415,13 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-_READERS: dict[Format, Reader] = {"jsonl": jsonl, "csv": _csv, "txt": _txt}
+_READERS: dict[Format, Reader] = {"jsonl": jsonl, "txt": _txt}
+_KINDS: dict[str, Format] = {
+    "jsonl": "jsonl",
+    "csv": "csv",
+    "tsv": "csv",
+    "txt": "txt",
+    "parquet": "parquet",
+    "xlsx": "xlsx",
+}
+"""By the end of a name."""

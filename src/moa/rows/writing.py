@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 from moa._files import Existing, LineFile, dumped, jsonable, replacing
 from moa.batch import Item, Malformed, Row
@@ -19,7 +17,6 @@ from moa.context import RunContext
 from moa.errors import ConfigError, InputError
 from moa.rows._stores import Scratch, SQLite
 from moa.rows.loop import CALLS, Calls, Fate, fate_of
-from moa.rows.reading import PARQUET_ROWS, Format, arrow, csv_line, format_of
 from moa.usage import Amount, Usage
 
 
@@ -76,50 +73,6 @@ def _dollars(cost: Decimal | None) -> float | None:
     return None if cost is None else float(cost)
 
 
-_COLUMNS = ("id", "status", "error", "input", "output")
-
-
-def exported(lines: Iterable[Mapping[str, Any]], path: Path) -> int:
-    """Write lines to a file, whole or not at all; see `moa.jobs.Job.export`."""
-    kind = format_of(str(path))
-    if kind in (None, "txt") or path.suffix == ".zst":
-        raise ConfigError(f"{path}: give a name that ends in .jsonl, .csv or .parquet")
-    try:
-        with replacing(path) as file, ExitStack() as stack:
-            if path.suffix == ".gz":
-                file = cast("BinaryIO", stack.enter_context(gzip.open(file, "wb")))
-            if kind == "parquet":
-                return _write_parquet(lines, file)
-            if kind == "csv":
-                file.write(f"{csv_line([*_COLUMNS])}\r\n".encode())
-            return sum(bool(file.write(_encoded(values, kind))) for values in lines)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be written: {error.strerror}") from error
-
-
-def _encoded(values: Mapping[str, Any], kind: Format | None) -> bytes:
-    if kind == "csv":
-        return f"{csv_line([*_as_cells(values).values()])}\r\n".encode()
-    return f"{dumped(values)}\n".encode()
-
-
-def _write_parquet(lines: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:
-    pyarrow, count = arrow("to write Parquet"), 0
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in _COLUMNS])
-    cells = map(_as_cells, lines)
-    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
-        while some := list(islice(cells, PARQUET_ROWS)):
-            writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
-            count += len(some)
-    return count
-
-
-def _as_cells(values: Mapping[str, Any]) -> dict[str, str]:
-    told = {name: values.get(name, "") for name in ("id", "status", "error")}
-    parts = {name: dumped(values.get(name)) for name in ("input", "output")}
-    return {name: str(value) for name, value in told.items()} | parts
-
-
 def _digest(value: object) -> bytes:
     """Tell an input from others, whatever the order of its fields."""
     if isinstance(value, dict):
@@ -164,6 +117,8 @@ class RowFile(LineFile):
         line: Callable[[Item[Any]], Mapping[str, object]] = line,
     ) -> None:
         super().__init__(path, existing=existing, source=source)
+        self.result = self.path
+        """The file that was asked for."""
         self.there = 0
         """Rows so far that had a good line."""
         self.failed = 0
@@ -178,6 +133,11 @@ class RowFile(LineFile):
         """Copies of each row that are worked on, by its id and input."""
         self._all_read = False
         self._some_failed = False
+
+    @property
+    def lost(self) -> int:
+        """Finished calls so far that were kept damaged, and that are made again."""
+        return self._calls.lost
 
     def __enter__(self) -> Self:
         """Open and lock it, and read what is there."""
@@ -214,6 +174,7 @@ class RowFile(LineFile):
             if self._all_read and not self._in_hand and not self._some_failed:
                 self._kept.empty()  # a killed process may have left calls of rows that it had done
             self._remove_replaced()
+            self._finish()
         except OSError as problem:
             raise self._unwritable(problem) from problem
         finally:
@@ -302,6 +263,9 @@ class RowFile(LineFile):
         journal = self._calls.journals([key])[0]
         return Row(number=row.number, id=row.id, value=row.value, key=key, journal=journal)
 
+    def _finish(self) -> None:
+        """Make what else is made of the lines, before others may write them."""
+
     def _remove_replaced(self) -> None:
         if self._old is None or not self._all_read:
             return
@@ -380,7 +344,12 @@ class _CallFile(SQLite):
             self._remove()
 
     def open(self) -> None:
-        super().open()
+        try:
+            super().open()
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}. Without it, its calls are made and paid again: remove it for that"
+            ) from error
         self._is_open = True
 
     def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass, replace
 from itertools import count
 from operator import itemgetter
 from typing import Any, TypeVar, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from langchain_core.callbacks import CallbackManager
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -38,6 +38,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import (
     Command,
     RetryPolicy,
+    StateSnapshot,
     _interrupt_id,  # pyright: ignore[reportPrivateUsage]
 )
 
@@ -63,7 +64,12 @@ _SAVER, _PAD, _SEND, _MAP = (
 """What LangGraph's own `interrupt` reads in a configuration, and where its saver is."""
 _STREAM = "__pregel_stream"
 """Where the stream of a graph around this one is, if it takes what is written inside."""
-_CHANNEL, _ANSWER, _NO_TASK = "__moa__", "answer/", str(UUID(int=0))
+_CHANNEL, _NO_TASK = "__moa__", str(UUID(int=0))
+_ANSWER, _CLAIM, _FAILED = "answer/", "claim/", "/failed"
+"""Keys: of an answer, of who gives it, and behind that of an answer by which a run has failed."""
+_under_way: dict[str, object] = {}
+"""Tasks that are run in this process, and the scratchpad of LangGraph's for each: what runs moa
+twice in one task has one."""
 
 
 class Compiled(Pregel[Any, Any, Any, Any]):
@@ -86,14 +92,18 @@ class Compiled(Pregel[Any, Any, Any, Any]):
             return await cast("Any", super()).ainvoke(input, config, **options)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
-        """Run it, and say it where there is no run to go on with."""
+        """Run it, and say it where there is no run to go on with, or it is finished."""
+        if _is_answer(input):
+            _check_asked(self.get_state(config or {}))
         with _going_on(input, config):
             yield from cast("Any", super()).stream(input, config, **options)
 
     async def astream(
         self, input: Any, config: RunnableConfig | None = None, **options: Any
     ) -> AsyncIterator[Any]:
-        """Run it, and say it where there is no run to go on with."""
+        """Run it, and say it where there is no run to go on with, or it is finished."""
+        if _is_answer(input):
+            _check_asked(await self.aget_state(config or {}))
         with _going_on(input, config):
             async for piece in cast("Any", super()).astream(input, config, **options):
                 yield piece
@@ -118,13 +128,28 @@ def _going_on(given: object, config: RunnableConfig | None) -> Generator[None]:
     try:
         yield
     except EmptyInputError as error:
-        if isinstance(given, Command) and cast("Command[Any]", given).resume is None:
+        if isinstance(given, Command) and not _is_answer(cast("Command[Any]", given)):
             raise
         thread = ((config or {}).get("configurable") or {}).get("thread_id")
         raise NotResumable(
             f"there is no run to go on with in thread {thread!r}: its checkpointer keeps none of "
             "that thread_id. Give both as the run was begun with, or begin with a request"
         ) from error
+
+
+def _is_answer(given: object) -> bool:
+    return isinstance(given, Command) and cast("Command[Any]", given).resume is not None
+
+
+def _check_asked(state: StateSnapshot) -> None:
+    """See that the run that somebody answers is not finished: its output would look like theirs."""
+    if state.created_at is None or state.next:
+        return
+    thread = state.config.get("configurable", {}).get("thread_id")
+    raise NotResumable(
+        f"nothing is asked in thread {thread!r}: its run is finished, by an answer that was given "
+        "before. ainvoke(None, config) gives its output"
+    )
 
 
 _unread_node: ContextVar[object] = ContextVar("unread_node", default=None)
@@ -323,7 +348,11 @@ class Keeping:
         self._answers: dict[str, Any] = {}
         """What people answered, by the id of the question."""
         self._given: Counter[str] = Counter()
-        """How often, where the last answer was not valid."""
+        """How often, where a run has failed by the last answer."""
+        self._standing: set[str] = set()
+        """Questions whose last answer no run has failed by: it may be acted on at this moment."""
+        self._taken: list[str] = []
+        """Keys of the answers that are given now."""
         saver, info = self._set.get(_SAVER), runtime.execution_info
         self._saver: BaseCheckpointSaver[Any] | None = None
         self._at: RunnableConfig = {}
@@ -335,13 +364,31 @@ class Keeping:
         self._task = info.task_id if info else ""
 
     async def __aenter__(self) -> Keeping:
+        self._place = f"{id(self._saver)}/{self._at}/{self._task}"
+        pad = self._set.get(_PAD)
+        if self._saver and _under_way.get(self._place, pad) is not pad:
+            await self._write(_NO_TASK, None, channel="__resume__")  # or it would be found later
+            raise NotResumable(
+                f"thread {self._thread!r} is gone on with by another call in this process, by the "
+                "answer that was given there: wait for its output"
+            )
+        _under_way[self._place] = pad
+        try:
+            return await self._begun()
+        except BaseException:
+            _under_way.pop(self._place, None)
+            raise
+
+    @property
+    def _thread(self) -> object:
+        return self._at.get("configurable", {}).get("thread_id")
+
+    async def _begun(self) -> Keeping:
         kept: dict[str, str] = {}
         asked: set[str] = set()
         for key, channel, value in await self._read():
             if channel == _CHANNEL and key.startswith(_ANSWER):
-                question = key.split("/")[1]
-                self._answers[question] = value
-                self._given[question] += 1
+                self._take_over(key, value)
             elif channel == _CHANNEL and key.startswith(f"{self._task}/"):
                 kept[key.partition("/")[2]] = value
             elif channel == "__interrupt__" and key == self._task:
@@ -364,7 +411,18 @@ class Keeping:
             self._context.charge(usage, back=True)
         return self
 
+    def _take_over(self, key: str, value: Any) -> None:
+        """Read what an earlier run kept of an answer."""
+        question = key.split("/")[1]
+        if key.endswith(_FAILED):
+            self._standing.discard(question)
+        else:
+            self._answers[question] = value
+            self._given[question] += 1
+            self._standing.add(question)
+
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        _under_way.pop(self._place, None)
         journal, context = self.journal, self._context
         paid = {f"{journal.name}/{key}": usage for key, usage in journal.paid.items()}
         for key, usage in self._before.items():
@@ -383,6 +441,8 @@ class Keeping:
         if asked and self._saver is None:
             raise not_resumable(repr(asked[0].value)) from error
         if not asked:
+            for key in self._taken:
+                await self._write(f"{key}{_FAILED}", None)
             await journal.fail(error)
 
     @property
@@ -413,6 +473,9 @@ class Keeping:
         """Keep what people answer before anything runs, or it is lost where the run stops sooner.
 
         `asked` has the ids of the questions that it stopped at.
+
+        Raises:
+            NotResumable: somebody else has answered one of them.
         """
         answers: dict[str, Any] = {**(self._set.get(_MAP) or {})}
         if self._saver is None:
@@ -424,8 +487,31 @@ class Keeping:
                 answers[question] = answer
                 await self._write(_NO_TASK, None, channel="__resume__")  # it was given once
         for question, answer in answers.items():
+            if question in self._standing:
+                if self._answers[question] != answer:
+                    raise self._answered(repr(self._answers[question]))
+                continue  # it is given again, as after a crash
+            number = f"{question}/{self._given[question]:04}"
+            if not await self._claims(f"{_CLAIM}{number}"):
+                raise self._answered("somebody else, at this moment")
             self._answers[question] = answer
-            await self._write(f"{_ANSWER}{question}/{self._given[question]:04}", answer)
+            self._taken.append(f"{_ANSWER}{number}")
+            await self._write(self._taken[-1], answer)
+
+    async def _claims(self, key: str) -> bool:
+        """Say whether this run is the first to write there: a saver keeps what is first."""
+        mine = uuid4().hex
+        await self._write(key, mine)
+        claimed = [
+            value for at, channel, value in await self._read() if (at, channel) == (key, _CHANNEL)
+        ]
+        return claimed == [mine]
+
+    def _answered(self, by: str) -> NotResumable:
+        return NotResumable(
+            f"what is asked in thread {self._thread!r} is answered already: {by}. Where that run "
+            "was stopped, ainvoke(None, config) goes on with it"
+        )
 
     @contextmanager
     def _inside(self, place: str) -> Generator[None]:

@@ -1,0 +1,104 @@
+"""Lines: of a file or a pipe, in whatever encoding, and the rows and malformed rows they make."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from moa.batch import Malformed, Row
+from moa.errors import ConfigError
+
+IN_WHICH = "Say what it is written in, such as --encoding cp1252 for most of Windows and Excel"
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a file, as bytes."""
+
+    number: int
+    raw: bytes
+
+    @property
+    def shown(self) -> str:
+        """It as far as it is UTF-8."""
+        return self.raw.decode("utf-8", errors="replace")
+
+    def text(self) -> str:
+        """Decode it, or raise a `ValueError` that says where it isn't UTF-8."""
+        try:
+            return self.raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problem = f"{error.reason} at byte {error.start}"
+            raise ValueError(f"not UTF-8: {problem}. {IN_WHICH}") from error
+
+
+def encoding_of(encoding: str | None) -> str | None:
+    """Make sure that an encoding is known, or raise a `ConfigError`."""
+    if encoding is None:
+        return None
+    try:
+        if not codecs.lookup(encoding)._is_text_encoding:
+            raise LookupError
+    except LookupError as error:
+        raise ConfigError(
+            f"{encoding!r} is no encoding of texts that Python knows: give one such as utf-8, "
+            "cp1252, latin-1, utf-16 or shift_jis"
+        ) from error
+    return encoding
+
+
+def lines_of(file: BinaryIO, encoding: str | None) -> Iterator[Line]:
+    """Give the lines of a file, without a byte order mark; `None` is UTF-8."""
+    found = iter(file) if encoding is None else _recoded(file, encoding)
+    for number, raw in enumerate(found, start=1):
+        if number == 1:
+            raw = raw.removeprefix(_BOM)
+            if raw.startswith(_UTF_16):
+                raise ConfigError("this is UTF-16, and no UTF-8: give --encoding utf-16")
+        yield Line(number, raw.rstrip(b"\r\n"))
+
+
+def _recoded(file: BinaryIO, encoding: str) -> Iterator[bytes]:
+    """Give lines in UTF-8; of one that can't be decoded, the bytes that can't stay as they are."""
+    text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="\n")
+    try:
+        for line in text:
+            yield line.encode("utf-8", "surrogateescape")
+    except UnicodeError as error:
+        raise ConfigError(f"this can't be read as {encoding}: {error}") from error
+    finally:
+        with suppress(ValueError):  # the file is closed already, where not all of it is read
+            text.detach()
+
+
+def malformed(number: int, error: str, raw: str) -> Malformed:
+    """Make the row of a line that is none."""
+    return Malformed(number=number, error=error, raw=raw)
+
+
+def row_of(number: int, value: dict[str, object]) -> Row:
+    """Make a row, whose id is its own or the number of its line."""
+    own = own_id(value)
+    return Row(number=number, id=number if own is None else own, value=value)
+
+
+def own_id(value: Mapping[str, object]) -> str | int | None:
+    """Give the id that a row has by itself."""
+    given = value.get("id")
+    usable = isinstance(given, str | int) and given != "" and not isinstance(given, bool)
+    return cast("str | int", given) if usable else None
+
+
+def encodable(text: str) -> bool:
+    """Whether a text holds no half of a character, and so no byte that was no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,127 @@
+"""Sheets: tables of Excel files, read row by row, and written with texts as texts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, time
+from importlib import import_module
+from itertools import islice
+from typing import Any, BinaryIO
+from zipfile import BadZipFile, ZipFile
+
+from moa.errors import ConfigError, needed
+
+_LONGEST = 1_048_576
+"""Rows of a sheet, the header counted; Excel has no more."""
+_WIDEST = 16_384
+"""Columns of a sheet."""
+_CELL = 32_767
+"""Characters of a cell."""
+_UNPACKED = 2**29
+"""Most bytes of what an Excel file holds, unpacked, so that a small one doesn't fill the memory."""
+_UNPACKED_REST = 2**25
+"""Most of them in what is neither a sheet nor its texts: that is read at once."""
+_PARTS = 10_000
+
+
+def sheet(file: BinaryIO, source: str) -> Iterator[tuple[int, list[object]]]:
+    """Read the rows of the first sheet that aren't empty, each with its number.
+
+    Raises:
+        ConfigError: it is no Excel file, or too large to be read safely.
+        MissingDependency: `openpyxl` isn't installed.
+    """
+    library = openpyxl("to read Excel files")
+    _check_size(file, source)
+    try:
+        with warnings.catch_warnings():  # such as of a style that it doesn't know
+            warnings.simplefilter("ignore")
+            book = library.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+            first = book.worksheets[0]
+            first.reset_dimensions()  # what a file says of its own size is often wrong
+            rows = islice(first.iter_rows(values_only=True), _LONGEST)
+            for number, cells in enumerate(rows, start=1):
+                if row := _trimmed(cells):
+                    yield number, row
+    except Exception as error:  # whatever the library raises of a file that is damaged
+        said = str(error).partition("\n")[0]
+        raise ConfigError(f"{source!r} can't be read as an Excel file: {said}") from error
+
+
+def write_sheet(lines: Iterable[Mapping[str, object]], names: Sequence[str], file: BinaryIO) -> int:
+    """Write a table as the one sheet of an Excel file, no text of it as a formula.
+
+    Raises:
+        ConfigError: it is longer or wider than Excel takes.
+        MissingDependency: `openpyxl` isn't installed.
+    """
+    library = openpyxl("to write Excel files")
+    cells: Any = import_module("openpyxl.cell")
+    if len(names) > _WIDEST:
+        raise ConfigError(f"{len(names)} columns are more than Excel takes: write a .csv file")
+    book = library.Workbook(write_only=True)
+    made = book.create_sheet("rows")
+    count = 0
+
+    def cell(value: object) -> Any:
+        if not isinstance(value, str):
+            return value
+        written = cells.WriteOnlyCell(made, _clean(value))
+        written.data_type = "s"  # or "=1" would be a formula
+        return written
+
+    made.append([cell(name) for name in names])
+    for count, line in enumerate(lines, start=1):
+        if count >= _LONGEST:
+            raise ConfigError(f"Excel takes {_LONGEST:,} rows at most: write a .csv file")
+        made.append([cell(line.get(name)) for name in names])
+    book.save(file)
+    return count
+
+
+def openpyxl(purpose: str) -> Any:
+    """Import the library of Excel files."""
+    with needed("openpyxl", extra="files", purpose=purpose):
+        return import_module("openpyxl")
+
+
+def _check_size(file: BinaryIO, source: str) -> None:
+    """Refuse what unpacks to much more than it is: `zipfile` reads no more than a part says."""
+    try:
+        parts = ZipFile(file).infolist()
+    except BadZipFile as error:
+        raise ConfigError(
+            f"{source!r} is no .xlsx file, or one with a password: save it without one"
+        ) from error
+    large = sum(part.file_size for part in parts)
+    rest = sum(part.file_size for part in parts if not _is_streamed(part.filename))
+    if len(parts) > _PARTS or large > _UNPACKED or rest > _UNPACKED_REST:
+        raise ConfigError(
+            f"{source!r} would unpack to {large / 2**20:,.0f} MiB in {len(parts)} parts, which is "
+            "more than is read of an Excel file: save it as .csv"
+        )
+    file.seek(0)
+
+
+def _is_streamed(name: str) -> bool:
+    return name.startswith("xl/worksheets/") or name == "xl/sharedStrings.xml"
+
+
+def _trimmed(cells: Sequence[object]) -> list[object]:
+    row = [_plain(cell) for cell in cells]
+    while row and row[-1] in (None, ""):
+        row.pop()
+    return row
+
+
+def _plain(cell: object) -> object:
+    if isinstance(cell, date | datetime | time):
+        return cell.isoformat()
+    return cell if cell is None or isinstance(cell, str | int | float | bool) else str(cell)
+
+
+def _clean(text: str) -> str:
+    """Leave out what XML can't hold, and cut off what is longer than a cell."""
+    kept = "".join(c if c >= " " or c in "\t\n\r" else "\ufffd" for c in text)
+    return kept[:_CELL].replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")

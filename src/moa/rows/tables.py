@@ -1,0 +1,195 @@
+"""Tables: lines of a run as a table of CSV, Parquet or Excel, the input's columns first."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from moa._files import dumped, replacing
+from moa.errors import ConfigError
+from moa.rows.delimited import csv_line
+from moa.rows.reading import PARQUET_ROWS, Format, arrow, format_of
+from moa.rows.sheets import openpyxl, write_sheet
+
+Lines = Callable[[], Iterable[Mapping[str, Any]]]
+"""Gives the lines of a run, from the first, each time that it is called."""
+Column = tuple[str, str]
+"""Where a field stands, in the `input`, the `line` or the `output`, and its name."""
+_APART = {"input", "output", "seconds", "usage", "trace"}
+"""What a line has that is no column: the first two have fields, the others stay in the lines."""
+_ORDER = ("id", "label", "confidence", "accepted")
+_PREFIXES = {"input": "", "line": "moa_", "output": "output_"}
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a table: those of the input, then those of what came out.
+
+    What is called like a column of the input has `output_` before its name, or `moa_` where it is
+    a line's own, such as `id`, `status` and `error`.
+    """
+
+    names: Mapping[Column, str]
+    """What each is called, in their order."""
+    kinds: Mapping[str, set[type]]
+    """Types of the values in each column, by its name."""
+
+    @classmethod
+    def of(cls, lines: Lines, *, copy_of: str | None = None) -> Columns:
+        """Find the columns that lines have.
+
+        Args:
+            lines: The lines.
+            copy_of: The column of which `text` is a copy in each input; `text` is left out then.
+        """
+        kinds: dict[Column, set[type]] = {}
+        for line in lines():
+            for column, value in _fields(line).items():
+                kinds.setdefault(column, set()).add(_type(value))
+        if ("input", "id") in kinds:
+            kinds.pop(("line", "id"), None)  # it is the same
+        if copy_of != "text" and ("input", copy_of) in kinds:
+            kinds.pop(("input", "text"), None)
+        names = _named(kinds)
+        return cls(names, {name: kinds[column] for column, name in names.items()})
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """What is called otherwise than it was, since there is such a column already."""
+        return {name: now for (_, name), now in self.names.items() if name != now}
+
+    def cells(self, line: Mapping[str, Any]) -> dict[str, object]:
+        """Give the cells of a line: what is nested is JSON."""
+        found = _fields(line).items()
+        return {self.names[at]: _cell(value) for at, value in found if at in self.names}
+
+
+def _named(columns: Iterable[Column]) -> dict[Column, str]:
+    """Order columns, and name them so that no two are called alike."""
+    taken: dict[str, Column] = {}
+    for part, prefix in _PREFIXES.items():
+        for column in (one for one in columns if one[0] == part):
+            name = column[1]
+            while name in taken:
+                name = prefix + name
+            taken[name] = column
+    called = {column: name for name, column in taken.items()}
+    return {column: called[column] for column in sorted(columns, key=_place)}
+
+
+def _place(column: Column) -> int:
+    part, name = column
+    if part == "input":
+        return -1
+    if part == "line" and name in ("status", "error"):
+        return len(_ORDER) + 1
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+
+
+def _fields(line: Mapping[str, Any]) -> dict[Column, Any]:
+    """Give the fields of a line, of its input and of its output."""
+    given, made = line.get("input"), line.get("output")
+    parts: dict[str, Mapping[str, Any]] = {
+        "input": cast("Any", given) if isinstance(given, Mapping) else {"text": given},
+        "line": {"error": None} | {name: line[name] for name in line if name not in _APART},
+        "output": {} if made is None else {"output": made},
+    }
+    if isinstance(made, Mapping):
+        parts["output"] = cast("Mapping[str, Any]", made)
+    return {(part, str(name)): value for part in parts for name, value in parts[part].items()}
+
+
+def _type(value: object) -> type:
+    return str if isinstance(value, int) and value not in _INT64 else type(value)
+
+
+def _cell(value: object) -> object:
+    return value if value is None or isinstance(value, str | bool | int | float) else dumped(value)
+
+
+def check_writer(kind: Format | None) -> None:
+    """See that the package is there by which a kind of table is written: before a row is paid."""
+    if kind == "parquet":
+        arrow("to write Parquet")
+    elif kind == "xlsx":
+        openpyxl("to write Excel files")
+
+
+def exported(lines: Lines, path: Path) -> int:
+    """Write lines to a file, whole or not at all; see `moa.jobs.Job.export`."""
+    kind = format_of(str(path))
+    if kind in (None, "txt") or path.suffix == ".zst":
+        raise ConfigError(f"{path}: give a name that ends in .jsonl, .csv, .parquet or .xlsx")
+    columns = Columns.of(lines) if kind != "jsonl" else None
+    return write_lines(lines, path, kind, columns)
+
+
+def write_lines(lines: Lines, path: Path, kind: Format | None, columns: Columns | None) -> int:
+    """Write lines as they are, or as a table of some columns; whole, or not at all.
+
+    Raises:
+        ConfigError: the file can't be written, or is too long for its kind.
+        MissingDependency: a package that the kind needs isn't installed.
+    """
+    try:
+        with replacing(path) as file, ExitStack() as stack:
+            if path.suffix == ".gz":
+                file = cast("BinaryIO", stack.enter_context(gzip.open(file, "wb")))
+            if columns is None:
+                return sum(bool(file.write(f"{dumped(line)}\n".encode())) for line in lines())
+            cells = map(columns.cells, lines())
+            if kind == "parquet":
+                return _write_parquet(cells, columns, file)
+            if kind == "xlsx":
+                return write_sheet(cells, [*columns.names.values()], file)
+            return _write_csv(cells, [*columns.names.values()], file)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}") from error
+
+
+def _write_csv(rows: Iterable[Mapping[str, object]], names: list[str], file: BinaryIO) -> int:
+    file.write(f"{csv_line(names)}\r\n".encode())
+    written = (csv_line([_text(row.get(name)) or "" for name in names]) for row in rows)
+    return sum(bool(file.write(f"{line}\r\n".encode())) for line in written)
+
+
+def _write_parquet(rows: Iterable[Mapping[str, object]], columns: Columns, file: BinaryIO) -> int:
+    pyarrow, count = arrow("to write Parquet"), 0
+    kinds = {name: _kind(types) for name, types in columns.kinds.items()}
+    schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in kinds.items()])
+    texts = [name for name, kind in kinds.items() if kind == "string"]
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        for some in _batches(rows):
+            table = [{**row, **{name: _text(row.get(name)) for name in texts}} for row in some]
+            writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
+            count += len(some)
+    return count
+
+
+def _batches(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str, object]]]:
+    left = iter(rows)
+    while some := list(islice(left, PARQUET_ROWS)):
+        yield some
+
+
+def _kind(types: set[type]) -> str:
+    """Choose the type of a column of Parquet: text, where its values are of several."""
+    match types - {type(None)}:
+        case kinds if kinds == {bool}:
+            return "bool_"
+        case kinds if kinds == {int}:
+            return "int64"
+        case kinds if kinds and kinds <= {int, float}:
+            return "float64"
+        case _:
+            return "string"
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else dumped(value)
