@@ -38,15 +38,7 @@ def show(
         typer.Argument(metavar="[ID]", help="Id of a row, else the number of its line in OUT."),
     ] = None,
     *,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--where",
-            metavar="CONDITION",
-            help="kept, dropped, failed, accepted, quarantine, FIELD=VALUE or FIELD!=VALUE; of "
-            "several, all must hold.",
-        ),
-    ] = None,
+    where: options.Where = None,
     full: Annotated[
         bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
     ] = False,
