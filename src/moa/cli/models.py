@@ -358,7 +358,7 @@ def choose(
     write: options.Write = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Choose models by the machine's resources, the task's complexity, and speed against depth.
+    """Choose models by resources, complexity, and speed against depth.
 
     Nothing is started, fetched or sent. Figures are estimates. Exit codes: 0 there is a plan, 1
     nothing fits.
