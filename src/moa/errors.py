@@ -196,6 +196,13 @@ class EndpointUnauthorized(EndpointRejected):
     recoverable = False
 
 
+class QuotaExceeded(EndpointUnauthorized):
+    """The account of the key has no credit left (402, or 429 with `insufficient_quota`).
+
+    Waiting does not help. A rate limit, which does pass, is `EndpointUnavailable`.
+    """
+
+
 class EndpointUnsupported(EndpointRejected):
     """The server, or the model it serves, has no such ability (501, or 404 on the route)."""
 

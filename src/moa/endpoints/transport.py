@@ -29,6 +29,7 @@ from moa.errors import (
     EndpointUnavailable,
     EndpointUnsupported,
     InvalidResponse,
+    QuotaExceeded,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ _BAD_KEY = re.compile(r"api key (is )?(not valid|invalid|expired)", re.IGNORECAS
 """What Gemini says with status 400."""
 _NO_MODEL = re.compile(r"invalid model", re.IGNORECASE)
 """What Mistral says with status 400."""
+_NO_CREDIT = re.compile(r"your credit balance is too low", re.IGNORECASE)
+"""What Anthropic says with status 400."""
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_QUOTE = 300
@@ -267,6 +270,9 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
             EndpointRejected,
             "No prompt and no key follow: correct `base_url` where that is right",
         )
+    if _is_quota(status, said):
+        advice = "The account's quota is used up: waiting does not help. Add credit to the account"
+        return QuotaExceeded, advice
     if status in (401, 403) or (status == 400 and _BAD_KEY.search(said)):
         return EndpointUnauthorized, "Check the key of this endpoint (`api_key_env`)"
     if (status == 404 and "model" in said.lower()) or (status == 400 and _NO_MODEL.search(said)):
@@ -274,8 +280,6 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
         return EndpointRejected, advice
     if status in (404, 405, 501):
         return EndpointUnsupported, f"This server cannot do {path}; is `base_url` right?"
-    if status == 429 and "insufficient_quota" in said:
-        return EndpointRejected, "The account's quota is used up: waiting does not help"
     if status == 408:
         return EndpointTimeout, "Try again, or ask for less"
     if status in (409, 425, 429):
@@ -285,6 +289,13 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return EndpointRejected, "The prompt does not fit the context: shorten or split the text"
     return EndpointRejected, "The request is wrong, so it was not sent again"
+
+
+def _is_quota(status: int, said: str) -> bool:
+    """Whether the account has no credit left. Gemini says "quota" of limits that pass, too."""
+    if status == 400:
+        return _NO_CREDIT.search(said) is not None
+    return status == 402 or (status == 429 and "insufficient_quota" in said)
 
 
 def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> EndpointError | None:
