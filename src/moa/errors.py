@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any, ClassVar, Self
 
 from moa.usage import Usage
 
@@ -159,6 +160,14 @@ class EndpointError(MoaError):
         self.status = status
         self.retry_after_s = retry_after_s
         self.begun = begun
+        self.seconds: float | None = None
+        """How long the request took that failed, waiting for its turn excluded; `None`: unknown."""
+
+    def again(self, message: str) -> Self:
+        """Say it in other words; all else stays."""
+        said = copy(self)
+        said.args, said.message = (f"{self.endpoint}: {message}",), message
+        return said
 
 
 class EndpointTimeout(EndpointError):

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from moa.budget import Reservation
 from moa.context import RunContext
+from moa.endpoints.calls import left_of_call_s
 from moa.endpoints.tokens import amount_of
 from moa.endpoints.transport import (
     KEY,
@@ -39,6 +40,7 @@ from moa.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
+    EndpointError,
     EndpointTimeout,
     InvalidResponse,
 )
@@ -323,11 +325,11 @@ class Client:
     ) -> tuple[JSON, float]:
         async with self._slot(line, context, call):
             start = time.monotonic()
-            async with self._in_time(self.timeout_s, line, url, context):
+            async with self._in_time(start + self._most_s(), line, url, context):
                 response = await self._sent(line, url, body)
                 content = await self._read(response)
             seconds = time.monotonic() - start
-        self._check_status(response, content, line)
+            self._check_status(response, content, line)
         try:
             answer: object = json.loads(content)
             echoing = (line.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
@@ -342,8 +344,8 @@ class Client:
     async def _events(
         self, line: _Line, url: str, body: Mapping[str, Any], context: RunContext
     ) -> AsyncGenerator[JSON, None]:
-        until = time.monotonic() + self.timeout_s
-        async with self._in_time(self.timeout_s, line, url, context):
+        until = time.monotonic() + self._most_s()
+        async with self._in_time(until, line, url, context):
             response = await self._sent(line, url, body)
             streams = response.content_type == "text/event-stream" and response.status < 300
             content = b"" if streams else await self._read(response)
@@ -352,7 +354,7 @@ class Client:
             raise self._invalid(response, content, line)
         try:
             while True:
-                async with self._in_time(until - time.monotonic(), line, url, context):
+                async with self._in_time(until, line, url, context):
                     data = await self._event(response)
                 if data is None or data.startswith(b"[DONE]"):
                     await _drain(response)
@@ -459,18 +461,26 @@ class Client:
         finally:
             if call is not None and not acquired:
                 call.settle(NOTHING)
+        start = time.monotonic()
         try:
             yield
+        except EndpointError as error:
+            error.seconds = time.monotonic() - start
+            raise
         finally:
             line.kept_until = time.monotonic() + _KEEP_IDLE_S
             line.slots.release()
 
+    def _most_s(self) -> float:
+        """Seconds that a request which is sent now may take."""
+        return min(self.timeout_s, left_of_call_s.get())
+
     @asynccontextmanager
     async def _in_time(
-        self, left_s: float, line: _Line, url: str, context: RunContext
+        self, until: float, line: _Line, url: str, context: RunContext
     ) -> AsyncGenerator[None, None]:
-        """Bound a wait by the endpoint's timeout and the run's deadline, and map what it raises."""
-        run_left_s = context.remaining_s()
+        """Bound a wait by a time and the run's deadline, and map what it raises."""
+        left_s, run_left_s = until - time.monotonic(), context.remaining_s()
         run_ends_first = run_left_s is not None and run_left_s < left_s
         limit = asyncio.timeout(run_left_s if run_ends_first else left_s)
         try:
@@ -487,7 +497,7 @@ class Client:
                     f"{self.name}: the run's time was up before {url} had answered"
                 ) from cause
             raise EndpointTimeout(
-                f"no complete answer from {url} in {self.timeout_s:g} s. "
+                f"no complete answer from {url} in {self._most_s():.4g} s. "
                 "Raise `timeout_s`, or ask for less",
                 endpoint=self.name,
             ) from cause

@@ -38,6 +38,7 @@ from moa.endpoints import (
     decision_form,
 )
 from moa.endpoints.answer_file import AnswerFile
+from moa.endpoints.calls import limited_to
 from moa.energy import Meter
 from moa.errors import ConfigError, DeadlineExceeded, EndpointError, MoaError, OutputError
 from moa.journal_records import Form
@@ -48,6 +49,8 @@ Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
 _LONGEST_WAIT_S = 20.0
 """Between two tries, unless the server asks for more."""
+_USUAL_TIMEOUT_S = 120.0
+"""Of a call over all its tries, where its endpoint doesn't say how long a request may take."""
 _NO_TIME = 1e-12
 """Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
 
@@ -63,6 +66,15 @@ def concurrency_of(endpoint: Endpoint) -> int | None:
     """Requests that an endpoint works on at once, while further ones wait; `None` is unknown."""
     most: object = getattr(unwrapped(endpoint), "concurrency", None)
     return most if isinstance(most, int) else None
+
+
+def timeout_of(endpoint: Endpoint) -> float | None:
+    """Seconds after which an endpoint gives up a request; `None` is unknown."""
+    while (most := getattr(endpoint, "timeout_s", None)) is None:
+        if not isinstance(endpoint, Wrapping):
+            return None
+        endpoint = endpoint.endpoint
+    return most if isinstance(most, int | float) else None
 
 
 def shared_capabilities(endpoints: Sequence[Endpoint]) -> frozenset[Capability]:
@@ -186,9 +198,11 @@ class Wrapping(Asking):
 class Retried(Wrapping):
     """Asks again after a retryable error, and says so in the trace.
 
-    Waits grow exponentially with full jitter; a server that says when to come back is obeyed. A
-    wait that would end after the run's deadline is not begun: the error is raised at once. Each
-    try is charged, as it is sent.
+    Waits grow exponentially with full jitter; a server that says when to come back is obeyed. All
+    tries and waits of a call together take no longer than `timeout_s`, waiting for a slot excluded:
+    each try has what those before have left. So a server that hangs costs the time of one try. A
+    wait that would end after that, or after the run's deadline, is not begun: the error is raised
+    at once. Each try is charged, as it is sent.
 
     Args:
         endpoint: What is asked.
@@ -196,6 +210,8 @@ class Retried(Wrapping):
         first_wait_s: Maximum seconds before the second try; doubles with each further one.
         longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
             more, its error, which says how long, is raised at once.
+        timeout_s: Maximum seconds of all tries together; `None`: what the endpoint gives a request,
+            or 120 where it doesn't say.
 
     Examples:
         >>> down = EndpointUnavailable("busy", endpoint="small")
@@ -211,38 +227,63 @@ class Retried(Wrapping):
         attempts: int = 3,
         first_wait_s: float = 0.5,
         longest_asked_s: float = 60.0,
+        timeout_s: float | None = None,
     ) -> None:
-        if attempts < 1 or min(first_wait_s, longest_asked_s) < 0:
-            raise ConfigError(f"{endpoint.name}: attempts must be positive, and waits not negative")
+        timeout_s = timeout_of(endpoint) or _USUAL_TIMEOUT_S if timeout_s is None else timeout_s
+        if attempts < 1 or timeout_s <= 0 or min(first_wait_s, longest_asked_s) < 0:
+            raise ConfigError(
+                f"{endpoint.name}: attempts and timeout_s must be positive, and waits not negative"
+            )
         super().__init__(endpoint)
+        self._timeout_s = timeout_s
         self._attempts = attempts
         self._first_wait_s = first_wait_s
         self._longest_asked_s = longest_asked_s
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request until it is answered, fails for good, or the tries are used up."""
-        wait_s = self._first_wait_s
+        wait_s, left_s = self._first_wait_s, self._timeout_s
         for attempt in count(1):
+            start = time.monotonic()
             try:
-                return await send(self.endpoint)
+                with limited_to(left_s):
+                    return await send(self.endpoint)
             except MoaError as error:
-                pause_s = self._pause_s(error, wait_s, context)
+                left_s -= _seconds_of(error, start)
+                pause_s = self._pause_s(error, wait_s, left_s, context)
                 if pause_s is None or attempt >= self._attempts:
+                    self._give_up(error, attempt, left_s)
                     raise
                 text = f"after {pause_s:.1f} s: {error}"
                 context.note("retried", text, endpoint=self.name, error=error)
             await asyncio.sleep(pause_s)
-            wait_s *= 2
+            wait_s, left_s = wait_s * 2, left_s - pause_s
         raise AssertionError("counting does not end")
 
-    def _pause_s(self, error: MoaError, wait_s: float, context: RunContext) -> float | None:
+    def _give_up(self, error: MoaError, tries: int, left_s: float) -> None:
+        """Say with the last error how many tries there were, where there were several."""
+        if tries > 1 and isinstance(error, EndpointError):
+            took_s = self._timeout_s - left_s
+            said = f"{error.message} (gave up after {tries} tries in {took_s:.3g} s)"
+            raise error.again(said) from error
+
+    def _pause_s(
+        self, error: MoaError, wait_s: float, left_s: float, context: RunContext
+    ) -> float | None:
         """Seconds until the next try; `None`: there is no sense or no time for one."""
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
         if not error.retryable or asked_s > self._longest_asked_s:
             return None
         pause_s = max(asked_s, random.uniform(0.0, min(wait_s, _LONGEST_WAIT_S)))
-        left_s = context.remaining_s()
-        return None if left_s is not None and pause_s >= left_s else pause_s
+        run_left_s = context.remaining_s()
+        left_s = left_s if run_left_s is None else min(left_s, run_left_s)
+        return None if pause_s >= left_s else pause_s
+
+
+def _seconds_of(error: MoaError, start: float) -> float:
+    """How long a try took, waiting for a slot excluded where that is known."""
+    known = error.seconds if isinstance(error, EndpointError) else None
+    return time.monotonic() - start if known is None else known
 
 
 class Fallback(Wrapping):
@@ -271,6 +312,11 @@ class Fallback(Wrapping):
     def capabilities(self) -> frozenset[Capability]:
         """What all of them can do."""
         return shared_capabilities(self._endpoints)
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds after which the last of them has given up, where each was asked."""
+        return sum(timeout_of(one) or _USUAL_TIMEOUT_S for one in self._endpoints)
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request to one endpoint after the other, until one answers."""
