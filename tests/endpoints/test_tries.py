@@ -14,7 +14,7 @@ from moa.endpoints.wrappers import Fallback, Retried, timeout_of
 from moa.errors import ConfigError, EndpointTimeout, EndpointUnavailable
 from moa.testing import ScriptedEndpoint
 
-from .conftest import Answer, Asked, Served, chat
+from .conftest import Answer, Ask, Asked, Served, both_ways, chat
 
 PROMPT = Prompt.of("Hello?")
 HUNG = Answer(stuck=True)
@@ -36,16 +36,13 @@ async def slow_503(asked: Asked) -> Answer:
     return Answer(503, text="down")
 
 
-@pytest.mark.parametrize("streams", [False, True])
-async def test_a_server_that_hangs_costs_the_time_of_one_try(served: Served, streams: bool) -> None:
+@both_ways
+async def test_a_server_that_hangs_costs_the_time_of_one_try(served: Served, ask: Ask) -> None:
     served.will(HUNG)
     async with server() as far:
         start, endpoint = time.monotonic(), Retried(far, first_wait_s=0)
         with pytest.raises(EndpointTimeout):
-            if streams:
-                await anext(endpoint.stream(PROMPT, RunContext()))
-            else:
-                await endpoint.complete(PROMPT, RunContext())
+            await ask(endpoint, PROMPT, RunContext())
         assert 0.25 < time.monotonic() - start < 0.55
     assert len(served.requests) == 1
 
@@ -74,9 +71,9 @@ async def test_waiting_for_a_slot_takes_no_time_from_a_call(served: Served) -> N
 
 
 async def test_a_server_that_asks_to_wait_again_and_again_is_given_up_in_time() -> None:
-    busy = EndpointUnavailable("HTTP 429", endpoint="scripted", status=429, retry_after_s=0.06)
-    endpoint = Retried(ScriptedEndpoint([busy, busy, "hello"]), timeout_s=0.1)
-    with pytest.raises(EndpointUnavailable, match="429.*gave up after 2 tries"):
+    busy = EndpointUnavailable("HTTP 429", endpoint="scripted", status=429, retry_after_s=0.3)
+    endpoint = Retried(ScriptedEndpoint([busy, busy, "hello"]), timeout_s=0.5)
+    with pytest.raises(EndpointUnavailable, match=r"429.*gave up after 2 tries"):
         await endpoint.complete(PROMPT, RunContext())
 
 
