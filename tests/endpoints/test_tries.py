@@ -18,7 +18,7 @@ from .conftest import Answer, Ask, Asked, Served, both_ways, chat
 
 PROMPT = Prompt.of("Hello?")
 HUNG = Answer(stuck=True)
-DOWN = EndpointUnavailable("HTTP 503", endpoint="scripted", status=503)
+DOWN = EndpointUnavailable("HTTP 500", endpoint="scripted", status=500)
 
 
 def server(timeout_s: float = 0.3, concurrency: int = 64) -> OpenAIEndpoint:
@@ -31,9 +31,9 @@ def server(timeout_s: float = 0.3, concurrency: int = 64) -> OpenAIEndpoint:
     )
 
 
-async def slow_503(asked: Asked) -> Answer:
+async def slow_500(asked: Asked) -> Answer:
     await asyncio.sleep(0.2)
-    return Answer(503, text="down")
+    return Answer(500, text="down")
 
 
 @both_ways
@@ -48,7 +48,7 @@ async def test_a_server_that_hangs_costs_the_time_of_one_try(served: Served, ask
 
 
 async def test_a_try_has_what_those_before_it_have_left(served: Served) -> None:
-    served.will(slow_503, HUNG)
+    served.will(slow_500, HUNG)
     async with server() as far:
         start = time.monotonic()
         with pytest.raises(EndpointTimeout, match=r"2 tries in 0\.3"):
@@ -60,7 +60,7 @@ async def test_a_try_has_what_those_before_it_have_left(served: Served) -> None:
 async def test_waiting_for_a_slot_takes_no_time_from_a_call(served: Served) -> None:
     async def answer(asked: Asked) -> Answer:
         await asyncio.sleep(0.07)
-        return chat() if len(served.requests) > 10 else Answer(503, text="down")
+        return chat() if len(served.requests) > 10 else Answer(500, text="down")
 
     served.will(answer)
     async with server(0.6, concurrency=1) as far:
@@ -80,9 +80,9 @@ async def test_a_server_that_asks_to_wait_again_and_again_is_given_up_in_time() 
 async def test_an_error_that_several_calls_met_is_not_changed() -> None:
     endpoint = Retried(ScriptedEndpoint([DOWN] * 4), attempts=2, first_wait_s=0)
     for _ in range(2):
-        with pytest.raises(EndpointUnavailable, match=r"503 \(gave up after 2 tries"):
+        with pytest.raises(EndpointUnavailable, match=r"500 \(gave up after 2 tries"):
             await endpoint.complete(PROMPT, RunContext())
-    assert str(DOWN) == "scripted: HTTP 503"
+    assert str(DOWN) == "scripted: HTTP 500"
 
 
 def test_a_call_that_may_fall_back_has_time_for_each() -> None:

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 
 left_of_call_s: ContextVar[float] = ContextVar("left_of_call_s", default=math.inf)
 """Most seconds that a request may take: what the earlier tries of its call have left."""
+has_other: ContextVar[bool] = ContextVar("has_other", default=False)
+"""Whether another endpoint is asked where this one fails, so that nobody waits for this one."""
 
 
 @contextmanager
@@ -19,3 +21,13 @@ def limited_to(left_s: float) -> Generator[None]:
         yield
     finally:
         left_of_call_s.reset(token)
+
+
+@contextmanager
+def replaceable() -> Generator[None]:
+    """Say that another endpoint is asked where this one fails."""
+    token = has_other.set(True)
+    try:
+        yield
+    finally:
+        has_other.reset(token)
