@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 from moa.errors import EndpointError, EndpointTimeout, EndpointUnavailable, MoaError
 
@@ -143,12 +143,16 @@ def is_down(error: EndpointError) -> bool:
     return isinstance(error, EndpointUnavailable) and error.status in _DOWN
 
 
-_known: WeakKeyDictionary[object, Breaker] = WeakKeyDictionary()
+_known: dict[int, Breaker] = {}
+"""By the identity of each endpoint, as long as there is one."""
 
 
 def breaker_of(endpoint: object) -> Breaker:
     """Give the breaker of an endpoint, which all share who ask it."""
-    found = Breaker()
-    with suppress(TypeError):  # of one that can't be a key each has a breaker of its own
-        return _known.setdefault(endpoint, found)
+    found = _known.get(id(endpoint))
+    if found is None:
+        found = Breaker()
+        with suppress(TypeError):  # one that can't be referred to weakly has a breaker for each use
+            finalize(endpoint, _known.pop, id(endpoint))
+            _known[id(endpoint)] = found
     return found

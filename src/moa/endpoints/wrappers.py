@@ -218,8 +218,8 @@ class Retried(Wrapping):
     can't be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call asks it, and
     again after a wait that doubles up to half a minute, until it answers. Meanwhile other calls
     wait for that, in their own time; where the server has never answered, for one look at most.
-    Nobody waits where a `Fallback` asks another endpoint. All `Retried` of one endpoint in this
-    process know of it.
+    Nobody waits where a `Fallback` or a cascade asks another endpoint. Each `Retried` of one
+    endpoint in this process knows of it.
 
     Args:
         endpoint: What is asked.
