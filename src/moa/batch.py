@@ -10,6 +10,7 @@ from collections.abc import (
     Callable,
     Generator,
     Iterable,
+    Sequence,
     Sized,
 )
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +23,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa._async import cancel, gather
 from moa.context import RunContext
-from moa.errors import ConfigError, InputError, MalformedRow, MoaError, NodeError
+from moa.errors import (
+    ConfigError,
+    EndpointUnauthorized,
+    InputError,
+    MalformedRow,
+    MoaError,
+    NodeError,
+    QuorumNotMet,
+)
 from moa.journal import Journal
 from moa.node import Dropped, Node, Result
 from moa.trace import Note
@@ -37,6 +46,8 @@ OnError = Literal["return", "raise"]
 Progress = bool | Callable[[int, int | None], None]
 """Whether a bar shows how far a map is; or what is called with how many are done, and of how many,
 which is `None` where nobody knows."""
+_REFUSALS = 3
+"""Inputs that fail one after the other by an endpoint's refusal of its key, before a map ends."""
 Value = str | dict[str, object]
 """A text, or the row's fields."""
 
@@ -202,6 +213,11 @@ async def map_rows(
             async for item in items:
                 print(item.id, item.output or item.error)
 
+    Where an endpoint refuses its key (401), or its account has no credit left, three inputs in a
+    row, the run ends: all that are left fail at once with an error that says so, and nothing is
+    asked for them. So it is where an endpoint forbids (403) what is asked and has answered nothing
+    before. With a fallback inputs don't fail, and the run goes on. `context.ended_by` is the error.
+
     Inputs are taken in their order, each when there is room for it: the next one begins once the
     loop has come back from an item. Where the loop is cancelled, as by Ctrl-C, it still gets what
     was finished by then. Leaving it early cancels what runs and closes `inputs`, where that is a
@@ -232,7 +248,7 @@ async def map_rows(
     total = len(inputs) if isinstance(inputs, Sized) else None
     told = _told(progress, total, node.name)
     context = context or RunContext(keep_notes=False)
-    batch = _Batch(node, _numbered(inputs), context, on_error, told)
+    batch = _Batch(node, numbered(inputs), context, on_error, told)
     working = asyncio.ensure_future(batch.run(max_concurrency))
     waiting, following = dict[int, Item[Out]](), 1
     try:
@@ -285,6 +301,7 @@ class _Batch(Generic[In, Out]):
 
     def __post_init__(self) -> None:
         self.read = reader_of(self.node)
+        self.refusals = _Refusals()
 
     async def run(self, max_concurrency: int) -> None:
         """Work on all inputs; `None` is the last of `done`."""
@@ -301,7 +318,7 @@ class _Batch(Generic[In, Out]):
                 given = await anext(self.inputs, None)
             if given is None:
                 return
-            item = await _item(self.node, given[1], given[0], self.read, self.context.nested())
+            item = await self._item(*given)
             if item.error is not None and self.on_error == "raise":
                 raise item.error
             self.finished += 1
@@ -309,6 +326,15 @@ class _Batch(Generic[In, Out]):
             taken = asyncio.Event()
             self.done.put_nowait((given[0], item, taken))
             await taken.wait()
+
+    async def _item(self, place: int, given: In | Row | Malformed) -> Item[Out]:
+        """Run the node on one input, unless the run has ended."""
+        if (ended_by := self.context.ended_by) is not None:
+            return _begun(given, place)(status="failed", error=ended_by)
+        item = await _item(self.node, given, place, self.read, self.context.nested())
+        if self.context.ended_by is None:
+            self.context.ended_by = self.refusals.add(item)
+        return item
 
     def left(self) -> dict[int, Item[Out]]:
         """Give what was finished, and not yet taken."""
@@ -319,7 +345,48 @@ class _Batch(Generic[In, Out]):
         return found
 
 
-async def _numbered(inputs: Iterable[In] | AsyncIterable[In]) -> AsyncGenerator[tuple[int, In]]:
+class _Refusals:
+    """Counts inputs in a row that failed since an endpoint would not take its key."""
+
+    def __init__(self) -> None:
+        self._count: dict[str, int] = {}
+        self._answered: set[str] = set()
+        """Endpoints that have answered in this run."""
+
+    def add(self, item: Item[Any]) -> EndpointUnauthorized | None:
+        """Count an item; the error that ends the run, where there were enough."""
+        error = refusal_of(item.error)
+        refused = "" if error is None else error.endpoint
+        for part, amount in item.usage.parts.items():
+            if amount.tokens:
+                self._answered.add(part.endpoint)
+                if part.endpoint != refused:
+                    self._count.pop(part.endpoint, None)
+        # What is forbidden may be about what one input says, a key that isn't known never is.
+        if error is None or (error.status == 403 and refused in self._answered):
+            return None
+        self._count[refused] = self._count.get(refused, 0) + 1
+        if self._count[refused] < _REFUSALS:
+            return None
+        said = f"the run has ended, as {_REFUSALS} inputs in a row were refused: {error.message}"
+        return type(error)(said, endpoint=error.endpoint, status=error.status)
+
+
+def refusal_of(error: BaseException | None) -> EndpointUnauthorized | None:
+    """Find the refusal of a key, or of an account without credit, that an error comes from.
+
+    What was got over before, such as that of a small model for which a large one stood in, is none.
+    """
+    if error is None or isinstance(error, EndpointUnauthorized):
+        return error
+    causes: Sequence[BaseException | None] = [error.__cause__]
+    if isinstance(error, QuorumNotMet):
+        causes = [*causes, *error.causes.values()]
+    return next((found for cause in causes if (found := refusal_of(cause))), None)
+
+
+async def numbered(inputs: Iterable[In] | AsyncIterable[In]) -> AsyncGenerator[tuple[int, In]]:
+    """Number inputs from 1. Closing it closes them, where they are a generator."""
     place = 0
     try:
         if isinstance(inputs, AsyncIterable):
@@ -337,6 +404,13 @@ async def _numbered(inputs: Iterable[In] | AsyncIterable[In]) -> AsyncGenerator[
             cast("Generator[In]", inputs).close()
 
 
+def _begun(given: object, place: int) -> Callable[..., Item[Any]]:
+    """Give what makes the item of an input, once it is known what became of it."""
+    if isinstance(given, Row | Malformed):
+        return partial(Item, number=given.number, id=given.id, input=given.input, key=given.key)
+    return partial(Item, number=place, id=place, input=given)
+
+
 async def _item(
     node: Node[Any, Out],
     given: object,
@@ -346,11 +420,7 @@ async def _item(
 ) -> Item[Out]:
     """Run the node on one input; whatever goes wrong is this item's alone."""
     row = given if isinstance(given, Row | Malformed) else None
-    item = (
-        partial(Item[Out], number=row.number, id=row.id, input=row.input, key=row.key)
-        if row
-        else partial(Item[Out], number=place, id=place, input=given)
-    )
+    item: Callable[..., Item[Out]] = _begun(given, place)
     if isinstance(row, Malformed):
         error = MalformedRow(f"line {row.number} is malformed: {row.error}")
         return item(status="failed", error=error)

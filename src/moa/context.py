@@ -52,6 +52,7 @@ class RunContext:
         "_purse",
         "charged",
         "deadline",
+        "ended_by",
         "journal",
         "keep_notes",
         "listener",
@@ -83,6 +84,8 @@ class RunContext:
         self.parent = parent
         self.node = node
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.ended_by: MoaError | None = None
+        """Why nothing more is asked in it, such as for a wrong key; `None`: it goes on."""
         self.charged: Mapping[str, Usage] = _NOTHING_CHARGED
         """What runs that can be resumed have spent here, by the key of each call."""
         self._purse = Purse(budget, node, parent and parent._purse)
@@ -206,7 +209,13 @@ class RunContext:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether a budget, here or above, has refused a call, or its deadline has passed."""
+        """Whether it ends early.
+
+        A budget, here or above, has refused a call, its deadline has passed, or it was `ended_by`
+        an error.
+        """
+        if self.ended_by is not None:
+            return True
         late = self.deadline is not None and time.monotonic() >= self.deadline
         return late or any(account.used_up for account in self._purse.accounts)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any, ClassVar, Self
 
 from moa.usage import Usage
 
@@ -163,6 +164,14 @@ class EndpointError(MoaError):
         self.status = status
         self.retry_after_s = retry_after_s
         self.begun = begun or status in GATEWAY_TIMEOUTS
+        self.seconds: float | None = None
+        """How long the request took that failed, waiting for its turn excluded; `None`: unknown."""
+
+    def again(self, message: str) -> Self:
+        """Say it in other words; all else stays."""
+        said = copy(self)
+        said.args, said.message = (f"{self.endpoint}: {message}",), message
+        return said
 
 
 class EndpointTimeout(EndpointError):
@@ -198,6 +207,13 @@ class EndpointUnauthorized(EndpointRejected):
     """The key is missing, wrong, or not allowed to do this (401, 403)."""
 
     recoverable = False
+
+
+class QuotaExceeded(EndpointUnauthorized):
+    """The account of the key has no credit left (402, or 429 with `insufficient_quota`).
+
+    Waiting does not help. A rate limit, which does pass, is `EndpointUnavailable`.
+    """
 
 
 class EndpointUnsupported(EndpointRejected):

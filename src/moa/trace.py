@@ -10,6 +10,7 @@ NoteKind = Literal[
     "repaired",
     "repeated",
     "retried",
+    "waited",
     "fell back",
     "cached",
     "truncated",

@@ -12,6 +12,7 @@ from moa.batch import Item, Status
 from moa.node import Became, Dropped, Result, Text
 from moa.questions import Answer, Choice, Option, Question
 from moa.rows.tally import Tally
+from moa.trace import Note, NoteKind
 
 BLIND = """
 from moa.agents.filter import Filter
@@ -47,6 +48,16 @@ def tally_of(*outputs: BaseModel) -> Tally:
         status: Status = "dropped" if isinstance(output, Dropped) else "answered"
         tally.add(Item(number=1, id=1, input="hello", status=status, result=result))
     return tally
+
+
+def test_an_endpoint_that_did_not_answer_at_once_is_in_the_closing_table() -> None:
+    tally = Tally()
+    noted: list[list[NoteKind]] = [[], ["retried", "retried"], ["retried", "waited"], ["fell back"]]
+    for kinds in noted:
+        trace = tuple(Note(kind, "node", "HTTP 503", "large") for kind in kinds)
+        tally.add(Item(number=1, id=1, input="hello", status="answered", trace=trace))
+    said = "large: retried in 2, waited in 1, fell back in 1 of 4 items"
+    assert dict(tally.rows())["in trouble"] == said
 
 
 def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:

@@ -18,6 +18,7 @@ from moa.errors import (
     MoaError,
     OutputError,
     QuorumNotMet,
+    QuotaExceeded,
     check_recoverable,
 )
 from moa.usage import Usage
@@ -36,6 +37,7 @@ RECOVERABLE = [
 ]
 SET_UP_WRONG = [
     NO_KEY,
+    QuotaExceeded("no credit", endpoint="x", status=402),
     EndpointUnsupported("no such route", endpoint="x", status=404),
     ConfigError("no model"),
     InputError("no text"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from moa.calibration.verifiers import Arithmetic, Format, Length
 from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.breaker import breaker_of
+from moa.endpoints.wrappers import Retried
 from moa.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -86,6 +89,17 @@ async def test_who_answers_and_whether_it_is_accepted(
     assert (result.output.label, result.accepted, result.tier) == expected
     assert any(note.text.startswith(told) for note in result.trace)
     assert bool(last.prompts or last.states) is bool(told)
+
+
+async def test_the_large_tier_is_asked_at_once_where_the_server_of_the_small_one_is_down() -> None:
+    server = small(sure("app", 0.9))
+    breaker = breaker_of(server)
+    breaker.succeed()
+    breaker.fail(DOWN, probes=True)
+    breaker.back_at = time.monotonic() + 20
+    async with asyncio.timeout(10):
+        result = await labelled(Retried(server), large(OTHER)).run("Hm.")
+    assert (result.output.label, result.tier) == ("card", 1)
 
 
 async def test_a_budget_too_thin_for_the_large_tier_leaves_the_small_answer_unaccepted() -> None:

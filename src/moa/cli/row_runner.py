@@ -23,12 +23,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from moa.batch import Item, Malformed, Row, reader_of, row_text
+from moa.batch import Item, Malformed, Row, reader_of, refusal_of, row_text
 from moa.cli import options, screen
 from moa.cli.screen import OUTCOME, STATUS, by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, TO_WRITE, Endpoints
 from moa.context import Reference, RunContext
-from moa.errors import ConfigError
+from moa.errors import ConfigError, EndpointUnauthorized, QuotaExceeded
 from moa.node import Node, Outcome
 from moa.questions import Choice, Predicate, Score
 from moa.rows import RowFile, TableFile, aside, result_file, with_text, worked
@@ -37,6 +37,7 @@ from moa.rows.tally import WAITING, Tally, became
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from moa.config import Config
     from moa.jobs import Job
 
 _SHOWN = ("language", "kind")
@@ -215,6 +216,9 @@ class RowRunner:
         self._said = time.monotonic()
         self._first: list[Item[object]] = []
         self._reference: Reference | None = None
+        self._ended_by: EndpointUnauthorized | None = None
+        self._key = ""
+        """Which key has ended the run, in words."""
         self.errors = screen.err()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -243,6 +247,8 @@ class RowRunner:
                 opened.enter_context(self._file)
             code = self._given.run(partial(self._work, prepare, rows, opened, tabular), stopped="")
             self.close(stopped=code == options.STOPPED)
+            if self._ended_by is not None:
+                self.errors.print(Text("ended", "red"), Text(self._how_to_mend(self._ended_by)))
         self._tell_of_table()
         if isinstance(self._node, Watching):
             screen.notes().print(self._node.summary)
@@ -281,7 +287,10 @@ class RowRunner:
         ledger, most = self._file or self._job, self._given.concurrency
         async with aclosing(worked(ledger, node, due, context, max_concurrency=most)) as items:
             async for item in items:
+                self._ended_by = refusal_of(context.ended_by)
                 self.add(item)
+        if self._ended_by is not None:
+            self._key = _key_in_words(self._ended_by.endpoint, endpoints.config)
         failed = self.tally.failed
         if self._job:  # what failed here may have been done since, and others work on it too
             status = self._job.status()
@@ -308,7 +317,7 @@ class RowRunner:
         elif screen.quiet.get() and not self._file and item.error is None:
             screen.out().print(answer(item))
         self.tally.add(item)
-        if item.error is not None:
+        if item.error is not None and not (self._ended_by and refusal_of(item.error)):
             self.errors.print(Text("failed", "red"), Text(f"{item.id}: {item.problem}"))
         self._warn_of_unpriced(item)
         self._warn_of_drafts(item)
@@ -350,9 +359,17 @@ class RowRunner:
                 f"Job in {self._job.where}: {counts}. moa job export writes what came out"
             )
         if stopped:
-            go_on = "the same command goes on"
-            go_on = go_on if self._job else options.how_to_go_on(file and file.path)
-            details.print(f"Stopped after {self.tally.items} finished items: {go_on}.")
+            details.print(f"Stopped after {self.tally.items} finished items: {self._to_go_on()}.")
+
+    def _to_go_on(self) -> str:
+        if self._job:
+            return "the same command goes on"
+        return options.how_to_go_on(self._file and self._file.path)
+
+    def _how_to_mend(self, ended_by: EndpointUnauthorized) -> str:
+        """Say why the run has ended, and what to do before it goes on."""
+        do = "Add credit to the account of" if isinstance(ended_by, QuotaExceeded) else "Correct"
+        return f"{ended_by}. {do} {self._key}; then {self._to_go_on()}"
 
     def _tell_of_table(self) -> None:
         """Say what is in the table, which is written once the lines are closed."""
@@ -390,6 +407,15 @@ class RowRunner:
             "--budget-usd. Give input_price and output_price in moa.toml, or `price` where the "
             "endpoint is made in Python, to count them.",
         )
+
+
+def _key_in_words(endpoint: str, config: Config) -> str:
+    name, _, _ = endpoint.partition("@")  # of replicas each has a name of its own
+    configured = config.endpoints.get(name)
+    if configured is None:
+        return f"the key of {name!r}"
+    variable = configured.key_variable
+    return f"${variable}, the key of [endpoints.{name}]" if variable else f"[endpoints.{name}]"
 
 
 def _begun(rows: Rows) -> Rows | None:

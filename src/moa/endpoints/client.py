@@ -16,6 +16,8 @@ from pydantic import SecretStr
 
 from moa.budget import Reservation
 from moa.context import RunContext
+from moa.endpoints.calls import left_of_call_s
+from moa.endpoints.pacing import Pacing, Slots
 from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (
     KEY,
@@ -39,6 +41,7 @@ from moa.errors import (
     BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
+    EndpointError,
     EndpointTimeout,
     InvalidResponse,
 )
@@ -84,7 +87,7 @@ class _Line:
 
     http: aiohttp.ClientSession
     base_url: str
-    slots: asyncio.Semaphore
+    slots: Slots
     secret: str = field(repr=False)
     """The key that is sent, wherever it came from; empty where none is."""
     closing: AsyncGenerator[None, None]
@@ -143,6 +146,7 @@ class Client:
         self._api_key = None if api_key is None else _checked(api_key, name)
         self._concurrency = concurrency
         self._connect_timeout_s = connect_timeout_s
+        self._pacing = Pacing(concurrency)
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
 
     @property
@@ -294,7 +298,7 @@ class Client:
             # aiohttp's `trust_env` knows no $ALL_PROXY, and reads ~/.netrc for every request.
             proxy=proxy,
         )
-        slots = asyncio.Semaphore(self._concurrency)
+        slots = Slots(self._pacing)
         return _Line(http, base.rstrip("/"), slots, secret, _close_at_end(self, http))
 
     def _secret(self) -> str:
@@ -332,13 +336,17 @@ class Client:
         context: RunContext,
         call: Reservation | None = None,
     ) -> tuple[JSON, float]:
+        data = None if body is None else json.dumps(body).encode()
         async with self._slot(line, context, call):
             start = time.monotonic()
-            async with self._in_time(self.timeout_s, line, url, context):
-                response = await self._sent(line, url, body)
+            async with self._in_time(start + self._most_s(), line, url, context):
+                response = await self._sent(line, url, data)
                 content = await self._read(response)
             seconds = time.monotonic() - start
-        self._check_status(response, content, line)
+            self._check_status(response, content, line)
+            if data is not None:
+                kind = (url, len(data).bit_length(), len(content).bit_length())
+                self._pacing.answered(start, kind, line.slots.in_flight, response.headers)
         try:
             answer: object = json.loads(content)
             echoing = (line.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
@@ -353,17 +361,19 @@ class Client:
     async def _events(
         self, line: _Line, url: str, body: Mapping[str, Any], context: RunContext
     ) -> AsyncGenerator[JSON, None]:
-        until = time.monotonic() + self.timeout_s
-        async with self._in_time(self.timeout_s, line, url, context):
-            response = await self._sent(line, url, body)
+        start, data = time.monotonic(), json.dumps(body).encode()
+        until = start + self._most_s()
+        async with self._in_time(until, line, url, context):
+            response = await self._sent(line, url, data)
             streams = response.content_type == "text/event-stream" and response.status < 300
             content = b"" if streams else await self._read(response)
         self._check_status(response, content, line)
         if not streams:
             raise self._invalid(response, content, line)
+        self._pacing.began(start, len(data), response.headers)
         try:
             while True:
-                async with self._in_time(until - time.monotonic(), line, url, context):
+                async with self._in_time(until, line, url, context):
                     data = await self._event(response)
                 if data is None or data.startswith(b"[DONE]"):
                     await _drain(response)
@@ -402,9 +412,7 @@ class Client:
             if name == b"data":
                 data.append(value.removeprefix(b" "))
 
-    async def _sent(
-        self, line: _Line, url: str, body: Mapping[str, Any] | None
-    ) -> aiohttp.ClientResponse:
+    async def _sent(self, line: _Line, url: str, data: bytes | None) -> aiohttp.ClientResponse:
         """Send a request, and again where the server had let go of a kept connection.
 
         It did so without an answer, since it was idle, so waiting or charging has no reason. Where
@@ -412,9 +420,7 @@ class Client:
         where an end was seen only afterwards, it is sent once more.
         """
         start, lost = time.monotonic(), False
-        method, data = "GET", None
-        if body is not None:
-            method, data = "POST", json.dumps(body).encode()
+        method = "GET" if data is None else "POST"
 
         def send() -> Awaitable[aiohttp.ClientResponse]:
             return line.http.request(method, url, data=data, allow_redirects=False)
@@ -458,10 +464,11 @@ class Client:
         self, line: _Line, context: RunContext, call: Reservation | None
     ) -> AsyncGenerator[None, None]:
         """Wait for a slot; what ends in the wait was not sent, and is no call."""
-        acquired = False
+        acquired = line.slots.take()
         try:
-            async with asyncio.timeout(context.remaining_s() if line.slots.locked() else None):
-                acquired = await line.slots.acquire()
+            if not acquired:
+                await self._wait(line.slots, context)
+                acquired = True
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"{self.name}: the run's time was up before a slot was free. "
@@ -470,18 +477,38 @@ class Client:
         finally:
             if call is not None and not acquired:
                 call.settle(NOTHING)
+        start = time.monotonic()
         try:
             yield
+        except EndpointError as error:
+            error.seconds = time.monotonic() - start
+            if error.status == 429 and error.retryable:
+                others = line.slots.in_flight - 1
+                self._pacing.refused(start, others, error.retry_after_s)
+            raise
         finally:
             line.kept_until = time.monotonic() + _KEEP_IDLE_S
-            line.slots.release()
+            line.slots.free()
+
+    async def _wait(self, slots: Slots, context: RunContext) -> None:
+        """Wait for a slot, or until the server's limits are renewed."""
+        held, start = slots.is_held, time.monotonic()
+        async with asyncio.timeout(context.remaining_s()):
+            await slots.wait()
+        if held:
+            text = f"{time.monotonic() - start:.1f} s for the server's rate limit"
+            context.note("waited", text, endpoint=self.name)
+
+    def _most_s(self) -> float:
+        """Seconds that a request which is sent now may take."""
+        return min(self.timeout_s, left_of_call_s.get())
 
     @asynccontextmanager
     async def _in_time(
-        self, left_s: float, line: _Line, url: str, context: RunContext
+        self, until: float, line: _Line, url: str, context: RunContext
     ) -> AsyncGenerator[None, None]:
-        """Bound a wait by the endpoint's timeout and the run's deadline, and map what it raises."""
-        run_left_s = context.remaining_s()
+        """Bound a wait by a time and the run's deadline, and map what it raises."""
+        left_s, run_left_s = until - time.monotonic(), context.remaining_s()
         run_ends_first = run_left_s is not None and run_left_s < left_s
         limit = asyncio.timeout(run_left_s if run_ends_first else left_s)
         try:
@@ -498,7 +525,7 @@ class Client:
                     f"{self.name}: the run's time was up before {url} had answered"
                 ) from cause
             raise EndpointTimeout(
-                f"no complete answer from {url} in {self.timeout_s:g} s. "
+                f"no complete answer from {url} in {self._most_s():.4g} s. "
                 "Raise `timeout_s`, or ask for less",
                 endpoint=self.name,
             ) from cause

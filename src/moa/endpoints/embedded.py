@@ -148,7 +148,7 @@ class EmbeddedEndpoint(Within):
         self.context_window = self.settings.context_window
         self.concurrency = self.settings.resolved().slots
         self.capabilities = ALL
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._host: EngineHost | None = None
         self._served: dict[Engine, OpenAIEndpoint] = {}
         """What talks to the engines there have been, the running one last."""
@@ -168,7 +168,7 @@ class EmbeddedEndpoint(Within):
                 model_path=self.model_path,
                 price=self.price,
                 settings=replace(self.settings, pooling="last"),
-                timeout_s=self._timeout_s,
+                timeout_s=self.timeout_s,
             )
         return self._hidden
 
@@ -256,7 +256,7 @@ class EmbeddedEndpoint(Within):
             price=self.price,
             context_window=self.context_window,
             concurrency=engine.settings.slots + 1,  # the next one is there when a slot is free
-            timeout_s=self._timeout_s,
+            timeout_s=self.timeout_s,
             capabilities=ALL,
             decides="labels",
             dialect=LLAMACPP,

@@ -127,6 +127,7 @@ class OpenAIEndpoint(EndpointBase):
         self.price = price
         self.context_window = context_window
         self.concurrency = concurrency
+        self.timeout_s = timeout_s
         self.capabilities = frozenset(capabilities)
         self._refused: set[str] = set()
         self.client = Client(

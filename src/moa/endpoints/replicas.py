@@ -25,6 +25,7 @@ from moa.endpoints import (
     asked,
     close_all,
 )
+from moa.endpoints.breaker import Breaker
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import Wrapping, shared_capabilities, unwrapped
 from moa.errors import (
@@ -33,15 +34,12 @@ from moa.errors import (
     EndpointError,
     EndpointRejected,
     EndpointUnavailable,
-    MoaError,
 )
 
 T = TypeVar("T")
 
 _GONE = (None, 502, 503)
 """What a server that is gone answers with: nothing, or the status of what stands before it."""
-_FIRST_WAIT_S, _LONGEST_WAIT_S, _MOST_DOUBLINGS = 0.5, 30.0, 16
-"""Until a replica that died is probed, and between two probes."""
 _PROBE_TIMEOUT_S = 1.0
 """The request that makes a probe waits for it."""
 
@@ -108,7 +106,9 @@ class Replicas(Wrapping):
             raise ConfigError(f"{name}: slack must not be negative, and is {slack}")
         super().__init__(replicas[0])
         self._name = name
-        self._replicas = tuple(Replica(endpoint, probe, clock) for endpoint in replicas)
+        self._replicas = tuple(
+            Replica(endpoint, probe, Breaker(failures=1, clock=clock)) for endpoint in replicas
+        )
         self._slack = slack
         self._turn = 0
 
@@ -215,7 +215,7 @@ class Replicas(Wrapping):
         """
         left = [one for one in self._replicas if one not in tried]
         alone = not any(one.is_in for one in left)
-        if due := [one for one in left if alone or one.is_due]:
+        if due := [one for one in left if alone or one.breaker.is_due]:
             await asyncio.gather(*(one.probe(context) for one in due))
         able = [one for one in left if one.is_in]
         if not able:
@@ -229,7 +229,7 @@ class Replicas(Wrapping):
         return next(one for one in able if one.outstanding <= least + self._slack)
 
     def _all_gone(self) -> EndpointUnavailable:
-        reasons = "; ".join(one.reason for one in self._replicas if one.reason)
+        reasons = "; ".join(one.breaker.reason for one in self._replicas if one.breaker.reason)
         said = f"none of its {len(self._replicas)} replicas answers: {reasons}"
         return EndpointUnavailable(said, endpoint=self.name)
 
@@ -251,16 +251,9 @@ class Replica:
 
     endpoint: Endpoint
     ask: Probe
-    clock: Callable[[], float]
+    breaker: Breaker
     outstanding: int = 0
     """Requests that it has not answered yet."""
-    back_at: float | None = None
-    """When it is probed next; `None`: it is in."""
-    reason: str = ""
-    """Why it went out the last time."""
-    _deaths: int = 0
-    """Since it last answered."""
-    _probing: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -271,13 +264,7 @@ class Replica:
     @property
     def is_in(self) -> bool:
         """Whether requests go to it."""
-        return self.back_at is None
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is out, has been for long enough, and nobody is probing it."""
-        over = self.back_at is not None and self.back_at <= self.clock()
-        return over and not self._probing
+        return not self.breaker.is_open
 
     @contextmanager
     def counted(self) -> Generator[None, None, None]:
@@ -287,7 +274,7 @@ class Replica:
         try:
             yield
             if self.is_in:
-                self._deaths = 0
+                self.breaker.succeed()
         finally:
             with self._lock:
                 self.outstanding -= 1
@@ -296,27 +283,17 @@ class Replica:
         """Go out where `error` says that the server is gone; else raise it."""
         if error.status not in _GONE:
             raise error
-        if self.is_in:  # else it is one of many requests that failed together
-            self._go_out(error)
+        self.breaker.fail(error)
 
     async def probe(self, context: RunContext) -> None:
         """Look whether the server is there again, in no more than half of the run's time."""
         left_s = context.remaining_s()
         timeout_s = _PROBE_TIMEOUT_S if left_s is None else min(_PROBE_TIMEOUT_S, left_s / 2)
-        self._probing = True
-        try:
-            with suppress(EndpointRejected):  # it said no, so it is there
-                await self.ask(self.endpoint, RunContext(timeout_s=timeout_s))
-            self.back_at = None
-        except (EndpointError, DeadlineExceeded) as error:
-            self._go_out(error)
-        finally:
-            self._probing = False
-
-    def _go_out(self, error: MoaError) -> None:
-        wait_s = _FIRST_WAIT_S * 2.0 ** min(self._deaths, _MOST_DOUBLINGS)
-        asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
-        wait_s = min(_LONGEST_WAIT_S, max(wait_s, asked_s))
-        self._deaths += 1
-        self.back_at = self.clock() + wait_s
-        self.reason = str(error)
+        with self.breaker.probing():
+            try:
+                with suppress(EndpointRejected):  # it said no, so it is there
+                    await self.ask(self.endpoint, RunContext(timeout_s=timeout_s))
+            except (EndpointError, DeadlineExceeded) as error:
+                self.breaker.fail(error, probes=True)
+            else:
+                self.breaker.close()

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -30,10 +30,12 @@ from moa.errors import (
     EndpointUnavailable,
     EndpointUnsupported,
     InvalidResponse,
+    QuotaExceeded,
 )
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Mapping
 
     import aiohttp
 
@@ -54,8 +56,12 @@ _LOST = re.compile("ReadError|RemoteProtocolError|Reset|Disconnected|ChunkedEnco
 """What clients call the loss of a connection: those of httpx, requests, aiohttp and Python."""
 _WAITED = "The server may go on and bill for it, so the estimate is charged. Ask for less"
 _FAILED = "The server failed; its own log says why. No tokens are charged, though it may bill some"
+_NO_CREDIT = re.compile(r"your credit balance is too low", re.IGNORECASE)
+"""What Anthropic says with status 400."""
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_FIRST_EPOCH = 1e9
+"""Seconds from which on a number is a time since 1970, in seconds or milliseconds, and no span."""
 _LONGEST_QUOTE = 300
 _DEEPEST = 16
 """How far an explanation may be nested."""
@@ -273,6 +279,9 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
             EndpointRejected,
             "No prompt and no key follow: correct `base_url` where that is right",
         )
+    if _is_quota(status, said):
+        advice = "The account's quota is used up: waiting does not help. Add credit to the account"
+        return QuotaExceeded, advice
     if status in (401, 403) or (status == 400 and _BAD_KEY.search(said)):
         return EndpointUnauthorized, "Check the key of this endpoint (`api_key_env`)"
     if (status == 404 and "model" in said.lower()) or (status == 400 and _NO_MODEL.search(said)):
@@ -280,8 +289,6 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
         return EndpointRejected, advice
     if status in (404, 405, 501):
         return EndpointUnsupported, f"This server cannot do {path}; is `base_url` right?"
-    if status == 429 and "insufficient_quota" in said:
-        return EndpointRejected, "The account's quota is used up: waiting does not help"
     if status == 408:
         return EndpointTimeout, "Try again, or ask for less"
     if status in (409, 425, 429):
@@ -291,6 +298,13 @@ def meaning(status: int, said: str, *, path: str, model: str) -> tuple[type[Endp
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return EndpointRejected, "The prompt does not fit the context: shorten or split the text"
     return EndpointRejected, "The request is wrong, so it was not sent again"
+
+
+def _is_quota(status: int, said: str) -> bool:
+    """Whether the account has no credit left. Gemini says "quota" of limits that pass, too."""
+    if status == 400:
+        return _NO_CREDIT.search(said) is not None
+    return status == 402 or (status == 429 and "insufficient_quota" in said)
 
 
 def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> EndpointError | None:
@@ -428,17 +442,42 @@ def _asked_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
 
 
 def _reset_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
-    """Find out when to come back from OpenAI's limits, or Google's `RetryInfo`."""
+    """Find out when to come back from the limits that are used up, or Google's `RetryInfo`."""
     if response.status != 429:
         return None
+    headers = response.headers
     spans = [
-        response.headers.get(f"x-ratelimit-reset-{what}", "")
-        for what in ("requests", "tokens")
-        if response.headers.get(f"x-ratelimit-remaining-{what}") == "0"
+        headers.get(reset, "")
+        for remaining, reset in limit_names(headers)
+        if headers.get(remaining) == "0"
     ]
     spans += re.findall(r'"retryDelay":\s*"([^"]+)"', body_text(content))
-    found = [
-        sum(float(number) * _SECONDS[unit] for number, unit in _SPAN.findall(span))
-        for span in spans
-    ]
+    found = [seconds for span in spans if (seconds := seconds_until(span)) is not None]
     return max(found, default=None)
+
+
+def limit_names(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Name the headers that say what is left of a limit, and when it is renewed.
+
+    They are OpenAI's (`x-ratelimit-remaining-tokens`), Anthropic's
+    (`anthropic-ratelimit-tokens-remaining`), or those of the IETF's draft (`ratelimit-remaining`).
+    """
+    names = {name.lower() for name in headers if "ratelimit" in name.lower()}
+    pairs = ((name, name.replace("remaining", "reset")) for name in sorted(names))
+    return tuple((name, reset) for name, reset in pairs if name != reset and reset in names)
+
+
+def seconds_until(written: str) -> float | None:
+    """Read when a limit is renewed: a span, seconds, or a time; `None`: it is none of them."""
+    spans = _SPAN.findall(written)
+    if spans and _SPAN.sub("", written).strip() == "":
+        return sum(float(number) * _SECONDS[unit] for number, unit in spans)
+    with suppress(ValueError):
+        number = float(written)
+        if number < _FIRST_EPOCH:
+            return number
+        return number / (1000 if number > _FIRST_EPOCH * 1000 else 1) - time.time()
+    with suppress(ValueError, OverflowError):
+        when = datetime.fromisoformat(written)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
+    return None

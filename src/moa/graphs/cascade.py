@@ -21,6 +21,7 @@ from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.calibration.audit import Audit
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas, quiet
+from moa.endpoints.calls import replaceable
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.cascade_oversight import Oversight
 from moa.graphs.engine.types import UNKNOWN, signature_of
@@ -247,7 +248,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         failed: MoaError | None = None
         for place in (last, *range(last)) if suspended else range(last + 1):
             try:
-                best = await self._ask(place, request, best, own, judged=not suspended)
+                with replaceable(place < last):
+                    best = await self._ask(place, request, best, own, judged=not suspended)
             except MoaError as error:
                 if shown() or not self._goes_on(place, error):
                     raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas
+from moa.endpoints.calls import replaceable
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
@@ -149,7 +150,8 @@ class Routed(Recipe[Any, Any], recipe="routed"):
         shown, heard = count_text_deltas(context)
         for place in (chosen, *others):
             try:
-                return (await self.models[place].run(request, heard)).output
+                with replaceable(place != (others or [chosen])[-1]):
+                    return (await self.models[place].run(request, heard)).output
             except MoaError as error:
                 if shown() or not error.escalates:
                     raise

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from typing import Any, Literal, Protocol, TypeVar
 
-from moa.batch import Item, Malformed, Progress, Row, map_rows
+from moa.batch import Item, Malformed, Progress, Row, map_rows, numbered, refusal_of
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NotResumable
 from moa.journal import Journal, Key, behind
@@ -53,6 +53,9 @@ async def worked(
 ) -> AsyncGenerator[Item[Out]]:
     """Work on the rows that are due, and give what became of each once it is kept.
 
+    Where `context.ended_by` says so no more rows are taken; those that nobody was asked for stay
+    as they are.
+
     Args:
         sink: The file or the job that gave the rows; `None`: nothing is kept.
         node, rows, context, max_concurrency, progress: See `moa.batch.map_rows`.
@@ -60,12 +63,26 @@ async def worked(
     Raises:
         MoaError: what becomes of rows can't be kept; what was kept before stays.
     """
-    mapped = map_rows(node, rows, context, max_concurrency=max_concurrency, progress=progress)
+    due = _until_ended(rows, context)
+    mapped = map_rows(node, due, context, max_concurrency=max_concurrency, progress=progress)
     async with aclosing(mapped) as items:
         async for item in items:
+            if item.error is not None and item.error is context.ended_by:
+                continue
             if sink is not None:
                 await sink.take(item, context)
             yield item
+
+
+async def _until_ended(
+    rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed], context: RunContext
+) -> AsyncGenerator[Row | Malformed]:
+    """Give rows as long as the run goes on."""
+    async with aclosing(numbered(rows)) as found:
+        async for _, row in found:
+            yield row
+            if context.ended_by is not None:
+                return
 
 
 def fate_of(item: Item[Any], context: RunContext) -> Fate:
@@ -74,6 +91,7 @@ def fate_of(item: Item[Any], context: RunContext) -> Fate:
     if error is None:
         return "done"
     ended = any(isinstance(one, BudgetExceeded | DeadlineExceeded) for one in behind(error))
+    ended = ended or (context.ended_by is not None and refusal_of(error) is not None)
     if ended and context.is_used_up:
         return "due"
     return "dead" if isinstance(error, InputError | NotResumable) else "failed"

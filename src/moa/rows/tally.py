@@ -19,6 +19,8 @@ _KEPT = 10_000
 """Seconds of so many items are kept; of more, a random sample of as many."""
 WAITING = "waiting for an LLM or people"
 """Name of the row that counts what no small model settles, where there is no large one."""
+_TROUBLES = ("retried", "waited", "fell back")
+"""Notes of an endpoint that did not answer at once."""
 _LABELS = 50
 """Texts whose labels mend a question, as a first try."""
 _DOUBTFUL = re.compile(r"question (['\"])(?P<name>.*)\1 is DOUBTFUL: (?P<why>.*)", re.DOTALL)
@@ -43,6 +45,8 @@ class Tally:
         """Whether an output said what became of it."""
         self.questions: Counter[str] = Counter()
         """Items in which a question is doubtful, by its name."""
+        self.troubles: Counter[tuple[str, str]] = Counter()
+        """Items in which an endpoint did not answer at once: its name, and the kind of the note."""
         self.why: dict[str, str] = {}
         """Why a question is doubtful, by its name."""
         self._seconds: list[float] = []
@@ -105,6 +109,9 @@ class Tally:
     def _add_worth(self, item: Item[object]) -> None:
         self.became[became(item)] += 1
         self.tells = self.tells or isinstance(item.output, Outcome)
+        self.troubles.update(
+            {(n.endpoint, n.kind) for n in item.trace if n.endpoint and n.kind in _TROUBLES}
+        )
         degraded = (note.text for note in item.trace if note.kind == "degraded")
         found = filter(None, map(_DOUBTFUL.fullmatch, degraded))
         noted = {one["name"]: one["why"] for one in found}
@@ -119,6 +126,8 @@ class Tally:
             rows.append(("doubtful", "\n".join(map(self._doubt, sorted(self.questions)))))
         elif self.tells:
             rows.append(("doubtful", "none"))
+        if self.troubles:
+            rows.append(("in trouble", "\n".join(self._troubles())))
         steps = "\n".join(self._next())
         return [*rows, ("next", steps)] if steps else rows
 
@@ -131,6 +140,12 @@ class Tally:
             yield "written by the LLM", f"{became['written']}"
         drafts = f", {became['drafted']} of them with a draft to read" if became["drafted"] else ""
         yield WAITING, f"{became['waiting'] + became['drafted']}{drafts}"
+
+    def _troubles(self) -> Iterator[str]:
+        for endpoint in sorted({name for name, _ in self.troubles}):
+            counts = ((kind, self.troubles[endpoint, kind]) for kind in _TROUBLES)
+            said = ", ".join(f"{kind} in {count}" for kind, count in counts if count)
+            yield f"{endpoint}: {said} of {self.items} items"
 
     def _doubt(self, name: str) -> str:
         why = f": {self.why[name]}" if name in self.why else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from moa.context import RunContext
-from moa.errors import EndpointUnauthorized, EndpointUnavailable
+from moa.errors import EndpointUnauthorized, EndpointUnavailable, QuotaExceeded
 
 from ..conftest import Served
 from .speaking import PROMPT, Case, answer, counted, endpoint_of, told
@@ -35,6 +35,12 @@ async def test_a_completion(served: Served) -> None:
             {"error": {"code": "authentication_error", "message": "invalid key", "type": "x"}},
             EndpointUnauthorized,
             "invalid key",
+        ),
+        (
+            400,
+            {"error": {"message": "Your credit balance is too low to access the Anthropic API."}},
+            QuotaExceeded,
+            "Add credit",
         ),
         (
             529,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.dialects import response_format
-from moa.errors import EndpointRejected, EndpointUnauthorized, EndpointUnavailable
+from moa.errors import EndpointRejected, EndpointUnauthorized, EndpointUnavailable, QuotaExceeded
 
 from ..conftest import Served, events
 from .speaking import (
@@ -189,7 +189,7 @@ LONG = "This model's maximum context length is 128000 tokens. However, your mess
         (
             429,
             error(QUOTA, kind="insufficient_quota", code="insufficient_quota"),
-            EndpointRejected,
+            QuotaExceeded,
             "used up",
         ),
         (400, error(LONG, code="context_length_exceeded"), EndpointRejected, "shorten"),

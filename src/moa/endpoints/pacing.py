@@ -1,0 +1,222 @@
+"""Pacing: how many requests to a server are in flight, and when none is sent.
+
+The number falls by a part where the server refuses requests (429) or lets them queue, and rises by
+one a round: additive increase, multiplicative decrease (Chiu and Jain, "Analysis of the Increase
+and Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989). That requests queue
+is seen as in TCP Vegas (Brakmo, O'Malley and Peterson 1994): they take long beside the shortest of
+their kind, and more of them in flight bring no more answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+
+from moa.endpoints.transport import limit_names, seconds_until
+
+_FALL = 0.9
+"""Part of the requests in flight that is left where some were refused, or queue."""
+_CAREFUL_RISE = 0.1
+"""A round, where one more than now was too many the last time."""
+_QUEUES = 6.0
+"""How many times the shortest of their kind requests take that queue."""
+_GAIN = 1.5
+"""How many times the answers a second that more in flight bring where they don't queue."""
+_AGING = 1.03
+"""Of what is known to be the shortest, in each round that queues: the server may have changed."""
+_LONGEST_HOLD_S = 60.0
+"""Where a server asks for more, requests are sent and fail, and say so."""
+_FIRST_HOLD_S, _LONGER, _LONGEST_STRIKE_S = 0.1, 1.3, 5.0
+"""Without a word of the server: where even those are refused that were sent after the last fall."""
+_LOOK_S = 0.02
+"""Seconds until a loop looks again that waits for a request of another one."""
+_SCAN_EVERY = 64
+"""Answers after which is looked again whether a server states its limits."""
+
+Kind = tuple[str, int, int]
+"""Requests that take about as long: their address, and the bits of the numbers of their bytes, sent
+and answered."""
+_BYTES_A_TOKEN = 4
+
+
+class Pacing:
+    """What is known of the limits of a server. All event loops share it.
+
+    Args:
+        most: Maximum requests in flight, in each event loop.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.limit = float(most)
+        """Requests in flight now at most."""
+        self.held_until = 0.0
+        """On the monotonic clock; until then none is sent."""
+        self.strikes = 0
+        """How often in a row a request was refused that was sent after the last fall."""
+        self.tried_until = 0.0
+        """On the monotonic clock; until then one request finds out whether more are let through."""
+        self._most = most
+        self._fell_at = self._struck_at = self._ceiling = 0.0
+        self._taken = 0
+        """Of those that were in flight at the last fall, how many weren't refused."""
+        self._answered_since = True
+        """Whether a request was answered that was sent after the last fall."""
+        self._shortest: dict[Kind, tuple[float, int]] = {}
+        """Seconds of each kind, and how many were in flight then."""
+        self._round = self._queued = 0
+        """Answers of this round, and those of them that had queued."""
+        self._names: tuple[tuple[str, str], ...] = ()
+        self._answers = 0
+
+    def answered(
+        self, start: float, kind: Kind, in_flight: int, headers: Mapping[str, str]
+    ) -> None:
+        """Learn from a good answer to a request that was sent at `start`."""
+        self.began(start, 1 << kind[1], headers)
+        self._round += 1
+        self._queued += self._has_queued(kind, time.monotonic() - start, in_flight)
+        if self._round >= self.limit:
+            self._end_round()
+
+    def began(self, start: float, size: int, headers: Mapping[str, str]) -> None:
+        """Learn from the headers of a good answer to a request of `size` bytes, such as a stream's.
+
+        Nothing is sent before a limit is renewed that is used up.
+        """
+        if start >= self._fell_at:
+            self._answered_since = True
+            self.strikes = 0
+        if self._answers % _SCAN_EVERY == 0:
+            self._names = limit_names(headers)
+        self._answers += 1
+        for remaining, reset in self._names:
+            left, needed = headers.get(remaining, ""), 1
+            if "token" in remaining:
+                needed = size // _BYTES_A_TOKEN
+            if left.isdecimal() and int(left) < needed:
+                wait_s = seconds_until(headers.get(reset, ""))
+                if wait_s is not None and 0 < wait_s <= _LONGEST_HOLD_S:
+                    self.held_until = max(self.held_until, time.monotonic() + wait_s)
+
+    def refused(self, start: float, in_flight: int, asked_s: float | None) -> None:
+        """Learn from a 429 to a request that was sent at `start`, others being in flight."""
+        now = time.monotonic()
+        if asked_s is not None and asked_s <= _LONGEST_HOLD_S:
+            self.held_until = max(self.held_until, now + asked_s)
+        if start < self._fell_at:  # of the same burst: the server took those that it didn't refuse
+            self._taken -= 1
+            self.limit = max(1.0, min(self.limit, float(self._taken)))
+            self._ceiling = self.limit + 1.0
+            return
+        if self._answered_since:
+            self._fall(now, in_flight)
+        elif not asked_s and start >= self._struck_at:
+            hold_s = min(_LONGEST_STRIKE_S, _FIRST_HOLD_S * _LONGER**self.strikes)
+            self.held_until = max(self.held_until, now + hold_s)
+            self._struck_at = now
+            self.strikes += 1
+
+    def _fall(self, now: float, in_flight: int) -> None:
+        # With few in flight one refusal says little of how many there may be.
+        self._ceiling = min(self.limit, max(in_flight + 1.0, self.limit / 2))
+        self.limit = max(1.0, self._ceiling * _FALL)
+        self._fell_at, self._taken, self._answered_since = now, in_flight, False
+        self._round = self._queued = 0
+
+    def _end_round(self) -> None:
+        if self._queued >= 0.9 * self._round:
+            self.limit = max(1.0, self.limit * _FALL)
+            for kind, (seconds, in_flight) in self._shortest.items():
+                self._shortest[kind] = seconds * _AGING, in_flight
+        elif self.limit < self._most:
+            rise = 1.0 if not self._ceiling - 1.0 < self.limit < self._ceiling else _CAREFUL_RISE
+            self.limit = min(float(self._most), self.limit + rise)
+        self._round = self._queued = 0
+
+    def _has_queued(self, kind: Kind, seconds: float, in_flight: int) -> bool:
+        shortest_s, flight = self._shortest.get(kind, (seconds, 0))
+        if seconds < shortest_s or (seconds < 1.2 * shortest_s and in_flight > flight):
+            self._shortest[kind] = min(seconds, shortest_s), max(in_flight, 1)
+            return False
+        slower = seconds / shortest_s
+        return slower > _QUEUES and in_flight < _GAIN * slower * flight
+
+
+class Slots:
+    """The requests of one event loop that are in flight, and those that wait for their turn."""
+
+    __slots__ = ("_pacing", "_timer", "_waiting", "in_flight")
+
+    def __init__(self, pacing: Pacing) -> None:
+        self.in_flight = 0
+        self._pacing = pacing
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing is sent now, whoever is in flight."""
+        return self._pacing.held_until > time.monotonic()
+
+    def take(self) -> bool:
+        """Take a slot if one is free, and nobody waits for it."""
+        if self._waiting or not self._has_room():
+            return False
+        self._count()
+        return True
+
+    async def wait(self) -> None:
+        """Wait for a slot, and take it."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._wake()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.free()
+            else:
+                with suppress(ValueError):  # it was passed over already
+                    self._waiting.remove(turn)
+            raise
+
+    def free(self) -> None:
+        """Give a slot back."""
+        self.in_flight -= 1
+        self._pacing.tried_until = 0.0
+        if self._waiting:
+            self._wake()
+
+    def _has_room(self) -> bool:
+        pacing = self._pacing
+        if self.in_flight + 1.0 > pacing.limit and self.in_flight:
+            return False
+        if pacing.held_until and self.is_held:
+            return False
+        return not (pacing.strikes and pacing.tried_until > time.monotonic())
+
+    def _count(self) -> None:
+        self.in_flight += 1
+        if self._pacing.strikes:
+            self._pacing.tried_until = time.monotonic() + _LONGEST_HOLD_S
+
+    def _wake(self) -> None:
+        """Let those go on for whom there is room, and look again when a hold ends."""
+        while self._waiting and self._has_room():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._count()
+                turn.set_result(None)
+        if not self._waiting or self._timer is not None:
+            return
+        left_s = self._pacing.held_until - time.monotonic()
+        if left_s > 0 or not self.in_flight:  # else who is in flight looks again
+            look_s = max(left_s, _LOOK_S)
+            self._timer = asyncio.get_running_loop().call_later(look_s, self._look_again)
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._wake()

@@ -1,0 +1,195 @@
+"""How many requests are in flight follows from what the server says and does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from moa.context import RunContext
+from moa.endpoints import Prompt
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.pacing import Pacing, Slots
+from moa.endpoints.transport import seconds_until
+from moa.endpoints.wrappers import Retried
+from moa.errors import DeadlineExceeded, EndpointUnavailable
+
+from .conftest import Answer, Asked, Served, chat
+
+PROMPT = Prompt.of("Hello?")
+KIND = ("http://far.example/v1/chat/completions", 8, 8)
+BUSY = Answer(429, text="slow down")
+
+
+def far(concurrency: int = 64) -> OpenAIEndpoint:
+    return OpenAIEndpoint(
+        "far", model="m", base_url="http://far.example/v1", concurrency=concurrency
+    )
+
+
+def stated(headers: dict[str, str]) -> Answer:
+    answer = chat()
+    answer.headers |= headers
+    return answer
+
+
+class Places:
+    """A server that refuses what is more than its places."""
+
+    def __init__(self, served: Served, places: int) -> None:
+        served.will(self)
+        self.places = places
+        self.in_flight = self.most = self.refused = 0
+
+    async def __call__(self, asked: Asked) -> Answer:
+        self.in_flight += 1
+        try:
+            if self.in_flight > self.places:
+                self.refused += 1
+                return BUSY
+            self.most = max(self.most, self.in_flight)
+            await asyncio.sleep(0.01)
+            return chat()
+        finally:
+            self.in_flight -= 1
+
+
+async def test_fewer_are_in_flight_where_the_server_refuses_more(served: Served) -> None:
+    places = Places(served, 4)
+    async with far() as endpoint:
+        retried = Retried(endpoint, attempts=9, first_wait_s=0.05)
+        for _ in range(6):
+            await asyncio.gather(*(retried.complete(PROMPT, RunContext()) for _ in range(40)))
+    assert places.refused < 40 + 40  # at first all but four; later a few
+    assert places.most == 4
+
+
+async def test_no_more_than_the_limit_are_in_flight_and_all_come_to_their_turn(
+    served: Served,
+) -> None:
+    places = Places(served, 99)
+    async with far(concurrency=3) as endpoint:
+        await asyncio.gather(*(endpoint.complete(PROMPT, RunContext()) for _ in range(20)))
+    assert places.most == 3
+
+
+def test_the_number_falls_by_a_part_and_rises_by_one_a_round() -> None:
+    pacing = Pacing(20)
+    pacing.refused(time.monotonic(), 19, None)
+    assert pacing.limit == pytest.approx(18)
+    for _ in range(18):
+        pacing.answered(time.monotonic(), KIND, 18, {})
+    assert pacing.limit == pytest.approx(19)
+    for _ in range(2000):
+        pacing.answered(time.monotonic(), KIND, 17, {})
+    assert pacing.limit == 20
+
+
+def test_a_burst_that_is_refused_leaves_as_many_as_were_taken() -> None:
+    pacing, sent = Pacing(64), time.monotonic()
+    for others in range(63, 7, -1):
+        pacing.refused(sent, others, None)
+    assert 6 <= pacing.limit <= 8
+
+
+def test_where_even_a_single_request_is_refused_all_wait_longer_each_time() -> None:
+    pacing = Pacing(8)
+    pacing.refused(time.monotonic(), 0, None)
+    holds: list[float] = []
+    for _ in range(3):
+        pacing.refused(time.monotonic(), 0, None)
+        holds.append(pacing.held_until - time.monotonic())
+    assert holds == sorted(holds)
+    assert 0.05 < holds[0] < holds[-1] < 1
+
+
+def test_fewer_are_in_flight_where_the_server_lets_them_queue() -> None:
+    pacing = Pacing(64)
+    pacing.answered(time.monotonic() - 0.1, KIND, 64, {})
+    for _ in range(64 * 20):
+        pacing.answered(time.monotonic() - 0.1 * pacing.limit / 8, KIND, int(pacing.limit), {})
+    assert 32 < pacing.limit < 60
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_batch_that_brings_more_or_long_requests_beside_short_ones_are_no_queue(
+    mixed: bool,
+) -> None:
+    pacing = Pacing(64)
+    for number in range(1, 2000):
+        in_flight = min(64, number)
+        seconds = (0.1 if number % 2 else 1.0) if mixed else 0.1 * (1 + 0.05 * in_flight)
+        pacing.answered(time.monotonic() - seconds, KIND, in_flight, {})
+    assert pacing.limit == 64
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "300ms"},
+        {"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "0.3"},
+        {"ratelimit-remaining": "0", "ratelimit-reset": "0.3"},
+    ],
+)
+async def test_nothing_is_sent_before_a_limit_is_renewed_that_is_used_up(
+    served: Served, headers: dict[str, str]
+) -> None:
+    served.will(stated(headers), chat())
+    context, start = RunContext(), time.monotonic()
+    async with far() as endpoint:
+        await endpoint.complete(PROMPT, context)
+        with pytest.raises(DeadlineExceeded):
+            await endpoint.complete(PROMPT, RunContext(timeout_s=0.05))
+        await endpoint.complete(PROMPT, context)
+    assert time.monotonic() - start >= 0.28
+    assert [note.kind for note in context.trace if note.kind == "waited"] == ["waited"]
+    assert len(served.requests) == 2
+
+
+async def test_one_call_that_is_told_to_wait_holds_the_others(served: Served) -> None:
+    served.will(Answer(429, text="slow", headers={"retry-after-ms": "300"}), chat())
+    start = time.monotonic()
+    async with far() as endpoint:
+        with pytest.raises(EndpointUnavailable):
+            await endpoint.complete(PROMPT, RunContext())
+        await endpoint.complete(PROMPT, RunContext())
+    assert time.monotonic() - start >= 0.28
+
+
+async def test_a_wait_of_an_hour_is_not_begun(served: Served) -> None:
+    served.will(Answer(429, text="slow", headers={"retry-after": "3600"}), chat())
+    async with far() as endpoint, asyncio.timeout(5):
+        with pytest.raises(EndpointUnavailable, match="3600"):
+            await endpoint.complete(PROMPT, RunContext())
+        await endpoint.complete(PROMPT, RunContext())
+
+
+async def test_who_gives_up_waiting_takes_no_slot_along() -> None:
+    slots = Slots(Pacing(1))
+    assert slots.take()
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(slots.wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        slots.free()
+        waiting[1].cancel()  # it has just been given the slot
+        await asyncio.sleep(0)
+    assert waiting[2].done()
+    assert slots.in_flight == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("6m0s", 360), ("20ms", 0.02), ("1.5", 1.5), ("soon", None), ("", None), ("1m soon", None)],
+)
+def test_a_span_is_read(written: str, seconds: float | None) -> None:
+    assert seconds_until(written) == seconds
+
+
+@pytest.mark.parametrize("form", ["{0:.0f}", "{1:.0f}", "{2}"])
+def test_a_time_is_read(form: str) -> None:
+    then = time.time() + 30
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(then))
+    found = seconds_until(form.format(then, then * 1000, stamp))
+    assert found == pytest.approx(30, abs=2)
