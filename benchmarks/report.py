@@ -1,4 +1,4 @@
-"""Writes what a benchmark found into its section of docs/benchmarks.md."""
+"""Writes what a benchmark found into its section of a page, docs/benchmarks.md by default."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def verdict(value: float, way: str, target: float, aim: float) -> str:
     return "aim reached" if within(aim) else "target reached" if within(target) else "**missed**"
 
 
-def write(section: str, command: str, body: str) -> None:
-    """Replace a section of the page, or append it."""
+def write(section: str, command: str, body: str, *, page: Path = PAGE) -> None:
+    """Replace a section of a page, or append it."""
     begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
     today = datetime.date.today().isoformat()
     text = f"{begin}\n\n`{command}`, {today}, on {machine()}.\n\n{body.strip()}\n\n{end}"
-    page = PAGE.read_text() if PAGE.exists() else HEAD
-    if begin in page:
-        before, _, rest = page.partition(begin)
-        page = before + text + rest.partition(end)[2]
+    whole = page.read_text() if page.exists() else HEAD
+    if begin in whole:
+        before, _, rest = whole.partition(begin)
+        whole = before + text + rest.partition(end)[2]
     else:
-        page = f"{page.rstrip()}\n\n{text}\n"
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page)
-    print(f"wrote the section {section!r} of {PAGE.name}")
+        whole = f"{whole.rstrip()}\n\n{text}\n"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(whole)
+    print(f"wrote the section {section!r} of {page.name}")

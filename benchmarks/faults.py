@@ -1,0 +1,167 @@
+"""What a hundred faults of a server do to ten rows: `python benchmarks/faults.py`.
+
+Each peer runs in a process of its own against a failing server of its own. What is written goes
+into docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from faults_server import FAULTS, Fault
+from report import table, write
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "reliability.md"
+NAMES = {
+    "moa": "`moa`",
+    "openai": "`AsyncOpenAI`",
+    "langgraph": "LangGraph",
+    "pydantic-ai": "pydantic-ai",
+}
+GROUPS = {"text": "", "typed": "typed: ", "stream": "stream: "}
+Found = dict[str, Any]
+
+
+class Child:
+    """A process that answers lines with lines."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
+        return line
+
+    def ask(self, line: str) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return self.line()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def best(fault: Fault) -> int:
+    """How many of the ten rows can be right."""
+    if fault.harmless or fault.hits == "first":
+        return 10
+    return 9 if fault.hits == "one" else 0
+
+
+def try_all(peer: str, faults: tuple[Fault, ...]) -> dict[str, Found]:
+    """Run a peer against each fault."""
+    server = Child(str(HERE / "faults_server.py"))
+    root = f"http://127.0.0.1:{server.line().strip()}"
+    child = Child(str(HERE / "faults_peer.py"), peer, f"{root}/v1")
+    found: dict[str, Found] = {}
+    for fault in faults:
+        came: Found = json.loads(child.ask(fault.name))
+        with urllib.request.urlopen(f"{root}/count?mock-{fault.name}") as answer:
+            requests, leaked = json.load(answer)
+        found[fault.name] = came | {"requests": requests, "leaked": leaked}
+        print(f"{peer:12} {fault.name:24} {came['right']:2} right, {came['wrong']} wrong, "
+              f"{came['seconds']:5.1f} s, {requests} requests  {came['errors'][:1]}")  # fmt: skip
+    child.close()
+    server.close()
+    return found
+
+
+def _cell(found: Found | None, fault: Fault) -> str:
+    if found is None:
+        return "-"
+    lost = best(fault) - found["right"]
+    said = f"{found['right']}"
+    said += f", **{found['wrong']} wrong**" if found["wrong"] else ""
+    said += ", **key sent on**" if found["leaked"] else ""
+    return f"{said} · {found['seconds']:.1f} s · {found['requests']}" + (" ⚠" if lost > 0 else "")
+
+
+def _says(found: Found) -> str:
+    if not found["errors"]:
+        return "nothing: the answers are right" if found["right"] == 10 else "nothing"
+    said = found["errors"][0].replace("|", "/").replace("<", "&lt;")
+    said = said.replace("large: ", "").replace("http://127.0.0.1", "…")
+    return f"`{said.partition(':')[0]}`{said.partition(':')[2][:150]}"
+
+
+def body(found: dict[str, dict[str, Found]]) -> str:
+    """Write the section."""
+    totals = [
+        [
+            NAMES[peer],
+            sum(max(0, best(f) - runs[f.name]["right"]) for f in FAULTS),
+            sum(runs[f.name]["wrong"] for f in FAULTS),
+            f"{sum(runs[f.name]['seconds'] for f in FAULTS):.0f}",
+            f"{max(runs[f.name]['seconds'] for f in FAULTS):.1f}",
+            sum(runs[f.name]["requests"] for f in FAULTS),
+            f"{max(runs[f.name]['megabytes'] for f in FAULTS):.0f}",
+        ]
+        for peer, runs in found.items()
+    ]
+    head = ["", "rows lost", "wrong answers given as right", "seconds in all", "longest fault, s"]
+    summary = table([*head, "requests", "peak memory, MB"], totals)
+    lines = [
+        [
+            f"{GROUPS[fault.work]}{fault.what}",
+            {"one": "1 row", "first": "first tries", "all": "all"}[fault.hits],
+            _says(found["moa"][fault.name]),
+            found["moa"][fault.name]["charged"] or "-",
+            *(_cell(found[peer][fault.name], fault) for peer in found),
+        ]
+        for fault in FAULTS
+    ]
+    whole = table(
+        ["fault", "hits", "what `moa` says", "charged", *(NAMES[p] for p in found)], lines
+    )
+    return f"""\
+## A hundred faults of a server
+
+Ten rows at once against a server that fails in one way, on loopback. A fault hits one row of the
+ten each time, every row's first try, or all. All use a timeout of 1 s and their default retries,
+and collect failures instead of raising the first, so a bare `asyncio.gather` does worse than this.
+A row is *lost* where it could have been right and was not. The cells say: right rows of ten ·
+seconds until the last row ended · requests that the server saw. ⚠: rows were lost. *Charged* are
+the output tokens that `moa` counts against a budget; an answer has 8, and at most 512 were asked
+for: where nobody can know what was billed, it is the most that it can have been.
+
+{summary}
+
+{whole}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="faults whose names begin so")
+    parser.add_argument("--peers", default=",".join(NAMES))
+    asked = parser.parse_args()
+    faults = tuple(f for f in FAULTS if f.name.startswith(asked.only or ""))
+    peers = asked.peers.split(",")
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(peers, pool.map(lambda peer: try_all(peer, faults), peers), strict=True))
+    if asked.only or peers != [*NAMES]:
+        return
+    write("faults", "python benchmarks/faults.py", body(found), page=PAGE)
+
+
+if __name__ == "__main__":
+    main()
