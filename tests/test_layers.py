@@ -10,7 +10,8 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
-    {"_terminal", "_machine", "_text"},
+    {"_text"},
+    {"_terminal", "_machine"},
     {"usage"},
     {"errors"},
     {"energy", "_files", "_async", "_threads"},

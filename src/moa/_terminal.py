@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -12,14 +11,11 @@ from rich import console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from moa._text import STEERING
+from moa._text import plain as plain
+
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-STEERING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""Control characters but for line breaks and tabs, those that turn the direction of writing, and
-halves of characters, which no terminal takes."""
 
 
 class Console(console.Console):  # noqa: TID251
@@ -102,11 +98,6 @@ class PlainStream:
         """Write what is plain of a text."""
         self.rich_proxied_file.write(plain(text))
         return len(text)
-
-
-def plain(text: str) -> str:
-    """Leave out what could steer a terminal."""
-    return STEERING.sub(lambda found: "�" if found[0] >= "\ud800" else "", text)
 
 
 def escaped(json: str) -> str:

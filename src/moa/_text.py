@@ -1,4 +1,6 @@
-"""Text: its words, in languages with spaces and without; and rows of cells, as text and as HTML."""
+"""Text: its words, in languages with spaces and without; without what could steer a terminal; and
+rows of cells, as text and as HTML.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,11 @@ from itertools import zip_longest
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
 """Writing without spaces between its words."""
 _WORD = re.compile(r"\w+")
+STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters but for line breaks and tabs, those that turn the direction of writing, and
+halves of characters, which no terminal takes."""
 
 
 def words_in(text: str) -> list[str]:
@@ -29,6 +36,11 @@ def _in(token: str) -> int:
         return 1
     others = UNSPACED.sub(" ", token).split()
     return unspaced + sum(any(map(str.isalnum, each)) for each in others)
+
+
+def plain(text: str) -> str:
+    """Leave out what could steer a terminal."""
+    return STEERING.sub(lambda found: "�" if found[0] >= "\ud800" else "", text)
 
 
 Rows = Sequence[Sequence[str]]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any, ClassVar, Self
 
+from moa._text import plain
 from moa.usage import Usage
 
 
@@ -158,6 +159,7 @@ class EndpointError(MoaError):
         retry_after_s: float | None = None,
         begun: bool = False,
     ) -> None:
+        message = plain(message)  # it quotes servers, and may be printed anywhere
         super().__init__(f"{endpoint}: {message}")
         self.message = message
         self.endpoint = endpoint

@@ -77,6 +77,18 @@ async def hang(request: Asked) -> Answer:
         pytest.param(UNREADABLE, InvalidResponse, "no JSON", id="coding"),
         pytest.param(Answer(text="[1]"), InvalidResponse, "no JSON", id="list"),
         pytest.param(Answer(text="[" * 9999), InvalidResponse, "no JSON", id="deep"),
+        pytest.param(
+            Answer(json={"error": {"message": "out of memory"}}),
+            EndpointUnavailable,
+            "an error: out of memory",
+            id="error-200",
+        ),
+        pytest.param(
+            Answer(500, text="\x1b]52;c;ZXZpbA==\x07it broke"),
+            EndpointUnavailable,
+            ": ]52;c;ZXZpbA==it broke",
+            id="500-steering",
+        ),
         pytest.param(Answer(401), EndpointUnauthorized, "key", id="401"),
         pytest.param(Answer(403), EndpointUnauthorized, "key", id="403"),
         pytest.param(

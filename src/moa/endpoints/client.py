@@ -22,7 +22,6 @@ from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (
     KEY,
     body_text,
-    broken_stream,
     cause_of,
     check_address,
     error_of_exception,
@@ -32,6 +31,7 @@ from moa.endpoints.transport import (
     is_near,
     masked,
     proxy_of,
+    stated_error,
     trusted,
     was_lost,
     was_not_sent,
@@ -347,6 +347,10 @@ class Client:
             if data is not None:
                 kind = (url, len(data).bit_length(), len(content).bit_length())
                 self._pacing.answered(start, kind, line.slots.in_flight, response.headers)
+        return self._read_json(response, content, line), seconds
+
+    def _read_json(self, response: aiohttp.ClientResponse, content: bytes, line: _Line) -> JSON:
+        """Read an answer of status 200; it may state an error all the same."""
         try:
             answer: object = json.loads(content)
             echoing = (line.secret.encode(), b"\\u", b"\\/")  # the key, or how JSON may hide it
@@ -356,7 +360,10 @@ class Client:
             raise self._invalid(response, content, line) from error
         if not isinstance(answer, dict):
             raise self._invalid(response, content, line)
-        return cast("JSON", answer), seconds
+        known = cast("JSON", answer)
+        if known.get("error") and not known.get("choices"):
+            raise stated_error(known, self.name, line.secret)
+        return known
 
     async def _events(
         self, line: _Line, url: str, body: Mapping[str, Any], context: RunContext
@@ -369,6 +376,7 @@ class Client:
             content = b"" if streams else await self._read(response)
         self._check_status(response, content, line)
         if not streams:
+            self._read_json(response, content, line)
             raise self._invalid(response, content, line)
         self._pacing.began(start, len(data), response.headers)
         try:
@@ -383,7 +391,7 @@ class Client:
                     return
                 known = cast("JSON", event)
                 if known.get("error"):
-                    raise broken_stream(known, self.name, line.secret)
+                    raise stated_error(known, self.name, line.secret)
                 yield known
         except (ValueError, RecursionError) as error:
             raise InvalidResponse(

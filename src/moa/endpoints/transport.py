@@ -354,20 +354,24 @@ def _unreachable(
     return EndpointUnavailable(message, endpoint=endpoint, begun=begun)
 
 
-def broken_stream(event: object, endpoint: str, secret: str) -> EndpointError:
-    """Read an error inside a stream, whose status has been sent long before."""
-    said, code = _words(event)
+def stated_error(body: object, endpoint: str, secret: str) -> EndpointError:
+    """Read an error inside an answer of status 200, or inside a stream."""
+    said, code = _words(body)
     said = masked(said, secret)[:_LONGEST_QUOTE] or "it says no more"
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
     kind, _ = meaning(status, said, path="the stream", model="")
-    return kind(f"the server broke off: {said}", endpoint=endpoint, status=status, begun=True)
+    return kind(
+        f"the server answered with an error: {said}", endpoint=endpoint, status=status, begun=True
+    )
 
 
 def _reason(error: BaseException | None, secret: str) -> str:
     """Give the words of the deepest cause that has some."""
     said = type(error).__name__
     while error is not None:
-        said = " ".join(masked(str(error), secret).split()) or said
+        words = " ".join(masked(str(error), secret).split())
+        # aiohttp gives the headers that it had read in place of words.
+        said = "it closed the connection in its headers" if words[:4] == "<Raw" else words or said
         error = error.__cause__
     return said[:_LONGEST_QUOTE]
 
