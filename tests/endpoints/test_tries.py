@@ -37,14 +37,23 @@ async def slow_500(asked: Asked) -> Answer:
 
 
 @both_ways
-async def test_a_server_that_hangs_costs_the_time_of_one_try(served: Served, ask: Ask) -> None:
+async def test_a_server_that_hangs_costs_one_and_a_half_times_of_a_request(
+    served: Served, ask: Ask
+) -> None:
     served.will(HUNG)
     async with server() as far:
         start, endpoint = time.monotonic(), Retried(far, first_wait_s=0)
-        with pytest.raises(EndpointTimeout):
+        with pytest.raises(EndpointTimeout, match=r"2 tries in 0\.4"):
             await ask(endpoint, PROMPT, RunContext())
-        assert 0.25 < time.monotonic() - start < 0.55
-    assert len(served.requests) == 1
+        assert 0.4 < time.monotonic() - start < 0.8
+    assert len(served.requests) == 2
+
+
+async def test_a_request_that_hung_once_is_answered_by_its_second_try(served: Served) -> None:
+    served.will(HUNG, chat("Hello!"))
+    async with server() as far:
+        found = await Retried(far, first_wait_s=0).complete(PROMPT, RunContext())
+    assert found.text == "Hello!"
 
 
 async def test_a_try_has_what_those_before_it_have_left(served: Served) -> None:
@@ -52,7 +61,7 @@ async def test_a_try_has_what_those_before_it_have_left(served: Served) -> None:
     async with server() as far:
         start = time.monotonic()
         with pytest.raises(EndpointTimeout, match=r"2 tries in 0\.3"):
-            await Retried(far, first_wait_s=0).complete(PROMPT, RunContext())
+            await Retried(far, first_wait_s=0, timeout_s=0.3).complete(PROMPT, RunContext())
         assert time.monotonic() - start < 0.45
     assert len(served.requests) == 2
 

@@ -61,6 +61,9 @@ _LOOK_S = 0.25
 """Seconds between two looks whether a server is back that another call probes."""
 _USUAL_TIMEOUT_S = 120.0
 """Of a call over all its tries, where its endpoint doesn't say how long a request may take."""
+_FOR_ALL_TRIES = 1.5
+"""Times of one request that a call has for all its tries: after one that hung, half as long is left
+for another, since most answers come much earlier."""
 _NO_TIME = 1e-12
 """Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
 
@@ -210,8 +213,7 @@ class Retried(Wrapping):
 
     Waits grow exponentially with full jitter; a server that says when to come back is obeyed. All
     tries and waits of a call together take no longer than `timeout_s`, waiting for a slot excluded:
-    each try has what those before have left. So a server that hangs costs the time of one try. A
-    wait that would end after that, or after the run's deadline, is not begun: the error is raised
+    each try has what those before have left. A wait that would end after that, or after the run's deadline, is not begun: the error is raised
     at once. Each try is charged, as it is sent.
 
     A server that is down is left alone: one that three times in a row, for two calls at least,
@@ -227,8 +229,8 @@ class Retried(Wrapping):
         first_wait_s: Maximum seconds before the second try; doubles with each further one.
         longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
             more, its error, which says how long, is raised at once.
-        timeout_s: Maximum seconds of all tries together; `None`: what the endpoint gives a request,
-            or 120 where it doesn't say.
+        timeout_s: Maximum seconds of all tries together; `None`: 1.5 times what the endpoint gives
+            one request, or 180 where it doesn't say. So a try that hung leaves time for another.
 
     Examples:
         >>> down = EndpointUnavailable("busy", endpoint="small")
@@ -246,7 +248,8 @@ class Retried(Wrapping):
         longest_asked_s: float = 60.0,
         timeout_s: float | None = None,
     ) -> None:
-        timeout_s = timeout_of(endpoint) or _USUAL_TIMEOUT_S if timeout_s is None else timeout_s
+        if timeout_s is None:
+            timeout_s = _FOR_ALL_TRIES * (timeout_of(endpoint) or _USUAL_TIMEOUT_S)
         if attempts < 1 or timeout_s <= 0 or min(first_wait_s, longest_asked_s) < 0:
             raise ConfigError(
                 f"{endpoint.name}: attempts and timeout_s must be positive, and waits not negative"
