@@ -213,8 +213,8 @@ class Retried(Wrapping):
 
     Waits grow exponentially with full jitter; a server that says when to come back is obeyed. All
     tries and waits of a call together take no longer than `timeout_s`, waiting for a slot excluded:
-    each try has what those before have left. A wait that would end after that, or after the run's deadline, is not begun: the error is raised
-    at once. Each try is charged, as it is sent.
+    each try has what those before have left. A wait that would end after that, or after the run's
+    deadline, is not begun: the error is raised at once. Each try is charged, as it is sent.
 
     A server that is down is left alone: one that three times in a row, for two calls at least,
     can't be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call asks it, and
