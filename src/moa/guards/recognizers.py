@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from presidio_analyzer import PatternRecognizer
 
 _KIND = re.compile(r"[A-Z][A-Z0-9_]*")
+_DENIED_S = 60.0
+"""Seconds for the phrases of a list: 5,000 of them take 26 s for 1 MB, but never more than that."""
+_BRACE = re.compile(r"\\N\{[^}]*\}|\\.|\{(?:\d+(?:,\d*)?|,\d*)\}|\{", re.DOTALL)
+"""An escape, a count, or a brace that is neither: `regex` would take `{e}` for how many errors a
+match may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,17 @@ def find(
 
 
 def _asked(recognizer: Recognizer, text: str) -> list[Finding]:
-    failure = ""
     try:
         return list(recognizer.find(text))
     except Exception as error:  # noqa: BLE001  whatever it is, nothing may be sent
         failure = type(error).__name__
     # Raised out here, so that the error doesn't carry the other one, which may quote the text.
+    if failure == "TimeoutError" and isinstance(recognizer, Pattern):
+        raise GuardFailed(
+            f"the pattern of {recognizer.name!r} took more than {recognizer.seconds:g} s for a text of "
+            f"{len(text)} characters, so nothing was sent. Change it so that no part of a text "
+            "can be matched in many ways, as (a+)+ does"
+        )
     raise GuardFailed(
         f"the recogniser {recognizer.name!r} raised {failure}, so nothing was sent. "
         "Mend it, or leave it out; what it said is not shown, as it may hold what it looked for"
@@ -122,23 +132,27 @@ class Pattern:
 
     Args:
         kind: What it is, in capitals.
-        expression: The regular expression; one that takes exponential time on some text blocks
-            the event loop on it.
+        expression: The regular expression, as `re` takes it.
         score: How sure a match is; 1 wins over everything else that is found in the same place.
+        seconds: Time that it may take for one text, or the request is stopped: there are
+            expressions that some texts keep busy for years.
 
     Raises:
-        ConfigError: it isn't valid, or the kind is not in capitals.
+        ConfigError: it isn't valid, the kind is not in capitals, or there are no seconds.
     """
 
     kind: str
     expression: str
     score: float = 1.0
+    seconds: float = 2.0
 
     def __post_init__(self) -> None:
         if not _KIND.fullmatch(self.kind):
             raise ConfigError(
                 f"kind={self.kind!r}, but a kind is capitals, digits and _, as in ORDER_NUMBER"
             )
+        if not self.seconds > 0:
+            raise ConfigError(f"seconds={self.seconds}, but a pattern takes some time")
         try:
             re.compile(self.expression)
         except re.error as error:
@@ -152,12 +166,18 @@ class Pattern:
         return self.kind
 
     @functools.cached_property
-    def _compiled(self) -> re.Pattern[str]:
-        return re.compile(self.expression)
+    def _compiled(self) -> Any:
+        # `re` can't be stopped, and lets no other thread run meanwhile.
+        plain = _BRACE.sub(lambda f: r"\{" if f[0] == "{" else f[0], self.expression)
+        return import_module("regex").compile(plain)
 
     def find(self, text: str, /) -> Iterator[Finding]:
-        """Find all matches that aren't empty."""
-        for match in self._compiled.finditer(text):
+        """Find all matches that aren't empty.
+
+        Raises:
+            TimeoutError: it took more time than it is given.
+        """
+        for match in self._compiled.finditer(text, timeout=self.seconds, concurrent=True):
             if match.end() > match.start():
                 yield Finding(self.kind, match.start(), match.end(), self.score)
 
@@ -170,7 +190,8 @@ def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     listed = sorted({" ".join(phrase.split()) for phrase in phrases}, key=len, reverse=True)
     if not listed or not all(listed):
         raise ConfigError("a deny list needs phrases, and none of them empty")
-    return Pattern(kind, f"(?i:{'|'.join(map(_whole, listed))})")
+    either = "|".join(map(_whole, listed))
+    return Pattern(kind, f"(?i:{either})", seconds=_DENIED_S)
 
 
 def _whole(phrase: str) -> str:
