@@ -194,7 +194,7 @@ _INVISIBLE = re.compile(
 _SPACE = re.compile(r"\s+")
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n ?")
-_QUOTE = re.compile(r"(?:^[ \t]*>.*(?:\n|\Z))+", re.MULTILINE)
+_QUOTE = re.compile(r"(?:^[ \t]*+>.*+(?:\n|\Z))++", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 _PARTS = 5000
 """Maximum number of parts, about, of a text that is repaired: each takes 20 µs, empty or not."""

@@ -91,9 +91,9 @@ def _asked(recognizer: Recognizer, text: str) -> list[Finding]:
     # Raised out here, so that the error doesn't carry the other one, which may quote the text.
     if failure == "TimeoutError" and isinstance(recognizer, Pattern):
         raise GuardFailed(
-            f"the pattern of {recognizer.name!r} took more than {recognizer.seconds:g} s for a text of "
-            f"{len(text)} characters, so nothing was sent. Change it so that no part of a text "
-            "can be matched in many ways, as (a+)+ does"
+            f"the pattern of {recognizer.name!r} took more than {recognizer.seconds:g} s for a "
+            f"text of {len(text)} characters, so nothing was sent. Change it so that no part of a "
+            "text can be matched in many ways, as (a+)+ does"
         )
     raise GuardFailed(
         f"the recogniser {recognizer.name!r} raised {failure}, so nothing was sent. "
@@ -300,10 +300,9 @@ _PHONE_WORDS = ("phone", "number", "telephone", "cell", "cellphone", "mobile", "
 _FEW_DIGITS = 4
 """Fewer digits than that are in no number that is looked for here."""
 _WITHOUT_DIGITS = frozenset(("WALLET", "IP", "MAC"))
-_CLUSTER = re.compile(
-    r"[\d:]++(?:[^\d:]{1,24}[\d:]++)*+|(?i:[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})"
-)
-"""Where a number may be: digits, and what may stand between them."""
+_CLUSTER = r"[\d:]++(?:[^\d:]{1,24}[\d:]++)*+|(?i:[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})"
+"""Where a number may be: digits, and what may stand between them. One may be as long as the text,
+so the `regex` module looks, which lets other threads run meanwhile."""
 _AROUND_CLUSTER = 64
 """Characters around a cluster that are read with it: letters of the number, and words before it."""
 _PART, _AROUND = 2000, 300
@@ -481,7 +480,7 @@ def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
     First what is read of each, then where what is found there begins, or is: what is found
     elsewhere belongs to others; and whether it may begin before.
     """
-    for cluster in _CLUSTER.finditer(text):
+    for cluster in import_module("regex").finditer(_CLUSTER, text, concurrent=True):
         first, last = cluster.span()
         least, most = max(0, first - _AROUND_CLUSTER), min(len(text), last + _AROUND_CLUSTER)
         begins = first
