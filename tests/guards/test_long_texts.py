@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -61,23 +62,7 @@ async def test_numbers_that_are_all_different_take_no_longer() -> None:
 
 MEGABYTE = 1_000_000
 RANDOM = random.Random(0)
-WORDS = [
-    "where",
-    "is",
-    "my",
-    "parcel",
-    "since",
-    "monday",
-    "nobody",
-    "answers",
-    "the",
-    "phone",
-    "please",
-    "help",
-    "me",
-    "with",
-    "it",
-]
+WORDS = ("where", "is", "my", "parcel", "nobody", "answers", "the", "phone", "please", "help")
 
 
 def filled(unit: str) -> str:
@@ -103,7 +88,7 @@ HOSTILE = {
     "quoted mail": filled("> > > > a\n"),
     "base64": base64.b64encode(RANDOM.randbytes(MEGABYTE * 3 // 4)).decode(),
     "decimals": filled("1."),
-    "wide": filled("＜｜ａ"),
+    "wide": filled("\N{FULLWIDTH LESS-THAN SIGN}\N{FULLWIDTH VERTICAL LINE}a"),
     "sums": filled("3 x 4 = 13. "),
     "citations": filled("It is so [1]. "),
     "calls": filled('{"name": "a", "arguments": {'),
@@ -118,7 +103,8 @@ def beside(read: Callable[[str], object]) -> Read:
 
 
 async def injection(text: str) -> object:
-    return await Injection(SimulatedEndpoint()).run(text)
+    small = SimulatedEndpoint(rule=lambda _: {"injection": {"yes": 0.1}})
+    return await Injection(small).run(text)
 
 
 READERS: dict[str, Read] = {
@@ -204,8 +190,6 @@ async def test_a_pattern_that_takes_exponential_time_is_named_and_stops_nothing_
 @pytest.mark.parametrize("literal", ["{e}", "A{i}", r"\{id\}", "[{]", "x{}", r"\N{EM DASH}{2}"])
 def test_a_brace_in_a_pattern_means_what_it_means_to_re(literal: str) -> None:
     plain = "a{e} A{i} AB {id} { x{} \N{EM DASH}\N{EM DASH} xy"
-    import re
-
     wanted = [found.span() for found in re.finditer(literal, plain)]
     pii = Pii(patterns={"OWN": literal}, recognizers=[])
     assert [(found.start, found.end) for found in pii.find(plain)] == wanted
