@@ -200,7 +200,7 @@ async def test_a_model_reads_a_bounded_part_of_a_long_text_and_the_trace_says_so
     result = await Injection(small).run(HOSTILE["plain words"])
     assert result.output.kept
     assert result.usage.calls <= 24
-    assert [note.kind for note in result.trace] == ["truncated"]
+    assert [note.kind for note in result.trace].count("truncated") == 1
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3371, 1.0])

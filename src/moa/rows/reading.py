@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import gzip
 import io
 import json
@@ -33,6 +34,8 @@ Parquet."""
 STDIN = "-"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 """How a file is compressed, by the end of its name."""
+_LONGEST_LINE = 64 << 20
+"""Bytes of a line; what has more is no row of texts."""
 _BROKEN = (OSError, EOFError, zlib.error)
 """What reading raises where the disk fails, or a compressed file is cut off or damaged."""
 PARQUET_ROWS = 1024
@@ -233,7 +236,7 @@ def count(source: str, limit: int | None, format: Format | None = None) -> int |
         return None
     try:
         with _opened(source) as file:
-            items = sum(1 for line in file if kind == "txt" or line.strip())
+            items = sum(1 for line in _raw(file) if kind == "txt" or line.strip())
     except _BROKEN:  # reported when reading gets there
         return None
     return items if limit is None else min(items, limit)
@@ -321,10 +324,18 @@ def _parquet(file: BinaryIO, source: str) -> Iterator[Row | Malformed]:
 
 
 def _lines(file: BinaryIO) -> Iterator[Line]:
-    for number, raw in enumerate(file, start=1):
+    for number, raw in enumerate(_raw(file), start=1):
         if number == 1:
             raw = raw.removeprefix(_BOM)
         yield Line(number, raw.rstrip(b"\r\n"))
+
+
+def _raw(file: BinaryIO) -> Iterator[bytes]:
+    """Give the lines of a file; a small packed one may hold a line of gigabytes, which ends it."""
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise OSError(errno.EFBIG, f"a line has more than {_LONGEST_LINE >> 20} MiB")
+        yield line
 
 
 def _stdin(file: BinaryIO, format: Format | None) -> Iterator[Row | Malformed]:
