@@ -275,10 +275,12 @@ def _read(text: str) -> _Read:
 
 def _chosen(text: str, width: int, places: int) -> list[int]:
     """Choose places of a text, `width` characters each, in the order in which they are read."""
-    words = Counter(
-        (found.start() // width, found[0].lower()) for found in _SUSPICIOUS.finditer(text)
-    )
-    kinds = Counter(place for place, _ in words)
+    words = {
+        (found.start() // width, found[0].lower())
+        for begin in range(0, len(text), _PIECE)
+        for found in _SUSPICIOUS.finditer(text, begin, begin + _PIECE)
+    }
+    kinds = Counter(place for place, _ in sorted(words))
     suspicious = [place for place, _ in kinds.most_common(_MOST_PARTS // 3)]
     even = [number * places // _MOST_PARTS for number in range(_MOST_PARTS)]
     ends = [0, places - 1, 1, places - 2]

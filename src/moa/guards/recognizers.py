@@ -78,8 +78,10 @@ def find(
             for finding in _asked(recognizer, view.text):
                 counts = finding.score >= least and finding.kind not in ignore
                 if counts and finding.end > finding.start:
-                    start, end = view.span(finding.start, finding.end)
-                    found.append(replace(finding, start=start, end=end))
+                    if view.written is not None:
+                        start, end = view.span(finding.start, finding.end)
+                        finding = replace(finding, start=start, end=end)
+                    found.append(finding)
     return merged(found)
 
 
