@@ -180,3 +180,11 @@ async def test_a_sentence_cites_the_passage_that_has_its_words(answer: str, beco
     context = RunContext()
     assert (await cited(answer, SEVERAL, context))[0] == becomes
     assert bool(context.trace) == (answer != becomes)
+
+
+async def test_only_the_first_sentences_of_an_endless_answer_are_checked() -> None:
+    context = RunContext()
+    claims = await checked_claims("It is blue, they say. " * 2000, PASSAGES, None, context)
+    assert len(claims) == 2000
+    assert {claim.verdict for claim in claims[500:]} == {"unchecked"}
+    assert [note.kind for note in context.trace] == ["skipped"]

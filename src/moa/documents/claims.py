@@ -234,17 +234,19 @@ def _numbers(inside: str) -> list[int]:
     return found
 
 
-def claims_in(answer: str) -> list[Claim]:
+def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
     """Split an answer into its sentences, each with the numbers that it cites; nobody checks them.
 
-    What holds no letter and no digit beside its citations, such as a rule, is none.
+    What holds no letter and no digit beside its citations, such as a rule, is none. Those after
+    the first `checked` are `unchecked` too where they cite nothing.
     """
     found: list[Claim] = []
     for _, sentence in sentences(answer):
         numbers = tuple(sorted(_cited_in(sentence)))
         text = _CITATION.sub("", sentence).strip()
         if has_words(text):
-            verdict: Verdict = "unchecked" if numbers else "uncited"
+            read = checked is None or len(found) < checked
+            verdict: Verdict = "uncited" if read and not numbers else "unchecked"
             found.append(Claim(text=text, numbers=numbers, verdict=verdict))
     return found
 
@@ -277,7 +279,10 @@ async def checked_claims(
     unless it is in another language or hardly has words. Sentences after the first 500 are not
     checked; the trace says so.
     """
-    said, rest = await beside_the_loop(lambda: _first(answer), context, characters=len(answer))
+    split = await beside_the_loop(
+        lambda: claims_in(answer, checked=_MOST_CHECKED), context, characters=len(answer)
+    )
+    said, rest = split[:_MOST_CHECKED], split[_MOST_CHECKED:]
     if rest:
         context.note("skipped", f"{len(rest)} sentences after the first {len(said)}: not checked")
     if support is None:
@@ -291,13 +296,6 @@ async def checked_claims(
     grades = iter(await graded(support, texts, context))
     judged = [_judged(one, next(grades)) if one.numbers else one for one in said]
     return (*judged, *rest)
-
-
-def _first(answer: str) -> tuple[list[Claim], list[Claim]]:
-    """Split an answer into the claims that are checked, and the rest, which is not."""
-    said = claims_in(answer)
-    rest = [one.model_copy(update={"verdict": "unchecked"}) for one in said[_MOST_CHECKED:]]
-    return said[:_MOST_CHECKED], rest
 
 
 def _by_words(said: Sequence[Claim], passages: Sequence[Passage]) -> Iterator[Claim]:
