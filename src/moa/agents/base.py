@@ -181,13 +181,22 @@ class TypedNode(ABC, NodeBase[In, Out]):
             raise InputError(f"{fault}: {said(error)}") from error
 
 
-async def beside_the_loop(work: Callable[[], T], context: RunContext, *, characters: int) -> T:
+async def beside_the_loop(
+    work: Callable[[], T], context: RunContext, *, characters: int | None
+) -> T:
     """Read a text of so many characters, a long one in a thread and until the run's deadline.
+
+    In that thread no single call of `re` may take long: it lets no other thread run meanwhile.
+
+    Args:
+        work: What is done; it can't be stopped.
+        context: The deadline is its.
+        characters: Length of the text; `None`: also a short one may take long.
 
     Raises:
         DeadlineExceeded: the time is up; the thread goes on alone to its end.
     """
-    if characters <= _LONG:
+    if characters is not None and characters <= _LONG:
         return work()
     late = (
         f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
