@@ -167,8 +167,12 @@ def test_models_and_doctor_say_what_does_not_answer(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("words", [("models", "--json"), ("doctor",)])
 def test_models_and_doctor_need_no_package_that_no_extra_brings(
-    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...],
+    asked: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    del asked
     monkeypatch.setitem(sys.modules, "openai", None)  # whose import fails then
     moa(*words)
     assert "large" in capsys.readouterr().out
