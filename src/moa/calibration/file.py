@@ -16,7 +16,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field
 
 from moa._files import load_model, save_text
-from moa.calibration import Bound
+from moa.calibration import Bound, Learn
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature
 from moa.calibration.scorer import Candidate, Judged, Measures, Uncertainty, judged
@@ -26,9 +26,6 @@ from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
 from moa.node import Frozen
 from moa.questions import Kind, Option, Question
-
-Learn = Literal["split", "nothing", "approximate"]
-"""What is learnt from labelled rows; see `moa.calibration.fit.calibrate`."""
 
 
 class OptionRecord(Frozen):

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moa.batch import Item, Malformed, Row, reader_of, row_text
+from moa.calibration import Guarantee, percent, rows_needed
 from moa.cli import options, screen
 from moa.cli.screen import by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, Endpoints
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from moa.jobs import Job
 
 OUTCOME = "outcome"
+_BESIDE = ("confidence", "accepted")
+"""Columns about a decision, which `answer` leaves out."""
 _SHOWN = ("language", "kind")
 """Fields of text that are short and worth a column."""
 
@@ -55,7 +58,7 @@ def cells(item: Item[object]) -> dict[str, str]:
 
 def answer(item: Item[object]) -> str:
     """Say what came out in words alone: the text, or what was decided."""
-    decided = (value for name, value in _decided("", item.output) if name != "confidence")
+    decided = (value for name, value in _decided("", item.output) if name not in _BESIDE)
     return _said(item.output) or ", ".join(decided)
 
 
@@ -66,6 +69,8 @@ def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
         yield name or "decision", typed.said if typed.status == "answered" else typed.status
         if not name and typed.confidence is not None:
             yield "confidence", f"{typed.confidence:.2f}"
+        if not name and typed.accepted is not None:
+            yield "accepted", "yes" if typed.accepted else "no"
     elif isinstance(value, BaseModel):
         for key in type(value).model_fields:
             inner = getattr(value, key)
@@ -170,7 +175,8 @@ class RowRunner:
     """Runs rows through a node, shows each as it is done, and says at the end what they came to.
 
     `source` is the file that they come from, `None` where they come from elsewhere; `live` ones
-    come from standard input. `total` is `None` where it is unknown.
+    come from standard input. `total` is `None` where it is unknown. `promise` says in words what
+    holds of the answers that are accepted.
     """
 
     def __init__(
@@ -184,6 +190,7 @@ class RowRunner:
         out: Path | None,
         as_json: bool,
         job: str | None = None,
+        promise: str = "",
     ) -> None:
         existing = given.existing(out)
         if job is not None and out is not None:
@@ -194,7 +201,7 @@ class RowRunner:
         self._store = job
         self._job: Job | None = None
         self._node: Node[Any, object] | None = None
-        self.tally = Tally()
+        self.tally = Tally(labels=_labels(), promise=promise)
         self._line = line
         self._live = live
         self._file = RowFile(out, existing=existing, source=source, line=line) if out else None
@@ -353,6 +360,13 @@ class RowRunner:
             "--budget-usd. Give input_price and output_price in moa.toml, or `price` where the "
             "endpoint is made in Python, to count them.",
         )
+
+
+def _labels() -> str:
+    """Say how many labels a calibration takes, by what it promises where nothing else is said."""
+    asked = Guarantee(look=1)
+    looser = Guarantee(2 * asked.risk, asked.confidence, asked.look)
+    return f"at least {rows_needed(asked)} ({rows_needed(looser)} for {percent(looser.risk)} wrong)"
 
 
 def _begun(rows: Rows) -> Rows | None:

@@ -13,14 +13,13 @@ from typing import cast
 from pydantic import BaseModel
 
 from moa.batch import Item
+from moa.questions import accepted_in
 from moa.usage import Usage
 
 _KEPT = 10_000
 """Seconds of so many items are kept; of more, a random sample of as many."""
 _WAITING, _QUARANTINE = "replies", "quarantine"
 """Queues of what nobody could write, and of what looks unwanted."""
-_LABELS = 50
-"""Texts whose labels mend a question, as a first try."""
 _DOUBTFUL = re.compile(r"question (['\"])(?P<name>.*)\1 is DOUBTFUL: (?P<why>.*)", re.DOTALL)
 
 
@@ -28,10 +27,14 @@ class Tally:
     """Adds items up, and counts what became of them by what their outputs say of themselves.
 
     Counted are outputs with a `kind`: `reply` with who it was `written_by`, `draft`, `route` with
-    its `queue`, and `drop`. What is `doubtful` is counted in all outputs.
+    its `queue`, and `drop`. What is `doubtful` is counted in all outputs. `labels` says how many
+    labels mend a question.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, labels: str = "some", promise: str = "") -> None:
+        self._labels = labels
+        self.promise = promise
+        """What is promised of the answers that are accepted, in words."""
         self.start()
         self.statuses: Counter[str] = Counter()
         self.needed_llm = 0
@@ -42,6 +45,10 @@ class Tally:
         """Items by `template`, `llm`, `draft`, `queue`, `waiting`, `quarantine` and `drop`."""
         self.stopped = 0
         """Items that a guard stopped, whose output says no more than that."""
+        self.accepted = 0
+        """Items whose answer a calibration's promise covers."""
+        self.calibrated = False
+        """Whether an answer said if it is accepted."""
         self.questions: Counter[str] = Counter()
         """Items in which a question is doubtful, by its name."""
         self.why: dict[str, str] = {}
@@ -102,6 +109,9 @@ class Tally:
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
     def _add_worth(self, item: Item[object]) -> None:
+        accepted = None if item.output is None else accepted_in(item.output)
+        self.calibrated |= accepted is not None
+        self.accepted += bool(accepted)
         if (fate := _fate(item.output)) is not None:
             self.fates[fate] += 1
         elif item.status == "dropped":
@@ -116,6 +126,9 @@ class Tally:
     def rows(self) -> list[tuple[str, str]]:
         """Name what is worth a row of the closing table, and say it in words."""
         rows = list(self._fates()) if self.fates else []
+        if self.calibrated or self.promise:
+            said = f", {self.promise}" if self.promise else ""
+            rows.append(("accepted", f"{self.accepted} of {self.items}{said}"))
         if self.questions:
             rows.append(("doubtful", "\n".join(map(self._doubt, sorted(self.questions)))))
         elif self.fates:
@@ -147,7 +160,10 @@ class Tally:
             yield f"look through quarantine: {quarantined}"
         if self.questions:
             names = ", ".join(repr(name) for name in sorted(self.questions) if name) or "it"
-            yield f"label {_LABELS} of these and run moa calibrate to decide {names} by your labels"
+            yield (
+                f"label {self._labels} of these and run moa calibrate to decide {names} by your "
+                "labels"
+            )
 
 
 def _fate(output: object) -> str | None:
