@@ -326,10 +326,10 @@ class RowRunner:
                 details.print(f"… and {hidden} more: {where} has them all")
         details.print(summary(self.tally, self._reference))
         if file:
-            details.print(f"{self.tally.items} lines in {file.path}")
+            details.print(f"{self.tally.items + file.there} lines in {file.path}")
         if file and (file.there or file.failed or file.changed):
             details.print(
-                f"{file.there} more were there already; {file.failed} that had failed, and "
+                f"{file.there} of them were there already; {file.failed} that had failed, and "
                 f"{file.changed} whose input has changed since, were due again"
             )
         if self._job:

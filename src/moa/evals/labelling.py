@@ -51,9 +51,11 @@ def read_unlabelled(
 ) -> list[Unlabelled]:
     """Read the texts of a file; a row without one is passed over."""
     found: list[Unlabelled] = []
+    columns: dict[str, None] = {}
     for row in read(source, format=format, text_column=text_column):
         if isinstance(row, Malformed):
             continue
+        columns |= dict.fromkeys(map(str, row.value)) if isinstance(row.value, dict) else {}
         try:
             text = row_text(row.value)
         except InputError:
@@ -61,7 +63,11 @@ def read_unlabelled(
         if text.strip():
             found.append(Unlabelled(text, row.value if isinstance(row.value, dict) else {}))
     if not found:
-        raise ConfigError(f"{source}: there is no row with a 'text' to be labelled")
+        has = f". Their columns are {', '.join(map(repr, columns))}: name the one with the text by "
+        raise ConfigError(
+            f"{source}: there is no row with a {text_column or 'text'!r} to be labelled"
+            f"{has + '--text-column' if columns else ''}"
+        )
     return found
 
 
