@@ -7,13 +7,13 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from command import Told, kept, moa, told, written
 from piped import type_after_an_answer
 
-from moa.calibration import Guarantee, Learn, percent, rows_needed
+from moa.calibration import Guarantee, percent, rows_needed
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.cli import calibrate as command_of
@@ -226,16 +226,8 @@ def test_too_few_labels_are_told_before_a_model_is_asked(
     assert seen == [0]
     assert f"at least {needed}" in said
     assert str(rows_needed(Guarantee(0.1, look=1))) in said
-    assert "too few" not in calibrated(rows(needed, noise=0.0)).err
-
-
-def test_the_rows_said_to_be_needed_are_what_accepts_where_nothing_is_wrong() -> None:
-    for risk, learn in ((0.1, "split"), (0.2, "split"), (0.1, "nothing")):
-        needed = rows_needed(Guarantee(risk, look=1), learn=cast("Learn", learn))
-        for count, accepts in ((needed, True), (needed - 2, False)):
-            Path("c.json").unlink(missing_ok=True)
-            calibrated(rows(count, noise=0.0), "--risk", str(risk), "--learn", learn)
-            assert (calibration().bound.threshold is not None) == accepts
+    Path("c.json").unlink()  # which counts looks, and each takes more
+    assert "too few" not in calibrated(rows(needed)).err
 
 
 def test_copies_are_told_and_count_once() -> None:

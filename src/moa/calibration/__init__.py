@@ -7,7 +7,7 @@ confidence or fiducial limits illustrated in the case of the binomial", Biometri
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -127,7 +127,7 @@ def prospect(rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "sp
         return None
     doubled = Guarantee(min(0.5, 2 * guarantee.risk), guarantee.confidence, guarantee.look)
     larger = rows_needed(doubled, labels, learn=learn)
-    best = percent(guarantee.shown_by(rows))
+    best, promise = percent(guarantee.shown_by(rows)), replace(guarantee, look=None)
     gives = {
         "split": f"All {rows} will be learnt from, so that labels get better, but none of them is "
         f"accepted. Held out as a whole (--learn nothing), they could show {best} at best",
@@ -135,9 +135,9 @@ def prospect(rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "sp
         "approximate": f"{rows} could show {best} at best",
     }
     return (
-        f"{rows} rows are too few to accept anything at {guarantee}: that takes at least "
-        f"{fewest_rows}, and more if any of those held out is decided wrong; for "
-        f"{percent(doubled.risk)} it takes {larger}. {gives[learn]}"
+        f"{rows} rows are too few to accept anything: {promise}, takes at least {fewest_rows} "
+        f"rows, and more if any of those held out is decided wrong; {percent(doubled.risk)} takes "
+        f"at least {larger}. {gives[learn]}"
     )
 
 
