@@ -235,6 +235,9 @@ class FeatureReader:
     def _is_first(self) -> Bools:
         return np.ones(len(self.texts), bool) if self.rows is None else self.rows
 
+    def _of(self, rows: Bools) -> list[str]:
+        return [text for text, taken in zip(self.texts, rows.tolist(), strict=True) if taken]
+
     async def read(self, feature: Feature) -> Reading | None:
         """Read the first rows; `None` where the feature was dropped, and `dropped` says why.
 
@@ -265,7 +268,7 @@ class FeatureReader:
 
     async def _first(self, feature: Feature) -> Reading | None:
         context = self.context.nested()
-        texts = [self.texts[row] for row in np.flatnonzero(self._is_first)]
+        texts = self._of(self._is_first)
         read = self._reads(feature, context, 0, len(texts))
         found = await read(texts[:1])
         warm = time.perf_counter()
@@ -291,11 +294,11 @@ class FeatureReader:
         )
 
     async def _others(self, reading: Reading) -> Reading:
-        others = np.flatnonzero(~self._is_first)
-        done = len(self.texts) - len(others)
+        others = ~self._is_first
+        done = int(self._is_first.sum())
         read = self._reads(reading.feature, self.context.nested(), done, len(self.texts))
         values = reading.values.copy()
-        values[others] = np.array(await read([self.texts[row] for row in others]))
+        values[others] = np.array(await read(self._of(others)))
         return replace(reading, values=values)
 
     def _reads(

@@ -13,7 +13,7 @@ from typing import cast
 from pydantic import BaseModel
 
 from moa.batch import Item
-from moa.questions import accepted_in
+from moa.questions import accepted_in, answers_in
 from moa.usage import Usage
 
 _KEPT = 10_000
@@ -109,9 +109,11 @@ class Tally:
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
     def _add_worth(self, item: Item[object]) -> None:
-        accepted = None if item.output is None else accepted_in(item.output)
-        self.calibrated |= accepted is not None
-        self.accepted += bool(accepted)
+        output: object = item.output
+        answers = (output, *answers_in(output).values())
+        if any(isinstance(getattr(answer, "accepted", None), bool) for answer in answers):
+            self.calibrated = True
+            self.accepted += bool(accepted_in(output))
         if (fate := _fate(item.output)) is not None:
             self.fates[fate] += 1
         elif item.status == "dropped":
