@@ -235,14 +235,14 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
             return
         left = context.remaining_s()
         limit_s = LIMIT_S if left is None else min(LIMIT_S, left / 3)
-        what = (
-            f"nothing is known of {endpoint.model}: finding out how it is asked best, once, in at "
-            f"most {limit_s:.0f} s"
+        _logger.info(
+            "nothing is known of %s: finding out how it is asked best, once, in at most %.0f s",
+            endpoint.model,
+            limit_s,
         )
-        _logger.info(what)
         try:
             inner = context.nested("probe")
-            with terminal.shown(len(shipped_trials()), what) as tell:
+            with terminal.shown(len(shipped_trials()), "probing the model, once") as tell:
                 made = await probe(
                     endpoint,
                     encoder=encoder,

@@ -380,12 +380,13 @@ async def _kept(
             spent=context.usage,
         )
     names = ", ".join(repr(question.name) for question in questions)
-    what = (
-        f"finding out how {endpoint.model} reads {names}: its bias on {len(texts)} texts, before "
-        "the first decision"
+    _logger.info(
+        "finding out how %s reads %s: its bias on %d texts, before the first decision",
+        endpoint.model,
+        names,
+        len(texts),
     )
-    _logger.info(what)
-    with terminal.shown(len(texts), what) as tell:
+    with terminal.shown(len(texts), "measuring the model's bias, once") as tell:
         reader = LabelReader(
             endpoint, tuple(questions), shown, context.nested("bias"), lambda done, _: tell(done)
         )
