@@ -192,6 +192,28 @@ async def test_nothing_is_tried_beside_what_is_seldom_wrong_unless_time_costs_no
     assert found[0.02].bound.coverage >= found[0.0].bound.coverage
 
 
+async def test_few_errors_are_not_enough_where_a_label_is_rare() -> None:
+    some = [
+        row.model_copy(update={"label": "b" if place % 40 == 0 else "a"})
+        for place, row in enumerate(rows(400))
+    ]
+    found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.2))
+    assert not any("wrong by cross-validation" in note for note in found.notes)
+
+
+async def test_what_was_read_first_is_read_on_when_a_later_one_takes_all_the_time() -> None:
+    class Stuck(Encoder):
+        async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+            self.delay_s = 0.0 if self.read < 8 else 60.0
+            return await super().embed(texts, context)
+
+    both = {"quick": Encoder(name="quick"), "stuck": Stuck(name="stuck")}
+    found = await calibrate(endpoint(), QUESTION, rows(200), embedders=both, limit_s=3.0)
+    assert any("stuck left out: it got slower" in note for note in found.notes)
+    assert "quick" in [feature.source for feature in found.features]
+    assert found.data.held_out == 160
+
+
 async def test_what_cannot_be_worth_its_time_is_left_out_after_a_few_texts() -> None:
     quick, slow = Encoder(name="quick"), Encoder(name="slow")
     slow.delay_s = 0.2

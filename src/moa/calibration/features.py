@@ -243,23 +243,26 @@ class FeatureReader:
 
         Of the others there is no number (`nan`) yet; `rest` reads them.
         """
-        return await self._within(feature, self._first(feature))
+        left_s = self.left_s - self._reserved_s
+        if left_s <= 0:
+            return self.drop(feature, "the time was up before it")
+        return await self._within(feature, self._first(feature), left_s)
 
     async def rest(self, reading: Reading) -> Reading | None:
-        """Read the other rows too; `None` where the feature was dropped after all."""
+        """Read the other rows too; `None` where the feature was dropped after all.
+
+        The time for it was set aside, so it is read to the end even if it got slower since.
+        """
         if self._is_first.all():
             return reading
-        return await self._within(reading.feature, self._others(reading))
+        return await self._within(reading.feature, self._others(reading), math.inf)
 
     async def _within(
-        self, feature: Feature, work: Coroutine[None, None, Reading | None]
+        self, feature: Feature, work: Coroutine[None, None, Reading | None], limit_s: float
     ) -> Reading | None:
         """Drop a feature where its time is up, or it can't be read."""
-        if self.left_s <= 0:
-            work.close()
-            return self.drop(feature, "the time was up before it")
         try:
-            async with asyncio.timeout(None if math.isinf(self.left_s) else self.left_s):
+            async with asyncio.timeout(None if math.isinf(limit_s) else limit_s):
                 return await work
         except TimeoutError:
             return self.drop(feature, "it got slower on the way, and the time was up")

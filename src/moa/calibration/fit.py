@@ -72,6 +72,9 @@ from moa.questions import Question
 LATENCY_PENALTY = 0.02
 """How much lower the log loss must be for a second a decision."""
 _FOLDS = 10
+_OF_BLIND = 0.2
+"""A feature is good enough with at most so many of the errors that the most frequent label, given
+to every text, would have: of rare labels few errors tell nothing."""
 _MOST_OPTIONS_SHOWN = 24
 
 
@@ -319,7 +322,9 @@ class _Search:
         # The best log loss there is is 0.
         self.reader.most_s = min(self.reader.most_s, -alone.candidate.utility / penalty)
         wrong = int((p.argmax(1) != labels).sum())
-        if not task.by_label and len(labels) >= task.guarantee.needed(wrong):
+        blind = len(labels) - int(np.bincount(labels).max())
+        tells = wrong <= _OF_BLIND * blind
+        if tells and not task.by_label and len(labels) >= task.guarantee.needed(wrong):
             self._enough = (
                 f"{alone.candidate.name} has {wrong} of {len(labels)} wrong by cross-validation, "
                 "so that all its decisions are likely to be accepted, and what is read beside it "
