@@ -44,7 +44,7 @@ output_price = 2
 """
 
 
-class Server(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     """Decides for the label that stands in the text, and writes one sentence to everything else."""
 
     def do_POST(self) -> None:
@@ -88,6 +88,13 @@ class Server(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    """Says nothing of a client that hung up, as one does whose time was up."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Leave it."""
 
 
 def helps(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -177,7 +184,7 @@ def fault(words: tuple[str, ...]) -> str | None:
 
 def check() -> None:
     """Run them all, and leave with 1 where one is at fault."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     faults = 0
     with tempfile.TemporaryDirectory() as folder:
