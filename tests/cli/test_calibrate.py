@@ -373,7 +373,7 @@ def test_the_embedded_model_is_calibrated_and_decides(
     ]
     written("a.jsonl", found)
     words = ("--task", "How does the writer feel?", "--minutes", "8", "--out", "c.json")
-    assert moa("calibrate", "a.jsonl", *words) == 0
+    assert moa("calibrate", "a.jsonl", *words, "--latency-penalty", "0") == 0
     names = {one.name for one in calibration().candidates}
     assert {"hidden states", "labels", "labels after examples", "labels after sure texts"} <= names
     assert moa("decide", "a.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0

@@ -113,11 +113,15 @@ def rows_needed(guarantee: Guarantee, labels: int = 2, *, learn: Learn = "split"
 
     Then it accepts all that is held out, if none of it is wrong. With wrong ones it takes more.
     """
-    needed = guarantee.needed()
+    return rows_holding(guarantee.needed(), labels, learn=learn)
+
+
+def rows_holding(held_out: int, labels: int, *, learn: Learn = "split") -> int:
+    """Give the fewest labelled rows of which so many are held out."""
     if learn != "split":
-        return needed
-    many = max(_MANY * labels, math.ceil(needed / _HELD_OUT_OF_MANY))
-    return min(many, math.ceil(needed / _HELD_OUT))
+        return held_out
+    many = max(_MANY * labels, math.ceil(held_out / _HELD_OUT_OF_MANY))
+    return min(many, math.ceil(held_out / _HELD_OUT))
 
 
 def prospect(rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "split") -> str | None:
