@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass, replace
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -125,8 +124,6 @@ class Surveyed:
 
 async def survey(config: Config) -> list[Surveyed]:
     """Look at every configured endpoint, side by side, and at the built-in model."""
-    if config.endpoints:
-        await asyncio.to_thread(import_module, "openai")  # which takes a part of the time else
     found = await asyncio.gather(*(_endpoint(config, name) for name in config.endpoints))
     return [*found, _embedded(config, EMBEDDED)]
 

@@ -131,7 +131,11 @@ def typed(
             yield row, model.model_validate(fields)
         except ValidationError as error:
             has = ", ".join(map(repr, fields)) or "nothing"
-            raise ConfigError(f"{where}: {faults_of(error)}. The row has {has}") from error
+            lacks = [one["loc"][-1] for one in error.errors() if one["type"] == "missing"]
+            fault = faults_of(error)
+            if lacks and len(lacks) == error.error_count():
+                fault = f"it takes {' and '.join(map(repr, lacks))}"
+            raise ConfigError(f"{where}: {fault}. The row has {has}") from error
 
 
 @dataclass(frozen=True, slots=True)
