@@ -20,7 +20,9 @@ class Hub:
 
     url: str
     content: bytes = CONTENT
-    headers: dict[str, str] = field(default_factory=lambda: {"ETag": f'"{SHA256}"'})
+    headers: dict[str, str] = field(
+        default_factory=lambda: {"ETag": f'"{SHA256}"', "X-Repo-Commit": "c" * 40}
+    )
     """Sent with each answer."""
     status: int | None = None
     """Answered in place of the file."""
@@ -32,7 +34,7 @@ class Hub:
     go_on: threading.Event | None = None
     """Waited for in the middle of an answer."""
     asked: list[tuple[str, Message]] = field(default_factory=list[tuple[str, Message]])
-    """Paths and headers."""
+    """Paths and headers of those who wanted the file itself."""
 
     def told(self, header: str) -> list[str | None]:
         """What each request said in a header."""
@@ -41,6 +43,12 @@ class Hub:
 
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
+
+    def do_HEAD(self) -> None:
+        hub = self.hub
+        if hub.moved_to is not None:
+            return self._head(302, {"Location": hub.moved_to + self.path})
+        self._head(hub.status or 200, length=len(hub.content))
 
     def do_GET(self) -> None:
         hub = self.hub
