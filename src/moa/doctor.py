@@ -50,7 +50,6 @@ DOES = {
     "nvidia-ml-py": "tells which GPUs there are",
     "onnxruntime": "runs the sentence encoder",
     "pypdf": "reads PDF files",
-    "scikit-learn": "fits routers",
     "scipy": "fits heads, and measures",
     "semantic-text-splitter": "splits long texts",
     "termaid": "draws graphs in a terminal",
