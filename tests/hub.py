@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
 
 CONTENT = b"GGUF" + bytes(range(256)) * 400
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -86,6 +89,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
+
+
+def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Keep the hub's library to a folder, and from asking for more than the file."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        patch.delenv(name, raising=False)
+    patch.setenv("HF_HOME", str(folder / "home"))  # for the processes of a test
+    patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    constants = "huggingface_hub.constants"
+    patch.setattr(f"{constants}.HF_TOKEN_PATH", str(folder / "home" / "token"))
+    patch.setattr(f"{constants}.HF_HUB_CACHE", str(folder / "shared"))
+    patch.setattr(f"{constants}.HF_HUB_DISABLE_TELEMETRY", True)
 
 
 @contextmanager

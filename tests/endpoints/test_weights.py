@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hub import CONTENT, SHA256, Hub, serving
+from hub import CONTENT, SHA256, Hub, isolate, serving
 
 from moa.endpoints.weights import Fetched, HubFile, cache_folder, fetch, find_weights, kept_at
 from moa.errors import ConfigError, ModelNotFound
@@ -38,15 +38,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("MOA_CACHE", str(folder))
     monkeypatch.delenv("MOA_MODEL", raising=False)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "shared"))
+    isolate(monkeypatch, tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=float))
-    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")  # for the processes of a test
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("moa.endpoints.weights.SMOLLM2", TINY)
     return folder
