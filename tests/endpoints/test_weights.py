@@ -432,6 +432,19 @@ def test_a_file_that_another_tool_fetched_from_the_hub_is_shared(hub: Hub, tmp_p
     assert kept_at(replace(FILE, sha256="1" * 64)) != theirs
 
 
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("name", ["hf:owner/a--b/x.gguf", "hf:owner/name./x.gguf"])
+def test_a_name_that_the_library_refuses_is_asked_of_the_hub(name: str) -> None:
+    assert fetch(HubFile.named(name)).sha256 == SHA256
+
+
+def test_a_file_of_another_size_than_the_hub_said_is_not_taken(hub: Hub) -> None:
+    hub.headers = {"ETag": '"1"', "X-Linked-Size": "7"}
+    with pytest.raises(ModelNotFound, match=f"{len(CONTENT)} of 7 bytes came"):
+        fetch(FILE)
+    assert not kept_at(FILE).exists()
+
+
 def test_where_the_hub_is_not_to_be_asked_nobody_is(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

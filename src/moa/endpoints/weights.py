@@ -136,7 +136,10 @@ def _shared(file: HubFile) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:  # then no tool of the hub has fetched anything
         return None
-    found = try_to_load_from_cache(file.repository, file.file, revision=file.revision)
+    try:
+        found = try_to_load_from_cache(file.repository, file.file, revision=file.revision)
+    except ValueError:  # no repository of the hub is named so, and its answer will say it
+        return None
     path = Path(found) if isinstance(found, str) else None
     right = path is not None and file.sha256 in (None, path.resolve().name)
     return path if right else None
@@ -305,6 +308,8 @@ def _append(file: HubFile, part: Path, size: int | None) -> None:
         hub.http_get(
             file.url, kept, resume_size=there, headers=_headers(), displayed_filename=file.name
         )
+    if size not in (None, _bytes_of(part)):
+        raise ConnectionError(f"{_bytes_of(part)} of {size} bytes came")
 
 
 @contextmanager
