@@ -98,12 +98,14 @@ class MissingDependency(ConfigError):
 
 
 @contextmanager
-def needed(package: str, *, extra: str, purpose: str) -> Generator[None]:
+def needed(
+    package: str, *, extra: str, purpose: str, command: str | None = None
+) -> Generator[None]:
     """Say in a `MissingDependency` which package is needed, where an import fails."""
     try:
         yield
     except ImportError as error:
-        raise MissingDependency(package, extra=extra, purpose=purpose) from error
+        raise MissingDependency(package, extra=extra, purpose=purpose, command=command) from error
 
 
 class ModelNotFound(ConfigError):
