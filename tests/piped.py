@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +12,22 @@ from moa.batch import Item
 from moa.cli.row_runner import RowRunner
 
 LONGEST_S = 60.0
+
+
+class Piped:
+    """Lines that somebody types, as the bytes of standard input."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+
+    def readline(self, size: int = -1) -> bytes:
+        del size
+        return next(self._lines, b"")
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, lines: Iterable[bytes]) -> None:
+    """Put lines on standard input."""
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=Piped(lines)))
 
 
 def type_after_an_answer(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[bool]:
@@ -31,5 +47,5 @@ def type_after_an_answer(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[b
             yield f"{line}\n".encode()
 
     monkeypatch.setattr(RowRunner, "add", added)
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=typed()))
+    pipe(monkeypatch, typed())
     return in_time

@@ -7,12 +7,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from command import kept, moa, told, written
-from piped import type_after_an_answer
+from piped import pipe, type_after_an_answer
 
 from moa.decisions.adaptation import stand_in_texts
 from moa.questions import NONE_OF_THESE
@@ -154,7 +153,7 @@ def test_texts_of_a_pipe_are_decided_as_they_come_where_there_are_others_to_fit_
 def test_it_says_that_it_waits_for_the_texts_of_a_pipe_to_fit_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter([b"a green one\n"])))
+    pipe(monkeypatch, [b"a green one\n"])
     err = " ".join(told("decide", "-", "--task", "Which?", "--labels", "red,green").err.split())
     assert "waiting for 256 texts" in err
     assert "--unlabelled" in err

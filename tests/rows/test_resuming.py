@@ -11,12 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from command import moa
 from counting import serving
+from piped import pipe
 
 ROWS, CONCURRENCY, STALLED = 60, 4, 25
 """From the row `STALLED` on, the server keeps everybody waiting until it is let go."""
@@ -168,7 +168,7 @@ def test_an_empty_input_leaves_with_2_and_replaces_nothing(
     Path("in.jsonl").write_text("\n")
     Path("in.txt").touch()
     Path("out.jsonl").write_text('{"id": 1, "input": "x"}\n')
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter([])))
+    pipe(monkeypatch, [])
     words = ("--out", "out.jsonl", "--overwrite")
     assert moa("run", "generator", name, *words) == 2
     assert moa("decide", name, "--task", "?", "--labels", "a,b", *words) == 2
@@ -181,7 +181,7 @@ def test_a_table_from_a_pipe_is_read_by_its_header(
 ) -> None:
     table = [b"id,body\n", b"7,hello\n", b"8,good-bye\n"]
     for column, code in (("boddy", 2), ("body", 0)):
-        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=iter(table)))
+        pipe(monkeypatch, table)
         words = ("--format", "csv", "--text-column", column)
         assert moa("run", "generator", "-", *words, "--out", "out.jsonl") == code
     assert "no text in a column 'boddy': it has 'id', 'body'" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from moa._files import dumped, jsonable
 from moa.batch import Malformed, Row, faults_of, in_words
-from moa.errors import ConfigError, MissingDependency, MoaError, needed
+from moa.errors import ConfigError, MissingDependency, needed
 from moa.rows.delimited import Say, csv_rows, header_of, separator_of
 from moa.rows.lines import (
     Line,
@@ -205,7 +205,7 @@ async def aside(found: Iterator[Row | Malformed]) -> AsyncIterator[Row | Malform
             try:
                 for row in chain(found, (None,)):
                     hand_over(row)
-            except (MoaError, OSError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001  it is raised by whoever awaits the rows
                 hand_over(error)
 
     threading.Thread(target=keep_reading, daemon=True, name="moa-rows").start()
