@@ -19,8 +19,9 @@ from moa.endpoints import Completion, Decision, Endpoint, EndpointBase, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
+from moa.endpoints.retries import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Wrapping
 from moa.errors import (
     BudgetExceeded,
     CapabilityError,

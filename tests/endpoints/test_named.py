@@ -14,8 +14,9 @@ from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Cached, Retried, unwrapped
+from moa.endpoints.wrappers import Cached, unwrapped
 from moa.errors import ConfigError
 from moa.graphs.self_consistency import SelfConsistency
 from moa.usage import Price

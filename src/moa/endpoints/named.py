@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from moa.endpoints import Endpoint
 from moa.endpoints.dialects import DIALECTS, VENDORS, VLLM, Dialect, published_price
 from moa.endpoints.openai import OpenAIEndpoint, Settings
-from moa.endpoints.wrappers import Retried
+from moa.endpoints.retries import Retried
 from moa.errors import ConfigError
 from moa.usage import FREE, Tier
 
