@@ -66,8 +66,7 @@ async def hang(request: Asked) -> Answer:
     raise AssertionError("unreachable")
 
 
-@both_ways
-@pytest.mark.parametrize(
+FAULTS = pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
         pytest.param(REFUSED, EndpointUnavailable, "cannot reach", id="off"),
@@ -110,6 +109,10 @@ async def hang(request: Asked) -> Answer:
         ),
     ],
 )
+
+
+@both_ways
+@FAULTS
 async def test_a_fault_is_named(
     served: Served,
     endpoint: OpenAIEndpoint,
