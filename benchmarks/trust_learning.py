@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa import EmbeddedEndpoint, RunContext
+from moa.calibration import Learn
 from moa.calibration.features import LabelFeature, layout_of
-from moa.calibration.file import Learn
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.endpoints import Decision, Example

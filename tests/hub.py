@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
 
 CONTENT = b"GGUF" + bytes(range(256)) * 400
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -20,7 +23,9 @@ class Hub:
 
     url: str
     content: bytes = CONTENT
-    headers: dict[str, str] = field(default_factory=lambda: {"ETag": f'"{SHA256}"'})
+    headers: dict[str, str] = field(
+        default_factory=lambda: {"ETag": f'"{SHA256}"', "X-Repo-Commit": "c" * 40}
+    )
     """Sent with each answer."""
     status: int | None = None
     """Answered in place of the file."""
@@ -32,7 +37,7 @@ class Hub:
     go_on: threading.Event | None = None
     """Waited for in the middle of an answer."""
     asked: list[tuple[str, Message]] = field(default_factory=list[tuple[str, Message]])
-    """Paths and headers."""
+    """Paths and headers of those who wanted the file itself."""
 
     def told(self, header: str) -> list[str | None]:
         """What each request said in a header."""
@@ -41,6 +46,12 @@ class Hub:
 
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
+
+    def do_HEAD(self) -> None:
+        hub = self.hub
+        if hub.moved_to is not None:
+            return self._head(302, {"Location": hub.moved_to + self.path})
+        self._head(hub.status or 200, length=len(hub.content))
 
     def do_GET(self) -> None:
         hub = self.hub
@@ -78,6 +89,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
+
+
+def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Keep the hub's library to a folder, and from asking for more than the file."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        patch.delenv(name, raising=False)
+    patch.setenv("HF_HOME", str(folder / "home"))  # for the processes of a test
+    patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    constants = "huggingface_hub.constants"
+    patch.setattr(f"{constants}.HF_TOKEN_PATH", str(folder / "home" / "token"))
+    patch.setattr(f"{constants}.HF_HUB_CACHE", str(folder / "shared"))
+    patch.setattr(f"{constants}.HF_HUB_DISABLE_TELEMETRY", True)
 
 
 @contextmanager

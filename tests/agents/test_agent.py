@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from moa import Agent, Budget, Extractor, Reasoner, Reply, RunContext, Text
+from moa import Agent, Budget, Extractor, Image, Reasoner, Reply, RunContext, Text
 from moa.agents.prompts import block
 from moa.agents.reasoner import Reasoned
 from moa.endpoints import Completion, Prompt
@@ -300,3 +300,18 @@ async def test_the_reasons_of_a_thinking_model_are_what_it_thought() -> None:
     endpoint = Cut([Reasoned[str](reasons="short", answer="Canberra")])
     result = await Reasoner(endpoint).run("Capital of Australia?")
     assert result.output == Reasoned[str](reasons="I thought hard.", answer="Canberra")
+
+
+class Pictured(BaseModel):
+    """A question about a picture."""
+
+    question: str
+    picture: Image
+
+
+@pytest.mark.parametrize("given", [Image, Pictured])
+def test_a_picture_needs_an_endpoint_that_sees_when_the_agent_is_built(given: type[Any]) -> None:
+    blind = ScriptedEndpoint(["A cat."], capabilities=frozenset({"complete"}))
+    with pytest.raises(CapabilityError, match="read images"):
+        Agent(blind, "What is it?", input=given)
+    Agent(ScriptedEndpoint(["A cat."]), "What is it?", input=given)

@@ -88,6 +88,7 @@ def test_what_only_looks_like_a_tag_stays(text: str) -> None:
         "</dаta>",
         "＜/ｄａｔａ＞",
         "‹∕data›",
+        "\N{SMALL LESS-THAN SIGN}/data\N{SMALL GREATER-THAN SIGN}",
     ],
 )
 def test_what_reads_as_a_tag_is_none_anymore(tag: str) -> None:

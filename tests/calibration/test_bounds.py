@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from moa.calibration import Bound, Guarantee, allowed_errors, fewest, percent, tail, upper_bound
+from moa.calibration import (
+    Bound,
+    Guarantee,
+    Learn,
+    allowed_errors,
+    fewest,
+    percent,
+    rows_needed,
+    share_held_out,
+    tail,
+    upper_bound,
+)
 from moa.calibration.bounds import Outcome, bound_along, find_bound, find_bounds_by_label, sequence
 from moa.errors import ConfigError, InputError
 
@@ -123,6 +134,23 @@ def test_a_threshold_that_only_looked_good_would_be_seen_to_break_its_promise() 
     assert breaks_too_often(broken, 100, LOOSE)
     assert breaks_too_often(round(0.087 * DRAWS), DRAWS, PROMISE)
     assert not breaks_too_often(round(0.05 * DRAWS), DRAWS, PROMISE)
+
+
+@pytest.mark.parametrize("learn", ["split", "nothing", "approximate"])
+@pytest.mark.parametrize(("risk", "labels"), [(0.05, 2), (0.1, 10), (0.01, 2)])
+def test_the_rows_said_to_be_needed_hold_out_just_enough_to_accept_what_has_no_error(
+    risk: float, labels: int, learn: Learn
+) -> None:
+    guarantee = Guarantee(risk, look=1)
+    needed = rows_needed(guarantee, labels, learn=learn)
+
+    def accepts(rows: int) -> bool:
+        share = share_held_out(rows, labels, guarantee, learn) if learn != "approximate" else 1.0
+        held_out = [Outcome(confidence=0.9, correct=True)] * round(share * rows)
+        return find_bound([], held_out, guarantee).threshold is not None
+
+    assert accepts(needed)
+    assert not accepts(needed - 1)
 
 
 def test_looks_at_growing_rows_keep_the_promise_together() -> None:
@@ -314,8 +342,9 @@ def test_below_the_labels_needed_nothing_is_accepted_and_the_rest_is_told(n: int
     bound = find_bound(right, right, PROMISE)
     assert bound.threshold is None
     assert not bound.accepts(1.0)
-    assert f"with {n} held-out labels" in bound.summary
-    assert "takes at least 59 accepted without an error" in bound.summary
+    assert (f"with {n} held-out labels" if n else "too few rows to hold any out") in bound.summary
+    assert "at least 59 " in bound.summary
+    assert "accepted without an error" in bound.summary
     assert f"about {bound.more_labels} more held-out labels" in bound.summary
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from decisions.moods import Numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,7 @@ from moa.calibration.scorer import measure
 from moa.config import Config
 from moa.config.endpoints import Endpoints
 from moa.decisions.regression import fit_head, folds, split
+from moa.endpoints import Embeddings
 from moa.errors import CalibrationError, InputError
 from moa.graphs.cascade import Cascade
 from moa.graphs.cascade_oversight import Oversight
@@ -147,6 +150,77 @@ async def test_a_high_price_takes_the_quicker_scorer() -> None:
     found = await calibrate(slow, QUESTION, rows(60), latency_penalty=1000.0)
     quickest = min(found.candidates, key=lambda one: one.seconds)
     assert " + ".join(feature.name for feature in found.features) == quickest.name
+
+
+class Encoder(Numbers):
+    """Encodes the number at the end of a text, or if it is `useless` noise, and counts texts."""
+
+    useless = False
+    delay_s = 0.0
+    read = 0
+
+    async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+        self.read += len(texts)
+        await asyncio.sleep(self.delay_s)
+        words = [f"{text} nothing" if self.useless else text for text in texts]
+        return await super().embed(words, context)
+
+
+async def test_what_is_held_out_is_read_by_what_was_chosen_alone() -> None:
+    useless, asked = Encoder(name="useless"), endpoint()
+    useless.useless = True
+    found = await calibrate(
+        asked, QUESTION, rows(400), embedders={"useless": useless}, latency_penalty=0.0
+    )
+    assert "useless" not in [feature.source for feature in found.features]
+    assert found.data.fitted <= useless.read <= found.data.fitted + len(QUESTION.options)
+    assert len(asked.states) >= found.data.rows
+
+
+async def test_nothing_is_tried_beside_what_is_seldom_wrong_unless_time_costs_nothing() -> None:
+    some = rows(400, sharp=1000.0)
+    found = {
+        penalty: await calibrate(
+            endpoint(), QUESTION, some, guarantee=Guarantee(0.2), latency_penalty=penalty
+        )
+        for penalty in (0.02, 0.0)
+    }
+    assert [one.name for one in found[0.02].candidates] == ["labels"]
+    assert any("labels after examples left out" in note for note in found[0.02].notes)
+    assert not any("labels after examples left out" in note for note in found[0.0].notes)
+    assert found[0.02].bound.threshold is not None
+    assert found[0.02].bound.coverage >= found[0.0].bound.coverage
+
+
+async def test_few_errors_are_not_enough_where_a_label_is_rare() -> None:
+    some = [
+        row.model_copy(update={"label": "b" if place % 40 == 0 else "a"})
+        for place, row in enumerate(rows(400))
+    ]
+    found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.2))
+    assert not any("wrong by cross-validation" in note for note in found.notes)
+
+
+async def test_what_was_read_first_is_read_on_when_a_later_one_takes_all_the_time() -> None:
+    class Stuck(Encoder):
+        async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
+            self.delay_s = 0.0 if self.read < 8 else 60.0
+            return await super().embed(texts, context)
+
+    both = {"quick": Encoder(name="quick"), "stuck": Stuck(name="stuck")}
+    found = await calibrate(endpoint(), QUESTION, rows(200), embedders=both, limit_s=3.0)
+    assert any("stuck left out: it got slower" in note for note in found.notes)
+    assert "quick" in [feature.source for feature in found.features]
+    assert found.data.held_out == 160
+
+
+async def test_what_cannot_be_worth_its_time_is_left_out_after_a_few_texts() -> None:
+    quick, slow = Encoder(name="quick"), Encoder(name="slow")
+    slow.delay_s = 0.2
+    both = {"quick": quick, "slow": slow}
+    found = await calibrate(endpoint(), QUESTION, rows(200), embedders=both, latency_penalty=1000.0)
+    assert slow.read < 10
+    assert any("slow left out: it takes" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from decisions.moods import MOOD, Numbers, classifier, numbers
 
 from calibration.altered import Altered
 from moa import RunContext
-from moa.calibration import Guarantee
+from moa.calibration import Guarantee, Learn
 from moa.calibration.acceptance import Graded
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.drift import p_value
-from moa.calibration.file import Calibration, Learn
+from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.calibration.verifiers import Length, Signs

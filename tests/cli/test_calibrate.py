@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import pytest
 from command import Told, kept, moa, told, written
 from piped import type_after_an_answer
 
-from moa.calibration import percent
+from moa.calibration import Guarantee, percent, rows_needed
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.cli import calibrate as command_of
+from moa.cli import screen
 from moa.config.endpoints import Endpoints
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
@@ -100,6 +101,20 @@ def test_each_decision_says_whether_it_is_accepted(made: str) -> None:
     assert unsure["label"] in ("ham", "spam")
     assert sum(sure["scores"].values()) == pytest.approx(1.0)
     assert sure["confidence"] > unsure["confidence"]
+
+
+def test_what_is_accepted_has_a_column_and_is_counted_with_its_promise(made: str) -> None:
+    texts = [{"text": text} for text in ("hello 0.999", "hello 0.5", "hello 0.9985")]
+    said = told("decide", written("new.jsonl", texts), "--calibration", made)
+    heading, *shown = (line.split() for line in said.out.splitlines() if line.strip())
+    assert "accepted" in heading
+    column = heading.index("accepted")
+    cells = [line[column] for line in shown if line[0] in ("1", "2", "3")]
+    assert cells == ["yes", "no", "yes"]
+    assert "2 of 3, at most 5 % wrong, with 95 % confidence" in said.words
+    lines = told("decide", "new.jsonl", "--calibration", made, "--json")
+    assert [line["accepted"] for line in lines.lines].count(True) == 2
+    assert "2 of 3, at most 5 % wrong" in lines.err
 
 
 def test_eval_writes_and_prints_the_figures_of_other_rows(made: str) -> None:
@@ -191,6 +206,28 @@ def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     said = told("eval", "c.json", written("b.jsonl", rows(20, seed=1)), "--report", "r.json")
     assert json.loads(Path("r.json").read_text())["risk"] is None
     assert "accepted 0.0%; " in said.out
+
+
+def test_too_few_labels_are_told_before_a_model_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = endpoint()
+    seen: list[int] = []
+    warn = screen.warn
+
+    def heard(warnings: Iterable[str]) -> None:
+        seen.append(len(asked.states))
+        warn(warnings)
+
+    monkeypatch.setattr(Endpoints, "slm", asked)
+    monkeypatch.setattr(screen, "warn", heard)
+    needed = rows_needed(Guarantee(look=1))
+    said = calibrated(rows(50)).words
+    assert seen == [0]
+    assert f"at least {needed}" in said
+    assert str(rows_needed(Guarantee(0.1, look=1))) in said
+    Path("c.json").unlink()  # which counts looks, and each takes more
+    assert "too few" not in calibrated(rows(needed)).err
 
 
 def test_copies_are_told_and_count_once() -> None:
@@ -336,7 +373,7 @@ def test_the_embedded_model_is_calibrated_and_decides(
     ]
     written("a.jsonl", found)
     words = ("--task", "How does the writer feel?", "--minutes", "8", "--out", "c.json")
-    assert moa("calibrate", "a.jsonl", *words) == 0
+    assert moa("calibrate", "a.jsonl", *words, "--latency-penalty", "0") == 0
     names = {one.name for one in calibration().candidates}
     assert {"hidden states", "labels", "labels after examples", "labels after sure texts"} <= names
     assert moa("decide", "a.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0

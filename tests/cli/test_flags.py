@@ -71,6 +71,11 @@ def test_the_help_of_a_command_ends_with_an_example(path: str) -> None:
     assert re.search(rf"\bmoa {path.split()[0]} ?", last)
 
 
+def test_examples_stand_on_lines_of_their_own() -> None:
+    lines = [line.strip() for line in told("down", "-h").out.splitlines()]
+    assert "moa down small" in lines
+
+
 def test_commands_work_quietly_where_they_show_more_than_results() -> None:
     quiet = {
         path

@@ -98,6 +98,26 @@ def test_brackets_in_ids_and_names_are_printed_as_they_are() -> None:
     assert "1 lines in [b].jsonl" in out
 
 
+def test_a_name_that_is_like_none_is_not_taken_for_one() -> None:
+    assert "Did you mean" not in told("run", "nope", "--text", "x", leaves=2).err
+
+
+def test_lines_are_counted_with_those_that_were_there() -> None:
+    rows_in("in.txt", "one")
+    told("run", "mails.py:graph", "in.txt", "--out", "out.jsonl")
+    rows_in("in.txt", "one", "two", "three")
+    out = told("run", "mails.py:graph", "in.txt", "--out", "out.jsonl", "--resume").out
+    assert "3 lines in out.jsonl" in out
+    assert len(kept()) == 3
+
+
+def test_where_a_function_of_ones_own_failed_is_told() -> None:
+    source = rows_in("in.txt", "fail")
+    lines = Path("mails.py").read_text().splitlines()
+    line = next(n for n, line in enumerate(lines, 1) if line.strip().startswith("raise ValueError"))
+    assert f"(mails.py:{line})" in told("run", "mails.py:graph", source, leaves=1).err
+
+
 def test_no_more_than_the_limit_is_run() -> None:
     source = rows_in("in.txt", "one", "two", "three")
     assert len(told("run", "mails.py:graph", source, "--limit", "2", "--json").lines) == 2
@@ -120,6 +140,9 @@ def test_calls_without_a_price_are_said_once_not_to_count() -> None:
 
 MISTAKES = {
     "run suport --text x": "Did you mean 'support'",
+    "run mails.py --text x": "It has mails.py:graph",
+    "run shadow --text x": "graphs.shadow runs cascade",
+    "draw support --out nowhere/x.svg": "there is no folder nowhere",
     "run mails.py:grph --text x": "Did you mean 'graph'",
     "run nowhere.py:graph --text x": "no file",
     "run mails.py:wrong --text x": "is int, and no node",

@@ -9,6 +9,7 @@ from command import told, written
 from pydantic import BaseModel
 
 from moa.batch import Item, Status
+from moa.calibration import Guarantee, rows_needed
 from moa.node import Became, Dropped, Result, Text
 from moa.questions import Answer, Choice, Option, Question
 from moa.rows.tally import Tally
@@ -102,5 +103,7 @@ def test_a_doubtful_question_is_named_once_at_the_end_with_what_mends_it(
     source = written("in.txt", ("one", "two", "three"))
     out = told("run", "graph.py:blind", source).out
     assert out.count("'spam' is DOUBTFUL in 3 of 3: the model says 'no' whatever the text is") == 1
-    assert "label 50 of these and run moa calibrate to decide 'spam' by your labels" in out
+    needed = rows_needed(Guarantee(look=1))
+    assert f"label at least {needed} (" in out
+    assert "run moa calibrate to decide 'spam' by your labels" in out
     assert "DOUBTFUL" not in told("run", "graph.py:sure", source).out

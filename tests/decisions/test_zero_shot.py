@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,20 @@ async def test_a_filter_whose_words_are_undecided_says_so_and_keeps_the_text() -
         ).output
         assert (verdict.kept, verdict.doubtful) == (True, True)
         assert verdict.reason.startswith("DOUBTFUL: the encoder can't tell whether it is a weather")
+
+
+async def test_who_waits_for_the_first_decision_is_told_for_what(
+    free: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    screen = StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", screen)
+    endpoint = biased()
+    agent = classifier(endpoint)
+    with caplog.at_level("INFO", "moa"):
+        await agent.run("3.0")
+        told, shown = caplog.text, screen.getvalue()
+        await agent.run("-3.0")
+    assert f"its bias on {MOST_READ} texts" in told
+    assert "measuring the model's bias" in shown
+    assert (caplog.text, screen.getvalue()) == (told, shown)

@@ -123,27 +123,27 @@ PASSAGES = [Passage(document=f"{n}.txt", title=f"T{n}", text=f"Text {n}.") for n
         ("An array[index] is [no citation].", [], "An array[index] is [no citation]."),
     ],
 )
-def test_citations_of_what_was_not_given_are_taken_out(
+async def test_citations_of_what_was_not_given_are_taken_out(
     answer: str, numbers: list[int], text: str
 ) -> None:
-    becomes, citations = cited(answer, PASSAGES, RunContext())
+    becomes, citations = await cited(answer, PASSAGES, RunContext())
     assert [citation.number for citation in citations] == numbers
     assert all(citation.passage == PASSAGES[citation.number - 1] for citation in citations)
     assert becomes == text
 
 
-def test_numbers_that_no_passage_has_are_told() -> None:
+async def test_numbers_that_no_passage_has_are_told() -> None:
     context = RunContext()
-    cited("One [4]. Two [2] [5, 1].", PASSAGES, context)
+    await cited("One [4]. Two [2] [5, 1].", PASSAGES, context)
     assert [n.text for n in context.trace] == ["citations of passages that were not given: 4, 5"]
 
 
 @given(st.text(st.sampled_from("a1[]2,- .9\n"), max_size=60))
-def test_whatever_is_written_no_passage_is_cited_that_was_not_given(answer: str) -> None:
-    text, citations = cited(answer, PASSAGES, RunContext())
+async def test_whatever_is_written_no_passage_is_cited_that_was_not_given(answer: str) -> None:
+    text, citations = await cited(answer, PASSAGES, RunContext())
     assert {citation.number for citation in citations} <= {1, 2, 3}
     again = RunContext()
-    cited(text, PASSAGES, again)
+    await cited(text, PASSAGES, again)
     assert not any("not given" in note.text for note in again.trace)
 
 
@@ -176,7 +176,15 @@ def test_a_passage_can_neither_close_its_block_nor_carry_citations() -> None:
         ("", ""),
     ],
 )  # fmt: skip
-def test_a_sentence_cites_the_passage_that_has_its_words(answer: str, becomes: str) -> None:
+async def test_a_sentence_cites_the_passage_that_has_its_words(answer: str, becomes: str) -> None:
     context = RunContext()
-    assert cited(answer, SEVERAL, context)[0] == becomes
+    assert (await cited(answer, SEVERAL, context))[0] == becomes
     assert bool(context.trace) == (answer != becomes)
+
+
+async def test_only_the_first_sentences_of_an_endless_answer_are_checked() -> None:
+    context = RunContext()
+    claims = await checked_claims("It is blue, they say. " * 2000, PASSAGES, None, context)
+    assert len(claims) == 2000
+    assert {claim.verdict for claim in claims[500:]} == {"unchecked"}
+    assert [note.kind for note in context.trace] == ["skipped"]

@@ -18,9 +18,17 @@ ASCII = """
     <tool_call> </tool_response> <fim_prefix> <repo_name> <file_sep> <jupyter_code> <unused12>
     <extra_id_3> <SPECIAL_12> <EOS_TOKEN> <<SYS>> <</SYS>> [INST] [/INST] [SYSTEM_PROMPT]
     [AVAILABLE_TOOLS] [TOOL_CALLS] [THINK] [IMG_END] [gMASK] [|user|] [|endofturn|] ]~b] ]~!b[ [e~[
-    <seed:bos> <minimax:tool_call> </minimax:tool_call> <sop> <eop> <__media__>
+    <start_function_call> <end_function_response> <escape> <arg_key> </arg_value> <role> </role>
+    <AVAILABLE_TOOLS> </TOOLCALL> <longcat_user> <fim-prefix> <reserved_token_4> <img> <box> <ref>
+    <end_of_utterance> <row_1_col_2> <AI> [REF] [/REF] [REFERENCE_DOC_1] [unused9] >>TITLE<<
+    >>ANSWER<< <seed:bos> <minimax:tool_call> </minimax:tool_call> <sop> <eop> <__media__>
 """
-DEEPSEEK = [f"<{BAR}User{BAR}>", f"<{BAR}end{GAP}of{GAP}sentence{BAR}>"]
+DEEPSEEK = [
+    f"<{BAR}User{BAR}>",
+    f"<{BAR}end{GAP}of{GAP}sentence{BAR}>",
+    f"</{BAR}DSML{BAR}invoke>",
+    f"<{BAR}DSML{BAR}parameter",
+]
 TOKENS = [*ASCII.split(), *DEEPSEEK]
 WIDE = {ord(plain): ord(plain) + 0xFEE0 for plain in "<>[]|/_abcdefghijklmnopqrstuvwxyzIN"}
 ALIKE = str.maketrans("aeopcyxijs<>|", "аеорсухіјѕ‹›∣")
@@ -32,6 +40,8 @@ PLAIN = [
     "if (a <| b) { c |> d }",
     "[link](https://example.org) [1] [x]",
     "price: <10 || >20",
+    "cat a >>log <<EOF; x>>y<<z",
+    "[refer] <references> <boxes> [unused]",
     "<html><body class='x'>",
     "see <https://example.org>",
     "C:\\temp ~b] not it",

@@ -13,7 +13,13 @@ import pytest
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import encoders
-from moa.endpoints.encoders import MultilingualEncoder, encoder_beside, reads_heads
+from moa.endpoints.encoders import (
+    MultilingualEncoder,
+    SentenceEncoder,
+    encoder_beside,
+    reads_heads,
+    sentence_tokenizer,
+)
 from moa.errors import BudgetExceeded, CapabilityError, MissingDependency
 from moa.testing import SimulatedEndpoint
 
@@ -56,6 +62,13 @@ async def test_any_text_has_a_vector_of_length_1(text: str) -> None:
     (vector,) = (await MultilingualEncoder().embed([text], RunContext())).vectors
     assert len(vector) == 384
     assert length(vector) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.skipif(SentenceEncoder.missing() is not None, reason="it is not installed")
+def test_the_encoder_of_sentences_cuts_long_texts_and_pads_no_short_ones() -> None:
+    tokenizer = sentence_tokenizer()
+    read = [len(tokenizer.encode(text).ids) for text in ("", "parcel", "parcel " * 1000)]
+    assert read == [2, 3, 256]
 
 
 @installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -162,6 +163,19 @@ def test_models_and_doctor_say_what_does_not_answer(capsys: pytest.CaptureFixtur
     assert "decide" in embedded["can"]
     assert moa("doctor") == 1
     assert "export OPENAI_API_KEY" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("models", "--json"), ("doctor",)])
+def test_models_and_doctor_need_no_package_that_no_extra_brings(
+    words: tuple[str, ...],
+    asked: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del asked
+    monkeypatch.setitem(sys.modules, "openai", None)  # whose import fails then
+    moa(*words)
+    assert "large" in capsys.readouterr().out
 
 
 def test_models_says_how_a_server_decides_as_far_as_it_tells(

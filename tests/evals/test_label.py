@@ -169,3 +169,15 @@ def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> 
     data = Calibration.load("new.json").data
     assert data.labelled_by == {"person": 40}
     assert data.chosen == 20
+
+
+def test_rows_without_a_text_are_told_by_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.jsonl").write_text('{"mail": "hello 0.9", "date": "today"}\n')
+    assert label() == 2
+    assert "'mail', 'date'" in capsys.readouterr().err
+
+
+def test_recorded_answers_that_lack_a_column_name_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("log.jsonl").write_text('{"prompt": "hello", "weak_correct": true}\n')
+    assert moa("route", "fit", "log.jsonl", "--out", "r.json") == 2
+    assert "takes 'strong_correct'" in capsys.readouterr().err

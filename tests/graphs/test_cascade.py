@@ -439,3 +439,20 @@ async def test_where_a_text_breaks_off_that_is_shown_no_other_takes_its_place() 
     assert (await node.run("How do I get there?")).output.text == "Hi."
     with pytest.raises(EndpointUnavailable):
         await streamed(node, "How do I get there?")
+
+
+def test_tiers_that_choose_among_different_labels_are_refused_with_the_difference() -> None:
+    with pytest.raises(ConfigError, match=r"only 'first' has app; only 'second' has web"):
+        Cascade(
+            small=Classifier(small(DOUBTFUL), LABELS, name="first"),
+            large=Classifier(large(DOUBTFUL), ["card", "web"], name="second"),
+            confidence=0.8,
+        )
+
+
+@pytest.mark.parametrize("says", [{"confidence": 0.8}, {"accept": Confident(0.8)}])
+def test_a_confidence_is_refused_where_the_small_tier_writes(says: dict[str, Any]) -> None:
+    writer = Agent(small("Hello."), "Greet.", name="writer")
+    with pytest.raises(ConfigError, match=r"'writer' writes.*accept="):
+        Cascade(small=writer, large=Agent(large("Good day."), "Greet."), **says)
+    Cascade(small=writer, large=Agent(large("Good day."), "Greet."), accept=Length(most=80))

@@ -128,6 +128,12 @@ def test_a_wrong_setting_is_an_error_with_the_nearest_right_one() -> None:
         load_graph("support", Endpoints(config))
 
 
+def test_what_must_be_a_table_is_said_to_be_one() -> None:
+    config = Config(graphs={"support": {"intents": {"a": {"means": "x", "reply": "b"}}}})
+    with pytest.raises(ConfigError, match=r"reply: takes a table, such as .*, not 'b'"):
+        load_graph("support", Endpoints(config))
+
+
 class Opaque:
     """What pydantic can't read."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 from pydantic import BaseModel
 
@@ -122,3 +124,9 @@ async def test_the_writer_revises_where_nobody_else_is_named() -> None:
 def test_who_has_no_endpoint_can_not_revise() -> None:
     with pytest.raises(ConfigError, match="give a reviser"):
         Refine(writer=Timed("slow", 0), critic=Critic(large()))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_field_without_its_name_is_refused_with_the_names_of_all() -> None:
+    refine = cast("Any", Refine)
+    with pytest.raises(ConfigError, match=r"Refine\(writer=…, critic=…\).*rounds"):
+        refine(large("A tea."))

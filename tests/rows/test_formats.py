@@ -121,3 +121,12 @@ def test_a_row_of_parquet_with_bytes_that_are_no_text_is_malformed(tmp_path: Pat
     assert isinstance(bad, Malformed)
     assert "bytes that are no text" in bad.error
     assert good.input == {"text": "b", "picture": "fine"}
+
+
+def test_a_small_packed_file_with_an_endless_line_ends_there(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.txt.gz"
+    path.write_bytes(gzip.compress(b"fine\n" + b"a" * (70 << 20), compresslevel=1))
+    fine, broken = rows.read(path)
+    assert fine.input == "fine"
+    assert isinstance(broken, Malformed)
+    assert "64 MiB" in broken.error

@@ -136,8 +136,8 @@ def test_two_csv_columns_of_one_name_are_a_configuration_error(tmp_path: Path) -
 class BadDisk(io.BytesIO):
     """Fails in the middle of a file."""
 
-    def __next__(self) -> bytes:
-        line = super().__next__()
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
         if line.startswith(b"bad"):
             raise OSError(5, "Input/output error")
         return line

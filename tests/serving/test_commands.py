@@ -16,6 +16,7 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError, EndpointRejected
+from moa.vllm.servers import reports
 from moa.vllm.state import ServerFolder
 
 from .fakes import Fake, trusted, wait_until
@@ -60,6 +61,17 @@ def test_up_status_down(fake: Fake, port: int) -> None:
     assert json.loads(moa("status", "--json").stdout)["state"] == "down"
     Path("moa.toml").unlink()
     assert moa("status", "--json").stdout == ""  # what is down and not configured is nobody's
+
+
+@pytest.mark.usefixtures("port")
+async def test_a_server_is_ready_though_its_figures_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert moa("up").returncode == 0
+    monkeypatch.setitem(sys.modules, "prometheus_client.parser", None)
+    (report,) = await reports([])
+    assert (report.phase, report.metrics) == ("ready", None)
+    assert "pip install prometheus-client" in (report.cause or "")
 
 
 async def test_the_endpoint_of_a_server_that_is_up_has_its_key(port: int) -> None:

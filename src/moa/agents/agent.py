@@ -33,7 +33,7 @@ from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
 from moa.endpoints.tools import Tooled, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
-from moa.messages import Message, files_of
+from moa.messages import Message, files_needed, files_of
 from moa.node import Reply, Result, streamed
 from moa.trace import Event, TextDelta
 
@@ -180,6 +180,8 @@ class Agent(TypedNode[In, Out]):
         vars(self).update({key: value for key, value in said.items() if value is not None})
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
+        for kind in files_needed(self.input_type):
+            require(self.endpoint, kind, agent=self.name)
         if type(self) is Agent and not self.instructions.strip():
             raise ConfigError(f'agent {self.name!r}: say what to do: Agent(endpoint, "…")')
         if repairs < 0 or max_tokens < 1:

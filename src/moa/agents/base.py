@@ -17,7 +17,7 @@ from moa._async import in_time
 from moa.batch import faults_of
 from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext, run_context
-from moa.endpoints import Capability, Endpoint
+from moa.endpoints import PHRASES, Capability, Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.errors import CapabilityError, ConfigError, InputError
 from moa.journal import explained
@@ -37,6 +37,8 @@ _WHO_CAN: dict[Capability, str] = {
         "a server with System One, OpenAI Decisions or log-probabilities, and the embedded model"
     ),
     "embed": "a server that serves an embedding model, and the embedded model",
+    "images": "a server with a model that sees",
+    "files": "a server with a model that reads files",
 }
 
 
@@ -181,13 +183,22 @@ class TypedNode(ABC, NodeBase[In, Out]):
             raise InputError(f"{fault}: {said(error)}") from error
 
 
-async def beside_the_loop(work: Callable[[], T], context: RunContext, *, characters: int) -> T:
+async def beside_the_loop(
+    work: Callable[[], T], context: RunContext, *, characters: int | None
+) -> T:
     """Read a text of so many characters, a long one in a thread and until the run's deadline.
+
+    In that thread no single call of `re` may take long: it lets no other thread run meanwhile.
+
+    Args:
+        work: What is done; it can't be stopped.
+        context: The deadline is its.
+        characters: Length of the text; `None`: also a short one may take long.
 
     Raises:
         DeadlineExceeded: the time is up; the thread goes on alone to its end.
     """
-    if characters <= _LONG:
+    if characters is not None and characters <= _LONG:
         return work()
     late = (
         f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
@@ -212,9 +223,10 @@ def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> 
     if capability in endpoint.capabilities:
         return endpoint
     able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
+    verb = PHRASES.get(capability, capability)
     raise CapabilityError(
-        f"agent {agent!r} needs an endpoint that can {capability}, and {endpoint.name!r} "
-        f"({endpoint.model}) can {able}. Those that can {capability}: {_WHO_CAN[capability]}"
+        f"agent {agent!r} needs an endpoint that can {verb}, and {endpoint.name!r} "
+        f"({endpoint.model}) can {able}. Those that can {verb}: {_WHO_CAN[capability]}"
     )
 
 

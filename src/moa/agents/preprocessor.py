@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from moa.agents import Agent
 from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
 from moa.agents.language import can_detect, language_of
-from moa.agents.splitting import split
+from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.tokens import approximate_tokens
@@ -85,7 +85,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         if not history:
             _require("mailparser_reply", "mail-parser-reply", "to leave quoted mails out")
         if max_tokens is not None:
-            split("", max_tokens=max_tokens)
+            chunks("", max_tokens=max_tokens)
         if rewrite is not None:
             self.rewriter = Agent(
                 rewrite, _REWRITE, name="rewrite", max_tokens=2 * _REWRITTEN_TOKENS
@@ -129,7 +129,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
     def _fitting(self, text: str, context: RunContext) -> str:
         if self.max_tokens is None or approximate_tokens(text) <= self.max_tokens:
             return text
-        first = split(text, max_tokens=self.max_tokens)[0].text
+        _, first = next(chunks(text, max_tokens=self.max_tokens), (0, ""))
         context.note(
             "truncated",
             f"kept the first {len(first)} of {len(text)} characters "
@@ -194,7 +194,7 @@ _INVISIBLE = re.compile(
 _SPACE = re.compile(r"\s+")
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n ?")
-_QUOTE = re.compile(r"(?:^[ \t]*>.*(?:\n|\Z))+", re.MULTILINE)
+_QUOTE = re.compile(r"(?:^[ \t]*+>.*+(?:\n|\Z))++", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 _PARTS = 5000
 """Maximum number of parts, about, of a text that is repaired: each takes 20 µs, empty or not."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError, MissingDependency
 from moa.node import Text
+
+_WINDOW, _WINDOW_MARKDOWN = 24, 96
+"""Characters that are split at once for each token of a chunk: some eight chunks, and in Markdown,
+which is read from its headings on, some thirty."""
 
 
 def split(
@@ -49,10 +53,11 @@ def chunks(
     max_tokens: int,
     count: Callable[[str], int] = approximate_tokens,
     markdown: bool = False,
-) -> list[tuple[int, str]]:
+) -> Iterator[tuple[int, str]]:
     """Split as `split` does, and say at which character each chunk begins.
 
-    With `markdown` it splits where headings and blocks end.
+    With `markdown` it splits where headings and blocks end. Chunks come one by one: whoever needs
+    the first doesn't wait for the others.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens={max_tokens}, but a chunk has at least 1 token")
@@ -63,4 +68,25 @@ def chunks(
             "semantic-text-splitter", extra="local", purpose="to split a text at its sentences"
         ) from error
     splitter = MarkdownSplitter if markdown else TextSplitter
-    return splitter.from_callback(count, max_tokens).chunk_indices(text)
+    most = max_tokens * (_WINDOW_MARKDOWN if markdown else _WINDOW)
+    return _windowed(splitter.from_callback(count, max_tokens).chunk_indices, text, most)
+
+
+def _windowed(
+    cut: Callable[[str], list[tuple[int, str]]], text: str, window: int
+) -> Iterator[tuple[int, str]]:
+    """Cut a text window by window, since the splitter takes quadratic time.
+
+    The last chunk of a window is cut once more at the beginning of the next one.
+    """
+    begin, size = 0, window
+    while begin < len(text):
+        found = cut(text[begin : begin + size])
+        end = begin + size
+        if end < len(text):
+            if len(found) == 1:  # such as a long run of blanks, which is one token
+                size *= 2
+                continue
+            end = begin + found.pop()[0] if found else end
+        yield from ((begin + place, chunk) for place, chunk in found)
+        begin, size = end, window

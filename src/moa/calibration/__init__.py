@@ -7,9 +7,9 @@ confidence or fiducial limits illustrated in the case of the binomial", Biometri
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_serializer
 
@@ -20,6 +20,13 @@ _NEGLIGIBLE = 1e-18
 _HALVINGS = 60
 _ALL_LOOKS = 1.2020569031595943
 """The sum of `1 / look**3` over all looks."""
+_HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
+"""Share of the texts drawn at random that is held out; the larger one where there are at least
+`_MANY` of them an option, so that enough are left to fit to."""
+_MANY = 100
+Learn = Literal["split", "nothing", "approximate"]
+"""What labelled rows are for: a part to learn from and the rest to be held out; all to be held out;
+or all for both, by cross-fitting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,10 @@ class Guarantee:
         """Minimum of decisions accepted, with `errors` wrong ones, that shows the risk."""
         return fewest(errors, risk=self.risk, failure=self.failure)
 
+    def shown_by(self, decisions: int) -> float:
+        """Smallest risk that so many decisions can show: all of them accepted, and none wrong."""
+        return upper_bound(0, decisions, 1.0 - self.failure)
+
     def looser(self) -> tuple[Guarantee, ...]:
         """Give what it may be weighed against: twice the failures, and 1.4 times the risk."""
         confidence, risk = 1.0 - 2 * (1.0 - self.confidence), 1.4 * self.risk
@@ -84,6 +95,54 @@ class Guarantee:
         looks = "" if self.look is None else f" over all looks, of which this is number {self.look}"
         said = f"at most {percent(self.risk)} wrong, with {percent(self.confidence)} confidence"
         return said + looks
+
+
+def share_held_out(rows: int, labels: int, guarantee: Guarantee, learn: Learn = "split") -> float:
+    """Give the share of labelled rows that a calibration holds out.
+
+    To learn from a part, it holds out none where those could show nothing: all are learnt from.
+    """
+    if learn != "split":
+        return float(learn == "nothing")
+    share = _HELD_OUT_OF_MANY if rows >= _MANY * labels else _HELD_OUT
+    return share if rows * share >= guarantee.needed() else 0.0
+
+
+def rows_needed(guarantee: Guarantee, labels: int = 2, *, learn: Learn = "split") -> int:
+    """Give the fewest labelled rows with which a calibration can accept anything at all.
+
+    Then it accepts all that is held out, if none of it is wrong. With wrong ones it takes more.
+    """
+    return rows_holding(guarantee.needed(), labels, learn=learn)
+
+
+def rows_holding(held_out: int, labels: int, *, learn: Learn = "split") -> int:
+    """Give the fewest labelled rows of which so many are held out."""
+    if learn != "split":
+        return held_out
+    many = max(_MANY * labels, math.ceil(held_out / _HELD_OUT_OF_MANY))
+    return min(many, math.ceil(held_out / _HELD_OUT))
+
+
+def prospect(rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "split") -> str | None:
+    """Say how many labelled rows it takes, and what fewer give; `None` where there are enough."""
+    fewest_rows = rows_needed(guarantee, labels, learn=learn)
+    if rows >= fewest_rows:
+        return None
+    doubled = Guarantee(min(0.5, 2 * guarantee.risk), guarantee.confidence, guarantee.look)
+    larger = rows_needed(doubled, labels, learn=learn)
+    best, promise = percent(guarantee.shown_by(rows)), replace(guarantee, look=None)
+    gives = {
+        "split": f"All {rows} will be learnt from, so that labels get better, but none of them is "
+        f"accepted. Held out as a whole (--learn nothing), they could show {best} at best",
+        "nothing": f"{rows} could show {best} at best",
+        "approximate": f"{rows} could show {best} at best",
+    }
+    return (
+        f"{rows} rows are too few to accept anything: {promise}, takes at least {fewest_rows} "
+        f"rows, and more if any of those held out is decided wrong; {percent(doubled.risk)} takes "
+        f"at least {larger}. {gives[learn]}"
+    )
 
 
 class Bound(Frozen):

@@ -87,7 +87,7 @@ class Policy(ABC):
         Raises:
             InputError: there are fewer than 10 graded replies, or they are about too few cases.
             MoaError: a model was asked, and that failed.
-            MissingDependency: numpy or scikit-learn is not installed.
+            MissingDependency: numpy or SciPy is not installed.
         """
         from moa.calibration.bounds import Outcome, find_bound
         from moa.decisions.arrays import np

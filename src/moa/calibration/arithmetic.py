@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from moa.errors import InputError
@@ -17,6 +17,7 @@ LONGEST = 200
 """Maximum characters of an expression: a longer one is a text."""
 _LONGEST_NUMBER = 60
 _MOST_SUMS = 200
+_READ = 50_000
 _BIGGEST = 10**30
 _MOST_POWER = 64
 
@@ -122,19 +123,20 @@ def check(text: str) -> Checked:
     """Re-compute every sum that a text states: `3 x 4 = 12`, and `<<3*4=12>>` of a calculator.
 
     A sum that a line states in both ways is given once. They come line by line, and after the
-    first 200 no more are read.
+    first 200, or 50,000 characters, no more are read.
     """
     found: list[Equation] = []
     unreadable = 0
+    text = text[:_READ]
     for line in text.splitlines():
         here: dict[tuple[object, ...], Equation] = {}
-        for annotation in _CALCULATOR.findall(line):
+        for annotation in islice(_CALCULATOR.findall(line), _MOST_SUMS):
             equations = list(_equations(annotation))
             here.update((_terms(equation), equation) for equation in equations)
             unreadable += not equations
         plain = _plain_signs(_UNFINISHED.sub(" ", _CALCULATOR.sub("", line)))
         plain = _UNITS.sub(" ", plain)
-        for stated in _STATED.findall(plain):
+        for stated in islice(_STATED.findall(plain), _MOST_SUMS):
             here.update((_terms(equation), equation) for equation in _equations(stated))
         found += here.values()
         if len(found) >= _MOST_SUMS:

@@ -286,8 +286,13 @@ def _why(guarantee: Guarantee, cases: int, needed: int, what: str) -> str:
             f"no threshold was shown to keep {percent(guarantee.risk)} on {cases} held-out {what} "
             f"{confidence}"
         )
+    if not cases:
+        return (
+            f"there are too few rows to hold any out, and {percent(guarantee.risk)} takes at least "
+            f"{needed} held out and accepted without an error {confidence}"
+        )
     named = "" if what == "labels" else f"{what} "
-    best = percent(upper_bound(0, cases, 1.0 - guarantee.failure))
+    best = percent(guarantee.shown_by(cases))
     return (
         f"with {cases} held-out {what} the best that can be shown is at most {best} wrong, and "
         f"{percent(guarantee.risk)} takes at least {needed} {named}accepted without an error "

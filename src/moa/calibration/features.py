@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 from moa._async import map_async
 from moa.context import RunContext
-from moa.decisions.arrays import Floats, Ints, np
+from moa.decisions.arrays import Bools, Floats, Ints, np
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
@@ -189,7 +189,7 @@ class Reading:
 
     feature: Feature
     values: Floats
-    """Texts, options or parts of a vector."""
+    """Texts, options or parts of a vector; `nan` of a text that wasn't read."""
     seconds: float
     """Wall time of a text, several being read at once."""
     tokens: float
@@ -203,17 +203,26 @@ class Reading:
 
 @dataclass(slots=True)
 class FeatureReader:
-    """Reads texts with one feature after another, until the time is up."""
+    """Reads texts with one feature after another, until the time is up.
+
+    First some `rows`, by which features are compared; then the others, with those that were chosen.
+    """
 
     question: Question
     sources: Sources
     texts: Sequence[str]
     context: RunContext
+    rows: Bools | None = None
+    """The texts that are read first; `None`: all."""
     limit_s: float | None = None
     """Seconds that all may take; `None`: 1 a text, and at least 120."""
     progress: Progress | None = None
     dropped: list[str] = field(default_factory=list[str])
     """Features that were left out, and why, in sentences."""
+    most_s: float = math.inf
+    """Seconds a text from which on a feature can't be worth its time, however good it is."""
+    _reserved_s: float = 0.0
+    """Seconds that the other rows would take with all features read so far."""
     _started: float = field(default_factory=time.monotonic)
 
     @property
@@ -222,55 +231,109 @@ class FeatureReader:
         limit_s = self.limit_s or max(_LEAST_S, _SECONDS_A_TEXT * len(self.texts))
         return limit_s - (time.monotonic() - self._started)
 
-    async def read(self, feature: Feature) -> Reading | None:
-        """Read all texts; `None` where the feature was dropped, and `dropped` says why."""
-        if self.left_s <= 0:
-            return self._drop(feature, "the time was up before it")
-        try:
-            async with asyncio.timeout(None if math.isinf(self.left_s) else self.left_s):
-                return await self._reading(feature)
-        except TimeoutError:
-            return self._drop(feature, "it got slower on the way, and the time was up")
-        except (CapabilityError, MissingDependency, EndpointRejected) as error:
-            return self._drop(feature, str(error))
+    @property
+    def _is_first(self) -> Bools:
+        return np.ones(len(self.texts), bool) if self.rows is None else self.rows
 
-    async def _reading(self, feature: Feature) -> Reading | None:
+    def _of(self, rows: Bools) -> list[str]:
+        return [text for text, taken in zip(self.texts, rows.tolist(), strict=True) if taken]
+
+    async def read(self, feature: Feature) -> Reading | None:
+        """Read the first rows; `None` where the feature was dropped, and `dropped` says why.
+
+        Of the others there is no number (`nan`) yet; `rest` reads them.
+        """
+        left_s = self.left_s - self._reserved_s
+        if left_s <= 0:
+            return self.drop(feature, "the time was up before it")
+        return await self._within(feature, self._first(feature), left_s)
+
+    async def rest(self, reading: Reading) -> Reading | None:
+        """Read the other rows too; `None` where the feature was dropped after all.
+
+        The time for it was set aside, so it is read to the end even if it got slower since.
+        """
+        if self._is_first.all():
+            return reading
+        return await self._within(reading.feature, self._others(reading), math.inf)
+
+    async def _within(
+        self, feature: Feature, work: Coroutine[None, None, Reading | None], limit_s: float
+    ) -> Reading | None:
+        """Drop a feature where its time is up, or it can't be read."""
+        try:
+            async with asyncio.timeout(None if math.isinf(limit_s) else limit_s):
+                return await work
+        except TimeoutError:
+            return self.drop(feature, "it got slower on the way, and the time was up")
+        except (CapabilityError, MissingDependency, EndpointRejected) as error:
+            return self.drop(feature, str(error))
+
+    async def _first(self, feature: Feature) -> Reading | None:
         context = self.context.nested()
-        texts, reads = self.texts, 0
+        texts = self._of(self._is_first)
+        read = self._reads(feature, context, 0, len(texts))
+        found = await read(texts[:1])
+        warm = time.perf_counter()
+        found += await read(texts[1:_PROBE])
+        each = (time.perf_counter() - warm) / max(1, len(found) - 1)
+        why = self._hopeless(each, len(found))
+        if why is not None:
+            return self.drop(feature, why)
+        found += await read(texts[_PROBE:])
+        if len(texts) > 1:  # the first of them warmed it up
+            each = (time.perf_counter() - warm) / (len(texts) - 1)
+        self._reserved_s += each * (len(self.texts) - len(texts))
+        total = context.usage.total
+        values = np.full((len(self.texts), len(found[0])), np.nan)
+        values[self._is_first] = np.array(found)
+        return Reading(
+            feature=feature,
+            values=values,
+            seconds=each,
+            tokens=(total.tokens - total.cached_input_tokens) / len(texts),
+            cost=None if total.cost is None else total.cost / len(texts),
+            names=await self._names(feature),
+        )
+
+    async def _others(self, reading: Reading) -> Reading:
+        others = ~self._is_first
+        done = int(self._is_first.sum())
+        read = self._reads(reading.feature, self.context.nested(), done, len(self.texts))
+        values = reading.values.copy()
+        values[others] = np.array(await read(self._of(others)))
+        return replace(reading, values=values)
+
+    def _reads(
+        self, feature: Feature, context: RunContext, done: int, total: int
+    ) -> Callable[[Sequence[str]], Awaitable[list[Floats]]]:
+        """Make what reads texts, and tells how far it is after each."""
+        reads = 0
         times = 1 if isinstance(feature, VectorFeature) else len(feature.prompt_variants)
 
         def told() -> None:
             nonlocal reads
             reads += 1
             if self.progress is not None:
-                self.progress(feature.name, reads // times, len(texts))
+                self.progress(feature.name, done + reads // times, total)
 
         async def read(some: Sequence[str]) -> list[Floats]:
             return await feature.read(some, self.question, self.sources, context, told)
 
-        started = time.perf_counter()
-        found = await read(texts[:1])
-        warm = time.perf_counter()
-        found += await read(texts[1:_PROBE])
-        each = (time.perf_counter() - warm) / max(1, len(found) - 1)
-        needed = each * (len(texts) - len(found))
-        if needed > self.left_s:
-            return self._drop(
-                feature,
-                f"{len(texts)} texts would take {needed + each * len(found):.0f} s, and "
-                f"{max(0.0, self.left_s):.0f} s are left",
+        return read
+
+    def _hopeless(self, each: float, read: int) -> str | None:
+        """Say why a feature that takes so many seconds a text is not to be read any further."""
+        if each > self.most_s:
+            return (
+                f"it takes {each:.1f} s a decision, and even if it were always right the penalty "
+                "on its time would make it the worse bargain"
             )
-        found += await read(texts[_PROBE:])
-        seconds = (time.perf_counter() - started) / len(texts)
-        total = context.usage.total
-        return Reading(
-            feature=feature,
-            values=np.array(found),
-            seconds=seconds,
-            tokens=(total.tokens - total.cached_input_tokens) / len(texts),
-            cost=None if total.cost is None else total.cost / len(texts),
-            names=await self._names(feature),
-        )
+        texts, left_s = len(self.texts), self.left_s - self._reserved_s
+        if each * (texts - read) > left_s:
+            left = f"{max(0.0, left_s):.0f} s are left"
+            return f"{texts} texts would take {each * texts:.0f} s, and {left}"
+        return None
 
     async def _names(self, feature: Feature) -> tuple[Floats, Ints] | None:
         """Read the names of the options like texts, where texts are read as they are."""
@@ -286,5 +349,6 @@ class FeatureReader:
         read = await feature.read(words, asked, self.sources, self.context)
         return np.array(read), np.array([place for place, _ in named])
 
-    def _drop(self, feature: Feature, why: str) -> None:
+    def drop(self, feature: Feature, why: str) -> None:
+        """Leave a feature out, and keep why."""
         self.dropped.append(f"{feature.name} left out: {why}")

@@ -16,7 +16,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field
 
 from moa._files import load_model, save_text
-from moa.calibration import Bound
+from moa.calibration import Bound, Learn, rows_holding
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature
 from moa.calibration.scorer import Candidate, Judged, Measures, Uncertainty, judged
@@ -26,9 +26,6 @@ from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
 from moa.node import Frozen
 from moa.questions import Kind, Option, Question
-
-Learn = Literal["split", "nothing", "approximate"]
-"""What is learnt from labelled rows; see `moa.calibration.fit.calibrate`."""
 
 
 class OptionRecord(Frozen):
@@ -235,11 +232,10 @@ class Calibration(Frozen):
         more, asked, data = self.bound.more_labels, self.bound.guarantee, self.data
         if more is None:
             return None
-        drawn = data.rows - data.chosen  # of which half is held out as soon as there are enough
-        each = drawn / data.held_out if data.held_out else 2.0
+        drawn = data.rows - data.chosen
         later = replace(asked, look=None if asked.look is None else asked.look + 1)
         wanted = (self.bound.labels + more) * later.needed() / asked.needed()
-        return max(1, ceil(wanted * each) - drawn)
+        return max(1, rows_holding(ceil(wanted), len(self.labels), learn=data.learn) - drawn)
 
     def decide(self, readings: Sequence[Floats]) -> tuple[Judged, Bools]:
         """Decide by what the features read of some texts, and say which decisions are accepted."""

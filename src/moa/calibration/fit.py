@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from moa.calibration import Bound, Guarantee
+from moa.calibration import Bound, Guarantee, Learn, share_held_out
 from moa.calibration.bounds import Outcome, find_bound, find_bounds_by_label, together
 from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import (
@@ -36,7 +36,6 @@ from moa.calibration.file import (
     Calibration,
     DataRecord,
     FitRecord,
-    Learn,
     QuestionRecord,
     Reached,
     now,
@@ -72,11 +71,10 @@ from moa.questions import Question
 
 LATENCY_PENALTY = 0.02
 """How much lower the log loss must be for a second a decision."""
-_HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
-"""Share of the texts drawn at random that is held out; the larger one where there are at least
-`_MANY` of them an option, so that enough are left to fit to."""
-_MANY = 100
 _FOLDS = 10
+_OF_BLIND = 0.2
+"""A feature is good enough with at most so many of the errors that the most frequent label, given
+to every text, would have: of rare labels few errors tell nothing."""
 _MOST_OPTIONS_SHOWN = 24
 
 
@@ -132,11 +130,11 @@ async def calibrate(
         sources=sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders},
         texts=[row.text for row in data.rows],
         context=context or RunContext(keep_notes=False),
+        rows=task.compared,
         limit_s=limit_s,
         progress=progress,
     )
-    readings = await _readings(reader, task)
-    made = (_unlearnt if learn == "nothing" else _learnt)(task, readings, latency_penalty)
+    made = await _made(_Search(reader, task, latency_penalty))
     roles = sorted({feature.source for feature in made.best.features})
     models = {role: await identity_of(reader.sources[role], reader.context) for role in roles}
     return _written(task, made, reader, models, language)
@@ -205,9 +203,7 @@ class _Task:
         self.drawn: Bools = np.array([not row.chosen for row in data.rows])
         """Drawn at random, so that figures on them are those of texts to come."""
         cases, drawn = np.array(data.cases), self.drawn
-        share = _HELD_OUT_OF_MANY if drawn.sum() >= _MANY * len(names) else _HELD_OUT
-        if learn != "split" or drawn.sum() * share < guarantee.needed():
-            share = float(learn == "nothing")
+        share = share_held_out(int(drawn.sum()), len(names), guarantee, learn)
         self.held: Bools = np.zeros(len(drawn), bool)
         self.held[drawn] = split(cases[drawn].tolist(), share)
         if learn == "split" and len(set(cases[~self.held])) < 2:
@@ -232,6 +228,11 @@ class _Task:
             sha256=self.data.fingerprint,
             languages=languages,
         )
+
+    @property
+    def compared(self) -> Bools:
+        """Texts on which features are compared; all, where nothing is learnt."""
+        return ~self.held if self.learn != "nothing" else np.ones(len(self.held), bool)
 
     @property
     def tested(self) -> Ints:
@@ -278,34 +279,101 @@ class _Task:
         return Part(reading, made.held_out, made.head, made.penalty)
 
 
-async def _readings(reader: FeatureReader, task: _Task) -> list[Reading]:
+class _Search:
+    """Reads with one feature after another, and fits each to the texts that it is compared on.
+
+    It stops where no further feature can be worth its time. Only the fitting part says so: what is
+    held out is read later, with the features that were chosen.
+    """
+
+    def __init__(self, reader: FeatureReader, task: _Task, latency_penalty: float) -> None:
+        self.reader, self.task, self.latency_penalty = reader, task, latency_penalty
+        self.parts: list[Part] = []
+        self._enough = ""
+        """Why no further feature is read."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether labels are looked at to compare features."""
+        return self.task.learn != "nothing"
+
+    async def read(self, feature: Feature) -> Reading | None:
+        """Read with a feature; `None` where it is left out."""
+        if self._enough:
+            return self.reader.drop(feature, self._enough)
+        reading = await self.reader.read(feature)
+        if reading is None:
+            return None
+        if not self.learns:
+            self.parts.append(Part(reading, reading.values))
+            return reading
+        part = self.task.part(reading, self.task.compared)
+        self.parts.append(part)
+        if self.latency_penalty:
+            self._look(part)
+        return reading
+
+    def _look(self, part: Part) -> None:
+        """Look what a feature reaches alone, and so what is left to be gained by slower ones."""
+        task, rows = self.task, self.task.compared
+        labels, penalty = task.labels[rows], self.latency_penalty
+        p = held_out([part], labels, task.folds[rows])
+        alone = Tried.of([part], p, labels, risk=task.guarantee.risk, latency_penalty=penalty)
+        # The best log loss there is is 0.
+        self.reader.most_s = min(self.reader.most_s, -alone.candidate.utility / penalty)
+        wrong = int((p.argmax(1) != labels).sum())
+        blind = len(labels) - int(np.bincount(labels).max())
+        tells = wrong <= _OF_BLIND * blind
+        if tells and not task.by_label and len(labels) >= task.guarantee.needed(wrong):
+            self._enough = (
+                f"{alone.candidate.name} has {wrong} of {len(labels)} wrong by cross-validation, "
+                "so that all its decisions are likely to be accepted, and what is read beside it "
+                "only takes time (a latency penalty of 0 tries everything)"
+            )
+
+
+async def _made(search: _Search) -> _Made:
+    """Choose features, and read all texts with them; those that can't be are left out."""
+    await _read(search)
+    task, choose = search.task, _learnt if search.learns else _unlearnt
+    while search.parts:
+        made = choose(task, search.parts, search.latency_penalty)
+        read = {part.reading.feature.name: part.reading for part in made.best.parts}
+        whole = {name: await search.reader.rest(reading) for name, reading in read.items()}
+        if all(whole.values()):
+            parts = [replace(p, reading=whole[p.reading.feature.name]) for p in made.best.parts]
+            return made._replace(best=replace(made.best, parts=tuple(parts)))
+        search.parts = [p for p in search.parts if whole.get(p.reading.feature.name, p)]
+    raise CalibrationError(
+        "nothing could be read to calibrate on: " + "; ".join(search.reader.dropped)
+    )
+
+
+async def _read(search: _Search) -> None:
     """Read with all features there are, the cheap ones first."""
-    learns = task.learn != "nothing"
+    reader, task = search.reader, search.task
     vectors: list[Feature] = [
         VectorFeature(name=role, source=role, prompt=None if role == SENTENCES else PROMPT)
         for role in reader.sources
-        if role != DECIDES and learns
+        if role != DECIDES and search.learns
     ]
     vectors.sort(key=lambda feature: feature.source == HIDDEN)
-    found = [await reader.read(feature) for feature in vectors]
-    own = await _labels(reader, "labels", ((),))
-    found.append(own)
-    if own is not None and await _order_matters(reader):
-        found.append(await _labels(reader, "turned", ((),), turned=True))
-    if own is not None and learns and len(task.names) <= _MOST_OPTIONS_SHOWN:
+    for feature in vectors:
+        await search.read(feature)
+    own = await _labels(search, "labels", ((),))
+    if own is None:
+        return
+    if await _order_matters(reader):
+        await _labels(search, "turned", ((),), turned=True)
+    if search.learns and len(task.names) <= _MOST_OPTIONS_SHOWN:
         examples = [
             Example(row.text, {ASKED_AS: row.label})
             for row, held in zip(task.data.rows, task.held, strict=True)
             if not held
         ]
-        shown = await _labels(reader, "labels after examples", halves(examples, [reader.question]))
+        shown = await _labels(search, "labels after examples", halves(examples, [reader.question]))
         sure = _sure(reader, task, [one.values for one in (own, shown) if one is not None])
-        found += [shown, await _labels(reader, "labels after sure texts", sure)]
-    if not any(found):
-        raise CalibrationError(
-            "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
-        )
-    return [one for one in found if one is not None]
+        await _labels(search, "labels after sure texts", sure)
 
 
 async def _order_matters(reader: FeatureReader) -> bool:
@@ -319,8 +387,9 @@ async def _order_matters(reader: FeatureReader) -> bool:
 
 
 async def _labels(
-    reader: FeatureReader, name: str, shown: Sequence[PromptVariant], *, turned: bool = False
+    search: _Search, name: str, shown: Sequence[PromptVariant], *, turned: bool = False
 ) -> Reading | None:
+    reader = search.reader
     read_as = known(reader.sources[DECIDES].model).layout_of(reader.question.kind)
     feature = LabelFeature(
         name=name,
@@ -329,7 +398,7 @@ async def _labels(
         read_as=read_as,
         layout=layout_of(reader.question, read_as),
     )
-    return await reader.read(feature)
+    return await search.read(feature)
 
 
 def _sure(reader: FeatureReader, task: _Task, read: Sequence[Floats]) -> list[PromptVariant]:
@@ -354,10 +423,9 @@ class _Made(NamedTuple):
     uncertainty: Uncertainty | None = None
 
 
-def _learnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) -> _Made:
+def _learnt(task: _Task, parts: Sequence[Part], latency_penalty: float) -> _Made:
     """Choose among the features on the fitting part."""
     fitting = ~task.held
-    parts = [task.part(reading, fitting) for reading in readings]
     labels, dealt = task.labels[fitting], task.folds[fitting]
     risk = task.guarantee.risk
     found = tried(parts, labels, dealt, risk=risk, latency_penalty=latency_penalty)
@@ -369,9 +437,8 @@ def _learnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) ->
     return _Made(found, best, why, scorer, Judged.by(p, sure, signs), uncertainty)
 
 
-def _unlearnt(task: _Task, readings: Sequence[Reading], latency_penalty: float) -> _Made:
+def _unlearnt(task: _Task, parts: Sequence[Part], latency_penalty: float) -> _Made:
     """Take the plain average of all features: no label is looked at but for the figures."""
-    parts = [Part(reading, reading.values) for reading in readings]
     scorer = plain(len(parts), len(task.names))
     p = np.exp(scorer.logs(stacked(parts)))
     risk = task.guarantee.risk

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from math import log1p
 
 from moa.calibration.arithmetic import NUMBER, Checked, Equation, check, numbers
@@ -50,6 +51,10 @@ _ROUNDED = re.compile(
     re.IGNORECASE,
 )
 _CLOSED = re.compile(r"[.!?)\]}\"'*>`]\s*$")
+_READ = 50_000
+"""Characters of a prompt, and of the end of a reply, that are read."""
+_MOST_JOINED = 100
+"""Told numbers of which each is tried with each."""
 _KNOWN = {Fraction(n) for n in (1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)}
 """Numbers that anyone may use without a source: units of time, halves, percent."""
 
@@ -69,7 +74,7 @@ def told_numbers(prompt: str) -> list[ToldNumber]:
 
     Places ("the 3rd", "the third") are none. Number words are known in English.
     """
-    text = prompt.lower()
+    text = prompt[:_READ].lower()
     found: dict[tuple[Fraction, str], ToldNumber] = {}
     for match in _TOLD.finditer(text):
         told = _read(match)
@@ -126,7 +131,8 @@ class FinalAnswer:
 
 
 def final_answer(reply: str) -> FinalAnswer:
-    """Find the answer that a reply ends with."""
+    """Find the answer that a reply ends with, in its last 50,000 characters."""
+    reply = reply[-_READ:]
     marks = list(_MARK.finditer(reply))
     mark = marks[-1] if marks else None
     before, after = (reply[: mark.start()], reply[mark.end() :]) if mark else (reply, "")
@@ -197,6 +203,7 @@ def _sources(prompt: str, checked: Checked, answer: FinalAnswer) -> dict[str, fl
 def _path(equations: Sequence[Equation], final: Fraction | None) -> list[Equation]:
     """Give the sums that the final answer is made of, followed back from it."""
     ends = [i for i, e in enumerate(equations) if final is not None and _near(e.value, final)]
+    made = [{e.value, *numbers(e.right)} for e in equations]
     waiting, seen = ends[-1:], set[int]()
     while waiting:
         place = waiting.pop()
@@ -204,13 +211,9 @@ def _path(equations: Sequence[Equation], final: Fraction | None) -> list[Equatio
             continue
         seen.add(place)
         for number in numbers(equations[place].left):
-            made = (i for i in reversed(range(place)) if _makes(equations[i], number))
-            waiting += list(made)[:1]
+            sources = (i for i in reversed(range(place)) if number in made[i])
+            waiting += islice(sources, 1)
     return [equations[place] for place in sorted(seen)]
-
-
-def _makes(equation: Equation, number: Fraction) -> bool:
-    return equation.value == number or number in numbers(equation.right)
 
 
 def _not_taken(
@@ -228,11 +231,12 @@ def _not_taken(
             missing.append(number)
         else:
             left[form] -= 1
-    first = [number.forms[0] for number in told]
+    first = [number.forms[0] for number in told[:_MOST_JOINED]]
     return [
         number
-        for number in missing
-        if not any(_in_the_head(number.forms[0], other, strange) for other in first)
+        for place, number in enumerate(missing)
+        if place >= _MOST_JOINED
+        or not any(_in_the_head(number.forms[0], other, strange) for other in first)
     ]
 
 
@@ -246,11 +250,11 @@ def _in_the_head(one: Fraction, other: Fraction, operands: set[Fraction]) -> boo
 def _doubts(reply: str, checked: Checked, answer: FinalAnswer) -> tuple[bool, ...]:
     """Kinds of plain doubt: one is telling, and further ones add little."""
     return (
-        not answer.marked and not _CLOSED.search(reply),  # cut off
+        not answer.marked and not _CLOSED.search(reply[-_READ:]),  # cut off
         reply.count("<<") > reply.count(">>"),
         bool(checked.wrong),
-        bool(_HEDGE.search(reply)),
-        bool(_ROUNDED.search(reply)),
+        bool(_HEDGE.search(reply, 0, _READ)),
+        bool(_ROUNDED.search(reply, 0, _READ)),
         answer.number is not None and answer.number.denominator > 1,
         not NUMBER.search(answer.after),
     )

@@ -123,7 +123,7 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
     Indented examples stay as they are written; prose is wrapped.
     """
     does, *below = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    epilog = "\n\n".join(f"\b\n{part}" if part.startswith(" ") else part for part in below)
+    epilog = "\n\n".join(f"\b\n{p}" if p.startswith((" ", "moa ")) else p for p in below)
     return {"help": does, "epilog": epilog}
 
 

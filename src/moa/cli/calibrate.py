@@ -112,7 +112,7 @@ def calibrate(
         moa calibrate labelled.jsonl --task "Is this message spam?" --labels ham,spam \
             --risk 0.02 --confidence 0.99 --out spam.json
     """
-    from moa.calibration import Guarantee
+    from moa.calibration import Guarantee, prospect
     from moa.calibration.labelled import sort_out
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelling import question_of
@@ -127,9 +127,12 @@ def calibrate(
         raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
     rows = _labelled(source, given)
     names = options.label_names(labels) if labels else None
-    sort_out(rows, names)  # says what is wrong with the labels before a model is asked
+    usable = sort_out(rows, names)  # says what is wrong with the labels before a model is asked
     question = question_of(task, names or sorted({row.label for row in rows}))
     guarantee = Guarantee(risk, confidence, next_look(out, task))
+    drawn = sum(not row.chosen for row in usable.rows)
+    too_few = prospect(drawn, len(question.options), guarantee, learn=learn)
+    screen.warn([] if too_few is None else [too_few])
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.fit import calibrate as calibrated

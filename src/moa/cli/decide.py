@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -129,6 +129,7 @@ def decide(
         out=out,
         where=where or (),
         as_json=as_json,
+        promise=way.promise,
     )
     raise typer.Exit(runner.run(prepare, found))
 
@@ -183,6 +184,13 @@ class _Calibrated:
     made: Calibration
     task: str | None
     labels: str | None
+
+    @property
+    def promise(self) -> str:
+        """What holds of the decisions that are accepted, in words."""
+        if self.made.bound.threshold is None:
+            return "since nothing could be promised"
+        return str(replace(self.made.bound.guarantee, look=None))
 
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take the first texts for their language, or hear it as they pass; all rows come back."""
@@ -247,6 +255,7 @@ class _Adapted:
     none: bool
     labelled: Sequence[Example]
     unlabelled: Path | None
+    promise: str = ""
 
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take the texts to remove bias on, of a file or of the input; all rows come back."""

@@ -206,10 +206,11 @@ def fetch_model(
 
     It is checked by its SHA-256.
 
-    It comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names; $HF_TOKEN is
-    sent to it where it is set. After Ctrl-C or a broken connection the same command goes on from
-    where it was. The file is kept in $MOA_CACHE, or the user's cache folder. Without a network, put
-    a GGUF file anywhere on this machine, and give its path: model = "FOLDER/FILE.gguf".
+    It comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names; $HF_TOKEN, or
+    the token of `hf auth login`, is sent to it. After Ctrl-C or a broken connection the same
+    command goes on from where it was. The file is kept in $MOA_CACHE, or the user's cache folder,
+    unless another tool has put it in the cache of the hub. Without a network, put a GGUF file
+    anywhere on this machine, and give its path: model = "FOLDER/FILE.gguf".
 
         moa models fetch medium               the model of [endpoints.medium]
         moa models fetch qwen3-4b             a model of: moa models list

@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from moa.batch import Item, Malformed, Row, reader_of, refusal_of, row_text
+from moa.calibration import Guarantee, percent, rows_needed
 from moa.cli import options, screen
 from moa.cli.screen import OUTCOME, STATUS, by_node, check_target, cost_of, dollars
 from moa.config.endpoints import NO_LLM, TO_WRITE, Endpoints
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from moa.config import Config
     from moa.jobs import Job
 
+_BESIDE = ("confidence", "accepted")
+"""Columns about a decision, which `answer` leaves out."""
 _SHOWN = ("language", "kind")
 """Fields of text that are short and worth a column."""
 
@@ -57,7 +60,7 @@ def cells(item: Item[object]) -> dict[str, str]:
 
 def answer(item: Item[object]) -> str:
     """Say what came out in words alone: the text, or what was decided."""
-    decided = (value for name, value in _decided("", item.output) if name != "confidence")
+    decided = (value for name, value in _decided("", item.output) if name not in _BESIDE)
     return _said(item.output) or ", ".join(decided)
 
 
@@ -68,6 +71,8 @@ def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
         yield name or "decision", typed.said if typed.status == "answered" else typed.status
         if not name and typed.confidence is not None:
             yield "confidence", f"{typed.confidence:.2f}"
+        if not name and typed.accepted is not None:
+            yield "accepted", "yes" if typed.accepted else "no"
     elif isinstance(value, BaseModel):
         for key in type(value).model_fields:
             inner = getattr(value, key)
@@ -164,7 +169,8 @@ class RowRunner:
     """Runs rows through a node, shows each as it is done, and says at the end what they came to.
 
     `source` is the file that they come from, `None` where they come from elsewhere; `live` ones
-    come from standard input. `total` is `None` where it is unknown.
+    come from standard input. `total` is `None` where it is unknown. `promise` says in words what
+    holds of the answers that are accepted.
     """
 
     def __init__(
@@ -180,6 +186,7 @@ class RowRunner:
         where: Sequence[str] = (),
         job: str | None = None,
         full: bool = False,
+        promise: str = "",
     ) -> None:
         existing = given.existing(out)
         if where and out is None:
@@ -196,7 +203,7 @@ class RowRunner:
         self._store = job
         self._job: Job | None = None
         self._node: Node[Any, object] | None = None
-        self.tally = Tally()
+        self.tally = Tally(labels=_labels(), promise=promise)
         self._line = line
         self._live = live
         self._file = out and result_file(
@@ -342,10 +349,10 @@ class RowRunner:
                 details.print(f"… and {hidden} more: {where} has them all")
         details.print(summary(self.tally, self._reference))
         if file:
-            details.print(f"{self.tally.items} lines in {file.path}")
+            details.print(f"{self.tally.items + file.there} lines in {file.path}")
         if file and (file.there or file.failed or file.changed):
             details.print(
-                f"{file.there} more were there already; {file.failed} that had failed, and "
+                f"{file.there} of them were there already; {file.failed} that had failed, and "
                 f"{file.changed} whose input has changed since, were due again"
             )
         if lost := (self._job or file) and cast("Job | RowFile", self._job or file).lost:
@@ -416,6 +423,13 @@ def _key_in_words(endpoint: str, config: Config) -> str:
         return f"the key of {name!r}"
     variable = configured.key_variable
     return f"${variable}, the key of [endpoints.{name}]" if variable else f"[endpoints.{name}]"
+
+
+def _labels() -> str:
+    """Say how many labels a calibration takes, by what it promises where nothing else is said."""
+    asked = Guarantee(look=1)
+    looser = Guarantee(2 * asked.risk, asked.confidence, asked.look)
+    return f"at least {rows_needed(asked)} ({rows_needed(looser)} for {percent(looser.risk)} wrong)"
 
 
 def _begun(rows: Rows) -> Rows | None:

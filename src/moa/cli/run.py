@@ -298,6 +298,7 @@ def draw(
     from moa.config.endpoints import Endpoints
     from moa.graphs.loading import load_graph
 
+    screen.check_target("--out", out)
     node = load_graph(graph, Endpoints(options.configured(config), read_keys=False))
     draw: Callable[[], Drawing] | None = getattr(node, "draw", None)  # a node of one's own may too
     if draw is None:

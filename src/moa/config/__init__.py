@@ -405,7 +405,7 @@ def explained(
 
 def nearest(wrong: str, known: list[str] | tuple[str, ...]) -> str:
     """End a sentence about an unknown name with the nearest known one, or with all of them."""
-    close = get_close_matches(wrong, known, n=1, cutoff=0.5)
+    close = get_close_matches(wrong, known, n=1, cutoff=0.6)
     if close:
         return f". Did you mean {close[0]!r}?"
     return f". Known: {', '.join(known)}" if known else ""
@@ -519,6 +519,15 @@ def parsed(text: str, file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is nested too deep to be read") from error
 
 
+_TAKES = {
+    "dict_type": "a table, such as {KEY = VALUE}",
+    "model_type": "a table, such as {KEY = VALUE}",
+    "list_type": "a list, such as [VALUE, VALUE]",
+    "tuple_type": "a list, such as [VALUE, VALUE]",
+}
+"""What a key takes that was given something else, in words of TOML."""
+
+
 def _sentence(
     problem: ErrorDetails, keys: Callable[[Location], list[str]], where: str, outer: str | None
 ) -> str:
@@ -532,6 +541,8 @@ def _sentence(
         return f"{where} needs {key!r}, and it is not there"
     said = re.sub(r"^(?:Value error|Assertion failed), ", "", problem["msg"])
     said = said[:1].lower() + said[1:].replace(" after validation", "")
+    if problem["type"] in _TAKES:
+        said = f"takes {_TAKES[problem['type']]}, not {problem['input']!r:.80}"
     return f"{where} {key}: {said}" if key else f"{where}: {said}"
 
 

@@ -88,7 +88,7 @@ async def adapt(
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
         CapabilityError: the endpoint can't decide.
-        MissingDependency: there are labels to fit to, and scikit-learn is not installed.
+        MissingDependency: there are labels to fit to, and SciPy is not installed.
     """
     enough = len(unlabelled) >= ENOUGH_TEXTS
     step = max(1.0, len(unlabelled) / MOST_TEXTS)

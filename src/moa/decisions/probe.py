@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import get_args
 
+from moa import _terminal as terminal
 from moa._async import Lock, map_async
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
@@ -232,16 +233,23 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
             return
         if context.limit_ahead([(endpoint.tier, room)]) is not None:
             return
+        left = context.remaining_s()
+        limit_s = LIMIT_S if left is None else min(LIMIT_S, left / 3)
         _logger.info(
             "nothing is known of %s: finding out how it is asked best, once, in at most %.0f s",
             endpoint.model,
-            LIMIT_S,
+            limit_s,
         )
-        left = context.remaining_s()
-        limit_s = LIMIT_S if left is None else min(LIMIT_S, left / 3)
         try:
             inner = context.nested("probe")
-            made = await probe(endpoint, encoder=encoder, context=inner, limit_s=limit_s)
+            with terminal.shown(len(shipped_trials()), "probing the model, once") as tell:
+                made = await probe(
+                    endpoint,
+                    encoder=encoder,
+                    context=inner,
+                    limit_s=limit_s,
+                    progress=lambda done, _: tell(done),
+                )
         except (CapabilityError, EndpointRejected) as error:
             if isinstance(error, EndpointUnauthorized):
                 raise

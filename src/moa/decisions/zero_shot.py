@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from moa import _terminal as terminal
 from moa._async import map_async
 from moa._files import replace_text
 from moa.context import RunContext
@@ -43,6 +45,7 @@ from moa.errors import BudgetExceeded
 from moa.questions import Answer, Question, Source
 from moa.usage import Amount
 
+_logger = logging.getLogger(__name__)
 MOST_READ = 30
 """Ordinary texts that a model reads, once for each question."""
 RARE_SD = 2.0
@@ -376,11 +379,21 @@ async def _kept(
             f"it takes {calls} calls, and a budget with room for {_ROOM} times as many ({passed})",
             spent=context.usage,
         )
-    reader = LabelReader(endpoint, tuple(questions), shown, context.nested("bias"))
-    first = await reader.read([()], texts[:1])
-    if reader.source == "text":
-        return None
-    rest = await reader.read([()], texts[1:])
+    names = ", ".join(repr(question.name) for question in questions)
+    _logger.info(
+        "finding out how %s reads %s: its bias on %d texts, before the first decision",
+        endpoint.model,
+        names,
+        len(texts),
+    )
+    with terminal.shown(len(texts), "measuring the model's bias, once") as tell:
+        reader = LabelReader(
+            endpoint, tuple(questions), shown, context.nested("bias"), lambda done, _: tell(done)
+        )
+        first = await reader.read([()], texts[:1])
+        if reader.source == "text":
+            return None
+        rest = await reader.read([()], texts[1:])
     read: dict[str, Floats] = {
         name: np.concatenate([reading[:, 0], rest[name][:, 0]]) for name, reading in first.items()
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from moa._async import gather
-from moa.agents.base import Limits
+from moa.agents.base import Limits, beside_the_loop
 from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.agents.prompts import block
@@ -40,6 +40,10 @@ _FEW_WORDS = 0.55
 """Share of the words of a sentence, rare ones counting more, of which some passage must hold more,
 or nothing in the passages says it. Of 40 answers about XQuAD that a 1.5B model wrote it told 7 of
 the 9 to questions that the passages don't answer, and none of the 22 that were right."""
+_MOST_CHECKED = 500
+"""Sentences of an answer that are checked: what a model wrote may ask another for so much."""
+_READ = 2000
+"""Characters of a sentence of which the words are compared."""
 _FEWEST_WORDS = 3
 """A shorter sentence, such as a yes, tells too little by its words."""
 
@@ -145,7 +149,7 @@ def unbracketed(text: str) -> str:
     return _BRACKETS.sub(r"(\1)", text)
 
 
-def cited(
+async def cited(
     answer: str, passages: Sequence[Passage], context: RunContext
 ) -> tuple[str, tuple[Citation, ...]]:
     """Check the citations of an answer, and cite by words where a writer didn't; the trace says so.
@@ -158,6 +162,20 @@ def cited(
     Returns:
         The answer, and each passage that it cites, once, in the order of their numbers.
     """
+    text, numbered, unknown, added = await beside_the_loop(
+        lambda: _cited(answer, passages), context, characters=len(answer)
+    )
+    if unknown:
+        numbers = ", ".join(map(str, sorted(unknown)))
+        context.note("changed", f"citations of passages that were not given: {numbers:.200}")
+    if added:
+        said = f"{added} sentences are given the citation that their words have"
+        context.note("changed", said)
+    return text, tuple(Citation(number=n, passage=passages[n - 1]) for n in numbered)
+
+
+def _cited(answer: str, passages: Sequence[Passage]) -> tuple[str, list[int], set[int], int]:
+    """Give the answer, what it cites, what it cited that is unknown, and how much was added."""
     unknown: set[int] = set()
 
     def kept(match: re.Match[str]) -> str:
@@ -168,14 +186,7 @@ def cited(
         return match[0] if known == numbers else "".join(f"{blank}[{n}]" for n in known)
 
     text, added = _cited_by_words(_CITATION.sub(kept, answer), passages)
-    if unknown:
-        numbers = ", ".join(map(str, sorted(unknown)))
-        context.note("changed", f"citations of passages that were not given: {numbers}")
-    if added:
-        said = f"{added} sentences are given the citation that their words have"
-        context.note("changed", said)
-    numbered = sorted(_cited_in(text))
-    return text, tuple(Citation(number=n, passage=passages[n - 1]) for n in numbered)
+    return text, sorted(_cited_in(text)), unknown, added
 
 
 def _cited_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
@@ -186,7 +197,7 @@ def _cited_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]
         end = begin + len(sentence)
         cited_by = _cited_in(sentence)
         bare = _CITATION.sub("", sentence).rstrip()
-        shares = word_shares(bare, held)
+        shares = word_shares(bare[:_READ], held)
         best = max(range(len(shares)), key=shares.__getitem__, default=0)
         now = max((shares[n - 1] for n in cited_by), default=MOST_WORDS - _BETTER)
         if shares and shares[best] >= max(MOST_WORDS, now + _BETTER):
@@ -223,19 +234,26 @@ def _numbers(inside: str) -> list[int]:
     return found
 
 
-def claims_in(answer: str) -> list[Claim]:
+def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
     """Split an answer into its sentences, each with the numbers that it cites; nobody checks them.
 
-    What holds no letter and no digit beside its citations, such as a rule, is none.
+    What holds no letter and no digit beside its citations, such as a rule, is none. Those after
+    the first `checked` are `unchecked` too where they cite nothing.
     """
     found: list[Claim] = []
     for _, sentence in sentences(answer):
         numbers = tuple(sorted(_cited_in(sentence)))
         text = _CITATION.sub("", sentence).strip()
-        if any(map(str.isalnum, text)):
-            verdict: Verdict = "unchecked" if numbers else "uncited"
+        if has_words(text):
+            read = checked is None or len(found) < checked
+            verdict: Verdict = "uncited" if read and not numbers else "unchecked"
             found.append(Claim(text=text, numbers=numbers, verdict=verdict))
     return found
+
+
+def has_words(answer: str) -> bool:
+    """Whether there is a letter or a digit beside the citations."""
+    return any(map(str.isalnum, _CITATION.sub("", answer)))
 
 
 def asked(question: str, passage: Passage) -> str:
@@ -258,16 +276,26 @@ async def checked_claims(
     """Ask of each sentence whether the passages that it cites, which exist, say so.
 
     Where there is nobody to ask, a sentence of whose words no passage holds enough is unsupported,
-    unless it is in another language or hardly has words.
+    unless it is in another language or hardly has words. Sentences after the first 500 are not
+    checked; the trace says so.
     """
-    said = claims_in(answer)
+    split = await beside_the_loop(
+        lambda: claims_in(answer, checked=_MOST_CHECKED), context, characters=len(answer)
+    )
+    said, rest = split[:_MOST_CHECKED], split[_MOST_CHECKED:]
+    if rest:
+        context.note("skipped", f"{len(rest)} sentences after the first {len(said)}: not checked")
     if support is None:
-        return tuple(_by_words(said, passages))
+        found = await beside_the_loop(
+            lambda: list(_by_words(said, passages)), context, characters=len(answer)
+        )
+        return (*found, *rest)
     texts = [
         claimed(one.text, [passages[n - 1] for n in one.numbers]) for one in said if one.numbers
     ]
     grades = iter(await graded(support, texts, context))
-    return tuple(_judged(one, next(grades)) if one.numbers else one for one in said)
+    judged = [_judged(one, next(grades)) if one.numbers else one for one in said]
+    return (*judged, *rest)
 
 
 def _by_words(said: Sequence[Claim], passages: Sequence[Passage]) -> Iterator[Claim]:
@@ -276,8 +304,9 @@ def _by_words(said: Sequence[Claim], passages: Sequence[Passage]) -> Iterator[Cl
     spoken = language_of(" ".join(passage.text for passage in passages)) if can_detect() else None
     for claim in said:
         written = language_of(claim.text) if spoken else None
-        told = held and written in (None, spoken) and len(set(words(claim.text))) >= _FEWEST_WORDS
-        lacking = told and max(word_shares(claim.text, held)) < _FEW_WORDS
+        begun = claim.text[:_READ]
+        told = held and written in (None, spoken) and len(set(words(begun))) >= _FEWEST_WORDS
+        lacking = told and max(word_shares(begun, held)) < _FEW_WORDS
         yield claim.model_copy(update={"verdict": "unsupported"}) if lacking else claim
 
 

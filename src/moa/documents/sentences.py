@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 
 from pydantic import Field
 
@@ -105,9 +106,18 @@ class Length(Frozen):
     def cut(self, text: str) -> str:
         """Cut a text that is too long at the end of a sentence; its first sentence always stays."""
         ends = [start + len(sentence) for start, sentence in sentences(text)]
-        while len(ends) > 1 and self.too_long(text[: ends[-1]]):
-            ends.pop()
-        return text[: ends[-1]] if ends else text
+        if not ends:
+            return text
+
+        def exceeds(number: int) -> bool:
+            return self.too_long(text[: ends[number - 1]])
+
+        # From short beginnings on: so a text that is far too long isn't read again and again.
+        most = 1
+        while most < len(ends) and not exceeds(most):
+            most *= 2
+        several = range(2, min(most, len(ends)) + 1)
+        return text[: ends[bisect_left(several, True, key=exceeds)]]
 
 
 def _counted(number: int, unit: str) -> str:

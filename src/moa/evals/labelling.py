@@ -59,10 +59,12 @@ def read_unlabelled(
         ConfigError: no row has one; it says why of the first.
     """
     found, problem = list[Unlabelled](), ""
+    columns: dict[str, None] = {}
     for row in read(source, format=format, text_column=text_column, encoding=encoding):
         if isinstance(row, Malformed):
             problem = problem or f"line {row.number}: {row.error}"
             continue
+        columns |= dict.fromkeys(map(str, row.value)) if isinstance(row.value, dict) else {}
         try:
             text = row_text(row.value)
         except InputError as error:
@@ -71,8 +73,13 @@ def read_unlabelled(
         if text.strip():
             found.append(Unlabelled(text, row.value if isinstance(row.value, dict) else {}))
     if not found:
-        why = f" ({problem}). --text-column names the column that holds the text" if problem else ""
-        raise ConfigError(f"{source}: there is no row with a 'text' to be labelled{why}")
+        why = f" ({problem})" if problem else ""
+        if columns and (text_column or "text") not in columns:
+            names = ", ".join(map(repr, columns))
+            why = f". Their columns are {names}: name the one with the text by --text-column"
+        raise ConfigError(
+            f"{source}: there is no row with a {text_column or 'text'!r} to be labelled{why}"
+        )
     return found
 
 

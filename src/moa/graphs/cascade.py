@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 
 from moa._async import beside
 from moa.agents.base import In, Out
+from moa.agents.deciding import DecidingAgent
 from moa.calibration.acceptance import Confident, Judgement, Policy
 from moa.calibration.audit import Audit
 from moa.config.endpoints import Endpoints
@@ -29,7 +30,7 @@ from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile, beside_conf
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.node import Node, Result, finish, unique_names
-from moa.questions import accepted_in, can_be_accepted, questions_in
+from moa.questions import accepted_in, can_be_accepted, can_be_sure, questions_in
 
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
@@ -140,6 +141,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         """Put the tiers in a row, each but the last with its policy."""
         self.tiers = (self.small, *self.between, self.large)
         self.policies = self._policies()
+        self._check_labels()
         if self.calibration is not None:
             self.oversight = self._watching(self.calibration)
         signatures = [signature_of(tier) for tier in self.tiers]
@@ -157,7 +159,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                 f"graphs.{cls.name}: a cascade needs calibration = the file that moa calibrate "
                 "wrote, or both labels and confidence, of which nothing is promised"
             )
-        return table if says else {"confidence": 1.0, **table}
+        unsaid = {name: value for name, value in table.items() if name != "confidence"}
+        return table if says else {"accept": Accepted(), **unsaid}
 
     def _policies(self) -> tuple[Policy, ...]:
         if self.confidence is not None and self.accept is not None:
@@ -173,7 +176,33 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                 f"cascade {self.name!r} has {len(self.tiers)} tiers and {len(policies)} policies: "
                 "give one policy, or one for each tier but the last"
             )
+        for tier, policy in zip(self.tiers, policies, strict=False):
+            if isinstance(policy, Confident) and not can_be_sure(signature_of(tier).output):
+                raise ConfigError(
+                    f"cascade {self.name!r}: {tier.name!r} writes, so that its answers have no "
+                    "confidence, and each would be paid for twice. Judge what it writes by a "
+                    "policy from moa.calibration.verifiers, as in accept=Length(most=80) & "
+                    "Arithmetic()"
+                )
         return policies
+
+    def _check_labels(self) -> None:
+        """Refuse tiers that choose among different labels: a large one would answer another one.
+
+        Raises:
+            ConfigError: two differ, with the labels that only one of them has.
+        """
+        (first, mine), *others = [(tier.name, _labels(tier)) for tier in self.tiers]
+        for name, labels in others:
+            for question in mine.keys() & labels.keys():
+                here, there = mine[question] - labels[question], labels[question] - mine[question]
+                sides = ((first, here), (name, there))
+                only = [f"only {who!r} has {', '.join(sorted(it))}" for who, it in sides if it]
+                if only:
+                    raise ConfigError(
+                        f"cascade {self.name!r}: its tiers choose among different labels: "
+                        f"{'; '.join(only)}. Give all of them the same"
+                    )
 
     def _watching(self, calibration: Calibration) -> Oversight:
         return Oversight(
@@ -344,6 +373,13 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         further = "" if place == len(self.tiers) - 1 else ", so the next one is asked"
         kind = "refused" if isinstance(error, BudgetExceeded | Unanswered) else "failed"
         own.note(kind, f"{self.tiers[place].name!r} gave no answer{further}: {error}")
+
+
+def _labels(tier: Node[Any, Any]) -> dict[str, set[str]]:
+    """Give the labels of each question of a tier; of a single one by no name, as names may vary."""
+    asked = tier.questions if isinstance(tier, DecidingAgent) else ()
+    single = len(asked) == 1
+    return {"" if single else one.name: {o.name for o in one.options} for one in asked}
 
 
 async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> Judgement:

@@ -132,12 +132,19 @@ def load_graph(
         if around and settings is not None:  # named in moa.toml, whose paths are beside it
             file = settings.parent / file
         return _loaded(file, attribute, endpoints)
+    if name.endswith(".py"):
+        raise ConfigError(_unnamed(Path(name)))
     inside = (*around, name)
 
     def other(wanted: str) -> AnyNode:
         if wanted in inside:
             raise ConfigError(f"graphs.{name}: a {wanted} can't stand in its own {wanted}")
-        return load_graph(wanted, endpoints, around=inside)
+        try:
+            return load_graph(wanted, endpoints, around=inside)
+        except ConfigError as error:
+            if type(error) is not ConfigError:
+                raise
+            raise ConfigError(f"graphs.{name} runs {wanted}, and that can't be: {error}") from error
 
     ready, table, guards = _configured(name, endpoints, given)
     node = ready.build(table, Table(name, endpoints, other))
@@ -315,6 +322,16 @@ def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
             "asynchronous run. Give an agent, or what Graph.build returns"
         )
     return cast("AnyNode", found)
+
+
+def _unnamed(file: Path) -> str:
+    """Say that a file needs the name of an object in it, and which there are."""
+    module = _module(file)
+    nodes = [
+        name for name, value in vars(module).items() if not name.startswith("_") and _is_node(value)
+    ]
+    has = f" It has {', '.join(f'{file}:{name}' for name in nodes)}" if nodes else ""
+    return f"{str(file)!r} is a file: name the node in it, as {file}:OBJECT.{has}"
 
 
 def _module(file: Path) -> ModuleType:

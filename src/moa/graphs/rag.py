@@ -30,9 +30,9 @@ from moa.documents.claims import (
     asked,
     checked_claims,
     cited,
-    claims_in,
     copied,
     graded,
+    has_words,
     listed,
     unbracketed,
 )
@@ -308,7 +308,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         if context.listener is not None:
             inside.listener = held
         reply = (await self.answerer.run(sheet, inside)).output
-        if not isinstance(reply, Extracted) and not claims_in(reply.text):
+        if not isinstance(reply, Extracted) and not has_words(reply.text):
             context.note("degraded", "the writer wrote no words, so the nearest sentence is given")
             return (await self.extractive.run(sheet, context)).output
         if not is_absent(reply.text):
@@ -319,9 +319,10 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         self, reply: Reply, passages: tuple[Passage, ...], context: RunContext
     ) -> Sourced:
         extract = isinstance(reply, Extracted)
-        text, citations = cited(reply.text, passages, context)
-        claims = copied(text)
-        if not extract:
+        text, citations = await cited(reply.text, passages, context)
+        if extract:
+            claims = copied(text)
+        else:
             claims = await checked_claims(text, passages, self.support, context)
         doubtful = [claim for claim in claims if claim.verdict in ("unsupported", "uncited")]
         if doubtful:
@@ -416,6 +417,10 @@ class Extractive(TypedNode[Sheet, Extracted]):
         return Passages(passages=tuple(each for each, near in found if near >= self.least))
 
 
+_BEGINNING = 500
+"""Characters of an answer in which it says that it is none, if it is."""
+
+
 class _Held:
     """Holds a stream back while it can still become no answer, or word that there is none."""
 
@@ -429,8 +434,10 @@ class _Held:
             self._emit(event)
             return
         self._events.append(event)
-        self._text += event.text if isinstance(event, TextDelta) else ""
-        if not may_be_absent(self._text) and claims_in(self._text):
+        if isinstance(event, TextDelta) and len(self._text) < _BEGINNING:
+            self._text += event.text
+        begun = has_words(self._text) or len(self._text) >= _BEGINNING
+        if begun and not may_be_absent(self._text):
             self.release()
 
     def release(self) -> None:
@@ -442,10 +449,10 @@ class _Held:
 
 def is_absent(text: str) -> bool:
     """Whether an answer says that the passages don't hold it."""
-    return _LEADING.sub("", text).upper().startswith(ABSENT)
+    return _LEADING.sub("", text[:_BEGINNING]).upper().startswith(ABSENT)
 
 
 def may_be_absent(text: str) -> bool:
     """Whether the beginning of an answer can still become `NOT IN THE DOCUMENTS`."""
-    begun = _LEADING.sub("", text).upper()
+    begun = _LEADING.sub("", text[:_BEGINNING]).upper()
     return ABSENT.startswith(begun) or begun.startswith(ABSENT)

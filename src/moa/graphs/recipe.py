@@ -74,7 +74,11 @@ class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
         validated(cls, kw_only=True, config=_CONFIG)
         check = cls.__init__
 
-        def __init__(self: Any, **fields: Any) -> None:
+        def __init__(self: Any, *given: Any, **fields: Any) -> None:
+            if given:
+                raise ConfigError(
+                    f"{cls.name}: its fields are given by name, as in {_by_name(cls)}"
+                )
             try:
                 check(self, **fields)
             except ValidationError as error:
@@ -175,6 +179,15 @@ class FromTable(FromEndpoint):
         recipe = cast("type[Recipe[Any, Any]]", self.make)
         shared = table.shared_with(settings_in(recipe))
         return recipe.from_table({**shared, **cast("Mapping[str, object]", value)}, table)
+
+
+def _by_name(recipe: type[Recipe[Any, Any]]) -> str:
+    """Write a call of a recipe with all its fields, those that it needs first."""
+    own = cast("Any", recipe).__pydantic_fields__
+    needed = [f"{name}=…" for name, one in own.items() if one.is_required()]
+    others = [name for name, one in own.items() if not one.is_required()]
+    also = f" (and, if wanted, {', '.join(others)})" if others else ""
+    return f"{recipe.__name__}({', '.join(needed)}){also}"
 
 
 def show(output: object, context: RunContext, shown: int) -> None:

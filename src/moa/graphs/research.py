@@ -270,7 +270,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
                 context.note("failed", f"no report was written: {error}")
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")
-        text, citations = cited(text, found.passages, context)
+        text, citations = await cited(text, found.passages, context)
         claims = tuple(claim for each in found.answered for claim in each.claims)
         if written:
             claims = await checked_claims(text, found.passages, self.support, context)

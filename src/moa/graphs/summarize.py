@@ -138,12 +138,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         Raises:
             MissingDependency: `semantic-text-splitter` is not installed.
         """
-        found = await asyncio.to_thread(chunks, request.text, max_tokens=self.chunk_tokens)
-        said = [
-            Cited(text=text, chunks=(n,))
-            for n, (_, chunk) in enumerate(found, 1)
-            for _, text in sentences(chunk)
-        ]
+        found, said = await asyncio.to_thread(_split, request.text, self.chunk_tokens)
         if not said:
             context.note("skipped", "the text is empty, and so is its summary")
         written, taken = list[Cited](), said
@@ -294,6 +289,17 @@ def _cited(text: str, read: Sequence[Sequence[Cited]]) -> list[Cited]:
         rests_on = {c for n in best if shares[n] >= enough > 0 for c in read[n][0].chunks}
         found.append(Cited(text=sentence, chunks=tuple(sorted(rests_on))))
     return found
+
+
+def _split(text: str, max_tokens: int) -> tuple[list[tuple[int, str]], list[Cited]]:
+    """Give the chunks of a text, each with its place, and the sentences of each."""
+    found = list(chunks(text, max_tokens=max_tokens))
+    said = [
+        Cited(text=sentence, chunks=(n,))
+        for n, (_, chunk) in enumerate(found, 1)
+        for _, sentence in sentences(chunk)
+    ]
+    return found, said
 
 
 def _by_chunk(said: Iterable[Cited]) -> Iterator[list[Cited]]:

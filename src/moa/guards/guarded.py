@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Generic, cast
 
 from moa._async import cancel
-from moa.agents.base import In, Out
+from moa.agents.base import In, Out, beside_the_loop
 from moa.agents.filter import Verdict
 from moa.context import RunContext
 from moa.errors import WiringError
@@ -156,7 +157,9 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
                 with guard.session(sessions) as session:
                     output = await session.mask_all(exchange.output, context)
                     exchange = Exchange(request=exchange.request, output=output)
-                    events.change(session.mask)
+                    await beside_the_loop(
+                        partial(events.change, session.mask), context, characters=None
+                    )
                     session.note_found(context, by=f"{guard.name!r} ")
             elif blocked := await _checked(guard, exchange, "after", context):
                 return blocked

@@ -8,8 +8,9 @@ every prompt of `moa`, whatever a guard thinks of it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 from moa._async import gather
 from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
@@ -57,28 +58,45 @@ _TOLD = (
     r"|follow|treat|you\s+(?:are|must|will|shall|should)|(?:your\s+)?(?:new\s+)?"
     r"(?:task|instructions?|role|goal|rules?)\b)"
 )
+
+
+def _to(verbs: str, *, negated: str = "", without: str = "", most: int = 60) -> str:
+    """Match a verb that isn't `negated`, and up to `most` characters behind it, in one sentence.
+
+    No other such verb may follow in them, since it is nearer to the object: so no stretch is read
+    again for each of many verbs. Neither may a word that is named as `without`.
+    """
+    verb = rf"\b{negated}(?:{verbs})\b"
+    other = rf"(?!{verb})" + (rf"(?!\b(?:{without})\b)" if without else "")
+    return rf"{verb}(?:{other}[^.!?\n]){{0,{most}}}\b"
+
+
 _RULES = {
     "it says to ignore instructions": (
         # Customers forget rules, and ignore orders of theirs: it has to be all, or the model's.
-        r"\b(?<!n.t )(?<!not )(?<!never )(?:ignore|disregard|forget|override|bypass)\b"
-        rf"[^.!?\n]{{0,60}}\b(?:(?<!my )(?<!our ){_EARLIER}\s+{_BETWEEN}"
+        _to(
+            "ignore|disregard|forget|override|bypass",
+            negated="(?<!n.t )(?<!not )(?<!never )",
+        )
+        + rf"(?:(?<!my )(?<!our ){_EARLIER}\s+{_BETWEEN}"
         rf"{_ORDERS}\b|{_ORDERS}\s+(?:given\s+|you\s+\w+\s+)?(?:above|before)\b)"
-        r"|\b(?:ignore|disregard|forget)\s+(?:everything|all)\b(?:(?!\b(?:i|we)\b)[^.!?\n]){0,30}"
-        r"\b(?:above|before)\b"
-        r"|\b(?:vergiss|vergesst|ignoriere?|missachte)\b(?:(?!\bnicht\b)[^.!?\n]){0,60}"
-        r"\b(?:anweisung\w*|instruktion\w*|regeln?|vorgaben?|befehle?)\b"
-        r"|\b(?:ignorieren|vergessen|missachten)\s+sie\b"
-        r"(?:(?!\bnicht\b)[^.!?\n]){0,60}\b(?:alle[rn]?|deine|eure|ihre|bisherige[nr]?|vorherige[nr]?"
+        r"|"
+        + _to(r"(?:ignore|disregard|forget)\s+(?:everything|all)", without="i|we", most=30)
+        + r"(?:above|before)\b|"
+        + _to("vergiss|vergesst|ignoriere?|missachte", without="nicht")
+        + r"(?:anweisung\w*|instruktion\w*|regeln?|vorgaben?|befehle?)\b|"
+        + _to(r"(?:ignorieren|vergessen|missachten)\s+sie", without="nicht")
+        + r"(?:alle[rn]?|deine|eure|ihre|bisherige[nr]?|vorherige[nr]?"
         r"|vorige[nr]?|obige[nr]?|frühere[nr]?)\s+(?:anweisung\w*|instruktion\w*|regeln?|vorgaben?"
-        r"|befehle?)\b"
-        r"|\b(?<!no )(?:ignor(?:a|ad|e|en)|olvid(?:a|ad|e|en)|omit(?:e|a|an))\b[^.!?\n]{0,60}"
-        r"\b(?:(?:todas|tus|sus)\s+(?:las\s+)?(?:instrucciones|reglas|órdenes)"
-        r"|(?:instrucciones|reglas|órdenes)\s+(?:anteriores|previas|de\s+arriba))\b"
-        r"|\b(?:ignore[sz]?|oublie[sz]?)\b(?:(?!\bpas\b)[^.!?\n]){0,60}"
-        r"\b(?:(?:toutes|tes|vos)\s+(?:les\s+)?(?:instructions|consignes|règles)"
-        r"|(?:instructions|consignes|règles)\s+(?:précédentes|antérieures|ci-dessus))\b"
-        r"|\b(?<!non )(?:ignor(?:a|i|ate)|dimentic(?:a|hi|ate))\b[^.!?\n]{0,60}"
-        r"\b(?:(?:tutte|tue|sue|vostre)\s+(?:le\s+)?(?:istruzioni|regole)"
+        r"|befehle?)\b|"
+        + _to("(?:ignor|olvid)(?:a|ad|e|en)|omit(?:e|a|an)", negated="(?<!no )")
+        + r"(?:(?:todas|tus|sus)\s+(?:las\s+)?(?:instrucciones|reglas|órdenes)"
+        r"|(?:instrucciones|reglas|órdenes)\s+(?:anteriores|previas|de\s+arriba))\b|"
+        + _to("(?:ignore|oublie)[sz]?", without="pas")
+        + r"(?:(?:toutes|tes|vos)\s+(?:les\s+)?(?:instructions|consignes|règles)"
+        r"|(?:instructions|consignes|règles)\s+(?:précédentes|antérieures|ci-dessus))\b|"
+        + _to("ignor(?:a|i|ate)|dimentic(?:a|hi|ate)", negated="(?<!non )")
+        + r"(?:(?:tutte|tue|sue|vostre)\s+(?:le\s+)?(?:istruzioni|regole)"
         r"|(?:istruzioni|regole)\s+(?:precedenti|sopra|qui\s+sopra))\b"
     ),
     "it asks for the prompt": (
@@ -115,7 +133,20 @@ _RULES = {
 _COMPILED = {says: re.compile(rule, re.IGNORECASE) for says, rule in _RULES.items()}
 _SMUGGLED = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e007e]{4,}")
 """Letters of the block of tags, which nobody sees, but in the flags of parts of a country."""
+_PIECE, _ACROSS = 20_000, 1_000
+"""Characters that a rule reads at once, since `re` lets no other thread run meanwhile; and those
+behind them that are read with them, which no match is longer than."""
 _READ_TOKENS = 200
+_MOST_PARTS = 24
+"""Parts that a model reads of a text at most, if it is so long that not all of it is read."""
+_AT_ONCE = 4
+_SUSPICIOUS = re.compile(
+    r"\b(?:ignor|disregard|forget|override|bypass|instruct|prompt|system|assistant|developer"
+    r"|pretend|reveal|jailbreak|vergiss|vergess|missacht|anweisung|regel|instruk|olvid|instrucc"
+    r"|regla|oubli|consigne|règle|dimentic|istruzion|regol)\w*|\b(?:AI|LLM|GPT|KI|IA|rules?|role)\b",
+    re.IGNORECASE,
+)
+"""Words that texts which give orders to a model have more of than others."""
 
 
 class InjectionRules(TypedNode[Text | str, Verdict]):
@@ -141,7 +172,10 @@ class InjectionRules(TypedNode[Text | str, Verdict]):
 class Injection(TypedNode[Text | str, Verdict]):
     """Stops texts that try to give orders to a model: by rules, then by a small model.
 
-    A text of more than 200 tokens is read in parts, side by side; one that is met is enough.
+    The rules read all of a text. The model reads one of more than 200 tokens in parts, a few side
+    by side, until one is met. Of a text of more than 2,400 tokens it reads 24 parts: the beginning,
+    the end, where most words stand that such orders have, and some at even distances. The trace
+    says so. Where what stands elsewhere must be read too, refuse longer texts before it.
 
     Args:
         slm: Decides.
@@ -181,21 +215,76 @@ class Injection(TypedNode[Text | str, Verdict]):
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
         """Apply the rules, then ask the model."""
         text = str(request)
-        if not text.strip():
+        if not (bare := text.strip()):
             return Verdict(kept=True, reason="the text is empty", confidence=1.0, met=False)
         if self._rules is not None:
             verdict = (await self._rules.run(text, context)).output
             if not verdict.kept:
                 return verdict
-        parts = [text]
-        if approximate_tokens(text) > _READ_TOKENS:
-            parts = [part.text for part in split(text, max_tokens=_READ_TOKENS)]
-        results = await gather(self.filter.run(part, context) for part in parts)
-        # The surest of those that are met, else the least sure of the others.
-        return max(
-            (result.output for result in results),
-            key=lambda v: (v.met, (v.confidence or 0.0) * (1 if v.met else -1)),
-        )
+        if approximate_tokens(text) <= _READ_TOKENS:
+            return (await self.filter.run(text, context)).output
+        read = await beside_the_loop(lambda: _read(bare), context, characters=len(bare))
+        if read.left_out:
+            context.note(
+                "truncated",
+                f"the model read {len(read.parts)} parts of the text, and not the other "
+                f"{read.left_out} of {len(text)} characters"
+                + ("; the rules read all of it" if self._rules else ""),
+            )
+        return await self._surest(read.parts, context)
+
+    async def _surest(self, parts: Sequence[str], context: RunContext) -> Verdict:
+        """Ask of some parts at once, until one is met; else give the least sure verdict."""
+        verdicts = list[Verdict]()
+        for begin in range(0, len(parts), _AT_ONCE):
+            some = parts[begin : begin + _AT_ONCE]
+            results = await gather(self.filter.run(part, context) for part in some)
+            verdicts += [result.output for result in results]
+            if met := [verdict for verdict in verdicts if verdict.met]:
+                return max(met, key=lambda v: v.confidence or 0.0)
+        return min(verdicts, key=lambda v: v.confidence or 0.0)
+
+
+class _Read(NamedTuple):
+    """What a model reads of a text."""
+
+    parts: list[str]
+    left_out: int
+    """Characters that are in none of them."""
+
+
+def _read(text: str) -> _Read:
+    """Cut a text into parts that a model reads, the first ones first; of a long one, choose some.
+
+    It is cut before it is split at its sentences, so that what isn't read takes no time.
+    """
+    tokens = approximate_tokens(text)
+    places = -(-tokens // _READ_TOKENS)
+    if places <= _MOST_PARTS // 2:  # split at its sentences, it has up to twice as many parts
+        return _Read([part.text for part in split(text, max_tokens=_READ_TOKENS)], 0)
+    width = -(-len(text) // places)
+    parts, read = list[str](), 0
+    for place in _chosen(text, width, -(-len(text) // width)):
+        piece = text[place * width : (place + 1) * width]
+        found = [part.text for part in split(piece, max_tokens=_READ_TOKENS)]
+        found = found[: _MOST_PARTS - len(parts)]
+        parts += found
+        read += len(piece) if found else 0
+    return _Read(parts, len(text) - read)
+
+
+def _chosen(text: str, width: int, places: int) -> list[int]:
+    """Choose places of a text, `width` characters each, in the order in which they are read."""
+    words = {
+        (found.start() // width, found[0].lower())
+        for begin in range(0, len(text), _PIECE)
+        for found in _SUSPICIOUS.finditer(text, begin, begin + _PIECE)
+    }
+    kinds = Counter(place for place, _ in sorted(words))
+    suspicious = [place for place, _ in kinds.most_common(_MOST_PARTS // 3)]
+    even = [number * places // _MOST_PARTS for number in range(_MOST_PARTS)]
+    ends = [0, places - 1, 1, places - 2]
+    return list(dict.fromkeys((*ends, *suspicious, *even)))[:_MOST_PARTS]
 
 
 def injection_filter(
@@ -229,5 +318,17 @@ def _matches(text: str) -> Iterator[str]:
         if neutralise(view.text) != view.text:
             yield "it has control tokens of a chat template in it"
         for says, rule in _COMPILED.items():
-            if rule.search(view.text):
+            if _is_met(rule, view.text):
                 yield says
+
+
+def _is_met(rule: re.Pattern[str], text: str) -> bool:
+    for begin in range(0, len(text), _PIECE):
+        end = begin + _PIECE + _ACROSS
+        found = rule.search(text, begin, end)
+        # What follows may be other than the end that a rule took it for.
+        while found and end < len(text) and not rule.match(text, found.start(), end + _ACROSS):
+            found = rule.search(text, found.start() + 1, end)
+        if found:
+            return True
+    return False

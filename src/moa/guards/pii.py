@@ -54,7 +54,8 @@ class Pii(TypedNode[Text | str, Redacted]):
     masked by their shape, as `PHONE` or `NUMBER`; the trace says so.
 
     Args:
-        patterns: Regular expressions of your own, by kind: `{"ORDER": "A-[0-9]{6}"}`.
+        patterns: Regular expressions of your own, by kind: `{"ORDER": "A-[0-9]{6}"}`. One that
+            takes more than 2 s for a text stops the request; see `Pattern`.
         deny: Phrases that are masked wherever they stand, in any case.
         ignore: Kinds to leave alone, such as `URL`.
         recognizers: Who looks, beside `patterns` and `deny`; `None`: presidio's.
@@ -100,6 +101,8 @@ class Pii(TypedNode[Text | str, Redacted]):
             *(Pattern(kind, expression) for kind, expression in (patterns or {}).items()),
             *([denied(phrases)] if phrases else ()),
         )
+        self.is_own = bool(patterns or recognizers)
+        """Whether some of them aren't ours, and may take long for a short text."""
         self.held = max(_HELD, *(2 * len(phrase) for phrase in phrases), 0)
         """Characters that a masked stream holds back: no secret with blanks in it is longer."""
 
@@ -184,7 +187,7 @@ class PiiSession:
         masked = await beside_the_loop(
             lambda: changed(value, self.mask, strict=True),
             context,
-            characters=sum(map(len, texts_of(value))),
+            characters=None if self.pii.is_own else sum(map(len, texts_of(value))),
         )
         if more := self.unchecked - before:
             context.note(

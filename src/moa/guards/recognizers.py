@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from presidio_analyzer import PatternRecognizer
 
 _KIND = re.compile(r"[A-Z][A-Z0-9_]*")
+_DENIED_S = 60.0
+"""Seconds for the phrases of a list: 5,000 of them take 26 s for 1 MB, but never more than that."""
+_BRACE = re.compile(r"\\N\{[^}]*\}|\\.|\{(?:\d+(?:,\d*)?|,\d*)\}|\{", re.DOTALL)
+"""An escape, a count, or a brace that is neither: `regex` would take `{e}` for how many errors a
+match may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +78,25 @@ def find(
             for finding in _asked(recognizer, view.text):
                 counts = finding.score >= least and finding.kind not in ignore
                 if counts and finding.end > finding.start:
-                    start, end = view.span(finding.start, finding.end)
-                    found.append(replace(finding, start=start, end=end))
+                    if view.written is not None:
+                        start, end = view.span(finding.start, finding.end)
+                        finding = replace(finding, start=start, end=end)
+                    found.append(finding)
     return merged(found)
 
 
 def _asked(recognizer: Recognizer, text: str) -> list[Finding]:
-    failure = ""
     try:
         return list(recognizer.find(text))
     except Exception as error:  # noqa: BLE001  whatever it is, nothing may be sent
         failure = type(error).__name__
     # Raised out here, so that the error doesn't carry the other one, which may quote the text.
+    if failure == "TimeoutError" and isinstance(recognizer, Pattern):
+        raise GuardFailed(
+            f"the pattern of {recognizer.name!r} took more than {recognizer.seconds:g} s for a "
+            f"text of {len(text)} characters, so nothing was sent. Change it so that no part of a "
+            "text can be matched in many ways, as (a+)+ does"
+        )
     raise GuardFailed(
         f"the recogniser {recognizer.name!r} raised {failure}, so nothing was sent. "
         "Mend it, or leave it out; what it said is not shown, as it may hold what it looked for"
@@ -122,23 +134,27 @@ class Pattern:
 
     Args:
         kind: What it is, in capitals.
-        expression: The regular expression; one that takes exponential time on some text blocks
-            the event loop on it.
+        expression: The regular expression, as `re` takes it.
         score: How sure a match is; 1 wins over everything else that is found in the same place.
+        seconds: Time that it may take for one text, or the request is stopped: there are
+            expressions that some texts keep busy for years.
 
     Raises:
-        ConfigError: it isn't valid, or the kind is not in capitals.
+        ConfigError: it isn't valid, the kind is not in capitals, or there are no seconds.
     """
 
     kind: str
     expression: str
     score: float = 1.0
+    seconds: float = 2.0
 
     def __post_init__(self) -> None:
         if not _KIND.fullmatch(self.kind):
             raise ConfigError(
                 f"kind={self.kind!r}, but a kind is capitals, digits and _, as in ORDER_NUMBER"
             )
+        if not self.seconds > 0:
+            raise ConfigError(f"seconds={self.seconds}, but a pattern takes some time")
         try:
             re.compile(self.expression)
         except re.error as error:
@@ -152,12 +168,18 @@ class Pattern:
         return self.kind
 
     @functools.cached_property
-    def _compiled(self) -> re.Pattern[str]:
-        return re.compile(self.expression)
+    def _compiled(self) -> Any:
+        # `re` can't be stopped, and lets no other thread run meanwhile.
+        plain = _BRACE.sub(lambda f: r"\{" if f[0] == "{" else f[0], self.expression)
+        return import_module("regex").compile(plain)
 
     def find(self, text: str, /) -> Iterator[Finding]:
-        """Find all matches that aren't empty."""
-        for match in self._compiled.finditer(text):
+        """Find all matches that aren't empty.
+
+        Raises:
+            TimeoutError: it took more time than it is given.
+        """
+        for match in self._compiled.finditer(text, timeout=self.seconds, concurrent=True):
             if match.end() > match.start():
                 yield Finding(self.kind, match.start(), match.end(), self.score)
 
@@ -170,7 +192,8 @@ def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     listed = sorted({" ".join(phrase.split()) for phrase in phrases}, key=len, reverse=True)
     if not listed or not all(listed):
         raise ConfigError("a deny list needs phrases, and none of them empty")
-    return Pattern(kind, f"(?i:{'|'.join(map(_whole, listed))})")
+    either = "|".join(map(_whole, listed))
+    return Pattern(kind, f"(?i:{either})", seconds=_DENIED_S)
 
 
 def _whole(phrase: str) -> str:
@@ -279,10 +302,9 @@ _PHONE_WORDS = ("phone", "number", "telephone", "cell", "cellphone", "mobile", "
 _FEW_DIGITS = 4
 """Fewer digits than that are in no number that is looked for here."""
 _WITHOUT_DIGITS = frozenset(("WALLET", "IP", "MAC"))
-_CLUSTER = re.compile(
-    r"[\d:]++(?:[^\d:]{1,24}[\d:]++)*+|(?i:[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})"
-)
-"""Where a number may be: digits, and what may stand between them."""
+_CLUSTER = r"[\d:]++(?:[^\d:]{1,24}[\d:]++)*+|(?i:[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})"
+"""Where a number may be: digits, and what may stand between them. One may be as long as the text,
+so the `regex` module looks, which lets other threads run meanwhile."""
 _AROUND_CLUSTER = 64
 """Characters around a cluster that are read with it: letters of the number, and words before it."""
 _PART, _AROUND = 2000, 300
@@ -460,7 +482,7 @@ def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
     First what is read of each, then where what is found there begins, or is: what is found
     elsewhere belongs to others; and whether it may begin before.
     """
-    for cluster in _CLUSTER.finditer(text):
+    for cluster in import_module("regex").finditer(_CLUSTER, text, concurrent=True):
         first, last = cluster.span()
         least, most = max(0, first - _AROUND_CLUSTER), min(len(text), last + _AROUND_CLUSTER)
         begins = first

@@ -358,7 +358,7 @@ def _origin(
 
 def _sklearn(module: str) -> Any:
     """Give a module of scikit-learn, which is imported at first use."""
-    with needed("scikit-learn", extra="calibration", purpose="to fit a router"):
+    with needed("scikit-learn", extra="routing", purpose="to fit a router"):
         return import_module(f"sklearn.{module}")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import IO, AnyStr, BinaryIO, cast
 
 from moa.batch import Malformed, Row
 from moa.errors import ConfigError
@@ -15,6 +16,8 @@ from moa.errors import ConfigError
 IN_WHICH = "Say what it is written in, such as --encoding cp1252 for most of Windows and Excel"
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_LONGEST_LINE = 64 << 20
+"""Bytes of a line, or characters of one in another encoding; what has more is no row of texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def encoding_of(encoding: str | None) -> str | None:
 
 def lines_of(file: BinaryIO, encoding: str | None) -> Iterator[Line]:
     """Give the lines of a file, without a byte order mark; `None` is UTF-8."""
-    found = iter(file) if encoding is None else _recoded(file, encoding)
+    found = bounded(file) if encoding is None else _recoded(file, encoding)
     for number, raw in enumerate(found, start=1):
         if number == 1:
             raw = raw.removeprefix(_BOM)
@@ -64,11 +67,19 @@ def lines_of(file: BinaryIO, encoding: str | None) -> Iterator[Line]:
         yield Line(number, raw.rstrip(b"\r\n"))
 
 
+def bounded(file: IO[AnyStr]) -> Iterator[AnyStr]:
+    """Give the lines of a file; a small packed one may hold a line of gigabytes, which ends it."""
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise OSError(errno.EFBIG, f"a line has more than {_LONGEST_LINE >> 20} MiB")
+        yield line
+
+
 def _recoded(file: BinaryIO, encoding: str) -> Iterator[bytes]:
     """Give lines in UTF-8; of one that can't be decoded, the bytes that can't stay as they are."""
     text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="\n")
     try:
-        for line in text:
+        for line in bounded(text):
             yield line.encode("utf-8", "surrogateescape")
     except UnicodeError as error:
         raise ConfigError(f"this can't be read as {encoding}: {error}") from error

@@ -27,7 +27,16 @@ from moa._files import dumped, jsonable
 from moa.batch import Malformed, Row, faults_of, in_words
 from moa.errors import ConfigError, MissingDependency, MoaError, needed
 from moa.rows.delimited import Say, csv_rows, header_of, separator_of
-from moa.rows.lines import Line, encodable, encoding_of, lines_of, malformed, own_id, row_of
+from moa.rows.lines import (
+    Line,
+    bounded,
+    encodable,
+    encoding_of,
+    lines_of,
+    malformed,
+    own_id,
+    row_of,
+)
 from moa.rows.sheets import sheet
 
 Format = Literal["jsonl", "csv", "txt", "parquet", "xlsx"]
@@ -122,7 +131,11 @@ def typed(
             yield row, model.model_validate(fields)
         except ValidationError as error:
             has = ", ".join(map(repr, fields)) or "nothing"
-            raise ConfigError(f"{where}: {faults_of(error)}. The row has {has}") from error
+            lacks = [one["loc"][-1] for one in error.errors() if one["type"] == "missing"]
+            fault = faults_of(error)
+            if lacks and len(lacks) == error.error_count():
+                fault = f"it takes {' and '.join(map(repr, lacks))}"
+            raise ConfigError(f"{where}: {fault}. The row has {has}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +256,7 @@ def count(source: str, limit: int | None, format: Format | None = None) -> int |
         return None
     try:
         with _opened(source) as file:
-            items = sum(1 for line in file if kind == "txt" or line.strip())
+            items = sum(1 for line in bounded(file) if kind == "txt" or line.strip())
     except _BROKEN:  # reported when reading gets there
         return None
     return items if limit is None else min(items, limit)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from moa.batch import Item
 from moa.node import Outcome
+from moa.questions import accepted_in, answers_in
 from moa.usage import Usage
 
 _KEPT = 10_000
@@ -21,18 +22,19 @@ WAITING = "waiting for an LLM or people"
 """Name of the row that counts what no small model settles, where there is no large one."""
 _TROUBLES = ("retried", "waited", "fell back")
 """Notes of an endpoint that did not answer at once."""
-_LABELS = 50
-"""Texts whose labels mend a question, as a first try."""
 _DOUBTFUL = re.compile(r"question (['\"])(?P<name>.*)\1 is DOUBTFUL: (?P<why>.*)", re.DOTALL)
 
 
 class Tally:
     """Adds items up, and counts what became of them; an `Outcome` says that itself.
 
-    What is `doubtful` is counted in all outputs.
+    What is `doubtful` is counted in all outputs. `labels` says how many labels mend a question.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, labels: str = "some", promise: str = "") -> None:
+        self._labels = labels
+        self.promise = promise
+        """What is promised of the answers that are accepted, in words."""
         self.start()
         self.statuses: Counter[str] = Counter()
         self.needed_llm = 0
@@ -43,6 +45,10 @@ class Tally:
         """Items by `became`."""
         self.tells = False
         """Whether an output said what became of it."""
+        self.accepted = 0
+        """Items whose answer a calibration's promise covers."""
+        self.calibrated = False
+        """Whether an answer said if it is accepted."""
         self.questions: Counter[str] = Counter()
         """Items in which a question is doubtful, by its name."""
         self.troubles: Counter[tuple[str, str]] = Counter()
@@ -112,6 +118,11 @@ class Tally:
         self.troubles.update(
             {(n.endpoint, n.kind) for n in item.trace if n.endpoint and n.kind in _TROUBLES}
         )
+        output: object = item.output
+        answers = (output, *answers_in(output).values())
+        if any(isinstance(getattr(answer, "accepted", None), bool) for answer in answers):
+            self.calibrated = True
+            self.accepted += bool(accepted_in(output))
         degraded = (note.text for note in item.trace if note.kind == "degraded")
         found = filter(None, map(_DOUBTFUL.fullmatch, degraded))
         noted = {one["name"]: one["why"] for one in found}
@@ -122,6 +133,9 @@ class Tally:
     def rows(self) -> list[tuple[str, str]]:
         """Name what is worth a row of the closing table, and say it in words."""
         rows = list(self._worth()) if self.tells else []
+        if self.calibrated or self.promise:
+            said = f", {self.promise}" if self.promise else ""
+            rows.append(("accepted", f"{self.accepted} of {self.items}{said}"))
         if self.questions:
             rows.append(("doubtful", "\n".join(map(self._doubt, sorted(self.questions)))))
         elif self.tells:
@@ -159,7 +173,10 @@ class Tally:
             yield f"look through quarantine: {quarantined}"
         if self.questions:
             names = ", ".join(repr(name) for name in sorted(self.questions) if name) or "it"
-            yield f"label {_LABELS} of these and run moa calibrate to decide {names} by your labels"
+            yield (
+                f"label {self._labels} of these and run moa calibrate to decide {names} by your "
+                "labels"
+            )
 
 
 def became(item: Item[object]) -> str:

@@ -16,7 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moa.endpoints.vllm import VLLMMetrics, VLLMServer
-from moa.errors import ConfigError, EndpointError, EndpointUnavailable, MoaError
+from moa.errors import (
+    ConfigError,
+    EndpointError,
+    EndpointUnavailable,
+    MissingDependency,
+    MoaError,
+)
 from moa.vllm.command import VISIBLE, ServerSpec, inherited
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder, ServerState, state_folder
@@ -327,6 +333,8 @@ async def _report(folder: ServerFolder, state: ServerState) -> Report:
         after = await server.metrics()
     except EndpointError as error:
         return replace(report, phase="not answering", cause=error.message)
+    except MissingDependency as error:
+        return replace(report, cause=str(error))
     generated = after.generated_tokens - before.generated_tokens
     rate = max(0.0, generated / (time.monotonic() - since))
     return replace(report, metrics=after, tokens_per_s=rate)
