@@ -17,7 +17,7 @@ from tenacity import stop_after_attempt, wait_none
 import moa
 from moa.budget import Budget
 from moa.context import RunContext
-from moa.endpoints import Endpoint, Prompt, ToolSchema
+from moa.endpoints import Endpoint, Prompt, ToolSchema, wire
 from moa.endpoints.dialects import OPENAI
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.openai import OpenAIEndpoint
@@ -48,7 +48,6 @@ from .conftest import (
     piece,
     streamed,
 )
-from .test_closing import url as url
 from .test_faulty_servers import FAULTS
 from .test_vllm import LAST, TOPIC, FakeVLLM
 
@@ -251,6 +250,16 @@ async def test_a_stream_that_is_cut_in_the_middle_is_an_error(
         await anext(pieces)
 
 
+@both_ways
+async def test_what_is_larger_than_an_answer_may_be_is_not_read_on(
+    served: Served, endpoint: OpenAIEndpoint, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LARGEST_ANSWER", 1000)
+    served.will(Answer(text=" " * 5000))
+    with pytest.raises(InvalidResponse, match="in one answer"):
+        await ask(endpoint, PROMPT, RunContext())
+
+
 async def test_a_redirect_is_not_followed(served: Served, endpoint: OpenAIEndpoint) -> None:
     served.will(Answer(307, headers={"location": f"http://127.0.0.1:{served.port}/other"}))
     with pytest.raises(EndpointRejected, match="redirects to"):
@@ -258,22 +267,20 @@ async def test_a_redirect_is_not_followed(served: Served, endpoint: OpenAIEndpoi
     assert len(served.requests) == 1
 
 
-async def test_a_client_that_can_t_even_ask_is_an_error_that_says_so(served: Served) -> None:
+@pytest.mark.parametrize(
+    ("raised", "advice"),
+    [("the vault is shut", ""), ("Event loop is closed", ".*make one in each")],
+)
+async def test_a_client_that_can_t_even_ask_is_an_error_that_says_so(
+    served: Served, raised: str, advice: str
+) -> None:
     async def no_key() -> str:
-        raise RuntimeError("the vault is shut")
+        raise RuntimeError(raised)
 
     address = f"http://127.0.0.1:{served.port}/v1"
     async with openai.AsyncOpenAI(base_url=address, api_key=no_key) as client:
-        with pytest.raises(EndpointRejected, match="RuntimeError: the vault is shut"):
+        with pytest.raises(EndpointRejected, match=f"RuntimeError: {raised}{advice}"):
             await OpenAIEndpoint("e", model="m", client=client).complete(PROMPT, RunContext())
-
-
-def test_a_client_of_a_loop_that_has_ended_is_told(url: str) -> None:
-    client = openai.AsyncOpenAI(base_url=url, api_key=KEY)
-    endpoint = OpenAIEndpoint("e", model="m", client=client)
-    assert asyncio.run(endpoint.complete(PROMPT, RunContext())).text == "hello"
-    with pytest.raises(EndpointRejected, match="make one in each"):
-        asyncio.run(endpoint.complete(PROMPT, RunContext()))
 
 
 async def test_budget_and_deadline_hold(served: Served, endpoint: OpenAIEndpoint) -> None:
