@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt, close_all
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrappers import Retried
+from moa.endpoints.retries import Retried
 from moa.errors import MoaError, QuorumNotMet
 from moa.graphs.mixture import Mixture
 from overhead import Process

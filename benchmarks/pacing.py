@@ -22,7 +22,7 @@ from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.pacing import Pacing
-from moa.endpoints.wrappers import Retried
+from moa.endpoints.retries import Retried
 from moa.errors import EndpointError
 from report import table, verdict, write
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from moa.endpoints.langchain import LangChainEndpoint
     from moa.endpoints.named import endpoint
     from moa.endpoints.openai import OpenAIEndpoint
+    from moa.endpoints.retries import Retried
     from moa.endpoints.vllm import VLLMEndpoint
-    from moa.endpoints.wrappers import Fallback, Retried, Wrapping
+    from moa.endpoints.wrappers import Fallback, Wrapping
     from moa.errors import (
         BudgetExceeded,
         CapabilityError,
@@ -136,7 +137,7 @@ _HOMES = {
     "Reply": "node",
     "Research": "graphs.research",
     "Result": "node",
-    "Retried": "endpoints.wrappers",
+    "Retried": "endpoints.retries",
     "Routed": "graphs.routed",
     "RunContext": "context",
     "Score": "questions",

@@ -15,8 +15,9 @@ from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
+from moa.endpoints.retries import Retried
 from moa.endpoints.weights import cache_folder, find_weights
-from moa.endpoints.wrappers import Cached, Fallback, Retried
+from moa.endpoints.wrappers import Cached, Fallback
 from moa.errors import ConfigError, ModelNotFound
 from moa.graphs.loading import asked_by, load_graph
 from moa.testing import ScriptedEndpoint

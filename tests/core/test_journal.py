@@ -14,7 +14,8 @@ import pytest
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
-from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Cached, Fallback, Limited
 from moa.errors import EndpointUnavailable, MoaError, OutputError, StoreError
 from moa.journal import Journal, digest
 from moa.questions import Option, Question

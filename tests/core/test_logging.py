@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import pytest
+from tenacity import wait_none
 
 from moa.agents import Agent
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.wrappers import Fallback, Retried
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Fallback
 from moa.errors import BudgetExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
@@ -33,7 +35,7 @@ def test_what_mended_a_failure_is_logged_with_its_reason_and_no_text(
     did: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = ScriptedEndpoint(steps=[BUSY, "Hello"], name="small")
-    mended = Retried(small, first_wait_s=0) if did == "retried" else Fallback(small, small)
+    mended = Retried(small, wait=wait_none()) if did == "retried" else Fallback(small, small)
     assert heard(caplog, logging.INFO, mended, RunContext()) == [
         f"agent: small {did} after EndpointUnavailable (HTTP 429)"
     ]

@@ -9,8 +9,9 @@ from moa.budget import Budget
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Fallback, Retried
+from moa.endpoints.wrappers import Fallback
 from moa.node import Reply, Result
 from moa.testing import SimulatedEndpoint
 from moa.trace import Note

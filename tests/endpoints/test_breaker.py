@@ -8,11 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
+from tenacity import stop_after_attempt, wait_none
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.breaker import Breaker, breaker_of, is_down
-from moa.endpoints.wrappers import Fallback, Retried, Wrapping
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Fallback, Wrapping
 from moa.errors import DeadlineExceeded, EndpointError, EndpointTimeout, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
@@ -65,7 +67,7 @@ def kinds(context: RunContext) -> list[str]:
 
 async def test_another_endpoint_takes_over_at_once_from_one_that_is_down() -> None:
     server, start = await answered(Server()), time.monotonic()
-    both = Fallback(Retried(server, first_wait_s=0), SimulatedEndpoint())
+    both = Fallback(Retried(server, wait=wait_none()), SimulatedEndpoint())
     context = RunContext()
     for _ in range(11):
         context = RunContext()
@@ -78,7 +80,7 @@ async def test_another_endpoint_takes_over_at_once_from_one_that_is_down() -> No
 async def test_calls_wait_for_a_server_that_was_up_before_and_one_at_a_time_looks_for_it() -> None:
     server = await answered(Server())
     contexts = [RunContext() for _ in range(20)]
-    endpoint = Retried(server, first_wait_s=0, attempts=2)
+    endpoint = Retried(server, wait=wait_none(), stop=stop_after_attempt(2))
     async with asyncio.TaskGroup() as group:
         for context in contexts:
             group.create_task(endpoint.complete(PROMPT, context))
@@ -90,7 +92,7 @@ async def test_calls_wait_for_a_server_that_was_up_before_and_one_at_a_time_look
 
 async def test_a_server_that_was_never_there_is_waited_for_once() -> None:
     server, start = Server(up=False), time.monotonic()
-    endpoint = Retried(server, first_wait_s=0)
+    endpoint = Retried(server, wait=wait_none())
     calls = [endpoint.complete(PROMPT, RunContext()) for _ in range(20)]
     found = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(one) for one in found} == {EndpointUnavailable}
@@ -101,7 +103,9 @@ async def test_a_server_that_was_never_there_is_waited_for_once() -> None:
 async def test_one_request_that_fails_again_and_again_opens_nothing() -> None:
     server = await answered(Server())
     with pytest.raises(EndpointUnavailable, match="9 tries"):
-        await Retried(server, attempts=9, first_wait_s=0).complete(PROMPT, RunContext())
+        await Retried(server, stop=stop_after_attempt(9), wait=wait_none()).complete(
+            PROMPT, RunContext()
+        )
     assert not breaker_of(server).is_open
 
 
@@ -177,13 +181,16 @@ async def test_a_server_that_answers_or_is_given_too_little_time_is_not_down(
     server.error = error
     for _ in range(4):
         with pytest.raises(EndpointError):
-            await Retried(server, first_wait_s=0).complete(PROMPT, RunContext())
+            await Retried(server, wait=wait_none()).complete(PROMPT, RunContext())
     assert server.asked == 12
 
 
 async def test_an_answer_between_failures_forgets_them() -> None:
     endpoint = ScriptedEndpoint([failed(), failed(), "yes", failed(), failed(), "yes"])
-    calls = (Retried(endpoint, attempts=1).complete(PROMPT, RunContext()) for _ in range(6))
+    calls = (
+        Retried(endpoint, stop=stop_after_attempt(1)).complete(PROMPT, RunContext())
+        for _ in range(6)
+    )
     for call in calls:
         with suppress(EndpointUnavailable):
             await call

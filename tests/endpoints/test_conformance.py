@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import openai
 import pytest
 
 from moa.budget import Budget
@@ -19,8 +20,9 @@ from moa.endpoints import Completion, Decision, Endpoint, EndpointBase, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
+from moa.endpoints.retries import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Wrapping
 from moa.errors import (
     BudgetExceeded,
     CapabilityError,
@@ -107,7 +109,13 @@ WRAPPERS: dict[str, Callable[[Endpoint], Endpoint]] = {
 }
 
 
-KINDS = ["scripted", "openai", *WRAPPERS, pytest.param("embedded", marks=pytest.mark.embedded)]
+KINDS = [
+    "scripted",
+    "openai",
+    "client",
+    *WRAPPERS,
+    pytest.param("embedded", marks=pytest.mark.embedded),
+]
 VLLM_CONFIG = os.environ.get("MOA_VLLM_CONFIG")
 """Names the server that `.ci/vllm` starts."""
 if VLLM_CONFIG:
@@ -146,6 +154,11 @@ async def endpoint(kind: str, served: Served) -> AsyncIterator[Endpoint]:
         return
     served.will(answer)
     real = OpenAIEndpoint("real", model="m", base_url="http://m.test/v1", capabilities=ALL)
+    if kind == "client":
+        address = f"http://127.0.0.1:{served.port}/v1"
+        async with openai.AsyncOpenAI(base_url=address, api_key="key") as client:
+            yield OpenAIEndpoint("real", model="m", capabilities=ALL, client=client)
+        return
     match kind:
         case "scripted":
             yield simulated()

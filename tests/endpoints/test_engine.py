@@ -26,8 +26,8 @@ from moa.endpoints.embedded import (
     check_engine,
 )
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
 from moa.endpoints.weights import find_weights
-from moa.endpoints.wrappers import Retried
 from moa.errors import EndpointUnauthorized, EndpointUnavailable, MissingDependency, ModelNotFound
 
 pytestmark = pytest.mark.embedded

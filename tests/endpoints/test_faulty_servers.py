@@ -9,13 +9,14 @@ from email.utils import format_datetime
 
 import pytest
 from pydantic import SecretStr
+from tenacity import stop_after_attempt, wait_none
 
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
 from moa.endpoints.transport import known_error
-from moa.endpoints.wrappers import Retried
 from moa.errors import (
     BudgetExceeded,
     DeadlineExceeded,
@@ -65,8 +66,7 @@ async def hang(request: Asked) -> Answer:
     raise AssertionError("unreachable")
 
 
-@both_ways
-@pytest.mark.parametrize(
+FAULTS = pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [
         pytest.param(REFUSED, EndpointUnavailable, "cannot reach", id="off"),
@@ -109,6 +109,10 @@ async def hang(request: Asked) -> Answer:
         ),
     ],
 )
+
+
+@both_ways
+@FAULTS
 async def test_a_fault_is_named(
     served: Served,
     endpoint: OpenAIEndpoint,
@@ -400,7 +404,7 @@ async def test_each_try_that_a_gateway_gave_up_is_charged_as_estimated(
 ) -> None:
     served.will(Answer(504), Answer(503), Answer(504), chat("Hello"))
     context = RunContext()
-    await Retried(endpoint, attempts=4, first_wait_s=0.0).complete(PROMPT, context)
+    await Retried(endpoint, stop=stop_after_attempt(4), wait=wait_none()).complete(PROMPT, context)
     assert context.usage.calls == 4
     assert context.usage.output_tokens == 2 * PROMPT.max_tokens + 4
 
@@ -411,7 +415,9 @@ async def test_a_gateway_that_always_gives_up_stops_at_the_limit(
     served.will(Answer(504))
     context = RunContext(budget=Budget(tokens=200))
     with pytest.raises(BudgetExceeded):
-        await Retried(endpoint, attempts=9, first_wait_s=0.0).complete(PROMPT, context)
+        await Retried(endpoint, stop=stop_after_attempt(9), wait=wait_none()).complete(
+            PROMPT, context
+        )
     assert len(served.requests) == context.usage.calls < 9
 
 

@@ -9,16 +9,20 @@ import pytest
 import moa
 from moa.agents import Agent
 from moa.agents.sentiment import Sentiment
-from moa.endpoints import Endpoint
+from moa.context import RunContext
+from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Cached, Retried, unwrapped
+from moa.endpoints.wrappers import Cached, unwrapped
 from moa.errors import ConfigError
 from moa.graphs.self_consistency import SelfConsistency
 from moa.usage import Price
+
+from .conftest import Served, chat
 
 VLLM = "vllm:Qwen/Qwen3-4B@http://127.0.0.1:8000/v1"
 AT_ONCE = "http://127.0.0.1:9/v1"
@@ -53,10 +57,14 @@ def test_a_server_is_asked_at_its_address() -> None:
     assert (other.model, other.dialect, other.tier) == ("qwen3:4b", LLAMACPP, "slm")
 
 
-def test_a_vendors_key_goes_to_no_other_address(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_vendors_key_goes_to_no_other_address(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
-    away = made("openai:gpt-5-mini@http://10.0.0.7/v1")
-    assert away.client._secret() == ""  # pyright: ignore[reportPrivateUsage]
+    served.will(chat())
+    async with made("openai:gpt-5-mini@http://10.0.0.7.example/v1") as away:
+        await away.complete(Prompt.of("Hello?"), RunContext())
+    assert "authorization" not in served.requests[0].headers
     monkeypatch.delenv("OPENAI_API_KEY")
 
 

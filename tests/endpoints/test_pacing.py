@@ -6,13 +6,14 @@ import asyncio
 import time
 
 import pytest
+from tenacity import stop_after_attempt, wait_random_exponential
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.pacing import Pacing, Slots
+from moa.endpoints.retries import Retried
 from moa.endpoints.transport import seconds_until
-from moa.endpoints.wrappers import Retried
 from moa.errors import DeadlineExceeded, EndpointUnavailable
 
 from .conftest import Answer, Asked, Served, chat
@@ -58,7 +59,9 @@ class Places:
 async def test_fewer_are_in_flight_where_the_server_refuses_more(served: Served) -> None:
     places = Places(served, 4)
     async with far() as endpoint:
-        retried = Retried(endpoint, attempts=9, first_wait_s=0.05)
+        retried = Retried(
+            endpoint, stop=stop_after_attempt(9), wait=wait_random_exponential(multiplier=0.05)
+        )
         for _ in range(6):
             await asyncio.gather(*(retried.complete(PROMPT, RunContext()) for _ in range(40)))
     assert places.refused < 40 + 40  # at first all but four; later a few

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tenacity import wait_none
 
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Example, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
-from moa.endpoints.wrappers import Retried, Wrapping
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Wrapping
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -450,7 +452,7 @@ async def test_retries_around_replicas_outlast_a_restart_of_all() -> None:
             restarting.up = Restart.tries == 3
             return await super().complete(prompt, context)
 
-    endpoint = Retried(Restart(fleet.all), first_wait_s=0)
+    endpoint = Retried(Restart(fleet.all), wait=wait_none())
     assert (await endpoint.complete(PROMPT, RunContext())).endpoint == "m#0"
 
 

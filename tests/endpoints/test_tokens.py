@@ -8,9 +8,9 @@ import pytest
 
 from moa.context import RunContext
 from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.retries import Retried
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Retried
 from moa.errors import InvalidResponse
 from moa.testing import ScriptedEndpoint
 

@@ -20,7 +20,7 @@ from aiohttp.test_utils import RawTestServer
 from pydantic import SecretStr
 
 from moa.context import RunContext
-from moa.endpoints import Prompt, client
+from moa.endpoints import Prompt, wire
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.transport import error_of_exception, foreign_errors, is_loopback, proxy_of
 from moa.errors import (
@@ -189,8 +189,8 @@ async def test_the_connection_is_lost_in_the_middle_of_a_stream() -> None:
 async def test_what_is_larger_than_an_answer_may_be_is_not_read_on(
     monkeypatch: pytest.MonkeyPatch, head: str, body: bytes, what: str
 ) -> None:
-    monkeypatch.setattr(client, "LARGEST_ANSWER", 2 * 2**20 - 1)
-    monkeypatch.setattr(client, "LONGEST_LINE", 2**20)
+    monkeypatch.setattr(wire, "LARGEST_ANSWER", 2 * 2**20 - 1)
+    monkeypatch.setattr(wire, "LONGEST_LINE", 2**20)
     said = f"{head}connection: close\r\n\r\n".encode() + body
     async with served_by(saying(said)) as endpoint:
         ask = streamed if head.startswith(EVENTS_HEAD) else completed

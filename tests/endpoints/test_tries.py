@@ -6,11 +6,13 @@ import asyncio
 import time
 
 import pytest
+from tenacity import stop_after_attempt, wait_none
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrappers import Fallback, Retried, timeout_of
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Fallback, timeout_of
 from moa.errors import ConfigError, EndpointTimeout, EndpointUnavailable
 from moa.testing import ScriptedEndpoint
 
@@ -42,7 +44,7 @@ async def test_a_server_that_hangs_costs_one_and_a_half_times_of_a_request(
 ) -> None:
     served.will(HUNG)
     async with server() as far:
-        start, endpoint = time.monotonic(), Retried(far, first_wait_s=0)
+        start, endpoint = time.monotonic(), Retried(far, wait=wait_none())
         with pytest.raises(EndpointTimeout, match=r"2 tries in 0\.4"):
             await ask(endpoint, PROMPT, RunContext())
         assert 0.4 < time.monotonic() - start < 0.8
@@ -52,7 +54,7 @@ async def test_a_server_that_hangs_costs_one_and_a_half_times_of_a_request(
 async def test_a_request_that_hung_once_is_answered_by_its_second_try(served: Served) -> None:
     served.will(HUNG, chat("Hello!"))
     async with server() as far:
-        found = await Retried(far, first_wait_s=0).complete(PROMPT, RunContext())
+        found = await Retried(far, wait=wait_none()).complete(PROMPT, RunContext())
     assert found.text == "Hello!"
 
 
@@ -61,7 +63,7 @@ async def test_a_try_has_what_those_before_it_have_left(served: Served) -> None:
     async with server() as far:
         start = time.monotonic()
         with pytest.raises(EndpointTimeout, match=r"2 tries in 0\.3"):
-            await Retried(far, first_wait_s=0, timeout_s=0.3).complete(PROMPT, RunContext())
+            await Retried(far, wait=wait_none(), timeout_s=0.3).complete(PROMPT, RunContext())
         assert time.monotonic() - start < 0.45
     assert len(served.requests) == 2
 
@@ -73,7 +75,7 @@ async def test_waiting_for_a_slot_takes_no_time_from_a_call(served: Served) -> N
 
     served.will(answer)
     async with server(0.6, concurrency=1) as far:
-        endpoint = Retried(far, first_wait_s=0)
+        endpoint = Retried(far, wait=wait_none())
         async with asyncio.TaskGroup() as group:  # the last one is answered after 1.05 s
             for _ in range(5):
                 group.create_task(endpoint.complete(PROMPT, RunContext()))
@@ -87,7 +89,7 @@ async def test_a_server_that_asks_to_wait_again_and_again_is_given_up_in_time() 
 
 
 async def test_an_error_that_several_calls_met_is_not_changed() -> None:
-    endpoint = Retried(ScriptedEndpoint([DOWN] * 4), attempts=2, first_wait_s=0)
+    endpoint = Retried(ScriptedEndpoint([DOWN] * 4), stop=stop_after_attempt(2), wait=wait_none())
     for _ in range(2):
         with pytest.raises(EndpointUnavailable, match=r"500 \(gave up after 2 tries"):
             await endpoint.complete(PROMPT, RunContext())

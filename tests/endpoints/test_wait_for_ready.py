@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from tenacity import stop_after_attempt, wait_none
 
 from moa.context import RunContext
 from moa.endpoints import Prompt
+from moa.endpoints.retries import Retried
 from moa.endpoints.vllm import WaitForReady
-from moa.endpoints.wrappers import Retried
 from moa.errors import DeadlineExceeded, EndpointUnavailable
 from moa.testing import ScriptedEndpoint, Step
 
@@ -29,7 +30,9 @@ def waiting(*steps: Step, looks: Iterator[bool], coming: bool = True) -> WaitFor
 async def test_a_server_that_comes_back_is_asked_again_as_soon_as_it_is_there() -> None:
     looks = iter([False, False, False, True])
     context = RunContext()
-    endpoint = Retried(waiting(GONE, "hello", looks=looks), attempts=2, first_wait_s=0)
+    endpoint = Retried(
+        waiting(GONE, "hello", looks=looks), stop=stop_after_attempt(2), wait=wait_none()
+    )
     assert (await endpoint.complete(PROMPT, context)).text == "hello"
     assert next(looks, None) is None
     assert any("waited for the server" in note.text for note in context.trace)
@@ -37,7 +40,9 @@ async def test_a_server_that_comes_back_is_asked_again_as_soon_as_it_is_there() 
 
 async def test_a_stream_that_could_not_start_is_started_when_the_server_is_back() -> None:
     endpoint = Retried(
-        waiting(GONE, "good morning", looks=iter([False, True])), attempts=2, first_wait_s=0
+        waiting(GONE, "good morning", looks=iter([False, True])),
+        stop=stop_after_attempt(2),
+        wait=wait_none(),
     )
     *pieces, whole = [piece async for piece in endpoint.stream(PROMPT, RunContext())]
     assert "".join(map(str, pieces)) == "good morning"

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tenacity import stop_after_attempt, wait_none
 
 from moa._async import closed_after
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
-from moa.endpoints.wrappers import Cached, Fallback, Limited, Retried, Wrapping
+from moa.endpoints.retries import Retried
+from moa.endpoints.wrappers import Cached, Fallback, Limited, Wrapping
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -40,7 +42,9 @@ def kinds(context: RunContext) -> list[str]:
 
 
 def retried(*steps: str | Exception, attempts: int = 3) -> Retried:
-    return Retried(ScriptedEndpoint(steps=steps), attempts=attempts, first_wait_s=0)
+    return Retried(
+        ScriptedEndpoint(steps=steps), stop=stop_after_attempt(attempts), wait=wait_none()
+    )
 
 
 def with_another(endpoint: Endpoint) -> Fallback:
@@ -138,7 +142,7 @@ async def test_a_server_that_asks_for_too_long_a_wait_is_not_waited_for(
     inner = ScriptedEndpoint(steps=[*first, busy, "hello"])
     async with asyncio.timeout(5):
         with pytest.raises(EndpointUnavailable, match="429"):
-            await Retried(inner, first_wait_s=0, **settings).complete(PROMPT, context)
+            await Retried(inner, wait=wait_none(), **settings).complete(PROMPT, context)
     assert (context.usage.calls, kinds(context)) == (len(first) + 1, ["retried"] * len(first))
 
 
@@ -418,7 +422,7 @@ async def test_a_fallback_can_do_what_all_of_its_endpoints_can() -> None:
 
 async def test_a_wrapper_refuses_a_setting_that_cannot_work() -> None:
     with pytest.raises(ConfigError):
-        Retried(ScriptedEndpoint(), attempts=0)
+        Retried(ScriptedEndpoint(), longest_asked_s=-1)
     with pytest.raises(ConfigError):
         Limited(ScriptedEndpoint(), concurrency=0)
     with pytest.raises(ConfigError):

@@ -25,7 +25,7 @@ from moa.context import RunContext
 from moa.decisions import Adaptation, Correction
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.breaker import breaker_of
-from moa.endpoints.wrappers import Retried
+from moa.endpoints.retries import Retried
 from moa.errors import (
     ConfigError,
     DeadlineExceeded,

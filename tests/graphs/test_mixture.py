@@ -15,7 +15,7 @@ from moa.agents.proposer import Proposer
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.wrappers import Retried
+from moa.endpoints.retries import Retried
 from moa.errors import (
     BudgetExceeded,
     ConfigError,

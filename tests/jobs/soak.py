@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 
 import psutil
+from tenacity import wait_none
 
 from moa import Agent, Retried, RunContext
 from moa.batch import Row
@@ -59,9 +60,9 @@ def given(rows: int) -> Iterator[Row]:
 
 def endpoint(url: str | None) -> Endpoint:
     if url is None:
-        return Retried(Soaked(), first_wait_s=0.0)
+        return Retried(Soaked(), wait=wait_none())
     server = OpenAIEndpoint("small", model="m", base_url=url, tier="slm", timeout_s=2.0)
-    return Retried(server, first_wait_s=0.0)
+    return Retried(server, wait=wait_none())
 
 
 async def main(path: str, rows: int, url: str | None = None) -> None:

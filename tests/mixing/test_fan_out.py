@@ -14,12 +14,13 @@ import pytest
 from graphs import clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tenacity import stop_after_attempt
 
 from moa.agents import Agent
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
-from moa.endpoints.wrappers import Retried
+from moa.endpoints.retries import Retried
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -223,7 +224,7 @@ def test_a_retry_gets_no_more_patience_than_anyone() -> None:
     )
     fine = SimulatedEndpoint(name="fine", latency_s=0.3, rule=lambda _: "a word")
     members = [Agent(fine, "Say it.", name=name) for name in "ab"]
-    retrying = Retried(endpoint, attempts=9)
+    retrying = Retried(endpoint, stop=stop_after_attempt(9))
     members.append(Agent(retrying, "Say it.", name="c"))
     run = RunContext()
 

@@ -263,7 +263,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     def _built_anew(self, name: str) -> Endpoint:
         from moa.endpoints.replicas import Replicas
-        from moa.endpoints.wrappers import Retried
+        from moa.endpoints.retries import Retried
 
         if name == EMBEDDED or self._configured(name).serve == "llama.cpp":
             return self._embedded(name)

@@ -5,49 +5,69 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from pydantic import SecretStr
 
 from moa.endpoints import Endpoint
 from moa.endpoints.dialects import DIALECTS, VENDORS, VLLM, Dialect, published_price
+from moa.endpoints.given import address_of, check_client, is_client
 from moa.endpoints.openai import OpenAIEndpoint, Settings
-from moa.endpoints.wrappers import Retried
+from moa.endpoints.retries import Retried
 from moa.errors import ConfigError
 from moa.usage import FREE, Tier
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
 _FORM = re.compile(r"(?P<kind>[\w.]+):(?P<model>.+?)(@(?P<url>https?://.+))?")
 _KINDS = {dialect.name.lower(): dialect for dialect in DIALECTS}
+_NO_MODEL = (
+    "a client of OpenAI's library doesn't say which model it asks. Give "
+    "moa.endpoint(client, model=…), where model is its name, or that of Azure's deployment"
+)
 _OF_EMBEDDED = {"price", "timeout_s"}
 
 
 def endpoint(
-    spec: str, *, name: str | None = None, tier: Tier | None = None, **settings: Unpack[Settings]
+    spec: str | AsyncOpenAI,
+    *,
+    name: str | None = None,
+    model: str | None = None,
+    tier: Tier | None = None,
+    **settings: Unpack[Settings],
 ) -> Endpoint:
     """Make an endpoint from a string. It asks again after an error, as those of moa.toml do.
 
         endpoint("openai:gpt-5-mini")
         endpoint("vllm:Qwen/Qwen3-4B@http://127.0.0.1:8000/v1")
         endpoint("embedded")
+        endpoint(openai.AsyncAzureOpenAI(), model="gpt-5-mini")
 
     A vendor's key is read from its usual variable, such as `$OPENAI_API_KEY`, and its prices are
     those that are published. To an address that is given no key is sent but `api_key`.
 
     Args:
-        spec: `embedded`; `VENDOR:MODEL`; or `SERVER:MODEL@URL`, the URL up to `/v1`.
+        spec: `embedded`; `VENDOR:MODEL`; or `SERVER:MODEL@URL`, the URL up to `/v1`. Or a client of
+            OpenAI's library that sends the requests; see `OpenAIEndpoint`.
         name: Shown in traces, errors and usage; `None`: the model.
+        model: Which model is asked by a client; a string names its own.
         tier: `slm` or `llm`; `None`: `slm` of `embedded` and of a vLLM, else `llm`.
         settings: See `OpenAIEndpoint`; of `embedded` only `price` and `timeout_s`.
 
     Raises:
-        ConfigError: the string is of no such form, the vendor's variable is not set, or a setting
-            is wrong.
+        ConfigError: the string is of no such form, the vendor's variable is not set, a setting is
+            wrong, or a client comes without a model.
 
     Examples:
         >>> large = endpoint("openai:gpt-5-mini", api_key="secret")
         >>> large.model
         'gpt-5-mini'
     """
+    if not isinstance(spec, str):
+        return _of_client(spec, name, model, tier or "llm", settings)
+    if model is not None:
+        raise ConfigError(f"{spec!r} names its model: leave out model={model!r}")
     if spec == "embedded":
         return _embedded(name or spec, tier or "slm", settings)
     found = _FORM.fullmatch(spec)
@@ -56,7 +76,7 @@ def endpoint(
         raise ConfigError(_wrong(spec, dialect))
     if "api_key" not in settings and not found["url"]:
         settings["api_key"] = _key(spec, dialect)
-    model, url = found["model"], found["url"] or dialect.base_url
+    model, url = str(found["model"]), found["url"] or dialect.base_url
     if dialect is VLLM:
         from moa.endpoints.vllm import VLLMEndpoint
 
@@ -88,6 +108,8 @@ def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
         keys = tuple(os.environ.get(vendor.api_key_env) for vendor in VENDORS)
         usual = _shared(given, None, keys)
         return usual if tier in (None, usual.tier) else _shared(given, tier, keys)
+    if is_client(given):
+        raise ConfigError(_NO_MODEL)
     return Retried(given) if isinstance(given, OpenAIEndpoint) else given
 
 
@@ -95,6 +117,22 @@ def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
 def _shared(spec: str, tier: Tier | None, keys: tuple[str | None, ...]) -> Endpoint:
     del keys  # another key makes another endpoint
     return endpoint(spec, tier=tier)
+
+
+def _of_client(
+    client: AsyncOpenAI, name: str | None, model: str | None, tier: Tier, settings: Settings
+) -> Endpoint:
+    if model is None:
+        raise ConfigError(_NO_MODEL)
+    check_client(client, name or model)
+    address = address_of(client)
+    vendor = next((one for one in VENDORS if one.base_url.rstrip("/") == address), None)
+    settings.setdefault("price", published_price(model, vendor))
+    return Retried(
+        OpenAIEndpoint(
+            name or model, model=model, tier=tier, dialect=vendor, client=client, **settings
+        )
+    )
 
 
 def _embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pydantic import SecretStr
 
@@ -29,11 +29,15 @@ from moa.endpoints import (
 from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
 from moa.endpoints.decide import Decides, DecisionClient
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
+from moa.endpoints.given import address_of
 from moa.endpoints.known import Identity
 from moa.endpoints.tokens import estimate_of, fewest_tokens, neutralise
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 _STREAMING = {"stream": True, "stream_options": {"include_usage": True}}
 _OPTIONAL = ("temperature", "stop", "stream_options")
@@ -93,10 +97,15 @@ class OpenAIEndpoint(EndpointBase):
         decides: How it decides; see `Decides`.
         dialect: What the server does in its own way; `None`: OpenAI's, where it is OpenAI, else the
             usual, and a server that is to decide is asked what it is.
+        client: An `openai.AsyncOpenAI`, `AsyncAzureOpenAI` or one derived from them, which sends
+            the requests in place of connections of this endpoint: with its address, key, headers,
+            proxy, hooks and timeouts, so without `base_url`, `api_key` and `connect_timeout_s`. It
+            sends each once, by its method `post` or `get`, and follows no redirect. It belongs to
+            the event loop that it is first used in, and `close` leaves it open.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP, the key is no key, or a number is not
-            positive.
+        ConfigError: `base_url` is no address of HTTP, the key is no key, a number is not positive,
+            or `client` is none, or stands beside `base_url` or `api_key`.
 
     Examples:
         >>> large = OpenAIEndpoint("large", base_url="http://127.0.0.1:8000/v1", model="served")
@@ -119,10 +128,10 @@ class OpenAIEndpoint(EndpointBase):
         capabilities: Collection[Capability] = CHAT,
         decides: Decides = "auto",
         dialect: Dialect | None = None,
+        client: AsyncOpenAI | None = None,
     ) -> None:
         self.name = name
         self.model = model
-        self.base_url = base_url
         self.tier: Tier = tier
         self.price = price
         self.context_window = context_window
@@ -141,7 +150,9 @@ class OpenAIEndpoint(EndpointBase):
             concurrency=concurrency,
             connect_timeout_s=connect_timeout_s,
             timeout_s=timeout_s,
+            client=client,
         )
+        self.base_url = base_url if client is None else address_of(client)
         self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
         self._decider = DecisionClient(self.client, self.complete, decides=decides, dialect=dialect)
 
@@ -229,7 +240,10 @@ class OpenAIEndpoint(EndpointBase):
         return Identity(model=self.model, server="OpenAI-compatible", version=version)
 
     async def close(self) -> None:
-        """Close the connections of this event loop. Closing twice does nothing."""
+        """Close the connections of this event loop, but no `client` that was given.
+
+        Closing twice does nothing.
+        """
         await self.client.close()
 
     def chat(self, prompt: Prompt) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from moa.errors import (
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-    import aiohttp
-
 KEY = re.compile(r"[!-~]+")
 """What a key or a token is written in: a header takes no line break, and aiohttp ASCII alone."""
 _HOST = re.compile(rb"[\w.-]+")
@@ -54,6 +52,8 @@ _NO_MODEL = re.compile(r"invalid model", re.IGNORECASE)
 _UNREACHED = re.compile("Connect|Transport")
 _LOST = re.compile("ReadError|RemoteProtocolError|Reset|Disconnected|ChunkedEncoding|Payload")
 """What clients call the loss of a connection: those of httpx, requests, aiohttp and Python."""
+_NOT_SENT = re.compile("ConnectTimeout|PoolTimeout|ConnectError|UnsupportedProtocol|ProxyError")
+"""What httpx calls a connection that never stood."""
 _WAITED = "The server may go on and bill for it, so the estimate is charged. Ask for less"
 _FAILED = "The server failed; its own log says why. No tokens are charged, though it may bill some"
 _NO_CREDIT = re.compile(r"your credit balance is too low", re.IGNORECASE)
@@ -256,13 +256,21 @@ def was_not_sent(error: BaseException) -> bool:
     return isinstance(error.__cause__ or error, aiohttp.ClientConnectionResetError)
 
 
+class Response(Protocol):
+    """What is read of an answer of HTTP when it refuses."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+
+
 def error_of_response(
-    response: aiohttp.ClientResponse, content: bytes, *, endpoint: str, model: str, secret: str = ""
+    response: Response, content: bytes, *, endpoint: str, model: str, secret: str = ""
 ) -> EndpointError:
     """Say what a status of 300 or more means, and what to do, without the key that was sent."""
     status = response.status
     said, code = _said(response, content, secret)
-    path = response.url.path
+    path = urlsplit(response.url).path
     kind, advice = meaning(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
     asked = _asked_s(response, content)
@@ -330,15 +338,38 @@ def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> End
     return None
 
 
-def _was_lost_by_name(error: BaseException | None) -> bool:
+def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -> EndpointError:
+    """Say what an exception of a client of OpenAI's means, or of the HTTP library under it."""
+    names = " ".join(_names(error))
+    said = _reason(error, secret)
+    if _NOT_SENT.search(names):
+        return _unreachable(said, endpoint, url)
+    if "Timeout" in names:
+        message = f"no answer from {url} in the time of its client ({said}). Raise its `timeout`"
+        return EndpointTimeout(message, endpoint=endpoint)
+    if "DecodingError" in names:
+        message = f"{url} did not answer in HTTP ({said}). Is `base_url` right?"
+        return InvalidResponse(message, endpoint=endpoint)
+    if _LOST.search(names) or "APIConnectionError" in names:
+        return _unreachable(said, endpoint, url, begun=True)
+    message = f"the client raised {masked(worded(error), secret)}"
+    if "event loop" in message.lower() or "different loop" in message:
+        message += ". It belongs to the event loop that it was first used in: make one in each"
+    return EndpointRejected(message, endpoint=endpoint)
+
+
+def _was_lost_by_name(error: BaseException) -> bool:
     """Whether a client lost a connection on which it had asked, as its error or a cause of it."""
-    for _ in range(_DEEPEST):
-        if error is None:
-            return False
-        if _LOST.search(type(error).__name__):
-            return True
+    return any(_LOST.search(name) for name in _names(error))
+
+
+def _names(error: BaseException | None) -> list[str]:
+    """Name the classes of an error and of its causes."""
+    found: list[str] = []
+    while error is not None and len(found) < _DEEPEST:
+        found.append(type(error).__name__)
         error = error.__cause__ or error.__context__
-    return False
+    return found
 
 
 def worded(error: Exception) -> str:
@@ -381,7 +412,7 @@ def body_text(content: bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _said(response: aiohttp.ClientResponse, content: bytes, secret: str) -> tuple[str, str]:
+def _said(response: Response, content: bytes, secret: str) -> tuple[str, str]:
     if 300 <= response.status < 400 and "location" in response.headers:
         place = masked(response.headers["location"], secret)[:_LONGEST_QUOTE]
         return f"it redirects to {place}", ""
@@ -428,7 +459,7 @@ def _unwrapped(said: object) -> object:
         return said
 
 
-def _asked_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
+def _asked_s(response: Response, content: bytes) -> float | None:
     milliseconds = response.headers.get("retry-after-ms", "")
     if milliseconds.strip().isdecimal():
         return float(milliseconds) / 1000
@@ -445,7 +476,7 @@ def _asked_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
-def _reset_s(response: aiohttp.ClientResponse, content: bytes) -> float | None:
+def _reset_s(response: Response, content: bytes) -> float | None:
     """Find out when to come back from the limits that are used up, or Google's `RetryInfo`."""
     if response.status != 429:
         return None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import TypeVar, cast
@@ -38,15 +37,12 @@ from moa.endpoints import (
     decision_form,
 )
 from moa.endpoints.answer_file import AnswerFile
-from moa.endpoints.breaker import breaker_of
-from moa.endpoints.calls import has_other, limited_to, replaceable
+from moa.endpoints.calls import replaceable
 from moa.energy import Meter
 from moa.errors import (
     ConfigError,
     DeadlineExceeded,
     EndpointError,
-    EndpointUnavailable,
-    MoaError,
     OutputError,
 )
 from moa.journal_records import Form
@@ -55,15 +51,8 @@ from moa.usage import NOTHING, Amount, Price, Tier
 T = TypeVar("T")
 Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
-_LONGEST_WAIT_S = 20.0
-"""Between two tries, unless the server asks for more."""
-_LOOK_S = 0.25
-"""Seconds between two looks whether a server is back that another call probes."""
 _USUAL_TIMEOUT_S = 120.0
-"""Of a call over all its tries, where its endpoint doesn't say how long a request may take."""
-_FOR_ALL_TRIES = 1.5
-"""Times of one request that a call has for all its tries: after one that hung, half as long is left
-for another, since most answers come much earlier."""
+"""Of a request to an endpoint that doesn't say how long it may take."""
 _NO_TIME = 1e-12
 """Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
 
@@ -81,13 +70,11 @@ def concurrency_of(endpoint: Endpoint) -> int | None:
     return most if isinstance(most, int) else None
 
 
-def timeout_of(endpoint: Endpoint) -> float | None:
-    """Seconds after which an endpoint gives up a request; `None` is unknown."""
-    while (most := getattr(endpoint, "timeout_s", None)) is None:
-        if not isinstance(endpoint, Wrapping):
-            return None
+def timeout_of(endpoint: Endpoint) -> float:
+    """Seconds after which an endpoint gives up a request, or the usual ones where it says none."""
+    while (most := getattr(endpoint, "timeout_s", None)) is None and isinstance(endpoint, Wrapping):
         endpoint = endpoint.endpoint
-    return most if isinstance(most, int | float) else None
+    return float(most) if isinstance(most, int | float) else _USUAL_TIMEOUT_S
 
 
 def shared_capabilities(endpoints: Sequence[Endpoint]) -> frozenset[Capability]:
@@ -208,147 +195,6 @@ class Wrapping(Asking):
         await self.endpoint.close()
 
 
-class Retried(Wrapping):
-    """Asks again after a retryable error, and says so in the trace.
-
-    Waits grow exponentially with full jitter; a server that says when to come back is obeyed. All
-    tries and waits of a call together take no longer than `timeout_s`, waiting for a slot excluded:
-    each try has what those before have left. A wait that would end after that, or after the run's
-    deadline, is not begun: the error is raised at once. Each try is charged, as it is sent.
-
-    A server that is down is left alone: one that three times in a row, for two calls at least,
-    can't be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call asks it, and
-    again after a wait that doubles up to half a minute, until it answers. Meanwhile other calls
-    wait for that, in their own time; where the server has never answered, for one look at most.
-    Nobody waits where a `Fallback` or a cascade asks another endpoint. Each `Retried` of one
-    endpoint in this process knows of it.
-
-    Args:
-        endpoint: What is asked.
-        attempts: Maximum tries, the first included.
-        first_wait_s: Maximum seconds before the second try; doubles with each further one.
-        longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
-            more, its error, which says how long, is raised at once.
-        timeout_s: Maximum seconds of all tries together; `None`: 1.5 times what the endpoint gives
-            one request, or 180 where it doesn't say. So a try that hung leaves time for another.
-
-    Examples:
-        >>> down = EndpointUnavailable("busy", endpoint="small")
-        >>> small = Retried(ScriptedEndpoint([down, "Hello!"]), first_wait_s=0.0)
-        >>> [note.kind for note in Agent(small, "Greet.").run_sync("Hi").trace]
-        ['retried', 'answered']
-    """
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        attempts: int = 3,
-        first_wait_s: float = 0.5,
-        longest_asked_s: float = 60.0,
-        timeout_s: float | None = None,
-    ) -> None:
-        if timeout_s is None:
-            timeout_s = _FOR_ALL_TRIES * (timeout_of(endpoint) or _USUAL_TIMEOUT_S)
-        if attempts < 1 or timeout_s <= 0 or min(first_wait_s, longest_asked_s) < 0:
-            raise ConfigError(
-                f"{endpoint.name}: attempts and timeout_s must be positive, and waits not negative"
-            )
-        super().__init__(endpoint)
-        self._timeout_s = timeout_s
-        self._attempts = attempts
-        self._first_wait_s = first_wait_s
-        self._longest_asked_s = longest_asked_s
-        self._breaker = breaker_of(endpoint)
-
-    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
-        """Send a request until it is answered, fails for good, or the tries are used up."""
-        call = _Call(self._timeout_s, self._first_wait_s)
-        while True:
-            if self._breaker.is_open:
-                await self._wait_for_server(call, context)
-            probes, start = self._breaker.is_open, time.monotonic()
-            try:
-                with self._breaker.watching(call), limited_to(call.left_s):
-                    return await send(self.endpoint)
-            except MoaError as error:
-                call.tries, call.probes = call.tries + 1, call.probes + probes
-                call.left_s -= _seconds_of(error, start)
-                pause_s = self._pause_s(error, call, context)
-                if pause_s is None:
-                    self._give_up(error, call)
-                    raise
-                text = f"after {pause_s:.1f} s: {error}"
-                context.note("retried", text, endpoint=self.name, error=error)
-            await asyncio.sleep(pause_s)
-            call.wait_s, call.left_s = call.wait_s * 2, call.left_s - pause_s
-
-    def _pause_s(self, error: MoaError, call: _Call, context: RunContext) -> float | None:
-        """Seconds until the next try; `None`: there is no sense or no time for one."""
-        asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
-        if not error.retryable or asked_s > self._longest_asked_s:
-            return None
-        if self._breaker.is_open:  # that says when
-            return 0.0 if self._may_wait(call) and call.left_s > 0 else None
-        if call.tries - call.probes >= self._attempts:
-            return None
-        pause_s = max(asked_s, random.uniform(0.0, min(call.wait_s, _LONGEST_WAIT_S)))
-        run_left_s = context.remaining_s()
-        left_s = call.left_s if run_left_s is None else min(call.left_s, run_left_s)
-        return None if pause_s >= left_s else pause_s
-
-    def _may_wait(self, call: _Call) -> bool:
-        """Whether to wait for a server that is down, as no other is asked; see the class."""
-        call.opened = call.opened or self._breaker.opened
-        is_first_wait = self._breaker.opened == call.opened
-        return (self._breaker.has_answered or is_first_wait) and not has_other.get()
-
-    async def _wait_for_server(self, call: _Call, context: RunContext) -> None:
-        """Wait until a server that is left alone is back, or due to be probed by this call."""
-        breaker, start, waited_s = self._breaker, time.monotonic(), 0.0
-        while breaker.is_open and not breaker.is_due:
-            run_left_s = context.remaining_s()
-            if waited_s >= call.left_s or not self._may_wait(call):
-                reason, next_s = breaker.reason.removeprefix(f"{self.name}: "), breaker.wait_s
-                said = f"not asked, as it is down ({reason}). The next look is in {next_s:.1f} s"
-                raise EndpointUnavailable(said, endpoint=self.name)
-            left_s = call.left_s - waited_s
-            left_s = left_s if run_left_s is None else min(left_s, run_left_s)
-            await asyncio.sleep(min(max(0.001, breaker.wait_s), _LOOK_S, left_s))
-            waited_s = time.monotonic() - start
-        call.left_s -= waited_s
-        if waited_s:
-            text = f"{waited_s:.1f} s for the server, which was down: {breaker.reason}"
-            context.note("waited", text, endpoint=self.name)
-
-    def _give_up(self, error: MoaError, call: _Call) -> None:
-        """Say with the last error how many tries there were, where there were several."""
-        if call.tries > 1 and isinstance(error, EndpointError):
-            took_s = self._timeout_s - call.left_s
-            said = f"{error.message} (gave up after {call.tries} tries in {took_s:.3g} s)"
-            raise error.again(said) from error
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """What is left of a call that is tried again and again."""
-
-    left_s: float
-    wait_s: float
-    """Before the next try."""
-    tries: int = 0
-    probes: int = 0
-    """Tries that only looked whether the server is back: they don't count as `attempts`."""
-    opened: int = 0
-    """How often the server had been left alone when the call first met that."""
-
-
-def _seconds_of(error: MoaError, start: float) -> float:
-    """How long a try took, waiting for a slot excluded where that is known."""
-    known = error.seconds if isinstance(error, EndpointError) else None
-    return time.monotonic() - start if known is None else known
-
-
 class Fallback(Wrapping):
     """Asks the next endpoint when one fails. The trace says why, and the answer who gave it.
 
@@ -379,7 +225,7 @@ class Fallback(Wrapping):
     @property
     def timeout_s(self) -> float:
         """Seconds after which the last of them has given up, where each was asked."""
-        return sum(timeout_of(one) or _USUAL_TIMEOUT_S for one in self._endpoints)
+        return sum(timeout_of(one) for one in self._endpoints)
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request to one endpoint after the other, until one answers."""

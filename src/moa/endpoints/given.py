@@ -1,0 +1,145 @@
+"""Given: requests that are sent by a client of OpenAI's library, which somebody has set up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from moa._files import paired
+from moa.endpoints.pacing import Slots
+from moa.endpoints.pool import is_openai
+from moa.endpoints.transport import cause_of, error_of_client
+from moa.endpoints.wire import Reply, Wire
+from moa.errors import ConfigError, EndpointError, MoaError
+
+if TYPE_CHECKING:
+    import httpx2
+    from openai import AsyncOpenAI
+    from openai._types import RequestOptions
+
+_KEYS = ("authorization", "api-key")
+"""Headers that hold a key: OpenAI's and Azure's."""
+
+
+class GivenClient(Wire):
+    """Sends by an `openai.AsyncOpenAI`, or what is derived from it, and leaves it open.
+
+    The client sends each request once: who asks again is `Retried`. Answers are read here, as the
+    server wrote them.
+
+    Args:
+        name: The endpoint, for errors.
+        slots: The requests of the loop that are in flight.
+        client: What sends.
+    """
+
+    def __init__(self, name: str, slots: Slots, client: AsyncOpenAI) -> None:
+        super().__init__(address_of(client), slots, client.api_key)
+        self._name = name
+        self._client = client
+
+    async def send(
+        self, path: str, body: Mapping[str, Any] | None, *, at_root: bool = False
+    ) -> Reply:
+        """See `Wire.send`."""
+        from openai import APIStatusError
+
+        url = self.url(path, at_root=at_root)
+        try:
+            target = url if at_root else path
+            try:
+                response = await self._response(target, body)
+            except UnicodeEncodeError:  # half of a surrogate pair; it was not sent
+                whole = json.loads(paired(json.dumps(body, ensure_ascii=False)))
+                response = await self._response(target, whole)
+        except APIStatusError as error:
+            response = error.response
+        except (MoaError, AssertionError):
+            raise
+        except Exception as error:  # noqa: BLE001 the client is the user's, and so are its parts
+            self._see_key(getattr(error, "request", None))
+            raise self.meant(error, url) from cause_of(error, self.secret)
+        self._see_key(response.request)
+        sent = int(response.request.headers.get("content-length", 0))
+        return _GivenReply(self, self._name, response, url, sent)
+
+    async def close(self) -> None:
+        """Nothing: who made the client closes it."""
+
+    def meant(self, error: Exception, url: str) -> EndpointError:
+        """Say what an exception of the client means."""
+        return error_of_client(error, endpoint=self._name, url=url, secret=self.secret)
+
+    async def _response(self, url: str, body: Mapping[str, Any] | None) -> httpx2.Response:
+        """Send once; the answer isn't read, nor made into anything."""
+        import httpx2
+        from openai import AsyncStream
+
+        options: RequestOptions = {"max_retries": 0, "follow_redirects": False}
+        send = self._client.get if body is None else partial(self._client.post, body=body)
+        found: object = await send(
+            url,
+            cast_to=httpx2.Response,
+            options=options,
+            stream=True,
+            stream_cls=AsyncStream[object],
+        )
+        return cast("httpx2.Response", found)
+
+    def _see_key(self, request: httpx2.Request | None) -> None:
+        """Keep the key that was sent, which the client may have got just before."""
+        headers: Mapping[str, str] = {} if request is None else request.headers
+        found = next((headers[name] for name in _KEYS if headers.get(name)), "")
+        self.secret = found.removeprefix("Bearer ") or self.secret
+
+
+class _GivenReply(Reply):
+    def __init__(
+        self, wire: GivenClient, name: str, response: httpx2.Response, url: str, sent: int
+    ) -> None:
+        super().__init__(name, url, response.status_code, response.headers, sent)
+        self._wire = wire
+        self._response = response
+        self._pieces: AsyncIterator[bytes] = response.aiter_bytes()
+
+    async def next_piece(self) -> bytes:
+        try:
+            return await anext(self._pieces, b"")
+        except Exception as error:  # noqa: BLE001 as in `GivenClient.send`
+            raise self._wire.meant(error, self.url) from cause_of(error, self._wire.secret)
+
+    async def close(self) -> None:
+        await self._response.aclose()
+
+
+def is_client(given: object) -> TypeGuard[AsyncOpenAI]:
+    """Whether something is a client of OpenAI's library, which isn't loaded to find out."""
+    openai = sys.modules.get("openai")
+    return openai is not None and isinstance(given, openai.AsyncOpenAI)
+
+
+def check_client(given: object, name: str) -> None:
+    """Refuse, with `ConfigError`, what can't send for an endpoint."""
+    if not is_client(given):
+        raise ConfigError(
+            f"{name}: client is of the class {type(given).__name__}. Give an openai.AsyncOpenAI, "
+            "an openai.AsyncAzureOpenAI or one derived from them"
+        )
+
+
+def address_of(client: AsyncOpenAI) -> str:
+    """Where a client asks, without what may be secret in it."""
+    parts = urlsplit(str(client.base_url))
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", "")).rstrip("/")
+
+
+def asks_openai(client: AsyncOpenAI) -> bool:
+    """Whether a client asks OpenAI itself, or Azure, which serves its models as it does."""
+    from openai import AsyncAzureOpenAI
+
+    return isinstance(client, AsyncAzureOpenAI) or is_openai(str(client.base_url))

@@ -1,0 +1,229 @@
+"""Pool: the connections of one event loop to a server, by aiohttp."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from weakref import finalize
+
+from pydantic import SecretStr
+
+from moa.endpoints.pacing import Slots
+from moa.endpoints.transport import (
+    KEY,
+    cause_of,
+    check_address,
+    error_of_exception,
+    foreign_errors,
+    is_loopback,
+    proxy_of,
+    trusted,
+    was_lost,
+    was_not_sent,
+)
+from moa.endpoints.wire import Reply, Wire
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_OPENAI = "https://api.openai.com/v1"
+_ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+"""Headers that say to OpenAI who pays, and the environment variables that they are read from."""
+
+# Servers on uvicorn, vLLM among them, close idle connections after 5 s: let go before they do.
+_KEEP_IDLE_S = 4.0
+_STALE_S = 0.5
+"""Seconds within which a request fails that was sent on a connection closed before; a busy machine
+takes its time."""
+
+
+class Pool(Wire):
+    """Connections that are opened when they are needed, and closed with the event loop.
+
+    Args:
+        name: The endpoint, for errors.
+        slots: The requests of the loop that are in flight.
+        base_url: `None` is OpenAI, or `$OPENAI_BASE_URL`.
+        api_key: `None` sends none to a `base_url`, and `$OPENAI_API_KEY` to OpenAI.
+        connect_timeout_s: Seconds to wait for a connection.
+        most: Connections at once.
+        owner: With it, if not before, the connections are closed.
+
+    Raises:
+        ConfigError: there is no key for OpenAI, or a variable holds what can't be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        slots: Slots,
+        *,
+        base_url: str | None,
+        api_key: SecretStr | None,
+        connect_timeout_s: float,
+        most: int,
+        owner: object,
+    ) -> None:
+        import aiohttp
+
+        base = base_url
+        if base is None:
+            base = os.environ.get("OPENAI_BASE_URL") or _OPENAI
+            check_address(base, name, "$OPENAI_BASE_URL")
+        super().__init__(base.rstrip("/"), slots, _secret(name, base_url, api_key))
+        self.name = name
+        self._most = most
+        self._kept_until = 0.0
+        """Until when, on the monotonic clock, an idle connection may be used again."""
+        proxy = None if is_loopback(base) else proxy_of(base, name)
+        secured = any(url.lower().startswith("https:") for url in (base, proxy or ""))
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=trusted(name) if secured else True
+            ),
+            headers=_headers(name, self.secret, paid=base_url is None or is_openai(base_url)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
+            # aiohttp's `trust_env` knows no $ALL_PROXY, and reads ~/.netrc for every request.
+            proxy=proxy,
+        )
+        self._closing = _close_at_end(owner, self._http)
+
+    async def send(
+        self, path: str, body: Mapping[str, Any] | None, *, at_root: bool = False
+    ) -> Reply:
+        """See `Wire.send`."""
+        url, data = self.url(path, at_root=at_root), b""
+        if body is not None:
+            data = json.dumps(body).encode()
+        try:
+            response = await self._sent(url, None if body is None else data)
+        except foreign_errors() as error:
+            raise self._meant(error, url) from cause_of(error, self.secret)
+        return _PooledReply(self, response, url, len(data))
+
+    async def close(self) -> None:
+        """See `Wire.close`."""
+        await self._closing.aclose()
+
+    async def _sent(self, url: str, data: bytes | None) -> aiohttp.ClientResponse:
+        """Send a request, and again where the server had let go of a kept connection.
+
+        It did so without an answer, since it was idle, so waiting or charging has no reason. Where
+        nothing could be written, several connections may have ended, and each attempt meets one;
+        where an end was seen only afterwards, it is sent once more.
+        """
+        start, lost = time.monotonic(), False
+        method = "GET" if data is None else "POST"
+
+        def send() -> Awaitable[aiohttp.ClientResponse]:
+            return self._http.request(method, url, data=data, allow_redirects=False)
+
+        for _ in range(self._most):
+            try:
+                return await send()
+            except foreign_errors() as error:
+                if was_not_sent(error):
+                    continue
+                at_once = time.monotonic() - start < _STALE_S
+                if lost or not (start < self._kept_until and at_once and was_lost(error)):
+                    raise
+                lost = True
+        return await send()
+
+    async def next_piece(self, response: aiohttp.ClientResponse, url: str) -> bytes:
+        """Read the next bytes of an answer; see `Reply.next_piece`."""
+        try:
+            return await response.content.readany()
+        except foreign_errors() as error:
+            raise self._meant(error, url) from cause_of(error, self.secret)
+
+    def free(self, response: aiohttp.ClientResponse) -> None:
+        """Let go of an answer."""
+        response.close()
+        self._kept_until = time.monotonic() + _KEEP_IDLE_S
+
+    def _meant(self, error: BaseException, url: str) -> Exception:
+        return error_of_exception(error, endpoint=self.name, url=url, secret=self.secret)
+
+
+class _PooledReply(Reply):
+    def __init__(self, pool: Pool, response: aiohttp.ClientResponse, url: str, sent: int) -> None:
+        super().__init__(pool.name, url, response.status, response.headers, sent)
+        self._pool = pool
+        self._response = response
+
+    async def next_piece(self) -> bytes:
+        return await self._pool.next_piece(self._response, self.url)
+
+    async def close(self) -> None:
+        self._pool.free(self._response)
+
+
+def is_openai(url: str) -> bool:
+    """Whether an address is that of OpenAI itself."""
+    return "://api.openai.com" in url
+
+
+def checked(key: SecretStr | str, name: str, what: str = "the key") -> SecretStr:
+    """Refuse, without showing it, what can't be sent as a key."""
+    secret = SecretStr(key) if isinstance(key, str) else key
+    if KEY.fullmatch(secret.get_secret_value()) is None:
+        raise ConfigError(
+            f"{name}: {what} is empty, or holds what no key does, such as a line break or a "
+            "letter that isn't ASCII. Copy it again; where none is needed, leave it out"
+        )
+    return secret
+
+
+def _secret(name: str, base_url: str | None, api_key: SecretStr | None) -> str:
+    """Find the key to be sent; empty where none is."""
+    if api_key is None and base_url is None:
+        if not (given := os.environ.get("OPENAI_API_KEY")):
+            raise ConfigError(
+                f"{name}: no key for OpenAI. Set $OPENAI_API_KEY, or name another "
+                "variable by `api_key_env`; a server of your own needs `base_url`"
+            )
+        api_key = checked(given, name)
+    return "" if api_key is None else api_key.get_secret_value()
+
+
+def _headers(name: str, secret: str, *, paid: bool) -> dict[str, str]:
+    headers = {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        "User-Agent": "mixture-of-agents",
+    }
+    if secret:
+        headers["Authorization"] = f"Bearer {secret}"
+    if paid:
+        for header, variable in _ACCOUNT.items():
+            if given := os.environ.get(variable):
+                headers[header] = checked(given, name, f"${variable}").get_secret_value()
+    return headers
+
+
+def _close_at_end(owner: object, http: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    """Tie connections to the running loop, which closes its open generators before it ends.
+
+    So a program that forgets to close an endpoint ends without warnings of open connections.
+    """
+
+    async def held() -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            kept.detach()
+            await http.close()
+
+    closing = held()
+    # Kept out of the cycles that the client is in, whose collection would end it without closing.
+    kept = finalize(owner, id, closing)
+    with suppress(StopIteration):
+        closing.__anext__().__await__().send(None)
+    return closing

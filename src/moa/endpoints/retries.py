@@ -1,0 +1,231 @@
+"""Retries: a call that asks its endpoint again, after waits that tenacity's strategies choose."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import isawaitable
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from moa.context import RunContext
+from moa.endpoints import Endpoint
+from moa.endpoints.breaker import breaker_of
+from moa.endpoints.calls import has_other, limited_to
+from moa.endpoints.wrappers import Wrapping, timeout_of
+from moa.errors import ConfigError, EndpointError, EndpointUnavailable, OutputError
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying, RetryCallState
+
+T = TypeVar("T")
+Strategy = Callable[["RetryCallState"], T | Awaitable[T]]
+"""One of tenacity's: it reads what has become of a call so far, and may be awaited."""
+
+_LOOK_S = 0.25
+"""Seconds between two looks whether a server is back that another call probes."""
+_FOR_ALL_TRIES = 1.5
+"""Times of one request that a call has for all its tries: after one that hung, half as long is left
+for another, since most answers come much earlier."""
+
+
+class Retried(Wrapping):
+    """Asks again after a retryable error, and says so in the trace.
+
+    When and how often is said by strategies of [tenacity](https://tenacity.readthedocs.io), any of
+    which can be given. A server that says when to come back is obeyed: no wait is shorter. All
+    tries and waits of a call together take no longer than `timeout_s`, waiting for a slot excluded:
+    each try has what those before have left. A wait that would end after that, or after the run's
+    deadline, is not begun: the error is raised at once. Each try is charged, as it is sent.
+
+    A server that is down is left alone: one that three times in a row, for two calls at least,
+    can't be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call asks it, and
+    again after a wait that doubles up to half a minute, until it answers. Meanwhile other calls
+    wait for that, in their own time; where the server has never answered, for one look at most.
+    Such looks are no tries: no strategy counts them, or chooses when they are.
+    Nobody waits where a `Fallback` or a cascade asks another endpoint. Each `Retried` of one
+    endpoint in this process knows of it.
+
+    Args:
+        endpoint: What is asked.
+        wait: Seconds before the next try; `None`: at random up to 0.5 s, then up to 1 s, and so on,
+            doubling up to 20 s: `wait_random_exponential(multiplier=0.5, max=20)`.
+        stop: Whether a try was the last one; `None`: the third is, `stop_after_attempt(3)`. The
+            seconds that `stop_after_delay` reads are those that count for `timeout_s`.
+        retry: Which errors are worth another try; `None`: the `retryable` ones. It is asked about
+            each `EndpointError` and `OutputError`, and about no answer, since it is paid for.
+        longest_asked_s: Maximum seconds to wait because the server asks for it. Where it asks for
+            more, its error, which says how long, is raised at once.
+        timeout_s: Maximum seconds of all tries together; `None`: 1.5 times what the endpoint gives
+            one request, or 180 where it doesn't say. So a try that hung leaves time for another.
+
+    Raises:
+        ConfigError: a strategy can't be called, or a number is out of range.
+
+    Examples:
+        >>> from tenacity import stop_after_attempt, stop_after_delay, wait_none
+        >>> down = EndpointUnavailable("busy", endpoint="small")
+        >>> small = Retried(
+        ...     ScriptedEndpoint([down, "Hello!"]),
+        ...     wait=wait_none(),
+        ...     stop=stop_after_attempt(5) | stop_after_delay(30),
+        ... )
+        >>> [note.kind for note in Agent(small, "Greet.").run_sync("Hi").trace]
+        ['retried', 'answered']
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        wait: Strategy[float] | None = None,
+        stop: Strategy[bool] | None = None,
+        retry: Strategy[bool] | None = None,
+        longest_asked_s: float = 60.0,
+        timeout_s: float | None = None,
+    ) -> None:
+        if timeout_s is None:
+            timeout_s = _FOR_ALL_TRIES * timeout_of(endpoint)
+        if timeout_s <= 0 or longest_asked_s < 0:
+            raise ConfigError(
+                f"{endpoint.name}: timeout_s must be positive, and longest_asked_s not negative"
+            )
+        for name, given in (("wait", wait), ("stop", stop), ("retry", retry)):
+            if not (given is None or callable(given)):
+                raise ConfigError(
+                    f"{endpoint.name}: {name}={given!r} is no strategy of tenacity. Write one, "
+                    "such as stop=stop_after_attempt(3) or wait=wait_fixed(1)"
+                )
+        super().__init__(endpoint)
+        self._wait, self._stop, self._retry = wait, stop, retry
+        self._longest_asked_s = longest_asked_s
+        self._timeout_s = timeout_s
+        self._breaker = breaker_of(endpoint)
+
+    @cached_property
+    def _strategies(self) -> AsyncRetrying:
+        """What was given, and what is usual; tenacity is loaded at the first failure.
+
+        Its loop isn't used: a call that succeeds at once would take nine times the CPU in it, and
+        it knows neither of probes nor of the time that waiting for a slot takes.
+        """
+        from tenacity import AsyncRetrying, stop_after_attempt, wait_random_exponential
+
+        return AsyncRetrying(
+            wait=self._wait or wait_random_exponential(multiplier=0.5, max=20),  # pyright: ignore[reportArgumentType] AsyncRetrying awaits them all
+            stop=self._stop or stop_after_attempt(3),  # pyright: ignore[reportArgumentType]
+            retry=self._retry or _is_retryable,  # pyright: ignore[reportArgumentType]
+        )
+
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
+        """Send a request until it is answered, fails for good, or the tries are used up."""
+        call = _Call(self._timeout_s)
+        while True:
+            if self._breaker.is_open:
+                await self._wait_for_server(call, context)
+            probes, start = self._breaker.is_open, time.monotonic()
+            try:
+                with self._breaker.watching(call), limited_to(call.left_s):
+                    return await send(self.endpoint)
+            except (EndpointError, OutputError) as error:
+                call.tries, call.probes = call.tries + 1, call.probes + probes
+                call.left_s -= _seconds_of(error, start)
+                pause_s = await self._pause_s(error, call, context)
+                if pause_s is None:
+                    self._give_up(error, call)
+                    raise
+                text = f"after {pause_s:.1f} s: {error}"
+                context.note("retried", text, endpoint=self.name, error=error)
+            await asyncio.sleep(pause_s)
+            call.left_s, call.slept_s = call.left_s - pause_s, call.slept_s + pause_s
+
+    async def _pause_s(
+        self, error: EndpointError | OutputError, call: _Call, context: RunContext
+    ) -> float | None:
+        """Seconds until the next try; `None`: there is no sense or no time for one."""
+        asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
+        strategies, state = self._strategies, self._state(error, call)
+        if asked_s > self._longest_asked_s or not await _said(strategies.retry, state):
+            return None
+        if self._breaker.is_open:  # that says when
+            return 0.0 if self._may_wait(call) and call.left_s > 0 else None
+        state.upcoming_sleep = pause_s = max(asked_s, await _said(strategies.wait, state))
+        if await _said(strategies.stop, state):
+            return None
+        run_left_s = context.remaining_s()
+        left_s = call.left_s if run_left_s is None else min(call.left_s, run_left_s)
+        return None if pause_s >= left_s else pause_s
+
+    def _state(self, error: EndpointError | OutputError, call: _Call) -> RetryCallState:
+        """Write what has become of a call so far as tenacity does."""
+        from tenacity import RetryCallState
+
+        state = RetryCallState(self._strategies, fn=None, args=(), kwargs={})
+        state.attempt_number = call.tries - call.probes
+        state.set_exception((type(error), error, error.__traceback__))
+        state.start_time -= self._timeout_s - call.left_s
+        state.idle_for = call.slept_s
+        return state
+
+    def _may_wait(self, call: _Call) -> bool:
+        """Whether to wait for a server that is down, as no other is asked; see the class."""
+        call.opened = call.opened or self._breaker.opened
+        is_first_wait = self._breaker.opened == call.opened
+        return (self._breaker.has_answered or is_first_wait) and not has_other.get()
+
+    async def _wait_for_server(self, call: _Call, context: RunContext) -> None:
+        """Wait until a server that is left alone is back, or due to be probed by this call."""
+        breaker, start, waited_s = self._breaker, time.monotonic(), 0.0
+        while breaker.is_open and not breaker.is_due:
+            run_left_s = context.remaining_s()
+            if waited_s >= call.left_s or not self._may_wait(call):
+                reason, next_s = breaker.reason.removeprefix(f"{self.name}: "), breaker.wait_s
+                said = f"not asked, as it is down ({reason}). The next look is in {next_s:.1f} s"
+                raise EndpointUnavailable(said, endpoint=self.name)
+            left_s = call.left_s - waited_s
+            left_s = left_s if run_left_s is None else min(left_s, run_left_s)
+            await asyncio.sleep(min(max(0.001, breaker.wait_s), _LOOK_S, left_s))
+            waited_s = time.monotonic() - start
+        call.left_s -= waited_s
+        if waited_s:
+            text = f"{waited_s:.1f} s for the server, which was down: {breaker.reason}"
+            context.note("waited", text, endpoint=self.name)
+
+    def _give_up(self, error: EndpointError | OutputError, call: _Call) -> None:
+        """Say with the last error how many tries there were, where there were several."""
+        if call.tries > 1 and isinstance(error, EndpointError):
+            took_s = self._timeout_s - call.left_s
+            said = f"{error.message} (gave up after {call.tries} tries in {took_s:.3g} s)"
+            raise error.again(said) from error
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """What is left of a call that is tried again and again."""
+
+    left_s: float
+    slept_s: float = 0.0
+    """Between its tries."""
+    tries: int = 0
+    probes: int = 0
+    """Tries that only looked whether the server is back: no strategy counts them."""
+    opened: int = 0
+    """How often the server had been left alone when the call first met that."""
+
+
+def _seconds_of(error: EndpointError | OutputError, start: float) -> float:
+    """How long a try took, waiting for a slot excluded where that is known."""
+    known = error.seconds if isinstance(error, EndpointError) else None
+    return time.monotonic() - start if known is None else known
+
+
+def _is_retryable(state: RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    return isinstance(error, EndpointError | OutputError) and error.retryable
+
+
+async def _said(strategy: Strategy[T], state: RetryCallState) -> T:
+    found = strategy(state)
+    return await cast("Awaitable[T]", found) if isawaitable(found) else cast("T", found)
