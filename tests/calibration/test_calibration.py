@@ -515,7 +515,7 @@ async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Pa
     assert found.risk is not None
     assert found.risk <= 0.05
     assert 0.35 < found.coverage < 0.65
-    edited(tmp_path / "c.json", "doubt", "constant", made.uncertainty.constant + 1.0)
+    edited(tmp_path / "c.json", "uncertainty", "constant", made.uncertainty.constant + 1.0)
 
 
 async def test_a_label_mass_that_falls_is_drift() -> None:

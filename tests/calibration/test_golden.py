@@ -181,10 +181,10 @@ async def _written(made: Calibration) -> dict[str, Any]:
     found = [await ready.answer(text, RunContext()) for text, _ in labelled(12, 6)]
     written = made.model_dump(mode="json")
     return {
-        "members": [member["name"] for member in written["members"]],
+        "features": [feature["name"] for feature in written["features"]],
         "bound": written["bound"],
         "bounds": written["bounds"],
-        "doubt": written["doubt"],
+        "uncertainty": written["uncertainty"],
         "candidates": [
             {name: one[name] for name in ("name", "accuracy", "macro_f1", "ece", "log_loss")}
             for one in written["candidates"]

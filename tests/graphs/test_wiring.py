@@ -331,14 +331,6 @@ def test_a_join_of_a_function_that_can_take_the_values_builds(function: Any) -> 
     g.build(g.join(function, g.input, g.add(shout, g.input)))
 
 
-@pytest.mark.parametrize("name", ["add_node", "add_edge", "add_conditional_edges"])
-def test_what_a_state_graph_has_says_what_stands_in_its_place(name: str) -> None:
-    with pytest.raises(
-        AttributeError, match=r"a node follows the handles it reads: write .*g\.add"
-    ):
-        getattr(Graph("g", str), name)
-
-
 def test_a_graph_whose_name_and_type_are_swapped_says_so() -> None:
     make: Any = Graph
     with pytest.raises(WiringError, match=r'its name first: Graph\("…", str\)'):

@@ -254,7 +254,7 @@ def test_prompts_that_tell_nothing_are_refused_in_nearly_all_runs() -> None:
         ({"weak_correct": "perhaps"}, "weak_correct: Input should be a valid boolean"),
         ({"weak_correct": 0.5}, "weak_correct: Input should be a valid boolean"),
         ({"strong_correct": None}, "strong_correct: Input should be a valid boolean"),
-        (..., "strong_correct: Field required. The row has 'prompt', 'weak_correct'"),
+        (..., "it takes 'strong_correct'. The row has 'prompt', 'weak_correct'"),
     ],
 )
 def test_a_row_with_a_fault_is_named(change: Any, said: str, tmp_path: Path) -> None:

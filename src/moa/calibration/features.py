@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from moa._async import map_async
 from moa.context import RunContext
@@ -68,14 +68,10 @@ def sources_of(
 class LabelFeature(Frozen):
     """The probabilities of the labels, averaged over prompt variants."""
 
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
     kind: Literal["labels"] = "labels"
     name: str
     source: str = DECIDES
-    prompt_variants: tuple[tuple[Example, ...], ...] = Field(
-        default=((),), validation_alias="views", serialization_alias="views"
-    )
+    prompt_variants: tuple[tuple[Example, ...], ...] = ((),)
     """Labelled texts that are shown; an empty one is the endpoint's own way."""
     turned: bool = False
     """Whether the options are asked for in the opposite order."""

@@ -148,14 +148,12 @@ class Calibration(Frozen):
     one, which was fitted to all texts and is the better guess, and is not accepted.
     """
 
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
     format: Literal[1] = 1
     made: datetime
     question: QuestionRecord
     models: dict[str, Identity]
     """By role: `slm` decides; others give vectors."""
-    features: tuple[Feature, ...] = Field(validation_alias="members", serialization_alias="members")
+    features: tuple[Feature, ...]
     bound: Bound
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
     """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
@@ -163,9 +161,7 @@ class Calibration(Frozen):
     """What looser promises would have accepted, as was seen on the same labels. To take the best of
     them is to look more than once, so they are for the next calibration."""
     accepting: FitRecord
-    uncertainty: Uncertainty | None = Field(
-        default=None, validation_alias="doubt", serialization_alias="doubt"
-    )
+    uncertainty: Uncertainty | None = None
     """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
     full: FitRecord
     data: DataRecord

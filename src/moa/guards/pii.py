@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import NoReturn, TypeVar, Unpack
 
 from pydantic import Field, SecretStr
@@ -27,7 +25,6 @@ write some in small letters, or escape them for Markdown."""
 _OPENED = re.compile(r"\\?\[[^\[]*\Z")
 _QUOTED = "QUOTED"
 """The kind of a text that looked like a placeholder before any was made."""
-_HELD = 256
 
 
 class Redacted(Text):
@@ -103,8 +100,6 @@ class Pii(TypedNode[Text | str, Redacted]):
         )
         self.is_own = bool(patterns or recognizers)
         """Whether some of them aren't ours, and may take long for a short text."""
-        self.held = max(_HELD, *(2 * len(phrase) for phrase in phrases), 0)
-        """Characters that a masked stream holds back: no secret with blanks in it is longer."""
 
     def find(self, text: str) -> list[Finding]:
         """Find what would be masked, in order and without overlaps."""
@@ -207,10 +202,6 @@ class PiiSession:
         """Put back what was masked in every text of a value."""
         return changed(value, self.restore, strict=False)
 
-    def masking(self) -> Masking:
-        """Mask a text that comes in pieces."""
-        return Masking(self)
-
     def restoring(self) -> Restoring:
         """Restore a text that comes in pieces."""
         return Restoring(self)
@@ -281,58 +272,6 @@ def _as_made(placeholder: str) -> str:
     return placeholder.replace("\\", "").replace(" ", "").upper()
 
 
-class Masking:
-    """Masks a text that comes in pieces, however they are cut.
-
-    It gives text on only where no secret can go on in what is still to come: it holds back some
-    hundred characters, and what stands without a blank around the cut.
-    """
-
-    def __init__(self, session: PiiSession) -> None:
-        self._session = session
-        self._held = session.pii.held
-        self._due = 2 * self._held
-        self._before = ""
-        self._pending = ""
-
-    def __repr__(self) -> str:
-        return f"Masking({len(self._pending)} characters held back)"
-
-    def feed(self, piece: str) -> str:
-        """Take a piece, and give the masked text that is safe to go on."""
-        self._pending += piece
-        if len(self._pending) < self._due:
-            return ""
-        found = self._found()
-        cut = _end_of_word(self._pending, len(self._pending) - self._held)
-        while straddling := [f.start for f in found if f.start < cut <= f.end]:
-            cut = straddling[0]
-        given = self._cut(found, cut)
-        # Where nothing could go, twice as much comes before the next look: text without an end.
-        self._due = 2 * max(self._held, len(self._pending) if not cut else 0)
-        return given
-
-    def close(self) -> str:
-        """Give the rest."""
-        return self._cut(self._found(), len(self._pending))
-
-    def _found(self) -> list[Finding]:
-        """Find in what is pending, seen after what stood before it."""
-        offset = len(self._before)
-        return [
-            replace(f, start=max(0, f.start - offset), end=f.end - offset)
-            for f in self._session.pii.find(self._before + self._pending)
-            if f.end > offset
-        ]
-
-    def _cut(self, found: Sequence[Finding], cut: int) -> str:
-        given = self._session.masked(self._pending[:cut], [f for f in found if f.end <= cut])
-        seen = self._before + self._pending[:cut]
-        self._before = seen[_end_of_word(seen, max(0, len(seen) - self._held)) :]
-        self._pending = self._pending[cut:]
-        return given
-
-
 class Restoring:
     """Restores a text that comes in pieces: a placeholder may come in several."""
 
@@ -357,13 +296,3 @@ class Restoring:
         """Give the rest: what began like a placeholder, and was none."""
         rest, self._pending = self._pending, ""
         return self._session.put_back(rest)
-
-
-def _end_of_word(text: str, place: int) -> int:
-    """Give the last place at or before one where a word ends; 0 where there is none."""
-    while place > 0:
-        last = text[place - 1]
-        if last.isspace() or (not last.isascii() and unicodedata.category(last) in ("Lo", "Po")):
-            break
-        place -= 1
-    return place

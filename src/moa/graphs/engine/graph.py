@@ -60,12 +60,6 @@ Out_co = TypeVar("Out_co", covariant=True)
 
 Work = Node[T, U] | Callable[[T], Awaitable[U]]
 """A node, or an asynchronous function of one argument that stands for one."""
-_OF_LANGGRAPH = {
-    "add_node": "node = g.add(function, source)",
-    "add_edge": "node = g.add(function, source)",
-    "add_conditional_edges": "g.add(…, when=…, otherwise=…), or g.match(choice, branch)",
-}
-"""What a `StateGraph` has, and what stands in its place."""
 Condition = Handle[bool] | Handle[bool | Skipped]
 
 
@@ -489,11 +483,6 @@ class Graph(Generic[In]):
     if not TYPE_CHECKING:  # a type checker finds these by itself
 
         def __getattr__(self, name: str) -> NoReturn:
-            if name in _OF_LANGGRAPH:
-                raise AttributeError(
-                    f"Graph has no {name!r}, as a node follows the handles it reads: write "
-                    f"{_OF_LANGGRAPH[name]}"
-                )
             if name.startswith("_") or not hasattr(BuiltGraph, name):
                 raise AttributeError(f"Graph has no attribute {name!r}")
             raise AttributeError(
