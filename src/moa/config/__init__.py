@@ -81,8 +81,8 @@ class EndpointConfig(BaseModel):
     output_price: Dollars | None = None
     """US dollars per million output tokens; `None`: as published, where the vendor is known."""
     context_window: int | None = Field(default=None, gt=0)
-    """Maximum number of tokens of a prompt and its answer together; a prompt with at least as many
-    words is refused before it is sent. `None`: whatever the server takes."""
+    """Maximum number of tokens of a prompt and its answer together; a prompt that is longer by any
+    tokenizer is refused before it is sent. `None`: whatever the server takes."""
     concurrency: int = Field(default=64, gt=0)
     """Maximum number of requests in flight; further ones wait. With `serve = "llama.cpp"` it is
     said to the engine, which else works on as many as this machine allows."""
