@@ -60,12 +60,22 @@ class Threads:
     Args:
         most: Calls that run at once; others wait for a place.
         most_stuck: Stuck calls, from which on no other is begun.
+        most_stuck_of_one: Stuck calls of one function, from which on it is called no more, while
+            the others are.
         late_s: Seconds after which a call leaves its place to one that waits.
     """
 
-    def __init__(self, *, most: int = 32, most_stuck: int = 32, late_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        *,
+        most: int = 32,
+        most_stuck: int = 256,
+        most_stuck_of_one: int = 32,
+        late_s: float = 60.0,
+    ) -> None:
         self.most = most
         self.most_stuck = most_stuck
+        self.most_stuck_of_one = most_stuck_of_one
         self.late_s = late_s
         self.reset()
 
@@ -85,7 +95,7 @@ class Threads:
             name: Whose work it is, for the log and for errors.
 
         Raises:
-            ConfigError: as many calls as there may be are stuck.
+            ConfigError: as many calls of it, or of all, as there may be are stuck.
         """
         work = partial(contextvars.copy_context().run, work)
         while (call := self._begin(name, work)) is None:
@@ -104,7 +114,8 @@ class Threads:
     def _begin(self, name: str, work: Callable[[], Any]) -> _Call | None:
         """Give a call a thread; `None` where none has a place for it yet."""
         stuck = self.stuck()
-        if sum(stuck.values()) >= self.most_stuck:
+        own = stuck.get(name, 0)
+        if own >= self.most_stuck_of_one or sum(stuck.values()) >= self.most_stuck:
             raise self._too_many(name, stuck)
         with self._lock:
             if sum(not call.is_stuck for call in self._calls) >= self.most:

@@ -325,3 +325,40 @@ def test_corrected_probabilities_add_up_to_one(
 
 def test_what_is_impossible_stays_impossible() -> None:
     assert Correction((5.0, 0.0)).apply([[0.0, 1.0]])[1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("unit", ["1", "a@", "ignore ", "😀", "我的包裹在哪里", "\u200b", "[({<"])
+@pytest.mark.parametrize("long", [2_000, 1_000_000], ids=["kilobytes", "a megabyte"])
+def test_of_a_text_that_does_not_fit_the_window_the_opening_and_the_end_are_read(
+    unit: str, long: int
+) -> None:
+    read: list[str] = []
+
+    def rule(text: str) -> dict[str, dict[str, float]]:
+        read.append(text)
+        return {"filter": {"yes": 0.9}}
+
+    small = SimulatedEndpoint(rule=rule)
+    small.context_window = 400  # type: ignore[attr-defined]
+    text = f"Hello. {unit * (long // len(unit))} Bye."
+    result = Filter(small, "spam", action="drop").run_sync(text)
+    assert not result.output.kept
+    assert [note.kind for note in result.trace].count("truncated") == 1
+    assert all(one.startswith("Hello.") and one.endswith("Bye.") for one in read)
+    assert max(len(one.encode()) for one in read) <= 320
+    assert result.usage.calls == 1
+
+
+def test_a_text_that_fits_the_window_is_read_whole() -> None:
+    read: list[str] = []
+
+    def rule(text: str) -> dict[str, dict[str, float]]:
+        read.append(text)
+        return {"filter": {"yes": 0.9}}
+
+    small = SimulatedEndpoint(rule=rule)
+    small.context_window = 400  # type: ignore[attr-defined]
+    text = "Where is my parcel? " * 40
+    result = Filter(small, "spam", action="drop").run_sync(text)
+    assert read == [text]
+    assert not [note for note in result.trace if note.kind == "truncated"]

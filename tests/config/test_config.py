@@ -66,7 +66,7 @@ WRONG = {
     SMALL.replace("small", "embedded"): "built in",
     "[endpoints\n": "moa.toml is not valid TOML",
     "a = " + "[" * 3000 + "]" * 3000: "moa.toml is nested too deep",
-    "endpoints = 3\n": "moa.toml endpoints: .*valid dictionary",
+    "endpoints = 3\n": "moa.toml endpoints: takes a table",
     **{
         f"{SMALL}{key}_price = 1\n": r"endpoints.small\].* input_price and output_price"
         for key in ("input", "output", "cached_input")

@@ -193,6 +193,24 @@ def test_a_program_finds_its_file_under_the_same_rule_and_may_name_it() -> None:
     assert Endpoints("moa.toml").config.graphs
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("# " + "x" * (2 << 20), "more than 2 MiB", id="a long file"),
+        pytest.param(
+            f"{VLLM}[endpoints.a.vllm]\nreplicas = 1000000000\n", "pass 65535", id="many servers"
+        ),
+    ],
+)
+def test_what_would_take_minutes_to_look_at_is_refused(text: str, said: str) -> None:
+    file = written(text)
+    for path in (None, file):
+        with pytest.raises(ConfigError, match=said):
+            load(path)
+    with pytest.raises(ConfigError, match=said):
+        write_endpoint(None, "small", SERVED)
+
+
 def test_a_key_cannot_look_like_another_line() -> None:
     written('[graphs.support]\n"x\\n  harmless\\u202e" = "../y"\n')
     with pytest.raises(ConfigError) as caught:

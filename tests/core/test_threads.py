@@ -113,6 +113,14 @@ async def test_too_many_hung_calls_are_an_error_that_names_them_until_they_end()
     assert await threads.run(lambda: 1, "healthy") == 1
 
 
+async def test_of_a_function_that_hangs_again_and_again_no_other_is_kept_waiting() -> None:
+    threads = Threads(most_stuck_of_one=3)
+    async with hanging(threads, 3):
+        with pytest.raises(ConfigError, match="ask_the_printer is not called"):
+            await threads.run(lambda: 1, "ask_the_printer")
+        assert await threads.run(lambda: 1, "healthy") == 1
+
+
 def test_a_process_ends_while_a_function_hangs() -> None:
     program = """
 import asyncio, threading

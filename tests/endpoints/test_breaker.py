@@ -100,6 +100,20 @@ async def test_a_server_that_was_never_there_is_waited_for_once() -> None:
     assert time.monotonic() - start < 5
 
 
+async def test_after_some_looks_no_call_waits_for_a_server_that_was_never_there() -> None:
+    server = Server(up=False)
+    endpoint, breaker = Retried(server, first_wait_s=0), breaker_of(server)
+    for _ in range(6):
+        breaker.fail(failed(), probes=True)
+    start = time.monotonic()
+    calls = [endpoint.complete(PROMPT, RunContext()) for _ in range(20)]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(one) for one in found} == {EndpointUnavailable}
+    assert time.monotonic() - start < 1
+    server.up, breaker.back_at = True, time.monotonic()
+    await endpoint.complete(PROMPT, RunContext())
+
+
 async def test_one_request_that_fails_again_and_again_opens_nothing() -> None:
     server = await answered(Server())
     with pytest.raises(EndpointUnavailable, match="9 tries"):

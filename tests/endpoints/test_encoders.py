@@ -151,3 +151,9 @@ async def test_the_seconds_of_a_call_are_those_in_which_it_has_its_turn() -> Non
         waiting = asyncio.ensure_future(encoder.embed(["Hello"], RunContext()))
         await asyncio.sleep(0.3)
     assert (await waiting).amount.seconds < 0.2
+
+
+@installed
+async def test_of_a_text_of_many_tokens_a_bounded_number_is_read() -> None:
+    found = await MultilingualEncoder().embed(["a@" * 2000], RunContext())
+    assert found.amount.input_tokens <= 1500

@@ -439,12 +439,13 @@ async def test_no_more_requests_than_slots_are_sent(served: Served) -> None:
     assert most == 3
 
 
-async def test_a_prompt_that_cannot_fit_is_not_sent(served: Served) -> None:
-    small, prompt = endpoint(context_window=100), Prompt.of("word " * 100)
+@pytest.mark.parametrize("text", ["word " * 100, "a@" * 5000, "3141592653" * 1000])
+async def test_a_prompt_that_cannot_fit_is_not_sent(text: str, served: Served) -> None:
+    small, prompt = endpoint(context_window=100), Prompt.of(text)
     context = RunContext()
-    with pytest.raises(EndpointRejected, match=r"at least 100 tokens.* of m is 100"):
+    with pytest.raises(EndpointRejected, match=r"context window of m, which is 100 tokens"):
         await small.complete(prompt, context)
-    with pytest.raises(EndpointRejected, match="at least 100 tokens"):
+    with pytest.raises(EndpointRejected, match="context window of m"):
         await answered(small, prompt)
     assert served.requests == []
     assert context.usage.calls == 0

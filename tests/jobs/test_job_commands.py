@@ -128,3 +128,16 @@ def test_rows_of_a_pipe_are_gone_on_with(
         resume = ["--resume"] if (folder / out).exists() else []
         assert moa("run", "graph.py:graph", "-", "--out", out, *resume) == code
     assert len(list(rows.read(folder / out))) == 2
+
+
+@pytest.mark.parametrize("place", [0, 4096], ids=["at its beginning", "behind it"])
+def test_of_a_damaged_job_it_is_said_what_to_do(
+    place: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moa("run", "graph.py:graph", "in.txt", "--job", "nightly")
+    file = folder / "nightly" / "job.sqlite"
+    data = file.read_bytes()
+    file.write_bytes(data[:place] + b"\xff" * (len(data) - place))
+    capsys.readouterr()
+    assert moa("run", "graph.py:graph", "in.txt", "--job", "nightly") == 2
+    assert "bring it back from a copy" in capsys.readouterr().err

@@ -15,12 +15,14 @@ from pydantic import BaseModel, create_model
 
 from moa._async import Lock, gather, in_time
 from moa.agents.base import Limits, Out, TypedNode, require
+from moa.agents.splitting import excerpt
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside, reads_heads
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import (
     BudgetExceeded,
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 
 class DecidingAgent(TypedNode[Text | str, Out]):
     """Asks an endpoint to decide, and gives the answers as its output type.
+
+    Of a text that doesn't fit the endpoint's `context_window` it reads the opening and the end, as
+    the trace says. Where the window isn't known, the whole text is sent.
 
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
@@ -209,6 +214,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         text = str(request)
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
+        text = await self._fitting(text, context)
         answers = {
             name: await calibrated.answer(text, context)
             for name, calibrated in self._calibrated.items()
@@ -217,6 +223,29 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             for answer in await self._uncalibrated(text, context):
                 answers.setdefault(answer.question.name, answer)
         return self.read([answers[question.name] for question in self.questions])
+
+    async def _fitting(self, text: str, context: RunContext) -> str:
+        """Cut a text that the endpoint can't read whole to its opening and its end, and say so.
+
+        A quarter of the window is then left for the questions, whatever the tokenizer: it makes no
+        more tokens of a text than that has bytes.
+        """
+        window = window_of(self.endpoint)
+        if window is None or not self.asks_endpoint:
+            return text
+        most, room = window // 4, window * 3 // 4
+        tokens = approximate_tokens(text)
+        if tokens <= most:
+            return text
+        if tokens <= 2 * window and await tokens_of(self.endpoint, text, context) <= room:
+            return text
+        cut = excerpt(text, max_tokens=most)
+        context.note(
+            "truncated",
+            f"decided on {len(cut)} of {len(text)} characters, the opening and the end: more does "
+            f"not fit the context window of {self.endpoint.model}, which is {window} tokens",
+        )
+        return cut
 
     async def _uncalibrated(self, text: str, context: RunContext) -> tuple[Answer, ...]:
         adaptation = self.adaptation or await self._zero_shot.get(self, context)

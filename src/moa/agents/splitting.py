@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from moa.endpoints.tokens import approximate_tokens
+from moa.endpoints.tokens import BYTES_A_TOKEN, approximate_tokens
 from moa.errors import ConfigError, MissingDependency
 from moa.node import Text
 
@@ -38,13 +38,18 @@ def split(
 
 def excerpt(text: str, *, max_tokens: int, left_out: str = "[…]") -> str:
     """Give the opening and the end of a text that is too long; another one comes back as it is."""
-    tokens = approximate_tokens(text)
-    if tokens <= max_tokens:
+    if approximate_tokens(text) <= max_tokens:
         return text
-    half = max(1, len(text) * max_tokens // tokens // 2)
+    half = max(1, max_tokens * BYTES_A_TOKEN // 2)
     # The word at the cut goes; a language that writes no blanks keeps all of it.
-    opening, end = text[:half].rsplit(maxsplit=1), text[-half:].split(maxsplit=1)
+    opening = _within(text[:half].encode("utf-8", "replace")[:half]).rsplit(maxsplit=1)
+    end = _within(text[-half:].encode("utf-8", "replace")[-half:]).split(maxsplit=1)
     return "\n".join((*opening[:1], left_out, *end[-1:]))
+
+
+def _within(data: bytes) -> str:
+    """Decode what was cut out of a text, without the halves of characters at its ends."""
+    return data.decode("utf-8", "ignore")
 
 
 def chunks(

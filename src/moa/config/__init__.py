@@ -48,6 +48,8 @@ FILE = "moa.toml"
 VARIABLE = "MOA_CONFIG"
 VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_MODEL")
 """All that are read, beside those of `Config`."""
+_MOST_BYTES = 2 << 20
+"""Of a configuration: each text in it is looked at before anything runs, which has to be quick."""
 EMBEDDED = "embedded"
 """The name that `[tiers]` uses for the model that runs inside this process's machine."""
 
@@ -79,8 +81,8 @@ class EndpointConfig(BaseModel):
     output_price: Dollars | None = None
     """US dollars per million output tokens; `None`: as published, where the vendor is known."""
     context_window: int | None = Field(default=None, gt=0)
-    """Maximum number of tokens of a prompt and its answer together; a prompt with at least as many
-    words is refused before it is sent. `None`: whatever the server takes."""
+    """Maximum number of tokens of a prompt and its answer together; a prompt that is longer by any
+    tokenizer is refused before it is sent. `None`: whatever the server takes."""
     concurrency: int = Field(default=64, gt=0)
     """Maximum number of requests in flight; further ones wait. With `serve = "llama.cpp"` it is
     said to the engine, which else works on as many as this machine allows."""
@@ -338,14 +340,25 @@ def read(file: Path, *, variables: bool = True) -> tuple[Config, bytes]:
 
     Whether it is trusted is not looked at; see `load`.
     """
+    text = text_of(file)
+    return config_of(parsed(text, file), file, variables=variables), text.encode()
+
+
+def text_of(file: Path) -> str:
+    """Read what stands in a file, byte for byte, unless it is too long for a configuration."""
     try:
-        data = file.read_bytes()
-        text = data.decode("utf-8")
+        with file.open("rb") as opened:
+            data = opened.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(
+                f"{file} can't be read: it has more than {_MOST_BYTES >> 20} MiB. Put a catalogue "
+                "or other data into a file of its own, and name that"
+            )
+        return data.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{file} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} can't be read: it is no UTF-8 text") from error
-    return config_of(parsed(text, file), file, variables=variables), data
 
 
 def config_of(tables: dict[str, Any], file: Path | None, *, variables: bool = True) -> Config:

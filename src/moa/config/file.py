@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from moa._files import replace_text
-from moa.config import EMBEDDED, FILE, VARIABLE, Config, config_of, parsed, trust
+from moa.config import EMBEDDED, FILE, VARIABLE, Config, config_of, parsed, text_of, trust
 from moa.errors import ConfigError
 from moa.usage import Tier
 
@@ -100,10 +100,7 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
     """Read the text of a configuration, and the tables in it."""
-    try:
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} can't be read: {error}") from error
+    text = text_of(file) if file.exists() else ""
     return text, parsed(text, file)
 
 

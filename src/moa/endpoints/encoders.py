@@ -35,6 +35,9 @@ _LONGEST = 256
 _TOKENIZER = Path(__file__).parent / "data" / "minilm" / "tokenizer.json"
 _LONGEST_CHARACTERS = 4000
 """Characters of a text that the multilingual encoder reads, about 1,000 tokens."""
+_LONGEST_TOKENS = 1500
+"""Tokens of these at most: of punctuation each character may be one, and time grows with their
+square, so that 4 kB took ten seconds."""
 _KEPT = 2048
 """Vectors kept in memory, so that several questions about a text encode it once."""
 
@@ -166,8 +169,9 @@ class MultilingualEncoder(Encoder):
 @lru_cache(maxsize=_KEPT)
 def _e5_encoded(text: str, is_query: bool) -> tuple[Vector, int]:
     engine = _e5()
-    vector = tuple(float(x) for x in engine.encode(text, is_query))
-    return vector, int(engine.token_count(text, is_query))
+    while (tokens := int(engine.token_count(text, is_query))) > _LONGEST_TOKENS:
+        text = text[: len(text) * _LONGEST_TOKENS // (tokens + 1)]
+    return tuple(float(x) for x in engine.encode(text, is_query)), tokens
 
 
 @cache

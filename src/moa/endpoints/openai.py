@@ -31,7 +31,7 @@ from moa.endpoints.decide import Decides, DecisionClient
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.given import address_of
 from moa.endpoints.known import Identity
-from moa.endpoints.tokens import estimate_of, fewest_tokens, neutralise
+from moa.endpoints.tokens import estimate_of, may_fit, neutralise
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
@@ -318,11 +318,12 @@ class OpenAIEndpoint(EndpointBase):
         """Refuse what is too long by any tokenizer; servers differ in what they do with it."""
         if self.context_window is None:
             return
-        fewest = sum(fewest_tokens(message.content) for message in prompt.messages)
-        if fewest >= self.context_window:
+        texts = [message.content for message in prompt.messages]
+        words = sum(len(text.split()) for text in texts)  # no token is longer than one
+        if words >= self.context_window or not may_fit(self.context_window, texts):
             raise EndpointRejected(
-                f"the prompt has at least {fewest} tokens, and the context window of {self.model} "
-                f"is {self.context_window}, so it was not sent. Shorten it, or ask an endpoint "
+                f"the prompt is longer than the context window of {self.model}, which is "
+                f"{self.context_window} tokens, so it was not sent. Shorten it, or ask an endpoint "
                 "with a larger `context_window`",
                 endpoint=self.name,
             )

@@ -26,6 +26,9 @@ Strategy = Callable[["RetryCallState"], T | Awaitable[T]]
 
 _LOOK_S = 0.25
 """Seconds between two looks whether a server is back that another call probes."""
+_LOOKS_FOR_A_STRANGER = 4
+"""For so many looks, some 8 s in all, calls wait for a server that has never answered: its address
+may be wrong, and the rows of a long run would each wait half a minute to say so."""
 _FOR_ALL_TRIES = 1.5
 """Times of one request that a call has for all its tries: after one that hung, half as long is left
 for another, since most answers come much earlier."""
@@ -43,7 +46,8 @@ class Retried(Wrapping):
     A server that is down is left alone: one that three times in a row, for two calls at least,
     can't be reached, hangs for 10 s, or answers 502, 503 or 504. After 0.5 s one call asks it, and
     again after a wait that doubles up to half a minute, until it answers. Meanwhile other calls
-    wait for that, in their own time; where the server has never answered, for one look at most.
+    wait for that, in their own time; where the server has never answered, for one look at most,
+    and after four looks for none.
     Such looks are no tries: no strategy counts them, or chooses when they are.
     Nobody waits where a `Fallback` or a cascade asks another endpoint. Each `Retried` of one
     endpoint in this process knows of it.
@@ -172,7 +176,7 @@ class Retried(Wrapping):
     def _may_wait(self, call: _Call) -> bool:
         """Whether to wait for a server that is down, as no other is asked; see the class."""
         call.opened = call.opened or self._breaker.opened
-        is_first_wait = self._breaker.opened == call.opened
+        is_first_wait = self._breaker.opened == call.opened <= _LOOKS_FOR_A_STRANGER
         return (self._breaker.has_answered or is_first_wait) and not has_other.get()
 
     async def _wait_for_server(self, call: _Call, context: RunContext) -> None:

@@ -21,7 +21,8 @@ from moa.endpoints.wrappers import unwrapped
 from moa.errors import EndpointError
 from moa.usage import Amount, Price
 
-_BYTES_A_TOKEN = 3
+BYTES_A_TOKEN = 3
+"""Of UTF-8, where tokens are only counted approximately."""
 _MOST = 10**7
 """Tokens that no request takes, where the context window of a model isn't known."""
 _LONGEST_MEAN = 16
@@ -111,15 +112,7 @@ def approximate_tokens(text: str) -> int:
 
     English has more than four bytes a token, Chinese three and a half.
     """
-    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN)
-
-
-def fewest_tokens(text: str) -> int:
-    """Count tokens without a tokenizer, from below: no token is longer than a word.
-
-    Of writing without spaces that says next to nothing.
-    """
-    return len(text.split())
+    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_A_TOKEN)
 
 
 @runtime_checkable
@@ -226,8 +219,8 @@ def amount_of(
     if taken + output > (window or _MOST) + estimate.output_tokens:
         return None
     # The estimate has a token for three bytes, so it mostly tells enough of what was sent.
-    likely = taken * _LONGEST_MEAN >= estimate.input_tokens * _BYTES_A_TOKEN
-    if not (likely or _is_possible(taken, texts_in(sent))) or not _is_possible(output, written):
+    likely = taken * _LONGEST_MEAN >= estimate.input_tokens * BYTES_A_TOKEN
+    if not (likely or may_fit(taken, texts_in(sent))) or not may_fit(output, written):
         return None
     return Amount(
         calls=estimate.calls,
@@ -237,7 +230,7 @@ def amount_of(
     )
 
 
-def _is_possible(tokens: int, texts: Sequence[str]) -> bool:
+def may_fit(tokens: int, texts: Sequence[str]) -> bool:
     """Whether some tokenizer may make so few tokens of texts."""
     if tokens * _LONGEST_MEAN >= 3 * sum(map(len, texts)):  # as nearly always
         return True

