@@ -62,6 +62,11 @@ def test_a_table_holds_the_rows_that_were_asked_for(
     assert [row.split()[0] for row in rows if row.strip()] == ids
 
 
+def test_a_column_in_which_nothing_stands_is_left_out() -> None:
+    lines = written("labels.jsonl", [{"id": "m1", "input": "x", "label": "ham"}])
+    assert "status" not in told("show", lines).out
+
+
 def test_hostile_lines_steer_no_terminal_and_stop_nothing() -> None:
     evil = "\x1b[2J\u202egood\x07"
     deep: dict[str, Any] = {}

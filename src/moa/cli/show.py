@@ -95,8 +95,8 @@ def _named(id: str, lines: Sequence[tuple[int, Values]], source: str) -> list[tu
     found = by_id or [one for one in lines if str(one[0]) == id]
     if not found:
         raise ConfigError(
-            f"{source} has no row {id!r}, and no line of that number, that was asked for. "
-            "Without an ID all rows are listed"
+            f"{source} has no row with the id {id!r}, and no line {id!r}. To list the rows and "
+            f"their ids: moa show {source}"
         )
     return found
 
