@@ -379,8 +379,10 @@ def _show_calibration(made: Calibration) -> None:
         guarantee = replace(other.guarantee, look=None)
         console.print(f"instead, {guarantee}: would accept {accepts}")
     if made.more_rows is not None:
+        parts = ": a part of them is learnt from, and not held out"
         console.print(
             f"for what was asked, label about {made.more_rows} more rows, drawn at random"
+            + (parts if made.data.learn == "split" else "")
         )
 
 
