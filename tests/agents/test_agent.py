@@ -195,9 +195,10 @@ class Untyped(Agent):
         (lambda: Untyped(ScriptedEndpoint()), ConfigError, "'untyped' has no input_type"),
         (lambda: Judge(ScriptedEndpoint(), repairs=-1), ConfigError, "repairs=-1"),
         (lambda: Agent(ScriptedEndpoint(), " "), ConfigError, "say what to do"),
+        (lambda: Agent(ScriptedEndpoint(), "Go.", output=Image), ConfigError, "writes text"),
         (lambda: Agent(ScriptedEndpoint(), "Go.", output=str), ConfigError, "give a pydantic"),  # pyright: ignore[reportArgumentType]
     ],
-    ids=["endpoint", "types", "range", "instructions", "output"],
+    ids=["endpoint", "types", "range", "instructions", "picture", "output"],
 )
 def test_what_cannot_work_is_refused_when_built(
     make: Callable[[], object], error: type[Exception], fault: str

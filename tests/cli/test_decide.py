@@ -102,6 +102,13 @@ def test_there_are_as_many_lines_as_rows_whatever_is_in_them() -> None:
     assert "empty" in found[3]["error"]
 
 
+def test_nothing_is_fitted_to_a_file_of_which_no_row_can_be_read() -> None:
+    Path("in.csv").write_bytes("text;stars\nschön;5\nhübsch;4\n".encode("latin-1"))
+    said = told("decide", "in.csv", "--task", "Which team?", "--labels", "red,green", leaves=1)
+    assert "cp1252" in said.err
+    assert "fitted" not in said.err
+
+
 def test_decisions_that_are_there_are_kept_and_only_the_others_are_made() -> None:
     assert decide(['{"id": "a", "text": "red"}'])[0] == 0
     before = Path("out.jsonl").read_bytes()

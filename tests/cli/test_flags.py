@@ -13,6 +13,7 @@ import typer.main
 from command import told
 from typer.core import TyperGroup
 
+from moa.cli import screen
 from moa.cli.app import app
 
 OUTPUTS = {"--out"}
@@ -108,6 +109,15 @@ large = SimulatedEndpoint(name="large", tier="llm", rule=lambda text: "Done." + 
 g = Graph("mails", Text)
 graph = g.build(g.add(Agent(large, "Answer."), g.input))
 """
+
+
+def test_what_takes_long_is_told_line_by_line_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(screen, "_SAID_EVERY_S", -1.0)
+    with screen.progress("reading") as tell:
+        tell("sentences", 3, 8)
+    assert capsys.readouterr().err == "reading sentences: 3 of 8\n"
 
 
 def test_quietly_only_answers_and_errors_are_printed() -> None:

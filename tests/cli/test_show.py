@@ -39,7 +39,7 @@ def test_a_row_is_shown_whole_with_its_probabilities_and_what_was_noted(out: str
 def test_a_row_is_found_by_its_id_and_else_by_its_line(out: str) -> None:
     assert "hello" in told("show", out, "3").words
     assert "I want it back." in told("show", out, "1").words
-    assert "has no row 'm9'" in told("show", out, "m9", leaves=2).words
+    assert "'m9'" in told("show", out, "m9", leaves=2).words
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,17 @@ def test_a_table_holds_the_rows_that_were_asked_for(
     assert [line["id"] for line in told("show", out, *where, "--json").lines] == ids
     rows = told("show", out, *where).out.splitlines()[3:]
     assert [row.split()[0] for row in rows if row.strip()] == ids
+
+
+def test_of_a_table_the_lines_beside_it_are_shown() -> None:
+    written("out.csv", ["text,id,accepted", "x,m1,true"])
+    written("out.csv.jsonl", [{"id": "m1", "input": "x", "label": "ham", "accepted": True}])
+    assert "m1" in told("show", "out.csv", "--where", "accepted").out
+
+
+def test_a_column_in_which_nothing_stands_is_left_out() -> None:
+    lines = written("labels.jsonl", [{"id": "m1", "input": "x", "label": "ham"}])
+    assert "status" not in told("show", lines).out
 
 
 def test_hostile_lines_steer_no_terminal_and_stop_nothing() -> None:

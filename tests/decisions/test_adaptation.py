@@ -32,6 +32,8 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.questions import Answer, Source
 from moa.testing import SimulatedEndpoint
 
+DIFFERENT = [f"{sign}1.{place}" for place in range(20) for sign in ("", "-")]
+
 
 class Biased(Altered):
     """Reads how good a text is from a number in it, and is biased to good whatever the text."""
@@ -114,8 +116,16 @@ async def test_written_labels_have_no_bias_to_remove() -> None:
 
 async def test_the_budget_covers_the_fitting() -> None:
     context = RunContext()
-    await adapt(Biased(), [MOOD], unlabelled=["1.0", "-1.0"] * 20, context=context)
+    await adapt(Biased(), [MOOD], unlabelled=DIFFERENT, context=context)
     assert context.usage.calls == 120
+
+
+async def test_equal_texts_are_asked_about_once_and_count_as_often_as_they_come() -> None:
+    context = RunContext()
+    often = await adapt(Biased(), [MOOD], unlabelled=["1.0", "-1.0", "-1.0"] * 12, context=context)
+    assert context.usage.calls == 6
+    even = await adapt(Biased(), [MOOD], unlabelled=["1.0", "-1.0"] * 18)
+    assert often.corrections != even.corrections
 
 
 async def test_progress_ends_with_all_texts_read() -> None:
@@ -123,7 +133,7 @@ async def test_progress_ends_with_all_texts_read() -> None:
     await adapt(
         Biased(),
         [MOOD],
-        unlabelled=["1.0", "-1.0"] * 20,
+        unlabelled=DIFFERENT,
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen[-1] == (120, 120)

@@ -102,7 +102,7 @@ async def test_a_server_that_was_never_there_is_waited_for_once() -> None:
 
 async def test_after_some_looks_no_call_waits_for_a_server_that_was_never_there() -> None:
     server = Server(up=False)
-    endpoint, breaker = Retried(server, first_wait_s=0), breaker_of(server)
+    endpoint, breaker = Retried(server, wait=wait_none()), breaker_of(server)
     for _ in range(6):
         breaker.fail(failed(), probes=True)
     start = time.monotonic()

@@ -113,6 +113,19 @@ async def test_nobody_listens() -> None:
     await endpoint.close()
 
 
+async def test_a_host_whose_name_nobody_knows_is_told_apart_from_a_server_that_is_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    endpoint = OpenAIEndpoint("real", model="m", base_url="http://nobody.invalid/v1")
+    with pytest.raises(EndpointUnavailable, match="online"):
+        await endpoint.complete(Prompt.of("Hi"), RunContext())
+    await endpoint.close()
+
+
 async def test_a_server_that_takes_too_long_to_connect_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}/v1"

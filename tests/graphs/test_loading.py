@@ -172,6 +172,12 @@ def test_a_cascade_without_anything_to_accept_by_is_an_error() -> None:
         load_graph("cascade", Endpoints(Config()))
 
 
+def test_a_mistake_in_a_file_is_told_with_its_own_place_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("x = 1\ndef graph(:\n")
+    with pytest.raises(ConfigError, match=r"mine.py, line 2\)$"):
+        load_graph(f"{tmp_path / 'mine.py'}:graph", Endpoints(Config()))
+
+
 class Scripted(Endpoints):
     """The endpoints of a configuration, with doubles for both tiers."""
 

@@ -69,6 +69,13 @@ def test_rows_of_many_files_tell_which_file_they_are_of(tmp_path: Path) -> None:
         found(tmp_path / "*.csv")
 
 
+@pytest.mark.parametrize("name", ["mails", "mails.jsonl"])
+def test_a_folder_is_told_to_be_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match="is a folder"):
+        found(tmp_path / name)
+
+
 def test_a_file_elsewhere_is_read_by_its_address() -> None:
     import fsspec
 

@@ -180,6 +180,11 @@ class Agent(TypedNode[In, Out]):
         vars(self).update({key: value for key, value in said.items() if value is not None})
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
+        if next(iter(files_needed(self.output_type)), None):
+            raise ConfigError(
+                f"output={self.output_type.__name__}: an agent's model writes text, and no images "
+                "or files. Give a pydantic model with fields of text, numbers and the like"
+            )
         for kind in files_needed(self.input_type):
             require(self.endpoint, kind, agent=self.name)
         if type(self) is Agent and not self.instructions.strip():

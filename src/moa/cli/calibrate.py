@@ -123,8 +123,12 @@ def calibrate(
         rows = _labelled(source, given)
         raise typer.Exit(given.run(partial(_recheck, recheck, rows, out)))
     if not task or out is None:
-        missing = "--task" if not task else "--out"
-        raise ConfigError(f"moa calibrate needs {missing}; moa calibrate --help shows examples")
+        missing = (
+            "--out, the file that it writes, such as --out calibration.json"
+            if task
+            else '--task, the question that the labels answer, such as --task "Which team?"'
+        )
+        raise ConfigError(f"moa calibrate needs {missing}")
     rows = _labelled(source, given)
     names = options.label_names(labels) if labels else None
     usable = sort_out(rows, names)  # says what is wrong with the labels before a model is asked
@@ -375,8 +379,10 @@ def _show_calibration(made: Calibration) -> None:
         guarantee = replace(other.guarantee, look=None)
         console.print(f"instead, {guarantee}: would accept {accepts}")
     if made.more_rows is not None:
+        parts = ": a part of them is learnt from, and not held out"
         console.print(
             f"for what was asked, label about {made.more_rows} more rows, drawn at random"
+            + (parts if made.data.learn == "split" else "")
         )
 
 

@@ -167,11 +167,12 @@ def _adapted(
     none: bool,
 ) -> _Adapted:
     if not task or not labels:
-        missing = "--labels" if task else "--task"
-        raise ConfigError(
-            f"moa decide needs {missing}, or a --calibration, which knows its own. "
-            "moa decide --help shows examples"
+        missing = (
+            "--labels, the answers to choose from, such as --labels billing,delivery"
+            if task
+            else '--task, the question that the labels answer, such as --task "Which team?"'
         )
+        raise ConfigError(f"moa decide needs {missing}. Or give a --calibration, which has both")
     names = options.label_names(labels)
     shown = tuple(_labelled(examples, names, none=none)) if examples else ()
     return _Adapted(task, names, none, shown, unlabelled)
@@ -278,6 +279,8 @@ class _Adapted:
         from moa.agents.classifier import Classifier
 
         agent = Classifier(endpoints.slm, self.names, task=self.task, none=self.none, name="label")
+        if not (texts or self.labelled or self.unlabelled):
+            return agent  # no row can be read: fitting would only delay the reasons
         with screen.progress() as tell:
             fitted = await agent.adapt(
                 labelled=self.labelled,

@@ -129,7 +129,7 @@ def summary(tally: Tally, reference: Reference | None) -> Group:
         ("speed", f"{tally.items_per_second:.1f} items/s"),
     ):
         table.add_row(name, Text(words))
-    return Group(table, by_node(tally.spent))
+    return Group(table, by_node(tally.spent)) if tally.spent.parts else Group(table)
 
 
 def _needed(tally: Tally, reference: Reference | None) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,9 @@ WIDE = 140
 STATUS, OUTCOME = "status", "outcome"
 """The last two columns of a table of rows."""
 _STYLES = {"failed": "red", "dropped": "yellow", "quarantined": "yellow", "drafted": "yellow"}
+_SAID_EVERY_S = 10.0
+"""After how many seconds it is said again, where there is no terminal, how far things are."""
+
 quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 """Whether only results and errors are printed, as `--quiet` says."""
 
@@ -98,10 +102,21 @@ def waiting() -> Generator[Callable[[str], None], None, None]:
 
 @contextmanager
 def progress(verb: str = "") -> Generator[Callable[[str, int, int], None], None, None]:
-    """Show a bar, on a terminal, for each thing told: its name, how much is done, of how much."""
+    """Show how far things are: a bar for each on a terminal, else a line now and then.
+
+    It is given a name, how much is done, and of how much.
+    """
     console = notes()
-    if not console.is_terminal or console.quiet:
-        yield lambda name, done, total: None
+    if not console.is_terminal:
+        said = time.monotonic()
+
+        def write(name: str, done: int, total: int) -> None:
+            nonlocal said
+            if time.monotonic() > said + _SAID_EVERY_S:
+                said = time.monotonic()
+                console.print(f"{verb} {name}".strip() + f": {done} of {total}")
+
+        yield write
         return
     with console.bars() as bars:
         shown: dict[str, TaskID] = {}
@@ -149,15 +164,17 @@ def outcomes(rows: Sequence[Mapping[str, str]], *, full: bool = False) -> Table:
 
     A row stands on one line, unless outcomes are shown in `full`.
     """
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = dict.fromkeys(name for row in rows for name, said in row.items() if said)
     columns = [name for name in names if name not in (STATUS, OUTCOME)]
+    if STATUS in names:
+        columns.append(STATUS)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    for name in (*columns, STATUS):
+    for name in columns:
         table.add_column(Text(name), no_wrap=True, overflow="ellipsis")
     table.add_column(OUTCOME, no_wrap=not full, overflow="fold" if full else "ellipsis", ratio=1)
     for row in rows:
         outcome = row[OUTCOME] if full else " ".join(row[OUTCOME].split())
-        shown = [Text(" ".join(row.get(name, "").split())) for name in (*columns, STATUS)]
+        shown = [Text(" ".join(row.get(name, "").split())) for name in columns]
         table.add_row(*shown, Text(outcome), style=_STYLES.get(row[STATUS], ""))
     return table
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -31,7 +32,10 @@ _LABELS = ("label", "level", "value")
 def show(
     source: Annotated[
         str,
-        typer.Argument(metavar="OUT", help="What moa run --out or moa decide --out wrote."),
+        typer.Argument(
+            metavar="OUT",
+            help="What moa run --out or moa decide --out wrote: of a table, the lines beside it.",
+        ),
     ],
     id: Annotated[
         str | None,
@@ -62,8 +66,11 @@ def show(
         moa show done.jsonl --where queue=sales --json | jq -r .input.text
     """
     from moa import rows
+    from moa.rows.results import lines_beside
 
     del quiet
+    if (lines := lines_beside(Path(source))).is_file():  # a table has neither scores nor traces
+        source = str(lines)
     chosen = rows.Where.of(where or ())
     found = (row for row in _lines(rows.read(source)) if chosen.matches(row[1]))
     if id is not None:
@@ -95,8 +102,7 @@ def _named(id: str, lines: Sequence[tuple[int, Values]], source: str) -> list[tu
     found = by_id or [one for one in lines if str(one[0]) == id]
     if not found:
         raise ConfigError(
-            f"{source} has no row {id!r}, and no line of that number, that was asked for. "
-            "Without an ID all rows are listed"
+            f"{source} has no row or line {id!r}. To list the rows and their ids: moa show {source}"
         )
     return found
 

@@ -87,15 +87,21 @@ class LabelReader:
     async def read(
         self, variants: Sequence[PromptVariant], texts: Sequence[str]
     ) -> dict[str, Floats]:
-        """Log-probabilities by question: texts, prompt variants, options; centred on their mean."""
-        self.total += len(variants) * len(texts)
+        """Log-probabilities by question: texts, prompt variants, options; centred on their mean.
+
+        Equal texts are asked about once.
+        """
+        distinct = list(dict.fromkeys(texts))
+        self.total += len(variants) * len(distinct)
         found: list[list[Answers]] = []
         for variant in variants:  # one by one: a server keeps one beginning of a prompt at a time
 
             async def one(text: str, shown: PromptVariant = variant or self.own) -> Answers:
                 return await self._answers(text, shown)
 
-            found.append(await map_async(one, texts, max_concurrency=_AT_ONCE))
+            answered = await map_async(one, distinct, max_concurrency=_AT_ONCE)
+            by_text = dict(zip(distinct, answered, strict=True))
+            found.append([by_text[text] for text in texts])
         read: dict[str, Floats] = {}
         for place, question in enumerate(self.questions):
             options = len(question.options)

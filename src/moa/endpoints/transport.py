@@ -236,6 +236,9 @@ def error_of_exception(
     if isinstance(error, aiohttp.ClientPayloadError):
         message = f"{url} closed the connection in the middle of its answer ({said})"
         return EndpointUnavailable(message, endpoint=endpoint, begun=True)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        message = f"cannot reach {url} ({said}). Is this machine online, and the address right?"
+        return EndpointUnavailable(message, endpoint=endpoint)
     begun = not (isinstance(error, aiohttp.ClientConnectorError) or was_not_sent(error))
     return _unreachable(said, endpoint, url, begun=begun)
 

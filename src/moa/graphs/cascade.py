@@ -156,8 +156,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         if not says and endpoints.to_be_asked:
             raise ConfigError(
-                f"graphs.{cls.name}: a cascade needs calibration = the file that moa calibrate "
-                "wrote, or both labels and confidence, of which nothing is promised"
+                f"[graphs.{cls.name}] needs calibration = the file that moa calibrate wrote. Or "
+                "give labels and confidence instead, with which nothing is promised"
             )
         unsaid = {name: value for name, value in table.items() if name != "confidence"}
         return table if says else {"accept": Accepted(), **unsaid}

@@ -144,7 +144,7 @@ def load_graph(
         except ConfigError as error:
             if type(error) is not ConfigError:
                 raise
-            raise ConfigError(f"graphs.{name} runs {wanted}, and that can't be: {error}") from error
+            raise ConfigError(f"{name!r} runs {wanted!r}, which can't be built: {error}") from error
 
     ready, table, guards = _configured(name, endpoints, given)
     node = ready.build(table, Table(name, endpoints, other))
@@ -353,10 +353,11 @@ def _module(file: Path) -> ModuleType:
 
 
 def _raised(what: str, error: Exception) -> ConfigError:
+    said = f"{what}: {type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):  # which says its own place; it was raised by the importer
+        return ConfigError(said)
     (*_, last) = traceback.extract_tb(error.__traceback__)
-    return ConfigError(
-        f"{what}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
-    )
+    return ConfigError(f"{said} ({last.filename}, line {last.lineno})")
 
 
 def _isobject_in(name: str, value: object, module: ModuleType) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import io
 import json
+import os
 import re
 import sys
 import threading
@@ -159,6 +160,8 @@ def _found(source: str, way: _Way, else_do: str) -> Iterator[Row | Malformed]:
         if not files:
             raise ConfigError(f"no file is called like {source!r}")
         return _of_several([(file, _found(file, way, else_do)) for file in files])
+    if os.path.isdir(source):  # which is false of a name that is too long, too
+        raise ConfigError(f"{source!r} is a folder: name its files, as in '{source}/*.jsonl'")
     path, kind = Path(source), format_of(source, way.format)
     if kind is None:
         raise ConfigError(
@@ -168,7 +171,7 @@ def _found(source: str, way: _Way, else_do: str) -> Iterator[Row | Malformed]:
     if "://" in source:
         return _of_file(source, kind, way)
     try:
-        there = path.exists() and not path.is_dir()
+        there = path.exists()
     except OSError as error:
         raise ConfigError(f"{source!r} can't be read: {error.strerror}") from error
     if not there:

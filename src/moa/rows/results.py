@@ -19,6 +19,11 @@ from moa.rows.writing import RowFile, line, name_of
 _TABLES: tuple[Format, ...] = ("csv", "parquet", "xlsx")
 
 
+def lines_beside(table: Path) -> Path:
+    """Name the file of lines that a table is made of."""
+    return table.with_name(f"{table.name}.jsonl")
+
+
 class TableFile(RowFile):
     """A table of what became of rows, in the order of the input, written when the file is closed.
 
@@ -45,7 +50,7 @@ class TableFile(RowFile):
         where: Where | None = None,
         text_column: str | None = None,
     ) -> None:
-        lines = table.with_name(f"{table.name}.jsonl")
+        lines = lines_beside(table)
         _check_table(table, lines, existing=existing, source=source)
         super().__init__(lines, existing=existing, source=source, line=line)
         self._kind: Format | None = format_of(table.name)
