@@ -45,7 +45,7 @@ def test_the_main_job_runs_on_the_inbox() -> None:
     statuses = {line["id"]: line["status"] for line in kept()}
     assert statuses.keys() == {row["id"] for row in rows[:14]}
     assert statuses[rows[13]["id"]] == "dropped"
-    assert "needed the LLM" in out
+    assert "waiting for an LLM or people" in out
     assert "No LLM is configured" in err
 
 

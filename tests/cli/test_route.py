@@ -82,7 +82,7 @@ def test_a_router_takes_rows_with_replies_and_without_its_fields(made: Path) -> 
     [
         ("", "there are no rows in it"),
         ('{"prompt": "a"', "line 1: no JSON object"),
-        ('{"text": "a"}', "line 1: prompt: Field required"),
+        ('{"text": "a"}', "line 1: it takes 'prompt'"),
     ],
 )
 def test_rows_with_a_fault_stop_the_scoring(text: str, said: str, made: Path) -> None:

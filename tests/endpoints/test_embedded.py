@@ -128,7 +128,7 @@ async def test_a_control_token_in_a_message_does_not_end_its_turn(slm: EmbeddedE
     assert counts[1] - counts[0] >= 5  # parsed, it would be one token
 
 
-async def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(
+async def test_a_prompt_that_does_not_fit_is_refused_and_the_window_said(
     slm: EmbeddedEndpoint,
 ) -> None:
     text = "word " * 1500
@@ -137,7 +137,7 @@ async def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(
         slm.decide(text, [MOOD], RunContext()),
         slm.embed([text], RunContext()),
     ):
-        with pytest.raises(EndpointRejected, match=r"1[5-9]\d\d tokens.*102[34]"):
+        with pytest.raises(EndpointRejected, match=r"102[34]"):
             await call
 
 

@@ -40,10 +40,12 @@ async def test_a_server_that_decides_is_asked_natively(served: Served) -> None:
 
 
 async def test_a_server_that_cannot_decide_is_asked_once(served: Served) -> None:
+    usage = {"prompt_tokens": 200, "completion_tokens": 4, "total_tokens": 204}
+    said = Answer(json={**chat('{"refund": "yes"}').json(), "usage": usage})
     routes = {
         "/v1/models": Answer(json={"data": [{"id": "m", "owned_by": "me"}]}),
         "/v1/systemone": UNSUPPORTED,
-        "/v1/chat/completions": chat('{"refund": "yes"}'),
+        "/v1/chat/completions": said,
     }
     served.will(Routed(routes))
     decider = endpoint(decides="auto")

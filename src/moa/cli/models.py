@@ -359,7 +359,9 @@ def choose(
     write: options.Write = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Choose models by resources, complexity, and speed against depth.
+    """Choose models for a task and a machine.
+
+    By its resources, how hard the task is, and speed against depth.
 
     Nothing is started, fetched or sent. Figures are estimates. Exit codes: 0 there is a plan, 1
     nothing fits.
