@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -100,7 +101,7 @@ def _says(found: Found) -> str:
     if not found["errors"]:
         return "nothing: the answers are right" if found["right"] == 10 else "nothing"
     said = found["errors"][0].replace("|", "/").replace("<", "&lt;")
-    said = said.replace("large: ", "").replace("http://127.0.0.1", "…")
+    said = re.sub(r"http://127\.0\.0\.1:\d+", "…", said.replace("large: ", ""))
     return f"`{said.partition(':')[0]}`{said.partition(':')[2][:150]}"
 
 
@@ -142,7 +143,8 @@ and collect failures instead of raising the first, so a bare `asyncio.gather` do
 A row is *lost* where it could have been right and was not. The cells say: right rows of ten ·
 seconds until the last row ended · requests that the server saw. ⚠: rows were lost. *Charged* are
 the output tokens that `moa` counts against a budget; an answer has 8, and at most 512 were asked
-for: where nobody can know what was billed, it is the most that it can have been.
+for: where nobody can know what was billed, it is the most that it can have been. A text that is
+cut at `max_tokens` is given by all; the trace of `moa` says that it is cut.
 
 {summary}
 

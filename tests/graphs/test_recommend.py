@@ -187,7 +187,7 @@ def test_a_catalogue_is_read_with_all_its_columns(name: str, written: str, tmp_p
     ("name", "written", "said"),
     [
         ("a.txt", "x", "give a .jsonl or a .csv file"),
-        ("a.jsonl", '{"id": 1}', "line 1: text: Field required"),
+        ("a.jsonl", '{"id": 1}', "line 1: it takes 'text'"),
         ("a.jsonl", "{", "line 1: no JSON object"),
         ("none.jsonl", None, "there is no file"),
     ],

@@ -129,7 +129,7 @@ def test_rows_that_failed_and_rows_that_have_changed_are_asked_again(
     assert len(lines()) == 3
     assert server.asked["one"] == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 more were there already; 1 that had failed, and 1 whose input has changed" in said
+    assert "1 of them were there already; 1 that had failed, and 1 whose input has changed" in said
 
 
 @pytest.mark.parametrize(
