@@ -276,7 +276,7 @@ async def test_writing_a_large_result_does_not_hold_up_the_loop() -> None:
         while not run.done():
             await asyncio.sleep(0.001)
             turns += 1
-    assert turns > 20
+    assert turns > 5  # at once it would hold it up for all but one or two
 
 
 async def test_a_blocking_tool_of_langchain_runs_in_the_threads_of_users() -> None:
