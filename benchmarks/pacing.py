@@ -213,7 +213,7 @@ def main() -> None:
     if given.print:
         print(body)
     else:
-        write("pacing", "python benchmarks/pacing.py", body)
+        write("pacing", f"python benchmarks/pacing.py --seconds {given.seconds:g}", body)
 
 
 if __name__ == "__main__":
