@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 import moa
 from moa import errors
 from moa.cli.app import app
-from moa.config import EndpointConfig, Tiers, load
+from moa.config import AdapterConfig, AddressConfig, EngineConfig, ServerConfig, Tiers, load
 from moa.graphs.loading import READY
 
 ROOT = Path(__file__).parent.parent
@@ -178,7 +178,8 @@ def test_every_error_is_on_the_page_of_concepts() -> None:
 
 def test_every_key_of_the_configuration_is_on_the_page_of_endpoints() -> None:
     page = (ROOT / "docs/endpoints.md").read_text(encoding="utf-8")
-    for key in (*EndpointConfig.model_fields, *Tiers.model_fields):
+    kinds = (AddressConfig, ServerConfig, AdapterConfig, EngineConfig, Tiers)
+    for key in {key for kind in kinds for key in kind.model_fields}:
         assert re.search(rf"`{key}`|^{key} = ", page, re.MULTILINE), f"endpoints.md lacks {key!r}"
 
 

@@ -376,7 +376,7 @@ def choose(
     from moa.advisor import choice
     from moa.advisor.hardware import described, machine
     from moa.advisor.task import Task, vendors_with_keys
-    from moa.config import explained
+    from moa.config import explain
 
     if private and vendors:
         raise ConfigError("--private and --vendor contradict each other: give one of them")
@@ -395,7 +395,7 @@ def choose(
     try:
         task = Task.model_validate(given)
     except ValidationError as error:
-        raise ConfigError(explained(error, Task, where="the task")) from error
+        raise ConfigError(explain(error, Task, where="the task")) from error
     ranking = choice.choose(
         task,
         described(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),

@@ -169,7 +169,7 @@ def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
     """Say how the servers of endpoints are started; without a name, of all that are served here."""
     from moa.vllm.command import specs_of
 
-    entries = {name: config.endpoints[name] for name in _chosen(config, names)}
+    entries = {name: config.served[name] for name in _chosen(config, names)}
     return [
         spec
         for name, entry in entries.items()
@@ -233,7 +233,7 @@ def running(
     }
     still = [name for name in names if name not in gone]
     for name in _chosen(config, still) if still or (not names and config.served) else ():
-        for port in config.endpoints[name].vllm.ports:
+        for port in config.served[name].vllm.ports:
             folder = ServerFolder.of(port)
             state = folder.read()
             if state is None or state.name == name:  # else it is another's

@@ -18,20 +18,24 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import EnvSettingsSource
 
 from moa._files import replace_text
+from moa.config.tables import (
+    AddressConfig,
+    Config,
+    EndpointConfig,
+    EngineConfig,
+    ServerConfig,
+)
 from moa.endpoints.dialects import VENDORS
 from moa.endpoints.transport import is_loopback
 from moa.errors import ConfigError
-
-if TYPE_CHECKING:
-    from moa.config import Config, EndpointConfig
+from moa.vllm.settings import VLLMConfig
 
 Place = tuple[int | str, ...]
 """Keys and places in lists, from the outermost one on."""
@@ -83,17 +87,18 @@ class Entry(BaseModel):
         return (_digest(data), programs) == (self.sha256, self.programs)
 
 
-def check(config: Config, data: bytes) -> None:
+def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> None:
     """Refuse a file that nobody named, and that does what needs trust, unless it is trusted.
 
     Args:
-        config: What was read of it, with the `MOA_…` variables, which are the user's own.
+        config: What was read of it, with the `MOA_…` variables.
         data: What stands in it.
+        overrides: What the variables say, which are the user's own.
 
     Raises:
         ConfigError: each key that needs trust is named, with the command that gives it.
     """
-    file, found = config.file, needs(config, overrides=EnvSettingsSource(type(config))())
+    file, found = config.file, needs(config, overrides=overrides)
     if file is None or not found:
         return
     entry = _entry(file)
@@ -118,7 +123,7 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
     found = list(_in_graphs(config))
     for name, entry in config.endpoints.items():
         for key in sorted(entry.model_fields_set):
-            for place, does, program in _ENDPOINT.get(key, _unknown)(config, entry, key):
+            for place, does, program in _ENDPOINT.get(key, _unknown)(config.folder, entry, key):
                 found.append(Need(("endpoints", name, *place), does, program))
         found += _key_needs(name, entry)
     return [need for need in found if not _is_in(overrides, need.place)]
@@ -174,61 +179,64 @@ def object_in(text: str) -> tuple[Path, str] | None:
 # about it.
 
 _Found = Iterator[tuple[Place, str, Path | None]]
-_Rule = Callable[["Config", "EndpointConfig", str], _Found]
+_Rule = Callable[[Path, EndpointConfig, str], _Found]
+_ServerRule = Callable[[Path, VLLMConfig, str], _Found]
 
 
-def _unknown(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    del config, entry
+def _unknown(folder: Path, table: EndpointConfig | VLLMConfig, key: str) -> _Found:
+    del folder, table
     yield (key,), "is a key of which it isn't known what it may do", None
 
 
-def _harmless(config: Config, entry: EndpointConfig, key: str) -> _Found:
+def _harmless(folder: Path, table: EndpointConfig | VLLMConfig, key: str) -> _Found:
     """Numbers, names of endpoints, and what has a rule of its own."""
-    del config, entry, key
+    del folder, table, key
     yield from ()
 
 
-def _address(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    del config
+def _address(folder: Path, entry: EndpointConfig, key: str) -> _Found:
+    del folder
     for url in entry.urls:
         if not _is_near(url):
             yield (key,), f"sends texts to {_server(url)}", None
 
 
-def _cache(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    if entry.cache not in (None, "memory") and _leads_out(config.folder, entry.cache):
+def _cache(folder: Path, entry: EndpointConfig, key: str) -> _Found:
+    if entry.cache not in (None, "memory") and _leads_out(folder, entry.cache):
         yield (key,), f"reads and writes {entry.cache!r}, outside of the file's folder", None
 
 
-def _model(config: Config, entry: EndpointConfig, key: str) -> _Found:
+def _model(folder: Path, entry: EndpointConfig, key: str) -> _Found:
     """A file of the hub is data, is fetched by a command alone, and is kept in moa's cache."""
-    is_hub = entry.serve == "llama.cpp" and entry.model.startswith("hf:")
-    if entry.serve and not is_hub and _leads_out(config.folder, entry.model):
+    is_hub = isinstance(entry, EngineConfig) and entry.model.startswith("hf:")
+    is_here = isinstance(entry, ServerConfig | EngineConfig) and not is_hub
+    if is_here and _leads_out(folder, entry.model):
         yield (key,), f"loads {entry.model!r}, outside of the file's folder", None
 
 
-def _vllm(config: Config, entry: EndpointConfig, key: str) -> _Found:
+def _vllm(folder: Path, entry: EndpointConfig, key: str) -> _Found:
+    assert isinstance(entry, ServerConfig), "no other endpoint has this key"
     for inner in sorted(entry.vllm.model_fields_set):
-        for place, does, program in _VLLM.get(inner, _unknown)(config, entry, inner):
+        for place, does, program in _VLLM.get(inner, _unknown)(folder, entry.vllm, inner):
             yield (key, *place), does, program
 
 
-def _python(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    if (python := entry.vllm.python) is not None:
-        path = config.folder / Path(python).expanduser()
-        inside = path.is_file() and not _leads_out(config.folder, python)
+def _python(folder: Path, server: VLLMConfig, key: str) -> _Found:
+    if (python := server.python) is not None:
+        path = folder / Path(python).expanduser()
+        inside = path.is_file() and not _leads_out(folder, python)
         yield (key,), f"runs the program {python!r}", path if inside else None
 
 
-def _arguments(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    del config
-    if entry.vllm.args and not _is_number(*entry.vllm.args):
-        yield (key,), f"gives vLLM the arguments {shlex.join(entry.vllm.args)!r}", None
+def _arguments(folder: Path, server: VLLMConfig, key: str) -> _Found:
+    del folder
+    if server.args and not _is_number(*server.args):
+        yield (key,), f"gives vLLM the arguments {shlex.join(server.args)!r}", None
 
 
-def _variables(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    del config
-    for name, value in entry.vllm.env.items():
+def _environment(folder: Path, server: VLLMConfig, key: str) -> _Found:
+    del folder
+    for name, value in server.env.items():
         if not _is_number(name, value):
             yield (key, name), f"sets a variable of the servers to {value!r}", None
 
@@ -238,9 +246,9 @@ def _is_number(name: str, *values: str) -> bool:
     return name in _NUMBERS and len(values) == 1 and re.fullmatch("[0-9]+", values[0]) is not None
 
 
-def _adapters(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    for name, where in entry.vllm.lora.items():
-        if _leads_out(config.folder, where):
+def _adapters(folder: Path, server: VLLMConfig, key: str) -> _Found:
+    for name, where in server.lora.items():
+        if _leads_out(folder, where):
             yield (key, name), f"loads {where!r}, outside of the file's folder", None
 
 
@@ -259,10 +267,10 @@ _ENDPOINT: Mapping[str, _Rule] = {
         _harmless,
     ),
 }
-_VLLM: Mapping[str, _Rule] = {
+_VLLM: Mapping[str, _ServerRule] = {
     "python": _python,
     "args": _arguments,
-    "env": _variables,
+    "env": _environment,
     "lora": _adapters,
     **dict.fromkeys(
         (
@@ -276,8 +284,7 @@ _VLLM: Mapping[str, _Rule] = {
 
 def _key_needs(name: str, entry: EndpointConfig) -> Iterator[Need]:
     """A vendor's key goes to that vendor; what other variables hold, to this machine too."""
-    variable = entry.key_variable
-    if variable is None:
+    if not isinstance(entry, AddressConfig) or (variable := entry.key_variable) is None:
         return
     key = "base_url" if entry.api_key_env is None else "api_key_env"
     own = {_origin(it.base_url) for it in VENDORS if it.api_key_env == variable.upper()}
