@@ -21,7 +21,8 @@ import aiohttp
 from pydantic import BaseModel
 
 from moa import Choice, Predicate, RunContext, Score, choice, predicate, score, vllm
-from moa.config import ServerConfig, load
+from moa.config import load
+from moa.config.tables import ServerConfig
 from moa.endpoints import Prompt
 from moa.endpoints.vllm import VLLMEndpoint, free_port
 from moa.questions import questions_of

@@ -18,7 +18,8 @@ from typer.core import TyperGroup
 import moa
 from moa import errors
 from moa.cli.app import app
-from moa.config import AdapterConfig, AddressConfig, EngineConfig, ServerConfig, Tiers, load
+from moa.config import load
+from moa.config.tables import AdapterConfig, AddressConfig, EngineConfig, ServerConfig, Tiers
 from moa.graphs.loading import READY
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
-from moa.config import EMBEDDED, Config
 from moa.config.endpoints import Endpoints
+from moa.config.tables import EMBEDDED, Config
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.decide import way_of

@@ -11,8 +11,9 @@ from moa.advisor.catalogue import Model, model, models
 from moa.advisor.config import Setup, setup, vllm_table
 from moa.advisor.fit import STEPS, LocalModel, vllm_fit
 from moa.advisor.hardware import GPU, Machine
-from moa.config import AddressConfig, Config, ServerConfig, Tiers, endpoint_of, load
+from moa.config import load
 from moa.config.file import write_endpoint
+from moa.config.tables import AddressConfig, Config, ServerConfig, Tiers, endpoint_of
 from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
 

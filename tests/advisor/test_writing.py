@@ -13,7 +13,8 @@ from moa.advisor.config import Setup, write_plan
 from moa.advisor.fit import SPARE, LocalModel
 from moa.advisor.hardware import Machine, Placement, places
 from moa.advisor.task import Task
-from moa.config import EngineConfig, load
+from moa.config import load
+from moa.config.tables import EngineConfig
 from moa.errors import ConfigError
 
 from .test_cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from moa.cli.options import configured
-from moa.config import AddressConfig, EngineConfig, find, load, misspelt_variables
+from moa.config import find, load, misspelt_variables
 from moa.config.endpoints import Endpoints
+from moa.config.tables import AddressConfig, EngineConfig
 from moa.errors import ConfigError
 from moa.usage import Price
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from moa.config import AddressConfig, Config, ServerConfig, Tiers, config_of
+from moa.config import config_of
 from moa.config.endpoints import NO_LLM, Endpoints
-from moa.config.tables import AnyEndpoint
+from moa.config.tables import AddressConfig, AnyEndpoint, Config, ServerConfig, Tiers
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint

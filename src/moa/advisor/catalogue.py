@@ -18,7 +18,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt, TypeAdapter
 
 from moa.advisor.words import Kind, Quantisation, Server, Skill
-from moa.config import AddressConfig, nearest
+from moa.config.faults import nearest
+from moa.config.tables import AddressConfig
 from moa.endpoints.dialects import Dialect
 from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, kept_at
 from moa.errors import ConfigError

@@ -17,8 +17,9 @@ from moa.advisor.choice import Member, Plan
 from moa.advisor.fit import CPU_CONCURRENCY, SPARE, LocalModel, vllm_fit
 from moa.advisor.hardware import GIB, Machine
 from moa.advisor.words import Quantisation
-from moa.config import Config, endpoint_of, load
+from moa.config import load
 from moa.config.file import target, write_endpoint
+from moa.config.tables import Config, endpoint_of
 from moa.errors import ConfigError
 from moa.usage import Tier
 from moa.vllm.settings import UTILISATION, VLLMConfig

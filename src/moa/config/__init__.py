@@ -16,47 +16,9 @@ from typing import Any
 from pydantic import ValidationError, create_model
 
 from moa.config import trust
-from moa.config.faults import explain, keys_at, nearest
-from moa.config.tables import (
-    EMBEDDED,
-    FILE,
-    AdapterConfig,
-    AddressConfig,
-    Config,
-    EndpointConfig,
-    EngineConfig,
-    RemoteConfig,
-    ServerConfig,
-    Tiers,
-    endpoint_of,
-)
+from moa.config.faults import explain
+from moa.config.tables import FILE, Config
 from moa.errors import ConfigError
-
-__all__ = [
-    "EMBEDDED",
-    "FILE",
-    "VARIABLE",
-    "VARIABLES",
-    "AdapterConfig",
-    "AddressConfig",
-    "Config",
-    "EndpointConfig",
-    "EngineConfig",
-    "RemoteConfig",
-    "ServerConfig",
-    "Tiers",
-    "config_of",
-    "endpoint_of",
-    "explain",
-    "find",
-    "keys_at",
-    "load",
-    "misspelt_variables",
-    "nearest",
-    "parse",
-    "read",
-    "read_text",
-]
 
 VARIABLE = "MOA_CONFIG"
 VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_MODEL")

@@ -16,7 +16,9 @@ from pydantic import SecretStr
 
 from moa.advisor.catalogue import BUILT_IN, Local, local, models
 from moa.agents.language import can_detect, language_of
-from moa.config import (
+from moa.config import load
+from moa.config.faults import nearest
+from moa.config.tables import (
     EMBEDDED,
     FILE,
     AddressConfig,
@@ -25,8 +27,6 @@ from moa.config import (
     EngineConfig,
     RemoteConfig,
     Tiers,
-    load,
-    nearest,
 )
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, close_all

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from moa._files import replace_text
-from moa.config import EMBEDDED, FILE, VARIABLE, Config, config_of, parse, read_text, trust
+from moa.config import VARIABLE, config_of, parse, read_text, trust
+from moa.config.tables import EMBEDDED, FILE, Config
 from moa.errors import ConfigError
 from moa.usage import Tier
 

@@ -31,8 +31,9 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from moa.agents.base import no_endpoint
-from moa.config import FILE, explain, keys_at
 from moa.config.endpoints import Endpoints
+from moa.config.faults import explain, keys_at
+from moa.config.tables import FILE
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.graphs.engine.types import is_node

@@ -22,8 +22,8 @@ from moa import agents, graphs, guards
 from moa.agents import Agent
 from moa.agents.base import AGENTS, TypedNode
 from moa.agents.deciding import DecidingAgent
-from moa.config import nearest
 from moa.config.endpoints import Endpoints
+from moa.config.faults import nearest
 from moa.config.trust import object_in
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade

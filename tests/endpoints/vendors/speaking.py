@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from moa.config import AddressConfig
+from moa.config.tables import AddressConfig
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
