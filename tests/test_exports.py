@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,16 +31,39 @@ def test_every_public_name_has_a_docstring() -> None:
         assert getattr(moa, name).__doc__, name
 
 
+TWO = """
+[endpoints.small]
+tier = "slm"
+model = "m"
+base_url = "http://127.0.0.1:1/v1"
+[endpoints.large]
+tier = "llm"
+model = "gpt-5-mini"
+"""
+
+
 @pytest.mark.parametrize(
     ("statement", "heavy"),
     [
         ("import moa", ["langgraph", "torch", "aiohttp", "pydantic"]),
         ("from moa import *", ["langgraph", "torch", "aiohttp", "numpy", "ftfy"]),
+        (
+            "from moa import Endpoints, endpoint; e = Endpoints('two.toml'); e.slm, e.llm; "
+            "endpoint('openai:gpt-5-mini')",
+            ["genai_prices", "httpx2", "pydantic_settings", "aiohttp", "moa.agents"],
+        ),
     ],
 )
-def test_import_pulls_in_nothing_heavy(statement: str, heavy: list[str]) -> None:
+def test_import_and_set_up_pull_in_nothing_heavy(
+    statement: str, heavy: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("two.toml").write_text(TWO)
     code = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    keys = {**os.environ, "OPENAI_API_KEY": "k"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=keys
+    )
     assert done.stdout.strip() == "[]"
 
 

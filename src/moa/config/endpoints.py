@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from moa.advisor.catalogue import BUILT_IN, Local, local, models
-from moa.agents.language import can_detect, language_of
 from moa.config import load
 from moa.config.faults import nearest
 from moa.config.tables import (
@@ -35,6 +33,7 @@ from moa.vllm.settings import VLLMConfig, local_url
 from moa.vllm.state import ServerFolder, keys_of_running
 
 if TYPE_CHECKING:
+    from moa.advisor.catalogue import Local
     from moa.endpoints.embedded import EmbeddedEndpoint
     from moa.endpoints.openai import OpenAIEndpoint
 
@@ -188,6 +187,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             MissingDependency: its engine is not installed.
             EndpointError: its engine does not come up.
         """
+        from moa.agents.language import can_detect, language_of
         from moa.endpoints.embedded import EmbeddedEndpoint
         from moa.endpoints.wrappers import unwrapped
 
@@ -334,7 +334,7 @@ def _server(
         base_url=url,
         api_key=key,
         tier=config.tier,
-        price=config.price(),
+        price=config.price,
         context_window=config.context_window or (vllm.max_model_len if vllm else None),
         concurrency=config.concurrency,
         timeout_s=config.timeout_s,
@@ -344,6 +344,8 @@ def _server(
 
 def weights_of(config: Config, name: str) -> Local:
     """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be."""
+    from moa.advisor.catalogue import local
+
     try:
         return local(config.endpoints[name].model, folder=config.folder)
     except ConfigError as error:
@@ -352,6 +354,8 @@ def weights_of(config: Config, name: str) -> Local:
 
 def weights_named(config: Config, name: str) -> Local:
     """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub."""
+    from moa.advisor.catalogue import BUILT_IN, local, models
+
     if name == EMBEDDED:
         return local(BUILT_IN, folder=Path())
     if name in config.endpoints:

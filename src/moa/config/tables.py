@@ -51,10 +51,14 @@ EMBEDDED = "embedded"
 Dollars = Annotated[Decimal, Field(ge=0)]
 
 
+_CHECKED = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+"""Built once, where `Config` first reads something: building each by itself takes as long again."""
+
+
 class EndpointConfig(BaseModel):
     """One `[endpoints.NAME]` table: a model, and the keys that every kind of endpoint has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _CHECKED
 
     tier: Tier
     model: str = Field(min_length=1)
@@ -263,7 +267,7 @@ def endpoint_of(table: Mapping[str, object]) -> AnyEndpoint:
 class Tiers(BaseModel):
     """The `[tiers]` table: which endpoint a graph takes where it names none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _CHECKED
 
     slm: str | None = None
     """Name of an endpoint, or `embedded`; `None`: the only one of this tier, else the embedded."""
@@ -274,7 +278,7 @@ class Tiers(BaseModel):
 class Config(BaseModel):
     """Everything that `moa.toml` and the `MOA_…` variables say."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _CHECKED
 
     endpoints: dict[str, AnyEndpoint] = Field(default_factory=dict[str, AnyEndpoint])
     tiers: Tiers = Tiers()
