@@ -52,6 +52,10 @@ model = "gpt-5-mini"
             "import moa; e = moa.Endpoints('two.toml'); e.slm, e.llm; moa.endpoint('openai:o1')",
             ["genai_prices", "httpx2", "pydantic_settings", "aiohttp", "moa.agents"],
         ),
+        (
+            "from moa.graphs.loading import READY; READY['sentiment']",
+            ["moa.graphs.brainstorm", "moa.graphs.rag", "moa.guards.spam", "moa.chat.graph"],
+        ),
     ],
 )
 def test_import_and_set_up_pull_in_nothing_heavy(

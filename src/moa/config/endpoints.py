@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -187,14 +186,11 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             MissingDependency: its engine is not installed.
             EndpointError: its engine does not come up.
         """
-        from moa.agents.language import can_detect, language_of
         from moa.endpoints.embedded import EmbeddedEndpoint
         from moa.endpoints.wrappers import unwrapped
 
         if self.used:
             import_module("aiohttp")
-        if can_detect():
-            await asyncio.to_thread(language_of, "Hello")
         for name, endpoint in tuple(self._built.items()):
             endpoint = unwrapped(endpoint)
             if isinstance(endpoint, EmbeddedEndpoint) and (asked is None or name in asked):
