@@ -148,6 +148,7 @@ class Calibration(Frozen):
     one, which was fitted to all texts and is the better guess, and is not accepted.
 
     Examples:
+        >>> from moa import Calibration
         >>> small = SimulatedEndpoint()
         >>> spam = Calibration.load("spam.json")  # doctest: +SKIP
         >>> Classifier(small, ["ham", "spam"], calibration=spam)  # doctest: +SKIP

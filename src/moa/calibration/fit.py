@@ -124,6 +124,7 @@ async def calibrate(
         DeadlineExceeded: the run's time is up.
 
     Examples:
+        >>> from moa import calibrate
         >>> promised = Guarantee(risk=0.05)
         >>> made = calibrate(slm, question, rows, guarantee=promised)  # doctest: +SKIP
         >>> asyncio.run(made).save("spam.json")  # doctest: +SKIP

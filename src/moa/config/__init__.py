@@ -137,8 +137,10 @@ def _variables() -> dict[str, Any]:
     settings = create_model("Variables", __base__=BaseSettings, **fields)
     try:
         return EnvSettingsSource(settings, env_prefix=_PREFIX, env_nested_delimiter="__")()
-    except ValueError as error:  # such as of a variable that holds no JSON
-        raise ConfigError(f"the {_PREFIX}… variables: {error}") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"the {_PREFIX}… variables: {error}. A table, or a list, is written as JSON"
+        ) from error
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,11 +64,9 @@ def explain(
     """
 
     def find(location: Location) -> _Table:
-        return (
-            _table_at(known, location)
-            if isinstance(known, type)
-            else _Table(location, known(location))
-        )
+        if isinstance(known, type):
+            return _table_at(known, location)
+        return _Table(location, known(location))
 
     problems = error.errors(include_url=False)
     return "\n".join(line for it in problems for line in _sentences(it, find, where, table))
@@ -83,25 +81,25 @@ def _sentences(
     problem: ErrorDetails, find: Callable[[Location], _Table], where: str, outer: str | None
 ) -> list[str]:
     location, kind, context = problem["loc"], problem["type"], problem.get("ctx", {})
-    around = find(location[:-1])
     place = find(location).place
+    if kind == "union_tag_invalid":  # said of the table, and not of one of its keys
+        place = (*place, "")
     key = str(place[-1]) if place else ""
     table = ".".join(str(part) for part in (outer, *place[:-1]) if part is not None)
     where = f"{where.removesuffix(':')}: [{table}]" if table else where
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return [f"{where} {_unknown(key, around)}"]
+        return [f"{where} {_unknown(key, find(location[:-1]))}"]
     if kind.startswith("missing"):
         return [f"{where} needs {key!r}, and it is not there"]
     said = re.sub(r"^(?:Value error|Assertion failed), ", "", problem["msg"])
     said = said[:1].lower() + said[1:].replace(" after validation", "")
     if kind == "union_tag_invalid":
-        where, key = f"{where.partition(': [')[0]}: [{'.'.join(map(str, place))}]", ""
-        said = (
-            f"{context['tag']} is unknown{nearest(context['tag'], [*find((*location, '')).kinds])}"
-        )
+        tag, tags = str(context["tag"]), [*find((*location, "")).kinds]
+        said = f"{tag} is unknown{nearest(tag, tags)}"
     elif kind in _TAKES:
         said = f"takes {_TAKES[kind]}, not {problem['input']!r:.80}"
-    return [f"{where} {key}: {line}" if key else f"{where}: {line}" for line in said.splitlines()]
+    start = f"{where} {key}:" if key else f"{where}:"
+    return [f"{start} {line}" for line in said.splitlines() or [said]]
 
 
 def _unknown(key: str, table: _Table) -> str:
