@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from moa import Agent, Classifier, Extractor
 from moa._async import map_async
-from moa.config import EMBEDDED
+from moa.config.tables import EMBEDDED
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.evals.metrics import numeric_match

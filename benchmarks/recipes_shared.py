@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from kept import Kept
 from moa import EmbeddedEndpoint, Endpoint, Endpoints, VLLMEndpoint
-from moa.config import EMBEDDED, Config
+from moa.config.tables import EMBEDDED, Config
 from moa.context import RunContext
 from moa.documents.claims import claims_in
 from moa.documents.sentences import sentences

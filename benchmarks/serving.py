@@ -21,7 +21,8 @@ import aiohttp
 from pydantic import BaseModel
 
 from moa import Choice, Predicate, RunContext, Score, choice, predicate, score, vllm
-from moa.config import EndpointConfig, load
+from moa.config import load
+from moa.config.tables import ServerConfig
 from moa.endpoints import Prompt
 from moa.endpoints.vllm import VLLMEndpoint, free_port
 from moa.questions import questions_of
@@ -267,7 +268,7 @@ def texts() -> list[str]:
 
 
 @asynccontextmanager
-async def started(config: EndpointConfig) -> AsyncGenerator[tuple[VLLMEndpoint, Bare], None]:
+async def started(config: ServerConfig) -> AsyncGenerator[tuple[VLLMEndpoint, Bare], None]:
     """Start a server, and give both who asks it."""
     port = free_port()
     async with vllm.serve(
@@ -287,7 +288,7 @@ async def started(config: EndpointConfig) -> AsyncGenerator[tuple[VLLMEndpoint, 
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Start the servers one after the other, and run the jobs."""
-    config = load(args.config).endpoints
+    config = load(args.config).served
     repeats, scale = (2, 4) if args.quick else (args.repeats, 1)
     found: dict[str, Any] = {}
     small, tiny = config["small"], config["tiny"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import moa
 
-from moa.config import Config
+from moa.config.tables import Config
 from moa.doctor import DOES, checks, optional
 
 

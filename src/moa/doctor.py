@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
-from moa.config import EMBEDDED, Config
 from moa.config.endpoints import Endpoints
+from moa.config.tables import EMBEDDED, Config
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.decide import way_of
@@ -158,8 +158,8 @@ async def _endpoint(config: Config, name: str) -> Surveyed:
 
 
 def _addresses(config: Config, name: str) -> list[str]:
-    if config.serves(name):
-        return list(map(local_url, config.vllm_of(name).ports))
+    if vllm := config.vllm_of(name):
+        return list(map(local_url, vllm.ports))
     entry = config.endpoints[name]
     return [*entry.urls] or [entry.vendor.base_url if entry.vendor else "none"]
 
@@ -183,7 +183,8 @@ async def _probed(config: Config, name: str) -> list[_Probe]:
         return [_Probe(str(error))]
     wanted = config.endpoints[name].model
     found = await asyncio.gather(*(_asked(server, wanted) for server in servers))
-    ports = config.vllm_of(name).ports if config.serves(name) else ()
+    vllm = config.vllm_of(name)
+    ports = vllm.ports if vllm else ()
     if any(p.wrong for p in found) and any(ServerFolder.of(port).is_watched for port in ports):
         return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
     missing = len(_addresses(config, name)) - len(found)

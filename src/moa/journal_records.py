@@ -62,7 +62,9 @@ class _Record:
         return Usage(dict(self.usage))
 
 
-_RECORD = TypeAdapter(_Record)
+@cache
+def _records() -> TypeAdapter[_Record]:
+    return TypeAdapter(_Record)
 
 
 class _Kept(NamedTuple):
@@ -118,9 +120,9 @@ class Call:
 
     def _read(self, own: str, form: Form[Any]) -> _Kept:
         kept = self.place.journal.kept
-        record = _RECORD.validate_json(kept[own])
+        record = _records().validate_json(kept[own])
         paid = {
-            key: (record if key == own else _RECORD.validate_json(kept[key])).spent
+            key: (record if key == own else _records().validate_json(kept[key])).spent
             for key in record.calls
         }
         if record.error:
@@ -231,7 +233,7 @@ def _written(
     calls: Sequence[Key | str],
 ) -> str:
     record = _Record(value, error, [*usage.parts.items()], notes, [str(key) for key in calls])
-    return _RECORD.dump_json(record).decode()
+    return _records().dump_json(record).decode()
 
 
 def _is_known(error: MoaError) -> bool:

@@ -24,8 +24,9 @@ from moa._async import cancel
 from moa._files import dumped, jsonable
 from moa.batch import Item, Row, map_rows
 from moa.budget import Budget
-from moa.config import Config, load
+from moa.config import load
 from moa.config.endpoints import Endpoints
+from moa.config.tables import Config
 from moa.context import Reference, RunContext
 from moa.errors import ConfigError, MoaError, NodeError, needed
 from moa.graphs.loading import load_graph

@@ -111,7 +111,7 @@ def test_room_can_be_asked_for_and_the_file_be_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moa_models("add", "smollm2-135m", "--name", "s", "--context", "2048", "--concurrency", "32")
-    assert load(folder / "moa.toml").endpoints["s"].vllm.max_model_len == 2048
+    assert load(folder / "moa.toml").served["s"].vllm.max_model_len == 2048
     monkeypatch.setenv("MOA_CONFIG", "new.toml")
     moa_models("add", "gpt-4o")
     assert (folder / "new.toml").exists()

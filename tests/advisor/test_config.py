@@ -11,8 +11,9 @@ from moa.advisor.catalogue import Model, model, models
 from moa.advisor.config import Setup, setup, vllm_table
 from moa.advisor.fit import STEPS, LocalModel, vllm_fit
 from moa.advisor.hardware import GPU, Machine
-from moa.config import Config, EndpointConfig, Tiers, load
+from moa.config import load
 from moa.config.file import write_endpoint
+from moa.config.tables import AddressConfig, Config, ServerConfig, Tiers, endpoint_of
 from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
 
@@ -45,7 +46,7 @@ def serving(name: str, machine: Machine, **wish: Any) -> LocalModel:
 def endpoints(**tables: dict[str, object]) -> Config:
     return Config(
         endpoints={
-            name: EndpointConfig.model_validate({"tier": "llm", "model": "m"} | table)
+            name: endpoint_of({"tier": "llm", "model": "m"} | table)
             for name, table in tables.items()
         }
     )
@@ -61,7 +62,7 @@ def test_what_is_taken_fits_and_is_a_table_that_loads(known: Model, machine: Mac
         assert served.needed > served.budget
         return
     assert served.tokens <= (known.context or 0)
-    endpoint = EndpointConfig.model_validate(vllm_table(served))
+    endpoint = ServerConfig.model_validate(vllm_table(served))
     assert endpoint.serve == "vllm"
     share = endpoint.vllm.gpu_memory_utilization
     if served.place.gpu:
@@ -128,7 +129,7 @@ def test_a_model_that_goes_wrong_in_float16_and_one_of_another_server_are_not_se
 def test_what_is_asked_for_is_kept_to() -> None:
     served = serving("qwen3-8b", MACHINES["eight H100"], tokens=2048, concurrency=64)
     assert (served.tokens, served.concurrency) == (2048, 64)
-    assert EndpointConfig.model_validate(vllm_table(served)).vllm.max_model_len == 2048
+    assert ServerConfig.model_validate(vllm_table(served)).vllm.max_model_len == 2048
     assert not vllm_fit(model("qwen3-8b"), MACHINES["T4"], tokens=32_768, concurrency=64).fits
 
 
@@ -170,7 +171,9 @@ def test_every_known_model_becomes_an_endpoint_that_loads(name: str, tmp_path: P
     file = write_endpoint(tmp_path / "moa.toml", "new", made.table, tiers=made.tiers)
     endpoint = load(file).endpoints["new"]
     assert endpoint.tier == model(name).tier
-    assert endpoint.url("new").startswith("http")
+    assert not isinstance(endpoint, AddressConfig) or endpoint.addresses("new")[0].startswith(
+        "http"
+    )
     assert made.notes
     assert made.steps
 
@@ -237,7 +240,7 @@ def test_what_does_not_fit_or_is_retired_is_refused_as_it_was_asked(
 
 def test_a_gpu_that_is_given_away_is_not_written_as_a_share_of_nothing() -> None:
     made = add("smollm2-135m", config=endpoints(a={"serve": "vllm"}), anyway=True)
-    assert EndpointConfig.model_validate(made.table).vllm.gpu_memory_utilization == 0.92
+    assert ServerConfig.model_validate(made.table).vllm.gpu_memory_utilization == 0.92
     assert "beside what is configured" in made.notes[0]
 
 
@@ -247,7 +250,7 @@ def test_a_port_is_given_that_nobody_else_has() -> None:
         b={"serve": "vllm", "vllm": {"port": 8001, "replicas": 2}},
     )
     made = add("smollm2-135m", machine=SMALL, config=taken)
-    assert EndpointConfig.model_validate(made.table).vllm.port == 8003
+    assert ServerConfig.model_validate(made.table).vllm.port == 8003
 
 
 def test_an_endpoint_that_is_overwritten_does_not_stand_in_its_own_way() -> None:

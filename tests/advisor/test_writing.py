@@ -14,6 +14,7 @@ from moa.advisor.fit import SPARE, LocalModel
 from moa.advisor.hardware import Machine, Placement, places
 from moa.advisor.task import Task
 from moa.config import load
+from moa.config.tables import EngineConfig
 from moa.errors import ConfigError
 
 from .test_cases import DESK, EDGE, H100S, LAPTOP, SMALL_BOARD, computer
@@ -96,7 +97,7 @@ def test_a_file_that_the_catalogue_does_not_know_is_put_there_by_its_user() -> N
     _, made = write_plan(pair(machine, places(machine)[0]), machine)
     assert "GGUF file of Qwen/" in made["large"].steps[0]
     large = load().endpoints["large"]
-    assert large.serve == "llama.cpp"
+    assert isinstance(large, EngineConfig)
     assert large.model.endswith(".gguf")
 
 

@@ -24,8 +24,8 @@ from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
 from moa.calibration.scorer import measure
-from moa.config import Config
 from moa.config.endpoints import Endpoints
+from moa.config.tables import Config
 from moa.decisions.regression import fit_head, folds, split
 from moa.endpoints import Embeddings
 from moa.errors import CalibrationError, InputError

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from moa.cli.options import configured
-from moa.config import EndpointConfig, find, load, misspelt_variables
+from moa.config import find, load, misspelt_variables
+from moa.config.endpoints import Endpoints
+from moa.config.tables import AddressConfig, EngineConfig
 from moa.errors import ConfigError
 from moa.usage import Price
 
@@ -72,14 +74,17 @@ WRONG = {
         for key in ("input", "output", "cached_input")
     },
     SMALL.replace('"http://127.0.0.1:1/v1"', "[]"): "base_url",
+    SMALL.replace('"http://127.0.0.1:1/v1"', "3"): r"\[endpoints.small\] base_url: .*\n.*a list",
+    SMALL + 'serve = "vlm"\n': r"\[endpoints.small\].*'serve = \"vllm\"'\?",
+    SMALL + '[tiers]\nslm = "x"\nllm = "y"\n': r"slm = 'x' .*\n.*llm = 'y' ",
     LARGE + "priority = 3\n": "vLLM of your own",
-    LOCAL + 'decide = "systemone"\n': "decides by label log-probabilities",
+    LOCAL + 'decide = "systemone"\n': r"\[endpoints.medium\] decide: .*'auto' or 'labels'",
     f'{LOCAL}[endpoints.other]\ntier = "slm"\nmodel = "qwen3-4b"\nserved_by = "medium"\n': (
         'is no endpoint with serve = "vllm"'
     ),
     **{
         f"{LOCAL}{key}\n{SMALL}": (
-            rf'\[endpoints.medium\] gives serve = "llama.cpp" and {key.split()[0]}'
+            rf"\[endpoints.medium\] .*'{key.split()[0]}'.* nothing with serve = \"llama.cpp\""
         )
         for key in (
             'base_url = "http://127.0.0.1:1/v1"',
@@ -121,15 +126,15 @@ def test_the_only_endpoint_of_a_tier_is_its_default_and_of_several_tiers_picks_i
 
 
 def test_the_vendor_of_a_known_model_brings_its_address_and_the_variable_of_its_key() -> None:
-    endpoint = EndpointConfig(tier="llm", model="gemini-2.5-flash")
-    assert endpoint.url("x").startswith("https://generativelanguage.googleapis.com/")
+    endpoint = AddressConfig(tier="llm", model="gemini-2.5-flash")
+    assert endpoint.addresses("x")[0].startswith("https://generativelanguage.googleapis.com/")
     assert endpoint.key_variable == "GEMINI_API_KEY"
     with pytest.raises(ConfigError, match="base_url"):
-        EndpointConfig(tier="llm", model="my-own").url("mine")
+        AddressConfig(tier="llm", model="my-own").addresses("mine")
 
 
 def test_a_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = EndpointConfig(tier="llm", model="m", base_url="http://h/v1", api_key_env="MY_KEY")
+    endpoint = AddressConfig(tier="llm", model="m", base_url="http://h/v1", api_key_env="MY_KEY")
     with pytest.raises(ConfigError, match="MY_KEY, which is not set"):
         endpoint.key("mine")
     monkeypatch.setenv("MY_KEY", "s3cret")
@@ -137,19 +142,19 @@ def test_a_key_comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch)
     assert key is not None
     assert key.get_secret_value() == "s3cret"
     assert "s3cret" not in repr(key)
-    assert EndpointConfig(tier="slm", model="m", base_url="http://127.0.0.1:1/v1").key("x") is None
+    assert AddressConfig(tier="slm", model="m", base_url="http://127.0.0.1:1/v1").key("x") is None
 
 
 def test_prices_are_as_configured_else_as_published_else_unknown() -> None:
-    published = EndpointConfig(tier="llm", model="gpt-5-mini").price()
+    published = AddressConfig(tier="llm", model="gpt-5-mini").price()
     assert published.known
-    own = EndpointConfig(
+    own = AddressConfig(
         tier="llm", model="gpt-5-mini", input_price=Decimal(3), output_price=Decimal(4)
     ).price()
     assert own == Price(input=Decimal(3), output=Decimal(4))
-    half = EndpointConfig(tier="llm", model="gpt-5-mini", output_price=Decimal(4)).price()
+    half = AddressConfig(tier="llm", model="gpt-5-mini", output_price=Decimal(4)).price()
     assert (half.input, half.output) == (published.input, Decimal(4))
-    assert not EndpointConfig(tier="slm", model="m", base_url="http://127.0.0.1:1/v1").price().known
+    assert not AddressConfig(tier="slm", model="m", base_url="http://127.0.0.1:1/v1").price().known
 
 
 def test_one_price_of_a_known_model_replaces_the_published_one() -> None:
@@ -197,11 +202,11 @@ def test_an_endpoint_may_have_several_addresses() -> None:
 def test_a_model_in_this_machine_is_no_server_of_moa_up() -> None:
     config = load(written(LOCAL + SMALL))
     assert config.served == {}
-    assert not config.serves("medium")
+    assert config.vllm_of("medium") is None
     embedded = [name for name in ("medium", "small", "embedded") if config.embeds(name)]
     assert embedded == ["medium", "embedded"]
     with pytest.raises(ConfigError, match=r"medium.*has no address"):
-        config.endpoints["medium"].url("medium")
+        Endpoints(config, read_keys=False).server("medium")
 
 
 @pytest.mark.parametrize(
@@ -213,5 +218,5 @@ def test_a_model_in_this_machine_is_no_server_of_moa_up() -> None:
     ],
 )
 def test_a_model_in_this_machine_is_known_by_the_name_of_its_file(model: str, name: str) -> None:
-    assert EndpointConfig(tier="llm", model=model, serve="llama.cpp").known_as == name
-    assert EndpointConfig(tier="llm", model=model).known_as == model
+    assert EngineConfig(tier="llm", model=model, serve="llama.cpp").known_as == name
+    assert AddressConfig(tier="llm", model=model).known_as == model

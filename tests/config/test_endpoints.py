@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from moa.config import Config, EndpointConfig, Tiers, config_of
+from moa.config import config_of
 from moa.config.endpoints import NO_LLM, Endpoints
+from moa.config.tables import AddressConfig, AnyEndpoint, Config, ServerConfig, Tiers
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -23,11 +24,11 @@ from moa.graphs.loading import asked_by, load_graph
 from moa.testing import ScriptedEndpoint
 from moa.usage import Price
 
-SMALL = EndpointConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
-LARGE = EndpointConfig(tier="llm", model="large-1", base_url="http://127.0.0.1:9/v1")
+SMALL = AddressConfig(tier="slm", model="small-1", base_url="http://127.0.0.1:9/v1")
+LARGE = AddressConfig(tier="llm", model="large-1", base_url="http://127.0.0.1:9/v1")
 
 
-def endpoints(tiers: Tiers | None = None, **configured: EndpointConfig) -> Endpoints:
+def endpoints(tiers: Tiers | None = None, **configured: AnyEndpoint) -> Endpoints:
     return Endpoints(Config(endpoints=configured, tiers=tiers or Tiers()))
 
 
@@ -51,7 +52,7 @@ def served(of: Endpoints) -> tuple[str, str]:
     ],
 )
 def test_a_small_model_stands_in_where_there_is_no_large_one(
-    configured: dict[str, EndpointConfig], tiers: dict[str, str], slm: str, llm: str
+    configured: dict[str, AnyEndpoint], tiers: dict[str, str], slm: str, llm: str
 ) -> None:
     one = endpoints(Tiers.model_validate(tiers), **configured)
     assert one.slm.name == slm
@@ -62,9 +63,13 @@ def test_a_small_model_stands_in_where_there_is_no_large_one(
 
 
 def test_the_cost_of_a_run_is_compared_without_the_key_or_the_server_of_the_llm() -> None:
-    vendor = EndpointConfig(tier="llm", model="gpt-5-mini")
-    down = vendor.model_copy(
-        update={"serve": "vllm", "input_price": Decimal(1), "output_price": Decimal(2)}
+    vendor = AddressConfig(tier="llm", model="gpt-5-mini")
+    down = ServerConfig(
+        tier="llm",
+        model="gpt-5-mini",
+        serve="vllm",
+        input_price=Decimal(1),
+        output_price=Decimal(2),
     )
     for large in (vendor, down):
         one = endpoints(small=SMALL, large=large)
@@ -104,7 +109,7 @@ def test_an_endpoint_that_is_not_there_is_named_with_the_nearest() -> None:
 
 
 def test_a_missing_key_is_no_matter_until_its_endpoint_is_used() -> None:
-    hosted = EndpointConfig(tier="llm", model="gpt-5-mini")
+    hosted = AddressConfig(tier="llm", model="gpt-5-mini")
     both = endpoints(small=SMALL, large=hosted)
     assert both.slm.name == "small"
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):

@@ -41,7 +41,7 @@ def test_a_missing_file_is_made(tmp_path: Path) -> None:
         '[endpoints.small]\ntier = "slm"\nmodel = "org/model"\nserve = "vllm"\n\n'
         "[endpoints.small.vllm]\nport = 8001\n"
     )
-    assert load(path).endpoints["small"].vllm.port == 8001
+    assert load(path).served["small"].vllm.port == 8001
 
 
 def test_without_a_path_it_is_the_file_of_the_current_folder(
@@ -78,7 +78,7 @@ def test_an_overwritten_endpoint_stays_in_its_place(file: Path) -> None:
 def test_tables_come_after_plain_values(tmp_path: Path) -> None:
     table = {"vllm": {"args": ("--seed", "1")}, "tier": "slm", "model": "m", "serve": "vllm"}
     path = write_endpoint(tmp_path / "moa.toml", "small", table)
-    assert load(path).endpoints["small"].vllm.args == ("--seed", "1")
+    assert load(path).served["small"].vllm.args == ("--seed", "1")
 
 
 @pytest.mark.parametrize("name", ["", "embedded", "a.b", "two words", "[x]"])

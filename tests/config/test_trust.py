@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from moa.config import EndpointConfig, load, read
+from moa.config import load, read
 from moa.config.endpoints import Endpoints
 from moa.config.file import set_in_graph, write_endpoint
+from moa.config.tables import AdapterConfig, AddressConfig, EngineConfig, ServerConfig
 from moa.config.trust import entries, is_trusted, needs, revoke, trust
 from moa.errors import ConfigError
 from moa.vllm.settings import VLLMConfig
@@ -156,12 +157,13 @@ def test_what_is_harmless_needs_no_trust(text: str) -> None:
     assert load()
 
 
-@pytest.mark.parametrize("model", [EndpointConfig, VLLMConfig])
-def test_somebody_has_thought_about_every_key(model: type[EndpointConfig | VLLMConfig]) -> None:
+def test_somebody_has_thought_about_every_key() -> None:
     from moa.config import trust as rules
 
-    known = rules._ENDPOINT if model is EndpointConfig else rules._VLLM  # pyright: ignore[reportPrivateUsage]
-    assert {*known} == {*model.model_fields}
+    kinds = (AddressConfig, ServerConfig, AdapterConfig, EngineConfig)
+    keys = {key for kind in kinds for key in kind.model_fields}
+    assert keys == rules._ENDPOINT  # pyright: ignore[reportPrivateUsage]
+    assert {*VLLMConfig.model_fields} == rules._SERVER  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_variable_that_names_the_file_or_says_the_key_is_the_users_own(
@@ -169,7 +171,7 @@ def test_a_variable_that_names_the_file_or_says_the_key_is_the_users_own(
 ) -> None:
     file = written(endpoint(base_url="https://evil.test/v1"))
     monkeypatch.setenv("MOA_ENDPOINTS__A__BASE_URL", "https://gateway.test/v1")
-    assert load().endpoints["a"].base_url == "https://gateway.test/v1"
+    assert load().endpoints["a"].urls == ("https://gateway.test/v1",)
     written(endpoint(api_key_env="OPENAI_API_KEY"))
     with pytest.raises(ConfigError, match=r"OPENAI_API_KEY to https://gateway\.test"):
         load()
@@ -288,7 +290,7 @@ def test_what_moa_writes_needs_no_trust_anew(before: str | None) -> None:
     if before == CODE:
         agreed(Path("moa.toml"))
     write_endpoint(None, "small", SERVED)
-    assert load().endpoints["small"].vllm.env
+    assert load().served["small"].vllm.env
     set_in_graph(None, "cascade", {"calibration": "../made.json"})
     assert load().graphs["cascade"]
 

@@ -16,8 +16,9 @@ from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
 from moa.agents.sentiment import Sentiment
 from moa.batch import reader_of
-from moa.config import Config, load
+from moa.config import load
 from moa.config.endpoints import Endpoints
+from moa.config.tables import Config
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, WiringError
 from moa.evals import compare

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from moa.budget import Budget
-from moa.config import Config
 from moa.config.endpoints import Endpoints
+from moa.config.tables import Config
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.claims import RELEVANT, SUPPORTED, Grader

@@ -28,12 +28,12 @@ def written(text: str) -> None:
 
 WRONG = {
     SMALL + 'base_url = "http://127.0.0.1:1/v1"\n': (
-        r"\[endpoints.small\] gives serve and base_url: where moa starts the server"
+        r"\[endpoints.small\] has the key 'base_url'.* nothing with serve = \"vllm\""
     ),
-    SMALL + 'api_key_env = "K"\n': "gives serve and api_key_env",
-    REFUNDS + 'base_url = "http://127.0.0.1:1/v1"\n': "gives served_by and base_url",
+    SMALL + 'api_key_env = "K"\n': "'api_key_env'.* nothing with serve",
+    REFUNDS + 'base_url = "http://127.0.0.1:1/v1"\n': "'base_url'.* nothing with served_by",
     '[endpoints.x]\ntier = "llm"\nmodel = "o1"\n[endpoints.x.vllm]\nport = 1\n': (
-        'has a table vllm, which needs serve = "vllm"'
+        r'\[endpoints.x\] .*vllm.* is for serve = "vllm"'
     ),
     SMALL + "[endpoints.small.vllm]\nprot = 1\n": (
         r"\[endpoints.small.vllm\] has no key 'prot'. Did you mean 'port'\?"
@@ -63,7 +63,8 @@ def test_a_server_of_a_vendors_model_is_not_the_vendors() -> None:
     endpoint = load().endpoints["small"]
     assert endpoint.vendor is None
     assert endpoint.key_variable is None
-    assert endpoint.url("small") == "http://127.0.0.1:8000/v1"
+    server = Endpoints(read_keys=False).server("small")
+    assert server.base_url == "http://127.0.0.1:8000/v1"
 
 
 def test_an_adapter_is_asked_by_its_name_on_the_server_of_its_base() -> None:

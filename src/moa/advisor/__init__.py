@@ -1,6 +1,6 @@
 """The advisor: which models for a task on a machine, with reasons and numbers.
 
-    from moa import choose
+    from moa.advisor.choice import choose
     from moa.advisor import Task
 
     print(choose(Task(job="classify", per_day=10_000, latency_s=0.3)))

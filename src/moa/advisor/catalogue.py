@@ -18,7 +18,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveInt, TypeAdapter
 
 from moa.advisor.words import Kind, Quantisation, Server, Skill
-from moa.config import EndpointConfig, nearest
+from moa.config.faults import nearest
+from moa.config.tables import AddressConfig
 from moa.endpoints.dialects import Dialect
 from moa.endpoints.weights import SMOLLM2, HubFile, cache_folder, kept_at
 from moa.errors import ConfigError
@@ -188,9 +189,9 @@ class Model(BaseModel):
         return self._sold.vendor if self._sold else None
 
     @cached_property
-    def _sold(self) -> EndpointConfig | None:
+    def _sold(self) -> AddressConfig | None:
         name = self.vendor_model
-        return EndpointConfig(tier=self.tier, model=name) if name is not None else None
+        return AddressConfig(tier=self.tier, model=name) if name is not None else None
 
     def values(self) -> dict[str, object]:
         """Give all that is known, computed figures included, as JSON can write it."""

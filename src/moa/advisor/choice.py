@@ -247,6 +247,7 @@ def choose(
 
     Examples:
         >>> from moa.advisor import Task
+        >>> from moa.advisor.choice import choose
         >>> from moa.advisor.hardware import Machine
         >>> board = Machine(cores=4, ram=4 * 2**30, ram_free=3 * 2**30)
         >>> ranking = choose(Task(job="classify"), board)

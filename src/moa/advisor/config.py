@@ -17,8 +17,9 @@ from moa.advisor.choice import Member, Plan
 from moa.advisor.fit import CPU_CONCURRENCY, SPARE, LocalModel, vllm_fit
 from moa.advisor.hardware import GIB, Machine
 from moa.advisor.words import Quantisation
-from moa.config import Config, EndpointConfig, load
+from moa.config import load
 from moa.config.file import target, write_endpoint
+from moa.config.tables import Config, endpoint_of
 from moa.errors import ConfigError
 from moa.usage import Tier
 from moa.vllm.settings import UTILISATION, VLLMConfig
@@ -131,7 +132,7 @@ def _sold(model: Model, tier: Tier) -> Setup:
     table: dict[str, object] = {"tier": tier, "model": model.vendor_model}
     if model.decides:
         table["decide"] = model.decides
-    variable = EndpointConfig.model_validate(table).key_variable
+    variable = endpoint_of(table).key_variable
     key = (f"export {variable}=…",) if variable and variable not in os.environ else ()
     price = model.price
     note = f"US$ {price.input:f} per million input tokens, {price.output:f} output"
@@ -210,7 +211,7 @@ def write_plan(
         name = _NAMES[tier]
         made[name] = found = _setup_in(plan, member, tier, machine, beside)
         if found.table:
-            others = beside.endpoints | {name: EndpointConfig.model_validate(found.table)}
+            others = beside.endpoints | {name: endpoint_of(found.table)}
             beside = beside.model_copy(update={"endpoints": others})
     taken = [name for name, it in made.items() if it.table and name in config.endpoints]
     if taken and not overwrite:

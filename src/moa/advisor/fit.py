@@ -19,7 +19,7 @@ from itertools import chain, product
 from moa.advisor.catalogue import GGUF, Model, models
 from moa.advisor.hardware import GIB, RAM_SHARE, Machine, Placement, places
 from moa.advisor.words import Quantisation
-from moa.config import Config
+from moa.config.tables import Config
 from moa.errors import ConfigError
 from moa.vllm.settings import UTILISATION
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moa.advisor.words import Complexity, Job, Prefer
-from moa.config import nearest
+from moa.config.faults import nearest
 from moa.endpoints.dialects import VENDORS, Dialect
 
 PEAK = 3.0

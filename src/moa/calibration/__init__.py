@@ -49,6 +49,10 @@ class Guarantee:
 
     Raises:
         ConfigError: risk or confidence is not strictly between 0 and 1, or a look below 1.
+
+    Examples:
+        >>> Guarantee(risk=0.02).confidence
+        0.95
     """
 
     risk: float = 0.05

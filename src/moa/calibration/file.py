@@ -146,6 +146,12 @@ class Calibration(Frozen):
     It holds two fits of one scorer. The accepting one was fitted without the held-out texts, on
     which its promise was found: what it accepts has its label. All else has the label of the full
     one, which was fitted to all texts and is the better guess, and is not accepted.
+
+    Examples:
+        >>> from moa import Calibration
+        >>> small = SimulatedEndpoint()
+        >>> spam = Calibration.load("spam.json")  # doctest: +SKIP
+        >>> Classifier(small, ["ham", "spam"], calibration=spam)  # doctest: +SKIP
     """
 
     format: Literal[1] = 1

@@ -122,6 +122,12 @@ async def calibrate(
         EndpointError: a request failed.
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
+
+    Examples:
+        >>> from moa import calibrate
+        >>> promised = Guarantee(risk=0.05)
+        >>> made = calibrate(slm, question, rows, guarantee=promised)  # doctest: +SKIP
+        >>> asyncio.run(made).save("spam.json")  # doctest: +SKIP
     """
     data = sort_out(rows, names := [option.name for option in question.options])
     task = _Task(data, names, guarantee or Guarantee(), by_label=by_label, learn=learn)

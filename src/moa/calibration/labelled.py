@@ -37,7 +37,12 @@ def _filled(text: str) -> str:
 
 
 class Labelled(Frozen):
-    """A text with its right label."""
+    """A text with its right label.
+
+    Examples:
+        >>> Labelled(text="My card is gone.", label="lost card").label
+        'lost card'
+    """
 
     text: Annotated[str, AfterValidator(_filled)]
     label: Annotated[str, AfterValidator(_filled)]

@@ -156,7 +156,7 @@ def _settings(
 
 
 def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated: bool) -> None:
-    from moa.config import nearest
+    from moa.config.faults import nearest
     from moa.questions import NONE_OF_THESE
 
     if calibrated or data.kind != "labels":
@@ -173,7 +173,7 @@ def _check_labels(source: str, data: Data, labels: Sequence[str], *, calibrated:
 def _nodes(
     names: Sequence[str], endpoints: Endpoints, given: Mapping[str, object]
 ) -> dict[str, Node[Any, Any]]:
-    from moa.config import nearest
+    from moa.config.faults import nearest
     from moa.graphs.loading import READY, load_graph
 
     for name in names:

@@ -296,7 +296,7 @@ class _Adapted:
 def _labelled(path: Path, labels: list[str], *, none: bool) -> Iterator[Example]:
     from moa import rows
     from moa.calibration.labelled import Labelled
-    from moa.config import nearest
+    from moa.config.faults import nearest
     from moa.endpoints import Example
     from moa.questions import NONE_OF_THESE
 

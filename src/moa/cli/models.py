@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from moa.advisor.catalogue import Model
     from moa.advisor.choice import Plan, Ranking
     from moa.advisor.words import Quantisation
-    from moa.config import Config
+    from moa.config.tables import Config
     from moa.context import RunContext
     from moa.decisions.probe import Probe
 
@@ -166,8 +166,8 @@ def add(
     from moa.advisor import catalogue
     from moa.advisor.config import setup
     from moa.advisor.hardware import machine
-    from moa.config import Config
     from moa.config.file import target, write_endpoint
+    from moa.config.tables import Config
 
     file = target(config)
     known = catalogue.model(model)
@@ -376,7 +376,7 @@ def choose(
     from moa.advisor import choice
     from moa.advisor.hardware import described, machine
     from moa.advisor.task import Task, vendors_with_keys
-    from moa.config import explained
+    from moa.config.faults import explain
 
     if private and vendors:
         raise ConfigError("--private and --vendor contradict each other: give one of them")
@@ -395,7 +395,7 @@ def choose(
     try:
         task = Task.model_validate(given)
     except ValidationError as error:
-        raise ConfigError(explained(error, Task, where="the task")) from error
+        raise ConfigError(explain(error, Task, where="the task")) from error
     ranking = choice.choose(
         task,
         described(machine(), gpus=gpu or (), no_gpu=no_gpu, ram=ram, cores=cores),

@@ -21,8 +21,8 @@ from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa._files import Existing
-    from moa.config import Config
     from moa.config.endpoints import Endpoints
+    from moa.config.tables import Config
     from moa.context import RunContext
 
 ANSWERED, FAILED, STOPPED = 0, 1, 130

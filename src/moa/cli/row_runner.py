@@ -38,7 +38,7 @@ from moa.rows.tally import WAITING, Tally, became
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moa.config import Config
+    from moa.config.tables import Config
     from moa.jobs import Job
 
 _BESIDE = ("confidence", "accepted")

@@ -14,7 +14,7 @@ from moa.cli import options, screen
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moa.config import Config
+    from moa.config.tables import Config
     from moa.vllm.command import ServerSpec
     from moa.vllm.servers import Report
     from moa.vllm.state import ServerFolder
@@ -169,7 +169,7 @@ def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
     """Say how the servers of endpoints are started; without a name, of all that are served here."""
     from moa.vllm.command import specs_of
 
-    entries = {name: config.endpoints[name] for name in _chosen(config, names)}
+    entries = {name: config.served[name] for name in _chosen(config, names)}
     return [
         spec
         for name, entry in entries.items()
@@ -179,7 +179,7 @@ def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
 
 def _chosen(config: Config, names: Iterable[str]) -> list[str]:
     """Name the endpoints that are meant: those named, or all that vLLM serves here."""
-    from moa.config import nearest
+    from moa.config.faults import nearest
 
     served = config.served
     for name in names:
@@ -216,7 +216,7 @@ def running(
 
     Without a name, of all that vLLM serves here; `everything` means every server of this machine.
     """
-    from moa.config import nearest
+    from moa.config.faults import nearest
     from moa.vllm.state import ServerFolder
 
     kept = {folder: state for folder in ServerFolder.all() if (state := folder.read())}
@@ -233,7 +233,7 @@ def running(
     }
     still = [name for name in names if name not in gone]
     for name in _chosen(config, still) if still or (not names and config.served) else ():
-        for port in config.endpoints[name].vllm.ports:
+        for port in config.served[name].vllm.ports:
             folder = ServerFolder.of(port)
             state = folder.read()
             if state is None or state.name == name:  # else it is another's

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -14,16 +13,26 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from moa.advisor.catalogue import BUILT_IN, Local, local, models
-from moa.agents.language import can_detect, language_of
-from moa.config import EMBEDDED, FILE, Config, EndpointConfig, Tiers, load, nearest
+from moa.config import load
+from moa.config.faults import nearest
+from moa.config.tables import (
+    EMBEDDED,
+    FILE,
+    AddressConfig,
+    Config,
+    EndpointConfig,
+    EngineConfig,
+    RemoteConfig,
+    Tiers,
+)
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, close_all
 from moa.errors import ConfigError, ModelNotFound
-from moa.vllm.settings import local_url
+from moa.vllm.settings import VLLMConfig, local_url
 from moa.vllm.state import ServerFolder, keys_of_running
 
 if TYPE_CHECKING:
+    from moa.advisor.catalogue import Local
     from moa.endpoints.embedded import EmbeddedEndpoint
     from moa.endpoints.openai import OpenAIEndpoint
 
@@ -93,12 +102,10 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             >>> print(Agent(endpoints.llm, "Greet.").run_sync("Hi").output)
             Hello!
         """
-        known = {
-            name: EndpointConfig(tier=one.tier, model=one.model) for name, one in named.items()
-        }
+        known = {name: AddressConfig(tier=one.tier, model=one.model) for name, one in named.items()}
         first = {one.tier: name for name, one in reversed(known.items())}
         tiers = Tiers(slm=first.get("slm"), llm=first.get("llm"))
-        # Not validated, which would read the environment.
+        # Not checked: an endpoint in Python may have the name of the built-in model.
         found = cls(Config.model_construct(endpoints=known, tiers=tiers, graphs={}))
         found._built.update(named)
         return found
@@ -184,8 +191,6 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
         if self.used:
             import_module("aiohttp")
-        if can_detect():
-            await asyncio.to_thread(language_of, "Hello")
         for name, endpoint in tuple(self._built.items()):
             endpoint = unwrapped(endpoint)
             if isinstance(endpoint, EmbeddedEndpoint) and (asked is None or name in asked):
@@ -215,62 +220,42 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
                 `moa up`, and isn't running.
         """
         config = self._configured(name)
+        if not isinstance(config, RemoteConfig):
+            raise ConfigError(
+                f"[endpoints.{name}] has no address: its model runs in an engine of moa's own"
+            )
+        vllm = self.config.vllm_of(name)
         found: list[tuple[str, str, SecretStr | None]]
-        if self.config.serves(name):
-            several = self.config.vllm_of(name).replicas > 1
-            keys = self._keys(name).items()
+        if vllm is not None:
+            several = vllm.replicas > 1
+            keys = self._keys(name, vllm).items()
             found = [(str(port), local_url(port), key) for port, key in keys]
         else:
+            assert isinstance(config, AddressConfig), "any other has a server of moa up"
             several = len(config.urls) > 1
             key = config.key(name) if self.to_be_asked else _UNREAD
-            urls = config.urls or (config.url(name),)
-            found = [(urlsplit(url).netloc, url, key) for url in urls]
+            found = [(urlsplit(url).netloc, url, key) for url in config.addresses(name)]
         return [
-            self._server(f"{name}@{place}" if several else name, name, url, key)
+            _server(f"{name}@{place}" if several else name, config, vllm, url, key)
             for place, url, key in found
         ]
 
-    def _keys(self, name: str) -> dict[int, SecretStr]:
+    def _keys(self, name: str, vllm: VLLMConfig) -> dict[int, SecretStr]:
         """The keys of the servers that `moa up` started for an endpoint, by their ports."""
-        ports = self.config.vllm_of(name).ports
         if not self.to_be_asked:
-            return dict.fromkeys(ports, _UNREAD)
-        return keys_of_running(self.config.server_of(name), ports)
-
-    def _server(
-        self, name: str, configured_as: str, url: str, key: SecretStr | None
-    ) -> OpenAIEndpoint:
-        from moa.endpoints.openai import OpenAIEndpoint
-        from moa.endpoints.vllm import VLLMEndpoint
-
-        config, kind, window = self._configured(configured_as), OpenAIEndpoint, None
-        if self.config.serves(configured_as):
-            window = self.config.vllm_of(configured_as).max_model_len
-        if config.priority or self.config.serves(configured_as):
-            kind = partial(VLLMEndpoint, priority=config.priority)
-        return kind(
-            name,
-            model=config.model,
-            base_url=url,
-            api_key=key,
-            tier=config.tier,
-            price=config.price(),
-            context_window=config.context_window or window,
-            concurrency=config.concurrency,
-            timeout_s=config.timeout_s,
-            decides=config.decide,
-        )
+            return dict.fromkeys(vllm.ports, _UNREAD)
+        return keys_of_running(self.config.server_of(name), vllm.ports)
 
     def _built_anew(self, name: str) -> Endpoint:
         from moa.endpoints.replicas import Replicas
         from moa.endpoints.retries import Retried
 
-        if name == EMBEDDED or self._configured(name).serve == "llama.cpp":
+        if name == EMBEDDED or isinstance(self._configured(name), EngineConfig):
             return self._embedded(name)
         first, *others = self.servers(name)
         servers = Replicas(name, [first, *others]) if others else first
-        restarted = self.config.serves(name) and self.to_be_asked
-        return Retried(self._waiting(name, servers) if restarted else servers)
+        vllm = self.config.vllm_of(name) if self.to_be_asked else None
+        return Retried(self._waiting(name, vllm, servers) if vllm else servers)
 
     def _wrapped(self, name: str, endpoint: Endpoint) -> Endpoint:
         """Put a cache and a fallback around an endpoint, as its table says."""
@@ -307,11 +292,11 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             timeout_s=config.timeout_s,
         )
 
-    def _waiting(self, name: str, endpoint: Endpoint) -> Endpoint:
+    def _waiting(self, name: str, vllm: VLLMConfig, endpoint: Endpoint) -> Endpoint:
         """Let calls wait for a server that `moa up` starts again after a crash."""
         from moa.endpoints.vllm import VLLMServer, WaitForReady
 
-        keys = self._keys(name)
+        keys = self._keys(name, vllm)
         servers = [VLLMServer(name, port=port, api_key=key) for port, key in keys.items()]
 
         async def is_ready() -> bool:
@@ -329,8 +314,34 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         return self.config.endpoints[name]
 
 
+def _server(
+    name: str, config: RemoteConfig, vllm: VLLMConfig | None, url: str, key: SecretStr | None
+) -> OpenAIEndpoint:
+    """Build the endpoint of one server; `vllm` says how, where `moa up` starts it."""
+    from moa.endpoints.openai import OpenAIEndpoint
+    from moa.endpoints.vllm import VLLMEndpoint
+
+    kind = OpenAIEndpoint
+    if vllm or config.priority:
+        kind = partial(VLLMEndpoint, priority=config.priority)
+    return kind(
+        name,
+        model=config.model,
+        base_url=url,
+        api_key=key,
+        tier=config.tier,
+        price=config.price,
+        context_window=config.context_window or (vllm.max_model_len if vllm else None),
+        concurrency=config.concurrency,
+        timeout_s=config.timeout_s,
+        decides=config.decide,
+    )
+
+
 def weights_of(config: Config, name: str) -> Local:
     """Say where the weights of an endpoint with `serve = "llama.cpp"` are, or will be."""
+    from moa.advisor.catalogue import local
+
     try:
         return local(config.endpoints[name].model, folder=config.folder)
     except ConfigError as error:
@@ -339,6 +350,8 @@ def weights_of(config: Config, name: str) -> Local:
 
 def weights_named(config: Config, name: str) -> Local:
     """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub."""
+    from moa.advisor.catalogue import BUILT_IN, local, models
+
     if name == EMBEDDED:
         return local(BUILT_IN, folder=Path())
     if name in config.endpoints:

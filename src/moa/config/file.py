@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from moa._files import replace_text
-from moa.config import EMBEDDED, FILE, VARIABLE, Config, config_of, parsed, text_of, trust
+from moa.config import VARIABLE, config_of, parse, read_text, trust
+from moa.config.tables import EMBEDDED, FILE, Config
 from moa.errors import ConfigError
 from moa.usage import Tier
 
@@ -100,8 +101,8 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
     """Read the text of a configuration, and the tables in it."""
-    text = text_of(file) if file.exists() else ""
-    return text, parsed(text, file)
+    text = read_text(file) if file.exists() else ""
+    return text, parse(text, file)
 
 
 def _joined(before: str, tables: Mapping[str, Any]) -> str:

@@ -15,23 +15,27 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import EnvSettingsSource
 
 from moa._files import replace_text
+from moa.config.tables import (
+    AddressConfig,
+    Config,
+    EndpointConfig,
+    EngineConfig,
+    ServerConfig,
+)
 from moa.endpoints.dialects import VENDORS
 from moa.endpoints.transport import is_loopback
 from moa.errors import ConfigError
-
-if TYPE_CHECKING:
-    from moa.config import Config, EndpointConfig
+from moa.vllm.settings import VLLMConfig
 
 Place = tuple[int | str, ...]
 """Keys and places in lists, from the outermost one on."""
@@ -83,17 +87,18 @@ class Entry(BaseModel):
         return (_digest(data), programs) == (self.sha256, self.programs)
 
 
-def check(config: Config, data: bytes) -> None:
+def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> None:
     """Refuse a file that nobody named, and that does what needs trust, unless it is trusted.
 
     Args:
-        config: What was read of it, with the `MOA_…` variables, which are the user's own.
+        config: What was read of it, with the `MOA_…` variables.
         data: What stands in it.
+        overrides: What the variables say, which are the user's own.
 
     Raises:
         ConfigError: each key that needs trust is named, with the command that gives it.
     """
-    file, found = config.file, needs(config, overrides=EnvSettingsSource(type(config))())
+    file, found = config.file, needs(config, overrides=overrides)
     if file is None or not found:
         return
     entry = _entry(file)
@@ -117,10 +122,7 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
     """
     found = list(_in_graphs(config))
     for name, entry in config.endpoints.items():
-        for key in sorted(entry.model_fields_set):
-            for place, does, program in _ENDPOINT.get(key, _unknown)(config, entry, key):
-                found.append(Need(("endpoints", name, *place), does, program))
-        found += _key_needs(name, entry)
+        found += _in_endpoint(config.folder, ("endpoints", name), entry)
     return [need for need in found if not _is_in(overrides, need.place)]
 
 
@@ -170,67 +172,62 @@ def object_in(text: str) -> tuple[Path, str] | None:
     return (Path(file), attribute) if colon and file.endswith(".py") else None
 
 
-# What each key of an endpoint may do. A key that isn't here needs trust until somebody has thought
-# about it.
+_ENDPOINT = frozenset(
+    (
+        *("tier", "model", "serve", "served_by", "vllm", "base_url", "api_key_env", "cache"),
+        *("fallback", "decide", "priority", "context_window", "concurrency", "timeout_s"),
+        *("input_price", "cached_input_price", "output_price"),
+    )
+)
+_SERVER = frozenset(
+    (
+        *("python", "args", "env", "lora", "port", "replicas", "dtype", "quantization", "priority"),
+        *("max_model_len", "gpu_memory_utilization", "block_size", "max_num_seqs"),
+    )
+)
+"""The keys of an endpoint, and of its table `vllm`, of which somebody has thought about what they
+may do: below, or nothing. Any other needs trust."""
 
-_Found = Iterator[tuple[Place, str, Path | None]]
-_Rule = Callable[["Config", "EndpointConfig", str], _Found]
 
-
-def _unknown(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    del config, entry
-    yield (key,), "is a key of which it isn't known what it may do", None
-
-
-def _harmless(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    """Numbers, names of endpoints, and what has a rule of its own."""
-    del config, entry, key
-    yield from ()
-
-
-def _address(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    del config
+def _in_endpoint(folder: Path, place: Place, entry: EndpointConfig) -> Iterator[Need]:
+    yield from _unknown(place, entry, _ENDPOINT)
     for url in entry.urls:
         if not _is_near(url):
-            yield (key,), f"sends texts to {_server(url)}", None
+            yield Need((*place, "base_url"), f"sends texts to {_server(url)}")
+    if entry.cache not in (None, "memory") and _leads_out(folder, entry.cache):
+        does = f"reads and writes {entry.cache!r}, outside of the file's folder"
+        yield Need((*place, "cache"), does)
+    # A file of the hub is data, is fetched by a command alone, and is kept in moa's cache.
+    is_hub = isinstance(entry, EngineConfig) and entry.model.startswith("hf:")
+    is_here = isinstance(entry, ServerConfig | EngineConfig) and not is_hub
+    if is_here and _leads_out(folder, entry.model):
+        yield Need((*place, "model"), f"loads {entry.model!r}, outside of the file's folder")
+    if isinstance(entry, ServerConfig):
+        yield from _in_server(folder, (*place, "vllm"), entry.vllm)
+    yield from _key_needs(place, entry)
 
 
-def _cache(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    if entry.cache not in (None, "memory") and _leads_out(config.folder, entry.cache):
-        yield (key,), f"reads and writes {entry.cache!r}, outside of the file's folder", None
-
-
-def _model(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    """A file of the hub is data, is fetched by a command alone, and is kept in moa's cache."""
-    is_hub = entry.serve == "llama.cpp" and entry.model.startswith("hf:")
-    if entry.serve and not is_hub and _leads_out(config.folder, entry.model):
-        yield (key,), f"loads {entry.model!r}, outside of the file's folder", None
-
-
-def _vllm(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    for inner in sorted(entry.vllm.model_fields_set):
-        for place, does, program in _VLLM.get(inner, _unknown)(config, entry, inner):
-            yield (key, *place), does, program
-
-
-def _python(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    if (python := entry.vllm.python) is not None:
-        path = config.folder / Path(python).expanduser()
-        inside = path.is_file() and not _leads_out(config.folder, python)
-        yield (key,), f"runs the program {python!r}", path if inside else None
-
-
-def _arguments(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    del config
-    if entry.vllm.args and not _is_number(*entry.vllm.args):
-        yield (key,), f"gives vLLM the arguments {shlex.join(entry.vllm.args)!r}", None
-
-
-def _variables(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    del config
-    for name, value in entry.vllm.env.items():
+def _in_server(folder: Path, place: Place, server: VLLMConfig) -> Iterator[Need]:
+    yield from _unknown(place, server, _SERVER)
+    if server.args and not _is_number(*server.args):
+        does = f"gives vLLM the arguments {shlex.join(server.args)!r}"
+        yield Need((*place, "args"), does)
+    for name, value in server.env.items():
         if not _is_number(name, value):
-            yield (key, name), f"sets a variable of the servers to {value!r}", None
+            yield Need((*place, "env", name), f"sets a variable of the servers to {value!r}")
+    for name, where in server.lora.items():
+        if _leads_out(folder, where):
+            yield Need((*place, "lora", name), f"loads {where!r}, outside of the file's folder")
+    if server.python is not None:
+        path = folder / Path(server.python).expanduser()
+        inside = path.is_file() and not _leads_out(folder, server.python)
+        does = f"runs the program {server.python!r}"
+        yield Need((*place, "python"), does, path if inside else None)
+
+
+def _unknown(place: Place, table: BaseModel, known: frozenset[str]) -> Iterator[Need]:
+    for key in sorted(table.model_fields_set - known):
+        yield Need((*place, key), "is a key of which it isn't known what it may do")
 
 
 def _is_number(name: str, *values: str) -> bool:
@@ -238,46 +235,9 @@ def _is_number(name: str, *values: str) -> bool:
     return name in _NUMBERS and len(values) == 1 and re.fullmatch("[0-9]+", values[0]) is not None
 
 
-def _adapters(config: Config, entry: EndpointConfig, key: str) -> _Found:
-    for name, where in entry.vllm.lora.items():
-        if _leads_out(config.folder, where):
-            yield (key, name), f"loads {where!r}, outside of the file's folder", None
-
-
-_ENDPOINT: Mapping[str, _Rule] = {
-    "base_url": _address,
-    "cache": _cache,
-    "model": _model,
-    "vllm": _vllm,
-    **dict.fromkeys(
-        (
-            *("tier", "serve", "served_by", "fallback", "decide", "priority"),
-            *("context_window", "concurrency", "timeout_s"),
-            *("input_price", "cached_input_price", "output_price"),
-            "api_key_env",  # see `_key_needs`
-        ),
-        _harmless,
-    ),
-}
-_VLLM: Mapping[str, _Rule] = {
-    "python": _python,
-    "args": _arguments,
-    "env": _variables,
-    "lora": _adapters,
-    **dict.fromkeys(
-        (
-            *("port", "replicas", "dtype", "quantization", "priority"),
-            *("max_model_len", "gpu_memory_utilization", "block_size", "max_num_seqs"),
-        ),
-        _harmless,
-    ),
-}
-
-
-def _key_needs(name: str, entry: EndpointConfig) -> Iterator[Need]:
+def _key_needs(place: Place, entry: EndpointConfig) -> Iterator[Need]:
     """A vendor's key goes to that vendor; what other variables hold, to this machine too."""
-    variable = entry.key_variable
-    if variable is None:
+    if not isinstance(entry, AddressConfig) or (variable := entry.key_variable) is None:
         return
     key = "base_url" if entry.api_key_env is None else "api_key_env"
     own = {_origin(it.base_url) for it in VENDORS if it.api_key_env == variable.upper()}
@@ -285,7 +245,7 @@ def _key_needs(name: str, entry: EndpointConfig) -> Iterator[Need]:
     for url in entry.urls or usual:
         if not (_origin(url) in own if own else _is_near(url)):
             does = f"sends the variable {_key(variable)} to {_server(url)}"
-            yield Need(("endpoints", name, key), does)
+            yield Need((*place, key), does)
 
 
 def _in_graphs(config: Config) -> Iterator[Need]:

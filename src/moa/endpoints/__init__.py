@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import TypeAdapter
@@ -358,7 +359,7 @@ def asked(question: Question) -> object:
 
 def _dump_decision(decision: Decision) -> JSON:
     answers = [
-        _ANSWER.dump_python(answer, mode="json", exclude={"question"})
+        _answers().dump_python(answer, mode="json", exclude={"question"})
         for answer in decision.answers
     ]
     return [answers, decision.endpoint, decision.model, _AMOUNT.dump(decision.amount)]
@@ -367,7 +368,7 @@ def _dump_decision(decision: Decision) -> JSON:
 def _load_decision(kept: JSON, questions: Sequence[Question]) -> Decision:
     written, endpoint, model, amount = kept
     answers = tuple(
-        _ANSWER.validate_python({**answer, "question": question})
+        _answers().validate_python({**answer, "question": question})
         for answer, question in zip(written, questions, strict=True)
     )
     return Decision(answers=answers, endpoint=endpoint, model=model, amount=_AMOUNT.load(amount))
@@ -390,7 +391,11 @@ def _embedding(endpoint: Endpoint, texts: Sequence[str]) -> Journalled[Embedding
     return f"embed {endpoint.name}", (endpoint.model, texts), EMBEDDINGS
 
 
-_ANSWER = TypeAdapter(Answer)
+@cache
+def _answers() -> TypeAdapter[Answer]:
+    return TypeAdapter(Answer)
+
+
 _AMOUNT, COMPLETION, EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
 _JOURNALLED: Mapping[str, Callable[..., Any]] = {
     "complete": journalled(_completing),

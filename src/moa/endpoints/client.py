@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -78,7 +79,7 @@ class Client:
         model: str,
         base_url: str | None = None,
         api_key: SecretStr | str | None = None,
-        price: Price = UNKNOWN_PRICE,
+        price: Price | Callable[[], Price] = UNKNOWN_PRICE,
         context_window: int | None = None,
         concurrency: int = 64,
         connect_timeout_s: float = 5.0,
@@ -100,7 +101,7 @@ class Client:
         self.name = name
         self.tier: Tier = tier
         self.model = model
-        self.price = price
+        self._price = price
         self.context_window = context_window
         self.timeout_s = timeout_s
         self._given = client
@@ -110,6 +111,11 @@ class Client:
         self._connect_timeout_s = connect_timeout_s
         self._pacing = Pacing(concurrency)
         self._wires: WeakKeyDictionary[asyncio.AbstractEventLoop, Wire] = WeakKeyDictionary()
+
+    @cached_property
+    def price(self) -> Price:
+        """What the server charges."""
+        return self._price if isinstance(self._price, Price) else self._price()
 
     @property
     def hosted_by_openai(self) -> bool:

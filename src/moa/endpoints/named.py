@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Unpack
 
 from pydantic import SecretStr
@@ -15,7 +15,7 @@ from moa.endpoints.given import address_of, check_client, is_client
 from moa.endpoints.openai import OpenAIEndpoint, Settings
 from moa.endpoints.retries import Retried
 from moa.errors import ConfigError
-from moa.usage import FREE, Tier
+from moa.usage import FREE, Price, Tier
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -85,7 +85,7 @@ def endpoint(
         )
         return Retried(served)
     if not found["url"]:
-        settings.setdefault("price", published_price(model, dialect))
+        settings.setdefault("price", partial(published_price, model, dialect))
     return Retried(
         OpenAIEndpoint(
             name or model,
@@ -127,7 +127,7 @@ def _of_client(
     check_client(client, name or model)
     address = address_of(client)
     vendor = next((one for one in VENDORS if one.base_url.rstrip("/") == address), None)
-    settings.setdefault("price", published_price(model, vendor))
+    settings.setdefault("price", partial(published_price, model, vendor))
     return Retried(
         OpenAIEndpoint(
             name or model, model=model, tier=tier, dialect=vendor, client=client, **settings
@@ -141,7 +141,8 @@ def _embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
     if wrong := settings.keys() - _OF_EMBEDDED:
         raise ConfigError(f"the embedded model takes no {', '.join(sorted(wrong))}: leave it out")
     price, timeout_s = settings.get("price", FREE), settings.get("timeout_s", 120.0)
-    return EmbeddedEndpoint(name, tier=tier, price=price, timeout_s=timeout_s)
+    known = price if isinstance(price, Price) else price()
+    return EmbeddedEndpoint(name, tier=tier, price=known, timeout_s=timeout_s)
 
 
 def _key(spec: str, vendor: Dialect) -> SecretStr:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
@@ -67,7 +67,7 @@ class Settings(TypedDict, total=False):
     """What an `OpenAIEndpoint` can be told besides which model is where; it says what each is."""
 
     api_key: SecretStr | str | None
-    price: Price
+    price: Price | Callable[[], Price]
     context_window: int | None
     concurrency: int
     connect_timeout_s: float
@@ -86,7 +86,7 @@ class OpenAIEndpoint(EndpointBase):
         api_key: Sent as a bearer token. `None` sends none to a `base_url`, and
             `$OPENAI_API_KEY` to OpenAI.
         tier: `slm` or `llm`.
-        price: What it charges.
+        price: What it charges, or a function that finds that out when it is first needed.
         context_window: Tokens that fit into one request, prompt and answer together; `None` is
             unknown. A prompt with at least as many words is refused before it is sent; of one that
             may fit the server says whether it does.
@@ -120,7 +120,7 @@ class OpenAIEndpoint(EndpointBase):
         base_url: str | None = None,
         api_key: SecretStr | str | None = None,
         tier: Tier = "llm",
-        price: Price = UNKNOWN_PRICE,
+        price: Price | Callable[[], Price] = UNKNOWN_PRICE,
         context_window: int | None = None,
         concurrency: int = 64,
         connect_timeout_s: float = 5.0,
@@ -133,7 +133,6 @@ class OpenAIEndpoint(EndpointBase):
         self.name = name
         self.model = model
         self.tier: Tier = tier
-        self.price = price
         self.context_window = context_window
         self.concurrency = concurrency
         self.timeout_s = timeout_s
@@ -155,6 +154,11 @@ class OpenAIEndpoint(EndpointBase):
         self.base_url = base_url if client is None else address_of(client)
         self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
         self._decider = DecisionClient(self.client, self.complete, decides=decides, dialect=dialect)
+
+    @property
+    def price(self) -> Price:
+        """What it charges."""
+        return self.client.price
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.

@@ -134,6 +134,7 @@ class Wrapping(Asking):
 
     Examples:
         >>> from dataclasses import replace
+        >>> from moa.endpoints.wrappers import Wrapping
         >>> class Loud(Wrapping):
         ...     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         ...         found = await self.endpoint.complete(prompt, context)

@@ -78,6 +78,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
         CapabilityError: `slm` can't decide, a proposer can't complete, or the encoder can't embed.
 
     Examples:
+        >>> from moa.graphs.brainstorm import Brainstorm
         >>> judged = dict.fromkeys(("useful", "original"), {"good": 1.0})
         >>> small = SimulatedEndpoint(rule=lambda _: judged)
         >>> large = SimulatedEndpoint(rule=lambda _: '{"themes": []}')

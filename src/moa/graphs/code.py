@@ -157,6 +157,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         CapabilityError: an endpoint can't complete.
 
     Examples:
+        >>> from moa.graphs.code import Code
         >>> large = ScriptedEndpoint(["```python\ndef half(n):\n    return n / 2\n```"])
         >>> written = Code(writer=large).run_sync("A function that halves a number.").output
         >>> print(written.text)

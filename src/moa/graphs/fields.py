@@ -31,8 +31,9 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from moa.agents.base import no_endpoint
-from moa.config import FILE, explained, keys_at
 from moa.config.endpoints import Endpoints
+from moa.config.faults import explain, keys_at
+from moa.config.tables import FILE
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.graphs.engine.types import is_node
@@ -64,7 +65,7 @@ class Table:
     def faults(self, error: ValidationError, of: Any) -> str:
         """Say in sentences what is wrong in it, with the nearest key that may stand there."""
         keys = partial(keys_in, of)
-        return explained(error, keys, where=self.file, table=f"graphs.{self.name}")
+        return explain(error, keys, where=self.file, table=f"graphs.{self.name}")
 
     def shared_with(self, takes: Iterable[str]) -> dict[str, object]:
         """Give the settings that a node in it takes; from now on they are known."""

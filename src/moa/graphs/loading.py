@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from pkgutil import iter_modules
@@ -22,8 +23,8 @@ from moa import agents, graphs, guards
 from moa.agents import Agent
 from moa.agents.base import AGENTS, TypedNode
 from moa.agents.deciding import DecidingAgent
-from moa.config import nearest
 from moa.config.endpoints import Endpoints
+from moa.config.faults import nearest
 from moa.config.trust import object_in
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
@@ -91,18 +92,47 @@ class Ready(NamedTuple):
             raise ConfigError(context.faults(error, self.made_by.make)) from None
 
 
-def _all() -> Iterator[tuple[str, Ready]]:
-    for package in (agents, guards, graphs):  # each that has a name says it where it is defined
-        for found in iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(found.name)
-    importlib.import_module("moa.chat.graph")
-    for name, agent in AGENTS.items():
+class _Ready(Mapping[str, Ready]):
+    """The ready agents and graphs by name; each stands in the module of its name, if not imported.
+
+    So a run imports its own alone. All are imported to list them, or to look for another name.
+    """
+
+    def __getitem__(self, name: str) -> Ready:
+        if name not in AGENTS:
+            for module in _modules():
+                if module.endswith(f".{name}"):
+                    importlib.import_module(module)
+        if name not in AGENTS:
+            _import_all()
+        agent = AGENTS[name]
         kind = FromTable if hasattr(agent.make, "from_table") else FromEndpoint
-        yield name, Ready(agent.does, kind(agent.make, agent.tier))
+        return Ready(agent.does, kind(agent.make, agent.tier))
+
+    def __iter__(self) -> Iterator[str]:
+        _import_all()
+        return iter(sorted(AGENTS))
+
+    def __len__(self) -> int:
+        _import_all()
+        return len(AGENTS)
 
 
-READY: dict[str, Ready] = dict(sorted(_all()))
-"""The ready agents and graphs, by name."""
+@cache
+def _modules() -> tuple[str, ...]:
+    """List the modules in which something ready may stand."""
+    packages = (agents, guards, graphs)
+    each = (iter_modules(it.__path__, f"{it.__name__}.") for it in packages)
+    return (*(found.name for modules in each for found in modules), "moa.chat.graph")
+
+
+@cache
+def _import_all() -> None:
+    for module in _modules():
+        importlib.import_module(module)
+
+
+READY: Mapping[str, Ready] = _Ready()
 
 
 def load_graph(

@@ -17,8 +17,8 @@ from moa._async import map_async
 from moa._files import replace_text
 from moa.agents.base import In, Out, TypedNode, ready, said
 from moa.budget import UNLIMITED, Budget
-from moa.config import explained, nearest
 from moa.config.endpoints import Endpoints
+from moa.config.faults import explain, nearest
 from moa.context import RunContext, count_text_deltas
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
 from moa.graphs.engine.bridges import Compilable
@@ -83,7 +83,7 @@ class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
                 check(self, **fields)
             except ValidationError as error:
                 raise ConfigError(
-                    explained(error, partial(keys_in, cls), where=f"{cls.name}:")
+                    explain(error, partial(keys_in, cls), where=f"{cls.name}:")
                 ) from None
 
         cls.__init__ = __init__

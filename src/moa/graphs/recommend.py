@@ -105,7 +105,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         ConfigError: two items have the same id, or a file is no catalogue.
 
     Examples:
-        >>> from moa.graphs.recommend import Interests, Item
+        >>> from moa.graphs.recommend import Interests, Item, Recommend
         >>> catalogue = [Item(id="1", text="A warm jacket."), Item(id="2", text="Open shoes.")]
         >>> large = ScriptedEndpoint(['{"reasons": [{"item": 1, "reason": "It is warm."}]}'])
         >>> graph = Recommend(llm=large, catalogue=catalogue, shown=1)

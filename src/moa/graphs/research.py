@@ -158,6 +158,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     Examples:
         >>> from moa.documents import Passage
         >>> from moa.documents.retrieval import BM25
+        >>> from moa.graphs.research import Research
         >>> guide = Passage(document="guide", title="Guide", text="The bridge is 80 years old.")
         >>> reader = ScriptedEndpoint(["It is 80 years old [1]."])
         >>> answerer = Rag(retriever=BM25([guide]), writer=reader)

@@ -74,6 +74,7 @@ class Shadow(Recipe[In, Out], Generic[In, Out], recipe="shadow"):
     candidate does, the answer, its usage and its trace are those of the node in use.
 
     Examples:
+        >>> from moa.graphs.shadow import Shadow
         >>> answers = {"classifier": {"card": 0.9}}
         >>> old, new = (
         ...     Classifier(SimulatedEndpoint(name=name, rule=lambda _: answers), ["card", "app"])

@@ -181,6 +181,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         CapabilityError: an endpoint can't complete, or `slm` can't decide.
 
     Examples:
+        >>> from moa.graphs.solve import Solve
         >>> large = ScriptedEndpoint(["3 * 4 = 12, so it costs $12."])
         >>> solution = Solve(slm=ScriptedEndpoint(), llm=large).run_sync("3 bags at $4?").output
         >>> print(solution.text)

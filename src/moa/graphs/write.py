@@ -107,7 +107,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         CapabilityError: an endpoint can't complete.
 
     Examples:
-        >>> from moa.graphs.write import Assignment
+        >>> from moa.graphs.write import Assignment, Write
         >>> large = ScriptedEndpoint(["# Whales\n\nWhales hum deep and far, and sing for company."])
         >>> task = Assignment(text="Tell how whales sing.")
         >>> article = Write(llm=large, words=10).run_sync(task).output

@@ -27,7 +27,7 @@ Word = Annotated[str, AfterValidator(_no_option)]
 class VLLMConfig(BaseModel):
     """One `[endpoints.NAME.vllm]` table: how `moa up` starts vLLM for an endpoint."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     port: int = Field(default=8000, ge=1, le=_LAST_PORT)
     """Where it listens on 127.0.0.1; further replicas on the ports after it."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from moa.config import EndpointConfig
+from moa.config.tables import AddressConfig
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
@@ -20,8 +20,8 @@ JSON = dict[str, Any]
 
 def endpoint_of(model: str, *, base_url: str | None = None, **settings: Any) -> OpenAIEndpoint:
     """Build the endpoint that `moa.toml` would give for a vendor's model."""
-    config = EndpointConfig(tier="llm", model=model, base_url=base_url)
-    url = config.url("vendor")
+    config = AddressConfig(tier="llm", model=model, base_url=base_url)
+    url = config.addresses("vendor")[0]
     return OpenAIEndpoint(
         "vendor",
         model=model,

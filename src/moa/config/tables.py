@@ -1,0 +1,427 @@
+"""Tables: what may stand in `moa.toml`, as models that pydantic reads and checks.
+
+    [endpoints.small]
+    tier = "slm"
+    model = "Qwen/Qwen3-0.6B"
+    base_url = "http://127.0.0.1:8000/v1"
+
+    [endpoints.large]
+    tier = "llm"
+    model = "gpt-5-mini"                # its address, its key's variable and its prices are known
+
+    [graphs.support]
+    company = "Northwind Bank"
+
+An endpoint is of one of four kinds, each with keys of its own: `AddressConfig`, `ServerConfig`,
+`AdapterConfig` and `EngineConfig`. Keys to servers are never in the file: it names the environment
+variable that holds one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    Tag,
+    TypeAdapter,
+    model_validator,
+)
+
+from moa.config.faults import nearest
+from moa.endpoints.dialects import VENDORS, Dialect, published_price
+from moa.errors import ConfigError
+from moa.usage import FREE, Price, Tier
+from moa.vllm.settings import VLLMConfig
+
+FILE = "moa.toml"
+EMBEDDED = "embedded"
+"""The name that `[tiers]` uses for the model that runs inside this process's machine."""
+
+Dollars = Annotated[Decimal, Field(ge=0)]
+
+
+_CHECKED = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+"""Built once, where `Config` first reads something: building each by itself takes as long again."""
+
+
+class EndpointConfig(BaseModel):
+    """One `[endpoints.NAME]` table: a model, and the keys that every kind of endpoint has."""
+
+    model_config = _CHECKED
+
+    tier: Tier
+    model: str = Field(min_length=1)
+    """Name of the model, as its server knows it."""
+    input_price: Dollars | None = None
+    """US dollars per million input tokens; `None`: as published, where the vendor is known."""
+    cached_input_price: Dollars | None = None
+    """US dollars per million input tokens that the server had cached; `None`: as published, where
+    the other two are taken from there, else as `input_price`."""
+    output_price: Dollars | None = None
+    """US dollars per million output tokens; `None`: as published, where the vendor is known."""
+    context_window: int | None = Field(default=None, gt=0)
+    """Maximum number of tokens of a prompt and its answer together; a prompt that is longer by any
+    tokenizer is refused before it is sent. `None`: whatever the server takes."""
+    concurrency: int = Field(default=64, gt=0)
+    """Maximum number of requests in flight; further ones wait. With `serve = "llama.cpp"` it is
+    said to the engine, which else works on as many as this machine allows."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds until a request without a complete answer is given up."""
+    cache: str | None = Field(default=None, min_length=1)
+    """Where answers are kept, so that none is paid for twice: `memory`, or a file, from the folder
+    of the configuration on; `None`: nowhere."""
+    fallback: str | None = None
+    """Name of the endpoint that is asked where this one fails, or `embedded`."""
+
+    @property
+    def known_as(self) -> str:
+        """Name of the model in traces and measurements."""
+        return self.model
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses that its table gives."""
+        return ()
+
+    @property
+    def vendor(self) -> Dialect | None:
+        """Who serves the model, where its name or its address says so."""
+        return None
+
+    @property
+    def key_variable(self) -> str | None:
+        """Environment variable that holds the key; `None` where none is needed."""
+        return None
+
+    def key(self, name: str) -> SecretStr | None:
+        """Read the key; `None` where none is needed.
+
+        Raises:
+            ConfigError: the variable is not set.
+        """
+        variable = self.key_variable
+        if variable is None:
+            return None
+        value = os.environ.get(variable)
+        if not value:
+            raise ConfigError(
+                f"[endpoints.{name}] takes its key from the environment variable {variable}, "
+                f"which is not set. Run: export {variable}=…"
+            )
+        return SecretStr(value)
+
+    def price(self) -> Price:
+        """What it charges: as configured, else as published, else unknown."""
+        given = {
+            "input": self.input_price,
+            "cached_input": self.cached_input_price,
+            "output": self.output_price,
+        }
+        stated = self.input_price is not None and self.output_price is not None
+        published = Price() if stated else published_price(self.model, self.vendor)
+        return replace(published, **{key: it for key, it in given.items() if it is not None})
+
+
+class RemoteConfig(EndpointConfig):
+    """An endpoint that a server answers for; see the three kinds of it."""
+
+    decide: Literal["auto", "systemone", "decisions", "labels", "text"] = "auto"
+    """How it is asked to decide; `auto` finds out at first use."""
+    priority: int = 0
+    """Lower is served earlier, by a vLLM that was started with `--scheduling-policy priority`, as
+    `moa up` does where `vllm.priority` is set."""
+
+
+class AddressConfig(RemoteConfig):
+    """An endpoint that others serve: a vendor, or a server with an address."""
+
+    base_url: str | tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Where it is served, `/v1` included, or the addresses of several servers of the same model;
+    `None`: the address of the model's vendor."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; `None`: the vendor's usual one, or no key where
+    `base_url` is given."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses that `base_url` gives."""
+        given = self.base_url or ()
+        return (given,) if isinstance(given, str) else given
+
+    @property
+    def vendor(self) -> Dialect | None:
+        """Who serves the model, where its name or its address says so."""
+        address = self.urls[0].rstrip("/") if self.urls else None
+        for vendor in VENDORS:
+            named = self.model.startswith(vendor.prefixes)
+            if named if address is None else address == vendor.base_url.rstrip("/"):
+                return vendor
+        return None
+
+    @property
+    def key_variable(self) -> str | None:
+        """Environment variable that holds the key; `None` where none is needed."""
+        if self.api_key_env is not None:
+            return self.api_key_env
+        return self.vendor.api_key_env if self.vendor else None
+
+    def addresses(self, name: str) -> tuple[str, ...]:
+        """List the addresses of its servers: those given, else its vendor's.
+
+        Raises:
+            ConfigError: there is no `base_url`, and the model is none of a known vendor's.
+        """
+        if self.urls:
+            return self.urls
+        if self.vendor is None:
+            raise ConfigError(
+                f"[endpoints.{name}]: the model {self.model!r} belongs to no vendor that moa "
+                'knows, so it needs an address: base_url = "http://HOST:PORT/v1"'
+            )
+        return (self.vendor.base_url,)
+
+
+class ServerConfig(RemoteConfig):
+    """An endpoint whose server `moa up` starts: a vLLM on this machine."""
+
+    serve: Literal["vllm"]
+    vllm: VLLMConfig = VLLMConfig()
+    """How vLLM is started."""
+
+
+class AdapterConfig(RemoteConfig):
+    """An endpoint that the server of another endpoint answers for, such as a LoRA adapter."""
+
+    served_by: str
+    """Name of the endpoint whose server is asked."""
+
+
+class EngineConfig(EndpointConfig):
+    """An endpoint whose model runs in an engine of moa's own, which starts at its first call.
+
+    Its `model` is a GGUF file, from the folder of the configuration on; a name of the catalogue;
+    or `hf:OWNER/REPOSITORY/FILE.gguf`.
+    """
+
+    serve: Literal["llama.cpp"]
+    decide: Literal["auto", "labels"] = "auto"
+    """How it is asked to decide: by the log-probabilities of labels."""
+
+    @property
+    def known_as(self) -> str:
+        """Name of its file without `.gguf`."""
+        return PurePath(self.model).name.removesuffix(".gguf")
+
+    def price(self) -> Price:
+        """What it charges: nothing, unless it is configured."""
+        price = super().price()
+        return price if price.known else FREE
+
+
+_ELSEWHERE = "a server elsewhere"
+_ADAPTER = "served_by (an adapter)"
+
+
+def _kind(table: object) -> str | None:
+    """Tell which kind of endpoint a table is: pydantic's discriminator."""
+    if isinstance(table, EndpointConfig):
+        table = {key: getattr(table, key) for key in table.model_fields_set}
+    if not isinstance(table, Mapping):
+        return None
+    table = cast("Mapping[str, object]", table)
+    if table.get("serve") is not None:
+        return f'serve = "{table["serve"]}"'
+    return _ADAPTER if table.get("served_by") is not None else _ELSEWHERE
+
+
+AnyEndpoint = Annotated[
+    Annotated[AddressConfig, Tag(_ELSEWHERE)]
+    | Annotated[ServerConfig, Tag('serve = "vllm"')]
+    | Annotated[AdapterConfig, Tag(_ADAPTER)]
+    | Annotated[EngineConfig, Tag('serve = "llama.cpp"')],
+    Discriminator(_kind),
+]
+"""An endpoint of any kind; errors name a kind by its tag."""
+
+
+def endpoint_of(table: Mapping[str, object]) -> AnyEndpoint:
+    """Read the table of one endpoint by itself.
+
+    Raises:
+        ValidationError: it is wrong.
+    """
+    return TypeAdapter[AnyEndpoint](AnyEndpoint).validate_python(table)
+
+
+class Tiers(BaseModel):
+    """The `[tiers]` table: which endpoint a graph takes where it names none."""
+
+    model_config = _CHECKED
+
+    slm: str | None = None
+    """Name of an endpoint, or `embedded`; `None`: the only one of this tier, else the embedded."""
+    llm: str | None = None
+    """Name of an endpoint, or `embedded`; `None`: the only one of this tier, else the SLM."""
+
+
+class Config(BaseModel):
+    """Everything that `moa.toml` and the `MOA_…` variables say."""
+
+    model_config = _CHECKED
+
+    endpoints: dict[str, AnyEndpoint] = Field(default_factory=dict[str, AnyEndpoint])
+    tiers: Tiers = Tiers()
+    graphs: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    """Settings of the ready graphs, checked by each graph's own model."""
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it was read from; `None`: there was none."""
+        return self._file
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths in it start: the folder of its file, else the working directory."""
+        return (self._file.parent if self._file else Path()).absolute()
+
+    def server_of(self, name: str) -> str:
+        """Name of the endpoint whose server answers for `name`: mostly its own."""
+        entry = self.endpoints[name]
+        return entry.served_by if isinstance(entry, AdapterConfig) else name
+
+    def vllm_of(self, name: str) -> VLLMConfig | None:
+        """How the server that answers for `name` is started; `None`: not by `moa up`."""
+        server = self.endpoints[self.server_of(name)]
+        return server.vllm if isinstance(server, ServerConfig) else None
+
+    def embeds(self, name: str) -> bool:
+        """Whether it runs in an engine of moa's own, as the built-in model does."""
+        return name == EMBEDDED or isinstance(self.endpoints[name], EngineConfig)
+
+    @property
+    def served(self) -> dict[str, ServerConfig]:
+        """The endpoints that `moa up` starts servers for."""
+        entries = self.endpoints.items()
+        return {name: entry for name, entry in entries if isinstance(entry, ServerConfig)}
+
+    def default(self, tier: Tier) -> str:
+        """Name of the endpoint that is taken for `tier`: a small one stands in for a large one.
+
+        Raises:
+            ConfigError: several are of this tier, and `[tiers]` picks none.
+        """
+        chosen = self.of_tier(tier)
+        return chosen or (self.default("slm") if tier == "llm" else EMBEDDED)
+
+    def of_tier(self, tier: Tier) -> str | None:
+        """Name of the endpoint that is the default of `tier`; `None` where there is none.
+
+        Raises:
+            ConfigError: several are of this tier, and `[tiers]` picks none.
+        """
+        chosen = self.tiers.slm if tier == "slm" else self.tiers.llm
+        if chosen is not None:
+            return chosen
+        names = [name for name, endpoint in self.endpoints.items() if endpoint.tier == tier]
+        if len(names) > 1:
+            raise ConfigError(
+                f"{len(names)} endpoints are of tier {tier!r} ({', '.join(names)}): "
+                f'name the default in {FILE}, as [tiers] {tier} = "{names[0]}"'
+            )
+        return names[0] if names else None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Check what one table says of another; each line is a fault."""
+        faults = [
+            *self._wrong_names(),
+            *(it for name in self.endpoints for it in self._wrong_in(name)),
+            *self._wrong_ports(),
+        ]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _wrong_names(self) -> Iterator[str]:
+        """Find names of endpoints that are none, and fallbacks that lead back to their start."""
+        if EMBEDDED in self.endpoints:
+            yield f"[endpoints.{EMBEDDED}] is the name of the model that is built in"
+        known = [*self.endpoints, EMBEDDED]
+        said = {f"[tiers] {tier}": name for tier, name in self.tiers.model_dump().items()}
+        said |= {f"[endpoints.{name}] fallback": it.fallback for name, it in self.endpoints.items()}
+        for place, name in said.items():
+            if name is not None and name not in known:
+                yield f"{place} = {name!r} is no endpoint{nearest(name, known)}"
+        for name in self.endpoints:
+            passed = [name]
+            while following := getattr(self.endpoints.get(passed[-1]), "fallback", None):
+                if following in passed:
+                    place = f"[endpoints.{passed[-1]}] fallback = {following!r}"
+                    yield f"{place} leads back to where it began: name another, or none"
+                    return
+                passed.append(following)
+
+    def _wrong_in(self, name: str) -> Iterator[str]:
+        entry, table = self.endpoints[name], f"[endpoints.{name}]"
+        stated = {entry.input_price, entry.cached_input_price, entry.output_price} - {None}
+        if stated and not entry.price().known:
+            yield (
+                f"{table} gives one price of a model whose others are not known: give both "
+                "input_price and output_price"
+            )
+        if isinstance(entry, AdapterConfig):
+            yield from self._wrong_server(entry, table)
+        elif isinstance(entry, ServerConfig):
+            yield from _unheeded(entry, name, entry, table)
+        elif isinstance(entry, AddressConfig) and entry.priority and entry.vendor:
+            yield f"{table} has a priority, which only a vLLM of your own heeds. Leave it out"
+
+    def _wrong_server(self, entry: AdapterConfig, table: str) -> Iterator[str]:
+        server = self.served.get(entry.served_by)
+        if server is None:
+            yield (
+                f'{table} served_by = {entry.served_by!r} is no endpoint with serve = "vllm"'
+                f"{nearest(entry.served_by, list(self.served))}"
+            )
+            return
+        models = [server.model, *server.vllm.lora]
+        if entry.model not in models:
+            yield (
+                f"{table} asks [endpoints.{entry.served_by}] for the model {entry.model!r}, which "
+                f"is neither its model nor one of its lora adapters{nearest(entry.model, models)}"
+            )
+        yield from _unheeded(entry, entry.served_by, server, table)
+
+    def _wrong_ports(self) -> Iterator[str]:
+        taken: dict[int, str] = {}
+        for name, endpoint in self.served.items():
+            for port in endpoint.vllm.ports:
+                other = taken.setdefault(port, name)
+                if other != name:
+                    yield (
+                        f"[endpoints.{name}.vllm] and [endpoints.{other}.vllm] both take port "
+                        f"{port}: give one of them another port"
+                    )
+                    return
+
+
+def _unheeded(
+    entry: ServerConfig | AdapterConfig, name: str, server: ServerConfig, table: str
+) -> Iterator[str]:
+    if entry.priority and not server.vllm.priority:
+        yield (
+            f"{table} has a priority, which its server heeds only with [endpoints.{name}.vllm] "
+            "priority = true"
+        )
