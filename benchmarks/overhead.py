@@ -32,18 +32,19 @@ IMPORTS = {
 }
 CALLS = 5
 CRITICAL_S = {"W1": 0.340, "unbalanced": 0.300}
-# Work, items, in flight. Six rounds of W3 each, so that every slot opens its connections as often.
+# Work, items, in flight. Three rounds of W3 each, so that every slot opens as many connections.
 JOBS = {
-    "one": ("W1", 8, 1),
-    "w1_64": ("W1", 768, 64),
-    "w3_16": ("W3", 96, 16),
-    "w3_64": ("W3", 384, 64),
-    "w3_256": ("W3", 1536, 256),
-    "unbalanced": ("unbalanced", 6, 1),
-    "mixture_64": ("mixture", 384, 64),
+    "one": ("W1", 4, 1),
+    "w1_64": ("W1", 192, 64),
+    "w3_64": ("W3", 192, 64),
+    "w3_256": ("W3", 768, 256),
+    "unbalanced": ("unbalanced", 4, 1),
+    "mixture_64": ("mixture", 192, 64),
 }
+ONLY = {"w3_256": ("moa", "openai")}
+"""Whom a job is about, where it isn't about all."""
 TARGETS = {
-    "cpu_per_call_ratio": ("at most", 0.5, 0.3),
+    "cpu_per_call_ratio": ("at most", 0.2, 0.15),
     "items_per_second_ratio_64": ("at least", 1.3, 1.5),
     "one_at_a_time_over_critical_path": ("at most", 1.05, 1.03),
     "cpu_per_call_256_over_64": ("at most", 1.2, 1.2),
@@ -111,7 +112,7 @@ def measure(repeats: int, quick: bool) -> tuple[dict[str, dict[str, Any]], dict[
     for repeat in range(repeats + 1):
         for job, (work, items, in_flight) in JOBS.items():
             for peer, process in peers.items():
-                if work not in works[peer]:
+                if work not in works[peer] or peer not in ONLY.get(job, peers):
                     continue
                 count = max(in_flight, items // 8) if quick or repeat == 0 else items
                 asked = {"work": work, "items": count, "in_flight": in_flight}
@@ -125,6 +126,7 @@ def measure(repeats: int, quick: bool) -> tuple[dict[str, dict[str, Any]], dict[
         peer: {
             job: {
                 "cpu_ms_per_call": median(t["cpu_s"] / t["items"] / CALLS for t in took) * 1e3,
+                "collector_share": median(t["collector_s"] / t["cpu_s"] for t in took),
                 "items_per_s": median(t["items"] / t["wall_s"] for t in took),
                 "seconds_per_item": median(t["wall_s"] / t["items"] for t in took),
                 "memory_mib": max(t["memory_mib"] for t in took),
@@ -167,9 +169,20 @@ def section(
             for p in peers
         ],
         *(
-            [f"W3, CPU ms per call, {job[3:]} in flight"]
-            + [f"{found[p][job]['cpu_ms_per_call']:.3f}" for p in peers]
-            for job in ("w3_16", "w3_64", "w3_256")
+            row
+            for job in ("w3_64", "w3_256")
+            for row in (
+                [f"W3, CPU ms per call, {job[3:]} in flight"]
+                + [
+                    f"{found[p][job]['cpu_ms_per_call']:.3f}" if job in found[p] else "-"
+                    for p in peers
+                ],
+                ["of it in the garbage collector"]
+                + [
+                    f"{found[p][job]['collector_share']:.0%}" if job in found[p] else "-"
+                    for p in peers
+                ],
+            )
         ),
         ["mixture of four, CPU ms per call, 64 in flight"]
         + [
@@ -190,8 +203,8 @@ def section(
 W1: one SLM call (20 ms), then three SLM calls side by side (20 ms), then one LLM call (300 ms),
 so the critical path is 340 ms. W3: the same at zero latency. Unbalanced: a branch of 200 ms beside
 one of 50, 50 and 200 ms. The mixture: four proposers and an aggregator at zero latency, so five
-calls as in W3. CPU is the client process's alone. What a call costs more at 256 in flight
-than at 64 is mostly the garbage collector's: more objects are alive when it looks at them.
+calls as in W3. CPU is the client process's alone. At 256 in flight Python's garbage collector takes
+more of it than at 64, since more objects are alive when it looks at them; it finds none to free.
 
 {table(["", *(NAMES[p] for p in peers)], rows)}
 

@@ -9,6 +9,7 @@ proposers and an aggregator.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import resource
 import sys
@@ -79,7 +80,7 @@ def moa_peer(url: str) -> dict[str, Item]:
 def openai_peer(url: str) -> dict[str, Item]:
     from openai import AsyncOpenAI
 
-    client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
 
     async def ask(model: str, instructions: str, text: str) -> str:
         messages: Any = [
@@ -192,9 +193,19 @@ async def job(item: Item, items: int, in_flight: int) -> dict[str, float]:
         for _ in left:
             await item()
 
+    collector_s = 0.0
+
+    def collecting(phase: str, _: dict[str, int]) -> None:
+        nonlocal collector_s
+        now = time.thread_time()
+        collector_s += now if phase == "stop" else -now
+
+    gc.callbacks.append(collecting)
     cpu, wall = time.process_time(), time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(in_flight)))
-    return {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    took = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    gc.callbacks.remove(collecting)
+    return took | {"collector_s": collector_s}
 
 
 def memory_mib() -> float:

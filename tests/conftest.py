@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 _SETTINGS = ("MOA_CONFIG", "OPENAI_API_KEY", "OPENAI_BASE_URL", "GEMINI_API_KEY")
 
@@ -20,6 +21,9 @@ _SETTINGS = ("MOA_CONFIG", "OPENAI_API_KEY", "OPENAI_BASE_URL", "GEMINI_API_KEY"
 def pytest_configure() -> None:
     """Let Ctrl-C reach what tests start, also where the whole run was started to ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long a machine takes is no property of the code: it has other work too.
+    settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -69,7 +69,7 @@ def serving(
     about = {"asked": asked, "lock": threading.Lock(), "status": status, **functions}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Counting,), about))
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", asked
     finally:

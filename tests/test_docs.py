@@ -144,7 +144,7 @@ def test_the_readme_opens_with_two_commands_of_one_line() -> None:
     assert first.splitlines() == [
         'pip install ".[local]" && moa run support examples/support/inbox.jsonl'
     ]
-    assert second.splitlines() == ['pip install -e ".[dev]" && pytest -q']
+    assert second.splitlines() == ['pip install -e ".[dev]" && pytest -q -n 2 --dist loadfile']
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -126,7 +126,7 @@ class Scripted(BaseHTTPRequestHandler):
 
 def test_the_notebook_on_a_model_that_writes_runs_on_any_server(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     (tmp_path / "moa.toml").write_text(
         '[tiers]\nslm = "qwen"\nllm = "qwen"\n[endpoints.qwen]\ntier = "llm"\nmodel = "m"\n'
         f'base_url = "http://127.0.0.1:{server.server_port}/v1"\n'

@@ -27,8 +27,8 @@ class Budget:
 
     No interleaving passes them: the most that a call may take (the length of the prompt and
     `max_tokens`) is reserved before it is sent, and what it took settled afterwards. What a server
-    takes beyond that is not foreseen, nor are joules, and dollars by the hour or the joule. A call
-    whose price is unknown counts against every limit but `cost`.
+    takes beyond that is not foreseen, nor are dollars by the hour. A call whose price is unknown
+    counts against every limit but `cost`.
 
     Raises:
         ConfigError: a limit is no number, or below 0.
@@ -51,8 +51,6 @@ class Budget:
     """Most calls to small models."""
     llm_calls: int | None = None
     """Most calls to large models."""
-    joules: float | None = None
-    """Most energy, where it is measured."""
     tool_calls: int | None = None
     """Most tools that models have used."""
 
@@ -106,7 +104,6 @@ class Budget:
             ("llm_calls", calls_by_tier.get("llm", 0), self.llm_calls),
             ("tokens", used.tokens, self.tokens),
             ("cost", used.priced_cost, None if self.cost is None else Decimal(str(self.cost))),
-            ("joules", used.joules, self.joules),
             ("tool_calls", used.tool_calls, self.tool_calls),
         )
 

@@ -1,13 +1,11 @@
 """Energy: the joules that this machine takes, measured where it can be, and estimated where not.
 
 Sources: RAPL counters, https://docs.kernel.org/power/powercap/powercap.html; NVML's
-`nvmlDeviceGetTotalEnergyConsumption`; the power of a battery that is discharging,
-https://docs.kernel.org/power/power_supply_class.html.
+`nvmlDeviceGetTotalEnergyConsumption`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,9 +69,8 @@ def meter(
     """Make the best meter that this machine has for what a model runs on.
 
     RAPL counts processors and memory; NVML the GPUs, which are added for a model that runs on them
-    alone, since they take power at rest too. Where the part isn't counted, a battery that is
-    discharging tells the power of the whole machine. Without any of them it is an estimate: the CPU
-    seconds of this process and its children times `watts_per_core`, and nothing for GPUs.
+    alone, since they take power at rest too. Without a counter it is an estimate: the CPU seconds
+    of this process and its children times `watts_per_core`, and nothing for GPUs.
 
     Args:
         on: What the model runs on. The built-in model runs on the processor.
@@ -84,8 +81,6 @@ def meter(
     if processors and (cards or on == "processor"):
         source = "RAPL and NVML" if cards else "RAPL"
         return Meter([*processors, *cards], measured=True, source=source)
-    if batteries := battery(sysfs):
-        return Meter(batteries, measured=True, source="battery, the whole machine")
     if cards:
         return Meter(cards, measured=True, source="NVML, the GPUs alone")
     assumed = f"CPU seconds at {watts_per_core:g} W a core"
@@ -111,15 +106,6 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
     platform = [read for name, read in found if name == "psys"]
     return platform or [
         read for name, read in found if name.startswith("package") or name == "dram"
-    ]
-
-
-def battery(sysfs: Path = SYSFS) -> list[Read]:
-    """Find the batteries that are discharging, and tell their power."""
-    return [
-        _added_up(supply)
-        for supply in sorted((sysfs / "class" / "power_supply").glob("*"))
-        if _discharging(supply) and _watts(supply) is not None
     ]
 
 
@@ -169,40 +155,5 @@ def _rising(zone: Path) -> Read:
     return read
 
 
-def _added_up(supply: Path) -> Read:
-    """Add up a power over the time between two readings.
-
-    While the battery is charged it tells what it takes in, so the last power before stands in.
-    """
-    watts, at, total = _watts(supply) or 0.0, time.monotonic(), 0.0
-
-    def read() -> float:
-        nonlocal watts, at, total
-        given = _watts(supply) if _discharging(supply) else None
-        now, then = watts if given is None else given, time.monotonic()
-        total += (watts + now) / 2 * (then - at)
-        watts, at = now, then
-        return total
-
-    return read
-
-
 def _is_second(zone: Path) -> bool:
     return zone.name.startswith("intel-rapl-mmio:")
-
-
-def _discharging(supply: Path) -> bool:
-    try:
-        return (supply / "status").read_text().strip() == "Discharging"
-    except OSError:
-        return False
-
-
-def _watts(supply: Path) -> float | None:
-    """Read the power; `None` where the battery doesn't tell it."""
-    with suppress(OSError, ValueError):
-        return abs(int((supply / "power_now").read_text())) * _MICRO
-    with suppress(OSError, ValueError):
-        volts = int((supply / "voltage_now").read_text()) * _MICRO
-        return abs(int((supply / "current_now").read_text())) * _MICRO * volts
-    return None

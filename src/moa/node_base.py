@@ -9,7 +9,6 @@ from collections.abc import (
     AsyncIterator,
     Generator,
     Iterable,
-    Sequence,
 )
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -141,7 +140,6 @@ class NodeBase(Generic[In_contra, Out_co]):
         context: RunContext | None = None,
         *,
         column: str | None = "text",
-        columns: Sequence[str] | None = None,
         max_concurrency: int = 8,
         on_error: OnError = "return",
         progress: Progress = False,
@@ -160,16 +158,15 @@ class NodeBase(Generic[In_contra, Out_co]):
             context, max_concurrency, on_error, progress: See `moa.batch.map_rows`.
             column: Where the texts are; a cell that holds none is an error of its row. `None`: each
                 row as a whole is what the node takes, its columns the fields.
-            columns: Names of the fields to take; `error` comes in any case. `None`: all.
 
         Raises:
-            ConfigError: it is no DataFrame, or has no such column, or the outputs no such field.
+            ConfigError: it is no DataFrame, or has no such column.
             MoaError: as `on_error` says.
         """
         from moa.rows.frames import framed
 
         node = cast("Node[object, Out_co]", self)
-        rows, widened = framed(frame, node, column, columns)
+        rows, widened = framed(frame, node, column)
         mapped = map_rows(
             node,
             rows,

@@ -37,8 +37,6 @@ class Amount:
     """Calls whose price is not known, so that `cost` is unknown too."""
     seconds: float = 0.0
     """Seconds spent waiting for endpoints, added up; calls overlap, so not the wall time."""
-    joules: float = 0.0
-    """Energy, where it was measured."""
     tool_calls: int = 0
     """Tools that models had used."""
 
@@ -61,7 +59,6 @@ class Amount:
             priced_cost=self.priced_cost + other.priced_cost,
             unpriced_calls=self.unpriced_calls + other.unpriced_calls,
             seconds=self.seconds + other.seconds,
-            joules=self.joules + other.joules,
             tool_calls=self.tool_calls + other.tool_calls,
         )
 
@@ -74,7 +71,6 @@ class Amount:
             priced_cost=-self.priced_cost,
             unpriced_calls=-self.unpriced_calls,
             seconds=-self.seconds,
-            joules=-self.joules,
             tool_calls=-self.tool_calls,
         )
 
@@ -228,7 +224,7 @@ class Price:
     """What an endpoint charges. All `None` means unknown, which is not free.
 
     A hosted model has prices per million tokens; a model on one's own hardware has a price per
-    hour of it, or per joule. Where several are given they add up.
+    hour of it. Where both are given they add up.
 
     Examples:
         >>> from decimal import Decimal
@@ -246,17 +242,11 @@ class Price:
     """US dollars per million output tokens."""
     hour: Decimal | None = None
     """US dollars per hour of the hardware, charged for the seconds that a call takes."""
-    joule: Decimal | None = None
-    """US dollars per joule, charged for calls whose energy is measured."""
 
     @property
     def known(self) -> bool:
         """Whether anything can be worked out from it."""
-        return (
-            (self.input is not None and self.output is not None)
-            or self.hour is not None
-            or self.joule is not None
-        )
+        return (self.input is not None and self.output is not None) or self.hour is not None
 
     def of(self, amount: Amount) -> Decimal | None:
         """US dollars for `amount`, or `None` where the price is unknown."""
@@ -273,8 +263,6 @@ class Price:
             ) / _MILLION
         if self.hour is not None:
             cost += Decimal(repr(amount.seconds)) * self.hour / _HOUR
-        if self.joule is not None:
-            cost += Decimal(repr(amount.joules)) * self.joule
         return cost
 
     def charge(self, amount: Amount) -> Amount:

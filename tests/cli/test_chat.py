@@ -87,7 +87,7 @@ class Echo(BaseHTTPRequestHandler):
 def server(folder: Path) -> Iterator[None]:
     Echo.go_on, Echo.asked = threading.Event(), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     (folder / "moa.toml").write_text(CONFIG.format(port=server.server_port))
     yield

@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def server(no_encoders: None) -> Iterator[None]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     Path("moa.toml").write_text(
         '[endpoints.small]\ntier = "slm"\nmodel = "m"\ndecide = "systemone"\n'

@@ -23,7 +23,6 @@ amounts = st.builds(
     calls=st.just(1),
     input_tokens=st.integers(0, 10**6),
     output_tokens=st.integers(0, 10**6),
-    joules=st.integers(0, 1000).map(lambda n: n / 8),
     seconds=st.integers(1, 1000).map(lambda n: n / 8),
 ).map(PRICE.charge)
 steps = st.lists(
@@ -40,7 +39,7 @@ class Run:
     """A run with budgets at two levels, and what can be done in it."""
 
     def __init__(self) -> None:
-        budget = Budget(tokens=10**12, cost=10**12, joules=10**12)
+        budget = Budget(tokens=10**12, cost=10**12)
         self.run = RunContext(budget=budget)
         self.inner = self.run.nested("inner", budget=budget)
         self.contexts = [self.run, self.run.nested("other"), self.inner, self.inner.nested("deep")]

@@ -56,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich takes the streams for one
     server = ThreadingHTTPServer(("127.0.0.1", 0), Evil)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/v1"
     (tmp_path / "moa.toml").write_text(
         f'[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "{address}"\n'

@@ -52,9 +52,6 @@ CACHED = Amount(input_tokens=1_000_000, cached_input_tokens=400_000, output_toke
         pytest.param(UNKNOWN_PRICE, Amount(input_tokens=5), None, id="unknown"),
         pytest.param(Price(input=Decimal(1)), Amount(input_tokens=5), None, id="half a price"),
         pytest.param(Price(hour=Decimal("3.60")), Amount(seconds=10.0), "0.01", id="by the hour"),
-        pytest.param(
-            Price(joule=Decimal("0.0000001")), Amount(joules=1000.0), "0.0001", id="by energy"
-        ),
     ],
 )
 def test_a_price_is_honest_about_what_it_does_not_know(

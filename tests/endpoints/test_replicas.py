@@ -1,4 +1,4 @@
-"""Several servers of one model: balance, affinity, deaths and returns."""
+"""Several servers of one model: balance, deaths and returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tenacity import wait_none
 
 from moa.context import RunContext
-from moa.endpoints import Completion, Endpoint, Example, Prompt
+from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.retries import Retried
@@ -106,13 +106,12 @@ class Fleet:
     """Some servers, and the replicas over them."""
 
     count: int = 3
-    slack: int = 0
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
         self.servers = [Server(f"m#{i}") for i in range(self.count)]
         self.probed: list[str] = []
-        self.all = Replicas("m", self.servers, slack=self.slack, probe=self.probe, clock=self.clock)
+        self.all = Replicas("m", self.servers, probe=self.probe, clock=self.clock)
 
     async def probe(self, endpoint: Endpoint, context: RunContext) -> None:
         del context
@@ -142,23 +141,19 @@ async def test_idle_replicas_take_turns() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 5),
-    st.integers(0, 4),
     st.lists(st.tuples(st.sampled_from(["send", "end"]), st.integers(0, 3)), max_size=60),
 )
-def test_no_replica_is_busier_than_the_least_busy_by_more_than_the_slack(
-    count: int, slack: int, actions: list[tuple[str, int]]
+def test_a_request_goes_to_one_of_the_least_busy(
+    count: int, actions: list[tuple[str, int]]
 ) -> None:
-    """When a request is sent, its replica has at most `slack` more; without a prefix none has."""
-
     async def run() -> None:
-        fleet = Fleet(count=count, slack=slack)
+        fleet = Fleet(count=count)
         gates: list[asyncio.Event] = []
         busy: Counter[str] = Counter()
 
         class Counting(Wrapping):
             async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-                least = min(busy[server.name] for server in fleet.servers)
-                assert busy[self.name] <= least + (slack if prompt.messages[1:] else 0)
+                assert busy[self.name] == min(busy[server.name] for server in fleet.servers)
                 busy[self.name] += 1
                 gate = asyncio.Event()
                 gates.append(gate)
@@ -166,7 +161,7 @@ def test_no_replica_is_busier_than_the_least_busy_by_more_than_the_slack(
                 busy[self.name] -= 1
                 return await super().complete(prompt, context)
 
-        balanced = Replicas("m", [Counting(server) for server in fleet.servers], slack=slack)
+        balanced = Replicas("m", [Counting(server) for server in fleet.servers])
         async with asyncio.TaskGroup() as group:
             for action, which in actions:
                 if action == "send":
@@ -179,71 +174,6 @@ def test_no_replica_is_busier_than_the_least_busy_by_more_than_the_slack(
                 gate.set()
 
     asyncio.run(run())
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(2, 6), st.lists(st.text(max_size=8), min_size=1, max_size=12, unique=True))
-def test_the_same_prefix_goes_to_the_same_replica(count: int, systems: list[str]) -> None:
-    async def run() -> None:
-        fleet = Fleet(count=count)
-        for system in systems:
-            answers = [
-                await fleet.all.complete(Prompt.of(text, system=system), RunContext())
-                for text in ("one", "two", "three")
-            ]
-            assert len({answer.endpoint for answer in answers}) == 1
-
-    asyncio.run(run())
-
-
-async def of_prefixes(endpoint: Replicas, count: int = 60) -> list[str]:
-    prompts = [Prompt.of("Hello?", system=f"You are agent {i}.") for i in range(count)]
-    return [(await endpoint.complete(prompt, RunContext())).endpoint for prompt in prompts]
-
-
-async def test_prefixes_are_spread_over_all_replicas() -> None:
-    counts = Counter(await of_prefixes(Fleet().all))
-    assert set(counts) == {"m#0", "m#1", "m#2"}
-    assert min(counts.values()) >= 8
-
-
-async def test_only_the_prefixes_of_a_dead_replica_move() -> None:
-    fleet = Fleet()
-    before = await of_prefixes(fleet.all)
-    fleet.servers[1].kill()
-    after = await of_prefixes(fleet.all)
-    assert "m#1" not in after
-    assert [a for a, b in zip(after, before, strict=True) if b != "m#1"] == [
-        b for b in before if b != "m#1"
-    ]
-
-
-async def test_a_decision_stays_with_its_question_whatever_the_text() -> None:
-    fleet = Fleet()
-    shown = [Example("Win money!", {"spam": "yes"})]
-    found = {
-        (kind, (await fleet.all.decide("state", [q], RunContext(), examples=examples)).endpoint)
-        for _ in range(4)
-        for kind, q, examples in (("spam", SPAM, []), ("mood", MOOD, []), ("shown", SPAM, shown))
-    }
-    assert len(found) == 3
-
-
-async def test_a_prefix_moves_on_where_its_replica_is_too_busy() -> None:
-    fleet = Fleet(slack=2)
-    for server in fleet.servers:
-        server.gate.clear()
-    prompt = Prompt.of("Hello?", system="Be kind.")
-    async with asyncio.TaskGroup() as group:
-        for _ in range(3):
-            group.create_task(fleet.all.complete(prompt, RunContext()))
-        await settle()
-        assert sorted(server.inside for server in fleet.servers) == [0, 0, 3]
-        group.create_task(fleet.all.complete(prompt, RunContext()))
-        await settle()
-        assert sorted(server.inside for server in fleet.servers) == [0, 1, 3]
-        for server in fleet.servers:
-            server.gate.set()
 
 
 @pytest.mark.parametrize("status", [None, 502, 503])
@@ -410,12 +340,12 @@ async def happened(fleet: Fleet, actions: list[tuple[str, int]]) -> dict[str, An
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(2, 5), st.integers(0, 3), st.lists(ACTIONS, max_size=40))
+@given(st.integers(2, 5), st.lists(ACTIONS, max_size=40))
 def test_no_request_is_lost_or_answered_twice_whoever_dies(
-    count: int, slack: int, actions: list[tuple[str, int]]
+    count: int, actions: list[tuple[str, int]]
 ) -> None:
     """As long as one replica lives, every request is answered, and exactly once."""
-    fleet = Fleet(count=count, slack=slack)
+    fleet = Fleet(count=count)
     fleet.servers[0].immortal = True
     results = asyncio.run(happened(fleet, actions))
     answered = Counter(text for server in fleet.servers for text in server.answered)
@@ -479,7 +409,7 @@ async def test_no_decision_is_lost_where_a_real_server_is_killed_under_load() ->
             OpenAIEndpoint(name, model="jev-latest", base_url=url, decides="systemone")
             for name, url in zip("ab", urls, strict=True)
         ]
-        async with Replicas("m", pair, slack=0) as endpoint:
+        async with Replicas("m", pair) as endpoint:
 
             async def ask(number: int) -> str:
                 return (await endpoint.decide(f"text {number}", [SPAM], RunContext())).endpoint
@@ -500,8 +430,6 @@ def test_replicas_that_cannot_work_are_refused() -> None:
     for wrong in ([], [one, one], [one, other], [one, ScriptedEndpoint(name="b", tier="llm")]):
         with pytest.raises(ConfigError, match="m: "):
             Replicas("m", wrong)
-    with pytest.raises(ConfigError):
-        Replicas("m", [one], slack=-1)
 
 
 def test_replicas_can_do_what_all_of_them_can() -> None:

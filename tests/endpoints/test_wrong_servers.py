@@ -90,7 +90,7 @@ def asked(folder: None) -> Iterator[dict[str, int]]:
     counts: dict[str, int] = {}
     handler = type("Counting", (Handler,), {"asked": counts})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     Path("moa.toml").write_text(
         '[endpoints.large]\ntier = "llm"\nmodel = "m"\n'

@@ -52,7 +52,7 @@ class Models:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

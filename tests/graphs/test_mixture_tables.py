@@ -212,7 +212,7 @@ class Handler(BaseHTTPRequestHandler):
 def host() -> Iterator[str]:
     handler = type("Listing", (Handler,), {"asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -127,11 +127,6 @@ def test_a_row_as_a_whole_is_what_a_node_takes(frame_of: Any) -> None:
     assert list(found["total"]) == [4, 6]
 
 
-def test_only_the_columns_that_are_named_come_out_beside_the_error(frame_of: Any) -> None:
-    found = mood().map_frame(frame_of({"text": TEXTS}), columns=["confidence", "label"])
-    assert list(found.columns) == ["text", "confidence", "label", "error"]
-
-
 def test_a_graph_that_gives_one_of_two_models_has_the_columns_of_both(frame_of: Any) -> None:
     def either(text: str) -> Reply | Dropped:
         return Dropped(reason="too short") if len(text) < 5 else Reply(text="Thank you.")
@@ -140,20 +135,6 @@ def test_a_graph_that_gives_one_of_two_models_has_the_columns_of_both(frame_of: 
     graph = g.build(g.add(either, g.input))
     found = graph.map_frame(frame_of({"body": TEXTS}), column="body")
     assert list(found.columns) == ["body", "text", "reason", "error"]
-    with pytest.raises(ConfigError, match="the outputs have no 'reson'"):
-        graph.map_frame(frame_of({"body": TEXTS}), column="body", columns=["reson"])
-
-
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [(["lable"], "the outputs have no 'lable': choose columns of"), ("label", "give a list")],
-)
-def test_a_column_that_no_output_has_is_refused_before_a_call(columns: Any, said: str) -> None:
-    endpoint = SimulatedEndpoint()
-    frame = import_module("pandas").DataFrame({"text": TEXTS})
-    with pytest.raises(ConfigError, match=said):
-        Sentiment(endpoint).map_frame(frame, columns=columns)
-    assert endpoint.states == []
 
 
 def test_yes_or_no_stays_that_where_a_row_failed(frame_of: Any) -> None:

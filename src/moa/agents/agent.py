@@ -422,10 +422,10 @@ class Agent(TypedNode[In, Out]):
         return completion
 
     def _streams(self, context: RunContext) -> bool:
+        if context.listener is None or "stream" not in self.endpoint.capabilities:
+            return False
         # What `check` may reject is not shown: nobody could take it back.
-        checked = type(self).check is not Agent[In, Out].check
-        listened = context.listener is not None and "stream" in self.endpoint.capabilities
-        return listened and self._schema is None and not checked
+        return self._schema is None and type(self).check is Agent[In, Out].check
 
 
 def _unfenced(text: str) -> str:

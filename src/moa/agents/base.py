@@ -170,17 +170,19 @@ class TypedNode(ABC, NodeBase[In, Out]):
         """
 
     def _admitted(self, request: In) -> In:
-        wanted = getattr(self.input_type, "__name__", None) or str(self.input_type)
-        fault = f"{self.name}: takes {wanted}, but was given {type(request).__name__}"
         if self._input is None:
             # Instances alone: pydantic would make an empty model of a dictionary for `BaseModel`.
             if not isinstance(request, self.input_type):
-                raise InputError(fault)
+                raise InputError(self._misfit(request))
             return request
         try:
             return self._input.validate_python(request, strict=True)
         except ValidationError as error:
-            raise InputError(f"{fault}: {said(error)}") from error
+            raise InputError(f"{self._misfit(request)}: {said(error)}") from error
+
+    def _misfit(self, request: object) -> str:
+        wanted = getattr(self.input_type, "__name__", None) or str(self.input_type)
+        return f"{self.name}: takes {wanted}, but was given {type(request).__name__}"
 
 
 async def beside_the_loop(

@@ -493,7 +493,7 @@ class ZeroShotCache:
 def costs_nothing(endpoint: Endpoint) -> bool:
     """Whether asking costs nothing but time: a model that `moa` runs, or a server near by.
 
-    A server that has a price of an hour, of energy or of tokens costs that.
+    A server that has a price of an hour or of tokens costs that.
     """
     inner = unwrapped(endpoint)
     if isinstance(inner, EmbeddedEndpoint):

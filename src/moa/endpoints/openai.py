@@ -50,6 +50,7 @@ CHAT: frozenset[Capability] = frozenset(
     ("complete", "stream", "decide", "tools", "images", "files")
 )
 """What a server is taken to do; what its model can't do it refuses itself."""
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 _DATA_URL = re.compile(r"data:[\w/+.-]+;base64,[\w+/=]+")
 _FILE = "word " * 1000
 """Stands for a file where tokens are estimated: a page or a large picture takes about as many."""
@@ -300,7 +301,7 @@ class OpenAIEndpoint(EndpointBase):
         """Write a request without what the model refuses, and estimate what it takes."""
         body = {k: v for k, v in {**self.chat(prompt), **more}.items() if k not in self._refused}
         # The words around the messages stand for what the chat template puts there.
-        text = _DATA_URL.sub(_FILE, json.dumps(body, ensure_ascii=False))
+        text = _DATA_URL.sub(_FILE, _as_json(body))
         return body, estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
 
     def _leave_out(

@@ -8,21 +8,15 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TypeVar
 
 from moa._async import closed_after
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
-    Completion,
-    Decision,
     Endpoint,
-    Examples,
     Pieces,
     Prompt,
-    Questions,
-    asked,
     close_all,
 )
 from moa.endpoints.breaker import Breaker
@@ -57,12 +51,7 @@ async def list_models(endpoint: Endpoint, context: RunContext) -> None:
 class Replicas(Wrapping):
     """Several servers of one model behind one name.
 
-    A request goes to the replica with the fewest outstanding requests, unless it has a stable
-    prefix: the system message of a prompt, or the questions and examples of a decision. Those with
-    the same prefix go to the same replica, whose cache of prompts holds it, as long as that one has
-    at most `slack` more outstanding than the least busy; then to the next in the order of that
-    prefix (rendezvous hashing: Thaler and Ravishankar, "Using name-based mappings to increase hit
-    rates", 1998). So where a replica comes or goes, only its own share of the prefixes moves.
+    A request goes to the replica with the fewest outstanding requests.
 
     One that can't be reached, or that answers 502 or 503, is taken out, and its request goes to
     another at once. A stream whose first piece has come fails instead, since a part of its answer
@@ -75,13 +64,11 @@ class Replicas(Wrapping):
     Args:
         name: Name of them all.
         replicas: The servers, with different names.
-        slack: Outstanding requests more than the least busy one has, up to which a prefix stays.
         probe: How a replica is probed.
         clock: Tells the seconds.
 
     Raises:
-        ConfigError: there is no replica, two have one name, they differ in model or tier, or a
-            number can't work.
+        ConfigError: there is no replica, two have one name, or they differ in model or tier.
     """
 
     def __init__(
@@ -89,7 +76,6 @@ class Replicas(Wrapping):
         name: str,
         replicas: Sequence[Endpoint],
         *,
-        slack: int = 4,
         probe: Probe = list_models,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -102,14 +88,11 @@ class Replicas(Wrapping):
         if len({(one.model, one.tier) for one in replicas}) > 1:
             served = ", ".join(f"{one.name}: {one.model} ({one.tier})" for one in replicas)
             raise ConfigError(f"{name}: replicas are of one model and one tier, not {served}")
-        if slack < 0:
-            raise ConfigError(f"{name}: slack must not be negative, and is {slack}")
         super().__init__(replicas[0])
         self._name = name
         self._replicas = tuple(
             Replica(endpoint, probe, Breaker(failures=1, clock=clock)) for endpoint in replicas
         )
-        self._slack = slack
         self._turn = 0
 
     @property
@@ -132,28 +115,19 @@ class Replicas(Wrapping):
         """What all of them can do."""
         return shared_capabilities(self.replicas)
 
-    async def ask(
-        self,
-        send: Callable[[Endpoint], Awaitable[T]],
-        context: RunContext,
-        prefix: str | None = None,
-    ) -> T:
+    async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request to a replica, and to another where that one is gone."""
         tried = list[Replica]()
         while True:
-            async with self._attempt(prefix, tried, context) as one:
+            async with self._attempt(tried, context) as one:
                 return await send(one)
-
-    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
-        """See `Endpoint.complete`."""
-        return await self.ask(lambda one: one.complete(prompt, context), context, _prefix(prompt))
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; another replica takes over only before the first piece."""
         tried, begun = list[Replica](), asyncio.Event()
         while True:
             async with (
-                self._attempt(_prefix(prompt), tried, context, begun) as one,
+                self._attempt(tried, context, begun) as one,
                 closed_after(one.stream(prompt, context)) as pieces,
             ):
                 async for piece in pieces:
@@ -161,33 +135,19 @@ class Replicas(Wrapping):
                     yield piece
                 return
 
-    async def decide(
-        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
-    ) -> Decision:
-        """See `Endpoint.decide`."""
-        kept = [(shown.text, sorted(shown.labels.items())) for shown in examples]
-        prefix = repr(([asked(question) for question in questions], kept))
-        return await self.ask(
-            lambda one: one.decide(text, questions, context, examples=examples), context, prefix
-        )
-
     async def close(self) -> None:
         """Close all of them, also where one can't be; its error is raised at the end."""
         await close_all(self.replicas)
 
     @asynccontextmanager
     async def _attempt(
-        self,
-        prefix: str | None,
-        tried: list[Replica],
-        context: RunContext,
-        begun: asyncio.Event | None = None,
+        self, tried: list[Replica], context: RunContext, begun: asyncio.Event | None = None
     ) -> AsyncGenerator[Endpoint, None]:
         """Choose a replica. Where it dies, this ends without an error as long as others are left.
 
         Where `begun`, a part of its answer was given, so that no other can go on.
         """
-        replica = await self._next(prefix, tried, context)
+        replica = await self._next(tried, context)
         try:
             with replica.counted():
                 yield replica.endpoint
@@ -206,10 +166,8 @@ class Replicas(Wrapping):
             text = f"to another replica of {self.name}: {error}"
             context.note("fell back", text, endpoint=replica.name, error=error)
 
-    async def _next(
-        self, prefix: str | None, tried: Collection[Replica], context: RunContext
-    ) -> Replica:
-        """Choose a replica, none of those that failed this request already.
+    async def _next(self, tried: Collection[Replica], context: RunContext) -> Replica:
+        """Choose the least busy replica, none of those that failed this request already.
 
         Those whose wait is over are probed; where nobody is left, all but those just tried.
         """
@@ -221,28 +179,14 @@ class Replicas(Wrapping):
         if not able:
             raise self._all_gone()
         least = min(one.outstanding for one in able)
-        if prefix is None:
-            self._turn += 1  # of equally busy ones not always the first
-            equals = [one for one in able if one.outstanding == least]
-            return equals[self._turn % len(equals)]
-        able.sort(key=lambda one: _weight(prefix, one.name), reverse=True)
-        return next(one for one in able if one.outstanding <= least + self._slack)
+        equals = [one for one in able if one.outstanding == least]
+        self._turn += 1  # of equally busy ones not always the first
+        return equals[self._turn % len(equals)]
 
     def _all_gone(self) -> EndpointUnavailable:
         reasons = "; ".join(one.breaker.reason for one in self._replicas if one.breaker.reason)
         said = f"none of its {len(self._replicas)} replicas answers: {reasons}"
         return EndpointUnavailable(said, endpoint=self.name)
-
-
-def _prefix(prompt: Prompt) -> str | None:
-    """Give what the prompts of one agent share: the system message, or else the first example."""
-    first, *others = prompt.messages
-    return first.content if others else None
-
-
-def _weight(prefix: str, name: str) -> bytes:
-    text = f"{name}\n{prefix}".encode("utf-8", "surrogatepass")
-    return blake2b(text, digest_size=8).digest()
 
 
 @dataclass(slots=True, eq=False)

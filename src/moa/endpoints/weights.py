@@ -25,6 +25,8 @@ from moa.endpoints.transport import KEY, masked
 from moa.errors import ConfigError, MissingDependency, ModelNotFound, needed
 
 _HUB = "https://huggingface.co"
+_NAMES_THE_CACHE = ("MOA_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
+"""Variables that decide where things are cached."""
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _HUB_FILE = re.compile(
     rf"hf:(?P<repository>{_NAME}/{_NAME})(@(?P<revision>{_NAME}))?/(?P<file>({_NAME}/)*{_NAME})"
@@ -111,7 +113,13 @@ class Fetched(NamedTuple):
 
 def cache_folder() -> Path:
     """Say where `moa` keeps what it fetches: `$MOA_CACHE`, else the user's cache folder."""
-    if chosen := os.environ.get("MOA_CACHE"):
+    return _cache_folder(*map(os.environ.get, _NAMES_THE_CACHE))
+
+
+@lru_cache(maxsize=8)
+def _cache_folder(chosen: str | None, *_of_the_user: str | None) -> Path:
+    """Find the folder once for each environment: every call to a model asks for it."""
+    if chosen:
         return Path(chosen).expanduser()
     import platformdirs
 

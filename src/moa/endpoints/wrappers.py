@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict, replace
-from itertools import count
 from pathlib import Path
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -38,7 +37,6 @@ from moa.endpoints import (
 )
 from moa.endpoints.answer_file import AnswerFile
 from moa.endpoints.calls import replaceable
-from moa.energy import Meter
 from moa.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -46,15 +44,13 @@ from moa.errors import (
     OutputError,
 )
 from moa.journal_records import Form
-from moa.usage import NOTHING, Amount, Price, Tier
+from moa.usage import NOTHING, Price, Tier
 
 T = TypeVar("T")
 Answered = TypeVar("Answered", Completion, Decision, Embeddings)
 
 _USUAL_TIMEOUT_S = 120.0
 """Of a request to an endpoint that doesn't say how long it may take."""
-_NO_TIME = 1e-12
-"""Seconds of a charge for energy alone: those of the call are charged by the endpoint itself."""
 
 
 def unwrapped(endpoint: Endpoint) -> Endpoint:
@@ -470,54 +466,6 @@ class Limited(Within, Wrapping):
             f"{self.name}: the run's time was up before its turn came. "
             "Raise the limit, or give it more time"
         )
-
-
-class Metered(Within, Wrapping):
-    """Adds measured joules to the usage of each call, and their price.
-
-    What the machine takes while calls are in flight is shared among them in equal parts, so that
-    it adds up. Whatever else runs on the machine meanwhile is in it.
-
-    Args:
-        endpoint: A model that runs on this machine.
-        meter: Measures it; see `moa.energy.meter`.
-
-    Raises:
-        ConfigError: the meter only estimates; an estimate is no usage.
-    """
-
-    def __init__(self, endpoint: Endpoint, meter: Meter) -> None:
-        if not meter.measured:
-            raise ConfigError(
-                f"{endpoint.name}: no energy is measured on this machine, and an estimate "
-                f"({meter.source}) is not charged as usage: read the meter yourself"
-            )
-        super().__init__(endpoint)
-        self._meter = meter
-        self._last = meter.joules()
-        self._open: dict[int, float] = {}
-        self._numbers = count()
-
-    @asynccontextmanager
-    async def within(self, context: RunContext) -> AsyncGenerator[Endpoint, None]:
-        """Charge what is measured meanwhile."""
-        with await context.reserve(self.name, self.tier, NOTHING) as charge:
-            number = next(self._numbers)
-            self._share()
-            self._open[number] = 0.0
-            try:
-                yield self.endpoint
-            finally:
-                self._share()
-                spent = Amount(joules=self._open.pop(number), seconds=_NO_TIME)
-                charge.settle(self.price.charge(spent))
-
-    def _share(self) -> None:
-        """Give each call in flight its part of what was taken since the last look."""
-        now = self._meter.joules()
-        for number in self._open:
-            self._open[number] += (now - self._last) / len(self._open)
-        self._last = now
 
 
 def _lasts(completion: Completion, prompt: Prompt) -> bool:

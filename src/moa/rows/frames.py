@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -22,16 +22,15 @@ _WITH_GAPS = {frozenset((bool, NoneType)): "boolean", frozenset((int, NoneType))
 
 
 def framed(
-    frame: Frame, node: Node[Any, Any], column: str | None, columns: Sequence[str] | None
+    frame: Frame, node: Node[Any, Any], column: str | None
 ) -> tuple[list[Row | Malformed], Callable[[Sequence[Item[object]]], Frame]]:
     """Give the rows of a frame, and what copies it with what a node made of them."""
     rows = [_row(cell, column, i) for i, cell in enumerate(_cells_in(frame, column), 1)]
     names = _names(getattr(node, "output_type", None))
-    only = None if columns is None else _chosen(columns, names)
 
     def widened(items: Sequence[Item[object]]) -> Frame:
         cells = [_cells(item) for item in items]
-        return _widened(frame, cells, prefix=node.name, names=[*names, "error"], only=only)
+        return _widened(frame, cells, prefix=node.name, names=[*names, "error"])
 
     return rows, widened
 
@@ -73,16 +72,6 @@ def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _chosen(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Take some of the fields of an output, which are known if there are any names."""
-    if isinstance(columns, str):
-        raise ConfigError(f"columns={columns!r} is one text: give a list of names")
-    unknown = [name for name in columns if name not in names]
-    if names and unknown:
-        raise ConfigError(f"the outputs have no {unknown[0]!r}: choose columns of {list(names)}")
-    return [*columns, "error"]
-
-
 def _cells(item: Item[object]) -> dict[str, object]:
     output, fields = item.output, dict[str, object]()
     if isinstance(output, BaseModel):
@@ -97,14 +86,9 @@ def _cells(item: Item[object]) -> dict[str, object]:
 
 
 def _widened(
-    frame: Frame,
-    rows: Sequence[Mapping[str, object]],
-    *,
-    prefix: str,
-    names: Iterable[str],
-    only: Collection[str] | None,
+    frame: Frame, rows: Sequence[Mapping[str, object]], *, prefix: str, names: Sequence[str]
 ) -> Frame:
-    """Copy a frame with more columns: `names`, then what else the rows have, or `only` some.
+    """Copy a frame with more columns: `names`, then what else the rows have.
 
     What a row lacks is `None`. `prefix` stands before a name that the frame has, until it is free.
     """
@@ -113,7 +97,7 @@ def _widened(
     found = [*names, *(name for row in rows for name in row)]
     columns = {
         _free(name, there, prefix): [_plain(row.get(name)) for row in rows]
-        for name in dict.fromkeys(found if only is None else only)
+        for name in dict.fromkeys(found)
     }
     if _is_polars(frame):
         return cast("Frame", known.hstack(type(known)(columns, strict=False)))
