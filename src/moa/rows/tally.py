@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ WAITING = "waiting for an LLM or people"
 """Name of the row that counts what no small model settles, where there is no large one."""
 _TROUBLES = ("retried", "waited", "fell back")
 """Notes of an endpoint that did not answer at once."""
-_DOUBTFUL = re.compile(r"question (['\"])(?P<name>.*)\1 is DOUBTFUL: (?P<why>.*)", re.DOTALL)
 
 
 class Tally:
@@ -123,9 +121,7 @@ class Tally:
         if any(isinstance(getattr(answer, "accepted", None), bool) for answer in answers):
             self.calibrated = True
             self.accepted += bool(accepted_in(output))
-        degraded = (note.text for note in item.trace if note.kind == "degraded")
-        found = filter(None, map(_DOUBTFUL.fullmatch, degraded))
-        noted = {one["name"]: one["why"] for one in found}
+        noted = {n.question: n.text for n in item.trace if n.question is not None}
         names = set(noted) or set(_marked("", item.output))
         self.why |= noted
         self.questions.update(names)
