@@ -262,11 +262,11 @@ def two(**graphs: dict[str, Any]) -> Doubles:
 
 SAID: dict[str, tuple[str, dict[str, object]]] = {
     "self_consistency": (
-        'node = "critic"\ntemperature = 0.9\nsamples = 7\nkey = "number"\nbudget = { calls = 9 }',
+        'node = "critic"\ntemperature = 0.9\nkey = "last_number"\nbudget = { calls = 9 }',
         {
             "node.name": "critic",
             "node.temperature": 0.9,
-            "samples": 7,
+            "samples": 5,
             "key": last_number,
             "budget.calls": 9,
         },

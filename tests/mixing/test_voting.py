@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moa.agents.reasoner import Reasoned
 from moa.errors import ConfigError
-from moa.mixing.answer_extraction import field_of, label_of, last_number, shown, stated, written
+from moa.mixing.answer_extraction import last_number, shown, stated, written
 from moa.mixing.voting import Tally, agree, likeness, most_agreed
 from moa.node import Reply
 from moa.questions import Choice
@@ -133,34 +133,6 @@ def test_the_last_number_counts_where_none_is_marked() -> None:
     assert last_number("6 times 7 is 42, and that takes them 3 days") == 3
     assert last_number("#### 42, since 6 times 7") == 42
     assert last_number("nobody knows") is None
-
-
-def test_a_field_of_a_typed_output_is_compared() -> None:
-    assert field_of("reasons")(Reasoned[int](reasons="Because.", answer=1)) == "because"
-
-
-def test_a_field_that_an_output_does_not_have_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"field_of\('total'\): a Reply has no field 'total'"):
-        field_of("total")(Reply(text="12"))
-
-
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        ("It isn't negative, it is Positive.", "positive"),
-        ("The answer is negative, not what others call positive", "positive"),
-        ("very positive? The answer is: negative.", "negative"),
-        ("positively", None),
-        ("That was not positive", "not positive"),
-    ],
-)
-def test_the_label_that_is_named_last_counts(text: str, label: str | None) -> None:
-    assert label_of(["positive", "negative", "not positive"])(Reply(text=text)) == label
-
-
-def test_labels_that_can_not_be_told_apart_are_refused() -> None:
-    with pytest.raises(ConfigError, match="different"):
-        label_of(["spam", "Spam"])
 
 
 @pytest.mark.parametrize(
