@@ -145,7 +145,7 @@ def test_a_piped_answer_that_is_no_label_labels_no_other_text(
 
 def test_labels_that_are_numbers_have_no_others(tmp_path: Path) -> None:
     stars = [Pick(place, chosen=False) for place in range(2)]
-    rows = [Unlabelled(text, {}) for text in ("good", "bad")]
+    rows = [Unlabelled(text=text) for text in ("good", "bad")]
     with (
         LabelFile(tmp_path / "stars.jsonl", existing="refuse", source=None) as file,
         pytest.MonkeyPatch.context() as patch,
@@ -209,6 +209,17 @@ def test_rows_without_a_text_are_told_by_their_columns(capsys: pytest.CaptureFix
     Path("in.jsonl").write_text('{"mail": "hello 0.9", "date": "today"}\n')
     assert label() == 2
     assert "'mail', 'date'" in capsys.readouterr().err
+
+
+def test_an_empty_text_is_passed_over_and_other_columns_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = ({"id": "1", "text": None}, {"id": "2", "text": "hello 0.9", "label": "old"})
+    Path("in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    answer("1", monkeypatch=monkeypatch)
+    assert label() == 0
+    (row,) = labelled()
+    assert (row["id"], row["text"], row["label"]) == ("2", "hello 0.9", "a")
 
 
 def test_recorded_answers_that_lack_a_column_name_it(capsys: pytest.CaptureFixture[str]) -> None:
