@@ -79,7 +79,7 @@ async def test_with_all_models_down_the_chosen_ones_error_is_raised() -> None:
 
 
 async def test_a_router_that_looks_at_answers_makes_a_cascade() -> None:
-    wrong = SimulatedEndpoint(name="small", rule=lambda _: "1 + 1 = 3\n#### 3")
+    wrong = SimulatedEndpoint(name="small", rule=lambda _: "1 + 1 = 3\nThe answer is 3")
     graph = Routed(
         models=[Agent(wrong, "Solve it.", name="small"), model("large", tier="llm")],
         router=router(replied=True).at_threshold(0.2),
@@ -126,7 +126,9 @@ async def test_without_a_router_it_is_drawn_and_not_run() -> None:
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for tier in ("slm", "llm"):
-        double = SimulatedEndpoint(name=tier, tier=tier, rule=lambda text: f"#### {len(text)}")
+        double = SimulatedEndpoint(
+            name=tier, tier=tier, rule=lambda text: f"The answer is {len(text)}"
+        )
         monkeypatch.setattr(Endpoints, tier, double)
     return tmp_path
 

@@ -42,9 +42,9 @@ def writer(endpoint: Endpoint) -> Agent[str | BaseModel, Reply]:
 
 
 async def test_the_answer_that_most_samples_give_wins() -> None:
-    endpoint = small("It is 7.\n#### 7", "The answer is 8.", "7", "The answer is $7.00", "8")
+    endpoint = small("So\nThe answer is 7", "The answer is 8.", "7", "The answer is $7.00", "8")
     output = (await SelfConsistency(node=writer(endpoint), max_concurrency=5).run("3 + 4?")).output
-    assert (output.text, output.answer, output.confidence) == ("It is 7.\n#### 7", "7", 0.6)
+    assert (output.text, output.answer, output.confidence) == ("So\nThe answer is 7", "7", 0.6)
     assert (output.votes, output.tied, output.partial) == ({"7": 3, "8": 2}, (), False)
 
 
