@@ -145,7 +145,7 @@ def test_a_piped_answer_that_is_no_label_labels_no_other_text(
 
 def test_labels_that_are_numbers_have_no_others(tmp_path: Path) -> None:
     stars = [Pick(place, chosen=False) for place in range(2)]
-    rows = [Unlabelled(text=text) for text in ("good", "bad")]
+    rows = [Unlabelled(text, {}) for text in ("good", "bad")]
     with (
         LabelFile(tmp_path / "stars.jsonl", existing="refuse", source=None) as file,
         pytest.MonkeyPatch.context() as patch,

@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Annotated, Self
-
-from pydantic import BeforeValidator, ConfigDict
+from typing import NamedTuple, Self
 
 from moa._files import Existing, LineFile
 from moa.agents.classifier import Classifier
@@ -42,12 +40,16 @@ def question_of(task: str, labels: Sequence[str]) -> Question:
     return Question("label", "choice", task, tuple(Option(name, name) for name in labels))
 
 
-class Unlabelled(Frozen):
-    """A row to be labelled, with whatever else stands in it."""
+class Unlabelled(NamedTuple):
+    """A row to be labelled."""
 
-    model_config = ConfigDict(extra="allow")
+    text: str
+    fields: dict[str, object]
+    """All that stands in it."""
 
-    text: Annotated[str, BeforeValidator(lambda given: "" if given is None else given)] = ""
+
+class _Row(Frozen):
+    text: str | None = None
 
 
 def read_unlabelled(
@@ -64,12 +66,12 @@ def read_unlabelled(
     """
     columns: dict[str, None] = {}
     found: list[Unlabelled] = []
-    for _, row in typed(
-        source, Unlabelled, format=format, text_column=text_column, encoding=encoding
-    ):
-        columns |= dict.fromkeys(row.model_dump(exclude_unset=True))
-        if row.text.strip():
-            found.append(row)
+    rows = typed(source, _Row, format=format, text_column=text_column, encoding=encoding)
+    for row, read in rows:
+        fields = row.value if isinstance(row.value, dict) else {}
+        columns |= dict.fromkeys(map(str, fields))
+        if read.text and read.text.strip():
+            found.append(Unlabelled(read.text, fields))
     if not found:
         names = ", ".join(map(repr, columns))
         why = f". Their columns are {names}: name the one with the text by --text-column"
@@ -113,8 +115,8 @@ class LabelFile(LineFile):
 
     def label(self, row: Unlabelled, label: str, *, by: str, chosen: bool) -> None:
         """Write one line, and wait until the disk has it."""
-        made = {"label": label, "labelled_by": by, "chosen": chosen}
-        self._starts.append(self.add(row.model_dump() | made))
+        made = {"text": row.text, "label": label, "labelled_by": by, "chosen": chosen}
+        self._starts.append(self.add(row.fields | made))
         try:
             os.fsync(self._file)
         except OSError as error:
