@@ -18,7 +18,7 @@ from moa.decisions.regression import folds
 from moa.errors import InputError
 from moa.routing.evaluation import RANDOM, Figures, evaluate_routing
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded
+from moa.routing.recorded import Recorded, prompt_features
 from report import table, write
 
 SECTION = "routing"
@@ -184,13 +184,14 @@ def _without_calculator(line: str) -> str:
 
 
 def form_of(prompt: str) -> dict[str, float]:
-    """Describe a question of MMLU by its form: its options, and how it is worded."""
+    """Describe a question of MMLU by its form: its options, and how it is worded before them."""
     stem, *parts = _OPTION.split(_CLOSING.sub("", prompt))
-    options = [part[3:].strip() for part in parts]
+    options, shown = [part[3:].strip() for part in parts], prompt_features(stem)
     sizes = [len(option) for option in options] or [0]
     return {
-        "stem characters": log1p(len(stem)),
-        "stem figures": float(len(NUMBER.findall(stem))),
+        **{name: shown[name] for name in ("sentences", "lines", "questions", "capitals")},
+        "stem characters": shown["characters"],
+        "stem figures": shown["figures"],
         "blank": float("__" in stem),
         "options": float(len(options)),
         "options characters": log1p(sum(sizes)),

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from command import moa
+from pydantic import BaseModel
 from routing import router
 
 from moa import Agent, RunContext
 from moa.config.endpoints import Endpoints
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.graphs.cascade import Settled
 from moa.graphs.routed import Routed
 from moa.node import Node, Result
@@ -52,6 +53,21 @@ async def test_an_easy_request_goes_to_the_small_model_and_a_hard_one_to_the_lar
 async def test_the_trace_says_why_the_large_model_was_chosen() -> None:
     notes = (await two(router=router()).run(HARD)).trace
     assert any(n.kind == "escalated" and "predicted gain" in n.text for n in notes)
+
+
+async def test_a_router_reads_the_numbers_that_a_request_brings() -> None:
+    class Turn(BaseModel):
+        text: str
+        features: dict[str, float]
+
+    (part,) = router().parts
+    by_turns = part.part.model_copy(update={"names": ("turns",)})
+    parts = (part.model_copy(update={"part": by_turns}),)
+    graph = two(router=router().model_copy(update={"features": ("turns",), "parts": parts}))
+    chosen = [await graph.run(Turn(text=EASY, features={"turns": n})) for n in (1.0, 9.0)]
+    assert [set(result.usage.by_endpoint()) for result in chosen] == [{"small"}, {"large"}]
+    with pytest.raises(InputError, match="'turns'"):
+        await graph.run(EASY)
 
 
 async def test_of_three_models_the_one_that_gains_most_is_chosen() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from moa.calibration.acceptance import Judgement, Policy, text_of
 from moa.config.endpoints import Endpoints
@@ -213,6 +213,6 @@ def _case(router: Router, request: Any, reply: str | None = None) -> Case:
     fields = {field: value for field, value in found.items() if isinstance(value, str)}
     prompt = getattr(request, "text", None)
     text = prompt if isinstance(prompt, str) else text_of(request)
-    own: object = getattr(request, "features", None)
-    features = dict(cast("Mapping[str, float]", own)) if isinstance(own, Mapping) else {}
+    own: Any = getattr(request, "features", None) or {}
+    features = {name: own[name] for name in router.features if name in own}
     return Case(text, reply, fields, features)

@@ -245,7 +245,12 @@ class Router(_Written):
         return np.round(total, 9)
 
     def route(
-        self, prompt: str, *, reply: str | None = None, fields: Mapping[str, str] | None = None
+        self,
+        prompt: str,
+        *,
+        reply: str | None = None,
+        fields: Mapping[str, str] | None = None,
+        features: Mapping[str, float] | None = None,
     ) -> Strength:
         """Choose a model for a request.
 
@@ -253,11 +258,13 @@ class Router(_Written):
             prompt: The request.
             reply: The weak model's answer, which a cascade needs; a router doesn't look at it.
             fields: What else is known of the request, such as its subject.
+            features: Numbers that are known of it, where the router was fitted with such.
 
         Raises:
-            InputError: it is a cascade, and there is no reply.
+            InputError: it is a cascade, and there is no reply; or a feature is missing.
         """
-        (gain,) = self.gains([Case(prompt, reply, fields or {})]).tolist()
+        case = Case(prompt, reply, fields or {}, features or {})
+        (gain,) = self.gains([case]).tolist()
         return self.choose(gain)
 
     def choose(self, gain: float) -> Strength:

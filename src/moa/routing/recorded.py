@@ -109,7 +109,7 @@ class Table:
 def describe(cases: Sequence[Case], own: Sequence[str] = ()) -> Table:
     """Compute the features of cases: of their replies where all have one, else of their prompts.
 
-    After them come their `own` features of these names.
+    After them come their `own` features of these names, in place of computed ones of one name.
 
     Raises:
         InputError: a case has not all of them.
