@@ -159,7 +159,6 @@ class RunContext:
         *,
         endpoint: str | None = None,
         error: MoaError | None = None,
-        question: str | None = None,
     ) -> None:
         """Keep something for the result's trace, here and in every parent.
 
@@ -168,13 +167,12 @@ class RunContext:
             text: In words.
             endpoint: Who answered, or failed.
             error: Why, where it is to be logged too, without its words.
-            question: Name of the question that is doubtful.
         """
         if error is not None:
             status = getattr(error, "status", None)
             why = type(error).__name__ + (f" (HTTP {status})" if status else "")
             _logger.info("%s: %s %s after %s", self.node or "run", endpoint, kind, why)
-        written = Note(kind, self.node, text, endpoint, question)
+        written = Note(kind, self.node, text, endpoint)
         for level in self._lineage():
             if level.keep_notes:
                 level._notes.append(written)

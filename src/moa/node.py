@@ -74,7 +74,7 @@ class Result(Generic[Out_co]):
     def _noted(self) -> list[tuple[str, str]]:
         """Give what is worth knowing beside who answered."""
         notes = (note for note in self.trace if note.kind != "answered")
-        return [(note.kind, f"{note.node}: {note.said}") for note in notes]
+        return [(note.kind, f"{note.node}: {note.text}") for note in notes]
 
 
 class Node(Protocol[In_contra, Out_co]):

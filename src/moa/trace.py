@@ -23,7 +23,6 @@ NoteKind = Literal[
     "refused",
     "failed",
     "degraded",
-    "doubtful",
     "drafted",
     "resumed",
     "called",
@@ -41,13 +40,6 @@ class Note:
     """What happened, in words."""
     endpoint: str | None = None
     """Who answered, where it was an endpoint."""
-    question: str | None = None
-    """Name of the question that is `doubtful`; `text` says why it is."""
-
-    @property
-    def said(self) -> str:
-        """The text, after the question that it is about."""
-        return self.text if self.question is None else f"question {self.question!r}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,7 +258,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         asked = await gather(self._ask(text, context, shown) for shown in variants)
         self._note(asked[0] if asked else (), context)
         for name, why in adaptation.doubtful.items():
-            context.note("doubtful", why, question=name)
+            context.note("degraded", f"question {name!r} is DOUBTFUL: {why}")
         if adaptation.heads:
             also = f" and {self.endpoint.model}" if asked else ""
             context.note("changed", f"decided by an encoder's heads{also}: {adaptation.origin}")

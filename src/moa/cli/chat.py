@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from moa.chat.messages import ChatReply
     from moa.node import Result
 
-_TOLD = ("truncated", "degraded", "doubtful", "failed", "retried")
+_TOLD = ("truncated", "degraded", "failed", "retried")
 """Kinds of notes that whoever talks should know of."""
 _ALONE = (
     "No large model is configured, so a small one answers everything. Take what it says for a "
@@ -257,7 +257,7 @@ class Talk:
         self.show("\n" if self._shown else f"{reply.text}\n")
         for note in result.trace:
             if note.kind in _TOLD:
-                self.tell(f"({note.kind}: {note.said})")
+                self.tell(f"({note.kind}: {note.text})")
         if self._live:
             usage = result.usage
             tokens = usage.input_tokens + usage.output_tokens

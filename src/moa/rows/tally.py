@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ WAITING = "waiting for an LLM or people"
 """Name of the row that counts what no small model settles, where there is no large one."""
 _TROUBLES = ("retried", "waited", "fell back")
 """Notes of an endpoint that did not answer at once."""
+_DOUBTFUL = re.compile(r"question (['\"])(?P<name>.*)\1 is DOUBTFUL: (?P<why>.*)", re.DOTALL)
 
 
 class Tally:
@@ -121,7 +123,9 @@ class Tally:
         if any(isinstance(getattr(answer, "accepted", None), bool) for answer in answers):
             self.calibrated = True
             self.accepted += bool(accepted_in(output))
-        noted = {n.question: n.text for n in item.trace if n.question is not None}
+        degraded = (note.text for note in item.trace if note.kind == "degraded")
+        found = filter(None, map(_DOUBTFUL.fullmatch, degraded))
+        noted = {one["name"]: one["why"] for one in found}
         names = set(noted) or set(_marked("", item.output))
         self.why |= noted
         self.questions.update(names)
