@@ -350,7 +350,7 @@ async def test_labels_are_chosen_from_and_kept_as_they_are_written() -> None:
 async def test_they_are_compared_by_name_on_questions_and_answers() -> None:
     endpoints = two()
     rows = [
-        {"question": "3 + 4?", "answer": "It is\nThe answer is 7"},
+        {"question": "3 + 4?", "answer": "It is 7"},
         {"question": "2 + 6?", "answer": "8"},
     ]
     designs = {name: load_graph(name, endpoints) for name in ("self_consistency", "choose_best")}
