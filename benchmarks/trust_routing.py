@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from math import log1p
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kept import Kept
+from moa.calibration.arithmetic import NUMBER
 from moa.decisions.regression import folds
 from moa.errors import InputError
 from moa.routing.evaluation import RANDOM, Figures, evaluate_routing
 from moa.routing.fitting import fit_router
-from moa.routing.recorded import Recorded
+from moa.routing.recorded import Recorded, prompt_features
 from report import table, write
 
 SECTION = "routing"
+_CALCULATOR = re.compile(r"<<([^<>]{1,200})>>")
+_UNFINISHED = re.compile(r"<<[^<>]*$")
+_OPTION = re.compile(r"\n(?=\(?[A-J][.)] )")
+_CLOSING = re.compile(r"\n\s*Answer:?\s*$", re.IGNORECASE)
+_JUDGED = re.compile(r"(?:true|false|wrong|not wrong|yes|no)\b", re.IGNORECASE)
+_NUMERIC = re.compile(r"[-$\d.,/%^*() ]*\d[-$\d.,/%^*() ]*\w{0,8}\.?")
+_ALL = re.compile(r"\b(?:all|none) of\b|\bboth\b|\bneither\b", re.IGNORECASE)
+_WORDING = {
+    "negated": re.compile(r"\b(?:not|except|least|false|incorrect)\b", re.IGNORECASE),
+    "statements": re.compile(r"\bstatements?\b", re.IGNORECASE),
+    "following": re.compile(r"\bfollowing\b", re.IGNORECASE),
+    "which": re.compile(r"\bwhich\b", re.IGNORECASE),
+}
 DEALS, PARTS = 2, 5
 
 
@@ -32,6 +49,11 @@ class Target(NamedTuple):
     """The best router's APGR in RouteLLM's paper."""
     least: float | None = None
     aim: float | None = None
+
+    @property
+    def options(self) -> bool:
+        """Whether its questions have options to choose from."""
+        return self.data == "routing_mmlu"
 
 
 TARGETS = (
@@ -62,7 +84,9 @@ the share of strong calls that recovers x: by chance .500, 50 % and 80 %. RouteL
 best of its routers on the whole sets (Ong et al. 2024, arXiv 2406.18665; none was fitted on these
 sets, and the area is taken as the mean over ten shares). The oracle knows both answers; above 1 it
 also knows where the weak model alone is right. A cascade pays for the weak model's answer first.
-The features were made while looking at the GSM8K rows, so on fresh rows expect a little less. Where
+Replies in the form of GSM8K (`<<3*4=12>>`, `####`) are first written in plain words, and
+rows of MMLU bring the form of their options and their wording as `features`. The features were made
+while looking at the GSM8K rows, so on fresh rows expect a little less. Where
 `moa route fit` refuses a part, its rows are ranked alike and answered by the weak model."""
 
 
@@ -136,10 +160,50 @@ def _rows(target: Target, data: Path) -> list[Recorded]:
     looked_at = {"prompt", "weak_correct", "strong_correct"}
     looked_at |= {"weak_response"} if target.replies else set()
     looked_at |= {"subject"} if target.fields else set()
-    return [
-        Recorded.model_validate({k: v for k, v in json.loads(line).items() if k in looked_at})
-        for line in lines
-    ]
+    rows = [{k: v for k, v in json.loads(line).items() if k in looked_at} for line in lines]
+    for row in rows:
+        if target.replies:
+            row["weak_response"] = in_plain_words(row["weak_response"])
+        if target.options:
+            row["features"] = form_of(row["prompt"])
+    return [Recorded.model_validate(row) for row in rows]
+
+
+def in_plain_words(reply: str) -> str:
+    """Write a reply in the form of GSM8K as people do.
+
+    The sums of its calculator, `<<3*4=12>>`, open their line, and `####` is "The answer is".
+    """
+    lines = reply.replace("####", "The answer is").split("\n")
+    return "\n".join(map(_without_calculator, lines))
+
+
+def _without_calculator(line: str) -> str:
+    sums = "".join(f"{one}; " for one in _CALCULATOR.findall(line))
+    return sums + _UNFINISHED.sub(" ", _CALCULATOR.sub("", line))
+
+
+def form_of(prompt: str) -> dict[str, float]:
+    """Describe a question of MMLU by its form: its options, and how it is worded before them."""
+    stem, *parts = _OPTION.split(_CLOSING.sub("", prompt))
+    options, shown = [part[3:].strip() for part in parts], prompt_features(stem)
+    sizes = [len(option) for option in options] or [0]
+    return {
+        **{name: shown[name] for name in ("sentences", "lines", "questions", "capitals")},
+        "stem characters": shown["characters"],
+        "stem figures": shown["figures"],
+        "blank": float("__" in stem),
+        "options": float(len(options)),
+        "options characters": log1p(sum(sizes)),
+        "longest option": float(max(sizes)),
+        "options words": fmean(len(option.split()) for option in options) if options else 0.0,
+        "options spread": pstdev(sizes),
+        "options with figures": float(sum(bool(NUMBER.search(option)) for option in options)),
+        "numeric options": float(sum(bool(_NUMERIC.fullmatch(option)) for option in options)),
+        "judged options": float(sum(bool(_JUDGED.match(option)) for option in options)),
+        "all or none": float(bool(_ALL.search(prompt))),
+        **{name: float(bool(found.search(stem))) for name, found in _WORDING.items()},
+    }
 
 
 def _mean(deals: Sequence[dict[str, Any]], name: str) -> float:

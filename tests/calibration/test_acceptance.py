@@ -169,7 +169,13 @@ class Invoice(BaseModel):
     [
         pytest.param("json", '{"a": [1]}', "a: 1", "no JSON", id="json"),
         pytest.param("json", "[[]]", "[" * 100_000, "no JSON", id="nested deeply"),
-        pytest.param(re.compile(r"#### \d+"), "so #### 12", "so 12", "not found", id="pattern"),
+        pytest.param(
+            re.compile(r"The answer is \d+"),
+            "so The answer is 12",
+            "so 12",
+            "not found",
+            id="pattern",
+        ),
         pytest.param(Invoice, '{"total": 3}', '{"sum": 3}', "total Field required", id="model"),
     ],
 )
@@ -245,9 +251,11 @@ async def test_without_an_answer_nothing_is_plausible_and_without_a_predicate_it
 
 
 async def test_samples_that_agree_accept_a_reply() -> None:
-    endpoint = ScriptedEndpoint(steps=["So it is 12.\n#### 12", "12", "#### 13", "twelve"])
+    endpoint = ScriptedEndpoint(
+        steps=["So it is 12.\nThe answer is 12", "12", "The answer is 13", "twelve"]
+    )
     node = Agent(endpoint, "Work it out.", temperature=0.7)
-    found = await judged(Agreement(node), Reply(text="3 * 4 is 12 #### 12"), "3 * 4")
+    found = await judged(Agreement(node), Reply(text="3 * 4 is 12 The answer is 12"), "3 * 4")
     assert found.score == 0.5
     assert found.reasons == ("2 of 4 samples agree",)
 
@@ -270,7 +278,7 @@ async def test_a_sample_that_fails_is_its_own_error_and_no_judgement(
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("The answer is 1,200.", "So: #### 1200", True),
+        ("The answer is 1,200.", "So: The answer is 1200", True),
         ("12 apples", "12", True),
         ("Canberra.", "canberra", True),
         ("the answer is Canberra", "Canberra", True),

@@ -63,13 +63,13 @@ def test_what_is_no_sum_is_refused(expression: str) -> None:
 
 @given(st.text(alphabet="0123456789+-*/x^%(). $,=<>#aé\n", max_size=80))
 def test_any_text_is_checked_without_a_crash(text: str) -> None:
-    for equation in check(text).equations:
+    for equation in check(text):
         assert equation.error >= 0
 
 
-def test_sums_are_found_in_prose_and_in_annotations_in_order() -> None:
-    text = "He has 3 x 4 = 12 apples.\nSo <<12+1=13>>13, and 13 apples * $2 = $26.\n2 + 2 = 5"
-    assert [(e.left, e.right, e.holds) for e in check(text).equations] == [
+def test_sums_are_found_in_prose_in_order() -> None:
+    text = "He has 3 x 4 = 12 apples.\nSo 12+1=13, and 13 apples * $2 = $26.\n2 + 2 = 5"
+    assert [(e.left, e.right, e.holds) for e in check(text)] == [
         ("3 * 4", "12", True),
         ("12+1", "13", True),
         ("13 * $2", "$26", True),
@@ -78,13 +78,13 @@ def test_sums_are_found_in_prose_and_in_annotations_in_order() -> None:
 
 
 def test_units_may_stand_between() -> None:
-    (found,) = check("9 rides * 2 tickets/ride * $2 per ticket = $36").equations
+    (found,) = check("9 rides * 2 tickets/ride * $2 per ticket = $36")
     assert (found.holds, found.value) == (True, 36)
 
 
-def test_a_sum_stated_in_two_ways_is_given_once() -> None:
-    assert len(check("3 x 4 = <<3*4=12>>12, and 4 x 3 = <<4*3=12>>12").equations) == 1
-    assert len(check("3 x 4 = <<3*4=12>>13").equations) == 2
+def test_a_sum_that_a_line_states_twice_is_given_once() -> None:
+    assert len(check("3 x 4 = 12, and 4 x 3 = 12")) == 1
+    assert len(check("3 x 4 = 12, and 4 x 3 = 13")) == 2
 
 
 @pytest.mark.parametrize(
@@ -101,18 +101,13 @@ def test_a_sum_stated_in_two_ways_is_given_once() -> None:
     ],
 )
 def test_rounding_to_the_places_shown_is_allowed(text: str, holds: bool, exact: bool) -> None:
-    (equation,) = check(text).equations
+    (equation,) = check(text)
     assert (equation.holds, equation.exact) == (holds, exact)
 
 
 def test_each_step_of_a_chain_is_checked() -> None:
-    found = check("<<5*75+120=675+120=795>>")
-    assert [e.holds for e in found.equations] == [False, True]
-    assert [e.left for e in found.wrong] == ["5*75+120"]
-
-
-def test_an_annotation_that_is_no_sum_is_counted() -> None:
-    assert check("so <<x=2>>2").unreadable == 1
+    found = check("5*75+120=675+120=795")
+    assert [(e.left, e.holds) for e in found] == [("5*75+120", False), ("675+120", True)]
 
 
 @pytest.mark.parametrize(
@@ -125,16 +120,14 @@ def test_an_annotation_that_is_no_sum_is_counted() -> None:
     ],
 )
 def test_half_of_a_sum_with_words_in_it_is_not_taken_for_one(text: str) -> None:
-    assert not check(text).wrong
+    assert all(equation.holds for equation in check(text))
 
 
 def test_numbers_are_read_with_commas_and_points() -> None:
     assert numbers("$1,234.50 for 3 of 007") == [Fraction(2469, 2), Fraction(3), Fraction(7)]
 
 
-@pytest.mark.parametrize(
-    "piece", ["1 + ", "1+1=", "1" + " " * 9, "(", "1 ( ", "<<", "- ", "9", "= "]
-)
+@pytest.mark.parametrize("piece", ["1 + ", "1+1=", "1" + " " * 9, "(", "1 ( ", "- ", "9", "= "])
 def test_no_text_takes_longer_than_its_length(piece: str) -> None:
     start = time.perf_counter()
     check(piece * 20_000)

@@ -12,19 +12,19 @@ from moa.calibration.reply_signs import final_answer, reply_features, told_numbe
 from moa.routing.recorded import prompt_features
 
 PROMPT = "Ann has 12 apples. She gives a third of them to Bob and buys 5 more. How many are left?"
-RIGHT = "She gives 12 / 3 = <<12/3=4>>4 away.\nShe keeps 12 - 4 = 8.\nThen 8 + 5 = 13.\n#### 13"
+RIGHT = "She gives 12 / 3 = 4 away.\nShe keeps 12 - 4 = 8.\nThen 8 + 5 = 13.\nThe answer is 13"
 
 
 @pytest.mark.parametrize(
     ("reply", "marked", "number"),
     [
-        ("… #### 1,200 dollars", True, Fraction(1200)),
+        ("… The answer is 1,200 dollars", True, Fraction(1200)),
         ("So the answer is 7.5.", True, Fraction(15, 2)),
         (r"\boxed{42}", True, Fraction(42)),
-        ("First #### 3, then #### 4", True, Fraction(4)),
+        ("First The answer is 3, then The answer is 4", True, Fraction(4)),
         ("She has 8 apples, of 12", False, Fraction(12)),
         ("Nobody knows.", False, None),
-        ("It was 9. #### can't be told", True, Fraction(9)),
+        ("It was 9. The answer is can't be told", True, Fraction(9)),
     ],
 )
 def test_the_final_answer_is_found(reply: str, marked: bool, number: Fraction | None) -> None:
@@ -44,12 +44,11 @@ def test_a_right_reply_gives_no_cause_for_doubt() -> None:
     ("reply", "kinds"),
     [
         pytest.param(RIGHT.replace("8 + 5 = 13", "8 + 5 = 14"), 1, id="wrong sum"),
-        pytest.param("She gives 12 / 3 = <<12/3=4 #### 4", 1, id="open annotation"),
         pytest.param("She gives 12 / 3 = 4 away. She keeps 12 - 4", 2, id="cut off"),
-        pytest.param("That is not specified. #### 13", 1, id="hedge"),
-        pytest.param("12 / 5 = 2.4\n#### 2.4", 1, id="half an apple"),
-        pytest.param("#### none", 1, id="no number"),
-        pytest.param("Pens come in a whole number, so #### 3", 1, id="rounded"),
+        pytest.param("That is not specified. The answer is 13", 1, id="hedge"),
+        pytest.param("12 / 5 = 2.4\nThe answer is 2.4", 1, id="half an apple"),
+        pytest.param("The answer is none", 1, id="no number"),
+        pytest.param("Pens come in a whole number, so The answer is 3", 1, id="rounded"),
     ],
 )
 def test_doubt_has_its_kinds(reply: str, kinds: int) -> None:
@@ -58,17 +57,17 @@ def test_doubt_has_its_kinds(reply: str, kinds: int) -> None:
 
 
 def test_a_number_that_leads_nowhere_is_seen() -> None:
-    found = reply_features(PROMPT, "12 + 5 = 17\n#### 17")
+    found = reply_features(PROMPT, "12 + 5 = 17\nThe answer is 17")
     assert found["share not on the path"] == pytest.approx(1 / 3)
     assert (found["all on the path"], found["all but words on the path"]) == (0, 0)
 
 
 def test_a_number_without_a_source_is_seen() -> None:
-    assert reply_features(PROMPT, "12 + 55 = 67\n#### 67")["numbers without a source"] == 1
+    assert reply_features(PROMPT, "12 + 55 = 67\nThe answer is 67")["numbers without a source"] == 1
 
 
 def test_a_result_that_is_not_used_is_seen() -> None:
-    found = reply_features(PROMPT, "12 / 3 = 4\n12 + 5 = 17\n#### 17")
+    found = reply_features(PROMPT, "12 / 3 = 4\n12 + 5 = 17\nThe answer is 17")
     assert (found["results not used"], found["off the path"]) == (1, 1)
 
 
@@ -87,8 +86,3 @@ def test_any_texts_give_the_same_finite_features(prompt: str, reply: str) -> Non
     found = {**prompt_features(prompt), **reply_features(prompt, reply)}
     assert list(found) == list({**prompt_features(""), **reply_features("", "")})
     assert all(abs(value) < 1e9 for value in found.values())
-
-
-def test_options_of_a_question_are_told_apart_from_it() -> None:
-    found = prompt_features("Which is NOT a prime?\nA. 2\nB. 3\nC. 4\nD. 5\nAnswer:")
-    assert (found["options"], found["numeric options"], found["negated"]) == (4, 4, 1)

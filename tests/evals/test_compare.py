@@ -18,7 +18,7 @@ from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.config import load
 from moa.context import RunContext
-from moa.errors import ConfigError, EndpointUnavailable, InputError
+from moa.errors import ConfigError, EndpointUnavailable, InputError, MissingDependency
 from moa.evals import compare
 from moa.evals.cases import Cache, DesignAnswer
 from moa.evals.plots import plot_comparison
@@ -112,6 +112,16 @@ async def test_designs_stand_side_by_side_with_what_they_reach_and_take() -> Non
     assert slm.labels.ece < 0.1
 
 
+async def test_nothing_is_asked_where_the_measures_are_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    asked = SimulatedEndpoint(rule=small)
+    with pytest.raises(MissingDependency, match="calibration"):
+        await compare(rows(3), {"slm": agent(asked)})
+    assert not asked.states
+
+
 async def test_the_curve_runs_from_the_small_model_to_the_large_one() -> None:
     found = await compare(rows(200), designs())
     first, last = found.curve[0], found.curve[-1]
@@ -197,7 +207,9 @@ def test_a_file_of_something_else_is_not_taken_for_answers(content: bytes, tmp_p
 
 
 async def test_texts_are_compared_with_their_references() -> None:
-    data = [{"prompt": f"What is {i} + 1?", "reference": f"#### {i + 1}"} for i in range(20)]
+    data = [
+        {"prompt": f"What is {i} + 1?", "reference": f"The answer is {i + 1}"} for i in range(20)
+    ]
 
     def right(text: str) -> str:
         number = int(text.split("What is ")[1].split()[0])

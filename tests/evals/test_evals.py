@@ -103,7 +103,7 @@ def test_rouge_l_is_symmetric_and_whole_only_for_the_same_words(
 
 
 def test_numbers_are_compared_by_value_and_words_without_punctuation() -> None:
-    assert numeric_match("12 + 30 is 42, so the answer is 1,200.", "#### 1200") == 1.0
+    assert numeric_match("12 + 30 is 42, so the answer is 1,200.", "The answer is 1200") == 1.0
     assert numeric_match("No idea.", "3") == 0.0
     assert exact_match("Yes!", "yes") == 1.0
     assert metric_for(["12", "7.5"]) == "numeric"

@@ -1,4 +1,4 @@
-"""`moa label`: which texts are picked, one key a label, by an LLM; what is labelled is kept."""
+"""`moa label`: which texts are picked, by a person, by an LLM; what is labelled is kept."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from command import moa
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
+from moa.cli import screen
+from moa.cli.label import ask_for_labels
 from moa.config.endpoints import Endpoints
-from moa.evals.labelling import helpful, picked
+from moa.evals.labelling import LabelFile, Pick, Unlabelled, helpful, picked
 from moa.usage import Price
 
 pytestmark = pytest.mark.usefixtures("no_encoder")
@@ -46,8 +48,8 @@ def labelled() -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
 
 
-def press(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(keys))
+def answer(*lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
 async def test_half_is_drawn_and_half_chosen_in_turn(made: Calibration) -> None:
@@ -97,8 +99,8 @@ def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
     assert any("chosen to be labelled" in note for note in made.notes)
 
 
-def test_a_key_is_a_label_and_return_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    press("12 2\n11", monkeypatch)
+def test_a_label_is_given_by_its_number_or_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer("1", "b", "", "2", "/quit", "1", monkeypatch=monkeypatch)
     assert label() == 0
     found = labelled()
     assert [row["label"] for row in found] == ["a", "b", "b"]
@@ -106,24 +108,56 @@ def test_a_key_is_a_label_and_return_ends(monkeypatch: pytest.MonkeyPatch) -> No
     assert all({"text", "id", "chosen"} <= set(row) for row in found)
 
 
+class Stopped(io.StringIO):
+    """Answers of somebody who presses Ctrl-C instead of giving another."""
+
+    def readline(self, size: int = -1, /) -> str:
+        line = super().readline(size)
+        if not line:
+            raise KeyboardInterrupt
+        return line
+
+
 def test_it_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    press("11\x03", monkeypatch)
+    monkeypatch.setattr("sys.stdin", Stopped("1\n1\n"))
     assert label() == 130
     assert len(labelled()) == 2
-    press("2", monkeypatch)
+    answer("2", monkeypatch=monkeypatch)
     assert label() == 2
     assert label("--resume") == 0
     assert len({row["text"] for row in labelled()}) == 3
 
 
-def test_backspace_takes_the_last_label_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    press("12\x7f1", monkeypatch)
+def test_the_last_label_can_be_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer("/back", "1", "2", "/back", "1", monkeypatch=monkeypatch)
     assert label() == 0
     assert [row["label"] for row in labelled()] == ["a", "a"]
 
 
+def test_a_piped_answer_that_is_no_label_labels_no_other_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer("1", "3", "2", monkeypatch=monkeypatch)
+    assert label() == 2
+    assert "'3' is no label" in capsys.readouterr().err
+    assert [row["label"] for row in labelled()] == ["a"]
+
+
+def test_labels_that_are_numbers_have_no_others(tmp_path: Path) -> None:
+    stars = [Pick(place, chosen=False) for place in range(2)]
+    rows = [Unlabelled(text, {}) for text in ("good", "bad")]
+    with (
+        LabelFile(tmp_path / "stars.jsonl", existing="refuse", source=None) as file,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        answer("5", "1", monkeypatch=patch)
+        ask_for_labels(screen.err(), ("5", "4", "3", "2", "1"), rows, stars, file)
+    lines = (tmp_path / "stars.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["5", "1"]
+
+
 def test_no_label_at_all_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    press("\n", monkeypatch)
+    answer("/quit", monkeypatch=monkeypatch)
     assert label() == 1
     assert not Path("out.jsonl").exists()
 
@@ -163,7 +197,7 @@ def test_a_small_model_does_not_label_for_itself(capsys: pytest.CaptureFixture[s
 
 
 def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    press("12" * 20, monkeypatch)
+    answer(*"12" * 20, monkeypatch=monkeypatch)
     assert label("--limit", "40") == 0
     assert moa("calibrate", "out.jsonl", "--task", "Spam?", "--out", "new.json") == 0
     data = Calibration.load("new.json").data
@@ -175,6 +209,17 @@ def test_rows_without_a_text_are_told_by_their_columns(capsys: pytest.CaptureFix
     Path("in.jsonl").write_text('{"mail": "hello 0.9", "date": "today"}\n')
     assert label() == 2
     assert "'mail', 'date'" in capsys.readouterr().err
+
+
+def test_an_empty_text_is_passed_over_and_other_columns_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = ({"id": "1", "text": None}, {"id": "2", "text": "hello 0.9", "label": "old"})
+    Path("in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    answer("1", monkeypatch=monkeypatch)
+    assert label() == 0
+    (row,) = labelled()
+    assert (row["id"], row["text"], row["label"]) == ("2", "hello 0.9", "a")
 
 
 def test_recorded_answers_that_lack_a_column_name_it(capsys: pytest.CaptureFixture[str]) -> None:

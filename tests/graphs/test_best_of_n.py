@@ -62,10 +62,10 @@ async def test_a_verifier_may_be_the_judge() -> None:
 
 
 async def test_of_tied_samples_the_more_frequent_answer_is_taken() -> None:
-    samples = small("It is 8.\n#### 8", "So 7.\n#### 7", "#### 7")
+    samples = small("It is 8.\nThe answer is 8", "So 7.\nThe answer is 7", "The answer is 7")
     judge = large(Best(best=1), Best(best=2))  # the first, and in reverse the second
     output = (await sampled(samples, judge).run("3 + 4?")).output
-    assert (output.text, output.verdict) == ("So 7.\n#### 7", "tied")
+    assert (output.text, output.verdict) == ("So 7.\nThe answer is 7", "tied")
     assert output.reason.endswith("2 of 3 samples answer so")
 
 

@@ -28,10 +28,10 @@ def asked(endpoint: ScriptedEndpoint) -> str:
 
 
 async def test_who_agrees_at_once_has_nothing_to_debate() -> None:
-    result = await among(says("So 7.\n#### 7"), says("#### 7")).run("3 + 4?")
+    result = await among(says("So 7.\nThe answer is 7"), says("The answer is 7")).run("3 + 4?")
     output = result.output
     assert (output.text, output.answer, output.by, output.rounds) == (
-        "So 7.\n#### 7",
+        "So 7.\nThe answer is 7",
         "7",
         "agreement",
         0,

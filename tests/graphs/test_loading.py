@@ -263,11 +263,11 @@ def two(**graphs: dict[str, Any]) -> Doubles:
 
 SAID: dict[str, tuple[str, dict[str, object]]] = {
     "self_consistency": (
-        'node = "critic"\ntemperature = 0.9\nsamples = 7\nkey = "number"\nbudget = { calls = 9 }',
+        'node = "critic"\ntemperature = 0.9\nkey = "last_number"\nbudget = { calls = 9 }',
         {
             "node.name": "critic",
             "node.temperature": 0.9,
-            "samples": 7,
+            "samples": 5,
             "key": last_number,
             "budget.calls": 9,
         },
@@ -351,7 +351,7 @@ async def test_labels_are_chosen_from_and_kept_as_they_are_written() -> None:
 async def test_they_are_compared_by_name_on_questions_and_answers() -> None:
     endpoints = two()
     rows = [
-        {"question": "3 + 4?", "answer": "It is\n#### 7"},
+        {"question": "3 + 4?", "answer": "It is 7"},
         {"question": "2 + 6?", "answer": "8"},
     ]
     designs = {name: load_graph(name, endpoints) for name in ("self_consistency", "choose_best")}

@@ -268,9 +268,13 @@ def test_no_budget_is_passed_whatever_it_is() -> None:
     ids=["down", "empty", "late", "a mixture without a quorum"],
 )
 def test_a_proposal_stands_in_where_the_aggregator_fails(error: Step) -> None:
-    members = [endpoint("a", "#### 5"), endpoint("b", "#### 7"), endpoint("c", "so #### 7")]
+    members = [
+        endpoint("a", "The answer is 5"),
+        endpoint("b", "The answer is 7"),
+        endpoint("c", "so The answer is 7"),
+    ]
     result, _ = mixed(*members, top=endpoint("top", error))
-    assert (result.output.text, result.output.by) == ("#### 7", "b")
+    assert (result.output.text, result.output.by) == ("The answer is 7", "b")
     assert "a proposal stands in for what 'aggregator' would have written" in notes(
         result.trace, "degraded"
     )

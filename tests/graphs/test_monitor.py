@@ -18,11 +18,10 @@ from moa._async import map_async
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Verdict
-from moa.budget import Budget
 from moa.calibration.drift import moved, p_value
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.errors import BudgetExceeded, ConfigError, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable
 from moa.graphs.monitor import Item, Monitor, Observation, Report, labels_in
 from moa.node import Result
 from moa.questions import Choice, Predicate, Score
@@ -66,9 +65,9 @@ async def reports(
     return found
 
 
-async def stream(*texts: str) -> AsyncIterator[str]:
+async def stream(*texts: str) -> AsyncIterator[Item]:
     for text in texts:
-        yield text
+        yield Item(text=text)
 
 
 CALM, CHANGED = ["card", "card", "card", "app"] * 10, ["app crash"] * 20
@@ -239,11 +238,11 @@ async def test_empty_times_are_no_windows() -> None:
     assert watched.windows.state.window.number == 3
 
 
-async def test_a_stream_is_watched() -> None:
-    watched = watching(reporter()).watch(stream(*CALM, *CHANGED))
-    results = [result async for result in watched]
-    assert len(results) == 60
-    assert sum(result.output.report is not None for result in results) == 1
+async def test_a_stream_is_watched_past_an_item_that_failed() -> None:
+    found = watching(reporter()).map(stream(*CALM, "down", *CHANGED), ordered=True)
+    items = [item async for item in found]
+    assert [place for place, item in enumerate(items) if item.error is not None] == [40]
+    assert sum(item.output is not None and item.output.report is not None for item in items) == 1
 
 
 async def test_the_report_is_streamed_while_it_is_written() -> None:
@@ -315,37 +314,6 @@ async def test_a_node_that_decides_nothing_is_refused() -> None:
     writer = Agent(SimulatedEndpoint(rule=lambda _: "Hm."), "Answer.")
     with pytest.raises(ConfigError, match="holds no labels to watch"):
         await Monitor(decider=writer, writer=None).run(Item(text="x"))
-
-
-async def test_a_stream_goes_on_after_an_item_that_failed_where_somebody_is_told() -> None:
-    told: list[str] = []
-    watched = watching(None).watch(
-        stream("card", "down", "app"),
-        failed=lambda item, error: told.append(f"{item.text}: {error}"),
-    )
-    assert len([result async for result in watched]) == 2
-    assert told == ["down: small: refused"]
-
-
-async def test_what_nobody_is_told_of_and_what_no_other_item_mends_end_a_stream() -> None:
-    with pytest.raises(EndpointUnavailable):
-        await anext(watching(None).watch(stream("down")))
-    thin = watching(None, budget=Budget(calls=0))
-    with pytest.raises(BudgetExceeded):
-        await anext(thin.watch(stream("card"), failed=lambda item, error: None))
-
-
-async def test_a_stream_without_an_end_fills_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[RunContext] = []
-
-    def context(**settings: Any) -> RunContext:
-        made.append(RunContext(**settings))
-        return made[-1]
-
-    monkeypatch.setattr("moa.graphs.monitor.RunContext", context)
-    results = [result async for result in watching(None).watch(stream(*CALM))]
-    assert all(result.trace for result in results)
-    assert not made[0].trace
 
 
 async def test_what_is_kept_of_other_labels_is_not_compared(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from command import moa
+from pydantic import BaseModel
 from routing import router
 
 from moa import Agent, RunContext
 from moa.config.endpoints import Endpoints
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnavailable, InputError
 from moa.graphs.cascade import Settled
 from moa.graphs.routed import Routed
 from moa.node import Node, Result
@@ -54,6 +55,21 @@ async def test_the_trace_says_why_the_large_model_was_chosen() -> None:
     assert any(n.kind == "escalated" and "predicted gain" in n.text for n in notes)
 
 
+async def test_a_router_reads_the_numbers_that_a_request_brings() -> None:
+    class Turn(BaseModel):
+        text: str
+        features: dict[str, float]
+
+    (part,) = router().parts
+    by_turns = part.part.model_copy(update={"names": ("turns",)})
+    parts = (part.model_copy(update={"part": by_turns}),)
+    graph = two(router=router().model_copy(update={"features": ("turns",), "parts": parts}))
+    chosen = [await graph.run(Turn(text=EASY, features={"turns": n})) for n in (1.0, 9.0)]
+    assert [set(result.usage.by_endpoint()) for result in chosen] == [{"small"}, {"large"}]
+    with pytest.raises(InputError, match="'turns'"):
+        await graph.run(EASY)
+
+
 async def test_of_three_models_the_one_that_gains_most_is_chosen() -> None:
     little, much = router().at_threshold(0.5), router().at_threshold(0.3)
     graph = Routed(models=[model("a"), model("b"), model("c")], router=[much, little])
@@ -79,7 +95,7 @@ async def test_with_all_models_down_the_chosen_ones_error_is_raised() -> None:
 
 
 async def test_a_router_that_looks_at_answers_makes_a_cascade() -> None:
-    wrong = SimulatedEndpoint(name="small", rule=lambda _: "1 + 1 = 3\n#### 3")
+    wrong = SimulatedEndpoint(name="small", rule=lambda _: "1 + 1 = 3\nThe answer is 3")
     graph = Routed(
         models=[Agent(wrong, "Solve it.", name="small"), model("large", tier="llm")],
         router=router(replied=True).at_threshold(0.2),
@@ -126,7 +142,9 @@ async def test_without_a_router_it_is_drawn_and_not_run() -> None:
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for tier in ("slm", "llm"):
-        double = SimulatedEndpoint(name=tier, tier=tier, rule=lambda text: f"#### {len(text)}")
+        double = SimulatedEndpoint(
+            name=tier, tier=tier, rule=lambda text: f"The answer is {len(text)}"
+        )
         monkeypatch.setattr(Endpoints, tier, double)
     return tmp_path
 

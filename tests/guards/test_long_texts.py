@@ -132,7 +132,7 @@ READERS: dict[str, Read] = {
     "block": beside(block),
     "sums": beside(check),
     "reply": beside(partial(reply_features, "How many are 3 and 4?")),
-    "prompt": beside(lambda text: reply_features(text, "3 + 4 = 7. #### 7")),
+    "prompt": beside(lambda text: reply_features(text, "3 + 4 = 7. The answer is 7")),
 }
 
 

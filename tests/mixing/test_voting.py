@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moa.agents.reasoner import Reasoned
 from moa.errors import ConfigError
-from moa.mixing.answer_extraction import field_of, label_of, last_number, shown, stated, written
+from moa.mixing.answer_extraction import last_number, shown, stated, written
 from moa.mixing.voting import Tally, agree, likeness, most_agreed
 from moa.node import Reply
 from moa.questions import Choice
@@ -104,7 +104,7 @@ def test_a_tie_is_said_and_the_first_sample_counts() -> None:
         (Choice(label="card"), "card"),
         (Reply(text="..."), None),
         (Reply(text="2 x 9 = 18. The answer is 2 x 9 = $18 per day."), Fraction(18)),
-        (Reply(text="They make 1,080.\n#### 1,080"), Fraction(1080)),
+        (Reply(text="They make 1,080.\nThe answer is 1,080"), Fraction(1080)),
         (Reply(text="So it is \\boxed{42}."), Fraction(42)),
         (Reply(text="**Answer:** 42, because 6 x 7 is 42"), Fraction(42)),
         (Reply(text="The answer is **42** apples (6 x 7)."), Fraction(42)),
@@ -131,36 +131,8 @@ def test_answers_that_only_share_a_number_are_not_the_same(one: str, other: str)
 
 def test_the_last_number_counts_where_none_is_marked() -> None:
     assert last_number("6 times 7 is 42, and that takes them 3 days") == 3
-    assert last_number("#### 42, since 6 times 7") == 42
+    assert last_number("The answer is 42, since 6 times 7") == 42
     assert last_number("nobody knows") is None
-
-
-def test_a_field_of_a_typed_output_is_compared() -> None:
-    assert field_of("reasons")(Reasoned[int](reasons="Because.", answer=1)) == "because"
-
-
-def test_a_field_that_an_output_does_not_have_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"field_of\('total'\): a Reply has no field 'total'"):
-        field_of("total")(Reply(text="12"))
-
-
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        ("It isn't negative, it is Positive.", "positive"),
-        ("The answer is negative, not what others call positive", "positive"),
-        ("very positive? The answer is: negative.", "negative"),
-        ("positively", None),
-        ("That was not positive", "not positive"),
-    ],
-)
-def test_the_label_that_is_named_last_counts(text: str, label: str | None) -> None:
-    assert label_of(["positive", "negative", "not positive"])(Reply(text=text)) == label
-
-
-def test_labels_that_can_not_be_told_apart_are_refused() -> None:
-    with pytest.raises(ConfigError, match="different"):
-        label_of(["spam", "Spam"])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +153,7 @@ def test_of_a_typed_output_the_answer_is_its_text() -> None:
     [
         pytest.param(["Paris.", "  paris", "Rome"], True, id="case, blanks and full stops"),
         pytest.param(["1,200", "1200.0", "7"], True, id="numbers"),
-        pytest.param(["It costs 4 x 3. #### 12", "The answer is 12"], True, id="marked"),
+        pytest.param(["It costs 4 x 3. The answer is 12", "The answer is 12"], True, id="marked"),
         pytest.param(["Paris", "Rome", "Oslo"], False, id="all differ"),
         pytest.param(["", " ", "..."], False, id="nothing agrees with nothing"),
         pytest.param([], False, id="none"),
@@ -201,7 +173,7 @@ def test_one_answer_agrees_with_nobody() -> None:
 
 
 def test_the_largest_group_has_the_answer() -> None:
-    assert most_agreed(["#### 5", "#### 7", "#### 7"]) == 1
+    assert most_agreed(["The answer is 5", "The answer is 7", "The answer is 7"]) == 1
 
 
 def test_where_all_differ_the_most_usual_words_have_it() -> None:

@@ -30,7 +30,7 @@ def rows(n: int, *, seed: int = 0, replied: bool = False) -> list[dict[str, obje
         }
         if replied:
             told = a + b if weak else a + b + 1
-            row["weak_response"] = f"{a} + {b} = {told}\n#### {told}"
+            row["weak_response"] = f"{a} + {b} = {told}\nThe answer is {told}"
         made.append(row)
     return made
 

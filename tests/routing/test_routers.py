@@ -121,6 +121,19 @@ def test_a_field_groups_rows_and_may_be_missing(router: Router) -> None:
     assert shop > other > sums
 
 
+def test_numbers_that_rows_bring_are_learnt_from_and_asked_for() -> None:
+    made = rows(100)
+    for row in made:
+        row |= {"features": {"steps": float(row["subject"] == "shop")}, "subject": ""}
+        row |= {"prompt": f"Hm {row['id']}."}
+    router = fit_router([Recorded.model_validate(row) for row in made])
+    assert router.features == ("steps",)
+    easy, hard = (Case("Hm q3.", features={"steps": steps}) for steps in (0.0, 1.0))
+    assert router.gains([hard])[0] > router.gains([easy])[0] + 0.2
+    with pytest.raises(InputError, match=r"request 2 has no 'steps' in its `features`"):
+        router.gains([easy, Case("Hm q3.")])
+
+
 def test_the_file_says_what_was_chosen_and_why(router: Router) -> None:
     assert router.origin.rows == 90
     assert "by cross-validation" in router.origin.why
@@ -280,24 +293,25 @@ def test_a_file_that_is_no_router_is_refused(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "part",
+    ("part", "said"),
     [
-        {"kind": "trees", "names": ["words"], "rate": 1, "constant": 0, "trees": [
+        ({"kind": "trees", "names": ["words"], "rate": 1, "constant": 0, "trees": [
             {"features": [0], "thresholds": [0], "left": [0], "right": [0], "values": [0]}
-        ]},
-        {"kind": "trees", "names": ["from a later version"], "rate": 1, "constant": 0, "trees": []},
+        ]}, r"parts\.0\.part"),
+        ({"kind": "trees", "names": ["from a later version"], "rate": 1, "constant": 0,
+          "trees": []}, "a later version"),
     ],
     ids=["a tree without an end", "an unknown feature"],
 )  # fmt: skip
 def test_a_file_that_was_tampered_with_is_refused(
-    part: dict[str, object], router: Router, tmp_path: Path
+    part: dict[str, object], said: str, router: Router, tmp_path: Path
 ) -> None:
     file = tmp_path / "x.json"
     router.save(file)
     written = json.loads(file.read_text())
     written["parts"] = [{"name": "x", "weight": 1, "part": part}]
     file.write_text(json.dumps(written))
-    with pytest.raises(ConfigError, match=r"parts\.0\.part"):
+    with pytest.raises(ConfigError, match=said):
         Router.load(file)
 
 
@@ -315,5 +329,5 @@ def test_odd_texts_get_a_score(router: Router, cascade: Router) -> None:
 
 def test_a_router_looks_at_no_reply(router: Router) -> None:
     case = Case("What is 2 + 3?")
-    with_reply = Case("What is 2 + 3?", reply="2 + 3 = 6 #### 6")
+    with_reply = Case("What is 2 + 3?", reply="2 + 3 = 6 The answer is 6")
     assert router.gains([with_reply, case]).tolist() == router.gains([case, case]).tolist()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
-from typing import NamedTuple
 
 from moa.errors import InputError
 
@@ -56,8 +55,6 @@ _UNITS = re.compile(
     r"(?<=\d)(?:\s?/\s?|[\s-])[a-z]{1,15}(?:[\s/-][a-z]{1,15}){0,3}\s?(?=[-+*/=])", re.IGNORECASE
 )
 """Words between a number and a sign, such as those of `3 bags * 4 apples/bag = 12`."""
-_CALCULATOR = re.compile(r"<<([^<>]{1,200})>>")
-_UNFINISHED = re.compile(r"<<[^<>]*$")
 _ARITHMETIC = re.compile(r"[\d\s+\-*/().]+", re.ASCII)
 _SHOWN = re.compile(r"-?[\d.]+")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -87,19 +84,6 @@ class Equation:
         return self.error == 0
 
 
-class Checked(NamedTuple):
-    """What re-computing the sums of a text found."""
-
-    equations: tuple[Equation, ...]
-    unreadable: int
-    """Annotations of a calculator that are no sums, such as `<<x=2>>`."""
-
-    @property
-    def wrong(self) -> tuple[Equation, ...]:
-        """Those that don't hold."""
-        return tuple(e for e in self.equations if not e.holds)
-
-
 def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
     """Compute a sum such as `2 x (1,000 + 50%)`, exactly.
 
@@ -119,29 +103,22 @@ def evaluate(expression: str, *, longest: int = LONGEST) -> Fraction:
         raise InputError(f"{expression!r} can't be computed: {error}") from error
 
 
-def check(text: str) -> Checked:
-    """Re-compute every sum that a text states: `3 x 4 = 12`, and `<<3*4=12>>` of a calculator.
+def check(text: str) -> tuple[Equation, ...]:
+    """Re-compute every sum that a text states, such as `3 x 4 = 12`.
 
-    A sum that a line states in both ways is given once. They come line by line, and after the
-    first 200, or 50,000 characters, no more are read.
+    A sum that a line states twice is given once. They come line by line, and after the first 200,
+    or 50,000 characters, no more are read.
     """
     found: list[Equation] = []
-    unreadable = 0
-    text = text[:_READ]
-    for line in text.splitlines():
+    for line in text[:_READ].splitlines():
+        plain = _UNITS.sub(" ", _plain_signs(line))
         here: dict[tuple[object, ...], Equation] = {}
-        for annotation in islice(_CALCULATOR.findall(line), _MOST_SUMS):
-            equations = list(_equations(annotation))
-            here.update((_terms(equation), equation) for equation in equations)
-            unreadable += not equations
-        plain = _plain_signs(_UNFINISHED.sub(" ", _CALCULATOR.sub("", line)))
-        plain = _UNITS.sub(" ", plain)
         for stated in islice(_STATED.findall(plain), _MOST_SUMS):
             here.update((_terms(equation), equation) for equation in _equations(stated))
         found += here.values()
         if len(found) >= _MOST_SUMS:
             break
-    return Checked(tuple(found[:_MOST_SUMS]), unreadable)
+    return tuple(found[:_MOST_SUMS])
 
 
 def numbers(text: str) -> list[Fraction]:

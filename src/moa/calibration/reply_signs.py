@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import islice
 from math import log1p
 
-from moa.calibration.arithmetic import NUMBER, Checked, Equation, check, numbers
+from moa.calibration.arithmetic import NUMBER, Equation, check, numbers
 
 _N = NUMBER.pattern
 _TOLD = re.compile(
@@ -37,7 +37,7 @@ _NUMBER_WORDS = {
 }  # fmt: skip
 _UNIT = re.compile(r"[\s-]*([a-z]{3,})")
 _MARK = re.compile(
-    r"####|\\boxed\{|\b(?:the )?(?:final )?answer(?: is|:)|\*\*answer:?\*\*", re.IGNORECASE
+    r"\\boxed\{|\b(?:the )?(?:final )?answer(?: is|:)|\*\*answer:?\*\*", re.IGNORECASE
 )
 _HEDGE = re.compile(
     r"\b(?:however|assum\w*|not possible|impossible|cannot|can't|mistake|sorry|unclear|"
@@ -121,7 +121,7 @@ class FinalAnswer:
     """The answer that a reply ends with."""
 
     marked: bool
-    """Whether it stands behind a mark, such as `####`, `\\boxed{` or "the answer is"."""
+    """Whether it stands behind a mark, such as `\\boxed{` or "the answer is"."""
     number: Fraction | None
     """The number behind the mark, else the last of the reply; `None` where there is none."""
     before: str
@@ -142,26 +142,26 @@ def final_answer(reply: str) -> FinalAnswer:
 
 def reply_features(prompt: str, reply: str) -> dict[str, float]:
     """Describe a reply to a prompt by numbers: sums, final answer, steps, sources, doubt."""
-    checked, answer = check(reply), final_answer(reply)
-    results = [e.value for e in checked.equations]
+    equations, answer = check(reply), final_answer(reply)
+    results = [e.value for e in equations]
+    wrong = sum(not e.holds for e in equations)
     number = answer.number if answer.number is not None else Fraction(0)
-    doubts = sum(_doubts(reply, checked, answer))
+    doubts = sum(_doubts(reply, answer, wrong=wrong > 0))
     return {
         "reply characters": log1p(len(reply)),
         "sums": float(len(results)),
-        "wrong sums": float(len(checked.wrong)),
+        "wrong sums": float(wrong),
         "marked": float(answer.marked),
         "final is last result": float(bool(results) and _near(results[-1], number)),
-        **_steps(checked, answer),
-        **_sources(prompt, checked, answer),
+        **_steps(equations, answer),
+        **_sources(prompt, equations, answer),
         "kinds of doubt": float(doubts),
         "any doubt": float(doubts > 0),
     }
 
 
-def _steps(checked: Checked, answer: FinalAnswer) -> dict[str, float]:
+def _steps(equations: Sequence[Equation], answer: FinalAnswer) -> dict[str, float]:
     """Whether each result is used later, or is the final answer."""
-    equations = checked.equations
     operands = [set(numbers(e.left)) for e in equations]
     unused = sum(
         not any(e.value in later for later in operands[place + 1 :])
@@ -178,13 +178,13 @@ def _steps(checked: Checked, answer: FinalAnswer) -> dict[str, float]:
     }
 
 
-def _sources(prompt: str, checked: Checked, answer: FinalAnswer) -> dict[str, float]:
+def _sources(prompt: str, equations: Sequence[Equation], answer: FinalAnswer) -> dict[str, float]:
     """Whether the numbers of the prompt lead to the final answer, and no others do."""
     told = told_numbers(prompt)
-    path = _path(checked.equations, answer.number)
+    path = _path(equations, answer.number)
     operands = [n for e in path for n in numbers(e.left)]
     known = {form for number in told for form in number.forms}
-    known |= {n for e in checked.equations for n in (e.value, *numbers(e.right))}
+    known |= {n for e in equations for n in (e.value, *numbers(e.right))}
     strange = [number for number in operands if number not in known]
     not_on_path = _not_taken(told, operands, set(strange))
     return {
@@ -193,10 +193,10 @@ def _sources(prompt: str, checked: Checked, answer: FinalAnswer) -> dict[str, fl
         "all but words on the path": float(not any(number.needed for number in not_on_path)),
         "share not on the path": len(not_on_path) / max(1, len(told)),
         "path": float(len(path)),
-        "off the path": float(len(checked.equations) - len(path)),
+        "off the path": float(len(equations) - len(path)),
         "numbers without a source": float(sum(n not in _KNOWN for n in strange)),
         "known constants": float(sum(n in _KNOWN for n in strange)),
-        "sums for a prompt number": len(checked.equations) / max(1, len(told)),
+        "sums for a prompt number": len(equations) / max(1, len(told)),
     }
 
 
@@ -247,12 +247,11 @@ def _in_the_head(one: Fraction, other: Fraction, operands: set[Fraction]) -> boo
     return not operands.isdisjoint(made - {one, other})
 
 
-def _doubts(reply: str, checked: Checked, answer: FinalAnswer) -> tuple[bool, ...]:
+def _doubts(reply: str, answer: FinalAnswer, *, wrong: bool) -> tuple[bool, ...]:
     """Kinds of plain doubt: one is telling, and further ones add little."""
     return (
         not answer.marked and not _CLOSED.search(reply[-_READ:]),  # cut off
-        reply.count("<<") > reply.count(">>"),
-        bool(checked.wrong),
+        wrong,
         bool(_HEDGE.search(reply, 0, _READ)),
         bool(_ROUNDED.search(reply, 0, _READ)),
         answer.number is not None and answer.number.denominator > 1,

@@ -54,8 +54,8 @@ class Arithmetic(Policy):
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Re-compute the sums of the reply."""
-        checked = check(text_of(reply))
-        total, wrong = len(checked.equations), checked.wrong
+        sums = check(text_of(reply))
+        total, wrong = len(sums), [one for one in sums if not one.holds]
         score = 1.0 - len(wrong) / total if total else 0.5
         if wrong:
             said = f"{len(wrong)} of {total} sums are wrong, such as {wrong[0].left} = "

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 PERSON = "person"
 DONE, NOTHING = 0, 1
-KEYS = "123456789abcdefghijklmnopqrstuvwxyz0ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&()*+,-./:;<=>?@[]_{|}"
-"""One for each label, in their order: enough for 87."""
-_SKIP, _BACK, _END, _STOP = " ", "\x7f\b", "\r\n", "\x03"
+SKIP, BACK, QUIT = "", "/back", "/quit"
+_ANSWERS = f"Give a label's number or name, nothing to skip the text, {BACK} or {QUIT}"
 
 
 def label(
@@ -60,14 +59,14 @@ def label(
         cat before.jsonl labelled.jsonl > all.jsonl
         moa calibrate all.jsonl --task "Which team does this mail belong to?" --out teams.json
 
-    Keys: those shown before the labels; space passes over a text, backspace takes the last label
-    back, return or Ctrl-C ends.
+    Answer each text with the number of a label, or its name. An empty line skips the text, /back
+    takes the last label back, and /quit ends. Answers may come from a pipe, one a line.
 
-    Exit codes: 0 done or ended by a key, 1 nothing was labelled, 2 usage or configuration, 130
+    Exit codes: 0 done or ended by /quit, 1 nothing was labelled, 2 usage or configuration, 130
     stopped.
 
-    The texts of a file that help most, one key a label; what is labelled is kept at once, and
-    --resume goes on where it stopped:
+    The texts of a file that help most; each label is on disk at once, and --resume goes on where
+    it stopped:
 
         moa label inbox.jsonl --calibration teams.json --out labelled.jsonl
         moa label inbox.jsonl --calibration teams.json --out labelled.jsonl --resume
@@ -107,7 +106,7 @@ def label(
         code = asking.run(body, stopped=stopped)
         if code or by_llm:
             raise typer.Exit(code)
-        raise typer.Exit(_by_keys(made, rows, picks, file))
+        raise typer.Exit(_by_hand(made, rows, picks, file))
 
 
 async def _by_llm(
@@ -145,68 +144,67 @@ async def _by_llm(
     return DONE if file.added or not picks else NOTHING
 
 
-def _by_keys(
+def _by_hand(
     made: Calibration, rows: Sequence[Unlabelled], picks: Sequence[Pick], file: LabelFile
 ) -> int:
-    """Show one text after another, and write the label whose key is pressed; the exit code."""
+    """Ask whoever is there for the label of one text after another; the exit code."""
     console = screen.err()
-    keys = dict(zip(KEYS, made.labels, strict=False))
-    if len(keys) < len(made.labels):
-        raise ConfigError(
-            f"{len(made.labels)} labels are more than there are keys ({len(KEYS)}): let the large "
-            "model label by --by-llm"
-        )
     if not picks:
         console.print("all texts are labelled already")
         return DONE
     console.print(made.question.text, style="bold")
-    code = _labelled(console, keys, rows, picks, file)
-    console.print(f"\n{file.added} labelled into {file.path}")
-    return code if file.added or code == options.STOPPED else NOTHING
+    console.print(_ANSWERS)
+    code = DONE
+    try:
+        ask_for_labels(console, made.labels, rows, picks, file)
+    except KeyboardInterrupt:
+        code = options.STOPPED
+    finally:
+        console.print(f"\n{file.added} labelled into {file.path}")
+    return code if code or file.added else NOTHING
 
 
-def _labelled(
+def ask_for_labels(
     console: Console,
-    keys: dict[str, str],
+    labels: Sequence[str],
     rows: Sequence[Unlabelled],
     picks: Sequence[Pick],
     file: LabelFile,
-) -> int:
+) -> None:
+    """Show the texts that were picked, and write each label that is given."""
+    numbers = {str(number): name for number, name in enumerate(labels, start=1)}
+    if not numbers.keys().isdisjoint(labels):  # a label such as 3 is no number of another
+        numbers = {}
+    answers = {name: name for name in labels} | numbers
+    listed = [f"{number} {name}" for number, name in numbers.items()] or labels
+    if reconfigure := getattr(sys.stdin, "reconfigure", None):
+        reconfigure(errors="replace")
     place, labelled = 0, list[int]()
     while place < len(picks):
-        row = rows[picks[place].place]
-        _show(console, keys, row.text, f"{place + 1} of {len(picks)}")
-        key = _key()
-        if not key or key in _END:
-            return DONE
-        if key == _STOP:
-            return options.STOPPED
-        if key in _BACK:
+        pick = picks[place]
+        console.rule(f"{place + 1} of {len(picks)}")
+        console.print(rows[pick.place].text)
+        console.print(Text("  ".join(listed), "bold"))
+        answer = _read_answer()
+        if answer == QUIT:
+            return
+        if answer == BACK:
             if labelled:
                 place = labelled.pop()
                 file.take_back()
-        elif key == _SKIP:
+        elif answer == SKIP:
             place += 1
-        elif key in keys:
-            file.label(row, keys[key], by=PERSON, chosen=picks[place].chosen)
+        elif answer in answers:
+            file.label(rows[pick.place], answers[answer], by=PERSON, chosen=pick.chosen)
             labelled.append(place)
             place += 1
-    return DONE
+        elif sys.stdin.isatty():
+            console.print(f"{answer!r} is no label. {_ANSWERS}")
+        else:  # its next line would be taken for the label of this text
+            raise ConfigError(f"{answer!r} is no label. {_ANSWERS}")
 
 
-def _show(console: Console, keys: dict[str, str], text: str, where: str) -> None:
-    console.rule(where)
-    console.print(text)
-    console.print(Text("  ".join(f"{key} {name}" for key, name in keys.items()), "bold"))
-
-
-def _key() -> str:
-    """Wait for one key; empty where no more will come."""
-    if not sys.stdin.isatty():
-        return sys.stdin.read(1)
-    try:
-        return typer.getchar()
-    except KeyboardInterrupt:
-        return _STOP
-    except EOFError:
-        return ""
+def _read_answer() -> str:
+    """Wait for one line; where no more will come, it is `QUIT`."""
+    line = sys.stdin.readline()
+    return line.strip() if line else QUIT

@@ -30,6 +30,7 @@ from moa.evals.metrics import (
     mean_of,
     metric_for,
     ranked,
+    stats,
 )
 from moa.mixing.judges import Candidates, Listwise
 from moa.node import Frozen, Node
@@ -230,8 +231,9 @@ async def compare(
         InputError: rows lack what is asked or expected.
         ConfigError: there is no design, the reference is none of them, the metric is not known
             or has no judge, or a design can't work at all.
-        MissingDependency: numpy is not installed.
+        MissingDependency: numpy or scipy is not installed, which the extra `calibration` brings.
     """
+    stats()  # before anything is asked, so that nothing is paid for in vain
     data = rows if isinstance(rows, Data) else cases_of(rows)
     main = _reference(designs, reference)
     parts = len(designs) + (metric == "judge")

@@ -20,15 +20,16 @@ from typing import NamedTuple, Self
 
 from moa._files import Existing, LineFile
 from moa.agents.classifier import Classifier
-from moa.batch import Malformed, map_rows, row_text
+from moa.batch import map_rows
 from moa.calibration.calibrated import Calibrated, read_texts
 from moa.calibration.features import Progress, VectorFeature
 from moa.calibration.labelled import same_text
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, logit, np
-from moa.errors import BudgetExceeded, ConfigError, InputError, MoaError
+from moa.errors import BudgetExceeded, ConfigError, MoaError
+from moa.node import Frozen
 from moa.questions import NONE_OF_THESE, Option, Question
-from moa.rows import Format, read
+from moa.rows import Format, typed
 
 MOST_READ = 500
 """Texts that are read to choose among, unless told otherwise."""
@@ -44,6 +45,11 @@ class Unlabelled(NamedTuple):
 
     text: str
     fields: dict[str, object]
+    """All that stands in it."""
+
+
+class _Row(Frozen):
+    text: str | None = None
 
 
 def read_unlabelled(
@@ -56,30 +62,20 @@ def read_unlabelled(
     """Read the texts of a file; a row without one is passed over.
 
     Raises:
-        ConfigError: no row has one; it says why of the first.
+        ConfigError: no row has one, or a row can't be read.
     """
-    found, problem = list[Unlabelled](), ""
     columns: dict[str, None] = {}
-    for row in read(source, format=format, text_column=text_column, encoding=encoding):
-        if isinstance(row, Malformed):
-            problem = problem or f"line {row.number}: {row.error}"
-            continue
-        columns |= dict.fromkeys(map(str, row.value)) if isinstance(row.value, dict) else {}
-        try:
-            text = row_text(row.value)
-        except InputError as error:
-            problem = problem or f"line {row.number}: {error}"
-            continue
-        if text.strip():
-            found.append(Unlabelled(text, row.value if isinstance(row.value, dict) else {}))
+    found: list[Unlabelled] = []
+    rows = typed(source, _Row, format=format, text_column=text_column, encoding=encoding)
+    for row, read in rows:
+        fields = row.value if isinstance(row.value, dict) else {}
+        columns |= dict.fromkeys(map(str, fields))
+        if read.text and read.text.strip():
+            found.append(Unlabelled(read.text, fields))
     if not found:
-        why = f" ({problem})" if problem else ""
-        if columns and (text_column or "text") not in columns:
-            names = ", ".join(map(repr, columns))
-            why = f". Their columns are {names}: name the one with the text by --text-column"
-        raise ConfigError(
-            f"{source}: there is no row with a {text_column or 'text'!r} to be labelled{why}"
-        )
+        names = ", ".join(map(repr, columns))
+        why = f". Their columns are {names}: name the one with the text by --text-column"
+        raise ConfigError(f"{source}: no row has a text to be labelled{why if columns else ''}")
     return found
 
 
@@ -119,8 +115,8 @@ class LabelFile(LineFile):
 
     def label(self, row: Unlabelled, label: str, *, by: str, chosen: bool) -> None:
         """Write one line, and wait until the disk has it."""
-        written = {**row.fields, "text": row.text, "label": label}
-        self._starts.append(self.add(written | {"labelled_by": by, "chosen": chosen}))
+        made = {"text": row.text, "label": label, "labelled_by": by, "chosen": chosen}
+        self._starts.append(self.add(row.fields | made))
         try:
             os.fsync(self._file)
         except OSError as error:

@@ -49,8 +49,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
     nothing is left out.
 
     Raises:
-        ConfigError: there are no models, two have one name, `accuracy` names another, or the key is
-            of a field that one doesn't give.
+        ConfigError: there are no models, two have one name, or `accuracy` names another.
 
     Examples:
         >>> one = ScriptedEndpoint(["It is 5.", "It is 6."])

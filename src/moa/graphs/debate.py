@@ -115,7 +115,7 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     is made.
 
     Raises:
-        ConfigError: there are fewer than two debaters, or the key is that of a field.
+        ConfigError: there are fewer than two debaters.
 
     Examples:
         >>> from moa.graphs.debate import Debater
@@ -138,8 +138,8 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     judge: Annotated[Node[Candidates, Picked] | None, FromEndpoint(judge_of)] = None
     """Decides where they don't agree in the end, as in `BestOfN`; `None`: the majority."""
     key: Key = stated
-    """Turns an answer, which is a `Reply`, into what is compared: `stated`, `last_number` or
-    `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function."""
+    """Function that turns an answer, which is a `Reply`, into what is compared; see
+    `SelfConsistency`."""
 
     def prepare(self) -> None:
         """Check that there is somebody to debate with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -19,14 +19,14 @@ from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
-from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, MoaError
+from moa.errors import ConfigError, MoaError
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.fields import FromEndpoint, Large, beside_config
 from moa.graphs.monitor_windows import Change, Windows
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
-from moa.node import Dropped, Frozen, Node, Reply, Result
+from moa.node import Dropped, Frozen, Node, Reply
 from moa.questions import Choice, Predicate, Question, Score
 
 Seen = Callable[[Any], Mapping[str, str]]
@@ -166,9 +166,10 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     large model is asked, and the next windows are a new reference. Where nothing changes, a window
     ends with a false report with a probability of at most `alpha`.
 
-    Items can run side by side: they count in the order in which their runs began, and the report
-    comes with the item that completes the window, since it is the last of it to be decided. It
-    changes while it is used, and belongs to one event loop.
+    `map` runs the items of a stream. They can run side by side: they count in
+    the order in which their runs began, and the report comes with the item that completes the
+    window, since it is the last of it to be decided. It changes while it is used, and belongs to
+    one event loop.
 
     Raises:
         CapabilityError: `writer` can't complete.
@@ -233,41 +234,6 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             file=self.state,
             counts=counted_by(self.decider),
         )
-
-    async def watch(
-        self,
-        items: AsyncIterable[Item | str],
-        context: RunContext | None = None,
-        /,
-        *,
-        failed: Callable[[Item, MoaError], None] | None = None,
-    ) -> AsyncIterator[Result[Observation]]:
-        """Run the items of a stream, one after another.
-
-        Args:
-            items: A text, or an item that says when it came.
-            context: Budget, deadline and ledger of all of them; `None` starts one, without a trace
-                of its own, so that a stream may be endless.
-            failed: Is told of an item that could not be decided, and why; the next ones are
-                watched all the same. `None`: the error is raised, and ends the stream.
-
-        Raises:
-            MoaError: as `run`, for an item, where `failed` is `None`.
-            BudgetExceeded, DeadlineExceeded, ConfigError: in any case.
-        """
-        context = context or RunContext(keep_notes=False)
-        async for given in items:
-            item = Item(text=given) if isinstance(given, str) else given
-            try:
-                result = await self.run(item, context)
-            except (BudgetExceeded, DeadlineExceeded, ConfigError):
-                raise
-            except MoaError as error:
-                if failed is None:
-                    raise
-                failed(item, error)
-                continue
-            yield result
 
     async def answer(self, request: Item, context: RunContext) -> Observation:
         """Decide on an item, and report where a window has ended with a change."""

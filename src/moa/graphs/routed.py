@@ -206,10 +206,13 @@ class LittleGain(Policy):
 
 
 def _case(router: Router, request: Any, reply: str | None = None) -> Case:
-    """Give a router what it looks at: the text, and its fields where the request has them."""
+    """Give a router what it looks at: the text, and what the request has of fields and features."""
     from moa.routing.recorded import Case
 
     found = {field: getattr(request, field, None) for field in router.fields}
     fields = {field: value for field, value in found.items() if isinstance(value, str)}
     prompt = getattr(request, "text", None)
-    return Case(prompt if isinstance(prompt, str) else text_of(request), reply, fields)
+    text = prompt if isinstance(prompt, str) else text_of(request)
+    own: Any = getattr(request, "features", None) or {}
+    features = {name: own[name] for name in router.features if name in own}
+    return Case(text, reply, fields, features)

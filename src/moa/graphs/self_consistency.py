@@ -29,8 +29,7 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
     """What recipes share that ask one node several times, and choose among what it gives.
 
     Raises:
-        ConfigError: the samples would all be the same, or the key is of a field that the node
-            doesn't give.
+        ConfigError: the samples would all be the same.
     """
 
     node: Annotated[Node[In, Any], FromEndpoint(sampler, tier="slm")]
@@ -39,9 +38,8 @@ class Sampling(Recipe[In, Out], Generic[In, Out]):
     samples: int = Field(default=5, ge=1)
     """Maximum number of samples."""
     key: Key = stated
-    """Turns what the node gives into what is counted: `stated`, `last_number`, `field_of("total")`
-    or `label_of([…])` of `moa.mixing.answer_extraction`, or one's own function. In a table:
-    `"stated"` or `"number"`."""
+    """Function that turns what the node gives into what is counted, such as `stated` or
+    `last_number` of `moa.mixing.answer_extraction`. In a table: the name of one of these two."""
 
     def prepare(self) -> None:
         """Check that samples can differ."""

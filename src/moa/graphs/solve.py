@@ -300,7 +300,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         """Ask the policy; what can't be judged is not accepted."""
         worked = "".join(f"{r.question} {r.reasons} {r.answer}\n" for r in results)
         whole = f"{worked}\n{text}" if worked else text
-        sums = len(check(whole).equations)
+        sums = len(check(whole))
         held = f"all sums hold ({sums})" if sums else "no sum was stated"
         reasons = [f"every step has an answer, and {held}" if results else held]
         if self.policy is None:
@@ -425,7 +425,8 @@ def wrong_sums(text: str) -> list[str]:
     """Say which of the sums that a text states are wrong, and what each comes to."""
     return [
         f"{stated.left} = {stated.right} is wrong: it is {written(stated.value)}"
-        for stated in check(text).wrong
+        for stated in check(text)
+        if not stated.holds
     ]
 
 

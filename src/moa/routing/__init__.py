@@ -87,8 +87,6 @@ class Trees(_Written):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        unknown = sorted(set(self.names) - KNOWN)
-        _need(not unknown, f"no feature that this version doesn't know, such as {unknown[:1]}")
         used = max((feature for tree in self.trees for feature in tree.features), default=-1)
         _need(used < len(self.names), "a name for each feature")
         return self
@@ -190,6 +188,8 @@ class Router(_Written):
     """`router`: from the prompt alone; `cascade`: from the weak model's answer too."""
     fields: tuple[str, ...]
     """Other fields of a row that are used where they are there."""
+    features: tuple[str, ...] = ()
+    """Numbers that each request brings; see `moa.routing.recorded.Request`."""
     target: str
     """What the threshold was chosen for, in words."""
     threshold: float
@@ -197,6 +197,13 @@ class Router(_Written):
     candidates: tuple[PartReport, ...]
     origin: Origin
     parts: tuple[Weighted, ...]
+
+    @model_validator(mode="after")
+    def _reads(self) -> Self:
+        names = {name for part in self.parts for name in getattr(part.part, "names", ())}
+        unknown = sorted(names - KNOWN.union(self.features))
+        _need(not unknown, f"no feature that this version doesn't know, such as {unknown[:1]}")
+        return self
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -220,7 +227,7 @@ class Router(_Written):
         """Predict how much likelier the strong model is to be right: from about -1 to 1.
 
         Raises:
-            InputError: it is a cascade, and a case has no reply.
+            InputError: it is a cascade, and a case has no reply; or one lacks a feature.
         """
         if self.kind == "router":
             cases = [replace(case, reply=None) for case in cases]
@@ -230,7 +237,7 @@ class Router(_Written):
                     f"request {number} has no reply of the weak model (`weak_response`): "
                     "this is a cascade, which looks at it"
                 )
-        table = describe(cases)
+        table = describe(cases, self.features)
         total = np.zeros(len(cases))
         for weighted in self.parts:
             total = total + weighted.weight * weighted.part.predict(table)
@@ -238,7 +245,12 @@ class Router(_Written):
         return np.round(total, 9)
 
     def route(
-        self, prompt: str, *, reply: str | None = None, fields: Mapping[str, str] | None = None
+        self,
+        prompt: str,
+        *,
+        reply: str | None = None,
+        fields: Mapping[str, str] | None = None,
+        features: Mapping[str, float] | None = None,
     ) -> Strength:
         """Choose a model for a request.
 
@@ -246,11 +258,13 @@ class Router(_Written):
             prompt: The request.
             reply: The weak model's answer, which a cascade needs; a router doesn't look at it.
             fields: What else is known of the request, such as its subject.
+            features: Numbers that are known of it, where the router was fitted with such.
 
         Raises:
-            InputError: it is a cascade, and there is no reply.
+            InputError: it is a cascade, and there is no reply; or a feature is missing.
         """
-        (gain,) = self.gains([Case(prompt, reply, fields or {})]).tolist()
+        case = Case(prompt, reply, fields or {}, features or {})
+        (gain,) = self.gains([case]).tolist()
         return self.choose(gain)
 
     def choose(self, gain: float) -> Strength:

@@ -150,6 +150,7 @@ def fit_router(
         name=kind,
         kind=kind,
         fields=tuple(name.removeprefix(GROUPS) for name in weights if name.startswith(GROUPS)),
+        features=tuple(rows[0].features),
         target=target,
         threshold=threshold,
         candidates=tuple(compared),
@@ -195,7 +196,7 @@ def _tried(
     rows: Sequence[Recorded], fields: Sequence[str], progress: Progress | None = None
 ) -> _Trials:
     """Fit every candidate to all folds but one, and predict that one."""
-    table = describe([row.case for row in rows])
+    table = describe([row.case for row in rows], tuple(rows[0].features))
     truth = Truth(
         np.array([row.weak_correct for row in rows], dtype=float),
         np.array([row.strong_correct for row in rows], dtype=float),
@@ -216,6 +217,7 @@ def _tried(
 
 
 def _key(row: Recorded) -> tuple[str, str | None, bool, bool]:
+    """Tell rows apart; their features follow from the rest."""
     return row.case.prompt, row.case.reply, row.weak_correct, row.strong_correct
 
 

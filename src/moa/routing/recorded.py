@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import log, log1p
-from statistics import fmean, pstdev
+from statistics import fmean
 from zlib import crc32
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, FiniteFloat
 
 from moa.calibration.arithmetic import NUMBER
 from moa.calibration.reply_signs import reply_features
 from moa.decisions.arrays import Floats, Ints, np
+from moa.errors import InputError
 from moa.node import Frozen
 
 _NO_FIELDS = {"id", "strong_response"}
@@ -26,18 +27,7 @@ _LONGEST_FIELD = 100
 """Characters of a field that groups rows."""
 BUCKETS = 2**13
 """Runs of characters are counted in so many."""
-_OPTION = re.compile(r"\n(?=\(?[A-J][.)] )")
 _SENTENCE = re.compile(r"[.?!](?:\s|$)")
-_ALL = re.compile(r"\b(?:all|none) of\b|\bboth\b|\bneither\b", re.IGNORECASE)
-_WORDING = {
-    "negated": re.compile(r"\b(?:not|except|least|false|incorrect)\b", re.IGNORECASE),
-    "statements": re.compile(r"\bstatements?\b", re.IGNORECASE),
-    "following": re.compile(r"\bfollowing\b", re.IGNORECASE),
-    "which": re.compile(r"\bwhich\b", re.IGNORECASE),
-}
-_CLOSING = re.compile(r"\n\s*Answer:?\s*$", re.IGNORECASE)
-_JUDGED = re.compile(r"(?:true|false|wrong|not wrong|yes|no)\b", re.IGNORECASE)
-_NUMERIC = re.compile(r"[-$\d.,/%^*() ]*\d[-$\d.,/%^*() ]*\w{0,8}\.?")
 _FORMULA = re.compile(r"[=^<>\\{}|]")
 _SHOUTED = re.compile(r"\b[A-Z]{2,}\b")
 _LENGTHS = (2, 3, 4)
@@ -55,6 +45,8 @@ class Case:
     """What the weak model answered; `None` where it wasn't asked yet."""
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
     """Whatever else is known of it, such as its subject."""
+    features: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Numbers that are known of it, by name."""
 
 
 class Request(Frozen):
@@ -65,6 +57,9 @@ class Request(Frozen):
     prompt: str
     weak_response: str | None = None
     """What the weak model answered."""
+    features: dict[str, FiniteFloat] = Field(default_factory=dict[str, float])
+    """Numbers that you compute of a request, by name, beside those that are computed anyway. Every
+    row that a router is fitted on has the same ones, and so has what it routes."""
 
     @cached_property
     def case(self) -> Case:
@@ -76,7 +71,7 @@ class Request(Frozen):
             and isinstance(value, str)
             and 0 < len(value) <= _LONGEST_FIELD
         }
-        return Case(self.prompt, self.weak_response, fields)
+        return Case(self.prompt, self.weak_response, fields, self.features)
 
 
 class Recorded(Request):
@@ -111,63 +106,43 @@ class Table:
         return self.values[:, [place[name] for name in names]]
 
 
-def describe(cases: Sequence[Case]) -> Table:
-    """Compute the features of cases: of their replies where all have one, else of their prompts."""
-    found = [
-        prompt_features(c.prompt) if c.reply is None else reply_features(c.prompt, c.reply)
-        for c in cases
-    ]
+def describe(cases: Sequence[Case], own: Sequence[str] = ()) -> Table:
+    """Compute the features of cases: of their replies where all have one, else of their prompts.
+
+    After them come their `own` features of these names, in place of computed ones of one name.
+
+    Raises:
+        InputError: a case has not all of them.
+    """
+    found: list[dict[str, float]] = []
+    for number, case in enumerate(cases, start=1):
+        if lacks := [name for name in own if name not in case.features]:
+            raise InputError(f"request {number} has no {lacks[0]!r} in its `features`")
+        prompt, reply = case.prompt, case.reply
+        computed = prompt_features(prompt) if reply is None else reply_features(prompt, reply)
+        found.append(computed | {name: case.features[name] for name in own})
     names = tuple(found[0]) if found else ()
     values = np.array([[features[name] for name in names] for features in found], dtype=float)
     return Table(tuple(cases), names, values.reshape(len(cases), len(names)))
 
 
 def prompt_features(prompt: str) -> dict[str, float]:
-    """Describe a prompt by numbers: length, form, options, figures, wording.
-
-    It knows English words; in other languages those are 0, and the rest still tells.
-    """
-    stem, *options = _OPTION.split(_CLOSING.sub("", prompt))
-    return {
-        **_lengths(prompt, stem),
-        **_options([option[3:].strip() for option in options]),
-        "stem figures": float(len(NUMBER.findall(stem))),
-        "digits": sum(map(str.isdigit, prompt)) / max(1, len(prompt)),
-        "formula signs": float(len(_FORMULA.findall(prompt))),
-        "all or none": float(bool(_ALL.search(prompt))),
-        **{name: float(bool(rx.search(stem))) for name, rx in _WORDING.items()},
-    }
-
-
-def _lengths(prompt: str, stem: str) -> dict[str, float]:
+    """Describe a prompt by numbers: length, form, figures, words; in any language with spaces."""
     words = prompt.split()
     return {
         "characters": log1p(len(prompt)),
-        "stem characters": log1p(len(stem)),
         "words": log1p(len(words)),
-        "sentences": float(len(_SENTENCE.findall(stem))),
-        "lines": float(stem.count("\n")),
-        "questions": float(stem.count("?")),
-        "blank": float("__" in stem),
+        "sentences": float(len(_SENTENCE.findall(prompt))),
+        "lines": float(prompt.count("\n")),
+        "questions": float(prompt.count("?")),
         "quotes": float(prompt.count('"')),
-        "capitals": float(len(_SHOUTED.findall(stem))),
+        "capitals": float(len(_SHOUTED.findall(prompt))),
         "mean word": fmean(map(len, words)) if words else 0.0,
         "long words": fmean(len(word) > 10 for word in words) if words else 0.0,
         "different words": len({w.lower() for w in words}) / len(words) if words else 0.0,
-    }
-
-
-def _options(options: list[str]) -> dict[str, float]:
-    sizes = [len(option) for option in options] or [0]
-    return {
-        "options": float(len(options)),
-        "options characters": log1p(sum(sizes)),
-        "longest option": float(max(sizes)),
-        "options words": fmean(len(option.split()) for option in options) if options else 0.0,
-        "options spread": pstdev(sizes),
-        "options with figures": float(sum(bool(NUMBER.search(option)) for option in options)),
-        "numeric options": float(sum(bool(_NUMERIC.fullmatch(option)) for option in options)),
-        "judged options": float(sum(bool(_JUDGED.match(option)) for option in options)),
+        "figures": float(len(NUMBER.findall(prompt))),
+        "digits": sum(map(str.isdigit, prompt)) / max(1, len(prompt)),
+        "formula signs": float(len(_FORMULA.findall(prompt))),
     }
 
 
@@ -187,4 +162,4 @@ def grams(text: str) -> dict[int, float]:
 
 
 KNOWN = frozenset(prompt_features("")) | frozenset(reply_features("", ""))
-"""Names of the features that a case can have."""
+"""Names of the features that are computed of any case."""
