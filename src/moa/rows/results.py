@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from moa._files import Existing
-from moa.batch import Item, Malformed, Row
+from moa._files import Existing, check_existing
+from moa.batch import Item
 from moa.errors import ConfigError
-from moa.rows._stores import Scratch
 from moa.rows.reading import Format, format_of
+from moa.rows.records import line
 from moa.rows.tables import Columns, check_writer, write_lines
 from moa.rows.where import Where
-from moa.rows.writing import RowFile, line, name_of
+from moa.rows.writing import RowFile
 
 _TABLES: tuple[Format, ...] = ("csv", "parquet", "xlsx")
 
@@ -62,13 +62,6 @@ class TableFile(RowFile):
         """Columns of outputs that are called otherwise, since the input has such a one."""
         self._where = where or Where()
         self._text_column = text_column
-        self._order = _Order()
-
-    def left(
-        self, found: Iterable[Row | Malformed], *, all_rows: bool = True
-    ) -> Iterator[Row | Malformed]:
-        """Give the rows that are to be done, see `RowFile.left`, and remember their order."""
-        return super().left(map(self._order.pass_on, found), all_rows=all_rows)
 
     def _finish(self) -> None:
         """Write the table.
@@ -76,14 +69,13 @@ class TableFile(RowFile):
         Raises:
             ConfigError: it can't be written; its lines are all there.
         """
-        places = self._order.places(self._whole_lines())
-        if not places:
+        if not self._index.lines:
             return
 
         def lines() -> Iterator[Mapping[str, Any]]:
             with self.path.open("rb") as file:
-                for place in places:
-                    file.seek(place)
+                for start in self._index.starts("place"):
+                    file.seek(start)
                     yield json.loads(file.readline())
 
         def chosen() -> Iterator[Mapping[str, Any]]:
@@ -95,18 +87,6 @@ class TableFile(RowFile):
         except ConfigError as error:
             raise ConfigError(f"{error}. What came out is all in {self.path}") from error
         self.renamed = columns.renamed
-
-    def _whole_lines(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        start = 0
-        with self.path.open("rb") as file:
-            for raw in file:
-                yield start, json.loads(raw)
-                start += len(raw)
-
-    def close(self) -> None:
-        """Close it."""
-        self._order.close()
-        super().close()
 
 
 def result_file(
@@ -142,58 +122,10 @@ def result_file(
 
 
 def _check_table(table: Path, lines: Path, *, existing: Existing, source: str | None) -> None:
-    if not table.exists():
-        return
-    if source is not None and Path(source).exists() and table.samefile(source):
-        raise ConfigError(f"{table} is the input: what comes out goes into another file")
-    if not table.stat().st_size or existing == "overwrite":
-        return
-    if existing == "refuse":
-        raise ConfigError(
-            f"{table} is there already: --resume goes on with it, --overwrite replaces it"
-        )
-    if not lines.exists():
+    check_existing(table, existing=existing, source=source)
+    is_there = table.exists() and table.stat().st_size
+    if is_there and existing == "resume" and not lines.exists():
         raise ConfigError(
             f"{table} is there, and {lines}, which --resume goes on with, is not: give another "
             "file, or --overwrite"
         )
-
-
-class _Order(Scratch):
-    """The order of the rows that were read, and which lines are theirs."""
-
-    def __init__(self) -> None:
-        super().__init__("create table row (given text, name text, place int)")
-        self.run("create index rows_given on row (given)")
-        self.run("create table line (start int primary key, given text, name text, failed int)")
-        self._read = 0
-
-    def pass_on(self, row: Row | Malformed) -> Row | Malformed:
-        """Remember a row, and give it back."""
-        self._read += 1
-        name = name_of(row.id, row.input)
-        add = "insert into row (given, name, place) values (?, ?, ?)"
-        self.run(add, name.partition("/")[0], name, self._read)
-        return row
-
-    def places(self, lines: Iterable[tuple[int, Mapping[str, Any]]]) -> list[int]:
-        """Give where the lines start that count, in the order of the rows.
-
-        Those of rows that were not read come last. What doesn't count is a line that a later one
-        replaces: of a row that had failed, or whose input was another.
-        """
-        for start, values in lines:
-            name = name_of(values["id"], values["input"])
-            add = "insert into line (start, given, name, failed) values (?, ?, ?, ?)"
-            self.run(add, start, name.partition("/")[0], name, "error" in values)
-        self.run("create index lines_name on line (name, failed)")
-        found = self.run(
-            "select start from line left join "
-            "(select given, name, min(place) as place from row group by given, name) as read "
-            "on read.name = line.name where not (failed and exists (select 1 from line as later "
-            "where later.name = line.name and later.start > line.start)) and (place is not null "
-            "or not exists (select 1 from row join line as other on other.name = row.name "
-            "where row.given = line.given)) "
-            "order by place is null, place, start"
-        )
-        return [start for (start,) in found]
