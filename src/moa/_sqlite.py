@@ -148,9 +148,9 @@ class SQLite:
                     self._file.execute("rollback")
 
     def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Read rows one by one; `job` is the first value."""
+        """Run a statement, and give its rows one by one."""
         with self._mapped_errors():
-            yield from self._file.execute(sql, (self.job, *values))
+            yield from self._file.execute(sql, values)
 
     async def beside(self, work: Callable[[], T]) -> T:
         """Do something with it; it is too short to be worth a thread."""
@@ -193,38 +193,17 @@ def _is_read_only(error: Exception) -> bool:
     return code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
-class Scratch:
+class Scratch(SQLite):
     """A table of what would take much memory, in a temporary file that nobody else sees.
 
     Rows may be read in one thread, and be done in another.
     """
 
     def __init__(self, table: str) -> None:
-        self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._turn = threading.Lock()
+        super().__init__(Path(), table, what="the folder of temporary files")
+        self._connect("")
         self._file.executescript(table)
         self._file.execute("begin")
-
-    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run a statement, and return its rows."""
-        with self._turn, self._mapped_errors():
-            return self._file.execute(sql, values).fetchall()
-
-    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Read rows one by one."""
-        with self._mapped_errors():
-            yield from self._file.execute(sql, values)
-
-    @contextmanager
-    def _mapped_errors(self) -> Generator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(f"the folder of temporary files can't be used: {error}") from error
-
-    def close(self) -> None:
-        """Close it, which removes it."""
-        self._file.close()
 
 
 class ContentStore:

@@ -375,7 +375,11 @@ class Job:
     def retry(self) -> int:
         """Make the rows that failed, are dead, or have a damaged line due again; count them."""
         lines = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
-        damaged = [key for key, written in self._store.each(lines) if read_line(written) is None]
+        damaged = [
+            key
+            for key, written in self._store.each(lines, self._store.job)
+            if read_line(written) is None
+        ]
         dead = "update moa_rows set state = 'dead' where job = ? and key = ? and state = 'done'"
         self._store.many(dead, [(key,) for key in damaged])
         again = (
@@ -397,7 +401,7 @@ class Job:
             "select line, given, place from moa_rows where job = ? and gone = 0 "
             f"and line is not null{some} order by place"
         )
-        for written, given, place in self._store.each(query, *states):
+        for written, given, place in self._store.each(query, self._store.job, *states):
             yield read_line(written) or damaged_line(given, place)
 
     def export(self, path: Path, *, where: Iterable[str] = ()) -> int:

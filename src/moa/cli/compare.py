@@ -47,7 +47,7 @@ def compare(
     plot: options.Plot = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Keep every answer, as it is given.", metavar="FILE.sqlite"),
+        typer.Option("--out", help="Write every answer, as it is given.", metavar="FILE.sqlite"),
     ] = None,
     given: options.Working,
 ) -> None:

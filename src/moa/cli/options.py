@@ -233,6 +233,15 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Writing:
+    """Where what becomes of rows goes."""
+
+    out: OutTable = None
+    where: Where = None
+    as_json: AsJson = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asking:
     """Which models are asked, and what that may cost."""
 

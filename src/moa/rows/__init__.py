@@ -17,7 +17,6 @@ from moa.rows.reading import typed as typed
 from moa.rows.reading import with_text as with_text
 from moa.rows.records import line as line
 from moa.rows.records import taken as taken
-from moa.rows.results import TableFile as TableFile
 from moa.rows.results import result_file as result_file
 from moa.rows.tables import exported as exported
 from moa.rows.where import Where as Where

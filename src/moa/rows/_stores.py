@@ -37,7 +37,7 @@ class Store(Protocol):
         ...
 
     def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Read rows one by one; `job` is the first value."""
+        """Run a statement, and give its rows one by one."""
         ...
 
     async def beside(self, work: Callable[[], T]) -> T:
@@ -111,7 +111,7 @@ class Postgres:
             self._file.transaction(),
             self._file.cursor(name=f"moa_{secrets.token_hex(4)}") as cursor,
         ):
-            cursor.execute(_query(sql), (self.job, *values))
+            cursor.execute(_query(sql), values)
             yield from cursor
 
     async def beside(self, work: Callable[[], T]) -> T:

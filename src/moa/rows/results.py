@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from moa._files import Existing, check_existing
 from moa.batch import Item
 from moa.errors import ConfigError
 from moa.rows.reading import Format, format_of
-from moa.rows.records import line
-from moa.rows.tables import Columns, check_writer, write_lines
+from moa.rows.tables import Columns, Lines, check_writer, write_lines
 from moa.rows.where import Where
 from moa.rows.writing import RowFile
 
@@ -24,68 +22,39 @@ def lines_beside(table: Path) -> Path:
     return table.with_name(f"{table.name}.jsonl")
 
 
-class TableFile(RowFile):
-    """A table of what became of rows, in the order of the input, written when the file is closed.
+class Table:
+    """A table of what became of rows, in the order of the input, made when their file is closed.
 
-    Its lines stand beside it, in a `RowFile` whose name has `.jsonl` behind it: they are what
-    `resume` goes on with. The table is replaced whole, also where the run was stopped.
+    It is replaced whole, also where the run was stopped.
 
     Args:
-        table: Its name ends in `.csv`, `.parquet` or `.xlsx`.
-        existing, source, line: See `RowFile`; a table that is there counts as its lines do.
-        where: Which lines are in the table.
+        path: Its name ends in `.csv`, `.parquet` or `.xlsx`.
+        where: Which lines are in it.
         text_column: The column that the rows were given as `text` too: that is left out.
 
     Raises:
-        ConfigError: as `RowFile`; or the table is there, and no lines beside it to go on with.
+        MissingDependency: a package that its kind needs isn't installed.
     """
 
-    def __init__(
-        self,
-        table: Path,
-        *,
-        existing: Existing = "refuse",
-        source: str | None = None,
-        line: Callable[[Item[Any]], Mapping[str, object]] = line,
-        where: Where | None = None,
-        text_column: str | None = None,
-    ) -> None:
-        lines = lines_beside(table)
-        _check_table(table, lines, existing=existing, source=source)
-        super().__init__(lines, existing=existing, source=source, line=line)
-        self._kind: Format | None = format_of(table.name)
-        check_writer(self._kind)
-        self.result = table
-        self.in_table: int | None = None
-        """Rows in the table; `None` until it is written."""
+    def __init__(self, path: Path, *, where: Where, text_column: str | None = None) -> None:
+        self.path = path
+        self.rows: int | None = None
+        """Rows in it; `None` until it is written."""
         self.renamed: Mapping[str, str] = {}
         """Columns of outputs that are called otherwise, since the input has such a one."""
-        self._where = where or Where()
+        self._kind: Format | None = format_of(path.name)
+        self._where = where
         self._text_column = text_column
+        check_writer(self._kind)
 
-    def _finish(self) -> None:
-        """Write the table.
+    def write(self, lines: Lines) -> None:
+        """Write it, or raise a `ConfigError`."""
+        columns = Columns.of(lines, copy_of=self._text_column)
 
-        Raises:
-            ConfigError: it can't be written; its lines are all there.
-        """
-        if not self._index.lines:
-            return
-
-        def lines() -> Iterator[Mapping[str, Any]]:
-            with self.path.open("rb") as file:
-                for start in self._index.starts("place"):
-                    file.seek(start)
-                    yield json.loads(file.readline())
-
-        def chosen() -> Iterator[Mapping[str, Any]]:
+        def chosen() -> Iterable[Mapping[str, Any]]:
             return filter(self._where.matches, lines())
 
-        columns = Columns.of(lines, copy_of=self._text_column)
-        try:
-            self.in_table = write_lines(chosen, self.result, self._kind, columns)
-        except ConfigError as error:
-            raise ConfigError(f"{error}. What came out is all in {self.path}") from error
+        self.rows = write_lines(chosen, self.path, self._kind, columns)
         self.renamed = columns.renamed
 
 
@@ -98,10 +67,13 @@ def result_file(
     where: Iterable[str] = (),
     text_column: str | None = None,
 ) -> RowFile:
-    """Give the file of lines, or of a table, that a path names.
+    """Give the file of lines that a path names, or that are beside the table that it names.
+
+    A table that is there counts as its lines do.
 
     Raises:
-        ConfigError: it is of lines, and there is a `where`; or as for either.
+        ConfigError: it is of lines, and there is a `where`; or as for a `RowFile`; or the table is
+            there, and no lines beside it to go on with.
     """
     chosen = [*where]
     if path.suffix.lower().removeprefix(".") not in _TABLES:
@@ -111,21 +83,12 @@ def result_file(
                 "--out FILE.csv, .parquet or .xlsx"
             )
         return RowFile(path, existing=existing, source=source, line=line)
-    return TableFile(
-        path,
-        existing=existing,
-        source=source,
-        line=line,
-        where=Where.of(chosen),
-        text_column=text_column,
-    )
-
-
-def _check_table(table: Path, lines: Path, *, existing: Existing, source: str | None) -> None:
-    check_existing(table, existing=existing, source=source)
-    is_there = table.exists() and table.stat().st_size
-    if is_there and existing == "resume" and not lines.exists():
+    check_existing(path, existing=existing, source=source)
+    lines = lines_beside(path)
+    if existing == "resume" and not lines.exists() and path.exists() and path.stat().st_size:
         raise ConfigError(
-            f"{table} is there, and {lines}, which --resume goes on with, is not: give another "
+            f"{path} is there, and {lines}, which --resume goes on with, is not: give another "
             "file, or --overwrite"
         )
+    table = Table(path, where=Where.of(chosen), text_column=text_column)
+    return RowFile(lines, existing=existing, source=source, line=line, table=table)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from moa._files import Existing, LineFile, replacing
 from moa._sqlite import SQLite
@@ -17,6 +18,9 @@ from moa.errors import ConfigError, InputError
 from moa.rows.index import RowIndex
 from moa.rows.loop import CALLS, Calls, Fate, fate_of
 from moa.rows.records import line, name_of
+
+if TYPE_CHECKING:
+    from moa.rows.results import Table
 
 
 class RowFile(LineFile):
@@ -37,6 +41,7 @@ class RowFile(LineFile):
             them, `overwrite` drops them when the first line is written.
         source: The file that the rows are read from; `None`: from elsewhere.
         line: Writes what became of a row, for `take`.
+        table: Made of the lines when the file is closed; see `result_file`.
 
     Raises:
         ConfigError: when it is entered: another process writes it, it has lines that are to be
@@ -50,10 +55,10 @@ class RowFile(LineFile):
         existing: Existing = "refuse",
         source: str | None = None,
         line: Callable[[Item[Any]], Mapping[str, object]] = line,
+        table: Table | None = None,
     ) -> None:
         super().__init__(path, existing=existing, source=source)
-        self.result = self.path
-        """The file that was asked for."""
+        self.table = table
         self.there = 0
         """Rows so far that had a good line."""
         self.failed = 0
@@ -101,7 +106,7 @@ class RowFile(LineFile):
         """
         try:
             self._calls.close()
-            self._finish()
+            self._write_table()
             if self._all_read:
                 self._kept.drop_others(self._index.is_unfinished)
                 self._remove_replaced()
@@ -172,8 +177,20 @@ class RowFile(LineFile):
         self._index.settle(key, start, failed="error" in values)
         self._calls.settle(key, fate)
 
-    def _finish(self) -> None:
-        """Make what else is made of the lines, before others may write them."""
+    def _write_table(self) -> None:
+        if self.table is None or not self._index.lines:
+            return
+
+        def lines() -> Iterator[dict[str, Any]]:
+            with self.path.open("rb") as file:
+                for start in self._index.starts("place"):
+                    file.seek(start)
+                    yield json.loads(file.readline())
+
+        try:
+            self.table.write(lines)
+        except ConfigError as error:
+            raise ConfigError(f"{error}. What came out is all in {self.path}") from error
 
     def _remove_replaced(self) -> None:
         """Remove lines that count no more."""
