@@ -24,6 +24,8 @@ JSON = Any
 """What JSON can hold."""
 BUSY_S = 60.0
 """Seconds that a process waits for others that write the same file."""
+_CACHE_S = 5.0
+"""The same of a cache: the event loop stands still meanwhile."""
 _MEND = "It is damaged: bring it back from a copy, or remove it to begin anew"
 _logger = logging.getLogger(__name__)
 
@@ -218,8 +220,10 @@ class ContentStore:
     value that is damaged counts as none; a warning says so, once.
 
     Args:
-        path: Made when the first value is put, readable by its owner alone.
-        optional: Whether to do without it where it can't be used; a warning says so, once.
+        path: Made at first use, readable by its owner alone: a disk that can't be written is known
+            before something is paid for that could not be kept.
+        optional: Whether to do without it where it can't be used; a warning says so, once. Then it
+            is made when the first value is put, and read where it can only be read.
 
     Raises:
         StoreError: at `get` and `put`, unless it is `optional`: the file can't be used, or is no
@@ -246,7 +250,7 @@ class ContentStore:
 
     def get(self, key: str) -> JSON | None:
         """Return the value of a key; `None`: there is none."""
-        if self._file is None and not os.path.exists(self.path):
+        if self._optional and self._file is None and not os.path.exists(self.path):
             return None
         found = self._run("select answer from answers where key = ?", _digest(key))
         try:
@@ -259,6 +263,10 @@ class ContentStore:
         """Keep a value, in place of one that is there."""
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))
+
+    def is_empty(self) -> bool:
+        """Whether it holds nothing."""
+        return not self._run("select 1 from answers limit 1")
 
     def clear(self) -> None:
         """Drop all values."""
@@ -287,7 +295,8 @@ class ContentStore:
         with self._lock:
             if self._file is None:
                 what = f"the cache {self.path}"
-                file = SQLite(self.path, _ANSWERS, what=what, may_only_read=True, busy_s=5.0)
+                looks = self._optional
+                file = SQLite(self.path, _ANSWERS, what=what, may_only_read=looks, busy_s=_CACHE_S)
                 file.open()
                 self._file = file
             return self._file

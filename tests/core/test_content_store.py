@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from disks import room
 
+import moa._sqlite
 from moa._sqlite import ContentStore
 from moa.errors import StoreError
 
@@ -20,14 +22,38 @@ def _file(tmp_path: Path) -> Path:
     return tmp_path / "new" / "answers.sqlite"
 
 
-def test_a_value_is_found_by_its_key_and_a_search_makes_no_file(file: Path) -> None:
+def test_a_value_is_found_by_its_key_by_all_who_share_the_file(file: Path) -> None:
     with ContentStore(file) as one, ContentStore(file) as other:
-        assert one.get("\ud800 what?") is None
-        assert not file.parent.exists()
+        assert one.is_empty()
         one.put("\ud800 what?", {"text": "that \ud800", "p": [0.5, None]})
         assert other.get("\ud800 what?") == {"text": "that \ud800", "p": [0.5, None]}
         assert other.get("else?") is None
+        one.clear()
+        assert other.is_empty()
     assert file.stat().st_mode & 0o077 == 0
+
+
+def test_a_disk_that_can_t_be_written_is_told_before_there_is_something_to_keep(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ContentStore(file) as store:
+        store.put("a", 1)
+
+    def refused(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(moa._sqlite, "make_private", refused)
+    for path in (file, file.with_name("none")):
+        with ContentStore(path) as store, pytest.raises(StoreError, match="Read-only"):
+            store.get("a")
+    with ContentStore(file, optional=True) as store:
+        assert store.get("a") == 1
+
+
+def test_to_look_into_an_optional_store_makes_none(file: Path) -> None:
+    with ContentStore(file, optional=True) as store:
+        assert store.get("a") is None
+    assert not file.parent.exists()
 
 
 def test_a_damaged_value_counts_as_none_and_is_told_once(

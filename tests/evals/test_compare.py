@@ -187,7 +187,7 @@ def test_answers_that_are_there_are_refused_or_dropped_at_the_first_new_one(tmp_
     file = tmp_path / "answers.sqlite"
     with closing(Cache(file)) as cache:
         cache.put("slm", "a", DesignAnswer(text="old"))
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="holds answers already"):
         Cache(file, existing="refuse")
     with closing(Cache(file, existing="overwrite")) as cache:
         assert cache.get("slm", "a") is None

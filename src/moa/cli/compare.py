@@ -83,7 +83,7 @@ def compare(
     if out is not None:
         if out.suffix == ".jsonl":
             raise ConfigError(f"{out} would be SQLite: call it {out.with_suffix('.sqlite')}")
-        check_existing(out, existing=existing, source=source)
+        check_existing(out, existing="resume", source=source)
     if plot is not None:
         check_picture(plot)
     data = read_cases(

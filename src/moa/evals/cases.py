@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self, cast
 
 from pydantic import AliasChoices, ConfigDict, Field, ValidationError, model_validator
 
-from moa._files import Existing, check_existing
+from moa._files import Existing
 from moa._sqlite import ContentStore
 from moa.batch import Item, faults_of, map_rows
 from moa.calibration.acceptance import confidence_of, text_of
@@ -211,10 +211,12 @@ class Cache:
         existing: Existing = "resume",
         setup: Mapping[str, str] | None = None,
     ) -> None:
-        if path is not None:
-            check_existing(path, existing=existing)
         self._setup = setup or {}
         self._store = None if path is None else ContentStore(path)
+        if self._store is not None and existing == "refuse" and not self._store.is_empty():
+            raise ConfigError(
+                f"{path} holds answers already: --resume goes on with it, --overwrite replaces it"
+            )
         self._is_new = existing == "overwrite"
 
     def get(self, design: str, request: str) -> DesignAnswer | None:
