@@ -26,7 +26,6 @@ BUSY_S = 60.0
 """Seconds that a process waits for others that write the same file."""
 _CACHE_S = 5.0
 """The same of a cache: the event loop stands still meanwhile."""
-_MEND = "It is damaged: bring it back from a copy, or remove it to begin anew"
 _logger = logging.getLogger(__name__)
 
 
@@ -40,6 +39,7 @@ class SQLite:
         alone: Whether one process uses it at a time.
         may_only_read: Whether to open it also where it can't be written, to be looked at.
         busy_s: Seconds to wait for others that write it.
+        mend: What to do where it is damaged, or no database.
     """
 
     job, skip_locked = "job", ""
@@ -54,6 +54,7 @@ class SQLite:
         alone: bool = False,
         may_only_read: bool = False,
         busy_s: float = BUSY_S,
+        mend: str = "It is damaged: bring it back from a copy, or remove it to begin anew",
     ) -> None:
         self.path = path
         self.where = str(path.parent)
@@ -62,6 +63,7 @@ class SQLite:
         self._alone = alone
         self._may_only_read = may_only_read
         self._busy_s = busy_s
+        self._mend = mend
         self._lock = threading.RLock()
 
     def open(self) -> None:
@@ -75,7 +77,9 @@ class SQLite:
                 self._open_to_read()
         except (OSError, sqlite3.Error) as error:
             problem = f"{self._what} can't be opened: {error}"
-            raise ConfigError(f"{problem}. {_MEND}" if _is_damaged(error) else problem) from error
+            raise ConfigError(
+                f"{problem}. {self._mend}" if _is_damaged(error) else problem
+            ) from error
 
     def _open_to_write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +171,7 @@ class SQLite:
             if _is_read_only(error):
                 what_to_do = "Copy it to where it can be written"
             elif _is_damaged(error):
-                what_to_do = _MEND
+                what_to_do = self._mend
             raise StoreError(
                 f"{self._what} can't be written or read: {error}. {what_to_do}"
             ) from error
@@ -285,18 +289,22 @@ class ContentStore:
         except (StoreError, ConfigError) as error:
             with suppress(sqlite3.Error):
                 self.close()
-            problem = f"{error}. Remove it, or name another file"
             if not self._optional:
-                raise StoreError(problem) from error
-            self._warn(problem)
+                raise StoreError(str(error)) from error
+            self._warn(str(error))
             return []
 
     def _opened(self) -> SQLite:
         with self._lock:
             if self._file is None:
-                what = f"the cache {self.path}"
-                looks = self._optional
-                file = SQLite(self.path, _ANSWERS, what=what, may_only_read=looks, busy_s=_CACHE_S)
+                file = SQLite(
+                    self.path,
+                    _ANSWERS,
+                    what=f"the cache {self.path}",
+                    may_only_read=self._optional,
+                    busy_s=_CACHE_S,
+                    mend="Remove it, or name another file",
+                )
                 file.open()
                 self._file = file
             return self._file

@@ -201,7 +201,7 @@ class Cache:
 
     Raises:
         ConfigError: there are answers that are to be refused.
-        StoreError: at `get` and `put`: the file can't be used, or holds something else.
+        StoreError: the file can't be used, or holds something else.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class Cache:
     ) -> None:
         self._setup = setup or {}
         self._store = None if path is None else ContentStore(path)
-        if self._store is not None and existing == "refuse" and not self._store.is_empty():
+        if self._store and not self._store.is_empty() and existing == "refuse":
             raise ConfigError(
                 f"{path} holds answers already: --resume goes on with it, --overwrite replaces it"
             )

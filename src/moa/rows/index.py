@@ -22,10 +22,15 @@ class RowIndex(Scratch):
     """Rows by their `name_of`, copies counted; a million take little memory.
 
     Of a row that an earlier run has written, it knows where the line starts.
+
+    Args:
+        forgets: Whether to forget rows that are done, unless there are lines of earlier runs: a
+            table of a million rows is slower than one of those in hand.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, forgets: bool = False) -> None:
         super().__init__(_TABLE)
+        self._forgets = forgets
         self.lines = 0
         """Lines that there are, replaced ones included."""
         self._read = 0
@@ -86,11 +91,12 @@ class RowIndex(Scratch):
     def settle(self, key: str, start: int, *, failed: bool) -> None:
         """Note where the line of a row starts, which was due."""
         self.lines += 1
-        done = (
-            "update row set start = ?, failed = ?, due = 0 "
-            "where given = ? and input = ? and copy = ?"
-        )
-        self.run(done, start, failed, *_parts(key))
+        which = "where given = ? and input = ? and copy = ?"
+        if self._forgets and not self._has_lines and not failed:
+            self.run(f"delete from row {which}", *_parts(key))
+        else:
+            done = f"update row set start = ?, failed = ?, due = 0 {which}"
+            self.run(done, start, failed, *_parts(key))
 
     def is_unfinished(self, key: str) -> bool:
         """Whether a row has no good line."""

@@ -66,7 +66,7 @@ class RowFile(LineFile):
         self.changed = 0
         """Rows so far that had another input, and are due again."""
         self._line = line
-        self._index = RowIndex()
+        self._index = RowIndex(forgets=table is None)
         self._kept = _CallFile(self.path, resumes=existing == "resume")
         self._calls = Calls(self._kept)
         self._all_read = False
@@ -170,8 +170,9 @@ class RowFile(LineFile):
         self._write(values, "failed" if "error" in values else "done")
 
     def _write(self, values: Mapping[str, object], fate: Fate, key: str = "") -> None:
-        name = name_of(values["id"], values["input"])
-        key = key or self._index.due(name) or self._index.add(name)
+        if not key:
+            name = name_of(values["id"], values["input"])
+            key = self._index.due(name) or self._index.add(name)
         self._kept.begin()
         start = self.add(values)
         self._index.settle(key, start, failed="error" in values)
