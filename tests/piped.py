@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from moa.batch import Item
-from moa.cli.row_runner import RowRunner
+from moa.cli.row_display import RowDisplay
 
 LONGEST_S = 60.0
 
@@ -34,10 +34,10 @@ def type_after_an_answer(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[b
     """Type all lines but the first only when there is an item; whether there was, comes back."""
     answered = threading.Event()
     in_time: list[bool] = []
-    add = RowRunner.add
+    add = RowDisplay.add
 
-    def added(runner: RowRunner, item: Item[object]) -> None:
-        add(runner, item)
+    def added(display: RowDisplay, item: Item[object], done_before: int = 0) -> None:
+        add(display, item, done_before)
         answered.set()
 
     def typed() -> Iterator[bytes]:
@@ -46,6 +46,6 @@ def type_after_an_answer(monkeypatch: pytest.MonkeyPatch, *lines: str) -> list[b
                 in_time.append(answered.wait(LONGEST_S))
             yield f"{line}\n".encode()
 
-    monkeypatch.setattr(RowRunner, "add", added)
+    monkeypatch.setattr(RowDisplay, "add", added)
     pipe(monkeypatch, typed())
     return in_time

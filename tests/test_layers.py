@@ -15,6 +15,7 @@ LAYERS = [
     {"usage"},
     {"errors"},
     {"energy", "_files", "_async", "_threads"},
+    {"_sqlite"},
     {"trace", "budget"},
     {"journal"},
     {"context"},

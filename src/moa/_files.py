@@ -226,9 +226,14 @@ class LineFile:
 
 
 def check_lines(path: Path, *, existing: Existing, source: str | None = None) -> None:
-    """Make sure that a file is one to add lines to, and not the one that is read meanwhile."""
+    """Make sure that a file is one to add lines to; see `check_existing`."""
     if path.suffix != ".jsonl":
         raise ConfigError(f"{path} would hold JSON Lines: call it {path.with_suffix('.jsonl')}")
+    check_existing(path, existing=existing, source=source)
+
+
+def check_existing(path: Path, *, existing: Existing, source: str | None = None) -> None:
+    """Make sure that a file may be written, and is not `source`, which is read meanwhile."""
     if not path.exists():
         return
     if source is not None and Path(source).exists() and path.samefile(source):

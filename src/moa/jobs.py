@@ -25,16 +25,17 @@ from typing import Any, Literal, Self, TypeVar
 import psutil
 
 from moa._files import dumped
+from moa._sqlite import SQLite
 from moa.batch import Item, Malformed, Progress, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, ProcessDied, StoreError
 from moa.node import Node
-from moa.rows._stores import Postgres, Scratch, SQLite, Store
+from moa.rows._stores import Postgres, Store
+from moa.rows.index import RowIndex
 from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, worked
-from moa.rows.records import damaged_line, read_line, read_row, written_row
+from moa.rows.records import damaged_line, line, name_of, read_line, read_row, written_row
 from moa.rows.tables import exported
 from moa.rows.where import Where
-from moa.rows.writing import line, name_of
 
 T = TypeVar("T")
 State = Literal["due", "leased", "done", "failed", "dead"]
@@ -235,17 +236,20 @@ class Job:
         )
         self._be_at_work()
         given, count = iter(found), 0
-        with closing(_Seen()) as seen:
+        with closing(RowIndex()) as seen:
             while batch := list(islice(given, _BATCH)):
                 numbered = enumerate(batch, start=count + 1)
-                rows = [(seen.key(row), place, written_row(row)) for place, row in numbered]
+                rows = [
+                    (seen.add(name_of(row.id, row.input)), place, written_row(row))
+                    for place, row in numbered
+                ]
                 self._store.many(insert, rows)
                 count += len(batch)
             if all_rows:
                 self._leave_out(seen)
         return count
 
-    def _leave_out(self, seen: _Seen) -> None:
+    def _leave_out(self, seen: RowIndex) -> None:
         """Leave out of the job what was not seen, unless others work on it."""
         self._free_the_dead()
         held = (
@@ -371,7 +375,11 @@ class Job:
     def retry(self) -> int:
         """Make the rows that failed, are dead, or have a damaged line due again; count them."""
         lines = "select key, line from moa_rows where job = ? and gone = 0 and line is not null"
-        damaged = [key for key, written in self._store.each(lines) if read_line(written) is None]
+        damaged = [
+            key
+            for key, written in self._store.each(lines, self._store.job)
+            if read_line(written) is None
+        ]
         dead = "update moa_rows set state = 'dead' where job = ? and key = ? and state = 'done'"
         self._store.many(dead, [(key,) for key in damaged])
         again = (
@@ -393,7 +401,7 @@ class Job:
             "select line, given, place from moa_rows where job = ? and gone = 0 "
             f"and line is not null{some} order by place"
         )
-        for written, given, place in self._store.each(query, *states):
+        for written, given, place in self._store.each(query, self._store.job, *states):
             yield read_line(written) or damaged_line(given, place)
 
     def export(self, path: Path, *, where: Iterable[str] = ()) -> int:
@@ -560,25 +568,3 @@ def _check_file(path: Path, *, is_begun: bool) -> None:
                 "for again. Bring the file back from a copy, or remove it to begin anew"
             )
         time.sleep(0.02)
-
-
-class _Seen(Scratch):
-    """Keys of the rows that were read: a million would take 100 MB of memory."""
-
-    def __init__(self) -> None:
-        super().__init__("create table seen (key text primary key, count int) without rowid")
-
-    def key(self, row: Row | Malformed) -> str:
-        """Give the key of a row: its id, its content, and which of its copies it is."""
-        found = name_of(row.id, row.input)
-        add = (
-            "insert into seen values (?, 1) on conflict do update set count = count + 1 "
-            "returning count"
-        )
-        ((count,),) = self.run(add, found).fetchall()
-        return f"{found}/{count}"
-
-    def __contains__(self, key: object) -> bool:
-        found, _, copy = str(key).rpartition("/")
-        there = self.run("select count from seen where key = ?", found).fetchone()
-        return there is not None and int(copy) <= there[0]

@@ -13,7 +13,7 @@ from moa import Example, RunContext
 from moa.budget import Budget
 from moa.decisions.probe import ENOUGH, LAYOUTS, find_out, probe, shipped_trials
 from moa.endpoints import Decision
-from moa.endpoints.known import Known, known
+from moa.endpoints.known import Known, known, measurements
 from moa.errors import BudgetExceeded, CapabilityError, DeadlineExceeded, EndpointRejected
 from moa.questions import Answer, Kind, Layout, Question
 from moa.testing import SimulatedEndpoint
@@ -100,7 +100,7 @@ async def test_a_probe_leaves_a_small_budget_alone_and_keeps_nothing_it_did_not_
 
 
 async def test_what_was_found_counts_where_the_cache_can_t_be_written(cache: Path) -> None:
-    (cache / "probes").write_text("no folder")
+    (cache / "measured.sqlite").write_text("no database" * 99)
     endpoint = Reads(model="tiny")
     for _ in range(2):
         await find_out(endpoint, encoder=None, context=RunContext())
@@ -141,8 +141,8 @@ async def test_a_model_is_found_out_once_and_kept() -> None:
 
 async def test_what_the_cache_holds_of_another_version_counts_for_nothing(cache: Path) -> None:
     await find_out(Reads(model="tiny"), encoder=None, context=RunContext())
-    (file,) = (cache / "probes").iterdir()
-    file.with_name("other.json").write_text('{"name": "other", "layout": {"choice": "verse"}}')
+    with measurements() as store:
+        store.put("probe other", {"name": "other", "layout": {"choice": "verse"}})
     assert known("other").layout == {}
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from disks import room
 
+import moa._sqlite
 import moa.jobs
-import moa.rows._stores
 from moa import Agent, Budget, RunContext
 from moa.batch import Item, Malformed, Row, Status
 from moa.errors import (
@@ -387,7 +387,7 @@ async def test_a_job_that_can_only_be_read_is_looked_at_and_exported(
     def refused(path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(moa.rows._stores, "make_private", refused)
+    monkeypatch.setattr(moa._sqlite, "make_private", refused)
     with Job(tmp_path) as job:
         assert (job.status().rows, outputs(job)) == ({"done": 1}, ["A"])
         with pytest.raises(StoreError, match="Copy it to where it can be written"):

@@ -295,6 +295,22 @@ def test_good_lines_of_an_id_that_rows_share_stay_where_only_one_of_them_is_read
     assert go(out, two, "resume") == []
 
 
+def test_a_line_of_a_row_that_was_not_given_out_stays(out: Path) -> None:
+    for existing in ("refuse", "resume"):
+        with RowFile(out, existing=existing) as file:
+            assert list(file.left([])) == []
+            file.write({"id": existing, "input": "x"})
+    assert [line["id"] for line in written(out)] == ["refuse", "resume"]
+
+
+def test_of_copies_that_failed_each_is_due_and_has_one_line_in_the_end(out: Path) -> None:
+    two = [Row(number=n, id="Ann", value="text") for n in (1, 2)]
+    go(out, two, fails="text")
+    assert go(out, two, "resume", most=1) == two[:1]
+    assert go(out, two, "resume") == two[1:]
+    assert [("error" in line) for line in written(out)] == [False, False]
+
+
 ANY_ROWS = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from(["a", "é\u2028", "half \ud83d"])), max_size=12
 )

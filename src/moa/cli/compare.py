@@ -45,7 +45,10 @@ def compare(
     as_json: options.AsJson = False,
     report: options.Report = None,
     plot: options.Plot = None,
-    out: options.OutFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write every answer, as it is given.", metavar="FILE.sqlite"),
+    ] = None,
     given: options.Working,
 ) -> None:
     r"""Compare designs on labelled rows, and say which pays.
@@ -62,7 +65,7 @@ def compare(
     with --resume it goes on where it stopped:
 
         moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \
-            --budget-usd 2 --out answers.jsonl --report report.md --plot report.svg
+            --budget-usd 2 --out answers.sqlite --report report.md --plot report.svg
 
     Exit codes: 0 compared, 1 a design answered nothing, 2 usage or configuration, 130 stopped.
 
@@ -70,7 +73,7 @@ def compare(
 
         moa compare labelled.jsonl --designs slm,llm,cascade --calibration intents.json
     """
-    from moa._files import check_lines
+    from moa._files import check_existing
     from moa.evals.cases import read_cases
     from moa.evals.plots import check_picture
 
@@ -78,7 +81,9 @@ def compare(
         screen.check_target(option, file)
     existing = given.existing(out)
     if out is not None:
-        check_lines(out, existing=existing, source=source)
+        if out.suffix == ".jsonl":
+            raise ConfigError(f"{out} would be SQLite: call it {out.with_suffix('.sqlite')}")
+        check_existing(out, existing="resume", source=source)
     if plot is not None:
         check_picture(plot)
     data = read_cases(

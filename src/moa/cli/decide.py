@@ -52,10 +52,8 @@ def decide(
             help="Texts to measure the labels' bias on; default: INPUT's first 256.",
         ),
     ] = None,
-    out: options.OutTable = None,
-    where: options.Where = None,
+    writing: options.Writing,
     given: options.Working,
-    as_json: options.AsJson = False,
 ) -> None:
     r"""Decide on a label for every text of a file.
 
@@ -93,7 +91,8 @@ def decide(
     """
     from moa import rows
     from moa.calibration.file import Calibration
-    from moa.cli.row_runner import RowRunner
+    from moa.cli.row_display import RowDisplay
+    from moa.cli.row_runner import Input, RowRunner, file_of
 
     if calibration is None:
         way = _adapted(task, labels, examples, unlabelled, none=none)
@@ -120,18 +119,15 @@ def decide(
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[Any], Asked]:
         return await way.agent(endpoints, texts, context), frozenset() if calibration else None
 
+    write = partial(line, calibrated=calibration is not None)
+    total = rows.count(source, given.limit, given.format)
     runner = RowRunner(
-        partial(line, calibrated=calibration is not None),
-        source=None if live else source,
-        live=live,
-        total=rows.count(source, given.limit, given.format),
-        given=given,
-        out=out,
-        where=where or (),
-        as_json=as_json,
-        promise=way.promise,
+        given,
+        Input(rows=found, live=live),
+        RowDisplay(as_json=writing.as_json, total=total, line=write, promise=way.promise),
+        file=file_of(given, writing, source=None if live else source, line=write),
     )
-    raise typer.Exit(runner.run(prepare, found))
+    raise typer.Exit(runner.run(prepare))
 
 
 def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:

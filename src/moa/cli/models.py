@@ -277,10 +277,7 @@ def probe_model(
     console.print(
         f"{made.texts} texts in {len(LAYOUTS)} layouts, {used.input_tokens:,} tokens read"
     )
-    try:
-        console.print(f"kept in {keep(made.found)}")
-    except OSError as error:
-        raise ConfigError(f"what was found can't be kept: {error}") from error
+    console.print(f"kept in {keep(made.found)}")
 
 
 async def _probed(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:

@@ -58,12 +58,6 @@ ConfigFile = Annotated[
         "--config", help="Configuration; else $MOA_CONFIG, else ./moa.toml.", metavar="FILE"
     ),
 ]
-OutFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", help="Write one line of JSON a row, as each is done.", metavar="FILE.jsonl"
-    ),
-]
 OutTable = Annotated[
     Path | None,
     typer.Option(
@@ -239,6 +233,15 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Writing:
+    """Where what becomes of rows goes."""
+
+    out: OutTable = None
+    where: Where = None
+    as_json: AsJson = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asking:
     """Which models are asked, and what that may cost."""
 
@@ -324,7 +327,7 @@ def configured(path: Path | None) -> Config:
 
 def how_to_go_on(out: Path | None) -> str:
     """Say how a run that was stopped goes on."""
-    return "the same command with --resume goes on" if out else "--out FILE.jsonl keeps them"
+    return "the same command with --resume goes on" if out else "--out FILE keeps them"
 
 
 def label_names(given: str) -> list[str]:

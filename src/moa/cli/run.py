@@ -54,12 +54,10 @@ def run(
     full: Annotated[
         bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
     ] = False,
-    out: options.OutTable = None,
-    where: options.Where = None,
+    writing: options.Writing,
     job: options.JobStore = None,
     ray: options.RayAddress = None,
     given: options.Working,
-    as_json: options.AsJson = False,
 ) -> None:
     """Run a graph or an agent on every item of a file.
 
@@ -106,7 +104,8 @@ def run(
         moa run support inbox.csv --out done.jsonl --concurrency 256 --ray 10.0.0.1:6379
     """
     from moa import rows
-    from moa.cli.row_runner import RowRunner
+    from moa.cli.row_display import RowDisplay
+    from moa.cli.row_runner import Input, RowRunner, file_of
     from moa.graphs.loading import asked_by, load_graph
 
     source = _source(graph, source, text=text, demo=demo)
@@ -137,20 +136,17 @@ def run(
         there = RayNode(node, graph, endpoints.config, max_concurrency=most, budget=budget)
         return there, frozenset()
 
-    runner = RowRunner(
-        rows.line,
-        source=None if text or piped else source,
-        live=piped,
-        total=1 if text else rows.count(source, given.limit, given.format),
-        given=given,
-        out=out,
-        where=where or (),
-        as_json=as_json,
-        job=job,
-        full=full,
-    )
+    read_from = None if text or piped else source
+    total = 1 if text else rows.count(source, given.limit, given.format)
     tabular = not text and rows.format_of(source, given.format) in ("csv", "xlsx")
-    raise typer.Exit(runner.run(prepare, islice(found, given.limit), tabular=tabular))
+    runner = RowRunner(
+        given,
+        Input(rows=islice(found, given.limit), live=piped, tabular=tabular),
+        RowDisplay(as_json=writing.as_json, full=full, total=total),
+        file=file_of(given, writing, source=read_from, line=rows.line, job=job),
+        job=job,
+    )
+    raise typer.Exit(runner.run(prepare))
 
 
 def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:

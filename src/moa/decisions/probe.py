@@ -24,7 +24,7 @@ from moa.decisions.arrays import Floats, log_softmax, np
 from moa.decisions.heads import FOLDER, encode, feeds_heads, relevance_head
 from moa.endpoints import Endpoint
 from moa.endpoints.known import Known, keep, known
-from moa.errors import CapabilityError, EndpointRejected, EndpointUnauthorized
+from moa.errors import CapabilityError, EndpointRejected, EndpointUnauthorized, StoreError
 from moa.questions import Kind, Layout, Option, Question
 from moa.usage import Amount
 
@@ -257,6 +257,6 @@ async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: Run
             return
         _tried.add(who)
         if len(made.losses) == len(get_args(Kind)):
-            with suppress(OSError):  # a cache that can't be written costs the next process time
+            with suppress(StoreError):  # a cache that can't be written costs the next process time
                 keep(made.found)
     context.note("changed", f"{endpoint.model} was probed with {made.texts} texts")

@@ -6,10 +6,9 @@ kept in the cache, and come first.
 
 from __future__ import annotations
 
-import re
+import logging
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moa._files import replace_text
+from moa._sqlite import ContentStore
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.weights import cache_folder
@@ -111,13 +110,24 @@ def can_write(model: str) -> bool:
 
 
 def keep(found: Known) -> Path:
-    """Keep what a probe found of the model `found.name`, in this process and in the cache."""
+    """Keep what a probe found of the model `found.name`, in this process and in the cache.
+
+    Raises:
+        StoreError: the cache can't be written; in this process it counts.
+    """
     folder = cache_folder()
     _found_here[found.name, folder] = found
-    file = _file(found.name, folder)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(file, found.model_dump_json(indent=2))
-    return file
+    with ContentStore(folder / _MEASURED) as store:
+        store.put(_probe_of(found.name), found.model_dump(mode="json"))
+    return store.path
+
+
+def measurements() -> ContentStore:
+    """Open what was measured about models on this machine; a cache that can't be used holds none.
+
+    A key begins with what was measured, such as `probe` or `bias`.
+    """
+    return ContentStore(cache_folder() / _MEASURED, optional=True)
 
 
 def installed(package: str) -> str | None:
@@ -128,18 +138,24 @@ def installed(package: str) -> str | None:
         return None
 
 
+_MEASURED = "measured.sqlite"
+_logger = logging.getLogger(__name__)
 _found_here: dict[tuple[str, Path], Known] = {}
 
 
-def _file(model: str, folder: Path) -> Path:
-    return folder / "probes" / f"{re.sub(r'[^a-z0-9.-]+', '-', model.lower())}.json"
+def _probe_of(model: str) -> str:
+    return f"probe {model.lower()}"
 
 
 @cache
 def _probed(model: str, folder: Path) -> Known | None:
-    with suppress(OSError, ValidationError):  # none, or from another version
-        return Known.model_validate_json(_file(model, folder).read_bytes())
-    return None
+    with ContentStore(folder / _MEASURED, optional=True) as store:
+        found = store.get(_probe_of(model))
+    try:
+        return None if found is None else Known.model_validate(found)
+    except ValidationError:
+        _logger.warning("what the cache holds of %s is of another version, and not used", model)
+        return None
 
 
 @cache

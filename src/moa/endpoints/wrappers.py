@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel
 
 from moa._async import closed_after
+from moa._sqlite import ContentStore
 from moa.context import RunContext
 from moa.endpoints import (
     COMPLETION,
@@ -35,7 +36,6 @@ from moa.endpoints import (
     close_all,
     decision_form,
 )
-from moa.endpoints.answer_file import AnswerFile
 from moa.endpoints.calls import replaceable
 from moa.errors import (
     ConfigError,
@@ -253,8 +253,8 @@ class Cached(Wrapping):
         endpoint: What is asked.
         size: Maximum answers to keep in memory.
         file: Where they are kept for later processes too, which read them where the endpoint's
-            name and model are the same; `None`: nowhere. See `AnswerFile`, whose `StoreError` each
-            call raises.
+            name and model are the same; `None`: nowhere. Each call raises a `StoreError` where it
+            can't be used.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class Cached(Wrapping):
             raise ConfigError(f"{endpoint.name}: the size of a cache must be positive")
         super().__init__(endpoint)
         self._size = size
-        self._file = None if file is None else AnswerFile(Path(file))
+        self._file = None if file is None else ContentStore(Path(file))
         self._kept: OrderedDict[str, Completion | Decision | Embeddings] = OrderedDict()
         self._flights: dict[str, asyncio.Future[Completion | Decision | Embeddings]] = {}
         """Requests that are under way, for others that want the same."""

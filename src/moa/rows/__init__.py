@@ -15,10 +15,9 @@ from moa.rows.reading import literal as literal
 from moa.rows.reading import read as read
 from moa.rows.reading import typed as typed
 from moa.rows.reading import with_text as with_text
-from moa.rows.results import TableFile as TableFile
+from moa.rows.records import line as line
+from moa.rows.records import taken as taken
 from moa.rows.results import result_file as result_file
 from moa.rows.tables import exported as exported
 from moa.rows.where import Where as Where
 from moa.rows.writing import RowFile as RowFile
-from moa.rows.writing import line as line
-from moa.rows.writing import taken as taken

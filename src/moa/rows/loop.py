@@ -34,7 +34,7 @@ _LATE_S = 0.05
 """Seconds after which a finished call is on disk, where its row makes no other before."""
 
 
-class Sink(Protocol):
+class Ledger(Protocol):
     """Keeps what becomes of rows."""
 
     async def take(self, item: Item[Any], context: RunContext, /) -> None:
@@ -43,7 +43,7 @@ class Sink(Protocol):
 
 
 async def worked(
-    sink: Sink | None,
+    ledger: Ledger | None,
     node: Node[Any, Out],
     rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed],
     context: RunContext,
@@ -57,7 +57,7 @@ async def worked(
     as they are.
 
     Args:
-        sink: The file or the job that gave the rows; `None`: nothing is kept.
+        ledger: The file or the job that gave the rows; `None`: nothing is kept.
         node, rows, context, max_concurrency, progress: See `moa.batch.map_rows`.
 
     Raises:
@@ -69,8 +69,8 @@ async def worked(
         async for item in items:
             if item.error is not None and item.error is context.ended_by:
                 continue
-            if sink is not None:
-                await sink.take(item, context)
+            if ledger is not None:
+                await ledger.take(item, context)
             yield item
 
 

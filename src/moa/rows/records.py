@@ -1,13 +1,82 @@
-"""Records: rows and their lines as a job holds them, damaged ones included."""
+"""Records: how a row, and what became of it, are written and read; damaged ones included."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, cast
 
-from moa._files import dumped
-from moa.batch import Malformed, Row
+from moa._files import dumped, jsonable
+from moa.batch import Item, Malformed, Row
 from moa.rows.loop import RowJournal
+from moa.usage import Amount, Usage
+
+
+def line(item: Item[object]) -> dict[str, object]:
+    """Write an item as what `json` can write."""
+    written: dict[str, object] = {
+        "id": item.id,
+        "input": jsonable(item.input),
+        "output": jsonable(item.output),
+        "status": item.status,
+    }
+    if item.problem is not None:
+        written["error"] = item.problem
+    return written | taken(item)
+
+
+def taken(item: Item[object]) -> dict[str, object]:
+    """Write what an item took: `seconds`, `usage` and `trace`.
+
+    Usage is by tier, node and endpoint; a cost of `null` is unknown.
+    """
+    usage = item.usage
+    estimate = item.result.llm_alone if item.result else None
+    return {
+        "seconds": round(item.seconds, 4),
+        "usage": {
+            **_amount(usage.total),
+            "by_tier": _split(usage.by_tier()),
+            "by_node": _split(usage.by_node()),
+            "by_endpoint": _split(usage.by_endpoint()),
+            "llm_alone_estimate": estimate
+            and {"cost": _dollars(estimate.cost), "how": estimate.how},
+        },
+        "trace": [jsonable(note) for note in item.trace],
+    }
+
+
+def _split(parts: Mapping[Any, Usage]) -> dict[str, object]:
+    return {name: _amount(usage.total) for name, usage in parts.items()}
+
+
+def _amount(amount: Amount) -> dict[str, object]:
+    return {
+        "calls": amount.calls,
+        "input_tokens": amount.input_tokens,
+        "cached_input_tokens": amount.cached_input_tokens,
+        "output_tokens": amount.output_tokens,
+        "cost": _dollars(amount.cost),
+        "seconds": round(amount.seconds, 4),
+    }
+
+
+def _dollars(cost: Decimal | None) -> float | None:
+    return None if cost is None else float(cost)
+
+
+def name_of(id: object, input: object) -> str:
+    """Tell a row from all but its copies, by its id and its content: two digests, with `/`."""
+    return f"{_digest(id)}/{_digest(input)}"
+
+
+def _digest(value: object) -> str:
+    """Tell an input from others, whatever the order of its fields."""
+    if isinstance(value, dict):
+        value = sorted(cast("dict[str, object]", value).items())
+    return hashlib.sha256(dumped(value).encode()).hexdigest()[:32]
 
 
 def written_row(row: Row | Malformed) -> str:

@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import ceil
 
 from pydantic import BaseModel
@@ -31,7 +31,7 @@ class Tally:
     What is `doubtful` is counted in all outputs. `labels` says how many labels mend a question.
     """
 
-    def __init__(self, *, labels: str = "some", promise: str = "") -> None:
+    def __init__(self, *, labels: Callable[[], str] = lambda: "some", promise: str = "") -> None:
         self._labels = labels
         self.promise = promise
         """What is promised of the answers that are accepted, in words."""
@@ -174,7 +174,7 @@ class Tally:
         if self.questions:
             names = ", ".join(repr(name) for name in sorted(self.questions) if name) or "it"
             yield (
-                f"label {self._labels} of these and run moa calibrate to decide {names} by your "
+                f"label {self._labels()} of these and run moa calibrate to decide {names} by your "
                 "labels"
             )
 

@@ -1,88 +1,26 @@
-"""Writing: what became of rows, as lines of JSON as each is done, gone on with; or as a table."""
+"""Writing: what became of rows, as lines of JSON as each is done, and gone on with."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
-from moa._files import Existing, LineFile, dumped, jsonable, replacing
+from moa._files import Existing, LineFile, replacing
+from moa._sqlite import SQLite
 from moa.batch import Item, Malformed, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, InputError
-from moa.rows._stores import Scratch, SQLite
+from moa.rows.index import RowIndex
 from moa.rows.loop import CALLS, Calls, Fate, fate_of
-from moa.usage import Amount, Usage
+from moa.rows.records import line, name_of
 
-
-def line(item: Item[object]) -> dict[str, object]:
-    """Write an item as what `json` can write."""
-    written: dict[str, object] = {
-        "id": item.id,
-        "input": jsonable(item.input),
-        "output": jsonable(item.output),
-        "status": item.status,
-    }
-    if item.problem is not None:
-        written["error"] = item.problem
-    return written | taken(item)
-
-
-def taken(item: Item[object]) -> dict[str, object]:
-    """Write what an item took: `seconds`, `usage` and `trace`.
-
-    Usage is by tier, node and endpoint; a cost of `null` is unknown.
-    """
-    usage = item.usage
-    estimate = item.result.llm_alone if item.result else None
-    return {
-        "seconds": round(item.seconds, 4),
-        "usage": {
-            **_amount(usage.total),
-            "by_tier": _split(usage.by_tier()),
-            "by_node": _split(usage.by_node()),
-            "by_endpoint": _split(usage.by_endpoint()),
-            "llm_alone_estimate": estimate
-            and {"cost": _dollars(estimate.cost), "how": estimate.how},
-        },
-        "trace": [jsonable(note) for note in item.trace],
-    }
-
-
-def _split(parts: Mapping[Any, Usage]) -> dict[str, object]:
-    return {name: _amount(usage.total) for name, usage in parts.items()}
-
-
-def _amount(amount: Amount) -> dict[str, object]:
-    return {
-        "calls": amount.calls,
-        "input_tokens": amount.input_tokens,
-        "cached_input_tokens": amount.cached_input_tokens,
-        "output_tokens": amount.output_tokens,
-        "cost": _dollars(amount.cost),
-        "seconds": round(amount.seconds, 4),
-    }
-
-
-def _dollars(cost: Decimal | None) -> float | None:
-    return None if cost is None else float(cost)
-
-
-def _digest(value: object) -> bytes:
-    """Tell an input from others, whatever the order of its fields."""
-    if isinstance(value, dict):
-        value = sorted(cast("dict[str, object]", value).items())
-    return hashlib.sha256(dumped(value).encode()).digest()[:16]
-
-
-def name_of(id: object, input: object) -> str:
-    """Tell a row from all but its copies, by its id and its content."""
-    return f"{_digest(id).hex()}/{_digest(input).hex()}"
+if TYPE_CHECKING:
+    from moa.rows.results import Table
 
 
 class RowFile(LineFile):
@@ -93,8 +31,9 @@ class RowFile(LineFile):
     changed under the same id; the lines that they had are removed when the file is closed after all
     rows were read. Until then the last line of an id counts.
 
-    Finished calls of rows that are not done stand beside it, in a file whose name ends in `.calls`:
-    with `resume` they are found and not made again. It goes when all rows are done.
+    The lines alone say which rows are done. Finished calls of rows that are not done stand beside
+    them, in a file whose name ends in `.calls`: with `resume` they are found and not made again. It
+    goes when all rows are done.
 
     Args:
         path: Made where it isn't there. Its name ends in `.jsonl`.
@@ -102,6 +41,7 @@ class RowFile(LineFile):
             them, `overwrite` drops them when the first line is written.
         source: The file that the rows are read from; `None`: from elsewhere.
         line: Writes what became of a row, for `take`.
+        table: Made of the lines when the file is closed; see `result_file`.
 
     Raises:
         ConfigError: when it is entered: another process writes it, it has lines that are to be
@@ -115,10 +55,10 @@ class RowFile(LineFile):
         existing: Existing = "refuse",
         source: str | None = None,
         line: Callable[[Item[Any]], Mapping[str, object]] = line,
+        table: Table | None = None,
     ) -> None:
         super().__init__(path, existing=existing, source=source)
-        self.result = self.path
-        """The file that was asked for."""
+        self.table = table
         self.there = 0
         """Rows so far that had a good line."""
         self.failed = 0
@@ -126,13 +66,10 @@ class RowFile(LineFile):
         self.changed = 0
         """Rows so far that had another input, and are due again."""
         self._line = line
-        self._old: _OldLines | None = None
+        self._index = RowIndex(forgets=table is None)
         self._kept = _CallFile(self.path, resumes=existing == "resume")
         self._calls = Calls(self._kept)
-        self._in_hand: dict[str, set[int]] = {}
-        """Copies of each row that are worked on, by its id and input."""
         self._all_read = False
-        self._some_failed = False
 
     @property
     def lost(self) -> int:
@@ -144,12 +81,10 @@ class RowFile(LineFile):
         super().__enter__()
         try:
             for number, start, values in self.lines():
-                given = values.get("id")
-                if not isinstance(given, str | int) or "input" not in values:
+                if not isinstance(values.get("id"), str | int) or "input" not in values:
                     raise self.unreadable(number)
-                self._old = self._old or _OldLines()
-                old = _Old(_digest(values["input"]), start, "error" in values)
-                self._old.add(_digest(given), old)
+                name = name_of(values["id"], values["input"])
+                self._index.add_line(name, start, failed="error" in values)
             if self._existing != "overwrite":
                 self._kept.begin()
         except BaseException:
@@ -171,10 +106,10 @@ class RowFile(LineFile):
         """
         try:
             self._calls.close()
-            if self._all_read and not self._in_hand and not self._some_failed:
-                self._kept.empty()  # a killed process may have left calls of rows that it had done
-            self._remove_replaced()
-            self._finish()
+            self._write_table()
+            if self._all_read:
+                self._kept.drop_others(self._index.is_unfinished)
+                self._remove_replaced()
         except OSError as problem:
             raise self._unwritable(problem) from problem
         finally:
@@ -185,9 +120,7 @@ class RowFile(LineFile):
         try:
             self._kept.end()
         finally:
-            if self._old is not None:
-                self._old.close()
-                self._old = None
+            self._index.close()
             super().close()
 
     def left(
@@ -201,17 +134,18 @@ class RowFile(LineFile):
                 be that of a row with the same id which is still to come.
         """
         for row in found:
-            given = _digest(row.id) if self._old else b""
-            old = self._old.of(given) if self._old else []
-            digest = _digest(row.input) if old else b""
-            same = next((o for o in old if o.digest == digest and not o.failed), None)
-            if self._old is None or same is None:
-                self.failed += any(o.failed for o in old)
-                self.changed += any(not o.failed for o in old)
-                yield self._taken_up(row)
-            else:
-                self._old.claim(given, same)  # so that of copies each has its own line
+            name = name_of(row.id, row.input)
+            failed, good = self._index.old_lines(name)
+            key = self._index.read(name)  # of copies each has its own line
+            if key is None:
                 self.there += 1
+                continue
+            self.failed += failed
+            self.changed += good
+            if isinstance(row, Malformed):
+                yield replace(row, key=key)
+            else:
+                yield replace(row, key=key, journal=self._calls.journals([key])[0])
         self._all_read = all_rows
 
     async def take(self, item: Item[Any], context: RunContext, /) -> None:
@@ -222,7 +156,7 @@ class RowFile(LineFile):
         Raises:
             StoreError: the disk has no room for them.
         """
-        self._write(self._line(item), item.key, fate_of(item, context))
+        self._write(self._line(item), fate_of(item, context), item.key)
 
     def write(self, values: Mapping[str, object]) -> None:
         """Write the line of a row: it has left this process when this returns.
@@ -233,96 +167,44 @@ class RowFile(LineFile):
         """
         if not values.keys() >= {"id", "input"}:
             raise InputError(f"a line needs 'id' and 'input', and this one has {list(values)}")
-        name = name_of(values["id"], values["input"])
-        copies = self._in_hand.get(name, {1})
-        self._write(values, f"{name}/{min(copies)}", "failed" if "error" in values else "done")
+        self._write(values, "failed" if "error" in values else "done")
 
-    def _write(self, values: Mapping[str, object], key: str, fate: Fate) -> None:
-        if self._existing == "overwrite":
-            self._kept.begin()
-        self.add(values)
-        if self._old is not None:
-            self._old.settle(_digest(values["id"]))
-        name, _, copy = key.rpartition("/")
-        if copies := self._in_hand.get(name):
-            copies.discard(int(copy))
-            if not copies:
-                del self._in_hand[name]
-        self._some_failed |= fate in ("due", "failed")
+    def _write(self, values: Mapping[str, object], fate: Fate, key: str = "") -> None:
+        if not key:
+            name = name_of(values["id"], values["input"])
+            key = self._index.due(name) or self._index.add(name)
+        self._kept.begin()
+        start = self.add(values)
+        self._index.settle(key, start, failed="error" in values)
         self._calls.settle(key, fate)
 
-    def _taken_up(self, row: Row | Malformed) -> Row | Malformed:
-        name = name_of(row.id, row.input)
-        copies, copy = self._in_hand.setdefault(name, set()), 1
-        while copy in copies:
-            copy += 1
-        copies.add(copy)
-        key = f"{name}/{copy}"
-        if isinstance(row, Malformed):
-            return replace(row, key=key)
-        journal = self._calls.journals([key])[0]
-        return Row(number=row.number, id=row.id, value=row.value, key=key, journal=journal)
+    def _write_table(self) -> None:
+        if self.table is None or not self._index.lines:
+            return
 
-    def _finish(self) -> None:
-        """Make what else is made of the lines, before others may write them."""
+        def lines() -> Iterator[dict[str, Any]]:
+            with self.path.open("rb") as file:
+                for start in self._index.starts("place"):
+                    file.seek(start)
+                    yield json.loads(file.readline())
+
+        try:
+            self.table.write(lines)
+        except ConfigError as error:
+            raise ConfigError(f"{error}. What came out is all in {self.path}") from error
 
     def _remove_replaced(self) -> None:
-        if self._old is None or not self._all_read:
+        """Remove lines that count no more."""
+        if not self._index.has_replaced():
             return
-        gone = self._old.replaced()
-        following = next(gone, None)
-        if following is None:
-            return
-        start = 0
+        counting = self._index.starts("start")
+        following, start = next(counting, None), 0
         with self.path.open("rb") as old, replacing(self.path) as new:
             for raw in old:
                 if start == following:
-                    following = next(gone, None)
-                else:
                     new.write(raw)
+                    following = next(counting, None)
                 start += len(raw)
-
-
-class _Old(NamedTuple):
-    """A line of an earlier run."""
-
-    digest: bytes
-    """Of its input."""
-    start: int
-    failed: bool
-
-
-class _OldLines(Scratch):
-    """Lines of earlier runs, which may be a million; by the digest of their id."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "create table old (id blob, start int, digest blob, failed int, "
-            "settled int default 0, primary key (id, start)) without rowid"
-        )
-
-    def add(self, given: bytes, old: _Old) -> None:
-        """Add a line."""
-        self.run("insert into old (id, digest, start, failed) values (?, ?, ?, ?)", given, *old)
-
-    def of(self, given: bytes) -> list[_Old]:
-        """Give those of an id that no row has claimed."""
-        asked = "select digest, start, failed from old where id = ? order by start"
-        return [_Old(*old) for old in self.run(asked, given)]
-
-    def claim(self, given: bytes, old: _Old) -> None:
-        """Let one be that of a row; others of its id are of no use, unless they are claimed too."""
-        self.run("delete from old where id = ? and start = ?", given, old.start)
-        self.settle(given)
-
-    def settle(self, given: bytes) -> None:
-        """Let those of an id go that no row claims."""
-        self.run("update old set settled = 1 where id = ?", given)
-
-    def replaced(self) -> Iterator[int]:
-        """Give where those start that may go, in the order of the file."""
-        for (start,) in self.run("select start from old where settled = 1 order by start"):
-            yield start
 
 
 class _CallFile(SQLite):
@@ -332,18 +214,22 @@ class _CallFile(SQLite):
         path = lines.with_name(f"{lines.name}.calls")
         super().__init__(path, CALLS, what=f"{path}, which keeps finished calls,", alone=True)
         self._resumes = resumes
-        self._is_open = False
+        self._has_begun = self._is_open = False
         self.is_new = True
 
     def begin(self) -> None:
-        """Open what an earlier run has left, or drop it where that is not gone on with."""
-        if self._resumes and self.path.exists():
+        """Open what an earlier run has left, or remove it where that is not gone on with."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        if not self._resumes:
+            self._remove()
+        elif self.path.exists():
             self.open()
             self.is_new = False
-        elif not self._resumes and not self._is_open:
-            self._remove()
 
     def open(self) -> None:
+        """Open it; a `ConfigError` says what is lost where it is removed."""
         try:
             super().open()
         except ConfigError as error:
@@ -353,17 +239,21 @@ class _CallFile(SQLite):
         self._is_open = True
 
     def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement; before there is a file, nothing is found."""
         return super().run(sql, *values) if self._is_open else []
 
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+        """See `SQLite.many`."""
+        self.begin()
         if not self._is_open:
-            self.begin()
             self.open()
         super().many(sql, values)
 
-    def empty(self) -> None:
-        """Drop what it keeps."""
-        self.run("delete from moa_calls")
+    def drop_others(self, is_unfinished: Callable[[str], bool]) -> None:
+        """Drop what a killed process has left of rows that are done, or are no more."""
+        for (key,) in self.run("select distinct key from moa_calls"):
+            if not is_unfinished(key):
+                self.run("delete from moa_calls where key = ?", key)
 
     def end(self) -> None:
         """Close it, and remove it where it keeps nothing."""

@@ -1,0 +1,322 @@
+"""SQLite: database files of this machine, private, shared by processes, and honest about damage."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from moa._files import make_private
+from moa.errors import ConfigError, StoreError
+
+T = TypeVar("T")
+JSON = Any
+"""What JSON can hold."""
+BUSY_S = 60.0
+"""Seconds that a process waits for others that write the same file."""
+_CACHE_S = 5.0
+"""The same of a cache: the event loop stands still meanwhile."""
+_logger = logging.getLogger(__name__)
+
+
+class SQLite:
+    """A file of this machine, for its owner alone. A statement takes some 50 µs: none is awaited.
+
+    Args:
+        path: Made where it isn't there.
+        tables: What stands in it, as statements of SQL with `;` between two.
+        what: Its name in errors.
+        alone: Whether one process uses it at a time.
+        may_only_read: Whether to open it also where it can't be written, to be looked at.
+        busy_s: Seconds to wait for others that write it.
+        mend: What to do where it is damaged, or no database.
+    """
+
+    job, skip_locked = "job", ""
+    is_new = False
+
+    def __init__(
+        self,
+        path: Path,
+        tables: str,
+        *,
+        what: str,
+        alone: bool = False,
+        may_only_read: bool = False,
+        busy_s: float = BUSY_S,
+        mend: str = "It is damaged: bring it back from a copy, or remove it to begin anew",
+    ) -> None:
+        self.path = path
+        self.where = str(path.parent)
+        self._tables = tables
+        self._what = what
+        self._alone = alone
+        self._may_only_read = may_only_read
+        self._busy_s = busy_s
+        self._mend = mend
+        self._lock = threading.RLock()
+
+    def open(self) -> None:
+        """Open it, or raise a `ConfigError` that says what to do."""
+        try:
+            try:
+                self._open_to_write()
+            except (OSError, sqlite3.Error) as error:
+                if not (self._may_only_read and _is_read_only(error)):
+                    raise
+                self._open_to_read()
+        except (OSError, sqlite3.Error) as error:
+            problem = f"{self._what} can't be opened: {error}"
+            raise ConfigError(
+                f"{problem}. {self._mend}" if _is_damaged(error) else problem
+            ) from error
+
+    def _open_to_write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.path)
+        _check_header(self.path)
+        self._connect(str(self.path))
+        if self._alone:
+            self._file.execute("pragma locking_mode = exclusive")
+        self._use_wal()
+        self._file.execute("pragma synchronous = normal")
+        for table in self._tables.split(";"):
+            self._file.execute(table)
+
+    def _open_to_read(self) -> None:
+        address = self.path.absolute().as_uri()
+        try:
+            self._connect(f"{address}?mode=ro")
+            self._file.execute("select 1 from sqlite_schema")
+        except sqlite3.OperationalError:
+            # SQLite makes files beside it, unless it is told that the file never changes.
+            if self.path.with_name(f"{self.path.name}-wal").exists():
+                raise sqlite3.OperationalError(
+                    "it is read-only, and a process that was killed has left changes beside it. "
+                    "Copy the whole folder to where it can be written"
+                ) from None
+            self._connect(f"{address}?mode=ro&immutable=1")
+
+    def _connect(self, address: str) -> None:
+        self._file = sqlite3.connect(
+            address,
+            timeout=self._busy_s,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=address.startswith("file:"),
+        )
+
+    def _use_wal(self) -> None:
+        """Let others read while one writes. SQLite's own waiting doesn't cover this change."""
+        give_up = time.monotonic() + self._busy_s
+        while True:
+            try:
+                self._file.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as error:
+                locked = error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not locked or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.02)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def now(self) -> float:
+        """Return the time in seconds."""
+        return time.time()
+
+    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement, and return its rows."""
+        with self._lock, self._mapped_errors():
+            return self._file.execute(sql, values).fetchall()
+
+    def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+        """Run one statement for each of some values, which follow `job`; all of them or none."""
+        with self._lock, self._mapped_errors():
+            self._file.execute("begin immediate")
+            try:
+                self._file.executemany(sql, ((self.job, *one) for one in values))
+                self._file.execute("commit")
+            finally:
+                if self._file.in_transaction:
+                    self._file.execute("rollback")
+
+    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        """Run a statement, and give its rows one by one."""
+        with self._mapped_errors():
+            yield from self._file.execute(sql, values)
+
+    async def beside(self, work: Callable[[], T]) -> T:
+        """Do something with it; it is too short to be worth a thread."""
+        return work()
+
+    @contextmanager
+    def _mapped_errors(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            what_to_do = "Free the disk, and start it again: what is done is kept"
+            if _is_read_only(error):
+                what_to_do = "Copy it to where it can be written"
+            elif _is_damaged(error):
+                what_to_do = self._mend
+            raise StoreError(
+                f"{self._what} can't be written or read: {error}. {what_to_do}"
+            ) from error
+
+
+def _check_header(path: Path) -> None:
+    """Raise where a file is none of SQLite's, which would take a short one to be empty."""
+    with path.open("rb") as file:
+        header = file.read(16)
+    if header not in (b"", b"SQLite format 3\0"):
+        error = sqlite3.DatabaseError("file is not a database")
+        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        raise error
+
+
+def _is_damaged(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _is_read_only(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the kind of error, without its details
+    return code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+
+
+class Scratch(SQLite):
+    """A table of what would take much memory, in a temporary file that nobody else sees.
+
+    Rows may be read in one thread, and be done in another.
+    """
+
+    def __init__(self, table: str) -> None:
+        super().__init__(Path(), table, what="the folder of temporary files")
+        self._connect("")
+        self._file.executescript(table)
+        self._file.execute("begin")
+
+
+class ContentStore:
+    """JSON on disk, by what it answers; several processes may share one file.
+
+        with ContentStore(Path("answers.sqlite")) as store:
+            found = store.get(question)
+            if found is None:
+                store.put(question, answer)
+
+    It holds values and digests of keys, but no keys. Nothing in it goes: remove it to start anew. A
+    value that is damaged counts as none; a warning says so, once.
+
+    Args:
+        path: Made at first use, readable by its owner alone: a disk that can't be written is known
+            before something is paid for that could not be kept.
+        optional: Whether to do without it where it can't be used; a warning says so, once. Then it
+            is made when the first value is put, and read where it can only be read.
+
+    Raises:
+        StoreError: at `get` and `put`, unless it is `optional`: the file can't be used, or is no
+            such store. It is left as it is.
+    """
+
+    def __init__(self, path: Path, *, optional: bool = False) -> None:
+        self.path = path
+        self._optional = optional
+        self._lock = threading.Lock()
+        self._file: SQLite | None = None
+        self._has_warned = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def get(self, key: str) -> JSON | None:
+        """Return the value of a key; `None`: there is none."""
+        if self._optional and self._file is None and not os.path.exists(self.path):
+            return None
+        found = self._run("select answer from answers where key = ?", _digest(key))
+        try:
+            return json.loads(found[0][0]) if found else None
+        except (TypeError, ValueError) as error:
+            self._warn(f"{self.path} holds an answer damaged ({error}): it counts as none")
+            return None
+
+    def put(self, key: str, value: JSON) -> None:
+        """Keep a value, in place of one that is there."""
+        statement = "insert or replace into answers values (?, ?)"
+        self._run(statement, _digest(key), json.dumps(value))
+
+    def is_empty(self) -> bool:
+        """Whether it holds nothing."""
+        return not self._run("select 1 from answers limit 1")
+
+    def clear(self) -> None:
+        """Drop all values."""
+        self._run("delete from answers")
+
+    def close(self) -> None:
+        """Close the file; it is opened again where it is needed."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+
+    def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            return self._opened().run(statement, *values)
+        except (StoreError, ConfigError) as error:
+            with suppress(sqlite3.Error):
+                self.close()
+            if not self._optional:
+                raise StoreError(str(error)) from error
+            self._warn(str(error))
+            return []
+
+    def _opened(self) -> SQLite:
+        with self._lock:
+            if self._file is None:
+                file = SQLite(
+                    self.path,
+                    _ANSWERS,
+                    what=f"the cache {self.path}",
+                    may_only_read=self._optional,
+                    busy_s=_CACHE_S,
+                    mend="Remove it, or name another file",
+                )
+                file.open()
+                self._file = file
+            return self._file
+
+    def _warn(self, problem: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            _logger.warning("%s", problem)
+
+
+_ANSWERS = "create table if not exists answers (key blob primary key, answer text) without rowid"
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

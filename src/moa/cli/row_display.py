@@ -1,0 +1,276 @@
+"""Row display: what becomes of rows, on the screen: a bar, lines of JSON, closing tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+from pydantic import BaseModel
+from rich.console import Group
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from moa.batch import Item
+from moa.cli import screen
+from moa.cli.screen import OUTCOME, STATUS, by_node, cost_of, dollars
+from moa.config.endpoints import TO_WRITE
+from moa.context import Reference, RunContext
+from moa.node import Outcome
+from moa.questions import Choice, Predicate, Score
+from moa.rows import line
+from moa.rows.tally import WAITING, Tally, became
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+Line = Callable[[Item[object]], dict[str, object]]
+"""Writes an item as a line of JSON."""
+SHOWN = 100
+"""Maximum items in the table of results."""
+_SAID_EVERY_S = 60.0
+"""Seconds between two lines on how far it is, where there is no terminal to show it in."""
+_BESIDE = ("confidence", "accepted")
+"""Columns about a decision, which `answer` leaves out."""
+_SHOWN = ("language", "kind")
+"""Fields of text that are short and worth a column."""
+
+
+def cells(item: Item[object]) -> dict[str, str]:
+    """Name the cells of an item's row, left to right; `status` and `outcome` are the last."""
+    if item.error is not None:
+        return {"id": str(item.id), STATUS: item.status, OUTCOME: f"failed: {item.problem}"}
+    shown = dict(_decided("", item.output))
+    if isinstance(item.output, Outcome):  # whose end says more than its kind
+        shown.pop("kind", None)
+    outcome = _said(item.output) or _input(item)
+    return {"id": str(item.id), **shown, STATUS: became(item), OUTCOME: outcome}
+
+
+def answer(item: Item[object]) -> str:
+    """Say what came out in words alone: the text, or what was decided."""
+    decided = (value for name, value in _decided("", item.output) if name not in _BESIDE)
+    return _said(item.output) or ", ".join(decided)
+
+
+def _decided(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Find the decisions in an output, however deep, and the language."""
+    if isinstance(value, Choice | Score | Predicate):
+        typed = cast("Choice[object] | Score | Predicate", value)
+        yield name or "decision", typed.said if typed.status == "answered" else typed.status
+        if not name and typed.confidence is not None:
+            yield "confidence", f"{typed.confidence:.2f}"
+        if not name and typed.accepted is not None:
+            yield "accepted", "yes" if typed.accepted else "no"
+    elif isinstance(value, BaseModel):
+        for key in type(value).model_fields:
+            inner = getattr(value, key)
+            if isinstance(inner, BaseModel):
+                yield from _decided(key, inner)
+            elif isinstance(inner, bool) and not name:
+                yield key, "yes" if inner else "no"
+            elif key in _SHOWN and isinstance(inner, str):
+                yield key, inner
+
+
+def _said(output: object) -> str:
+    """The text of an output, where it says what that is."""
+    if isinstance(output, Choice | Score | Predicate):
+        return ""
+    if isinstance(output, BaseModel) and type(output).__str__ is BaseModel.__str__:
+        return str(getattr(output, "reason", "") or getattr(output, "answer", ""))
+    return str(output)
+
+
+def _input(item: Item[object]) -> str:
+    given = item.input
+    if isinstance(given, dict):
+        given = cast("dict[str, object]", given).get("text", cast("object", given))
+    return str(given)
+
+
+def results(items: Sequence[Item[object]], *, full: bool = False) -> Table:
+    """Show one row an item, on one line unless its outcome is shown in `full`."""
+    return screen.outcomes([cells(item) for item in items], full=full)
+
+
+def summary(tally: Tally, reference: Reference | None) -> Group:
+    """Show what all items came to, and by node."""
+    alone = "unknown: no LLM is configured to compare with"
+    if reference is not None:
+        estimate = tally.usage.on(reference.price, endpoint=reference.endpoint)
+        alone = f"{dollars(estimate.cost)} ({estimate.how})"
+    counts = ", ".join(f"{n} {end}" for end, n in sorted(tally.became.items()))
+    table = screen.named()
+    for name, words in (
+        ("items", f"{tally.items}: {counts}" if counts else "none"),
+        *_needed(tally, reference),
+        *tally.rows(),
+        ("cost", cost_of(tally.spent)),
+        ("LLM alone, estimated", alone),
+        (
+            "seconds of work an item",
+            (
+                f"{tally.mean:.2f} mean, {tally.percentile(0.5):.2f} median, "
+                f"{tally.percentile(0.95):.2f} at the 95th percentile"
+            ),
+        ),
+        ("speed", f"{tally.items_per_second:.1f} items/s"),
+    ):
+        table.add_row(name, Text(words))
+    return Group(table, by_node(tally.spent)) if tally.spent.parts else Group(table)
+
+
+def _needed(tally: Tally, reference: Reference | None) -> Iterator[tuple[str, str]]:
+    """Count the items that a large model was asked for, or would have been."""
+    share = f"{tally.needed_llm} of {tally.items} ({tally.llm_share:.0%})"
+    if reference is not None or "llm" in tally.spent.by_tier():
+        yield "needed the LLM", share
+    elif tally.needed_llm and not tally.tells:  # which say it themselves
+        yield WAITING, share
+
+
+class RowDisplay:
+    """Shows each item as it is done, how far the run is, and at the end what all came to.
+
+    Args:
+        as_json: Whether each item is printed as a line of JSON.
+        full: Whether the table cuts no outcome.
+        total: Items that there are; `None`: nobody knows.
+        line: Writes an item, for `as_json`.
+        promise: What holds of the answers that are accepted, in words.
+    """
+
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        full: bool = False,
+        total: int | None = None,
+        line: Line = line,
+        promise: str = "",
+    ) -> None:
+        self.line = line
+        self.tally = Tally(labels=_labels, promise=promise)
+        self.errors = screen.err()
+        self.counts_dollars = False
+        """Whether a budget counts them, so that endpoints without a price are to be told."""
+        self.prints_answers = True
+        """Whether answers are printed where it is quiet, since no file has them."""
+        self._as_json = as_json
+        self._full = full
+        self._first: list[Item[object]] = []
+        self._reference: Reference | None = None
+        self._done_before = 0
+        self._said = time.monotonic()
+        self._told_of_drafts = False
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.errors,
+            transient=True,
+            disable=not self.errors.is_terminal or screen.quiet.get(),
+            redirect_stdout=sys.stdout.isatty(),  # else lines for a pipe went to the bar's terminal
+        )
+        self._task = self._progress.add_task("moa", total=total, state="")
+
+    def expect(self, total: int, done_before: int) -> None:
+        """Say how many items there are, and how many of them are done already."""
+        self._done_before = done_before
+        self._progress.update(self._task, total=total, completed=done_before)
+
+    def start(self, context: RunContext) -> None:
+        """Start the clock and the bar."""
+        self._reference, self.tally.before = context.reference, context.usage
+        self.tally.start()
+        self._progress.start()
+
+    def add(self, item: Item[object], done_before: int | None = None) -> None:
+        """Show an item, and count it; `done_before` is told where it grows with the items."""
+        if self._as_json:
+            screen.json_line(self.line(item))
+        elif screen.quiet.get() and self.prints_answers and item.error is None:
+            screen.out().print(answer(item))
+        self.tally.add(item)
+        self._warn_of_unpriced(item)
+        self._warn_of_drafts(item)
+        if len(self._first) < SHOWN:
+            self._first.append(item)
+        done = self.tally.items + (self._done_before if done_before is None else done_before)
+        self._progress.update(self._task, completed=done, state=self._state())
+        if self._progress.disable and time.monotonic() > self._said + _SAID_EVERY_S:
+            self._said = time.monotonic()
+            screen.notes().print(f"{done} items, {self._state()}")
+
+    def fail(self, item: Item[object]) -> None:
+        """Say why an item failed."""
+        self.errors.print(Text("failed", "red"), Text(f"{item.id}: {item.problem}"))
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def close(self, facts: Iterable[str], *, kept_in: str) -> None:
+        """Print the tables of results and of what they came to, and then what else is so."""
+        self.stop()
+        if not self._as_json and self._first:
+            shown = sorted(self._first, key=lambda item: item.number)
+            self.say(results(shown, full=self._full))
+            if hidden := self.tally.items - len(self._first):
+                self.say(f"… and {hidden} more: {kept_in} has them all")
+        self.say(summary(self.tally, self._reference))
+        for fact in facts:
+            self.say(fact)
+
+    def say(self, what: RenderableType) -> None:
+        """Print what is no result, unless it is quiet."""
+        screen.details(as_json=self._as_json).print(what)
+
+    def _state(self) -> str:
+        tally = self.tally
+        llm = "LLM" if self._reference or "llm" in tally.spent.by_tier() else "waiting"
+        return (
+            f"{tally.items_per_second:.1f} items/s · {cost_of(tally.spent)} · "
+            f"{llm} {tally.llm_share:.0%}"
+        )
+
+    def _warn_of_drafts(self, item: Item[object]) -> None:
+        """Say once who wrote badly, also where nothing but results is printed."""
+        found = next((note.text for note in item.trace if note.kind == "drafted"), None)
+        if found is None or self._told_of_drafts:
+            return
+        self._told_of_drafts = True
+        screen.warn([f"{found}. It is there to decide. {TO_WRITE}"])
+
+    def _warn_of_unpriced(self, item: Item[object]) -> None:
+        if not self.counts_dollars or item.usage.cost is not None:
+            return
+        self.counts_dollars = False
+        unpriced = [name for name, u in item.usage.by_endpoint().items() if u.cost is None]
+        self.errors.print(
+            f"No price is known for {', '.join(unpriced)}: calls to it don't count against "
+            "--budget-usd. Give input_price and output_price in moa.toml, or `price` where the "
+            "endpoint is made in Python, to count them.",
+        )
+
+
+def _labels() -> str:
+    """Say how many labels a calibration takes, by what it promises where nothing else is said."""
+    from moa.calibration import Guarantee, percent, rows_needed
+
+    asked = Guarantee(look=1)
+    looser = Guarantee(2 * asked.risk, asked.confidence, asked.look)
+    return f"at least {rows_needed(asked)} ({rows_needed(looser)} for {percent(looser.risk)} wrong)"

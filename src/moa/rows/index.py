@@ -1,0 +1,139 @@
+"""Row index: which rows a run has read, in which order, and where the line of each starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from moa._sqlite import Scratch
+
+_TABLE = """
+create table row (
+    given text, input text, copy int, place int, start int,
+    failed int not null default 0, due int not null default 0,
+    primary key (given, input, copy)) without rowid;
+create index row_unread on row (given, input, copy) where place is null
+"""
+# Copies are counted from 1. What lines of earlier runs say stands below: the failed line of a row
+# is copy 0, its good ones are -1, -2 and so on. `place` is null until this run has read the row.
+
+
+class RowIndex(Scratch):
+    """Rows by their `name_of`, copies counted; a million take little memory.
+
+    Of a row that an earlier run has written, it knows where the line starts.
+
+    Args:
+        forgets: Whether to forget rows that are done, unless there are lines of earlier runs: a
+            table of a million rows is slower than one of those in hand.
+    """
+
+    def __init__(self, *, forgets: bool = False) -> None:
+        super().__init__(_TABLE)
+        self._forgets = forgets
+        self.lines = 0
+        """Lines that there are, replaced ones included."""
+        self._read = 0
+        self._has_lines = False
+
+    def add_line(self, name: str, start: int, *, failed: bool) -> None:
+        """Add the line of an earlier run; the failed one that its row had counts no more."""
+        self._has_lines = True
+        self.lines += 1
+        self._unfail(name)
+        lowest = "select min(0, coalesce(min(copy), 0)) from row where given = ? and input = ?"
+        copy = 0 if failed else self.run(lowest, *_parts(name))[0][0] - 1
+        add = "insert into row (given, input, copy, start, failed) values (?, ?, ?, ?, ?)"
+        self.run(add, *_parts(name), copy, start, failed)
+
+    def old_lines(self, name: str) -> tuple[bool, bool]:
+        """Say whether the id of a row has lines that no row has claimed: failed, and good ones."""
+        if not self._has_lines:
+            return False, False
+        asked = "select max(failed), min(failed) from row where given = ? and place is null"
+        ((most, least),) = self.run(asked, name.partition("/")[0])
+        return most == 1, least == 0
+
+    def read(self, name: str) -> str | None:
+        """Take a row in, and return its key; `None`: it has a good line, which it claims."""
+        start = None
+        if self._has_lines:
+            claim = (
+                "update row set place = ?3 where given = ?1 and input = ?2 and copy = (select "
+                "max(copy) from row where given = ?1 and input = ?2 and copy < 0 and place is null)"
+                " returning 1"
+            )
+            if self.run(claim, *_parts(name), self._read + 1):
+                self._read += 1
+                return None
+            start = self._unfail(name)
+        return self.add(name, start)
+
+    def add(self, name: str, failed_at: int | None = None) -> str:
+        """Take in a row that is due, and return its key; perhaps it has a failed line."""
+        self._read += 1
+        ((copy,),) = self.run(
+            "insert into row (given, input, copy, place, start, failed, due) "
+            "select ?1, ?2, max(0, coalesce(max(copy), 0)) + 1, ?3, ?4, ?4 is not null, 1 "
+            "from row where given = ?1 and input = ?2 returning copy",
+            *_parts(name),
+            self._read,
+            failed_at,
+        )
+        return f"{name}/{copy}"
+
+    def due(self, name: str) -> str | None:
+        """Return the key of the first copy of a row that is due."""
+        asked = "select min(copy) from row where given = ? and input = ? and due"
+        ((copy,),) = self.run(asked, *_parts(name))
+        return None if copy is None else f"{name}/{copy}"
+
+    def settle(self, key: str, start: int, *, failed: bool) -> None:
+        """Note where the line of a row starts, which was due."""
+        self.lines += 1
+        which = "where given = ? and input = ? and copy = ?"
+        if self._forgets and not self._has_lines and not failed:
+            self.run(f"delete from row {which}", *_parts(key))
+        else:
+            done = f"update row set start = ?, failed = ?, due = 0 {which}"
+            self.run(done, start, failed, *_parts(key))
+
+    def is_unfinished(self, key: str) -> bool:
+        """Whether a row has no good line."""
+        asked = "select due or failed from row where given = ? and input = ? and copy = ?"
+        return self.run(asked, *_parts(key)) == [(1,)]
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a row was read."""
+        asked = "select 1 from row where given = ? and input = ? and copy = ?"
+        return bool(self.run(asked, *_parts(str(key))))
+
+    def starts(self, order: Literal["place", "start"]) -> Iterator[int]:
+        """Give where the lines that count start, in the order of the input or of the file.
+
+        Lines of rows that were not read come last. They count until a row with their id has a line:
+        then its input has changed.
+        """
+        by = "place is null, place, start" if order == "place" else "start"
+        counting = (
+            "select start from row where start is not null and (place is not null or not exists ("
+            "select 1 from row as other where other.given = row.given and other.place is not null "
+            f"and other.start is not null and not (other.due and other.failed))) order by {by}"
+        )
+        for (start,) in self.each(counting):
+            yield start
+
+    def has_replaced(self) -> bool:
+        """Whether there are lines that count no more."""
+        return self._has_lines and sum(1 for _ in self.starts("start")) < self.lines
+
+    def _unfail(self, name: str) -> int | None:
+        """Forget the failed line of a row, and return where it starts."""
+        gone = "delete from row where given = ? and input = ? and copy = 0 returning start"
+        found = self.run(gone, *_parts(name))
+        return found[0][0] if found else None
+
+
+def _parts(name: str) -> list[str]:
+    """Split a name, or a key, which has its copy too."""
+    return name.split("/")
