@@ -47,7 +47,7 @@ def compare(
     plot: options.Plot = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Write every answer, as it is given.", metavar="FILE.sqlite"),
+        typer.Option("--out", help="Write every answer as a line of JSON.", metavar="FILE.jsonl"),
     ] = None,
     given: options.Working,
 ) -> None:
@@ -65,7 +65,7 @@ def compare(
     with --resume it goes on where it stopped:
 
         moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \
-            --budget-usd 2 --out answers.sqlite --report report.md --plot report.svg
+            --budget-usd 2 --out answers.jsonl --report report.md --plot report.svg
 
     Exit codes: 0 compared, 1 a design answered nothing, 2 usage or configuration, 130 stopped.
 
@@ -73,7 +73,7 @@ def compare(
 
         moa compare labelled.jsonl --designs slm,llm,cascade --calibration intents.json
     """
-    from moa._files import check_existing
+    from moa._files import check_lines
     from moa.evals.cases import read_cases
     from moa.evals.plots import check_picture
 
@@ -81,9 +81,7 @@ def compare(
         screen.check_target(option, file)
     existing = given.existing(out)
     if out is not None:
-        if out.suffix == ".jsonl":
-            raise ConfigError(f"{out} would be SQLite: call it {out.with_suffix('.sqlite')}")
-        check_existing(out, existing="resume", source=source)
+        check_lines(out, existing=existing, source=source)
     if plot is not None:
         check_picture(plot)
     data = read_cases(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
 
 from pydantic import AliasChoices, ConfigDict, Field, ValidationError, model_validator
 
-from moa._files import Existing
-from moa._sqlite import ContentStore
+from moa._files import Existing, LineFile
 from moa.batch import Item, faults_of, map_rows
 from moa.calibration.acceptance import confidence_of, text_of
 from moa.calibration.features import Progress
@@ -190,18 +190,13 @@ def answer_text(output: object) -> str:
 
 
 class Cache:
-    """Answers that were given already, in a `ContentStore`; only good ones are kept.
+    """Answers that were given already, in a file of JSON lines; only good ones are kept.
 
     Args:
-        path: The file; `None` keeps nothing.
-        existing: What is done with answers that the file has; `overwrite` drops them when the first
-            one is put.
+        path: The file, see `LineFile`; `None` keeps nothing.
+        existing: What is done with answers that the file has.
         setup: Whatever the answers of each design depend on beside its name and the request, such
             as the configuration: answers of another setup are not taken up.
-
-    Raises:
-        ConfigError: there are answers that are to be refused.
-        StoreError: the file can't be used, or holds something else.
     """
 
     def __init__(
@@ -212,38 +207,36 @@ class Cache:
         setup: Mapping[str, str] | None = None,
     ) -> None:
         self._setup = setup or {}
-        self._store = None if path is None else ContentStore(path)
-        if self._store and not self._store.is_empty() and existing == "refuse":
-            raise ConfigError(
-                f"{path} holds answers already: --resume goes on with it, --overwrite replaces it"
-            )
-        self._is_new = existing == "overwrite"
+        self._known: dict[str, DesignAnswer] = {}
+        self._file = None if path is None else LineFile(path, existing=existing)
+        if self._file is None:
+            return
+        self._file.__enter__()
+        for number, _, values in self._file.lines():
+            try:
+                self._known[values["key"]] = DesignAnswer.model_validate(values)
+            except (KeyError, TypeError, ValidationError) as error:
+                raise self._file.unreadable(number) from error
 
     def get(self, design: str, request: str) -> DesignAnswer | None:
         """Give an answer that was given already."""
-        if self._store is None or self._is_new:
-            return None
-        with suppress(ValidationError):  # of another version, or damaged: it is asked again
-            found = self._store.get(self._key(design, request))
-            return None if found is None else DesignAnswer.model_validate(found)
-        return None
+        return self._known.get(self._key(design, request))
 
     def put(self, design: str, request: str, answer: DesignAnswer) -> None:
         """Keep an answer: it is on disk when this returns."""
-        if self._store is None:
-            return
-        if self._is_new:
-            self._store.clear()
-            self._is_new = False
-        self._store.put(self._key(design, request), answer.model_dump(mode="json"))
+        key = self._key(design, request)
+        self._known[key] = answer
+        if self._file is not None:
+            self._file.add({"key": key, "design": design, **answer.model_dump(mode="json")})
 
     def close(self) -> None:
         """Close the file."""
-        if self._store is not None:
-            self._store.close()
+        if self._file is not None:
+            self._file.close()
 
     def _key(self, design: str, request: str) -> str:
-        return json.dumps([self._setup.get(design, ""), design, request])
+        named = json.dumps([self._setup.get(design, ""), design, request])
+        return hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
 async def answers_of(
