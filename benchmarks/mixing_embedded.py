@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from labels import label_of
 from moa import Agent, Classifier, EmbeddedEndpoint, Reply
 from moa.agents.proposer import Proposer
 from moa.budget import Budget
@@ -22,7 +23,7 @@ from moa.graphs.best_of_n import BestOfN
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.mixture import Mixture
 from moa.graphs.self_consistency import SelfConsistency
-from moa.mixing.answer_extraction import label_of, shown
+from moa.mixing.answer_extraction import shown
 from moa.mixing.judges import Listwise
 from moa.node import Node, Result
 from report import table, write

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from labels import label_of
 from moa import Agent, Classifier, Extractor
 from moa._async import map_async
 from moa.config.tables import EMBEDDED
@@ -19,7 +20,7 @@ from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code
 from moa.graphs.loading import load_graph
 from moa.graphs.routed import Routed
-from moa.mixing.answer_extraction import label_of, last_number
+from moa.mixing.answer_extraction import last_number
 from moa.node import Node
 from moa.routing.fitting import fit_router
 from moa.routing.recorded import Recorded

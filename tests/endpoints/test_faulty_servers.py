@@ -163,6 +163,7 @@ async def test_what_is_no_answer_is_an_error_that_says_why(
         ("retry-after", format_datetime(datetime.now(UTC) - timedelta(hours=1)), 0, 0),
         ("retry-after", "Fri, 31 Dec 9999 23:59:59 -1200", 2e11, 3e11),
     ],
+    ids=["in an hour", "an hour ago", "at the end of time"],
 )
 async def test_a_server_says_when_to_come_back(
     served: Served, endpoint: OpenAIEndpoint, header: str, value: str, least: float, most: float
