@@ -13,28 +13,22 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from pydantic import BaseModel, create_model
 
-from moa._async import Lock, gather, in_time
+from moa._async import Lock, gather
 from moa.agents.base import Limits, Out, TypedNode, require
 from moa.agents.splitting import excerpt
 from moa.context import RunContext
 from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import encoder_beside, reads_heads
-from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
-from moa.endpoints.wrappers import unwrapped
 from moa.errors import (
-    BudgetExceeded,
     CalibrationError,
     ConfigError,
-    DeadlineExceeded,
     InputError,
     InvalidResponse,
 )
 from moa.node import Text
 from moa.questions import Answer, Question, fill, questions_of
-from moa.usage import FREE
 
 if TYPE_CHECKING:
     from moa.calibration.calibrated import Calibrated
@@ -438,65 +432,27 @@ def shipped_head(
 
 
 class ZeroShotCache:
-    """What an agent without labels finds out at its first call, and keeps.
-
-    It may take a third of the time and of the budget that a run has left, so that what the run is
-    there for is done in any case.
-    """
+    """The heads that an agent without labels makes at its first call, and keeps."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._known = False
         self._adaptation: Adaptation | None = None
-        self._too_short_s = 0.0
-        """Seconds that were not enough, so that they are not spent in vain again."""
 
     async def get(self, agent: DecidingAgent[Any], context: RunContext) -> Adaptation | None:
-        """Give it; those who ask while it is being found out wait."""
-        if self._known:
+        """Give them; those who ask while they are being made wait."""
+        if agent.encoder is None or self._known:
             return self._adaptation
-        free = costs_nothing(agent.endpoint)
-        if agent.encoder is None and not free:
-            return None
         from moa.decisions.zero_shot import zero_shot
 
-        if free:
-            from moa.decisions.probe import find_out
-
-            await find_out(agent.endpoint, encoder=agent.encoder, context=context)
-        left_s = context.remaining_s()
-        share_s = None if left_s is None else left_s / 3
-        too_short = f"it takes more than a third of the time left, {share_s or 0:.2g} s"
-        try:
-            if share_s is not None and share_s <= self._too_short_s:
-                raise DeadlineExceeded(too_short)
-            async with self._lock.held(share_s), in_time(share_s, too_short):
-                if not self._known:
-                    self._adaptation = await zero_shot(
-                        agent.endpoint,
-                        agent.questions,
-                        own=agent.examples,
-                        encoder=agent.encoder,
-                        free=free,
-                        context=context,
-                    )
-                    self._known = True
-        except (BudgetExceeded, DeadlineExceeded) as error:
-            context.remaining_s()  # raises where it is the run's own time that is up
-            if isinstance(error, DeadlineExceeded):
-                self._too_short_s = max(self._too_short_s, share_s or 0.0)
-            context.note("degraded", f"the model's bias was not measured: {error}")
-            return None
+        async with self._lock.held(context.remaining_s()):
+            if not self._known:
+                self._adaptation = await zero_shot(
+                    agent.endpoint,
+                    agent.questions,
+                    own=agent.examples,
+                    encoder=agent.encoder,
+                    context=context,
+                )
+                self._known = True
         return self._adaptation
-
-
-def costs_nothing(endpoint: Endpoint) -> bool:
-    """Whether asking costs nothing but time: a model that `moa` runs, or a server near by.
-
-    A server that has a price of an hour, of energy or of tokens costs that.
-    """
-    inner = unwrapped(endpoint)
-    if isinstance(inner, EmbeddedEndpoint):
-        return True
-    near = isinstance(inner, OpenAIEndpoint) and inner.client.is_near
-    return near and (not inner.price.known or inner.price == FREE)

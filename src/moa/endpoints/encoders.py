@@ -23,6 +23,7 @@ from typing import Any, ClassVar, cast
 from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
+from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.wrappers import unwrapped
@@ -48,19 +49,17 @@ def sentence_encoder() -> SentenceEncoder | None:
 
 
 def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
-    """Give the encoder that works beside a small model that decides; `None` where there is none.
+    """Give the encoder that stands beside an endpoint that decides; `None` where there is none.
 
-    A large model is asked itself. Beside a small one it is the multilingual one, where that is
-    installed, unless the endpoint says otherwise by an attribute `encoder`, as the doubles of
-    `moa.testing` do, whose decisions are their script's.
+    Any endpoint is asked itself but the built-in one, which means a model with the multilingual
+    encoder, where that is installed. An endpoint can say otherwise by an attribute `encoder`.
     """
     inner = unwrapped(as_endpoint(endpoint))
-    given: object = getattr(inner, "encoder", MultilingualEncoder)
-    if given is not MultilingualEncoder:
-        return cast("Endpoint | None", given)
-    if inner.tier == "llm":
+    if hasattr(inner, "encoder"):
+        return cast("Endpoint | None", getattr(inner, "encoder"))  # noqa: B009 - no endpoint's own
+    if not isinstance(inner, EmbeddedEndpoint) or MultilingualEncoder.missing():
         return None
-    return None if MultilingualEncoder.missing() else MultilingualEncoder(price=FREE)
+    return MultilingualEncoder(price=FREE)
 
 
 def reads_heads(endpoint: Endpoint | str) -> bool:
