@@ -19,10 +19,11 @@ from calibration.altered import Altered
 from calibration.made import QUESTION, endpoint, ready, rows
 from moa import Classifier, RunContext, Text
 from moa.calibration import Guarantee
-from moa.calibration.calibrated import check_models, evaluate, recheck
+from moa.calibration.calibrated import check_models
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
+from moa.calibration.measuring import evaluate, recheck
 from moa.calibration.scorer import measure
 from moa.config import Config
 from moa.config.endpoints import Endpoints
@@ -55,7 +56,7 @@ def context() -> RunContext:
 
 def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calibration) -> None:
     assert "labels" in [one.name for one in made.candidates]
-    assert " + ".join(feature.name for feature in made.features) in made.chosen
+    assert " + ".join(feature.name for feature in made.features) in made.origin
     assert any("tokenizers" in note for note in made.notes)
     assert made.data.fitted + made.data.held_out == made.data.rows == 400
     assert made.uncertainty is None  # no sign helps
@@ -186,7 +187,7 @@ async def test_nothing_is_tried_beside_what_is_seldom_wrong_unless_time_costs_no
         for penalty in (0.02, 0.0)
     }
     assert [one.name for one in found[0.02].candidates] == ["labels"]
-    assert any("labels after examples left out" in note for note in found[0.02].notes)
+    assert any("turned left out" in note for note in found[0.02].notes)
     assert not any("labels after examples left out" in note for note in found[0.0].notes)
     assert found[0.02].bound.threshold is not None
     assert found[0.02].bound.coverage >= found[0.0].bound.coverage

@@ -13,7 +13,7 @@ import pytest
 from command import kept, moa, told, written
 from piped import pipe, type_after_an_answer
 
-from moa.decisions.adaptation import stand_in_texts
+from moa.decisions.variants import stand_in_texts
 from moa.questions import NONE_OF_THESE
 
 

@@ -1,9 +1,10 @@
 """Probe: finds out how a model is asked best, and how much it counts beside the encoder.
 
-Texts with known labels, of many tasks and languages, are read in each layout of the prompt. For
-each kind of question, the layout and the weight beside the encoder's zero-shot head are those with
-the lowest log loss, of answers as they will be read: nothing is known then of how often each label
-is right. The one bias that is taken out is that to yes, which is a model's and not a question's.
+Texts with known labels, of many tasks and languages, are read in each layout of the prompt. The
+weight of a model beside the words of a question is that with the lowest log loss of its answers as
+they are read, bias and all: but for the bias to yes, which is a model's and not a question's, and
+is found here. Where no weight helps, the layout is that with the lowest log loss once its bias to
+some labels is out, since a fit takes that out.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import get_args
 from moa._async import map_async
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
-from moa.decisions.heads import FOLDER, encode, feeds_heads, relevance_head
+from moa.decisions.heads import FOLDER, encode, speaks, words_head
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoders import feeds_heads
 from moa.endpoints.known import Known, known
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.wrappers import unwrapped
@@ -35,7 +37,8 @@ are multiplied."""
 ENOUGH = 12
 """Texts of a kind of question that must have been read in each layout, or nothing is said of it."""
 GAIN = 0.01
-"""Least fall of the log loss for which a model is asked beside the encoder at all."""
+"""Least fall of the log loss for which a model is asked beside the encoder at all, and for which it
+is asked as a chat: of a completion, a server keeps more between two texts."""
 _AT_ONCE, _IN_TURN = 2, 12
 _QUESTION = "label"
 
@@ -56,7 +59,7 @@ class Probe:
 
     found: Known
     losses: Mapping[Kind, Mapping[Layout, float]]
-    """Log loss at the best weight above 0, in natural logarithms."""
+    """Log loss without bias, at the best weight above 0, in natural logarithms."""
     texts: int
     """How many were read in each layout."""
     of: int
@@ -94,17 +97,19 @@ async def probe(
         here = [row for row in rows if row.trial.question.kind == kind]
         if len(here) < ENOUGH:
             continue
+        fair = _without_bias(here)
+        losses[kind] = {at: min(_loss(fair, at, w) for w in WEIGHTS[1:]) for at in LAYOUTS}
+        gains = losses[kind]["chat"] < losses[kind]["completion"] - GAIN
+        layouts[kind] = "chat" if gains else "completion"
         biases = {at: _yes_bias(here, at) if kind == "predicate" else 0.0 for at in LAYOUTS}
-        tried = {at: {w: _loss(here, at, w, biases[at]) for w in WEIGHTS} for at in LAYOUTS}
-        asked = {at: min(WEIGHTS[1:], key=lambda w, at=at: tried[at][w]) for at in LAYOUTS}
-        losses[kind] = {at: tried[at][asked[at]] for at in LAYOUTS}
-        best: Layout = min(losses[kind], key=lambda layout: losses[kind][layout])
-        layouts[kind] = best
         if headed:
-            gains = losses[kind][best] < tried[best][0.0] - GAIN
-            weights[kind] = asked[best] if gains else 0.0
+            tried = {(at, w): _loss(here, at, w, biases[at]) for at in LAYOUTS for w in WEIGHTS}
+            best: tuple[Layout, float] = min(tried, key=lambda way: tried[way])
+            weights[kind] = 0.0
+            if tried[best] < tried[best[0], 0.0] - GAIN:
+                layouts[kind], weights[kind] = best
         if kind == "predicate":
-            yes_bias = round(biases[best], 2)
+            yes_bias = round(biases[layouts[kind]], 2)
     update = {"name": endpoint.model, "layout": layouts, "weight": weights, "yes_bias": yes_bias}
     return Probe(found.model_copy(update=update), losses, len(done), len(trials))
 
@@ -173,14 +178,11 @@ async def _beside(
     if encoder is None or not feeds_heads(encoder) or not trials:
         return nothing
     vectors = np.array(await encode(encoder, [trial.text for trial in trials], context))
-    heads = {
-        question: await relevance_head(question, context)
-        for question in {trial.question for trial in trials}
-    }
     found: list[Floats] = []
     for trial, vector, zeros in zip(trials, vectors, nothing, strict=True):
-        head = heads[trial.question]
-        found.append(zeros if head is None else head(vector[None])[0])
+        asked = trial.question
+        words = (await words_head(asked, context))(vector[None])[0] if speaks(asked) else zeros
+        found.append(words)
     return found
 
 
@@ -189,8 +191,24 @@ def _yes_bias(rows: Sequence[_Row], layout: Layout) -> float:
     return float(np.mean([row.model[layout][0] - row.model[layout][1] for row in rows]))
 
 
-def _loss(rows: Sequence[_Row], layout: Layout, weight: float, yes_bias: float) -> float:
-    """Log loss of encoder and model together."""
+def _without_bias(rows: Sequence[_Row]) -> list[_Row]:
+    """Take the mean of each task out of what was read of it: its labels are balanced."""
+    by_task: dict[str, list[_Row]] = {}
+    for row in rows:
+        by_task.setdefault(row.trial.task, []).append(row)
+    found: list[_Row] = []
+    for same in by_task.values():
+        words = np.mean([row.words for row in same], 0)
+        means = {at: np.mean([row.model[at] for row in same], 0) for at in LAYOUTS}
+        found += [
+            _Row(row.trial, {at: row.model[at] - means[at] for at in LAYOUTS}, row.words - words)
+            for row in same
+        ]
+    return found
+
+
+def _loss(rows: Sequence[_Row], layout: Layout, weight: float, yes_bias: float = 0.0) -> float:
+    """Log loss of words and model together."""
     losses: list[float] = []
     for row in rows:
         logs = row.words + weight * row.model[layout]

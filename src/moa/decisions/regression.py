@@ -24,7 +24,6 @@ _WORSE = 1.01
 _BLIND = 4.0
 _WEIGHT_SD = 0.5
 _BIAS_SD = 1.0
-_FOLDS = 8
 
 
 def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> Ints:
@@ -193,20 +192,6 @@ def fit_blend(
 
     point = _lowest(loss, start, steps=200, near=1e-5)
     return Blend.of(point[:sources], point[sources:])
-
-
-def held_out_loss(readings: Floats, labels: Ints, *, weights: Floats, bias: Floats) -> float:
-    """Mean log loss of each text under a blend that was fitted to the others, in eight folds."""
-    fold = np.zeros(len(labels), np.intp)
-    for option in np.unique(labels):
-        rows = np.flatnonzero(labels == option)
-        fold[rows] = (np.arange(len(rows)) + option) % _FOLDS
-
-    def predict(out: Bools) -> Floats:
-        found = fit_blend(readings[~out], labels[~out], weights=weights, bias=bias)
-        return found.logs(readings[out])
-
-    return log_loss(cross_validated(fold, predict), labels, least=1e-6)
 
 
 def centred_mean(reading: Floats) -> Floats:

@@ -48,24 +48,38 @@ def sentence_encoder() -> SentenceEncoder | None:
     return None if SentenceEncoder.missing() else SentenceEncoder()
 
 
-def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
-    """Give the encoder that stands beside an endpoint that decides; `None` where there is none.
+def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
+    """Give the encoder that can be read beside an endpoint; `None` where there is none.
 
-    Any endpoint is asked itself but the built-in one, which means a model with the multilingual
-    encoder, where that is installed. An endpoint can say otherwise by an attribute `encoder`.
+    It is the multilingual one, where that is installed. An endpoint can say otherwise by an
+    attribute `encoder`.
     """
     inner = unwrapped(as_endpoint(endpoint))
     if hasattr(inner, "encoder"):
         return cast("Endpoint | None", getattr(inner, "encoder"))  # noqa: B009 - no endpoint's own
-    if not isinstance(inner, EmbeddedEndpoint) or MultilingualEncoder.missing():
-        return None
-    return MultilingualEncoder(price=FREE)
+    return None if MultilingualEncoder.missing() else MultilingualEncoder(price=FREE)
+
+
+def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
+    """Give the encoder that decides beside an endpoint unasked; `None` where there is none.
+
+    Any endpoint is asked itself but the built-in one, which means a model with the multilingual
+    encoder, and one that says so by an attribute `encoder`.
+    """
+    inner = unwrapped(as_endpoint(endpoint))
+    beside = isinstance(inner, EmbeddedEndpoint) or hasattr(inner, "encoder")
+    return encoder_for(endpoint) if beside else None
+
+
+def feeds_heads(encoder: Endpoint) -> bool:
+    """Whether its vectors are those that the heads which ship read."""
+    return encoder.model == MultilingualEncoder.model
 
 
 def reads_heads(endpoint: Endpoint | str) -> bool:
     """Whether the encoder beside an endpoint gives the vectors that the shipped heads read."""
     encoder = encoder_beside(endpoint)
-    return encoder is not None and encoder.model == MultilingualEncoder.model
+    return encoder is not None and feeds_heads(encoder)
 
 
 class Encoder(EndpointBase):

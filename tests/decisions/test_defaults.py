@@ -69,7 +69,7 @@ async def test_a_model_whose_answers_count_nothing_is_not_asked() -> None:
     )
     assert endpoint.states == []
     assert not result.output.kept
-    assert "filter by words" in said(result)
+    assert "by the words of the question" in said(result)
 
 
 @installed
@@ -91,7 +91,8 @@ async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_eight_on(each: 
     meows = await agent.run("My cat meows at night.")
     assert meows.output.label == "x"
     assert (await agent.run("The car needs a new gearbox.")).output.label == "y"
-    assert "label by labelled texts" in said(meows)
+    assert f"fitted to {2 * each} labelled texts by encoder" in said(meows)
+    assert endpoint.states == []
 
 
 @installed
