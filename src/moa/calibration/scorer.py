@@ -20,7 +20,7 @@ from itertools import combinations
 from typing import NamedTuple, Self
 
 from moa.calibration.bounds import Outcome
-from moa.calibration.features import Feature, LabelFeature
+from moa.calibration.features import ENCODER, Feature, LabelFeature
 from moa.calibration.file import Calibration, Candidate, Measures, Uncertainty
 from moa.calibration.reader import Reading
 from moa.decisions.arrays import (
@@ -101,33 +101,35 @@ def held_out(parts: Sequence[Part], labels: Ints, folds: Ints) -> Floats:
 
 
 def _blended(parts: Sequence[Part], logs: Floats, labels: Ints) -> Blend:
-    """Fit the blend; heads have found the frequency of each option already."""
+    """Fit the blend around a plain average.
+
+    Heads have found the frequency of each option already, and the words of a question lean to
+    none. A head that was fitted to few labels counts for less than what was fitted to none.
+    """
     heads = np.array([part.head is not None for part in parts])
-    if not heads.all():
+    if any(isinstance(part.reading.feature, LabelFeature) for part in parts):
         return around_average(logs, labels, heads)
-    weights = np.full(len(parts), _trust(len(labels)) / len(parts))
-    bias = np.zeros(logs.shape[2])
-    return fit_blend(logs, labels, weights=weights, bias=bias, bias_sd=_HEADS_BIAS_SD)
+    weights = _trusted(plain(*logs.shape[1:]).weights, heads, len(labels))
+    bias, sd = np.zeros(logs.shape[2]), _HEADS_BIAS_SD if heads.all() else 1.0
+    return fit_blend(logs, labels, weights=weights, bias=bias, bias_sd=sd, positive=True)
 
 
 def around_average(logs: Floats, labels: Ints, heads: Bools | None = None) -> Blend:
-    """Fit one weight for each feature and one bias for each option, around a plain average.
-
-    A head that was fitted to few labels counts for less than what was fitted to none.
-    """
+    """Fit one weight for each feature and one bias for each option, around a plain average."""
     features, options = logs.shape[1:]
     weights = plain(features, options).weights
-    if heads is not None and heads.any():
-        trust = _trust(len(labels))
-        weights = weights * np.where(heads, trust, 2 - trust)
-        weights = weights / weights.sum()
+    weights = weights if heads is None else _trusted(weights, heads, len(labels))
     bias = matching_bias(logs, weights, class_prior(labels, options))
-    return fit_blend(logs, labels, weights=weights, bias=bias)
+    return fit_blend(logs, labels, weights=weights, bias=bias, positive=True)
 
 
-def _trust(labels: int) -> float:
-    """How much a head is worth that was fitted to so many labels, from 0 to 1."""
-    return min(1.0, 2 * labels / (labels + _FEW))
+def _trusted(weights: Floats, heads: Bools, labels: int) -> Floats:
+    """Take weight from heads that were fitted to few labels, and give it to what wasn't fitted."""
+    trust = min(1.0, 2 * labels / (labels + _FEW))
+    if heads.all():
+        return weights * trust
+    moved = weights * np.where(heads, trust, 2 - trust if heads.any() else 1.0)
+    return moved / moved.sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +187,18 @@ def tried(
     def loss(one: Tried) -> float:
         return one.candidate.log_loss
 
-    # The options in the opposite order are the same feature once more, and stand beside it.
-    alone = [part for part in parts if not getattr(part.reading.feature, "turned", False)]
-    found = [of(part) for part in alone]
-    best = min(found, key=loss)
+    # The options in the opposite order are the same feature once more, and stand beside it. A head
+    # and the words of the question read one vector, and go together: of few labels each is unsure.
+    together = tuple(part for part in parts if part.reading.feature.source == ENCODER)
+    others = [part for part in parts if part not in together]
+    alone = [part for part in others if not getattr(part.reading.feature, "turned", False)]
+    starts = [*([together] if together else []), *((part,) for part in alone)]
+    found = [of(*start) for start in starts]
+    best, chance = min(found, key=loss), max(_GAIN, _CHANCE / len(labels))
     while new := [part for part in parts if part not in best.parts]:
         more = [of(*(p for p in parts if p in (*best.parts, added))) for added in new]
         better = min(more, key=loss)
-        if loss(better) > loss(best) - max(_GAIN, _CHANCE / len(labels)):
+        if loss(better) > loss(best) - chance:
             break
         found.append(better)
         best = better

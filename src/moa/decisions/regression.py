@@ -148,13 +148,21 @@ def _fitted(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
 
 
 def _lowest(
-    loss: Callable[[Floats], tuple[float, Floats]], start: Floats, *, steps: int, near: float
+    loss: Callable[[Floats], tuple[float, Floats]],
+    start: Floats,
+    *,
+    steps: int,
+    near: float,
+    positive: int = 0,
 ) -> Floats:
-    """Minimise a smooth convex loss, given with its slope."""
+    """Minimise a smooth convex loss, given with its slope; the first `positive` are at least 0."""
     minimize, threads = _scipy()
     limits = {"gtol": near, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
+    bounds = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
     with threads.limit(limits=1):  # of arrays as small as these, several wait for one another
-        point: Floats = minimize(loss, start, jac=True, method="L-BFGS-B", options=limits).x
+        point: Floats = minimize(
+            loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits
+        ).x
     return point
 
 
@@ -170,12 +178,19 @@ def _scipy() -> tuple[Any, Any]:
 
 
 def fit_blend(
-    readings: Floats, labels: Ints, *, weights: Floats, bias: Floats, bias_sd: float = _BIAS_SD
+    readings: Floats,
+    labels: Ints,
+    *,
+    weights: Floats,
+    bias: Floats,
+    bias_sd: float = _BIAS_SD,
+    positive: bool = False,
 ) -> Blend:
     """Find the most probable weights and bias, given labels and a Gaussian prior around a start.
 
     Readings are log-probabilities: texts, readings, options. The standard deviation of the prior is
-    0.5 for the weights, and `bias_sd` for the bias.
+    0.5 for the weights, and `bias_sd` for the bias. Weights may have to be `positive`: by
+    cross-validation on few labels, what says nothing seems to say the opposite.
     """
     n, sources, options = readings.shape
     start = np.concatenate([weights, bias])
@@ -190,7 +205,7 @@ def fit_blend(
         value = float((precision * away**2).sum()) / 2 - float((target * logs).sum())
         return value / n, (slope + precision * away) / n
 
-    point = _lowest(loss, start, steps=200, near=1e-5)
+    point = _lowest(loss, start, steps=200, near=1e-5, positive=sources if positive else 0)
     return Blend.of(point[:sources], point[sources:])
 
 
