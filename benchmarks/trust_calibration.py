@@ -124,7 +124,7 @@ async def _measured(target: Target, data: Path, kept: Kept, few: int | None) -> 
         made = Calibration.model_validate(before["file"])
         for line in (*(_tried(one) for one in made.candidates), *made.notes, made.origin):
             print(f"{target.name}: {line}")
-        print(f"{target.name}: {made.proven[0].summary}", flush=True)
+        print(f"{target.name}: {made.proven.bound.summary}", flush=True)
         rest = rows[target.labels :][:few]
         report = (
             await evaluate(

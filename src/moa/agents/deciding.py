@@ -27,7 +27,7 @@ from moa.calibration.features import (
     WordsFeature,
     sources_of,
 )
-from moa.calibration.file import Calibration
+from moa.calibration.file import Calibration, HeadFile
 from moa.context import RunContext
 from moa.decisions import ENOUGH
 from moa.endpoints import Endpoint, Example
@@ -130,7 +130,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         copied.decide_by(copied._by_name(calibration))
         return copied
 
-    def by_shipped_head(self, name: str, *, file: str = "support") -> Self:
+    def by_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
         """Copy the agent, to decide its one question by the head that ships for `name` in a file.
 
         Where no encoder stands beside the endpoint it stays as it is.

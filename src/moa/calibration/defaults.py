@@ -12,7 +12,7 @@ from moa.calibration.features import (
     VectorFeature,
     WordsFeature,
 )
-from moa.calibration.file import Calibration, FitRecord, QuestionRecord, ShippedHead, now
+from moa.calibration.file import Calibration, FitRecord, HeadFile, QuestionRecord, ShippedHead, now
 from moa.decisions import PromptVariant
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import known
@@ -67,7 +67,7 @@ def by_words(
     return made(question, [words, labels], fit, f"by the words and {endpoint.model}, as probed")
 
 
-def shipped(question: Question, name: str, *, file: str = "support") -> Calibration:
+def shipped(question: Question, name: str, *, file: HeadFile = "support") -> Calibration:
     """Decide a question by the head that ships for the question `name` in a file."""
     fit = FitRecord(
         heads=(ShippedHead(file=file, question=name),),

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field
 
@@ -83,10 +83,14 @@ class HeadRecord(Frozen):
         return Head(weights.astype(float), np.array(self.bias))
 
 
+HeadFile = Literal["support", "sentiment"]
+"""A file of heads that ship."""
+
+
 class ShippedHead(Frozen):
     """A head that ships, by the name of its file and its question."""
 
-    file: str
+    file: HeadFile
     question: str
 
     def head(self) -> Head:
@@ -222,6 +226,15 @@ class Reached(Measures):
     tokens: float
 
 
+class Proven(NamedTuple):
+    """What a calibration with a bound was shown to keep."""
+
+    bound: Bound
+    data: DataRecord
+    """What it was found on."""
+    reached: Reached
+
+
 class Calibration(Frozen):
     """What decides a question, and what is promised of its decisions, if anything is.
 
@@ -311,7 +324,7 @@ class Calibration(Frozen):
         return sorted({feature.source for feature in self.features})
 
     @property
-    def proven(self) -> tuple[Bound, DataRecord, Reached]:
+    def proven(self) -> Proven:
         """The bound, with the data that it was found on and what was reached on them.
 
         Raises:
@@ -322,7 +335,7 @@ class Calibration(Frozen):
                 f"nothing is promised of these decisions ({self.origin}): they were fitted without "
                 "rows held out. moa calibrate finds a bound on labelled rows"
             )
-        return self.bound, self.data, self.reached
+        return Proven(self.bound, self.data, self.reached)
 
     @property
     def more_rows(self) -> int | None:

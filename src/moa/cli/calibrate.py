@@ -205,7 +205,7 @@ async def _recheck(
             ready, rows, context=context, language=detector(), progress=progress
         )
     screen.warn(list(notes))
-    bound = made.proven[0]
+    bound = made.proven.bound
     confirmed = bound.threshold is not None
     screen.out().print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
     if out is not None:

@@ -218,7 +218,7 @@ def promotion_of(
         raise InputError(f"nothing of the rest of the log could be decided on: {failed}")
     correct = np.array([a.text == row.label for a, row in zip(answers, rest, strict=True)])
     taken = np.array([a.accepted is True for a in answers])
-    bound = made.proven[0]
+    bound = made.proven.bound
     coverage, order = float(taken.mean()), ranked(answers)
     # As decisions, of which one threshold, fixed before, accepts those that were taken.
     outcomes = [
