@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
-
-import numpy as np
 
 from heads import read
 from moa.calibration.adapt import adapt
@@ -67,8 +66,8 @@ async def measured(name: str, data: Path) -> list[str]:
     for count in LABELS:
         shares: list[float] = []
         for draw in range(DRAWS):
-            some = np.random.RandomState(draw).permutation(len(rows) - HELD)[:count]
-            labelled = [Example(rows[n]["text"], {"label": rows[n]["label"]}) for n in some]
+            some = random.Random(draw).sample(rows[:-HELD], count)
+            labelled = [Example(row["text"], {"label": row["label"]}) for row in some]
             shares.append(await right(question, held, await fitted(question, labelled, ())))
         cells.append(median(shares))
     return [name, *(f"{cell:.3f}" for cell in cells)]

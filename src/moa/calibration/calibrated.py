@@ -10,7 +10,7 @@ from moa.calibration.file import Calibration, QuestionRecord
 from moa.context import RunContext
 from moa.endpoints.known import Identity, identity_of
 from moa.errors import CalibrationError, CapabilityError
-from moa.questions import Answer, Question
+from moa.questions import Answer, Question, Source
 
 
 @dataclass(slots=True)
@@ -95,12 +95,12 @@ class Calibrated:
         made = self.calibration
         pairs = zip(made.features, reads, strict=True)
         found, accepted = made.decide([values_of(feature, r, text)[None] for feature, r in pairs])
-        read = [answer.source for answer in said if answer.probabilities is not None]
+        sources: list[Source] = [a.source for a in said if a.probabilities is not None]
         tells = any(answer.label_mass is not None for answer in said)
         return Answer(
             question=self.question,
             probabilities=tuple(found.probabilities[0].tolist()),
-            source=read[0] if read else "encoder",
+            source=sources[0] if sources else "encoder",
             accepted=None if made.bound is None else bool(accepted[0]),
             label_mass=float(found.mass[0]) if tells and found.mass is not None else None,
             doubtful=bool(made.doubtful),

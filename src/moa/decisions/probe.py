@@ -103,7 +103,7 @@ async def probe(
         layouts[kind] = "chat" if gains else "completion"
         biases = {at: _yes_bias(here, at) if kind == "predicate" else 0.0 for at in LAYOUTS}
         if headed:
-            ways = [(at, w) for at in LAYOUTS for w in WEIGHTS]
+            ways: list[tuple[Layout, float]] = [(at, w) for at in LAYOUTS for w in WEIGHTS]
             tried = {(at, w): _loss(here, at, w, biases[at]) for at, w in ways}
             best = min(ways, key=lambda way: tried[way])
             weights[kind] = 0.0
