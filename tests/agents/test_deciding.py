@@ -118,7 +118,7 @@ def corrected(
     (question,) = Sentiment(ScriptedEndpoint()).questions
     variants = shown or ((),)
     features = [
-        LabelFeature(name=str(place), prompt_variants=(variant,), read_as=None)
+        LabelFeature(name=str(place), prompt_variants=(variant,), read_as=None, asked_as="")
         for place, variant in enumerate(variants)
     ]
     fit = FitRecord(heads=(None,) * len(features), weights=weights, bias=bias)
@@ -157,6 +157,28 @@ async def test_questions_with_calibrations_that_show_the_same_texts_are_asked_to
     behind = {"refund": as_asked(refund, shown), "topic": as_asked(topic, shown)}
     await Decider(endpoint, Triage).calibrated(behind).run("hi")
     assert sorted(endpoint.shown, key=len) == [(), tuple(shown)]
+
+
+async def test_a_question_is_asked_by_the_name_that_it_had_when_it_was_fitted() -> None:
+    agent = Decider(SimulatedEndpoint(), Triage)
+    refund, topic, _ = agent.questions
+    by = {
+        q.name: made(q, [LabelFeature(asked_as="label", read_as=None)], None, "fitted as a label")
+        for q in (refund, topic)
+    }
+    names: list[list[str]] = []
+
+    class Named(SimulatedEndpoint):
+        async def decide(
+            self, state: str, questions: Sequence[Question], *given: Any, **more: Any
+        ) -> Decision:
+            names.append([question.name for question in questions])
+            return await super().decide(state, questions, *given, **more)
+
+    endpoint = Named(rule=lambda _: {"label": {}} | SURE)
+    result = await Decider(endpoint, Triage, calibration=by).run("hi")
+    assert sorted(name for asked in names for name in asked) == ["label", "label", "urgency"]
+    assert result.output.refund.question == "refund"
 
 
 def test_a_calibration_for_another_question_or_none_is_refused() -> None:

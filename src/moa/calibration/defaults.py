@@ -46,7 +46,9 @@ def as_asked(
     question: Question, examples: Sequence[Example] = (), *, origin: str = "asked as it is"
 ) -> Calibration:
     """Take the endpoint's answer as it is, behind examples if any."""
-    feature = LabelFeature(prompt_variants=(shown_as(question, examples),), read_as=None)
+    feature = LabelFeature(
+        prompt_variants=(shown_as(question, examples),), read_as=None, asked_as=""
+    )
     return made(question, [feature], None, origin)
 
 
@@ -62,7 +64,9 @@ def by_words(
         return made(question, [words], fit, "by the words of the question")
     half = weight * about.yes_bias / 2
     bias = (-half, half) if question.kind == "predicate" else zeros
-    labels = LabelFeature(prompt_variants=(shown_as(question, examples),), read_as=None)
+    labels = LabelFeature(
+        prompt_variants=(shown_as(question, examples),), read_as=None, asked_as=""
+    )
     fit = FitRecord(heads=(None, None), weights=(1.0, weight), bias=bias)
     return made(question, [words, labels], fit, f"by the words and {endpoint.model}, as probed")
 

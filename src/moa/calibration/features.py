@@ -78,6 +78,9 @@ class LabelFeature(Frozen):
     known to suit the model."""
     layout: str = ""
     """What the prompt looked like without a text; empty where nothing was fitted to it."""
+    asked_as: str = ASKED_AS
+    """Name that the question had when it was fitted, since a server may look at it; empty: the
+    name that it has."""
 
     @classmethod
     def of(
@@ -97,12 +100,14 @@ class LabelFeature(Frozen):
             turned=turned,
             read_as=read_as,
             layout=layout_of(question, read_as),
+            asked_as=question.name,
         )
 
     def asked(self, question: Question) -> Question:
         """Lay the question out as it is asked."""
         options = question.options[::-1] if self.turned else question.options
-        return replace(question, options=options, layout=self.read_as or question.layout)
+        name, layout = self.asked_as or question.name, self.read_as or question.layout
+        return replace(question, name=name, options=options, layout=layout)
 
 
 class VectorFeature(Frozen):
@@ -184,16 +189,22 @@ class Request:
 
 
 def requests_of(asks: Sequence[Ask]) -> list[Request]:
-    """Join what is asked of one endpoint behind the same texts into one request each."""
+    """Join what is asked of one endpoint behind the same texts into one request each.
+
+    Questions of one name go apart.
+    """
     found: dict[object, list[tuple[Question, PromptVariant, _Place]]] = {}
     for place, (question, features) in enumerate(asks):
         for at, feature in enumerate(features):
             if not isinstance(feature, LabelFeature):
                 continue
             for variant, shown in enumerate(feature.prompt_variants):
+                asked = feature.asked(question)
                 key = feature.source, feature.turned, tuple(example.text for example in shown)
-                part = feature.asked(question), shown, (place, at, variant)
-                found.setdefault(key, []).append(part)
+                apart = 0
+                while any(asked.name == other.name for other, _, _ in found.get((key, apart), ())):
+                    apart += 1
+                found.setdefault((key, apart), []).append((asked, shown, (place, at, variant)))
     return [
         Request(
             source=asks[same[0][2][0]].features[same[0][2][1]].source,

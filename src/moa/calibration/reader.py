@@ -90,20 +90,21 @@ class Answers:
         context: RunContext,
     ) -> Answer:
         """Ask one question, and behind no examples the others with it."""
+        name = feature.asked(question).name
         alone = feature.model_copy(update={"prompt_variants": (shown,)})
         asks = [Ask(question, [alone])]
         if not shown and not feature.turned:
             endpoint = self.sources[feature.source]
-            others = (other for other in self.questions if other.name != question.name)
+            others = (other for other in self.questions if other.name not in (name, question.name))
             asks += [Ask(other, [LabelFeature.of(other, endpoint)]) for other in others]
         (request,) = requests_of(asks)
         key = feature.source, feature.turned, feature.read_as, shown, text
         answers = self._known.setdefault(str(key), {})
-        if question.name not in answers:
+        if name not in answers:
             found = await request.ask(text, self.sources, context)
             answers.update((answer.question.name, answer) for answer in found)
-        self.source = answers[question.name].source
-        return answers[question.name]
+        self.source = answers[name].source
+        return answers[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
