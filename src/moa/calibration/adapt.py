@@ -245,7 +245,7 @@ class _Unlabelled:
         *,
         whole: bool = False,
     ) -> None:
-        """Add a feature; its `whole` mean is its bias, or what more than one option may share."""
+        """Add a feature, and take its bias out: its `whole` mean, or all but a part of it."""
         self.features.append(feature)
         self.weights.append(weight)
         self.bias = self.bias - weight * (centred_mean(logs) if whole else shrunk_mean(logs))

@@ -123,7 +123,7 @@ async def calibrate(
         BudgetExceeded: a limit would be passed.
         DeadlineExceeded: the run's time is up.
     """
-    data = sort_out(rows, names := data_names(question))
+    data = sort_out(rows, names := option_names(question))
     task = _Task(data, names, guarantee or Guarantee(), by_label=by_label, learn=learn)
     reader = FeatureReader(
         question=replace(question, name=ASKED_AS),
@@ -161,7 +161,7 @@ async def fit_all(
     Returns:
         `None` where nothing could be read, and the reader says why.
     """
-    data = sort_out(rows, names := data_names(reader.question))
+    data = sort_out(rows, names := option_names(reader.question))
     task = _Task(data, names, Guarantee(), by_label=False, learn="all")
     reader.texts = [row.text for row in data.rows]
     made = await _made(_Search(reader, task, latency_penalty, own))
@@ -184,7 +184,7 @@ async def fit_all(
     ).sealed()
 
 
-def data_names(question: Question) -> list[str]:
+def option_names(question: Question) -> list[str]:
     """Names of the options, which are the labels."""
     return [option.name for option in question.options]
 
