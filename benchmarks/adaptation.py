@@ -112,6 +112,7 @@ async def measured(name: str, served: str, data: Path, count: int, concurrency: 
             right, tokens = await shown_share(slm, question, held, chosen, concurrency)
             found.append(right)
             took.append(tokens)
+        model.encoder = ENCODER  # type: ignore[union-attr]
         agent = Classifier(
             slm,
             labels,
@@ -121,7 +122,6 @@ async def measured(name: str, served: str, data: Path, count: int, concurrency: 
             examples=[(row["text"], row["label"]) for row in drawn],
             name="label",
         )
-        agent.encoder = ENCODER
         found.append(await share(agent, held, RunContext(keep_notes=False)))
     return [*found, took[1] / took[0]]
 

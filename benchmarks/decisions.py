@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import create_model
 
 from moa import Classifier, Endpoint, Example, Extractor, RunContext
+from moa.calibration.features import LabelFeature
 from moa.endpoints.wrappers import Cached
 from moa.errors import MoaError
 from report import table, write
@@ -96,6 +97,12 @@ def scored(
     return Found(float(right.mean()), float(np.mean(f1)), float(ece) if known else -1.0, fresh)
 
 
+def views_of(agent: Classifier[Any]) -> int:
+    """How often the model reads a text for one decision."""
+    read = [feature for made in agent.calibrations.values() for feature in made.features]
+    return sum(len(f.prompt_variants) for f in read if isinstance(f, LabelFeature)) or 1
+
+
 async def decided(
     agent: Classifier[str], rows: Sequence[Row]
 ) -> tuple[list[tuple[str | None, float | None]], float]:
@@ -113,7 +120,7 @@ async def decided(
     total = context.usage.total
     calls = max(1, total.calls)
     fresh = (total.input_tokens - total.cached_input_tokens + total.output_tokens) / calls
-    views = 1 if agent.adaptation is None else len(agent.adaptation.prompt_variants)
+    views = views_of(agent)
     return found, fresh * views
 
 
@@ -222,7 +229,7 @@ async def speeds(data: Path, slm: Endpoint) -> dict[str, dict[str, float]]:
         found[name] = {
             "per_s": 100 / (time.perf_counter() - start),
             "fresh_tokens": fresh,
-            "views": 1 if fitted.adaptation is None else len(fitted.adaptation.prompt_variants),
+            "views": views_of(fitted),
         }
     return found
 

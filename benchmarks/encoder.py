@@ -9,18 +9,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import fmean, median
 
-import numpy as np
-
-from heads import kept, read
+from heads import read
+from moa.calibration.adapt import adapt
+from moa.calibration.calibrated import Calibrated
+from moa.calibration.file import Calibration
 from moa.context import RunContext
-from moa.decisions import Adaptation, zero_shot
-from moa.decisions.heads import relevance_head
-from moa.decisions.regression import shrunk_mean
+from moa.endpoints import Example
+from moa.endpoints.encoders import MultilingualEncoder
 from moa.questions import Option, Question
+from moa.testing import SimulatedEndpoint
 from report import table, write
 
 FEELS, MESSAGE = "What does the writer feel?", "What kind of message is this?"
@@ -35,62 +37,72 @@ SETS: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
     "ten intents": ("intent_banking10", "What is this message about?", {}),
 }
+ENCODER = MultilingualEncoder()
 LABELS = (8, 32, 128, 512)
 DRAWS = 5
 HELD, UNLABELLED = 300, 128
 TEXT = """
 ## Encoder
 
-The heads on the encoder's vectors alone, as `adapt` puts them beside a model; no language model is
-asked. Shares right of the last {held} rows of each set, which take no part in anything. Without a
-label the words of the question decide, and their bias is taken out on {unlabelled} other texts of
-the set. With labels a head is fitted to them and blended with the words; medians of {draws} draws.
-The head on the words never saw these sets. The same rows serve all columns; rows of other
-sections are others, so compare across sections with care.
+What decides where no language model is asked. Shares right of the last {held} rows of each set,
+which take no part in anything. Without a label the words of the question decide, and their bias is
+taken out on {unlabelled} other texts of the set. With labels a head is fitted to them and weighed
+with the words; medians of {draws} draws. The head on the words never saw these sets. The same rows
+serve all columns; rows of other sections are others, so compare across sections with care.
 
 {rows}
 """
 
 
-def measured(name: str, data: Path, cache: Path) -> list[str]:
+async def measured(name: str, data: Path) -> list[str]:
     folder, task, words = SETS[name]
     rows = read(next((data / folder).glob("*.jsonl")))
-    found = np.asarray(kept(cache / f"{folder}.npz", [row["text"] for row in rows]))
     labels = sorted({row["label"] for row in rows})
-    right = np.array([labels.index(row["label"]) for row in rows])
     options = tuple(Option(label, label, words.get(label)) for label in labels)
     question = Question("label", "choice", task, options)
-    head = asyncio.run(relevance_head(question, RunContext()))
-    assert head is not None
-    held = np.arange(len(rows)) >= len(rows) - HELD
-    bias = shrunk_mean(head(found[:UNLABELLED]))
-    cells = [share((head(found[held]) - bias).argmax(1), right[held])]
+    held = rows[-HELD:]
+    texts = [row["text"] for row in rows[:UNLABELLED]]
+    cells = [await right(question, held, await fitted(question, (), texts))]
     for count in LABELS:
         shares: list[float] = []
         for draw in range(DRAWS):
-            some = np.random.RandomState(draw).permutation(len(rows) - HELD)[:count]
-            if zero_shot.fits(right[some]):
-                args = (question, head, found[some], None, right[some])
-                made, _ = zero_shot.by_labels(Adaptation(origin=name), *args)
-                offsets = np.array(made.corrections["label"].offsets)
-                read_now: Any = made.heads["label"](found[held]) + offsets
-                shares.append(float((read_now.argmax(1) == right[held]).mean()))
-        cells.append(f"{median(shares):.3f}" if shares else "-")
-    return [name, *cells]
+            some = random.Random(draw).sample(rows[:-HELD], count)
+            labelled = [Example(row["text"], {"label": row["label"]}) for row in some]
+            shares.append(await right(question, held, await fitted(question, labelled, ())))
+        cells.append(median(shares))
+    return [name, *(f"{cell:.3f}" for cell in cells)]
 
 
-def share(given: Any, right: Any) -> str:
-    return f"{(given == right).mean():.3f}"
+async def fitted(
+    question: Question, labelled: Sequence[Example], unlabelled: Sequence[str]
+) -> Calibration:
+    """Fit without the model, as an agent does to its own examples."""
+    found = await adapt(
+        SimulatedEndpoint(),
+        [question],
+        labelled=labelled,
+        unlabelled=unlabelled,
+        encoder=ENCODER,
+        asks=False,
+    )
+    return found["label"]
+
+
+async def right(question: Question, rows: Sequence[dict[str, str]], made: Calibration) -> float:
+    ready = Calibrated(made, question, {"encoder": ENCODER})
+    context = RunContext(keep_notes=False)
+    answers = [await ready.answer(row["text"], context) for row in rows]
+    names = [question.options[answer.best].name for answer in answers]
+    return fmean(name == row["label"] for name, row in zip(names, rows, strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"), required=False)
-    parser.add_argument("--cache", type=Path, default=Path("/tmp"), help="where vectors are kept")
     given = parser.parse_args()
     if given.data is None:
         parser.error("give the folder of labelled sets, by --data or $MOA_DATA")
-    rows = [measured(name, given.data, given.cache) for name in SETS]
+    rows = [asyncio.run(measured(name, given.data)) for name in SETS]
     body = TEXT.format(
         held=HELD,
         unlabelled=UNLABELLED,

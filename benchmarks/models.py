@@ -84,6 +84,7 @@ async def measured(file: str | None, name: str, data: Path, count: int) -> list[
         question = Question("label", "choice", task, options)
         found.append(await asked_once(slm, question, held, context))
         for encoder, shown in ((None, ()), (ENCODER, ()), (ENCODER, examples)):
+            model.encoder = encoder
             agent = Classifier(
                 slm,
                 labels,
@@ -93,7 +94,6 @@ async def measured(file: str | None, name: str, data: Path, count: int) -> list[
                 examples=shown,
                 name="label",
             )
-            agent.encoder = encoder
             found.append(await share(agent, held, context))
     return found
 

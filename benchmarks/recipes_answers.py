@@ -285,7 +285,9 @@ def _program_recipe(name: str, graph: Callable[[Models], Any]) -> Recipe:
 
 RECIPES = (
     _problem("solve", ready("solve", "question", max_tokens=512)),
-    _problem("self_consistency", ready("self_consistency", "question", node="large", key="last_number")),
+    _problem(
+        "self_consistency", ready("self_consistency", "question", node="large", key="last_number")
+    ),
     _problem("best_of_n", ready("best_of_n", "question", node="large", key="last_number")),
     _problem("debate", ready("debate", "question", key="last_number")),
     _problem("refine", ready("refine", "question")),

@@ -35,7 +35,7 @@ Read = Callable[[Row], Awaitable[Row]]
 class Alone(EmbeddedEndpoint):
     """A model without an encoder beside it."""
 
-    encoder = None
+    encoder: Endpoint | None = None
 
 
 def ticket(row: Row) -> Ticket:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from kept import Kept
 from moa import EmbeddedEndpoint
-from moa.calibration.calibrated import Calibrated, Evaluation, evaluate
+from moa.calibration.calibrated import Calibrated
 from moa.calibration.features import sources_of
-from moa.calibration.file import Calibration
+from moa.calibration.file import Calibration, Candidate
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
-from moa.calibration.scorer import Candidate
+from moa.calibration.measuring import Evaluation, evaluate
 from moa.questions import Option, Question
 from report import table, write
 from saying import Said
@@ -122,9 +122,9 @@ async def _measured(target: Target, data: Path, kept: Kept, few: int | None) -> 
             kept.keep(calibrated_as, {"minutes": minutes, "file": file})
         before = kept.found[calibrated_as]
         made = Calibration.model_validate(before["file"])
-        for line in (*(_tried(one) for one in made.candidates), *made.notes, made.chosen):
+        for line in (*(_tried(one) for one in made.candidates), *made.notes, made.origin):
             print(f"{target.name}: {line}")
-        print(f"{target.name}: {made.bound.summary}", flush=True)
+        print(f"{target.name}: {made.proven.bound.summary}", flush=True)
         rest = rows[target.labels :][:few]
         report = (
             await evaluate(
@@ -151,9 +151,9 @@ def _tried(one: Candidate) -> str:
 
 
 def _by_itself(made: Calibration) -> Evaluation:
-    bound, reached = made.bound, made.reached
+    bound, data, reached = made.proven
     return Evaluation(
-        n=made.data.rows,
+        n=data.rows,
         accuracy=reached.accuracy,
         macro_f1=reached.macro_f1,
         ece=reached.ece,

@@ -8,8 +8,6 @@ from enum import Enum
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from moa import (
@@ -27,9 +25,19 @@ from moa import (
     score,
 )
 from moa.agents.filter import Action
-from moa.decisions import Adaptation, Correction
+from moa.calibration.defaults import as_asked, made
+from moa.calibration.features import ASKED_AS, LabelFeature
+from moa.calibration.file import Calibration, FitRecord
 from moa.endpoints import Capability, Decision
-from moa.errors import CapabilityError, ConfigError, InputError, InvalidResponse, Unanswered
+from moa.endpoints.encoders import MultilingualEncoder
+from moa.errors import (
+    CalibrationError,
+    CapabilityError,
+    ConfigError,
+    InputError,
+    InvalidResponse,
+    Unanswered,
+)
 from moa.questions import Answer, Question
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Amount
@@ -104,51 +112,98 @@ def test_an_endpoint_that_cannot_decide_is_refused_when_wired() -> None:
         Sentiment(ScriptedEndpoint(capabilities=able))
 
 
-async def test_an_adaptation_corrects_the_probabilities_and_says_so() -> None:
-    fair = Adaptation(
-        corrections={"sentiment": Correction((0.0, -20.0, 0.0))}, origin="bias removed"
-    )
+def corrected(
+    bias: tuple[float, ...], *shown: tuple[Example, ...], weights: tuple[float, ...] = (1.0,)
+) -> Calibration:
+    (question,) = Sentiment(ScriptedEndpoint()).questions
+    variants = shown or ((),)
+    features = [
+        LabelFeature(name=str(place), prompt_variants=(variant,), read_as=None, asked_as="")
+        for place, variant in enumerate(variants)
+    ]
+    fit = FitRecord(heads=(None,) * len(features), weights=weights, bias=bias)
+    return made(question, features, fit, "bias removed")
+
+
+async def test_a_calibration_without_a_bound_corrects_the_probabilities_and_says_so() -> None:
     endpoint = ScriptedEndpoint([{"sentiment": {"neutral": 0.8, "positive": 0.15}}] * 2)
     sentiment = Sentiment(endpoint)
     assert (await sentiment.run("fine")).output.label == "neutral"
-    result = await sentiment.adapted(fair).run("fine")
+    result = await sentiment.calibrated(corrected((0.0, -20.0, 0.0))).run("fine")
     assert result.output.label == "positive"
+    assert result.output.accepted is None
     assert sum(result.output.probabilities.values()) == pytest.approx(1.0)
     assert "probabilities corrected: bias removed" in [note.text for note in result.trace]
-    assert sentiment.adaptation is None
+    assert not sentiment.calibrations
 
 
-async def test_each_prompt_variant_of_an_adaptation_is_asked_once_and_all_are_weighed() -> None:
-    shown = (Example("ça va", {"sentiment": "neutral"}),)
-    both = Adaptation(
-        prompt_variants=((), shown),
-        corrections={"sentiment": Correction((0.0, 0.0, 0.0), (1.0, 1.0))},
-        origin="mine",
-    )
+async def test_each_prompt_variant_is_asked_once_and_all_are_weighed() -> None:
+    both = corrected((0.0,) * 3, (), (Example("ça va", {ASKED_AS: "neutral"}),), weights=(1.0, 1.0))
     asked = Asked({"sentiment": {"negative": 0.2, "neutral": 0.2, "positive": 0.6}})
-    result = await Sentiment(asked, adaptation=both).run("fine")
+    result = await Sentiment(asked, calibration=both).run("fine")
     assert result.usage.calls == 2
-    assert shown in asked.shown
-    assert len(asked.shown[0]) != len(asked.shown[1])
+    assert sorted(asked.shown, key=len) == [(), (Example("ça va", {"sentiment": "neutral"}),)]
     assert result.output.probabilities["positive"] == pytest.approx(0.36 / 0.44)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        pytest.param(Adaptation(corrections={"mood": Correction((0.0,))}, origin="x"), id="name"),
-        pytest.param(
-            Adaptation(corrections={"sentiment": Correction((0.0, 1.0))}, origin="x"), id="size"
-        ),
-        pytest.param(
-            Adaptation(prompt_variants=((Example("a", {"sentiment": "sad"}),),), origin="x"),
-            id="label",
-        ),
-    ],
-)
-def test_an_adaptation_for_other_questions_is_refused(wrong: Adaptation) -> None:
-    with pytest.raises(ConfigError):
-        Sentiment(ScriptedEndpoint()).adapted(wrong)
+async def test_questions_with_calibrations_that_show_the_same_texts_are_asked_together() -> None:
+    endpoint = ScriptedEndpoint([SURE])
+    agent = Decider(endpoint, Triage)
+    refund, topic, _ = agent.questions
+    shown = [Example("My card!", {"refund": "no", "topic": "card"})]
+    by = {"refund": as_asked(refund), "topic": as_asked(topic)}
+    assert (await agent.calibrated(by).run("hi")).usage.calls == 1
+    endpoint = Asked(SURE)
+    behind = {"refund": as_asked(refund, shown), "topic": as_asked(topic, shown)}
+    await Decider(endpoint, Triage).calibrated(behind).run("hi")
+    assert sorted(endpoint.shown, key=len) == [(), tuple(shown)]
+
+
+async def test_a_question_is_asked_by_the_name_that_it_had_when_it_was_fitted() -> None:
+    agent = Decider(SimulatedEndpoint(), Triage)
+    refund, topic, _ = agent.questions
+    by = {
+        q.name: made(q, [LabelFeature(asked_as="label", read_as=None)], None, "fitted as a label")
+        for q in (refund, topic)
+    }
+    names: list[list[str]] = []
+
+    class Named(SimulatedEndpoint):
+        async def decide(
+            self, state: str, questions: Sequence[Question], *given: Any, **more: Any
+        ) -> Decision:
+            names.append([question.name for question in questions])
+            return await super().decide(state, questions, *given, **more)
+
+    endpoint = Named(rule=lambda _: {"label": {}} | SURE)
+    result = await Decider(endpoint, Triage, calibration=by).run("hi")
+    assert sorted(name for asked in names for name in asked) == ["label", "label", "urgency"]
+    assert result.output.refund.question == "refund"
+
+
+def test_a_calibration_for_another_question_or_none_is_refused() -> None:
+    agent = Sentiment(ScriptedEndpoint())
+    other = as_asked(Filter(ScriptedEndpoint(), "spam", action="drop").questions[0])
+    with pytest.raises(CalibrationError, match="another kind of question"):
+        agent.calibrated(other)
+    with pytest.raises(CalibrationError, match="has no question 'mood'"):
+        agent.calibrated({"mood": other})
+
+
+async def test_what_was_refused_says_nothing_beside_what_was_read() -> None:
+    two = corrected((0.0,) * 3, (), (Example("ça va", {ASKED_AS: "neutral"}),), weights=(1.0, 1.0))
+    endpoint = ScriptedEndpoint([{"sentiment": {"positive": 0.7}}, {}])
+    answer = (await Sentiment(endpoint, calibration=two).run("fine")).output
+    assert answer.probabilities["positive"] == pytest.approx(0.7)
+    nothing = (await Sentiment(ScriptedEndpoint([{}, {}]), calibration=two).run("fine")).output
+    assert nothing.status == "missing"
+
+
+async def test_an_agent_alone_asks_its_endpoint() -> None:
+    encoder = SimulatedEndpoint(name="vectors", model=MultilingualEncoder.model)
+    small = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"sentiment": {"positive": 0.9}})
+    assert not Sentiment(small).asks_endpoint
+    assert (await Sentiment(small).alone().run("fine")).output.label == "positive"
 
 
 async def test_sentiment_reads_label_and_intensity_from_probabilities() -> None:
@@ -287,8 +342,8 @@ def test_a_classifier_takes_hundreds_of_labels_and_describes_them() -> None:
 
 
 async def test_a_written_label_has_no_confidence_and_says_so() -> None:
-    bias = Adaptation(corrections={"sentiment": Correction((9.0, 0.0, 0.0))}, origin="bias")
-    for agent in (Sentiment(Writing(), adaptation=bias), Classifier(Writing(), ["card", "app"])):
+    bias = corrected((9.0, 0.0, 0.0))
+    for agent in (Sentiment(Writing(), calibration=bias), Classifier(Writing(), ["card", "app"])):
         result = await agent.run("hello")
         assert result.output.source == "text"
         assert result.output.label in {"negative", "card"}
@@ -309,22 +364,6 @@ async def test_answers_to_other_questions_are_an_error() -> None:
 
     with pytest.raises(InvalidResponse, match="asked"):
         await Decider(Mixed(), Triage).run("hello")
-
-
-@given(st.lists(st.floats(0.001, 1.0), min_size=2, max_size=9), st.floats(0.2, 5.0), st.data())
-def test_corrected_probabilities_add_up_to_one(
-    weights: list[float], temperature: float, drawn: st.DataObject
-) -> None:
-    n = len(weights)
-    offsets = drawn.draw(st.lists(st.floats(-9, 9), min_size=n, max_size=n))
-    probabilities = [weight / sum(weights) for weight in weights]
-    corrected = Correction(tuple(offsets), (1 / temperature,)).apply([probabilities])
-    assert sum(corrected) == pytest.approx(1.0)
-    assert Correction((0.0,) * n).apply([probabilities]) == pytest.approx(probabilities)
-
-
-def test_what_is_impossible_stays_impossible() -> None:
-    assert Correction((5.0, 0.0)).apply([[0.0, 1.0]])[1] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("unit", ["1", "a@", "ignore ", "😀", "我的包裹在哪里", "\u200b", "[({<"])

@@ -19,10 +19,11 @@ from calibration.altered import Altered
 from calibration.made import QUESTION, endpoint, ready, rows
 from moa import Classifier, RunContext, Text
 from moa.calibration import Guarantee
-from moa.calibration.calibrated import check_models, evaluate, recheck
+from moa.calibration.calibrated import check_models
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
+from moa.calibration.measuring import evaluate, recheck
 from moa.calibration.scorer import measure
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
@@ -55,24 +56,24 @@ def context() -> RunContext:
 
 def test_what_was_tried_is_listed_and_one_of_it_chosen_with_a_reason(made: Calibration) -> None:
     assert "labels" in [one.name for one in made.candidates]
-    assert " + ".join(feature.name for feature in made.features) in made.chosen
+    assert " + ".join(feature.name for feature in made.features) in made.origin
     assert any("tokenizers" in note for note in made.notes)
-    assert made.data.fitted + made.data.held_out == made.data.rows == 400
+    assert made.proven.data.fitted + made.proven.data.held_out == made.proven.data.rows == 400
     assert made.uncertainty is None  # no sign helps
 
 
 async def test_accepted_decisions_keep_the_promise_on_new_rows(made: Calibration) -> None:
     found = await evaluate(ready(made), rows(1500, seed=7))
-    assert made.bound.threshold is not None
+    assert made.proven.bound.threshold is not None
     drawn = 3 * (0.05 * 0.95 / found.n) ** 0.5  # 1,500 rows are a sample too
     assert found.risk is not None
     assert found.risk <= 0.05 + drawn
-    assert found.coverage == pytest.approx(made.bound.coverage, abs=0.1)
+    assert found.coverage == pytest.approx(made.proven.bound.coverage, abs=0.1)
     assert found.accuracy > 0.85
 
 
 async def test_an_agent_says_what_is_accepted_and_guesses_the_rest(made: Calibration) -> None:
-    strict = made.bound.model_copy(update={"threshold": 0.9})
+    strict = made.proven.bound.model_copy(update={"threshold": 0.9})
     made = made.model_copy(update={"bound": strict}).sealed()
     agent = classifier(made)
     sure = (await agent.run("it is 0.999")).output
@@ -83,9 +84,9 @@ async def test_an_agent_says_what_is_accepted_and_guesses_the_rest(made: Calibra
 
 async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
     found = await calibrate(endpoint(), QUESTION, rows(10))
-    assert found.bound.threshold is None
-    assert found.bound.more_labels
-    assert str(found.bound.more_labels) in found.bound.summary
+    assert found.proven.bound.threshold is None
+    assert found.proven.bound.more_labels
+    assert str(found.proven.bound.more_labels) in found.proven.bound.summary
     assert not (await ready(found).answer("0.999", context())).accepted
     measured = await evaluate(ready(found), rows(20, seed=7))
     assert (measured.coverage, measured.risk) == (0.0, None)
@@ -96,13 +97,13 @@ async def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
 async def test_more_is_held_out_where_there_are_enough_rows_to_learn_from(
     n: int, held: int
 ) -> None:
-    assert (await calibrate(endpoint(), QUESTION, rows(n))).data.held_out == held
+    assert (await calibrate(endpoint(), QUESTION, rows(n))).proven.data.held_out == held
 
 
 async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibration) -> None:
     some = rows(400)
     held = split(sort_out(some).cases, 0.8)
-    assert held.sum() == made.data.held_out
+    assert held.sum() == made.proven.data.held_out
     others = [
         row.model_copy(update={"label": "a" if out else row.label})
         for row, out in zip(some, held.tolist(), strict=True)
@@ -115,13 +116,17 @@ async def test_no_label_of_a_held_out_row_changes_what_is_learnt(made: Calibrati
 async def test_a_scorer_that_learns_nothing_is_tested_on_all_rows() -> None:
     found = await calibrate(endpoint(), QUESTION, rows(400), learn="nothing")
     assert [feature.name for feature in found.features] == ["labels", "turned"]
-    assert (found.data.fitted, found.data.held_out, found.data.learn) == (0, 400, "nothing")
+    assert (found.proven.data.fitted, found.proven.data.held_out, found.proven.data.learn) == (
+        0,
+        400,
+        "nothing",
+    )
     turned = [row.model_copy(update={"label": "ab"["ba".index(row.label)]}) for row in rows(400)]
     other = await calibrate(endpoint(), QUESTION, turned, learn="nothing")
     assert other.accepting == found.accepting
-    assert other.bound.threshold is None
+    assert other.proven.bound.threshold is None
     measured = await evaluate(ready(found), rows(1500, seed=7))
-    assert found.bound.threshold is not None
+    assert found.proven.bound.threshold is not None
     assert measured.risk is not None
     assert measured.risk <= 0.05 + 3 * (0.05 * 0.95 / 1500) ** 0.5
 
@@ -131,17 +136,17 @@ async def test_chosen_rows_teach_nothing_where_nothing_is_learnt_and_are_not_cou
 ):
     some = [row.model_copy(update={"chosen": place < 380}) for place, row in enumerate(rows(400))]
     found = await calibrate(endpoint(), QUESTION, some, learn="nothing")
-    assert (found.data.chosen, found.data.held_out) == (380, 20)
-    assert found.bound.threshold is None
+    assert (found.proven.data.chosen, found.proven.data.held_out) == (380, 20)
+    assert found.proven.bound.threshold is None
     assert found.more_rows is None or found.more_rows > 20
 
 
 async def test_cross_fitting_uses_each_row_twice_and_says_what_that_costs() -> None:
     found = await calibrate(endpoint(), QUESTION, rows(100), learn="approximate")
-    assert (found.data.fitted, found.data.held_out) == (100, 100)
+    assert (found.proven.data.fitted, found.proven.data.held_out) == (100, 100)
     assert found.accepting == found.full
-    assert "without a finite-sample proof" in found.bound.summary
-    assert found.bound.labels == 100
+    assert "without a finite-sample proof" in found.proven.bound.summary
+    assert found.proven.bound.labels == 100
 
 
 async def test_a_high_price_takes_the_quicker_scorer() -> None:
@@ -173,8 +178,10 @@ async def test_what_is_held_out_is_read_by_what_was_chosen_alone() -> None:
         asked, QUESTION, rows(400), embedders={"useless": useless}, latency_penalty=0.0
     )
     assert "useless" not in [feature.source for feature in found.features]
-    assert found.data.fitted <= useless.read <= found.data.fitted + len(QUESTION.options)
-    assert len(asked.states) >= found.data.rows
+    assert (
+        found.proven.data.fitted <= useless.read <= found.proven.data.fitted + len(QUESTION.options)
+    )
+    assert len(asked.states) >= found.proven.data.rows
 
 
 async def test_nothing_is_tried_beside_what_is_seldom_wrong_unless_time_costs_nothing() -> None:
@@ -186,10 +193,10 @@ async def test_nothing_is_tried_beside_what_is_seldom_wrong_unless_time_costs_no
         for penalty in (0.02, 0.0)
     }
     assert [one.name for one in found[0.02].candidates] == ["labels"]
-    assert any("labels after examples left out" in note for note in found[0.02].notes)
+    assert any("turned left out" in note for note in found[0.02].notes)
     assert not any("labels after examples left out" in note for note in found[0.0].notes)
-    assert found[0.02].bound.threshold is not None
-    assert found[0.02].bound.coverage >= found[0.0].bound.coverage
+    assert found[0.02].proven.bound.threshold is not None
+    assert found[0.02].proven.bound.coverage >= found[0.0].proven.bound.coverage
 
 
 async def test_few_errors_are_not_enough_where_a_label_is_rare() -> None:
@@ -211,7 +218,7 @@ async def test_what_was_read_first_is_read_on_when_a_later_one_takes_all_the_tim
     found = await calibrate(endpoint(), QUESTION, rows(200), embedders=both, limit_s=3.0)
     assert any("stuck left out: it got slower" in note for note in found.notes)
     assert "quick" in [feature.source for feature in found.features]
-    assert found.data.held_out == 160
+    assert found.proven.data.held_out == 160
 
 
 async def test_what_cannot_be_worth_its_time_is_left_out_after_a_few_texts() -> None:
@@ -301,14 +308,14 @@ def test_other_weights_of_the_same_name_are_refused_and_another_version_is_warne
 async def test_a_recheck_confirms_on_the_same_kind_of_rows_and_withdraws_on_others(
     made: Calibration,
 ) -> None:
-    strict = made.bound.model_copy(update={"threshold": 0.9})
+    strict = made.proven.bound.model_copy(update={"threshold": 0.9})
     made = made.model_copy(update={"bound": strict}).sealed()
     confirmed, _ = await recheck(ready(made), rows(600, seed=3), language=lambda _: "en")
-    assert confirmed.bound.threshold == 0.9
-    assert confirmed.data.languages == {"en": 1.0}
+    assert confirmed.proven.bound.threshold == 0.9
+    assert confirmed.proven.data.languages == {"en": 1.0}
     assert confirmed.drift is not None
     withdrawn, _ = await recheck(ready(made), rows(600, sharp=0.5, seed=4))
-    assert withdrawn.bound.threshold is None
+    assert withdrawn.proven.bound.threshold is None
     with pytest.raises(InputError, match="rows that the calibration was made from"):
         await recheck(ready(made), rows(400))
 
@@ -421,8 +428,8 @@ def test_the_calibration_error_of_few_decisions_is_told_beside_what_chance_shows
 async def test_rows_of_one_case_are_held_out_together() -> None:
     some = [row.model_copy(update={"case": str(place // 2)}) for place, row in enumerate(rows(300))]
     found = await calibrate(endpoint(), QUESTION, some, guarantee=Guarantee(0.1, 0.9))
-    assert found.data.held_out % 2 == 0
-    assert found.bound.labels == found.data.held_out
+    assert found.proven.data.held_out % 2 == 0
+    assert found.proven.bound.labels == found.proven.data.held_out
 
 
 async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
@@ -430,7 +437,7 @@ async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
     assert made.drift is not None
     watched = {"length", "language", "label mass", "accepted", "accepted confidence"}
     assert set(made.drift.watches) == watched
-    assert made.data.languages == {"en": 1.0}
+    assert made.proven.data.languages == {"en": 1.0}
     agent = classifier(made)
     same, longer = Oversight(drift=made.drift), Oversight(drift=made.drift)
     for row in random.Random(1).sample(rows(400, seed=8), 80):
@@ -536,7 +543,7 @@ async def test_a_label_mass_that_falls_is_drift() -> None:
 
 async def test_rows_of_two_cases_hold_nothing_out_and_of_one_are_refused() -> None:
     two = [row.model_copy(update={"case": f"c{n % 2}"}) for n, row in enumerate(rows(200))]
-    assert (await calibrate(endpoint(), QUESTION, two)).data.held_out == 0
+    assert (await calibrate(endpoint(), QUESTION, two)).proven.data.held_out == 0
     with pytest.raises(InputError, match="all rows are about one case"):
         await calibrate(endpoint(), QUESTION, [row.model_copy(update={"case": "c"}) for row in two])
 
@@ -546,7 +553,7 @@ async def test_a_cascade_calibrated_again_under_the_same_name_is_audited_anew(
 ) -> None:
     monkeypatch.setattr(Endpoints, "slm", endpoint())
     monkeypatch.setattr(Endpoints, "llm", endpoint())
-    stricter = made.bound.model_copy(update={"guarantee": Guarantee(0.01)})
+    stricter = made.proven.bound.model_copy(update={"guarantee": Guarantee(0.01)})
     again = made.model_copy(update={"bound": stricter}).sealed()
     file, state = tmp_path / "c.json", tmp_path / "state.json"
     seen: list[tuple[float, float, int]] = []

@@ -21,13 +21,14 @@ from calibration.altered import Altered
 from moa import RunContext
 from moa.calibration import Guarantee, Learn
 from moa.calibration.acceptance import Graded
+from moa.calibration.adapt import adapt
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.drift import p_value
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.calibration.verifiers import Length, Signs
-from moa.decisions.adaptation import adapt
+from moa.decisions.heads import Head
 from moa.endpoints import Example
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.questions import Answer
@@ -107,19 +108,23 @@ async def test_an_adaptation_is_the_one_recorded(case: str) -> None:
         labelled=shown if case == "labelled" else shown[:4] if case == "few" else (),
         unlabelled=[text for text, _ in labelled(40, 2)],
     )
-    correction = made.corrections["mood"]
+    fit = made["mood"].full
+    assert fit is not None
     check(
         f"adapt {case}",
         {
-            "offsets": correction.offsets,
-            "weights": correction.weights,
+            "features": [feature.name for feature in made["mood"].features],
+            "bias": fit.bias,
+            "weights": fit.weights,
             "answers": await answers(endpoint, made),
         },
     )
 
 
-async def answers(endpoint: SimulatedEndpoint, adaptation: Any) -> list[list[float]]:
-    agent = classifier(endpoint).adapted(adaptation)
+async def answers(
+    endpoint: SimulatedEndpoint, made: Mapping[str, Calibration]
+) -> list[list[float]]:
+    agent = classifier(endpoint).calibrated(made)
     found = [(await agent.run(text)).output for text, _ in labelled(8, 3)]
     return [list((one.probabilities or {}).values()) for one in found]
 
@@ -136,6 +141,7 @@ async def test_heads_beside_a_model_decide_as_recorded(
 ) -> None:
     monkeypatch.setattr(MultilingualEncoder, "missing", staticmethod(lambda: None))
     monkeypatch.setattr(MultilingualEncoder, "encoded", _directions)
+    monkeypatch.setattr("moa.decisions.heads._words_heads", dict[object, Head]())
     encoder, endpoint = numbers(), biased(2.0)
     made = await adapt(
         endpoint,
@@ -146,7 +152,7 @@ async def test_heads_beside_a_model_decide_as_recorded(
     )
     beside = biased(2.0)
     beside.encoder = encoder
-    found = {"origin": made.origin, "answers": await answers(beside, made)}
+    found = {"origin": made["mood"].origin, "answers": await answers(beside, made)}
     check(f"heads of {n} labels", found)
 
 

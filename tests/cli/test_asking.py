@@ -10,7 +10,6 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
-from moa.decisions import Adaptation
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.engine.graph import Graph
@@ -19,6 +18,7 @@ from moa.graphs.support import Support
 from moa.guards.guarded import Guarded
 from moa.guards.injection import Injection, InjectionRules
 from moa.guards.pii import Pii
+from moa.guards.spam import Spam
 from moa.node import Text
 from moa.testing import SimulatedEndpoint
 
@@ -39,14 +39,11 @@ def test_the_support_graph_asks_nobody_where_the_encoder_decides() -> None:
 
 @needs_encoder
 def test_an_agent_whose_head_decides_asks_nobody() -> None:
-    adaptation = Adaptation.shipped("spam")
-    assert (
-        asked_by(Filter(SMALL, "spam", action="drop", name="spam", adaptation=adaptation))
-        == frozenset()
-    )
+    beside = SimulatedEndpoint(name="small", encoder=MultilingualEncoder())
+    assert asked_by(Spam(beside)) == frozenset()
 
 
-def test_an_agent_without_an_adaptation_counts_as_asking() -> None:
+def test_an_agent_without_a_calibration_counts_as_asking() -> None:
     assert asked_by(Filter(SMALL, "spam", action="drop")) == {"small"}
 
 

@@ -13,7 +13,7 @@ import pytest
 from command import kept, moa, told, written
 from piped import pipe, type_after_an_answer
 
-from moa.decisions.adaptation import stand_in_texts
+from moa.decisions.variants import stand_in_texts
 from moa.questions import NONE_OF_THESE
 
 
@@ -128,6 +128,32 @@ def test_what_the_fitting_took_is_in_the_closing_table(
     _, (line,) = decide(['{"text": "red"}'])
     assert line["usage"]["cost"] == 0.5
     assert f"US$ {(len(stand_in_texts()) + 1) / 2:.2f}" in capsys.readouterr().out
+
+
+EXAMPLES = [
+    json.dumps({"text": f"a {label} one, number {n}", "label": label})
+    for n in range(5)
+    for label in ("red", "green", "blue")
+]
+
+
+def test_what_was_fitted_is_saved_and_decides_later_without_fitting_anew() -> None:
+    more = ("--examples", written("examples.jsonl", EXAMPLES), "--save", "fit.json")
+    code, (line,) = decide(['{"id": "a", "text": "a green one"}'], *more)
+    assert (code, line["label"]) == (0, "green")
+    said = told("decide", "in.jsonl", "--calibration", "fit.json", "--out", "again.jsonl")
+    again = json.loads(Path("again.jsonl").read_text())
+    assert "fitted to 15 labelled texts" in " ".join(said.err.split())
+    assert again["scores"] == pytest.approx(line["scores"])
+    assert again["usage"]["calls"] <= len(json.loads(Path("fit.json").read_text())["features"])
+    assert "accepted" not in again
+
+
+def test_a_fit_promises_nothing_so_there_is_nothing_to_test_again() -> None:
+    decide(['{"text": "red"}'], "--examples", written("e.jsonl", EXAMPLES), "--save", "fit.json")
+    rows = written("rows.jsonl", [row.replace("one", "other") for row in EXAMPLES])
+    said = told("calibrate", "--recheck", "fit.json", rows, leaves=2).err
+    assert "nothing is promised of these decisions" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("row", ['{"text": "x", "label": "yellow"}', '{"text": "x"}', "{"])

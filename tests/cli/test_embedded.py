@@ -18,7 +18,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 FRAGILE = """
 import os, signal, threading
 from moa import Classifier, Text
-from moa.decisions import Adaptation
 from moa.graphs.engine.graph import Graph
 
 def graph(endpoints):
@@ -31,8 +30,7 @@ def graph(endpoints):
             threading.Timer(3, os.kill, (pid, signal.SIGKILL)).start()
         return text
 
-    way = Adaptation(origin="the model alone")
-    asking = Classifier(slm, ["joy", "anger"], none=False, name="mood", adaptation=way)
+    asking = Classifier(slm, ["joy", "anger"], none=False, name="mood").alone()
     g = Graph("fragile", Text)
     return g.build(g.add(asking, g.add(freeze, g.input)))
 """

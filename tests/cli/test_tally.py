@@ -17,13 +17,14 @@ from moa.trace import Note, NoteKind
 
 BLIND = """
 from moa.agents.filter import Filter
-from moa.decisions import Adaptation
+from moa.calibration.defaults import as_asked
 from moa.testing import SimulatedEndpoint
 
 asked = SimulatedEndpoint(rule=lambda _: {"spam": {"yes": 0.3}})
-why = Adaptation(doubtful={"spam": "the model says 'no' whatever the text is"}, origin="a test")
-blind = Filter(asked, "advertising", action="drop", name="spam", adaptation=why)
 sure = Filter(asked, "advertising", action="drop", name="spam")
+made = as_asked(sure.questions[0], origin="a test")
+why = made.model_copy(update={"doubtful": "the model says 'no' whatever the text is"})
+blind = Filter(asked, "advertising", action="drop", name="spam", calibration=why)
 """
 
 

@@ -11,13 +11,15 @@ from graphs.encoder import WordEncoder
 from pydantic import BaseModel
 
 import moa.decisions
-from decisions.moods import classifier
-from moa import Choice, Decider, RunContext, Sentiment, Spam, choice
+from decisions.moods import MOOD, classifier
+from moa import Choice, Classifier, Decider, RunContext, Score, Sentiment, Spam, choice, score
 from moa.agents.deciding import DecidingAgent
-from moa.decisions import Adaptation, Correction
-from moa.decisions.heads import Head, Kernel, encode, relevance_head, sentences, shipped_heads
+from moa.calibration.defaults import made, shipped
+from moa.calibration.features import ENCODER, LabelFeature, VectorFeature
+from moa.calibration.file import Calibration, FitRecord, HeadRecord
+from moa.decisions.heads import Head, Kernel, encode, sentences, shipped_heads, words_head
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.errors import ConfigError
+from moa.errors import CalibrationError, CapabilityError
 from moa.graphs.support import intent_of, sentiment_of, urgency_of
 from moa.guards.injection import injection_filter
 from moa.questions import NONE_OF_THESE, Option, Question
@@ -41,19 +43,16 @@ def head(*, options: int = 2) -> Head:
     return Head(weights, np.zeros(options))
 
 
-def adaptation(
-    *, asked: bool = True, corrections: dict[str, Correction] | None = None
-) -> Adaptation:
-    return Adaptation(
-        prompt_variants=((),) if asked else (),
-        heads={"mood": head()},
-        encoder="words",
-        corrections=corrections or {},
-        origin="a test",
-    )
+def by_head(*, weights: tuple[float, ...] = (0.5, 0.5), options: int = 2) -> Calibration:
+    """Decides by the model and a head, or with one weight by the head alone."""
+    vector = VectorFeature(name="words", source=ENCODER, sentences=True)
+    labels = [LabelFeature(read_as=None, asked_as="")] if len(weights) > 1 else []
+    heads = (*(None for _ in labels), HeadRecord.of(head(options=options)))
+    fit = FitRecord(heads=heads, weights=weights, bias=(0.0,) * options)
+    return made(MOOD, [*labels, vector], fit, "a test")
 
 
-def words(model: str = "words") -> WordEncoder:
+def words(model: str = MultilingualEncoder.model) -> WordEncoder:
     return WordEncoder(name="encoder", model=model, words=("bad", "good"))
 
 
@@ -72,79 +71,49 @@ def reading() -> SimulatedEndpoint:
     return SimulatedEndpoint(encoder=MultilingualEncoder(), rule=lambda _: AssertionError("asked"))
 
 
-async def test_a_head_counts_as_one_prompt_variant_more() -> None:
-    agent = classifier(endpoint(good=0.9, encoder=words()), adaptation=adaptation())
+async def test_a_head_and_the_model_are_weighed() -> None:
+    agent = classifier(endpoint(good=0.9, encoder=words()), calibration=by_head())
     even, theirs = (await agent.run("bad")).output, (await agent.run("other")).output
     assert even.probabilities["good"] == pytest.approx(0.5)
     assert theirs.probabilities["good"] == pytest.approx(0.75)  # by half as much as the model says
 
 
-async def test_a_correction_weighs_the_head_last() -> None:
-    by_head = {"mood": Correction((0.0, 0.0), (0.0, 1.0))}
-    agent = classifier(
-        endpoint(good=0.9, encoder=words()), adaptation=adaptation(corrections=by_head)
-    )
-    assert (await agent.run("bad")).output.probabilities["bad"] == pytest.approx(0.9)
-
-
-def test_a_correction_without_a_weight_for_the_head_is_refused() -> None:
-    one = {"mood": Correction((0.0, 0.0), (1.0,))}
-    with pytest.raises(ConfigError, match="in 1 of 1 prompt variants"):
-        classifier(endpoint(encoder=words()), adaptation=adaptation(corrections=one))
-
-
-async def test_without_prompt_variants_the_head_decides_and_the_endpoint_is_not_asked() -> None:
+async def test_a_head_without_the_model_decides_and_the_endpoint_is_not_asked() -> None:
     slm = endpoint(encoder=words())
-    result = await classifier(slm, adaptation=adaptation(asked=False)).run("bad")
+    result = await classifier(slm, calibration=by_head(weights=(1.0,))).run("bad")
     assert slm.states == []
     assert set(result.usage.by_endpoint()) == {"encoder"}
     assert (result.output.label, result.output.source) == ("bad", "encoder")
     assert result.output.confidence == pytest.approx(0.9)
 
 
-def test_without_prompt_variants_each_question_needs_a_head() -> None:
-    nothing = Adaptation(prompt_variants=(), origin="a test")
-    with pytest.raises(ConfigError, match="no prompt to read a text with"):
-        classifier(endpoint(encoder=words()), adaptation=nothing)
+def test_a_head_for_other_options_is_refused() -> None:
+    with pytest.raises(CalibrationError, match="the label 'worse'"):
+        Classifier(endpoint(encoder=words()), ["bad", "worse"], task="How?", calibration=by_head())
 
 
-def test_a_head_for_another_number_of_options_is_refused() -> None:
-    three = Adaptation(heads={"mood": head(options=3)}, encoder="words", origin="a test")
-    with pytest.raises(ConfigError, match=r"a head of 3 options for 'mood'.*2 of 'mood'"):
-        classifier(endpoint(encoder=words()), adaptation=three)
-
-
-@pytest.mark.parametrize(
-    ("encoder", "there"),
-    [
-        pytest.param(words("other-words"), "other-words here", id="another"),
-        pytest.param(None, "there is no encoder here", id="none"),
-    ],
-)
-async def test_another_encoder_than_the_heads_is_refused(
-    encoder: WordEncoder | None, there: str
-) -> None:
-    agent = classifier(endpoint(encoder=encoder), adaptation=adaptation())
-    with pytest.raises(ConfigError, match=f"mood has heads for vectors of words, and {there}"):
-        await agent.run("bad")
+@pytest.mark.parametrize("encoder", [words("other-words"), None], ids=["another", "none"])
+def test_another_encoder_than_the_heads_is_refused(encoder: WordEncoder | None) -> None:
+    with pytest.raises(CalibrationError, match="reads 'encoder', and there is no such endpoint"):
+        classifier(endpoint(encoder=encoder), calibration=by_head())
 
 
 async def test_a_refused_answer_falls_back_to_the_head() -> None:
-    agent = classifier(endpoint(good=None, encoder=words()), adaptation=adaptation())
+    agent = classifier(endpoint(good=None, encoder=words()), calibration=by_head())
     result = await agent.run("bad")
     assert (result.output.status, result.output.source) == ("answered", "encoder")
-    assert result.output.probabilities["bad"] == pytest.approx(0.9)
+    assert result.output.probabilities["bad"] == pytest.approx(0.75)  # with half of its weight
     assert any(note.kind == "refused" for note in result.trace if isinstance(note, Note))
 
 
 async def test_a_part_of_the_questions_takes_its_heads_alone_along() -> None:
     class Two(BaseModel):
         mood: Choice[str] = choice("How?", labels=["bad", "good"])
-        size: Choice[str] = choice("How big?", labels=["small", "big"])
+        size: Score = score("How big?", levels=["small", "big"])
 
     encoder = words()
     slm = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"size": {"big": 0.9}})
-    part = Decider(slm, Two, adaptation=adaptation()).only(["size"])
+    part = Decider(slm, Two, calibration={"mood": by_head()}).only(["size"])
     result = await part.run("bad")
     assert result.usage.calls == 1
     assert not any("head" in note.text for note in result.trace)
@@ -204,8 +173,9 @@ def test_shipped_heads_have_as_many_options_as_their_questions() -> None:
     assert {file: {name for f, name in agents if f == file} for file, _ in agents} == SHIPPED
     for (file, name), agent in agents.items():
         (question,) = agent.questions
-        assert agent.adaptation is not None
-        assert agent.adaptation.heads == {question.name: shipped_heads(file)[name]}
+        fit = agent.calibrations[question.name].full
+        assert fit is not None
+        assert fit.blend.heads == (shipped_heads(file)[name],)
         assert len(shipped_heads(file)[name].bias) == len(question.options)
         assert not agent.asks_endpoint
 
@@ -270,7 +240,7 @@ async def test_spam_is_told_by_its_head_under_any_name_but_with_examples_of_ones
     for guard in (Spam(reading(), name="unwanted"), Unwanted(reading())):
         assert guard.name == "unwanted"
         assert not (await guard.run("You have won a free phone! http://prize.example")).output.kept
-    assert Spam(reading(), examples=[("Ahoy!", True)]).adaptation is None
+    assert not Spam(reading(), examples=[("Ahoy!", True)]).calibrations
 
 
 @installed
@@ -291,8 +261,10 @@ async def test_yes_is_the_first_option_of_spam_and_injection(
 
 
 def test_a_question_without_a_shipped_head_is_refused_with_those_that_have_one() -> None:
-    with pytest.raises(ConfigError, match=r"no head for 'profanity' ships .*spam"):
-        Adaptation.shipped("profanity")
+    fit = shipped(MOOD, "profanity").full
+    assert fit is not None
+    with pytest.raises(CalibrationError, match=r"no head for 'profanity' ships .*spam"):
+        _ = fit.blend
 
 
 def yes_or_no(text: str) -> Question:
@@ -300,10 +272,9 @@ def yes_or_no(text: str) -> Question:
 
 
 async def read(question: Question, *texts: str) -> list[tuple[float, ...]]:
-    found = await relevance_head(question, RunContext())
-    assert found is not None
+    found = await words_head(question, RunContext())
     vectors = await encode(MultilingualEncoder(), texts, RunContext())
-    return [found.probabilities(vector) for vector in vectors]
+    return [tuple(np.exp(found.logs_of(vector)).tolist()) for vector in vectors]
 
 
 COOKING = (
@@ -373,8 +344,9 @@ async def test_something_else_than_a_criterion_turns_the_answer_round() -> None:
 async def test_a_question_of_another_form_has_no_head_and_encodes_nothing() -> None:
     context = RunContext()
     levels = Question("q", "score", "How good?", (Option("bad", 0), Option("good", 1)))
-    assert await relevance_head(levels, context) is None
-    assert await relevance_head(yes_or_no("Would a lawyer sign that?"), context) is None
+    for silent in (levels, yes_or_no("Would a lawyer sign that?")):
+        with pytest.raises(CapabilityError, match="don't say what is asked"):
+            await words_head(silent, context)
     assert context.usage.calls == 0
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from moa import Example, RunContext
 from moa.budget import Budget
-from moa.decisions.probe import ENOUGH, LAYOUTS, find_out, probe, shipped_trials
+from moa.decisions.probe import ENOUGH, LAYOUTS, probe, shipped_trials
 from moa.endpoints import Decision
-from moa.endpoints.known import Known, known, measurements
-from moa.errors import BudgetExceeded, CapabilityError, DeadlineExceeded, EndpointRejected
+from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.known import Known, keep, known, measurements
+from moa.errors import BudgetExceeded, CapabilityError, EndpointRejected, StoreError
 from moa.questions import Answer, Kind, Layout, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Amount
@@ -25,7 +28,6 @@ RIGHT = {trial.text: trial.label for trial in shipped_trials()}
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    monkeypatch.setattr("moa.decisions.probe._tried", set[str]())
     return tmp_path
 
 
@@ -78,40 +80,19 @@ async def test_the_layout_in_which_a_model_knows_more_is_found_for_each_kind(goo
     assert all(losses[good] == min(losses.values()) for losses in made.losses.values())
 
 
-async def test_a_model_whose_server_refuses_a_layout_is_told_and_is_tried_once() -> None:
+async def test_a_model_whose_server_refuses_a_layout_is_told() -> None:
     endpoint = Reads(model="plain")
     endpoint.refuses = "chat"
     with pytest.raises(EndpointRejected, match="no chat template"):
         await probe(endpoint, encoder=None, context=RunContext())
-    asked = endpoint.calls
-    for _ in range(2):
-        await find_out(endpoint, encoder=None, context=RunContext())
-    assert endpoint.calls == 2 * asked
-    assert known("plain").layout == {}
-
-
-async def test_a_probe_leaves_a_small_budget_alone_and_keeps_nothing_it_did_not_measure() -> None:
-    endpoint = Reads(model="tiny")
-    await find_out(endpoint, encoder=None, context=RunContext(budget=Budget(calls=500)))
-    assert endpoint.calls == 0
-    with suppress(DeadlineExceeded):  # where the machine is busy
-        await find_out(endpoint, encoder=None, context=RunContext(timeout_s=0.001))
-    assert known("tiny").layout == {}
 
 
 async def test_what_was_found_counts_where_the_cache_can_t_be_written(cache: Path) -> None:
     (cache / "measured.sqlite").write_text("no database" * 99)
     endpoint = Reads(model="tiny")
-    for _ in range(2):
-        await find_out(endpoint, encoder=None, context=RunContext())
-    assert endpoint.calls == len(LAYOUTS) * len(shipped_trials())
+    with suppress(StoreError):
+        keep((await probe(endpoint, encoder=None, context=RunContext())).found)
     assert known("tiny").layout_of("choice") == "chat"
-
-
-async def test_what_a_short_probe_does_not_reach_is_left_as_it_was() -> None:
-    made = await probe(Reads(model="tiny"), encoder=None, context=RunContext(), limit_s=0)
-    assert made.texts == 0
-    assert made.found == Known(name="tiny")
 
 
 async def test_a_probe_stays_within_the_budget() -> None:
@@ -127,20 +108,53 @@ async def test_an_endpoint_without_log_probabilities_has_no_prompt_to_choose() -
         await probe(native, encoder=None, context=RunContext())
 
 
-async def test_a_model_is_found_out_once_and_kept() -> None:
-    endpoint, context = Reads(model="Some/Tiny"), RunContext()
-    for _ in range(2):
-        await find_out(endpoint, encoder=None, context=context)
-    assert endpoint.calls == len(LAYOUTS) * len(shipped_trials())
+async def test_what_was_found_is_kept_for_the_model_and_no_other() -> None:
+    keep((await probe(Reads(model="Some/Tiny"), encoder=None, context=RunContext())).found)
     assert known("Some/Tiny").layout_of("choice") == "chat"
     assert known("Some/Other").layout_of("choice") == "completion"
-    assert [note.text for note in context.trace if "probed" in note.text] == [
-        f"Some/Tiny was probed with {len(shipped_trials())} texts"
-    ]
+
+
+class Agreeing(Reads):
+    """Tells yes from no, and leans to yes whatever the text is."""
+
+    lean = 3.0
+
+    async def decide(self, *given: Any, examples: Sequence[Example] = ()) -> Decision:
+        decision = await super().decide(*given, examples=examples)
+        (answer,) = decision.answers
+        if answer.question.kind != "predicate":
+            return decision
+        yes, no = answer.probabilities or (0.5, 0.5)
+        odds = yes / no * math.exp(self.lean)
+        leaning = replace(answer, probabilities=(odds / (1 + odds), 1 / (1 + odds)))
+        return replace(decision, answers=(leaning,))
+
+
+async def test_how_much_a_model_leans_to_yes_is_found() -> None:
+    found = (await probe(Agreeing(model="yes"), encoder=None, context=RunContext())).found
+    assert found.yes_bias == pytest.approx(Agreeing.lean, abs=0.05)
+
+
+async def test_beside_the_encoder_a_model_counts_as_much_as_it_helps_as_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def encoded(_: object, texts: Sequence[str]) -> tuple[tuple[tuple[float, ...], ...], int]:
+        return tuple(tuple(math.sin(i * len(text)) / 14 for i in range(384)) for text in texts), 0
+
+    monkeypatch.setattr(MultilingualEncoder, "missing", staticmethod(lambda: None))
+    monkeypatch.setattr(MultilingualEncoder, "encoded", encoded)
+    encoder = MultilingualEncoder()
+    leaning = (await probe(Agreeing(model="yes"), encoder=encoder, context=RunContext())).found
+    assert leaning.weight["predicate"] >= 0.5
+    guessing = Agreeing(model="yes")
+    guessing.lean, guessing.good = 0.0, "none"  # type: ignore[assignment]
+    assert not any(
+        (await probe(guessing, encoder=encoder, context=RunContext())).found.weight.values()
+    )
 
 
 async def test_what_the_cache_holds_of_another_version_counts_for_nothing(cache: Path) -> None:
-    await find_out(Reads(model="tiny"), encoder=None, context=RunContext())
+    keep(Known(name="tiny"))
     with measurements() as store:
         store.put("probe other", {"name": "other", "layout": {"choice": "verse"}})
     assert known("other").layout == {}

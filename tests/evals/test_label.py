@@ -92,10 +92,10 @@ def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
     data = [*rows(160), *(Labelled(text=f"c{n} 0.5", label="a", chosen=True) for n in range(40))]
     made = asyncio.run(calibrate(endpoint(), QUESTION, data))
     alone = asyncio.run(calibrate(endpoint(), QUESTION, rows(160)))
-    assert made.data.chosen == 40
-    assert made.data.held_out <= alone.data.held_out * 1.05
-    assert made.bound.labels == made.data.held_out
-    assert made.data.rows == alone.data.rows + 40
+    assert made.proven.data.chosen == 40
+    assert made.proven.data.held_out <= alone.proven.data.held_out * 1.05
+    assert made.proven.bound.labels == made.proven.data.held_out
+    assert made.proven.data.rows == alone.proven.data.rows + 40
     assert any("chosen to be labelled" in note for note in made.notes)
 
 
@@ -200,7 +200,7 @@ def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> 
     answer(*"12" * 20, monkeypatch=monkeypatch)
     assert label("--limit", "40") == 0
     assert moa("calibrate", "out.jsonl", "--task", "Spam?", "--out", "new.json") == 0
-    data = Calibration.load("new.json").data
+    data = Calibration.load("new.json").proven.data
     assert data.labelled_by == {"person": 40}
     assert data.chosen == 20
 

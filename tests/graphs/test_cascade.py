@@ -19,10 +19,10 @@ from moa.agents.filter import Filter
 from moa.budget import Budget
 from moa.calibration.acceptance import Confident
 from moa.calibration.audit import Audit
+from moa.calibration.defaults import as_asked
 from moa.calibration.drift import Drift
 from moa.calibration.verifiers import Arithmetic, Format, Length
 from moa.context import RunContext
-from moa.decisions import Adaptation, Correction
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.breaker import breaker_of
 from moa.endpoints.retries import Retried
@@ -154,14 +154,12 @@ class Triage(BaseModel):
 async def test_of_several_questions_only_the_doubtful_ones_go_on() -> None:
     first = small({"refund": {"yes": 0.95}, "topic": {"app": 0.6}})
     second = large({"topic": {"card": 0.99}})
-    adaptation = Adaptation(
-        prompt_variants=((Example("My card!", {"refund": "no", "topic": "card"}),),),
-        corrections={"refund": Correction((0.0, 0.0)), "topic": Correction((0.0, 0.0))},
-        origin="a test",
-    )
+    card = Example("My card!", {"refund": "no", "topic": "card"})
+    asked = Decider(second, Triage)
+    asked.decide_by({q.name: as_asked(q, [card]) for q in asked.questions})
     agent = Cascade(
         small=Decider(first, Triage),
-        large=Decider(second, Triage, adaptation=adaptation),
+        large=asked,
         accept=Confident(0.8),
     )
     result = await agent.run("It crashes, money back!")

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.agents.filter import Filter
-from moa.decisions import Adaptation
-from moa.decisions.heads import Head
+from moa.endpoints.encoders import MultilingualEncoder
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs import BuiltGraph, Graph, Handle
 from moa.graphs.engine.drawing import Drawing, diagram_of
@@ -221,13 +219,10 @@ def test_a_join_that_only_the_output_takes_is_drawn() -> None:
 
 
 def test_the_box_of_an_agent_says_that_a_head_decides() -> None:
-    model = SimulatedEndpoint(name="small", encoder=SimulatedEndpoint(name="vectors"))
-    head = Head(weights=np.zeros((1, 2)), bias=np.zeros(2))
-    by_head = Adaptation(
-        prompt_variants=(), heads={"spam": head}, encoder="scripted-1", origin="a test"
-    )
+    encoder = SimulatedEndpoint(name="vectors", model=MultilingualEncoder.model)
+    model = SimulatedEndpoint(name="small", encoder=encoder)
     g = Graph("g", str)
-    spam = Filter(model, "an ad", action="drop", name="spam", adaptation=by_head)
+    spam = Filter(model, "an ad", action="drop", name="spam").by_shipped_head("spam")
     text = g.build(g.add(spam, g.input)).draw().mermaid
     assert "vectors with a head" in text
     assert "SLM" not in text

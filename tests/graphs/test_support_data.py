@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.decisions.probe import shipped_trials
+from moa.endpoints import Decision
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.graphs.support import INTENTS, Answered, Rejected, Routed, Support, SupportOutcome, Ticket
 from moa.questions import NONE_OF_THESE
@@ -126,18 +128,19 @@ async def outcome(text: str, slm: SimulatedEndpoint) -> SupportOutcome:
     return (await Support(slm=slm, llm=llm).run(Ticket(text=text))).output
 
 
-async def test_a_doubtful_answer_sends_the_message_to_the_llm(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def costs_nothing(endpoint: object) -> bool:  # so that its bias is measured
-        del endpoint
-        return True
+class Doubtful(SimulatedEndpoint):
+    """Gives answers of which it is known that they don't follow the text."""
 
-    monkeypatch.setattr("moa.agents.deciding.costs_nothing", costs_nothing)
+    async def decide(self, *given: Any, **more: Any) -> Decision:
+        decision = await super().decide(*given, **more)
+        return replace(decision, answers=tuple(replace(a, doubtful=True) for a in decision.answers))
+
+
+async def test_a_doubtful_answer_sends_the_message_to_the_llm() -> None:
     routine = {"intent": "delivery", "sentiment": "neutral", "urgency": "can wait"}
     routine |= {"spam": "no", "injection": "no"}
     blind = {name: {label: 0.9} for name, label in routine.items()}  # whatever the message
-    output = await outcome("Where is my parcel?", SimulatedEndpoint(rule=lambda _: blind))
+    output = await outcome("Where is my parcel?", Doubtful(rule=lambda _: blind))
     assert isinstance(output, Answered)
     assert output.written_by == "llm"
     assert output.reason == "as the small model can't tell: intent, sentiment, urgency DOUBTFUL"

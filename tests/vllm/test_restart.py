@@ -22,11 +22,10 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 ALONE = """
 from moa import Sentiment
-from moa.decisions import Adaptation
 
 
 def graph(endpoints):
-    return Sentiment(endpoints.slm, adaptation=Adaptation(origin="the model alone"))
+    return Sentiment(endpoints.slm)
 """
 
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field, create_model
 
 from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
-from moa.decisions import Adaptation
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.questions import Answer, Choice, choice, questions_of
@@ -41,17 +40,14 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: Whether "none of these" is an answer too; its label is `None`. Without it a label is
             always given, however little it fits.
         question: Name of the question, as a server is sent it; `None`: the agent's own.
-        examples: Texts with their labels, `None` for none of them; from eight on, a head is fitted
-            to them where an encoder stands beside the endpoint, else the model is shown them
-            where it is asked.
-        adaptation: Examples to show, and corrections of the model's bias.
-        calibration: What says which answers are accepted; see `moa.calibration.fit`.
+        examples: Texts with their labels, `None` for none of them; see `DecidingAgent`.
+        calibration: What decides, and says which answers are accepted if it has a bound: made by
+            `moa calibrate`, or by `adapt`.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: labels are missing, empty or not different, an example has another, or the
-            adaptation belongs to other questions.
+        ConfigError: labels are missing, empty or not different, or an example has another.
         CalibrationError: the calibration belongs to another question.
 
     Examples:
@@ -72,7 +68,6 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: Always = False,
         question: str | None = None,
         examples: Sequence[tuple[str, str]] = (),
-        adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None: ...
@@ -87,7 +82,6 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: Always = False,
         question: str | None = None,
         examples: Sequence[tuple[str, L]] = (),
-        adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None: ...
@@ -102,7 +96,6 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: bool,
         question: str | None = None,
         examples: Sequence[tuple[str, M | None]] = (),
-        adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None: ...
@@ -116,7 +109,6 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: bool = False,
         question: str | None = None,
         examples: Sequence[tuple[str, Any]] = (),
-        adaptation: Adaptation | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None:
@@ -140,7 +132,6 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
             endpoint,
             [asked_as],
             examples=examples_of(asked_as, examples),
-            adaptation=adaptation,
             calibration=calibration,
             **limits,
         )

@@ -7,44 +7,53 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from pydantic import BaseModel, create_model
 
-from moa._async import Lock, gather, in_time
+from moa._async import Lock
 from moa.agents.base import Limits, Out, TypedNode, require
 from moa.agents.splitting import excerpt
-from moa.context import RunContext
-from moa.decisions import Adaptation
-from moa.endpoints import Endpoint, Example
-from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import encoder_beside, reads_heads
-from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
-from moa.endpoints.wrappers import unwrapped
-from moa.errors import (
-    BudgetExceeded,
-    CalibrationError,
-    ConfigError,
-    DeadlineExceeded,
-    InputError,
-    InvalidResponse,
+from moa.calibration.calibrated import Calibrated
+from moa.calibration.defaults import as_asked, by_words, shipped
+from moa.calibration.features import (
+    DECIDES,
+    ENCODER,
+    LabelFeature,
+    Plan,
+    Read,
+    Sources,
+    WordsFeature,
+    sources_of,
 )
+from moa.calibration.file import Calibration, HeadFile
+from moa.context import RunContext
+from moa.decisions import ENOUGH
+from moa.endpoints import Endpoint, Example
+from moa.endpoints.encoders import encoder_beside, encoder_for, feeds_heads
+from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
+from moa.errors import CalibrationError, ConfigError, InputError
 from moa.node import Text
 from moa.questions import Answer, Question, fill, questions_of
-from moa.usage import FREE
 
 if TYPE_CHECKING:
-    from moa.calibration.calibrated import Calibrated
-    from moa.calibration.file import Calibration
+    from moa.calibration.features import Progress
 
-    Calibrations = Calibration | Mapping[str, Calibration] | None
+Calibrations = Calibration | Mapping[str, Calibration] | None
+"""For the one question of an agent, or by the name of the question."""
 
 
 class DecidingAgent(TypedNode[Text | str, Out]):
     """Asks an endpoint to decide, and gives the answers as its output type.
+
+    The endpoint that is given is asked, as it is. `"embedded"` means more: the built-in model with
+    an encoder beside it, which decides by the words of a question where they say what is asked.
+
+    Give examples to say what you mean, a few of each label: they are shown to the model, and from
+    eight on, beside the encoder, a head is fitted to them. Give labels, some dozens to hundreds of
+    your own rows, to have the best way chosen by cross-validation (`adapt`), or to know how often
+    what is accepted is wrong (`moa calibrate`).
 
     Of a text that doesn't fit the endpoint's `context_window` it reads the opening and the end, as
     the trace says. Where the window isn't known, the whole text is sent.
@@ -52,24 +61,18 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         questions: What is asked about each text.
-        examples: Texts with the names of the right options, by name of the question. Where an
-            encoder stands beside the endpoint, and there are eight of a question, a head is fitted
-            to them; else they are shown to a model whose label probabilities are read, where one
-            is asked.
-        adaptation: Prompt variants to read each text with, corrections of the model's bias, and
-            heads.
+        examples: Texts with the names of the right options, by name of the question.
         encoder: Gives the vectors that heads read; `None` is the one that stands beside the
             endpoint, where one is installed (see `moa.endpoints.encoders.encoder_beside`).
-        calibration: For the one question, or by the name of the question; those without one are
-            asked as ever. What it answers says whether it is `accepted`.
+        calibration: What decides the one question, or each by its name; those without one are
+            asked as ever. If it has a bound, what it answers says whether it is `accepted`.
         embedders: Endpoints that a calibration takes vectors from, by role, other than the
             embedded model's own.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: the adaptation belongs to other questions.
-        CalibrationError: a calibration does.
+        CalibrationError: a calibration belongs to another question.
     """
 
     def __init__(
@@ -78,7 +81,6 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         questions: Sequence[Question],
         *,
         examples: Sequence[Example] = (),
-        adaptation: Adaptation | None = None,
         encoder: Endpoint | None = None,
         calibration: Calibrations = None,
         embedders: Mapping[str, Endpoint] | None = None,
@@ -89,80 +91,101 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self.questions = tuple(questions)
         self.examples = tuple(examples)
         self.encoder = encoder or encoder_beside(self.endpoint)
-        self.adaptation = adaptation
-        if adaptation is not None:
-            adaptation.check(self.questions)
-        self._calibrated = self._with(calibration, embedders)
-        self._zero_shot = ZeroShotCache()
+        self._first_fit = _FirstFit()
+        self._sources = sources_of(self.endpoint, embedders, encoder=self.encoder)
+        self.decide_by(self._by_name(calibration))
 
     @property
     def decided_by(self) -> str:
         """Who decides, where that is a head on an encoder's vectors; else empty."""
-        if self.encoder is None or self.adaptation is None or not self.adaptation.heads:
+        if self.encoder is None or not any(_reads_vectors(c) for c in self.calibrations.values()):
             return ""
-        also = f" and {self.endpoint.name}" if self.adaptation.prompt_variants else ""
+        also = f" and {self.endpoint.name}" if self.asks_endpoint else ""
         return f"{self.encoder.name} with a head{also}"
+
+    @property
+    def by_words(self) -> bool:
+        """Whether the words of the questions decide alone."""
+        scorers = (scorer.calibration.features for scorer in self._scorers.values())
+        read = [feature for features in scorers for feature in features]
+        alone = all(isinstance(feature, WordsFeature) for feature in read)
+        return bool(read) and alone and not self._to_fit
+
+    @property
+    def asks_endpoint(self) -> bool:
+        """Whether the endpoint itself is asked, and not only what stands beside it."""
+        scorers = (scorer.calibration.features for scorer in self._scorers.values())
+        return any(feature.source == DECIDES for features in scorers for feature in features)
 
     def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
     ) -> Self:
-        """Copy the agent with a calibration; `None` takes it away.
+        """Copy the agent with a calibration; `None` takes all away, those that ship too.
 
         Raises:
             CalibrationError: it belongs to another question.
         """
         copied = copy.copy(self)
-        copied._calibrated = self._with(calibration, embedders)
+        copied._sources = sources_of(self.endpoint, embedders, encoder=self.encoder)
+        copied.decide_by(copied._by_name(calibration))
         return copied
 
-    def _with(
-        self, calibration: Calibrations, embedders: Mapping[str, Endpoint] | None
-    ) -> Mapping[str, Calibrated]:
+    def by_shipped_head(self, name: str, *, file: HeadFile = "support") -> Self:
+        """Copy the agent, to decide its one question by the head that ships for `name` in a file.
+
+        Where no encoder stands beside the endpoint it stays as it is.
+        """
+        if self.encoder is None or not feeds_heads(self.encoder):
+            return self
+        (question,) = self.questions
+        return self.calibrated(shipped(question, name, file=file))
+
+    def alone(self) -> Self:
+        """Copy the agent so that the endpoint alone decides: no encoder, and no calibration."""
+        copied = copy.copy(self)
+        copied.encoder = None
+        return copied.calibrated(None)
+
+    def _by_name(self, calibration: Calibrations) -> Mapping[str, Calibration]:
+        names = [question.name for question in self.questions]
         if calibration is None:
             return {}
-        from moa.calibration.calibrated import Calibrated
-        from moa.calibration.features import sources_of
-
-        by_name = {question.name: question for question in self.questions}
         if not isinstance(calibration, Mapping):
-            if len(by_name) > 1:
+            if len(names) > 1:
                 raise CalibrationError(
-                    f"{self.name} asks {len(by_name)} questions ({', '.join(by_name)}): give each "
+                    f"{self.name} asks {len(names)} questions ({', '.join(names)}): give each "
                     "its calibration by its name"
                 )
-            calibration = dict.fromkeys(by_name, calibration)
+            return dict.fromkeys(names, calibration)
         for name in calibration:
-            if name not in by_name:
+            if name not in names:
                 raise CalibrationError(
-                    f"{self.name} has no question {name!r} to calibrate, only {', '.join(by_name)}"
+                    f"{self.name} has no question {name!r} to calibrate, only {', '.join(names)}"
                 )
-        sources = sources_of(self.endpoint, embedders)
-        return {
-            name: Calibrated(given, by_name[name], sources) for name, given in calibration.items()
-        }
+        return calibration
 
-    @property
-    def asks_endpoint(self) -> bool:
-        """Whether the endpoint itself is asked, and not only what stands beside it."""
-        if len(self._calibrated) < len(self.questions):
-            return self.adaptation is None or bool(self.adaptation.prompt_variants)
-        from moa.calibration.features import DECIDES
+    def decide_by(self, given: Mapping[str, Calibration]) -> None:
+        """Set what decides each question, by its name; the others are decided as ever."""
+        self.calibrations = given
+        """What was given or ships, by name of the question."""
+        heads = self.encoder is not None and feeds_heads(self.encoder)
+        left = [question for question in self.questions if question.name not in given]
+        self._to_fit = tuple(q for q in left if heads and _enough(q, self.examples))
+        asked = [question for question in left if question not in self._to_fit]
+        names = {question.name for question in asked}
+        shown = [example for example in self.examples if names & set(example.labels)]
+        made = {q.name: self._default(q, shown, heads=heads) for q in asked} | dict(given)
+        by_name = {question.name: question for question in self.questions}
+        self._scorers = {n: Calibrated(c, by_name[n], self._sources) for n, c in made.items()}
+        self._plan = Plan.of(scorer.ask for scorer in self._scorers.values())
 
-        read = (one.calibration.features for one in self._calibrated.values())
-        return any(feature.source == DECIDES for features in read for feature in features)
+    def _default(self, question: Question, shown: Sequence[Example], *, heads: bool) -> Calibration:
+        if heads:
+            from moa.decisions.heads import speaks
 
-    def adapted(self, adaptation: Adaptation | None) -> Self:
-        """Copy the agent with another adaptation; `None` takes it away.
-
-        Raises:
-            ConfigError: it belongs to other questions.
-        """
-        if adaptation is not None:
-            adaptation.check(self.questions)
-        adapted = copy.copy(self)
-        adapted.adaptation = adaptation
-        adapted._zero_shot = ZeroShotCache()
-        return adapted
+            if speaks(question):
+                return by_words(question, self.endpoint, shown)
+        return as_asked(question, shown)
 
     @abstractmethod
     def read(self, answers: Sequence[Answer]) -> Out:
@@ -174,15 +197,17 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         labelled: Sequence[Example] = (),
         unlabelled: Sequence[str] = (),
         context: RunContext | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Self:
-        """Copy the agent, fitted to its task; see `moa.decisions.adaptation.adapt`.
+        """Copy the agent, fitted to its task; see `moa.calibration.adapt.adapt`.
+
+        What was fitted stands in `calibrations`, and can be saved.
 
         Args:
             labelled: Texts with the names of the right options, by name of the question.
             unlabelled: Texts like those to come; from 32 on they are used.
             context: Budget, deadline and ledger of the fitting; `None` starts one.
-            progress: Called with the texts read so far, and those to read in all.
+            progress: Called with the name of what reads, the texts read so far, and those to read.
 
         Raises:
             EndpointError: a request failed.
@@ -190,38 +215,41 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             DeadlineExceeded: the run's time is up.
             MissingDependency: numpy is not installed.
         """
-        from moa.decisions.adaptation import adapt
+        from moa.calibration.adapt import adapt
 
-        inside = (context or RunContext()).nested(self.name)
-        return self.adapted(
-            await adapt(
-                self.endpoint,
-                self.questions,
-                labelled=labelled,
-                unlabelled=unlabelled,
-                own=self.examples,
-                encoder=self.encoder,
-                context=inside,
-                progress=progress,
-            )
+        encoder = self.encoder or (encoder_for(self.endpoint) if labelled else None)
+        made = await adapt(
+            self.endpoint,
+            self.questions,
+            labelled=labelled,
+            unlabelled=unlabelled,
+            own=self.examples,
+            encoder=encoder if encoder is not None and feeds_heads(encoder) else None,
+            context=(context or RunContext()).nested(self.name),
+            progress=progress,
         )
+        return self.calibrated(made)
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
-        """Ask all questions, in one request a prompt variant, and correct the answers.
-
-        Those with a calibration are asked as it says.
-        """
+        """Read the text once for all questions, and conclude each answer."""
         text = str(request)
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
         text = await self._fitting(text, context)
-        answers = {
-            name: await calibrated.answer(text, context)
-            for name, calibrated in self._calibrated.items()
-        }
-        if len(answers) < len(self.questions):
-            for answer in await self._uncalibrated(text, context):
-                answers.setdefault(answer.question.name, answer)
+        scorers, plan = self._scorers, self._plan
+        if self._to_fit:
+            fitted = await self._first_fit.get(self._to_fit, self.examples, self._sources, context)
+            scorers = {**scorers, **fitted}
+            plan = Plan.of(scorer.ask for scorer in scorers.values())
+        for scorer in scorers.values():
+            for warning in await scorer.check(context):
+                context.note("degraded", warning)
+        reads = await plan.read(text, self._sources, context)
+        pairs = zip(scorers.values(), reads, strict=True)
+        answers = {s.question.name: s.conclude(read, text) for s, read in pairs}
+        self._note(scorers, answers, context)
+        for scorer, read in zip(scorers.values(), reads, strict=True):
+            self._note_refusals(scorer.question.name, answers, read, context)
         return self.read([answers[question.name] for question in self.questions])
 
     async def _fitting(self, text: str, context: RunContext) -> str:
@@ -247,44 +275,14 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         )
         return cut
 
-    async def _uncalibrated(self, text: str, context: RunContext) -> tuple[Answer, ...]:
-        adaptation = self.adaptation or await self._zero_shot.get(self, context)
-        if adaptation is None:
-            answers = await self._ask(text, context, self.examples)
-            self._note(answers, context)
-            return answers
-        vector = await self._vector(adaptation, text, context) if adaptation.heads else None
-        variants = adaptation.prompt_variants
-        asked = await gather(self._ask(text, context, shown) for shown in variants)
-        self._note(asked[0] if asked else (), context)
-        for name, why in adaptation.doubtful.items():
-            context.note("degraded", f"question {name!r} is DOUBTFUL: {why}")
-        if adaptation.heads:
-            also = f" and {self.endpoint.model}" if asked else ""
-            context.note("changed", f"decided by an encoder's heads{also}: {adaptation.origin}")
-        elif adaptation.corrections:
-            context.note("changed", f"probabilities corrected: {adaptation.origin}")
-        return adaptation.apply(self.questions, asked, vector)
-
-    async def _vector(
-        self, adaptation: Adaptation, text: str, context: RunContext
-    ) -> Sequence[float]:
-        """Encode the text for the heads."""
-        if self.encoder is None or self.encoder.model != adaptation.encoder:
-            raise ConfigError(
-                f"{self.name} has heads for vectors of {adaptation.encoder}, and "
-                f"{'there is no encoder' if self.encoder is None else self.encoder.model} here"
-            )
-        from moa.decisions.heads import encode
-
-        (vector,) = await encode(self.encoder, [text], context)
-        return vector
-
-    @staticmethod
-    def _note(answers: Sequence[Answer], context: RunContext) -> None:
-        """Note in the trace what answers can't be trusted with."""
-        for answer in answers:
-            name = answer.question.name
+    def _note(
+        self,
+        scorers: Mapping[str, Calibrated],
+        answers: Mapping[str, Answer],
+        context: RunContext,
+    ) -> None:
+        """Note in the trace who decided, and what answers can't be trusted with."""
+        for name, answer in answers.items():
             if answer.status != "answered":
                 context.note("refused", f"question {name!r} has no answer: {answer.status}")
             elif answer.probabilities is None:
@@ -293,21 +291,83 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     f"question {name!r}: the label was written, so it has no probabilities and "
                     "no confidence",
                 )
+            if why := scorers[name].calibration.doubtful:
+                context.note("degraded", f"question {name!r} is DOUBTFUL: {why}")
+        said = (self._said(scorer.calibration) for scorer in scorers.values())
+        for way in dict.fromkeys(filter(None, said)):
+            context.note("changed", way)
 
-    async def _ask(
-        self, text: str, context: RunContext, shown: Sequence[Example]
-    ) -> tuple[Answer, ...]:
-        """Ask all questions in one request; the answers are as the model gives them."""
-        decision = await self.endpoint.decide(text, self.questions, context, examples=shown)
-        asked, answered = (
-            [question.name for question in questions]
-            for questions in (self.questions, [answer.question for answer in decision.answers])
+    @staticmethod
+    def _note_refusals(
+        name: str, answers: Mapping[str, Answer], reads: Sequence[Read], context: RunContext
+    ) -> None:
+        """Note what the endpoint refused where something else decided."""
+        said = [answer.status for read in reads for answer in read.answers]
+        refused = next((status for status in said if status != "answered"), None)
+        if refused is not None and answers[name].status == "answered":
+            context.note("refused", f"question {name!r} is decided without an answer: {refused}")
+
+    def _said(self, calibration: Calibration) -> str:
+        """Say who decided, where that isn't the endpoint as it is; a bound says for itself."""
+        if calibration.bound is not None:
+            return ""
+        if _reads_vectors(calibration):
+            asked = any(isinstance(feature, LabelFeature) for feature in calibration.features)
+            also = f" and {self.endpoint.model}" if asked else ""
+            return f"decided by an encoder's heads{also}: {calibration.origin}"
+        return f"probabilities corrected: {calibration.origin}" if calibration.full else ""
+
+
+def _reads_vectors(calibration: Calibration) -> bool:
+    return any(not isinstance(feature, LabelFeature) for feature in calibration.features)
+
+
+def _enough(question: Question, examples: Sequence[Example]) -> bool:
+    from moa.calibration.adapt import enough, labels_of
+
+    return len(examples) >= ENOUGH and enough(labels_of(question, examples))
+
+
+class _FirstFit:
+    """What an agent fits to its own examples at its first call, once for all its copies."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._found: dict[str, Calibrated] = {}
+
+    async def get(
+        self,
+        questions: Sequence[Question],
+        examples: Sequence[Example],
+        sources: Sources,
+        context: RunContext,
+    ) -> Mapping[str, Calibrated]:
+        """Give it; those who ask while it is being fitted wait."""
+        if any(question.name not in self._found for question in questions):
+            async with self._lock.held(context.remaining_s()):
+                await self._fit(questions, examples, sources, context)
+        return {question.name: self._found[question.name] for question in questions}
+
+    async def _fit(
+        self,
+        questions: Sequence[Question],
+        examples: Sequence[Example],
+        sources: Sources,
+        context: RunContext,
+    ) -> None:
+        from moa.calibration.adapt import adapt
+
+        missing = [question for question in questions if question.name not in self._found]
+        made = await adapt(
+            sources[DECIDES],
+            missing,
+            labelled=examples,
+            encoder=sources[ENCODER],
+            asks=False,
+            context=context,
         )
-        if asked != answered:
-            raise InvalidResponse(
-                f"asked {asked}, it answered {answered}", endpoint=decision.endpoint
-            )
-        return decision.answers
+        for question in missing:
+            self._found[question.name] = Calibrated(made[question.name], question, sources)
 
 
 class Decider(DecidingAgent[Out]):
@@ -318,12 +378,13 @@ class Decider(DecidingAgent[Out]):
         questions: Fields of `Predicate`, `Choice` and `Score`.
         examples: Texts with the names of the right options, by name of the question; see
             `DecidingAgent`.
-        adaptation: Examples to show, and corrections of the model's bias.
+        calibration: What decides each question, by its name; see `DecidingAgent`.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: a field is no question, or the adaptation belongs to other questions.
+        ConfigError: a field is no question.
+        CalibrationError: a calibration belongs to another question.
 
     Examples:
         >>> class Triage(BaseModel):
@@ -341,12 +402,12 @@ class Decider(DecidingAgent[Out]):
         questions: type[Out],
         *,
         examples: Sequence[Example] = (),
-        adaptation: Adaptation | None = None,
+        calibration: Calibrations = None,
         **limits: Unpack[Limits],
     ) -> None:
         self.output_type = questions
         super().__init__(
-            endpoint, questions_of(questions), examples=examples, adaptation=adaptation, **limits
+            endpoint, questions_of(questions), examples=examples, calibration=calibration, **limits
         )
 
     def read(self, answers: Sequence[Answer]) -> Out:
@@ -377,28 +438,8 @@ class Decider(DecidingAgent[Out]):
         part: Any = copy.copy(self)
         part.output_type = create_model(model.__name__, **fields)
         part.questions = asked
-        part.adaptation = self.adaptation and _only(self.adaptation, names)
-        part._zero_shot = ZeroShotCache()
-        part._calibrated = {n: c for n, c in self._calibrated.items() if n in names}
+        part.decide_by({n: c for n, c in self.calibrations.items() if n in names})
         return part
-
-
-def _only(adaptation: Adaptation, names: Sequence[str]) -> Adaptation:
-    variants = tuple(
-        tuple(
-            replace(example, labels=labels)
-            for example in shown
-            if (labels := {n: label for n, label in example.labels.items() if n in names})
-        )
-        for shown in adaptation.prompt_variants
-    )
-    return replace(
-        adaptation,
-        prompt_variants=variants,
-        corrections={n: c for n, c in adaptation.corrections.items() if n in names},
-        heads={n: head for n, head in adaptation.heads.items() if n in names},
-        doubtful={n: why for n, why in adaptation.doubtful.items() if n in names},
-    )
 
 
 def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[Example, ...]:
@@ -422,81 +463,3 @@ def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tupl
             )
         found.append(Example(text, {question.name: names[0]}))
     return tuple(found)
-
-
-def shipped_head(
-    endpoint: Endpoint | str, question: str, *, asked_as: str | None = None, file: str = "support"
-) -> Adaptation | None:
-    """Give the head that ships for a question, where an encoder stands beside the endpoint.
-
-    Raises:
-        ConfigError: no head ships for it.
-    """
-    if not reads_heads(endpoint):
-        return None
-    return Adaptation.shipped(question, file=file, asked_as=asked_as)
-
-
-class ZeroShotCache:
-    """What an agent without labels finds out at its first call, and keeps.
-
-    It may take a third of the time and of the budget that a run has left, so that what the run is
-    there for is done in any case.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._known = False
-        self._adaptation: Adaptation | None = None
-        self._too_short_s = 0.0
-        """Seconds that were not enough, so that they are not spent in vain again."""
-
-    async def get(self, agent: DecidingAgent[Any], context: RunContext) -> Adaptation | None:
-        """Give it; those who ask while it is being found out wait."""
-        if self._known:
-            return self._adaptation
-        free = costs_nothing(agent.endpoint)
-        if agent.encoder is None and not free:
-            return None
-        from moa.decisions.zero_shot import zero_shot
-
-        if free:
-            from moa.decisions.probe import find_out
-
-            await find_out(agent.endpoint, encoder=agent.encoder, context=context)
-        left_s = context.remaining_s()
-        share_s = None if left_s is None else left_s / 3
-        too_short = f"it takes more than a third of the time left, {share_s or 0:.2g} s"
-        try:
-            if share_s is not None and share_s <= self._too_short_s:
-                raise DeadlineExceeded(too_short)
-            async with self._lock.held(share_s), in_time(share_s, too_short):
-                if not self._known:
-                    self._adaptation = await zero_shot(
-                        agent.endpoint,
-                        agent.questions,
-                        own=agent.examples,
-                        encoder=agent.encoder,
-                        free=free,
-                        context=context,
-                    )
-                    self._known = True
-        except (BudgetExceeded, DeadlineExceeded) as error:
-            context.remaining_s()  # raises where it is the run's own time that is up
-            if isinstance(error, DeadlineExceeded):
-                self._too_short_s = max(self._too_short_s, share_s or 0.0)
-            context.note("degraded", f"the model's bias was not measured: {error}")
-            return None
-        return self._adaptation
-
-
-def costs_nothing(endpoint: Endpoint) -> bool:
-    """Whether asking costs nothing but time: a model that `moa` runs, or a server near by.
-
-    A server that has a price of an hour or of tokens costs that.
-    """
-    inner = unwrapped(endpoint)
-    if isinstance(inner, EmbeddedEndpoint):
-        return True
-    near = isinstance(inner, OpenAIEndpoint) and inner.client.is_near
-    return near and (not inner.price.known or inner.price == FREE)

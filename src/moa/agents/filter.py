@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
+from moa.calibration.file import Calibration
 from moa.context import RunContext
-from moa.decisions import ENOUGH, Adaptation
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.node import Text
@@ -64,16 +64,15 @@ class Filter(DecidingAgent[Verdict]):
         action: "keep" keeps what meets the criterion, and drops the rest; "drop" drops it, and
             keeps the rest.
         threshold: Probability from which on a text meets the criterion.
-        examples: Texts, and whether each meets the criterion; from eight on, a head is fitted to
-            them where an encoder stands beside the endpoint, else the model is shown them
-            where it is asked.
-        adaptation: Examples to show, and corrections of the model's bias.
+        examples: Texts, and whether each meets the criterion; see `DecidingAgent`.
+        calibration: What decides, and says which answers are accepted if it has a bound.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: there is no `action`, the criterion is empty, the threshold is not between 0
-            and 1, or the adaptation belongs to other questions.
+        ConfigError: there is no `action`, the criterion is empty, or the threshold is not between
+            0 and 1.
+        CalibrationError: the calibration belongs to another question.
 
     Examples:
         >>> def rule(text: str) -> dict[str, dict[str, float]]:
@@ -92,7 +91,7 @@ class Filter(DecidingAgent[Verdict]):
         action: Action,
         threshold: float = 0.5,
         examples: Sequence[tuple[str, bool]] = (),
-        adaptation: Adaptation | None = None,
+        calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         if not criterion.strip() or not 0 < threshold < 1:
@@ -115,7 +114,7 @@ class Filter(DecidingAgent[Verdict]):
             endpoint,
             [question],
             examples=examples_of(question, examples),
-            adaptation=adaptation,
+            calibration=calibration,
             **limits,
         )
 
@@ -142,9 +141,7 @@ class Filter(DecidingAgent[Verdict]):
         sure = "as written by the model" if p is None else f"probability {p:.2f}"
         confidence = None if p is None else p if met else 1 - p
         reason = f"{'is' if met else 'is not'} {self.criterion} ({sure})"
-        fitted = self.adaptation is not None or len(self.examples) >= ENOUGH
-        by_words = answer.source == "encoder" and not fitted
-        unsure = by_words and p is not None and abs(p - self.threshold) <= UNSURE
+        unsure = self.by_words and p is not None and abs(p - self.threshold) <= UNSURE
         if doubtful := answer.doubtful or unsure:
             who = "the encoder" if unsure else "the model"
             reason = f"DOUBTFUL: {who} can't tell whether it is {self.criterion} ({sure})"

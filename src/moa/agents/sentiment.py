@@ -8,9 +8,11 @@ from typing import Literal, Unpack, get_args
 from pydantic import computed_field
 
 from moa.agents.base import Limits, ready
-from moa.agents.deciding import DecidingAgent, examples_of, shipped_head
-from moa.decisions import Adaptation
+from moa.agents.deciding import DecidingAgent, examples_of
+from moa.calibration.defaults import shipped
+from moa.calibration.file import Calibration
 from moa.endpoints import Endpoint
+from moa.endpoints.encoders import reads_heads
 from moa.questions import Answer, Choice, Option, Question
 
 Feeling = Literal["negative", "neutral", "positive"]
@@ -55,14 +57,13 @@ class Sentiment(DecidingAgent[Mood]):
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         neutral: Whether neutral is an answer too; without it the answer is one of two.
-        adaptation: Prompt variants to read each text with, and corrections of the model's bias;
-            `None` is the head that ships, where there is an encoder beside the endpoint, and then
-            the endpoint isn't asked.
+        calibration: What decides; `None` is the head that ships, where there is an encoder beside
+            the endpoint, and then the endpoint isn't asked.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: the adaptation belongs to other questions.
+        CalibrationError: the calibration belongs to another question.
 
     Examples:
         >>> small = SimulatedEndpoint(rule=lambda _: {"sentiment": {"positive": 0.9}})
@@ -75,7 +76,7 @@ class Sentiment(DecidingAgent[Mood]):
         endpoint: Endpoint | str,
         *,
         neutral: bool = True,
-        adaptation: Adaptation | None = None,
+        calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         labels = [label for label in get_args(Feeling) if neutral or label != "neutral"]
@@ -86,10 +87,10 @@ class Sentiment(DecidingAgent[Mood]):
             tuple(Option(label, label) for label in labels),
         )
         examples = examples_of(question, [pair for pair in _EXAMPLES if pair[1] in labels])
-        if adaptation is None:
+        if calibration is None and reads_heads(endpoint):
             head = "sentiment" if neutral else "negative or positive"
-            adaptation = shipped_head(endpoint, head, file="sentiment", asked_as="sentiment")
-        super().__init__(endpoint, [question], examples=examples, adaptation=adaptation, **limits)
+            calibration = shipped(question, head, file="sentiment")
+        super().__init__(endpoint, [question], examples=examples, calibration=calibration, **limits)
 
     def read(self, answers: Sequence[Answer]) -> Mood:
         """Give the one answer as a mood."""

@@ -24,9 +24,9 @@ _HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
 """Share of the texts drawn at random that is held out; the larger one where there are at least
 `_MANY` of them an option, so that enough are left to fit to."""
 _MANY = 100
-Learn = Literal["split", "nothing", "approximate"]
+Learn = Literal["split", "nothing", "approximate", "all"]
 """What labelled rows are for: a part to learn from and the rest to be held out; all to be held out;
-or all for both, by cross-fitting."""
+all for both, by cross-fitting; or all to learn from, so that nothing is promised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,7 @@ def prospect(rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "sp
         f"accepted. Held out as a whole (--learn nothing), they could show {best} at best",
         "nothing": f"{rows} could show {best} at best",
         "approximate": f"{rows} could show {best} at best",
+        "all": "Nothing is promised of rows that all are learnt from",
     }
     return (
         f"{rows} rows are too few to accept anything: {promise}, takes at least {fewest_rows} "

@@ -1,32 +1,29 @@
-"""Features: what a calibration reads of a text, each with an endpoint, within a limit of time.
+"""Features: what a calibration reads of a text, and how one text is read with all of them.
 
 A feature is written into the calibration's file, and read back from it. It names its endpoint by a
-role, since a file can't hold one: `slm` is the endpoint that decides.
+role, since a file can't hold one: `slm` is the endpoint that decides. Nothing here needs numpy.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from moa._async import map_async
+from moa._async import gather
 from moa.context import RunContext
-from moa.decisions.arrays import Bools, Floats, Ints, np
+from moa.decisions import PromptVariant
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import SentenceEncoder
+from moa.endpoints.encoders import SentenceEncoder, encoder_for, feeds_heads
+from moa.endpoints.known import known
 from moa.endpoints.logprobs import label_prompt, one_line
 from moa.endpoints.wrappers import unwrapped
-from moa.errors import CapabilityError, EndpointRejected, InvalidResponse, MissingDependency
+from moa.errors import InvalidResponse
 from moa.node import Frozen
-from moa.questions import NONE_OF_THESE, Layout, Question
+from moa.questions import Answer, Layout, Question
 
 DECIDES = "slm"
 """Role of the endpoint that decides."""
@@ -34,6 +31,8 @@ HIDDEN = "hidden states"
 """Role of the embedded model itself, which is about to name the label."""
 SENTENCES = "sentences"
 """Role of a small sentence encoder on this machine."""
+ENCODER = "encoder"
+"""Role of the multilingual encoder, whose vectors the shipped heads and words are read from."""
 ASKED_AS = "label"
 """Name of the question in the examples of a feature, whatever an agent calls it."""
 PROMPT = "Task: {question}\nText: {text}\nLabel:"
@@ -42,22 +41,21 @@ Sources = Mapping[str, Endpoint]
 """Endpoints by role."""
 Progress = Callable[[str, int, int], None]
 """Called with the name of a feature or a design, the texts it has done, and those to do in all."""
-_LEAST_MASS = 1e-3
-"""A smaller label mass tells no more."""
 _LONGEST = 4000
 """Characters of a text that are embedded: longer ones may not fit the encoder."""
-_AT_ONCE = 8
-_SECONDS_A_TEXT, _LEAST_S = 1.0, 120.0
-"""Seconds that reading may take in all, for each text and at least."""
-_PROBE = 6
-"""Texts that are read first, to see how long all would take; the first of them warms up."""
 
 
 def sources_of(
-    endpoint: Endpoint, embedders: Mapping[str, Endpoint] | None = None
+    endpoint: Endpoint,
+    embedders: Mapping[str, Endpoint] | None = None,
+    *,
+    encoder: Endpoint | None = None,
 ) -> dict[str, Endpoint]:
     """Give all that can be read from: who decides, its hidden states, encoders, by role."""
     found: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
+    encoder = encoder or encoder_for(endpoint)
+    if encoder is not None and feeds_heads(encoder):
+        found[ENCODER] = encoder
     inner = unwrapped(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
         found[SENTENCES] = SentenceEncoder(price=inner.price)  # it runs on the same machine
@@ -69,55 +67,47 @@ class LabelFeature(Frozen):
     """The probabilities of the labels, averaged over prompt variants."""
 
     kind: Literal["labels"] = "labels"
-    name: str
+    name: str = "labels"
     source: str = DECIDES
-    prompt_variants: tuple[tuple[Example, ...], ...] = ((),)
+    prompt_variants: tuple[PromptVariant, ...] = ((),)
     """Labelled texts that are shown; an empty one is the endpoint's own way."""
     turned: bool = False
     """Whether the options are asked for in the opposite order."""
-    read_as: Layout = "completion"
-    """How the prompt is laid out, whatever comes to be known of the model later."""
-    layout: str
-    """What the prompt looked like without a text; see `layout_of`."""
+    read_as: Layout | None = "completion"
+    """How the prompt is laid out, whatever comes to be known of the model later; `None`: as is
+    known to suit the model."""
+    layout: str = ""
+    """What the prompt looked like without a text; empty where nothing was fitted to it."""
+    asked_as: str = ASKED_AS
+    """Name that the question had when it was fitted, since a server may look at it; empty: the
+    name that it has."""
 
-    async def read(
-        self,
-        texts: Sequence[str],
+    @classmethod
+    def of(
+        cls,
         question: Question,
-        sources: Sources,
-        context: RunContext,
-        told: Callable[[], None] | None = None,
-    ) -> list[Floats]:
-        """Log-probabilities of the options; without the log, they add up to the label mass.
+        endpoint: Endpoint,
+        name: str = "labels",
+        shown: Iterable[PromptVariant] = ((),),
+        *,
+        turned: bool = False,
+    ) -> LabelFeature:
+        """Read a question in the layout that suits the endpoint's model, and write that down."""
+        read_as = known(endpoint.model).layout_of(question.kind)
+        return cls(
+            name=name,
+            prompt_variants=tuple(shown),
+            turned=turned,
+            read_as=read_as,
+            layout=layout_of(question, read_as),
+            asked_as=question.name,
+        )
 
-        `told` is called after each reading of a text.
-        """
+    def asked(self, question: Question) -> Question:
+        """Lay the question out as it is asked."""
         options = question.options[::-1] if self.turned else question.options
-        asked = replace(question, name=ASKED_AS, options=options, layout=self.read_as)
-        found: list[list[Floats]] = []
-        # One by one, since a server keeps one beginning of a prompt at a time.
-        for variant in self.prompt_variants:
-
-            async def one(text: str, shown: Sequence[Example] = variant) -> Floats:
-                logs = await _logs(text, asked, sources[self.source], context, shown)
-                if told is not None:
-                    told()
-                return logs[::-1] if self.turned else logs
-
-            found.append(await map_async(one, texts, max_concurrency=_AT_ONCE))
-        return [
-            self._mean(text, logs)
-            for text, logs in zip(texts, zip(*found, strict=True), strict=True)
-        ]
-
-    def _mean(self, text: str, found: Sequence[Floats]) -> Floats:
-        """Average the variants but those that show the very text, where there are others."""
-        shown = [
-            any(example.text == text for example in variant) for variant in self.prompt_variants
-        ]
-        fair = [logs for logs, is_shown in zip(found, shown, strict=True) if not is_shown]
-        mean: Floats = np.mean(fair or found, 0)
-        return mean
+        name, layout = self.asked_as or question.name, self.read_as or question.layout
+        return replace(question, name=name, options=options, layout=layout)
 
 
 class VectorFeature(Frozen):
@@ -128,223 +118,202 @@ class VectorFeature(Frozen):
     source: str
     prompt: str | None = None
     """What is embedded, with `{question}` and `{text}`; `None` is the text alone."""
-
-    async def read(
-        self,
-        texts: Sequence[str],
-        question: Question,
-        sources: Sources,
-        context: RunContext,
-        told: Callable[[], None] | None = None,
-    ) -> list[Floats]:
-        """Read the vectors of texts; the arguments are those of a `LabelFeature`."""
-
-        async def one(text: str) -> Floats:
-            words = text[:_LONGEST]
-            if self.prompt is not None:
-                words = self.prompt.format(question=one_line(question.text), text=one_line(words))
-            found = await sources[self.source].embed([words], context)
-            if told is not None:
-                told()
-            return np.array(found.vectors[0])
-
-        return await map_async(one, texts, max_concurrency=_AT_ONCE)
+    sentences: bool = False
+    """Whether the mean of its sentences' vectors follows that of the whole text."""
 
 
-Feature = Annotated[LabelFeature | VectorFeature, Field(discriminator="kind")]
+class WordsFeature(Frozen):
+    """What the words of a question make of the text, without a label: probabilities of options."""
+
+    kind: Literal["words"] = "words"
+    name: str = "words"
+    source: str = ENCODER
+
+
+Feature = Annotated[LabelFeature | VectorFeature | WordsFeature, Field(discriminator="kind")]
 
 
 def layout_of(question: Question, read_as: Layout) -> str:
     """Write the prompt of a question as it is without a text and examples."""
-    return label_prompt(question, "", (), layout=read_as).text
+    return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).text
 
 
-async def _logs(
-    text: str, question: Question, endpoint: Endpoint, context: RunContext, shown: Sequence[Example]
-) -> Floats:
-    decision = await endpoint.decide(text, [question], context, examples=shown)
-    if len(decision.answers) != 1:
-        raise InvalidResponse(
-            f"it gave {len(decision.answers)} answers to one question", endpoint=endpoint.name
-        )
-    answer = decision.answers[0]
-    if answer.source == "text":
-        raise CapabilityError(
-            f"{endpoint.name} writes its labels, so there are no probabilities to calibrate"
-        )
-    n = len(question.options)
-    if answer.probabilities is None:  # refused: all options are as likely, and none is likely
-        return np.full(n, np.log(_LEAST_MASS / n))
-    mass = 1.0 if answer.label_mass is None else max(answer.label_mass, _LEAST_MASS)
-    return np.log(np.maximum(np.array(answer.probabilities), 1e-45)) + np.log(mass)
+class Read(NamedTuple):
+    """What a feature read of a text: answers or numbers."""
+
+    answers: tuple[Answer, ...] = ()
+    """One for each prompt variant."""
+    vector: tuple[float, ...] = ()
+    """A vector, or log-probabilities of the options."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a feature gave to all texts, and what a text took on average."""
-
-    feature: Feature
-    values: Floats
-    """Texts, options or parts of a vector; `nan` of a text that wasn't read."""
-    seconds: float
-    """Wall time of a text, several being read at once."""
-    tokens: float
-    """Tokens of a text that no cache had, answers included."""
-    cost: Decimal | None
-    """US dollars of a text; `None` is unknown."""
-    names: tuple[Floats, Ints] | None = None
-    """What it gave to the names of the options, and which options they are; `None` where it reads
-    no names."""
-
-
-@dataclass(slots=True)
-class FeatureReader:
-    """Reads texts with one feature after another, until the time is up.
-
-    First some `rows`, by which features are compared; then the others, with those that were chosen.
-    """
+class Ask(NamedTuple):
+    """A question, and the features that read a text for it."""
 
     question: Question
-    sources: Sources
-    texts: Sequence[str]
-    context: RunContext
-    rows: Bools | None = None
-    """The texts that are read first; `None`: all."""
-    limit_s: float | None = None
-    """Seconds that all may take; `None`: 1 a text, and at least 120."""
-    progress: Progress | None = None
-    dropped: list[str] = field(default_factory=list[str])
-    """Features that were left out, and why, in sentences."""
-    most_s: float = math.inf
-    """Seconds a text from which on a feature can't be worth its time, however good it is."""
-    _reserved_s: float = 0.0
-    """Seconds that the other rows would take with all features read so far."""
-    _started: float = field(default_factory=time.monotonic)
+    features: Sequence[Feature]
 
-    @property
-    def left_s(self) -> float:
-        """Seconds until the limit."""
-        limit_s = self.limit_s or max(_LEAST_S, _SECONDS_A_TEXT * len(self.texts))
-        return limit_s - (time.monotonic() - self._started)
 
-    @property
-    def _is_first(self) -> Bools:
-        return np.ones(len(self.texts), bool) if self.rows is None else self.rows
+_Place = tuple[int, int, int]
+"""Index of a question, of its feature, and of the prompt variant."""
+_Encoding = tuple[str, str | None, bool]
+"""Role, prompt with the question in it, and whether sentences are encoded too."""
 
-    def _of(self, rows: Bools) -> list[str]:
-        return [text for text, taken in zip(self.texts, rows.tolist(), strict=True) if taken]
 
-    async def read(self, feature: Feature) -> Reading | None:
-        """Read the first rows; `None` where the feature was dropped, and `dropped` says why.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Questions that are asked together, since they are shown the same texts."""
 
-        Of the others there is no number (`nan`) yet; `rest` reads them.
+    source: str
+    shown: PromptVariant
+    questions: tuple[Question, ...]
+    places: tuple[_Place, ...]
+
+    async def ask(self, text: str, sources: Sources, context: RunContext) -> tuple[Answer, ...]:
+        """Ask about a text.
+
+        Raises:
+            InvalidResponse: other questions were answered.
+            EndpointError: the request failed.
         """
-        left_s = self.left_s - self._reserved_s
-        if left_s <= 0:
-            return self.drop(feature, "the time was up before it")
-        return await self._within(feature, self._first(feature), left_s)
-
-    async def rest(self, reading: Reading) -> Reading | None:
-        """Read the other rows too; `None` where the feature was dropped after all.
-
-        The time for it was set aside, so it is read to the end even if it got slower since.
-        """
-        if self._is_first.all():
-            return reading
-        return await self._within(reading.feature, self._others(reading), math.inf)
-
-    async def _within(
-        self, feature: Feature, work: Coroutine[None, None, Reading | None], limit_s: float
-    ) -> Reading | None:
-        """Drop a feature where its time is up, or it can't be read."""
-        try:
-            async with asyncio.timeout(None if math.isinf(limit_s) else limit_s):
-                return await work
-        except TimeoutError:
-            return self.drop(feature, "it got slower on the way, and the time was up")
-        except (CapabilityError, MissingDependency, EndpointRejected) as error:
-            return self.drop(feature, str(error))
-
-    async def _first(self, feature: Feature) -> Reading | None:
-        context = self.context.nested()
-        texts = self._of(self._is_first)
-        read = self._reads(feature, context, 0, len(texts))
-        found = await read(texts[:1])
-        warm = time.perf_counter()
-        found += await read(texts[1:_PROBE])
-        each = (time.perf_counter() - warm) / max(1, len(found) - 1)
-        why = self._hopeless(each, len(found))
-        if why is not None:
-            return self.drop(feature, why)
-        found += await read(texts[_PROBE:])
-        if len(texts) > 1:  # the first of them warmed it up
-            each = (time.perf_counter() - warm) / (len(texts) - 1)
-        self._reserved_s += each * (len(self.texts) - len(texts))
-        total = context.usage.total
-        values = np.full((len(self.texts), len(found[0])), np.nan)
-        values[self._is_first] = np.array(found)
-        return Reading(
-            feature=feature,
-            values=values,
-            seconds=each,
-            tokens=(total.tokens - total.cached_input_tokens) / len(texts),
-            cost=None if total.cost is None else total.cost / len(texts),
-            names=await self._names(feature),
+        decision = await sources[self.source].decide(
+            text, self.questions, context, examples=self.shown
         )
-
-    async def _others(self, reading: Reading) -> Reading:
-        others = ~self._is_first
-        done = int(self._is_first.sum())
-        read = self._reads(reading.feature, self.context.nested(), done, len(self.texts))
-        values = reading.values.copy()
-        values[others] = np.array(await read(self._of(others)))
-        return replace(reading, values=values)
-
-    def _reads(
-        self, feature: Feature, context: RunContext, done: int, total: int
-    ) -> Callable[[Sequence[str]], Awaitable[list[Floats]]]:
-        """Make what reads texts, and tells how far it is after each."""
-        reads = 0
-        times = 1 if isinstance(feature, VectorFeature) else len(feature.prompt_variants)
-
-        def told() -> None:
-            nonlocal reads
-            reads += 1
-            if self.progress is not None:
-                self.progress(feature.name, done + reads // times, total)
-
-        async def read(some: Sequence[str]) -> list[Floats]:
-            return await feature.read(some, self.question, self.sources, context, told)
-
-        return read
-
-    def _hopeless(self, each: float, read: int) -> str | None:
-        """Say why a feature that takes so many seconds a text is not to be read any further."""
-        if each > self.most_s:
-            return (
-                f"it takes {each:.1f} s a decision, and even if it were always right the penalty "
-                "on its time would make it the worse bargain"
+        asked = [question.name for question in self.questions]
+        answered = [answer.question.name for answer in decision.answers]
+        if asked != answered:
+            raise InvalidResponse(
+                f"asked {asked}, it answered {answered}", endpoint=decision.endpoint
             )
-        texts, left_s = len(self.texts), self.left_s - self._reserved_s
-        if each * (texts - read) > left_s:
-            left = f"{max(0.0, left_s):.0f} s are left"
-            return f"{texts} texts would take {each * texts:.0f} s, and {left}"
+        return decision.answers
+
+
+def requests_of(asks: Sequence[Ask]) -> list[Request]:
+    """Join what is asked of one endpoint behind the same texts into one request each.
+
+    Questions of one name go apart.
+    """
+    found: dict[object, list[tuple[Question, PromptVariant, _Place]]] = {}
+    for place, (question, features) in enumerate(asks):
+        for at, feature in enumerate(features):
+            if not isinstance(feature, LabelFeature):
+                continue
+            for variant, shown in enumerate(feature.prompt_variants):
+                asked = feature.asked(question)
+                key = feature.source, feature.turned, tuple(example.text for example in shown)
+                apart = 0
+                while any(asked.name == other.name for other, _, _ in found.get((key, apart), ())):
+                    apart += 1
+                found.setdefault((key, apart), []).append((asked, shown, (place, at, variant)))
+    return [
+        Request(
+            source=asks[same[0][2][0]].features[same[0][2][1]].source,
+            shown=_shown(same),
+            questions=tuple(question for question, _, _ in same),
+            places=tuple(place for _, _, place in same),
+        )
+        for same in found.values()
+    ]
+
+
+def _shown(parts: Sequence[tuple[Question, PromptVariant, _Place]]) -> PromptVariant:
+    """Give each shown text the labels of all the questions."""
+    named = [[(q.name, e.labels.get(ASKED_AS)) for e in shown] for q, shown, _ in parts]
+    return tuple(
+        Example(example.text, {name: label for name, label in labels if label is not None})
+        for example, labels in zip(parts[0][1], zip(*named, strict=True), strict=True)
+    )
+
+
+def _encoding(feature: Feature, question: Question) -> _Encoding | None:
+    if isinstance(feature, WordsFeature):
+        return feature.source, None, True
+    if isinstance(feature, LabelFeature):
         return None
+    # The text itself isn't formatted here: it may have braces in it.
+    prompt = feature.prompt and feature.prompt.replace("{question}", one_line(question.text))
+    return feature.source, prompt, feature.sentences
 
-    async def _names(self, feature: Feature) -> tuple[Floats, Ints] | None:
-        """Read the names of the options like texts, where texts are read as they are."""
-        asked = self.question
-        if not isinstance(feature, VectorFeature) or feature.prompt or asked.kind != "choice":
-            return None
-        named = [
-            (place, option)
-            for place, option in enumerate(asked.options)
-            if option.name != NONE_OF_THESE
-        ]
-        words = [(option.description or option.name).replace("_", " ") for _, option in named]
-        read = await feature.read(words, asked, self.sources, self.context)
-        return np.array(read), np.array([place for place, _ in named])
 
-    def drop(self, feature: Feature, why: str) -> None:
-        """Leave a feature out, and keep why."""
-        self.dropped.append(f"{feature.name} left out: {why}")
+async def encode(
+    encoding: _Encoding, text: str, sources: Sources, context: RunContext
+) -> tuple[float, ...]:
+    """Turn a text into a vector."""
+    source, prompt, by_sentence = encoding
+    if by_sentence:
+        from moa.decisions.heads import encode as encode_for_heads
+
+        return (await encode_for_heads(sources[source], [text], context))[0]
+    words = text[:_LONGEST]
+    if prompt is not None:
+        words = prompt.replace("{text}", one_line(words))
+    return (await sources[source].embed([words], context)).vectors[0]
+
+
+async def read_vector(
+    feature: VectorFeature | WordsFeature,
+    text: str,
+    question: Question,
+    sources: Sources,
+    context: RunContext,
+) -> tuple[float, ...]:
+    """Read one text with a feature that encodes it."""
+    encoding = _encoding(feature, question)
+    assert encoding is not None, "it reads a vector"
+    vector = await encode(encoding, text, sources, context)
+    return await _numbers(feature, question, vector, context)
+
+
+async def _numbers(
+    feature: Feature, question: Question, vector: tuple[float, ...], context: RunContext
+) -> tuple[float, ...]:
+    if not isinstance(feature, WordsFeature):
+        return vector
+    from moa.decisions.heads import words_head
+
+    return (await words_head(question, context)).logs_of(vector)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one text is read for several questions: each request and each vector once, at once."""
+
+    asks: tuple[Ask, ...]
+    requests: tuple[Request, ...]
+    encodings: tuple[_Encoding, ...]
+
+    @classmethod
+    def of(cls, asks: Iterable[Ask]) -> Plan:
+        """Plan it."""
+        asks = tuple(asks)
+        wanted = (_encoding(feature, ask.question) for ask in asks for feature in ask.features)
+        encodings = tuple(dict.fromkeys(one for one in wanted if one is not None))
+        return cls(asks, tuple(requests_of(asks)), encodings)
+
+    async def read(self, text: str, sources: Sources, context: RunContext) -> list[list[Read]]:
+        """Read a text: for each question, what each of its features gave."""
+        answers: dict[_Place, Answer] = {}
+        vectors: dict[_Encoding, tuple[float, ...]] = {}
+
+        async def ask(request: Request) -> None:
+            answered = await request.ask(text, sources, context)
+            answers.update(zip(request.places, answered, strict=True))
+
+        async def vector(encoding: _Encoding) -> None:
+            vectors[encoding] = await encode(encoding, text, sources, context)
+
+        await gather([*map(ask, self.requests), *map(vector, self.encodings)])
+        found: list[list[Read]] = []
+        for place, (question, features) in enumerate(self.asks):
+            reads: list[Read] = []
+            for at, feature in enumerate(features):
+                if isinstance(feature, LabelFeature):
+                    variants = range(len(feature.prompt_variants))
+                    reads.append(Read(answers=tuple(answers[place, at, v] for v in variants)))
+                    continue
+                encoding = _encoding(feature, question)
+                assert encoding is not None, "it reads a vector"
+                numbers = await _numbers(feature, question, vectors[encoding], context)
+                reads.append(Read(vector=numbers))
+            found.append(reads)
+        return found

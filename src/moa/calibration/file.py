@@ -1,4 +1,8 @@
-"""File: a fitted scorer and its promise, as one readable file that belongs to one model."""
+"""File: what decides a question, with or without a bound, as one readable file.
+
+A calibration without a bound is what `adapt` makes, and what ships. Nothing here needs numpy until
+it is applied.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, Field
 
@@ -19,13 +23,15 @@ from moa._files import load_model, save_text
 from moa.calibration import Bound, Learn, rows_holding
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature
-from moa.calibration.scorer import Candidate, Judged, Measures, Uncertainty, judged
-from moa.decisions.arrays import Bools, Floats, np
-from moa.decisions.heads import Blend, Head
 from moa.endpoints.known import Identity
 from moa.errors import CalibrationError
 from moa.node import Frozen
 from moa.questions import Kind, Option, Question
+
+if TYPE_CHECKING:
+    from moa.calibration.scorer import Judged
+    from moa.decisions.arrays import Bools, Floats
+    from moa.decisions.heads import Blend, Head
 
 
 class OptionRecord(Frozen):
@@ -70,14 +76,43 @@ class HeadRecord(Frozen):
 
     def head(self) -> Head:
         """Read it back; it needs nothing but numpy."""
+        from moa.decisions.arrays import np
+        from moa.decisions.heads import Head
+
         weights = np.frombuffer(base64.b64decode(self.weights), "<f4").reshape(self.shape)
         return Head(weights.astype(float), np.array(self.bias))
 
 
-class FitRecord(Frozen):
-    """A fitted scorer."""
+HeadFile = Literal["support", "sentiment"]
+"""A file of heads that ship."""
 
-    heads: tuple[HeadRecord | None, ...]
+
+class ShippedHead(Frozen):
+    """A head that ships, by the name of its file and its question."""
+
+    file: HeadFile
+    question: str
+
+    def head(self) -> Head:
+        """Read it.
+
+        Raises:
+            CalibrationError: none ships for it.
+        """
+        from moa.decisions.heads import shipped_heads
+
+        heads = shipped_heads(self.file)
+        if self.question not in heads:
+            raise CalibrationError(
+                f"no head for {self.question!r} ships with moa, but for {', '.join(sorted(heads))}"
+            )
+        return heads[self.question]
+
+
+class FitRecord(Frozen):
+    """A fitted scorer: `log softmax(sum of weight * log-probabilities + bias)`."""
+
+    heads: tuple[HeadRecord | ShippedHead | None, ...]
     """One for each feature; `null` for one that reads probabilities already."""
     weights: tuple[float, ...]
     """One for each feature."""
@@ -96,6 +131,9 @@ class FitRecord(Frozen):
     @cached_property
     def blend(self) -> Blend:
         """Read it back."""
+        from moa.decisions.arrays import np
+        from moa.decisions.heads import Blend
+
         return Blend(
             tuple(None if head is None else head.head() for head in self.heads),
             np.array(self.weights),
@@ -128,6 +166,54 @@ class DataRecord(Frozen):
     """Shares of the texts by language, where they were looked at."""
 
 
+class Measures(Frozen):
+    """How good some decisions are."""
+
+    accuracy: float
+    macro_f1: float
+    """Mean over the options that are right, or given, at least once."""
+    ece: float
+    """Expected calibration error, in 10 bins of equal width: how far confidence and accuracy are
+    apart, on average (Guo et al. 2017, arXiv 1706.04599). Few decisions make it larger than it
+    is of many."""
+    ece_by_chance: float | None = None
+    """What it would be on average, of as many decisions of these confidences, were they perfectly
+    calibrated. An `ece` that isn't above it shows no error. `None` in files made without it."""
+
+
+class Candidate(Measures):
+    """Some features together, and what they reach and take."""
+
+    name: str
+    log_loss: float
+    coverage: float
+    """Share of the decisions, the surest first, of which no more than the risk are wrong."""
+    seconds: float
+    """Wall time of a decision, several being made at once."""
+    tokens: float
+    """Tokens of a decision that no cache had."""
+    cost: float | None
+    """US dollars of a decision; `None` is unknown."""
+    utility: float
+    """Minus the log loss, less the penalty on its time. The log loss tells candidates apart that
+    accuracy and coverage, of a few hundred texts, leave to luck."""
+
+
+class Uncertainty(Frozen):
+    """A logistic regression of whether a decision is right, on its confidence and on signs."""
+
+    signs: tuple[str, ...]
+    means: tuple[float, ...]
+    spreads: tuple[float, ...]
+    weights: tuple[float, ...]
+    """Of the log-odds of the confidence, and of each sign."""
+    constant: float
+    log_loss: float = 0.0
+    """By cross-validation."""
+    log_loss_without: float = 0.0
+    """Of the confidence alone."""
+
+
 class Reached(Measures):
     """What its best guesses reached, by cross-validation on the texts that were drawn at random."""
 
@@ -140,12 +226,23 @@ class Reached(Measures):
     tokens: float
 
 
-class Calibration(Frozen):
-    """A scorer fitted to labels, and from which confidence on its decisions are accepted.
+class Proven(NamedTuple):
+    """What a calibration with a bound was shown to keep."""
 
-    It holds two fits of one scorer. The accepting one was fitted without the held-out texts, on
-    which its promise was found: what it accepts has its label. All else has the label of the full
-    one, which was fitted to all texts and is the better guess, and is not accepted.
+    bound: Bound
+    data: DataRecord
+    """What it was found on."""
+    reached: Reached
+
+
+class Calibration(Frozen):
+    """What decides a question, and what is promised of its decisions, if anything is.
+
+    With a bound it holds two fits of one scorer. The accepting one was fitted without the held-out
+    texts, on which its promise was found: what it accepts has its label. All else has the label of
+    the full one, which was fitted to all texts and is the better guess, and is not accepted.
+
+    Without a bound it accepts and rejects nothing.
 
     Examples:
         >>> from moa import Calibration
@@ -158,23 +255,29 @@ class Calibration(Frozen):
     made: datetime
     question: QuestionRecord
     models: dict[str, Identity]
-    """By role: `slm` decides; others give vectors."""
+    """By role: `slm` decides; others give vectors. Empty where nothing was fitted to a model."""
     features: tuple[Feature, ...]
-    bound: Bound
+    bound: Bound | None = None
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
     """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
     looser: tuple[Bound, ...] = ()
     """What looser promises would have accepted, as was seen on the same labels. To take the best of
     them is to look more than once, so they are for the next calibration."""
-    accepting: FitRecord
+    accepting: FitRecord | None = None
+    """`None` without a bound."""
     uncertainty: Uncertainty | None = None
     """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
-    full: FitRecord
-    data: DataRecord
-    reached: Reached
-    chosen: str
-    """Why this scorer."""
-    candidates: tuple[Candidate, ...]
+    full: FitRecord | None = None
+    """`None`: the one feature's answer as it is."""
+    data: DataRecord | None = None
+    """`None` where there were no labels."""
+    reached: Reached | None = None
+    """`None` where there were no labels."""
+    origin: str
+    """Where it comes from and why it is this scorer, as the trace says it."""
+    doubtful: str = ""
+    """Why its answers can't be trusted: the model gives the same whatever the text is."""
+    candidates: tuple[Candidate, ...] = ()
     drift: Drift | None = None
     """The check on drift before its first input: what new inputs are compared with."""
     notes: tuple[str, ...] = ()
@@ -205,12 +308,13 @@ class Calibration(Frozen):
         Raises:
             CalibrationError: the file can't be written.
         """
-        save_text(path, self.model_dump_json(indent=2) + "\n", error=CalibrationError)
+        made = self if self.seal else self.sealed()
+        save_text(path, made.model_dump_json(indent=2) + "\n", error=CalibrationError)
 
     def sealed(self) -> Self:
         """Copy it with the seal of what stands in it."""
         sealed = {"question", "models", "features", "bound", "accepting", "full"}
-        sealed |= {name for name in ("bounds", "uncertainty") if getattr(self, name)}
+        sealed |= {name for name in ("bounds", "uncertainty", "doubtful") if getattr(self, name)}
         parts = self.model_dump(mode="json", include=sealed)
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return self.model_copy(update={"seal": digest})
@@ -226,37 +330,68 @@ class Calibration(Frozen):
         return sorted({feature.source for feature in self.features})
 
     @property
+    def proven(self) -> Proven:
+        """The bound, with the data that it was found on and what was reached on them.
+
+        Raises:
+            CalibrationError: it was made without one.
+        """
+        if self.bound is None or self.data is None or self.reached is None:
+            raise CalibrationError(
+                f"nothing is promised of these decisions ({self.origin}): they were fitted without "
+                "rows held out. moa calibrate finds a bound on labelled rows"
+            )
+        return Proven(self.bound, self.data, self.reached)
+
+    @property
     def more_rows(self) -> int | None:
         """About how many more labelled rows it takes to accept something, at the next look.
 
         `None`: something is accepted, or labels alone won't help.
         """
-        more, asked, data = self.bound.more_labels, self.bound.guarantee, self.data
+        bound, data, _ = self.proven
+        more, asked = bound.more_labels, bound.guarantee
         if more is None:
             return None
         drawn = data.rows - data.chosen
         later = replace(asked, look=None if asked.look is None else asked.look + 1)
-        wanted = (self.bound.labels + more) * later.needed() / asked.needed()
+        wanted = (bound.labels + more) * later.needed() / asked.needed()
         return max(1, rows_holding(ceil(wanted), len(self.labels), learn=data.learn) - drawn)
+
+    def scored(self, readings: Sequence[Floats]) -> Floats:
+        """Probabilities of the options by the full fit: texts, options."""
+        from moa.decisions.arrays import log_softmax, np
+
+        if self.full is None:
+            return np.exp(log_softmax(readings[0]))
+        full = self.full.blend
+        return np.exp(full.logs(full.stacked(readings)))
 
     def decide(self, readings: Sequence[Floats]) -> tuple[Judged, Bools]:
         """Decide by what the features read of some texts, and say which decisions are accepted."""
+        from moa.decisions.arrays import np
+
         found = self.judge(readings)
-        accepted, full = self.accepted(found), self.full.blend
-        guesses = np.exp(full.logs(full.stacked(readings)))
+        accepted, guesses = self.accepted(found), self.scored(readings)
+        if self.bound is None:
+            return found, accepted
         probabilities = np.where(accepted[:, None], found.probabilities, guesses)
         return found._replace(probabilities=probabilities), accepted
 
     def judge(self, readings: Sequence[Floats]) -> Judged:
-        """Apply the accepting fit to what the features read of some texts, in their order."""
-        scorer = self.accepting.blend
-        return judged(scorer, self.uncertainty, readings, self.features, self.labels)
+        """Apply the fit that accepts to what the features read of some texts, in their order."""
+        from moa.calibration.scorer import judged
+
+        return judged(self, readings)
 
     def accepted(self, found: Judged) -> Bools:
-        """Whether each decision of the accepting fit is accepted."""
+        """Whether each decision of the accepting fit is accepted; none is without a bound."""
+        from moa.decisions.arrays import np
+
         bounds = [self.bounds.get(label, self.bound) for label in self.labels]
         given = zip(map(int, found.probabilities.argmax(1)), map(float, found.sure), strict=True)
-        return np.array([bounds[place].accepts(sure) for place, sure in given], bool)
+        accepts = [(bounds[place], sure) for place, sure in given]
+        return np.array([b is not None and b.accepts(sure) for b, sure in accepts], bool)
 
     def watched(
         self, texts: Sequence[str], languages: Sequence[str | None], held_out: Judged
@@ -266,6 +401,8 @@ class Calibration(Frozen):
         Of decisions it watches those of the accepting fit alone: it has not seen the texts, and the
         other fit has. Texts must be drawn at random, as they come in; `None` where they are few.
         """
+        from moa.decisions.arrays import np
+
         accepted = self.accepted(held_out)
         sure = held_out.probabilities.max(1)[accepted]
         watched: dict[str, list[Value]] = {

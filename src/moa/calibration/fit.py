@@ -20,16 +20,15 @@ from moa.calibration.drift import Detect, language_shares
 from moa.calibration.features import (
     ASKED_AS,
     DECIDES,
+    ENCODER,
     HIDDEN,
     PROMPT,
     SENTENCES,
     Feature,
-    FeatureReader,
     LabelFeature,
     Progress,
-    Reading,
     VectorFeature,
-    layout_of,
+    WordsFeature,
     sources_of,
 )
 from moa.calibration.file import (
@@ -38,14 +37,15 @@ from moa.calibration.file import (
     FitRecord,
     QuestionRecord,
     Reached,
+    Uncertainty,
     now,
 )
 from moa.calibration.labelled import Labelled, Sorted, near_copies_of, sort_out
+from moa.calibration.reader import Answers, FeatureReader, Reading
 from moa.calibration.scorer import (
     Judged,
     Part,
     Tried,
-    Uncertainty,
     around_average,
     blend,
     chosen,
@@ -60,12 +60,12 @@ from moa.calibration.scorer import (
 )
 from moa.context import RunContext
 from moa.decisions import PromptVariant
-from moa.decisions.adaptation import confident, halves
 from moa.decisions.arrays import Bools, Floats, Ints, np
-from moa.decisions.heads import Blend
+from moa.decisions.heads import Blend, speaks
 from moa.decisions.regression import PENALTIES, fit_head, folds, split
+from moa.decisions.variants import confident, halves
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.known import Identity, identity_of, known
+from moa.endpoints.known import Identity, identity_of
 from moa.errors import CalibrationError, InputError
 from moa.questions import Question
 
@@ -129,11 +129,13 @@ async def calibrate(
         >>> made = calibrate(slm, question, rows, guarantee=promised)  # doctest: +SKIP
         >>> asyncio.run(made).save("spam.json")  # doctest: +SKIP
     """
-    data = sort_out(rows, names := [option.name for option in question.options])
+    data = sort_out(rows, names := option_names(question))
     task = _Task(data, names, guarantee or Guarantee(), by_label=by_label, learn=learn)
     reader = FeatureReader(
         question=replace(question, name=ASKED_AS),
-        sources=sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders},
+        answers=Answers(
+            sources_of(endpoint) if embedders is None else {DECIDES: endpoint, **embedders}
+        ),
         texts=[row.text for row in data.rows],
         context=context or RunContext(keep_notes=False),
         rows=task.compared,
@@ -141,9 +143,61 @@ async def calibrate(
         progress=progress,
     )
     made = await _made(_Search(reader, task, latency_penalty))
+    if made is None:
+        raise CalibrationError(
+            "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
+        )
+    return _written(task, made, reader, await _models(made, reader), language)
+
+
+async def fit_all(
+    reader: FeatureReader,
+    rows: Sequence[Labelled],
+    own: Sequence[PromptVariant],
+    latency_penalty: float = LATENCY_PENALTY,
+) -> Calibration | None:
+    """Choose and fit a scorer by cross-validation on all rows: none are held out for a bound.
+
+    Args:
+        reader: With the question and the endpoints; its texts become those of the rows.
+        rows: Labelled texts, of two labels at least.
+        own: What the endpoint is shown of its own accord; without any it isn't asked.
+        latency_penalty: See `calibrate`.
+
+    Returns:
+        `None` where nothing could be read, and the reader says why.
+    """
+    data = sort_out(rows, names := option_names(reader.question))
+    task = _Task(data, names, Guarantee(), by_label=False, learn="all")
+    reader.texts = [row.text for row in data.rows]
+    made = await _made(_Search(reader, task, latency_penalty, own))
+    if made is None:
+        return None
+    by = ", ".join(feature.name for feature in made.best.features)
+    everything = np.ones(len(task.labels), bool)
+    parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
+    return Calibration(
+        made=now(),
+        question=QuestionRecord.model_validate(reader.question),
+        models=await _models(made, reader),
+        features=made.best.features,
+        full=FitRecord.of(blend(parts, task.labels)),
+        data=task.record({}),
+        reached=_reached(task, made.best, parts, None),
+        origin=f"fitted to {len(data.rows)} labelled texts by {by}",
+        candidates=tuple(one.candidate for one in made.tried),
+        notes=(*data.notes, *reader.dropped),
+    ).sealed()
+
+
+def option_names(question: Question) -> list[str]:
+    """Names of the options, which are the labels."""
+    return [option.name for option in question.options]
+
+
+async def _models(made: _Made, reader: FeatureReader) -> dict[str, Identity]:
     roles = sorted({feature.source for feature in made.best.features})
-    models = {role: await identity_of(reader.sources[role], reader.context) for role in roles}
-    return _written(task, made, reader, models, language)
+    return {role: await identity_of(reader.sources[role], reader.context) for role in roles}
 
 
 def _written(
@@ -154,33 +208,35 @@ def _written(
     language: Detect | None,
 ) -> Calibration:
     """Look at the held-out texts, and write down what was fitted and what can be promised."""
-    # Through the record, since what is applied has the weights as they are written.
-    accepting = FitRecord.of(made.blend)
-    said, fitting = _rehearsed(task, made, accepting.blend)
-    tested = task.outcomes(said, task.tested)
-    bound, bounds = task.promised(task.guarantee, fitting, tested)
     everything = np.ones(len(task.labels), bool)
     parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
     drawn = [row.text for row in task.data.rows if not row.chosen]
     spoken = [] if language is None else [language(text) for text in drawn]
     notes = (*task.data.notes, *near_copies_of(task.data.rows), *reader.dropped)
-    calibration = Calibration(
+    unbound = Calibration(
         made=now(),
         question=QuestionRecord.model_validate(reader.question),
         models=models,
         features=made.best.features,
-        bound=bound,
-        bounds=bounds,
-        looser=tuple(task.promised(it, fitting, tested)[0] for it in task.guarantee.looser()),
-        accepting=accepting,
+        # Through the record, since what is applied has the weights as they are written.
+        accepting=FitRecord.of(made.blend),
         uncertainty=made.uncertainty,
         full=FitRecord.of(blend(parts, task.labels)),
         data=task.record(language_shares(spoken)),
-        reached=_reached(task, made.best, parts, said, bound),
-        chosen=made.why,
+        origin=made.why,
         candidates=tuple(one.candidate for one in made.tried),
         notes=(*notes, *_kept(made.uncertainty)),
     )
+    said, fitting = _rehearsed(task, made, unbound)
+    tested = task.outcomes(said, task.tested)
+    bound, bounds = task.promised(task.guarantee, fitting, tested)
+    found = {
+        "bound": bound,
+        "bounds": bounds,
+        "looser": tuple(task.promised(it, fitting, tested)[0] for it in task.guarantee.looser()),
+        "reached": _reached(task, made.best, parts, (said, bound)),
+    }
+    calibration = unbound.model_copy(update=found)
     watched = calibration.watched(drawn, spoken, said)
     return calibration.model_copy(update={"drift": watched}).sealed()
 
@@ -292,8 +348,16 @@ class _Search:
     held out is read later, with the features that were chosen.
     """
 
-    def __init__(self, reader: FeatureReader, task: _Task, latency_penalty: float) -> None:
+    def __init__(
+        self,
+        reader: FeatureReader,
+        task: _Task,
+        latency_penalty: float,
+        own: Sequence[PromptVariant] = ((),),
+    ) -> None:
         self.reader, self.task, self.latency_penalty = reader, task, latency_penalty
+        self.own = own
+        """What the endpoint is shown of its own accord; without any it isn't asked."""
         self.parts: list[Part] = []
         self._enough = ""
         """Why no further feature is read."""
@@ -338,8 +402,11 @@ class _Search:
             )
 
 
-async def _made(search: _Search) -> _Made:
-    """Choose features, and read all texts with them; those that can't be are left out."""
+async def _made(search: _Search) -> _Made | None:
+    """Choose features, and read all texts with them; those that can't be are left out.
+
+    `None` where none is left.
+    """
     await _read(search)
     task, choose = search.task, _learnt if search.learns else _unlearnt
     while search.parts:
@@ -350,60 +417,54 @@ async def _made(search: _Search) -> _Made:
             parts = [replace(p, reading=whole[p.reading.feature.name]) for p in made.best.parts]
             return made._replace(best=replace(made.best, parts=tuple(parts)))
         search.parts = [p for p in search.parts if whole.get(p.reading.feature.name, p)]
-    raise CalibrationError(
-        "nothing could be read to calibrate on: " + "; ".join(search.reader.dropped)
-    )
+    return None
 
 
 async def _read(search: _Search) -> None:
     """Read with all features there are, the cheap ones first."""
     reader, task = search.reader, search.task
-    vectors: list[Feature] = [
-        VectorFeature(name=role, source=role, prompt=None if role == SENTENCES else PROMPT)
-        for role in reader.sources
-        if role != DECIDES and search.learns
-    ]
-    vectors.sort(key=lambda feature: feature.source == HIDDEN)
-    for feature in vectors:
-        await search.read(feature)
-    own = await _labels(search, "labels", ((),))
+    if search.learns:
+        for feature in _vectors(reader):
+            await search.read(feature)
+    own = await _labels(search, "labels", search.own) if search.own else None
     if own is None:
         return
-    if await _order_matters(reader):
-        await _labels(search, "turned", ((),), turned=True)
-    if search.learns and len(task.names) <= _MOST_OPTIONS_SHOWN:
+    # A server that decides by itself is shown the options in an order of which it may prefer the
+    # first; where the words of the labels are read, the order hardly stands in the prompt.
+    if reader.question.kind == "choice" and reader.answers.source == "native":
+        await _labels(search, "turned", search.own, turned=True)
+    # A server that decides by itself takes no examples.
+    shows = reader.answers.source == "logprob" and len(task.names) <= _MOST_OPTIONS_SHOWN
+    if search.learns and shows:
         examples = [
             Example(row.text, {ASKED_AS: row.label})
             for row, held in zip(task.data.rows, task.held, strict=True)
             if not held
         ]
-        shown = await _labels(search, "labels after examples", halves(examples, [reader.question]))
+        asked = replace(reader.question, name=ASKED_AS)
+        shown = await _labels(search, "labels after examples", halves(examples, asked))
         sure = _sure(reader, task, [one.values for one in (own, shown) if one is not None])
         await _labels(search, "labels after sure texts", sure)
 
 
-async def _order_matters(reader: FeatureReader) -> bool:
-    """Whether the server is shown the options in an order of which it may prefer the first.
-
-    Where the words of the labels are read, the order hardly stands in the prompt.
-    """
-    asked, endpoint = reader.question, reader.sources[DECIDES]
-    decision = await endpoint.decide(reader.texts[0], [asked], reader.context)
-    return asked.kind == "choice" and all(a.source == "native" for a in decision.answers)
+def _vectors(reader: FeatureReader) -> list[Feature]:
+    """List the features that read vectors: the quick ones first."""
+    found: list[Feature] = []
+    for role in reader.sources:
+        if role == ENCODER:
+            found.append(VectorFeature(name=role, source=role, sentences=True))
+            found += [WordsFeature(source=role)] if speaks(reader.question) else []
+        elif role != DECIDES:
+            prompt = None if role == SENTENCES else PROMPT
+            found.append(VectorFeature(name=role, source=role, prompt=prompt))
+    return sorted(found, key=lambda feature: feature.source == HIDDEN)
 
 
 async def _labels(
     search: _Search, name: str, shown: Sequence[PromptVariant], *, turned: bool = False
 ) -> Reading | None:
     reader = search.reader
-    read_as = known(reader.sources[DECIDES].model).layout_of(reader.question.kind)
-    feature = LabelFeature(
-        name=name,
-        prompt_variants=tuple(shown),
-        turned=turned,
-        read_as=read_as,
-        layout=layout_of(reader.question, read_as),
-    )
+    feature = LabelFeature.of(reader.question, reader.sources[DECIDES], name, shown, turned=turned)
     return await search.read(feature)
 
 
@@ -414,7 +475,7 @@ def _sure(reader: FeatureReader, task: _Task, read: Sequence[Floats]) -> list[Pr
     fair = around_average(logs, task.labels[rows]).logs(logs)
     right = fair.argmax(1) == task.labels[rows]
     texts = [reader.texts[row] for row in map(int, rows[right])]
-    return confident(texts, {ASKED_AS: fair[right]}, [reader.question])
+    return confident(texts, fair[right], replace(reader.question, name=ASKED_AS))
 
 
 class _Made(NamedTuple):
@@ -453,14 +514,14 @@ def _unlearnt(task: _Task, parts: Sequence[Part], latency_penalty: float) -> _Ma
     return _Made([best], best, why, scorer, Judged(p[:0], p[:0].max(1)))
 
 
-def _rehearsed(task: _Task, made: _Made, accepting: Blend) -> tuple[Judged, list[Outcome]]:
+def _rehearsed(task: _Task, made: _Made, fitted: Calibration) -> tuple[Judged, list[Outcome]]:
     """Judge the texts that the promise is found on, and give the outcomes on the fitting part."""
     if task.learn == "approximate":
         p, sure, mass = made.rehearsed
         rows = task.tested
         return Judged(p[rows], sure[rows], None if mass is None else mass[rows]), []
     read = [part.reading.values[task.tested] for part in made.best.parts]
-    found = judged(accepting, made.uncertainty, read, made.best.features, task.names)
+    found = judged(fitted, read)
     if task.learn == "nothing":  # nothing was fitted to the rows that aren't held out
         return found, []
     return found, task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
@@ -476,15 +537,17 @@ def _kept(uncertainty: Uncertainty | None) -> Iterator[str]:
 
 
 def _reached(
-    task: _Task, best: Tried, parts: Sequence[Part], tested: Judged, bound: Bound
+    task: _Task, best: Tried, parts: Sequence[Part], tested: tuple[Judged, Bound] | None
 ) -> Reached:
     fair = task.drawn if task.drawn.any() else np.ones(len(task.labels), bool)
     guesses = measure(held_out(parts, task.labels, task.folds)[fair], task.labels[fair])
-    right = tested.probabilities.argmax(1) == task.labels[task.tested]
+    right: Sequence[bool] = ()
+    if tested is not None:
+        right = (tested[0].probabilities.argmax(1) == task.labels[task.tested]).tolist()
     return Reached(
         **guesses.model_dump(),
-        held_out_accuracy=float(right.mean()) if len(right) else None,
-        coverage=bound.coverage,
+        held_out_accuracy=sum(right) / len(right) if right else None,
+        coverage=tested[1].coverage if tested else 0.0,
         seconds=best.candidate.seconds,
         tokens=best.candidate.tokens,
     )

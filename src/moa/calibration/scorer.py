@@ -20,7 +20,9 @@ from itertools import combinations
 from typing import NamedTuple, Self
 
 from moa.calibration.bounds import Outcome
-from moa.calibration.features import Feature, LabelFeature, Reading
+from moa.calibration.features import ENCODER, Feature, LabelFeature
+from moa.calibration.file import Calibration, Candidate, Measures, Uncertainty
+from moa.calibration.reader import Reading
 from moa.decisions.arrays import (
     Bools,
     Floats,
@@ -36,30 +38,18 @@ from moa.decisions.arrays import (
 )
 from moa.decisions.heads import Blend, Head
 from moa.decisions.regression import class_prior, cross_validated, fit_blend, matching_bias
-from moa.node import Frozen
 from moa.questions import NONE_OF_THESE
 
 MASS, DISAGREEMENT, NONE = "label mass", "disagreement", "none of these"
 _HEADS_BIAS_SD = 0.1
+_CHANCE = 0.3
+"""Fall of the log loss, times the labels, that chance may bring."""
 _GAIN, _GAIN_BY_SIGNS = 0.002, 0.005
 """Least fall of the log loss for which a feature is added, and for which signs are kept."""
+_FEW = 16
+"""Labels from which on a fitted head counts as much as what was fitted to none."""
 _ENDS = 1e-6
 """What moves less than this is taken to be the same."""
-
-
-class Measures(Frozen):
-    """How good some decisions are."""
-
-    accuracy: float
-    macro_f1: float
-    """Mean over the options that are right, or given, at least once."""
-    ece: float
-    """Expected calibration error, in 10 bins of equal width: how far confidence and accuracy are
-    apart, on average (Guo et al. 2017, arXiv 1706.04599). Few decisions make it larger than it
-    is of many."""
-    ece_by_chance: float | None = None
-    """What it would be on average, of as many decisions of these confidences, were they perfectly
-    calibrated. An `ece` that isn't above it shows no error. `None` in files made without it."""
 
 
 def measure(probabilities: Floats, labels: Ints) -> Measures:
@@ -111,37 +101,35 @@ def held_out(parts: Sequence[Part], labels: Ints, folds: Ints) -> Floats:
 
 
 def _blended(parts: Sequence[Part], logs: Floats, labels: Ints) -> Blend:
-    """Fit the blend; heads have found the frequency of each option already."""
-    if any(part.head is None for part in parts):
-        return around_average(logs, labels)
-    even = plain(*logs.shape[1:])
-    return fit_blend(logs, labels, weights=even.weights, bias=even.bias, bias_sd=_HEADS_BIAS_SD)
+    """Fit the blend around a plain average.
+
+    Heads have found the frequency of each option already, and the words of a question lean to
+    none. A head that was fitted to few labels counts for less than what was fitted to none.
+    """
+    heads = np.array([part.head is not None for part in parts])
+    if any(isinstance(part.reading.feature, LabelFeature) for part in parts):
+        return around_average(logs, labels, heads)
+    weights = _trusted(plain(*logs.shape[1:]).weights, heads, len(labels))
+    bias, sd = np.zeros(logs.shape[2]), _HEADS_BIAS_SD if heads.all() else 1.0
+    return fit_blend(logs, labels, weights=weights, bias=bias, bias_sd=sd, positive=True)
 
 
-def around_average(logs: Floats, labels: Ints) -> Blend:
+def around_average(logs: Floats, labels: Ints, heads: Bools | None = None) -> Blend:
     """Fit one weight for each feature and one bias for each option, around a plain average."""
     features, options = logs.shape[1:]
     weights = plain(features, options).weights
+    weights = weights if heads is None else _trusted(weights, heads, len(labels))
     bias = matching_bias(logs, weights, class_prior(labels, options))
-    return fit_blend(logs, labels, weights=weights, bias=bias)
+    return fit_blend(logs, labels, weights=weights, bias=bias, positive=True)
 
 
-class Candidate(Measures):
-    """Some features together, and what they reach and take."""
-
-    name: str
-    log_loss: float
-    coverage: float
-    """Share of the decisions, the surest first, of which no more than the risk are wrong."""
-    seconds: float
-    """Wall time of a decision, several being made at once."""
-    tokens: float
-    """Tokens of a decision that no cache had."""
-    cost: float | None
-    """US dollars of a decision; `None` is unknown."""
-    utility: float
-    """Minus the log loss, less the penalty on its time. The log loss tells candidates apart that
-    accuracy and coverage, of a few hundred texts, leave to luck."""
+def _trusted(weights: Floats, heads: Bools, labels: int) -> Floats:
+    """Take weight from heads that were fitted to few labels, and give it to what wasn't fitted."""
+    trust = min(1.0, 2 * labels / (labels + _FEW))
+    if heads.all():
+        return weights * trust
+    moved = weights * np.where(heads, trust, 2 - trust if heads.any() else 1.0)
+    return moved / moved.sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +187,18 @@ def tried(
     def loss(one: Tried) -> float:
         return one.candidate.log_loss
 
-    # The options in the opposite order are the same feature once more, and stand beside it.
-    alone = [part for part in parts if not getattr(part.reading.feature, "turned", False)]
-    found = [of(part) for part in alone]
-    best = min(found, key=loss)
+    # The options in the opposite order are the same feature once more, and stand beside it. A head
+    # and the words of the question read one vector, and go together: of few labels each is unsure.
+    together = tuple(part for part in parts if part.reading.feature.source == ENCODER)
+    others = [part for part in parts if part not in together]
+    alone = [part for part in others if not getattr(part.reading.feature, "turned", False)]
+    starts = [*([together] if together else []), *((part,) for part in alone)]
+    found = [of(*start) for start in starts]
+    best, chance = min(found, key=loss), max(_GAIN, _CHANCE / len(labels))
     while new := [part for part in parts if part not in best.parts]:
         more = [of(*(p for p in parts if p in (*best.parts, added))) for added in new]
         better = min(more, key=loss)
-        if loss(better) > loss(best) - _GAIN:
+        if loss(better) > loss(best) - chance:
             break
         found.append(better)
         best = better
@@ -238,43 +230,31 @@ def _time(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-class Uncertainty(Frozen):
-    """A logistic regression of whether a decision is right, on its confidence and on signs."""
+def sure_of(fitted: Uncertainty, p: Floats, signs: Mapping[str, Floats]) -> Floats:
+    """Probability that each decision is right."""
+    found = _columns(p, signs, fitted.signs)
+    found[:, 1:] = (found[:, 1:] - np.array(fitted.means)) / np.array(fitted.spreads)
+    return 1 / (1 + np.exp(-(found @ np.array(fitted.weights) + fitted.constant)))
 
-    signs: tuple[str, ...]
-    means: tuple[float, ...]
-    spreads: tuple[float, ...]
-    weights: tuple[float, ...]
-    """Of the log-odds of the confidence, and of each sign."""
-    constant: float
-    log_loss: float = 0.0
-    """By cross-validation."""
-    log_loss_without: float = 0.0
-    """Of the confidence alone."""
 
-    def sure(self, p: Floats, signs: Mapping[str, Floats]) -> Floats:
-        """Probability that each decision is right."""
-        found = _columns(p, signs, self.signs)
-        found[:, 1:] = (found[:, 1:] - np.array(self.means)) / np.array(self.spreads)
-        return 1 / (1 + np.exp(-(found @ np.array(self.weights) + self.constant)))
-
-    @classmethod
-    def of(cls, p: Floats, signs: Mapping[str, Floats], names: Sequence[str], right: Ints) -> Self:
-        """Fit it to decisions of which some are right, 1, and others aren't, 0."""
-        found = _columns(p, signs, names)
-        means, spreads = found[:, 1:].mean(0), found[:, 1:].std(0)
-        spreads = np.where(spreads > _ENDS, spreads, 1.0)
-        found[:, 1:] = (found[:, 1:] - means) / spreads
-        readings = np.stack([np.zeros_like(found), found], 2)
-        start = np.array([1.0] + [0.0] * len(names))
-        made = fit_blend(readings, right, weights=start, bias=np.zeros(2))
-        return cls(
-            signs=tuple(names),
-            means=tuple(means.tolist()),
-            spreads=tuple(spreads.tolist()),
-            weights=tuple(made.weights.tolist()),
-            constant=float(made.bias[1] - made.bias[0]),
-        )
+def fit_uncertainty(
+    p: Floats, signs: Mapping[str, Floats], names: Sequence[str], right: Ints
+) -> Uncertainty:
+    """Fit it to decisions of which some are right, 1, and others aren't, 0."""
+    found = _columns(p, signs, names)
+    means, spreads = found[:, 1:].mean(0), found[:, 1:].std(0)
+    spreads = np.where(spreads > _ENDS, spreads, 1.0)
+    found[:, 1:] = (found[:, 1:] - means) / spreads
+    readings = np.stack([np.zeros_like(found), found], 2)
+    start = np.array([1.0] + [0.0] * len(names))
+    made = fit_blend(readings, right, weights=start, bias=np.zeros(2))
+    return Uncertainty(
+        signs=tuple(names),
+        means=tuple(means.tolist()),
+        spreads=tuple(spreads.tolist()),
+        weights=tuple(made.weights.tolist()),
+        constant=float(made.bias[1] - made.bias[0]),
+    )
 
 
 def _columns(p: Floats, signs: Mapping[str, Floats], names: Sequence[str]) -> Floats:
@@ -311,18 +291,18 @@ class Judged(NamedTuple):
         ]
 
 
-def judged(
-    scorer: Blend,
-    uncertainty: Uncertainty | None,
-    readings: Sequence[Floats],
-    features: Sequence[Feature],
-    labels: Sequence[str],
-) -> Judged:
-    """Apply a scorer to what its features read, and signs of uncertainty where there are some."""
+def judged(calibration: Calibration, readings: Sequence[Floats]) -> Judged:
+    """Apply the fit that accepts, or the only one, and signs of uncertainty where there are some.
+
+    Without a fit there is one feature, whose probabilities stand as they are.
+    """
+    fit, uncertainty = calibration.accepting or calibration.full, calibration.uncertainty
+    even = plain(len(readings), readings[0].shape[1])
+    scorer = even if fit is None else fit.blend
     logs = scorer.stacked(readings)
     p = np.exp(scorer.logs(logs))
-    signs = signs_of(logs, p, features, labels)
-    return Judged.by(p, p.max(1) if uncertainty is None else uncertainty.sure(p, signs), signs)
+    signs = signs_of(logs, p, calibration.features, calibration.labels)
+    return Judged.by(p, p.max(1) if uncertainty is None else sure_of(uncertainty, p, signs), signs)
 
 
 def signs_of(
@@ -362,8 +342,8 @@ def uncertainty_of(
     def predicted(names: Sequence[str]) -> Floats:
         def predict(out: Bools) -> Floats:
             others = {name: values[~out] for name, values in signs.items()}
-            made = Uncertainty.of(p[~out], others, names, right[~out])
-            return made.sure(p[out], {name: values[out] for name, values in signs.items()})
+            made = fit_uncertainty(p[~out], others, names, right[~out])
+            return sure_of(made, p[out], {name: values[out] for name, values in signs.items()})
 
         return cross_validated(folds, predict)
 
@@ -377,6 +357,6 @@ def uncertainty_of(
     reached = loss(found[best])
     if reached > base - _GAIN_BY_SIGNS:
         return None, p.max(1)
-    made = Uncertainty.of(p, signs, best, right)
+    made = fit_uncertainty(p, signs, best, right)
     losses = {"log_loss": reached, "log_loss_without": base}
     return made.model_copy(update=losses), found[best]

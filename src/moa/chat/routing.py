@@ -12,9 +12,9 @@ from moa.agents import Agent, Settings
 from moa.agents.filter import Filter, Verdict
 from moa.agents.prompts import TAG, block, system
 from moa.calibration.acceptance import Policy
+from moa.calibration.defaults import as_asked
 from moa.chat.messages import LEFT_OUT, Summary, Turn
 from moa.context import RunContext, count_text_deltas, quiet
-from moa.decisions import Adaptation
 from moa.endpoints import Completion, Endpoint, Example
 from moa.errors import (
     BudgetExceeded,
@@ -52,15 +52,10 @@ _PASSING = (EndpointError, OutputError, Unanswered, BudgetExceeded)
 def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
     """Build the filter that keeps for the small model what needs no large one."""
     shown = tuple(Example(text, {"small_talk": label}) for text, label in _EXAMPLES)
-    adaptation = Adaptation(prompt_variants=(shown,), origin="as the chat ships it")
-    return Filter(
-        slm,
-        _CRITERION,
-        action="keep",
-        threshold=threshold,
-        name="small_talk",
-        adaptation=adaptation,
-    )
+    found = Filter(slm, _CRITERION, action="keep", threshold=threshold, name="small_talk")
+    (question,) = found.questions
+    found.decide_by({question.name: as_asked(question, shown)})
+    return found
 
 
 class ChatContext(Frozen):

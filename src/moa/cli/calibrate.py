@@ -15,9 +15,9 @@ from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa._terminal import Console
-    from moa.calibration.calibrated import Evaluation
     from moa.calibration.file import Calibration
     from moa.calibration.labelled import Labelled
+    from moa.calibration.measuring import Evaluation
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.promotion import Promotion
@@ -194,8 +194,8 @@ async def _recheck(
     file: Path, rows: list[Labelled], out: Path | None, endpoints: Endpoints, context: RunContext
 ) -> int:
     """Test it, say what was found, and write it down where `out` says."""
-    from moa.calibration.calibrated import recheck
     from moa.calibration.file import Calibration
+    from moa.calibration.measuring import recheck
     from moa.evals.calibrations import connected, detector
 
     ready = connected(Calibration.load(file), endpoints.slm)
@@ -205,8 +205,9 @@ async def _recheck(
             ready, rows, context=context, language=detector(), progress=progress
         )
     screen.warn(list(notes))
-    confirmed = made.bound.threshold is not None
-    screen.out().print(f"{'confirmed' if confirmed else 'withdrawn'}: {made.bound.summary}")
+    bound = made.proven.bound
+    confirmed = bound.threshold is not None
+    screen.out().print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
     if out is not None:
         made.save(out)
         screen.details().print(f"written to {out}")
@@ -236,8 +237,8 @@ def evaluate(
     rows = _labelled(source, given)
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
-        from moa.calibration.calibrated import evaluate as measured
         from moa.calibration.file import Calibration
+        from moa.calibration.measuring import evaluate as measured
         from moa.evals.calibrations import connected, odd_rows
 
         calibration = Calibration.load(file)
@@ -248,7 +249,8 @@ def evaluate(
             found = await measured(ready, rows, context=context, progress=progress)
         console = screen.out(as_json=as_json)
         _show_evaluation(console, found)
-        console.print(f"promise: {calibration.bound.summary}")
+        if calibration.bound is not None:
+            console.print(f"promise: {calibration.bound.summary}")
         screen.report(found, report, as_json=as_json)
         return 0
 
@@ -362,18 +364,18 @@ def _show_calibration(made: Calibration) -> None:
             style="bold" if one.name == picked else "",
         )
     console.print(table)
-    console.print(f"\nchosen: {made.chosen}")
+    bound, data, reached = made.proven
+    console.print(f"\nchosen: {made.origin}")
     for note in made.notes:
         console.print(f"note: {note}")
-    right = made.reached.held_out_accuracy
+    right = reached.held_out_accuracy
     if right is not None:
         console.print(
-            f"fitted to {made.data.fitted} rows; of the {made.data.held_out} held out, "
-            f"{right:.1%} are right"
+            f"fitted to {data.fitted} rows; of the {data.held_out} held out, {right:.1%} are right"
         )
-    for label, bound in made.bounds.items():
-        console.print(f"{label}: {bound.summary}")
-    screen.out().print(f"promise: {made.bound.summary}")
+    for label, of_label in made.bounds.items():
+        console.print(f"{label}: {of_label.summary}")
+    screen.out().print(f"promise: {bound.summary}")
     for other in made.looser:
         accepts = percent(other.coverage) if other.threshold is not None else "nothing"
         guarantee = replace(other.guarantee, look=None)
@@ -382,7 +384,7 @@ def _show_calibration(made: Calibration) -> None:
         parts = ": a part of them is learnt from, and not held out"
         console.print(
             f"for what was asked, label about {made.more_rows} more rows, drawn at random"
-            + (parts if made.data.learn == "split" else "")
+            + (parts if data.learn == "split" else "")
         )
 
 

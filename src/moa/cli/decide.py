@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from moa.cli import options, screen
+from moa.decisions import ENOUGH
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ def decide(
         typer.Option(
             "--unlabelled",
             metavar="FILE",
-            help="Texts to measure the labels' bias on; default: INPUT's first 256.",
+            help="Texts to measure the labels' bias on; default: INPUT's first 256. Not read with "
+            "eight --examples or more.",
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", metavar="FILE.json", help="Write what was fitted; later: --calibration FILE."
         ),
     ] = None,
     writing: options.Writing,
@@ -64,7 +72,9 @@ def decide(
     With a few labelled rows ({"text": …, "label": …}), which help a small model most:
 
         moa decide mails.jsonl --task "…" --labels billing,delivery,technical \
-            --examples labelled.jsonl --out decided.jsonl
+            --examples labelled.jsonl --save teams.json --out decided.jsonl
+
+    The next time --calibration teams.json decides without fitting anew.
 
     "None of these" as an answer, and decisions that don't depend on the other rows of the file:
 
@@ -77,8 +87,8 @@ def decide(
         tail -f mails.txt | moa decide - --task "…" --labels billing,delivery \
             --unlabelled last-month.jsonl --json
 
-    With what moa calibrate wrote, which knows task and labels; each line then also has accepted,
-    true where the promise of the calibration covers it:
+    With what --save or moa calibrate wrote, which knows task and labels. Of moa calibrate, each
+    line also has accepted, true where its promise covers the decision:
 
         moa decide mails.jsonl --calibration teams.json --out decided.jsonl
 
@@ -94,12 +104,13 @@ def decide(
     from moa.cli.row_display import RowDisplay
     from moa.cli.row_runner import Input, RowRunner, file_of
 
+    screen.check_target("--save", save)
     if calibration is None:
-        way = _adapted(task, labels, examples, unlabelled, none=none)
-    elif examples or unlabelled or none:
+        way = _adapted(task, labels, examples, unlabelled, save, none=none)
+    elif examples or unlabelled or none or save:
         raise ConfigError(
-            "--examples, --unlabelled and --none don't go with --calibration, which was made with "
-            "its own"
+            "--examples, --unlabelled, --none and --save don't go with --calibration, which was "
+            "made with its own"
         )
     else:
         way = _Calibrated(Calibration.load(calibration), task, labels)
@@ -119,7 +130,8 @@ def decide(
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[Classifier[Any], Asked]:
         return await way.agent(endpoints, texts, context), frozenset() if calibration else None
 
-    write = partial(line, calibrated=calibration is not None)
+    bounded = isinstance(way, _Calibrated) and way.made.bound is not None
+    write = partial(line, calibrated=bounded)
     total = rows.count(source, given.limit, given.format)
     runner = RowRunner(
         given,
@@ -159,6 +171,7 @@ def _adapted(
     labels: str | None,
     examples: Path | None,
     unlabelled: Path | None,
+    save: Path | None,
     *,
     none: bool,
 ) -> _Adapted:
@@ -171,7 +184,7 @@ def _adapted(
         raise ConfigError(f"moa decide needs {missing}. Or give a --calibration, which has both")
     names = options.label_names(labels)
     shown = tuple(_labelled(examples, names, none=none)) if examples else ()
-    return _Adapted(task, names, none, shown, unlabelled)
+    return _Adapted(task, names, none, shown, unlabelled, save)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +198,8 @@ class _Calibrated:
     @property
     def promise(self) -> str:
         """What holds of the decisions that are accepted, in words."""
+        if self.made.bound is None:
+            return ""
         if self.made.bound.threshold is None:
             return "since nothing could be promised"
         return str(replace(self.made.bound.guarantee, look=None))
@@ -193,13 +208,17 @@ class _Calibrated:
         """Take the first texts for their language, or hear it as they pass; all rows come back."""
         return ((), self._heard(found)) if live else _first(found)
 
+    @property
+    def _languages(self) -> dict[str, float]:
+        return {} if self.made.data is None else self.made.data.languages
+
     def _heard(self, found: Rows) -> Rows:
         from moa.evals.calibrations import other_language
 
         texts: list[str] = []
 
         def said() -> bool:
-            other = other_language(self.made.data.languages, texts)
+            other = other_language(self._languages, texts)
             screen.warn([other] if other else [])
             return other is not None
 
@@ -220,26 +239,29 @@ class _Calibrated:
         from moa.agents.classifier import Classifier
         from moa.context import RunContext
         from moa.evals.calibrations import connected, other_language
+        from moa.questions import NONE_OF_THESE
 
         made = self.made
-        names = options.label_names(self.labels) if self.labels else list(made.labels)
-        if sorted(names) == sorted(made.labels):
-            names = list(made.labels)  # in whatever order they were given
+        known = [label for label in made.labels if label != NONE_OF_THESE]
+        names = options.label_names(self.labels) if self.labels else known
+        if sorted(names) == sorted(known):
+            names = known  # in whatever order they were given
         agent = Classifier(
             endpoints.slm,
             names,
             task=self.task or made.question.text,
             describe={o.name: o.description for o in made.question.options if o.description},
-            none=False,
+            none=NONE_OF_THESE in made.labels,
             name="label",
             calibration=made,
         )
         ready = connected(made, endpoints.slm)
         warnings = await ready.check(context)
-        await ready.read("Hello", RunContext())  # so that no row waits, and nothing else starts
-        other = other_language(made.data.languages, texts)
+        await ready.answer("Hello", RunContext())  # so that no row waits, and nothing else starts
+        other = other_language(self._languages, texts)
         screen.warn([*warnings, *([other] if other else [])])
-        screen.notes().print(f"promise: {made.bound.summary}")
+        said = f"fitted: {made.origin}" if made.bound is None else f"promise: {made.bound.summary}"
+        screen.notes().print(said)
         return agent
 
 
@@ -252,12 +274,15 @@ class _Adapted:
     none: bool
     labelled: Sequence[Example]
     unlabelled: Path | None
+    save: Path | None = None
     promise: str = ""
 
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take the texts to remove bias on, of a file or of the input; all rows come back."""
         from moa import rows
 
+        if len(self.labelled) >= ENOUGH:
+            return (), found
         if self.unlabelled is not None:
             return tuple(_texts(rows.read(str(self.unlabelled)))), found
         if live:
@@ -279,13 +304,13 @@ class _Adapted:
             return agent  # no row can be read: fitting would only delay the reasons
         with screen.progress() as tell:
             fitted = await agent.adapt(
-                labelled=self.labelled,
-                unlabelled=texts,
-                context=context,
-                progress=partial(tell, "fitting to the task"),
+                labelled=self.labelled, unlabelled=texts, context=context, progress=tell
             )
-        if fitted.adaptation is not None:
-            screen.notes().print(f"fitted to the task: {fitted.adaptation.origin}")
+        for made in fitted.calibrations.values():
+            screen.notes().print(f"fitted to the task: {made.origin}")
+            if self.save is not None:
+                made.save(self.save)
+                screen.notes().print(f"written to {self.save}")
         return fitted
 
 

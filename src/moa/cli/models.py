@@ -248,9 +248,7 @@ def probe_model(
     About two hundred texts with known labels, of many tasks and in thirteen languages, are read as
     a text to be continued and as a turn of a chat. For each kind of question the layout with the
     lower log loss is kept in the cache, with how much the model counts beside the encoder, and is
-    used from then on. A model that costs nothing is probed by itself when it is first needed, for a
-    minute at most; this command reads all the texts. An endpoint that may cost money waits for
-    --yes.
+    used from then on. No run does that unasked. An endpoint that may cost money waits for --yes.
 
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]
@@ -266,7 +264,7 @@ def probe_model(
             kind,
             *(f"{losses[layout]:.3f}" for layout in LAYOUTS),
             made.found.layout_of(kind),
-            f"{made.found.weight[kind]:g}",
+            f"{made.found.weight.get(kind, 0):g}",
         )
         for kind, losses in made.losses.items()
     ]
@@ -282,9 +280,8 @@ def probe_model(
 
 async def _probed(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:
     """Probe an endpoint, unless it may cost money and nobody agreed."""
-    from moa.agents.deciding import costs_nothing
     from moa.config.endpoints import Endpoints
-    from moa.decisions.probe import probe, shipped_trials
+    from moa.decisions.probe import costs_nothing, probe, shipped_trials
     from moa.endpoints.encoders import encoder_beside
 
     async with Endpoints(config) as endpoints:

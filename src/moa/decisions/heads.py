@@ -9,7 +9,6 @@ texts that meet them and texts that nearly do.
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import MultilingualEncoder
+from moa.errors import CapabilityError
 from moa.questions import NONE_OF_THESE, Question
 from moa.usage import FREE
 
@@ -69,22 +69,8 @@ class Kernel:
         return np.hstack([likeness, x]) if self.unit else likeness
 
 
-class Readout(ABC):
-    """Reads options out of vectors."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def __call__(self, vectors: Floats) -> Floats:
-        """Log-probabilities of each option: vectors, options."""
-
-    def probabilities(self, vector: Sequence[float]) -> tuple[float, ...]:
-        """Probability of each option, of one vector."""
-        return tuple(float(p) for p in np.exp(self(np.asarray(vector)[None])[0]))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Head(Readout):
+class Head:
     """`log softmax(vector @ weights + bias)`, or of the vector's likeness to landmarks."""
 
     weights: Floats
@@ -97,9 +83,13 @@ class Head(Readout):
         parts = vectors if self.kernel is None else self.kernel(vectors)
         return log_softmax(parts @ self.weights + self.bias)
 
+    def logs_of(self, vector: Sequence[float]) -> tuple[float, ...]:
+        """Log-probability of each option, of one vector."""
+        return tuple(self(np.asarray(vector)[None])[0].tolist())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Blend(Readout):
+class Blend:
     """Several readings of one question: `log softmax(sum of weight * log-probabilities + bias)`."""
 
     heads: tuple[Head | None, ...]
@@ -114,10 +104,6 @@ class Blend(Readout):
         """Weigh readings that are log-probabilities already."""
         return cls((None,) * len(weights), weights, bias)
 
-    def __call__(self, vectors: Floats) -> Floats:
-        """Log-probabilities of each option, where all heads read the same vectors."""
-        return self.logs(self.stacked([vectors] * len(self.heads)))
-
     def stacked(self, readings: Sequence[Floats]) -> Floats:
         """Log-probabilities that each reading gives: texts, readings, options."""
         logs = [
@@ -129,11 +115,6 @@ class Blend(Readout):
     def logs(self, stacked: Floats) -> Floats:
         """Log-probabilities of what is stacked: texts, options."""
         return log_softmax(np.einsum("v,tvo->to", self.weights, stacked) + self.bias)
-
-
-def feeds_heads(encoder: Endpoint) -> bool:
-    """Whether its vectors are those that the heads which ship read."""
-    return encoder.model == MultilingualEncoder.model
 
 
 async def encode(
@@ -243,14 +224,25 @@ def speaks(question: Question) -> bool:
     return question.kind == "choice" or criterion_of(question) is not None
 
 
-async def relevance_head(question: Question, context: RunContext) -> Head | None:
-    """Make a head of a question's own words, a few of which are encoded.
+_words_heads: dict[object, Head] = {}
 
-    `None` for questions that are neither a choice of labels nor a yes or no whose criterion is
-    known, such as levels, whose names mean nothing alone.
+
+async def words_head(question: Question, context: RunContext) -> Head:
+    """Make a head of a question's own words, a few of which are encoded, once for a question.
+
+    Raises:
+        CapabilityError: its words don't say what is asked; see `speaks`.
     """
     if not speaks(question):
-        return None
+        raise CapabilityError(f"the words of question {question.name!r} don't say what is asked")
+    options = [(option.name, option.description) for option in question.options]
+    key = question.kind, question.text, tuple(options)
+    if key not in _words_heads:
+        _words_heads[key] = await _relevance_head(question, context)
+    return _words_heads[key]
+
+
+async def _relevance_head(question: Question, context: RunContext) -> Head:
     criterion = criterion_of(question)
     if criterion is not None:
         turned = _NOT.match(criterion)

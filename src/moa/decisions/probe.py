@@ -1,32 +1,34 @@
 """Probe: finds out how a model is asked best, and how much it counts beside the encoder.
 
-Texts with known labels, of many tasks and languages, are read in each layout of the prompt. For
-each kind of question, the layout and the weight beside the encoder's zero-shot head are those with
-the lowest log loss.
+Texts with known labels, of many tasks and languages, are read in each layout of the prompt. The
+weight of a model beside the words of a question is that with the lowest log loss of its answers as
+they are read, bias and all: but for the bias to yes, which is a model's and not a question's, and
+is found here. Where no weight helps, the layout is that with the lowest log loss once its bias to
+some labels is out, since a fit takes that out.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import get_args
 
-from moa import _terminal as terminal
-from moa._async import Lock, map_async
+from moa._async import map_async
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
-from moa.decisions.heads import FOLDER, encode, feeds_heads, relevance_head
+from moa.decisions.heads import FOLDER, encode, speaks, words_head
 from moa.endpoints import Endpoint
-from moa.endpoints.known import Known, keep, known
-from moa.errors import CapabilityError, EndpointRejected, EndpointUnauthorized, StoreError
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoders import feeds_heads
+from moa.endpoints.known import Known, known
+from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.wrappers import unwrapped
+from moa.errors import CapabilityError, EndpointRejected, EndpointUnauthorized
 from moa.questions import Kind, Layout, Option, Question
-from moa.usage import Amount
+from moa.usage import FREE
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -35,17 +37,10 @@ are multiplied."""
 ENOUGH = 12
 """Texts of a kind of question that must have been read in each layout, or nothing is said of it."""
 GAIN = 0.01
-"""Least fall of the log loss for which a model is asked beside the encoder at all."""
-LIMIT_S = 60.0
-"""Maximum seconds that a model is probed for unasked, where it costs nothing."""
+"""Least fall of the log loss for which a model is asked beside the encoder at all, and for which it
+is asked as a chat: of a completion, a server keeps more between two texts."""
 _AT_ONCE, _IN_TURN = 2, 12
 _QUESTION = "label"
-_logger = logging.getLogger(__name__)
-_ROOM, _TOKENS = 3, 100
-"""How many times the calls of a probe a budget must have room for, and tokens of each."""
-_tried: set[str] = set()
-"""Who was probed by this process, whatever came of it."""
-_lock = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +59,7 @@ class Probe:
 
     found: Known
     losses: Mapping[Kind, Mapping[Layout, float]]
-    """Log loss at the best weight above 0, in natural logarithms."""
+    """Log loss without bias, at the best weight above 0, in natural logarithms."""
     texts: int
     """How many were read in each layout."""
     of: int
@@ -76,61 +71,72 @@ async def probe(
     *,
     encoder: Endpoint | None,
     context: RunContext,
-    limit_s: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Probe:
     """Find out how a model is asked best.
 
-    No further text is begun after `limit_s` seconds; `progress` is told the texts read, and those
-    to read in all.
+    `progress` is called with the texts read, and those to read in all.
 
     Raises:
         CapabilityError: the endpoint gives no label log-probabilities.
         EndpointRejected: no text could be read, as of a model without a chat template.
     """
     trials = shipped_trials()
-    read = await _read_all(endpoint, trials, context, limit_s, progress)
+    read = await _read_all(endpoint, trials, context, progress)
     headed = encoder is not None and feeds_heads(encoder)
     done = [place for place in range(len(trials)) if all((place, at) in read for at in LAYOUTS)]
     beside = await _beside([trials[place] for place in done], encoder, context)
-    before = known(endpoint.model)
-    layouts, weights = dict(before.layout), dict(before.weight)
+    rows = [
+        _Row(trials[place], {at: read[place, at] for at in LAYOUTS}, words)
+        for place, words in zip(done, beside, strict=True)
+    ]
     losses: dict[Kind, dict[Layout, float]] = {}
+    found = known(endpoint.model)
+    layouts, weights, yes_bias = dict(found.layout), dict(found.weight), found.yes_bias
     for kind in get_args(Kind):
-        here = [row for row, place in enumerate(done) if trials[place].question.kind == kind]
+        here = [row for row in rows if row.trial.question.kind == kind]
         if len(here) < ENOUGH:
             continue
-        tried: dict[Layout, dict[float, float]] = {}
-        for layout in LAYOUTS:
-            rows = [(trials[done[row]], read[done[row], layout], beside[row]) for row in here]
-            tried[layout] = {weight: _loss(rows, weight) for weight in WEIGHTS}
-        asked = {at: min(WEIGHTS[1:], key=lambda w, at=at: tried[at][w]) for at in LAYOUTS}
-        losses[kind] = {at: tried[at][asked[at]] for at in LAYOUTS}
-        best: Layout = min(losses[kind], key=lambda layout: losses[kind][layout])
-        gains = losses[kind][best] < tried[best][0.0] - GAIN
-        layouts[kind] = best
+        fair = _without_bias(here)
+        losses[kind] = {at: min(_loss(fair, at, w) for w in WEIGHTS[1:]) for at in LAYOUTS}
+        gains = losses[kind]["chat"] < losses[kind]["completion"] - GAIN
+        layouts[kind] = "chat" if gains else "completion"
+        biases = {at: _yes_bias(here, at) if kind == "predicate" else 0.0 for at in LAYOUTS}
         if headed:
-            weights[kind] = asked[best] if gains else 0.0
-    found = before.model_copy(update={"name": endpoint.model, "layout": layouts, "weight": weights})
-    return Probe(found, losses, len(done), len(trials))
+            ways: list[tuple[Layout, float]] = [(at, w) for at in LAYOUTS for w in WEIGHTS]
+            tried = {(at, w): _loss(here, at, w, biases[at]) for at, w in ways}
+            best = min(ways, key=lambda way: tried[way])
+            weights[kind] = 0.0
+            if tried[best] < tried[best[0], 0.0] - GAIN:
+                layouts[kind], weights[kind] = best
+        if kind == "predicate":
+            yes_bias = round(biases[layouts[kind]], 2)
+    update = {"name": endpoint.model, "layout": layouts, "weight": weights, "yes_bias": yes_bias}
+    return Probe(found.model_copy(update=update), losses, len(done), len(trials))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What was read of a trial: log-probabilities of the options."""
+
+    trial: Trial
+    model: Mapping[Layout, Floats]
+    words: Floats
+    """By the words of the question; zeros without an encoder."""
 
 
 async def _read_all(
     endpoint: Endpoint,
     trials: Sequence[Trial],
     context: RunContext,
-    limit_s: float | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[tuple[int, Layout], Floats]:
     """Log-probabilities of the options, by place of the text and layout."""
-    ends = time.monotonic() + limit_s if limit_s is not None else float("inf")
     read: dict[tuple[int, Layout], Floats] = {}
     rejected: list[EndpointRejected] = []
 
     async def one(asked: tuple[int, Layout]) -> None:
         place, layout = asked
-        if time.monotonic() > ends:
-            return
         try:
             read[asked] = await _read(endpoint, trials[place], layout, context)
         except EndpointUnauthorized:
@@ -173,31 +179,42 @@ async def _beside(
     if encoder is None or not feeds_heads(encoder) or not trials:
         return nothing
     vectors = np.array(await encode(encoder, [trial.text for trial in trials], context))
-    heads = {
-        question: await relevance_head(question, context)
-        for question in {trial.question for trial in trials}
-    }
     found: list[Floats] = []
     for trial, vector, zeros in zip(trials, vectors, nothing, strict=True):
-        head = heads[trial.question]
-        found.append(zeros if head is None else head(vector[None])[0])
+        asked = trial.question
+        words = (await words_head(asked, context))(vector[None])[0] if speaks(asked) else zeros
+        found.append(words)
     return found
 
 
-def _loss(rows: Sequence[tuple[Trial, Floats, Floats]], weight: float) -> float:
-    """Log loss of encoder and model together, the mean of each taken out of each task.
+def _yes_bias(rows: Sequence[_Row], layout: Layout) -> float:
+    """Mean log-odds of yes; as many yes as no are right in each task."""
+    return float(np.mean([row.model[layout][0] - row.model[layout][1] for row in rows]))
 
-    The labels of each task are balanced, so its mean is its bias.
-    """
-    by_task: dict[str, list[tuple[Trial, Floats, Floats]]] = {}
+
+def _without_bias(rows: Sequence[_Row]) -> list[_Row]:
+    """Take the mean of each task out of what was read of it: its labels are balanced."""
+    by_task: dict[str, list[_Row]] = {}
     for row in rows:
-        by_task.setdefault(row[0].task, []).append(row)
-    losses: list[float] = []
+        by_task.setdefault(row.trial.task, []).append(row)
+    found: list[_Row] = []
     for same in by_task.values():
-        model, encoder = np.array([m for _, m, _ in same]), np.array([e for _, _, e in same])
-        logs = weight * (model - model.mean(0)) + encoder - encoder.mean(0)
-        right = log_softmax(logs)[np.arange(len(same)), [trial.label for trial, _, _ in same]]
-        losses += (-right).tolist()
+        words = np.mean([row.words for row in same], 0)
+        means = {at: np.mean([row.model[at] for row in same], 0) for at in LAYOUTS}
+        found += [
+            _Row(row.trial, {at: row.model[at] - means[at] for at in LAYOUTS}, row.words - words)
+            for row in same
+        ]
+    return found
+
+
+def _loss(rows: Sequence[_Row], layout: Layout, weight: float, yes_bias: float = 0.0) -> float:
+    """Log loss of words and model together."""
+    losses: list[float] = []
+    for row in rows:
+        logs = row.words + weight * row.model[layout]
+        logs[0] -= weight * yes_bias
+        losses.append(-float(log_softmax(logs)[row.trial.label]))
     return float(np.mean(losses))
 
 
@@ -219,44 +236,13 @@ def shipped_trials() -> tuple[Trial, ...]:
     return tuple(trial for _, trial in sorted(places, key=lambda each: each[0]))
 
 
-async def find_out(endpoint: Endpoint, *, encoder: Endpoint | None, context: RunContext) -> None:
-    """Probe a model of which nothing is known, for at most a minute, and keep what is found.
+def costs_nothing(endpoint: Endpoint) -> bool:
+    """Whether asking costs nothing but time: a model that `moa` runs, or a server near by.
 
-    It must cost nothing but time. A third of the time that is left to the run is used at most, and
-    a budget without room for many times the calls is left alone.
+    A server that has a price of an hour, of energy or of tokens costs that.
     """
-    async with _lock.held(context.remaining_s()):
-        who = f"{endpoint.name}: {endpoint.model}"
-        calls = _ROOM * len(LAYOUTS) * len(shipped_trials())
-        room = Amount(calls=calls, input_tokens=calls * _TOKENS)
-        if known(endpoint.model).layout or who in _tried:
-            return
-        if context.limit_ahead([(endpoint.tier, room)]) is not None:
-            return
-        left = context.remaining_s()
-        limit_s = LIMIT_S if left is None else min(LIMIT_S, left / 3)
-        _logger.info(
-            "nothing is known of %s: finding out how it is asked best, once, in at most %.0f s",
-            endpoint.model,
-            limit_s,
-        )
-        try:
-            inner = context.nested("probe")
-            with terminal.shown(len(shipped_trials()), "probing the model, once") as tell:
-                made = await probe(
-                    endpoint,
-                    encoder=encoder,
-                    context=inner,
-                    limit_s=limit_s,
-                    progress=lambda done, _: tell(done),
-                )
-        except (CapabilityError, EndpointRejected) as error:
-            if isinstance(error, EndpointUnauthorized):
-                raise
-            _tried.add(who)
-            return
-        _tried.add(who)
-        if len(made.losses) == len(get_args(Kind)):
-            with suppress(StoreError):  # a cache that can't be written costs the next process time
-                keep(made.found)
-    context.note("changed", f"{endpoint.model} was probed with {made.texts} texts")
+    inner = unwrapped(endpoint)
+    if isinstance(inner, EmbeddedEndpoint):
+        return True
+    near = isinstance(inner, OpenAIEndpoint) and inner.client.is_near
+    return near and (not inner.price.known or inner.price == FREE)

@@ -24,7 +24,6 @@ _WORSE = 1.01
 _BLIND = 4.0
 _WEIGHT_SD = 0.5
 _BIAS_SD = 1.0
-_FOLDS = 8
 
 
 def folds(cases: Sequence[str], labels: Ints, parts: int, *, seed: int = 0) -> Ints:
@@ -149,13 +148,21 @@ def _fitted(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
 
 
 def _lowest(
-    loss: Callable[[Floats], tuple[float, Floats]], start: Floats, *, steps: int, near: float
+    loss: Callable[[Floats], tuple[float, Floats]],
+    start: Floats,
+    *,
+    steps: int,
+    near: float,
+    positive: int = 0,
 ) -> Floats:
-    """Minimise a smooth convex loss, given with its slope."""
+    """Minimise a smooth convex loss, given with its slope; the first `positive` are at least 0."""
     minimize, threads = _scipy()
     limits = {"gtol": near, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
+    bounds = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
     with threads.limit(limits=1):  # of arrays as small as these, several wait for one another
-        point: Floats = minimize(loss, start, jac=True, method="L-BFGS-B", options=limits).x
+        point: Floats = minimize(
+            loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits
+        ).x
     return point
 
 
@@ -171,12 +178,19 @@ def _scipy() -> tuple[Any, Any]:
 
 
 def fit_blend(
-    readings: Floats, labels: Ints, *, weights: Floats, bias: Floats, bias_sd: float = _BIAS_SD
+    readings: Floats,
+    labels: Ints,
+    *,
+    weights: Floats,
+    bias: Floats,
+    bias_sd: float = _BIAS_SD,
+    positive: bool = False,
 ) -> Blend:
     """Find the most probable weights and bias, given labels and a Gaussian prior around a start.
 
     Readings are log-probabilities: texts, readings, options. The standard deviation of the prior is
-    0.5 for the weights, and `bias_sd` for the bias.
+    0.5 for the weights, and `bias_sd` for the bias. Weights may have to be `positive`: by
+    cross-validation on few labels, what says nothing seems to say the opposite.
     """
     n, sources, options = readings.shape
     start = np.concatenate([weights, bias])
@@ -191,22 +205,8 @@ def fit_blend(
         value = float((precision * away**2).sum()) / 2 - float((target * logs).sum())
         return value / n, (slope + precision * away) / n
 
-    point = _lowest(loss, start, steps=200, near=1e-5)
+    point = _lowest(loss, start, steps=200, near=1e-5, positive=sources if positive else 0)
     return Blend.of(point[:sources], point[sources:])
-
-
-def held_out_loss(readings: Floats, labels: Ints, *, weights: Floats, bias: Floats) -> float:
-    """Mean log loss of each text under a blend that was fitted to the others, in eight folds."""
-    fold = np.zeros(len(labels), np.intp)
-    for option in np.unique(labels):
-        rows = np.flatnonzero(labels == option)
-        fold[rows] = (np.arange(len(rows)) + option) % _FOLDS
-
-    def predict(out: Bools) -> Floats:
-        found = fit_blend(readings[~out], labels[~out], weights=weights, bias=bias)
-        return found.logs(readings[out])
-
-    return log_loss(cross_validated(fold, predict), labels, least=1e-6)
 
 
 def centred_mean(reading: Floats) -> Floats:

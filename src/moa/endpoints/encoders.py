@@ -23,6 +23,7 @@ from typing import Any, ClassVar, cast
 from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
+from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.wrappers import unwrapped
@@ -47,26 +48,38 @@ def sentence_encoder() -> SentenceEncoder | None:
     return None if SentenceEncoder.missing() else SentenceEncoder()
 
 
-def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
-    """Give the encoder that works beside a small model that decides; `None` where there is none.
+def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
+    """Give the encoder that can be read beside an endpoint; `None` where there is none.
 
-    A large model is asked itself. Beside a small one it is the multilingual one, where that is
-    installed, unless the endpoint says otherwise by an attribute `encoder`, as the doubles of
-    `moa.testing` do, whose decisions are their script's.
+    It is the multilingual one, where that is installed. An endpoint can say otherwise by an
+    attribute `encoder`.
     """
     inner = unwrapped(as_endpoint(endpoint))
-    given: object = getattr(inner, "encoder", MultilingualEncoder)
-    if given is not MultilingualEncoder:
-        return cast("Endpoint | None", given)
-    if inner.tier == "llm":
-        return None
+    if hasattr(inner, "encoder"):
+        return cast("Endpoint | None", getattr(inner, "encoder"))  # noqa: B009 - no endpoint's own
     return None if MultilingualEncoder.missing() else MultilingualEncoder(price=FREE)
+
+
+def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
+    """Give the encoder that decides beside an endpoint unasked; `None` where there is none.
+
+    Any endpoint is asked itself but the built-in one, which means a model with the multilingual
+    encoder, and one that says so by an attribute `encoder`.
+    """
+    inner = unwrapped(as_endpoint(endpoint))
+    beside = isinstance(inner, EmbeddedEndpoint) or hasattr(inner, "encoder")
+    return encoder_for(endpoint) if beside else None
+
+
+def feeds_heads(encoder: Endpoint) -> bool:
+    """Whether its vectors are those that the heads which ship read."""
+    return encoder.model == MultilingualEncoder.model
 
 
 def reads_heads(endpoint: Endpoint | str) -> bool:
     """Whether the encoder beside an endpoint gives the vectors that the shipped heads read."""
     encoder = encoder_beside(endpoint)
-    return encoder is not None and encoder.model == MultilingualEncoder.model
+    return encoder is not None and feeds_heads(encoder)
 
 
 class Encoder(EndpointBase):

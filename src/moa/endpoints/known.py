@@ -23,8 +23,6 @@ from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import unwrapped
 from moa.questions import Kind, Layout, Question
 
-UNMEASURED: Mapping[Kind, float] = {"predicate": 0.0, "choice": 1.0, "score": 1.0}
-"""How much a model counts beside the encoder where nothing was measured."""
 MOST_OPTIONS = 24
 """Options among which a small model is asked to choose where there is an encoder beside it."""
 
@@ -40,6 +38,8 @@ class Known(BaseModel):
     """Whether its drafts are worth more than none."""
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
     """How much its answers count beside the encoder's, by kind; 0 is not at all."""
+    yes_bias: float = 0.0
+    """Mean log-odds of its yes where half of the answers are; taken out beside the encoder."""
     layout: Mapping[Kind, Layout] = Field(default_factory=dict[Kind, Layout])
     """How a prompt is laid out where the log-probabilities of labels are read, by kind."""
 
@@ -47,17 +47,14 @@ class Known(BaseModel):
         """How a prompt is laid out for a kind of question; a completion, unless measured."""
         return self.layout.get(kind, "completion")
 
-    def weight_of(self, question: Question, *, free: bool = True) -> float:
-        """How much its answer counts beside the encoder's.
+    def weight_of(self, question: Question) -> float:
+        """How much its answer counts beside the encoder's; not at all, unless it was measured.
 
-        One that costs money was chosen for a reason: it is asked, unless it is known to be no help.
         Of very many options a small one loses track.
         """
-        if question.kind not in self.weight and not free:
-            return 1.0
         if len(question.options) > MOST_OPTIONS:
             return 0.0
-        return self.weight.get(question.kind, UNMEASURED[question.kind])
+        return self.weight.get(question.kind, 0.0)
 
 
 class Identity(BaseModel):

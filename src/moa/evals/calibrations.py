@@ -34,7 +34,9 @@ def next_look(file: Path, task: str) -> int:
         before = Calibration.load(file)
     except CalibrationError:
         return 1
-    return 1 + (before.bound.guarantee.look or 1) if before.question.text == task else 1
+    if before.bound is None or before.question.text != task:
+        return 1
+    return 1 + (before.bound.guarantee.look or 1)
 
 
 def detector() -> Detect | None:
@@ -68,9 +70,12 @@ def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
 
 def odd_rows(calibration: Calibration, rows: Sequence[Labelled]) -> Iterator[str]:
     """Say in sentences why figures of a calibration on such rows say little of others."""
-    if other := other_language(calibration.data.languages, [row.text for row in rows]):
+    made_from = calibration.data
+    if made_from is None:
+        return
+    if other := other_language(made_from.languages, [row.text for row in rows]):
         yield other
-    if Sorted(rows=tuple(rows), notes=(), duplicates=0).fingerprint == calibration.data.sha256:
+    if Sorted(rows=tuple(rows), notes=(), duplicates=0).fingerprint == made_from.sha256:
         yield (
             "the calibration was made from these rows, so the figures say little of others: give "
             "rows that took no part in it"

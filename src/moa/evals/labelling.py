@@ -21,9 +21,10 @@ from typing import NamedTuple, Self
 from moa._files import Existing, LineFile
 from moa.agents.classifier import Classifier
 from moa.batch import map_rows
-from moa.calibration.calibrated import Calibrated, read_texts
+from moa.calibration.calibrated import Calibrated
 from moa.calibration.features import Progress, VectorFeature
 from moa.calibration.labelled import same_text
+from moa.calibration.measuring import read_texts
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, logit, np
 from moa.errors import BudgetExceeded, ConfigError, MoaError
@@ -229,12 +230,12 @@ async def picked(
 def helpful(calibrated: Calibrated, readings: Sequence[Floats], *, most: int) -> list[int]:
     """Give the places of the texts whose labels help most, by what each feature read of them."""
     calibration = calibrated.calibration
-    full = calibration.full.blend
-    p = np.exp(full.logs(full.stacked(readings)))
+    p = calibration.scored(readings)
     error = p - np.eye(p.shape[1])[p.argmax(1)]
     unsure = np.linalg.norm(error, axis=1)
     worth = unsure / max(float(unsure.max()), 1e-12)
-    if (threshold := calibration.bound.threshold) is not None:
+    bound = calibration.bound
+    if bound is not None and (threshold := bound.threshold) is not None:
         sure = calibration.judge(readings).sure
         worth = np.maximum(worth, np.exp(-np.abs(logit(sure) - logit(np.array([threshold])))))
     direction = error / np.maximum(unsure, 1e-12)[:, None]

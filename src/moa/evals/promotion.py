@@ -218,6 +218,7 @@ def promotion_of(
         raise InputError(f"nothing of the rest of the log could be decided on: {failed}")
     correct = np.array([a.text == row.label for a, row in zip(answers, rest, strict=True)])
     taken = np.array([a.accepted is True for a in answers])
+    bound = made.proven.bound
     coverage, order = float(taken.mean()), ranked(answers)
     # As decisions, of which one threshold, fixed before, accepts those that were taken.
     outcomes = [
@@ -228,11 +229,11 @@ def promotion_of(
     return Promotion(
         calibrated_on=use,
         checked_on=len(rest),
-        bound=made.bound,
+        bound=bound,
         coverage=coverage,
         accepted=int(taken.sum()),
         disagreeing=int((taken & ~correct).sum()),
-        checked=bound_along((1.0,), outcomes, made.bound.guarantee),
+        checked=bound_along((1.0,), outcomes, bound.guarantee),
         accuracy=float(correct.mean()),
         seen=tuple(Seen(risk=risk, coverage=covered) for risk, covered in seen),
         saving=_saving(rest, answers, coverage * (1.0 - audit), made.labels, llm),

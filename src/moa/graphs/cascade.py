@@ -206,7 +206,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
     def _watching(self, calibration: Calibration) -> Oversight:
         return Oversight(
-            audit=Audit.of(calibration.bound, share=self.audit, seed=secrets.randbits(32)),
+            audit=Audit.of(calibration.proven.bound, share=self.audit, seed=secrets.randbits(32)),
             drift=None if self.drift == "off" else calibration.drift,
             on_drift="warn" if self.drift == "warn" else "escalate",
             promise=calibration.seal,

@@ -223,8 +223,6 @@ def _configured(
 def asked_by(node: object) -> frozenset[str] | None:
     """Name the endpoints that a node may ask, but for those that a calibration reads beside.
 
-    A deciding agent that finds out at its first use whether its endpoint is asked counts as asking.
-
     It is `None` where a node in it, however deep, is of a kind that may ask any.
     """
     if isinstance(node, DecidingAgent):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moa.agents import Agent
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
-from moa.agents.deciding import Decider, shipped_head
+from moa.agents.deciding import Decider
 from moa.agents.filter import Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
@@ -365,7 +365,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
 
 def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:
     """Build the agent that tells what the writer of a message feels."""
-    return Sentiment(slm, adaptation=shipped_head(slm, "sentiment") if intents == INTENTS else None)
+    made = Sentiment(slm)
+    return made.by_shipped_head("sentiment") if intents == INTENTS else made
 
 
 def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str | None]:
@@ -378,22 +379,22 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
     ]
     if intents == INTENTS:
         examples += [(text, None) for text in OTHERS]
-    return Classifier(
+    made = Classifier(
         slm,
         {name: intent.means for name, intent in intents.items()},
         task="What is this message about?",
         none=True,
         name="intent",
         examples=examples,
-        adaptation=shipped_head(slm, "intent") if intents == INTENTS else None,
     )
+    return made.by_shipped_head("intent") if intents == INTENTS else made
 
 
 def urgency_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Decider[Urgency]:
     """Build the agent that tells whether a message can wait."""
     examples = [Example(text, {"urgency": level}) for text, level in URGENCY_EXAMPLES]
-    adaptation = shipped_head(slm, "urgency") if intents == INTENTS else None
-    return Decider(slm, Urgency, name="urgency", examples=examples, adaptation=adaptation)
+    made = Decider(slm, Urgency, name="urgency", examples=examples)
+    return made.by_shipped_head("urgency") if intents == INTENTS else made
 
 
 def as_one_text(ticket: Ticket) -> str:

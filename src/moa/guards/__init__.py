@@ -3,7 +3,7 @@
 To add one, such as for profanity, write `profanity.py`:
 
 1. a class derived from `Filter`, where a criterion in words does it: as in `spam.py`, without
-   `shipped_head`, since no head ships for yours. Else one derived from `TypedNode[Text | str,
+   a head, since none ships for yours. Else one derived from `TypedNode[Text | str,
    Verdict]`, whose `answer` gives a `Verdict` (`agents/filter.py`): not `kept` is stopped;
 2. `@ready("profanity", "Drops swear words", "slm")` above it, so that tables and `moa run` know it;
 3. `tests/guards/test_profanity.py`, and its name on a page of the docs.

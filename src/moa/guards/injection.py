@@ -14,12 +14,12 @@ from typing import NamedTuple, Unpack
 
 from moa._async import gather
 from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
-from moa.agents.deciding import shipped_head
 from moa.agents.filter import Filter, Verdict
 from moa.agents.splitting import split
+from moa.calibration.defaults import as_asked, shipped
 from moa.context import RunContext
-from moa.decisions import Adaptation
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.encoders import reads_heads
 from moa.endpoints.tokens import approximate_tokens, neutralise
 from moa.guards.texts import views
 from moa.node import Text
@@ -298,17 +298,17 @@ def injection_filter(
 
     The arguments are those of `Injection`.
     """
-    adaptation: Adaptation | None = None
-    if examples is None and criterion == CRITERION:
-        examples = EXAMPLES
-        adaptation = shipped_head(slm, "injection", asked_as="injection")
-    if adaptation is None:
-        labels = ((text, "yes" if met else "no") for text, met in examples or ())
-        shown = tuple(Example(text, {"injection": label}) for text, label in labels)
-        adaptation = Adaptation(prompt_variants=(shown,), origin="the injection guard ships it")
-    return Filter(
-        slm, criterion, action="drop", name="injection", threshold=threshold, adaptation=adaptation
-    )
+    ships = examples is None and criterion == CRITERION
+    found = Filter(slm, criterion, action="drop", name="injection", threshold=threshold)
+    (question,) = found.questions
+    if ships and reads_heads(slm):
+        by = shipped(question, "injection")
+    else:
+        given = EXAMPLES if ships else examples or ()
+        shown = [Example(text, {"injection": "yes" if met else "no"}) for text, met in given]
+        by = as_asked(question, shown)
+    found.decide_by({question.name: by})
+    return found
 
 
 def _matches(text: str) -> Iterator[str]:

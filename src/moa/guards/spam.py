@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from moa.agents.base import Limits, ready
-from moa.agents.deciding import shipped_head
 from moa.agents.filter import Filter
-from moa.decisions import Adaptation
+from moa.calibration.defaults import shipped
 from moa.endpoints import Endpoint
+from moa.endpoints.encoders import reads_heads
 
 CRITERION = "spam"
 EXAMPLES = (
@@ -63,17 +63,18 @@ class Spam(Filter):
         examples: Sequence[tuple[str, bool]] | None = None,
         **limits: Unpack[Limits],
     ) -> None:
-        adaptation: Adaptation | None = None
-        if examples is None and criterion == CRITERION:
-            name = limits.get("name") or self._default_name()
-            adaptation = shipped_head(slm, "spam", asked_as=name)
-            examples = EXAMPLES if adaptation is None else ()
+        ships = examples is None and criterion == CRITERION
+        by_head = ships and reads_heads(slm)
+        if ships and not by_head:
+            examples = EXAMPLES
         super().__init__(
             slm,
             criterion,
             action="drop",
             threshold=threshold,
             examples=examples or (),
-            adaptation=adaptation,
             **limits,
         )
+        if by_head:
+            (question,) = self.questions
+            self.decide_by({question.name: shipped(question, "spam")})

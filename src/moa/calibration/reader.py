@@ -1,0 +1,312 @@
+"""Reader: reads many texts with one feature after another, within a limit of time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from moa._async import map_async
+from moa.calibration.features import (
+    Ask,
+    Feature,
+    LabelFeature,
+    Progress,
+    Read,
+    Sources,
+    VectorFeature,
+    read_vector,
+    requests_of,
+)
+from moa.context import RunContext
+from moa.decisions import PromptVariant
+from moa.decisions.arrays import Bools, Floats, Ints, np
+from moa.errors import CapabilityError, EndpointRejected, MissingDependency
+from moa.questions import NONE_OF_THESE, Answer, Question, Source
+
+_LEAST_MASS = 1e-3
+"""A smaller label mass tells no more."""
+_AT_ONCE = 8
+_SECONDS_A_TEXT, _LEAST_S = 1.0, 120.0
+"""Seconds that reading may take in all, for each text and at least."""
+_PROBE = 6
+"""Texts that are read first, to see how long all would take; the first of them warms up."""
+
+
+def logs_of(answer: Answer) -> Floats:
+    """Log-probabilities of the options; without the log, they add up to the label mass.
+
+    Raises:
+        CapabilityError: the label was written, so there are none.
+    """
+    n = len(answer.question.options)
+    if answer.source == "text":
+        raise CapabilityError(
+            f"the answer to {answer.question.name!r} was written, so there are no probabilities "
+            "to calibrate"
+        )
+    if answer.probabilities is None:  # refused: all options are as likely, and none is likely
+        return np.full(n, np.log(_LEAST_MASS / n))
+    mass = 1.0 if answer.label_mass is None else max(answer.label_mass, _LEAST_MASS)
+    return np.log(np.maximum(np.array(answer.probabilities), 1e-45)) + np.log(mass)
+
+
+def values_of(feature: Feature, read: Read, text: str) -> Floats:
+    """Turn what a feature read of a text into numbers.
+
+    Prompt variants are averaged, but for those that show the very text, where there are others.
+    """
+    if not isinstance(feature, LabelFeature):
+        return np.array(read.vector)
+    shown = [any(example.text == text for example in some) for some in feature.prompt_variants]
+    logs = [logs_of(answer) for answer in read.answers]
+    fair = [one for one, is_shown in zip(logs, shown, strict=True) if not is_shown]
+    mean: Floats = np.mean(fair or logs, 0)
+    return mean[::-1] if feature.turned else mean
+
+
+@dataclass(slots=True)
+class Answers:
+    """Answers to questions that are fitted together: what one asks, all ask in one request.
+
+    A text that was asked about behind the same examples isn't asked about again.
+    """
+
+    sources: Sources
+    questions: Sequence[Question] = ()
+    source: Source = "native"
+    """Where the last answers come from."""
+    _known: dict[object, dict[str, Answer]] = field(default_factory=dict[object, dict[str, Answer]])
+
+    async def get(
+        self,
+        question: Question,
+        feature: LabelFeature,
+        shown: PromptVariant,
+        text: str,
+        context: RunContext,
+    ) -> Answer:
+        """Ask one question, and behind no examples the others with it."""
+        name = feature.asked(question).name
+        alone = feature.model_copy(update={"prompt_variants": (shown,)})
+        asks = [Ask(question, [alone])]
+        if not shown and not feature.turned:
+            endpoint = self.sources[feature.source]
+            others = (other for other in self.questions if other.name not in (name, question.name))
+            asks += [Ask(other, [LabelFeature.of(other, endpoint)]) for other in others]
+        (request,) = requests_of(asks)
+        key = feature.source, feature.turned, feature.read_as, shown, text
+        answers = self._known.setdefault(str(key), {})
+        if name not in answers:
+            found = await request.ask(text, self.sources, context)
+            answers.update((answer.question.name, answer) for answer in found)
+        self.source = answers[name].source
+        return answers[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a feature gave to all texts, and what a text took on average."""
+
+    feature: Feature
+    values: Floats
+    """Texts, options or parts of a vector; `nan` of a text that wasn't read."""
+    seconds: float
+    """Wall time of a text, several being read at once."""
+    tokens: float
+    """Tokens of a text that no cache had, answers included."""
+    cost: Decimal | None
+    """US dollars of a text; `None` is unknown."""
+    names: tuple[Floats, Ints] | None = None
+    """What it gave to the names of the options, and which options they are; `None` where it reads
+    no names."""
+
+
+@dataclass(slots=True)
+class FeatureReader:
+    """Reads texts with one feature after another, until the time is up. Equal texts are read once.
+
+    First some `rows`, by which features are compared; then the others, with those that were chosen.
+    """
+
+    question: Question
+    answers: Answers
+    texts: Sequence[str]
+    context: RunContext
+    rows: Bools | None = None
+    """The texts that are read first; `None`: all."""
+    limit_s: float | None = None
+    """Seconds that all may take; `None`: 1 a text, and at least 120."""
+    progress: Progress | None = None
+    dropped: list[str] = field(default_factory=list[str])
+    """Features that were left out, and why, in sentences."""
+    most_s: float = math.inf
+    """Seconds a text from which on a feature can't be worth its time, however good it is."""
+    _reserved_s: float = 0.0
+    """Seconds that the other rows would take with all features read so far."""
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def sources(self) -> Sources:
+        """Endpoints by role."""
+        return self.answers.sources
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the limit."""
+        limit_s = self.limit_s or max(_LEAST_S, _SECONDS_A_TEXT * len(self.texts))
+        return limit_s - (time.monotonic() - self._started)
+
+    @property
+    def _is_first(self) -> Bools:
+        return np.ones(len(self.texts), bool) if self.rows is None else self.rows
+
+    def _of(self, rows: Bools) -> list[str]:
+        return [text for text, taken in zip(self.texts, rows.tolist(), strict=True) if taken]
+
+    async def read(self, feature: Feature) -> Reading | None:
+        """Read the first rows; `None` where the feature was dropped, and `dropped` says why.
+
+        Of the others there is no number (`nan`) yet; `rest` reads them.
+        """
+        left_s = self.left_s - self._reserved_s
+        if left_s <= 0:
+            return self.drop(feature, "the time was up before it")
+        return await self._within(feature, self._first(feature), left_s)
+
+    async def rest(self, reading: Reading) -> Reading | None:
+        """Read the other rows too; `None` where the feature was dropped after all.
+
+        The time for it was set aside, so it is read to the end even if it got slower since.
+        """
+        if self._is_first.all():
+            return reading
+        return await self._within(reading.feature, self._others(reading), math.inf)
+
+    async def _within(
+        self, feature: Feature, work: Coroutine[None, None, Reading | None], limit_s: float
+    ) -> Reading | None:
+        """Drop a feature where its time is up, or it can't be read."""
+        try:
+            async with asyncio.timeout(None if math.isinf(limit_s) else limit_s):
+                return await work
+        except TimeoutError:
+            return self.drop(feature, "it got slower on the way, and the time was up")
+        except (CapabilityError, MissingDependency, EndpointRejected) as error:
+            return self.drop(feature, str(error))
+
+    async def _first(self, feature: Feature) -> Reading | None:
+        context = self.context.nested()
+        texts = self._of(self._is_first)
+        read = self._reads(feature, context, 0, len(texts))
+        found = await read(texts[:1])
+        warm = time.perf_counter()
+        found += await read(texts[1:_PROBE])
+        each = (time.perf_counter() - warm) / max(1, len(found) - 1)
+        why = self._hopeless(each, len(found))
+        if why is not None:
+            return self.drop(feature, why)
+        found += await read(texts[_PROBE:])
+        if len(texts) > 1:  # the first of them warmed it up
+            each = (time.perf_counter() - warm) / (len(texts) - 1)
+        self._reserved_s += each * (len(self.texts) - len(texts))
+        total = context.usage.total
+        values = np.full((len(self.texts), len(found[0])), np.nan)
+        values[self._is_first] = np.array(found)
+        return Reading(
+            feature=feature,
+            values=values,
+            seconds=each,
+            tokens=(total.tokens - total.cached_input_tokens) / len(texts),
+            cost=None if total.cost is None else total.cost / len(texts),
+            names=await self._names(feature),
+        )
+
+    async def _others(self, reading: Reading) -> Reading:
+        others = ~self._is_first
+        done = int(self._is_first.sum())
+        read = self._reads(reading.feature, self.context.nested(), done, len(self.texts))
+        values = reading.values.copy()
+        values[others] = np.array(await read(self._of(others)))
+        return replace(reading, values=values)
+
+    def _reads(
+        self, feature: Feature, context: RunContext, done: int, total: int
+    ) -> Callable[[Sequence[str]], Awaitable[list[Floats]]]:
+        """Make what reads texts, and tells how far it is after each."""
+        reads = 0
+        variants = feature.prompt_variants if isinstance(feature, LabelFeature) else ((),)
+
+        def told(times: int) -> None:
+            nonlocal reads
+            reads += times
+            if self.progress is not None:
+                self.progress(feature.name, done + reads // len(variants), total)
+
+        async def read(texts: Sequence[str]) -> list[Floats]:
+            often = {text: texts.count(text) for text in texts}
+            answers: list[list[Answer]] = []
+            vectors: list[tuple[float, ...]] = []
+            # One by one, since a server keeps one beginning of a prompt at a time.
+            for variant in variants:
+
+                async def answer(text: str, shown: PromptVariant = variant) -> Answer:
+                    assert isinstance(feature, LabelFeature), "else it reads vectors"
+                    found = await self.answers.get(self.question, feature, shown, text, context)
+                    told(often[text])
+                    return found
+
+                async def vector(text: str) -> tuple[float, ...]:
+                    assert not isinstance(feature, LabelFeature), "else it asks"
+                    found = await read_vector(feature, text, self.question, self.sources, context)
+                    told(often[text])
+                    return found
+
+                if isinstance(feature, LabelFeature):
+                    answers.append(await map_async(answer, list(often), max_concurrency=_AT_ONCE))
+                else:
+                    vectors = await map_async(vector, list(often), max_concurrency=_AT_ONCE)
+            by_text = [Read(vector=one) for one in vectors] or [
+                Read(answers=several) for several in zip(*answers, strict=True)
+            ]
+            pairs = zip(often, by_text, strict=True)
+            values = {text: values_of(feature, one, text) for text, one in pairs}
+            return [values[text] for text in texts]
+
+        return read
+
+    def _hopeless(self, each: float, read: int) -> str | None:
+        """Say why a feature that takes so many seconds a text is not to be read any further."""
+        if each > self.most_s:
+            return (
+                f"it takes {each:.1f} s a decision, and even if it were always right the penalty "
+                "on its time would make it the worse bargain"
+            )
+        texts, left_s = len(self.texts), self.left_s - self._reserved_s
+        if each * (texts - read) > left_s:
+            left = f"{max(0.0, left_s):.0f} s are left"
+            return f"{texts} texts would take {each * texts:.0f} s, and {left}"
+        return None
+
+    async def _names(self, feature: Feature) -> tuple[Floats, Ints] | None:
+        """Read the names of the options like texts, where texts are read as they are."""
+        asked = self.question
+        if not isinstance(feature, VectorFeature) or feature.prompt or asked.kind != "choice":
+            return None
+        named = [
+            (place, option)
+            for place, option in enumerate(asked.options)
+            if option.name != NONE_OF_THESE
+        ]
+        words = [(option.description or option.name).replace("_", " ") for _, option in named]
+        read = [
+            await read_vector(feature, word, asked, self.sources, self.context) for word in words
+        ]
+        return np.array(read), np.array([place for place, _ in named])
+
+    def drop(self, feature: Feature, why: str) -> None:
+        """Leave a feature out, and keep why."""
+        self.dropped.append(f"{feature.name} left out: {why}")

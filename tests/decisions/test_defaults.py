@@ -1,0 +1,133 @@
+"""Deciding without labels: what is measured beforehand, on whom, and what can't be trusted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa import Classifier, Filter
+from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.known import Known, keep
+from moa.errors import ConfigError
+from moa.node import Result
+from moa.testing import SimulatedEndpoint
+
+installed = pytest.mark.skipif(
+    MultilingualEncoder.missing() is not None, reason="the encoder is not installed"
+)
+PARCEL = "Where is my parcel?"
+
+
+def said(result: Result[object]) -> str:
+    return "\n".join(note.text for note in result.trace)
+
+
+async def test_nothing_is_asked_but_the_question_where_no_encoder_stands_beside() -> None:
+    endpoint = SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.97}})
+    result = await Filter(endpoint, "spam", action="drop", name="filter").run(PARCEL)
+    assert endpoint.states == [PARCEL]
+    assert result.usage.calls == 1
+    assert not result.output.kept
+
+
+@installed
+async def test_the_words_decide_alone_beside_a_model_of_which_nothing_is_known() -> None:
+    endpoint = SimulatedEndpoint(encoder=MultilingualEncoder(), rule=lambda _: {"filter": {}})
+    filtered = Filter(endpoint, "a weather report", action="drop", name="filter")
+    assert not (await filtered.run(PARCEL)).output.met
+    assert (await filtered.run("Rain and strong winds, 12 degrees.")).output.met
+    assert endpoint.states == []
+
+
+@installed
+async def test_a_model_that_is_known_to_help_is_asked_beside_the_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    keep(Known(name="helps", weight={"predicate": 2.0}, yes_bias=4.0))
+    even = {"filter": {"yes": 1 / (1 + math.exp(-4.0))}}
+    asked = SimulatedEndpoint(model="helps", encoder=MultilingualEncoder(), rule=lambda _: even)
+    alone = SimulatedEndpoint(encoder=MultilingualEncoder())
+    beside, words = [
+        (await Filter(one, "a weather report", action="drop", name="filter").run(PARCEL)).output
+        for one in (asked, alone)
+    ]
+    assert asked.states == [PARCEL]
+    assert beside.confidence == pytest.approx(words.confidence)
+
+
+@installed
+async def test_a_model_whose_answers_count_nothing_is_not_asked() -> None:
+    endpoint = SimulatedEndpoint(
+        model="SmolLM2-135M-Instruct.Q4_1", encoder=MultilingualEncoder(), rule=lambda text: text
+    )
+    result = await Filter(endpoint, "a weather report", action="drop").run(
+        "Rain and strong winds, 12 degrees."
+    )
+    assert endpoint.states == []
+    assert not result.output.kept
+    assert "by the words of the question" in said(result)
+
+
+@installed
+@pytest.mark.parametrize("each", [4, 12])
+async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_eight_on(each: int) -> None:
+    endpoint = SimulatedEndpoint(
+        encoder=MultilingualEncoder(), rule=lambda text: {"label": {"x": (1 + len(text) % 7) / 9}}
+    )
+    cats = ["My cat sleeps all day.", "Kittens purr.", "The cat caught a mouse.", "A tabby hissed."]
+    cars = ["The engine is dead.", "New tyres for the van.", "The brakes squeak.", "I drive a van."]
+    examples = [
+        (f"{texts[n % 4]} {n // 4}", label)
+        for label, texts in (("x", cats), ("y", cars))
+        for n in range(each)
+    ]
+    agent = Classifier(
+        endpoint, ["x", "y"], task="Which one?", none=False, examples=examples, name="label"
+    )
+    meows = await agent.run("My cat meows at night.")
+    assert meows.output.label == "x"
+    assert (await agent.run("The car needs a new gearbox.")).output.label == "y"
+    assert f"fitted to {2 * each} labelled texts by encoder" in said(meows)
+    assert endpoint.states == []
+
+
+@installed
+async def test_a_filter_learns_from_examples_what_its_criterion_means() -> None:
+    endpoint = SimulatedEndpoint(
+        encoder=MultilingualEncoder(), rule=lambda text: {"filter": {"yes": len(text) % 7 / 9}}
+    )
+    pets = ["My cat sleeps.", "Kittens purr.", "The dog barks.", "A tabby hissed.", "Feed the cat."]
+    cars = ["The engine died.", "New tyres.", "The brakes squeak.", "I drive a van.", "An old bus."]
+    examples = [*((text, True) for text in pets), *((text, False) for text in cars)]
+    ours = Filter(endpoint, "of kind 7B", action="drop", examples=examples, name="filter")
+    assert (await ours.run("The puppy chewed my shoes.")).output.met
+    assert not (await ours.run("The car needs a new gearbox.")).output.met
+
+
+def test_an_example_with_a_label_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="an example of 'classifier' has the label 'z'"):
+        Classifier(SimulatedEndpoint(), ["x", "y"], examples=[("A text", "z")])
+    unlabelled: Any = [("A text", None)]
+    with pytest.raises(ConfigError, match="none=True lets it be one"):
+        Classifier(SimulatedEndpoint(), ["x", "y"], examples=unlabelled)
+
+
+@installed
+async def test_a_filter_whose_words_are_undecided_says_so_and_keeps_the_text() -> None:
+    endpoint = SimulatedEndpoint(
+        model="SmolLM2-135M-Instruct.Q4_1", encoder=MultilingualEncoder(), rule=lambda text: text
+    )
+    text = "It rained, so we stayed in and played cards."
+    sure = (await Filter(endpoint, "a weather report", action="drop").run(text)).output
+    assert sure.confidence is not None
+    probability = sure.confidence if sure.met else 1 - sure.confidence
+    for threshold in (probability - 0.05, probability + 0.05):
+        verdict = (
+            await Filter(endpoint, "a weather report", action="drop", threshold=threshold).run(text)
+        ).output
+        assert (verdict.kept, verdict.doubtful) == (True, True)
+        assert verdict.reason.startswith("DOUBTFUL: the encoder can't tell whether it is a weather")
