@@ -23,6 +23,7 @@ NoteKind = Literal[
     "refused",
     "failed",
     "degraded",
+    "doubtful",
     "drafted",
     "resumed",
     "called",

@@ -20,7 +20,7 @@ from moa.calibration.file import Calibration, FitRecord, HeadRecord
 from moa.decisions.heads import Head, Kernel, encode, sentences, shipped_heads, words_head
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.errors import CalibrationError, CapabilityError
-from moa.graphs.support import intent_of, sentiment_of, urgency_of
+from moa.graphs.support import intent_of, urgency_of
 from moa.guards.injection import injection_filter
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import SimulatedEndpoint
@@ -162,9 +162,9 @@ def test_each_file_of_heads_is_known_here() -> None:
 def test_shipped_heads_have_as_many_options_as_their_questions() -> None:
     slm = with_shipped_heads()
     agents: dict[tuple[str, str], DecidingAgent[Any]] = {
-        ("support", "intent"): intent_of(slm),
-        ("support", "sentiment"): sentiment_of(slm),
-        ("support", "urgency"): urgency_of(slm),
+        ("support", "intent"): intent_of(slm).by_shipped_head("intent"),
+        ("support", "sentiment"): Sentiment(slm).by_shipped_head("sentiment"),
+        ("support", "urgency"): urgency_of(slm).by_shipped_head("urgency"),
         ("support", "spam"): Spam(slm),
         ("support", "injection"): injection_filter(slm),
         ("sentiment", "sentiment"): Sentiment(slm),
@@ -214,7 +214,7 @@ PLAIN = {
 @installed
 @pytest.mark.parametrize("intent", PLAIN)
 async def test_plain_messages_have_their_intent(intent: str) -> None:
-    agent = intent_of(reading())
+    agent = intent_of(reading()).by_shipped_head("intent")
     found = [(await agent.run(text)).output.label for text in PLAIN[intent]]
     assert found == [intent] * 3
 

@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from moa.decisions.probe import shipped_trials
 from moa.endpoints import Decision
 from moa.endpoints.encoders import MultilingualEncoder
-from moa.graphs.support import INTENTS, Answered, Rejected, Routed, Support, SupportOutcome, Ticket
+from moa.graphs.support import (
+    INTENTS,
+    Answered,
+    Intent,
+    Rejected,
+    Routed,
+    Support,
+    SupportOutcome,
+    Ticket,
+)
 from moa.questions import NONE_OF_THESE
 from moa.testing import SimulatedEndpoint
 
@@ -221,3 +230,16 @@ async def test_what_comes_to_the_shop_has_no_reply_for_those_who_wait_for_a_parc
     outputs = [await outcome(text, reading()) for text in NEAR_MISSES]
     answered = [output for output in outputs if isinstance(output, Answered)]
     assert not [one.text for one in answered if one.written_by == "template"]
+
+
+@installed
+async def test_with_intents_of_ones_own_the_shipped_heads_read_all_else() -> None:
+    booking = {
+        "book": Intent(means="wants to book a room", queue="desk"),
+        "leave": Intent(means="wants to leave earlier", queue="desk"),
+    }
+    llm = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: "Dear …")
+    support = Support(slm=reading(), llm=llm, intents=booking)
+    output = (await support.run(Ticket(text="The charger is smoking, what do I do?"))).output
+    assert isinstance(output, Answered)
+    assert output.decisions.urgency.level == "now"

@@ -140,6 +140,17 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         (question,) = self.questions
         return self.calibrated(shipped(question, name, file=file))
 
+    def with_heads(self) -> Self:
+        """Copy the agent so that the encoder's heads decide beside its endpoint, whichever that is.
+
+        Where no encoder is installed it stays as it is.
+        """
+        copied = copy.copy(self)
+        copied.encoder = self.encoder or encoder_for(self.endpoint)
+        copied._sources = sources_of(self.endpoint, encoder=copied.encoder)
+        copied.decide_by(self.calibrations)
+        return copied
+
     def alone(self) -> Self:
         """Copy the agent so that the endpoint alone decides: no encoder, and no calibration."""
         copied = copy.copy(self)
@@ -292,7 +303,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     "no confidence",
                 )
             if why := scorers[name].calibration.doubtful:
-                context.note("degraded", f"question {name!r} is DOUBTFUL: {why}")
+                context.note("doubtful", f"question {name!r} is DOUBTFUL: {why}")
         said = (self._said(scorer.calibration) for scorer in scorers.values())
         for way in dict.fromkeys(filter(None, said)):
             context.note("changed", way)

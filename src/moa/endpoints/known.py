@@ -122,7 +122,7 @@ def keep(found: Known) -> Path:
 def measurements() -> ContentStore:
     """Open what was measured about models on this machine; a cache that can't be used holds none.
 
-    A key begins with what was measured, such as `probe` or `bias`.
+    A key begins with what was measured, such as `probe`.
     """
     return ContentStore(cache_folder() / _MEASURED, optional=True)
 

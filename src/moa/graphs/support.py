@@ -1,8 +1,10 @@
 """Support: an inbox in; small models read each message, and a large one writes where it must.
 
-Where the encoder for many languages is installed, and the intents are the shipped ones, heads
-decide that were fitted beforehand to labelled messages (see `moa.decisions.heads`), and the small
-model isn't asked. Elsewhere it is, with the examples of the settings.
+Where the encoder for many languages is installed, heads decide that were fitted beforehand to
+labelled messages (see `moa.decisions.heads`), and the small model isn't asked: of sentiment,
+urgency, spam and injections always, of the intent where the intents are the shipped ones. Intents
+of one's own are decided by their examples and meaning. Elsewhere the small model is asked, with the
+examples of the settings.
 """
 
 from __future__ import annotations
@@ -12,28 +14,28 @@ import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from itertools import zip_longest
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
-from moa.agents.deciding import Decider
-from moa.agents.filter import Verdict
+from moa.agents.deciding import Decider, DecidingAgent
+from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import excerpt
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.encoders import reads_heads
+from moa.endpoints.encoders import encoder_for, feeds_heads
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph
 from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import Large, Small
 from moa.graphs.recipe import WiredRecipe
-from moa.guards import spam
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
+from moa.guards.spam import CRITERION as SPAM
 from moa.guards.spam import Spam
 from moa.node import Became, Dropped, Frozen, Reply, Text
 from moa.questions import Choice, Score, score
@@ -53,6 +55,7 @@ QUARANTINE = "quarantine"
 _BECAME: Mapping[str, Became] = {UNWRITTEN: "waiting", QUARANTINE: "quarantined"}
 """What it means to stand in a queue of the graph's own."""
 Unwanted = Literal["spam", "injection"]
+D = TypeVar("D", bound=DecidingAgent[Any])
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 
 
@@ -224,7 +227,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """Who answers, as the writer of replies is told."""
     tone: str = "friendly, concrete, at most five sentences"
     """How, as the writer of replies is told."""
-    spam: str = spam.CRITERION
+    spam: str = SPAM
     """What is quarantined as spam."""
     injection: str = CRITERION
     """What is quarantined as an injection."""
@@ -235,6 +238,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     is dropped is never heard of again."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
     """What messages can want, by name."""
+    heads: bool = True
+    """Whether the heads that ship decide, where the encoder is installed, whatever `slm` is;
+    `False`: as `slm` decides by itself."""
     sure: float = Field(default=0.5, ge=0, le=1)
     """Confidence in the intent below which the LLM reads the message."""
     reply_sure: float = Field(default=0.98, ge=0, le=1)
@@ -255,19 +261,20 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         slm, llm = self.slm, self.llm
         g = Graph(self.name, Ticket)
         text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
-        heads = reads_heads(slm) and self.intents == INTENTS
+        encoder = encoder_for(slm) if self.heads else None
+        heads = encoder is not None and feeds_heads(encoder)
         most = max(self.read_tokens, HEADS_READ) if heads else self.read_tokens
         extract = g.add(Excerpt(most), text)
         there = text.map(is_there)
 
-        spam = g.add(Spam(slm, criterion=self.spam, threshold=self.threshold), extract, when=there)
-        injection = g.add(
-            injection_filter(slm, self.injection, threshold=self.threshold), extract, when=there
-        )
+        unwanted = Spam(slm, criterion=self.spam, threshold=self.threshold)
+        orders = injection_filter(slm, self.injection, threshold=self.threshold)
+        spam = g.add(self._by(unwanted, SPAM), extract, when=there)
+        injection = g.add(self._by(orders, CRITERION), extract, when=there)
         rules = g.add(InjectionRules(name="rules"), text, when=there)
-        mood = g.add(sentiment_of(slm, self.intents), extract, when=there)
-        intent = g.add(intent_of(slm, self.intents), extract, when=there)
-        urgency = g.add(urgency_of(slm, self.intents), extract, when=there)
+        mood = g.add(self._by(Sentiment(slm)), extract, when=there)
+        intent = g.add(self._by(intent_of(slm, self.intents)), extract, when=there)
+        urgency = g.add(self._by(urgency_of(slm)), extract, when=there)
 
         reading = g.join(read, text, spam, g.join(worse, rules, injection), mood, intent, urgency)
         needs_llm = reading.map(self.needs_llm)
@@ -282,6 +289,17 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         )
         reply = g.add(writer, text, when=needs_llm, eager=False)
         return g.build(g.join(self.settle, reading, reply))
+
+    def _by(self, agent: D, criterion: str | None = None) -> D:
+        """Have an agent decide by the shipped head of its question, if that asks what ships."""
+        if not self.heads:
+            return agent
+        (question,) = agent.questions
+        made = agent.with_heads()
+        ours = {"intent": self.intents == INTENTS}
+        if isinstance(agent, Filter):
+            ours[question.name] = agent.criterion == criterion
+        return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
 
     def needs_llm(self, reading: Reading | None) -> bool:
         """Whether no routine settles it."""
@@ -363,12 +381,6 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None
 
 
-def sentiment_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Sentiment:
-    """Build the agent that tells what the writer of a message feels."""
-    made = Sentiment(slm)
-    return made.by_shipped_head("sentiment") if intents == INTENTS else made
-
-
 def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str | None]:
     """Build the agent that tells what a message is about."""
     # One of each in turn: what stands together at the end weighs most.
@@ -379,7 +391,7 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
     ]
     if intents == INTENTS:
         examples += [(text, None) for text in OTHERS]
-    made = Classifier(
+    return Classifier(
         slm,
         {name: intent.means for name, intent in intents.items()},
         task="What is this message about?",
@@ -387,14 +399,12 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
         name="intent",
         examples=examples,
     )
-    return made.by_shipped_head("intent") if intents == INTENTS else made
 
 
-def urgency_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Decider[Urgency]:
+def urgency_of(slm: Endpoint) -> Decider[Urgency]:
     """Build the agent that tells whether a message can wait."""
     examples = [Example(text, {"urgency": level}) for text, level in URGENCY_EXAMPLES]
-    made = Decider(slm, Urgency, name="urgency", examples=examples)
-    return made.by_shipped_head("urgency") if intents == INTENTS else made
+    return Decider(slm, Urgency, name="urgency", examples=examples)
 
 
 def as_one_text(ticket: Ticket) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ WAITING = "waiting for an LLM or people"
 """Name of the row that counts what no small model settles, where there is no large one."""
 _TROUBLES = ("retried", "waited", "fell back")
 """Notes of an endpoint that did not answer at once."""
-_DOUBTFUL = re.compile(r"question (['\"])(?P<name>.*)\1 is DOUBTFUL: (?P<why>.*)", re.DOTALL)
 
 
 class Tally:
@@ -49,12 +47,12 @@ class Tally:
         """Items whose answer a calibration's promise covers."""
         self.calibrated = False
         """Whether an answer said if it is accepted."""
-        self.questions: Counter[str] = Counter()
-        """Items in which a question is doubtful, by its name."""
+        self.questions: set[str] = set()
+        """Questions that are doubtful in some item, or the nodes that asked them."""
+        self.doubts: Counter[str] = Counter()
+        """Items in which a question is doubtful, by what the trace says of it."""
         self.troubles: Counter[tuple[str, str]] = Counter()
         """Items in which an endpoint did not answer at once: its name, and the kind of the note."""
-        self.why: dict[str, str] = {}
-        """Why a question is doubtful, by its name."""
         self._seconds: list[float] = []
         self._dice = random.Random(0)
 
@@ -123,12 +121,12 @@ class Tally:
         if any(isinstance(getattr(answer, "accepted", None), bool) for answer in answers):
             self.calibrated = True
             self.accepted += bool(accepted_in(output))
-        degraded = (note.text for note in item.trace if note.kind == "degraded")
-        found = filter(None, map(_DOUBTFUL.fullmatch, degraded))
-        noted = {one["name"]: one["why"] for one in found}
-        names = set(noted) or set(_marked("", item.output))
-        self.why |= noted
-        self.questions.update(names)
+        notes = [note for note in item.trace if note.kind == "doubtful"]
+        marked = set(_marked("", item.output))
+        self.questions |= {note.node.rpartition("/")[2] for note in notes} or marked
+        shown = (repr(name) if name else "its question" for name in marked)
+        said = {note.text for note in notes} or {f"{name} is DOUBTFUL" for name in shown}
+        self.doubts.update(said)
 
     def rows(self) -> list[tuple[str, str]]:
         """Name what is worth a row of the closing table, and say it in words."""
@@ -136,8 +134,10 @@ class Tally:
         if self.calibrated or self.promise:
             said = f", {self.promise}" if self.promise else ""
             rows.append(("accepted", f"{self.accepted} of {self.items}{said}"))
-        if self.questions:
-            rows.append(("doubtful", "\n".join(map(self._doubt, sorted(self.questions)))))
+        if self.doubts:
+            counts = sorted(self.doubts.items())
+            said = (f"{doubt}, in {count} of {self.items}" for doubt, count in counts)
+            rows.append(("doubtful", "\n".join(said)))
         elif self.tells:
             rows.append(("doubtful", "none"))
         if self.troubles:
@@ -161,17 +161,12 @@ class Tally:
             said = ", ".join(f"{kind} in {count}" for kind, count in counts if count)
             yield f"{endpoint}: {said} of {self.items} items"
 
-    def _doubt(self, name: str) -> str:
-        why = f": {self.why[name]}" if name in self.why else ""
-        shown = repr(name) if name else "its question"
-        return f"{shown} is DOUBTFUL in {self.questions[name]} of {self.items}{why}"
-
     def _next(self) -> Iterator[str]:
         if waiting := self.became["waiting"] + self.became["drafted"]:
             yield f"add an LLM in moa.toml to have {waiting} replies written"
         if quarantined := self.became["quarantined"]:
             yield f"look through quarantine: {quarantined}"
-        if self.questions:
+        if self.doubts:
             names = ", ".join(repr(name) for name in sorted(self.questions) if name) or "it"
             yield (
                 f"label {self._labels()} of these and run moa calibrate to decide {names} by your "
