@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from moa.cli import options, screen
-from moa.decisions import ENOUGH
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -280,6 +279,7 @@ class _Adapted:
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take the texts to remove bias on, of a file or of the input; all rows come back."""
         from moa import rows
+        from moa.decisions import ENOUGH
 
         if len(self.labelled) >= ENOUGH:
             return (), found
