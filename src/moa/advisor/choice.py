@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from moa.advisor.catalogue import Model, models
 from moa.advisor.fit import SPARE, LocalModel, quantisations
 from moa.advisor.hardware import GPU, Machine, machine, places
-from moa.advisor.task import PEAK, VENDOR_NAMES, Task, vendor_name
+from moa.advisor.task import VENDOR_NAMES, Task, vendor_name
 from moa.advisor.words import Job, Skill
 from moa.endpoints.dialects import Dialect
 from moa.usage import Tier
@@ -59,8 +59,7 @@ _SLACK = 0.5
 """How much less quality is still shown, as weak."""
 _CHEAP_USD = Decimal("0.1")
 """US dollars for a thousand items, below which a price makes no difference."""
-_BUSY = 0.85
-"""Share of its time that a server may be busy at the peak."""
+_DAY_S = 86_400
 _VENDOR_FIRST_S: dict[Tier, float] = {"slm": 0.5, "llm": 0.8}
 _VENDOR_TOKEN_S: dict[Tier, float] = {"slm": 1 / 120, "llm": 1 / 70}
 """Vendors publish no latency: these stand for what users see."""
@@ -138,11 +137,6 @@ class Plan:
         return None if self.seconds is None else sold + _hours(self.seconds) * self.hourly_usd
 
     @property
-    def concurrency(self) -> int:
-        """Items in flight at the busiest time (Little's law)."""
-        return max(1, ceil(self.task.rate * (self.seconds or 0)))
-
-    @property
     def exists(self) -> bool:
         """Whether `--write` can write it; a cascade takes a calibration besides."""
         return self.pattern != "cascade"
@@ -155,7 +149,7 @@ class Plan:
     def servers(self, member: LocalModel) -> int:
         """Count the servers that the task takes of a member, among those there is room for."""
         busy = _busy(member, self.task, dict(self.shares)[member])
-        return min(member.place.replicas, max(1, ceil(busy / _BUSY)))
+        return min(member.place.replicas, max(1, ceil(busy)))
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -180,7 +174,6 @@ class Plan:
             "needed_quality": self.task.needed_quality,
             "seconds": self.seconds,
             "usd_per_thousand": None if usd is None else float(usd),
-            "concurrency": self.concurrency,
             "needs_network": self.needs_network,
             "reasons": list(self.reasons),
         }
@@ -447,10 +440,10 @@ def _seconds(member: Member, task: Task) -> float | None:
 
 
 def _busy(member: LocalModel, task: Task, share: float) -> float:
-    """Estimate how many servers are busy at the peak; 0: of an unknown GPU."""
+    """Estimate how many servers a day's items keep busy; 0: of an unknown GPU."""
     if member.place.reached is None:
         return 0.0
-    return task.rate * share * member.busy_s(task.reads, task.writes)
+    return (task.per_day or 0) * share * member.busy_s(task.reads, task.writes) / _DAY_S
 
 
 def _tokens_usd(member: Member, task: Task, share: float) -> Decimal | None:
@@ -495,13 +488,8 @@ def _broken_limits(plan: Plan) -> Iterator[_Broken]:
         if member.place is None:
             continue
         busy = _busy(member, task, share) / member.place.replicas
-        if busy > _BUSY:
-            day = (task.per_day or 0) * _BUSY / busy
-            why = f"{member} can do about {day:,.0f} a day, with a peak of {PEAK:g} times the mean"
-            yield "too slow", why, busy / _BUSY
-        at_peak = replace(member, concurrency=ceil(plan.concurrency / member.place.replicas))
-        if at_peak.needed > at_peak.budget:
-            yield _too_big(at_peak)
+        if busy > 1:
+            yield "too slow", f"{member} can do about {(task.per_day or 0) / busy:,.0f} a day", busy
     if task.latency_s and plan.seconds is not None and plan.seconds > task.latency_s:
         why = f"{shown_seconds(plan.seconds)}, where {shown_seconds(task.latency_s)} are allowed"
         yield "too slow", why, plan.seconds / task.latency_s

@@ -12,9 +12,6 @@ from moa.advisor.words import Complexity, Job, Prefer
 from moa.config.faults import nearest
 from moa.endpoints.dialects import VENDORS, Dialect
 
-PEAK = 3.0
-"""How much busier the busiest time is than the mean of the day."""
-_DAY_S = 86_400
 _NEEDED: dict[Complexity, float] = {"simple": 2.0, "moderate": 3.0, "complex": 4.0}
 _LENGTHS: dict[Job, tuple[int, int]] = {
     "classify": (100, 1),
@@ -65,7 +62,7 @@ class Task(BaseModel):
     labels: int = Field(default=0, ge=0)
     """How many items there are whose right answer is known; a small model is fitted to them."""
     per_day: Annotated[int, Field(gt=0)] | None = None
-    """Items a day; `None`: not known, so one after the other."""
+    """Items a day, spread evenly; `None`: not known."""
     latency_s: Annotated[float, Field(gt=0)] | None = None
     """Seconds that an item may take; `None`: no limit."""
     max_usd_per_thousand: Annotated[Decimal, Field(ge=0)] | None = None
@@ -101,8 +98,3 @@ class Task(BaseModel):
     def decides(self) -> bool:
         """Whether an answer is a label or a score, and no text."""
         return self.job in ("classify", "recommend")
-
-    @property
-    def rate(self) -> float:
-        """Items a second at the busiest time; 0 where it isn't known."""
-        return (self.per_day or 0) / _DAY_S * PEAK
