@@ -186,6 +186,16 @@ CASES = (
         ),
     ),
     Case(
+        name="no model is taken whose makers name other languages only",
+        task=Task(job="classify", languages=("fi",), prefer="depth"),
+        machine=L4,
+        best=("slm", "llm"),
+        rejected=("other language",),
+        holds=lambda r: (
+            not {"mistral-7b", "phi-4"} & {it.model.name for plan in r.plans for it in plan.members}
+        ),
+    ),
+    Case(
         name="an old card runs nothing, and its machine's processor does",
         task=Task(job="classify", complexity="simple"),
         machine=Machine(

@@ -240,7 +240,7 @@ def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: 
             tokens=member.tokens,
             concurrency=None if member is plan.members[-1] else 1,  # the last has what is left
             quantisation=member.quantisation,
-            replicas=plan.servers(member),
+            replicas=min(member.place.replicas, max(1, math.ceil(plan.busy(member)))),
         )
     if model.name == BUILT_IN:
         return Setup(notes=(f"{BUILT_IN} is built in, and needs no endpoint",))

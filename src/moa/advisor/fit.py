@@ -138,10 +138,11 @@ class LocalModel:
             return 0
         return min(_MAX_SEQUENCES, left // self.kv_each) if self.kv_each else _MAX_SEQUENCES
 
-    @property
-    def slots(self) -> int:
-        """Maximum of sequences worked on at once; on a processor more would share its cores."""
-        return max(1, min(_VLLM_SLOTS, self.max_sequences)) if self.place.engine == "vllm" else 1
+    def seconds(self, reads: int, writes: int) -> float | None:
+        """Seconds of one item alone, of which `reads` tokens aren't cached; `None`: not known."""
+        if self.place.reached is None:
+            return None
+        return self.read_s(reads) + writes * self.write_s(1)
 
     def read_s(self, tokens: int) -> float:
         """Seconds to read a prompt of `tokens` that are not cached; not of an unknown GPU."""
@@ -164,7 +165,9 @@ class LocalModel:
             reads: Tokens of a prompt that are not cached.
             writes: Tokens of an answer.
         """
-        slots = self.slots
+        slots = 1  # on a processor more would share its cores
+        if self.place.engine == "vllm":
+            slots = max(1, min(_VLLM_SLOTS, self.max_sequences))
         return self.read_s(reads) + _REQUEST_S + writes * self.write_s(slots) / slots
 
 
