@@ -18,10 +18,10 @@ from typing import ClassVar, Literal
 from moa.advisor.catalogue import Model, models
 from moa.advisor.fit import SPARE, LocalModel, quantisations
 from moa.advisor.hardware import GPU, Machine, machine, places
-from moa.advisor.task import VENDOR_NAMES, Task, vendor_name
+from moa.advisor.task import VENDOR_NAMES, Task
 from moa.advisor.words import Job, Skill
 from moa.endpoints.dialects import Dialect
-from moa.usage import Amount
+from moa.usage import Amount, dollars
 
 Pattern = Literal["slm", "llm", "cascade", "hybrid"]
 """`slm` and `llm`: one model alone, small or large. `cascade`: small first, large if not accepted.
@@ -67,7 +67,6 @@ _VENDOR_WRITES = 10
 """Tokens that a vendor's model writes at least; a label takes no fewer."""
 _LADDER = ("T4", "L4", "L40S", "H100")
 """GPUs that are suggested, the smallest first."""
-_SHOWN = 6
 _DAY_S = 86_400
 
 
@@ -257,9 +256,9 @@ def choose(
         hourly_usd: What the machine costs an hour, in US dollars; `None`: not known.
 
     Examples:
-        >>> from moa.advisor import Task
         >>> from moa.advisor.choice import choose
         >>> from moa.advisor.hardware import Machine
+        >>> from moa.advisor.task import Task
         >>> board = Machine(cores=4, ram=4 * 2**30, ram_free=3 * 2**30)
         >>> ranking = choose(Task(job="classify"), board)
         >>> ranking.plans[0].pattern
@@ -313,7 +312,7 @@ def _varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
         names = plan.pattern, *(it.model.name for it in plan.members)
         if sum(it.pattern == plan.pattern for it in kept.values()) < 2:
             kept.setdefault(names, plan)
-    return tuple(kept.values())[:_SHOWN]
+    return tuple(kept.values())
 
 
 def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejected]]:
@@ -328,7 +327,7 @@ def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejected]]:
             why = f"its makers don't name {', '.join(foreign)}"
             rejected.append(Rejected(model.name, "other language", why))
             continue
-        if model.vendor and vendor_name(model.vendor) in task.vendors and model.price.known:
+        if model.vendor and model.vendor.name.lower() in task.vendors and model.price.known:
             members.append(VendorModel(model, model.vendor))
         found = [
             LocalModel(
@@ -454,7 +453,7 @@ def _broken_limits(plan: Plan) -> Iterator[Rejected]:
         yield Rejected(str(plan), "too slow", why, plan.seconds / task.latency_s)
     limit, usd = task.max_usd_per_thousand, plan.usd_per_thousand
     if limit is not None and usd is not None and usd > limit:
-        why = f"US$ {usd:.3g} for a thousand items, where US$ {limit:.3g} are allowed"
+        why = f"{dollars(usd)} for a thousand items, where {dollars(limit)} are allowed"
         yield Rejected(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
 
 
@@ -474,7 +473,7 @@ def _suggestions(task: Task, there: Machine, hourly_usd: Decimal | None) -> Iter
     if task.latency_s and (plan := best(latency_s=None)) and plan.seconds is not None:
         yield f"if an item may take {shown_seconds(plan.seconds)}: {plan}"
     if task.max_usd_per_thousand is not None and (plan := best(max_usd_per_thousand=None)):
-        yield f"if a thousand items may cost US$ {plan.usd_per_thousand or 0:.3g}: {plan}"
+        yield f"if a thousand items may cost {dollars(plan.usd_per_thousand)}: {plan}"
     if task.decides and task.labels < _LABELLED and (plan := best(labels=_LABELLED)):
         yield f"with {_LABELLED} labelled items to fit it with: {plan}"
 
@@ -497,14 +496,14 @@ def _reasons(plan: Plan) -> Iterator[str]:
     yield (
         "what a thousand items cost isn't known: give the price of the machine's hour"
         if usd is None
-        else f"a thousand items cost US$ {usd:.3g}"
+        else f"a thousand items cost {dollars(usd)}"
     )
 
 
 def _of_member(member: Member, plan: Plan) -> Iterator[str]:
     if member.place is None:
         yield (
-            f"{member.model.name} is asked at {vendor_name(member.vendor)} (its key in "
+            f"{member.model.name} is asked at {member.vendor.name} (its key in "
             f"${member.vendor.api_key_env}): the items leave this machine"
         )
         return
@@ -522,8 +521,10 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
     )
 
 
-def shown_seconds(value: float) -> str:
+def shown_seconds(value: float | None) -> str:
     """Write seconds as a person would."""
+    if value is None:
+        return "unknown"
     if value < 1:
         return f"{value * 1000:.0f} ms"
     return f"{value:.3g} s" if value < 60 else f"{value / 60:.1f} min"

@@ -34,8 +34,8 @@ _BY_VLLM: tuple[Quantisation, ...] = ("bf16", "int4", "int8", "fp8")
 _TURING, _ADA = (7, 5), (8, 9)
 """Least CUDA compute capability of all, and of `fp8`; a card before 8.0 computes in fp16 for bf16
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
-_MAX_SEQUENCES = 1024
-"""More are never counted: a server takes a few hundred at once, whatever its memory."""
+MAX_SEQUENCES = 256
+"""More are never counted: a server takes no more at once, whatever its memory."""
 
 STEPS = ((8192, 16), (4096, 16), (4096, 8), (2048, 8), (2048, 4), (1024, 4), (1024, 1))
 """Longest prompt and answer together, and how many such sequences at once: as much as fits, where
@@ -52,7 +52,6 @@ _ON_CPU: tuple[Quantisation, ...] = ("bf16", "int8", "int4")
 
 _GPU_STEP_S, _CPU_STEP_S = 0.0015, 0.0005
 """Least seconds of a decoding step, whatever is read."""
-_VLLM_SLOTS = 256
 _REQUEST_S = 0.0015
 """Seconds of the server's own processor a request: HTTP, tokenizer, scheduling."""
 
@@ -136,7 +135,7 @@ class LocalModel:
         left = self.budget - self.weights - self.overhead
         if left < self.kv_each:
             return 0
-        return min(_MAX_SEQUENCES, left // self.kv_each) if self.kv_each else _MAX_SEQUENCES
+        return min(MAX_SEQUENCES, left // self.kv_each) if self.kv_each else MAX_SEQUENCES
 
     def seconds(self, reads: int, writes: int) -> float | None:
         """Seconds of one item alone, of which `reads` tokens aren't cached; `None`: not known."""
@@ -167,7 +166,7 @@ class LocalModel:
         """
         slots = 1  # on a processor more would share its cores
         if self.place.engine == "vllm":
-            slots = max(1, min(_VLLM_SLOTS, self.max_sequences))
+            slots = max(1, self.max_sequences)
         return self.read_s(reads) + _REQUEST_S + writes * self.write_s(slots) / slots
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moa.advisor.words import Complexity, Job, Prefer
 from moa.config.faults import nearest
-from moa.endpoints.dialects import VENDORS, Dialect
+from moa.endpoints.dialects import VENDORS
 
 _NEEDED: dict[Complexity, float] = {"simple": 2.0, "moderate": 3.0, "complex": 4.0}
 _LENGTHS: dict[Job, tuple[int, int]] = {
@@ -28,17 +28,13 @@ _INSTRUCTIONS = 200
 """Tokens of instructions and examples before an item. One's own server has them cached."""
 
 
-def vendor_name(vendor: Dialect) -> str:
-    """Name a vendor as `Task.vendors` does: the first word of its key's variable."""
-    return vendor.api_key_env.split("_")[0].lower()
-
-
-VENDOR_NAMES = tuple(map(vendor_name, VENDORS))
+VENDOR_NAMES = tuple(it.name.lower() for it in VENDORS)
+"""Vendors as `Task.vendors` names them."""
 
 
 def vendors_with_keys() -> tuple[str, ...]:
     """List the vendors whose key is in the environment."""
-    return tuple(vendor_name(it) for it in VENDORS if os.environ.get(it.api_key_env))
+    return tuple(it.name.lower() for it in VENDORS if os.environ.get(it.api_key_env))
 
 
 def _known(vendor: str) -> str:

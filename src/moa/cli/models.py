@@ -15,7 +15,7 @@ from moa.advisor.words import Complexity, Job, Kind, Prefer, Skill
 from moa.budget import Budget
 from moa.cli import options, screen
 from moa.errors import ConfigError
-from moa.usage import Price
+from moa.usage import Price, dollars
 
 if TYPE_CHECKING:
     from moa._terminal import Console
@@ -459,13 +459,12 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
 def _ranked(place: int, plan: Plan) -> tuple[str, ...]:
     from moa.advisor.choice import shown_seconds
 
-    usd = plan.usd_per_thousand
     short = "" if plan.good_enough else " (weak)"
     return (
         str(place),
         plan.pattern if plan.exists else f"{plan.pattern} *",
         " + ".join(map(str, plan.members)),
         f"{plan.quality:.1f}{short}",
-        "unknown" if usd is None else f"US$ {usd:.3g}",
-        "unknown" if plan.seconds is None else shown_seconds(plan.seconds),
+        dollars(plan.usd_per_thousand),
+        shown_seconds(plan.seconds),
     )
