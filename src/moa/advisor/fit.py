@@ -50,7 +50,7 @@ _ON_CPU: tuple[Quantisation, ...] = ("bf16", "int8", "int4")
 """What vLLM computes with on a processor
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
 
-_GPU_STEP_S, _CPU_STEP_S = 0.0015, 0.0005
+_STEP_S = 0.0015
 """Least seconds of a decoding step, whatever is read."""
 _REQUEST_S = 0.0015
 """Seconds of the server's own processor a request: HTTP, tokenizer, scheduling."""
@@ -154,8 +154,7 @@ class LocalModel:
         bandwidth, flops = self.place.reached
         touched = 1 - (1 - self.active) ** max(1.0, batch)  # experts that any of them needs
         moved = (self.weights * touched + self.model.kv_bytes(self.tokens) * batch) / bandwidth
-        least = _GPU_STEP_S if self.place.gpu else _CPU_STEP_S
-        return max(moved, batch * self._flops_a_token / flops) + least
+        return max(moved, batch * self._flops_a_token / flops) + _STEP_S
 
     def busy_s(self, reads: int, writes: int) -> float:
         """Seconds of one server that an item takes for itself, beside as many as it works on.
