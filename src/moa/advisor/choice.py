@@ -19,7 +19,6 @@ from moa.advisor.catalogue import Model, models
 from moa.advisor.fit import SPARE, LocalModel, quantisations
 from moa.advisor.hardware import GPU, Machine, machine, places
 from moa.advisor.task import VENDOR_NAMES, Task
-from moa.advisor.words import Job, Skill
 from moa.endpoints.dialects import Dialect
 from moa.usage import Amount, dollars
 
@@ -30,26 +29,8 @@ Cause = Literal[
     "too big", "too slow", "too weak", "too long", "too dear", "no vendor", "other language"
 ]
 
-_PAIRED: dict[Job, Pattern] = {
-    "classify": "cascade",
-    "recommend": "cascade",
-    "extract": "cascade",
-    "reason": "cascade",
-    "converse": "hybrid",
-    "answer-from-documents": "hybrid",
-}
 _LARGE_SHARE = 0.5
 """Assumed share of the items that the large model of a pair sees: count your own."""
-_SKILLS: dict[Job, tuple[Skill, ...]] = {
-    "classify": ("classify",),
-    "recommend": ("classify",),
-    "extract": ("extract",),
-    "summarise": ("summarise",),
-    "converse": ("converse",),
-    "answer-from-documents": ("extract", "summarise"),
-    "reason": ("reason",),
-    "create": ("create",),
-}
 _SCORED, _FITTED, _BEST_FITTED = 0.5, 1.0, 4.0
 """Points that a small model that decides gains, as its labels are scored and not written, and where
 it is fitted to labelled items besides; and how good it gets (docs/benchmarks.md, Decisions)."""
@@ -365,7 +346,7 @@ def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Ite
             quality=_quality(member, task),
             hourly_usd=hourly_usd,
         )
-    pattern = _PAIRED.get(task.job)
+    pattern = task.profile.pair
     if pattern is None:
         return
     asked = task.model_copy(update={"job": "classify"}) if pattern == "hybrid" else task
@@ -411,7 +392,7 @@ def _beside(member: Member, other: Member) -> Member:
 def _quality(member: Member, task: Task) -> float:
     """Judge how well a model does the task alone, from 1 to 5; 0: it can't do the job at all."""
     model = member.model
-    value = float(min(model.quality.get(it, 0) for it in _SKILLS[task.job]))
+    value = float(min(model.quality.get(it, 0) for it in task.profile.skills))
     if member.place is None or not value:
         return value
     if member.quantisation in ("int4", "q4_k_m"):
