@@ -20,7 +20,7 @@ from moa.advisor.fit import SPARE, LocalModel, quantisations
 from moa.advisor.hardware import GPU, Machine, machine, places
 from moa.advisor.task import VENDOR_NAMES, Task
 from moa.endpoints.dialects import Dialect
-from moa.usage import Amount, dollars
+from moa.usage import Amount
 
 Pattern = Literal["slm", "llm", "cascade", "hybrid"]
 """`slm` and `llm`: one model alone, small or large. `cascade`: small first, large if not accepted.
@@ -434,7 +434,7 @@ def _broken_limits(plan: Plan) -> Iterator[Rejected]:
         yield Rejected(str(plan), "too slow", why, plan.seconds / task.latency_s)
     limit, usd = task.max_usd_per_thousand, plan.usd_per_thousand
     if limit is not None and usd is not None and usd > limit:
-        why = f"{dollars(usd)} for a thousand items, where {dollars(limit)} are allowed"
+        why = f"{shown_usd(usd)} for a thousand items, where {shown_usd(limit)} are allowed"
         yield Rejected(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
 
 
@@ -454,7 +454,7 @@ def _suggestions(task: Task, there: Machine, hourly_usd: Decimal | None) -> Iter
     if task.latency_s and (plan := best(latency_s=None)) and plan.seconds is not None:
         yield f"if an item may take {shown_seconds(plan.seconds)}: {plan}"
     if task.max_usd_per_thousand is not None and (plan := best(max_usd_per_thousand=None)):
-        yield f"if a thousand items may cost {dollars(plan.usd_per_thousand)}: {plan}"
+        yield f"if a thousand items may cost {shown_usd(plan.usd_per_thousand)}: {plan}"
     if task.decides and task.labels < _LABELLED and (plan := best(labels=_LABELLED)):
         yield f"with {_LABELLED} labelled items to fit it with: {plan}"
 
@@ -477,7 +477,7 @@ def _reasons(plan: Plan) -> Iterator[str]:
     yield (
         "what a thousand items cost isn't known: give the price of the machine's hour"
         if usd is None
-        else f"a thousand items cost {dollars(usd)}"
+        else f"a thousand items cost {shown_usd(usd)}"
     )
 
 
@@ -509,3 +509,8 @@ def shown_seconds(value: float | None) -> str:
     if value < 1:
         return f"{value * 1000:.0f} ms"
     return f"{value:.3g} s" if value < 60 else f"{value / 60:.1f} min"
+
+
+def shown_usd(value: Decimal | None) -> str:
+    """Write US dollars as far as an estimate goes."""
+    return "unknown" if value is None else f"US$ {float(value):.3g}"

@@ -15,7 +15,7 @@ from moa.advisor.words import Complexity, Job, Kind, Prefer, Skill
 from moa.budget import Budget
 from moa.cli import options, screen
 from moa.errors import ConfigError
-from moa.usage import Price, dollars
+from moa.usage import Price
 
 if TYPE_CHECKING:
     from moa._terminal import Console
@@ -457,7 +457,7 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
 
 
 def _ranked(place: int, plan: Plan) -> tuple[str, ...]:
-    from moa.advisor.choice import shown_seconds
+    from moa.advisor.choice import shown_seconds, shown_usd
 
     short = "" if plan.good_enough else " (weak)"
     return (
@@ -465,6 +465,6 @@ def _ranked(place: int, plan: Plan) -> tuple[str, ...]:
         plan.pattern if plan.exists else f"{plan.pattern} *",
         " + ".join(map(str, plan.members)),
         f"{plan.quality:.1f}{short}",
-        dollars(plan.usd_per_thousand),
+        shown_usd(plan.usd_per_thousand),
         shown_seconds(plan.seconds),
     )
