@@ -196,6 +196,13 @@ CASES = (
         ),
     ),
     Case(
+        name="no model is taken that goes wrong in the numbers of an old card",
+        task=Task(job="create"),
+        machine=computer(2, "T4", cores=2),
+        best=("slm", "llm"),
+        holds=lambda r: not any(it.model.no_float16 for plan in r.plans for it in plan.members),
+    ),
+    Case(
         name="an old card runs nothing, and its machine's processor does",
         task=Task(job="classify", complexity="simple"),
         machine=Machine(

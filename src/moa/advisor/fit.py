@@ -174,7 +174,7 @@ def quantisations(model: Model, place: Placement) -> list[Quantisation]:
 
     vLLM makes `fp8` out of `bf16` while it loads; other forms need files that are published.
     """
-    if place.engine not in model.servers:
+    if place.engine not in model.servers or (model.no_float16 and place.only_float16):
         return []
     if place.engine == "llama.cpp":
         return [kind for kind in GGUF if kind in model.weights]
@@ -243,9 +243,7 @@ def _ways(
         (place, quantisation)
         for place in where
         for quantisation in quantisations(model, place)
-        if only in (None, quantisation)
-        and (place.gpu or quantisation in _ON_CPU)
-        and not (model.no_float16 and place.only_float16)
+        if only in (None, quantisation) and (place.gpu or quantisation in _ON_CPU)
     ]
 
 
