@@ -186,6 +186,23 @@ CASES = (
         ),
     ),
     Case(
+        name="no model is taken whose makers name other languages only",
+        task=Task(job="classify", languages=("fi",), prefer="depth"),
+        machine=L4,
+        best=("slm", "llm"),
+        rejected=("other language",),
+        holds=lambda r: (
+            not {"mistral-7b", "phi-4"} & {it.model.name for plan in r.plans for it in plan.members}
+        ),
+    ),
+    Case(
+        name="no model is taken that goes wrong in the numbers of an old card",
+        task=Task(job="create"),
+        machine=computer(2, "T4", cores=2),
+        best=("slm", "llm"),
+        holds=lambda r: not any(it.model.no_float16 for plan in r.plans for it in plan.members),
+    ),
+    Case(
         name="an old card runs nothing, and its machine's processor does",
         task=Task(job="classify", complexity="simple"),
         machine=Machine(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from moa.advisor.catalogue import models
 from moa.advisor.choice import choose
-from moa.advisor.fit import LocalModel, quantisations
+from moa.advisor.fit import MAX_SEQUENCES, LocalModel, quantisations
 from moa.advisor.hardware import GPU, Machine, Placement, places
 from moa.advisor.task import Task
 from moa.advisor.words import Complexity, Job, Prefer
@@ -72,7 +72,7 @@ def test_the_largest_concurrency_fits_and_one_more_does_not(
     for one in at(places(computer(gib))[0], name, tokens):
         if most := one.max_sequences:
             assert replace(one, concurrency=most).fits
-            assert not replace(one, concurrency=most + 1).fits or most == 1024
+            assert not replace(one, concurrency=most + 1).fits or most == MAX_SEQUENCES
 
 
 @FEW

@@ -12,63 +12,43 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
-from math import ceil, inf
+from math import inf
 from typing import ClassVar, Literal
 
 from moa.advisor.catalogue import Model, models
 from moa.advisor.fit import SPARE, LocalModel, quantisations
 from moa.advisor.hardware import GPU, Machine, machine, places
-from moa.advisor.task import PEAK, VENDOR_NAMES, Task, vendor_name
-from moa.advisor.words import Job, Skill
+from moa.advisor.task import VENDOR_NAMES, Task
 from moa.endpoints.dialects import Dialect
-from moa.usage import Tier
+from moa.usage import Amount
 
 Pattern = Literal["slm", "llm", "cascade", "hybrid"]
 """`slm` and `llm`: one model alone, small or large. `cascade`: small first, large if not accepted.
 `hybrid`: a graph in which the small one decides and the large one writes."""
-Cause = Literal["too big", "too slow", "too weak", "too long", "too dear", "no vendor"]
+Cause = Literal[
+    "too big", "too slow", "too weak", "too long", "too dear", "no vendor", "other language"
+]
 
-_PAIRED: dict[Job, Pattern] = {
-    "classify": "cascade",
-    "recommend": "cascade",
-    "extract": "cascade",
-    "reason": "cascade",
-    "converse": "hybrid",
-    "answer-from-documents": "hybrid",
-}
-_SHARES: dict[Pattern, float] = {"cascade": 0.5, "hybrid": 0.5}
-"""Assumed share of the items that the large model sees: count your own."""
-_SKILLS: dict[Job, tuple[Skill, ...]] = {
-    "classify": ("classify",),
-    "recommend": ("classify",),
-    "extract": ("extract",),
-    "summarise": ("summarise",),
-    "converse": ("converse",),
-    "answer-from-documents": ("extract", "summarise"),
-    "reason": ("reason",),
-    "create": ("create",),
-}
-_FITTED = ((128, 1.5), (32, 1.0), (0, 0.5))
-"""Points that a small model that decides gains, by the least labels that it is fitted to: where
-there are none its labels are scored, not written (docs/benchmarks.md, Decisions)."""
-_BEST_FITTED = 4.0
-_FOREIGN, _FOUR_BITS, _TINY = 1.0, 0.2, 10**9
-"""Points lost by a language that a model's makers don't name, and by weights in four bits. A model
-below a billion parameters loses twice as many bits, and all of a foreign language."""
+_LARGE_SHARE = 0.5
+"""Assumed share of the items that the large model of a pair sees: count your own."""
+_SCORED, _FITTED, _BEST_FITTED = 0.5, 1.0, 4.0
+"""Points that a small model that decides gains, as its labels are scored and not written, and where
+it is fitted to labelled items besides; and how good it gets (docs/benchmarks.md, Decisions)."""
+_LABELLED = 32
+"""Labelled items that a model can be fitted to."""
+_FOUR_BITS = 0.2
+"""Points lost by weights in four bits."""
 _SLACK = 0.5
 """How much less quality is still shown, as weak."""
 _CHEAP_USD = Decimal("0.1")
 """US dollars for a thousand items, below which a price makes no difference."""
-_BUSY = 0.85
-"""Share of its time that a server may be busy at the peak."""
-_VENDOR_FIRST_S: dict[Tier, float] = {"slm": 0.5, "llm": 0.8}
-_VENDOR_TOKEN_S: dict[Tier, float] = {"slm": 1 / 120, "llm": 1 / 70}
+_VENDOR_FIRST_S, _VENDOR_TOKEN_S = 0.8, 1 / 70
 """Vendors publish no latency: these stand for what users see."""
-_LABEL_AS_TEXT = 10
-"""Tokens in which a vendor's model writes a label."""
+_VENDOR_WRITES = 10
+"""Tokens that a vendor's model writes at least; a label takes no fewer."""
 _LADDER = ("T4", "L4", "L40S", "H100")
 """GPUs that are suggested, the smallest first."""
-_SHOWN = 6
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +58,15 @@ class VendorModel:
     model: Model
     vendor: Dialect
     place: ClassVar[None] = None
+
+    @property
+    def weight(self) -> float:
+        """What tokens cost: US dollars for a million in and a million out."""
+        return float(self.model.price.of(Amount(input_tokens=10**6, output_tokens=10**6)) or 0)
+
+    def seconds(self, reads: int, writes: int) -> float:
+        """Seconds of one item; how much is read makes little difference."""
+        return _VENDOR_FIRST_S + max(writes, _VENDOR_WRITES) * _VENDOR_TOKEN_S
 
     def __str__(self) -> str:
         return f"{self.model.name} (API)"
@@ -108,15 +97,26 @@ class Plan:
     @property
     def shares(self) -> tuple[tuple[Member, float], ...]:
         """The models, and the share of the items that each sees."""
-        rest = _SHARES.get(self.pattern, 1.0)
-        return tuple((it, rest if place else 1.0) for place, it in enumerate(self.members))
+        return tuple(zip(self.members, (1.0, _LARGE_SHARE), strict=False))
 
     @cached_property
     def seconds(self) -> float | None:
         """Seconds of an item, on the mean; `None`: nothing is known of the hardware's speed."""
-        times = [(share, _seconds(member, self.task)) for member, share in self.shares]
-        known = [share * it for share, it in times if it is not None]
-        return sum(known) if len(known) == len(times) else None
+        total = 0.0
+        for member, share in self.shares:
+            alone = member.seconds(self.task.reads, self.task.writes)
+            if alone is None:
+                return None
+            total += share * alone
+        return total
+
+    @cached_property
+    def vendors_usd(self) -> Decimal:
+        """US dollars that vendors charge for a thousand items."""
+        writes = max(self.task.writes, _VENDOR_WRITES)
+        thousand = Amount(input_tokens=1000 * self.task.prompt, output_tokens=1000 * writes)
+        sold = [(it.model.price.of(thousand), share) for it, share in self.shares if not it.place]
+        return sum((Decimal(repr(share)) * (usd or 0) for usd, share in sold), Decimal(0))
 
     @cached_property
     def usd_per_thousand(self) -> Decimal | None:
@@ -124,23 +124,13 @@ class Plan:
 
         The machine's hour is paid for all day, where `per_day` is known, else while it works.
         """
-        own = any(member.place is not None for member in self.members)
-        vendors = [
-            _tokens_usd(it, self.task, share) for it, share in self.shares if it.place is None
-        ]
-        if (own and self.hourly_usd is None) or None in vendors:
+        if not any(member.place for member in self.members):
+            return self.vendors_usd
+        day = self.task.per_day
+        busy_s = _DAY_S / day if day else self.seconds
+        if self.hourly_usd is None or busy_s is None:
             return None
-        sold = sum((it for it in vendors if it is not None), Decimal(0))
-        if not own or self.hourly_usd is None:
-            return sold
-        if self.task.per_day:
-            return sold + self.hourly_usd * 24 * 1000 / self.task.per_day
-        return None if self.seconds is None else sold + _hours(self.seconds) * self.hourly_usd
-
-    @property
-    def concurrency(self) -> int:
-        """Items in flight at the busiest time (Little's law)."""
-        return max(1, ceil(self.task.rate * (self.seconds or 0)))
+        return self.vendors_usd + self.hourly_usd * 1000 * Decimal(repr(busy_s)) / 3600
 
     @property
     def exists(self) -> bool:
@@ -152,10 +142,12 @@ class Plan:
         """Whether it asks a vendor while it runs."""
         return any(member.place is None for member in self.members)
 
-    def servers(self, member: LocalModel) -> int:
-        """Count the servers that the task takes of a member, among those there is room for."""
-        busy = _busy(member, self.task, dict(self.shares)[member])
-        return min(member.place.replicas, max(1, ceil(busy / _BUSY)))
+    def busy(self, member: LocalModel) -> float:
+        """Estimate how many servers of a member a day's items keep busy; 0: not known."""
+        if member.place.reached is None or not self.task.per_day:
+            return 0.0
+        each = member.busy_s(self.task.reads, self.task.writes)
+        return self.task.per_day * dict(self.shares)[member] * each / _DAY_S
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -180,7 +172,6 @@ class Plan:
             "needed_quality": self.task.needed_quality,
             "seconds": self.seconds,
             "usd_per_thousand": None if usd is None else float(usd),
-            "concurrency": self.concurrency,
             "needs_network": self.needs_network,
             "reasons": list(self.reasons),
         }
@@ -246,9 +237,9 @@ def choose(
         hourly_usd: What the machine costs an hour, in US dollars; `None`: not known.
 
     Examples:
-        >>> from moa.advisor import Task
         >>> from moa.advisor.choice import choose
         >>> from moa.advisor.hardware import Machine
+        >>> from moa.advisor.task import Task
         >>> board = Machine(cores=4, ram=4 * 2**30, ram_free=3 * 2**30)
         >>> ranking = choose(Task(job="classify"), board)
         >>> ranking.plans[0].pattern
@@ -266,13 +257,15 @@ def _rank(task: Task, there: Machine, hourly_usd: Decimal | None) -> Ranking:
     plans: list[Plan] = []
     for plan in _plans(task, members, hourly_usd):
         if broken := next(_broken_limits(plan), None):
-            rejected.append(Rejected(str(plan), *broken))
+            rejected.append(broken)
         else:
             plans.append(plan)
     plans.sort(key=_order)
-    return Ranking(
-        task=task, machine=there, plans=_varied(plans), rejected=_nearest_misses(rejected)
-    )
+    nearest: dict[Cause, Rejected] = {}
+    for one in sorted(rejected, key=lambda it: it.miss):
+        nearest.setdefault(one.cause, one)
+    misses = tuple(nearest.values())
+    return Ranking(task=task, machine=there, plans=_varied(plans), rejected=misses)
 
 
 def _order(plan: Plan) -> tuple[object, ...]:
@@ -282,10 +275,7 @@ def _order(plan: Plan) -> tuple[object, ...]:
     where it isn't known: it is there anyway.
     """
     seconds = inf if plan.seconds is None else plan.seconds
-    sold = sum(
-        (_tokens_usd(it, plan.task, share) or Decimal(0) for it, share in plan.shares), Decimal(0)
-    )
-    usd = sold if plan.usd_per_thousand is None else plan.usd_per_thousand
+    usd = plan.vendors_usd if plan.usd_per_thousand is None else plan.usd_per_thousand
     depth = -round(plan.quality, 2)
     ways = {
         "speed": (seconds, usd, depth),
@@ -299,34 +289,27 @@ def _order(plan: Plan) -> tuple[object, ...]:
 def _varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
     """Keep the best few: of a pattern at most two, and of the same models one."""
     kept: dict[tuple[str, ...], Plan] = {}
-    counts: dict[Pattern, int] = {}
     for plan in plans:
         names = plan.pattern, *(it.model.name for it in plan.members)
-        if names not in kept and counts.get(plan.pattern, 0) < 2:
-            counts[plan.pattern] = counts.get(plan.pattern, 0) + 1
-            kept[names] = plan
-    return tuple(kept.values())[:_SHOWN]
-
-
-def _nearest_misses(rejected: Iterable[Rejected]) -> tuple[Rejected, ...]:
-    nearest: dict[Cause, Rejected] = {}
-    for one in sorted(rejected, key=lambda it: it.miss):
-        nearest.setdefault(one.cause, one)
-    return tuple(nearest.values())
+        if sum(it.pattern == plan.pattern for it in kept.values()) < 2:
+            kept.setdefault(names, plan)
+    return tuple(kept.values())
 
 
 def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejected]]:
-    """List the models that may be asked, and those that don't fit with what they would take."""
+    """List the models that may be asked, and those that can't be, with the reason."""
     members: list[Member] = []
     rejected: list[Rejected] = []
     where = places(there)
     for model in models().values():
         if model.retired:
             continue
-        if model.vendor and vendor_name(model.vendor) in task.vendors:
-            members.append(VendorModel(model, model.vendor))
-        if model.parameters is None:
+        if foreign := _not_spoken(model, task):
+            why = f"its makers don't name {', '.join(foreign)}"
+            rejected.append(Rejected(model.name, "other language", why))
             continue
+        if model.vendor and model.vendor.name.lower() in task.vendors and model.price.known:
+            members.append(VendorModel(model, model.vendor))
         found = [
             LocalModel(
                 model=model, place=place, quantisation=kind, tokens=task.prompt + task.writes
@@ -334,75 +317,65 @@ def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejected]]:
             for place in where
             for kind in quantisations(model, place)
         ]
-        members += _on_fewest(one for one in found if one.fits)
-        if found and not any(one.fits for one in found):
-            rejected.append(Rejected(model.name, *_too_big(min(found, key=LocalModel.lacking))))
+        fitting: dict[object, Member] = {}
+        for one in found:  # few GPUs first: on more of them it would run as well
+            if one.fits:
+                fitting.setdefault((one.quantisation, one.place.gpu and one.place.gpu.name), one)
+        members += fitting.values()
+        if found and not fitting:
+            rejected.append(_too_big(min(found, key=LocalModel.lacking)))
     if not task.vendors:
         rejected.append(Rejected("models of vendors", "no vendor", "none may be asked"))
     return members, rejected
 
 
-def _on_fewest(fitting: Iterable[LocalModel]) -> Iterator[LocalModel]:
-    """Keep, of each form of a model, the place with the fewest GPUs: the others serve it too."""
-    kept = set[object]()
-    for one in fitting:  # in the order of `places`, few GPUs first
-        form = one.quantisation, one.place.gpu and one.place.gpu.name
-        if form not in kept:
-            kept.add(form)
-            yield one
+def _not_spoken(model: Model, task: Task) -> list[str]:
+    """List the languages of a task that a model's makers don't name, where they name any."""
+    if not model.languages or any(code.endswith("+") for code in model.languages):
+        return []
+    return [code for code in task.languages if code not in model.languages]
 
 
-def _plans(task: Task, members: Iterable[Member], hourly_usd: Decimal | None) -> Iterator[Plan]:
+def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Iterator[Plan]:
     """Take every model alone, and every pair of a small and a large one for the task's job."""
-    judged = [(member, _quality(member, task)) for member in members]
-    for member, quality in judged:
-        alone: Pattern = "slm" if member.model.tier == "slm" else "llm"
+    for member in members:
         yield Plan(
-            task=task, pattern=alone, members=(member,), quality=quality, hourly_usd=hourly_usd
+            task=task,
+            pattern=member.model.tier,
+            members=(member,),
+            quality=_quality(member, task),
+            hourly_usd=hourly_usd,
         )
-    pattern = _PAIRED.get(task.job)
+    pattern = task.profile.pair
     if pattern is None:
         return
     asked = task.model_copy(update={"job": "classify"}) if pattern == "hybrid" else task
-    small = [
-        (one, _quality(one, asked))
-        for one, _ in judged
-        if one.model.tier == "slm" and one.place is not None
-    ]
-    large = [(one, quality) for one, quality in judged if one.model.tier == "llm"]
-    for one, low in _lightest(small):
-        for other, high in _lightest(large):
+    small = [it for it in members if it.model.tier == "slm" and it.place is not None]
+    large = [it for it in members if it.model.tier == "llm"]
+    for one, low in _lightest(small, asked):
+        for other, high in _lightest(large, task):
             beside = _beside(other, one)
             if high > low and (beside.place is None or beside.fits):
-                share = _SHARES[pattern]
                 yield Plan(
                     task=task,
                     pattern=pattern,
                     members=(one, beside),
-                    quality=share * high + (1 - share) * min(low, high),
+                    quality=_LARGE_SHARE * high + (1 - _LARGE_SHARE) * low,
                     hourly_usd=hourly_usd,
                 )
 
 
-def _lightest(judged: Iterable[tuple[Member, float]]) -> list[tuple[Member, float]]:
-    """Keep those that are better than every lighter one, so that few pairs are left."""
+def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float]]:
+    """Judge those that are better than every lighter one, here and at vendors: few are left."""
     kept: list[tuple[Member, float]] = []
-    for kind in (True, False):
-        best = 0.0
-        those = [(it, value) for it, value in judged if (it.place is None) == kind]
-        for member, value in sorted(those, key=lambda it: (_weight(it[0]), -it[1])):
-            if value > best:
-                best = value
-                kept.append((member, value))
+    best = {True: 0.0, False: 0.0}
+    judged = [(member, _quality(member, task)) for member in members]
+    for member, value in sorted(judged, key=lambda it: (it[0].weight, -it[1])):
+        sold = member.place is None
+        if value > best[sold]:
+            best[sold] = value
+            kept.append((member, value))
     return kept
-
-
-def _weight(member: Member) -> float:
-    """Say what a token takes: bytes that are read, or dollars."""
-    if member.place is not None:
-        return member.weights * member.active
-    price = member.model.price
-    return inf if price.input is None or price.output is None else float(price.input + price.output)
 
 
 def _beside(member: Member, other: Member) -> Member:
@@ -419,121 +392,71 @@ def _beside(member: Member, other: Member) -> Member:
 def _quality(member: Member, task: Task) -> float:
     """Judge how well a model does the task alone, from 1 to 5; 0: it can't do the job at all."""
     model = member.model
-    hints = [model.quality.get(it, 0) for it in _SKILLS[task.job]]
-    if not all(hints):
-        return 0.0
-    value, tiny = float(min(hints)), (model.parameters or _TINY) < _TINY
-    many = not model.languages or any(code.endswith("+") for code in model.languages)
-    if not many and not set(task.languages) <= set(model.languages):
-        value -= value if tiny else _FOREIGN
-    if member.place is not None and member.quantisation in ("int4", "q4_k_m"):
-        value -= _FOUR_BITS * (2 if tiny else 1)
-    fitted = task.decides and model.tier == "slm" and member.place is not None
-    if fitted and 0 < value < _BEST_FITTED:
-        gained = next(gain for labels, gain in _FITTED if task.labels >= labels)
+    value = float(min(model.quality.get(it, 0) for it in task.profile.skills))
+    if member.place is None or not value:
+        return value
+    if member.quantisation in ("int4", "q4_k_m"):
+        value -= _FOUR_BITS
+    if task.decides and model.tier == "slm" and value < _BEST_FITTED:
+        gained = _SCORED + (_FITTED if task.labels >= _LABELLED else 0)
         value = min(_BEST_FITTED, value + gained)
-    return max(0.5, min(5.0, value))
+    return value
 
 
-def _seconds(member: Member, task: Task) -> float | None:
-    """Estimate the seconds of one item, alone; `None`: of an unknown GPU."""
-    if member.place is None:
-        writes = _LABEL_AS_TEXT if task.decides else task.writes
-        tier = member.model.tier
-        return _VENDOR_FIRST_S[tier] + writes * _VENDOR_TOKEN_S[tier]
-    if member.place.reached is None:
-        return None
-    return member.read_s(task.reads) + task.writes * member.write_s(1)
-
-
-def _busy(member: LocalModel, task: Task, share: float) -> float:
-    """Estimate how many servers are busy at the peak; 0: of an unknown GPU."""
-    if member.place.reached is None:
-        return 0.0
-    return task.rate * share * member.busy_s(task.reads, task.writes)
-
-
-def _tokens_usd(member: Member, task: Task, share: float) -> Decimal | None:
-    """Price a thousand items by the token; `None`: the vendor's price isn't known."""
-    if member.place is not None:
-        return Decimal(0)
-    price, writes = member.model.price, _LABEL_AS_TEXT if task.decides else task.writes
-    if price.input is None or price.output is None:
-        return None
-    tokens = price.input * task.prompt + price.output * writes  # priced by the million
-    return Decimal(repr(share)) * tokens / 1000
-
-
-def _hours(seconds: float) -> Decimal:
-    """Give the hours of a thousand items."""
-    return Decimal(repr(seconds)) * 1000 / 3600
-
-
-_Broken = tuple[Cause, str, float]
-"""Why a plan is rejected, in a sentence, and how many times the limit it takes."""
-
-
-def _too_big(wanted: LocalModel) -> _Broken:
+def _too_big(wanted: LocalModel) -> Rejected:
     why = (
-        f"{wanted.model.name} in {wanted.quantisation} takes {wanted.needed / 1e9:.1f} GB for "
-        f"{wanted.concurrency} x {wanted.tokens} tokens, and {wanted.place} has "
-        f"{wanted.budget / 1e9:.1f} GB left"
+        f"in {wanted.quantisation} it takes {wanted.needed / 1e9:.1f} GB for {wanted.tokens} "
+        f"tokens, and {wanted.place} has {wanted.budget / 1e9:.1f} GB left"
     )
-    return "too big", why, wanted.needed / max(wanted.budget, 1)
+    return Rejected(wanted.model.name, "too big", why, wanted.needed / max(wanted.budget, 1))
 
 
-def _broken_limits(plan: Plan) -> Iterator[_Broken]:
+def _broken_limits(plan: Plan) -> Iterator[Rejected]:
     """Check a plan against the task's limits."""
     task, tokens = plan.task, plan.task.prompt + plan.task.writes
     if plan.quality < task.needed_quality - _SLACK:
         why = f"about {plan.quality:.1f} of 5, where {task.needed_quality:g} are asked for"
-        yield "too weak", why, task.needed_quality / plan.quality if plan.quality else inf
-    for member, share in plan.shares:
+        miss = task.needed_quality / plan.quality if plan.quality else inf
+        yield Rejected(str(plan), "too weak", why, miss)
+    for member in plan.members:
         most = member.model.context
         if most is not None and tokens > most:
-            yield "too long", f"{tokens} tokens, and {member} takes {most}", tokens / most
+            why = f"{tokens} tokens, and {member} takes {most}"
+            yield Rejected(str(plan), "too long", why, tokens / most)
         if member.place is None:
             continue
-        busy = _busy(member, task, share) / member.place.replicas
-        if busy > _BUSY:
-            day = (task.per_day or 0) * _BUSY / busy
-            why = f"{member} can do about {day:,.0f} a day, with a peak of {PEAK:g} times the mean"
-            yield "too slow", why, busy / _BUSY
-        at_peak = replace(member, concurrency=ceil(plan.concurrency / member.place.replicas))
-        if at_peak.needed > at_peak.budget:
-            yield _too_big(at_peak)
+        busy = plan.busy(member) / member.place.replicas
+        if busy > 1:
+            why = f"{member} can do about {(task.per_day or 0) / busy:,.0f} a day"
+            yield Rejected(str(plan), "too slow", why, busy)
     if task.latency_s and plan.seconds is not None and plan.seconds > task.latency_s:
         why = f"{shown_seconds(plan.seconds)}, where {shown_seconds(task.latency_s)} are allowed"
-        yield "too slow", why, plan.seconds / task.latency_s
+        yield Rejected(str(plan), "too slow", why, plan.seconds / task.latency_s)
     limit, usd = task.max_usd_per_thousand, plan.usd_per_thousand
     if limit is not None and usd is not None and usd > limit:
-        why = f"US$ {usd:.3g} for a thousand items, where US$ {limit:.3g} are allowed"
-        yield "too dear", why, float(usd / max(limit, Decimal("1e-6")))
+        why = f"{shown_usd(usd)} for a thousand items, where {shown_usd(limit)} are allowed"
+        yield Rejected(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
 
 
 def _suggestions(task: Task, there: Machine, hourly_usd: Decimal | None) -> Iterator[str]:
     """Change one thing at a time, and say which change makes a good enough plan possible."""
 
-    def best(on: Machine = there, **changes: object) -> Iterator[Plan]:
+    def best(on: Machine = there, **changes: object) -> Plan | None:
         plan = _rank(task.model_copy(update=changes), on, hourly_usd).best
-        if plan is not None and plan.good_enough:
-            yield plan
+        return plan if plan is not None and plan.good_enough else None
 
-    for plan in best(vendors=VENDOR_NAMES) if not task.vendors else ():
+    if not task.vendors and (plan := best(vendors=VENDOR_NAMES)):
         yield f"if a vendor may be asked: {plan}"
     for name in _LADDER:
-        found = [*best(replace(there, gpus=(GPU.named(name),)))]
-        if found:
-            yield f"with a GPU such as {name}: {found[0]}"
+        if plan := best(replace(there, gpus=(GPU.named(name),))):
+            yield f"with a GPU such as {name}: {plan}"
             break
-    for plan in best(latency_s=None) if task.latency_s else ():
-        if plan.seconds is not None:
-            yield f"if an item may take {shown_seconds(plan.seconds)}: {plan}"
-    for plan in best(max_usd_per_thousand=None) if task.max_usd_per_thousand is not None else ():
-        yield f"if a thousand items may cost US$ {plan.usd_per_thousand or 0:.3g}: {plan}"
-    labels = _FITTED[0][0]
-    for plan in best(labels=labels) if task.decides and task.labels < labels else ():
-        yield f"with {labels} labelled items to fit it with: {plan}"
+    if task.latency_s and (plan := best(latency_s=None)) and plan.seconds is not None:
+        yield f"if an item may take {shown_seconds(plan.seconds)}: {plan}"
+    if task.max_usd_per_thousand is not None and (plan := best(max_usd_per_thousand=None)):
+        yield f"if a thousand items may cost {shown_usd(plan.usd_per_thousand)}: {plan}"
+    if task.decides and task.labels < _LABELLED and (plan := best(labels=_LABELLED)):
+        yield f"with {_LABELLED} labelled items to fit it with: {plan}"
 
 
 def _reasons(plan: Plan) -> Iterator[str]:
@@ -544,7 +467,7 @@ def _reasons(plan: Plan) -> Iterator[str]:
         f"want {task.needed_quality:g}. It is a hint: measure it on your own data"
     )
     if len(plan.members) > 1:
-        share = f"{_SHARES[plan.pattern]:.0%} of the items (assumed: count your own)"
+        share = f"{_LARGE_SHARE:.0%} of the items (assumed: count your own)"
         does = "answers first" if plan.pattern == "cascade" else "decides"
         yield f"the small model {does}, and the large one sees {share}"
     for member in plan.members:
@@ -554,14 +477,14 @@ def _reasons(plan: Plan) -> Iterator[str]:
     yield (
         "what a thousand items cost isn't known: give the price of the machine's hour"
         if usd is None
-        else f"a thousand items cost US$ {usd:.3g}"
+        else f"a thousand items cost {shown_usd(usd)}"
     )
 
 
 def _of_member(member: Member, plan: Plan) -> Iterator[str]:
     if member.place is None:
         yield (
-            f"{member.model.name} is asked at {vendor_name(member.vendor)} (its key in "
+            f"{member.model.name} is asked at {member.vendor.name} (its key in "
             f"${member.vendor.api_key_env}): the items leave this machine"
         )
         return
@@ -579,8 +502,15 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
     )
 
 
-def shown_seconds(value: float) -> str:
+def shown_seconds(value: float | None) -> str:
     """Write seconds as a person would."""
+    if value is None:
+        return "unknown"
     if value < 1:
         return f"{value * 1000:.0f} ms"
     return f"{value:.3g} s" if value < 60 else f"{value / 60:.1f} min"
+
+
+def shown_usd(value: Decimal | None) -> str:
+    """Write US dollars as far as an estimate goes."""
+    return "unknown" if value is None else f"US$ {float(value):.3g}"

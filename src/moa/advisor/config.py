@@ -231,7 +231,6 @@ def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: 
     if member.place is None:
         return _with_default(_sold(model, tier), name, tier, config)
     if member.place.engine == "vllm":
-        servers = plan.servers(member)
         return setup(
             model,
             name,
@@ -239,9 +238,9 @@ def _setup_in(plan: Plan, member: Member, tier: Tier, machine: Machine, config: 
             config=config,
             tier=tier,
             tokens=member.tokens,
-            concurrency=math.ceil(plan.concurrency / servers),
+            concurrency=None if member is plan.members[-1] else 1,  # the last has what is left
             quantisation=member.quantisation,
-            replicas=servers,
+            replicas=min(member.place.replicas, max(1, math.ceil(plan.busy(member)))),
         )
     if model.name == BUILT_IN:
         return Setup(notes=(f"{BUILT_IN} is built in, and needs no endpoint",))

@@ -34,8 +34,8 @@ _BY_VLLM: tuple[Quantisation, ...] = ("bf16", "int4", "int8", "fp8")
 _TURING, _ADA = (7, 5), (8, 9)
 """Least CUDA compute capability of all, and of `fp8`; a card before 8.0 computes in fp16 for bf16
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
-_MAX_SEQUENCES = 1024
-"""More are never counted: a server takes a few hundred at once, whatever its memory."""
+MAX_SEQUENCES = 256
+"""More are never counted: a server takes no more at once, whatever its memory."""
 
 STEPS = ((8192, 16), (4096, 16), (4096, 8), (2048, 8), (2048, 4), (1024, 4), (1024, 1))
 """Longest prompt and answer together, and how many such sequences at once: as much as fits, where
@@ -50,9 +50,8 @@ _ON_CPU: tuple[Quantisation, ...] = ("bf16", "int8", "int4")
 """What vLLM computes with on a processor
 (https://docs.vllm.ai/en/latest/features/quantization/)."""
 
-_GPU_STEP_S, _CPU_STEP_S = 0.0015, 0.0005
+_STEP_S = 0.0015
 """Least seconds of a decoding step, whatever is read."""
-_VLLM_SLOTS = 256
 _REQUEST_S = 0.0015
 """Seconds of the server's own processor a request: HTTP, tokenizer, scheduling."""
 
@@ -136,12 +135,13 @@ class LocalModel:
         left = self.budget - self.weights - self.overhead
         if left < self.kv_each:
             return 0
-        return min(_MAX_SEQUENCES, left // self.kv_each) if self.kv_each else _MAX_SEQUENCES
+        return min(MAX_SEQUENCES, left // self.kv_each) if self.kv_each else MAX_SEQUENCES
 
-    @property
-    def slots(self) -> int:
-        """Maximum of sequences worked on at once; on a processor more would share its cores."""
-        return max(1, min(_VLLM_SLOTS, self.max_sequences)) if self.place.engine == "vllm" else 1
+    def seconds(self, reads: int, writes: int) -> float | None:
+        """Seconds of one item alone, of which `reads` tokens aren't cached; `None`: not known."""
+        if self.place.reached is None:
+            return None
+        return self.read_s(reads) + writes * self.write_s(1)
 
     def read_s(self, tokens: int) -> float:
         """Seconds to read a prompt of `tokens` that are not cached; not of an unknown GPU."""
@@ -154,8 +154,7 @@ class LocalModel:
         bandwidth, flops = self.place.reached
         touched = 1 - (1 - self.active) ** max(1.0, batch)  # experts that any of them needs
         moved = (self.weights * touched + self.model.kv_bytes(self.tokens) * batch) / bandwidth
-        least = _GPU_STEP_S if self.place.gpu else _CPU_STEP_S
-        return max(moved, batch * self._flops_a_token / flops) + least
+        return max(moved, batch * self._flops_a_token / flops) + _STEP_S
 
     def busy_s(self, reads: int, writes: int) -> float:
         """Seconds of one server that an item takes for itself, beside as many as it works on.
@@ -164,7 +163,9 @@ class LocalModel:
             reads: Tokens of a prompt that are not cached.
             writes: Tokens of an answer.
         """
-        slots = self.slots
+        slots = 1  # on a processor more would share its cores
+        if self.place.engine == "vllm":
+            slots = max(1, self.max_sequences)
         return self.read_s(reads) + _REQUEST_S + writes * self.write_s(slots) / slots
 
 
@@ -173,7 +174,7 @@ def quantisations(model: Model, place: Placement) -> list[Quantisation]:
 
     vLLM makes `fp8` out of `bf16` while it loads; other forms need files that are published.
     """
-    if place.engine not in model.servers:
+    if place.engine not in model.servers or (model.no_float16 and place.only_float16):
         return []
     if place.engine == "llama.cpp":
         return [kind for kind in GGUF if kind in model.weights]
@@ -242,9 +243,7 @@ def _ways(
         (place, quantisation)
         for place in where
         for quantisation in quantisations(model, place)
-        if only in (None, quantisation)
-        and (place.gpu or quantisation in _ON_CPU)
-        and not (model.no_float16 and place.only_float16)
+        if only in (None, quantisation) and (place.gpu or quantisation in _ON_CPU)
     ]
 
 

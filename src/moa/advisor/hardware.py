@@ -39,8 +39,6 @@ _AMPERE = (8, 0)
 """Compute capability from which on cards know `bfloat16`."""
 _BANDWIDTH_SHARE, _FLOPS_SHARE = 0.7, 0.4
 """Parts of a memory's peak that decoding reaches, and of a GPU's arithmetic that reading does."""
-_ACROSS = 0.85
-"""What is left of both when GPUs have to wait for each other, by doubling of their number."""
 _FLOPS_A_BYTE = 75
 """Of a GPU that isn't known: an RTX 3090 does 76 for each byte, and newer cards do more."""
 _CORE_BANDWIDTH, _SOCKET_BANDWIDTH, _SERVER_CORE_BANDWIDTH = 10e9, 50e9, 3e9
@@ -226,8 +224,7 @@ class Placement:
         if bandwidth is None:
             return None
         flops = known.tflops * 1e12 if known else bandwidth * _FLOPS_A_BYTE
-        together = self.count * _ACROSS ** (self.count.bit_length() - 1)
-        return bandwidth * _BANDWIDTH_SHARE * together, flops * _FLOPS_SHARE * together
+        return bandwidth * _BANDWIDTH_SHARE * self.count, flops * _FLOPS_SHARE * self.count
 
     def __str__(self) -> str:
         if self.gpu is None:

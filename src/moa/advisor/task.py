@@ -4,44 +4,51 @@ from __future__ import annotations
 
 import os
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from moa.advisor.words import Complexity, Job, Prefer
+from moa.advisor.words import Complexity, Job, Prefer, Skill
 from moa.config.faults import nearest
-from moa.endpoints.dialects import VENDORS, Dialect
+from moa.endpoints.dialects import VENDORS
 
-PEAK = 3.0
-"""How much busier the busiest time is than the mean of the day."""
-_DAY_S = 86_400
 _NEEDED: dict[Complexity, float] = {"simple": 2.0, "moderate": 3.0, "complex": 4.0}
-_LENGTHS: dict[Job, tuple[int, int]] = {
-    "classify": (100, 1),
-    "recommend": (300, 1),
-    "extract": (300, 80),
-    "summarise": (1500, 200),
-    "converse": (300, 150),
-    "answer-from-documents": (1500, 200),
-    "reason": (500, 2000),
-    "create": (200, 1000),
+
+
+class Profile(NamedTuple):
+    """What a job takes, where its task says nothing else."""
+
+    skills: tuple[Skill, ...]
+    """All that a model has to be good for."""
+    reads: int
+    """Tokens of an item."""
+    writes: int
+    """Tokens of an answer, reasoning included."""
+    pair: Literal["cascade", "hybrid"] | None = None
+    """How a small and a large model share it; `None`: they don't."""
+
+
+_PROFILES: dict[Job, Profile] = {
+    "classify": Profile(("classify",), 100, 1, "cascade"),
+    "recommend": Profile(("classify",), 300, 1, "cascade"),
+    "extract": Profile(("extract",), 300, 80, "cascade"),
+    "summarise": Profile(("summarise",), 1500, 200),
+    "converse": Profile(("converse",), 300, 150, "hybrid"),
+    "answer-from-documents": Profile(("extract", "summarise"), 1500, 200, "hybrid"),
+    "reason": Profile(("reason",), 500, 2000, "cascade"),
+    "create": Profile(("create",), 200, 1000),
 }
-"""Usual tokens of an item and of an answer, where the task says none; reasoning is counted."""
 _INSTRUCTIONS = 200
 """Tokens of instructions and examples before an item. One's own server has them cached."""
 
 
-def vendor_name(vendor: Dialect) -> str:
-    """Name a vendor as `Task.vendors` does: the first word of its key's variable."""
-    return vendor.api_key_env.split("_")[0].lower()
-
-
-VENDOR_NAMES = tuple(map(vendor_name, VENDORS))
+VENDOR_NAMES = tuple(it.name.lower() for it in VENDORS)
+"""Vendors as `Task.vendors` names them."""
 
 
 def vendors_with_keys() -> tuple[str, ...]:
     """List the vendors whose key is in the environment."""
-    return tuple(vendor_name(it) for it in VENDORS if os.environ.get(it.api_key_env))
+    return tuple(it.name.lower() for it in VENDORS if os.environ.get(it.api_key_env))
 
 
 def _known(vendor: str) -> str:
@@ -65,7 +72,7 @@ class Task(BaseModel):
     labels: int = Field(default=0, ge=0)
     """How many items there are whose right answer is known; a small model is fitted to them."""
     per_day: Annotated[int, Field(gt=0)] | None = None
-    """Items a day; `None`: not known, so one after the other."""
+    """Items a day, spread evenly; `None`: not known."""
     latency_s: Annotated[float, Field(gt=0)] | None = None
     """Seconds that an item may take; `None`: no limit."""
     max_usd_per_thousand: Annotated[Decimal, Field(ge=0)] | None = None
@@ -78,6 +85,11 @@ class Task(BaseModel):
     """Tokens of one answer, reasoning included; `None`: as usual for the job."""
 
     @property
+    def profile(self) -> Profile:
+        """What its job takes."""
+        return _PROFILES[self.job]
+
+    @property
     def needed_quality(self) -> float:
         """How good a model has to be, from 1 to 5."""
         return _NEEDED[self.complexity]
@@ -85,12 +97,12 @@ class Task(BaseModel):
     @property
     def reads(self) -> int:
         """Tokens of one item."""
-        return self.input_tokens or _LENGTHS[self.job][0]
+        return self.input_tokens or self.profile.reads
 
     @property
     def writes(self) -> int:
         """Tokens of one answer."""
-        return self.output_tokens or _LENGTHS[self.job][1]
+        return self.output_tokens or self.profile.writes
 
     @property
     def prompt(self) -> int:
@@ -101,8 +113,3 @@ class Task(BaseModel):
     def decides(self) -> bool:
         """Whether an answer is a label or a score, and no text."""
         return self.job in ("classify", "recommend")
-
-    @property
-    def rate(self) -> float:
-        """Items a second at the busiest time; 0 where it isn't known."""
-        return (self.per_day or 0) / _DAY_S * PEAK

@@ -457,15 +457,14 @@ def _show_ranking(console: Console, ranking: Ranking) -> None:
 
 
 def _ranked(place: int, plan: Plan) -> tuple[str, ...]:
-    from moa.advisor.choice import shown_seconds
+    from moa.advisor.choice import shown_seconds, shown_usd
 
-    usd = plan.usd_per_thousand
     short = "" if plan.good_enough else " (weak)"
     return (
         str(place),
         plan.pattern if plan.exists else f"{plan.pattern} *",
         " + ".join(map(str, plan.members)),
         f"{plan.quality:.1f}{short}",
-        "unknown" if usd is None else f"US$ {usd:.3g}",
-        "unknown" if plan.seconds is None else shown_seconds(plan.seconds),
+        shown_usd(plan.usd_per_thousand),
+        shown_seconds(plan.seconds),
     )
