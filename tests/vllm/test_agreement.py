@@ -82,7 +82,7 @@ async def test_decisions_on_200_messages_agree_but_for_near_things(
     texts = [(await excerpt.run(Text(text=m.text))).output for m in messages() if m.text]
     assert len(texts) >= 200
     through, beside = [
-        await all_decided(Sentiment(endpoint, neutral=neutral), texts)
+        await all_decided(Sentiment(endpoint, neutral=neutral).alone(), texts)
         for endpoint in (labels, embedded)
     ]
     pairs = zip(through, beside, strict=True)

@@ -18,11 +18,21 @@ from .messages import EXAMPLES, messages
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 INBOX = EXAMPLES / "inbox.jsonl"
+ASKING = """
+from moa import Support
+
+
+def graph(endpoints):
+    return Support(slm=endpoints.slm, llm=endpoints.llm, heads=False)
+"""
 
 
 def test_the_whole_inbox_goes_through_the_support_graph(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    assert moa("run", "support", str(INBOX), "--config", CONFIG, "--out", str(out)) == 0
+    graph = tmp_path / "graph.py"
+    graph.write_text(ASKING, encoding="utf-8")
+    words = (f"{graph}:graph", str(INBOX), "--config", CONFIG, "--out", str(out))
+    assert moa("run", *words) == 0
     found = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     rows = [json.loads(line) for line in INBOX.read_text("utf-8").splitlines()]
     assert len(found) == len(rows)
