@@ -147,7 +147,6 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """
         copied = copy.copy(self)
         copied.encoder = self.encoder or encoder_for(self.endpoint)
-        copied._sources = sources_of(self.endpoint, encoder=copied.encoder)
         copied.decide_by(self.calibrations)
         return copied
 
