@@ -78,7 +78,7 @@ class Encoding:
     """
 
     def __init__(self, engine: Engine, *, threads: int, batch: int = 1) -> None:
-        self._engine = engine
+        self.engine = engine
         self._threads = threads
         self._batch = batch
         self._begin()
@@ -155,7 +155,7 @@ class Encoding:
         while jobs := self._take():
             began = time.thread_time()
             try:
-                found = self._engine([job.text for job in jobs])
+                found = self.engine([job.text for job in jobs])
                 pairs = list(zip(jobs, found, strict=True))
             except BaseException as error:  # noqa: BLE001  those who wait for the texts raise it
                 for job in jobs:
