@@ -191,7 +191,10 @@ class JointEncoder(Encoder):
     model = f"{MultilingualEncoder.model}+{UniversalEncoder.model}"
     title = "encoder"
     extra = "local"
-    packages: ClassVar[Mapping[str, str]] = MultilingualEncoder.packages | UniversalEncoder.packages
+    packages: ClassVar[Mapping[str, str]] = {
+        **MultilingualEncoder.packages,
+        **UniversalEncoder.packages,
+    }
 
     def load(self) -> None:
         """Have both models loaded, in threads: they will be asked."""
