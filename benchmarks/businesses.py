@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from messages import BUSINESSES, Row, intents_of, learning, read, writer_of
-from report import table, write
-from support_heads import encode_all, fit, save
-
+from heads import LANDMARKS, VECTORS, fit
+from machines import save
+from messages import BUSINESSES, Row, encoded, intents_of, learning, read, writer_of
 from moa import EmbeddedEndpoint
 from moa.context import RunContext
 from moa.decisions import heads as shipped
 from moa.endpoints.named import as_endpoint
+from report import table, write
 from support_reading import graph_reader
 
 AT_ONCE = 8
@@ -36,8 +36,8 @@ EMBEDDED = "embedded"
 TEXT = """
 ## Businesses left out
 
-The support graph as `moa run support` runs it, {at_once} messages at once at most, on the inboxes of
-{count} businesses, each with eight intents of its own: a sentence and four examples each, and a
+The support graph as `moa run support` runs it, {at_once} messages at once at most, on the inboxes
+of {count} businesses, each with eight intents of its own: a sentence and four examples each, and a
 queue. Sentiment, urgency, spam and injections are read by heads fitted without the business and
 without all others of its writer. Intent, sentiment and urgency are of the genuine messages.
 *Settled* is what went to the queue of an intent, with no large model and nobody to read it first;
@@ -121,9 +121,9 @@ def heads_without(writer: str, folder: Path, cache: Path) -> Path:
     """Fit heads without a writer, and put them with the others that ship into a folder."""
     shutil.copytree(shipped.FOLDER, folder)
     messages = learning()
-    vectors = encode_all(cache, messages)
+    vectors = encoded(cache / VECTORS, messages.texts)
     rest = messages.writer != writer
-    save(folder / "support.npz", fit(messages.only(rest), vectors[rest]))
+    save(folder / "support.npz", *fit(messages.only(rest), vectors[rest], LANDMARKS))
     return folder
 
 

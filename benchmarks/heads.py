@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from machines import Head, Machine, Space, cut, rival, save
+from machines import Head, Machine, Space, Sums, cut, rival, save
 from messages import (
     DATA,
     FEELINGS,
@@ -31,7 +31,6 @@ from messages import (
     learning,
     read,
     read_shop,
-    text_of,
 )
 from moa.context import RunContext
 from moa.decisions.heads import FOLDER as HEADS
@@ -39,15 +38,19 @@ from moa.endpoints.encoders import E5_PARTS, USE_PARTS, MultilingualEncoder
 from report import table, write
 
 INTENTS = ("delivery", "refund", "broken", "payment", "account", "question", "thanks", "None")
+LANDMARKS = 2000
+"""Texts that others are compared with: as many as make a file of 2.5 MB."""
+VECTORS = "messages.npz"
+"""The file of vectors that were encoded before."""
 FOLDS = 8
 """Parts of texts of one writer, each of which is scored by machines without it."""
 LIKE_CRITERIA, LIKE_TEXTS, RIDGE, CORRECTION = 2.0, 2.0, 0.3, 6.0
 """Sharpness of the two kernels, the ridge, and how much the correction counts: the best of a few
 by cross-validation over criteria."""
 CALLED: dict[str, tuple[int, float, float]] = {
-    "urgency": (2, 0.06, 0.12),
-    "spam": (0, 0.008, 0.025),
-    "injection": (0, 0.008, 0.025),
+    "urgency": (2, 0.06, 0.16),
+    "spam": (0, 0.006, 0.02),
+    "injection": (0, 0.006, 0.02),
 }
 """The class that is looked for, and the share of the others that may be called it, as the mean over
 businesses and of any one: `now` of the genuine, and spam and injections."""
@@ -85,23 +88,30 @@ def fit(messages: Messages, vectors: Any, landmarks: int) -> tuple[Space, dict[s
     """Fit the heads of a support inbox."""
     space = Space(vectors, (E5_PARTS, USE_PARTS), landmarks)
     features, heads = space.features(vectors), dict[str, Head]()
-    for question, names in NAMES.items():
-        rest = messages.genuine | (question in UNWANTED)
-        folds = messages.writer
-        if question == "intent":  # the shop's own
-            rest = rest & (messages.writer == SHOP)
-            folds = np.random.RandomState(0).permutation(len(rest)) % FOLDS
-        own = messages.only(rest)
-        machine = Machine(space, features[rest], own.labels(question, names), folds[rest])
-        heads[question] = machine.head
-        if question in CALLED:
-            place, mean, worst = CALLED[question]
-            is_it = machine.labels == place
-            judged = own.genuine | is_it  # spam isn't wrongly called an injection
-            above = rival(machine.logs, place)[judged]
-            by = cut(above, is_it[judged], own.business[judged], mean, worst)
-            heads[question] = machine.head.moved(place, by)
+    shop = messages.genuine & (messages.writer == SHOP)
+    parts = np.random.RandomState(0).permutation(len(shop)) % FOLDS
+    for asked, rest, folds in (
+        (("intent",), shop, parts),  # the shop's own
+        (("sentiment", "urgency"), messages.genuine, messages.writer),
+        (UNWANTED, messages.genuine | True, messages.writer),
+    ):
+        sums, own = Sums(features[rest], folds[rest]), messages.only(rest)
+        labels = {question: own.labels(question, NAMES[question]) for question in asked}
+        for question in asked:
+            beside = [one for other, one in labels.items() if other != question]
+            machine = Machine(space, sums, labels[question], beside)
+            by = called(question, machine, own) if question in CALLED else 0.0
+            heads[question] = machine.head.moved(CALLED.get(question, (0,))[0], by)
     return space, heads
+
+
+def called(question: str, machine: Machine, messages: Messages) -> float:
+    """Say how much is taken from the class that is looked for, so that few others are called it."""
+    place, mean, worst = CALLED[question]
+    is_it = machine.labels == place
+    judged = messages.genuine | is_it  # spam isn't wrongly called an injection
+    above = rival(machine.logs, place)[judged]
+    return cut(above, is_it[judged], messages.business[judged], mean, worst)
 
 
 def scored(messages: Messages, space: Space, heads: dict[str, Head], vectors: Any) -> list[float]:
@@ -119,9 +129,9 @@ def scored(messages: Messages, space: Space, heads: dict[str, Head], vectors: An
 
 
 def support(cache: Path, landmarks: int) -> None:
-    """What a message feels, how urgent it is, and whether it is unwanted; and what the shop's want."""
+    """What a writer feels, how urgent it is, whether it is unwanted; what those to a shop want."""
     messages, held = learning(), read_shop("support_held_out")
-    vectors = encoded(cache / "messages.npz", messages.texts + held.texts)
+    vectors = encoded(cache / VECTORS, messages.texts + held.texts)
     vectors, held_vectors = vectors[: len(messages.rows)], vectors[len(messages.rows) :]
     shares: dict[str, list[float]] = {}
     for writer in sorted(set(messages.writer.tolist()) - {SHOP, MIXED}):
@@ -157,13 +167,13 @@ def sentiment(cache: Path, landmarks: int, data: Path) -> None:
         if not for_report(row["text"])
     ]
     rows = [*zip(genuine.texts, (row["sentiment"] for row in genuine.rows), strict=True), *rated]
-    vectors = encoded(cache / "messages.npz", [text for text, _ in rows])
+    vectors = encoded(cache / VECTORS, [text for text, _ in rows])
     labels = np.array([FEELINGS.index(label) for _, label in rows])
     folds = np.random.RandomState(0).permutation(len(rows)) % FOLDS
     space = Space(vectors, (E5_PARTS, USE_PARTS), landmarks)
     features, two = space.features(vectors), labels != 1
-    three = Machine(space, features, labels, folds)
-    both = Machine(space, features[two], labels[two] // 2, folds[two])
+    three = Machine(space, Sums(features, folds), labels)
+    both = Machine(space, Sums(features[two], folds[two]), labels[two] // 2)
     for name, machine in (("three", three), ("two", both)):
         right = (machine.logs.argmax(1) == machine.labels).mean()
         print(f"{name} feelings: {right:.3f} right")
@@ -186,8 +196,10 @@ def relevance(cache: Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
     rows = read(DATA / "criteria_learn.jsonl")
-    ordinary = kept(cache / "ordinary.npz", [row["text"] for row in read(HEADS / "ordinary.jsonl")])
-    found = kept(cache / "criteria.npz", [row["text"] for row in rows])
+    ordinary = encoded(
+        cache / "criteria.npz", [row["text"] for row in read(HEADS / "ordinary.jsonl")]
+    )
+    found = encoded(cache / "criteria.npz", [row["text"] for row in rows])
     half = found.shape[1] // 2
     centre = ordinary[:, :half].mean(0)
     texts, plain = unit(found[:, :half] - centre), unit(ordinary[:, :half] - centre)
@@ -209,9 +221,9 @@ def relevance(cache: Path) -> None:
         gram = alike[np.ix_(of[rest], of[rest])] * like[np.ix_(rest, rest)]
         return np.linalg.solve(gram + RIDGE * np.eye(len(rest)), target[rest])
 
-    parts = np.random.RandomState(0).permutation(len(words)) % PARTS
+    parts = np.random.RandomState(0).permutation(len(words)) % FOLDS
     scores = np.zeros(len(rows))
-    for part in range(PARTS):
+    for part in range(FOLDS):
         rest, out = np.flatnonzero(parts[of] != part), np.flatnonzero(parts[of] == part)
         duals = solved(rest)
         for one in np.unique(of[out]):
@@ -262,7 +274,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
     given = parser.parse_args()
     if given.what == "support":
-        support(given.cache, given.landmarks or 5000)
+        support(given.cache, given.landmarks or LANDMARKS)
     elif given.what == "sentiment":
         sentiment(given.cache, given.landmarks or 1500, given.data)
     else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
 from moa.decisions.arrays import log_softmax
 
@@ -21,7 +22,9 @@ GAMMA = 0.7
 RIDGE = 0.5
 SENTENCES = 0.7
 """How heavy the mean of the sentences is beside the whole, as `encode` makes it."""
-STEPS = 127
+STEPS = 40
+"""Steps from 0 to the largest number of a landmark. More make the file larger, and nothing better:
+what is fitted is fitted to landmarks as they are written."""
 
 
 class Space:
@@ -87,42 +90,55 @@ class Head(NamedTuple):
         return Head(self.weights, bias)
 
 
+class Sums:
+    """What ridge regressions on the same texts share, with and without those of each writer.
+
+    Args:
+        features: Of the texts learnt from, by a `Space`.
+        folds: The writer of each text.
+    """
+
+    def __init__(self, features: Any, folds: Any) -> None:
+        self.features, self.folds, self.names = features, folds, np.unique(folds)
+        grams = [own.T @ own for own in (features[folds == name] for name in self.names)]
+        ridge = np.diag(np.r_[np.full(features.shape[1] - 1, RIDGE), 1e-3]).astype(np.float32)
+        every = np.sum(grams, 0) + ridge
+        self._factors = [cho_factor(every - gram) for gram in grams]
+        self._factor = cho_factor(every)
+
+    def solve(self, targets: Any) -> Any:
+        """Solve for all texts."""
+        return cho_solve(self._factor, self.features.T @ targets)
+
+    def scores(self, targets: Any) -> Any:
+        """Give each text's scores by what is solved without its writer."""
+        found = np.zeros(targets.shape)
+        for name, factor in zip(self.names, self._factors, strict=True):
+            own = self.folds == name
+            solved = cho_solve(factor, self.features[~own].T @ targets[~own])
+            found[own] = self.features[own] @ solved
+        return found
+
+
 class Machine:
     """Tells classes of texts: one ridge regression a class.
 
     Args:
         space: The likeness that it reads.
-        features: Of the texts learnt from, by that space.
+        sums: Of the texts learnt from.
         labels: The place of each text's class.
-        folds: The writer of each text, whose scores are by a machine without that writer.
+        beside: Labels of other questions, whose scores are read too: who waits is rarely pleased.
     """
 
-    def __init__(self, space: Space, features: Any, labels: Any, folds: Any) -> None:
-        self.space, self.labels, self.folds = space, labels, folds
-        self._features = features
-        targets = 2 * np.eye(labels.max() + 1, dtype=np.float32)[labels] - 1
-        self._grams: dict[Any, Any] = {}
-        self._sums: dict[Any, Any] = {}
-        for fold in np.unique(folds):
-            own = features[folds == fold]
-            self._grams[fold] = own.T @ own
-            self._sums[fold] = own.T @ targets[folds == fold]
-        self._ridge = np.diag(np.r_[np.full(features.shape[1] - 1, RIDGE), 1e-3])
-
-    def solved(self, without: Any = None) -> Any:
-        """Solve it without the texts of a writer."""
-        rest = [fold for fold in self._grams if fold != without]
-        gram = sum(self._grams[fold] for fold in rest) + self._ridge
-        return np.linalg.solve(gram, sum(self._sums[fold] for fold in rest))
+    def __init__(self, space: Space, sums: Sums, labels: Any, beside: Sequence[Any] = ()) -> None:
+        self.space, self.sums, self.labels = space, sums, labels
+        classes = [np.eye(one.max() + 1, dtype=np.float32)[one] for one in (labels, *beside)]
+        self._targets = 2 * np.hstack(classes) - 1
 
     @cached_property
     def scores(self) -> Any:
-        """Scores of each text for each class, by a machine without its writer."""
-        found = np.zeros((len(self.labels), self.labels.max() + 1))
-        for fold in self._grams:
-            own = self.folds == fold
-            found[own] = self._features[own] @ self.solved(fold)
-        return found
+        """Scores of each text for all classes, by a machine without its writer."""
+        return self.sums.scores(self._targets)
 
     @cached_property
     def slopes(self) -> tuple[Any, Any]:
@@ -145,7 +161,7 @@ class Machine:
     def head(self) -> Head:
         """Give the head that is fitted to all texts."""
         slopes, bias = self.slopes
-        solved = self.solved() @ slopes
+        solved = self.sums.solve(self._targets) @ slopes
         return Head(self.space.whiten @ solved[:-1], solved[-1] + bias)
 
 
@@ -155,7 +171,7 @@ def rival(logs: Any, place: int) -> Any:
 
 
 def cut(above: Any, is_class: Any, groups: Any, mean: float, worst: float) -> float:
-    """Choose what to take from a class so that few others are called it.
+    """Choose how much is taken from the log-odds of a class, so that few others are called it.
 
     Args:
         above: How far each text's class is above the others.

@@ -89,9 +89,14 @@ def read_shop(name: str) -> Messages:
 
 def learning() -> Messages:
     """Read all messages that the shipped heads are fitted to."""
-    parts = [read_shop("support_learn"), messages_of(DATA / "support_mixed.jsonl", MIXED, MIXED)]
-    for path in sorted(BUSINESSES.glob("*.toml")):
-        parts.append(messages_of(path.with_suffix(".jsonl"), path.stem, writer_of(path)))
+    parts = [
+        read_shop("support_learn"),
+        messages_of(DATA / "support_mixed.jsonl", MIXED, MIXED),
+        *(
+            messages_of(path.with_suffix(".jsonl"), path.stem, writer_of(path))
+            for path in sorted(BUSINESSES.glob("*.toml"))
+        ),
+    ]
     return Messages(
         [row for part in parts for row in part.rows],
         np.concatenate([part.business for part in parts]),
