@@ -24,7 +24,6 @@ from heads import LANDMARKS, VECTORS, fit
 from machines import save
 from messages import BUSINESSES, Row, encoded, intents_of, learning, read, writer_of
 from moa import EmbeddedEndpoint
-from moa.context import RunContext
 from moa.decisions import heads as shipped
 from moa.endpoints.named import as_endpoint
 from report import table, write
@@ -73,14 +72,12 @@ async def read_all(path: Path, models: str, begun: float) -> Row:
             found[row["id"]] = await reader(row)
             seconds.append(time.time() - begun)
 
-    async with slm:
-        if isinstance(slm, EmbeddedEndpoint):
-            await slm.start(RunContext())
+    async with slm:  # its engine starts when it is asked, if it is
         reader = graph_reader(slm, intents)
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(work(reader))
-    return {"found": found, "first": seconds[0], "last": seconds[-1]}
+    return {"found": found, "first": min(seconds), "last": max(seconds)}
 
 
 def measured(path: Path, models: str, folder: Path) -> Row:
