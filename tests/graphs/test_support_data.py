@@ -226,8 +226,8 @@ async def read_by_a_business(text: str) -> SupportOutcome:
 
 
 GAS = (
-    "Dear team, forgive the late message. Your nanny is lovely, only there has been a slight smell "
-    "of gas in the kitchen since she lit the stove. Kind regards, Ruth"
+    "Good evening, there is a faint smell of gas in the hallway by the stairs. I thought I would "
+    "mention it. Kind regards, Ruth"
 )
 TABS = "Das Kind hat Spülmaschinentabs verschluckt, was soll die Babysitterin tun?"
 SHOUTED = "URGENT!!! Do you already know your prices for NEXT summer?? I LOVE planning"
