@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from moa.context import RunContext
-from moa.decisions.arrays import Floats, log_softmax, np
+from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import E5_PARTS, USE_PARTS
 
@@ -24,12 +24,14 @@ MOST_SENTENCES = 40
 SENTENCES_WEIGH = 0.7
 """How much the mean of the sentences counts beside the whole. A short outburst in a long message
 shows there, where the whole hides it."""
+_TEXTS_KEPT = 16
+"""Texts whose likeness to the landmarks of a kernel is kept: several are read at once."""
 _PARTS = 2 * (E5_PARTS + USE_PARTS)
 """Numbers of a text that `encode` gives with both encoders."""
 _END = re.compile(r"(?<=[.!?\u2026\u061f])\s+|\n+|(?<=[\u3002\uff01\uff1f])")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """How like vectors are to landmarks: `exp(-gamma |x - landmark|^2)`, x centred and scaled."""
 
@@ -37,14 +39,39 @@ class Kernel:
     scale: Floats
     """What each part is divided by; infinite for parts that aren't looked at."""
     landmarks: Floats
-    """Landmarks, parts of the vector: centred and scaled."""
+    """Landmarks, parts that are looked at: centred and scaled."""
     gamma: float
 
     def __call__(self, vectors: Floats) -> Floats:
-        """Likeness: vectors, landmarks."""
+        """Likeness: vectors, landmarks.
+
+        That of the last single vectors is kept, since several questions are about one text.
+        """
+        one = len(vectors) == 1
+        return self._kept(vectors.astype(float).tobytes()) if one else self._likeness(vectors)
+
+    @cached_property
+    def _kept(self) -> Callable[[bytes], Floats]:
+        def likeness(vector: bytes) -> Floats:
+            return self._likeness(np.frombuffer(vector)[None])
+
+        return lru_cache(_TEXTS_KEPT)(likeness)
+
+    @cached_property
+    def _parts(self) -> Ints:
+        return np.flatnonzero(np.isfinite(self.scale))
+
+    @cached_property
+    def _lengths(self) -> Floats:
+        squared: Floats = (self.landmarks**2).sum(1)
+        return squared
+
+    def _likeness(self, vectors: Floats) -> Floats:
         x = (vectors - self.centre) / self.scale
-        far = (x**2).sum(1)[:, None] + (self.landmarks**2).sum(1) - 2 * x @ self.landmarks.T
-        return np.exp(-self.gamma * np.maximum(far, 0.0))
+        seen = x[:, self._parts]
+        far = (seen**2).sum(1)[:, None] + self._lengths - 2 * seen @ self.landmarks.T
+        likeness: Floats = np.exp(-self.gamma * np.maximum(far, 0.0))
+        return likeness
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,8 +138,8 @@ async def encode(
     for own in parts:
         whole = next(vectors)
         pieces = [next(vectors) for _ in own] or [whole]
-        mean = (sum(column) / len(pieces) for column in zip(*pieces, strict=True))
-        found.append((*whole, *(SENTENCES_WEIGH * part for part in mean)))
+        mean: Floats = np.array(pieces).mean(0)
+        found.append((*whole, *(SENTENCES_WEIGH * mean).tolist()))
     return found
 
 
@@ -143,7 +170,7 @@ def shipped_heads(name: str) -> dict[str, Head]:
         kernel = Kernel(
             centre=_among_all(file["centre"].astype(float)),
             scale=_among_all(file["scale"].astype(float), fill=np.inf),
-            landmarks=_among_all(file["landmarks"].astype(float) * file["step"]),
+            landmarks=file["landmarks"].astype(float) * file["step"],
             gamma=float(file["gamma"]),
         )
         return {
