@@ -30,14 +30,26 @@ PHRASE = "This text is {criterion}."
 """What is encoded of a criterion."""
 FITS = 0.8
 """How much better than any criterion an option fits, where it isn't "none of these": log-odds."""
-WELL_READ = 0.7
+WELL_READ = 0.72
 """Balanced accuracy below which a criterion isn't read well."""
-_NOT = re.compile(
-    r"^(?:not|no|neither|without(?:\s+any)?)\s+"
-    r"|^(?:about|on|concerning)\s+(?:something\s+else\s+than"
-    r"|anything\s+(?:else\s+than|but)|something\s+other\s+than)\s+",
-    re.IGNORECASE,
+_THINGS = "anything|something|everything|topics?|things?"
+_BUT = r"(other|rather)\s+than|than|but|except(\s+for)?"
+_TURNS = (
+    (r"neither\s+(.*?)\s+nor\s+", r"\1 or "),
+    (
+        r"((that|which)\s+)?((is|are)\s+)?(not|no|isn't|aren't)\s+((in\s+any\s+way|at\s+all)\s+)?",
+        "",
+    ),
+    (r"without(\s+any)?\s+|(free|empty)\s+(of|from)\s+|lacking\s+", "with "),
+    (r"((that|which)\s+)?(does|do)(\s+not|n't)\s+", ""),
+    (rf"(about|on|concerning)\s+(({_THINGS})\s+)?(else\s+)?({_BUT})\s+", "about "),
+    (r"((that\s+)?has\s+|having\s+)?nothing\s+to\s+do\s+with\s+", "about "),
+    (r"unrelated\s+to\s+|(other|anything|something)\s+(than|but)\s+", "about "),
+    (r"((that\s+)?\w+(s|ing)|with)\s+(no|nothing\s+about)\s+", r"\1 "),
 )
+"""Beginnings that turn a criterion round, and what stands there without the turn."""
+BOTH = slice(0, E5_PARTS), slice(E5_PARTS, None)
+"""The parts of each encoder."""
 _IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment) (.*?)\??$", re.I)
 
 
@@ -47,11 +59,18 @@ class Directions:
 
     centre: Floats
     """Mean of ordinary texts: parts of e5, then of the other encoder."""
+    languages: Floats
+    """Directions in which texts of several languages differ, and which don't count: some, parts;
+    of each encoder they are orthonormal."""
 
     def __call__(self, vectors: Floats) -> Floats:
         """Directions of length 1, half of it from each encoder: vectors, parts."""
         far = vectors[:, : len(self.centre)] - self.centre
-        return np.hstack([_unit(far[:, :E5_PARTS]), _unit(far[:, E5_PARTS:])]) / np.sqrt(2)
+        found: list[Floats] = []
+        for part in BOTH:
+            among = self.languages[:, part]
+            found.append(_unit(far[:, part] - far[:, part] @ among.T @ among))
+        return np.hstack(found) / np.sqrt(2)
 
 
 class WordsHead(NamedTuple):
@@ -107,8 +126,8 @@ def _unit(vectors: Floats) -> Floats:
 def _known() -> _Known:
     with np.load(FOLDER / "relevance.npz") as file:
         return _Known(
-            texts=Directions(file["centre"].astype(float)),
-            criteria=Directions(file["middle"].astype(float)),
+            texts=Directions(file["centre"].astype(float), file["languages"].astype(float)),
+            criteria=Directions(file["middle"].astype(float), file["languages"][:0].astype(float)),
             directions=file["directions"] * float(file["directions step"]),
             weights=file["weights"] * file["weights step"].astype(float)[:, None],
             quality=file["quality"].astype(float),
@@ -135,8 +154,10 @@ def criterion_of(question: Question) -> str | None:
 
 def turned(criterion: str) -> tuple[str, bool]:
     """Take the "not" off a criterion, and say whether there was one."""
-    found = _NOT.match(criterion)
-    return (criterion[found.end() :], True) if found else (criterion, False)
+    for pattern, instead in _TURNS:
+        if found := re.match(pattern, criterion, re.IGNORECASE):
+            return found.expand(instead) + criterion[found.end() :], True
+    return criterion, False
 
 
 def option_words(question: Question) -> list[str]:
@@ -212,7 +233,7 @@ def _scores(directions: Floats) -> _Scores:
     known = _known()
     alike = directions @ known.directions.T - 1
     weights = np.exp(known.like_weights * alike) @ known.weights
-    for part, counts in zip((np.s_[:E5_PARTS], np.s_[E5_PARTS:]), known.near, strict=True):
+    for part, counts in zip(BOTH, known.near, strict=True):
         near = known.ordinary[:, part] @ directions[:, part].T
         weights[:, part] += counts * directions[:, part] / near.std(0)[:, None]
     plain = known.ordinary @ weights.T
