@@ -45,7 +45,7 @@ LIKE_WEIGHTS, COUNTS, RIDGE, RIDGE_OTHERS, CONSTANT, NEAR = 2.0, 2.0, 0.5, 2.0, 
 those that are taken for it, the constant part of texts, and how much of the nearness that alone
 fits best is kept. By cross-validation; none of them matters much."""
 LIKE_QUALITY = 16.0
-CUT = 1.0
+CUT = 1.2
 """Where a criterion begins to be met, in standard deviations of ordinary texts."""
 LANGUAGES, FEW = 10, 15
 """Directions of languages that don't count, and texts of a language that takes part in them."""

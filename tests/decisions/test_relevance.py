@@ -146,7 +146,7 @@ async def test_none_of_these_is_chosen_for_what_is_far_from_all_labels() -> None
     found = await read(
         question,
         "Dinosaurs died out 66 million years ago.",
-        "Die Violinsonate in a-Moll entstand 1923.",
+        "Der Mond ist 384.000 Kilometer von der Erde entfernt.",
         "The striker scored twice, and the home side won 3-1.",
         "Meine Bank hat das Konto gesperrt und den Kredit gekündigt.",
     )

@@ -28,7 +28,7 @@ from moa.usage import FREE
 
 PHRASE = "This text is {criterion}."
 """What is encoded of a criterion."""
-FITS = 0.8
+FITS = 1.2
 """How much better than any criterion an option fits, where it isn't "none of these": log-odds."""
 WELL_READ = 0.72
 """Balanced accuracy below which a criterion isn't read well."""
