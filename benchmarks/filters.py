@@ -37,7 +37,9 @@ misses alone; below {well_read:.2f} its trace notes that such criteria are badly
 
 Ten criteria by a writer who saw none of the others: 20 texts that meet each, 10 near misses and 10
 ordinary texts. Nothing was fitted to them. While the head was made they were looked at {looks}, as
-a mean and the lowest.
+a mean and the lowest. Some that the head learnt from, by writers who didn't see these, are close:
+"about moving to a new home", "an angry text", "asks for a recommendation", "mentions how old
+somebody is". So kinds that are new to it may do worse.
 
 {unseen}
 

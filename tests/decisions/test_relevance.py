@@ -108,6 +108,11 @@ def test_a_negation_at_the_start_is_taken_off(criterion: str, plain: str) -> Non
     assert turned(criterion) == (plain, True)
 
 
+def test_a_criterion_may_begin_with_is_as_a_sentence_would_go_on() -> None:
+    assert turned("is about gardening") == ("about gardening", False)
+    assert turned("that is not about gardening") == ("about gardening", True)
+
+
 @pytest.mark.parametrize("criterion", ["notes from a meeting", "about nothing", "nostalgic"])
 def test_what_only_looks_like_a_negation_stays(criterion: str) -> None:
     assert turned(criterion) == (criterion, False)

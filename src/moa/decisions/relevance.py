@@ -32,14 +32,12 @@ FITS = 1.2
 """How much better than any criterion an option fits, where it isn't "none of these": log-odds."""
 WELL_READ = 0.72
 """Balanced accuracy below which a criterion isn't read well."""
+_BEFORE = re.compile(r"^(?:(?:that|which)\s+)?(?:is|are)\s+", re.IGNORECASE)
 _THINGS = "anything|something|everything|topics?|things?"
 _BUT = r"(other|rather)\s+than|than|but|except(\s+for)?"
 _TURNS = (
     (r"neither\s+(.*?)\s+nor\s+", r"\1 or "),
-    (
-        r"((that|which)\s+)?((is|are)\s+)?(not|no|isn't|aren't)\s+((in\s+any\s+way|at\s+all)\s+)?",
-        "",
-    ),
+    (r"((that|which)\s+)?(not|no|isn't|aren't)\s+((in\s+any\s+way|at\s+all)\s+)?", ""),
     (r"without(\s+any)?\s+|(free|empty)\s+(of|from)\s+|lacking\s+", "with "),
     (r"((that|which)\s+)?(does|do)(\s+not|n't)\s+", ""),
     (rf"(about|on|concerning)\s+(({_THINGS})\s+)?(else\s+)?({_BUT})\s+", "about "),
@@ -153,7 +151,8 @@ def criterion_of(question: Question) -> str | None:
 
 
 def turned(criterion: str) -> tuple[str, bool]:
-    """Take the "not" off a criterion, and say whether there was one."""
+    """Take the "not" off a criterion, and "is" before it, and say whether there was a "not"."""
+    criterion = _BEFORE.sub("", criterion)
     for pattern, instead in _TURNS:
         if found := re.match(pattern, criterion, re.IGNORECASE):
             return found.expand(instead) + criterion[found.end() :], True
