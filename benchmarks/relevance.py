@@ -64,10 +64,8 @@ class Pairs:
     of: Any
     met: Any
     group: Any
-    """Of each criterion; whether it is held out too is told by -1."""
+    """Of each criterion; -1 is held out."""
     ordinary: Any
-    near: Any
-    """Of every text to its criterion, by encoder, in standard deviations of ordinary texts."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -231,7 +229,6 @@ def pairs(vectors: Vectors) -> tuple[Pairs, dict[str, Any]]:
         met=np.array([row["met"] for row in rows]),
         group=groups(rows, words, directions),
         ordinary=ordinary,
-        near=nearness(texts, directions[of], ordinary),
     )
     return made, {"centre": centre, "middle": middle, "languages": languages}
 
