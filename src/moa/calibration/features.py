@@ -269,9 +269,9 @@ async def _numbers(
 ) -> tuple[float, ...]:
     if not isinstance(feature, WordsFeature):
         return vector
-    from moa.decisions.heads import words_head
+    from moa.decisions.relevance import words_head
 
-    return (await words_head(question, context)).logs_of(vector)
+    return (await words_head(question, context)).head.logs_of(vector)
 
 
 @dataclass(frozen=True, slots=True)
