@@ -199,7 +199,7 @@ def test_a_small_model_does_not_label_for_itself(capsys: pytest.CaptureFixture[s
 def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(*"12" * 20, monkeypatch=monkeypatch)
     assert label("--limit", "40") == 0
-    assert moa("calibrate", "out.jsonl", "--task", "Spam?", "--out", "new.json") == 0
+    assert moa("learn", "out.jsonl", "--task", "Spam?", "--out", "new.json") == 0
     data = Calibration.load("new.json").proven.data
     assert data.labelled_by == {"person": 40}
     assert data.chosen == 20

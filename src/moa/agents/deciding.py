@@ -241,7 +241,15 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return self.calibrated(made)
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
-        """Read the text once for all questions, and conclude each answer."""
+        """Turn the answers into the output."""
+        return self.read(await self.answers(request, context))
+
+    async def answers(self, request: Text | str, context: RunContext) -> list[Answer]:
+        """Read the text once for all questions, and conclude each answer, in their order.
+
+        Raises:
+            InputError: the text is empty.
+        """
         text = str(request)
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
@@ -260,7 +268,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        return self.read([answers[question.name] for question in self.questions])
+        return [answers[question.name] for question in self.questions]
 
     async def _fitting(self, text: str, context: RunContext) -> str:
         """Cut a text that the endpoint can't read whole to its opening and its end, and say so.

@@ -292,15 +292,21 @@ class Calibration(Frozen):
         Raises:
             CalibrationError: it is missing, is no calibration, or was edited.
         """
-        found = load_model(
-            path, cls, what="calibration", maker="moa calibrate", error=CalibrationError
-        )
-        if found.seal != found.sealed().seal:
+        found = load_model(path, cls, what="calibration", maker="moa learn", error=CalibrationError)
+        found.check_seal(path)
+        return found
+
+    def check_seal(self, path: str | Path) -> None:
+        """Make sure that it is as it was made, where it was read from a file.
+
+        Raises:
+            CalibrationError: it was edited.
+        """
+        if self.seal != self.sealed().seal:
             raise CalibrationError(
                 f"{str(path)!r} was edited after it was made: its question, examples, fit or bound "
-                "is not the one that was calibrated. Run moa calibrate again with what you want"
+                "is not the one that was learned. Run moa learn again with what you want"
             )
-        return found
 
     def save(self, path: str | Path) -> None:
         """Write it, readable and in one step.
@@ -339,7 +345,7 @@ class Calibration(Frozen):
         if self.bound is None or self.data is None or self.reached is None:
             raise CalibrationError(
                 f"nothing is promised of these decisions ({self.origin}): they were fitted without "
-                "rows held out. moa calibrate finds a bound on labelled rows"
+                "rows held out. moa learn finds a bound on labelled rows"
             )
         return Proven(self.bound, self.data, self.reached)
 

@@ -86,6 +86,7 @@ async def calibrate(
     guarantee: Guarantee | None = None,
     by_label: bool = False,
     learn: Learn = "split",
+    asks: bool = True,
     latency_penalty: float = LATENCY_PENALTY,
     embedders: Mapping[str, Endpoint] | None = None,
     language: Detect | None = None,
@@ -104,7 +105,9 @@ async def calibrate(
         learn: `"split"` learns from half of the rows, or from two in ten from 100 a label on, and
             holds the others out. `"nothing"` takes the endpoint's label probabilities as they are,
             and holds all rows out. `"approximate"` uses all rows for both, by ten-fold
-            cross-fitting: what it promises has no finite-sample proof.
+            cross-fitting: what it promises has no finite-sample proof. `"all"` learns from all
+            rows, and promises nothing: the calibration has no bound.
+        asks: Whether the endpoint is asked at all, and not the embedders alone.
         latency_penalty: How much lower the log loss must be for a second a decision; 0 takes the
             best.
         embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
@@ -142,12 +145,18 @@ async def calibrate(
         limit_s=limit_s,
         progress=progress,
     )
-    made = await _made(_Search(reader, task, latency_penalty))
-    if made is None:
+    own: Sequence[PromptVariant] = ((),) if asks else ()
+    if learn == "all":
+        fitted = await fit_all(reader, data.rows, own, latency_penalty)
+    else:
+        made = await _made(_Search(reader, task, latency_penalty, own))
+        models = {} if made is None else await _models(made, reader)
+        fitted = None if made is None else _written(task, made, reader, models, language)
+    if fitted is None:
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
         )
-    return _written(task, made, reader, await _models(made, reader), language)
+    return fitted
 
 
 async def fit_all(

@@ -10,14 +10,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from moa.cli import (
-    calibrate,
     chat,
     compare,
     decide,
     index,
     label,
+    learn,
     models,
     options,
+    promote,
     route,
     run,
     serve,
@@ -130,18 +131,18 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
 for heading, commands in {
     "Ask": (run.run, show.show, chat.chat, run.draw, run.graphs, index.index),
     "Decide with guarantees": (
-        decide.decide,
-        calibrate.calibrate,
-        calibrate.evaluate,
         label.label,
-        calibrate.promote,
+        learn.learn,
+        decide.decide,
+        promote.evaluate,
+        promote.promote,
         compare.compare,
     ),
     "Choose and serve models": (models.choose, serve.up, serve.down, serve.status),
     "Set up": (serve.doctor, trust.trust),
 }.items():
     for command in commands:
-        _add(app, command, "eval" if command is calibrate.evaluate else "", heading)
+        _add(app, command, "eval" if command is promote.evaluate else "", heading)
 
 jobs = _typer(
     no_args_is_help=True,

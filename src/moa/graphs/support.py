@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from itertools import zip_longest
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,13 +26,14 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import excerpt
+from moa.calibration.learned import Learned
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import encoder_for, feeds_heads
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph
 from moa.graphs.engine.types import Skipped
-from moa.graphs.fields import Large, Small
+from moa.graphs.fields import FromFile, Large, Small
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import CRITERION as SPAM
@@ -218,6 +219,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         >>> support.run_sync(Ticket(text="Where is my parcel?"))  # doctest: +SKIP
     """
 
+    settles_by: ClassVar[str] = "intent"
     slm: Small
     """Decides."""
     llm: Large
@@ -238,6 +240,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     is dropped is never heard of again."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
     """What messages can want, by name."""
+    learned: Annotated[Learned | None, FromFile(Learned.load)] = None
+    """What `moa learn --graph support` wrote: it decides the questions that it knows, before all
+    else. Of an intent that has a promise, what the promise doesn't cover is settled by nobody."""
     heads: bool = True
     """Whether the heads that ship decide, where the encoder is installed, whatever `slm` is;
     `False`: as `slm` decides by itself."""
@@ -292,9 +297,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
 
     def _by(self, agent: D, criterion: str | None = None) -> D:
         """Have an agent decide by the shipped head of its question, if that asks what ships."""
+        (question,) = agent.questions
+        learned = self.learned and self.learned.of("support", question)
+        if learned:
+            return agent.with_heads().calibrated({question.name: learned})
         if not self.heads:
             return agent
-        (question,) = agent.questions
         made = agent.with_heads()
         ours = {"intent": self.intents == INTENTS}
         if isinstance(agent, Filter):
@@ -314,16 +322,21 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return "as the small model left a question open"
         if doubtful := [name for name, answer in answers.items() if answer.doubtful]:
             return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
-        label, confidence = reading.intent.label, reading.intent.confidence
-        if label is None:
+        if reading.intent.label is None:
             return "as it wants nothing that is routine"
-        if confidence is None or confidence < self.sure:
-            return f"as it is unclear what it wants (confidence {confidence or 0:.2f})"
+        if not self._clear(reading.intent):
+            confidence = reading.intent.confidence or 0
+            return f"as it is unclear what it wants (confidence {confidence:.2f})"
         if reading.sentiment.label == "negative":
             return "as its writer is unhappy"
         if reading.urgency.level == "now":
             return "as it is urgent"
         return None if self._routine(reading) else self._why_not_routine(reading)
+
+    def _clear(self, intent: Choice[str | None]) -> bool:
+        """Whether it is sure enough what is wanted: as far as that is promised, where it is."""
+        promised = self.learned and self.learned.promises("intent")
+        return bool(intent.accepted) if promised else (intent.confidence or 0) >= self.sure
 
     def _why_not_routine(self, reading: Reading) -> str:
         """Say why a message of a known intent has no routine."""
