@@ -68,7 +68,7 @@ COMMANDS = {
     "eval json": ("eval", "c.json", "b.jsonl", "--json"),
     "promote": ("promote", "a.jsonl", *SPAM, "--out", "new.json", "--use", "200"),
     "compare": ("compare", "b.jsonl", "--designs", "slm,llm", *SPAM, "--labels", "ham,spam"),
-    "label by llm": ("label", "new.jsonl", "--calibration", "c.json", "--by-llm"),
+    "label by llm": ("label", "c.json", "new.jsonl", "--by-llm"),
     "route fit": ("route", "fit", "routing.jsonl", "--out", "r.json"),
     "route score": ("route", "score", "router.json", "few.jsonl", "--out", "out.jsonl"),
     "route eval": ("route", "eval", "router.json", "routing.jsonl"),

@@ -345,7 +345,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
     plain = ("I will be home at six for dinner", "Shall we walk the dog in the park")
     found = [
         {"text": f"{text} {n}", "label": label}
-        for n in range(12)
+        for n in range(32)
         for label, texts in (("spam", prizes), ("ham", plain))
         for text in texts
     ]

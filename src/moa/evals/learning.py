@@ -17,7 +17,7 @@ from typing import Any
 
 from moa.agents.deciding import DecidingAgent
 from moa.calibration import Guarantee, Learn, prospect
-from moa.calibration.adapt import enough
+from moa.calibration.adapt import enough, labels_of
 from moa.calibration.features import ENCODER, Progress
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
@@ -137,7 +137,7 @@ async def learn_from(
     rows = list({same_text(row.text): row for row in reversed(rows)}.values())[::-1]
     if not enough(rows):
         return _why_not(rows)
-    fit = partial(_fit, agent, question, terms, context)
+    fit = partial(_fit, agent, question, terms, context, _examples(agent, question, rows))
     measured = [row for row in rows if not row.chosen] or rows
     made = await fit(rows, learn="all", progress=progress)
     parts = [[row for row in rows if half_of(row.text) == half] for half in HALVES]
@@ -172,6 +172,7 @@ async def _fit(
     question: Question,
     terms: Terms,
     context: RunContext,
+    examples: Sequence[Labelled],
     rows: Sequence[Labelled],
     *,
     learn: Learn,
@@ -183,7 +184,7 @@ async def _fit(
     return await calibrate(
         agent.endpoint,
         question,
-        rows,
+        [*rows, *examples],
         guarantee=terms.guarantee,
         by_label=terms.by_label,
         learn=learn,
@@ -195,6 +196,16 @@ async def _fit(
         progress=progress,
         **further,
     )
+
+
+def _examples(
+    agent: DecidingAgent[Any], question: Question, rows: Sequence[Labelled]
+) -> list[Labelled]:
+    """Give the agent's own examples, which somebody chose: they are fitted to, and that is all."""
+    known = {same_text(row.text) for row in rows}
+    given = labels_of(question, agent.examples)
+    fresh = [row for row in given if same_text(row.text) not in known]
+    return [row.model_copy(update={"chosen": True}) for row in fresh]
 
 
 async def _right(

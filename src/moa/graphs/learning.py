@@ -85,13 +85,20 @@ class Learner:
                 f"{', '.join(can)}. For one question of your own: moa learn --task"
             )
 
+    @cached_property
+    def current(self) -> WiredRecipe[Any, Any]:
+        """The graph as its table says, with what was learned before."""
+        return self._wired({"llm": EMBEDDED})
+
     def built(
         self, made: Mapping[str, Calibration] | None = None, /, **given: object
     ) -> WiredRecipe[Any, Any]:
         """Build the graph with what was learned, or without; no large model writes in it."""
         learned = None if made is None else Learned(graph=self.name, calibrations=dict(made))
-        fixed = {LEARNED: learned, "labelled": None, "llm": EMBEDDED}
-        node: AnyNode = load_graph(self.name, self.endpoints, {**fixed, **given})
+        return self._wired({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
+
+    def _wired(self, given: Mapping[str, object]) -> WiredRecipe[Any, Any]:
+        node: AnyNode = load_graph(self.name, self.endpoints, given)
         if isinstance(node, Guarded):
             node = cast("Guarded[Any, Any]", node).node
         assert isinstance(node, WiredRecipe), "what learns is wired"
@@ -117,6 +124,8 @@ class Learner:
         rows: Iterable[tuple[str, dict[str, object]]],
         context: RunContext,
         progress: Progress | None = None,
+        *,
+        labels: bool = True,
     ) -> list[Message]:
         """Read rows as the graph does; those that nothing is left of are passed over.
 
@@ -125,13 +134,14 @@ class Learner:
                 its input.
             context: Budget, deadline and ledger.
             progress: Told how many are read.
+            labels: Whether their labels are read.
 
         Raises:
             ConfigError: a row is none that the graph takes, or has a label that no question has.
         """
         take, found = reader_of(self.node), list[Message]()
-        given = list(rows)
-        for number, (where, line) in enumerate(given, start=1):
+        lines = list(rows)
+        for number, (where, line) in enumerate(lines, start=1):
             fields = _input_of(line)
             try:
                 request = take(fields)
@@ -139,12 +149,13 @@ class Learner:
                 raise ConfigError(f"{where}: {error}") from error
             texts = await self._texts(request, context)
             if any(text.strip() for text in texts.values()):
-                labels = {n: self._label(where, n, fields) for n in texts if n in fields}
-                known = {name: label for name, label in labels.items() if label is not None}
+                given = [name for name in texts if labels and name in fields]
+                read = {name: self._label(where, name, fields) for name in given}
+                known = {name: label for name, label in read.items() if label is not None}
                 marks = {k: fields[k] for k in ("chosen", "case", "labelled_by") if k in fields}
                 found.append(Message(fields, request, texts, known, marks))
             if progress is not None:
-                progress("messages", number, len(given))
+                progress("messages", number, len(lines))
         return found
 
     def _label(self, where: str, name: str, fields: Mapping[str, object]) -> str | None:
