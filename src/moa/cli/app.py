@@ -17,6 +17,7 @@ from moa.cli import (
     label,
     learn,
     models,
+    new,
     options,
     promote,
     route,
@@ -152,6 +153,14 @@ jobs = _typer(
 app.add_typer(jobs, name="job", rich_help_panel="Ask")
 for command in (run.job_status, run.job_retry, run.job_failed, run.job_export):
     _add(jobs, command, command.__name__.removeprefix("job_"))
+
+beginnings = _typer(
+    no_args_is_help=True,
+    help="Make files to begin with, from what is there.",
+    epilog="Start with: moa new inbox messages.jsonl",
+)
+app.add_typer(beginnings, name="new", rich_help_panel="Set up")
+_add(beginnings, new.inbox)
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")

@@ -1,0 +1,259 @@
+"""Inbox: the intents of one that nobody here has seen, as a draft for somebody to edit.
+
+A large model proposes them from a sample, or the messages are put into groups by their vectors:
+Ward's linkage, cut where the groups are told apart best (silhouettes: Rousseeuw 1987).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field
+
+from moa._text import words_in
+from moa.agents.agent import Agent
+from moa.agents.splitting import excerpt
+from moa.context import RunContext
+from moa.decisions.arrays import Floats, Ints, np
+from moa.endpoints import Endpoint
+from moa.endpoints.tokens import approximate_tokens
+from moa.errors import InputError, needed
+from moa.node import Frozen
+
+T = TypeVar("T")
+FEWEST, MOST = 4, 12
+"""Intents of an inbox."""
+EXAMPLES = 4
+"""Messages that are examples of each."""
+MOST_GROUPED, MOST_SHOWN = 400, 120
+"""Messages that are put into groups, and that a large model is shown; evenly spread."""
+_TOKENS, _LONGEST = 80, 240
+"""Tokens of a message that a large model is shown; characters of an example."""
+_ANSWER = 3000
+"""Tokens that a large model may write."""
+_NEAREST = 12
+"""Messages next to the middle of a group that its examples are taken from."""
+_NAME = re.compile(r"[^a-z0-9]+")
+
+
+class Proposal(Frozen):
+    """An intent as it is proposed."""
+
+    name: str
+    means: str
+    examples: tuple[str, ...]
+    """Messages of the inbox."""
+    messages: int | None = None
+    """How many are in its group; `None`: nobody counted."""
+
+
+class Sample(BaseModel):
+    """Messages of an inbox."""
+
+    messages: list[str]
+
+
+class Intended(BaseModel):
+    """An intent that a model sees in an inbox."""
+
+    name: str = Field(description="one to three English words joined by _, such as change_booking")
+    means: str = Field(description='one English sentence that begins with "The writer wants"')
+    examples: list[int] = Field(description="numbers of four messages that want it")
+
+
+class Intents(BaseModel):
+    """The intents of an inbox."""
+
+    intents: list[Intended] = Field(min_length=2, max_length=MOST)
+
+
+class Proposer(Agent[Sample, Intents]):
+    """Proposes the intents of an inbox from some of its messages."""
+
+    instructions = (
+        "You see messages to the support of a business. Propose what their writers want, as "
+        f"{FEWEST} to {MOST} intents that a support team would answer in different ways, or send "
+        "to different people. They don't overlap, each message that wants something usual has "
+        "one, and none is a bin for the rest: advertising, scams and orders to a machine have "
+        "none. Name for each four messages that want it, in different languages and words."
+    )
+
+    def prompt(self, request: Sample) -> str:
+        """Number the messages."""
+        numbered = (f"{n}. {text}" for n, text in enumerate(request.messages, start=1))
+        return super().prompt(Sample(messages=list(numbered)))
+
+    def check(self, request: Sample, output: Intents) -> None:
+        """Look whether names differ, and examples are messages."""
+        names = [_slug(one.name) for one in output.intents]
+        if len(set(names)) < len(names) or not all(names):
+            raise ValueError(f"the names of the intents must be different words, not {names}")
+        for one in output.intents:
+            wrong = [n for n in one.examples if not 1 <= n <= len(request.messages)]
+            if wrong or not one.examples:
+                raise ValueError(f"{one.name}: examples are numbers of messages, not {wrong}")
+
+
+def shown_to_model(texts: Sequence[str]) -> Sample:
+    """Give the messages that a model is shown."""
+    return Sample(
+        messages=[excerpt(text, max_tokens=_TOKENS) for text in spread(texts, MOST_SHOWN)]
+    )
+
+
+def tokens_of_proposing(sample: Sample) -> tuple[int, int]:
+    """Estimate the tokens that are read and written."""
+    return 600 + sum(approximate_tokens(text) + 8 for text in sample.messages), _ANSWER // 2
+
+
+async def propose(
+    llm: Endpoint, sample: Sample, context: RunContext, *, usable: Callable[[str], bool] = bool
+) -> list[Proposal]:
+    """Have a large model propose intents.
+
+    Args:
+        llm: Who proposes.
+        sample: What it is shown, as data.
+        context: Budget, deadline and ledger.
+        usable: Whether a message may be an example.
+
+    Raises:
+        OutputError: it proposes nothing that can be used.
+        EndpointError: a request failed.
+    """
+    agent = Proposer(llm, max_tokens=_ANSWER)
+    found = (await agent.run(sample, context)).output
+    return [
+        Proposal(
+            name=_slug(one.name),
+            means=" ".join(one.means.split()),
+            examples=_examples((sample.messages[n - 1] for n in one.examples), usable),
+        )
+        for one in found.intents
+    ]
+
+
+def group(
+    texts: Sequence[str], vectors: Floats, *, usable: Callable[[str], bool] = bool
+) -> list[Proposal]:
+    """Put messages into groups, and name each by the words that are typical of it.
+
+    Args:
+        texts: Messages.
+        vectors: One of each.
+        usable: Whether a message may be an example.
+
+    Returns:
+        The groups, the largest first.
+
+    Raises:
+        InputError: there are too few messages.
+        MissingDependency: SciPy is not installed.
+    """
+    if len(texts) < 2 * FEWEST:
+        raise InputError(
+            f"{len(texts)} messages are too few to be put into groups: it takes {2 * FEWEST} at "
+            "least, and some hundred are better"
+        )
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    groups = _cut(vectors)
+    names = _names([words_in(text) for text in texts], groups)
+    found: list[Proposal] = []
+    for number, words in enumerate(names):
+        members = np.flatnonzero(groups == number)
+        middle = vectors[members].mean(0)
+        near = members[np.argsort(-(vectors[members] @ middle), kind="stable")]
+        typical = _unlike(vectors, near[:_NEAREST].tolist())
+        found.append(
+            Proposal(
+                name=_slug("_".join(words[:2])) or f"group_{number + 1}",
+                means=f"The message is about: {', '.join(words) or 'something else'}.",
+                examples=_examples((texts[place] for place in typical), usable),
+                messages=len(members),
+            )
+        )
+    return _distinct(sorted(found, key=lambda one: -(one.messages or 0)))
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Take some, evenly spread."""
+    step = max(1.0, len(items) / most)
+    return [items[int(n * step)] for n in range(min(len(items), most))]
+
+
+def _cut(vectors: Floats) -> Ints:
+    """Give the number of each vector's group, where the groups are told apart best."""
+    with needed("scipy", extra="calibration", purpose="to put messages into groups"):
+        hierarchy: Any = import_module("scipy.cluster.hierarchy")
+    tree = hierarchy.linkage(vectors, "ward")
+    apart = np.maximum(0.0, 1 - vectors @ vectors.T)
+    cuts = [hierarchy.fcluster(tree, n, "maxclust") - 1 for n in range(FEWEST, MOST + 1)]
+    found: Ints = max(cuts, key=lambda groups: _silhouette(apart, groups))
+    return found
+
+
+def _silhouette(apart: Floats, groups: Ints) -> float:
+    """Say how much nearer each is to its own group than to the next one, on average, up to 1."""
+    inside = np.eye(int(groups.max()) + 1)[groups]
+    sizes = inside.sum(0)
+    total = apart @ inside
+    own = total[np.arange(len(groups)), groups] / np.maximum(sizes[groups] - 1, 1)
+    others = np.where(inside > 0, np.inf, total / sizes).min(1)
+    values = (others - own) / np.maximum(np.maximum(own, others), 1e-12)
+    return float(np.where(sizes[groups] > 1, values, 0.0).mean())
+
+
+def _names(words: Sequence[list[str]], groups: Ints) -> list[list[str]]:
+    """Give the words that are most typical of each group: frequent in it, and rare elsewhere."""
+    known = [{word for word in some if len(word) > 3 and word.isalpha()} for some in words]
+    everywhere = Counter(word for some in known for word in some)
+    found: list[list[str]] = []
+    for number in range(int(groups.max()) + 1):
+        members = [some for some, its in zip(known, groups, strict=True) if its == number]
+        inside = Counter(word for some in members for word in some)
+        common = {word: count for word, count in inside.items() if count > 1}
+
+        def worth(word: str, inside: Counter[str] = inside) -> float:
+            share = inside[word] / everywhere[word]
+            return inside[word] * math.log(1 + share * len(words) / max(1, everywhere[word]))
+
+        found.append(sorted(common, key=lambda word: (-worth(word), word))[:EXAMPLES])
+    return found
+
+
+def _unlike(vectors: Floats, near: Sequence[int]) -> list[int]:
+    """Order messages of a group so that each is as unlike those before it as can be."""
+    taken, left = [near[0]], list(near[1:])
+    while left:
+        nearest = (vectors[left] @ vectors[taken].T).max(1)
+        taken.append(left.pop(int(nearest.argmin())))
+    return taken
+
+
+def _examples(texts: Iterable[str], usable: Callable[[str], bool]) -> tuple[str, ...]:
+    short = (" ".join(text.split()) for text in texts)
+    cut = (t if len(t) <= _LONGEST else t[:_LONGEST].rsplit(" ", 1)[0] + " …" for t in short)
+    return tuple(text for text in dict.fromkeys(cut) if text and usable(text))[:EXAMPLES]
+
+
+def _slug(name: str) -> str:
+    """Write a name as a key of TOML is written bare."""
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    return _NAME.sub("_", plain).strip("_")
+
+
+def _distinct(found: Sequence[Proposal]) -> list[Proposal]:
+    """Number names that come twice."""
+    seen: Counter[str] = Counter()
+    named: list[Proposal] = []
+    for one in found:
+        seen[one.name] += 1
+        name = one.name if seen[one.name] == 1 else f"{one.name}_{seen[one.name]}"
+        named.append(one.model_copy(update={"name": name}))
+    return named
