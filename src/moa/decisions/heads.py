@@ -9,16 +9,16 @@ texts that meet them and texts that nearly do.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import E5_PARTS, USE_PARTS, MultilingualEncoder
 from moa.errors import CapabilityError
 from moa.questions import NONE_OF_THESE, Question
 from moa.usage import FREE
@@ -30,6 +30,10 @@ MOST_SENTENCES = 40
 SENTENCES_WEIGH = 0.7
 """How much the mean of the sentences counts beside the whole. A short outburst in a long message
 shows there, where the whole hides it."""
+_TEXTS_KEPT = 16
+"""Texts whose likeness to the landmarks of a kernel is kept: several are read at once."""
+_PARTS = 2 * (E5_PARTS + USE_PARTS)
+"""Numbers of a text that `encode` gives with both encoders."""
 PHRASE = "This text is {criterion}."
 """What is encoded of a criterion."""
 FITS = 0.8
@@ -45,7 +49,7 @@ _NOT = re.compile(
 _IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment) (.*?)\??$", re.I)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """How like vectors are to landmarks: `exp(-gamma |x - landmark|^2)`, x centred and scaled."""
 
@@ -53,18 +57,42 @@ class Kernel:
     scale: Floats
     """What each part is divided by; infinite for parts that aren't looked at."""
     landmarks: Floats
-    """Landmarks, parts of the vector: centred and scaled."""
+    """Landmarks, parts that are looked at: centred and scaled."""
     gamma: float
     unit: bool = False
     """Whether x is made one long after that, so that its direction alone counts; then x itself
     follows the likeness."""
 
     def __call__(self, vectors: Floats) -> Floats:
-        """Likeness, and x where it is of unit length: vectors, landmarks and parts."""
+        """Likeness, and x where it is of unit length: vectors, landmarks and parts.
+
+        That of the last single vectors is kept, since several questions are about one text.
+        """
+        one = len(vectors) == 1
+        return self._kept(vectors.astype(float).tobytes()) if one else self._likeness(vectors)
+
+    @cached_property
+    def _kept(self) -> Callable[[bytes], Floats]:
+        def likeness(vector: bytes) -> Floats:
+            return self._likeness(np.frombuffer(vector)[None])
+
+        return lru_cache(_TEXTS_KEPT)(likeness)
+
+    @cached_property
+    def _parts(self) -> Ints:
+        return np.flatnonzero(np.isfinite(self.scale))
+
+    @cached_property
+    def _lengths(self) -> Floats:
+        squared: Floats = (self.landmarks**2).sum(1)
+        return squared
+
+    def _likeness(self, vectors: Floats) -> Floats:
         x = (vectors - self.centre) / self.scale
         if self.unit:
             x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
-        far = (x**2).sum(1)[:, None] + (self.landmarks**2).sum(1) - 2 * x @ self.landmarks.T
+        seen = x[:, self._parts]
+        far = (seen**2).sum(1)[:, None] + self._lengths - 2 * seen @ self.landmarks.T
         likeness: Floats = np.exp(-self.gamma * np.maximum(far, 0.0))
         return np.hstack([likeness, x]) if self.unit else likeness
 
@@ -120,7 +148,11 @@ class Blend:
 async def encode(
     encoder: Endpoint, texts: Sequence[str], context: RunContext
 ) -> list[tuple[float, ...]]:
-    """Encode texts for heads: twice as many numbers a text as the encoder gives."""
+    """Encode texts for heads: twice as many numbers a text as the encoder gives.
+
+    They are the vector of the whole text, and the mean of its sentences' weighed by
+    `SENTENCES_WEIGH`. With both encoders that is e5 and USE of the whole, then of the sentences.
+    """
     parts = [sentences(text) for text in texts]
     asked = [piece for text, own in zip(texts, parts, strict=True) for piece in (text, *own)]
     vectors = iter((await encoder.embed(asked, context)).vectors if asked else ())
@@ -128,8 +160,8 @@ async def encode(
     for own in parts:
         whole = next(vectors)
         pieces = [next(vectors) for _ in own] or [whole]
-        mean = (sum(column) / len(pieces) for column in zip(*pieces, strict=True))
-        found.append((*whole, *(SENTENCES_WEIGH * part for part in mean)))
+        mean: Floats = np.array(pieces).mean(0)
+        found.append((*whole, *(SENTENCES_WEIGH * mean).tolist()))
     return found
 
 
@@ -139,13 +171,27 @@ def sentences(text: str) -> list[str]:
     return found[:MOST_SENTENCES] if len(found) > 1 else []
 
 
+def _among_all(values: Floats, *, fill: float = 0.0) -> Floats:
+    """Give what reads e5 alone its places among the numbers of both encoders, the last axis.
+
+    Of the whole text it has as many numbers as e5, with the sentences twice as many.
+    """
+    if values.shape[-1] == _PARTS:
+        return values
+    found = np.full((*values.shape[:-1], _PARTS), fill)
+    for start, half in ((0, 0), (E5_PARTS, _PARTS // 2)):
+        part = values[..., start : start + E5_PARTS]
+        found[..., half : half + part.shape[-1]] = part
+    return found
+
+
 @cache
 def shipped_heads(name: str) -> dict[str, Head]:
     """Read the heads of a file, such as `support`, by the name of the question."""
     with np.load(FOLDER / f"{name}.npz") as file:
         kernel = Kernel(
-            centre=file["centre"].astype(float),
-            scale=file["scale"].astype(float),
+            centre=_among_all(file["centre"].astype(float)),
+            scale=_among_all(file["scale"].astype(float), fill=np.inf),
             landmarks=file["landmarks"].astype(float) * file["step"],
             gamma=float(file["gamma"]),
         )
@@ -179,16 +225,14 @@ def _relevance() -> _Relevance:
     with np.load(FOLDER / "relevance.npz") as file:
         part = file["centre"].astype(float)
         kernel = Kernel(
-            centre=np.r_[part, np.zeros(len(part))],
-            scale=np.r_[np.ones(len(part)), np.full(len(part), np.inf)],  # the whole text alone
-            landmarks=np.pad(
-                file["landmarks"].astype(float) * file["step"], ((0, 0), (0, len(part)))
-            ),
+            centre=_among_all(part),
+            scale=_among_all(np.ones(len(part)), fill=np.inf),  # the whole text alone, by e5
+            landmarks=file["landmarks"].astype(float) * file["step"],
             gamma=float(file["like_texts"]) / 2,
             unit=True,
         )
         ordinary = file["ordinary"].astype(float)
-        plain = np.hstack([ordinary + part, np.zeros_like(ordinary)])
+        plain = _among_all(ordinary + part)
         return _Relevance(
             kernel=kernel,
             of=file["of"].astype(np.intp),
@@ -275,7 +319,7 @@ def _weights(found: Floats) -> tuple[Floats, Floats]:
     correction = (alike[:, f.of] * f.duals).T
     usual = f.ordinary @ found.T
     near = found.T / usual.std(0)
-    weights = f.slope * np.vstack([correction, near, np.zeros_like(near)])
+    weights = f.slope * np.vstack([correction, _among_all(near.T).T])
     return weights, -(f.likeness @ weights).mean(0)
 
 
