@@ -173,9 +173,7 @@ def _written(found: list[Proposal]) -> str:
     for one in found:
         table = tomlkit.table()
         table.add("means", one.means)
-        examples = tomlkit.array()
-        examples.extend(one.examples)
-        table.add("examples", examples.multiline(multiline=True))
+        table.add("examples", tomlkit.item([*one.examples]).multiline(multiline=True))
         table.add("queue", one.name)
         count = "" if one.messages is None else f", {one.messages} messages are like these"
         body = tomlkit.dumps(table).strip()
@@ -192,6 +190,6 @@ def _say(found: list[Proposal], source: str, out: Path) -> None:
     screen.details().print(
         f"{len(found)} intents in {out}, as a draft.\n"
         f"1. Edit them: names, means, examples and queues.\n"
-        f"2. Look what becomes of your messages: moa run {GRAPH} {source}{config} --out runs.jsonl\n"
+        f"2. See what becomes of messages: moa run {GRAPH} {source}{config} --out runs.jsonl\n"
         f"3. Label some: moa label {GRAPH} runs.jsonl{config} --out labelled.jsonl"
     )

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from moa._text import words_in
 from moa.agents.agent import Agent
+from moa.agents.language import can_detect, language_of
 from moa.agents.splitting import excerpt
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, np
@@ -39,6 +40,8 @@ _ANSWER = 3000
 """Tokens that a large model may write."""
 _NEAREST = 12
 """Messages next to the middle of a group that its examples are taken from."""
+_OFTEN = 5
+"""Messages of a language from which on it is told apart."""
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -161,9 +164,10 @@ def group(
             f"{len(texts)} messages are too few to be put into groups: it takes {2 * FEWEST} at "
             "least, and some hundred are better"
         )
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    spoken = languages_of(texts)
+    vectors = _beside_language(vectors, spoken)
     groups = _cut(vectors)
-    names = _names([words_in(text) for text in texts], groups)
+    names = _names(texts, groups, spoken)
     found: list[Proposal] = []
     for number, words in enumerate(names):
         members = np.flatnonzero(groups == number)
@@ -185,6 +189,22 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     """Take some, evenly spread."""
     step = max(1.0, len(items) / most)
     return [items[int(n * step)] for n in range(min(len(items), most))]
+
+
+def languages_of(texts: Sequence[str]) -> list[str]:
+    """Tell the language of each; those of which there are too few are one, with an empty name."""
+    spoken = [language_of(text) or "" for text in texts] if can_detect() else [""] * len(texts)
+    often = Counter(spoken)
+    return [name if often[name] >= _OFTEN else "" for name in spoken]
+
+
+def _beside_language(vectors: Floats, spoken: Sequence[str]) -> Floats:
+    """Take out what a vector tells of its language, so that groups are of what is said in it."""
+    found = vectors.copy()
+    for name in set(spoken):
+        own = np.array([one == name for one in spoken])
+        found[own] -= vectors[own].mean(0)
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
 def _cut(vectors: Floats) -> Ints:
@@ -209,21 +229,30 @@ def _silhouette(apart: Floats, groups: Ints) -> float:
     return float(np.where(sizes[groups] > 1, values, 0.0).mean())
 
 
-def _names(words: Sequence[list[str]], groups: Ints) -> list[list[str]]:
-    """Give the words that are most typical of each group: frequent in it, and rare elsewhere."""
-    known = [{word for word in some if len(word) > 3 and word.isalpha()} for some in words]
-    everywhere = Counter(word for some in known for word in some)
+def _names(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[list[str]]:
+    """Give the words that are most typical of each group: more frequent in it than elsewhere.
+
+    They are of the language that is written most. Of a word that is in `a` of the `n` messages of
+    a group, and in `b` of all `m`, what is above chance counts: `(a - n b / m) / sqrt(b)`.
+    """
+    usual = Counter(spoken).most_common(1)[0][0]
+    is_usual = np.array([one == usual for one in spoken])
+    known = [{w for w in words_in(text) if len(w) > 2 and w.isalpha()} for text in texts]
+    everywhere = Counter(
+        w for some, here in zip(known, is_usual, strict=True) if here for w in some
+    )
     found: list[list[str]] = []
     for number in range(int(groups.max()) + 1):
-        members = [some for some, its in zip(known, groups, strict=True) if its == number]
-        inside = Counter(word for some in members for word in some)
-        common = {word: count for word, count in inside.items() if count > 1}
-
-        def worth(word: str, inside: Counter[str] = inside) -> float:
-            share = inside[word] / everywhere[word]
-            return inside[word] * math.log(1 + share * len(words) / max(1, everywhere[word]))
-
-        found.append(sorted(common, key=lambda word: (-worth(word), word))[:EXAMPLES])
+        members = np.flatnonzero((groups == number) & is_usual)
+        inside = Counter(word for place in members for word in known[place])
+        share = len(members) / max(1, int(is_usual.sum()))
+        worth = {
+            word: (count - share * everywhere[word]) / math.sqrt(everywhere[word])
+            for word, count in inside.items()
+            if count > 1
+        }
+        best = sorted(worth, key=lambda word: (-worth[word], word))
+        found.append([word for word in best if worth[word] > 0][:EXAMPLES])
     return found
 
 
