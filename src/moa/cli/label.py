@@ -14,9 +14,7 @@ import typer
 from rich.text import Text
 
 from moa.cli import options, screen
-from moa.config.faults import nearest
 from moa.errors import ConfigError
-from moa.questions import NONE_OF_THESE
 
 if TYPE_CHECKING:
     from moa._terminal import Console
@@ -378,6 +376,8 @@ class Form:
         Raises:
             ConfigError: it says something else, two answers to a question, or a question is open.
         """
+        from moa.config.faults import nearest
+
         given: dict[str, str] = {}
         for word in self._words(line):
             if word not in self._meant:
@@ -400,6 +400,8 @@ class Form:
 
 
 def _short(option: str) -> str:
+    from moa.questions import NONE_OF_THESE
+
     return "none" if option == NONE_OF_THESE else option
 
 

@@ -10,7 +10,6 @@ import typer
 
 from moa.cli import options, screen
 from moa.cli.paying import agree_to_pay
-from moa.config.tables import FILE
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def inbox(
     *,
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.toml", help="Write the intents into this file.")
-    ] = Path(FILE),
+    ] = Path("moa.toml"),
     force: Annotated[
         bool, typer.Option("--force", help="Replace the intents that stand in it already.")
     ] = False,
@@ -186,7 +185,7 @@ def _say(found: list[Proposal], source: str, out: Path) -> None:
     console = screen.out()
     rows = [(one.name, str(one.messages or ""), one.means) for one in found]
     console.print(screen.listed(("intent", "messages", "means"), rows))
-    config = "" if out == Path(FILE) else f" --config {out}"
+    config = "" if out == Path("moa.toml") else f" --config {out}"
     screen.details().print(
         f"{len(found)} intents in {out}, as a draft.\n"
         f"1. Edit them: names, means, examples and queues.\n"

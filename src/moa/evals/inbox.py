@@ -42,6 +42,8 @@ _NEAREST = 12
 """Messages next to the middle of a group that its examples are taken from."""
 _OFTEN = 5
 """Messages of a language from which on it is told apart."""
+_EVERYWHERE = 0.12
+"""A word in a larger share of the messages tells no group from another."""
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -237,10 +239,11 @@ def _names(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[li
     """
     usual = Counter(spoken).most_common(1)[0][0]
     is_usual = np.array([one == usual for one in spoken])
-    known = [{w for w in words_in(text) if len(w) > 2 and w.isalpha()} for text in texts]
+    known = [{w for w in words_in(text) if len(w) > 3 and w.isalpha()} for text in texts]
     everywhere = Counter(
         w for some, here in zip(known, is_usual, strict=True) if here for w in some
     )
+    usually = {word for word, n in everywhere.items() if n > _EVERYWHERE * is_usual.sum()}
     found: list[list[str]] = []
     for number in range(int(groups.max()) + 1):
         members = np.flatnonzero((groups == number) & is_usual)
@@ -249,7 +252,7 @@ def _names(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[li
         worth = {
             word: (count - share * everywhere[word]) / math.sqrt(everywhere[word])
             for word, count in inside.items()
-            if count > 1
+            if count > 1 and word not in usually
         }
         best = sorted(worth, key=lambda word: (-worth[word], word))
         found.append([word for word in best if worth[word] > 0][:EXAMPLES])

@@ -216,6 +216,13 @@ class Learner:
         return Settled(len(messages), settled, right)
 
 
+def learned_in(node: object) -> Learned | None:
+    """Give what a graph has learned; `None` where that is nothing."""
+    inner = cast("Guarded[Any, Any]", node).node if isinstance(node, Guarded) else node
+    learned = getattr(inner, LEARNED, None)
+    return learned if isinstance(learned, Learned) else None
+
+
 def agents_of(node: WiredRecipe[Any, Any]) -> dict[str, DecidingAgent[Any]]:
     """Give the agents of a graph that decide, by the name of each question."""
     found: dict[str, DecidingAgent[Any]] = {}
