@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from moa.cli.learn import Wishes
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
+    from moa.evals.inbox import Wish
     from moa.evals.learning import Lesson, Terms
     from moa.graphs.learning import Learner, Message
 
+_LONGEST = 300
+"""Characters of a message that a model is shown as an example."""
 MOST_RUN = 200
 """Maximum of labelled messages that run through the graph, to see how many it settles."""
 
@@ -42,11 +45,15 @@ async def learn_graph(
     learner, messages = await read_messages(graph, source, given, endpoints, context)
     looks = _looks(out, graph)
     terms = _terms(wishes, looks + 1)
+    more: list[Message] = []
+    if written is not None:
+        path, yes = written
+        more = await written_messages(learner, path, messages, endpoints, context, yes=yes)
     found: dict[str, Lesson] = {}
     left: dict[str, str] = {}
     with screen.progress("reading") as progress:
         for name in learner.questions:
-            lesson = await _lesson(learner, name, messages, terms, context, progress)
+            lesson = await _lesson(learner, name, messages, more, terms, context, progress)
             if isinstance(lesson, Lesson):
                 found[name] = lesson
             else:
@@ -96,6 +103,7 @@ async def _lesson(
     learner: Learner,
     name: str,
     messages: Sequence[Message],
+    more: Sequence[Message],
     terms: Terms,
     context: RunContext,
     progress: screen.Progress,
@@ -106,8 +114,86 @@ async def _lesson(
         progress(f"{name}: {feature}", done, total)
 
     agent, question = learner.agents[name], learner.questions[name]
-    rows = learner.labelled(name, messages)
-    return await learn_from(agent, question, rows, terms, context=context, progress=tell)
+    return await learn_from(
+        agent,
+        question,
+        learner.labelled(name, messages),
+        terms,
+        context=context,
+        more=learner.labelled(name, more),
+        progress=tell,
+    )
+
+
+async def written_messages(
+    learner: Learner,
+    path: Path,
+    messages: Sequence[Message],
+    endpoints: Endpoints,
+    context: RunContext,
+    *,
+    yes: bool,
+) -> list[Message]:
+    """Have the large model write messages for each label, but for those that it has written for.
+
+    What it wrote is in a file, which says so of each, and is added to as soon as it is there.
+    """
+    from moa._files import LineFile
+    from moa.cli.paying import agree_to_pay
+    from moa.evals.inbox import tokens_of_writing, write_messages
+
+    name = learner.node.settles_by
+    if not endpoints.has_llm:
+        raise ConfigError(
+            "--write-examples needs a large model, and none is configured. Add one to moa.toml: "
+            "moa models add --help"
+        )
+    llm = endpoints.llm
+    with LineFile(path, existing="resume") as file:
+        lines = [values for _, _, values in file.lines()]
+        there = {str(values.get(name)) for values in lines}
+        wishes = [wish for wish in _wishes(learner, messages) if wish.intent not in there]
+        if wishes:
+            read, written = tokens_of_writing(wishes)
+            purpose = f"to write messages, into {path}"
+            agree_to_pay(llm, purpose, requests=len(wishes), read=read, written=written, yes=yes)
+        with screen.progress() as progress:
+            for number, wish in enumerate(wishes, start=1):
+                by = f"{llm.name}: {llm.model}"
+                for text in await write_messages(llm, wish, context):
+                    line = {"text": text, name: wish.intent, "written_by": by, "chosen": True}
+                    file.add(line)
+                    lines.append(line)
+                progress(f"labels that {llm.name} has written for", number, len(wishes))
+    rows = ((f"{path}, line {number}", line) for number, line in enumerate(lines, start=1))
+    return await learner.messages(rows, context)
+
+
+def _wishes(learner: Learner, messages: Sequence[Message]) -> list[Wish]:
+    """Say what is to be written for each label of the question that settles."""
+    from moa.evals.inbox import EXAMPLES, Wish, languages_of
+    from moa.questions import NONE_OF_THESE
+
+    name = learner.node.settles_by
+    question, agent = learner.questions[name], learner.agents[name]
+    options = [option for option in question.options if option.name != NONE_OF_THESE]
+    spoken = languages_of([message.texts[name] for message in messages])
+    languages = [language for language in dict.fromkeys(spoken) if language] or ["en"]
+    said = [f"{option.name}: {option.description}" for option in options]
+    wishes: list[Wish] = []
+    for place, option in enumerate(options):
+        own = [one.text for one in agent.examples if one.labels.get(name) == option.name]
+        own += [m.texts[name] for m in messages if m.labels.get(name) == option.name]
+        wishes.append(
+            Wish(
+                intent=option.name,
+                means=option.description or option.name,
+                messages_like_these=[text[:_LONGEST] for text in own[: 2 * EXAMPLES]],
+                other_intents=[*said[:place], *said[place + 1 :]],
+                languages=languages,
+            )
+        )
+    return wishes
 
 
 def _terms(wishes: Wishes, look: int) -> Terms:

@@ -32,6 +32,8 @@ FEWEST, MOST = 4, 12
 """Intents of an inbox."""
 EXAMPLES = 4
 """Messages that are examples of each."""
+WRITTEN = 20
+"""Messages that a large model writes for an intent."""
 MOST_GROUPED, MOST_SHOWN = 400, 120
 """Messages that are put into groups, and that a large model is shown; evenly spread."""
 _TOKENS, _LONGEST = 80, 240
@@ -42,8 +44,8 @@ _NEAREST = 12
 """Messages next to the middle of a group that its examples are taken from."""
 _OFTEN = 5
 """Messages of a language from which on it is told apart."""
-_EVERYWHERE = 0.12
-"""A word in a larger share of the messages tells no group from another."""
+_ELSEWHERE = 0.06
+"""A word that stands in a larger share of the messages of other groups is typical of none."""
 _NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -142,6 +144,52 @@ async def propose(
         )
         for one in found.intents
     ]
+
+
+class Wish(BaseModel):
+    """Messages that are wanted for an intent."""
+
+    intent: str
+    means: str
+    messages_like_these: list[str]
+    other_intents: list[str]
+    languages: list[str]
+
+
+class Written(BaseModel):
+    """Messages that a model wrote."""
+
+    messages: list[str] = Field(min_length=1)
+
+
+class Writer(Agent[Wish, Written]):
+    """Writes messages that want one intent."""
+
+    instructions = (
+        f"Write {WRITTEN} messages that customers could have sent to this support, all of which "
+        "want the intent, and none of the other intents. Make them as unlike each other as real "
+        "ones: a few words or ten lines, polite or cross, with and without a greeting, with slips "
+        "of the pen, by all kinds of people, about all that the intent can be about. Write them in "
+        "the languages, about as many in each."
+    )
+
+
+def tokens_of_writing(wishes: Sequence[Wish]) -> tuple[int, int]:
+    """Estimate the tokens that are read and written for all of them."""
+    read = sum(300 + approximate_tokens(wish.model_dump_json()) for wish in wishes)
+    return read, len(wishes) * WRITTEN * _TOKENS
+
+
+async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list[str]:
+    """Have a large model write messages that want an intent.
+
+    Raises:
+        OutputError: it writes nothing that can be used.
+        EndpointError: a request failed.
+    """
+    made = (await Writer(llm, max_tokens=2 * WRITTEN * _TOKENS).run(wish, context)).output
+    texts = (text.strip() for text in made.messages)
+    return [text for text in dict.fromkeys(texts) if text][:WRITTEN]
 
 
 def group(
@@ -243,7 +291,6 @@ def _names(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[li
     everywhere = Counter(
         w for some, here in zip(known, is_usual, strict=True) if here for w in some
     )
-    usually = {word for word, n in everywhere.items() if n > _EVERYWHERE * is_usual.sum()}
     found: list[list[str]] = []
     for number in range(int(groups.max()) + 1):
         members = np.flatnonzero((groups == number) & is_usual)
@@ -252,7 +299,7 @@ def _names(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[li
         worth = {
             word: (count - share * everywhere[word]) / math.sqrt(everywhere[word])
             for word, count in inside.items()
-            if count > 1 and word not in usually
+            if count > 1 and everywhere[word] - count <= _ELSEWHERE * is_usual.sum()
         }
         best = sorted(worth, key=lambda word: (-worth[word], word))
         found.append([word for word in best if worth[word] > 0][:EXAMPLES])

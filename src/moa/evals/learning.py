@@ -119,6 +119,7 @@ async def learn_from(
     terms: Terms,
     *,
     context: RunContext,
+    more: Sequence[Labelled] = (),
     progress: Progress | None = None,
 ) -> Lesson | str:
     """Learn one question of an agent, and find out what that gains.
@@ -129,6 +130,7 @@ async def learn_from(
         rows: Texts with labels, those chosen to be labelled among them.
         terms: What is to be promised.
         context: Budget, deadline and ledger.
+        more: Texts that are fitted to, and count for nothing else, such as what a model wrote.
         progress: Told how far each feature is.
 
     Returns:
@@ -137,7 +139,8 @@ async def learn_from(
     rows = list({same_text(row.text): row for row in reversed(rows)}.values())[::-1]
     if not enough(rows):
         return _why_not(rows)
-    fit = partial(_fit, agent, question, terms, context, _examples(agent, question, rows))
+    beside = _beside(rows, [*labels_of(question, agent.examples), *more])
+    fit = partial(_fit, agent, question, terms, context, beside)
     measured = [row for row in rows if not row.chosen] or rows
     made = await fit(rows, learn="all", progress=progress)
     parts = [[row for row in rows if half_of(row.text) == half] for half in HALVES]
@@ -147,8 +150,8 @@ async def learn_from(
         learned = [agent.calibrated({**agent.calibrations, question.name: it}) for it in halves]
         others = [(learned[1 - half_of(row.text)], row) for row in measured]
         half = await _right(question, others, context)
-    more = terms.wanted(question, rows)
-    tested = None if more else await fit(rows, learn=terms.learn, progress=progress)
+    missing = terms.wanted(question, rows)
+    tested = None if missing else await fit(rows, learn=terms.learn, progress=progress)
     return Lesson(
         question=question,
         labels=len(rows),
@@ -158,7 +161,7 @@ async def learn_from(
         made=made,
         halves=tuple(halves) if half is not None else (),
         tested=tested,
-        more=more,
+        more=missing,
     )
 
 
@@ -172,7 +175,7 @@ async def _fit(
     question: Question,
     terms: Terms,
     context: RunContext,
-    examples: Sequence[Labelled],
+    beside: Sequence[Labelled],
     rows: Sequence[Labelled],
     *,
     learn: Learn,
@@ -184,7 +187,7 @@ async def _fit(
     return await calibrate(
         agent.endpoint,
         question,
-        [*rows, *examples],
+        [*rows, *beside],
         guarantee=terms.guarantee,
         by_label=terms.by_label,
         learn=learn,
@@ -198,13 +201,10 @@ async def _fit(
     )
 
 
-def _examples(
-    agent: DecidingAgent[Any], question: Question, rows: Sequence[Labelled]
-) -> list[Labelled]:
-    """Give the agent's own examples, which somebody chose: they are fitted to, and that is all."""
+def _beside(rows: Sequence[Labelled], others: Sequence[Labelled]) -> list[Labelled]:
+    """Give what is fitted to beside the rows: somebody chose it, so nothing is measured on it."""
     known = {same_text(row.text) for row in rows}
-    given = labels_of(question, agent.examples)
-    fresh = [row for row in given if same_text(row.text) not in known]
+    fresh = [row for row in others if same_text(row.text) not in known]
     return [row.model_copy(update={"chosen": True}) for row in fresh]
 
 
