@@ -42,7 +42,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         question: Name of the question, as a server is sent it; `None`: the agent's own.
         examples: Texts with their labels, `None` for none of them; see `DecidingAgent`.
         calibration: What decides, and says which answers are accepted if it has a bound: made by
-            `moa calibrate`, or by `adapt`.
+            `moa learn`, or by `adapt`.
         limits: See `Limits`.
 
     Raises:

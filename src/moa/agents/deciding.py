@@ -53,7 +53,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     Give examples to say what you mean, a few of each label: they are shown to the model, and from
     eight on, beside the encoder, a head is fitted to them. Give labels, some dozens to hundreds of
     your own rows, to have the best way chosen by cross-validation (`adapt`), or to know how often
-    what is accepted is wrong (`moa calibrate`).
+    what is accepted is wrong (`moa learn`).
 
     Of a text that doesn't fit the endpoint's `context_window` it reads the opening and the end, as
     the trace says. Where the window isn't known, the whole text is sent.

@@ -139,8 +139,8 @@ def learn(
 
         moa learn rows-from-there.jsonl --recheck intents.json --out intents-there.json
 
-    Exit codes: 0 learned or confirmed, 1 nothing learned or withdrawn, 2 usage, data or
-    configuration, 130 stopped: then nothing is written.
+    Exit codes: 0 learned or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped:
+    then nothing is written.
 
     One question of your own, from rows with text and label, from which the labels are read too;
     then moa decide --calibration uses it:

@@ -71,7 +71,7 @@ async def learn_graph(
     screen.out().print(learned.summary)
     screen.details().print(f"written to {out}")
     _name_it(graph, out, given.config, write=write)
-    return 0 if kept else 1
+    return 0
 
 
 async def read_messages(

@@ -75,6 +75,8 @@ class Lesson:
     """Share that was right before anything was learned."""
     half: float | None
     """Share that is right where half of the labels were learned from; `None`: too few for that."""
+    gained: int
+    """How many more of all labels, those of chosen texts too, are right with half of them."""
     made: Calibration
     """What was learned from all of them."""
     halves: tuple[Calibration, ...]
@@ -106,10 +108,15 @@ class Lesson:
 
     @property
     def taken(self) -> Calibration | None:
-        """What is to decide from now on; `None`: what decided before, which is no worse."""
+        """What is to decide from now on; `None`: what decided before, which is no worse.
+
+        It counts how many are right of the texts drawn at random with all labels, and of all texts
+        with half of them: of the first there are often too few to tell by them alone.
+        """
         if self.promises:
             return self.tested
-        return self.made if self.after > self.before else None
+        counted = self.drawn or self.labels
+        return self.made if (self.after - self.before) * counted + self.gained > 0 else None
 
 
 async def learn_from(
@@ -141,25 +148,26 @@ async def learn_from(
         return _why_not(rows)
     beside = _beside(rows, [*labels_of(question, agent.examples), *more])
     fit = partial(_fit, agent, question, terms, context, beside)
-    measured = [row for row in rows if not row.chosen] or rows
     made = await fit(rows, learn="all", progress=progress)
     parts = [[row for row in rows if half_of(row.text) == half] for half in HALVES]
     halves = [await fit(part, learn="all") for part in parts if enough(part)]
-    half = None
+    before = await _right(question, [(agent, row) for row in rows], context)
+    after = before
     if len(halves) == len(HALVES):
         learned = [agent.calibrated({**agent.calibrations, question.name: it}) for it in halves]
-        others = [(learned[1 - half_of(row.text)], row) for row in measured]
-        half = await _right(question, others, context)
+        others = [(learned[1 - half_of(row.text)], row) for row in rows]
+        after = await _right(question, others, context)
     missing = terms.wanted(question, rows)
     tested = None if missing else await fit(rows, learn=terms.learn, progress=progress)
     return Lesson(
         question=question,
         labels=len(rows),
         drawn=sum(not row.chosen for row in rows),
-        before=await _right(question, [(agent, row) for row in measured], context),
-        half=half,
+        before=_share(before, rows),
+        half=_share(after, rows) if len(halves) == len(HALVES) else None,
+        gained=sum(after) - sum(before),
         made=made,
-        halves=tuple(halves) if half is not None else (),
+        halves=tuple(halves) if len(halves) == len(HALVES) else (),
         tested=tested,
         more=missing,
     )
@@ -212,14 +220,20 @@ async def _right(
     question: Question,
     decided: Iterable[tuple[DecidingAgent[Any], Labelled]],
     context: RunContext,
-) -> float:
+) -> list[bool]:
     right: list[bool] = []
     for agent, row in decided:
         found = {one.question.name: one for one in await agent.answers(row.text, context)}
         answer = found[question.name]
         name = answer.question.options[answer.best].name if answer.status == "answered" else ""
         right.append(name == row.label)
-    return sum(right) / len(right)
+    return right
+
+
+def _share(right: Sequence[bool], rows: Sequence[Labelled]) -> float:
+    """Give the share that is right of the texts drawn at random, or of all where there are none."""
+    drawn = [one for one, row in zip(right, rows, strict=True) if not row.chosen] or right
+    return sum(drawn) / len(drawn)
 
 
 def _why_not(rows: Sequence[Labelled]) -> str:
