@@ -20,7 +20,7 @@ from moa.calibration.calibrated import Calibrated
 from moa.calibration.file import Calibration
 from moa.context import RunContext
 from moa.endpoints import Example
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from report import table, write
@@ -37,7 +37,7 @@ SETS: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
     "ten intents": ("intent_banking10", "What is this message about?", {}),
 }
-ENCODER = MultilingualEncoder()
+ENCODER = JointEncoder()
 LABELS = (8, 32, 128, 512)
 DRAWS = 5
 HELD, UNLABELLED = 300, 128

@@ -23,7 +23,7 @@ import numpy as np
 from moa.context import RunContext
 from moa.decisions.arrays import log_softmax
 from moa.decisions.heads import encode
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder, MultilingualEncoder
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
@@ -135,7 +135,7 @@ def text_of(row: dict[str, Any]) -> str:
 
 
 async def vectors(texts: Sequence[str]) -> Any:
-    encoder, found = MultilingualEncoder(), list[tuple[float, ...]]()
+    encoder, found = JointEncoder(), list[tuple[float, ...]]()
     for start in range(0, len(texts), 50):
         found += await encode(encoder, texts[start : start + 50], RunContext())
         print(f"\r{len(found)} of {len(texts)} texts encoded", end="", flush=True)

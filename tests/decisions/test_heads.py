@@ -18,7 +18,7 @@ from moa.calibration.defaults import made, shipped
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature
 from moa.calibration.file import Calibration, FitRecord, HeadRecord
 from moa.decisions.heads import Head, Kernel, encode, sentences, shipped_heads, words_head
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.errors import CalibrationError, CapabilityError
 from moa.graphs.support import intent_of, urgency_of
 from moa.guards.injection import injection_filter
@@ -27,7 +27,7 @@ from moa.testing import SimulatedEndpoint
 from moa.trace import Note
 
 installed = pytest.mark.skipif(
-    MultilingualEncoder.missing() is not None, reason="the encoder is not installed"
+    JointEncoder.missing() is not None, reason="the encoder is not installed"
 )
 NINE_TO_ONE = float(np.log(9))
 SHIPPED = {
@@ -52,7 +52,7 @@ def by_head(*, weights: tuple[float, ...] = (0.5, 0.5), options: int = 2) -> Cal
     return made(MOOD, [*labels, vector], fit, "a test")
 
 
-def words(model: str = MultilingualEncoder.model) -> WordEncoder:
+def words(model: str = JointEncoder.model) -> WordEncoder:
     return WordEncoder(name="encoder", model=model, words=("bad", "good"))
 
 
@@ -63,12 +63,12 @@ def endpoint(good: float | None = 0.9, *, encoder: WordEncoder | None = None) ->
 
 def with_shipped_heads() -> SimulatedEndpoint:
     """Has an encoder whose vectors the shipped heads say they read, installed or not."""
-    return endpoint(encoder=words(MultilingualEncoder.model))
+    return endpoint(encoder=words(JointEncoder.model))
 
 
 def reading() -> SimulatedEndpoint:
     """Has the real encoder beside it, and can't be asked itself."""
-    return SimulatedEndpoint(encoder=MultilingualEncoder(), rule=lambda _: AssertionError("asked"))
+    return SimulatedEndpoint(encoder=JointEncoder(), rule=lambda _: AssertionError("asked"))
 
 
 async def test_a_head_and_the_model_are_weighed() -> None:
@@ -273,7 +273,7 @@ def yes_or_no(text: str) -> Question:
 
 async def read(question: Question, *texts: str) -> list[tuple[float, ...]]:
     found = await words_head(question, RunContext())
-    vectors = await encode(MultilingualEncoder(), texts, RunContext())
+    vectors = await encode(JointEncoder(), texts, RunContext())
     return [tuple(np.exp(found.logs_of(vector)).tolist()) for vector in vectors]
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from moa.decisions.probe import shipped_trials
 from moa.endpoints import Decision
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.graphs.support import (
     INTENTS,
     Answered,
@@ -42,7 +42,7 @@ ALIKE = 0.4
 """Share of the 4-grams of two texts that both have, from which on they are near copies."""
 
 installed = pytest.mark.skipif(
-    MultilingualEncoder.missing() is not None, reason="the encoder is not installed"
+    JointEncoder.missing() is not None, reason="the encoder is not installed"
 )
 Row = dict[str, Any]
 
@@ -183,7 +183,7 @@ async def test_no_message_is_dropped_whatever_the_model_says(
 
 def reading() -> SimulatedEndpoint:
     """Has the real encoder beside it, and can't be asked itself."""
-    return SimulatedEndpoint(encoder=MultilingualEncoder(), rule=lambda _: AssertionError("asked"))
+    return SimulatedEndpoint(encoder=JointEncoder(), rule=lambda _: AssertionError("asked"))
 
 
 @installed

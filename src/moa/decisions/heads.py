@@ -18,7 +18,7 @@ from typing import NamedTuple
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import E5_PARTS, USE_PARTS, MultilingualEncoder
 from moa.errors import CapabilityError
 from moa.questions import NONE_OF_THESE, Question
 from moa.usage import FREE
@@ -30,6 +30,8 @@ MOST_SENTENCES = 40
 SENTENCES_WEIGH = 0.7
 """How much the mean of the sentences counts beside the whole. A short outburst in a long message
 shows there, where the whole hides it."""
+_PARTS = 2 * (E5_PARTS + USE_PARTS)
+"""Numbers of a text that `encode` gives with both encoders."""
 PHRASE = "This text is {criterion}."
 """What is encoded of a criterion."""
 FITS = 0.8
@@ -120,7 +122,11 @@ class Blend:
 async def encode(
     encoder: Endpoint, texts: Sequence[str], context: RunContext
 ) -> list[tuple[float, ...]]:
-    """Encode texts for heads: twice as many numbers a text as the encoder gives."""
+    """Encode texts for heads: twice as many numbers a text as the encoder gives.
+
+    They are the vector of the whole text, and the mean of its sentences' weighed by
+    `SENTENCES_WEIGH`. With both encoders that is e5 and USE of the whole, then of the sentences.
+    """
     parts = [sentences(text) for text in texts]
     asked = [piece for text, own in zip(texts, parts, strict=True) for piece in (text, *own)]
     vectors = iter((await encoder.embed(asked, context)).vectors if asked else ())
@@ -139,14 +145,28 @@ def sentences(text: str) -> list[str]:
     return found[:MOST_SENTENCES] if len(found) > 1 else []
 
 
+def _among_all(values: Floats, *, fill: float = 0.0) -> Floats:
+    """Give what reads e5 alone its places among the numbers of both encoders, the last axis.
+
+    Of the whole text it has as many numbers as e5, with the sentences twice as many.
+    """
+    if values.shape[-1] == _PARTS:
+        return values
+    found = np.full((*values.shape[:-1], _PARTS), fill)
+    for start, half in ((0, 0), (E5_PARTS, _PARTS // 2)):
+        part = values[..., start : start + E5_PARTS]
+        found[..., half : half + part.shape[-1]] = part
+    return found
+
+
 @cache
 def shipped_heads(name: str) -> dict[str, Head]:
     """Read the heads of a file, such as `support`, by the name of the question."""
     with np.load(FOLDER / f"{name}.npz") as file:
         kernel = Kernel(
-            centre=file["centre"].astype(float),
-            scale=file["scale"].astype(float),
-            landmarks=file["landmarks"].astype(float) * file["step"],
+            centre=_among_all(file["centre"].astype(float)),
+            scale=_among_all(file["scale"].astype(float), fill=np.inf),
+            landmarks=_among_all(file["landmarks"].astype(float) * file["step"]),
             gamma=float(file["gamma"]),
         )
         return {
@@ -179,16 +199,14 @@ def _relevance() -> _Relevance:
     with np.load(FOLDER / "relevance.npz") as file:
         part = file["centre"].astype(float)
         kernel = Kernel(
-            centre=np.r_[part, np.zeros(len(part))],
-            scale=np.r_[np.ones(len(part)), np.full(len(part), np.inf)],  # the whole text alone
-            landmarks=np.pad(
-                file["landmarks"].astype(float) * file["step"], ((0, 0), (0, len(part)))
-            ),
+            centre=_among_all(part),
+            scale=_among_all(np.ones(len(part)), fill=np.inf),  # the whole text alone, by e5
+            landmarks=_among_all(file["landmarks"].astype(float) * file["step"]),
             gamma=float(file["like_texts"]) / 2,
             unit=True,
         )
         ordinary = file["ordinary"].astype(float)
-        plain = np.hstack([ordinary + part, np.zeros_like(ordinary)])
+        plain = _among_all(ordinary + part)
         return _Relevance(
             kernel=kernel,
             of=file["of"].astype(np.intp),
@@ -275,7 +293,7 @@ def _weights(found: Floats) -> tuple[Floats, Floats]:
     correction = (alike[:, f.of] * f.duals).T
     usual = f.ordinary @ found.T
     near = found.T / usual.std(0)
-    weights = f.slope * np.vstack([correction, near, np.zeros_like(near)])
+    weights = f.slope * np.vstack([correction, _among_all(near.T).T])
     return weights, -(f.likeness @ weights).mean(0)
 
 
