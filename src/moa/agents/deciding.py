@@ -335,7 +335,7 @@ def _reads_vectors(calibration: Calibration) -> bool:
 def _enough(question: Question, examples: Sequence[Example]) -> bool:
     from moa.calibration.adapt import enough, labels_of
 
-    return len(examples) >= ENOUGH and enough(labels_of(question, examples))
+    return len(examples) >= ENOUGH and enough(question, labels_of(question, examples), pairs=True)
 
 
 class _FirstFit:

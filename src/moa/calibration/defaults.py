@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moa.calibration.features import (
-    ASKED_AS,
     ENCODER,
     Feature,
     LabelFeature,
     VectorFeature,
     WordsFeature,
+    shown_as,
+    words_of,
 )
 from moa.calibration.file import Calibration, FitRecord, HeadFile, QuestionRecord, ShippedHead, now
-from moa.decisions import PromptVariant
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import known
 from moa.questions import Question
+
+BY_WORDS = "by the words of the question"
 
 
 def made(
@@ -33,15 +35,6 @@ def made(
     )
 
 
-def shown_as(question: Question, examples: Sequence[Example]) -> PromptVariant:
-    """Name the labels of examples as features do; those without one of the question stay."""
-    labels = [example.labels.get(question.name) for example in examples]
-    return tuple(
-        Example(example.text, {} if label is None else {ASKED_AS: label})
-        for example, label in zip(examples, labels, strict=True)
-    )
-
-
 def as_asked(
     question: Question, examples: Sequence[Example] = (), *, origin: str = "asked as it is"
 ) -> Calibration:
@@ -52,16 +45,31 @@ def as_asked(
     return made(question, [feature], None, origin)
 
 
+def with_expected(calibration: Calibration) -> Calibration:
+    """Say how precise decisions are expected to be, where the scorer of pairs makes them alone."""
+    words = calibration.features[0]
+    alone = len(calibration.features) == 1
+    if not (alone and isinstance(words, WordsFeature) and calibration.question.kind == "choice"):
+        return calibration
+    from moa.decisions.pairs import expected_of
+
+    expected = expected_of(calibration.question.question(), words.examples)
+    origin = f"{calibration.origin} (precision expected, not promised)"
+    return calibration.model_copy(update={"expected": expected, "origin": origin})
+
+
 def by_words(
     question: Question, endpoint: Endpoint, examples: Sequence[Example] = ()
 ) -> Calibration:
     """Decide by the words of the question, and by the model as far as it is known to help."""
     about = known(endpoint.model)
     weight = about.weight_of(question)
-    words, zeros = WordsFeature(), (0.0,) * len(question.options)
+    words, zeros = words_of(question, shown_as(question, examples)), (0.0,) * len(question.options)
     if not weight:
         fit = FitRecord(heads=(None,), weights=(1.0,), bias=zeros)
-        return made(question, [words], fit, "by the words of the question")
+        count = sum(bool(example.labels) for example in words.examples)
+        origin = f"{BY_WORDS} and {count} examples" if count else BY_WORDS
+        return with_expected(made(question, [words], fit, origin))
     half = weight * about.yes_bias / 2
     bias = (-half, half) if question.kind == "predicate" else zeros
     labels = LabelFeature(

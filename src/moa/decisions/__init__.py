@@ -6,5 +6,8 @@ from moa.endpoints import Example
 
 ENOUGH = 8
 """Labelled texts from which on a head is fitted; fewer tell less than the words of a question."""
+ENOUGH_A_LABEL = 8
+"""Labelled texts for each label of a choice, on the mean, from which on a head is fitted beside the
+scorer of pairs; with fewer the scorer decides alone, which learns no less from them."""
 PromptVariant = tuple[Example, ...]
 """Examples that a text is read with."""
