@@ -9,9 +9,9 @@ texts that meet them and texts that nearly do.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ MOST_SENTENCES = 40
 SENTENCES_WEIGH = 0.7
 """How much the mean of the sentences counts beside the whole. A short outburst in a long message
 shows there, where the whole hides it."""
+_TEXTS_KEPT = 16
+"""Texts whose likeness to the landmarks of a kernel is kept: several are read at once."""
 _PARTS = 2 * (E5_PARTS + USE_PARTS)
 """Numbers of a text that `encode` gives with both encoders."""
 PHRASE = "This text is {criterion}."
@@ -47,7 +49,7 @@ _NOT = re.compile(
 _IS = re.compile(r"^is (?:this|the) (?:text|message|review|e-?mail|post|comment) (.*?)\??$", re.I)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """How like vectors are to landmarks: `exp(-gamma |x - landmark|^2)`, x centred and scaled."""
 
@@ -55,18 +57,42 @@ class Kernel:
     scale: Floats
     """What each part is divided by; infinite for parts that aren't looked at."""
     landmarks: Floats
-    """Landmarks, parts of the vector: centred and scaled."""
+    """Landmarks, parts that are looked at: centred and scaled."""
     gamma: float
     unit: bool = False
     """Whether x is made one long after that, so that its direction alone counts; then x itself
     follows the likeness."""
 
     def __call__(self, vectors: Floats) -> Floats:
-        """Likeness, and x where it is of unit length: vectors, landmarks and parts."""
+        """Likeness, and x where it is of unit length: vectors, landmarks and parts.
+
+        That of the last single vectors is kept, since several questions are about one text.
+        """
+        one = len(vectors) == 1
+        return self._kept(vectors.astype(float).tobytes()) if one else self._likeness(vectors)
+
+    @cached_property
+    def _kept(self) -> Callable[[bytes], Floats]:
+        def likeness(vector: bytes) -> Floats:
+            return self._likeness(np.frombuffer(vector)[None])
+
+        return lru_cache(_TEXTS_KEPT)(likeness)
+
+    @cached_property
+    def _parts(self) -> Ints:
+        return np.flatnonzero(np.isfinite(self.scale))
+
+    @cached_property
+    def _lengths(self) -> Floats:
+        squared: Floats = (self.landmarks**2).sum(1)
+        return squared
+
+    def _likeness(self, vectors: Floats) -> Floats:
         x = (vectors - self.centre) / self.scale
         if self.unit:
             x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
-        far = (x**2).sum(1)[:, None] + (self.landmarks**2).sum(1) - 2 * x @ self.landmarks.T
+        seen = x[:, self._parts]
+        far = (seen**2).sum(1)[:, None] + self._lengths - 2 * seen @ self.landmarks.T
         likeness: Floats = np.exp(-self.gamma * np.maximum(far, 0.0))
         return np.hstack([likeness, x]) if self.unit else likeness
 
@@ -134,8 +160,8 @@ async def encode(
     for own in parts:
         whole = next(vectors)
         pieces = [next(vectors) for _ in own] or [whole]
-        mean = (sum(column) / len(pieces) for column in zip(*pieces, strict=True))
-        found.append((*whole, *(SENTENCES_WEIGH * part for part in mean)))
+        mean: Floats = np.array(pieces).mean(0)
+        found.append((*whole, *(SENTENCES_WEIGH * mean).tolist()))
     return found
 
 
@@ -166,7 +192,7 @@ def shipped_heads(name: str) -> dict[str, Head]:
         kernel = Kernel(
             centre=_among_all(file["centre"].astype(float)),
             scale=_among_all(file["scale"].astype(float), fill=np.inf),
-            landmarks=_among_all(file["landmarks"].astype(float) * file["step"]),
+            landmarks=file["landmarks"].astype(float) * file["step"],
             gamma=float(file["gamma"]),
         )
         return {
@@ -201,7 +227,7 @@ def _relevance() -> _Relevance:
         kernel = Kernel(
             centre=_among_all(part),
             scale=_among_all(np.ones(len(part)), fill=np.inf),  # the whole text alone, by e5
-            landmarks=_among_all(file["landmarks"].astype(float) * file["step"]),
+            landmarks=file["landmarks"].astype(float) * file["step"],
             gamma=float(file["like_texts"]) / 2,
             unit=True,
         )

@@ -222,8 +222,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     slm: Small
     """Decides."""
     llm: Large
-    """Writes the replies that no routine settles. Where its tier is `slm`, they are drafts; the
-    built-in model writes too badly even for drafts, so those messages go to people."""
+    """Writes the replies that no routine settles. Where its tier is `slm`, they are drafts, and
+    urgent messages go to people: a small model's advice on smoke or a stolen card helps nobody. The
+    built-in model writes too badly even for drafts, so all those messages go to people."""
     company: str = "an online shop for headphones"
     """Who answers, as the writer of replies is told."""
     tone: str = "friendly, concrete, at most five sentences"
@@ -309,8 +310,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
 
     def needs_llm(self, reading: Reading | None) -> bool:
-        """Whether no routine settles it."""
-        return self.why_llm(reading) is not None
+        """Whether a model has to write, since no routine settles it."""
+        return self.why_llm(reading) is not None and not self._for_people(reading)
 
     def why_llm(self, reading: Reading | None) -> str | None:
         """Say why a large model has to write; `None` where it hasn't."""
@@ -321,14 +322,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return "as the small model left a question open"
         if doubtful := [name for name, answer in answers.items() if answer.doubtful]:
             return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
+        if reading.urgency.level == "now":
+            return "as it is urgent"
         if reading.intent.label is None:
             return "as it wants nothing that is routine"
         if unclear := self._unclear(reading.intent):
             return f"as it is unclear what it wants ({unclear})"
         if reading.sentiment.label == "negative":
             return "as its writer is unhappy"
-        if reading.urgency.level == "now":
-            return "as it is urgent"
         return None if self._routine(reading) else self._why_not_routine(reading)
 
     def _unclear(self, intent: Choice[str | None]) -> str | None:
@@ -363,7 +364,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
                 return Rejected(reason=reason, decisions=reading)
             return Routed(queue=QUARANTINE, reason=reason, decisions=reading)
         why = self.why_llm(reading) or ""
-        if isinstance(reply, Dropped):
+        if isinstance(reply, Dropped) or self._for_people(reading):
             return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
         if isinstance(reply, Reply):
             return Answered(
@@ -376,6 +377,15 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         outcome = self._routine(reading)
         assert outcome is not None, "what no routine settles was written"
         return outcome
+
+    def _for_people(self, reading: Reading | None) -> bool:
+        """Whether it is too urgent for a small model's draft."""
+        return (
+            reading is not None
+            and self.llm.tier == "slm"
+            and reading.urgency.level == "now"
+            and self._unwanted(reading) is None
+        )
 
     def _routine(self, reading: Reading) -> Answered | Routed | None:
         label = reading.intent.label
