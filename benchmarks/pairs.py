@@ -8,19 +8,33 @@ written to src/moa/decisions/heads/pairs.npz.
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 
-from heads import DATA, HEADS, INTENTS, kept, read, text_of
-from moa.decisions.arrays import log_softmax, logit
+from heads import FOLDS, LANDMARKS, NAMES, VECTORS
+from machines import Machine, Space, Sums
+from messages import (
+    BUSINESSES,
+    SHOP,
+    Messages,
+    encoded,
+    intents_of,
+    messages_of,
+    read,
+    read_shop,
+    writer_of,
+)
+from moa.calibration.defaults import EXPECTED
+from moa.decisions.arrays import expected_curve, log_softmax, logit
+from moa.decisions.heads import FOLDER as HEADS
 from moa.decisions.pairs import (
     FILE,
     Background,
@@ -34,15 +48,13 @@ from moa.decisions.pairs import (
     unit,
 )
 from moa.endpoints.encoders import E5_PARTS, USE_PARTS
+from moa.graphs.support import INTENTS, Intent
 from report import table, write
 
-WRITERS = (
-    ("bank", "hotel", "energy", "game"),
-    ("school", "airline", "landlord", "gym"),
-    ("townhall", "marketplace", "museum", "farmsupply"),
-    ("insurer", "parcels", "theatre", "furniture"),
-    ("transit", "fooddelivery", "university", "streaming"),
-)
+BANK = "banking77"
+BESIDE = (SHOP, BANK)
+"""Sets of other kinds, which count for less."""
+SHOP_TEXTS = 900
 EXAMPLES = (0, 1, 2, 4, 10)
 """Examples a label: four are those of the business, more are messages, which are then left out."""
 TOLD = (0.9, 0.95, 0.98)
@@ -78,12 +90,25 @@ want one of the intents:
 """
 
 
+class Set(NamedTuple):
+    """Texts with labels of one set, and what is said of the labels."""
+
+    writer: str
+    texts: list[str]
+    labels: list[int]
+    """-1 for none of them."""
+    languages: list[str]
+    """Empty where all are in one."""
+    meanings: list[str]
+    examples: list[list[str]]
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """Texts of a business, or of another set of labels, as vectors."""
 
     name: str
-    writer: int
+    writer: str
     texts: Any
     labels: Any
     """-1 for none of them."""
@@ -97,7 +122,7 @@ class Episode:
     """A set of labels with some examples, and the texts to be decided."""
 
     source: str
-    writer: int
+    writer: str
     examples: int
     weight: float
     texts: Any
@@ -107,84 +132,80 @@ class Episode:
     """Likenesses but the learnt one."""
 
 
-def texts_of(data: Path) -> tuple[dict[str, Any], list[str]]:
-    """Read all sets of labels: what stands in them, and every text once."""
-    sets: dict[str, Any] = {}
-    for writer, names in enumerate(WRITERS):
-        for name in names:
-            table_ = tomllib.loads((DATA / f"businesses/{name}.toml").read_text("utf-8"))
-            rows = [r for r in read(DATA / f"businesses/{name}.jsonl") if genuine(r)]
-            intents = table_["intents"]
-            sets[name] = {
-                "writer": writer,
-                "texts": [text_of(row) for row in rows],
-                "labels": [row["intent"] for row in rows],
-                "languages": [row["language"] for row in rows],
-                "names": list(intents),
-                "meanings": [intent["means"] for intent in intents.values()],
-                "examples": [intent["examples"] for intent in intents.values()],
-            }
-    shop = tomllib.loads((HEADS.parents[1] / "graphs/support.toml").read_text("utf-8"))["intents"]
-    rows = [row for row in read(DATA / "support_learn.jsonl") if genuine(row)]
-    few_rows = [rows[n] for n in np.random.RandomState(0).permutation(len(rows))[:900]]
-    sets["shop"] = {
-        "writer": len(WRITERS),
-        "texts": [text_of(row) for row in few_rows],
-        "labels": [row["intent"] for row in few_rows],
-        "names": list(INTENTS),
-        "meanings": [shop[name]["means"] for name in INTENTS],
-        "examples": [shop[name]["examples"] for name in INTENTS],
-    }
+def sets_of(data: Path) -> dict[str, Set]:
+    """Read all sets of labels."""
+    sets: dict[str, Set] = {}
+    for path in sorted(BUSINESSES.glob("*.toml")):
+        given = messages_of(path.with_suffix(".jsonl"), path.stem, writer_of(path))
+        sets[path.stem] = set_of(given.only(given.genuine), intents_of(path))
+    shop = read_shop("support_learn")
+    shop = shop.only(shop.genuine)
+    drawn = np.zeros(len(shop.rows), bool)
+    drawn[np.random.RandomState(0).permutation(len(drawn))[:SHOP_TEXTS]] = True
+    sets[SHOP] = set_of(shop.only(drawn), INTENTS)
     rows = read(data / "intent_banking77" / "dev.jsonl")
     names = sorted({row["label"] for row in rows})
-    sets["banking77"] = {
-        "writer": len(WRITERS) + 1,
-        "texts": [row["text"] for row in rows],
-        "labels": [row["label"] for row in rows],
-        "names": names,
-        "meanings": [name.replace("_", " ").replace("?", "") for name in names],
-        "examples": [[] for _ in names],
-    }
-    every = [text for one in sets.values() for text in (*one["texts"], *one["meanings"])]
-    every += [t for one in sets.values() for several in one["examples"] for t in several]
-    every += [row["text"] for row in read(HEADS / "ordinary.jsonl")]
-    return sets, list(dict.fromkeys(every))
+    sets[BANK] = Set(
+        writer=BANK,
+        texts=[row["text"] for row in rows],
+        labels=[names.index(row["label"]) for row in rows],
+        languages=[],
+        meanings=[name.replace("_", " ").replace("?", "") for name in names],
+        examples=[[] for _ in names],
+    )
+    return sets
 
 
-def genuine(row: dict[str, Any]) -> bool:
-    return not (row["spam"] or row["injection"])
+def set_of(messages: Messages, intents: Mapping[str, Intent]) -> Set:
+    wants = [row["intent"] for row in messages.rows]
+    return Set(
+        writer=str(messages.writer[0]),
+        texts=messages.texts,
+        labels=[-1 if name is None else list(intents).index(name) for name in wants],
+        languages=[row["language"] for row in messages.rows],
+        meanings=[intent.means for intent in intents.values()],
+        examples=[list(intent.examples) for intent in intents.values()],
+    )
 
 
-def sources_of(sets: dict[str, Any], vectors: dict[str, Any]) -> list[Source]:
+def all_texts(sets: Mapping[str, Set]) -> list[str]:
+    """Every text that is encoded, once."""
+    found = [row["text"] for row in read(HEADS / "ordinary.jsonl")]
+    for one in sets.values():
+        found += [*one.texts, *one.meanings, *(text for own in one.examples for text in own)]
+    return list(dict.fromkeys(found))
+
+
+def sources_of(sets: Mapping[str, Set], vectors: Mapping[str, Any]) -> list[Source]:
     def of(texts: Sequence[str]) -> Any:
-        return np.array([vectors[text] for text in texts]).reshape(
-            len(texts), 2 * (E5_PARTS + USE_PARTS)
-        )
+        found = np.array([vectors[text] for text in texts])
+        return found.reshape(len(texts), 2 * (E5_PARTS + USE_PARTS))
 
     return [
         Source(
             name=name,
-            writer=one["writer"],
-            texts=of(one["texts"]),
-            labels=np.array(
-                [one["names"].index(label) if label else -1 for label in one["labels"]]
-            ),
-            examples=[of(several) for several in one["examples"]],
-            meanings=of(one["meanings"]),
+            writer=one.writer,
+            texts=of(one.texts),
+            labels=np.array(one.labels),
+            examples=[of(several) for several in one.examples],
+            meanings=of(one.meanings),
         )
         for name, one in sets.items()
     ]
 
 
-def background_of(sets: dict[str, Any], vectors: dict[str, Any]) -> tuple[Background, Any, float]:
+def background_of(
+    sets: Mapping[str, Set], vectors: Mapping[str, Any]
+) -> tuple[Background, Any, float]:
     """Ordinary texts as they ship, and the directions of languages."""
     ordinary = np.array([vectors[row["text"]] for row in read(HEADS / "ordinary.jsonl")])
     step = float(np.abs(ordinary).max() / 127)
     packed = np.round(ordinary / step).astype(np.int8)
     spoken = [
         (language, vectors[text])
-        for one in sets.values()
-        for language, text in zip(one.get("languages", ()), one["texts"], strict=False)
+        for name, one in sets.items()
+        if name not in BESIDE
+        for language, text in zip(one.languages, one.texts, strict=True)
     ]
     known = np.array([language for language, _ in spoken])
     wholes = np.array([vector for _, vector in spoken])
@@ -233,7 +254,7 @@ def episodes_of(sources: Sequence[Source], bg: Background) -> list[Episode]:
     found: list[Episode] = []
     for n, source in enumerate(sources):
         every = list(range(len(source.meanings)))
-        if source.name == "banking77":
+        if source.name == BANK:
             for m, (labels, count) in enumerate(BANK_CUTS * 2):
                 picked = np.random.RandomState(m).permutation(77)[:labels]
                 found.append(cut(source, [int(one) for one in picked], count, 0.15, m, bg))
@@ -258,7 +279,7 @@ def moments_of(source: Source, bg: Background) -> tuple[Any, Any, Any]:
     x, y = inputs(source.texts[rows], bg), source.labels[rows]
     wanted = np.full((len(y), len(targets)), -1 / (len(targets) - 1))
     wanted[np.arange(len(y)), y] = 1
-    weight = 1.0 if source.writer < len(WRITERS) else 0.4
+    weight = 0.4 if source.name in BESIDE else 1.0
     return weight * x.T @ x, weight * x.T @ (wanted @ targets), targets.T @ targets
 
 
@@ -340,7 +361,7 @@ def probabilities(fit: tuple[Any, Any, Any, Any], found: Any, episode: Episode) 
     return np.exp(log_softmax(scores(features, few(episode.labels.counts), weights, none)))
 
 
-def groups_of(sources: Sequence[Source]) -> list[int]:
+def groups_of(sources: Sequence[Source]) -> list[str]:
     return sorted({source.writer for source in sources})
 
 
@@ -435,7 +456,7 @@ def report(found: Sequence[tuple[Episode, Any]]) -> str:
     pooled: dict[float, list[tuple[int, int, int]]] = {p: [] for p in TOLD}
     shares: list[float] = []
     for one, p in found:
-        if one.examples != 4 or one.source in ("shop", "banking77") or p.shape[1] != 9:
+        if one.examples != 4 or one.source in BESIDE or p.shape[1] != 9:
             continue
         others = [(e, q) for e, q in found if e.writer != one.writer]
         sure = certainty_fit(others)
@@ -460,7 +481,7 @@ def report(found: Sequence[tuple[Episode, Any]]) -> str:
         mine = [
             (one, p, one.y >= 0)
             for one, p in found
-            if one.examples == count and one.writer < len(WRITERS) and p.shape[1] == 9
+            if one.examples == count and one.source not in BESIDE and p.shape[1] == 9
         ]
         plain = np.mean([(nearest(one) == one.y)[wants].mean() for one, _, wants in mine])
         ours = np.mean([is_right(p, one.y)[wants].mean() for one, p, wants in mine])
@@ -468,7 +489,7 @@ def report(found: Sequence[tuple[Episode, Any]]) -> str:
     return TEXT.format(
         by_business=table(head, rows),
         by_examples=table(["examples", "centroids", "pairs"], few_rows),
-        count=sum(map(len, WRITERS)),
+        count=len(rows) - 1,
     )
 
 
@@ -485,6 +506,23 @@ def save(made: dict[str, Any]) -> None:
     print(FILE, FILE.stat().st_size // 1000, "kB")
 
 
+def shop_curve(cache: Path) -> list[tuple[float, float]]:
+    """How right the shop's intents are from a confidence on, by cross-validation of its head."""
+    shop = read_shop("support_learn")
+    shop = shop.only(shop.genuine)
+    vectors = encoded(cache / VECTORS, shop.texts)
+    space = Space(vectors, (E5_PARTS, USE_PARTS), LANDMARKS)
+    parts = np.random.RandomState(0).permutation(len(vectors)) % FOLDS
+    labels = shop.labels("intent", NAMES["intent"])
+    p = np.exp(Machine(space, Sums(space.features(vectors), parts), labels).logs)
+    right, sure = p.argmax(1) == labels, p.max(1)
+    print(f"the shop, by cross-validation: {right.mean():.3f} right")
+    for told in (0.9, 0.95, 0.98):
+        least = next((c for c, share in expected_curve(sure, right) if share >= told), 2.0)
+        print(f"from {least:.2f} on {told:g} expected, {(sure >= least).mean():.2f} accepted")
+    return [(round(c, 4), round(share, 4)) for c, share in expected_curve(sure, right)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("/tmp"), help="where vectors are kept")
@@ -492,8 +530,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.data is None:
         parser.error("give the folder of labelled sets, by --data or $MOA_DATA")
-    sets, texts = texts_of(given.data)
-    vectors = dict(zip(texts, kept(given.cache / "pairs.npz", texts), strict=True))
+    known = {"support intent": shop_curve(given.cache)}
+    EXPECTED.write_text(json.dumps(known) + "\n", encoding="utf-8")
+    sets = sets_of(given.data)
+    texts = all_texts(sets)
+    vectors = dict(zip(texts, encoded(given.cache / VECTORS, texts), strict=True))
     bg, packed, step = background_of(sets, vectors)
     sources = sources_of(sets, vectors)
     episodes = episodes_of(sources, bg)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 from moa.calibration.features import (
     ENCODER,
@@ -18,6 +21,8 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import known
 from moa.questions import Question
 
+EXPECTED = Path(__file__).with_name("expected.json")
+"""Curves of confidence and expected precision, as `benchmarks/pairs.py` writes them."""
 BY_WORDS = "by the words of the question"
 
 
@@ -88,4 +93,14 @@ def shipped(question: Question, name: str, *, file: HeadFile = "support") -> Cal
     )
     vector = VectorFeature(name="encoder", source=ENCODER, sentences=True)
     origin = f"shipped with moa, fitted to labelled messages ({file})"
-    return made(question, [vector], fit, origin)
+    expected = shipped_expectations().get(f"{file} {name}", ())
+    if expected:
+        origin += " (precision expected, not promised)"
+    return made(question, [vector], fit, origin).model_copy(update={"expected": expected})
+
+
+@cache
+def shipped_expectations() -> dict[str, tuple[tuple[float, float], ...]]:
+    """Read what precision is expected of heads that ship, by their file and question."""
+    found = json.loads(EXPECTED.read_text(encoding="utf-8"))
+    return {name: tuple((float(a), float(b)) for a, b in curve) for name, curve in found.items()}

@@ -60,7 +60,7 @@ from moa.calibration.scorer import (
 )
 from moa.context import RunContext
 from moa.decisions import PromptVariant
-from moa.decisions.arrays import Bools, Floats, Ints, np
+from moa.decisions.arrays import Bools, Floats, Ints, expected_curve, np
 from moa.decisions.heads import Blend, speaks
 from moa.decisions.regression import PENALTIES, fit_head, folds, split
 from moa.decisions.variants import confident, halves
@@ -184,10 +184,15 @@ async def fit_all(
         full=FitRecord.of(blend(parts, task.labels)),
         data=task.record({}),
         reached=_reached(task, made.best, parts, None),
+        expected=_expected(made.best.probabilities, task.labels),
         origin=f"fitted to {len(data.rows)} labelled texts by {by}",
         candidates=tuple(one.candidate for one in made.tried),
         notes=(*data.notes, *reader.dropped),
     ).sealed()
+
+
+def _expected(p: Floats, labels: Ints) -> tuple[tuple[float, float], ...]:
+    return expected_curve(p.max(1), p.argmax(1) == labels)
 
 
 def option_names(question: Question) -> list[str]:
