@@ -10,7 +10,6 @@ to any other by the same writer.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import os
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ import numpy as np
 
 from machines import Head, Machine, Space, Sums, cut, rival, save
 from messages import (
-    DATA,
     FEELINGS,
     LEVELS,
     MIXED,
@@ -32,9 +30,8 @@ from messages import (
     read,
     read_shop,
 )
-from moa.context import RunContext
 from moa.decisions.heads import FOLDER as HEADS
-from moa.endpoints.encoders import E5_PARTS, USE_PARTS, MultilingualEncoder
+from moa.endpoints.encoders import E5_PARTS, USE_PARTS
 from report import table, write
 
 INTENTS = ("delivery", "refund", "broken", "payment", "account", "question", "thanks", "None")
@@ -44,9 +41,6 @@ VECTORS = "messages.npz"
 """The file of vectors that were encoded before."""
 FOLDS = 8
 """Parts of texts of one writer, each of which is scored by machines without it."""
-LIKE_CRITERIA, LIKE_TEXTS, RIDGE, CORRECTION = 2.0, 2.0, 0.3, 6.0
-"""Sharpness of the two kernels, the ridge, and how much the correction counts: the best of a few
-by cross-validation over criteria."""
 CALLED: dict[str, tuple[int, float, float]] = {
     "urgency": (2, 0.06, 0.16),
     "spam": (0, 0.006, 0.02),
@@ -186,99 +180,17 @@ def for_report(text: str) -> bool:
     return hashlib.sha256(text.encode()).digest()[0] < 77
 
 
-def relevance(cache: Path) -> None:
-    """Whether a text meets any criterion in words, by criteria with texts that do and don't.
-
-    The score of a text for a criterion is how near they are, in standard deviations of ordinary
-    texts, and a correction: kernel ridge regression on what is left, with a kernel that is the
-    product of how like two criteria are and how like two texts are.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    rows = read(DATA / "criteria_learn.jsonl")
-    ordinary = encoded(
-        cache / "criteria.npz", [row["text"] for row in read(HEADS / "ordinary.jsonl")]
-    )
-    found = encoded(cache / "criteria.npz", [row["text"] for row in rows])
-    half = found.shape[1] // 2
-    centre = ordinary[:, :half].mean(0)
-    texts, plain = unit(found[:, :half] - centre), unit(ordinary[:, :half] - centre)
-    words = sorted({row["criterion"] for row in rows})
-    of = np.array([words.index(row["criterion"]) for row in rows])
-    met = np.array([row["met"] for row in rows])
-    criteria = asyncio.run(criteria_of(words))
-    middle = criteria.mean(0)
-    directions = unit(criteria - middle)
-    near = np.einsum("td,td->t", texts, criteria[of])
-    usual = plain @ criteria.T
-    base = (near - usual.mean(0)[of]) / usual.std(0)[of]
-    alike = np.exp(LIKE_CRITERIA * (directions @ directions.T - 1))
-    like = np.exp(LIKE_TEXTS * (texts @ texts.T - 1))
-    plainly = np.exp(LIKE_TEXTS * (plain @ texts.T - 1))
-    target = np.where(met, 1.0, -1.0) - np.tanh(base / 2)
-
-    def solved(rest: Any) -> Any:
-        gram = alike[np.ix_(of[rest], of[rest])] * like[np.ix_(rest, rest)]
-        return np.linalg.solve(gram + RIDGE * np.eye(len(rest)), target[rest])
-
-    parts = np.random.RandomState(0).permutation(len(words)) % FOLDS
-    scores = np.zeros(len(rows))
-    for part in range(FOLDS):
-        rest, out = np.flatnonzero(parts[of] != part), np.flatnonzero(parts[of] == part)
-        duals = solved(rest)
-        for one in np.unique(of[out]):
-            mine = out[of[out] == one]
-            weights = alike[one][of[rest]] * duals
-            usually = (plain @ criteria[one] - usual.mean(0)[one]) / usual.std(0)[one]
-            usually = usually + CORRECTION * plainly[:, rest] @ weights
-            corrected = base[mine] + CORRECTION * like[np.ix_(mine, rest)] @ weights
-            scores[mine] = corrected - usually.mean()
-    fitted = LogisticRegression(C=100).fit(scores[:, None], met)
-    balanced = [((scores[of == one] > 0) == met[of == one]).mean() for one in range(len(words))]
-    print(f"criteria never seen: {np.mean(balanced):.3f} right, slope {fitted.coef_[0, 0]:.2f}")
-    step = float(np.abs(texts).max() / 127)
-    arrays = {
-        "centre": centre.astype(np.float32),
-        "landmarks": np.round(texts / step).astype(np.int8),
-        "step": step,
-        "of": of.astype(np.int16),
-        "duals": (CORRECTION * solved(np.arange(len(rows)))).astype(np.float32),
-        "middle": middle.astype(np.float32),
-        "directions": directions.astype(np.float16),
-        "ordinary": plain.astype(np.float16),
-        "like_criteria": LIKE_CRITERIA,
-        "like_texts": LIKE_TEXTS,
-        "slope": float(fitted.coef_[0, 0]),
-    }
-    np.savez_compressed(HEADS / "relevance.npz", **arrays)
-    print(HEADS / "relevance.npz", (HEADS / "relevance.npz").stat().st_size // 1000, "kB")
-
-
-async def criteria_of(words: Sequence[str]) -> Any:
-    from moa.decisions.heads import PHRASE
-
-    encoder = MultilingualEncoder(passage=True)
-    phrases = [PHRASE.format(criterion=word) for word in words]
-    return np.array((await encoder.embed(phrases, RunContext())).vectors)
-
-
-def unit(vectors: Any) -> Any:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["support", "sentiment", "relevance"])
+    parser.add_argument("what", choices=["support", "sentiment"])
     parser.add_argument("--cache", type=Path, default=Path("/tmp"), help="where vectors are kept")
     parser.add_argument("--landmarks", type=int, help="texts that others are compared with")
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
     given = parser.parse_args()
     if given.what == "support":
         support(given.cache, given.landmarks or LANDMARKS)
-    elif given.what == "sentiment":
-        sentiment(given.cache, given.landmarks or 1500, given.data)
     else:
-        relevance(given.cache)
+        sentiment(given.cache, given.landmarks or 1500, given.data)
 
 
 if __name__ == "__main__":

@@ -186,3 +186,17 @@ async def test_an_example_that_stands_there_twice_counts_once() -> None:
         for given in (EXAMPLES, [*EXAMPLES, *EXAMPLES[:3]])
     ]
     assert said[0] == said[1]
+
+
+@installed
+async def test_none_of_these_is_chosen_for_what_is_far_from_all_labels() -> None:
+    encoder, context = JointEncoder(), RunContext()
+    head = await pair_head(question("cooking", "football", "banking"), (), encoder, context)
+    texts = (
+        "Dinosaurs died out 66 million years ago.",
+        "Die Violinsonate in a-Moll entstand 1923.",
+        "The striker scored twice, and the home side won 3-1.",
+        "Meine Bank hat das Konto gesperrt und den Kredit gekündigt.",
+    )
+    found = [int(np.argmax(head.logs_of(await encoded(encoder, t, context)))) for t in texts]
+    assert found == [3, 3, 1, 2]

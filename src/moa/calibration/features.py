@@ -306,9 +306,9 @@ async def _numbers(
 
         head = await pair_head(question, feature.examples, sources[feature.source], context)
         return head.logs_of(vector, without)
-    from moa.decisions.heads import words_head
+    from moa.decisions.relevance import words_head
 
-    return (await words_head(question, context)).logs_of(vector)
+    return (await words_head(question, context)).head.logs_of(vector)
 
 
 @dataclass(frozen=True, slots=True)
