@@ -246,7 +246,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     heads: bool = True
     """Whether the heads that ship decide, where the encoder is installed, whatever `slm` is;
     `False`: as `slm` decides by itself."""
-    expected_precision: float = Field(default=0.95, ge=0, le=1)
+    expected_precision: float = Field(default=0.9, ge=0, le=1)
     """Share of the intents that are expected to be right among those that no LLM looks at; it reads
     the other messages. That is expected of what is known of other sets of intents with as many
     examples, and not promised. Where a calibration with a bound decides, its promise stands in its
