@@ -51,7 +51,7 @@ class File(BaseModel):
         InputError: the path can't be read, or nothing tells the format of the bytes.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
     kind: ClassVar[Literal["images", "files"]] = "files"
     """The capability of an endpoint that reads it."""
 

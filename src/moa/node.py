@@ -128,7 +128,7 @@ class Outcome(Protocol):
 class Frozen(BaseModel):
     """A typed value that stays as it was made."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class Text(Frozen):

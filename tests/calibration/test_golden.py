@@ -28,7 +28,7 @@ from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.calibration.verifiers import Length, Signs
-from moa.decisions.heads import Head
+from moa.decisions.relevance import WordsHead
 from moa.endpoints import Example
 from moa.endpoints.encoders import MultilingualEncoder
 from moa.endpoints.encoding import Readings
@@ -143,7 +143,7 @@ async def test_heads_beside_a_model_decide_as_recorded(
 ) -> None:
     monkeypatch.setattr(MultilingualEncoder, "missing", staticmethod(lambda: None))
     monkeypatch.setattr(MultilingualEncoder, "read", _directions)
-    monkeypatch.setattr("moa.decisions.heads._words_heads", dict[object, Head]())
+    monkeypatch.setattr("moa.decisions.relevance._words_heads", dict[object, WordsHead]())
     encoder, endpoint = numbers(), biased(2.0)
     made = await adapt(
         endpoint,

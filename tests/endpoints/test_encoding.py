@@ -143,3 +143,22 @@ def test_a_forked_process_encodes_too() -> None:
         os._exit(0 if found.vectors == ((1.0,),) else 1)
     engine.may_go.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class Full:
+    """A store that has everything."""
+
+    def find(self, texts: Sequence[Text]) -> dict[Text, tuple[float, ...]]:
+        return dict.fromkeys(texts, (0.0,))
+
+    def put(self, vectors: object) -> None:
+        raise AssertionError("nothing is new")
+
+
+async def test_an_engine_is_loaded_for_what_will_come_whatever_is_kept() -> None:
+    engine = Gated()
+    encoding = Encoding(engine, threads=1)
+    encoding.store = Full()
+    encoding.start(texts(""))
+    assert (await encoding.read(texts("kept"))).vectors == ((0.0,),)
+    assert engine.given == [[""]]

@@ -191,7 +191,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     def _default(self, question: Question, shown: Sequence[Example], *, heads: bool) -> Calibration:
         if heads:
-            from moa.decisions.heads import speaks
+            from moa.decisions.relevance import speaks
 
             if speaks(question):
                 return by_words(question, self.endpoint, shown)
@@ -343,7 +343,7 @@ def _reads_vectors(calibration: Calibration) -> bool:
 def _enough(question: Question, examples: Sequence[Example]) -> bool:
     from moa.calibration.adapt import enough, labels_of
 
-    return len(examples) >= ENOUGH and enough(labels_of(question, examples))
+    return len(examples) >= ENOUGH and enough(question, labels_of(question, examples), pairs=True)
 
 
 class _FirstFit:

@@ -97,11 +97,13 @@ class Calibrated:
         found, accepted = made.decide([values_of(feature, r, text)[None] for feature, r in pairs])
         sources: list[Source] = [a.source for a in said if a.probabilities is not None]
         tells = any(answer.label_mass is not None for answer in said)
+        probabilities = tuple(found.probabilities[0].tolist())
         return Answer(
             question=self.question,
-            probabilities=tuple(found.probabilities[0].tolist()),
+            probabilities=probabilities,
             source=sources[0] if sources else "encoder",
             accepted=None if made.bound is None else bool(accepted[0]),
+            expected_precision=made.expected_precision(max(probabilities)),
             label_mass=float(found.mass[0]) if tells and found.mass is not None else None,
             doubtful=bool(made.doubtful),
         )

@@ -265,6 +265,9 @@ class Calibration(Frozen):
     them is to look more than once, so they are for the next calibration."""
     accepting: FitRecord | None = None
     """`None` without a bound."""
+    expected: tuple[tuple[float, float], ...] = ()
+    """Rising confidences, and the share expected to be right of the decisions at least as sure: as
+    was seen where the labels are known. It is no bound. Empty: nothing is known."""
     uncertainty: Uncertainty | None = None
     """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
     full: FitRecord | None = None
@@ -363,6 +366,16 @@ class Calibration(Frozen):
         later = replace(asked, look=None if asked.look is None else asked.look + 1)
         wanted = (bound.labels + more) * later.needed() / asked.needed()
         return max(1, rows_holding(ceil(wanted), len(self.labels), learn=data.learn) - drawn)
+
+    def expected_precision(self, confidence: float) -> float | None:
+        """Give the share expected to be right of the decisions at least as sure as this.
+
+        `None` where nothing is known; 0 below the least confidence that was looked at.
+        """
+        if not self.expected:
+            return None
+        reached = [share for least, share in self.expected if least <= confidence]
+        return max(reached, default=0.0)
 
     def scored(self, readings: Sequence[Floats]) -> Floats:
         """Probabilities of the options by the full fit: texts, options."""

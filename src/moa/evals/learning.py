@@ -144,13 +144,13 @@ async def learn_from(
         Why nothing can be learned, in words, where the labels are too few or all the same.
     """
     rows = list({same_text(row.text): row for row in reversed(rows)}.values())[::-1]
-    if not enough(rows):
+    if not _enough(question, rows):
         return _why_not(rows)
     beside = _beside(rows, [*labels_of(question, agent.examples), *more])
     fit = partial(_fit, agent, question, terms, context, beside)
     made = await fit(rows, learn="all", progress=progress)
     parts = [[row for row in rows if half_of(row.text) == half] for half in HALVES]
-    halves = [await fit(part, learn="all") for part in parts if enough(part)]
+    halves = [await fit(part, learn="all") for part in parts if _enough(question, part)]
     before = await _right(question, [(agent, row) for row in rows], context)
     after = before
     if len(halves) == len(HALVES):
@@ -171,6 +171,10 @@ async def learn_from(
         tested=tested,
         more=missing,
     )
+
+
+def _enough(question: Question, rows: Sequence[Labelled]) -> bool:
+    return enough(question, rows, pairs=False)
 
 
 def half_of(text: str) -> int:

@@ -14,9 +14,10 @@ import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from itertools import zip_longest
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
 from moa.agents.base import TypedNode
@@ -33,7 +34,7 @@ from moa.endpoints.encoders import encoder_for, feeds_heads
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph
 from moa.graphs.engine.types import Skipped
-from moa.graphs.fields import FromFile, Large, Small
+from moa.graphs.fields import FromFile, Large, Small, beside_config
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import CRITERION as SPAM
@@ -223,8 +224,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     slm: Small
     """Decides."""
     llm: Large
-    """Writes the replies that no routine settles. Where its tier is `slm`, they are drafts; the
-    built-in model writes too badly even for drafts, so those messages go to people."""
+    """Writes the replies that no routine settles. Where its tier is `slm`, they are drafts, and
+    urgent messages go to people: a small model's advice on smoke or a stolen card helps nobody. The
+    built-in model writes too badly even for drafts, so all those messages go to people."""
     company: str = "an online shop for headphones"
     """Who answers, as the writer of replies is told."""
     tone: str = "friendly, concrete, at most five sentences"
@@ -243,11 +245,17 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     learned: Annotated[Learned | None, FromFile(Learned.load)] = None
     """What `moa learn --graph support` wrote: it decides the questions that it knows, before all
     else. Of an intent that has a promise, what the promise doesn't cover is settled by nobody."""
+    labelled: Annotated[Path, AfterValidator(beside_config)] | None = None
+    """A file of messages with their `intent`, beside the examples: JSON Lines as `moa label` writes
+    them, in a table beside its `moa.toml`. The more there are, the better."""
     heads: bool = True
     """Whether the heads that ship decide, where the encoder is installed, whatever `slm` is;
     `False`: as `slm` decides by itself."""
-    sure: float = Field(default=0.5, ge=0, le=1)
-    """Confidence in the intent below which the LLM reads the message."""
+    expected_precision: float = Field(default=0.9, ge=0, le=1)
+    """Share of the intents that are expected to be right among those that no LLM looks at; it reads
+    the other messages. That is expected of what is known of other sets of intents with as many
+    examples, and not promised. Where a calibration with a bound decides, its promise stands in its
+    place; where nothing is known, a model's own confidence does."""
     reply_sure: float = Field(default=0.98, ge=0, le=1)
     """Confidence in the intent below which no routine reply goes out: nobody reads it before the
     customer does. By cross-validation on the messages that the heads learnt from, 30 of 154 replies
@@ -278,7 +286,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         injection = g.add(self._by(orders, CRITERION), extract, when=there)
         rules = g.add(InjectionRules(name="rules"), text, when=there)
         mood = g.add(self._by(Sentiment(slm)), extract, when=there)
-        intent = g.add(self._by(intent_of(slm, self.intents)), extract, when=there)
+        intent = g.add(self._by(intent_of(slm, self.intents, self.labelled)), extract, when=there)
         urgency = g.add(self._by(urgency_of(slm)), extract, when=there)
 
         reading = g.join(read, text, spam, g.join(worse, rules, injection), mood, intent, urgency)
@@ -304,14 +312,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         if not self.heads:
             return agent
         made = agent.with_heads()
-        ours = {"intent": self.intents == INTENTS}
+        ours = {"intent": self.intents == INTENTS and self.labelled is None}
         if isinstance(agent, Filter):
             ours[question.name] = agent.criterion == criterion
         return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
 
     def needs_llm(self, reading: Reading | None) -> bool:
-        """Whether no routine settles it."""
-        return self.why_llm(reading) is not None
+        """Whether a model has to write, since no routine settles it."""
+        return self.why_llm(reading) is not None and not self._for_people(reading)
 
     def why_llm(self, reading: Reading | None) -> str | None:
         """Say why a large model has to write; `None` where it hasn't."""
@@ -322,21 +330,26 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return "as the small model left a question open"
         if doubtful := [name for name, answer in answers.items() if answer.doubtful]:
             return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
-        if reading.intent.label is None:
-            return "as it wants nothing that is routine"
-        if not self._clear(reading.intent):
-            confidence = reading.intent.confidence or 0
-            return f"as it is unclear what it wants (confidence {confidence:.2f})"
-        if reading.sentiment.label == "negative":
-            return "as its writer is unhappy"
         if reading.urgency.level == "now":
             return "as it is urgent"
+        if reading.intent.label is None:
+            return "as it wants nothing that is routine"
+        if unclear := self._unclear(reading.intent):
+            return f"as it is unclear what it wants ({unclear})"
+        if reading.sentiment.label == "negative":
+            return "as its writer is unhappy"
         return None if self._routine(reading) else self._why_not_routine(reading)
 
-    def _clear(self, intent: Choice[str | None]) -> bool:
-        """Whether it is sure enough what is wanted: as far as that is promised, where it is."""
-        promised = self.learned and self.learned.promises("intent")
-        return bool(intent.accepted) if promised else (intent.confidence or 0) >= self.sure
+    def _unclear(self, intent: Choice[str | None]) -> str | None:
+        """Say why an intent isn't expected to be right as often as asked; `None` where it is."""
+        confidence, expected = intent.confidence or 0.0, intent.expected_precision
+        if intent.accepted is not None:
+            return None if intent.accepted else "its calibration doesn't accept it"
+        if expected is None:
+            return None if confidence >= self.expected_precision else f"confidence {confidence:.2f}"
+        if expected >= self.expected_precision:
+            return None
+        return f"confidence {confidence:.2f}, expected precision {expected:.2f}, not promised"
 
     def _why_not_routine(self, reading: Reading) -> str:
         """Say why a message of a known intent has no routine."""
@@ -359,7 +372,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
                 return Rejected(reason=reason, decisions=reading)
             return Routed(queue=QUARANTINE, reason=reason, decisions=reading)
         why = self.why_llm(reading) or ""
-        if isinstance(reply, Dropped):
+        if isinstance(reply, Dropped) or self._for_people(reading):
             return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
         if isinstance(reply, Reply):
             return Answered(
@@ -372,6 +385,15 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         outcome = self._routine(reading)
         assert outcome is not None, "what no routine settles was written"
         return outcome
+
+    def _for_people(self, reading: Reading | None) -> bool:
+        """Whether it is too urgent for a small model's draft."""
+        return (
+            reading is not None
+            and self.llm.tier == "slm"
+            and reading.urgency.level == "now"
+            and self._unwanted(reading) is None
+        )
 
     def _routine(self, reading: Reading) -> Answered | Routed | None:
         label = reading.intent.label
@@ -394,8 +416,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None
 
 
-def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str | None]:
-    """Build the agent that tells what a message is about."""
+def intent_of(
+    slm: Endpoint, intents: Mapping[str, Intent] = INTENTS, labelled: Path | None = None
+) -> Classifier[str | None]:
+    """Build the agent that tells what a message is about.
+
+    Raises:
+        ConfigError: the file `labelled` can't be read, or has another intent.
+    """
     # One of each in turn: what stands together at the end weighs most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
     named = (zip(column, intents, strict=True) for column in columns)
@@ -411,6 +439,7 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
         none=True,
         name="intent",
         examples=examples,
+        labelled=labelled,
     )
 
 
