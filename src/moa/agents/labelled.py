@@ -1,8 +1,7 @@
 """Labelled: examples for an agent, from a file of labelled rows.
 
 A row has a text and the label of each question under the question's name, as `moa label` writes
-them: the name of an option, true or false, or null for "none of these". Rows without the name say
-nothing of the question.
+them; see `label_of`. Rows without the name say nothing of the question.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from moa.calibration.labelled import label_of
 from moa.endpoints import Example
-from moa.errors import ConfigError
-from moa.questions import NONE_OF_THESE, Question
+from moa.errors import ConfigError, InputError
+from moa.questions import Question
 from moa.rows.reading import typed
 
 
@@ -46,25 +46,15 @@ def labelled_examples(path: str | Path, question: Question) -> tuple[Example, ..
             continue
         if not (text := labelled.whole()).strip():
             continue
-        said = fields[question.name]
-        name = _option_of(said, question)
-        if name is None:
-            names = ", ".join(option.name for option in question.options)
+        try:
+            name = label_of(question, fields[question.name])
+        except InputError as error:
             raise ConfigError(
-                f"{path}, line {row.number}: {question.name!r} is {said!r}, which is none of "
-                f"{names}: correct the row, or leave {question.name!r} out of it"
-            )
-        found.append(Example(text, {question.name: name}))
+                f"{path}, line {row.number}: {error}: correct the row, or leave "
+                f"{question.name!r} out of it"
+            ) from error
+        if name is not None:
+            found.append(Example(text, {question.name: name}))
     if not found:
         raise ConfigError(f"{path}: no row has a text and the key {question.name!r} with its label")
     return tuple(found)
-
-
-def _option_of(said: object, question: Question) -> str | None:
-    """Name the option that a row says; `None` where it is none."""
-    names = [option.name for option in question.options]
-    if said is None:
-        return NONE_OF_THESE if NONE_OF_THESE in names else None
-    if isinstance(said, bool) and question.kind == "predicate":
-        return names[0] if said else names[1]
-    return said if isinstance(said, str) and said in names else None

@@ -18,12 +18,17 @@ from typing import Any
 from moa.agents.deciding import DecidingAgent
 from moa.calibration import Guarantee, Learn, prospect
 from moa.calibration.adapt import enough, labels_of
+from moa.calibration.defaults import by_words
 from moa.calibration.features import ENCODER, Progress
-from moa.calibration.file import Calibration
+from moa.calibration.file import Calibration, Reached
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, same_text
+from moa.calibration.scorer import measure
 from moa.context import RunContext
 from moa.decisions import ENOUGH
+from moa.decisions.arrays import np
+from moa.decisions.relevance import speaks
+from moa.endpoints import Example
 from moa.endpoints.encoders import feeds_heads
 from moa.evals.calibrations import detector
 from moa.questions import Question
@@ -34,6 +39,7 @@ _OFTEN_ENOUGH = 20
 """Over the risk, how many labels drawn at random it takes before a promise is worth a look: each
 look takes half of them away from learning, and spends a part of the confidence."""
 HALVES = (0, 1)
+_FOLDS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +154,10 @@ async def learn_from(
         return _why_not(rows)
     beside = _beside(rows, [*labels_of(question, agent.examples), *more])
     fit = partial(_fit, agent, question, terms, context, beside)
-    made = await fit(rows, learn="all", progress=progress)
+    if _by_examples_alone(agent, question, [*rows, *beside]):
+        made = await _from_examples(agent, question, rows, beside, context)
+    else:
+        made = await fit(rows, learn="all", progress=progress)
     parts = [[row for row in rows if half_of(row.text) == half] for half in HALVES]
     halves = [await fit(part, learn="all") for part in parts if _enough(question, part)]
     before = await _right(question, [(agent, row) for row in rows], context)
@@ -179,7 +188,11 @@ def _enough(question: Question, rows: Sequence[Labelled]) -> bool:
 
 def half_of(text: str) -> int:
     """Say in which half of the labels a text is: by its words alone, for all questions alike."""
-    return sha256(same_text(text).encode()).digest()[1] % 2
+    return _part_of(text, len(HALVES))
+
+
+def _part_of(text: str, parts: int) -> int:
+    return sha256(same_text(text).encode()).digest()[1] % parts
 
 
 async def _fit(
@@ -193,6 +206,8 @@ async def _fit(
     learn: Learn,
     progress: Progress | None = None,
 ) -> Calibration:
+    if learn == "all" and _by_examples_alone(agent, question, [*rows, *beside]):
+        return _told_by(agent, question, [*rows, *beside])
     encoder = agent.encoder
     heads = {ENCODER: encoder} if encoder is not None and feeds_heads(encoder) else {}
     further = {} if terms.latency_penalty is None else {"latency_penalty": terms.latency_penalty}
@@ -211,6 +226,55 @@ async def _fit(
         progress=progress,
         **further,
     )
+
+
+def _by_examples_alone(
+    agent: DecidingAgent[Any], question: Question, rows: Sequence[Labelled]
+) -> bool:
+    """Whether labels serve as examples of a choice, since they are too few to fit a head to."""
+    reads = agent.encoder is not None and feeds_heads(agent.encoder)
+    scored = reads and question.kind == "choice" and speaks(question)
+    return scored and not enough(question, rows, pairs=True)
+
+
+def _told_by(
+    agent: DecidingAgent[Any], question: Question, rows: Sequence[Labelled]
+) -> Calibration:
+    """Decide by the words of a question, with labelled texts as its examples."""
+    examples = [Example(row.text, {question.name: row.label}) for row in rows]
+    return by_words(question, agent.endpoint, examples).sealed()
+
+
+async def _from_examples(
+    agent: DecidingAgent[Any],
+    question: Question,
+    rows: Sequence[Labelled],
+    beside: Sequence[Labelled],
+    context: RunContext,
+) -> Calibration:
+    """Decide by examples, and find out by cross-validation how often that is right."""
+    names = [option.name for option in question.options]
+    drawn = [row for row in rows if not row.chosen] or rows
+    found: list[tuple[Sequence[float], str]] = []
+    for fold in range(_FOLDS):
+        others = [row for row in rows if _part_of(row.text, _FOLDS) != fold]
+        made = _told_by(agent, question, [*others, *beside])
+        reader = agent.calibrated({**agent.calibrations, question.name: made})
+        for row in drawn:
+            if _part_of(row.text, _FOLDS) == fold:
+                answers = await reader.answers(row.text, context)
+                (answer,) = [one for one in answers if one.question.name == question.name]
+                found.append((answer.probabilities or (1 / len(names),) * len(names), row.label))
+    p, labels = np.array([p for p, _ in found]), np.array([names.index(it) for _, it in found])
+    reached = Reached(
+        **measure(p, labels).model_dump(),
+        held_out_accuracy=None,
+        coverage=0.0,
+        seconds=0.0,
+        tokens=0.0,
+    )
+    whole = _told_by(agent, question, [*rows, *beside])
+    return whole.model_copy(update={"reached": reached}).sealed()
 
 
 def _beside(rows: Sequence[Labelled], others: Sequence[Labelled]) -> list[Labelled]:
