@@ -85,6 +85,8 @@ class Lesson:
     """How many more of all labels, those of chosen texts too, are right with half of them."""
     made: Calibration
     """What was learned from all of them."""
+    as_before: bool = False
+    """Whether labels are read as the agent's own examples were before: more of them seldom hurt."""
     halves: tuple[Calibration, ...]
     """What was learned from each half."""
     tested: Calibration | None = None
@@ -121,8 +123,8 @@ class Lesson:
         """
         if self.promises:
             return self.tested
-        counted = self.drawn or self.labels
-        return self.made if (self.after - self.before) * counted + self.gained > 0 else None
+        gain = round((self.after - self.before) * (self.drawn or self.labels)) + self.gained
+        return self.made if gain > 0 or (self.as_before and gain == 0) else None
 
 
 async def learn_from(
@@ -154,7 +156,8 @@ async def learn_from(
         return _why_not(rows)
     beside = _beside(rows, [*labels_of(question, agent.examples), *more])
     fit = partial(_fit, agent, question, terms, context, beside)
-    if _by_examples_alone(agent, question, [*rows, *beside]):
+    by_examples = _by_examples_alone(agent, question, [*rows, *beside])
+    if by_examples:
         made = await _from_examples(agent, question, rows, beside, context)
     else:
         made = await fit(rows, learn="all", progress=progress)
@@ -176,6 +179,7 @@ async def learn_from(
         half=_share(after, rows) if len(halves) == len(HALVES) else None,
         gained=sum(after) - sum(before),
         made=made,
+        as_before=by_examples and question.name not in agent.calibrations,
         halves=tuple(halves) if len(halves) == len(HALVES) else (),
         tested=tested,
         more=missing,
