@@ -107,7 +107,9 @@ async def _texts(
             if not any(unwanted):
                 texts[message.texts["intent"]] = None
             progress("messages that are wanted", number, len(messages))
-    screen.details().print(f"{len(some)} messages read; {len(texts)} of them are wanted, and different")
+    screen.details().print(
+        f"{len(some)} messages read; {len(texts)} of them are wanted, and different"
+    )
     return [*texts]
 
 
