@@ -128,7 +128,7 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield from (("job", name, "night") for name in ("status", "retry", "failed"))
     yield ("job", "export", "night", "--out", "night.jsonl")
     yield ("decide", "rows.jsonl", *LABELS, "--out", "decided.jsonl")
-    yield ("calibrate", "labelled.jsonl", *LABELS, "--out", "teams.json")
+    yield ("learn", "labelled.jsonl", *LABELS, "--out", "teams.json")
     yield ("decide", "rows.jsonl", "--calibration", "teams.json", "--json")
     yield ("eval", "teams.json", "labelled.jsonl")
     yield ("label", "rows.jsonl", "--calibration", "teams.json", "--by-llm", "--out", "new.jsonl")

@@ -63,7 +63,7 @@ HEAD = (
 TEXT = """
 ## Calibration
 
-`moa calibrate` on the first rows of a set, at 5 % risk and 95 % confidence, on the embedded model;
+`moa learn` on the first rows of a set, at 5 % risk and 95 % confidence, on the embedded model;
 figures are on the rows after them. A half of the labels, or eight in ten from 100 a label on,
 is held out for the promise. BANKING77 has
 no rows left over: its accuracy is by cross-validation on all, its coverage and risk are on the half

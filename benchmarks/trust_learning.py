@@ -49,7 +49,7 @@ HEAD = ("scores", "learn", "coverage", "accept nothing", "break the promise", "w
 TEXT = f"""
 ## Learning or holding out
 
-`moa calibrate` with {LABELS} labels at 5 % risk and 95 % confidence, by what it learns from them:
+`moa learn` with {LABELS} labels at 5 % risk and 95 % confidence, by what it learns from them:
 means over {SHUFFLES} draws, and the share of draws that accept nothing. Simulated scores have two
 classes and an AUC of {AUC}, and each draw is followed by {POPULATION:,} texts, so that it is known
 which promises are broken. Film reviews are shuffled anew for each draw, and looked at in the rows

@@ -17,8 +17,9 @@ from moa.graphs.recipe import keep
 from moa.node import Reply
 
 COMMANDS = {
-    "calibrate": ("calibrate", "no.jsonl", "--task", "Spam?", "--out"),
-    "recheck": ("calibrate", "no.jsonl", "--recheck", "no.json", "--out"),
+    "learn": ("learn", "no.jsonl", "--task", "Spam?", "--out"),
+    "learn-graph": ("learn", "no.jsonl", "--graph", "support", "--out"),
+    "recheck": ("learn", "no.jsonl", "--recheck", "no.json", "--out"),
     "promote": ("promote", "no.jsonl", "--task", "Spam?", "--out"),
     "promote-report": ("promote", "no.jsonl", "--task", "Spam?", "--out", "c.json", "--report"),
     "promote-config": ("promote", "no.jsonl", "--task", "Spam?", "--out", "c.json", "--config"),

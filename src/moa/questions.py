@@ -88,6 +88,9 @@ class Answer:
     source: Source = "native"
     accepted: bool | None = None
     """Whether a calibration's promise covers it; `None` without a calibration."""
+    expected_precision: float | None = None
+    """Share of the decisions at least as sure as this one that are expected to be right, as others
+    were whose labels are known. It is no promise; `None` where nothing is known."""
     doubtful: bool = False
     """Whether the model answers the question in one way, whatever the text is."""
 
@@ -112,6 +115,10 @@ class Answer:
         return dict(zip(names, self.probabilities, strict=True))
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class _Typed(BaseModel):
     """What the three kinds of typed answers share."""
 
@@ -125,6 +132,10 @@ class _Typed(BaseModel):
     source: Source = "native"
     accepted: bool | None = None
     """Whether a calibration's promise covers the answer; `None` without a calibration."""
+    expected_precision: float | None = Field(default=None, exclude_if=_is_none)
+    """Share of the decisions at least as sure as this one that are expected to be right, as others
+    were whose labels are known. It is no promise; `None`, and not written, where nothing is
+    known."""
     label_mass: float | None = None
     """How much of the probability fell on the options before they were made to add up to 1; `None`
     where that isn't known. It is an alarm within one prompt, and says nothing across prompts."""
@@ -159,7 +170,14 @@ class _Typed(BaseModel):
     @classmethod
     def of(cls, answer: Answer) -> Self:
         """Read an endpoint's answer."""
-        taken = ("status", "source", "accepted", "label_mass", "doubtful")
+        taken = (
+            "status",
+            "source",
+            "accepted",
+            "expected_precision",
+            "label_mass",
+            "doubtful",
+        )
         fields: dict[str, Any] = {name: getattr(answer, name) for name in taken}
         if answer.status == "answered":
             fields |= cls._said_in(answer)

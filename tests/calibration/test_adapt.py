@@ -184,7 +184,7 @@ async def test_a_model_that_knows_more_is_asked_beside_the_words() -> None:
     class Nothing(Numbers):
         def vector(self, text: str) -> tuple[float, ...]:
             rng = random.Random(text)
-            return tuple(rng.gauss(0, 0.3) for _ in range(384))
+            return tuple(rng.gauss(0, 0.3) for _ in range(896))
 
     slm = Biased()
     slm.encoder = numbers(Nothing)

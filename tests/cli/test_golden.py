@@ -17,7 +17,7 @@ from moa.config.endpoints import Endpoints
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
 
-from .test_calibrate import TASK, endpoint, rows
+from .test_learn import TASK, endpoint, rows
 
 PRICE = Price(input=Decimal(1), output=Decimal(2))
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,7 +52,7 @@ base_url = "https://example.com/v1"
 """
 SOME = '{"id": "a", "input": {"id": "a", "text": "one"}}\n'
 MAILS = '{"id": "a", "text": "one"}\n{"text": "a joke"}\n{\n{"text": "fail"}\n{"id": "e"}\n'
-FITTED = {"calibrated", "calibrate", "recheck", "eval", "promote", "compare", "fit"}
+FITTED = {"calibrated", "learn", "recheck", "eval", "promote", "compare", "fit"}
 SPAM = ("--task", "Is this message spam?")
 COMMANDS = {
     "run table": ("run", "graph.py:graph", "mails.jsonl", "--concurrency", "1"),
@@ -62,13 +62,13 @@ COMMANDS = {
     "run refused": ("run", "graph.py:graph", "mails.jsonl", "--out", "some.jsonl"),
     "decide": ("decide", "new.jsonl", *SPAM, "--labels", "ham,spam", "--out", "out.jsonl"),
     "decide calibrated": ("decide", "new.jsonl", "--calibration", "c.json", "--json"),
-    "calibrate": ("calibrate", "a.jsonl", *SPAM, "--out", "new.json"),
-    "recheck": ("calibrate", "b.jsonl", "--recheck", "c.json", "--out", "again.json"),
+    "learn": ("learn", "a.jsonl", *SPAM, "--out", "new.json"),
+    "recheck": ("learn", "b.jsonl", "--recheck", "c.json", "--out", "again.json"),
     "eval": ("eval", "c.json", "b.jsonl", "--report", "out.json"),
     "eval json": ("eval", "c.json", "b.jsonl", "--json"),
     "promote": ("promote", "a.jsonl", *SPAM, "--out", "new.json", "--use", "200"),
     "compare": ("compare", "b.jsonl", "--designs", "slm,llm", *SPAM, "--labels", "ham,spam"),
-    "label by llm": ("label", "new.jsonl", "--calibration", "c.json", "--by-llm"),
+    "label by llm": ("label", "c.json", "new.jsonl", "--by-llm"),
     "route fit": ("route", "fit", "routing.jsonl", "--out", "r.json"),
     "route score": ("route", "score", "router.json", "few.jsonl", "--out", "out.jsonl"),
     "route eval": ("route", "eval", "router.json", "routing.jsonl"),
@@ -135,7 +135,7 @@ def test_a_command_prints_and_writes_what_it_did(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "c.json" in COMMANDS[name]:
-        moa("calibrate", "a.jsonl", *TASK, "--out", "c.json")
+        moa("learn", "a.jsonl", *TASK, "--out", "c.json")
         capsys.readouterr()
     code = moa(*COMMANDS[name])
     out, err = capsys.readouterr()

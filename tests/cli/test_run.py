@@ -166,7 +166,7 @@ MISTAKES = {
     "run mails.py:graph some_words": "Give --text",
     "run": "Missing argument",
     "decide in.txt --task ? --labels one": "two",
-    "eval no.json labelled.jsonl": "there is no calibration 'no.json': moa calibrate makes",
+    "eval no.json labelled.jsonl": "there is no calibration 'no.json': moa learn makes",
     "eval c.json some_words": "nor - for standard input",
     "compare labelled.jsonl --designs slm,lmm": "--designs: there is no 'lmm'. Did",
     "compare one.jsonl --designs slm": "one.jsonl has rows of the label 'a' alone",

@@ -107,5 +107,5 @@ def test_a_doubtful_question_is_named_once_at_the_end_with_what_mends_it(
     assert out.count(said) == 1
     needed = rows_needed(Guarantee(look=1))
     assert f"label at least {needed} (" in out
-    assert "run moa calibrate to decide 'spam' by your labels" in out
+    assert "run moa learn to decide 'spam' by your labels" in out
     assert "DOUBTFUL" not in told("run", "graph.py:sure", source).out

@@ -98,7 +98,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         pytest.param(("models", "--json"), id="models as lines"),
         pytest.param(("models", "fetch", EVIL), id="a model that is none"),
         pytest.param(("doctor",), id="checks"),
-        pytest.param(("calibrate", "labelled.jsonl", "--task", EVIL, "--out", "c.json"), id="rows"),
+        pytest.param(("learn", "labelled.jsonl", "--task", EVIL, "--out", "c.json"), id="rows"),
         pytest.param(("index", "in.jsonl", "--out", f"{NAME}.moa"), id="an index"),
     ],
 )

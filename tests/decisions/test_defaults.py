@@ -73,8 +73,10 @@ async def test_a_model_whose_answers_count_nothing_is_not_asked() -> None:
 
 
 @installed
-@pytest.mark.parametrize("each", [4, 12])
-async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_eight_on(each: int) -> None:
+@pytest.mark.parametrize("each", [4, 20])
+async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_twenty_a_label_on(
+    each: int,
+) -> None:
     endpoint = SimulatedEndpoint(
         encoder=JointEncoder(), rule=lambda text: {"label": {"x": (1 + len(text) % 7) / 9}}
     )
@@ -91,7 +93,8 @@ async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_eight_on(each: 
     meows = await agent.run("My cat meows at night.")
     assert meows.output.label == "x"
     assert (await agent.run("The car needs a new gearbox.")).output.label == "y"
-    assert f"fitted to {2 * each} labelled texts by encoder" in said(meows)
+    fitted = f"fitted to {2 * each} labelled texts by" in said(meows)
+    assert fitted == (each == 20)
     assert endpoint.states == []
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from calibration.made import QUESTION, endpoint, ready, rows
+from calibration.made import QUESTION, endpoint, rows
 from command import moa
 
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
-from moa.cli import screen
-from moa.cli.label import ask_for_labels
+from moa.cli.label import Form
 from moa.config.endpoints import Endpoints
-from moa.evals.labelling import LabelFile, Pick, Unlabelled, helpful, picked
+from moa.errors import ConfigError
+from moa.evals.labelling import LABEL, Agents, Unlabelled, helpful, picked
+from moa.graphs.single_model import single_model
+from moa.questions import Answer, Option, Question
 from moa.usage import Price
 
 pytestmark = pytest.mark.usefixtures("no_encoder")
@@ -41,7 +44,7 @@ def folder(made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def label(*words: str) -> int:
-    return moa("label", "in.jsonl", "--calibration", "spam.json", "--out", "out.jsonl", *words)
+    return moa("label", "spam.json", "in.jsonl", "--out", "out.jsonl", *words)
 
 
 def labelled() -> list[dict[str, Any]]:
@@ -52,40 +55,56 @@ def answer(*lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
 
 
+def ready(made: Calibration) -> Agents:
+    return {LABEL: cast("Any", single_model(endpoint(), calibration=made))}
+
+
+def unlabelled(texts: Iterable[str]) -> list[Unlabelled]:
+    return [Unlabelled(text, {}, {LABEL: text}) for text in texts]
+
+
 async def test_half_is_drawn_and_half_chosen_in_turn(made: Calibration) -> None:
-    texts = [row.text for row in rows(80, seed=3)]
+    texts = unlabelled(row.text for row in rows(80, seed=3))
     picks = await picked(ready(made), texts, most=20)
     assert [pick.chosen for pick in picks] == [True, False] * 10
     assert len({pick.place for pick in picks}) == 20
 
 
 async def test_doubtful_texts_are_chosen_first(made: Calibration) -> None:
-    texts = [row.text for row in rows(200, seed=3)]
+    texts = unlabelled(row.text for row in rows(200, seed=3))
     picks = await picked(ready(made), texts, most=12)
-    chosen = [float(texts[p.place].split()[-1]) for p in picks if p.chosen]
+    chosen = [float(texts[p.place].text.split()[-1]) for p in picks if p.chosen]
     assert np.mean([abs(p - 0.5) for p in chosen]) < 0.2
 
 
 async def test_what_is_drawn_does_not_depend_on_what_was_labelled(made: Calibration) -> None:
-    texts = [row.text for row in rows(80, seed=3)]
+    texts = unlabelled(row.text for row in rows(80, seed=3))
     at_once = [p.place for p in await picked(ready(made), texts, most=40) if not p.chosen]
     first = await picked(ready(made), texts, most=20)
-    known = [texts[p.place] for p in first]
+    known = [texts[p.place].text for p in first]
     then = await picked(ready(made), texts, most=20, known=known)
     drawn = [p.place for p in (*first, *then) if not p.chosen]
     assert drawn == at_once
 
 
 async def test_a_copy_of_a_text_is_chosen_once(made: Calibration) -> None:
-    texts = ["one 0.5", "ONE  0.5", "two 0.5"] * 3
+    texts = unlabelled(["one 0.5", "ONE  0.5", "two 0.5"] * 3)
     assert len(await picked(ready(made), texts, most=20)) == 2
 
 
-def test_a_text_like_one_that_was_chosen_waits(made: Calibration) -> None:
-    logs = np.log(np.array([[0.5, 0.5], [0.5001, 0.4999], [0.48, 0.52]]))
-    logs -= logs.mean(1, keepdims=True)
-    readings = [logs for _ in made.features]
-    assert sorted(helpful(ready(made), readings, most=3)) == [0, 1, 2]
+def test_a_text_like_one_that_was_chosen_waits() -> None:
+    said = [Answer(question=QUESTION, probabilities=(p, 1 - p)) for p in (0.52, 0.521, 0.45)]
+    vectors = np.array([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])
+    assert helpful([{LABEL: one} for one in said], vectors, most=3) == [0, 2, 1]
+
+
+async def test_texts_for_a_promise_are_all_drawn_at_random(made: Calibration) -> None:
+    texts = unlabelled(row.text for row in rows(80, seed=3))
+    picks = await picked(ready(made), texts, most=20, at_random=True)
+    mixed = await picked(ready(made), texts, most=20)
+    assert [pick.chosen for pick in picks] == [False] * 20
+    drawn = [pick.place for pick in mixed if not pick.chosen]
+    assert [pick.place for pick in picks][: len(drawn)] == drawn
 
 
 def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
@@ -100,7 +119,7 @@ def test_chosen_rows_are_fitted_to_and_never_held_out() -> None:
 
 
 def test_a_label_is_given_by_its_number_or_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer("1", "b", "", "2", "/quit", "1", monkeypatch=monkeypatch)
+    answer("1", "b", "/skip", "2", "/quit", "1", monkeypatch=monkeypatch)
     assert label() == 0
     found = labelled()
     assert [row["label"] for row in found] == ["a", "b", "b"]
@@ -139,21 +158,58 @@ def test_a_piped_answer_that_is_no_label_labels_no_other_text(
 ) -> None:
     answer("1", "3", "2", monkeypatch=monkeypatch)
     assert label() == 2
-    assert "'3' is no label" in capsys.readouterr().err
+    assert "'3' is no answer" in capsys.readouterr().err
     assert [row["label"] for row in labelled()] == ["a"]
 
 
-def test_labels_that_are_numbers_have_no_others(tmp_path: Path) -> None:
-    stars = [Pick(place, chosen=False) for place in range(2)]
-    rows = [Unlabelled(text, {}) for text in ("good", "bad")]
-    with (
-        LabelFile(tmp_path / "stars.jsonl", existing="refuse", source=None) as file,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        answer("5", "1", monkeypatch=patch)
-        ask_for_labels(screen.err(), ("5", "4", "3", "2", "1"), rows, stars, file)
-    lines = (tmp_path / "stars.jsonl").read_text().splitlines()
-    assert [json.loads(line)["label"] for line in lines] == ["5", "1"]
+FELT = Question("felt", "choice", "How?", (Option("bad", "bad"), Option("good", "good")))
+JUNK = Question(
+    "junk", "predicate", "Junk?", (Option("yes", value=True), Option("no", value=False))
+)
+GUESS = {"felt": "good", "junk": "no"}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("", GUESS),
+        ("1", {"felt": "bad", "junk": "no"}),
+        ("bad yes", {"felt": "bad", "junk": "yes"}),
+        ("junk=yes, 1", {"felt": "bad", "junk": "yes"}),
+    ],
+)
+def test_one_line_answers_all_questions(line: str, found: dict[str, str]) -> None:
+    assert Form([FELT, JUNK]).read(line, GUESS) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "guess", "said"),
+    [
+        ("baad", GUESS, "'bad'"),
+        ("bad good", GUESS, "two answers to 'felt'"),
+        ("", {"felt": "good"}, "nothing is decided about junk"),
+    ],
+)
+def test_a_line_that_says_nothing_clear_is_refused(
+    line: str, guess: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Form([FELT, JUNK]).read(line, guess)
+
+
+def test_what_is_decided_stands_in_brackets_and_is_accepted_by_an_empty_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer("", monkeypatch=monkeypatch)
+    assert label() == 0
+    (row,) = labelled()
+    assert row["label"] == ("a" if float(row["text"].split()[-1]) > 0.5 else "b")
+    assert f"{row['label']}]" in capsys.readouterr().err
+
+
+def test_labels_that_are_numbers_have_no_others() -> None:
+    stars = Question("stars", "choice", "?", tuple(Option(n, n) for n in ("5", "4", "3", "2", "1")))
+    assert Form([stars]).read("5", {}) == {"stars": "5"}
 
 
 def test_no_label_at_all_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,8 +255,9 @@ def test_a_small_model_does_not_label_for_itself(capsys: pytest.CaptureFixture[s
 def test_what_was_labelled_is_calibrated_on(monkeypatch: pytest.MonkeyPatch) -> None:
     answer(*"12" * 20, monkeypatch=monkeypatch)
     assert label("--limit", "40") == 0
-    assert moa("calibrate", "out.jsonl", "--task", "Spam?", "--out", "new.json") == 0
-    data = Calibration.load("new.json").proven.data
+    assert moa("learn", "out.jsonl", "--task", "Spam?", "--out", "new.json") == 0
+    data = Calibration.load("new.json").data
+    assert data is not None
     assert data.labelled_by == {"person": 40}
     assert data.chosen == 20
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from pydantic import BaseModel, Field, create_model
 
 from moa.agents.base import Limits, ready
 from moa.agents.deciding import DecidingAgent, examples_of
+from moa.agents.labelled import labelled_examples
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
 from moa.questions import Answer, Choice, choice, questions_of
@@ -41,13 +43,16 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
             always given, however little it fits.
         question: Name of the question, as a server is sent it; `None`: the agent's own.
         examples: Texts with their labels, `None` for none of them; see `DecidingAgent`.
+        labelled: A file with more of them: JSON Lines with `text` and, under the name of the
+            question, the label; `null` for none of them.
         calibration: What decides, and says which answers are accepted if it has a bound: made by
-            `moa calibrate`, or by `adapt`.
+            `moa learn`, or by `adapt`.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: labels are missing, empty or not different, or an example has another.
+        ConfigError: labels are missing, empty or not different, an example has another, or the
+            file `labelled` can't be read.
         CalibrationError: the calibration belongs to another question.
 
     Examples:
@@ -68,6 +73,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: Always = False,
         question: str | None = None,
         examples: Sequence[tuple[str, str]] = (),
+        labelled: str | Path | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None: ...
@@ -82,6 +88,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: Always = False,
         question: str | None = None,
         examples: Sequence[tuple[str, L]] = (),
+        labelled: str | Path | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None: ...
@@ -96,6 +103,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: bool,
         question: str | None = None,
         examples: Sequence[tuple[str, M | None]] = (),
+        labelled: str | Path | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None: ...
@@ -109,6 +117,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         none: bool = False,
         question: str | None = None,
         examples: Sequence[tuple[str, Any]] = (),
+        labelled: str | Path | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],
     ) -> None:
@@ -128,10 +137,13 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         model: type[BaseModel] = create_model("Labels", label=(self.output_type, asked))
         (asked_as,) = questions_of(model)
         asked_as = replace(asked_as, name=question or limits.get("name") or "classifier")
+        given = examples_of(asked_as, examples)
+        if labelled is not None:
+            given += labelled_examples(labelled, asked_as)
         super().__init__(
             endpoint,
             [asked_as],
-            examples=examples_of(asked_as, examples),
+            examples=given,
             calibration=calibration,
             **limits,
         )

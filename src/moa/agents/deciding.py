@@ -53,7 +53,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     Give examples to say what you mean, a few of each label: they are shown to the model, and from
     eight on, beside the encoder, a head is fitted to them. Give labels, some dozens to hundreds of
     your own rows, to have the best way chosen by cross-validation (`adapt`), or to know how often
-    what is accepted is wrong (`moa calibrate`).
+    what is accepted is wrong (`moa learn`).
 
     Of a text that doesn't fit the endpoint's `context_window` it reads the opening and the end, as
     the trace says. Where the window isn't known, the whole text is sent.
@@ -241,7 +241,15 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return self.calibrated(made)
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
-        """Read the text once for all questions, and conclude each answer."""
+        """Turn the answers into the output."""
+        return self.read(await self.answers(request, context))
+
+    async def answers(self, request: Text | str, context: RunContext) -> list[Answer]:
+        """Read the text once for all questions, and conclude each answer, in their order.
+
+        Raises:
+            InputError: the text is empty.
+        """
         text = str(request)
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
@@ -260,7 +268,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        return self.read([answers[question.name] for question in self.questions])
+        return [answers[question.name] for question in self.questions]
 
     async def _fitting(self, text: str, context: RunContext) -> str:
         """Cut a text that the endpoint can't read whole to its opening and its end, and say so.
@@ -335,7 +343,7 @@ def _reads_vectors(calibration: Calibration) -> bool:
 def _enough(question: Question, examples: Sequence[Example]) -> bool:
     from moa.calibration.adapt import enough, labels_of
 
-    return len(examples) >= ENOUGH and enough(labels_of(question, examples))
+    return len(examples) >= ENOUGH and enough(question, labels_of(question, examples), pairs=True)
 
 
 class _FirstFit:

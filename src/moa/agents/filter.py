@@ -139,7 +139,7 @@ class Filter(DecidingAgent[Verdict]):
 
         (question,) = self.questions
         expected = (await words_head(question, context)).expected
-        if expected is not None and expected < WELL_READ:
+        if expected < WELL_READ:
             context.note(
                 "degraded",
                 f"criteria like {self.criterion!r} are badly told by their words alone: give "

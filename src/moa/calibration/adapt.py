@@ -11,26 +11,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moa.calibration.defaults import as_asked, made, shown_as
+from moa.calibration.defaults import as_asked, made, with_expected
 from moa.calibration.features import (
+    ASKED_AS,
     DECIDES,
     ENCODER,
     LabelFeature,
     Progress,
     WordsFeature,
+    shown_as,
+    words_of,
 )
 from moa.calibration.file import Calibration, FitRecord
 from moa.calibration.fit import fit_all
 from moa.calibration.labelled import Labelled
 from moa.calibration.reader import Answers, FeatureReader
 from moa.context import RunContext
-from moa.decisions import ENOUGH, PromptVariant
+from moa.decisions import ENOUGH, ENOUGH_A_LABEL, PromptVariant
 from moa.decisions.arrays import Floats, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import agreement, centred_mean, is_blind, shrunk_mean
 from moa.decisions.relevance import speaks
 from moa.decisions.variants import confident, stand_in_texts
 from moa.endpoints import Endpoint, Example
+from moa.endpoints.encoders import feeds_heads
 from moa.endpoints.known import MOST_OPTIONS, identity_of, known
 from moa.questions import Question
 
@@ -94,7 +98,7 @@ async def adapt(
     for question in questions:
         one = _Question(question, answers, shown_as(question, own), asks, context, progress)
         rows = labels_of(question, labelled)
-        if enough(rows):
+        if enough(question, rows, pairs=encoder is not None and feeds_heads(encoder)):
             found[question.name] = await one.to_labels(rows)
         else:
             found[question.name] = await one.to_texts(rows, unlabelled)
@@ -112,10 +116,12 @@ def labels_of(question: Question, labelled: Sequence[Example]) -> list[Labelled]
     ][:MOST_LABELS]
 
 
-def enough(rows: Sequence[Labelled]) -> bool:
-    """Whether there are labels enough to fit to."""
+def enough(question: Question, rows: Sequence[Labelled], *, pairs: bool) -> bool:
+    """Whether there are labels enough to fit to; `pairs` says if a choice is decided without."""
     texts = {row.text for row in rows}
-    return len(texts) >= ENOUGH and len({row.label for row in rows}) > 1
+    scored = pairs and question.kind == "choice"
+    least = ENOUGH_A_LABEL * len(question.options) if scored else ENOUGH
+    return len(texts) >= least and len({row.label for row in rows}) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +169,19 @@ class _Question:
         reader = self.reader(texts)
         found = _Unlabelled(len(self.question.options))
         if ENCODER in self.answers.sources and speaks(self.question):
-            words = await reader.read(WordsFeature())
+            given = [Example(row.text, {ASKED_AS: row.label}) for row in rows]
+            feature = words_of(self.question, [*self.own, *given])
+            words = await reader.read(feature)
             if words is not None:
-                found.add(WordsFeature(), words.values, 1.0)
+                # The scorer of pairs knows ordinary texts: only one's own tell it of a bias.
+                found.add(feature, words.values, 1.0, biased=many or self.question.kind != "choice")
         weight = self._weight(beside_words=bool(found.features))
         why = await self._model(reader, rows, found, weight, many=many) if weight else ""
         if not found.features:
             return as_asked(self.question, self._few(rows), origin=_WRITES)
         used = f"bias removed on {len(texts)} {'unlabelled' if many else 'shipped'} texts"
         calibration = made(self.question, found.features, found.fit, f"{used}{why and f'; {why}'}")
+        calibration = with_expected(calibration)
         models = {r: await identity_of(reader.sources[r], self.context) for r in calibration.roles}
         more = {"models": models, "doubtful": _SAME if why else "", "notes": tuple(reader.dropped)}
         return calibration.model_copy(update=more).sealed()
@@ -245,11 +255,13 @@ class _Unlabelled:
         weight: float,
         *,
         whole: bool = False,
+        biased: bool = True,
     ) -> None:
         """Add a feature, and take its bias out: its `whole` mean, or all but a part of it."""
         self.features.append(feature)
         self.weights.append(weight)
-        self.bias = self.bias - weight * (centred_mean(logs) if whole else shrunk_mean(logs))
+        if biased:
+            self.bias = self.bias - weight * (centred_mean(logs) if whole else shrunk_mean(logs))
 
     @property
     def fit(self) -> FitRecord:

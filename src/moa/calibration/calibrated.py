@@ -97,11 +97,13 @@ class Calibrated:
         found, accepted = made.decide([values_of(feature, r, text)[None] for feature, r in pairs])
         sources: list[Source] = [a.source for a in said if a.probabilities is not None]
         tells = any(answer.label_mass is not None for answer in said)
+        probabilities = tuple(found.probabilities[0].tolist())
         return Answer(
             question=self.question,
-            probabilities=tuple(found.probabilities[0].tolist()),
+            probabilities=probabilities,
             source=sources[0] if sources else "encoder",
             accepted=None if made.bound is None else bool(accepted[0]),
+            expected_precision=made.expected_precision(max(probabilities)),
             label_mass=float(found.mass[0]) if tells and found.mass is not None else None,
             doubtful=bool(made.doubtful),
         )
@@ -113,15 +115,17 @@ def check_question(calibration: Calibration, question: Question) -> None:
     _same(f"a {mine.kind}", f"a {asked.kind}", "kind of question")
     _same(repr(mine.text), repr(asked.text), "question")
     names, asks = calibration.labels, [option.name for option in asked.options]
-    if new := [name for name in asks if name not in names]:
+    new, gone = _without(asks, names), _without(names, asks)
+    if new:
+        also = f", and {gone} is asked for no more" if gone else ""
         raise CalibrationError(
-            f"the calibration knows nothing of the label {new[0]!r}: it was made for "
-            f"{', '.join(names)}. Calibrate again with rows of the new label"
+            f"the calibration knows nothing of the label {new}: it was made for "
+            f"{', '.join(names)}{also}. Label rows of what is new, and learn again"
         )
-    if gone := [name for name in names if name not in asks]:
+    if gone:
         raise CalibrationError(
-            f"the calibration was made with the label {gone[0]!r} too, which is not among "
-            f"{', '.join(asks)}. Calibrate again without it"
+            f"the calibration was made with the label {gone} too, which is not among "
+            f"{', '.join(asks)}. Learn again without its rows"
         )
     _same(", ".join(names), ", ".join(asks), "order of the labels")
     for was, is_now in zip(mine.options, asked.options, strict=True):
@@ -156,9 +160,14 @@ def check_models(calibration: Calibration, found: Mapping[str, Identity]) -> lis
             warnings.append(
                 f"{was.model} was served by {_served(was)} when the calibration was made, and "
                 f"is by {_served(here)} now: scores move a little between servers. Confirm the "
-                "promise with moa calibrate --recheck"
+                "promise with moa learn --recheck"
             )
     return warnings
+
+
+def _without(some: Sequence[str], others: Sequence[str]) -> str:
+    """Name those that are not among others."""
+    return ", ".join(repr(name) for name in some if name not in others)
 
 
 def _same(was: str, is_now: str, what: str) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 from moa.calibration.features import (
-    ASKED_AS,
     ENCODER,
     Feature,
     LabelFeature,
     VectorFeature,
     WordsFeature,
+    shown_as,
+    words_of,
 )
 from moa.calibration.file import Calibration, FitRecord, HeadFile, QuestionRecord, ShippedHead, now
-from moa.decisions import PromptVariant
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import known
 from moa.questions import Question
+
+EXPECTED = Path(__file__).with_name("expected.json")
+"""Curves of confidence and expected precision, as `benchmarks/pairs.py` writes them."""
+BY_WORDS = "by the words of the question"
 
 
 def made(
@@ -33,15 +40,6 @@ def made(
     )
 
 
-def shown_as(question: Question, examples: Sequence[Example]) -> PromptVariant:
-    """Name the labels of examples as features do; those without one of the question stay."""
-    labels = [example.labels.get(question.name) for example in examples]
-    return tuple(
-        Example(example.text, {} if label is None else {ASKED_AS: label})
-        for example, label in zip(examples, labels, strict=True)
-    )
-
-
 def as_asked(
     question: Question, examples: Sequence[Example] = (), *, origin: str = "asked as it is"
 ) -> Calibration:
@@ -52,16 +50,31 @@ def as_asked(
     return made(question, [feature], None, origin)
 
 
+def with_expected(calibration: Calibration) -> Calibration:
+    """Say how precise decisions are expected to be, where the scorer of pairs makes them alone."""
+    words = calibration.features[0]
+    alone = len(calibration.features) == 1
+    if not (alone and isinstance(words, WordsFeature) and calibration.question.kind == "choice"):
+        return calibration
+    from moa.decisions.pairs import expected_of
+
+    expected = expected_of(calibration.question.question(), words.examples)
+    origin = f"{calibration.origin} (precision expected, not promised)"
+    return calibration.model_copy(update={"expected": expected, "origin": origin})
+
+
 def by_words(
     question: Question, endpoint: Endpoint, examples: Sequence[Example] = ()
 ) -> Calibration:
     """Decide by the words of the question, and by the model as far as it is known to help."""
     about = known(endpoint.model)
     weight = about.weight_of(question)
-    words, zeros = WordsFeature(), (0.0,) * len(question.options)
+    words, zeros = words_of(question, shown_as(question, examples)), (0.0,) * len(question.options)
     if not weight:
         fit = FitRecord(heads=(None,), weights=(1.0,), bias=zeros)
-        return made(question, [words], fit, "by the words of the question")
+        count = sum(bool(example.labels) for example in words.examples)
+        origin = f"{BY_WORDS} and {count} examples" if count else BY_WORDS
+        return with_expected(made(question, [words], fit, origin))
     half = weight * about.yes_bias / 2
     bias = (-half, half) if question.kind == "predicate" else zeros
     labels = LabelFeature(
@@ -80,4 +93,14 @@ def shipped(question: Question, name: str, *, file: HeadFile = "support") -> Cal
     )
     vector = VectorFeature(name="encoder", source=ENCODER, sentences=True)
     origin = f"shipped with moa, fitted to labelled messages ({file})"
-    return made(question, [vector], fit, origin)
+    expected = shipped_expectations().get(f"{file} {name}", ())
+    if expected:
+        origin += " (precision expected, not promised)"
+    return made(question, [vector], fit, origin).model_copy(update={"expected": expected})
+
+
+@cache
+def shipped_expectations() -> dict[str, tuple[tuple[float, float], ...]]:
+    """Read what precision is expected of heads that ship, by their file and question."""
+    found = json.loads(EXPECTED.read_text(encoding="utf-8"))
+    return {name: tuple((float(a), float(b)) for a, b in curve) for name, curve in found.items()}

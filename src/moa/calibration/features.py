@@ -123,11 +123,17 @@ class VectorFeature(Frozen):
 
 
 class WordsFeature(Frozen):
-    """What the words of a question make of the text, without a label: probabilities of options."""
+    """What a question's words, and examples of its labels, make of the text: probabilities.
+
+    Nothing is fitted: a choice is read by `moa.decisions.pairs`, and a criterion by
+    `moa.decisions.heads.words_head`, without examples.
+    """
 
     kind: Literal["words"] = "words"
     name: str = "words"
     source: str = ENCODER
+    examples: PromptVariant = ()
+    """Texts with their labels, of a choice."""
 
 
 Feature = Annotated[LabelFeature | VectorFeature | WordsFeature, Field(discriminator="kind")]
@@ -136,6 +142,26 @@ Feature = Annotated[LabelFeature | VectorFeature | WordsFeature, Field(discrimin
 def layout_of(question: Question, read_as: Layout) -> str:
     """Write the prompt of a question as it is without a text and examples."""
     return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).text
+
+
+def shown_as(question: Question, examples: Sequence[Example]) -> PromptVariant:
+    """Name the labels of examples as features do; those without one of the question stay."""
+    labels = [example.labels.get(question.name) for example in examples]
+    return tuple(
+        Example(example.text, {} if label is None else {ASKED_AS: label})
+        for example, label in zip(examples, labels, strict=True)
+    )
+
+
+def words_of(question: Question, examples: Sequence[Example]) -> WordsFeature:
+    """Read a question by its words, and a choice by examples too, each text once.
+
+    Their labels are named as features name them.
+    """
+    if question.kind != "choice":
+        return WordsFeature()
+    labelled = {example.text: example for example in examples if example.labels}
+    return WordsFeature(examples=tuple(labelled.values()))
 
 
 class Read(NamedTuple):
@@ -257,18 +283,29 @@ async def read_vector(
     sources: Sources,
     context: RunContext,
 ) -> tuple[float, ...]:
-    """Read one text with a feature that encodes it."""
+    """Read one text with a feature that encodes it, as if it weren't among its examples."""
     encoding = _encoding(feature, question)
     assert encoding is not None, "it reads a vector"
     vector = await encode(encoding, text, sources, context)
-    return await _numbers(feature, question, vector, context)
+    return await _numbers(feature, question, vector, sources, context, without=text)
 
 
 async def _numbers(
-    feature: Feature, question: Question, vector: tuple[float, ...], context: RunContext
+    feature: Feature,
+    question: Question,
+    vector: tuple[float, ...],
+    sources: Sources,
+    context: RunContext,
+    *,
+    without: str | None = None,
 ) -> tuple[float, ...]:
     if not isinstance(feature, WordsFeature):
         return vector
+    if question.kind == "choice":
+        from moa.decisions.pairs import pair_head
+
+        head = await pair_head(question, feature.examples, sources[feature.source], context)
+        return head.logs_of(vector, without)
     from moa.decisions.relevance import words_head
 
     return (await words_head(question, context)).head.logs_of(vector)
@@ -313,7 +350,7 @@ class Plan:
                     continue
                 encoding = _encoding(feature, question)
                 assert encoding is not None, "it reads a vector"
-                numbers = await _numbers(feature, question, vectors[encoding], context)
+                numbers = await _numbers(feature, question, vectors[encoding], sources, context)
                 reads.append(Read(vector=numbers))
             found.append(reads)
         return found

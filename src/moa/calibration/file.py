@@ -265,6 +265,9 @@ class Calibration(Frozen):
     them is to look more than once, so they are for the next calibration."""
     accepting: FitRecord | None = None
     """`None` without a bound."""
+    expected: tuple[tuple[float, float], ...] = ()
+    """Rising confidences, and the share expected to be right of the decisions at least as sure: as
+    was seen where the labels are known. It is no bound. Empty: nothing is known."""
     uncertainty: Uncertainty | None = None
     """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
     full: FitRecord | None = None
@@ -292,15 +295,21 @@ class Calibration(Frozen):
         Raises:
             CalibrationError: it is missing, is no calibration, or was edited.
         """
-        found = load_model(
-            path, cls, what="calibration", maker="moa calibrate", error=CalibrationError
-        )
-        if found.seal != found.sealed().seal:
+        found = load_model(path, cls, what="calibration", maker="moa learn", error=CalibrationError)
+        found.check_seal(path)
+        return found
+
+    def check_seal(self, path: str | Path) -> None:
+        """Make sure that it is as it was made, where it was read from a file.
+
+        Raises:
+            CalibrationError: it was edited.
+        """
+        if self.seal != self.sealed().seal:
             raise CalibrationError(
                 f"{str(path)!r} was edited after it was made: its question, examples, fit or bound "
-                "is not the one that was calibrated. Run moa calibrate again with what you want"
+                "is not the one that was learned. Run moa learn again with what you want"
             )
-        return found
 
     def save(self, path: str | Path) -> None:
         """Write it, readable and in one step.
@@ -339,7 +348,7 @@ class Calibration(Frozen):
         if self.bound is None or self.data is None or self.reached is None:
             raise CalibrationError(
                 f"nothing is promised of these decisions ({self.origin}): they were fitted without "
-                "rows held out. moa calibrate finds a bound on labelled rows"
+                "rows held out. moa learn finds a bound on labelled rows"
             )
         return Proven(self.bound, self.data, self.reached)
 
@@ -357,6 +366,16 @@ class Calibration(Frozen):
         later = replace(asked, look=None if asked.look is None else asked.look + 1)
         wanted = (bound.labels + more) * later.needed() / asked.needed()
         return max(1, rows_holding(ceil(wanted), len(self.labels), learn=data.learn) - drawn)
+
+    def expected_precision(self, confidence: float) -> float | None:
+        """Give the share expected to be right of the decisions at least as sure as this.
+
+        `None` where nothing is known; 0 below the least confidence that was looked at.
+        """
+        if not self.expected:
+            return None
+        reached = [share for least, share in self.expected if least <= confidence]
+        return max(reached, default=0.0)
 
     def scored(self, readings: Sequence[Floats]) -> Floats:
         """Probabilities of the options by the full fit: texts, options."""

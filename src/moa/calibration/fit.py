@@ -28,8 +28,8 @@ from moa.calibration.features import (
     LabelFeature,
     Progress,
     VectorFeature,
-    WordsFeature,
     sources_of,
+    words_of,
 )
 from moa.calibration.file import (
     Calibration,
@@ -60,7 +60,7 @@ from moa.calibration.scorer import (
 )
 from moa.context import RunContext
 from moa.decisions import PromptVariant
-from moa.decisions.arrays import Bools, Floats, Ints, np
+from moa.decisions.arrays import Bools, Floats, Ints, expected_curve, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import PENALTIES, fit_head, folds, split
 from moa.decisions.relevance import speaks
@@ -87,6 +87,7 @@ async def calibrate(
     guarantee: Guarantee | None = None,
     by_label: bool = False,
     learn: Learn = "split",
+    asks: bool = True,
     latency_penalty: float = LATENCY_PENALTY,
     embedders: Mapping[str, Endpoint] | None = None,
     language: Detect | None = None,
@@ -105,7 +106,9 @@ async def calibrate(
         learn: `"split"` learns from half of the rows, or from two in ten from 100 a label on, and
             holds the others out. `"nothing"` takes the endpoint's label probabilities as they are,
             and holds all rows out. `"approximate"` uses all rows for both, by ten-fold
-            cross-fitting: what it promises has no finite-sample proof.
+            cross-fitting: what it promises has no finite-sample proof. `"all"` learns from all
+            rows, and promises nothing: the calibration has no bound.
+        asks: Whether the endpoint is asked at all, and not the embedders alone.
         latency_penalty: How much lower the log loss must be for a second a decision; 0 takes the
             best.
         embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
@@ -143,12 +146,18 @@ async def calibrate(
         limit_s=limit_s,
         progress=progress,
     )
-    made = await _made(_Search(reader, task, latency_penalty))
-    if made is None:
+    own: Sequence[PromptVariant] = ((),) if asks else ()
+    if learn == "all":
+        fitted = await fit_all(reader, data.rows, own, latency_penalty)
+    else:
+        made = await _made(_Search(reader, task, latency_penalty, own))
+        models = {} if made is None else await _models(made, reader)
+        fitted = None if made is None else _written(task, made, reader, models, language)
+    if fitted is None:
         raise CalibrationError(
             "nothing could be read to calibrate on: " + "; ".join(reader.dropped)
         )
-    return _written(task, made, reader, await _models(made, reader), language)
+    return fitted
 
 
 async def fit_all(
@@ -185,10 +194,15 @@ async def fit_all(
         full=FitRecord.of(blend(parts, task.labels)),
         data=task.record({}),
         reached=_reached(task, made.best, parts, None),
+        expected=_expected(made.best.probabilities, task.labels),
         origin=f"fitted to {len(data.rows)} labelled texts by {by}",
         candidates=tuple(one.candidate for one in made.tried),
         notes=(*data.notes, *reader.dropped),
     ).sealed()
+
+
+def _expected(p: Floats, labels: Ints) -> tuple[tuple[float, float], ...]:
+    return expected_curve(p.max(1), p.argmax(1) == labels)
 
 
 def option_names(question: Question) -> list[str]:
@@ -296,6 +310,12 @@ class _Task:
     def compared(self) -> Bools:
         """Texts on which features are compared; all, where nothing is learnt."""
         return ~self.held if self.learn != "nothing" else np.ones(len(self.held), bool)
+
+    @property
+    def examples(self) -> PromptVariant:
+        """Texts of the fitting part with their labels."""
+        rows = zip(self.data.rows, self.held, strict=True)
+        return tuple(Example(row.text, {ASKED_AS: row.label}) for row, held in rows if not held)
 
     @property
     def tested(self) -> Ints:
@@ -425,7 +445,7 @@ async def _read(search: _Search) -> None:
     """Read with all features there are, the cheap ones first."""
     reader, task = search.reader, search.task
     if search.learns:
-        for feature in _vectors(reader):
+        for feature in _vectors(search):
             await search.read(feature)
     own = await _labels(search, "labels", search.own) if search.own else None
     if own is None:
@@ -437,24 +457,21 @@ async def _read(search: _Search) -> None:
     # A server that decides by itself takes no examples.
     shows = reader.answers.source == "logprob" and len(task.names) <= _MOST_OPTIONS_SHOWN
     if search.learns and shows:
-        examples = [
-            Example(row.text, {ASKED_AS: row.label})
-            for row, held in zip(task.data.rows, task.held, strict=True)
-            if not held
-        ]
         asked = replace(reader.question, name=ASKED_AS)
-        shown = await _labels(search, "labels after examples", halves(examples, asked))
+        shown = await _labels(search, "labels after examples", halves(task.examples, asked))
         sure = _sure(reader, task, [one.values for one in (own, shown) if one is not None])
         await _labels(search, "labels after sure texts", sure)
 
 
-def _vectors(reader: FeatureReader) -> list[Feature]:
+def _vectors(search: _Search) -> list[Feature]:
     """List the features that read vectors: the quick ones first."""
-    found: list[Feature] = []
+    reader, found = search.reader, list[Feature]()
     for role in reader.sources:
         if role == ENCODER:
             found.append(VectorFeature(name=role, source=role, sentences=True))
-            found += [WordsFeature(source=role)] if speaks(reader.question) else []
+            given = [example for variant in search.own for example in variant]
+            words = words_of(reader.question, [*search.task.examples, *given])
+            found += [words] if speaks(reader.question) else []
         elif role != DECIDES:
             prompt = None if role == SENTENCES else PROMPT
             found.append(VectorFeature(name=role, source=role, prompt=prompt))

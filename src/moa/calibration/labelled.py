@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from moa._text import words_in
 from moa.errors import InputError
 from moa.node import Frozen
+from moa.questions import NONE_OF_THESE, Question
 
 _LIKE_TEXTS, _LONG = 0.5, 30
 """A column in which more than this share of values are different, and most are at least this long,
@@ -26,6 +27,7 @@ _ALIKE = 0.8
 """Share of the words of two texts together that both have, from which on they are near-copies."""
 _LOOK_BACK = 50
 """Texts with one rare word that a text is compared with."""
+_TRUTHS = {"true": "yes", "false": "no"}
 _MANY = 30
 """Fewer rows say nothing of whether a column holds labels."""
 
@@ -208,6 +210,36 @@ def _check_column(rows: Sequence[Labelled]) -> None:
             else "Is the label in another column?"
         )
     )
+
+
+def label_of(question: Question, value: object) -> str | None:
+    """Give the name of the option that a value in a row means.
+
+    That is its name or its value; true and false, also in words as a table has them; and null or
+    "none" for "none of these". It is `None` where the value says nothing.
+
+    Raises:
+        InputError: it is none of the options.
+    """
+    names = [option.name for option in question.options]
+    for option in question.options:
+        if value == option.name or (value == option.value and type(value) is type(option.value)):
+            return option.name
+    if isinstance(value, str) and (word := value.strip().casefold()) not in names:
+        if question.kind == "predicate" and word in _TRUTHS:
+            return _TRUTHS[word]
+        if word == "none" and NONE_OF_THESE in names:
+            return NONE_OF_THESE
+    if value is None or value == "":
+        return None
+    raise InputError(f"{question.name}: {value!r} is none of {', '.join(names)}")
+
+
+def written_as(question: Question, name: str) -> str | bool | None:
+    """Give what a row says for an option: its name; true or false; null for "none of these"."""
+    if question.kind == "predicate":
+        return name == question.options[0].name
+    return None if name == NONE_OF_THESE else name
 
 
 def same_text(text: str) -> str:

@@ -20,7 +20,7 @@ from itertools import combinations
 from typing import NamedTuple, Self
 
 from moa.calibration.bounds import Outcome
-from moa.calibration.features import ENCODER, Feature, LabelFeature
+from moa.calibration.features import ENCODER, Feature, LabelFeature, WordsFeature
 from moa.calibration.file import Calibration, Candidate, Measures, Uncertainty
 from moa.calibration.reader import Reading
 from moa.decisions.arrays import (
@@ -188,9 +188,10 @@ def tried(
         return one.candidate.log_loss
 
     # The options in the opposite order are the same feature once more, and stand beside it. A head
-    # and the words of the question read one vector, and go together: of few labels each is unsure.
+    # and the words of the question read one vector, and go together: of few labels each is unsure,
+    # but for the words of a choice with examples, which are tried alone too.
     together = tuple(part for part in parts if part.reading.feature.source == ENCODER)
-    others = [part for part in parts if part not in together]
+    others = [part for part in parts if part not in together or reads_examples(part)]
     alone = [part for part in others if not getattr(part.reading.feature, "turned", False)]
     starts = [*([together] if together else []), *((part,) for part in alone)]
     found = [of(*start) for start in starts]
@@ -203,6 +204,11 @@ def tried(
         found.append(better)
         best = better
     return found
+
+
+def reads_examples(part: Part) -> bool:
+    """Whether a part learns from examples, though it has no head that is fitted."""
+    return isinstance(part.reading.feature, WordsFeature) and bool(part.reading.feature.examples)
 
 
 def chosen(found: Sequence[Tried], *, latency_penalty: float) -> tuple[Tried, str]:

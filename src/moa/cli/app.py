@@ -10,14 +10,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from moa.cli import (
-    calibrate,
     chat,
     compare,
     decide,
     index,
     label,
+    learn,
     models,
+    new,
     options,
+    promote,
     route,
     run,
     serve,
@@ -130,18 +132,18 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
 for heading, commands in {
     "Ask": (run.run, show.show, chat.chat, run.draw, run.graphs, index.index),
     "Decide with guarantees": (
-        decide.decide,
-        calibrate.calibrate,
-        calibrate.evaluate,
         label.label,
-        calibrate.promote,
+        learn.learn,
+        decide.decide,
+        promote.evaluate,
+        promote.promote,
         compare.compare,
     ),
     "Choose and serve models": (models.choose, serve.up, serve.down, serve.status),
     "Set up": (serve.doctor, trust.trust),
 }.items():
     for command in commands:
-        _add(app, command, "eval" if command is calibrate.evaluate else "", heading)
+        _add(app, command, "eval" if command is promote.evaluate else "", heading)
 
 jobs = _typer(
     no_args_is_help=True,
@@ -151,6 +153,14 @@ jobs = _typer(
 app.add_typer(jobs, name="job", rich_help_panel="Ask")
 for command in (run.job_status, run.job_retry, run.job_failed, run.job_export):
     _add(jobs, command, command.__name__.removeprefix("job_"))
+
+beginnings = _typer(
+    no_args_is_help=True,
+    help="Make files to begin with, from what is there.",
+    epilog="Start with: moa new inbox messages.jsonl",
+)
+app.add_typer(beginnings, name="new", rich_help_panel="Set up")
+_add(beginnings, new.inbox)
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")

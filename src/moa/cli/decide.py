@@ -53,12 +53,6 @@ def decide(
             "eight --examples or more.",
         ),
     ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            "--save", metavar="FILE.json", help="Write what was fitted; later: --calibration FILE."
-        ),
-    ] = None,
     writing: options.Writing,
     given: options.Working,
 ) -> None:
@@ -71,9 +65,9 @@ def decide(
     With a few labelled rows ({"text": …, "label": …}), which help a small model most:
 
         moa decide mails.jsonl --task "…" --labels billing,delivery,technical \
-            --examples labelled.jsonl --save teams.json --out decided.jsonl
+            --examples labelled.jsonl --out decided.jsonl
 
-    The next time --calibration teams.json decides without fitting anew.
+    To decide by them again without fitting anew, moa learn writes a file.
 
     "None of these" as an answer, and decisions that don't depend on the other rows of the file:
 
@@ -86,8 +80,8 @@ def decide(
         tail -f mails.txt | moa decide - --task "…" --labels billing,delivery \
             --unlabelled last-month.jsonl --json
 
-    With what --save or moa calibrate wrote, which knows task and labels. Of moa calibrate, each
-    line also has accepted, true where its promise covers the decision:
+    With what moa learn wrote, which knows task and labels. Where it has a promise, each line also
+    has accepted, true where that covers the decision:
 
         moa decide mails.jsonl --calibration teams.json --out decided.jsonl
 
@@ -103,12 +97,11 @@ def decide(
     from moa.cli.row_display import RowDisplay
     from moa.cli.row_runner import Input, RowRunner, file_of
 
-    screen.check_target("--save", save)
     if calibration is None:
-        way = _adapted(task, labels, examples, unlabelled, save, none=none)
-    elif examples or unlabelled or none or save:
+        way = _adapted(task, labels, examples, unlabelled, none=none)
+    elif examples or unlabelled or none:
         raise ConfigError(
-            "--examples, --unlabelled, --none and --save don't go with --calibration, which was "
+            "--examples, --unlabelled and --none don't go with --calibration, which was "
             "made with its own"
         )
     else:
@@ -170,7 +163,6 @@ def _adapted(
     labels: str | None,
     examples: Path | None,
     unlabelled: Path | None,
-    save: Path | None,
     *,
     none: bool,
 ) -> _Adapted:
@@ -183,7 +175,7 @@ def _adapted(
         raise ConfigError(f"moa decide needs {missing}. Or give a --calibration, which has both")
     names = options.label_names(labels)
     shown = tuple(_labelled(examples, names, none=none)) if examples else ()
-    return _Adapted(task, names, none, shown, unlabelled, save)
+    return _Adapted(task, names, none, shown, unlabelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +265,6 @@ class _Adapted:
     none: bool
     labelled: Sequence[Example]
     unlabelled: Path | None
-    save: Path | None = None
     promise: str = ""
 
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
@@ -308,9 +299,6 @@ class _Adapted:
             )
         for made in fitted.calibrations.values():
             screen.notes().print(f"fitted to the task: {made.origin}")
-            if self.save is not None:
-                made.save(self.save)
-                screen.notes().print(f"written to {self.save}")
         return fitted
 
 

@@ -1,12 +1,14 @@
-"""moa label: labels for the texts that help a calibration most, by a person or an LLM."""
+"""moa label: labels for the texts that teach most, by a person or an LLM."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 from rich.text import Text
@@ -17,194 +19,393 @@ from moa.errors import ConfigError
 if TYPE_CHECKING:
     from moa._terminal import Console
     from moa.agents.classifier import Classifier
-    from moa.calibration.file import Calibration
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
-    from moa.evals.labelling import LabelFile, Pick, Unlabelled
+    from moa.endpoints import Endpoint
+    from moa.evals.labelling import Agents, LabelFile, Pick, Unlabelled
+    from moa.questions import Question
 
 PERSON = "person"
 DONE, NOTHING = 0, 1
-SKIP, BACK, QUIT = "", "/back", "/quit"
-_ANSWERS = f"Give a label's number or name, nothing to skip the text, {BACK} or {QUIT}"
+SKIP, BACK, QUIT = "/skip", "/back", "/quit"
+_HOW = (
+    "Enter accepts what is in brackets. Else type what is right instead, numbers or names, one for "
+    f"each question that it changes, as in: 2 7. Or {SKIP}, {BACK} or {QUIT}"
+)
+_MOST_SHOWN = 2000
+"""Characters of a message that are shown."""
 
 
 def label(
-    source: options.Source,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="GRAPH",
+            help="A graph that learns, such as support, or a file of one question that moa learn "
+            "--task wrote.",
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="What moa run wrote by --out, or raw rows: .jsonl, .csv, .txt, .parquet or .xlsx.",
+        ),
+    ],
     *,
-    calibration: options.NeededCalibration,
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.jsonl", help="Write one labelled row a line.")
     ] = Path("labelled.jsonl"),
     kept: options.Keeping,
     reading: options.Reading,
+    at_random: Annotated[
+        bool,
+        typer.Option("--random", help="Draw all texts at random, which a promise is found on."),
+    ] = False,
     by_llm: Annotated[
         bool, typer.Option("--by-llm", help="Let the large model label them.")
     ] = False,
-    limit: options.DefaultLimit = 100,
+    limit: options.DefaultLimit = 40,
     read: Annotated[
         int, typer.Option("--read", min=2, help="Texts that are read to choose among.")
-    ] = 500,
+    ] = 300,
     asking: options.Asking,
 ) -> None:
-    """Label the texts that help a calibration most.
+    """Label the messages that teach most.
 
-    By the large model instead, at no more than one dollar:
+    It shows one message after another, with what is decided about it now in brackets: all questions
+    of a graph at once. Enter accepts them all. What is wrong is corrected by a number or a name:
 
-        moa label inbox.jsonl --calibration teams.json --by-llm --budget-usd 1 --out labelled.jsonl
+        intent     [1 order]  2 refund  3 repair  4 none
+        sentiment  5 negative  [6 neutral]  7 positive
+        > 2 5
 
-    Half of the texts are drawn at random, since a promise can only be found on such; the others are
-    those that the calibration is in doubt of. Each line says which by chosen, and who labelled it
-    by labelled_by. Then calibrate again, on the rows of before and these:
+    /skip passes over a message, /back takes the last one back, /quit ends. Answers may come from a
+    pipe, a line each. Each message is on disk at once, and the same command with --resume goes on,
+    also with other rows.
 
-        cat before.jsonl labelled.jsonl > all.jsonl
-        moa calibrate all.jsonl --task "Which team does this mail belong to?" --out teams.json
+    Half of the messages are drawn at random, since a promise can only be found on such; the others
+    are those that are decided least surely, each unlike those before it. Each line says which by
+    chosen. Look at every one as if nothing stood in brackets: what you accept unread teaches that
+    what is decided is right, and is counted so.
 
-    Answer each text with the number of a label, or its name. An empty line skips the text, /back
-    takes the last label back, and /quit ends. Answers may come from a pipe, one a line.
+        moa run support inbox.jsonl --out runs.jsonl
+        moa label support runs.jsonl --out labelled.jsonl
+        moa label support runs.jsonl --out labelled.jsonl --resume --random --limit 200
+        moa learn labelled.jsonl --graph support --out inbox.json
+
+    By the large model instead, at no more than one dollar. What is promised of such labels is that
+    decisions agree with that model:
+
+        moa label support runs.jsonl --by-llm --budget-usd 1 --out labelled.jsonl
 
     Exit codes: 0 done or ended by /quit, 1 nothing was labelled, 2 usage or configuration, 130
     stopped.
 
-    The texts of a file that help most; each label is on disk at once, and --resume goes on where
-    it stopped:
+    One question of your own:
 
-        moa label inbox.jsonl --calibration teams.json --out labelled.jsonl
-        moa label inbox.jsonl --calibration teams.json --out labelled.jsonl --resume
+        moa label teams.json inbox.jsonl --out labelled.jsonl
     """
-    from moa.calibration.file import Calibration
-    from moa.evals.calibrations import connected
-    from moa.evals.labelling import LabelFile, picked, read_unlabelled
+    from moa.evals.labelling import LabelFile
 
-    made = Calibration.load(calibration)
-    picks: list[Pick] = []
     with LabelFile(out, existing=kept.existing(out), source=source) as file:
-        rows = read_unlabelled(
-            source,
-            format=reading.format,
-            text_column=reading.text_column,
-            encoding=reading.encoding,
-        )
+        session = _Session(file)
 
         async def body(endpoints: Endpoints, context: RunContext) -> int:
-            with screen.progress("reading") as progress:
-                picks.extend(
-                    await picked(
-                        connected(made, endpoints.slm),
-                        [row.text for row in rows],
-                        most=limit,
-                        known=file.texts,
-                        most_read=read,
-                        context=context,
-                        progress=progress,
-                    )
-                )
-            if not by_llm:
-                return DONE
-            return await _by_llm(made, endpoints, rows, picks, file, context)
+            if by_llm and not endpoints.has_llm:
+                raise ConfigError(_NO_LLM)
+            find = _of_file if what.endswith(".json") else _of_graph
+            asked = await find(what, source, reading, endpoints, context)
+            await session.pick(asked, limit, read, context, at_random=at_random)
+            if by_llm:
+                return await session.ask_llm(endpoints.llm, asked.by_llm(), context)
+            return DONE
 
         stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
         code = asking.run(body, stopped=stopped)
-        if code or by_llm:
-            raise typer.Exit(code)
-        raise typer.Exit(_by_hand(made, rows, picks, file))
+        if not (code or by_llm):
+            code = session.ask_person()
+        if not code:
+            _say_next(what, file)
+    raise typer.Exit(code)
 
 
-async def _by_llm(
-    made: Calibration,
-    endpoints: Endpoints,
-    rows: Sequence[Unlabelled],
-    picks: Sequence[Pick],
-    file: LabelFile,
-    context: RunContext,
-) -> int:
-    """Let the large model label each text; the exit code."""
-    from moa.evals.labelling import label_by_model
+_NO_LLM = (
+    "--by-llm needs a large model, and none is configured: a small one would only repeat what it "
+    'believes already. Add one to moa.toml, with tier = "llm"'
+)
+
+
+def _say_next(what: str, file: LabelFile) -> None:
+    """Say what to do with the labels."""
+    is_file = what.endswith(".json")
+    learns = f'--task "…" --out {what}' if is_file else f"--graph {what} --out learned.json"
+    screen.notes().print(
+        f"it has {len(file.texts)} labelled messages, {file.drawn} of them drawn at random. "
+        f"Next: moa learn {file.path} {learns}"
+    )
+
+
+class _Asked(NamedTuple):
+    """What is asked about some rows, and who decides it."""
+
+    rows: Sequence[Unlabelled]
+    agents: Agents
+    """As things are."""
+    by_llm: Callable[[], Agents]
+    """Gives those who ask the large model."""
+
+
+async def _of_file(
+    what: str, source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
+) -> _Asked:
+    """Ask the one question of a calibration."""
+    from moa.calibration.file import Calibration
+    from moa.evals.labelling import LABEL, read_unlabelled
     from moa.graphs.single_model import single_model
 
-    if not endpoints.has_llm:
-        raise ConfigError(
-            "--by-llm needs a large model, and none is configured: a small one would only repeat "
-            'what it believes already. Add one to moa.toml, with tier = "llm"'
+    del context
+    made = Calibration.load(what)
+    rows = read_unlabelled(
+        source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
+    )
+
+    def agents(endpoint: Endpoint, *, calibrated: bool) -> Agents:
+        agent = single_model(endpoint, calibration=made, calibrated=calibrated)
+        return {LABEL: cast("Classifier[str | None]", agent)}
+
+    return _Asked(
+        rows,
+        agents(endpoints.slm, calibrated=True),
+        lambda: agents(endpoints.llm, calibrated=False),
+    )
+
+
+async def _of_graph(
+    what: str, source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
+) -> _Asked:
+    """Ask all questions of a graph."""
+    from moa.evals.labelling import Unlabelled
+    from moa.graphs.learning import Learner, agents_of, rows_of
+
+    learner = Learner(what, endpoints)
+    found = rows_of(
+        source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
+    )
+    with screen.progress("reading") as progress:
+        messages = await learner.messages(found, context, progress, labels=False)
+    rows = [Unlabelled(str(one.fields.get("text")), one.fields, one.texts) for one in messages]
+    if not rows:
+        raise ConfigError(f"{source}: no row has a text to be labelled")
+    return _Asked(
+        rows,
+        agents_of(learner.current),
+        lambda: agents_of(learner.built(slm=endpoints.llm.name, heads=False)),
+    )
+
+
+@dataclass
+class _Session:
+    """Texts that are labelled into a file."""
+
+    file: LabelFile
+    rows: Sequence[Unlabelled] = ()
+    picks: Sequence[Pick] = ()
+    questions: Sequence[Question] = ()
+
+    async def pick(
+        self, asked: _Asked, most: int, read: int, context: RunContext, *, at_random: bool
+    ) -> None:
+        """Choose what is to be labelled."""
+        from moa.evals.labelling import picked
+
+        self.rows = asked.rows
+        asks = [question for agent in asked.agents.values() for question in agent.questions]
+        self.questions = [question for question in asks if question.name in asked.agents]
+        with screen.progress("reading") as progress:
+            self.picks = await picked(
+                asked.agents,
+                asked.rows,
+                most=most,
+                known=self.file.texts,
+                most_read=read,
+                at_random=at_random,
+                context=context,
+                progress=progress,
+            )
+
+    async def ask_llm(self, llm: Endpoint, agents: Agents, context: RunContext) -> int:
+        """Let the large model label each text; the exit code."""
+        from moa.evals.labelling import label_by_model
+
+        write = partial(self.write, by=f"{llm.name}: {llm.model}")
+        with screen.progress() as progress:
+            found = await label_by_model(
+                agents,
+                self.rows,
+                self.picks,
+                write,
+                context=context,
+                progress=partial(progress, f"labels by {llm.name}"),
+            )
+        for line in found.problems:
+            screen.err().print(line)
+        screen.notes().print(
+            f"{self.file.added} of {len(self.picks)} labelled into {self.file.path}"
         )
-    llm = endpoints.llm
-    with screen.progress() as progress:
-        found = await label_by_model(
-            cast("Classifier[str | None]", single_model(llm, calibration=made, calibrated=False)),
-            rows,
-            picks,
-            file,
-            by=f"{llm.name}: {llm.model}",
-            labels=made.labels,
-            context=context,
-            progress=partial(progress, f"labels by {llm.name}"),
-        )
-    for line in found.problems:
-        screen.err().print(line)
-    screen.notes().print(f"{file.added} of {len(picks)} labelled into {file.path}")
-    return DONE if file.added or not picks else NOTHING
+        return DONE if self.file.added or not self.picks else NOTHING
+
+    def ask_person(self) -> int:
+        """Ask whoever is there about one text after another; the exit code."""
+        console = screen.err()
+        if not self.picks:
+            console.print("all texts are labelled already")
+            return DONE
+        code = DONE
+        try:
+            self._ask(console)
+        except KeyboardInterrupt:
+            code = options.STOPPED
+        finally:
+            console.print(f"\n{self.file.added} labelled into {self.file.path}")
+        return code if code or self.file.added else NOTHING
+
+    def _ask(self, console: Console) -> None:
+        """Show the texts that were picked, and write the labels that are given."""
+        form = Form(self.questions)
+        if reconfigure := getattr(sys.stdin, "reconfigure", None):
+            reconfigure(errors="replace")
+        for question in self.questions:
+            console.print(Text(f"{question.name}: {question.text}", "dim"))
+        console.print(_HOW)
+        place, labelled = 0, list[int]()
+        while place < len(self.picks):
+            pick = self.picks[place]
+            self._show(console, form, place)
+            line = _read_line()
+            if line == QUIT:
+                return
+            if line == BACK:
+                if labelled:
+                    place = labelled.pop()
+                    self.file.take_back()
+                continue
+            if line == SKIP:
+                place += 1
+                continue
+            labels = self._understand(console, form, line, pick)
+            if labels is not None:
+                self.write(pick, labels, by=PERSON)
+                labelled.append(place)
+                place += 1
+
+    @staticmethod
+    def _understand(
+        console: Console, form: Form, line: str, pick: Pick
+    ) -> Mapping[str, str] | None:
+        """Read the labels of a line; `None` where it says none, and somebody can say it again."""
+        try:
+            return form.read(line, pick.guess)
+        except ConfigError as error:
+            if not sys.stdin.isatty():  # its next line would be taken for the labels of this text
+                raise
+            console.print(Text(str(error), "red"))
+            return None
+
+    def _show(self, console: Console, form: Form, place: int) -> None:
+        pick = self.picks[place]
+        row = self.rows[pick.place]
+        console.rule(f"{place + 1} of {len(self.picks)}")
+        if isinstance(subject := row.fields.get("subject"), str):
+            console.print(Text(subject, "bold"))
+        more = f" … and {len(row.text) - _MOST_SHOWN} characters more"
+        console.print(Text(row.text[:_MOST_SHOWN] + (more if len(row.text) > _MOST_SHOWN else "")))
+        console.print()
+        for line in form.lines(pick.guess):
+            console.print(line)
+
+    def write(self, pick: Pick, labels: Mapping[str, str], *, by: str) -> None:
+        """Write a text with its labels."""
+        from moa.calibration.labelled import written_as
+        from moa.evals.labelling import LABEL
+
+        values: dict[str, object] = {
+            question.name: labels[question.name]
+            if question.name == LABEL
+            else written_as(question, labels[question.name])
+            for question in self.questions
+        }
+        self.file.label(self.rows[pick.place], values, by=by, chosen=pick.chosen)
 
 
-def _by_hand(
-    made: Calibration, rows: Sequence[Unlabelled], picks: Sequence[Pick], file: LabelFile
-) -> int:
-    """Ask whoever is there for the label of one text after another; the exit code."""
-    console = screen.err()
-    if not picks:
-        console.print("all texts are labelled already")
-        return DONE
-    console.print(made.question.text, style="bold")
-    console.print(_ANSWERS)
-    code = DONE
-    try:
-        ask_for_labels(console, made.labels, rows, picks, file)
-    except KeyboardInterrupt:
-        code = options.STOPPED
-    finally:
-        console.print(f"\n{file.added} labelled into {file.path}")
-    return code if code or file.added else NOTHING
+class Form:
+    """All questions about a text, answered by one line."""
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._questions = questions
+        every = [(q.name, option.name) for q in questions for option in q.options]
+        names = Counter(_short(option) for _, option in every)
+        self._numbers = {answer: str(number) for number, answer in enumerate(every, start=1)}
+        if not names.keys().isdisjoint(self._numbers.values()):  # a label such as 3 is no number
+            self._numbers = {}
+        self._meant: dict[str, tuple[str, str]] = {}
+        """The answer that a word means."""
+        for name, option in every:
+            self._meant[f"{name}={_short(option)}"] = name, option
+            if names[_short(option)] == 1:
+                self._meant[_short(option)] = name, option
+        self._meant |= {number: answer for answer, number in self._numbers.items()}
+
+    def lines(self, guess: Mapping[str, str]) -> Iterator[Text]:
+        """Show the answers to each question, with what is decided now in brackets."""
+        wide = max(len(question.name) for question in self._questions)
+        for question in self._questions:
+            line = Text(f"{question.name:<{wide}}  ", "bold")
+            for option in question.options:
+                number = self._numbers.get((question.name, option.name), "")
+                said = f"{number} {_short(option.name)}".strip()
+                is_guess = guess.get(question.name) == option.name
+                line.append(
+                    f"[{said}]  " if is_guess else f"{said}  ", "" if is_guess else "not bold"
+                )
+            yield line
+
+    def read(self, line: str, guess: Mapping[str, str]) -> dict[str, str]:
+        """Read what is right: what is decided now, but for what the line says.
+
+        Raises:
+            ConfigError: it says something else, two answers to a question, or a question is open.
+        """
+        from moa.config.faults import nearest
+
+        given: dict[str, str] = {}
+        for word in self._words(line):
+            if word not in self._meant:
+                raise ConfigError(
+                    f"{word!r} is no answer{nearest(word, list(self._meant))}. {_HOW}"
+                )
+            name, option = self._meant[word]
+            if given.setdefault(name, option) != option:
+                raise ConfigError(f"{line!r} has two answers to {name!r}: give one")
+        whole = {**guess, **given}
+        if left := [question.name for question in self._questions if question.name not in whole]:
+            raise ConfigError(f"nothing is decided about {', '.join(left)}: give an answer")
+        return whole
+
+    def _words(self, line: str) -> list[str]:
+        if line in self._meant:
+            return [line]
+        parts = line.split(",") if "," in line else line.split()
+        return [part.strip() for part in parts if part.strip()]
 
 
-def ask_for_labels(
-    console: Console,
-    labels: Sequence[str],
-    rows: Sequence[Unlabelled],
-    picks: Sequence[Pick],
-    file: LabelFile,
-) -> None:
-    """Show the texts that were picked, and write each label that is given."""
-    numbers = {str(number): name for number, name in enumerate(labels, start=1)}
-    if not numbers.keys().isdisjoint(labels):  # a label such as 3 is no number of another
-        numbers = {}
-    answers = {name: name for name in labels} | numbers
-    listed = [f"{number} {name}" for number, name in numbers.items()] or labels
-    if reconfigure := getattr(sys.stdin, "reconfigure", None):
-        reconfigure(errors="replace")
-    place, labelled = 0, list[int]()
-    while place < len(picks):
-        pick = picks[place]
-        console.rule(f"{place + 1} of {len(picks)}")
-        console.print(rows[pick.place].text)
-        console.print(Text("  ".join(listed), "bold"))
-        answer = _read_answer()
-        if answer == QUIT:
-            return
-        if answer == BACK:
-            if labelled:
-                place = labelled.pop()
-                file.take_back()
-        elif answer == SKIP:
-            place += 1
-        elif answer in answers:
-            file.label(rows[pick.place], answers[answer], by=PERSON, chosen=pick.chosen)
-            labelled.append(place)
-            place += 1
-        elif sys.stdin.isatty():
-            console.print(f"{answer!r} is no label. {_ANSWERS}")
-        else:  # its next line would be taken for the label of this text
-            raise ConfigError(f"{answer!r} is no label. {_ANSWERS}")
+def _short(option: str) -> str:
+    from moa.questions import NONE_OF_THESE
+
+    return "none" if option == NONE_OF_THESE else option
 
 
-def _read_answer() -> str:
+def _read_line() -> str:
     """Wait for one line; where no more will come, it is `QUIT`."""
     line = sys.stdin.readline()
     return line.strip() if line else QUIT

@@ -138,9 +138,7 @@ Labels = Annotated[
         help="Names of the labels; of labelled rows, else theirs.",
     ),
 ]
-_CALIBRATION_FILE = typer.Option(
-    "--calibration", metavar="FILE.json", help="What moa calibrate wrote."
-)
+_CALIBRATION_FILE = typer.Option("--calibration", metavar="FILE.json", help="What moa learn wrote.")
 CalibrationFile = Annotated[Path | None, _CALIBRATION_FILE]
 NeededCalibration = Annotated[Path, _CALIBRATION_FILE]
 Risk = Annotated[

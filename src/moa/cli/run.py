@@ -106,6 +106,7 @@ def run(
     from moa import rows
     from moa.cli.row_display import RowDisplay
     from moa.cli.row_runner import Input, RowRunner, file_of
+    from moa.graphs.learning import learned_in
     from moa.graphs.loading import asked_by, load_graph
 
     source = _source(graph, source, text=text, demo=demo)
@@ -128,6 +129,8 @@ def run(
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[AnyNode, Asked]:
         node = load_graph(graph, endpoints)
+        if learned := learned_in(node):
+            screen.notes().print(f"learned: {learned.summary}")
         if ray is None:
             return node, asked_by(node)
         from moa.ray import RayNode

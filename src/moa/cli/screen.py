@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from moa.usage import Usage
 
+Progress = Callable[[str, int, int], None]
+"""Told how far things are: a name, how much is done, and of how much."""
 WIDE = 140
 """Columns where the output is no terminal: a file or a pipe has no width of its own."""
 STATUS, OUTCOME = "status", "outcome"
@@ -101,7 +103,7 @@ def waiting() -> Generator[Callable[[str], None], None, None]:
 
 
 @contextmanager
-def progress(verb: str = "") -> Generator[Callable[[str, int, int], None], None, None]:
+def progress(verb: str = "") -> Generator[Progress, None, None]:
     """Show how far things are: a bar for each on a terminal, else a line now and then.
 
     It is given a name, how much is done, and of how much.

@@ -104,7 +104,7 @@ def config_of(tables: dict[str, Any], file: Path | None, *, variables: bool = Tr
     """
     where = str(file) if file else f"the {_PREFIX}… variables"
     if variables:
-        tables = _merge(_variables(), tables)
+        tables = merge(_variables(), tables)
     try:
         config = Config(**tables)
     except ValidationError as error:
@@ -143,10 +143,10 @@ def _variables() -> dict[str, Any]:
         ) from error
 
 
-def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Merge tables, and those in them; where both say something, the first goes before."""
     both = {**second, **first}
     for key in first.keys() & second.keys():
         if isinstance(first[key], Mapping) and isinstance(second[key], Mapping):
-            both[key] = _merge(first[key], second[key])
+            both[key] = merge(first[key], second[key])
     return both

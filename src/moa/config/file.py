@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from moa._files import replace_text
-from moa.config import VARIABLE, config_of, parse, read_text, trust
+from moa.config import VARIABLE, config_of, merge, parse, read_text, trust
 from moa.config.tables import EMBEDDED, FILE, Config
 from moa.errors import ConfigError
 from moa.usage import Tier
@@ -97,6 +97,58 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
     _replace(file, after, wanted, added={"graphs": {name: whole}}, own=own)
     changed = {key: there[key] for key in keys if key in there and there[key] != whole[key]}
     return SetKeys(file, changed, tuple(key for key in there if key not in keys))
+
+
+def add_block(
+    path: str | Path | None, block: str, place: Sequence[str], *, overwrite: bool = False
+) -> Path:
+    """Put tables, with the comments in them, at the end of a configuration.
+
+    The file is made where it isn't there, and replaced in one step. It becomes trusted by nothing
+    that stands in the tables, since their texts may be anybody's.
+
+    Args:
+        path: The file; see `target`.
+        block: The tables, as TOML.
+        place: Keys of the table that holds them all. Where one is there already, it is replaced
+            only to `overwrite` it.
+        overwrite: Whether that may be.
+
+    Raises:
+        ConfigError: there is such a table, the file can't be written, or says something wrong.
+    """
+    check_block(path, place, overwrite=overwrite)
+    file = target(path)
+    before, known = _read(file)
+    if _at(known, place):
+        document = _document(before)
+        del _at(document, place[:-1])[place[-1]]
+        before, known = document.as_string(), document.unwrap()
+    after = f"{before.rstrip()}\n\n{block}" if before.strip() else block
+    added = parse(block, file)
+    _replace(file, after, merge(added, known), added=added, own=())
+    return file
+
+
+def check_block(path: str | Path | None, place: Sequence[str], *, overwrite: bool) -> None:
+    """Make sure that `add_block` would find room for a table.
+
+    Raises:
+        ConfigError: there is such a table, and it isn't to be overwritten.
+    """
+    file = target(path)
+    if not overwrite and _at(_read(file)[1], place):
+        raise ConfigError(
+            f"{file} has [{'.'.join(place)}] already, and nothing was written: give another file "
+            "by --out, or replace them by --force"
+        )
+
+
+def _at(tables: Any, place: Sequence[str]) -> Any:
+    """Give the table at a place; an empty one where there is none."""
+    for key in place:
+        tables = tables.get(key, {})
+    return tables
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:

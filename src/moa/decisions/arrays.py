@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 _BINS, _DRAWS = 10, 100
+_FEWEST, _POINTS = 20, 100
 _ENDS = 1e-6
 
 
@@ -79,6 +80,22 @@ def coverage_line(sure: Floats, correct: Bools) -> tuple[Floats, Floats]:
     counts = np.arange(1, len(order) + 1)
     ends = np.append(ranked[1:] != ranked[:-1], True)
     return counts[ends] / len(order), (wrong / counts)[ends]
+
+
+def expected_curve(sure: Floats, correct: Bools) -> tuple[tuple[float, float], ...]:
+    """Give rising confidences, and the share right of the cases that are at least so sure.
+
+    It ends where fewer than 20 cases are left. One more right and one more wrong case are counted,
+    so that a share of few isn't 1.
+    """
+    shares, errors = coverage_line(sure, correct)
+    counts = np.round(shares * len(sure))
+    enough = counts >= _FEWEST
+    right = ((1 - errors) * counts + 1) / (counts + 2)
+    confidences = np.sort(np.unique(sure))[enough[::-1]]
+    rising = np.maximum.accumulate(right[enough][::-1])
+    step = max(1, len(rising) // _POINTS)
+    return tuple(zip(confidences[::step].tolist(), rising[::step].tolist(), strict=True))
 
 
 def coverage_at_risk(sure: Floats, correct: Bools, risk: float) -> float:

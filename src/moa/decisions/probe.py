@@ -20,6 +20,7 @@ from moa._async import map_async
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
 from moa.decisions.heads import FOLDER, encode
+from moa.decisions.pairs import pair_head
 from moa.decisions.relevance import speaks, words_head
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -184,7 +185,10 @@ async def _beside(
     for trial, vector, zeros in zip(trials, vectors, nothing, strict=True):
         asked = trial.question
         words = zeros
-        if speaks(asked):
+        if asked.kind == "choice":
+            head = await pair_head(asked, (), encoder, context)
+            words = np.array(head.logs_of(vector.tolist()))
+        elif speaks(asked):
             words = (await words_head(asked, context)).head(vector[None])[0]
         found.append(words)
     return found

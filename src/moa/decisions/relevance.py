@@ -23,13 +23,11 @@ from moa.decisions.arrays import Floats, np
 from moa.decisions.heads import FOLDER, Head
 from moa.endpoints.encoders import E5_PARTS, MultilingualEncoder, UniversalEncoder
 from moa.errors import CapabilityError
-from moa.questions import NONE_OF_THESE, Question
+from moa.questions import Question
 from moa.usage import FREE
 
 PHRASE = "This text is {criterion}."
 """What is encoded of a criterion."""
-FITS = 1.2
-"""How much better than any criterion an option fits, where it isn't "none of these": log-odds."""
 WELL_READ = 0.72
 """Balanced accuracy below which a criterion isn't read well."""
 _BEFORE = re.compile(r"^(?:(?:that|which)\s+)?(?:is|are)\s+", re.IGNORECASE)
@@ -75,8 +73,8 @@ class WordsHead(NamedTuple):
     """A head made of a question's words, and how well they are read."""
 
     head: Head
-    expected: float | None
-    """Balanced accuracy to expect of a criterion; `None` where the question is a choice."""
+    expected: float
+    """Balanced accuracy to expect."""
 
 
 class _Known(NamedTuple):
@@ -159,35 +157,26 @@ def turned(criterion: str) -> tuple[str, bool]:
     return criterion, False
 
 
-def option_words(question: Question) -> list[str]:
-    """Say what each option of a choice means: its description, else its name in words."""
-    about = "about " if "about" in question.text.lower() else ""
-    return [o.description or about + o.name.replace("_", " ") for o in question.options]
-
-
 def speaks(question: Question) -> bool:
     """Whether a question's words say what is asked; those of levels mean nothing alone."""
     return question.kind == "choice" or criterion_of(question) is not None
 
 
-_words_heads: dict[object, WordsHead] = {}
+_words_heads: dict[str, WordsHead] = {}
 
 
 async def words_head(question: Question, context: RunContext) -> WordsHead:
     """Make a head of a question's own words, a few of which are encoded, once for a question.
 
     Raises:
-        CapabilityError: its words don't say what is asked; see `speaks`.
+        CapabilityError: it asks for no criterion in words.
     """
-    if not speaks(question):
-        raise CapabilityError(f"the words of question {question.name!r} don't say what is asked")
-    options = [(option.name, option.description) for option in question.options]
-    key = question.kind, question.text, tuple(options)
-    if key not in _words_heads:
-        criterion = criterion_of(question)
-        made = _of_options(question, context) if criterion is None else _of(criterion, context)
-        _words_heads[key] = await made
-    return _words_heads[key]
+    criterion = criterion_of(question)
+    if criterion is None:
+        raise CapabilityError(f"the words of question {question.name!r} are no criterion")
+    if criterion not in _words_heads:
+        _words_heads[criterion] = await _of(criterion, context)
+    return _words_heads[criterion]
 
 
 async def _of(criterion: str, context: RunContext) -> WordsHead:
@@ -200,17 +189,6 @@ async def _of(criterion: str, context: RunContext) -> WordsHead:
     bias = slope * (scores.bias - known.cut * scores.spread)
     head = Head(np.hstack([weights, 0 * weights]), np.r_[bias, 0.0], known.texts)
     return WordsHead(head, expected)
-
-
-async def _of_options(question: Question, context: RunContext) -> WordsHead:
-    """Make the head of a choice: what fits best, or is no better than any criterion."""
-    scores, slope = _scores(await _encoded(option_words(question), context)), _slope(WELL_READ)
-    weights, bias = slope * scores.weights, slope * scores.bias
-    for place, option in enumerate(question.options):
-        if option.name == NONE_OF_THESE:
-            any_weights, any_bias = _any_criterion()
-            weights[:, place], bias[place] = slope * any_weights, slope * any_bias + FITS
-    return WordsHead(Head(weights, bias, _known().texts), None)
 
 
 async def _encoded(words: Sequence[str], context: RunContext) -> Floats:
@@ -242,10 +220,3 @@ def _scores(directions: Floats) -> _Scores:
     constant, by_quality, by_spread = known.expect
     expected = constant + by_quality * quality + by_spread * spread
     return _Scores(weights.T, -plain.mean(0), spread, np.clip(expected, 0.5, 1.0))
-
-
-@cache
-def _any_criterion() -> tuple[Floats, float]:
-    """Score a text for criteria in general: an option that fits has to be above that."""
-    scores = _scores(_known().directions)
-    return scores.weights.mean(1), float(scores.bias.mean())

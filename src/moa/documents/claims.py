@@ -87,7 +87,7 @@ class Grader(DecidingAgent[Grade]):
         endpoint: Who decides.
         question: A yes-or-no question.
         threshold: Probability from which on the answer is yes, where there is no calibration.
-        calibration: Made by `moa calibrate` from pairs as `asked` and `claimed` write them, with
+        calibration: Made by `moa learn` from pairs as `asked` and `claimed` write them, with
             the labels yes and no; its question comes before the one given.
         limits: See `Limits`.
 

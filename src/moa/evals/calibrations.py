@@ -64,7 +64,7 @@ def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
     return (
         f"the input is in {shown}, and the calibration was made on {', '.join(sorted(known))}: its "
         "promise does not cover that. Confirm it with labelled rows of that language: "
-        "moa calibrate --recheck FILE ROWS"
+        "moa learn --recheck FILE ROWS"
     )
 
 

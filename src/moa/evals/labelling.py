@@ -1,44 +1,51 @@
-"""Labelling: which texts help a calibration most, and rows made by labelling them.
+"""Labelling: which texts teach most, and rows made by labelling them.
 
 Half of the texts that are picked are drawn at random: a promise can only be found on such. The
-others are those that the scorer is unsure of, or that lie close to its threshold, each far from
-those before it: the gradients that their labels could cause are compared, as BADGE does (Ash et
-al. 2020, "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", arXiv
-1906.03671), and always the farthest is taken (Gonzalez 1985).
+others are those that some question is undecided about, each far from those before it: the gradients
+that their labels could cause are compared, as BADGE does (Ash et al. 2020, "Deep Batch Active
+Learning by Diverse, Uncertain Gradient Lower Bounds", arXiv 1906.03671), of all questions together,
+and always the farthest is taken (Gonzalez 1985).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+from moa._async import map_async
 from moa._files import Existing, LineFile
-from moa.agents.classifier import Classifier
-from moa.batch import map_rows
-from moa.calibration.calibrated import Calibrated
-from moa.calibration.features import Progress, VectorFeature
+from moa.agents.deciding import DecidingAgent
+from moa.calibration.features import Progress
 from moa.calibration.labelled import same_text
-from moa.calibration.measuring import read_texts
 from moa.context import RunContext
-from moa.decisions.arrays import Floats, logit, np
-from moa.errors import BudgetExceeded, ConfigError, MoaError
+from moa.decisions.arrays import Floats, np
+from moa.decisions.heads import encode
+from moa.endpoints.encoders import feeds_heads
+from moa.errors import BudgetExceeded, ConfigError, MoaError, check_recoverable
 from moa.node import Frozen
-from moa.questions import NONE_OF_THESE, Option, Question
+from moa.questions import Answer, Option, Question
 from moa.rows import Format, typed
 
-MOST_READ = 500
+MOST_READ = 300
 """Texts that are read to choose among, unless told otherwise."""
+MAX_CONCURRENCY = 8
+"""Texts that are read side by side."""
+Agents = Mapping[str, DecidingAgent[Any]]
+"""Who decides, by the name of the question."""
+
+
+LABEL = "label"
+"""Name of a question of one's own, and of the key of its labels."""
 
 
 def question_of(task: str, labels: Sequence[str]) -> Question:
     """Give the question that labels answer, by the name `label`."""
-    return Question("label", "choice", task, tuple(Option(name, name) for name in labels))
+    return Question(LABEL, "choice", task, tuple(Option(name, name) for name in labels))
 
 
 class Unlabelled(NamedTuple):
@@ -47,6 +54,8 @@ class Unlabelled(NamedTuple):
     text: str
     fields: dict[str, object]
     """All that stands in it."""
+    texts: Mapping[str, str]
+    """What each question is decided on, by its name."""
 
 
 class _Row(Frozen):
@@ -72,7 +81,7 @@ def read_unlabelled(
         fields = row.value if isinstance(row.value, dict) else {}
         columns |= dict.fromkeys(map(str, fields))
         if read.text and read.text.strip():
-            found.append(Unlabelled(read.text, fields))
+            found.append(Unlabelled(read.text, fields, {LABEL: read.text}))
     if not found:
         names = ", ".join(map(repr, columns))
         why = f". Their columns are {names}: name the one with the text by --text-column"
@@ -87,7 +96,15 @@ class Pick:
     place: int
     """Of the text."""
     chosen: bool
-    """Whether it was chosen since it helps; otherwise it was drawn at random."""
+    """Whether it was chosen since it teaches most; otherwise it was drawn at random."""
+    answers: Mapping[str, Answer]
+    """What is decided about it as things are, by name of the question."""
+
+    @property
+    def guess(self) -> dict[str, str]:
+        """Names of the options that are decided on; a question without an answer has none."""
+        answered = {n: one for n, one in self.answers.items() if one.status == "answered"}
+        return {name: one.question.options[one.best].name for name, one in answered.items()}
 
 
 class LabelFile(LineFile):
@@ -97,13 +114,15 @@ class LabelFile(LineFile):
         super().__init__(path, existing=existing, source=source)
         self.texts: list[str] = []
         """Those labelled so far, those of earlier sessions included."""
-        self._starts: list[int] = []
-        """Where each line of this session starts."""
+        self.drawn = 0
+        """How many of them were drawn at random."""
+        self._lines: list[tuple[int, bool]] = []
+        """Where each line of this session starts, and whether it was drawn at random."""
 
     @property
     def added(self) -> int:
         """Lines of this session."""
-        return len(self._starts)
+        return len(self._lines)
 
     def __enter__(self) -> Self:
         """Open it, and read what is there."""
@@ -112,23 +131,29 @@ class LabelFile(LineFile):
             if not isinstance(text := values.get("text"), str):
                 raise self.unreadable(number)
             self.texts.append(text)
+            self.drawn += not values.get("chosen")
         return self
 
-    def label(self, row: Unlabelled, label: str, *, by: str, chosen: bool) -> None:
-        """Write one line, and wait until the disk has it."""
-        made = {"text": row.text, "label": label, "labelled_by": by, "chosen": chosen}
-        self._starts.append(self.add(row.fields | made))
+    def label(
+        self, row: Unlabelled, labels: Mapping[str, object], *, by: str, chosen: bool
+    ) -> None:
+        """Write one line, with a key for each question, and wait until the disk has it."""
+        made = {"text": row.text, **labels, "labelled_by": by, "chosen": chosen}
+        self._lines.append((self.add(row.fields | made), not chosen))
         try:
             os.fsync(self._file)
         except OSError as error:
             raise self._unwritable(error) from error
         self.texts.append(row.text)
+        self.drawn += not chosen
 
     def take_back(self) -> None:
         """Remove the last line of this session, if there is one."""
-        if self._starts:
-            self.cut(self._starts.pop())
+        if self._lines:
+            start, drawn = self._lines.pop()
+            self.cut(start)
             self.texts.pop()
+            self.drawn -= drawn
 
 
 @dataclass(slots=True)
@@ -139,7 +164,7 @@ class Labelling:
     """Why it stopped before the last text."""
     failed: list[MoaError] = field(default_factory=list[MoaError])
     unlabelled: int = 0
-    """Texts whose answer is none of the labels."""
+    """Texts with a question that the model left open."""
 
     @property
     def problems(self) -> list[str]:
@@ -155,104 +180,155 @@ class Labelling:
 
 
 async def label_by_model(
-    agent: Classifier[str | None],
+    agents: Agents,
     rows: Sequence[Unlabelled],
     picks: Sequence[Pick],
-    file: LabelFile,
+    write: Callable[[Pick, Mapping[str, str]], None],
     *,
-    by: str,
-    labels: Sequence[str],
     context: RunContext,
     progress: Callable[[int, int], None] | None = None,
 ) -> Labelling:
-    """Ask a model for the label of each text that was picked, and write it as it comes.
+    """Ask a model for the labels of each text that was picked, and write them as they come.
 
-    It stops where the budget is spent. Of the answers those in `labels` are kept, "none of these"
-    among them where it is one. `by` is who labels, as the file says it.
+    It stops where the budget is spent.
+
+    Args:
+        agents: Who asks the model, by the name of the question.
+        rows: All texts.
+        picks: Those to be labelled.
+        write: Called with a text, and the names of the options by question.
+        context: Budget, deadline and ledger.
+        progress: Told how many were asked about, and of how many.
+
+    Raises:
+        MoaError: it is set up wrong, such as without a key.
     """
     found = Labelling()
+    done = 0
 
-    def texts() -> Iterator[str]:
-        for pick in picks:
-            if found.spent is None:
-                yield rows[pick.place].text
-
-    async with aclosing(map_rows(agent, texts(), context, max_concurrency=8)) as items:
-        async for item in items:
-            pick, answer = picks[item.number - 1], item.output
-            label = None if answer is None else answer.label or NONE_OF_THESE
-            if isinstance(item.error, BudgetExceeded):
-                found.spent = item.error
-            elif item.error is not None:
-                found.failed.append(item.error)
-            elif answer and answer.status == "answered" and label in labels:
-                file.label(rows[pick.place], str(label), by=by, chosen=pick.chosen)
+    async def one(pick: Pick) -> None:
+        nonlocal done
+        if found.spent is not None:
+            return
+        try:
+            asked = Pick(pick.place, pick.chosen, await _read(agents, rows[pick.place], context))
+        except BudgetExceeded as error:
+            found.spent = error
+            return
+        except MoaError as error:
+            check_recoverable(error)
+            found.failed.append(error)
+        else:
+            if asked.guess.keys() == agents.keys():
+                write(pick, asked.guess)
             else:
                 found.unlabelled += 1
-            if progress is not None:
-                progress(file.added, len(picks))
+        done += 1
+        if progress is not None:
+            progress(done, len(picks))
+
+    await map_async(one, picks, max_concurrency=MAX_CONCURRENCY)
     return found
 
 
 async def picked(
-    calibrated: Calibrated,
-    texts: Sequence[str],
+    agents: Agents,
+    rows: Sequence[Unlabelled],
     *,
     most: int,
     known: Sequence[str] = (),
     most_read: int = MOST_READ,
+    at_random: bool = False,
     context: RunContext | None = None,
     progress: Progress | None = None,
 ) -> list[Pick]:
-    """Pick the texts to label next, drawn and chosen ones in turn, the most helpful first.
+    """Pick the texts to label next, drawn and chosen ones in turn, those that teach most first.
 
     Which texts can be drawn, and in which order, depends on their words alone. So it makes no
     difference to the promise whether they are labelled in one session or in several. A text that
-    comes twice counts once, one that is `known` is picked no more, and the calibration's features
-    read at most `most_read` to choose among.
+    comes twice counts once, and one that is `known` is picked no more.
+
+    Args:
+        agents: Who decides as things are, by the name of the question.
+        rows: The texts.
+        most: Maximum of picks.
+        known: Texts that are labelled already.
+        most_read: Maximum of texts that are read to choose among.
+        at_random: Whether all are drawn at random, for a promise.
+        context: Budget, deadline and ledger; `None` starts one.
+        progress: Told how many texts are read.
     """
+    context = context or RunContext(keep_notes=False)
     done = {same_text(text) for text in known}
-    places = {same_text(text): place for place, text in reversed(list(enumerate(texts)))}
+    places = {same_text(row.text): place for place, row in reversed(list(enumerate(rows)))}
     new = {key: place for key, place in places.items() if key not in done}
     order = sorted((sha256(key.encode()).digest(), place) for key, place in new.items())
-    drawn = [Pick(place, chosen=False) for digest, place in order if digest[0] % 2 == 0]
+    drawn = [place for digest, place in order if digest[0] % 2 == 0]
     others = [place for digest, place in order if digest[0] % 2][:most_read]
+    others = [] if at_random else others
+    drawn = drawn[: most if at_random or not others else max(most - most // 2, most - len(others))]
+    read: dict[int, Mapping[str, Answer]] = {}
+
+    async def one(place: int) -> None:
+        read[place] = await _read(agents, rows[place], context)
+        if progress is not None:
+            progress("texts", len(read), len(others) + len(drawn))
+
+    await map_async(one, [*others, *drawn], max_concurrency=MAX_CONCURRENCY)
+    told = [read[place] for place in others]
     found: list[int] = []
     if others:
-        context = context or RunContext(keep_notes=False)
-        read = await read_texts(calibrated, [texts[place] for place in others], context, progress)
-        found = helpful(calibrated, [reading.values for reading in read], most=most)
-    chosen = [Pick(others[place], chosen=True) for place in found]
-    mixed = chain.from_iterable(zip_longest(chosen, drawn))
+        vectors = await _vectors(agents, [rows[place] for place in others], told, context)
+        found = helpful(told, vectors, most=most)
+    chosen = [Pick(others[place], chosen=True, answers=told[place]) for place in found]
+    random = [Pick(place, chosen=False, answers=read[place]) for place in drawn]
+    mixed = chain.from_iterable(zip_longest(chosen, random))
     return [pick for pick in mixed if pick is not None][:most]
 
 
-def helpful(calibrated: Calibrated, readings: Sequence[Floats], *, most: int) -> list[int]:
-    """Give the places of the texts whose labels help most, by what each feature read of them."""
-    calibration = calibrated.calibration
-    p = calibration.scored(readings)
-    error = p - np.eye(p.shape[1])[p.argmax(1)]
-    unsure = np.linalg.norm(error, axis=1)
-    worth = unsure / max(float(unsure.max()), 1e-12)
-    bound = calibration.bound
-    if bound is not None and (threshold := bound.threshold) is not None:
-        sure = calibration.judge(readings).sure
-        worth = np.maximum(worth, np.exp(-np.abs(logit(sure) - logit(np.array([threshold])))))
-    direction = error / np.maximum(unsure, 1e-12)[:, None]
-    return _farthest(worth[:, None] * direction, _told(calibrated, readings), most)
+async def _read(agents: Agents, row: Unlabelled, context: RunContext) -> dict[str, Answer]:
+    found: dict[str, Answer] = {}
+    for name, agent in agents.items():
+        if name not in found:  # an agent may ask several
+            for answer in await agent.answers(row.texts[name], context):
+                found[answer.question.name] = answer
+    return {name: found[name] for name in agents}
 
 
-def _told(calibrated: Calibrated, readings: Sequence[Floats]) -> Floats:
-    """What tells texts apart: vectors where there are any, else log-probabilities."""
-    features = calibrated.calibration.features
-    vectors = [isinstance(feature, VectorFeature) for feature in features]
-    used = [
-        reading if is_vector else reading - reading.mean(1, keepdims=True)
-        for reading, is_vector in zip(readings, vectors, strict=True)
-        if is_vector or not any(vectors)
-    ]
-    sizes = [np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-12) for one in used]
-    return np.concatenate([one / size for one, size in zip(used, sizes, strict=True)], 1)
+def helpful(read: Sequence[Mapping[str, Answer]], vectors: Floats, *, most: int) -> list[int]:
+    """Give the places of the texts whose labels teach most, by what was decided about each.
+
+    Questions count alike: the text that each is least sure of has the same worth.
+    """
+    slopes: list[Floats] = []
+    for name in read[0]:
+        p = np.array([_probabilities(answers[name]) for answers in read])
+        error = p - np.eye(p.shape[1])[p.argmax(1)]
+        slopes.append(error / max(float(np.linalg.norm(error, axis=1).max()), 1e-12))
+    return _farthest(np.concatenate(slopes, 1), vectors, most)
+
+
+def _probabilities(answer: Answer) -> Sequence[float]:
+    """Give those of the options; all alike where nobody knows."""
+    options = len(answer.question.options)
+    return answer.probabilities or (1 / options,) * options
+
+
+async def _vectors(
+    agents: Agents,
+    rows: Sequence[Unlabelled],
+    read: Sequence[Mapping[str, Answer]],
+    context: RunContext,
+) -> Floats:
+    """Give what tells texts apart: vectors, where an encoder decides, else what was decided."""
+    encoder = next((agent.encoder for agent in agents.values()), None)
+    if encoder is not None and feeds_heads(encoder):
+        name = next(iter(agents))
+        found = np.array(await encode(encoder, [row.texts[name] for row in rows], context))
+    else:
+        logs = [[np.log(np.maximum(_probabilities(a), 1e-9)) for a in it.values()] for it in read]
+        found = np.array([np.concatenate([one - one.mean() for one in row]) for row in logs])
+    return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
 
 def _farthest(slopes: Floats, vectors: Floats, most: int) -> list[int]:

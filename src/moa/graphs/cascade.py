@@ -111,7 +111,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     """
 
     calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None
-    """What `moa calibrate` wrote for the small tier: its promise is watched by `audit` and `drift`.
+    """What `moa learn` wrote for the small tier: its promise is watched by `audit` and `drift`.
     In a table, its question and labels are those of the tiers."""
     small: Annotated[Node[In, Out], FromEndpoint(single_model, "slm", given=("calibration",))]
     """The first tier."""
@@ -156,7 +156,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         if not says and endpoints.to_be_asked:
             raise ConfigError(
-                f"[graphs.{cls.name}] needs calibration = the file that moa calibrate wrote. Or "
+                f"[graphs.{cls.name}] needs calibration = the file that moa learn wrote. Or "
                 "give labels and confidence instead, with which nothing is promised"
             )
         unsaid = {name: value for name, value in table.items() if name != "confidence"}

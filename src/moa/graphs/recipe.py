@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass as validated
@@ -287,6 +287,10 @@ def keep(file: Path | None, state: BaseModel) -> None:
 
 class WiredRecipe(Recipe[In, Out]):
     """A recipe that is wired by the builder, and runs as any graph does."""
+
+    settles_by: ClassVar[str] = ""
+    """The question whose answer has to be right where something is settled without a large model;
+    empty where that is none."""
 
     def __post_init__(self) -> None:
         self.graph: BuiltGraph[In, Out] = self.wire()

@@ -25,7 +25,7 @@ Labels = Annotated[dict[str, str] | list[str] | None, Field(min_length=2)]
 
 
 def load_calibration(file: Path) -> Calibration:
-    """Read what `moa calibrate` wrote.
+    """Read what `moa learn` wrote.
 
     Raises:
         CalibrationError: it can't be read.

@@ -14,9 +14,10 @@ import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from itertools import zip_longest
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
 from moa.agents.base import TypedNode
@@ -26,13 +27,14 @@ from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.sentiment import Mood, Sentiment
 from moa.agents.splitting import excerpt
+from moa.calibration.learned import Learned
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import encoder_for, feeds_heads
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph
 from moa.graphs.engine.types import Skipped
-from moa.graphs.fields import Large, Small
+from moa.graphs.fields import FromFile, Large, Small, beside_config
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import CRITERION as SPAM
@@ -218,6 +220,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         >>> support.run_sync(Ticket(text="Where is my parcel?"))  # doctest: +SKIP
     """
 
+    settles_by: ClassVar[str] = "intent"
     slm: Small
     """Decides."""
     llm: Large
@@ -239,11 +242,20 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     is dropped is never heard of again."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
     """What messages can want, by name."""
+    learned: Annotated[Learned | None, FromFile(Learned.load)] = None
+    """What `moa learn --graph support` wrote: it decides the questions that it knows, before all
+    else. Of an intent that has a promise, what the promise doesn't cover is settled by nobody."""
+    labelled: Annotated[Path, AfterValidator(beside_config)] | None = None
+    """A file of messages with their `intent`, beside the examples: JSON Lines as `moa label` writes
+    them, in a table beside its `moa.toml`. The more there are, the better."""
     heads: bool = True
     """Whether the heads that ship decide, where the encoder is installed, whatever `slm` is;
     `False`: as `slm` decides by itself."""
-    sure: float = Field(default=0.5, ge=0, le=1)
-    """Confidence in the intent below which the LLM reads the message."""
+    expected_precision: float = Field(default=0.9, ge=0, le=1)
+    """Share of the intents that are expected to be right among those that no LLM looks at; it reads
+    the other messages. That is expected of what is known of other sets of intents with as many
+    examples, and not promised. Where a calibration with a bound decides, its promise stands in its
+    place; where nothing is known, a model's own confidence does."""
     reply_sure: float = Field(default=0.99, ge=0, le=1)
     """Confidence in the intent below which no routine reply goes out: nobody reads it before the
     customer does. By cross-validation on the messages that the heads learnt from, 31 of 267 replies
@@ -275,7 +287,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         injection = g.add(self._by(orders, CRITERION), extract, when=there)
         rules = g.add(InjectionRules(name="rules"), text, when=there)
         mood = g.add(self._by(Sentiment(slm)), extract, when=there)
-        intent = g.add(self._by(intent_of(slm, self.intents)), extract, when=there)
+        intent = g.add(self._by(intent_of(slm, self.intents, self.labelled)), extract, when=there)
         urgency = g.add(self._by(urgency_of(slm)), extract, when=there)
 
         reading = g.join(read, text, spam, g.join(worse, rules, injection), mood, intent, urgency)
@@ -294,11 +306,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
 
     def _by(self, agent: D, criterion: str | None = None) -> D:
         """Have an agent decide by the shipped head of its question, if that asks what ships."""
+        (question,) = agent.questions
+        learned = self.learned and self.learned.of("support", question)
+        if learned:
+            return agent.with_heads().calibrated({question.name: learned})
         if not self.heads:
             return agent
-        (question,) = agent.questions
         made = agent.with_heads()
-        ours = {"intent": self.intents == INTENTS}
+        ours = {"intent": self.intents == INTENTS and self.labelled is None}
         if isinstance(agent, Filter):
             ours[question.name] = agent.criterion == criterion
         return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
@@ -318,14 +333,24 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
         if reading.urgency.level == "now":
             return "as it is urgent"
-        label, confidence = reading.intent.label, reading.intent.confidence
-        if label is None:
+        if reading.intent.label is None:
             return "as it wants nothing that is routine"
-        if confidence is None or confidence < self.sure:
-            return f"as it is unclear what it wants (confidence {confidence or 0:.2f})"
+        if unclear := self._unclear(reading.intent):
+            return f"as it is unclear what it wants ({unclear})"
         if reading.sentiment.label == "negative":
             return "as its writer is unhappy"
         return None if self._routine(reading) else self._why_not_routine(reading)
+
+    def _unclear(self, intent: Choice[str | None]) -> str | None:
+        """Say why an intent isn't expected to be right as often as asked; `None` where it is."""
+        confidence, expected = intent.confidence or 0.0, intent.expected_precision
+        if intent.accepted is not None:
+            return None if intent.accepted else "its calibration doesn't accept it"
+        if expected is None:
+            return None if confidence >= self.expected_precision else f"confidence {confidence:.2f}"
+        if expected >= self.expected_precision:
+            return None
+        return f"confidence {confidence:.2f}, expected precision {expected:.2f}, not promised"
 
     def _why_not_routine(self, reading: Reading) -> str:
         """Say why a message of a known intent has no routine."""
@@ -392,8 +417,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return None
 
 
-def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classifier[str | None]:
-    """Build the agent that tells what a message is about."""
+def intent_of(
+    slm: Endpoint, intents: Mapping[str, Intent] = INTENTS, labelled: Path | None = None
+) -> Classifier[str | None]:
+    """Build the agent that tells what a message is about.
+
+    Raises:
+        ConfigError: the file `labelled` can't be read, or has another intent.
+    """
     # One of each in turn: what stands together at the end weighs most.
     columns = zip_longest(*(intent.examples for intent in intents.values()))
     named = (zip(column, intents, strict=True) for column in columns)
@@ -409,6 +440,7 @@ def intent_of(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Classif
         none=True,
         name="intent",
         examples=examples,
+        labelled=labelled,
     )
 
 

@@ -23,14 +23,14 @@ class Labelled(TypedNode[Text | str, Verdict]):
 
     A criterion in words alone is a `Filter`: `Filter(slm, "medical advice", action="drop")` stops
     what meets it, `Filter(slm, "about banking", action="keep")` everything else. This guard
-    takes what `moa calibrate` made from your own labelled texts, and keeps its promise.
+    takes what `moa learn` made from your own labelled texts, and keeps its promise.
 
     Args:
         endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
         labels: All of them, or what each means, by label; `None`: those of the calibration.
         stop: The labels that are stopped.
         task: The question that the labels answer; that of the calibration comes before it.
-        calibration: What `moa calibrate` made for the endpoint's model.
+        calibration: What `moa learn` made for the endpoint's model.
         doubtful: What becomes of a text whose label the calibration doesn't accept: `judge` goes
             by the label all the same, `stop` and `keep` don't look at it.
         limits: See `Limits`.

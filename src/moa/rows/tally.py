@@ -169,7 +169,7 @@ class Tally:
         if self.doubts:
             names = ", ".join(repr(name) for name in sorted(self.questions) if name) or "it"
             yield (
-                f"label {self._labels()} of these and run moa calibrate to decide {names} by your "
+                f"label {self._labels()} of these and run moa learn to decide {names} by your "
                 "labels"
             )
 

@@ -1,4 +1,4 @@
-"""`moa calibrate`, `moa eval`, `moa decide --calibration`: what they write, and what they say."""
+"""`moa learn`, `moa eval`, `moa decide --calibration`: what they write, and what they say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from piped import type_after_an_answer
 from moa.calibration import Guarantee, percent, rows_needed
 from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
-from moa.cli import calibrate as command_of
+from moa.cli import learn as command_of
 from moa.cli import screen
 from moa.config.endpoints import Endpoints
 from moa.endpoints.embedded import EmbeddedEndpoint
@@ -73,7 +73,7 @@ def calibrated(
 ) -> Told:
     """Calibrate on rows, into `c.json`."""
     source = written("a.jsonl", found)
-    return told("calibrate", source, *task, *words, "--out", "c.json", leaves=leaves)
+    return told("learn", source, *task, *words, "--out", "c.json", leaves=leaves)
 
 
 def calibration(name: str = "c.json") -> Calibration:
@@ -98,7 +98,7 @@ def made(shelf: Path) -> str:
 def test_a_second_costs_as_much_by_default_as_in_python() -> None:
     defaults = [
         inspect.signature(function).parameters["latency_penalty"].default
-        for function in (command_of.calibrate, calibrate)
+        for function in (command_of.learn, calibrate)
     ]
     assert defaults[0] == defaults[1]
 
@@ -148,16 +148,16 @@ def test_rows_that_were_chosen_are_told_of(made: str) -> None:
     written("b.jsonl", [*some, *({**row, "chosen": True} for row in rows(20, seed=5))])
     said = told("eval", made, "b.jsonl").words
     assert "20 of 320 rows were chosen to be labelled" in said
-    said = told("calibrate", "--recheck", made, "b.jsonl").words
+    said = told("learn", "--recheck", made, "b.jsonl").words
     assert "20 rows were chosen to be labelled and are" in said
 
 
 def test_a_recheck_confirms_here_and_withdraws_where_it_is_not_kept(made: str) -> None:
     here = written("b.jsonl", rows(300, seed=2, noise=0.05))
-    assert "confirmed" in told("calibrate", "--recheck", made, here, "--out", "there.json").out
+    assert "confirmed" in told("learn", "--recheck", made, here, "--out", "there.json").out
     wrong = [{**row, "label": "spam" if i % 3 else "ham"} for i, row in enumerate(rows(300))]
     words = ("--recheck", "there.json", written("c.jsonl", wrong), "--out", "gone.json")
-    assert "withdrawn" in told("calibrate", *words, leaves=1).out
+    assert "withdrawn" in told("learn", *words, leaves=1).out
     assert calibration("gone.json").proven.bound.threshold is None
 
 
@@ -197,25 +197,31 @@ def test_a_model_that_need_not_learn_is_tested_on_all_rows_and_looser_promises_a
 
 
 def test_the_rows_said_to_be_missing_are_about_enough() -> None:
-    calibrated(rows(60))
+    calibrated(rows(130))
     more = calibration().more_rows
     assert more is not None
-    calibrated(rows(60 + more))
+    calibrated(rows(130 + more))
     made = calibration()
     assert made.proven.bound.threshold is not None
     assert made.more_rows is None
 
 
-def test_ten_labels_accept_nothing_and_say_how_many_it_takes() -> None:
+def test_ten_labels_promise_nothing_and_say_how_many_it_takes() -> None:
     out = calibrated(rows(10)).words
-    assert "accepts nothing" in out
-    assert "more held-out labels" in out
+    assert "promise: nothing; expected:" in out
+    assert f"at least {rows_needed(Guarantee(look=1))} rows" in out
     written("new.jsonl", [{"text": "hello 0.999"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0
-    assert [row["accepted"] for row in kept()] == [False]
+    assert ["accepted" in row for row in kept()] == [False]
     said = told("eval", "c.json", written("b.jsonl", rows(20, seed=1)), "--report", "r.json")
     assert json.loads(Path("r.json").read_text())["risk"] is None
     assert "accepted 0.0%; " in said.out
+
+
+def test_a_look_is_counted_though_fewer_rows_come_after_it() -> None:
+    calibrated(rows(200))
+    calibrated(rows(60))
+    assert calibration().proven.bound.guarantee.look == 2
 
 
 def test_too_few_labels_are_told_before_a_model_is_asked(
@@ -339,11 +345,11 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
     plain = ("I will be home at six for dinner", "Shall we walk the dog in the park")
     found = [
         {"text": f"{text} {n}", "label": label}
-        for n in range(12)
+        for n in range(32)
         for label, texts in (("spam", prizes), ("ham", plain))
         for text in texts
     ]
-    assert moa("calibrate", written("a.jsonl", found), *TASK, "--out", "c.json") == 0
+    assert moa("learn", written("a.jsonl", found), *TASK, "--out", "c.json") == 0
     assert [member.name for member in calibration().features] == ["sentences"]
     asked.states.clear()
     written("new.jsonl", [{"text": "Win cash, call now"}, {"text": "The dog is at home"}])
@@ -384,7 +390,7 @@ def test_the_embedded_model_is_calibrated_and_decides(
     ]
     written("a.jsonl", found)
     words = ("--task", "How does the writer feel?", "--minutes", "8", "--out", "c.json")
-    assert moa("calibrate", "a.jsonl", *words, "--latency-penalty", "0") == 0
+    assert moa("learn", "a.jsonl", *words, "--latency-penalty", "0") == 0
     names = {one.name for one in calibration().candidates}
     assert {"hidden states", "labels", "labels after examples", "labels after sure texts"} <= names
     assert moa("decide", "a.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0

@@ -1,0 +1,102 @@
+"""Learned: what decides the questions of a graph, in the one file that its table names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, Self
+
+from moa._files import load_model, save_text
+from moa.calibration import percent
+from moa.calibration.calibrated import check_question
+from moa.calibration.file import Calibration
+from moa.errors import CalibrationError
+from moa.node import Frozen
+from moa.questions import Question
+
+
+class Learned(Frozen):
+    """A calibration for each question of a graph that something was learned about.
+
+    What it has a bound for is promised; of the others it is only known how often they were right by
+    cross-validation.
+    """
+
+    format: Literal[1] = 1
+    graph: str
+    """Name of the ready graph."""
+    looks: int = 0
+    """Times that a promise was tested on the same rows and those that were added."""
+    calibrations: dict[str, Calibration]
+    """By name of the question."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file.
+
+        Raises:
+            CalibrationError: it is missing, is none that `moa learn --graph` wrote, or was edited.
+        """
+        what, maker = "file of what a graph has learned", "moa learn --graph"
+        found = load_model(path, cls, what=what, maker=maker, error=CalibrationError)
+        for calibration in found.calibrations.values():
+            calibration.check_seal(path)
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write it, readable and in one step.
+
+        Raises:
+            CalibrationError: the file can't be written.
+        """
+        save_text(path, self.model_dump_json(indent=2) + "\n", error=CalibrationError)
+
+    def of(self, graph: str, question: Question) -> Calibration | None:
+        """Give what decides a question of a graph; `None` where nothing was learned about it.
+
+        Raises:
+            CalibrationError: it is for another graph, or the question was another one: it says
+                what differs, and what to do.
+        """
+        if self.graph != graph:
+            raise CalibrationError(
+                f"it was learned for the graph {self.graph!r}, and this is {graph!r}: take "
+                f"`learned` out of [graphs.{graph}], or learn by moa learn --graph {graph}"
+            )
+        calibration = self.calibrations.get(question.name)
+        if calibration is None:
+            return None
+        try:
+            check_question(calibration, question)
+        except CalibrationError as error:
+            raise CalibrationError(
+                f"what was learned about {question.name!r} is for other settings than those in "
+                f"[graphs.{graph}]: {error}. By: moa learn labelled.jsonl --graph {graph} --out "
+                "FILE.json. Until then take `learned` out of the table"
+            ) from error
+        return calibration
+
+    def promises(self, name: str) -> bool:
+        """Whether some answers to a question come with a promise."""
+        made = self.calibrations.get(name)
+        return made is not None and made.bound is not None and made.bound.threshold is not None
+
+    @property
+    def summary(self) -> str:
+        """Say what is promised, and what is only expected."""
+        promised = "; ".join(self._promised()) or "nothing"
+        expected = ", ".join(self._expected())
+        return f"promised: {promised}" + (f". Expected: {expected}" if expected else "")
+
+    def _promised(self) -> Iterator[str]:
+        for name, calibration in self.calibrations.items():
+            bound = calibration.bound
+            if bound is not None and self.promises(name):
+                said = replace(bound.guarantee, look=None)
+                yield f"{name}, {said}, of the {percent(bound.coverage)} that are accepted"
+
+    def _expected(self) -> Iterator[str]:
+        for name, calibration in self.calibrations.items():
+            if not self.promises(name) and calibration.reached is not None:
+                yield f"{name} right in {percent(calibration.reached.accuracy)}"

