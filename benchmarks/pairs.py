@@ -23,6 +23,7 @@ from heads import FOLDS, LANDMARKS, NAMES, VECTORS
 from machines import Machine, Space, Sums
 from messages import (
     BUSINESSES,
+    DATA,
     SHOP,
     Messages,
     encoded,
@@ -55,9 +56,9 @@ BANK = "banking77"
 BESIDE = (SHOP, BANK)
 """Sets of other kinds, which count for less."""
 SHOP_TEXTS = 900
-FOREIGN = 12
-"""Texts of other sets that are put to each set, and want none of its labels; none of them is
-reported on."""
+FOREIGN, FOREIGN_TEXTS = 12, 600
+"""Texts about all sorts of things that are put to each set and want none of its labels, of so many;
+none of them is reported on."""
 EXAMPLES = (0, 1, 2, 4, 10)
 """Examples a label: four are those of the business, more are messages, which are then left out."""
 TOLD = (0.9, 0.95, 0.98)
@@ -187,7 +188,7 @@ def set_of(messages: Messages, intents: Mapping[str, Intent]) -> Set:
 
 def all_texts(sets: Mapping[str, Set]) -> list[str]:
     """Every text that is encoded, once."""
-    found = [row["text"] for row in read(HEADS / "ordinary.jsonl")]
+    found = [row["text"] for row in read(HEADS / "ordinary.jsonl")] + foreign_texts()
     for one in sets.values():
         found += [*one.texts, *one.meanings, *(text for own in one.examples for text in own)]
     return list(dict.fromkeys(found))
@@ -267,16 +268,19 @@ def cut(
     return Episode(source.name, source.writer, count, weight, source.texts[rows], y[rows], made)
 
 
-def with_foreign(episode: Episode, sources: Sequence[Source], seed: int) -> Episode:
-    """Put texts to a set that belong to banking77 or the shop, so that no business is seen."""
-    others = [one for one in sources if one.name in BESIDE and one.name != episode.source]
-    rng = np.random.RandomState(seed)
-    drawn = [others[n] for n in rng.randint(len(others), size=FOREIGN)]
-    texts = [one.texts[rng.randint(len(one.texts))] for one in drawn]
-    return replace(episode, texts=np.vstack([episode.texts, texts]))
+def foreign_texts() -> list[str]:
+    """Texts that criteria were learnt from."""
+    texts = list(dict.fromkeys(row["text"] for row in read(DATA / "criteria_learn.jsonl")))
+    return [texts[n] for n in np.random.RandomState(0).permutation(len(texts))[:FOREIGN_TEXTS]]
 
 
-def episodes_of(sources: Sequence[Source], bg: Background) -> list[Episode]:
+def with_foreign(episode: Episode, foreign: Any, seed: int) -> Episode:
+    """Put foreign texts to a set, behind its own."""
+    drawn = np.random.RandomState(seed).randint(len(foreign), size=FOREIGN)
+    return replace(episode, texts=np.vstack([episode.texts, foreign[drawn]]))
+
+
+def episodes_of(sources: Sequence[Source], foreign: Any, bg: Background) -> list[Episode]:
     found: list[Episode] = []
     for n, source in enumerate(sources):
         every = list(range(len(source.meanings)))
@@ -289,7 +293,7 @@ def episodes_of(sources: Sequence[Source], bg: Background) -> list[Episode]:
         counts = ((count, 1.0 if count == 4 else 0.4) for count in EXAMPLES)
         found += [cut(source, every, count, weight, n, bg) for count, weight in counts]
         found.append(cut(source, fewer, 4, 0.3, n, bg))
-    found = [with_foreign(one, sources, n) for n, one in enumerate(found)]
+    found = [with_foreign(one, foreign, n) for n, one in enumerate(found)]
     for one in found:
         one.plain = one.labels.likenesses(one.texts).astype(np.float32)
     return found
@@ -500,11 +504,10 @@ def report(found: Sequence[tuple[Episode, Any]]) -> str:
             pooled[told].append((int(taken.sum()), int((taken & right).sum()), len(p)))
             cells.append(f"{taken.mean():.2f} / {right[taken].mean():.2f}" if taken.any() else "0")
         rows.append([one.source, f"{len(p)}", f"{right.mean():.2f}", *cells])
-    cells = [
-        f"{sum(a for a, _, _ in counts) / sum(n for _, _, n in counts):.2f} / "
-        f"{sum(r for _, r, _ in counts) / sum(a for a, _, _ in counts):.3f}"
-        for counts in pooled.values()
-    ]
+    cells = list[str]()
+    for counts in pooled.values():
+        taken, right, of = map(sum, zip(*counts, strict=True))
+        cells.append(f"{taken / of:.2f} / {right / max(1, taken):.3f}")
     rows.append(["all", "", f"{np.mean(shares):.3f}", *cells])
     head = ["left out", "n", "right", *(f"accepted / right at {told:g}" for told in TOLD)]
     few_rows: list[list[str]] = []
@@ -569,7 +572,8 @@ def main() -> None:
     vectors = dict(zip(texts, encoded(given.cache / VECTORS, texts), strict=True))
     bg, packed, step = background_of(sets, vectors)
     sources = sources_of(sets, vectors)
-    episodes = episodes_of(sources, bg)
+    foreign = np.array([vectors[text] for text in foreign_texts()])
+    episodes = episodes_of(sources, foreign, bg)
     moments = {source.name: moments_of(source, bg) for source in sources}
     found = list(left_out(sources, episodes, bg, moments))
     body = report(found)
