@@ -56,9 +56,10 @@ BANK = "banking77"
 BESIDE = (SHOP, BANK)
 """Sets of other kinds, which count for less."""
 SHOP_TEXTS = 900
-FOREIGN, FOREIGN_TEXTS = 12, 600
-"""Texts about all sorts of things that are put to each set and want none of its labels, of so many;
-none of them is reported on."""
+FOREIGN, FOREIGN_TEXTS, FOREIGN_WEIGHT = 12, 600, 0.25
+"""Texts about all sorts of things that are put to each set and want none of its labels, of so many,
+and what each counts for. With a weight of 1, 73 % of them are told, and without 18 %, but .02 fewer
+of the messages that want a label are right. None of them is reported on."""
 EXAMPLES = (0, 1, 2, 4, 10)
 """Examples a label: four are those of the business, more are messages, which are then left out."""
 TOLD = (0.9, 0.95, 0.98)
@@ -355,7 +356,8 @@ def logit_fit(data: Sequence[tuple[Any, Episode]]) -> tuple[Any, Any, Any, Any]:
         starts += begin.tolist()
         wanted = np.r_[episode.y, np.full(FOREIGN, -1)]
         right += [int(b + y) if y >= 0 else -1 for b, y in zip(begin, wanted, strict=True)]
-        weights.append(np.full(texts, episode.weight))
+        weigh = np.where(np.arange(texts) < len(episode.y), 1.0, FOREIGN_WEIGHT)
+        weights.append(episode.weight * weigh)
         at += texts * labels
     x, z, start = np.concatenate(own), np.concatenate(none), np.array(starts)
     to, weigh = np.array(right), np.concatenate(weights)
