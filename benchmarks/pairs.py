@@ -58,8 +58,8 @@ BESIDE = (SHOP, BANK)
 SHOP_TEXTS = 900
 FOREIGN, FOREIGN_TEXTS, FOREIGN_WEIGHT = 12, 600, 0.25
 """Texts about all sorts of things that are put to each set and want none of its labels, of so many,
-and what each counts for. With a weight of 1, .73 of them are told and .713 of the messages with four
-examples are right; with .25, .37 and .728. None of them is reported on."""
+and what each counts for. With a weight of 1, .73 of them are told and .713 of the messages with
+four examples are right; with .25, .37 and .728. None of them is reported on."""
 EXAMPLES = (0, 1, 2, 4, 10)
 """Examples a label: four are those of the business, more are messages, which are then left out."""
 TOLD = (0.9, 0.95, 0.98)
