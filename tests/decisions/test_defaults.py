@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moa import Classifier, Filter
+from moa import Classifier, Filter, RunContext
+from moa.endpoints import Decision, Example
 from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.known import Known, keep
 from moa.errors import ConfigError
 from moa.node import Result
+from moa.questions import Question
 from moa.testing import SimulatedEndpoint
 
 installed = pytest.mark.skipif(
@@ -134,3 +138,51 @@ async def test_a_filter_whose_words_are_undecided_says_so_and_keeps_the_text() -
         ).output
         assert (verdict.kept, verdict.doubtful) == (True, True)
         assert verdict.reason.startswith("DOUBTFUL: the encoder can't tell whether it is a weather")
+
+
+async def test_of_many_labelled_rows_a_prompt_shows_some_of_each_label(tmp_path: Path) -> None:
+    rows = [{"text": f"row {n}", "kind": "a" if n < 50 else "b"} for n in range(60)]
+    rows += [{"text": "neither", "kind": None}, {"text": "not labelled"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shown = list[Example]()
+
+    class Seeing(SimulatedEndpoint):
+        async def decide(
+            self,
+            state: str,
+            questions: Sequence[Question],
+            context: RunContext,
+            /,
+            *,
+            examples: Sequence[Example] = (),
+        ) -> Decision:
+            shown.extend(examples)
+            return await super().decide(state, questions, context)
+
+    endpoint = Seeing(rule=lambda _: {"kind": {"a": 0.9}})
+    agent = Classifier(endpoint, ["a", "b"], none=True, name="kind", labelled=file)
+    assert len(agent.examples) == 61
+    await agent.run("hello")
+    labels = [example.labels.get("kind") for example in shown]
+    assert len(shown) == 32
+    assert labels.count("b") == 10
+    assert labels.count("a") == 21
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"text": "x", "kind": "c"}, "line 1: 'kind' is 'c', which is none of a, b"),
+        ({"text": "x", "kind": None}, "line 1: 'kind' is None"),
+        ({"text": "x"}, "no row has a text and the key 'kind'"),
+        ({"kind": "a"}, "text"),
+    ],
+)
+def test_a_labelled_row_that_says_nothing_of_the_labels_is_refused(
+    tmp_path: Path, row: dict[str, object], fault: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=fault):
+        Classifier(SimulatedEndpoint(), ["a", "b"], name="kind", labelled=file)

@@ -153,7 +153,7 @@ def test_a_part_of_infinite_scale_does_not_count() -> None:
 
 def test_each_file_of_heads_is_known_here() -> None:
     folder = Path(moa.decisions.__file__).parent / "heads"
-    assert {file.stem for file in folder.glob("*.npz")} == {*SHIPPED, "relevance"}
+    assert {file.stem for file in folder.glob("*.npz")} == {*SHIPPED, "relevance", "pairs"}
     for file, names in SHIPPED.items():
         assert set(shipped_heads(file)) == names
 

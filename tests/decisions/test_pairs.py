@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa import Classifier, RunContext
+from moa._async import gather
 from moa.decisions.pairs import Labels, PairScorer, pair_head, shipped_pairs
 from moa.endpoints import Example
 from moa.endpoints.encoders import JointEncoder
@@ -200,3 +201,12 @@ async def test_none_of_these_is_chosen_for_what_is_far_from_all_labels() -> None
     )
     found = [int(np.argmax(head.logs_of(await encoded(encoder, t, context)))) for t in texts]
     assert found == [3, 3, 1, 2]
+
+
+@installed
+async def test_labels_are_encoded_once_however_many_texts_come_at_once() -> None:
+    encoder, context = JointEncoder(), RunContext()
+    asked, examples = question("tea", "coffee", "cocoa"), shown(("a cup of oolong", "tea"))
+    heads = await gather([pair_head(asked, examples, encoder, context) for _ in range(4)])
+    assert context.usage.calls == 1
+    assert len({id(head) for head in heads}) == 1

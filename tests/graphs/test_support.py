@@ -255,3 +255,25 @@ async def test_a_language_without_a_template_is_said_to_be_the_reason() -> None:
     output = (await outcome("Buongiorno, vorrei sapere dove si trova il mio pacco.")).output
     assert isinstance(output, Answered)
     assert output.reason == "as there is no template for 'delivery' in it"
+
+
+@pytest.mark.parametrize(
+    ("known", "asks"),
+    [
+        pytest.param({}, False, id="its own confidence, where nothing is known"),
+        pytest.param({"expected_precision": 0.95}, False, id="expected"),
+        pytest.param({"expected_precision": 0.89}, True, id="not expected, however sure"),
+        pytest.param({"expected_precision": 0.1, "accepted": True}, False, id="promised"),
+        pytest.param({"expected_precision": 0.99, "accepted": False}, True, id="not promised"),
+    ],
+)
+async def test_a_promise_comes_before_what_is_expected_and_that_before_confidence(
+    known: dict[str, Any], asks: bool
+) -> None:
+    slm, llm = endpoints()
+    support = Support(slm=slm, llm=llm, expected_precision=0.9)
+    settled = (await support.run(Ticket(text=WHERE))).output
+    assert isinstance(settled, Answered)
+    intent = settled.decisions.intent.model_copy(update=known)
+    reading = settled.decisions.model_copy(update={"intent": intent})
+    assert support.needs_llm(reading) == asks

@@ -50,10 +50,11 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     The endpoint that is given is asked, as it is. `"embedded"` means more: the built-in model with
     an encoder beside it, which decides by the words of a question where they say what is asked.
 
-    Give examples to say what you mean, a few of each label: they are shown to the model, and from
-    eight on, beside the encoder, a head is fitted to them. Give labels, some dozens to hundreds of
-    your own rows, to have the best way chosen by cross-validation (`adapt`), or to know how often
-    what is accepted is wrong (`moa learn`).
+    Give examples to say what you mean, a few of each label: they are shown to the model, or read
+    beside the encoder: of a choice by the scorer of pairs (`moa.decisions.pairs`), to which a head
+    is added from twenty a label on; of a criterion by a head that is fitted to eight or more. Give
+    labels, some dozens to hundreds of your own rows, to have the best way chosen by
+    cross-validation (`adapt`), or to know how often what is accepted is wrong (`moa learn`).
 
     Of a text that doesn't fit the endpoint's `context_window` it reads the opening and the end, as
     the trace says. Where the window isn't known, the whole text is sent.

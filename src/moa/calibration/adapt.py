@@ -64,10 +64,11 @@ async def adapt(
 ) -> dict[str, Calibration]:
     """Fit what decides each question, by its name.
 
-    From eight labelled texts of a question on, of two options at least, the features that lower
-    the log loss in cross-validation are fitted to them: heads on the encoder's vectors, the words
-    of the question, and the model's label probabilities, alone and behind examples. Unlabelled
-    texts are then not read.
+    From eight labelled texts of a question on, of two options at least, or twenty a label of a
+    choice that the scorer of pairs decides, the features that lower the log loss in
+    cross-validation are fitted to them: heads on the encoder's vectors, the words of the question,
+    and the model's label probabilities, alone and behind examples. Unlabelled texts are then not
+    read.
 
     Else the bias that shows on the unlabelled texts is taken out of the words and of the model, and
     each text is also read behind those that the model was sure of.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,8 @@ from moa.questions import Question
 
 EXPECTED = Path(__file__).with_name("expected.json")
 """Curves of confidence and expected precision, as `benchmarks/pairs.py` writes them."""
+MOST_SHOWN = 32
+"""Examples that are shown in a prompt, unless there are more labels."""
 BY_WORDS = "by the words of the question"
 
 
@@ -43,9 +46,11 @@ def made(
 def as_asked(
     question: Question, examples: Sequence[Example] = (), *, origin: str = "asked as it is"
 ) -> Calibration:
-    """Take the endpoint's answer as it is, behind examples if any."""
+    """Take the endpoint's answer as it is, behind examples if any; of many, some of each label."""
     feature = LabelFeature(
-        prompt_variants=(shown_as(question, examples),), read_as=None, asked_as=""
+        prompt_variants=(shown_as(question, some_of_each(question, examples)),),
+        read_as=None,
+        asked_as="",
     )
     return made(question, [feature], None, origin)
 
@@ -61,6 +66,19 @@ def with_expected(calibration: Calibration) -> Calibration:
     expected = expected_of(calibration.question.question(), words.examples)
     origin = f"{calibration.origin} (precision expected, not promised)"
     return calibration.model_copy(update={"expected": expected, "origin": origin})
+
+
+def some_of_each(question: Question, examples: Sequence[Example]) -> Sequence[Example]:
+    """Take examples of each label in turn, no more than a prompt holds, in their order."""
+    most = max(MOST_SHOWN, len(question.options))
+    if len(examples) <= most:
+        return examples
+    before, turns = Counter[str | None](), list[tuple[int, int]]()
+    for place, example in enumerate(examples):
+        label = example.labels.get(question.name)
+        turns.append((before[label], place))
+        before[label] += 1
+    return [examples[place] for place in sorted(place for _, place in sorted(turns)[:most])]
 
 
 def by_words(

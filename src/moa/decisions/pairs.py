@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+from moa._async import Lock
 from moa.context import RunContext
 from moa.decisions import PromptVariant
 from moa.decisions.arrays import Floats, Ints, log_softmax, logit, np
@@ -330,6 +331,7 @@ def expected_of(question: Question, examples: PromptVariant) -> tuple[tuple[floa
 
 _MOST_HEADS = 64
 _heads: dict[object, PairHead] = {}
+_encoding = Lock()
 
 
 async def pair_head(
@@ -343,11 +345,15 @@ async def pair_head(
     options = tuple((option.name, option.description) for option in question.options)
     shown = tuple((example.text, *example.labels.values()) for example in examples)
     key = encoder.model, options, shown
-    if key not in _heads:
-        while len(_heads) >= _MOST_HEADS:
-            _heads.pop(next(iter(_heads)))
-        _heads[key] = await _made(question, examples, encoder, context)
-    return _heads[key]
+    if (head := _heads.get(key)) is not None:
+        return head
+    async with _encoding.held(context.remaining_s()):  # those who come meanwhile wait for it
+        if (head := _heads.get(key)) is None:
+            head = await _made(question, examples, encoder, context)
+            while len(_heads) >= _MOST_HEADS:
+                _heads.pop(next(iter(_heads)))
+            _heads[key] = head
+    return head
 
 
 async def _made(
