@@ -115,7 +115,9 @@ class Answer:
 class _Typed(BaseModel):
     """What the three kinds of typed answers share."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True, serialize_by_alias=True, validate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, defer_build=True, serialize_by_alias=True, validate_by_name=True
+    )
 
     status: Status = "answered"
     probabilities: dict[str, float] = Field(default_factory=dict[str, float])

@@ -169,7 +169,7 @@ async def test_a_wrong_input_is_refused_before_anything_is_sent(given: object) -
 
 async def test_an_input_of_any_type_is_checked_deeply() -> None:
     class Merge(Agent[list[Text], Reply]):
-        def prompt(self, request: list[Text]) -> str:
+        def user_prompt(self, request: list[Text]) -> str:
             return " ".join(block(text.text) for text in request)
 
     agent = Merge(ScriptedEndpoint(["ab"]))

@@ -52,7 +52,7 @@ class Proposer(Agent[str | BaseModel, Reply]):
         settings["name"] = settings.get("name") or endpoint.name
         super().__init__(endpoint, instructions=f"{instructions}\n{role}".strip(), **settings)
 
-    def prompt(self, request: str | BaseModel) -> str:
+    def user_prompt(self, request: str | BaseModel) -> str:
         """Write the answers of others as data, and then the request."""
         if not isinstance(request, Consulted):
             return written(request)

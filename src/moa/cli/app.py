@@ -18,6 +18,7 @@ from moa.cli import (
     label,
     models,
     options,
+    prompt,
     route,
     run,
     serve,
@@ -128,7 +129,7 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
 
 
 for heading, commands in {
-    "Ask": (run.run, show.show, chat.chat, run.draw, run.graphs, index.index),
+    "Ask": (run.run, show.show, prompt.prompt, chat.chat, run.draw, run.graphs, index.index),
     "Decide with guarantees": (
         decide.decide,
         calibrate.calibrate,

@@ -358,7 +358,7 @@ class Answerer(Agent[Sheet, Reply]):
         f"{ABSENT}"
     )
 
-    def prompt(self, request: Sheet) -> str:
+    def user_prompt(self, request: Sheet) -> str:
         """Put the passages first, so that a server can keep them, and the question last."""
         return f"Passages:\n\n{listed(request.passages)}\n\nQuestion: {escaped(request.question)}"
 

@@ -49,7 +49,7 @@ class Critic(Agent[Draft, Critique]):
         "give an empty list. Then score the draft from 0 (useless) to 10 (nothing left to improve)."
     )
 
-    def prompt(self, request: Draft) -> str:
+    def user_prompt(self, request: Draft) -> str:
         """Write the request and the draft, each as data."""
         return "\n\n".join((block(request.request, "Request"), block(request.text, "Draft")))
 
@@ -68,7 +68,7 @@ class Reviser(Agent[Criticised, Reply]):
         "real, and keep what is right. Give only the whole new answer, without comments."
     )
 
-    def prompt(self, request: Criticised) -> str:
+    def user_prompt(self, request: Criticised) -> str:
         """Write the request, the draft and its faults, each as data."""
         faults = "\n".join(f"- {fault}" for fault in request.faults)
         parts = (("Request", request.request), ("Draft", request.text), ("Faults", faults))

@@ -115,7 +115,7 @@ class Comparer(Agent[Findings, Conflicts]):
         "another finding is no contradiction. If there is none, give an empty list."
     )
 
-    def prompt(self, request: Findings) -> str:
+    def user_prompt(self, request: Findings) -> str:
         """List the findings by number."""
         return block(_numbered(request))
 
@@ -137,7 +137,7 @@ class Synthesis(Agent[Findings, Reply]):
         "numbers and do not decide. Say what the sources leave open."
     )
 
-    def prompt(self, request: Findings) -> str:
+    def user_prompt(self, request: Findings) -> str:
         """Show the findings, where they disagree, what is open, and the question last."""
         parts = [block(_numbered(request), "Findings")]
         if request.disagreements:

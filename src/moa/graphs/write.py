@@ -258,7 +258,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 class Prompted(Agent[str, Out], Generic[Out]):
     """Takes its prompt whole: what is data in it stands in blocks already."""
 
-    def prompt(self, request: str) -> str:
+    def user_prompt(self, request: str) -> str:
         """Show it as it is."""
         return request
 
