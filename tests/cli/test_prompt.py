@@ -23,7 +23,8 @@ def _logger_as_it_was() -> Generator[None]:
 
 def test_the_command_shows_the_prompts_of_every_agent_of_a_graph(folder: Path) -> None:
     (folder / "moa.toml").write_text(
-        '[endpoints.slm]\ntier = "slm"\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "m"\ndecide = "text"\n'
+        '[endpoints.slm]\ntier = "slm"\nbase_url = "http://127.0.0.1:9/v1"\n'
+        'model = "m"\ndecide = "text"\n'
         '[endpoints.llm]\ntier = "llm"\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "large"\n'
         "[graphs.support]\nheads = false\n"
     )
