@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from moa.agents import Agent, Instructions, MaxTokens
 from moa.agents.base import In
 from moa.agents.prompts import block
-from moa.agents.proposer import ANSWER
+from moa.agents.proposer import Answerer
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
@@ -103,7 +103,7 @@ def writer_of(
     max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Agent[str | BaseModel, Reply]:
     """Make the writer of an endpoint; without instructions it answers the request."""
-    return Agent(endpoint, instructions or ANSWER, name="writer", max_tokens=max_tokens, tag="")
+    return Answerer(endpoint, instructions, name="writer", max_tokens=max_tokens, tag="")
 
 
 def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Critic:
