@@ -1,4 +1,7 @@
-"""What the encoder's heads reach alone, on five labelled sets: `python benchmarks/encoder.py`.
+"""What the encoder's heads reach alone, on five labelled sets, and how fast it is.
+
+    python benchmarks/encoder.py --data DIR
+    python benchmarks/encoder.py speed
 
 No model is asked: labels are decided by the words of the question, with the bias taken out on 128
 unlabelled texts of the set, or by those and a head fitted to some labelled ones.
@@ -10,17 +13,21 @@ import argparse
 import asyncio
 import os
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 
 from heads import read
+from moa._machine import usable_cores
 from moa.calibration.adapt import adapt
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.file import Calibration
 from moa.context import RunContext
-from moa.endpoints import Example
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.decisions.heads import sentences
+from moa.endpoints import Example, encoders
+from moa.endpoints.encoders import JointEncoder
+from moa.endpoints.encoding import Encoding, Text
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from report import table, write
@@ -37,7 +44,7 @@ SETS: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
     "ten intents": ("intent_banking10", "What is this message about?", {}),
 }
-ENCODER = MultilingualEncoder()
+ENCODER = JointEncoder()
 LABELS = (8, 32, 128, 512)
 DRAWS = 5
 HELD, UNLABELLED = 300, 128
@@ -52,6 +59,46 @@ serve all columns; rows of other sections are others, so compare across sections
 
 {rows}
 """
+
+SPEED = """
+## Encoder: speed
+
+{count} texts of inboxes and their sentences, {tokens} tokens, each new. A core-second is one in
+which a core worked for it, whoever else was there. The machine had a load of {load:.1f} meanwhile:
+with more than its cores, the tokens a second are fewer than it can do.
+
+{rows}
+"""
+INBOX = Path(__file__).parent / "data" / "businesses" / "museum.jsonl"
+
+
+async def speed() -> None:
+    """Encode texts on one thread and on all of moa's, and write down what that took."""
+    whole = [row["text"] for row in read(INBOX)][:60]
+    texts = list(dict.fromkeys(part for text in whole for part in (text, *sentences(text))))
+    engine = encoders.e5_encoding().engine
+    all_threads = usable_cores() + 1
+    queues = {
+        "e5, 1 thread": Encoding(engine, threads=1),
+        f"e5, {all_threads} threads": encoders.e5_encoding(),
+        "USE, one by one": Encoding(encoders.use_encoding().engine, threads=1),
+        "USE, as they wait": encoders.use_encoding(),
+    }
+    rows: list[list[str]] = []
+    asked = [Text(text) for text in texts]
+    tokens = 0
+    for name, queue in queues.items():
+        await queue.read([Text("warm")])
+        began, cpu = time.perf_counter(), time.process_time()
+        found = await queue.read(asked)
+        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+        tokens = tokens or found.tokens
+        rows.append([name, f"{tokens / wall:.0f}", f"{tokens / cpu:.0f}", f"{cpu / wall:.2f}"])
+    heads = ["", "tokens a second", "tokens a core-second", "cores used"]
+    load = os.getloadavg()[0]
+    body = SPEED.format(count=len(texts), tokens=tokens, load=load, rows=table(heads, rows))
+    print(body)
+    write("encoder speed", "python benchmarks/encoder.py speed", body)
 
 
 async def measured(name: str, data: Path) -> list[str]:
@@ -98,8 +145,11 @@ async def right(question: Question, rows: Sequence[dict[str, str]], made: Calibr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["heads", "speed"], default="heads")
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"), required=False)
     given = parser.parse_args()
+    if given.what == "speed":
+        return asyncio.run(speed())
     if given.data is None:
         parser.error("give the folder of labelled sets, by --data or $MOA_DATA")
     rows = [asyncio.run(measured(name, given.data)) for name in SETS]

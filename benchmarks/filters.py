@@ -1,6 +1,6 @@
 """How well filters keep to criteria that nothing was learnt from: `python benchmarks/filters.py`.
 
-Each of eleven criteria has thirty texts, about half of which meet it, and the others nearly do.
+Half of the texts of a criterion meet it; of the others half or all nearly do.
 """
 
 from __future__ import annotations
@@ -17,42 +17,63 @@ from typing import Any
 from kept import Kept
 from moa import EmbeddedEndpoint, Endpoint, Filter
 from moa.context import RunContext
+from moa.decisions.relevance import WELL_READ, words_head
 from report import table, write
 from support_reading import Alone
 
-FILE = Path(__file__).parent / "data" / "criteria_held_out.jsonl"
-BUILT_IN, ALONE = "built-in, with the encoder", "SmolLM2 alone"
+DATA = Path(__file__).parent / "data"
+UNSEEN, HELD_OUT = "criteria_unseen.jsonl", "criteria_held_out.jsonl"
+BUILT_IN = "built-in"
 TEXT = """
 ## Filters
 
-`Filter(endpoint, criterion, action="drop")` without an example and without a label, on {n} texts:
-{criteria} criteria with 30 texts each, near misses among them. None of these texts and criteria was
-learnt from, though some that the relevance head learnt from are close ("an apology without an
-excuse", "an obituary or death notice"). They were
-looked at a few times while that head was made, so new criteria may do a little worse.
+`Filter(endpoint, criterion, action="drop")` without an example and without a label, on {n} texts.
 Cells are balanced accuracy: the mean of the share found of the texts
 that meet the criterion and the share let go of those that don't. Chance is .50, and one text is
 about .03. Answers of which a filter says itself that it can't tell are counted like all others.
-*With the encoder*: by the shipped relevance head, SmolLM2 isn't
-asked. *Alone*: the model without an encoder, its bias measured on ordinary texts. *Met*:
-how many of the 30 meet it.
+*Built-in*: by the words of the criterion and the encoders; no language model is asked. *Alone*: a
+model without encoders, asked once a text. *Expected*: what the filter itself expects, among near
+misses alone; below {well_read:.2f} its trace notes that such criteria are badly told.
 
-{table}
+Ten criteria by a writer who saw none of the others: 20 texts that meet each, 10 near misses and 10
+ordinary texts. Nothing was fitted to them. While the head was made they were looked at {looks}, as
+a mean and the lowest. Some that the head learnt from, by writers who didn't see these, are close:
+"about moving to a new home", "an angry text", "asks for a recommendation", "mentions how old
+somebody is". So kinds that are new to it may do worse.
+
+{unseen}
+
+Eleven criteria that were looked at often while the head was made, 30 texts each, near misses among
+them:
+
+{held_out}
 
 Found are those that meet it, over all criteria; called are those that don't, and are taken to.
 Doubtful: of how many texts a filter says that it can't tell, and the share right
 of those and of the others. Milliseconds are per text, one at a time, without the
-start and without measuring the bias; other work ran on the two cores, so they are upper bounds.
+start; other work ran on the two cores, so they are upper bounds.
 
 {sums}
 """
+LOOKS = "twice"
 
 
-def rows_by_criterion() -> dict[str, list[dict[str, Any]]]:
+def rows_by_criterion(*names: str) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in FILE.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        found.setdefault(row["criterion"], []).append(row)
+    for name in names or (UNSEEN, HELD_OUT):
+        for line in (DATA / name).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            met = row["meets"] if name == UNSEEN else row["met"]
+            found.setdefault(row["criterion"], []).append({"text": row["text"], "met": met})
+    return found
+
+
+async def expected_of(criteria: Sequence[str]) -> dict[str, float]:
+    """Balanced accuracy that is expected of each, by its words."""
+    found: dict[str, float] = {}
+    for criterion in criteria:
+        (question,) = Filter(EmbeddedEndpoint(), criterion, action="drop").questions
+        found[criterion] = (await words_head(question, RunContext())).expected or 0.0
     return found
 
 
@@ -95,9 +116,6 @@ async def run(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 print(f"{name}, {criterion}: {seconds:.1f} s", flush=True)
 
     await way(BUILT_IN, EmbeddedEndpoint())
-    await way(ALONE, Alone())
-    for file in args.slm:
-        await way(f"{file.stem}, with the encoder", EmbeddedEndpoint(model_path=file))
     for file in args.alone:
         await way(f"{file.stem} alone", Alone(model_path=file))
     return kept.found
@@ -114,7 +132,7 @@ def doubts(one: dict[str, Any]) -> list[str]:
     return [str(len(right[True])), *shown]
 
 
-def body_of(found: dict[str, dict[str, Any]]) -> str:
+def body_of(found: dict[str, dict[str, Any]], expected: dict[str, float]) -> str:
     sets = rows_by_criterion()
     met = {
         name: {c: shares(rows, one[c]["met"]) for c, rows in sets.items()}
@@ -125,12 +143,15 @@ def body_of(found: dict[str, dict[str, Any]]) -> str:
         hit, false = met[name][criterion]
         return (hit + 1 - false) / 2
 
-    lines = [
-        [c, sum(row["met"] for row in rows), *(f"{balanced(name, c):.2f}" for name in found)]
-        for c, rows in sets.items()
-    ]
-    means = [f"**{mean(balanced(name, c) for c in sets):.3f}**" for name in found]
-    lines.append(["**mean**", "", *means])
+    def of(file: str) -> str:
+        criteria = list(rows_by_criterion(file))
+        lines = [
+            [c, f"{expected[c]:.2f}", *(f"{balanced(name, c):.2f}" for name in found)]
+            for c in criteria
+        ]
+        means = [f"**{mean(balanced(name, c) for c in criteria):.3f}**" for name in found]
+        return table(["criterion", "expected", *found], [*lines, ["**mean**", "", *means]])
+
     sums = [
         [
             name,
@@ -143,8 +164,10 @@ def body_of(found: dict[str, dict[str, Any]]) -> str:
     ]
     return TEXT.format(
         n=sum(map(len, sets.values())),
-        criteria=len(sets),
-        table=table(["criterion", "met", *found], lines),
+        well_read=WELL_READ,
+        looks=LOOKS,
+        unseen=of(UNSEEN),
+        held_out=of(HELD_OUT),
         sums=table(
             ["", "found", "called", "doubtful", "right of them", "of the others", "ms"], sums
         ),
@@ -153,15 +176,15 @@ def body_of(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--slm", type=Path, nargs="*", default=[], help="GGUF files, as the SLM")
     parser.add_argument(
-        "--alone", type=Path, nargs="*", default=[], help="GGUF files, without the encoder"
+        "--alone", type=Path, nargs="*", default=[], help="GGUF files, without the encoders"
     )
     parser.add_argument("--json", type=Path, help="keeps what was measured, and is read again")
     args = parser.parse_args()
-    body = body_of(asyncio.run(run(args)))
+    found = asyncio.run(run(args))
+    body = body_of(found, asyncio.run(expected_of(list(rows_by_criterion()))))
     print(body)
-    write("filters", "python benchmarks/filters.py --slm FILE", body)
+    write("filters", "python benchmarks/filters.py --alone FILE", body)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from encoder import SETS
 from heads import read
 from kept import Kept
 from moa import Classifier, Endpoint, RunContext
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.wrappers import Cached
 from moa.questions import Option, Question
 from report import table, write
 from support_reading import Alone
 
 CHOSEN_ON, EXAMPLES, AT_ONCE = 400, 32, 2
-ENCODER = MultilingualEncoder()
+ENCODER = JointEncoder()
 COLUMNS = ("asked once", "alone", "beside the encoder", f"with {EXAMPLES} examples")
 TEXT = """
 ## Models

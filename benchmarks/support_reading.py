@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from moa import EmbeddedEndpoint, Endpoint
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.errors import MoaError
-from moa.graphs.support import INTENTS, QUARANTINE, Rejected, Routed, Support, Ticket, as_one_text
+from moa.graphs.support import (
+    INTENTS,
+    QUARANTINE,
+    Intent,
+    Rejected,
+    Routed,
+    Support,
+    Ticket,
+    as_one_text,
+)
 
 NONE = "none"
 MEANINGS: dict[str, dict[str, str]] = {
@@ -42,9 +51,10 @@ def ticket(row: Row) -> Ticket:
     return Ticket.model_validate({k: row[k] for k in ("id", "subject", "text") if k in row})
 
 
-def graph_reader(slm: Endpoint) -> Read:
+def graph_reader(slm: Endpoint, intents: Mapping[str, Intent] = INTENTS) -> Read:
     """Read by the support graph; nobody writes replies, which aren't measured here."""
-    graph = Support(slm=slm, llm=EmbeddedEndpoint("nobody", model="smollm2-135m"))
+    nobody = EmbeddedEndpoint("nobody", model="smollm2-135m")
+    graph = Support(slm=slm, llm=nobody, intents=dict(intents))
 
     async def read(row: Row) -> Row:
         result = await graph.run(ticket(row))
@@ -60,6 +70,7 @@ def graph_reader(slm: Endpoint) -> Read:
                 "urgency": made.urgency.level,
                 "unwanted": [k for k in ("spam", "injection") if not getattr(made, k).kept],
                 "quarantined": isinstance(out, Routed) and out.queue == QUARANTINE,
+                "settled": out.became in ("replied", "routed"),
             }
         return found
 

@@ -36,9 +36,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def no_trust_from_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Which files the user of this machine trusts is neither read nor changed."""
+    """Which files the user of this machine trusts is neither read nor changed, nor are vectors."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("MOA_VECTORS", "0")
         yield
 
 

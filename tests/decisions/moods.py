@@ -8,7 +8,7 @@ from typing import Any
 
 from moa import Classifier, RunContext
 from moa.endpoints import Embeddings, Endpoint
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Amount
@@ -43,6 +43,6 @@ class Numbers(SimulatedEndpoint):
 
 def numbers(kind: type[Numbers] = Numbers) -> Numbers:
     """Says that it is the encoder whose vectors the heads that ship read."""
-    found = kind(name="numbers", model=MultilingualEncoder.model)
-    found.size = 384
+    found = kind(name="numbers", model=JointEncoder.model)
+    found.size = 896
     return found

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from moa import Classifier, Filter
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.known import Known, keep
 from moa.errors import ConfigError
 from moa.node import Result
 from moa.testing import SimulatedEndpoint
 
 installed = pytest.mark.skipif(
-    MultilingualEncoder.missing() is not None, reason="the encoder is not installed"
+    JointEncoder.missing() is not None, reason="the encoder is not installed"
 )
 PARCEL = "Where is my parcel?"
 
@@ -35,7 +35,7 @@ async def test_nothing_is_asked_but_the_question_where_no_encoder_stands_beside(
 
 @installed
 async def test_the_words_decide_alone_beside_a_model_of_which_nothing_is_known() -> None:
-    endpoint = SimulatedEndpoint(encoder=MultilingualEncoder(), rule=lambda _: {"filter": {}})
+    endpoint = SimulatedEndpoint(encoder=JointEncoder(), rule=lambda _: {"filter": {}})
     filtered = Filter(endpoint, "a weather report", action="drop", name="filter")
     assert not (await filtered.run(PARCEL)).output.met
     assert (await filtered.run("Rain and strong winds, 12 degrees.")).output.met
@@ -49,8 +49,8 @@ async def test_a_model_that_is_known_to_help_is_asked_beside_the_words(
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
     keep(Known(name="helps", weight={"predicate": 2.0}, yes_bias=4.0))
     even = {"filter": {"yes": 1 / (1 + math.exp(-4.0))}}
-    asked = SimulatedEndpoint(model="helps", encoder=MultilingualEncoder(), rule=lambda _: even)
-    alone = SimulatedEndpoint(encoder=MultilingualEncoder())
+    asked = SimulatedEndpoint(model="helps", encoder=JointEncoder(), rule=lambda _: even)
+    alone = SimulatedEndpoint(encoder=JointEncoder())
     beside, words = [
         (await Filter(one, "a weather report", action="drop", name="filter").run(PARCEL)).output
         for one in (asked, alone)
@@ -62,7 +62,7 @@ async def test_a_model_that_is_known_to_help_is_asked_beside_the_words(
 @installed
 async def test_a_model_whose_answers_count_nothing_is_not_asked() -> None:
     endpoint = SimulatedEndpoint(
-        model="SmolLM2-135M-Instruct.Q4_1", encoder=MultilingualEncoder(), rule=lambda text: text
+        model="SmolLM2-135M-Instruct.Q4_1", encoder=JointEncoder(), rule=lambda text: text
     )
     result = await Filter(endpoint, "a weather report", action="drop").run(
         "Rain and strong winds, 12 degrees."
@@ -76,7 +76,7 @@ async def test_a_model_whose_answers_count_nothing_is_not_asked() -> None:
 @pytest.mark.parametrize("each", [4, 12])
 async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_eight_on(each: int) -> None:
     endpoint = SimulatedEndpoint(
-        encoder=MultilingualEncoder(), rule=lambda text: {"label": {"x": (1 + len(text) % 7) / 9}}
+        encoder=JointEncoder(), rule=lambda text: {"label": {"x": (1 + len(text) % 7) / 9}}
     )
     cats = ["My cat sleeps all day.", "Kittens purr.", "The cat caught a mouse.", "A tabby hissed."]
     cars = ["The engine is dead.", "New tyres for the van.", "The brakes squeak.", "I drive a van."]
@@ -98,7 +98,7 @@ async def test_a_head_is_fitted_to_the_examples_of_an_agent_from_eight_on(each: 
 @installed
 async def test_a_filter_learns_from_examples_what_its_criterion_means() -> None:
     endpoint = SimulatedEndpoint(
-        encoder=MultilingualEncoder(), rule=lambda text: {"filter": {"yes": len(text) % 7 / 9}}
+        encoder=JointEncoder(), rule=lambda text: {"filter": {"yes": len(text) % 7 / 9}}
     )
     pets = ["My cat sleeps.", "Kittens purr.", "The dog barks.", "A tabby hissed.", "Feed the cat."]
     cars = ["The engine died.", "New tyres.", "The brakes squeak.", "I drive a van.", "An old bus."]
@@ -119,7 +119,7 @@ def test_an_example_with_a_label_that_is_none_is_refused() -> None:
 @installed
 async def test_a_filter_whose_words_are_undecided_says_so_and_keeps_the_text() -> None:
     endpoint = SimulatedEndpoint(
-        model="SmolLM2-135M-Instruct.Q4_1", encoder=MultilingualEncoder(), rule=lambda text: text
+        model="SmolLM2-135M-Instruct.Q4_1", encoder=JointEncoder(), rule=lambda text: text
     )
     text = "It rained, so we stayed in and played cards."
     sure = (await Filter(endpoint, "a weather report", action="drop").run(text)).output

@@ -17,17 +17,16 @@ from moa.agents.deciding import DecidingAgent
 from moa.calibration.defaults import made, shipped
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature
 from moa.calibration.file import Calibration, FitRecord, HeadRecord
-from moa.decisions.heads import Head, Kernel, encode, sentences, shipped_heads, words_head
-from moa.endpoints.encoders import MultilingualEncoder
-from moa.errors import CalibrationError, CapabilityError
+from moa.decisions.heads import Head, Kernel, encode, sentences, shipped_heads
+from moa.endpoints.encoders import JointEncoder
+from moa.errors import CalibrationError
 from moa.graphs.support import intent_of, urgency_of
 from moa.guards.injection import injection_filter
-from moa.questions import NONE_OF_THESE, Option, Question
 from moa.testing import SimulatedEndpoint
 from moa.trace import Note
 
 installed = pytest.mark.skipif(
-    MultilingualEncoder.missing() is not None, reason="the encoder is not installed"
+    JointEncoder.missing() is not None, reason="the encoder is not installed"
 )
 NINE_TO_ONE = float(np.log(9))
 SHIPPED = {
@@ -52,7 +51,7 @@ def by_head(*, weights: tuple[float, ...] = (0.5, 0.5), options: int = 2) -> Cal
     return made(MOOD, [*labels, vector], fit, "a test")
 
 
-def words(model: str = MultilingualEncoder.model) -> WordEncoder:
+def words(model: str = JointEncoder.model) -> WordEncoder:
     return WordEncoder(name="encoder", model=model, words=("bad", "good"))
 
 
@@ -63,12 +62,12 @@ def endpoint(good: float | None = 0.9, *, encoder: WordEncoder | None = None) ->
 
 def with_shipped_heads() -> SimulatedEndpoint:
     """Has an encoder whose vectors the shipped heads say they read, installed or not."""
-    return endpoint(encoder=words(MultilingualEncoder.model))
+    return endpoint(encoder=words(JointEncoder.model))
 
 
 def reading() -> SimulatedEndpoint:
     """Has the real encoder beside it, and can't be asked itself."""
-    return SimulatedEndpoint(encoder=MultilingualEncoder(), rule=lambda _: AssertionError("asked"))
+    return SimulatedEndpoint(encoder=JointEncoder(), rule=lambda _: AssertionError("asked"))
 
 
 async def test_a_head_and_the_model_are_weighed() -> None:
@@ -134,7 +133,7 @@ def kernel(scale: tuple[float, float]) -> Kernel:
     return Kernel(
         centre=np.array([1.0, 1.0]),
         scale=np.array(scale),
-        landmarks=np.array([[0.0, 0.0], [2.0, 0.0]]),
+        landmarks=np.array([[0.0, 0.0], [2.0, 0.0]])[:, np.isfinite(scale)],
         gamma=0.5,
     )
 
@@ -265,102 +264,3 @@ def test_a_question_without_a_shipped_head_is_refused_with_those_that_have_one()
     assert fit is not None
     with pytest.raises(CalibrationError, match=r"no head for 'profanity' ships .*spam"):
         _ = fit.blend
-
-
-def yes_or_no(text: str) -> Question:
-    return Question("met", "predicate", text, (Option("yes", True), Option("no", False)))
-
-
-async def read(question: Question, *texts: str) -> list[tuple[float, ...]]:
-    found = await words_head(question, RunContext())
-    vectors = await encode(MultilingualEncoder(), texts, RunContext())
-    return [tuple(np.exp(found.logs_of(vector)).tolist()) for vector in vectors]
-
-
-COOKING = (
-    "Simmer the onions in butter until golden, then add the stock and the rice.",
-    "Die Zwiebeln in Butter glasig dünsten, dann Reis und Brühe zugeben.",
-)
-TRAINS = (
-    "The train to Leeds leaves at ten from platform two.",
-    "Der Zug nach Köln fährt um zehn von Gleis zwei.",
-)
-
-
-@installed
-@pytest.mark.parametrize(
-    ("criterion", "meet", "do_not"),
-    [
-        (
-            "a weather report",
-            (
-                "Rain from the west, highs of 12 degrees, strong winds on the coast.",
-                "Von Westen Regen, höchstens 12 Grad, an der Küste starker Wind.",
-            ),
-            TRAINS,
-        ),
-        (
-            "a complaint",
-            (
-                "This is the third time the heating broke and nobody came. Unacceptable!",
-                "Zum dritten Mal fällt die Heizung aus, und niemand kommt. Unverschämt!",
-            ),
-            TRAINS,
-        ),
-        (
-            "a job application",
-            (
-                "Dear hiring team, I am applying for the post of accountant; my CV is attached.",
-                "Hiermit bewerbe ich mich als Buchhalterin; mein Lebenslauf liegt bei.",
-            ),
-            COOKING,
-        ),
-        (
-            "about a football match",
-            (
-                "The striker scored twice in the second half and the home side won 3-1.",
-                "Der Stürmer traf zweimal in der zweiten Halbzeit, die Heimelf gewann 3:1.",
-            ),
-            COOKING,
-        ),
-    ],
-)
-async def test_a_criterion_is_met_by_what_plainly_meets_it_alone(
-    criterion: str, meet: tuple[str, ...], do_not: tuple[str, ...]
-) -> None:
-    found = await read(yes_or_no(f"Is this text {criterion}?"), *meet, *do_not)
-    assert [yes > 0.5 for yes, _ in found] == [True, True, False, False]
-
-
-@installed
-async def test_something_else_than_a_criterion_turns_the_answer_round() -> None:
-    texts = (*COOKING, *TRAINS)
-    plain = await read(yes_or_no("Is this text cooking?"), *texts)
-    turned = await read(yes_or_no("Is this text about something else than cooking?"), *texts)
-    assert [yes for yes, _ in turned] == pytest.approx([no for _, no in plain])
-    assert min(yes for yes, _ in turned[2:]) > max(yes for yes, _ in turned[:2])
-
-
-async def test_a_question_of_another_form_has_no_head_and_encodes_nothing() -> None:
-    context = RunContext()
-    levels = Question("q", "score", "How good?", (Option("bad", 0), Option("good", 1)))
-    for silent in (levels, yes_or_no("Would a lawyer sign that?")):
-        with pytest.raises(CapabilityError, match="don't say what is asked"):
-            await words_head(silent, context)
-    assert context.usage.calls == 0
-
-
-@installed
-async def test_none_of_these_is_chosen_for_what_is_far_from_all_labels() -> None:
-    labels = ("cooking", "football", "banking", NONE_OF_THESE)
-    options = tuple(Option(label, label) for label in labels)
-    question = Question("topic", "choice", "What is this text about?", options)
-    found = await read(
-        question,
-        "Dinosaurs died out 66 million years ago.",
-        "Die Violinsonate in a-Moll entstand 1923.",
-        "The striker scored twice, and the home side won 3-1.",
-        "Meine Bank hat das Konto gesperrt und den Kredit gekündigt.",
-    )
-    picked = [labels[p.index(max(p))] for p in found]
-    assert picked == [NONE_OF_THESE, NONE_OF_THESE, "football", "banking"]

@@ -15,7 +15,8 @@ from moa import Example, RunContext
 from moa.budget import Budget
 from moa.decisions.probe import ENOUGH, LAYOUTS, probe, shipped_trials
 from moa.endpoints import Decision
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import Encoder, JointEncoder, MultilingualEncoder
+from moa.endpoints.encoding import Readings
 from moa.endpoints.known import Known, keep, known, measurements
 from moa.errors import BudgetExceeded, CapabilityError, EndpointRejected, StoreError
 from moa.questions import Answer, Kind, Layout, Question
@@ -138,12 +139,15 @@ async def test_how_much_a_model_leans_to_yes_is_found() -> None:
 async def test_beside_the_encoder_a_model_counts_as_much_as_it_helps_as_it_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def encoded(_: object, texts: Sequence[str]) -> tuple[tuple[tuple[float, ...], ...], int]:
-        return tuple(tuple(math.sin(i * len(text)) / 14 for i in range(384)) for text in texts), 0
+    async def read(encoder: Encoder, texts: Sequence[str]) -> Readings:
+        size = 384 if isinstance(encoder, MultilingualEncoder) else 896
+        vectors = (tuple(math.sin(i * len(text)) / 14 for i in range(size)) for text in texts)
+        return Readings(tuple(vectors), tokens=0, seconds=0.0)
 
-    monkeypatch.setattr(MultilingualEncoder, "missing", staticmethod(lambda: None))
-    monkeypatch.setattr(MultilingualEncoder, "encoded", encoded)
-    encoder = MultilingualEncoder()
+    for kind in (MultilingualEncoder, JointEncoder):
+        monkeypatch.setattr(kind, "missing", staticmethod(lambda: None))
+        monkeypatch.setattr(kind, "read", read)
+    encoder = JointEncoder()
     leaning = (await probe(Agreeing(model="yes"), encoder=encoder, context=RunContext())).found
     assert leaning.weight["predicate"] >= 0.5
     guessing = Agreeing(model="yes")

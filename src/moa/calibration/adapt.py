@@ -26,8 +26,9 @@ from moa.calibration.reader import Answers, FeatureReader
 from moa.context import RunContext
 from moa.decisions import ENOUGH, PromptVariant
 from moa.decisions.arrays import Floats, np
-from moa.decisions.heads import Blend, speaks
+from moa.decisions.heads import Blend
 from moa.decisions.regression import agreement, centred_mean, is_blind, shrunk_mean
+from moa.decisions.relevance import speaks
 from moa.decisions.variants import confident, stand_in_texts
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import MOST_OPTIONS, identity_of, known

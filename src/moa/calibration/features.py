@@ -32,7 +32,7 @@ HIDDEN = "hidden states"
 SENTENCES = "sentences"
 """Role of a small sentence encoder on this machine."""
 ENCODER = "encoder"
-"""Role of the multilingual encoder, whose vectors the shipped heads and words are read from."""
+"""Role of the joint encoder, whose vectors the shipped heads and words are read from."""
 ASKED_AS = "label"
 """Name of the question in the examples of a feature, whatever an agent calls it."""
 PROMPT = "Task: {question}\nText: {text}\nLabel:"
@@ -269,9 +269,9 @@ async def _numbers(
 ) -> tuple[float, ...]:
     if not isinstance(feature, WordsFeature):
         return vector
-    from moa.decisions.heads import words_head
+    from moa.decisions.relevance import words_head
 
-    return (await words_head(question, context)).logs_of(vector)
+    return (await words_head(question, context)).head.logs_of(vector)
 
 
 @dataclass(frozen=True, slots=True)

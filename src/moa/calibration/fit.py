@@ -61,8 +61,9 @@ from moa.calibration.scorer import (
 from moa.context import RunContext
 from moa.decisions import PromptVariant
 from moa.decisions.arrays import Bools, Floats, Ints, np
-from moa.decisions.heads import Blend, speaks
+from moa.decisions.heads import Blend
 from moa.decisions.regression import PENALTIES, fit_head, folds, split
+from moa.decisions.relevance import speaks
 from moa.decisions.variants import confident, halves
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.known import Identity, identity_of

@@ -121,6 +121,9 @@ class RowRunner:
             left = file.left(left, all_rows=self._given.limit is None)
         if not live and (left := _begun(left)) is None:  # nothing is left to be resumed
             return options.ANSWERED
+        from moa.endpoints.encoders import keep_vectors
+
+        keep_vectors()
         self._node, asked = await prepare(endpoints, context)
         left = self._with_text(left, self._node)
         due: AsyncIterable[Row | Malformed] | Rows = aside(left) if live else left

