@@ -109,10 +109,12 @@ class Node(Protocol[In_contra, Out_co]):
         ...
 
 
-Became = Literal["replied", "written", "drafted", "routed", "waiting", "quarantined", "dropped"]
+Became = Literal[
+    "replied", "written", "drafted", "routed", "waiting", "quarantined", "dropped", "not found"
+]
 """What became of an input: it has a fixed reply, one that a large model wrote, or a draft that
 somebody has to read; it is in a queue of people, waits for a large model or people, is set aside as
-unwanted, or is dropped."""
+unwanted, is dropped, or nothing was found that answers it."""
 
 
 @runtime_checkable

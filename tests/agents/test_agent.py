@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from moa import Agent, Budget, Extractor, Image, Reasoner, Reply, RunContext, Text
 from moa.agents.prompts import block
+from moa.agents.proposer import Answerer
 from moa.agents.reasoner import Reasoned
 from moa.endpoints import Completion, Prompt
 from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError, OutputError
@@ -169,7 +170,7 @@ async def test_a_wrong_input_is_refused_before_anything_is_sent(given: object) -
 
 async def test_an_input_of_any_type_is_checked_deeply() -> None:
     class Merge(Agent[list[Text], Reply]):
-        def prompt(self, request: list[Text]) -> str:
+        def user_prompt(self, request: list[Text]) -> str:
             return " ".join(block(text.text) for text in request)
 
     agent = Merge(ScriptedEndpoint(["ab"]))
@@ -316,3 +317,14 @@ def test_a_picture_needs_an_endpoint_that_sees_when_the_agent_is_built(given: ty
     with pytest.raises(CapabilityError, match="read images"):
         Agent(blind, "What is it?", input=given)
     Agent(ScriptedEndpoint(["A cat."]), "What is it?", input=given)
+
+
+@pytest.mark.parametrize(
+    ("request_", "asked"),
+    [("Rent or buy?", False), ("3 bags of 4 apples: how many apples?", True), ("Room 12?", False)],
+)
+def test_a_number_is_asked_for_where_the_request_is_about_figures(
+    request_: str, asked: bool
+) -> None:
+    (sent,) = Answerer(ScriptedEndpoint(), name="one").prompt(request_)
+    assert ("The answer is" in sent.text) is asked

@@ -172,3 +172,18 @@ def test_names_in_braces_are_filled_with_exact_numbers() -> None:
 def test_a_long_number_is_written_to_twelve_places() -> None:
     assert written(Fraction(1, 3)) == "0.333333333333"
     assert written(Fraction(-1, 10**13)) == "0"
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "holds"),
+    [
+        (r"\[ 90 \text{ minutes} + 25 \text{ minutes} = 370 \text{ minutes} \]", "90 + 25", False),
+        (r"\(2^{3} = 9\)", "2^3", False),
+        (r"Total &= 1{,}200 \cdot 2 = 2{,}400 \\", "1,200 * 2", True),
+        (r"$\frac{12 + 6}{3} = 6$", "$((12 + 6)/3)", True),
+        (r"\frac{370}{60} = 6.1667", "(370/60)", True),
+        (r"\$4.50 \times 3 = \$13.50", "$4.50 * 3", True),
+    ],
+)
+def test_sums_in_latex_are_read(text: str, left: str, holds: bool) -> None:
+    assert [(sum.left, sum.holds) for sum in check(text)] == [(left, holds)]

@@ -173,9 +173,9 @@ async def test_of_many_labelled_rows_a_prompt_shows_some_of_each_label(tmp_path:
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ({"text": "x", "kind": "c"}, "line 1: 'kind' is 'c', which is none of a, b"),
-        ({"text": "x", "kind": None}, "line 1: 'kind' is None"),
-        ({"text": "x"}, "no row has a text and the key 'kind'"),
+        ({"text": "x", "kind": "c"}, "'c' is none of a, b"),
+        ({"text": "x", "kind": None}, "line 1"),
+        ({"text": "x"}, "kind"),
         ({"kind": "a"}, "text"),
     ],
 )

@@ -51,9 +51,11 @@ llm = "large"
 """
 
 
-def built(tmp_path: Path, tables: str, name: str = "mixture") -> BaseMixture:
+def built(
+    tmp_path: Path, tables: str, name: str = "mixture", endpoints: str = ENDPOINTS
+) -> BaseMixture:
     file = tmp_path / "moa.toml"
-    file.write_text(ENDPOINTS.format(host="localhost:1", closed=1) + tables)
+    file.write_text(endpoints.format(host="localhost:1", closed=1) + tables)
     node = load_graph(name, Endpoints(load(file), read_keys=False))
     assert isinstance(node, BaseMixture)
     return node
@@ -255,7 +257,7 @@ async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path)
         async def count(text: str) -> int:
             return await tokens_of(endpoints.slm, text, RunContext())
 
-        write = Proposer(endpoints.slm).prompt
+        write = Proposer(endpoints.slm).user_prompt
         answers = (long, long.upper(), "Blue.")
         packed = await pack("Name a colour.", answers, write=write, count=count, room=600)
         tokens = await count(write(packed.consulted))
@@ -268,3 +270,12 @@ async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path)
     assert packed.merged
     assert packed.cut
     assert "Blue." in packed.consulted.answers
+
+
+def test_a_model_that_cannot_write_proposes_nothing_unless_it_is_named(
+    tmp_path: Path,
+) -> None:
+    assert [agent.name for agent in built(tmp_path, "").readers[0]] == ["small", "large"]
+    tiny = ENDPOINTS.replace('"s"', '"smollm2-135m"')
+    (layer,) = built(tmp_path, "", endpoints=tiny).readers
+    assert [agent.name for agent in layer] == ["large 1", "large 2"]

@@ -88,6 +88,25 @@ async def test_an_answer_has_the_passages_that_it_cites() -> None:
     assert str(output) == "It is 300 metres high [1]. ([1] Tower)"
 
 
+async def test_prompts_about_the_same_passages_begin_alike_whatever_their_rank() -> None:
+    large = writer("It is [1].", "It is [2].")
+    graph = Rag(retriever=BM25(PASSAGES), writer=Answerer(large))
+    for question in (
+        "How high is the tower, and the bridge?",
+        "How long is the bridge, the tower?",
+    ):
+        await graph.run(question)
+    first, second = (prompt.messages[-1].content.split("Question:")[0] for prompt in large.prompts)
+    assert first == second
+
+
+async def test_a_title_with_which_a_passage_begins_stands_in_the_prompt_once() -> None:
+    large = writer("90 days [1].")
+    pump = Passage(document="p", title="Pump", text="# Pump\nChange the filter every 90 days.")
+    await Rag(retriever=BM25([pump]), writer=Answerer(large)).run("When do I change the filter?")
+    assert large.prompts[0].messages[-1].content.count("Pump") == 1
+
+
 @pytest.mark.parametrize("written", ["[1]", "**[1]**.", "…"])
 async def test_where_a_writer_wrote_no_words_the_nearest_sentence_is_given(written: str) -> None:
     graph = answering(written)

@@ -235,3 +235,19 @@ async def test_a_wrong_key_is_an_error_and_no_reason_for_an_extract() -> None:
     llm = large(EndpointUnauthorized("HTTP 401", endpoint="large"))
     with pytest.raises(EndpointUnauthorized):
         await graph(llm).run(Original(text=TEXT))
+
+
+async def test_figures_that_the_text_does_not_have_are_told() -> None:
+    text = "The ferry costs 62 euros. " * 3 + "It leaves at nine. " * 30
+    llm = large("The ferry costs 62 euros. It carries 900 people.")
+    result = await Summarize(llm=llm, sentences=2).run(Original(text=text))
+    assert notes(result, "degraded") == ["the text doesn't have these figures of the summary: 900"]
+
+
+async def test_a_longer_text_gets_a_longer_summary_and_is_asked_for_behind_the_text() -> None:
+    llm = large("Short.", "Short.")
+    graph = Summarize(llm=llm)
+    for words in (400, 1600):
+        await graph.run(Original(text="The committee met again. " * (words // 4)))
+    ends = [prompt.messages[-1].content.splitlines()[-1] for prompt in llm.prompts]
+    assert ends == ["Summarize the text in 3 sentences.", "Summarize the text in 7 sentences."]

@@ -38,7 +38,7 @@ def model(
     again: Step = "Short.",
 ) -> SimulatedEndpoint:
     def rule(text: str) -> Step:
-        if "Write this anew" in text:
+        if "A first draft was too short" in text:
             return again
         if "Write section 1" in text:
             return first
@@ -66,11 +66,25 @@ async def test_a_short_text_takes_one_call() -> None:
     assert result.usage.calls == 1
 
 
-async def test_of_two_drafts_that_are_too_short_the_longer_one_is_kept() -> None:
-    less, right = "# W\n\n## A\n\nThey hum.", "# W\n\n## A\n\nThey hum low and far away at night."
-    for result in (await short(less, right, words=8), await short(right, less, words=20)):
-        assert result.output.text == right
-        assert "are asked for" in notes(result, "repaired")[0]
+async def test_a_draft_that_is_too_short_is_written_by_its_sections_and_not_shown_again() -> None:
+    llm = large("# W\n\n## A\n\nThey hum.\n\n## B\n\nThey sing.", FIRST, SECOND)
+    result = await Write(llm=llm, words=20).run(TASK)
+    assert result.output.text == f"# W\n\n## A\n\n{FIRST}\n\n## B\n\n{SECOND}"
+    assert "are asked for" in notes(result, "repaired")[0]
+    assert all("They hum." not in prompt.messages[-1].content for prompt in llm.prompts)
+
+
+async def test_of_the_draft_and_its_sections_the_one_nearer_to_the_length_is_kept() -> None:
+    draft = f"# W\n\n## A\n\n{FIRST}\n\n## B\n\nMia."
+    result = await Write(llm=large(draft, "No.", "No.", "No.", "No."), words=20).run(TASK)
+    assert result.output.text == draft
+
+
+async def test_a_length_that_the_task_says_counts_before_the_setting() -> None:
+    text = f"# W\n\n## A\n\n{FIRST}"
+    result = await Write(llm=large(text), words=600).run(Assignment(text="Tell it in 10 words."))
+    assert result.output.text == text
+    assert result.usage.calls == 1
 
 
 GREW = "In 2021 the herd grew by five whales, and sang for company."

@@ -31,6 +31,7 @@ from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
+from moa.endpoints.sent import SentPrompt, show
 from moa.endpoints.tools import Tooled, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.messages import Message, files_needed, files_of
@@ -258,7 +259,7 @@ class Agent(TypedNode[In, Out]):
             ) from None
         return self._admitted(request), shown
 
-    def prompt(self, request: In) -> str:
+    def user_prompt(self, request: In) -> str:
         """Write the user message; by default the request alone, as data where there is a `tag`.
 
         Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
@@ -270,8 +271,8 @@ class Agent(TypedNode[In, Out]):
         return data(text, tag=self.tag) if self.tag else written(text)
 
     def messages(self, request: In) -> tuple[Message, ...]:
-        """Write what the model reads; by default the instructions, and `prompt` as the user's."""
-        prompt = self.prompt(request)
+        """Write what the model reads; by default the instructions, and `user_prompt`."""
+        prompt = self.user_prompt(request)
         rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
         return (Message("system", rule), Message("user", prompt, files=tuple(files_of(request))))
 
@@ -316,11 +317,7 @@ class Agent(TypedNode[In, Out]):
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask, have tools used, validate, check, and have it repaired."""
         talk = _TALK.get() or _Talk(())
-        told = self.messages(request)
-        asked = tuple(one for one in told if one.role != "system")
-        before = (*self._before(told, talk.history), *asked)
-        if talk.history and not self.tools:
-            before = plain(before)
+        before, asked = self._opening(request, talk.history)
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
@@ -361,6 +358,20 @@ class Agent(TypedNode[In, Out]):
                 return output
         raise AssertionError("the last try returns or raises")
 
+    def _opening(
+        self, request: In, history: Sequence[Message]
+    ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """Write all messages of the first call, and those of them that the request makes."""
+        told = self.messages(request)
+        asked = tuple(one for one in told if one.role != "system")
+        before = (*self._before(told, history), *asked)
+        return (plain(before) if history and not self.tools else before), asked
+
+    async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
+        """Write the first call that `request` makes; see `TypedNode.prompt`."""
+        messages, _ = self._opening(request, ())
+        return [await show(self.endpoint, self._prompt(messages, free=True), context)]
+
     async def _turns(
         self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
     ) -> tuple[Completion, tuple[Message, ...]]:
@@ -398,16 +409,19 @@ class Agent(TypedNode[In, Out]):
             context.note("truncated", what, endpoint=completion.endpoint)
         return replace(completion, text=text)
 
-    async def _ask(
-        self, messages: tuple[Message, ...], context: RunContext, *, free: bool
-    ) -> Completion:
-        prompt = Prompt(
+    def _prompt(self, messages: tuple[Message, ...], *, free: bool) -> Prompt:
+        return Prompt(
             messages=messages,
             json_schema=self._schema,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             tools=tuple(tool.schema for tool in self.tools.values()) if free else (),
         )
+
+    async def _ask(
+        self, messages: tuple[Message, ...], context: RunContext, *, free: bool
+    ) -> Completion:
+        prompt = self._prompt(messages, free=free)
         if not self._streams(context):
             return await self.endpoint.complete(prompt, context)
         completion = None

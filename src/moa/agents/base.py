@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, TypedDict, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
 
-from moa._async import in_time
+from moa._async import beside, in_time
 from moa.batch import faults_of
 from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext, run_context
 from moa.endpoints import PHRASES, Capability, Endpoint
 from moa.endpoints.named import as_endpoint
+from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
 from moa.journal import explained
 from moa.node import Reply, Result, finish
@@ -159,6 +160,27 @@ class TypedNode(ABC, NodeBase[In, Out]):
                 raise
             raise found from error
         return finish(output, context, seconds=time.perf_counter() - started)
+
+    def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:
+        """Give what the first model call of a request is sent as, without making it.
+
+        A server may be asked what it is, and to count tokens; that is no call of its model. An
+        agent that asks no model for this request gives none, or what decides instead.
+
+        Args:
+            request: The input.
+
+        Raises:
+            InputError: `request` is not of the type that the agent takes.
+            EndpointError: the server has to say what it is, and doesn't answer.
+        """
+        context = RunContext().nested(self.name)
+        return tuple(beside(lambda: self.prompts(self._admitted(request), context)))
+
+    async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
+        """Write what `prompt` gives; an agent that asks a model overrides it."""
+        del request, context
+        return []
 
     @abstractmethod
     async def answer(self, request: In, context: RunContext) -> Out:

@@ -32,6 +32,7 @@ from moa.context import RunContext
 from moa.decisions import ENOUGH
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import encoder_beside, encoder_for, feeds_heads
+from moa.endpoints.sent import SentPrompt, show_questions
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import CalibrationError, ConfigError, InputError
 from moa.node import Text
@@ -240,6 +241,24 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             progress=progress,
         )
         return self.calibrated(made)
+
+    async def prompts(self, request: Text | str, context: RunContext) -> list[SentPrompt]:
+        """Write what is sent for each question, and what decides without being asked."""
+        text = await self._fitting(str(request), context)
+        found: list[SentPrompt] = []
+        for asked in self._plan.requests:
+            endpoint = self._sources[asked.source]
+            found += await show_questions(
+                endpoint, text, asked.questions, context, examples=asked.shown
+            )
+        for question, features in self._plan.asks:
+            for feature in features:
+                if not isinstance(feature, LabelFeature):
+                    source = self._sources[feature.source]
+                    way = f"question {question.name!r} without a prompt: "
+                    way += self._scorers[question.name].calibration.origin or "a calibration"
+                    found.append(SentPrompt(source.name, source.model, way))
+        return found
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:
         """Turn the answers into the output."""

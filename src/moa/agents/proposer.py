@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Unpack
 
 from pydantic import BaseModel, Field, create_model
 
 from moa.agents import Agent, MaxTokens, Settings, WarmTemperature
 from moa.agents.prompts import block, escaped, written
+from moa.calibration.arithmetic import numbers
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
+from moa.messages import Message
 from moa.node import Consulted, Node, Reply
 
-ANSWER = (
-    "Answer the request, in its language. Work problems out step by step, and end them with a "
-    "sentence such as 'The answer is 12.'"
-)
+ANSWER = "Answer the request, in its language. Work problems out step by step."
 """How every node that answers on its own is asked, so that an endpoint's cache serves them all."""
+_NUMBER = "End with a sentence such as 'The answer is 12.'"
+"""What is added where figures are asked about: elsewhere small models write it all the same."""
+_FIGURES = 2
+"""Numbers in a request from which on it is one about figures."""
 _READ = (
     "Here are drafts of an answer to the request below, in no particular order. Some may be wrong, "
     "and one that stands alone may be right. Use what is right in them, correct what is wrong, and "
@@ -24,7 +28,30 @@ _READ = (
 )
 
 
-class Proposer(Agent[str | BaseModel, Reply]):
+class Answerer(Agent[str | BaseModel, Reply]):
+    """Answers a request on its own: one about figures so that its number can be found.
+
+    Args:
+        endpoint: Who writes, or a string that names it: `"VENDOR:MODEL"`.
+        instructions: What to do with the request.
+        settings: See `Agent`.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    instructions = ANSWER
+
+    def messages(self, request: str | BaseModel) -> tuple[Message, ...]:
+        """Write the instructions and the request."""
+        rule, *asked = super().messages(request)
+        figures = numbers(" ".join(one.content for one in asked))
+        if self.instructions.startswith(ANSWER) and len(figures) >= _FIGURES:
+            rule = replace(rule, content=f"{rule.content}\n{_NUMBER}")
+        return (rule, *asked)
+
+
+class Proposer(Answerer):
     """A proposer of a mixture, and its aggregator too: what others answered is read critically.
 
     The request stands last: a small model goes on with what it read last, so answers that stand
@@ -52,7 +79,7 @@ class Proposer(Agent[str | BaseModel, Reply]):
         settings["name"] = settings.get("name") or endpoint.name
         super().__init__(endpoint, instructions=f"{instructions}\n{role}".strip(), **settings)
 
-    def prompt(self, request: str | BaseModel) -> str:
+    def user_prompt(self, request: str | BaseModel) -> str:
         """Write the answers of others as data, and then the request."""
         if not isinstance(request, Consulted):
             return written(request)
@@ -75,7 +102,7 @@ def sampler(
     writes: Settings = {"name": endpoint.name, "temperature": temperature, "max_tokens": max_tokens}
     if labels is None:
         writes["tag"] = ""
-        return Agent(endpoint, instructions or ANSWER, **writes)
+        return Answerer(endpoint, instructions, **writes)
     described = labels if isinstance(labels, dict) else {}
     means = "; ".join(f"{label}: {meaning}" for label, meaning in described.items())
     kind: Any = Literal[tuple(labels)]

@@ -36,6 +36,21 @@ _SIGNS = str.maketrans(
         "\\": None,
     }
 )
+_LATEX: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), put)
+    for pattern, put in (
+        (r"\\(?:text[a-z]{0,2}|math[a-z]{2}|mbox|boxed)\s?\{([^{}]{0,99})\}", r" \1 "),
+        (r"\\[dt]?frac\s?\{([^{}]{1,99})\}\s?\{([^{}]{1,99})\}", r"((\1)/(\2))"),
+        (r"\((\d[\d.,]{0,59})\)", r"\1"),  # of a fraction of two numbers
+        (r"\\(?:times|cdot|ast)(?![a-z])", "*"),
+        (r"\\div(?![a-z])", "/"),
+        (r"\\(?:left|right|quad|qquad|displaystyle)(?![a-z])|\\[][(),;:! ]|&", " "),
+        (r"\{,\}", ","),
+        (r"\^\{(\d{1,9})\}", r"^\1"),
+        (r"\s{2,99}", " "),
+    )
+)
+"""What LaTeX writes sums with, and what they are written with else."""
 _TIMES = re.compile(r"(?<=[\d)%\s])[xX](?=[\s\d(.$])")
 _MONEY = "$€£"
 _NUMBER = r"(?>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)"
@@ -111,7 +126,7 @@ def check(text: str) -> tuple[Equation, ...]:
     """
     found: list[Equation] = []
     for line in text[:_READ].splitlines():
-        plain = _UNITS.sub(" ", _plain_signs(line))
+        plain = _UNITS.sub(" ", _plain_signs(_without_latex(line)))
         here: dict[tuple[object, ...], Equation] = {}
         for stated in islice(_STATED.findall(plain), _MOST_SUMS):
             here.update((_terms(equation), equation) for equation in _equations(stated))
@@ -139,7 +154,7 @@ def only_number(text: str) -> Fraction:
     Raises:
         InputError: it holds none, or more than one.
     """
-    plain = text.translate(_SIGNS).strip().rstrip(".")
+    plain = _without_latex(text).translate(_SIGNS).strip().rstrip(".")
     alone = _WORD.sub(" ", plain).strip(" .,:;!?\"'")
     shown = next((t for t in (plain, alone) if _ONE_NUMBER.fullmatch(t)), None)
     if shown is None and _FRACTION.fullmatch(plain):
@@ -204,12 +219,21 @@ def _half_a_place(shown: str) -> Fraction:
     return Fraction(1, 2 * 10**places) if places else Fraction(0)
 
 
+def _without_latex(text: str) -> str:
+    r"""Write a sum in LaTeX, such as `\frac{9}{3} \times 2`, as it is written elsewhere."""
+    if "\\" not in text:
+        return text
+    for pattern, put in _LATEX:
+        text = pattern.sub(put, text)
+    return text
+
+
 def _plain_signs(text: str) -> str:
     return _TIMES.sub("*", text.translate(_SIGNS))
 
 
 def _pythonic(expression: str) -> str:
-    plain = re.sub(rf"[{_MONEY},]", "", _plain_signs(expression)).strip()
+    plain = re.sub(rf"[{_MONEY},]", "", _plain_signs(_without_latex(expression))).strip()
     plain = plain.replace("^", "**").replace("%", "*(1/100)")
     return re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
 

@@ -58,7 +58,7 @@ class Summariser(Agent[Passage, Reply]):
         super().__init__(endpoint, **settings)
         self.instructions = _INSTRUCTIONS.format(words=max(10, self.max_tokens // 2))
 
-    def prompt(self, request: Passage) -> str:
+    def user_prompt(self, request: Passage) -> str:
         """Show the earlier summary and the turns, as data."""
         said = "\n".join(
             f"user: {turn.text}\nassistant: {shown_reply(turn) or LEFT_OUT}"

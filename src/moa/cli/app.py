@@ -20,6 +20,7 @@ from moa.cli import (
     new,
     options,
     promote,
+    prompt,
     route,
     run,
     serve,
@@ -130,7 +131,7 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
 
 
 for heading, commands in {
-    "Ask": (run.run, show.show, chat.chat, run.draw, run.graphs, index.index),
+    "Ask": (run.run, show.show, prompt.prompt, chat.chat, run.draw, run.graphs, index.index),
     "Decide with guarantees": (
         label.label,
         learn.learn,

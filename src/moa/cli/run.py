@@ -54,6 +54,13 @@ def run(
     full: Annotated[
         bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
     ] = False,
+    show_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--show-prompts",
+            help="Print what models are sent, on standard error: it holds the texts of the rows.",
+        ),
+    ] = False,
     writing: options.Writing,
     job: options.JobStore = None,
     ray: options.RayAddress = None,
@@ -123,6 +130,8 @@ def run(
             say=screen.notes().print,
         )
     )
+    if show_prompts:
+        screen.show_prompts()
     piped = source == rows.STDIN and not text
     if ray is not None:
         _join(ray, job)

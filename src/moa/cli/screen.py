@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -54,6 +55,19 @@ def details(*, as_json: bool = False) -> Console:
 def notes() -> Console:
     """For progress and remarks: standard error."""
     return _console(sys.stderr, silent=quiet.get())
+
+
+def show_prompts() -> None:
+    """Print what models are sent, from now on, on standard error."""
+    logger = logging.getLogger("moa.prompts")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(_Prompts())
+
+
+class _Prompts(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err().print(record.getMessage() + "\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def err() -> Console:

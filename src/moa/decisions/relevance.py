@@ -24,7 +24,6 @@ from moa.decisions.heads import FOLDER, Head
 from moa.endpoints.encoders import E5_PARTS, MultilingualEncoder, UniversalEncoder
 from moa.errors import CapabilityError
 from moa.questions import Question
-from moa.usage import FREE
 
 PHRASE = "This text is {criterion}."
 """What is encoded of a criterion."""
@@ -194,7 +193,7 @@ async def _of(criterion: str, context: RunContext) -> WordsHead:
 async def _encoded(words: Sequence[str], context: RunContext) -> Floats:
     """Encode criteria: their directions."""
     phrases = [PHRASE.format(criterion=word) for word in words]
-    encoders = MultilingualEncoder(price=FREE, passage=True), UniversalEncoder(price=FREE)
+    encoders = MultilingualEncoder(passage=True), UniversalEncoder()
     found = [np.array((await each.embed(phrases, context)).vectors) for each in encoders]
     return _known().criteria(np.hstack(found))
 

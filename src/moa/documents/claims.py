@@ -140,8 +140,14 @@ def listed(passages: Sequence[Passage]) -> str:
     Numbers in brackets inside a passage are put in parentheses, so that none of them can pass for
     a citation.
     """
-    shown = [unbracketed(f"{passage.source}\n{passage.text}") for passage in passages]
+    shown = [unbracketed(f"{_heading(passage)}{passage.text}") for passage in passages]
     return "\n\n".join(f"[{number}]\n{block(text)}" for number, text in enumerate(shown, 1))
+
+
+def _heading(passage: Passage) -> str:
+    """Give the line that says where a passage stands; none where it begins with that itself."""
+    first, _, _ = passage.text.lstrip().partition("\n")
+    return "" if first.strip("#*= ") == passage.source else f"{passage.source}\n"
 
 
 def unbracketed(text: str) -> str:

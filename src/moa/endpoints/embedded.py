@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -33,11 +33,12 @@ from pydantic import SecretStr
 
 from moa._machine import usable_cores
 from moa.context import RunContext
-from moa.endpoints import Capability, close_all
+from moa.endpoints import Capability, Examples, Prompt, Questions, close_all
 from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.logprobs import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import neutralise
 from moa.endpoints.weights import SMOLLM2, find_weights, sha256_of
 from moa.endpoints.wrappers import Within
@@ -59,6 +60,8 @@ _RESTARTS, _RESTARTS_WITHIN_S = 3, 60.0
 _CORES_PER_SLOT = 4
 _MOST_THREADS = 8
 _LONGEST_BATCH = 2048
+_NOWHERE = "http://127.0.0.1/v1"
+"""Where nothing is sent to: a request is only written."""
 _ENGINE = "engine"
 """Named in errors until the endpoint that hears of them puts its own name there."""
 _FAULT = re.compile(r"error loading model: (.+)")
@@ -141,7 +144,9 @@ class EmbeddedEndpoint(Within):
         given = model_path or os.environ.get("MOA_MODEL")
         self.name = name
         self.tier: Tier = tier
-        self.model = model or Path(given or SMOLLM2.file).stem
+        self._stem = Path(given or SMOLLM2.file).stem
+        """What the engine calls the model."""
+        self.model = model or self._stem
         self.model_path = None if given is None else Path(given)
         self.price = price
         self.settings = settings or EngineSettings()
@@ -181,6 +186,17 @@ class EmbeddedEndpoint(Within):
         async with self.within(context) as served:
             reader = LlamaCppReader(served.client)
             return len(await reader.tokens(neutralise(text), context, whole=False))
+
+    def shown(self, prompt: Prompt, /) -> SentPrompt:
+        """Write what a request for text is sent as; see `moa.endpoints.sent.ShowsPrompts`."""
+        return self._client_of(_NOWHERE, self._stem).shown(prompt)
+
+    async def shown_questions(
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
+    ) -> Sequence[SentPrompt]:
+        """Write what typed questions are sent as."""
+        client = self._client_of(_NOWHERE, self._stem)
+        return await client.shown_questions(text, questions, context, examples=examples)
 
     async def identity(self, context: RunContext, /) -> Identity:
         """Name the model, the SHA-256 of its weights, and the version of llama.cpp."""
@@ -243,19 +259,22 @@ class EmbeddedEndpoint(Within):
         if engine not in self._served:
             if self._served:
                 context.note("retried", "with the engine started again", endpoint=self.name)
-            self._served[engine] = self._serve(engine)
+            self._served[engine] = self._client_of(engine.base_url, engine.model, engine.api_key)
         return engine
 
-    def _serve(self, engine: Engine) -> OpenAIEndpoint:
+    def _client_of(
+        self, base_url: str, model: str, api_key: SecretStr | None = None
+    ) -> OpenAIEndpoint:
         return OpenAIEndpoint(
             self.name,
-            model=engine.model,
-            base_url=engine.base_url,
-            api_key=engine.api_key,
+            model=model,
+            base_url=base_url,
+            api_key=api_key,
             tier=self.tier,
             price=self.price,
             context_window=self.context_window,
-            concurrency=engine.settings.slots + 1,  # the next one is there when a slot is free
+            # The next one is there when a slot is free.
+            concurrency=self.settings.resolved().slots + 1,
             timeout_s=self.timeout_s,
             capabilities=ALL,
             decides="labels",

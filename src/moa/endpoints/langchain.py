@@ -18,6 +18,7 @@ from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, need
 from moa.endpoints.openai import with_schema
+from moa.endpoints.sent import as_given, log_sent
 from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, neutralise
 from moa.endpoints.transport import known_error, worded
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
@@ -112,6 +113,7 @@ class LangChainEndpoint(EndpointBase):
 
     async def _reserved(self, prompt: Prompt, context: RunContext) -> Reservation:
         need(self, "complete", prompt)
+        log_sent(lambda: as_given(self, prompt))
         said = [message.content for message in prompt.messages]
         if prompt.json_schema is not None:
             said.append(json.dumps(prompt.json_schema))

@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from moa.context import RunContext
 from moa.endpoints import Decision, Example, Request
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.known import known
+from moa.endpoints.sent import SentPrompt, log_sent
 from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import ConfigError, EndpointUnsupported, InvalidResponse
 from moa.questions import Answer, Layout, Question
@@ -203,8 +205,8 @@ class LabelReader(ABC):
         answers: list[Answer] = []
         amount = NOTHING
         for question in questions:
-            layout = question.layout or known(model).layout_of(question.kind)
-            prompt = label_prompt(question, text, examples, layout=layout)
+            prompt = self._prompt(question, text, examples)
+            log_sent(partial(self._as_sent, prompt))
             reading = await self.read_labels(prompt, context)
             amount += reading.amount
             answers.append(
@@ -217,6 +219,28 @@ class LabelReader(ABC):
             )
         context.note("answered", model, endpoint=name)
         return Decision(answers=tuple(answers), endpoint=name, model=model, amount=amount)
+
+    def shown(self, request: Request) -> list[SentPrompt]:
+        """Write what is sent for a decision: a prompt for each question."""
+        text, questions, examples = request
+        return [self._as_sent(self._prompt(one, text, examples)) for one in questions]
+
+    def _prompt(self, question: Question, text: str, examples: Sequence[Example]) -> LabelPrompt:
+        layout = question.layout or known(self._client.model).layout_of(question.kind)
+        return label_prompt(question, text, examples, layout=layout)
+
+    def _as_sent(self, prompt: LabelPrompt) -> SentPrompt:
+        text = neutralise(prompt.text)
+        turns = _messages([*map(neutralise, prompt.before), text])
+        return SentPrompt(
+            self._client.name,
+            self._client.model,
+            self.title,
+            tuple((turn["role"], turn["content"]) for turn in turns)
+            if prompt.layout == "chat"
+            else (("prompt", text),),
+            labels=prompt.labels,
+        )
 
     @abstractmethod
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pydantic import SecretStr
@@ -31,6 +32,7 @@ from moa.endpoints.decide import Decides, DecisionClient
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.given import address_of
 from moa.endpoints.known import Identity
+from moa.endpoints.sent import SentPrompt, log_sent
 from moa.endpoints.tokens import estimate_of, may_fit, neutralise
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
@@ -154,7 +156,7 @@ class OpenAIEndpoint(EndpointBase):
         )
         self.base_url = base_url if client is None else address_of(client)
         self.dialect = dialect or (OPENAI if self.client.hosted_by_openai else UNKNOWN)
-        self._decider = DecisionClient(self.client, self.complete, decides=decides, dialect=dialect)
+        self._decider = DecisionClient(self.client, self, decides=decides, dialect=dialect)
 
     @property
     def price(self) -> Price:
@@ -211,9 +213,7 @@ class OpenAIEndpoint(EndpointBase):
                 of a server whose log-probabilities can't be read; no question was sent.
         """
         need(self, "decide")
-        shown = [replace(example, text=neutralise(example.text)) for example in examples]
-        request = Request(neutralise(text), questions, shown)
-        return await self._decider.decide(request, context)
+        return await self._decider.decide(_neutral(text, questions, examples), context)
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
@@ -251,6 +251,31 @@ class OpenAIEndpoint(EndpointBase):
         """
         await self.client.close()
 
+    def shown(self, prompt: Prompt, /) -> SentPrompt:
+        """Write what a request for text is sent as; see `moa.endpoints.sent.ShowsPrompts`."""
+        return self._as_sent(self._request(prompt)[0])
+
+    async def shown_questions(
+        self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
+    ) -> Sequence[SentPrompt]:
+        """Write what typed questions are sent as, by the way that is known to work or tried first.
+
+        A server whose dialect isn't known is asked what it is, which is no call of its model.
+        """
+        return await self._decider.shown(_neutral(text, questions, examples), context)
+
+    def _as_sent(self, body: Mapping[str, Any]) -> SentPrompt:
+        shown = {"messages", "model", "stream", "stream_options", "response_format"}
+        messages: Sequence[Mapping[str, Any]] = body["messages"]
+        return SentPrompt(
+            self.name,
+            self.model,
+            "chat",
+            tuple((one["role"], _readable(one)) for one in messages),
+            schema=body.get("response_format"),
+            settings={key: value for key, value in body.items() if key not in shown},
+        )
+
     def chat(self, prompt: Prompt) -> dict[str, Any]:
         """Write a request in this server's words."""
         schema, messages = prompt.json_schema, prompt.messages
@@ -274,6 +299,7 @@ class OpenAIEndpoint(EndpointBase):
     async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
         while True:
             body, estimate = self._request(prompt)
+            log_sent(partial(self._as_sent, body))
             try:
                 return await self.client.post("/chat/completions", body, context, estimate=estimate)
             except EndpointRejected as error:
@@ -285,6 +311,7 @@ class OpenAIEndpoint(EndpointBase):
         begun = False
         while True:
             body, estimate = self._request(prompt, **_STREAMING)
+            log_sent(partial(self._as_sent, body))
             stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
             try:
                 async with aclosing(stream) as events:
@@ -385,6 +412,20 @@ def _content(message: Mapping[str, Any]) -> tuple[str, str]:
     inner = [part for whole in parts for part in objects_of(whole.get("thinking"))]
     text = "".join(_text(part.get("text")) for part in parts)
     return text, thought + "".join(_text(part.get("text")) for part in inner)
+
+
+def _neutral(text: str, questions: Questions, examples: Examples) -> Request:
+    shown = [replace(example, text=neutralise(example.text)) for example in examples]
+    return Request(neutralise(text), questions, shown)
+
+
+def _readable(message: Mapping[str, Any]) -> str:
+    """Write a message for people: what isn't text as JSON, without the data of files."""
+    content: object = message.get("content")
+    extra = {k: v for k, v in message.items() if k not in ("role", "content")}
+    parts = [content if isinstance(content, str) else _as_json(content)] if content else []
+    parts += [_as_json(extra)] if extra else []
+    return _DATA_URL.sub("(data)", "\n".join(parts))
 
 
 def with_schema(messages: Sequence[Message], schema: Mapping[str, Any]) -> tuple[Message, ...]:

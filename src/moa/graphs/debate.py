@@ -61,7 +61,7 @@ class Debater(Agent[Exchange, Reply]):
         settings.setdefault("temperature", 0.7)
         super().__init__(endpoint, instructions=instructions, **settings)
 
-    def prompt(self, request: Exchange) -> str:
+    def user_prompt(self, request: Exchange) -> str:
         """Write the answers as data, and then the request."""
         if request.own is None:
             return escaped(request.text)

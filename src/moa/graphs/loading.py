@@ -229,14 +229,14 @@ def asked_by(node: object) -> frozenset[str] | None:
         return frozenset({node.endpoint.name} if node.asks_endpoint else ())
     if isinstance(node, Agent):
         return frozenset({node.endpoint.name})
-    parts = _parts(node)
+    parts = parts_of(node)
     found = None if parts is None else [asked_by(part) for part in parts]
     if found is None or None in found:
         return None
     return frozenset(name for names in found if names for name in names)
 
 
-def _parts(node: object) -> Iterable[object] | None:
+def parts_of(node: object) -> Iterable[object] | None:
     """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
     if isinstance(node, BuiltGraph | WiredRecipe | Loop):
         steps = (step for step in node.plan.steps if isinstance(step, NodeStep))

@@ -17,6 +17,7 @@ from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
 from moa.context import RunContext, count_text_deltas
 from moa.endpoints import Endpoint
+from moa.endpoints.known import can_write
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -169,7 +170,9 @@ def aggregator_of(
 def _named_in(given: list[Any] | None, table: Table) -> list[Any]:
     """Give the proposers of a table: the default models where there are none."""
     if given is None:
-        given = [table.endpoints.slm.name, table.endpoints.llm.name]
+        both = (table.endpoints.slm, table.endpoints.llm)
+        able = [one.name for one in both if can_write(one.model)]
+        given = able if len(able) > 1 else [table.endpoints.llm.name] * len(both)
     if "temperature" in table.shared:
         return given
     if given and all(isinstance(layer, list) for layer in given):

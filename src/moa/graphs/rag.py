@@ -54,7 +54,7 @@ from moa.graphs.engine.types import is_node
 from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch, tried
 from moa.graphs.single_model import load_calibration
-from moa.node import Dropped, Frozen, Node, Reply, Text
+from moa.node import Became, Frozen, Node, Reply, Text
 from moa.trace import Event, TextDelta
 
 ABSENT = "NOT IN THE DOCUMENTS"
@@ -110,12 +110,19 @@ class Sourced(Reply):
         return f"{extract}{self.text}" + (f" ({sources})" if sources else "")
 
 
-class NotInDocuments(Dropped):
+class NotInDocuments(Frozen):
     """The documents don't answer the question."""
 
     kind: Literal["not in the documents"] = "not in the documents"
+    reason: str
+    """Why, in words."""
     passages: tuple[Passage, ...] = ()
     """The nearest that were found."""
+
+    @property
+    def became(self) -> Became:
+        """What became of the question: nothing answers it."""
+        return "not found"
 
     def __str__(self) -> str:
         return f"not in the documents: {self.reason}"
@@ -257,6 +264,10 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         if not kept:
             reason = f"none of the {len(found)} passages that were found helps to answer it"
             return NotInDocuments(reason=reason, passages=found)
+        if not isinstance(self.answerer, Extractive):
+            # By place, not by rank: prompts about the same passages then begin alike, and a server
+            # that keeps what it has read doesn't read them again.
+            kept = tuple(sorted(kept, key=lambda passage: (passage.document, passage.start)))
         reply = await self._written(Sheet(question=question, passages=kept), context)
         if isinstance(reply, Extracted) and not reply.text:
             return NotInDocuments(reason="no sentence is near to the question", passages=kept)
@@ -358,7 +369,7 @@ class Answerer(Agent[Sheet, Reply]):
         f"{ABSENT}"
     )
 
-    def prompt(self, request: Sheet) -> str:
+    def user_prompt(self, request: Sheet) -> str:
         """Put the passages first, so that a server can keep them, and the question last."""
         return f"Passages:\n\n{listed(request.passages)}\n\nQuestion: {escaped(request.question)}"
 

@@ -275,7 +275,7 @@ class Writer(Agent[Shelf, Reasons]):
         "what the item's description says, and the language of what the person looks for."
     )
 
-    def prompt(self, request: Shelf) -> str:
+    def user_prompt(self, request: Shelf) -> str:
         """Show the person, and the items by number."""
         listed = "\n\n".join(f"[{n}] {each.item}" for n, each in enumerate(request.items, 1))
         return "\n\n".join((block(request.about(), "The person"), block(listed, "The items")))

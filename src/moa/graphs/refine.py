@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from moa.agents import Agent, Instructions, MaxTokens
 from moa.agents.base import In
 from moa.agents.prompts import block
-from moa.agents.proposer import ANSWER
+from moa.agents.proposer import Answerer
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
 from moa.endpoints import Endpoint
@@ -49,7 +49,7 @@ class Critic(Agent[Draft, Critique]):
         "give an empty list. Then score the draft from 0 (useless) to 10 (nothing left to improve)."
     )
 
-    def prompt(self, request: Draft) -> str:
+    def user_prompt(self, request: Draft) -> str:
         """Write the request and the draft, each as data."""
         return "\n\n".join((block(request.request, "Request"), block(request.text, "Draft")))
 
@@ -68,7 +68,7 @@ class Reviser(Agent[Criticised, Reply]):
         "real, and keep what is right. Give only the whole new answer, without comments."
     )
 
-    def prompt(self, request: Criticised) -> str:
+    def user_prompt(self, request: Criticised) -> str:
         """Write the request, the draft and its faults, each as data."""
         faults = "\n".join(f"- {fault}" for fault in request.faults)
         parts = (("Request", request.request), ("Draft", request.text), ("Faults", faults))
@@ -103,7 +103,7 @@ def writer_of(
     max_tokens: MaxTokens = MAX_TOKENS,
 ) -> Agent[str | BaseModel, Reply]:
     """Make the writer of an endpoint; without instructions it answers the request."""
-    return Agent(endpoint, instructions or ANSWER, name="writer", max_tokens=max_tokens, tag="")
+    return Answerer(endpoint, instructions, name="writer", max_tokens=max_tokens, tag="")
 
 
 def critic_of(endpoint: Endpoint, *, max_tokens: MaxTokens = MAX_TOKENS) -> Critic:

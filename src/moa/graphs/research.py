@@ -6,6 +6,7 @@ language models", arXiv:2210.03350, with the parts side by side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
@@ -76,7 +77,8 @@ class Report(Reply):
     citations: tuple[Citation, ...]
     """The passages that it cites."""
     claims: tuple[Claim, ...]
-    """Its sentences, and whether the passages that they cite say so."""
+    """Its sentences, and whether the passages that they cite say so. Those that are `unsupported`
+    were left out of the text."""
     unanswered: tuple[str, ...]
     """Sub-questions that the sources don't answer."""
     disagreements: tuple[Disagreement, ...]
@@ -115,7 +117,7 @@ class Comparer(Agent[Findings, Conflicts]):
         "another finding is no contradiction. If there is none, give an empty list."
     )
 
-    def prompt(self, request: Findings) -> str:
+    def user_prompt(self, request: Findings) -> str:
         """List the findings by number."""
         return block(_numbered(request))
 
@@ -137,7 +139,7 @@ class Synthesis(Agent[Findings, Reply]):
         "numbers and do not decide. Say what the sources leave open."
     )
 
-    def prompt(self, request: Findings) -> str:
+    def user_prompt(self, request: Findings) -> str:
         """Show the findings, where they disagree, what is open, and the question last."""
         parts = [block(_numbered(request), "Findings")]
         if request.disagreements:
@@ -189,8 +191,9 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         self.divider = Agent(
             self.llm,
             f"Split the question into at most {self.max_parts} simpler questions that can be "
-            "looked up one by one and together answer it. Each must make sense on its own. If the "
-            "question is simple, give it as it is. Use its language.",
+            "looked up one by one and together answer it. Whoever looks one up doesn't see the "
+            "others: repeat in each the persons, things, times and conditions that it is about. If "
+            "the question is simple, give it as it is. Use its language.",
             output=at_most(SubQuestions, "questions", self.max_parts),
             name="divide",
             max_tokens=1024,
@@ -275,8 +278,13 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         claims = tuple(claim for each in found.answered for claim in each.claims)
         if written:
             claims = await checked_claims(text, found.passages, self.support, context)
-        if wrong := sum(claim.verdict == "unsupported" for claim in claims):
-            context.note("degraded", f"{wrong} of {len(claims)} sentences: no passage says so")
+        kept = [claim for claim in claims if claim.verdict != "unsupported"]
+        if kept and len(kept) < len(claims):
+            gone = " ".join(claim.text for claim in claims if claim.verdict == "unsupported")
+            context.note("dropped", f"no passage says {gone!r:.1000}")
+            text = _said(kept)
+        elif claims and not kept:
+            context.note("degraded", "no passage says any sentence of it")
         if written and not citations:
             context.note("degraded", "the report cites nothing")
         return Report(
@@ -319,12 +327,17 @@ def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, 
         claims.append(claim.model_copy(update={"numbers": marks}))
     return Finding(
         question=asked,
-        answer=" ".join(f"{c.text} {''.join(f'[{n}]' for n in c.numbers)}".strip() for c in claims),
+        answer=_said(claims),
         citations=tuple(sorted({n for claim in claims for n in claim.numbers})),
         claims=tuple(claims),
         unsupported=tuple(unsupported),
         missing=None if claims else "no passage says what was answered",
     )
+
+
+def _said(claims: Sequence[Claim]) -> str:
+    """Put sentences one after another, each with its citations."""
+    return " ".join(f"{c.text} {''.join(f'[{n}]' for n in c.numbers)}".strip() for c in claims)
 
 
 def _numbered(findings: Findings) -> str:

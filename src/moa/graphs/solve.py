@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, model_validator
 from moa.agents import Agent
 from moa.agents.deciding import Decider
 from moa.agents.prompts import at_most
-from moa.agents.proposer import ANSWER
+from moa.agents.proposer import Answerer
 from moa.calibration.acceptance import Policy, text_of
 from moa.calibration.arithmetic import (
     LONGEST,
@@ -206,7 +206,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     def prepare(self) -> None:
         """Make the agents."""
         most = self.max_tokens
-        self.direct = Agent(self.llm, ANSWER, name="direct", max_tokens=most, tag="")
+        self.direct = Answerer(self.llm, name="direct", max_tokens=most, tag="")
         self.planner = Planner(
             self.llm,
             _PLAN,

@@ -20,9 +20,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from moa._text import word_count
 from moa.agents.base import require
 from moa.agents.prompts import block
 from moa.agents.splitting import chunks
+from moa.calibration.arithmetic import numbers
+from moa.calibration.arithmetic import written as in_digits
 from moa.context import RunContext, quiet
 from moa.documents.claims import MOST_WORDS, word_shares
 from moa.documents.retrieval import normalised, words
@@ -35,6 +38,14 @@ from moa.graphs.recipe import Recipe, Sketch, told, tried
 from moa.graphs.write import Prompted, to_length
 from moa.node import Frozen, Reply
 
+_SENTENCES, _MOST_SENTENCES, _WORDS_A_FURTHER = 3, 8, 300
+"""Sentences of a summary whose length isn't given: 3, and 1 for each further 300 words of the text,
+8 at most."""
+_WRITE = (
+    "You summarize texts. Say what was decided, found or asked for, with the names, figures and "
+    "dates that matter most. Write full sentences, in the language of the text, and nothing that "
+    "the text doesn't say."
+)
 _TOKENS_A_WORD, _WORDS_A_SENTENCE = 2, 25
 _ROOM = 1.5
 """How much more than the summary is long is kept at least."""
@@ -105,7 +116,8 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     llm: Large
     """Writes the summary."""
     sentences: int | None = Field(default=None, ge=1)
-    """Maximum number of sentences of the summary; `None`: 3, unless `words` are given."""
+    """Maximum number of sentences of the summary; `None`: from 3 to 8 by the length of the text,
+    unless `words` are given."""
     words: int | None = Field(default=None, ge=1)
     """Words of the summary, about."""
     keep: float = Field(default=0.3, gt=0, le=1)
@@ -120,17 +132,17 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
 
     def prepare(self) -> None:
         """Make the agents."""
-        short = 3 if self.sentences is None and self.words is None else self.sentences
-        self.length = Length(sentences=short, words=self.words)
         self.vectors = require(self.encoder or SentenceEncoder(), "embed", agent=self.name)
         self.writer = Prompted(
-            self.llm,
-            f"Summarize the text in {self.length}, in its language. Add nothing to it.",
-            input=str,
-            output=Reply,
-            name="writer",
-            max_tokens=_MAX_TOKENS,
+            self.llm, _WRITE, input=str, output=Reply, name="writer", max_tokens=_MAX_TOKENS
         )
+
+    def _length_of(self, text: str) -> Length:
+        """Give the length that the summary of a text is to have."""
+        if self.sentences is not None or self.words is not None:
+            return Length(sentences=self.sentences, words=self.words)
+        more = max(0, word_count(text) // _WORDS_A_FURTHER - 1)
+        return Length(sentences=min(_MOST_SENTENCES, _SENTENCES + more))
 
     async def answer(self, request: Original, context: RunContext) -> Summary:
         """Split, keep what matters of each chunk, and write.
@@ -141,19 +153,22 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         found, said = await asyncio.to_thread(_split, request.text, self.chunk_tokens)
         if not said:
             context.note("skipped", "the text is empty, and so is its summary")
-        written, taken = list[Cited](), said
-        if self.length.too_long(request.text):
-            kept, salience = await told("extracts", self._extracts(request, said, context), context)
+        written, taken, length = list[Cited](), said, self._length_of(request.text)
+        if length.too_long(request.text):
+            extracts = self._extracts(request, length, said, context)
+            kept, salience = await told("extracts", extracts, context)
             if can_write(self.llm.model):
                 whole = len(kept) == len(said)
                 read = request.text if whole else "\n\n".join(map(_text, _by_chunk(kept)))
-                prompt = _prompt(request, read)
-                written = await told("summary", self._written(prompt, kept, context), context)
+                prompt = f"{_prompt(request, read)}\n\nSummarize the text in {length}."
+                writing = self._written(prompt, length, kept, context)
+                written = await told("summary", writing, context)
+                _note_figures(written, request, context)
             else:
                 context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
             if not written:
                 salience = salience or await self._salience(request, kept, context)
-                taken = salience.pick(kept, full=lambda some: self.length.too_long(_text(some)))
+                taken = salience.pick(kept, full=lambda some: length.too_long(_text(some)))
         return Summary(
             text=_text(written or taken),
             sentences=tuple(written or taken),
@@ -167,7 +182,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         sketch.chain("chunks", "extracts", (self.writer, "summary") if writes else None)
 
     async def _extracts(
-        self, request: Original, said: Sequence[Cited], context: RunContext
+        self, request: Original, length: Length, said: Sequence[Cited], context: RunContext
     ) -> tuple[Sequence[Cited], Salience | None]:
         """Keep the sentences of each chunk that say most, then of all where they are too many.
 
@@ -176,7 +191,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         total = approximate_tokens(request.text)
         if total <= self.read_tokens:
             return said, None
-        words = self.length.words or _WORDS_A_SENTENCE * (self.length.sentences or 1)
+        words = length.words or _WORDS_A_SENTENCE * (length.sentences or 1)
         share = max(self.keep, min(1.0, _ROOM * _TOKENS_A_WORD * words / total))
         salience = await self._salience(request, said, context)
         kept = [
@@ -208,11 +223,11 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         return Salience(await tried(embedded(), context, without, kind="degraded"), about)
 
     async def _written(
-        self, prompt: str, kept: Sequence[Cited], context: RunContext
+        self, prompt: str, length: Length, kept: Sequence[Cited], context: RunContext
     ) -> list[Cited]:
         """Have it written; nothing where that fails."""
         silent = quiet(context)  # nothing is shown before its length is checked
-        written = to_length(self.writer, prompt, self.length, silent, what="the summary")
+        written = to_length(self.writer, prompt, length, silent, what="the summary")
         without = "it is made of the text's own sentences, since it was not written"
         text = await tried(written, context, without, kind="degraded")
         return [] if text is None else _cited(text, [*_by_chunk(kept)])
@@ -267,6 +282,15 @@ class Salience:
     def up_to(self, tokens: float, said: Sequence[Cited]) -> list[Cited]:
         """Take the best sentences, up to so many tokens; one at least."""
         return self.pick(said, full=lambda taken: _tokens(taken) > tokens)
+
+
+def _note_figures(written: Sequence[Cited], original: Original, context: RunContext) -> None:
+    """Tell of figures in a summary that the text hasn't: they may be made up."""
+    known = {*numbers(original.text), *numbers(original.title or "")}
+    strange = [figure for each in written for figure in numbers(each.text) if figure not in known]
+    if strange:
+        said = ", ".join(dict.fromkeys(map(in_digits, strange)))
+        context.note("degraded", f"the text doesn't have these figures of the summary: {said:.200}")
 
 
 def _prompt(original: Original, read: str) -> str:

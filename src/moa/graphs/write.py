@@ -32,6 +32,11 @@ _FEW = 5
 _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+_SAID = re.compile(
+    r"(\d{2,5})[\s-]{0,3}(?:words?|w[oö]rte[rn]?|mots|palabras|palavras|parole|woorden|ord|słów|слов)\b",
+    re.IGNORECASE,
+)
+"""How many words a task asks for itself."""
 _SECTION = (
     "You write one section of a text. Cover the points of your section in the outline, use the "
     "names, terms and numbers given for all sections, and leave the other sections to others. "
@@ -118,23 +123,24 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     llm: Large
     """Writes a short text; else the outline and the sections."""
     words: int = Field(default=600, ge=1)
-    """Of the whole text, about."""
+    """Of the whole text, about, where the task doesn't say it, as in "about 300 words"."""
     sections: int | None = Field(default=None, ge=1)
     """Maximum number of sections, each written by a call of its own; `None`: one for each 100
     words, from 2 to 8."""
 
     def prepare(self) -> None:
         """Make the agents."""
-        self.length = Length(words=self.words)
+        length = Length(words=self.words)
         by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(self.words / _WORDS_A_SECTION)))
         most, room = self.sections or by_length, max(512, 4 * self.words)
         each = max(2, round(self.words / most / _WORDS_A_SENTENCE))
         self.in_one = self.words <= WHOLE_WORDS and self.sections is None
         self.whole = Prompted(
             self.llm,
-            f"You are a writer. Write a text of {self.length} for the task, in its language, in "
+            f"You are a writer. Write a text of {length} for the task, in its language, in "
             f"Markdown: a title that begins with #, then {most} sections, each with a heading "
-            f"that begins with ## and about {each} sentences. Be concrete, write no lists "
+            f"that begins with ## and about {each} sentences. Where the task itself says how long "
+            "the text is, or how many sections it has, keep to that. Be concrete, write no lists "
             "unless they are asked for, no introduction and no conclusion, and say nothing twice. "
             "Write the text alone.",
             input=str,
@@ -144,7 +150,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         )
         self.outliner = Prompted(
             self.llm,
-            f"You are an editor. Outline a text of {self.length} for the task, in at most {most} "
+            f"You are an editor. Outline a text of {length} for the task, in at most {most} "
             "sections that do not overlap. Different writers write them, so list the names, terms, "
             "numbers and the tone that all must use. Use the language of the task.",
             input=str,
@@ -163,12 +169,13 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             MoaError: it, the outline, or no section could be written.
         """
         silent = quiet(context)  # nothing is shown before its length is checked
-        if self.in_one:
-            return await told("whole", self._in_one(request, context, silent), context)
+        said = _SAID.search(request.text)
+        length = Length(words=int(said[1]) or self.words if said else self.words)
+        if self.sections is None and (length.words or 0) <= WHOLE_WORDS:
+            return await told("whole", self._in_one(request, length, context, silent), context)
         outline = await told("outline", self._outlined(request, silent), context)
-        writing = self._sections(request, outline, context, silent)
-        sections = await told("sections", writing, context)
-        return _put_together(outline.title, _said_once(sections, context))
+        writing = self._by_outline(request, outline, length, context, silent)
+        return await told("sections", writing, context)
 
     def sketch(self, sketch: Sketch) -> None:
         """One writer; or the outline and the sections."""
@@ -176,46 +183,52 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         sketch.chain(*nodes)
 
     async def _in_one(
-        self, request: Assignment, context: RunContext, silent: RunContext
+        self, request: Assignment, length: Length, context: RunContext, silent: RunContext
     ) -> Article:
-        """Write, and cut what is too much; what is too short is written anew once.
+        """Write, and cut what is too much; what is too short is written again by its sections.
 
-        Of two drafts the one that is nearer to the length is kept.
+        Of the two the one that is nearer to the length is kept.
         """
         text = (await self.whole.run(request.shown, silent)).output.text
-        article = self._tidied(article_of(text, request.text), context)
-        fault = self._fault(article)
-        if fault is not None and not self.length.too_long(_prose(article.sections)):
-            context.note("repaired", f"asked again: {fault}")
-            again = self.whole.run(_anew(request.shown, article.text, fault), silent)
-            written = await tried(again, context, "it was not written anew")
-            if written is not None:
-                anew = self._tidied(article_of(written.output.text, request.text), context)
-                article = min(article, anew, key=self._off)
-        if (left := self._fault(article)) is not None:
+        article = _tidied(article_of(text, request.text), length, context)
+        fault = length.fault(_prose(article.sections))
+        if fault is not None and not length.too_long(_prose(article.sections)):
+            context.note("repaired", f"asked again, section by section: {fault}")
+            again = self._longer(request, article, length, context, silent)
+            longer = await tried(again, context, "it was not written by sections")
+            if longer is not None:
+                tidied = _tidied(longer, length, context)
+                article = min(article, tidied, key=lambda one: _off(one, length))
+        if (left := length.fault(_prose(article.sections))) is not None:
             context.note("degraded", f"the length of the text: {left}")
         return article
 
-    def _tidied(self, article: Article, context: RunContext) -> Article:
-        """Take out what is said twice, and then the ends of the longest sections."""
-        sections = _said_once(article.sections, context)
-        shorter = list(sections)
-        while self.length.too_long(_prose(shorter)):
-            longest = max(shorter, key=lambda section: word_count(section.text))
-            begin, _ = sentences(longest.text)[-1]
-            text = _LAST_HEADING.sub("", longest.text[:begin].rstrip()).rstrip()
-            if not text:
-                break
-            shorter[shorter.index(longest)] = longest.model_copy(update={"text": text})
-        if shorter != list(sections):
-            context.note("truncated", "the ends of the longest sections, by its length")
-        return _put_together(article.title, tuple(shorter))
+    async def _longer(
+        self,
+        request: Assignment,
+        article: Article,
+        length: Length,
+        context: RunContext,
+        silent: RunContext,
+    ) -> Article:
+        """Write each section of a draft by itself, unseen: what is shown would be copied."""
+        parts = [Part(heading=one.heading, points=[one.heading]) for one in article.sections]
+        if len(parts) < _MIN_SECTIONS:
+            outline = await self._outlined(request, silent)
+        else:
+            outline = Outline(title=article.title, conventions=[], sections=parts)
+        return await self._by_outline(request, outline, length, context, silent)
 
-    def _fault(self, article: Article) -> str | None:
-        return self.length.fault(_prose(article.sections))
-
-    def _off(self, article: Article) -> float:
-        return abs(word_count(_prose(article.sections)) - self.words)
+    async def _by_outline(
+        self,
+        request: Assignment,
+        outline: Outline,
+        length: Length,
+        context: RunContext,
+        silent: RunContext,
+    ) -> Article:
+        sections = await self._sections(request, outline, length, context, silent)
+        return _put_together(outline.title, _said_once(sections, context))
 
     async def _outlined(self, request: Assignment, silent: RunContext) -> Outline:
         """Plan; of sections of one name the first is kept."""
@@ -227,23 +240,28 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         return outline.model_copy(update={"sections": kept})
 
     async def _sections(
-        self, request: Assignment, outline: Outline, context: RunContext, silent: RunContext
+        self,
+        request: Assignment,
+        outline: Outline,
+        length: Length,
+        context: RunContext,
+        silent: RunContext,
     ) -> tuple[Section, ...]:
         """Write all sections side by side, each to its share of the length.
 
         One that fails is left out.
         """
         parts = outline.sections
-        length = Length(words=max(1, round(self.words / len(parts))))
+        each = Length(words=max(1, round((length.words or 0) / len(parts))))
         # Written from material, an outline may carry orders of that on.
         said = str(outline)
         plan = block(said, "Outline") if request.material else f"Outline:\n{escaped(said)}"
 
         async def write(place: int) -> Section:
             heading = parts[place].heading
-            wanted = f"Write section {place + 1} in {length}: {escaped(heading)}"
+            wanted = f"Write section {place + 1} in {each}: {escaped(heading)}"
             prompt, what = "\n\n".join([request.shown, plan, wanted]), f"section {place + 1}"
-            text = await to_length(self.section_writer, prompt, length, silent, what=what)
+            text = await to_length(self.section_writer, prompt, each, silent, what=what)
             return Section(heading=heading, text=text)
 
         found = await each_tried(
@@ -258,13 +276,29 @@ class Write(Recipe[Assignment, Article], recipe="write"):
 class Prompted(Agent[str, Out], Generic[Out]):
     """Takes its prompt whole: what is data in it stands in blocks already."""
 
-    def prompt(self, request: str) -> str:
+    def user_prompt(self, request: str) -> str:
         """Show it as it is."""
         return request
 
 
-def _anew(prompt: str, draft: str, fault: str) -> str:
-    return f"{prompt}\n\n{block(draft, f'Write this anew, since {fault}')}"
+def _tidied(article: Article, length: Length, context: RunContext) -> Article:
+    """Take out what is said twice, and then the ends of the longest sections."""
+    sections = _said_once(article.sections, context)
+    shorter = list(sections)
+    while length.too_long(_prose(shorter)):
+        longest = max(shorter, key=lambda section: word_count(section.text))
+        begin, _ = sentences(longest.text)[-1]
+        text = _LAST_HEADING.sub("", longest.text[:begin].rstrip()).rstrip()
+        if not text:
+            break
+        shorter[shorter.index(longest)] = longest.model_copy(update={"text": text})
+    if shorter != list(sections):
+        context.note("truncated", "the ends of the longest sections, by its length")
+    return _put_together(article.title, tuple(shorter))
+
+
+def _off(article: Article, length: Length) -> float:
+    return abs(word_count(_prose(article.sections)) - (length.words or 0))
 
 
 async def to_length(
@@ -272,15 +306,18 @@ async def to_length(
 ) -> str:
     """Have a text written, and anew once where it is too short; what is too long is cut.
 
-    Where the writer fails at the second attempt, the first draft stands.
+    The draft isn't shown again: small models copy what they read last. Where the writer fails at
+    the second attempt, the first draft stands.
     """
     text = (await writer.run(prompt, context)).output.text
     fault = length.fault(text)
     if fault is not None and not length.too_long(text):
         context.note("repaired", f"{what} asked again: {fault}")
-        again = writer.run(_anew(prompt, text, fault), context)
+        longer = f"{prompt}\n\nA first draft was too short: {fault}. Say more, with details."
+        again = writer.run(longer, context)
         anew = await tried(again, context, f"{what} was not written anew")
-        text = text if anew is None else anew.output.text
+        drafts = [text] if anew is None else [text, anew.output.text]
+        text = max(drafts, key=word_count)
     cut = length.cut(text)
     if len(cut) < len(text):
         context.note("truncated", f"{what}, by its length")

@@ -252,7 +252,7 @@ class Reader:
         packed = await pack(
             text_of(asked.request),
             asked.answers,
-            write=cast("Any", getattr(self.node, "prompt", Consulted.model_dump_json)),
+            write=cast("Any", getattr(self.node, "user_prompt", Consulted.model_dump_json)),
             count=count,
             room=room,
             seed=f"{self.seed}/{self.name}",

@@ -42,7 +42,7 @@ class Tally:
         self.became: Counter[str] = Counter()
         """Items by `became`."""
         self.tells = False
-        """Whether an output said what became of it."""
+        """Whether an output said who goes on with its input, if anybody has to."""
         self.accepted = 0
         """Items whose answer a calibration's promise covers."""
         self.calibrated = False
@@ -112,11 +112,11 @@ class Tally:
 
     def _add_worth(self, item: Item[object]) -> None:
         self.became[became(item)] += 1
-        self.tells = self.tells or isinstance(item.output, Outcome)
+        output: object = item.output
+        self.tells = self.tells or (isinstance(output, Outcome) and output.became != "not found")
         self.troubles.update(
             {(n.endpoint, n.kind) for n in item.trace if n.endpoint and n.kind in _TROUBLES}
         )
-        output: object = item.output
         answers = (output, *answers_in(output).values())
         if any(isinstance(getattr(answer, "accepted", None), bool) for answer in answers):
             self.calibrated = True
