@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from heads import LANDMARKS, VECTORS, fit
+import pairs
+from heads import LANDMARKS, fit, with_sentences
 from machines import save
-from messages import BUSINESSES, Row, encoded, intents_of, learning, read, writer_of
+from messages import BUSINESSES, Row, intents_of, learning, read, writer_of
 from moa import EmbeddedEndpoint
 from moa.decisions import heads as shipped
+from moa.decisions import pairs as scorer
 from moa.endpoints.named import as_endpoint
 from report import table, write
 from support_reading import graph_reader
@@ -37,7 +40,7 @@ TEXT = """
 
 The support graph as `moa run support` runs it, {at_once} messages at once at most, on the inboxes
 of {count} businesses, each with eight intents of its own: a sentence and four examples each, and a
-queue. Sentiment, urgency, spam and injections are read by heads fitted without the business and
+queue. The heads and the scorer of pairs are fitted without the business and
 without all others of its writer. Intent, sentiment and urgency are of the genuine messages.
 *Settled* is what went to the queue of an intent, with no large model and nobody to read it first;
 *right* those of them whose intent is right. *First* is seconds from the start of the process to
@@ -114,13 +117,16 @@ def counts(gold: Sequence[Row], found: dict[str, Row]) -> dict[str, tuple[int, i
     }
 
 
-def heads_without(writer: str, folder: Path, cache: Path) -> Path:
-    """Fit heads without a writer, and put them with the others that ship into a folder."""
+def heads_without(writer: str, folder: Path, cache: Path, labelled: Path) -> Path:
+    """Fit all that reads a message without a writer, and put it with what ships into a folder."""
     shutil.copytree(shipped.FOLDER, folder)
     messages = learning()
-    vectors = encoded(cache / VECTORS, messages.texts)
+    vectors, pieces = with_sentences(messages.texts, cache)
     rest = messages.writer != writer
-    save(folder / "support.npz", *fit(messages.only(rest), vectors[rest], LANDMARKS))
+    made = fit(messages.only(rest), vectors[rest], pieces.only(rest), LANDMARKS)
+    save(folder / "support.npz", *made)
+    sets = {name: one for name, one in pairs.sets_of(labelled).items() if one.writer != writer}
+    pairs.save(pairs.fitted(sets, cache)[0], folder / "pairs.npz")
     return folder
 
 
@@ -146,6 +152,10 @@ def share(counts: tuple[int, int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="other businesses, read with the shipped heads")
+    parser.add_argument("--writer", help="only the businesses by this writer")
+    parser.add_argument(
+        "--labelled", type=Path, default=os.environ.get("MOA_DATA"), help="folder of labelled sets"
+    )
     parser.add_argument("--models", default=EMBEDDED, help='the small model: "VENDOR:MODEL"')
     parser.add_argument("--cache", type=Path, default=Path("/tmp"), help="where vectors are kept")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
@@ -154,9 +164,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.one is not None:
         shipped.FOLDER = args.heads
+        scorer.FILE = args.heads / scorer.FILE.name
         print(json.dumps(asyncio.run(read_all(args.one, args.models, args.begun))))
         return
     paths = sorted((args.data or BUSINESSES).glob("*.toml"))
+    paths = [path for path in paths if args.writer in (None, writer_of(path))]
+    if not args.data and args.labelled is None:
+        parser.error("give the folder of labelled sets, by --labelled or $MOA_DATA")
     results, folders = dict[str, Row](), dict[str, Path]()
     with tempfile.TemporaryDirectory() as made:
         for path in paths:
@@ -164,14 +178,17 @@ def main() -> None:
             if writer not in folders:
                 folder = Path(made) / f"without {writer}"
                 folders[writer] = (
-                    shipped.FOLDER if args.data else heads_without(writer, folder, args.cache)
+                    shipped.FOLDER
+                    if args.data
+                    else heads_without(writer, folder, args.cache, args.labelled)
                 )
             results[path.stem] = measured(path, args.models, folders[writer])
             print(f"{path.stem}: {results[path.stem]['last']:.1f} s", flush=True)
     body = body_of(results, {path.stem: read(path.with_suffix(".jsonl")) for path in paths})
     print(body)
     if not args.data and args.models == EMBEDDED:
-        write("businesses", "python benchmarks/businesses.py", body)
+        only = f" --writer {args.writer}" if args.writer else ""
+        write("businesses", f"python benchmarks/businesses.py{only}", body)
 
 
 if __name__ == "__main__":

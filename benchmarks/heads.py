@@ -14,11 +14,11 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from machines import Head, Machine, Space, Sums, cut, rival, save
+from machines import Head, Machine, Space, Sums, cut, rival, save, strongest
 from messages import (
     FEELINGS,
     LEVELS,
@@ -31,6 +31,7 @@ from messages import (
     read_shop,
 )
 from moa.decisions.heads import FOLDER as HEADS
+from moa.decisions.heads import sentences
 from moa.endpoints.encoders import E5_PARTS, USE_PARTS
 from report import table, write
 
@@ -49,6 +50,9 @@ CALLED: dict[str, tuple[int, float, float]] = {
 """The class that is looked for, and the share of the others that may be called it, as the mean over
 businesses and of any one: `now` of the genuine, and spam and injections."""
 UNWANTED = ("spam", "injection")
+LESS = {"injection": 0.3}
+"""What a sentence's log-odds lose beside those of the whole text, of questions that one sentence
+decides: an order to the machine is hidden in a long message."""
 NAMES: dict[str, Sequence[str]] = {
     "intent": INTENTS,
     "sentiment": FEELINGS,
@@ -78,10 +82,26 @@ COLUMNS = (
 )
 
 
-def fit(messages: Messages, vectors: Any, landmarks: int) -> tuple[Space, dict[str, Head]]:
+class Pieces(NamedTuple):
+    """The sentences of some messages."""
+
+    vectors: Any
+    of: Any
+    """The place of each one's message."""
+
+    def only(self, rest: Any) -> Pieces:
+        """Keep those of some messages."""
+        kept = rest[self.of]
+        return Pieces(self.vectors[kept], (np.cumsum(rest) - 1)[self.of[kept]])
+
+
+def fit(
+    messages: Messages, vectors: Any, pieces: Pieces, landmarks: int
+) -> tuple[Space, dict[str, Head]]:
     """Fit the heads of a support inbox."""
     space = Space(vectors, (E5_PARTS, USE_PARTS), landmarks)
     features, heads = space.features(vectors), dict[str, Head]()
+    by_piece = space.features(pieces.vectors)
     shop = messages.genuine & (messages.writer == SHOP)
     parts = np.random.RandomState(0).permutation(len(shop)) % FOLDS
     for asked, rest, folds in (
@@ -94,24 +114,36 @@ def fit(messages: Messages, vectors: Any, landmarks: int) -> tuple[Space, dict[s
         for question in asked:
             beside = [one for other, one in labels.items() if other != question]
             machine = Machine(space, sums, labels[question], beside)
-            by = called(question, machine, own) if question in CALLED else 0.0
-            heads[question] = machine.head.moved(CALLED.get(question, (0,))[0], by)
+            by, less = 0.0, LESS.get(question)
+            if question in CALLED:
+                above = rival(machine.logs, CALLED[question][0])
+                if less is not None:
+                    logs = machine.logs_of(by_piece, own.writer[pieces.of])
+                    above = strongest(above, rival(logs, 0), pieces.of, less)
+                by = called(question, above, machine.labels, own)
+            head = machine.head.moved(CALLED.get(question, (0,))[0], by)
+            heads[question] = head._replace(less=less)
     return space, heads
 
 
-def called(question: str, machine: Machine, messages: Messages) -> float:
+def called(question: str, above: Any, labels: Any, messages: Messages) -> float:
     """Say how much is taken from the class that is looked for, so that few others are called it."""
     place, mean, worst = CALLED[question]
-    is_it = machine.labels == place
+    is_it = labels == place
     judged = messages.genuine | is_it  # spam isn't wrongly called an injection
-    above = rival(machine.logs, place)[judged]
-    return cut(above, is_it[judged], messages.business[judged], mean, worst)
+    return cut(above[judged], is_it[judged], messages.business[judged], mean, worst)
 
 
-def scored(messages: Messages, space: Space, heads: dict[str, Head], vectors: Any) -> list[float]:
+def scored(
+    messages: Messages, space: Space, heads: dict[str, Head], vectors: Any, pieces: Pieces
+) -> list[float]:
     """Judge heads on messages: a share for each of `COLUMNS`."""
     likeness, fair = space.likeness(vectors), messages.genuine
     said = {name: head.logs(likeness).argmax(1) for name, head in heads.items()}
+    by_piece = space.likeness(pieces.vectors)
+    for name, less in LESS.items():
+        whole, each = (rival(heads[name].logs(one), 0) for one in (likeness, by_piece))
+        said[name] = (strongest(whole, each, pieces.of, less) <= 0).astype(int)
     feels = messages.only(fair).labels("sentiment", FEELINGS)
     urgent = messages.only(fair).labels("urgency", LEVELS)
     right = said["sentiment"][fair] == feels
@@ -122,24 +154,32 @@ def scored(messages: Messages, space: Space, heads: dict[str, Head], vectors: An
     return [float(np.mean(one)) for one in (*flags, stopped[fair])]
 
 
+def with_sentences(texts: Sequence[str], cache: Path) -> tuple[Any, Pieces]:
+    """Encode texts, and their sentences."""
+    split = [sentences(text) for text in texts]
+    found = encoded(cache / VECTORS, [*texts, *(one for own in split for one in own)])
+    of = np.repeat(np.arange(len(texts)), [len(own) for own in split])
+    return found[: len(texts)], Pieces(found[len(texts) :], of)
+
+
 def support(cache: Path, landmarks: int) -> None:
     """What a writer feels, how urgent it is, whether it is unwanted; what those to a shop want."""
     messages, held = learning(), read_shop("support_held_out")
-    vectors = encoded(cache / VECTORS, messages.texts + held.texts)
-    vectors, held_vectors = vectors[: len(messages.rows)], vectors[len(messages.rows) :]
+    vectors, pieces = with_sentences(messages.texts, cache)
+    held_vectors, held_pieces = with_sentences(held.texts, cache)
     shares: dict[str, list[float]] = {}
     for writer in sorted(set(messages.writer.tolist()) - {SHOP, MIXED}):
         rest = messages.writer != writer
-        made = fit(messages.only(rest), vectors[rest], landmarks)
+        made = fit(messages.only(rest), vectors[rest], pieces.only(rest), landmarks)
         for business in sorted(set(messages.business[~rest].tolist())):
             own = messages.business == business
-            found = scored(messages.only(own), *made, vectors[own])
-            shares[f"{business}, by writer {writer}"] = found
-            print(business, *(f"{share:.3f}" for share in found), flush=True)
-    made = fit(messages, vectors, landmarks)
+            share = scored(messages.only(own), *made, vectors[own], pieces.only(own))
+            shares[f"{business}, by writer {writer}"] = share
+            print(business, *(f"{one:.3f}" for one in share), flush=True)
+    made = fit(messages, vectors, pieces, landmarks)
     save(HEADS / "support.npz", *made)
     shares["**mean**"] = np.mean(list(shares.values()), 0).tolist()
-    shares["the shop, held out"] = scored(held, *made, held_vectors)
+    shares["the shop, held out"] = scored(held, *made, held_vectors, held_pieces)
     wants = made[1]["intent"].logs(made[0].likeness(held_vectors)).argmax(1) == held.labels(
         "intent", INTENTS
     )

@@ -78,6 +78,8 @@ class Head(NamedTuple):
 
     weights: Any
     bias: Any
+    less: float | None = None
+    """What a sentence's log-odds of the first class lose, where one sentence is enough."""
 
     def logs(self, likeness: Any) -> Any:
         """Log-probabilities of each class."""
@@ -87,7 +89,7 @@ class Head(NamedTuple):
         """Take from the log-odds of a class."""
         bias = self.bias.copy()
         bias[place] -= by
-        return Head(self.weights, bias)
+        return self._replace(bias=bias)
 
 
 class Sums:
@@ -110,13 +112,12 @@ class Sums:
         """Solve for all texts."""
         return cho_solve(self._factor, self.features.T @ targets)
 
-    def scores(self, targets: Any) -> Any:
-        """Give each text's scores by what is solved without its writer."""
-        found = np.zeros(targets.shape)
+    def apart(self, targets: Any) -> dict[Any, Any]:
+        """Solve for all texts but those of a writer, for each writer."""
+        found: dict[Any, Any] = {}
         for name, factor in zip(self.names, self._factors, strict=True):
-            own = self.folds == name
-            solved = cho_solve(factor, self.features[~own].T @ targets[~own])
-            found[own] = self.features[own] @ solved
+            rest = self.folds != name
+            found[name] = cho_solve(factor, self.features[rest].T @ targets[rest])
         return found
 
 
@@ -136,9 +137,26 @@ class Machine:
         self._targets = 2 * np.hstack(classes) - 1
 
     @cached_property
+    def _apart(self) -> dict[Any, Any]:
+        return self.sums.apart(self._targets)
+
+    def _scores(self, features: Any, folds: Any) -> Any:
+        """Score texts for all classes, each by a machine without its writer."""
+        found = np.zeros((len(features), self._targets.shape[1]))
+        for name, solved in self._apart.items():
+            own = folds == name
+            found[own] = features[own] @ solved
+        return found
+
+    @cached_property
     def scores(self) -> Any:
         """Scores of each text for all classes, by a machine without its writer."""
-        return self.sums.scores(self._targets)
+        return self._scores(self.sums.features, self.sums.folds)
+
+    def logs_of(self, features: Any, folds: Any) -> Any:
+        """Log-probabilities of the classes of other texts, by a machine without their writer."""
+        slopes, bias = self.slopes
+        return log_softmax(self._scores(features, folds) @ slopes + bias)
 
     @cached_property
     def slopes(self) -> tuple[Any, Any]:
@@ -163,6 +181,20 @@ class Machine:
         slopes, bias = self.slopes
         solved = self.sums.solve(self._targets) @ slopes
         return Head(self.space.whiten @ solved[:-1], solved[-1] + bias)
+
+
+def strongest(above: Any, pieces: Any, of: Any, less: float) -> Any:
+    """Give how far a class is above the others in a text, or in one of its sentences.
+
+    Args:
+        above: Of each text.
+        pieces: Of each sentence.
+        of: The place of each sentence's text.
+        less: What a sentence's loses.
+    """
+    found = above.copy()
+    np.maximum.at(found, of, pieces - less)
+    return found
 
 
 def rival(logs: Any, place: int) -> Any:
@@ -200,8 +232,10 @@ def save(path: Path, space: Space, heads: Mapping[str, Head]) -> None:
         "step": space.step,
         "gamma": GAMMA,
     }
-    for question, (weights, bias) in heads.items():
-        arrays[f"weights {question}"] = weights.astype(np.float32)
-        arrays[f"bias {question}"] = bias.astype(np.float32)
+    for question, head in heads.items():
+        arrays[f"weights {question}"] = head.weights.astype(np.float32)
+        arrays[f"bias {question}"] = head.bias.astype(np.float32)
+        if head.less is not None:
+            arrays[f"less {question}"] = head.less
     np.savez_compressed(path, **arrays)
     print(path, path.stat().st_size // 1000, "kB")

@@ -535,12 +535,47 @@ def nearest(episode: Episode) -> Any:
     return (plain[..., 0] + plain[..., 10]).argmax(1)
 
 
-def save(made: dict[str, Any]) -> None:
+def save(made: dict[str, Any], file: Path = FILE) -> None:
     halves = ("left", "right", "languages e5", "languages use", "middle", "spread")
     np.savez_compressed(
-        FILE, **{n: v.astype(np.float16) if n in halves else v for n, v in made.items()}
+        file, **{n: v.astype(np.float16) if n in halves else v for n, v in made.items()}
     )
-    print(FILE, FILE.stat().st_size // 1000, "kB")
+    print(file, file.stat().st_size // 1000, "kB")
+
+
+def fitted(sets: Mapping[str, Set], cache: Path) -> tuple[dict[str, Any], str]:
+    """Fit the scorer to sets of labels; give what is saved, and how it does on those left out."""
+    texts = all_texts(sets)
+    vectors = dict(zip(texts, encoded(cache / VECTORS, texts), strict=True))
+    bg, packed, step = background_of(sets, vectors)
+    sources = sources_of(sets, vectors)
+    foreign = np.array([vectors[text] for text in foreign_texts()])
+    episodes = episodes_of(sources, foreign, bg)
+    moments = {source.name: moments_of(source, bg) for source in sources}
+    found = list(left_out(sources, episodes, bg, moments))
+    learnt = {
+        w: compatibility(moments, [s for s in sources if s.writer != w]) for w in groups_of(sources)
+    }
+    middle, spread, weights, none = logit_fit(
+        [(whole(one, learnt[one.writer], bg), one) for one in episodes]
+    )
+    final = compatibility(moments, sources)
+    sure = certainty_fit(found)
+    made = {
+        "ordinary": packed,
+        "step": step,
+        "languages e5": bg.languages[0],
+        "languages use": bg.languages[1],
+        "left": final.left,
+        "right": final.right,
+        "middle": middle,
+        "spread": spread,
+        "weights": weights.astype(np.float32),
+        "none": none.astype(np.float32),
+        "sure": sure,
+        "expected": expectation(found, sure),
+    }
+    return made, report(found)
 
 
 def shop_curve(cache: Path) -> list[tuple[float, float]]:
@@ -569,41 +604,9 @@ def main() -> None:
         parser.error("give the folder of labelled sets, by --data or $MOA_DATA")
     known = {"support intent": shop_curve(given.cache)}
     EXPECTED.write_text(json.dumps(known) + "\n", encoding="utf-8")
-    sets = sets_of(given.data)
-    texts = all_texts(sets)
-    vectors = dict(zip(texts, encoded(given.cache / VECTORS, texts), strict=True))
-    bg, packed, step = background_of(sets, vectors)
-    sources = sources_of(sets, vectors)
-    foreign = np.array([vectors[text] for text in foreign_texts()])
-    episodes = episodes_of(sources, foreign, bg)
-    moments = {source.name: moments_of(source, bg) for source in sources}
-    found = list(left_out(sources, episodes, bg, moments))
-    body = report(found)
+    made, body = fitted(sets_of(given.data), given.cache)
     print(body)
-    learnt = {
-        w: compatibility(moments, [s for s in sources if s.writer != w]) for w in groups_of(sources)
-    }
-    middle, spread, weights, none = logit_fit(
-        [(whole(one, learnt[one.writer], bg), one) for one in episodes]
-    )
-    final = compatibility(moments, sources)
-    sure = certainty_fit(found)
-    save(
-        {
-            "ordinary": packed,
-            "step": step,
-            "languages e5": bg.languages[0],
-            "languages use": bg.languages[1],
-            "left": final.left,
-            "right": final.right,
-            "middle": middle,
-            "spread": spread,
-            "weights": weights.astype(np.float32),
-            "none": none.astype(np.float32),
-            "sure": sure,
-            "expected": expectation(found, sure),
-        }
-    )
+    save(made)
     write("pairs", "python benchmarks/pairs.py --data DIR", body)
 
 

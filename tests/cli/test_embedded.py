@@ -70,8 +70,10 @@ def test_ctrl_c_leaves_finished_items_on_disk() -> None:
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["status"] == "answered"
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    out = process.stdout.read()  # not `communicate`, which would miss what `readline` has buffered
+    assert process.stderr is not None
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 130
     assert all(json.loads(line)["status"] == "answered" for line in out.splitlines())
     assert "Stopped after" in err
     assert "Traceback" not in err

@@ -19,7 +19,7 @@ from moa.cli.app import app
 OUTPUTS = {"--out"}
 """Flags whose help names what is written, which differs by command; it begins with "Write"."""
 NO_QUIET = {
-    *("choose", "chat", "doctor", "draw", "graphs", "status", "trust"),
+    *("choose", "chat", "doctor", "draw", "graphs", "prompt", "status", "trust"),
     *("models", "models add", "models fetch", "models list"),
     *("job status", "job retry", "job failed", "job export"),
 }

@@ -77,12 +77,12 @@ def test_what_costs_money_waits_for_a_yes() -> None:
     assert Path("moa.toml").read_text() == ENDPOINT
 
 
-def test_intents_that_are_there_are_replaced_by_force_alone() -> None:
+def test_intents_that_are_there_are_replaced_by_overwrite_alone() -> None:
     before = ENDPOINT + '\n[graphs.support]\ncompany = "a shop"\n\n' + toml(("mine", "other"))
     Path("moa.toml").write_text(before)
-    assert "--force" in told("new", "inbox", "in.jsonl", "--yes", leaves=2).words
+    assert "--overwrite" in told("new", "inbox", "in.jsonl", "--yes", leaves=2).words
     assert Path("moa.toml").read_text() == before
-    told("new", "inbox", "in.jsonl", "--yes", "--force")
+    told("new", "inbox", "in.jsonl", "--yes", "--overwrite")
     assert intents().keys() == {"where_is_it", "refund"}
     assert tomllib.loads(Path("moa.toml").read_text())["graphs"]["support"]["company"] == "a shop"
     assert Path("moa.toml").read_text().startswith(ENDPOINT)

@@ -174,7 +174,7 @@ async def test_of_many_labelled_rows_a_prompt_shows_some_of_each_label(tmp_path:
     ("row", "fault"),
     [
         ({"text": "x", "kind": "c"}, "'c' is none of a, b"),
-        ({"text": "x", "kind": None}, "line 1"),
+        ({"text": "x", "kind": None}, "kind"),
         ({"text": "x"}, "kind"),
         ({"kind": "a"}, "text"),
     ],

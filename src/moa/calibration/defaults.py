@@ -109,12 +109,17 @@ def shipped(question: Question, name: str, *, file: HeadFile = "support") -> Cal
         weights=(1.0,),
         bias=(0.0,) * len(question.options),
     )
-    vector = VectorFeature(name="encoder", source=ENCODER, sentences=True)
+    each = name in ONE_IS_ENOUGH
+    vector = VectorFeature(name="encoder", source=ENCODER, sentences=True, each=each)
     origin = f"shipped with moa, fitted to labelled messages ({file})"
     expected = shipped_expectations().get(f"{file} {name}", ())
     if expected:
         origin += " (precision expected, not promised)"
     return made(question, [vector], fit, origin).model_copy(update={"expected": expected})
+
+
+ONE_IS_ENOUGH = frozenset({"injection"})
+"""Questions of shipped heads that one sentence of a text decides."""
 
 
 @cache

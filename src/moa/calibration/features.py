@@ -120,6 +120,8 @@ class VectorFeature(Frozen):
     """What is embedded, with `{question}` and `{text}`; `None` is the text alone."""
     sentences: bool = False
     """Whether the mean of its sentences' vectors follows that of the whole text."""
+    each: bool = False
+    """Whether the same of each sentence follows that, for a head to which one is enough."""
 
 
 class WordsFeature(Frozen):
@@ -182,8 +184,8 @@ class Ask(NamedTuple):
 
 _Place = tuple[int, int, int]
 """Index of a question, of its feature, and of the prompt variant."""
-_Encoding = tuple[str, str | None, bool]
-"""Role, prompt with the question in it, and whether sentences are encoded too."""
+_Encoding = tuple[str, str | None, bool, bool]
+"""Role, prompt with the question in it, whether sentences are encoded too, and each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,23 +255,23 @@ def _shown(parts: Sequence[tuple[Question, PromptVariant, _Place]]) -> PromptVar
 
 def _encoding(feature: Feature, question: Question) -> _Encoding | None:
     if isinstance(feature, WordsFeature):
-        return feature.source, None, True
+        return feature.source, None, True, False
     if isinstance(feature, LabelFeature):
         return None
     # The text itself isn't formatted here: it may have braces in it.
     prompt = feature.prompt and feature.prompt.replace("{question}", one_line(question.text))
-    return feature.source, prompt, feature.sentences
+    return feature.source, prompt, feature.sentences, feature.each
 
 
 async def encode(
     encoding: _Encoding, text: str, sources: Sources, context: RunContext
 ) -> tuple[float, ...]:
     """Turn a text into a vector."""
-    source, prompt, by_sentence = encoding
+    source, prompt, by_sentence, each = encoding
     if by_sentence:
         from moa.decisions.heads import encode as encode_for_heads
 
-        return (await encode_for_heads(sources[source], [text], context))[0]
+        return (await encode_for_heads(sources[source], [text], context, each=each))[0]
     words = text[:_LONGEST]
     if prompt is not None:
         words = prompt.replace("{text}", one_line(words))

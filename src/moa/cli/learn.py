@@ -44,16 +44,7 @@ def learn(
     ] = None,
     task: options.Task = None,
     labels: options.Labels = None,
-    risk: Annotated[
-        float | None,
-        typer.Option(
-            "--risk",
-            min=0,
-            max=1,
-            help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %. Default: 0.05, of "
-            "a graph 0.1.",
-        ),
-    ] = None,
+    risk: options.DefaultRisk = None,
     confidence: options.Confidence = 0.95,
     per_class: Annotated[
         bool,

@@ -27,9 +27,7 @@ def inbox(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.toml", help="Write the intents into this file.")
     ] = Path("moa.toml"),
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the intents that stand in it already.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     by_groups: Annotated[
         bool,
         typer.Option("--by-groups", help="Ask no large model, though one is configured."),
@@ -52,7 +50,7 @@ def inbox(
         moa new inbox messages.jsonl
         moa run support messages.jsonl --out runs.jsonl
 
-    Other tables of the file stay. Intents that stand in it are kept, unless --force is given.
+    Other tables of the file stay. Intents that stand in it are kept, unless --overwrite is given.
 
     Exit codes: 0 written, 2 usage, data or configuration, 130 stopped: then nothing is written.
 
@@ -64,7 +62,7 @@ def inbox(
     from moa.config.file import add_block, check_block
 
     screen.check_target("--out", out)
-    check_block(out, PLACE, overwrite=force)  # before anything is paid for
+    check_block(out, PLACE, overwrite=overwrite)  # before anything is paid for
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         texts = await _texts(source, reading, endpoints, context)
@@ -72,7 +70,7 @@ def inbox(
             found = await _by_llm(endpoints, texts, out, context, yes=yes)
         else:
             found = await _by_groups(endpoints, texts, out, context)
-        add_block(out, _written(found), PLACE, overwrite=force)
+        add_block(out, _written(found), PLACE, overwrite=overwrite)
         _say(found, source, out)
         return 0
 

@@ -124,6 +124,9 @@ Encoding = Annotated[
         help="What INPUT is written in, such as cp1252; default: UTF-8.",
     ),
 ]
+TextItself = Annotated[
+    bool, typer.Option("--text", help="Take INPUT as the text itself, not as a file.")
+]
 _TASK = typer.Option(
     "--task", help='The question, or what to do with each text: "Which team is it for?"'
 )
@@ -141,12 +144,11 @@ Labels = Annotated[
 _CALIBRATION_FILE = typer.Option("--calibration", metavar="FILE.json", help="What moa learn wrote.")
 CalibrationFile = Annotated[Path | None, _CALIBRATION_FILE]
 NeededCalibration = Annotated[Path, _CALIBRATION_FILE]
-Risk = Annotated[
-    float,
-    typer.Option(
-        "--risk", min=0, max=1, help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %."
-    ),
-]
+_RISK = typer.Option(
+    "--risk", min=0, max=1, help="Target error rate of accepted decisions, 0 to 1: 0.02 is 2 %."
+)
+Risk = Annotated[float, _RISK]
+DefaultRisk = Annotated[float | None, _RISK]
 Confidence = Annotated[
     float,
     typer.Option("--confidence", help="Confidence in that rate, 0 to 1: 0.95 fails once in 20."),

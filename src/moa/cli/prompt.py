@@ -18,33 +18,39 @@ if TYPE_CHECKING:
 
 def prompt(
     name: GraphName,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="The text, with --text; else a file, whose first row is taken."
+        ),
+    ],
     *,
-    text: Annotated[str, typer.Option("--text", help="The text that would be asked about.")],
+    text: options.TextItself = False,
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
-    """Show what a model would be sent for a text: messages, schema, labels and tokens.
+    """Show what models would be sent for a text, and call none.
 
-    No model is called. A server may be asked what it is, and to count tokens.
+    That is messages, schema, labels and tokens. A server may be asked what it is, and to count
+    tokens. What is really sent in a run shows by moa run … --show-prompts.
+
+    Of a graph it shows the first request of each agent that takes a text, as if that were given
+    the text itself; agents that take what others found are named alone.
 
         moa prompt sentiment --text "What a lovely day"
         moa prompt support --text "Where is my parcel?" --config moa.toml
-
-    Of a graph it shows the first request of each agent that takes a text, as if that were given
-    the text itself; agents that take what others found are named alone. To see what was really
-    sent:
-
-        moa run support inbox.jsonl --show-prompts
+        moa prompt support inbox.jsonl
     """
     from moa.config.endpoints import Endpoints
     from moa.graphs.loading import load_graph
 
     node = load_graph(name, Endpoints(options.configured(config), read_keys=False))
+    value = source if text else _first(source)
     agents = list(_agents(node))
     if not agents:
         raise ConfigError(f"{name!r} has no agent in it that asks a model")
     for path, agent in agents:
-        found = _prompts(agent, text)
+        found = _prompts(agent, value)
         if as_json:
             screen.json_line({"agent": path, "prompts": found and [_as_json(one) for one in found]})
             continue
@@ -69,6 +75,17 @@ def _agents(node: object, path: str = "") -> Iterator[tuple[str, TypedNode[Any, 
         return
     for part in parts_of(node) or ():
         yield from _agents(part, here)
+
+
+def _first(source: str) -> str:
+    """Give the text of the first row of a file."""
+    from moa import rows
+    from moa.batch import Row, row_text
+
+    first = next(iter(rows.read(source, else_do="Give --text to ask about the words themselves")))
+    if not isinstance(first, Row):
+        raise ConfigError(f"{source}: its first row is malformed: {first.error}")
+    return row_text(first.value)
 
 
 def _prompts(agent: TypedNode[Any, Any], text: str) -> tuple[SentPrompt, ...] | None:

@@ -45,9 +45,7 @@ def run(
         ),
     ] = None,
     *,
-    text: Annotated[
-        bool, typer.Option("--text", help="Take INPUT as the text itself, not as a file.")
-    ] = False,
+    text: options.TextItself = False,
     demo: Annotated[
         bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
     ] = False,

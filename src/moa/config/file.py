@@ -140,7 +140,7 @@ def check_block(path: str | Path | None, place: Sequence[str], *, overwrite: boo
     if not overwrite and _at(_read(file)[1], place):
         raise ConfigError(
             f"{file} has [{'.'.join(place)}] already, and nothing was written: give another file "
-            "by --out, or replace them by --force"
+            "by --out, or replace them by --overwrite"
         )
 
 

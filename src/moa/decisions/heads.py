@@ -83,11 +83,26 @@ class Head:
     bias: Floats
     kernel: Callable[[Floats], Floats] | None = None
     """What is made of vectors, such as their likeness to landmarks."""
+    less: float | None = None
+    """What a sentence's log-odds of the first option lose beside those of the whole text, where one
+    sentence is enough; `None`: sentences aren't read one by one."""
 
     def __call__(self, vectors: Floats) -> Floats:
         """Log-probabilities of each option: vectors, options."""
+        if self.less is None:
+            return self._of(vectors)
+        return np.array([self._strongest(vector) for vector in vectors])
+
+    def _of(self, vectors: Floats) -> Floats:
         parts = vectors if self.kernel is None else self.kernel(vectors)
         return log_softmax(parts @ self.weights + self.bias)
+
+    def _strongest(self, vector: Floats) -> Floats:
+        """Read the whole text and each sentence, and give what speaks most for the first option."""
+        each = self._of(vector.reshape(-1, _PARTS))
+        odds = each[:, 0] - each[:, 1] - np.r_[0.0, np.full(len(each) - 1, self.less)]
+        most = float(odds.max()) / 2
+        return log_softmax(np.array([[most, -most]]))[0]
 
     def logs_of(self, vector: Sequence[float]) -> tuple[float, ...]:
         """Log-probability of each option, of one vector."""
@@ -124,12 +139,13 @@ class Blend:
 
 
 async def encode(
-    encoder: Endpoint, texts: Sequence[str], context: RunContext
+    encoder: Endpoint, texts: Sequence[str], context: RunContext, *, each: bool = False
 ) -> list[tuple[float, ...]]:
     """Encode texts for heads: twice as many numbers a text as the encoder gives.
 
     They are the vector of the whole text, and the mean of its sentences' weighed by
     `SENTENCES_WEIGH`. With both encoders that is e5 and USE of the whole, then of the sentences.
+    With `each` the same follows for each sentence, as a text of its own.
     """
     parts = [sentences(text) for text in texts]
     asked = [piece for text, own in zip(texts, parts, strict=True) for piece in (text, *own)]
@@ -137,9 +153,10 @@ async def encode(
     found: list[tuple[float, ...]] = []
     for own in parts:
         whole = next(vectors)
-        pieces = [next(vectors) for _ in own] or [whole]
-        mean: Floats = np.array(pieces).mean(0)
-        found.append((*whole, *(SENTENCES_WEIGH * mean).tolist()))
+        pieces = [next(vectors) for _ in own]
+        mean: Floats = np.array(pieces or [whole]).mean(0)
+        both = [(whole, mean), *((piece, np.array(piece)) for piece in pieces if each)]
+        found.append(tuple(x for a, b in both for x in (*a, *(SENTENCES_WEIGH * b).tolist())))
     return found
 
 
@@ -175,7 +192,10 @@ def shipped_heads(name: str) -> dict[str, Head]:
         )
         return {
             name: Head(
-                file[f"weights {name}"].astype(float), file[f"bias {name}"].astype(float), kernel
+                file[f"weights {name}"].astype(float),
+                file[f"bias {name}"].astype(float),
+                kernel,
+                float(file[f"less {name}"]) if f"less {name}" in file.files else None,
             )
             for name in (key.removeprefix("bias ") for key in file.files if key.startswith("bias "))
         }
