@@ -119,6 +119,18 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         scorers = (scorer.calibration.features for scorer in self._scorers.values())
         return any(feature.source == DECIDES for features in scorers for feature in features)
 
+    @property
+    def label_texts(self) -> list[str]:
+        """The texts that an encoder reads once, before it reads any other: of labels to choose."""
+        found: list[str] = []
+        for question, features in self._plan.asks:
+            for feature in features:
+                if isinstance(feature, WordsFeature) and question.kind == "choice":
+                    from moa.decisions.pairs import meanings_of
+
+                    found += [*meanings_of(question), *(one.text for one in feature.examples)]
+        return found
+
     def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
     ) -> Self:

@@ -175,11 +175,14 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             self._built[name] = self._wrapped(name, self._built_anew(name))
         return self._built[name]
 
-    async def warm(self, asked: Collection[str] | None = None) -> None:
+    async def warm(
+        self, asked: Collection[str] | None = None, *, texts: Collection[str] = ()
+    ) -> None:
         """Load and start what has to be, so that no item waits for it.
 
         Args:
             asked: Names of the endpoints that will be asked; `None`: all that were built.
+            texts: What encoders will be asked for.
 
         Raises:
             ModelNotFound: the weights of an embedded model can't be had, or not be loaded.
@@ -192,7 +195,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
         for endpoint in self._built.values():
             if isinstance(encoder := encoder_beside(endpoint), JointEncoder):
-                encoder.load()  # in threads, while the rest is made ready
+                encoder.load(texts)  # in threads, while the rest is made ready
         if self.used:
             import_module("aiohttp")
         for name, endpoint in tuple(self._built.items()):

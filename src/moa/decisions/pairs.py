@@ -356,15 +356,20 @@ async def pair_head(
     return head
 
 
-async def _made(
-    question: Question, examples: PromptVariant, encoder: Endpoint, context: RunContext
-) -> PairHead:
-    names = named(question)
-    meanings = [
+def meanings_of(question: Question) -> list[str]:
+    """Say in words what each label of a question means."""
+    return [
         option.description or option.name.replace("_", " ")
         for option in question.options
         if option.name != NONE_OF_THESE
     ]
+
+
+async def _made(
+    question: Question, examples: PromptVariant, encoder: Endpoint, context: RunContext
+) -> PairHead:
+    names = named(question)
+    meanings = meanings_of(question)
     used = [
         (example, names.index(label))
         for example in examples

@@ -13,7 +13,7 @@ import os
 import threading
 import unicodedata
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -198,10 +198,11 @@ class JointEncoder(Encoder):
         **UniversalEncoder.packages,
     }
 
-    def load(self) -> None:
-        """Have both models loaded, in threads: they will be asked."""
+    def load(self, texts: Iterable[str] = ()) -> None:
+        """Have both models loaded, in threads, and texts encoded: they will be asked for."""
+        first = [Text(_readable(text)) for text in ("", *texts)]
         for encoding in (e5_encoding(), use_encoding()):
-            encoding.start([Text("")])
+            encoding.start(first)
 
     async def read(self, texts: Sequence[str]) -> Readings:
         """Turn texts into vectors, with both encoders at once."""

@@ -236,6 +236,13 @@ def asked_by(node: object) -> frozenset[str] | None:
     return frozenset(name for names in found if names for name in names)
 
 
+def label_texts(node: object) -> list[str]:
+    """Give the texts of labels that encoders will be asked for, whatever the inputs are."""
+    if isinstance(node, DecidingAgent):
+        return node.label_texts
+    return [text for part in parts_of(node) or () for text in label_texts(part)]
+
+
 def parts_of(node: object) -> Iterable[object] | None:
     """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
     if isinstance(node, BuiltGraph | WiredRecipe | Loop):
