@@ -84,10 +84,15 @@ def load_model(
         ) from problem
 
 
-def save_text(path: str | Path, text: str, *, error: type[MoaError] = ConfigError) -> None:
-    """Write a text that anybody may read in place of what is there; what fails is an `error`."""
+def save_text(
+    path: str | Path, text: str, *, error: type[MoaError] = ConfigError, private: bool = False
+) -> None:
+    """Write a text in place of what is there, for all to read; what fails is an `error`.
+
+    One that is `private`, since it holds texts of customers, is for its owner alone.
+    """
     try:
-        replace_text(Path(path), text, private=False)
+        replace_text(Path(path), text, private=private)
     except OSError as problem:
         raise error(f"{str(path)!r} can't be written: {problem.strerror}") from problem
 

@@ -251,6 +251,7 @@ def test_a_file_comes_back_as_it_was_written_and_is_refused_once_edited(
 ) -> None:
     file = tmp_path / "c.json"
     made.save(file)
+    assert file.stat().st_mode & 0o777 == 0o600  # it holds texts
     assert Calibration.load(file) == made
     edited(file, "bound", "threshold", 0.5)
 

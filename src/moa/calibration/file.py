@@ -312,13 +312,14 @@ class Calibration(Frozen):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write it, readable and in one step.
+        """Write it in one step, for its owner alone: examples that it shows are in it.
 
         Raises:
             CalibrationError: the file can't be written.
         """
         made = self if self.seal else self.sealed()
-        save_text(path, made.model_dump_json(indent=2) + "\n", error=CalibrationError)
+        text = made.model_dump_json(indent=2) + "\n"
+        save_text(path, text, error=CalibrationError, private=True)
 
     def sealed(self) -> Self:
         """Copy it with the seal of what stands in it."""

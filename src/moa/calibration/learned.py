@@ -45,12 +45,13 @@ class Learned(Frozen):
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write it, readable and in one step.
+        """Write it in one step, for its owner alone: it holds texts that it was learned from.
 
         Raises:
             CalibrationError: the file can't be written.
         """
-        save_text(path, self.model_dump_json(indent=2) + "\n", error=CalibrationError)
+        text = self.model_dump_json(indent=2) + "\n"
+        save_text(path, text, error=CalibrationError, private=True)
 
     def of(self, graph: str, question: Question) -> Calibration | None:
         """Give what decides a question of a graph; `None` where nothing was learned about it.
