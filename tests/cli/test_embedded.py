@@ -61,19 +61,19 @@ def test_an_engine_that_is_killed_fails_its_item_and_is_started_again(
 
 def test_ctrl_c_leaves_finished_items_on_disk() -> None:
     Path("in.txt").write_text("I love it\n" * 5000)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "moa", "run", "sentiment", "in.txt", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["status"] == "answered"
-    os.kill(process.pid, signal.SIGINT)
-    out = process.stdout.read()  # not `communicate`, which would miss what `readline` has buffered
-    assert process.stderr is not None
-    err = process.stderr.read()
-    assert process.wait(timeout=60) == 130
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["status"] == "answered"
+        os.kill(process.pid, signal.SIGINT)
+        out = process.stdout.read()  # `communicate` would miss what `readline` has buffered
+        err = process.stderr.read()
+    assert process.returncode == 130
     assert all(json.loads(line)["status"] == "answered" for line in out.splitlines())
     assert "Stopped after" in err
     assert "Traceback" not in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
 
@@ -334,7 +335,8 @@ async def test_the_encoders_beside_the_built_in_model_are_loaded_before_they_are
 ) -> None:
     loaded: list[JointEncoder] = []
 
-    def load(self: JointEncoder) -> None:
+    def load(self: JointEncoder, texts: Collection[str]) -> None:
+        del texts
         loaded.append(self)
 
     monkeypatch.setattr(JointEncoder, "missing", staticmethod(lambda: None))

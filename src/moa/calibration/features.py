@@ -6,6 +6,7 @@ role, since a file can't hold one: `slm` is the endpoint that decides. Nothing h
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, NamedTuple
@@ -120,7 +121,7 @@ class VectorFeature(Frozen):
     """What is embedded, with `{question}` and `{text}`; `None` is the text alone."""
     sentences: bool = False
     """Whether the mean of its sentences' vectors follows that of the whole text."""
-    each: bool = False
+    each: bool = Field(default=False, exclude_if=operator.not_)
     """Whether the same of each sentence follows that, for a head to which one is enough."""
 
 

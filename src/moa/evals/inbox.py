@@ -91,10 +91,10 @@ class Proposer(Agent[Sample, Intents]):
         "none. Name for each four messages that want it, in different languages and words."
     )
 
-    def prompt(self, request: Sample) -> str:
+    def user_prompt(self, request: Sample) -> str:
         """Number the messages."""
         numbered = (f"{n}. {text}" for n, text in enumerate(request.messages, start=1))
-        return super().prompt(Sample(messages=list(numbered)))
+        return super().user_prompt(Sample(messages=list(numbered)))
 
     def check(self, request: Sample, output: Intents) -> None:
         """Look whether names differ, and examples are messages."""
