@@ -329,20 +329,19 @@ def test_without_a_large_endpoint_the_small_one_given_stands_in() -> None:
     assert not held.has_llm
 
 
-@pytest.mark.parametrize("name", ["embedded", "large"])
-async def test_the_encoders_beside_the_built_in_model_are_loaded_before_they_are_asked(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("texts", [[], ["", "a label"]])
+async def test_encoders_are_loaded_before_they_are_asked_where_they_will_be(
+    texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded: list[JointEncoder] = []
+    loaded: list[str] = []
 
     def load(self: JointEncoder, texts: Collection[str]) -> None:
-        del texts
-        loaded.append(self)
+        del self
+        loaded.extend(texts)
 
-    monkeypatch.setattr(JointEncoder, "missing", staticmethod(lambda: None))
     monkeypatch.setattr(JointEncoder, "load", load)
     table = {"tier": "llm", "model": "some", "base_url": "http://127.0.0.1:1/v1"}
     async with Endpoints(Config.model_validate({"endpoints": {"large": table}})) as endpoints:
-        endpoints.named(name)
-        await endpoints.warm(())
-    assert bool(loaded) is (name == "embedded")
+        endpoints.named("embedded")
+        await endpoints.warm((), texts=texts)
+    assert loaded == texts

@@ -81,8 +81,10 @@ async def test_of_the_draft_and_its_sections_the_one_nearer_to_the_length_is_kep
 
 
 async def test_a_length_that_the_task_says_counts_before_the_setting() -> None:
-    text = f"# W\n\n## A\n\n{FIRST}"
-    result = await Write(llm=large(text), words=600).run(Assignment(text="Tell it in 10 words."))
+    said = " ".join(f"Whale {n} sings far away." for n in range(10))
+    text = f"# W\n\n## A\n\n{said}"
+    task = Assignment(text="Tell of 3 words of whales, in 50 words.")
+    result = await Write(llm=large(text), words=600).run(task)
     assert result.output.text == text
     assert result.usage.calls == 1
 

@@ -31,7 +31,7 @@ from moa.calibration.file import Calibration, HeadFile
 from moa.context import RunContext
 from moa.decisions import ENOUGH
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.encoders import encoder_beside, encoder_for, feeds_heads
+from moa.endpoints.encoders import JointEncoder, encoder_beside, encoder_for, feeds_heads
 from moa.endpoints.sent import SentPrompt, show_questions
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import CalibrationError, ConfigError, InputError
@@ -120,9 +120,14 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return any(feature.source == DECIDES for features in scorers for feature in features)
 
     @property
-    def label_texts(self) -> list[str]:
-        """The texts that an encoder reads once, before it reads any other: of labels to choose."""
-        found: list[str] = []
+    def texts_to_encode(self) -> list[str]:
+        """What both encoders are asked for, whatever the text is; empty where neither is.
+
+        Those are labels and their examples, and an empty text, which has the encoders loaded.
+        """
+        if not (self._plan.encodings and isinstance(self.encoder, JointEncoder)):
+            return []
+        found = [""]
         for question, features in self._plan.asks:
             for feature in features:
                 if isinstance(feature, WordsFeature) and question.kind == "choice":

@@ -103,8 +103,9 @@ def learn(
     It fits what decides, and says what that gains: how many decisions were right before, how many
     are by cross-validation now, and about what the next 50 labels would add. Where enough of the
     labels are of texts drawn at random, it tests a promise: of the decisions that are accepted at
-    most --risk are wrong, with that --confidence. With fewer, nothing is promised, and it says how
-    many more that takes: of a graph about 200 for 10 %, and about 400 for 5 %.
+    most --risk (0.05, of a graph 0.1) are wrong, with that --confidence. With fewer, nothing is
+    promised, and it says how many more that takes: of a graph about 200 for 10 %, and about 400
+    for 5 %.
 
     All questions of a graph are learned at once, from rows with a key for each, as moa label
     writes them. One file holds what was learned, and the table of the graph names it: moa.toml is

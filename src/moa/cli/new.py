@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.inbox import Proposal
+    from moa.graphs.learning import Message
 
 GRAPH = "support"
 PLACE = ("graphs", GRAPH, "intents")
+_UNWANTED = ("spam", "injection")
+"""Questions whose yes keeps a message out of the draft."""
 
 
 def inbox(
@@ -81,7 +84,9 @@ async def _texts(
     source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
 ) -> list[str]:
     """Read some messages as the graph does, but for what it takes for unwanted."""
+    from moa._async import map_async
     from moa.evals.inbox import MOST_GROUPED, spread
+    from moa.evals.labelling import MAX_CONCURRENCY
     from moa.graphs.learning import Learner, rows_of, said
 
     learner = Learner(GRAPH, endpoints)
@@ -97,14 +102,19 @@ async def _texts(
     with screen.progress("reading") as progress:
         some = spread(rows, MOST_GROUPED)
         messages = await learner.messages(some, context, progress, labels=False)
-        for number, message in enumerate(messages, start=1):
-            unwanted = [
-                await said(agents[name], message.texts[name], context) == "yes"
-                for name in ("spam", "injection")
-            ]
-            if not any(unwanted):
+        looked_at = 0
+
+        async def is_wanted(message: Message) -> bool:
+            nonlocal looked_at
+            found = [await said(agents[it], message.texts[it], context) for it in _UNWANTED]
+            looked_at += 1
+            progress("messages that are wanted", looked_at, len(messages))
+            return "yes" not in found
+
+        wanted = await map_async(is_wanted, messages, max_concurrency=MAX_CONCURRENCY)
+        for message, keep in zip(messages, wanted, strict=True):
+            if keep:
                 texts[message.texts["intent"]] = None
-            progress("messages that are wanted", number, len(messages))
     screen.details().print(
         f"{len(some)} messages read; {len(texts)} of them are wanted, and different"
     )

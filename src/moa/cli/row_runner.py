@@ -122,7 +122,7 @@ class RowRunner:
         if not live and (left := _begun(left)) is None:  # nothing is left to be resumed
             return options.ANSWERED
         from moa.endpoints.encoders import keep_vectors
-        from moa.graphs.loading import label_texts
+        from moa.graphs.loading import texts_to_encode
 
         keep_vectors()
         self._node, asked = await prepare(endpoints, context)
@@ -135,7 +135,7 @@ class RowRunner:
             due = self._due(self._job, left, context)
         if endpoints.stood_in:
             screen.notes().print(NO_LLM)
-        await endpoints.warm(asked, texts=label_texts(self._node))
+        await endpoints.warm(asked, texts=texts_to_encode(self._node))
         display.start(context)
         most = self._given.concurrency
         work = worked(file or self._job, self._node, due, context, max_concurrency=most)

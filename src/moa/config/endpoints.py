@@ -182,7 +182,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
         Args:
             asked: Names of the endpoints that will be asked; `None`: all that were built.
-            texts: What encoders will be asked for.
+            texts: What both encoders will be asked for; none: nothing is.
 
         Raises:
             ModelNotFound: the weights of an embedded model can't be had, or not be loaded.
@@ -190,12 +190,11 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             EndpointError: its engine does not come up.
         """
         from moa.endpoints.embedded import EmbeddedEndpoint
-        from moa.endpoints.encoders import JointEncoder, encoder_beside
+        from moa.endpoints.encoders import JointEncoder
         from moa.endpoints.wrappers import unwrapped
 
-        for endpoint in self._built.values():
-            if isinstance(encoder := encoder_beside(endpoint), JointEncoder):
-                encoder.load(texts)  # in threads, while the rest is made ready
+        if texts:
+            JointEncoder().load(texts)  # in threads, while the rest is made ready
         if self.used:
             import_module("aiohttp")
         for name, endpoint in tuple(self._built.items()):

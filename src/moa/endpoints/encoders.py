@@ -198,9 +198,9 @@ class JointEncoder(Encoder):
         **UniversalEncoder.packages,
     }
 
-    def load(self, texts: Iterable[str] = ()) -> None:
+    def load(self, texts: Iterable[str]) -> None:
         """Have both models loaded, in threads, and texts encoded: they will be asked for."""
-        first = [Text(_readable(text)) for text in ("", *texts)]
+        first = [Text(_readable(text)) for text in texts]
         for encoding in (e5_encoding(), use_encoding()):
             encoding.start(first)
 

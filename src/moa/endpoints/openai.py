@@ -253,7 +253,7 @@ class OpenAIEndpoint(EndpointBase):
 
     def shown(self, prompt: Prompt, /) -> SentPrompt:
         """Write what a request for text is sent as; see `moa.endpoints.sent.ShowsPrompts`."""
-        return self._as_sent(self._request(prompt)[0])
+        return self._as_sent(self._request(prompt)[0], prompt)
 
     async def shown_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
@@ -264,15 +264,15 @@ class OpenAIEndpoint(EndpointBase):
         """
         return await self._decider.shown(_neutral(text, questions, examples), context)
 
-    def _as_sent(self, body: Mapping[str, Any]) -> SentPrompt:
-        shown = {"messages", "model", "stream", "stream_options", "response_format"}
+    def _as_sent(self, body: Mapping[str, Any], prompt: Prompt) -> SentPrompt:
+        shown = {"messages", "model", "stream", "stream_options", self.dialect.schema_field}
         messages: Sequence[Mapping[str, Any]] = body["messages"]
         return SentPrompt(
             self.name,
             self.model,
             "chat",
             tuple((one["role"], _readable(one)) for one in messages),
-            schema=body.get("response_format"),
+            schema=prompt.json_schema,
             settings={key: value for key, value in body.items() if key not in shown},
         )
 
@@ -299,7 +299,7 @@ class OpenAIEndpoint(EndpointBase):
     async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
         while True:
             body, estimate = self._request(prompt)
-            log_sent(partial(self._as_sent, body))
+            log_sent(partial(self._as_sent, body, prompt))
             try:
                 return await self.client.post("/chat/completions", body, context, estimate=estimate)
             except EndpointRejected as error:
@@ -311,7 +311,7 @@ class OpenAIEndpoint(EndpointBase):
         begun = False
         while True:
             body, estimate = self._request(prompt, **_STREAMING)
-            log_sent(partial(self._as_sent, body))
+            log_sent(partial(self._as_sent, body, prompt))
             stream = self.client.stream("/chat/completions", body, context, estimate=estimate)
             try:
                 async with aclosing(stream) as events:

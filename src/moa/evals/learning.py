@@ -15,6 +15,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+from moa._async import map_async
 from moa.agents.deciding import DecidingAgent
 from moa.calibration import Guarantee, Learn, prospect
 from moa.calibration.adapt import enough, labels_of
@@ -31,6 +32,7 @@ from moa.decisions.relevance import speaks
 from moa.endpoints import Example
 from moa.endpoints.encoders import feeds_heads
 from moa.evals.calibrations import detector
+from moa.evals.labelling import MAX_CONCURRENCY
 from moa.questions import Question
 
 LABELS_MORE = 50
@@ -259,17 +261,19 @@ async def _from_examples(
     """Decide by examples, and find out by cross-validation how often that is right."""
     names = [option.name for option in question.options]
     drawn = [row for row in rows if not row.chosen] or rows
-    found: list[tuple[Sequence[float], str]] = []
+    readers: list[DecidingAgent[Any]] = []
     for fold in range(_FOLDS):
         others = [row for row in rows if _part_of(row.text, _FOLDS) != fold]
         made = _told_by(agent, question, [*others, *beside])
-        reader = agent.calibrated({**agent.calibrations, question.name: made})
-        for row in drawn:
-            if _part_of(row.text, _FOLDS) == fold:
-                answers = await reader.answers(row.text, context)
-                (answer,) = [one for one in answers if one.question.name == question.name]
-                found.append((answer.probabilities or (1 / len(names),) * len(names), row.label))
-    p, labels = np.array([p for p, _ in found]), np.array([names.index(it) for _, it in found])
+        readers.append(agent.calibrated({**agent.calibrations, question.name: made}))
+
+    async def read(row: Labelled) -> Sequence[float]:
+        answers = await readers[_part_of(row.text, _FOLDS)].answers(row.text, context)
+        (answer,) = [one for one in answers if one.question.name == question.name]
+        return answer.probabilities or (1 / len(names),) * len(names)
+
+    p = np.array(await map_async(read, drawn, max_concurrency=MAX_CONCURRENCY))
+    labels = np.array([names.index(row.label) for row in drawn])
     reached = Reached(
         **measure(p, labels).model_dump(),
         held_out_accuracy=None,
@@ -293,13 +297,14 @@ async def _right(
     decided: Iterable[tuple[DecidingAgent[Any], Labelled]],
     context: RunContext,
 ) -> list[bool]:
-    right: list[bool] = []
-    for agent, row in decided:
+    async def is_right(one: tuple[DecidingAgent[Any], Labelled]) -> bool:
+        agent, row = one
         found = {one.question.name: one for one in await agent.answers(row.text, context)}
         answer = found[question.name]
         name = answer.question.options[answer.best].name if answer.status == "answered" else ""
-        right.append(name == row.label)
-    return right
+        return name == row.label
+
+    return await map_async(is_right, list(decided), max_concurrency=MAX_CONCURRENCY)
 
 
 def _share(right: Sequence[bool], rows: Sequence[Labelled]) -> float:

@@ -236,11 +236,11 @@ def asked_by(node: object) -> frozenset[str] | None:
     return frozenset(name for names in found if names for name in names)
 
 
-def label_texts(node: object) -> list[str]:
-    """Give the texts of labels that encoders will be asked for, whatever the inputs are."""
+def texts_to_encode(node: object) -> list[str]:
+    """Give what encoders will be asked for, whatever the inputs are; empty where they aren't."""
     if isinstance(node, DecidingAgent):
-        return node.label_texts
-    return [text for part in parts_of(node) or () for text in label_texts(part)]
+        return node.texts_to_encode
+    return [text for part in parts_of(node) or () for text in texts_to_encode(part)]
 
 
 def parts_of(node: object) -> Iterable[object] | None:

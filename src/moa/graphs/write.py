@@ -33,10 +33,10 @@ _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 _SAID = re.compile(
-    r"(\d{2,5})[\s-]{0,3}(?:words?|w[oö]rte[rn]?|mots|palabras|palavras|parole|woorden|ord|słów|слов)\b",
+    r"([5-9]\d|[1-9]\d{2,4})[\s-]{0,3}(?:words?|w[oö]rte[rn]?|mots|palabras|palavras|parole|woorden|ord|słów|слов)\b",
     re.IGNORECASE,
 )
-"""How many words a task asks for itself."""
+"""How many words a task asks for itself; fewer than 50 are rather what it is about."""
 _SECTION = (
     "You write one section of a text. Cover the points of your section in the outline, use the "
     "names, terms and numbers given for all sections, and leave the other sections to others. "
@@ -170,11 +170,11 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         """
         silent = quiet(context)  # nothing is shown before its length is checked
         said = _SAID.search(request.text)
-        length = Length(words=int(said[1]) or self.words if said else self.words)
+        length = Length(words=int(said[1]) if said else self.words)
         if self.sections is None and (length.words or 0) <= WHOLE_WORDS:
             return await told("whole", self._in_one(request, length, context, silent), context)
         outline = await told("outline", self._outlined(request, silent), context)
-        writing = self._by_outline(request, outline, length, context, silent)
+        writing = self._sections(request, outline, length, context, silent)
         return await told("sections", writing, context)
 
     def sketch(self, sketch: Sketch) -> None:
@@ -217,18 +217,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             outline = await self._outlined(request, silent)
         else:
             outline = Outline(title=article.title, conventions=[], sections=parts)
-        return await self._by_outline(request, outline, length, context, silent)
-
-    async def _by_outline(
-        self,
-        request: Assignment,
-        outline: Outline,
-        length: Length,
-        context: RunContext,
-        silent: RunContext,
-    ) -> Article:
-        sections = await self._sections(request, outline, length, context, silent)
-        return _put_together(outline.title, _said_once(sections, context))
+        return await self._sections(request, outline, length, context, silent)
 
     async def _outlined(self, request: Assignment, silent: RunContext) -> Outline:
         """Plan; of sections of one name the first is kept."""
@@ -246,7 +235,7 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         length: Length,
         context: RunContext,
         silent: RunContext,
-    ) -> tuple[Section, ...]:
+    ) -> Article:
         """Write all sections side by side, each to its share of the length.
 
         One that fails is left out.
@@ -270,7 +259,8 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             context,
             lambda place: f"section {parts[place].heading!r} is left out",
         )
-        return tuple(each for each in found if isinstance(each, Section))
+        sections = tuple(each for each in found if isinstance(each, Section))
+        return _put_together(outline.title, _said_once(sections, context))
 
 
 class Prompted(Agent[str, Out], Generic[Out]):
