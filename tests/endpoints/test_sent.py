@@ -67,6 +67,19 @@ def test_other_ways_to_decide_show_the_text_and_every_label(decides: Decides) ->
     assert all(word in sent.text for word in ("It broke", "Which team?", "sales", "repairs"))
 
 
+def test_tools_that_are_chosen_by_a_schema_are_shown_as_they_are_described() -> None:
+    def opening_hours(day: str) -> str:
+        """Say when it is open."""
+        return day
+
+    small = OpenAIEndpoint(
+        "s", model="m", base_url="http://127.0.0.1:9/v1", capabilities=["complete"]
+    )
+    (sent,) = Agent(small, "Answer.", tools=[opening_hours]).prompt("Open on Sunday?")
+    assert "opening_hours" in sent.text
+    assert "tools" not in sent.settings
+
+
 async def test_it_can_be_shown_inside_a_running_loop() -> None:
     (sent,) = Agent(ScriptedEndpoint(), "Thank.").prompt("It works")
     assert "It works" in sent.text

@@ -275,6 +275,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     way = f"question {question.name!r} without a prompt: "
                     way += self._scorers[question.name].calibration.origin or "a calibration"
                     found.append(SentPrompt(source.name, source.model, way))
+        for question in self._to_fit:
+            source = self._sources[ENCODER]
+            way = f"question {question.name!r}: a head, fitted to its examples at the first text"
+            found.append(SentPrompt(source.name, source.model, way))
         return found
 
     async def answer(self, request: Text | str, context: RunContext) -> Out:

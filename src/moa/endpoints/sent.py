@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Examples, Prompt, Questions
 from moa.endpoints.tokens import CountsTokens, approximate_tokens
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import Wrapping, unwrapped
 from moa.errors import EndpointError
 
 LOGGER = logging.getLogger("moa.prompts")
@@ -113,7 +113,9 @@ def as_given(endpoint: Endpoint, prompt: Prompt) -> SentPrompt:
 
 async def show(endpoint: Endpoint, prompt: Prompt, context: RunContext) -> SentPrompt:
     """Write what a request for text is sent as, and count its tokens."""
-    server = unwrapped(endpoint)
+    server = endpoint
+    while isinstance(server, Wrapping):
+        prompt, server = server.outgoing(prompt), server.endpoint
     sent = server.shown(prompt) if isinstance(server, ShowsPrompts) else as_given(server, prompt)
     return await _counted(sent, server, context)
 

@@ -62,18 +62,23 @@ class Tooled(Wrapping):
         """What can be asked of it, and tools."""
         return self.endpoint.capabilities | _TOOLS
 
+    def outgoing(self, prompt: Prompt) -> Prompt:
+        """Write it without tools where they are chosen by a schema."""
+        # Some servers take no results of tools without tools.
+        return prompt if self._natively and prompt.tools else by_schema(prompt)
+
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.
 
         Raises:
             OutputError: `max_tokens` cut the JSON by which a tool is chosen.
         """
-        if self._natively and prompt.tools:  # some servers take no results without tools
+        if (asked := self.outgoing(prompt)) is prompt:
             try:
                 return self._seen(await self.endpoint.complete(prompt, context), prompt, context)
             except EndpointError as error:
                 self._give_up(error, prompt, context)
-        asked = by_schema(prompt)
+                asked = by_schema(prompt)
         completion = await self.endpoint.complete(asked, context)
         if completion.finish_reason == "length" and _BLANK.search(completion.text):
             # A schema lets a model write spaces between its parts, and small ones may not end:

@@ -145,6 +145,10 @@ class Wrapping(Asking):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.endpoint!r})"
 
+    def outgoing(self, prompt: Prompt) -> Prompt:
+        """Write a request for text as it is passed on at first."""
+        return prompt
+
     @property
     def name(self) -> str:
         """Name of the endpoint that is wrapped."""
