@@ -7,8 +7,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.command import told
-from tests.counting import serving
+from command import told
+from counting import serving
 
 from moa.endpoints.sent import LOGGER
 

@@ -7,8 +7,8 @@ import logging
 from dataclasses import replace
 
 import pytest
+from counting import serving
 from pydantic import BaseModel
-from tests.counting import serving
 
 from moa import Agent, Classifier, OpenAIEndpoint
 from moa.endpoints.decide import Decides
