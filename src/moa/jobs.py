@@ -30,7 +30,7 @@ from moa.batch import Item, Malformed, Progress, Row
 from moa.context import RunContext
 from moa.errors import ConfigError, ProcessDied, StoreError
 from moa.node import Node
-from moa.rows._stores import Postgres, Store
+from moa.rows._stores import Postgres, Store, is_address
 from moa.rows.index import RowIndex
 from moa.rows.loop import CALLS, Calls, Fate, RowJournal, fate_of, worked
 from moa.rows.records import damaged_line, line, name_of, read_line, read_row, written_row
@@ -137,7 +137,7 @@ class Job:
     ) -> None:
         if tries < 1 or lease_s <= 0:
             raise ConfigError(f"{tries=} must be at least 1, and {lease_s=} more than 0 seconds")
-        self._folder = None if _is_address(store) else Path(store)
+        self._folder = None if is_address(store) else Path(store)
         self._store: Store
         if self._folder is None:
             self._store = Postgres(str(store), f"{_TABLES};{CALLS}")
@@ -550,10 +550,6 @@ def _lives(pid: int) -> bool:
         return False
     except psutil.AccessDenied:
         return True
-
-
-def _is_address(store: str | Path) -> bool:
-    return str(store).startswith(("postgresql://", "postgres://"))
 
 
 def _check_file(path: Path, *, is_begun: bool) -> None:

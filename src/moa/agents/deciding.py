@@ -20,6 +20,8 @@ from moa.calibration.defaults import as_asked, by_words, shipped
 from moa.calibration.features import (
     DECIDES,
     ENCODER,
+    Ask,
+    Feature,
     LabelFeature,
     Plan,
     Read,
@@ -104,6 +106,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             return ""
         also = f" and {self.endpoint.name}" if self.asks_endpoint else ""
         return f"{self.encoder.name} with a head{also}"
+
+    @property
+    def scorers(self) -> tuple[Calibrated, ...]:
+        """What decides each question, but for what is fitted to examples at the first text."""
+        return tuple(self._scorers.values())
+
+    @property
+    def sources(self) -> Sources:
+        """Endpoints that it reads from, by role."""
+        return self._sources
 
     @property
     def by_words(self) -> bool:
@@ -291,6 +303,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         Raises:
             InputError: the text is empty.
         """
+        return (await self.answers_and_reads(request, (), context))[0]
+
+    async def answers_and_reads(
+        self, request: Text | str, also: Sequence[Feature], context: RunContext
+    ) -> tuple[list[Answer], list[Read]]:
+        """Conclude each answer, and give what further features read of the same text.
+
+        Raises:
+            InputError: the text is empty.
+        """
         text = str(request)
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
@@ -303,13 +325,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         for scorer in scorers.values():
             for warning in await scorer.check(context):
                 context.note("degraded", warning)
+        if also:
+            plan = Plan.of([*plan.asks, Ask(self.questions[0], also)])
         reads = await plan.read(text, self._sources, context)
+        further = reads.pop() if also else []
         pairs = zip(scorers.values(), reads, strict=True)
         answers = {s.question.name: s.conclude(read, text) for s, read in pairs}
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        return [answers[question.name] for question in self.questions]
+        return [answers[question.name] for question in self.questions], further
 
     async def _fitting(self, text: str, context: RunContext) -> str:
         """Cut a text that the endpoint can't read whole to its opening and its end, and say so.

@@ -177,6 +177,15 @@ def _scipy() -> tuple[Any, Any]:
     return minimize, ThreadpoolController()
 
 
+def check_installed() -> None:
+    """Make sure that what fits is installed.
+
+    Raises:
+        MissingDependency: it isn't.
+    """
+    _scipy()
+
+
 def fit_blend(
     readings: Floats,
     labels: Ints,

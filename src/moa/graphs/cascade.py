@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from moa._async import beside
 from moa.agents.base import In, Out
@@ -27,6 +27,7 @@ from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.cascade_oversight import Oversight
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile, beside_config
+from moa.graphs.learning import Learn, Learner, read_learn
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.node import Node, Result, finish, unique_names
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
     Calibration = Any  # numpy is imported where one is read
-
 _BETWEEN = FromEndpoints(LARGE, given=("calibration",), spread=lambda given, _: given or [])
 _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(0.9), "
@@ -133,6 +133,10 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     state: Annotated[Path, AfterValidator(beside_config)] | None = None
     """File that keeps audit and drift from one run to the next. With another calibration they start
     anew."""
+    learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
+    """Where answers of the last tier are kept, for the first to learn from: a file, or
+    `postgresql://USER@HOST/DATABASE#NAME`; or a `Learn`, which says more. At first all goes to the
+    last tier; what was shown to be answered alike is then answered by the first."""
     oversight: Oversight = Field(default_factory=Oversight)
     """Audit and drift of another kind than `calibration`, `audit`, `drift` and `state` describe. By
     default nothing is watched."""
@@ -140,7 +144,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     def prepare(self) -> None:
         """Put the tiers in a row, each but the last with its policy."""
         self.tiers = (self.small, *self.between, self.large)
-        self.policies = self._policies()
+        self.learner = self._learner()
+        self.policies = () if self.learner else self._policies()
         self._check_labels()
         if self.calibration is not None:
             self.oversight = self._watching(self.calibration)
@@ -154,13 +159,28 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Say what is accepted, where it is only drawn."""
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
+        says = says or {"labels", "learn"} <= {*table}
         if not says and endpoints.to_be_asked:
             raise ConfigError(
                 f"[graphs.{cls.name}] needs calibration = the file that moa learn wrote. Or "
-                "give labels and confidence instead, with which nothing is promised"
+                "give labels and learn = a file, which learns from the large model while it is "
+                "used; or labels and confidence, with which nothing is promised"
             )
         unsaid = {name: value for name, value in table.items() if name != "confidence"}
         return table if says else {"accept": Accepted(), **unsaid}
+
+    def _learner(self) -> Learner[In, Out] | None:
+        if not isinstance(self.learn, Learn):
+            return None
+        beside = {"accept": self.accept, "confidence": self.confidence, "between": self.between}
+        beside["calibration"] = self.calibration
+        given = [name for name, value in beside.items() if value not in (None, ())]
+        if given:
+            raise ConfigError(
+                f"cascade {self.name!r}: learn finds out by itself what is accepted, between two "
+                f"tiers: leave {', '.join(given)} out"
+            )
+        return Learner(self.name, self.small, self.large, self.learn)
 
     def _policies(self) -> tuple[Policy, ...]:
         if self.confidence is not None and self.accept is not None:
@@ -255,6 +275,11 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             before = box
 
     async def _standing(self, request: In, own: RunContext) -> _Standing[Out]:
+        if self.learner is not None:
+            shown, heard = count_text_deltas(own)
+            found = await self.learner.answer(request, heard)
+            show(found.output, own, shown())
+            return _Standing(found.output, int(not found.by_small), accepted=found.accepted)
         self.oversight.begin(own)
         suspended = self.oversight.suspended
         if suspended is not None:

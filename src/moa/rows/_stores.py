@@ -51,15 +51,17 @@ class Postgres:
     Args:
         address: `postgresql://USER@HOST/DATABASE#NAME`.
         tables: What stands in it, as statements of SQL with `;` between two.
+        what: What is kept in it, in a word, and its name where the address has none.
     """
 
     skip_locked = " for update skip locked"
     is_new = False
 
-    def __init__(self, address: str, tables: str) -> None:
+    def __init__(self, address: str, tables: str, *, what: str = "job") -> None:
         self._address, _, name = address.partition("#")
         self._tables = tables
-        self.job = name or "job"
+        self._what = what
+        self.job = name or what
         self.where = f"the database, called {self.job!r}"  # an address may hold a password
         self._lock = threading.RLock()
 
@@ -74,7 +76,7 @@ class Postgres:
                 for table in self._tables.split(";"):
                     self._file.execute(cast("Any", table))
         except psycopg.Error as error:
-            raise ConfigError(f"the database of the job can't be used: {error}") from error
+            raise ConfigError(f"the database of the {self._what} can't be used: {error}") from error
 
     def _connect(self) -> None:
         import psycopg
@@ -132,7 +134,7 @@ class Postgres:
             try:
                 return work()
             except psycopg.OperationalError as error:
-                raise StoreError(f"the database of the job is away: {error}") from error
+                raise StoreError(f"the database of the {self._what} is away: {error}") from error
 
     @contextmanager
     def _told(self) -> Generator[None]:
@@ -141,7 +143,12 @@ class Postgres:
         try:
             yield
         except psycopg.Error as error:
-            raise StoreError(f"the database of the job can't be used: {error}") from error
+            raise StoreError(f"the database of the {self._what} can't be used: {error}") from error
+
+
+def is_address(store: object) -> bool:
+    """Whether a store is named by the address of a database, and not by a path."""
+    return str(store).startswith(("postgresql://", "postgres://"))
 
 
 def _query(sql: str) -> Any:

@@ -1,0 +1,285 @@
+"""Promise: what a head may answer alone, tested on held-out inputs of a stream that it changes.
+
+A large model answers a stream of inputs, and its answers are labels. A head that is fitted to some
+of them takes over what it is surest of. Promised is, of each epoch and with 95 % confidence: every
+head that was used differs from the large model on at most 5 % of what it accepts, for inputs drawn
+like those before. Nothing here reads or writes: `moa.calibration.answers` keeps what is said here.
+
+**Sides.** A keyed coin over the text (or its case) says before anything is read whether an input is
+held out: half of them until the first look of an epoch, 2 % afterwards. The coin of a text is the
+same in every process and at every time, so the inputs that stay held out are among those that were.
+What is held out is always answered by the large model. It is never fitted to, nor is any other row
+whose text is held out in the epoch.
+
+**Looks.** An epoch has at most three looks, which are planned by counts of inputs, whatever their
+labels. A look tests one head, fitted beforehand, at up to eight thresholds that the fit side alone
+has chosen, the strictest first, until one fails. Of the texts that are held out, each counts once,
+by its first label; one without a label counts as a difference. With `n` of them accepted and `k` of
+these different, a threshold passes where the exact binomial test at the level of the look refutes
+that more than the risk differs (Clopper and Pearson 1934).
+
+*One look.* Given the fit side, head and thresholds are fixed, and held-out texts are draws that
+they don't depend on: given `n`, `k` is binomial. Say that some thresholds break the promise. To use
+one of these, the first of them in the sequence must pass, which has at most the level's
+probability. So the last threshold that passes keeps the risk but with that probability, whether the
+risk falls from threshold to threshold or not (fixed sequence testing).
+
+*Later looks.* What a look says decides which rows get labels next, so the head of a later look
+depends on held-out labels, though only through what earlier looks said. These had at most
+`outcomes` different things to say. For each of them let the epoch go on as it would have, and call
+the head that the later look would test then H(o). H(o) is a function of texts, coins and labels of
+the fit side alone: what an exception (below) sends to the large model is a held-out text and never
+fitted to. So H(o) breaks its promise with at most the probability of the level that it is tested
+at; the level is divided by `outcomes`, and the sum over all o, of which one happens, is at most the
+alpha of the look (Bonferroni). The alphas of the three looks add up to 5 %. When a promise is
+withdrawn the epoch ends, which takes chances away and adds none.
+
+**Exceptions.** A head doesn't answer a text that the large model was seen to answer otherwise. With
+a share `b` accepted and `a <= b` of it different, leaving out `m` that is different makes of `a/b`
+the smaller `(a - m) / (b - m)`.
+
+**Copies.** A text that comes often is on one side with all its copies, so it counts once. Texts of
+the fit side that come again have a known answer: where the head gives another it is an exception.
+A threshold must also keep the risk among all held-out rows, copies counted; and it must pass a
+second time, tested on those held-out texts alone that are near-copies of no text of the fit side
+and of no held-out one before them. Both only make it stricter. They are for inputs that come in
+clumps, which are right or wrong together.
+
+**Audit.** Held-out inputs that come after the look, and that the head would accept, are checks of
+it. They are the bets of `moa.calibration.audit`, which withdraw a promise that is broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moa.calibration import allowed_errors, tail, upper_bound
+from moa.calibration.audit import Audit
+from moa.calibration.labelled import same_text
+from moa.decisions.arrays import Bools, Floats, Ints, coverage_line, np
+
+RISK = 0.05
+"""Largest share of the accepted answers that may differ from the large model's."""
+HELD_AT_FIRST, HELD_LATER = 0.5, 0.02
+"""Share of the inputs that is held out until the first look of an epoch, and afterwards."""
+TWICE = 0.1
+"""Share of the held-out inputs that the large model is asked twice."""
+THRESHOLDS = 8
+"""Most thresholds that a look tests."""
+_HOPELESS, _AS_GOOD = 0.2, 0.97
+"""A look isn't worth it where no threshold is likelier to pass than the one; and what passes nearly
+as likely as the likeliest, as the other says, is as good."""
+_LOOKED_AT = 80
+"""Thresholds of which the fit side is asked how likely they pass."""
+_NEAR = 0.3
+"""Two vectors are near-copies that are closer than this share of the median distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLook:
+    """When a look is due, and how much of the failure probability it spends."""
+
+    alpha: float
+    held_out: int = 0
+    """Different held-out texts of the epoch that it takes."""
+    inputs: int = 0
+    """Inputs of the epoch, held out or not, that it takes."""
+
+
+LOOKS = (
+    PlannedLook(0.03, held_out=200),
+    PlannedLook(0.015, inputs=900),
+    PlannedLook(0.005, inputs=3600),
+)
+
+
+def level_of(look: int) -> float:
+    """Level that each threshold of a look is tested at, by its number from 0 on.
+
+    An earlier look may have said that none of its thresholds passes, or which is the last to pass.
+    """
+    return LOOKS[look].alpha / (THRESHOLDS + 1) ** look
+
+
+@dataclass(frozen=True, slots=True)
+class Coin:
+    """The sides of texts: it can't be foretold without the secret.
+
+    Args:
+        secret: 16 bytes or more, the same for all who share the rows.
+    """
+
+    secret: bytes
+
+    def toss(self, text: str, case: str | None = None) -> Side:
+        """Toss for a text, or for the case that it belongs to."""
+        what = f"text {same_text(text)}" if case is None else f"case {case}"
+        data = what.encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(data, key=self.secret[:64], digest_size=24).digest()
+        share, again = (int.from_bytes(part) / 2**64 for part in (digest[:8], digest[16:]))
+        return Side(digest[:16].hex(), share, again)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Where the coin of a text fell."""
+
+    key: str
+    """Tells the text from others, and what is in it only to who has both it and the secret."""
+    share: float
+    """From 0 to 1."""
+    again: float
+    """The same of another coin."""
+
+    def is_held_out(self, looks: int) -> bool:
+        """Whether the text is held out, after so many looks of the epoch."""
+        return self.share < (HELD_LATER if looks else HELD_AT_FIRST)
+
+    @property
+    def is_asked_twice(self) -> bool:
+        """Whether the large model is asked twice, where the text is held out."""
+        return self.again < TWICE
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Thresholds that a look would test, and what the fit side says of them."""
+
+    thresholds: tuple[float, ...] = ()
+    """The strictest first; none, where none is likely to pass."""
+    likely: float = 0.0
+    """Probability that the first one passes, if the fit side tells the truth."""
+    share: float = 0.0
+    """Share that is accepted by the last one that is as likely as not to pass."""
+
+
+def propose(sure: Floats, right: Bools, held_out: int, level: float) -> Proposal:
+    """Choose the thresholds of a look by the fit side alone.
+
+    The first is the one that accepts most among those likeliest to pass; the last accepts what the
+    risk would allow.
+
+    Args:
+        sure: How sure each decision of the fit side is, by a fit without its own label.
+        right: Whether it is the large model's answer.
+        held_out: Texts that are held out.
+        level: Of the test.
+    """
+    if not len(sure):
+        return Proposal()
+    shares, errors = coverage_line(sure, right)
+    levels = np.sort(np.unique(sure))[::-1]
+    some = np.unique(np.linspace(0, len(levels) - 1, _LOOKED_AT).astype(np.intp))
+    shares, errors, levels = shares[some], errors[some], levels[some]
+    n = shares * len(sure)
+    # Half an error more: that none of a few is wrong doesn't say that none is.
+    supposed = (errors * n + 0.5) / (n + 1)
+    likely = _likely(np.round(shares * held_out).astype(np.intp), supposed, level)
+    best = float(likely.max())
+    if best < _HOPELESS:
+        return Proposal()
+    start = int(np.flatnonzero(likely >= _AS_GOOD * best)[-1])
+    within = np.flatnonzero(supposed <= RISK)
+    end = max(start, int(within[-1]) if len(within) else 0)
+    places = np.unique(np.round(np.linspace(start, end, THRESHOLDS)).astype(np.intp))
+    hopeful = [place for place in places.tolist() if likely[place] >= 0.5] or [start]
+    found = tuple(levels[places].tolist())
+    return Proposal(found, float(likely[start]), float(shares[hopeful[-1]]))
+
+
+def _likely(accepted: Ints, risk: Floats, level: float) -> Floats:
+    """Give the probability that each threshold passes, were so many accepted at such a risk."""
+    allowed = allowed_errors(int(accepted.max()), risk=RISK, failure=level)
+    found = [
+        tail(allowed[n], n, min(r, 0.999)) if allowed[n] >= 0 else 0.0
+        for n, r in zip(accepted.tolist(), risk.tolist(), strict=True)
+    ]
+    return np.array(found)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Held-out rows of an epoch, in their order, and what a head says of each."""
+
+    keys: Sequence[str]
+    """Of their texts."""
+    sure: Floats
+    """How sure the head is; infinite where nobody knows, since the text wasn't read."""
+    same: Bools
+    """Whether it gives the large model's answer; where there is none, it doesn't."""
+    labelled: Bools
+    apart: Bools
+    """Whether it is a near-copy of no text of the fit side, and of no held-out one before it."""
+
+    def firsts(self) -> Ints:
+        """Give the rows that count: of each text its first one with a label, else its first."""
+        found: dict[str, int] = {}
+        for row, key in enumerate(self.keys):
+            known = found.setdefault(key, row)
+            if self.labelled[row] and not self.labelled[known]:
+                found[key] = row
+        return np.array(sorted(found.values()), dtype=np.intp)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a look says."""
+
+    passed: int
+    """Thresholds that passed, one after another from the first."""
+    threshold: float | None
+    """The last of them."""
+    held_out: int
+    """Different texts that were held out."""
+    accepted: int = 0
+    """Those of them that it accepts."""
+    differ: int = 0
+    """Those of these that differ."""
+    upper: float = 1.0
+    """Largest share of differences that these counts leave possible at the look's level."""
+
+
+def look(thresholds: Sequence[float], rows: HeldOut, level: float) -> Verdict:
+    """Test the thresholds in their order until one fails."""
+    firsts = rows.firsts()
+    unlike = firsts[rows.apart[firsts]]
+    counted = rows.labelled.copy()  # a text that was answered at last isn't missing
+    counted[firsts] = True
+    verdict = Verdict(0, None, len(firsts))
+    for number, threshold in enumerate(thresholds[:THRESHOLDS], start=1):
+        takes = rows.sure >= threshold
+        wrong = takes & ~rows.same
+        accepted, differ = int(takes[firsts].sum()), int(wrong[firsts].sum())
+        counts = ((differ, accepted), (int(wrong[unlike].sum()), int(takes[unlike].sum())))
+        shown = all(n > 0 and tail(k, n, RISK) <= level for k, n in counts)
+        if not shown or wrong[counted].sum() > RISK * takes[counted].sum():
+            break
+        upper = upper_bound(differ, accepted, 1.0 - level)
+        verdict = Verdict(number, threshold, len(firsts), accepted, differ, min(upper, RISK))
+    return verdict
+
+
+def unlike(vectors: Floats, known: Floats) -> Bools:
+    """Tell which vectors are near-copies of no known one, and of none before them.
+
+    Two are near-copies that are much closer than vectors are on the whole.
+    """
+    if not len(vectors):
+        return np.zeros(0, bool)
+    everything = np.concatenate([known, vectors]).astype(float)
+    everything -= everything.mean(0)
+    squares = (everything**2).sum(1)
+    start = len(known)
+    own = everything[start:]
+    far = squares[start:, None] + squares - 2 * own @ everything.T
+    near = far < _NEAR**2 * np.median(far)
+    before = np.arange(len(everything)) < (start + np.arange(len(vectors)))[:, None]
+    found: Bools = ~(near & before).any(1)
+    return found
+
+
+def started_audit() -> Audit:
+    """Start the audit of a head that has passed a look."""
+    return Audit(risk=RISK, share=HELD_LATER)
