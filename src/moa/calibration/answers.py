@@ -47,7 +47,7 @@ create table if not exists moa_learn_rows (
     job text not null, place bigint not null, epoch int not null, key text not null,
     held int not null, source text not null, at double precision not null, vector bytea,
     label text, again text, done int not null default 0, by_small int not null default 0,
-    look int, accepts int, sure double precision, mass double precision,
+    look int, accepts int, guess text, sure double precision,
     length int not null, language text, calls int not null default 0, tokens bigint,
     cost double precision, seconds double precision, given text, primary key (job, place));
 create index if not exists moa_learn_held on moa_learn_rows (job, epoch, held, place);
@@ -85,8 +85,9 @@ class Row(NamedTuple):
     """The look whose head was asked."""
     accepts: bool | None = None
     """Whether that head accepts it."""
+    guess: str | None = None
+    """What it says."""
     sure: float | None = None
-    mass: float | None = None
     by_small: bool = False
     """Whether the small model's answer is given, so that there will be no label."""
 
@@ -256,13 +257,13 @@ class AnswerStore:
         vector = None if row.vector is None else np.asarray(row.vector, "<f2").tobytes()
         values = (
             *(epoch, row.side.key, int(row.held), row.source, self._store.now(), vector),
-            *(int(row.by_small), int(row.by_small), row.look, _int(row.accepts), row.sure),
-            *(row.mass, row.length, row.language, row.text),
+            *(int(row.by_small), int(row.by_small), row.look, _int(row.accepts), row.guess),
+            *(row.sure, row.length, row.language, row.text),
         )
         while True:  # two processes that take the same place: the second takes the next
             found = self._run(
                 "insert into moa_learn_rows (job, place, epoch, key, held, source, at, vector, "
-                "done, by_small, look, accepts, sure, mass, length, language, given) "
+                "done, by_small, look, accepts, guess, sure, length, language, given) "
                 "values (?, (select coalesce(max(place), 0) + 1 from moa_learn_rows where job = ?)"
                 f"{', ?' * len(values)}) on conflict (job, place) do nothing returning place",
                 *(self._store.job, *values),
@@ -381,11 +382,11 @@ class AnswerStore:
         """Return what was seen of rows that the head in use was asked about, and where to go on."""
         end = self.last()
         found = self._run(
-            "select accepts, sure, mass, length, language from moa_learn_rows where job = ? "
+            "select accepts, sure, length, language from moa_learn_rows where job = ? "
             "and epoch = ? and look = ? and place > ? and place <= ? order by place",
             *(state.epoch, state.used, after, end),
         )
-        names = ("accepts", "sure", "mass", "length", "language")
+        names = ("accepts", "sure", "length", "language")
         return [dict(zip(names, one, strict=True)) for one in found], end
 
     def claim(self, spent: Spent) -> bool:
@@ -538,7 +539,7 @@ class AnswerStore:
 
 FIGURES = (
     *("place", "epoch", "held", "source", "at", "label", "again", "done", "by_small"),
-    *("accepts", "calls", "tokens", "cost", "seconds"),
+    *("accepts", "guess", "calls", "tokens", "cost", "seconds"),
 )
 """What `AnswerStore.rows` gives of each."""
 _BOUND_TO = ("question", "set of models")

@@ -26,6 +26,7 @@ from moa.calibration.promise import (
     HeldOut,
     Proposal,
     Verdict,
+    count_due,
     level_of,
     look,
     propose,
@@ -44,12 +45,6 @@ MOST = 2000
 _FEWEST = 30
 """Labels that a fit takes."""
 _FOLDS = 10
-_GROWS = 1.25
-"""What the count of a look that was not worth it grows by until the next is considered."""
-_LIKELY = 0.6
-"""How likely the first threshold of a look must be to pass."""
-_GAIN = 0.03
-"""Further share of the inputs that a later look must promise to accept."""
 _OFTEN = 25
 """Rows after which audit and drift are looked at again."""
 _CONFIDENCE = 0.95
@@ -229,11 +224,11 @@ class Learning:
         """
         planned = LOOKS[state.looks]
         if planned.held_out:
-            count = _latest(planned.held_out, self.store.held_out(state))
+            count = count_due(planned.held_out, self.store.held_out(state))
             if count is None:
                 return 0, None
             return count, self.store.place_of_held(state, count)
-        count = _latest(planned.inputs, self.store.last() - state.first + 1)
+        count = count_due(planned.inputs, self.store.last() - state.first + 1)
         return (0, None) if count is None else (count, state.first + count - 1)
 
     def _proposed(self, state: State, fitted: Fitted, tests: Rows) -> Proposal | None:
@@ -243,8 +238,8 @@ class Learning:
         _, head = self.now()
         accepts = 0.0
         if head is not None and len(tests):
-            accepts = float(_accepts(head.made, tests).mean()) + _GAIN
-        return made if made.likely >= _LIKELY and made.share > accepts else None
+            accepts = float(_accepts(head.made, tests).mean())
+        return made if made.is_worth_it(accepts) else None
 
     def _finish(self, state: State, spent: Spent) -> None:
         """Say what a look says, by what was written when it was spent."""
@@ -376,16 +371,6 @@ class Learning:
             made = min(heads, key=lambda one: log_loss(one.held_out, labels[own]))
             found.append(Part(reading, made.held_out, made.head, made.penalty))
         return found
-
-
-def _latest(first: int, there: int) -> int | None:
-    """Return the last of the counts at which a look may be made; `None`: the first isn't there."""
-    if there < first:
-        return None
-    count = first
-    while int(count * _GROWS) <= there:
-        count = int(count * _GROWS)
-    return count
 
 
 def _accepts(made: Calibration, rows: Rows) -> Bools:

@@ -12,11 +12,13 @@ What is held out is always answered by the large model. It is never fitted to, n
 whose text is held out in the epoch.
 
 **Looks.** An epoch has at most three looks, which are planned by counts of inputs, whatever their
-labels. A look tests one head, fitted beforehand, at up to eight thresholds that the fit side alone
-has chosen, the strictest first, until one fails. Of the texts that are held out, each counts once,
-by its first label; one without a label counts as a difference. With `n` of them accepted and `k` of
-these different, a threshold passes where the exact binomial test at the level of the look refutes
-that more than the risk differs (Clopper and Pearson 1934).
+labels: at 200 held-out texts, at row 900 and at row 3,600. One that the fit side calls unlikely to
+pass, or not worth it, is put off until there are a quarter more. A look tests one head, fitted
+beforehand, at up to eight thresholds that the fit side alone has chosen, the strictest first, until
+one fails. Of the texts that are held out, each counts once, by its first label; one without a label
+counts as a difference. With `n` of them accepted and `k` of these different, a threshold passes
+where the exact binomial test at the level of the look refutes that more than the risk differs
+(Clopper and Pearson 1934).
 
 *One look.* Given the fit side, head and thresholds are fixed, and held-out texts are draws that
 they don't depend on: given `n`, `k` is binomial. Say that some thresholds break the promise. To use
@@ -31,19 +33,20 @@ the head that the later look would test then H(o). H(o) is a function of texts, 
 the fit side alone: what an exception (below) sends to the large model is a held-out text and never
 fitted to. So H(o) breaks its promise with at most the probability of the level that it is tested
 at; the level is divided by `outcomes`, and the sum over all o, of which one happens, is at most the
-alpha of the look (Bonferroni). The alphas of the three looks add up to 5 %. When a promise is
-withdrawn the epoch ends, which takes chances away and adds none.
+alpha of the look (Bonferroni). When a look is made, and whether it is worth it, is a matter of
+counts and of the fit side too, so it is a part of H(o). The alphas of the three looks add up to 5
+%. When a promise is withdrawn the epoch ends, which takes chances away and adds none.
 
 **Exceptions.** A head doesn't answer a text that the large model was seen to answer otherwise. With
 a share `b` accepted and `a <= b` of it different, leaving out `m` that is different makes of `a/b`
 the smaller `(a - m) / (b - m)`.
 
 **Copies.** A text that comes often is on one side with all its copies, so it counts once. Texts of
-the fit side that come again have a known answer: where the head gives another it is an exception.
-A threshold must also keep the risk among all held-out rows, copies counted; and it must pass a
-second time, tested on those held-out texts alone that are near-copies of no text of the fit side
-and of no held-out one before them. Both only make it stricter. They are for inputs that come in
-clumps, which are right or wrong together.
+the fit side that come again have a known answer: where the head gives another it is an exception. A
+threshold must also keep the risk among all held-out rows, copies counted; and it must pass a second
+time, tested on those held-out texts alone that are near-copies of no text of the fit side and of no
+held-out one before them. Both only make it stricter. They are for inputs that come in clumps, which
+are right or wrong together.
 
 **Audit.** Held-out inputs that come after the look, and that the head would accept, are checks of
 it. They are the bets of `moa.calibration.audit`, which withdraw a promise that is broken.
@@ -71,6 +74,11 @@ THRESHOLDS = 8
 _HOPELESS, _AS_GOOD = 0.2, 0.97
 """A look isn't worth it where no threshold is likelier to pass than the one; and what passes nearly
 as likely as the likeliest, as the other says, is as good."""
+_LIKELY = 0.6
+"""How likely the first threshold of a look must be to pass."""
+_GAIN = 0.03
+"""Further share of the inputs that a later look must promise to accept."""
+_GROWS = 1.25
 _LOOKED_AT = 80
 """Thresholds of which the fit side is asked how likely they pass."""
 _NEAR = 0.3
@@ -93,6 +101,20 @@ LOOKS = (
     PlannedLook(0.015, inputs=900),
     PlannedLook(0.005, inputs=3600),
 )
+
+
+def count_due(first: int, there: int) -> int | None:
+    """Return the count at which a look is considered; `None`: it isn't due before `first`.
+
+    Where a look was not worth it, it is considered again when the count has grown by a quarter. So
+    neither a label that is held out nor how long an answer takes says when a look is made.
+    """
+    if there < first:
+        return None
+    count = first
+    while int(count * _GROWS) <= there:
+        count = int(count * _GROWS)
+    return count
 
 
 def level_of(look: int) -> float:
@@ -153,6 +175,10 @@ class Proposal:
     """Probability that the first one passes, if the fit side tells the truth."""
     share: float = 0.0
     """Share that is accepted by the last one that is as likely as not to pass."""
+
+    def is_worth_it(self, accepted: float) -> bool:
+        """Whether to look, where the head in use accepts such a share of the held-out inputs."""
+        return self.likely >= _LIKELY and self.share > (accepted + _GAIN if accepted else 0.0)
 
 
 def propose(sure: Floats, right: Bools, held_out: int, level: float) -> Proposal:
@@ -274,7 +300,7 @@ def unlike(vectors: Floats, known: Floats) -> Bools:
     start = len(known)
     own = everything[start:]
     far = squares[start:, None] + squares - 2 * own @ everything.T
-    near = far < _NEAR**2 * np.median(far)
+    near = far < _NEAR**2 * np.median(far[:: 1 + len(far) // 100, :: 1 + far.shape[1] // 1000])
     before = np.arange(len(everything)) < (start + np.arange(len(vectors)))[:, None]
     found: Bools = ~(near & before).any(1)
     return found

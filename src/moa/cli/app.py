@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from moa.cli import (
     chat,
@@ -16,6 +17,7 @@ from moa.cli import (
     index,
     label,
     learn,
+    learning,
     models,
     new,
     options,
@@ -70,6 +72,19 @@ class RayAlone(Worded):
         return super().parse_args(ctx, whole)
 
 
+class Lessons(Worded):
+    """A command of which some words begin commands of their own: `moa learn status answers.db`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Hand such words to their command."""
+        others: Any = get_command(lessons)
+        if args and args[0] in others.commands:
+            return others.make_context(info_name, args, parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+
 def _typer(**further: Any) -> typer.Typer:
     return typer.Typer(
         cls=Headed,
@@ -113,7 +128,7 @@ def _add(
     name: str | None = None,
     heading: str | None = None,
 ) -> None:
-    kind = RayAlone if command is run.run else Worded
+    kind = {run.run: RayAlone, learn.learn: Lessons}.get(command, Worded)
     added = to.command(
         name or command.__name__, cls=kind, rich_help_panel=heading, **_taught(command)
     )
@@ -129,6 +144,11 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
     epilog = "\n\n".join(f"\b\n{p}" if p.startswith((" ", "moa ")) else p for p in below)
     return {"help": does, "epilog": epilog}
 
+
+lessons = _typer(no_args_is_help=True, help="Look at a cascade that learns.")
+_add(lessons, learning.status)
+_add(lessons, learning.from_log, "from")
+_add(lessons, learning.forget)
 
 for heading, commands in {
     "Ask": (run.run, show.show, prompt.prompt, chat.chat, run.draw, run.graphs, index.index),

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from moa.calibration.figures import LearningFigures
 from moa.errors import ConfigError, MissingDependency
 from moa.evals.comparison import Comparison
 
@@ -42,6 +43,25 @@ def plot_comparison(found: Comparison, path: Path) -> tuple[Path, ...]:
         files.append(path.with_name(f"{path.stem}-{kind}{path.suffix}"))
         save_picture(files[-1], partial(draw, found))
     return tuple(files)
+
+
+def plot_learning(found: LearningFigures, path: Path) -> None:
+    """Draw the calls of the large model a hundred inputs, over the inputs."""
+
+    def draw(axes: Any) -> None:
+        at = [one.last for one in found.hundreds]
+        sizes = [one.last - one.first + 1 for one in found.hundreds]
+        calls = [100 * one.calls / size for one, size in zip(found.hundreds, sizes, strict=True)]
+        axes.plot(at, calls, drawstyle="steps-pre", label="calls of the large model")
+        would = [100 * one.would / size for one, size in zip(found.hundreds, sizes, strict=True)]
+        if would != calls:
+            axes.plot(at, would, drawstyle="steps-pre", label="were the small answers given")
+            axes.legend()
+        for epoch in found.epochs[1:]:
+            axes.axvline(epoch.first, linestyle="--", color="grey")
+        axes.set(xlabel="inputs", ylabel="calls of the large model, of 100", ylim=(0, None))
+
+    save_picture(path, draw)
 
 
 def save_picture(path: Path, draw: Callable[[Any], None]) -> None:

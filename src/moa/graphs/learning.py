@@ -198,6 +198,33 @@ class Learner(Generic[In, Out]):
         own.note("escalated", f"to {self.large.name!r}: {_why(head, judged, held=held)}")
         return await self._large(request, side, held, place, (read, judged, head), own)
 
+    async def take(
+        self, text: str, label: str, own: RunContext, *, case: str | None = None, people: bool
+    ) -> bool:
+        """Keep an answer that is known, of a log or of people; `False`: the text is known.
+
+        Labels of people are fitted to. Of a log of the large model, texts are held out too.
+
+        Raises:
+            InputError: the label is none of the question's.
+        """
+        from moa.calibration.answers import Answered
+
+        learning = await self.ready(own)
+        store = learning.store
+        name = label_of(self.question, label)
+        side = store.coin.toss(text, case)
+        if name is None or await store.beside(lambda: store.places_of(side)):
+            return False
+        state, _ = await store.beside(learning.now)
+        held = side.is_held_out(state.looks) and not people
+        read = await self._read(text, own)
+        row = self._row(text, side, held, read, None, None, False)
+        row = row._replace(source="person" if people else "log")
+        place = await store.beside(lambda: store.add(row, state.epoch))
+        await self._settle(learning, place, Answered(name, calls=0))
+        return True
+
     async def _read(self, text: str, own: RunContext) -> _Read | None:
         """Read a text; `None` where it can't be, and the large model answers."""
         from moa.calibration.reader import logs_of
@@ -246,6 +273,7 @@ class Learner(Generic[In, Out]):
             text=text if self.learn.keep_texts else None,
             look=None if head is None or judged is None else head.state.used,
             accepts=None if judged is None else judged.passes,
+            guess=None if judged is None else self._best(judged),
             sure=None if judged is None else judged.sure,
             by_small=small,
         )
@@ -317,6 +345,10 @@ class Learner(Generic[In, Out]):
             return label_of(self.question, answer_of(output))
         except InputError:
             return None
+
+    def _best(self, judged: Judged) -> str:
+        place = judged.probabilities.index(max(judged.probabilities))
+        return self.question.options[place].name
 
     def _given(self, judged: Judged, head: Head, *, accepted: bool) -> Answer:
         return Answer(

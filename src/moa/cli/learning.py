@@ -1,0 +1,196 @@
+"""moa learn status, from and forget: a cascade that learns, seen from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options, screen
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moa.calibration.figures import LearningFigures
+    from moa.config.endpoints import Endpoints
+    from moa.context import RunContext
+
+_BARS, _WIDE = 20, 40
+Answers = Annotated[
+    str, typer.Argument(metavar="ANSWERS", help="The file, or postgresql://…#NAME, of learn =.")
+]
+
+
+def status(
+    answers: Answers,
+    *,
+    as_json: options.AsJson = False,
+    plot: options.Plot = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what a cascade that learns has saved, what it promises, and what would help.
+
+    It reads the file alone, and asks nobody.
+
+    Exit codes: 0 shown, 2 there are no answers there.
+
+        moa learn status answers.db
+        moa learn status answers.db --plot bill.png
+    """
+    del quiet
+    from moa.calibration.figures import figures_at
+
+    screen.check_target("--plot", plot)
+    found = figures_at(answers)
+    if plot is not None:
+        from moa.evals.plots import plot_learning
+
+        plot_learning(found, plot)
+    if as_json:
+        screen.json_line(found.model_dump(mode="json"))
+    else:
+        _show(found)
+    raise typer.Exit(0)
+
+
+def _show(found: LearningFigures) -> None:
+    from moa.calibration import percent
+
+    console, result = screen.details(), screen.out()
+    step = max(1, -(-len(found.hundreds) // _BARS))
+    console.print("calls of the large model, of 100 inputs")
+    for at in range(0, len(found.hundreds), step):
+        some = found.hundreds[at : at + step]
+        inputs = some[-1].last - some[0].first + 1
+        calls = 100 * sum(one.calls for one in some) / inputs
+        would = 100 * sum(one.would for one in some) / inputs
+        bar = "█" * round(min(calls, 100) / 100 * _WIDE)
+        also = "" if would == calls else f" ({would:.0f}, were the small answers given)"
+        console.print(f"  {some[0].first:>6}-{some[-1].last:<6} {bar:<{_WIDE}} {calls:.0f}{also}")
+    for look in found.looks:
+        said = (
+            f"{look.accepted} of {look.held_out} held-out texts accepted, {look.differ} differ"
+            if look.passed
+            else "nothing passed"
+        )
+        used = " (in use)" if look.in_use else ""
+        console.print(f"epoch {look.epoch}, look {look.look} at row {look.row}: {said}{used}")
+    for epoch in found.epochs[1:]:
+        console.print(f"epoch {epoch.epoch} began at row {epoch.first}: {epoch.why}")
+    if found.checked and found.differ_at_most is not None:
+        most = percent(found.differ_at_most)
+        console.print(
+            f"checked since: {found.checked}, of which {found.differ} differ (by these alone at "
+            f"most {most})"
+        )
+    if found.asked_twice:
+        console.print(
+            f"the large model was asked twice {found.asked_twice} times, and differed from itself "
+            f"{found.differs_from_itself} times"
+        )
+    result.print(found.summary)
+
+
+def from_log(
+    source: options.LabelledRows,
+    *,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            "--answers",
+            metavar="ANSWERS",
+            help="Where to keep them; default: learn = in [graphs.cascade].",
+        ),
+    ] = None,
+    task: options.Task = None,
+    labels: options.Labels = None,
+    graph: Annotated[
+        str, typer.Option("--graph", metavar="NAME", help="The cascade: a name or file.py:object.")
+    ] = "cascade",
+    people: Annotated[
+        bool, typer.Option("--people", help="The labels are people's: they are fitted to alone.")
+    ] = False,
+    as_json: options.AsJson = False,
+    given: options.ReadingAndAsking,
+) -> None:
+    """Fill the answers of a cascade that learns from a log of its large model.
+
+    The log has rows with text and label, each what the large model answered. No large model is
+    asked. Texts are held out as they would be while they are answered, so that the cascade begins
+    with what the log is enough for. Rows that were chosen to be labelled ("chosen": true), and all
+    of them with --people, are fitted to, and nothing is promised by them. A text that is known
+    already is left out, so the command can be repeated.
+
+    Exit codes: 0 done, 2 usage, data or configuration, 130 stopped: what was taken is kept.
+
+        moa learn from log.jsonl --task "Which team?" --labels card,app --answers answers.db
+        moa learn status answers.db
+    """
+    from moa.cli.learn import labelled_rows
+
+    rows = labelled_rows(source, given)
+    names = options.label_names(labels) if labels else None
+
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
+        from moa.calibration.figures import figures_of
+        from moa.graphs.cascade import Cascade
+        from moa.graphs.loading import load_graph
+
+        table = {"learn": answers, "task": task, "labels": names}
+        wanted = {key: value for key, value in table.items() if value is not None}
+        found = load_graph(graph, endpoints, wanted)
+        learner = found.learner if isinstance(found, Cascade) else None
+        if learner is None:
+            raise ConfigError(f"{graph!r} doesn't learn: give --answers, or learn = in its table")
+        taken = 0
+        with screen.progress("reading") as progress:
+            for number, row in enumerate(rows, start=1):
+                only_fit = people or row.chosen
+                taken += await learner.take(
+                    row.text, row.label, context, case=row.case, people=only_fit
+                )
+                progress("learning", number, len(rows))
+        learning = await learner.ready(context)
+        learning.wait()
+        figures = figures_of(learning.store)
+        screen.details(as_json=as_json).print(f"{taken} of {len(rows)} rows taken")
+        if as_json:
+            screen.json_line(figures.model_dump(mode="json"))
+        else:
+            _show(figures)
+        return 0
+
+    raise typer.Exit(given.run(body, stopped="stopped; what was taken is kept"))
+
+
+def forget(
+    answers: Answers,
+    row: Annotated[
+        int | None, typer.Argument(metavar="[ROW]", help="Its number, as traces say it.")
+    ] = None,
+    *,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="TEXT", help="All rows with this text.")
+    ] = None,
+) -> None:
+    """Forget what was read of a row, and its label.
+
+    The row is still counted. What was fitted to it stays until the next head.
+
+    Exit codes: 0 forgotten, 1 there is none, 2 usage or configuration.
+
+        moa learn forget answers.db 123
+        moa learn forget answers.db --text "My card was stolen."
+    """
+    from moa.calibration.answers import AnswerStore
+
+    if (row is None) == (text is None):
+        raise ConfigError("give the number of the row, or --text")
+    if not answers.startswith("postgres") and not Path(answers).is_file():
+        raise ConfigError(f"there are no answers in {answers}")
+    with AnswerStore(answers) as store:
+        store.question()
+        places = [row] if row is not None else store.places_of(store.coin.toss(text or ""))
+        gone = [place for place in places if store.forget(place)]
+    screen.out().print(f"{len(gone)} rows forgotten")
+    raise typer.Exit(0 if gone else 1)
