@@ -283,8 +283,11 @@ class AnswerStore:
     def forget(self, place: int) -> bool:
         """Drop all that was read of a row, and its label; return whether there was such a row.
 
-        It is still counted. Held out, it counts as a difference at later looks.
+        It is still counted. Held out, it counts as a difference at later looks. Of a file nothing
+        of it is left on the disk.
         """
+        if self._file is not None:
+            self._store.run("pragma secure_delete = on")
         found = self._run(
             "update moa_learn_rows set vector = null, label = null, again = null, given = null, "
             "length = 0, language = null, done = 1, key = ? where job = ? and place = ? "
@@ -292,6 +295,8 @@ class AnswerStore:
             *(f"forgotten {place}", self._store.job, place),
             job_first=False,
         )
+        if self._file is not None:
+            self._store.run("pragma wal_checkpoint(truncate)")
         return bool(found)
 
     def places_of(self, side: Side) -> list[int]:

@@ -143,6 +143,7 @@ class Learning:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._again = False
+        self._working = threading.Lock()
 
     def now(self) -> tuple[State, Head | None]:
         """Return where the learning is, and the head in use: it may be another process's."""
@@ -165,14 +166,17 @@ class Learning:
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait until nothing is left to do with the rows that are there."""
+        """Do all that there is to do with the rows that are there, and wait for it."""
         while (thread := self._thread) is not None:
             thread.join()
+        with self._working:
+            self.step()
 
     def _work(self) -> None:
         while True:
             try:
-                self.step()
+                with self._working:
+                    self.step()
             except MoaError as error:
                 _logger.warning("learning has stopped until the next row: %s", error)
             with self._lock:
@@ -224,8 +228,11 @@ class Learning:
         """
         planned = LOOKS[state.looks]
         if planned.held_out:
-            count = count_due(planned.held_out, self.store.held_out(state))
+            there = self.store.held_out(state)
+            count = count_due(planned.held_out, there)
             if count is None:
+                missing = planned.held_out - there  # at least as many rows must come before
+                self._next = min(self._next, self.store.last() + missing)
                 return 0, None
             return count, self.store.place_of_held(state, count)
         count = count_due(planned.inputs, self.store.last() - state.first + 1)
@@ -252,7 +259,7 @@ class Learning:
             sure=sure,
             same=self._same(p, tests),
             labelled=np.array([label is not None for label in tests.labels], bool),
-            apart=unlike(np.nan_to_num(tests.vectors), known.vectors),
+            apart=self._apart(tests, known),
         )
         verdict = look(spent.thresholds, rows, level_of(spent.look))
         _, head = self.now()
@@ -270,6 +277,13 @@ class Learning:
             drift=watched and watched.model_dump_json(),
             exceptions=self._exceptions(state, made) if used else (),
         )
+
+    def _apart(self, tests: Rows, known: Rows) -> Bools:
+        """Tell which texts are no near-copies: by their vectors, if they have some."""
+        if not isinstance(self.features[-1], VectorFeature):
+            return np.ones(len(tests), bool)
+        start = len(self.options) * (len(self.features) - 1)
+        return unlike(np.nan_to_num(tests.vectors[:, start:]), known.vectors[:, start:])
 
     def _exceptions(self, state: State, made: Calibration) -> list[str]:
         """Name the texts to which the large model gave another answer, or none."""

@@ -57,6 +57,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from moa.calibration import allowed_errors, tail, upper_bound
 from moa.calibration.audit import Audit
@@ -112,8 +113,8 @@ def count_due(first: int, there: int) -> int | None:
     if there < first:
         return None
     count = first
-    while int(count * _GROWS) <= there:
-        count = int(count * _GROWS)
+    while (more := ceil(count * _GROWS)) <= there:
+        count = more
     return count
 
 

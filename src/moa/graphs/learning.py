@@ -113,7 +113,7 @@ class Learner(Generic[In, Out]):
         self._lock = Lock()
         self._learning: Learning | None = None
 
-    async def ready(self, context: RunContext) -> Learning:
+    async def ready(self, context: RunContext | None = None) -> Learning:
         """Open the answers, once.
 
         Raises:
@@ -121,6 +121,7 @@ class Learner(Generic[In, Out]):
             MissingDependency: what fits heads isn't installed.
         """
         if self._learning is None:
+            context = context or RunContext(keep_notes=False)
             async with self._lock.held(context.remaining_s()):
                 if self._learning is None:
                     self._learning = await self._open(context)

@@ -1,0 +1,30 @@
+"""A process that keeps answers, until it is killed: `python answering.py FILE FIRST`."""
+
+from __future__ import annotations
+
+import sys
+
+from moa.calibration.answers import Answered, AnswerStore, Row
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    with AnswerStore(sys.argv[1]) as store:
+        store.bind("q", "m")
+        number = int(sys.argv[2])
+        while True:
+            side = store.coin.toss(f"text {number}")
+            row = Row(side, side.is_held_out(0), "run", (0.25, float(number)), 7)
+            place = store.add(row, store.state().epoch)
+            say(f"added {place} {number}")
+            store.settle(place, Answered("card"))
+            say(f"settled {place} {number}")
+            number += 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The answers that a cascade learns from: what is kept, by whom, and what a kill leaves."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moa.calibration import answers as module
+from moa.calibration.answers import Answered, AnswerStore, Row, Spent
+from moa.errors import ConfigError
+
+WRITER = Path(__file__).with_name("answering.py")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[AnswerStore]:
+    with AnswerStore(tmp_path / "answers.db") as found:
+        found.bind("q", "m")
+        yield found
+
+
+def add(store: AnswerStore, text: str, label: str | None = "card", *, held: bool = False) -> int:
+    row = Row(store.coin.toss(text), held, "run", (0.5, 0.25), len(text))
+    place = store.add(row, store.state().epoch)
+    store.settle(place, Answered(label))
+    return place
+
+
+def spent(store: AnswerStore, cut: int) -> Spent:
+    state = store.state()
+    return Spent(state.epoch, state.looks, cut, "head", (0.9, 0.8))
+
+
+def finish(store: AnswerStore, look: Spent, *, used: bool = True) -> None:
+    store.finish(look, {"passed": 1}, head="h", used=used, audit="{}", drift=None, exceptions=["k"])
+
+
+def test_the_file_is_for_its_owner_alone(store: AnswerStore, tmp_path: Path) -> None:
+    add(store, "a")
+    files = list(tmp_path.iterdir())
+    assert files
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_no_text_is_in_the_file_unless_it_was_given(store: AnswerStore, tmp_path: Path) -> None:
+    add(store, "a confidential card")
+    store.close()
+    assert b"confidential" not in (tmp_path / "answers.db").read_bytes()
+
+
+def test_a_file_of_another_question_is_refused(store: AnswerStore, tmp_path: Path) -> None:
+    with AnswerStore(tmp_path / "answers.db") as other, pytest.raises(ConfigError, match="another"):
+        other.bind("another question", "m")
+
+
+def test_to_look_at_answers_that_are_not_there_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no answers"):
+        AnswerStore(tmp_path / "none.db", look_only=True).open()
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_toss_the_same_coin(store: AnswerStore, tmp_path: Path) -> None:
+    with AnswerStore(tmp_path / "answers.db") as other:
+        other.bind("q", "m")
+        assert other.coin.toss("a") == store.coin.toss("a")
+        assert add(other, "a") != add(store, "b")
+
+
+def test_a_look_is_spent_by_one_process_alone(store: AnswerStore, tmp_path: Path) -> None:
+    add(store, "a", held=True)
+    with AnswerStore(tmp_path / "answers.db") as other:
+        look = spent(store, 1)
+        assert [store.claim(look), other.claim(look)] == [True, False]
+        assert other.state().looks == 1
+
+
+def test_a_look_whose_process_died_is_spent_and_finished_by_another(
+    store: AnswerStore, tmp_path: Path
+) -> None:
+    add(store, "a", held=True)
+    look = spent(store, 1)
+    store.claim(look)
+    store.close()
+    with AnswerStore(tmp_path / "answers.db") as other:
+        other.bind("q", "m")
+        state = other.state()
+        assert (state.looks, state.used) == (1, None)
+        found = other.unfinished(state)
+        assert found == look
+        finish(other, found)
+        assert other.state().used == 0
+        assert other.head(other.state()) == ("h", frozenset({"k"}))
+        finish(other, found, used=False)
+        assert other.state().used == 0  # what was said stays
+
+
+def test_held_out_texts_and_all_rows_with_them_are_never_fitted_to(store: AnswerStore) -> None:
+    add(store, "fit")
+    add(store, "both")
+    add(store, "both", held=True)
+    state = store.state()
+    assert len(store.to_fit(state, 99, 10)) == 1
+    assert store.to_test(state, 99).keys == (store.coin.toss("both").key,)
+
+
+def test_a_new_epoch_counts_texts_alone_that_were_held_out_in_none_before(
+    store: AnswerStore,
+) -> None:
+    add(store, "old", held=True)
+    store.withdraw(store.state(), "why")
+    add(store, "old", held=True)
+    add(store, "new", held=True)
+    state = store.state()
+    assert (state.epoch, state.looks, state.used) == (2, 0, None)
+    assert store.held_out(state) == 1
+    assert store.to_test(state, 99).keys == (store.coin.toss("new").key,)
+    assert store.place_of_held(state, 1) == 3
+
+
+def test_what_is_withdrawn_twice_at_once_begins_one_epoch(store: AnswerStore) -> None:
+    state = store.state()
+    store.withdraw(state, "why")
+    store.withdraw(state, "why")
+    assert store.state().epoch == 2
+
+
+def test_an_answer_that_never_came_is_missing_after_a_while(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row(store.coin.toss("a"), True, "run", (0.5, 0.25), 1)
+    place = store.add(row, 1)
+    add(store, "b")
+    assert store.answered_up_to() == place - 1
+    monkeypatch.setattr(module, "STALE_S", -1.0)
+    assert store.answered_up_to() == place + 1
+    store.settle(place, Answered("card"))  # too late: what counted as missing stays so
+    assert store.to_test(store.state(), 99).labels == (None,)
+
+
+def test_a_forgotten_row_leaves_nothing_that_was_read_of_it(
+    store: AnswerStore, tmp_path: Path
+) -> None:
+    side = store.coin.toss("a")
+    place = add(store, "a", "unique-label", held=True)
+    assert store.places_of(side) == [place]
+    assert store.forget(place)
+    assert not store.forget(99)
+    assert store.places_of(side) == []
+    found = store.to_test(store.state(), 99)
+    assert found.labels == (None,)
+    assert np.isnan(found.vectors).all()
+    assert all(b"unique-label" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_killed_process_loses_nothing_that_it_had_kept(tmp_path: Path) -> None:
+    file = tmp_path / "answers.db"
+    told = list[str]()
+    for first in (0, 1000):
+        words = [sys.executable, str(WRITER), str(file), str(first)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            while len(told) < 15 + 15 * (first // 1000):
+                told.append(process.stdout.readline().strip())
+            process.kill()
+            told += [line.strip() for line in process.stdout if line.endswith("\n")]
+    raw = sqlite3.connect(file)
+    rows = raw.execute("select place, label, vector from moa_learn_rows").fetchall()
+    raw.close()
+    held = {place: (label, float(np.frombuffer(v, "<f2")[1])) for place, label, v in rows}
+    for line in told:
+        did, place, number = line.split()
+        label, vector = held[int(place)]
+        assert vector == float(number)
+        assert did == "added" or label == "card"

@@ -1,0 +1,268 @@
+"""A cascade that learns: who is asked, what is kept, and what is answered small."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import pytest
+from command import moa
+
+from moa.agents.classifier import Classifier
+from moa.calibration import learning as module
+from moa.calibration.figures import LearningFigures, figures_of
+from moa.calibration.promise import PlannedLook
+from moa.config import load
+from moa.config.endpoints import Endpoints
+from moa.errors import ConfigError, EndpointUnavailable
+from moa.graphs.cascade import Cascade, Settled
+from moa.graphs.loading import load_graph
+from moa.questions import Choice
+from moa.testing import SimulatedEndpoint, Step
+
+LABELS = ["card", "app"]
+Topic = Cascade[str, Choice[str]]
+
+
+@pytest.fixture(autouse=True)
+def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
+    plan = (PlannedLook(0.05, held_out=90),)
+    monkeypatch.setattr(module, "LOOKS", plan)
+    monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.4)
+    monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
+    monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", lambda n: "5e" * n)
+
+
+class Stream:
+    """Texts of which the small node knows the label, and the large one says it."""
+
+    def __init__(self, where: Path | str, **learn: object) -> None:
+        self.small_asked = list[str]()
+        self.large_asked = list[str]()
+        self.turned = False
+        self.down = False
+        self.where = where
+        self._learn = {"where": where, **learn}
+        self._draw = random.Random(0)
+        self._count = 0
+
+    def cascade(self) -> Topic:
+        small = SimulatedEndpoint(name="small", rule=self._small)
+        large = SimulatedEndpoint(name="large", tier="llm", rule=self._large)
+        first, last = (Classifier(one, LABELS) for one in (small, large))
+        return Cascade(small=first, large=last, learn=self._learn)  # type: ignore[arg-type]
+
+    def texts(self, n: int) -> list[str]:
+        self._count += n
+        numbers = range(self._count - n, self._count)
+        return [f"my {self._draw.choice(LABELS)} is number {i:04} of them" for i in numbers]
+
+    def _small(self, text: str) -> Step:
+        self.small_asked.append(text)
+        return {"classifier": {"card" if "card" in text else "app": 0.8}}
+
+    def _large(self, text: str) -> Step:
+        self.large_asked.append(text)
+        if self.down:
+            return EndpointUnavailable("no", endpoint="large")
+        return {"classifier": {"card" if ("card" in text) != self.turned else "app": 1.0}}
+
+
+async def go(cascade: Topic, texts: list[str]) -> list[Settled[Choice[str]]]:
+    found = [await cascade.run(text) for text in texts]
+    assert cascade.learner is not None
+    (await cascade.learner.ready()).wait()
+    return found
+
+
+async def figures(cascade: Topic) -> LearningFigures:
+    assert cascade.learner is not None
+    return figures_of((await cascade.learner.ready()).store)
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Stream:
+    return Stream(tmp_path / "answers.db")
+
+
+async def learned(stream: Stream) -> Topic:
+    cascade = stream.cascade()
+    await go(cascade, stream.texts(220))
+    assert (await figures(cascade)).looks[0].in_use
+    return cascade
+
+
+async def test_at_first_all_goes_to_the_large_node_and_what_is_learned_is_answered_small(
+    stream: Stream,
+) -> None:
+    cascade = stream.cascade()
+    texts = stream.texts(220)
+    found = await go(cascade, texts)
+    assert {one.by for one in found[:170]} == {"classifier"}
+    assert {one.tier for one in found[:170]} == {1}
+    asked = len(stream.large_asked)
+    after = await go(cascade, stream.texts(60))
+    small = [one for one in after if one.tier == 0]
+    assert len(small) > 50
+    assert all(one.accepted and one.output.accepted for one in small)
+    assert len(stream.large_asked) - asked >= 60 - len(small)
+    now = await figures(cascade)
+    assert now.by_small >= len(small)
+    assert "95 % probability" in now.summary
+
+
+async def test_an_accepted_input_makes_no_call_of_the_large_node(stream: Stream) -> None:
+    cascade = await learned(stream)
+    for text in stream.texts(40):
+        stream.large_asked.clear()
+        settled = await cascade.run(text)
+        assert (settled.tier == 0) == (not stream.large_asked)
+
+
+async def test_the_large_node_sees_what_the_input_is_and_nothing_else(stream: Stream) -> None:
+    cascade = stream.cascade()
+    texts = stream.texts(20)
+    await go(cascade, texts)
+    assert set(stream.large_asked) == set(texts)
+
+
+async def test_inputs_that_are_held_out_go_to_the_large_node_for_good(stream: Stream) -> None:
+    cascade = await learned(stream)
+    assert cascade.learner is not None
+    store = (await cascade.learner.ready()).store
+    later = [t for t in stream.texts(400) if store.coin.toss(t).is_held_out(1)]
+    found = await go(cascade, later)
+    assert later
+    assert {one.tier for one in found} == {1}
+
+
+async def test_small_answers_are_no_labels(stream: Stream) -> None:
+    cascade = await learned(stream)
+    assert cascade.learner is not None
+    store = (await cascade.learner.ready()).store
+    before = len(store.to_fit(store.state(), 10_000, 10_000))
+    found = await go(cascade, stream.texts(40))
+    assert any(one.tier == 0 for one in found)
+    assert len(store.to_fit(store.state(), 10_000, 10_000)) - before <= sum(
+        one.tier == 1 for one in found
+    )
+
+
+async def test_another_process_goes_on_with_what_was_learned(stream: Stream) -> None:
+    await learned(stream)
+    other = stream.cascade()
+    found = await go(other, stream.texts(20))
+    assert any(one.tier == 0 for one in found)
+
+
+async def test_rows_side_by_side_in_two_cascades_share_one_look(stream: Stream) -> None:
+    both = stream.cascade(), stream.cascade()
+    texts = stream.texts(240)
+    for at in range(0, 240, 6):
+        async with asyncio.TaskGroup() as group:
+            for number, text in enumerate(texts[at : at + 6]):
+                group.create_task(both[number % 2].run(text))
+    for one in both:
+        await go(one, stream.texts(2))
+    now = await figures(both[0])
+    assert [look.look for look in now.looks] == [1]
+    assert now.inputs == 244
+
+
+async def test_a_large_node_that_answers_otherwise_withdraws_the_promise(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cascade = await learned(stream)
+    monkeypatch.setattr("moa.calibration.promise.HELD_LATER", 0.3)
+    stream.turned = True
+    found = await go(cascade, stream.texts(60))
+    now = await figures(cascade)
+    assert [epoch.epoch for epoch in now.epochs] == [1, 2]
+    assert now.epochs[1].why.startswith("audit")
+    assert "Nothing is promised yet in epoch 2" in now.promise
+    assert found[-1].tier == 1
+
+
+async def test_a_call_that_fails_gives_a_guess_and_counts_as_a_difference(stream: Stream) -> None:
+    cascade = stream.cascade()
+    stream.down = True
+    found = await go(cascade, stream.texts(4))
+    assert {(one.accepted, one.tier) for one in found} == {(False, 0)}
+    assert cascade.learner is not None
+    store = (await cascade.learner.ready()).store
+    assert all(label is None for label in store.to_test(store.state(), 99).labels)
+    assert store.held_out(store.state()) > 0
+
+
+async def test_a_text_that_was_answered_otherwise_is_not_answered_small(stream: Stream) -> None:
+    cascade = stream.cascade()
+    odd = stream.texts(1)[0]
+    stream.turned = True
+    await go(cascade, [odd])
+    stream.turned = False
+    await go(cascade, stream.texts(260))
+    assert (await figures(cascade)).looks
+    assert (await cascade.run(odd)).tier == 1
+
+
+async def test_with_the_answer_of_the_large_node_nothing_is_saved_and_all_is_known(
+    tmp_path: Path,
+) -> None:
+    stream = Stream(tmp_path / "answers.db", answer="large")
+    cascade = await learned(stream)
+    found = await go(cascade, stream.texts(180))
+    assert {one.tier for one in found} == {1}
+    now = await figures(cascade)
+    assert now.by_small == 0
+    assert now.hundreds[3].calls >= 100 > 20 > now.hundreds[3].would
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_texts_are_kept_only_where_that_was_asked_for(tmp_path: Path, keep: bool) -> None:
+    stream = Stream(tmp_path / "answers.db", keep_texts=keep)
+    cascade = stream.cascade()
+    asyncio.run(go(cascade, stream.texts(2)))
+    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert (b"is number 0001 of them" in kept) == keep
+
+
+def test_a_small_node_that_asks_no_question_can_not_learn(tmp_path: Path) -> None:
+    from moa.agents import Agent
+    from moa.testing import ScriptedEndpoint
+
+    agent = Agent(ScriptedEndpoint(["x"]), "Write.")
+    with pytest.raises(ConfigError, match="asks one question"):
+        Cascade(small=agent, large=agent, learn=tmp_path / "a.db")
+
+
+def test_what_is_accepted_is_learned_and_not_given(tmp_path: Path) -> None:
+    topic = Classifier(SimulatedEndpoint(rule=lambda _: {}), LABELS)
+    with pytest.raises(ConfigError, match="leave confidence out"):
+        Cascade(small=topic, large=topic, confidence=0.9, learn=tmp_path / "a.db")
+
+
+def test_a_table_names_the_file_beside_it(tmp_path: Path) -> None:
+    table = '[graphs.cascade]\nlearn = "a.db"\nlabels = ["card", "app"]\n'
+    (tmp_path / "moa.toml").write_text(table)
+    endpoints = Endpoints(load(tmp_path / "moa.toml"), read_keys=False)
+    cascade = load_graph("cascade", endpoints)
+    assert isinstance(cascade, Cascade)
+    assert cascade.learner is not None
+    assert cascade.learner.learn.where == tmp_path / "a.db"
+
+
+async def test_the_command_shows_where_it_stands(
+    stream: Stream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await learned(stream)
+    assert moa("learn", "status", stream.where, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["inputs"] == 220
+    assert told["looks"][0]["in_use"]
+    assert moa("learn", "status", stream.where) == 0
+    assert "1-100" in capsys.readouterr().out
+    assert moa("learn", "forget", stream.where, "1") == 0
+    assert moa("learn", "status", "nowhere.db") == 2
