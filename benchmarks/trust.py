@@ -12,11 +12,10 @@ from pathlib import Path
 import trust_bounds
 import trust_calibration
 import trust_learning
-import trust_promotion
 import trust_routing
 from kept import Kept
 
-STEPS = ("bounds", "learning", "calibration", "routing", "promotion")
+STEPS = ("bounds", "learning", "calibration", "routing")
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--rows",
         type=int,
-        help="a trial of calibration and promotion with so many labels, which writes no page",
+        help="a trial of calibration with so many labels, which writes no page",
     )
     parser.add_argument(
         "--scores",
@@ -50,8 +49,6 @@ def main() -> None:
     kept = Kept(given.resume)
     if "calibration" in given.steps:
         trust_calibration.run(given.data, kept, given.sets, few=given.rows)
-    if "promotion" in given.steps:
-        trust_promotion.run(given.data, kept, few=given.rows)
     if "routing" in given.steps and given.rows is None:
         trust_routing.run(given.data, kept)
 

@@ -93,6 +93,7 @@ def test_a_look_whose_process_died_is_spent_and_finished_by_another(
         state = other.state()
         assert (state.looks, state.used) == (1, None)
         found = other.unfinished(state)
+        assert found is not None
         assert found == look
         finish(other, found)
         assert other.state().used == 0

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from calibration.altered import Altered
 from calibration.made import QUESTION, endpoint, ready, rows
-from moa import Classifier, RunContext, Text
+from moa import Classifier, RunContext
 from moa.calibration import Guarantee
 from moa.calibration.calibrated import check_models
 from moa.calibration.file import Calibration
@@ -25,14 +25,9 @@ from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled, near_copies_of, sort_out
 from moa.calibration.measuring import evaluate, recheck
 from moa.calibration.scorer import measure
-from moa.config.endpoints import Endpoints
-from moa.config.tables import Config
 from moa.decisions.regression import fit_head, folds, split
 from moa.endpoints import Embeddings
 from moa.errors import CalibrationError, InputError
-from moa.graphs.cascade import Cascade
-from moa.graphs.cascade_oversight import Oversight
-from moa.graphs.loading import load_graph
 from moa.questions import Answer
 from moa.testing import SimulatedEndpoint
 
@@ -439,16 +434,6 @@ async def test_a_calibration_keeps_what_new_inputs_are_compared_with() -> None:
     watched = {"length", "language", "label mass", "accepted", "accepted confidence"}
     assert set(made.drift.watches) == watched
     assert made.proven.data.languages == {"en": 1.0}
-    agent = classifier(made)
-    same, longer = Oversight(drift=made.drift), Oversight(drift=made.drift)
-    for row in random.Random(1).sample(rows(400, seed=8), 80):
-        text = Text(text=row.text, language="en")
-        same.look(text, (await agent.run(text)).output, context())
-        more = Text(text=f"and much longer, {row.text}", language="en")
-        longer.look(more, (await agent.run(more)).output, context())
-    assert same.suspended is None
-    assert longer.suspended is not None
-    assert "length moved up" in longer.suspended
 
 
 async def test_a_promise_by_label_is_kept_and_applied_by_label(tmp_path: Path) -> None:
@@ -526,60 +511,8 @@ async def test_a_low_label_mass_is_a_sign_of_doubt_where_that_helps(tmp_path: Pa
     edited(tmp_path / "c.json", "uncertainty", "constant", made.uncertainty.constant + 1.0)
 
 
-async def test_a_label_mass_that_falls_is_drift() -> None:
-    endpoint = Massy(rule=lambda text: {"label": {"a": float(text.split()[-1])}})
-    made = await calibrate(endpoint, QUESTION, massy_rows(500))
-    agent = classifier(made, endpoint)
-    same, lower = Oversight(drift=made.drift), Oversight(drift=made.drift)
-    for row in random.Random(1).sample(massy_rows(500, seed=5), 120):
-        mass = float(row.text.split()[0])
-        found = (await agent.run(row.text)).output
-        assert found.label_mass == pytest.approx(mass)
-        same.look(Text(text=row.text), found, context())
-        if mass < 0.5:
-            lower.look(Text(text=row.text), found, context())
-    assert same.suspended is None
-    assert "label mass moved down" in (lower.suspended or "")
-
-
 async def test_rows_of_two_cases_hold_nothing_out_and_of_one_are_refused() -> None:
     two = [row.model_copy(update={"case": f"c{n % 2}"}) for n, row in enumerate(rows(200))]
     assert (await calibrate(endpoint(), QUESTION, two)).proven.data.held_out == 0
     with pytest.raises(InputError, match="all rows are about one case"):
         await calibrate(endpoint(), QUESTION, [row.model_copy(update={"case": "c"}) for row in two])
-
-
-async def test_a_cascade_calibrated_again_under_the_same_name_is_audited_anew(
-    made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Endpoints, "slm", endpoint())
-    monkeypatch.setattr(Endpoints, "llm", endpoint())
-    stricter = made.proven.bound.model_copy(update={"guarantee": Guarantee(0.01)})
-    again = made.model_copy(update={"bound": stricter}).sealed()
-    file, state = tmp_path / "c.json", tmp_path / "state.json"
-    seen: list[tuple[float, float, int]] = []
-    for calibration, share in ((made, 0.0), (made, 1.0), (again, 0.5)):
-        calibration.save(file)
-        table = {"calibration": str(file), "state": str(state), "audit": share}
-        cascade = load_graph("cascade", Endpoints(Config(graphs={"cascade": table})))
-        assert isinstance(cascade, Cascade)
-        await cascade.run("it is 0.999")
-        audit, drift = cascade.oversight.audit, cascade.oversight.drift
-        assert audit is not None
-        assert drift is not None
-        seen.append((audit.risk, audit.share, drift.seen))
-    assert seen == [(0.05, 0.0, 1), (0.05, 1.0, 2), (0.01, 0.5, 1)]
-
-
-def test_what_a_ready_cascade_audits_is_drawn_anew_in_each_process(
-    made: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Endpoints, "slm", endpoint())
-    made.save(tmp_path / "c.json")
-    config = Config(graphs={"cascade": {"calibration": str(tmp_path / "c.json"), "audit": 0.5}})
-    picked: set[tuple[bool, ...]] = set()
-    for _ in range(3):
-        cascade = load_graph("cascade", Endpoints(config))
-        assert isinstance(cascade, Cascade)
-        picked.add(tuple(cascade.oversight.picks() for _ in range(60)))
-    assert len(picked) == 3

@@ -52,7 +52,7 @@ base_url = "https://example.com/v1"
 """
 SOME = '{"id": "a", "input": {"id": "a", "text": "one"}}\n'
 MAILS = '{"id": "a", "text": "one"}\n{"text": "a joke"}\n{\n{"text": "fail"}\n{"id": "e"}\n'
-FITTED = {"calibrated", "learn", "recheck", "eval", "promote", "compare", "fit"}
+FITTED = {"calibrated", "learn", "recheck", "eval", "compare", "fit"}
 SPAM = ("--task", "Is this message spam?")
 COMMANDS = {
     "run table": ("run", "graph.py:graph", "mails.jsonl", "--concurrency", "1"),
@@ -66,7 +66,6 @@ COMMANDS = {
     "recheck": ("learn", "b.jsonl", "--recheck", "c.json", "--out", "again.json"),
     "eval": ("eval", "c.json", "b.jsonl", "--report", "out.json"),
     "eval json": ("eval", "c.json", "b.jsonl", "--json"),
-    "promote": ("promote", "a.jsonl", *SPAM, "--out", "new.json", "--use", "200"),
     "compare": ("compare", "b.jsonl", "--designs", "slm,llm", *SPAM, "--labels", "ham,spam"),
     "label by llm": ("label", "c.json", "new.jsonl", "--by-llm"),
     "route fit": ("route", "fit", "routing.jsonl", "--out", "r.json"),

@@ -141,7 +141,6 @@ def test_calls_without_a_price_are_said_once_not_to_count() -> None:
 MISTAKES = {
     "run suport --text x": "Did you mean 'support'",
     "run mails.py --text x": "It has mails.py:graph",
-    "run shadow --text x": "'shadow' runs 'cascade'",
     "draw support --out nowhere/x.svg": "there is no folder nowhere",
     "run mails.py:grph --text x": "Did you mean 'graph'",
     "run nowhere.py:graph --text x": "no file",

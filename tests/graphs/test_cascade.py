@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytest
@@ -15,12 +14,9 @@ from pydantic import BaseModel
 from moa.agents import Agent
 from moa.agents.classifier import Classifier
 from moa.agents.deciding import Decider
-from moa.agents.filter import Filter
 from moa.budget import Budget
 from moa.calibration.acceptance import Confident
-from moa.calibration.audit import Audit
 from moa.calibration.defaults import as_asked
-from moa.calibration.drift import Drift
 from moa.calibration.verifiers import Arithmetic, Format, Length
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Example
@@ -36,11 +32,10 @@ from moa.errors import (
     OutputError,
 )
 from moa.graphs.cascade import Cascade
-from moa.graphs.cascade_oversight import Oversight, same_answer
 from moa.graphs.engine.graph import Graph
 from moa.node import Reply, Text
 from moa.questions import Answer, Choice, Predicate, choice, predicate
-from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
+from moa.testing import ScriptedEndpoint, Step
 
 from .nodes import DOWN, BreaksOff, large, small, streamed
 
@@ -51,19 +46,15 @@ def sure(label: str, probability: float) -> Mapping[str, Mapping[str, float]]:
     return {"classifier": {label: probability}}
 
 
-def labelled(
-    first: Endpoint, second: Endpoint, *, oversight: Oversight | None = None
-) -> Cascade[Text | str, Choice[str]]:
+def labelled(first: Endpoint, second: Endpoint) -> Cascade[Text | str, Choice[str]]:
     return Cascade(
         small=Classifier(first, LABELS, none=False),
         large=Classifier(second, LABELS, none=False),
         confidence=0.8,
-        oversight=oversight or Oversight(),
     )
 
 
 WRONG_KEY = EndpointUnauthorized("wrong key", endpoint="e", status=401)
-WITHDRAWN = Audit(risk=0.05, withdrawn=True)
 PASSED_ON = "'classifier' gave no answer, so the next one is asked: "
 GUESS = "the answer of 'classifier' is not accepted, and no other was had"
 DOUBT = "from 'classifier': confidence 0.600, 0.800 is needed"
@@ -110,24 +101,17 @@ async def test_a_budget_too_thin_for_the_large_tier_leaves_the_small_answer_unac
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "audit", "error"),
+    ("first", "second", "error"),
     [
-        pytest.param(DOWN, REJECTED, None, EndpointRejected, id="both down"),
-        pytest.param(DOUBTFUL, WRONG_KEY, None, EndpointUnauthorized, id="wrong key"),
-        pytest.param(WRONG_KEY, DOWN, WITHDRAWN, EndpointUnavailable, id="withdrawn"),
+        pytest.param(DOWN, REJECTED, EndpointRejected, id="both down"),
+        pytest.param(DOUBTFUL, WRONG_KEY, EndpointUnauthorized, id="wrong key"),
     ],
 )
 async def test_where_nobody_answers_it_is_the_error_of_the_last(
-    first: Step, second: Step, audit: Audit | None, error: type[Exception]
+    first: Step, second: Step, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await labelled(small(first), large(second), oversight=Oversight(audit=audit)).run("Hm.")
-
-
-async def test_a_suspended_cascade_without_a_large_model_gives_a_marked_guess() -> None:
-    oversight = Oversight(audit=WITHDRAWN)
-    result = await labelled(small(sure("app", 0.99)), large(DOWN), oversight=oversight).run("Hm.")
-    assert (result.output.label, result.accepted, result.tier) == ("app", False, 0)
+        await labelled(small(first), large(second)).run("Hm.")
 
 
 async def test_a_wrong_input_is_nobodys_failure() -> None:
@@ -198,144 +182,6 @@ async def test_what_the_small_model_could_not_write_goes_on() -> None:
         await Agent(small("four", "4!"), "Add.", output=Sum).run("2 + 2")
 
 
-def simulated(small_label: str, large_label: str) -> tuple[SimulatedEndpoint, SimulatedEndpoint]:
-    return (
-        SimulatedEndpoint(name="small", rule=lambda _: sure(small_label, 0.9)),
-        SimulatedEndpoint(name="large", tier="llm", rule=lambda _: sure(large_label, 0.9)),
-    )
-
-
-async def test_an_audited_answer_is_compared_with_the_large_one_which_counts() -> None:
-    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
-    agent = labelled(*simulated("app", "card"), oversight=oversight)
-    result = await agent.run("Hm.")
-    assert result.output.label == "card"
-    assert oversight.audit is not None
-    assert (oversight.audit.checked, oversight.audit.wrong) == (1, 1)
-    assert "answers otherwise" in next(n.text for n in result.trace if n.kind == "audited")
-
-
-async def test_a_promise_that_the_audit_breaks_is_withdrawn_and_everything_escalates() -> None:
-    first, second = simulated("app", "card")
-    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
-    agent = labelled(first, second, oversight=oversight)
-    results = [await agent.run("Hm.") for _ in range(20)]
-    assert oversight.audit is not None
-    assert oversight.audit.withdrawn
-    asked = len(first.states)
-    assert asked < 20
-    last = await agent.run("Hm.")
-    assert len(first.states) == asked
-    assert "is withdrawn" in next(n.text for n in last.trace if n.kind == "escalated")
-    assert all(result.output.label == "card" for result in results)
-
-
-async def test_an_audit_that_agrees_keeps_the_small_answer() -> None:
-    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
-    result = await labelled(*simulated("app", "app"), oversight=oversight).run("Hm.")
-    assert (result.tier, result.accepted) == (0, True)
-
-
-async def test_an_audit_that_could_not_be_made_is_told_and_the_answer_stands() -> None:
-    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
-    result = await labelled(small(sure("app", 0.9)), large(DOWN), oversight=oversight).run("Hm.")
-    assert (result.output.label, result.accepted) == ("app", True)
-    assert "the audit by 'classifier' is missing" in result.trace[-1].text
-
-
-def drift() -> Drift:
-    return Drift.of({"length": [float(n % 10) for n in range(200)]})
-
-
-@pytest.mark.parametrize("on_drift", ["escalate", "warn"])
-async def test_a_drift_alarm_escalates_or_warns(on_drift: Literal["escalate", "warn"]) -> None:
-    oversight = Oversight(drift=drift(), on_drift=on_drift)
-    first, second = simulated("app", "card")
-    agent = labelled(first, second, oversight=oversight)
-    for _ in range(60):
-        await agent.run("x" * 500)
-    assert oversight.drift is not None
-    assert oversight.drift.alarms
-    result = await agent.run("x" * 500)
-    assert result.output.label == ("card" if on_drift == "escalate" else "app")
-    assert any("length moved up" in note.text for note in result.trace)
-
-
-def test_what_was_audited_is_kept_in_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "audit.json"
-    for checked in (1, 2):
-        oversight = Oversight(audit=Audit(risk=0.05, share=1.0), file=file)
-        asyncio.run(labelled(*simulated("app", "app"), oversight=oversight).run("Hm."))
-        assert oversight.audit is not None
-        assert oversight.audit.checked == checked
-    assert [path.name for path in tmp_path.iterdir()] == ["audit.json"]
-    file.write_text("{")
-    with pytest.raises(ConfigError, match=r"keeps the audit of a cascade.*remove it to start anew"):
-        Oversight(file=file)
-
-
-async def notes_of(oversight: Oversight) -> list[str]:
-    result = await labelled(*simulated("app", "app"), oversight=oversight).run("Hm.")
-    return [note.text for note in result.trace if note.kind == "changed"]
-
-
-@pytest.mark.parametrize(
-    ("audit", "promise"),
-    [
-        pytest.param(Audit(risk=0.05, share=0.0), "second", id="another calibration"),
-        pytest.param(Audit(risk=0.01, share=0.0), "first", id="another risk"),
-    ],
-)
-async def test_what_was_kept_of_another_promise_is_left_and_the_trace_says_so(
-    audit: Audit, promise: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "audit.json"
-    withdrawn = Audit(risk=0.05, share=0.0)
-    before = Oversight(audit=withdrawn, drift=drift(), promise="first", file=file)
-    before.audit = withdrawn.model_copy(update={"withdrawn": True, "checked": 9})
-    before.look("Hm.", None, RunContext())
-    fresh = Oversight(audit=audit, drift=drift(), promise=promise, file=file)
-    assert fresh.audit == audit
-    assert fresh.suspended is None
-    notes = await notes_of(fresh)
-    assert len(notes) == 1
-    assert "keeps another promise" in notes[0]
-    assert await notes_of(fresh) == []
-    again = Oversight(audit=audit, drift=drift(), promise=promise, file=file)
-    assert again.audit == fresh.audit
-    assert again.drift == fresh.drift
-    assert await notes_of(again) == []
-
-
-async def test_drift_from_another_reference_is_watched_anew(tmp_path: Path) -> None:
-    file = tmp_path / "audit.json"
-    first = Oversight(drift=drift(), file=file)
-    for _ in range(60):
-        first.look("x" * 500, None, RunContext())
-    assert first.suspended
-    assert Oversight(drift=drift(), file=file).suspended
-    assert Oversight(file=file).suspended is None
-    other = Oversight(drift=Drift.of({"length": [float(n) for n in range(900)]}), file=file)
-    assert other.suspended is None
-    assert "it is watched anew" in (await notes_of(other))[0]
-
-
-def test_an_audit_goes_on_with_its_own_picks_and_the_share_of_the_settings(tmp_path: Path) -> None:
-    file = tmp_path / "audit.json"
-    Oversight(audit=Audit(risk=0.05, share=0.02, seed=1), file=file).picks()
-    audit = Oversight(audit=Audit(risk=0.05, share=0.5, seed=2), file=file).audit
-    assert audit is not None
-    assert (audit.share, audit.seed, audit.accepted) == (0.5, 1, 1)
-
-
-async def test_runs_side_by_side_share_one_audit() -> None:
-    oversight = Oversight(audit=Audit(risk=0.05, share=1.0))
-    agent = labelled(*simulated("app", "app"), oversight=oversight)
-    await asyncio.gather(*(agent.run("Hm.") for _ in range(30)))
-    assert oversight.audit is not None
-    assert (oversight.audit.accepted, oversight.audit.checked) == (30, 30)
-
-
 async def test_a_cascade_stands_in_a_graph_and_is_drawn_in_it() -> None:
     agent = labelled(small(sure("app", 0.6)), large(sure("card", 0.9)))
     g = Graph("g", str)
@@ -399,35 +245,23 @@ async def test_an_answer_can_say_itself_whether_it_is_accepted(accepted: bool, t
     assert (await Cascade(small=first, large=second).run("Hm?")).tier == tier
 
 
-async def test_verdicts_agree_where_they_keep_the_same() -> None:
-    endpoint = SimulatedEndpoint(rule=lambda text: {"filter": {"yes": 0.9 if "!" in text else 0.7}})
-    agent = Filter(endpoint, "loud", action="drop")
-    first, second = [(await agent.run(text)).output for text in ("Oh!", "Oh")]
-    assert first != second
-    assert same_answer(first, second)
-
-
-def writing(first: Endpoint, second: Endpoint, *, share: float = 0.0) -> Cascade[Any, Reply]:
+def writing(first: Endpoint, second: Endpoint) -> Cascade[Any, Reply]:
     return Cascade(
         small=Agent(first, "Answer."),
         large=Agent(second, "Answer."),
         accept=Length(least=4),
-        oversight=Oversight(audit=Audit(risk=0.05, share=share) if share else None),
     )
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "share", "shown"),
+    ("first", "second", "shown"),
     [
-        pytest.param("Hi.", "A good long answer.", 0.0, "A good long answer.", id="rejected"),
-        pytest.param("You go there by train.", "", 0.0, "You go there by train.", id="accepted"),
-        pytest.param("You go by train.", "You walk there.", 1.0, "You walk there.", id="audited"),
+        pytest.param("Hi.", "A good long answer.", "A good long answer.", id="rejected"),
+        pytest.param("You go there by train.", "", "You go there by train.", id="accepted"),
     ],
 )
-async def test_only_the_text_that_counts_is_shown(
-    first: str, second: str, share: float, shown: str
-) -> None:
-    node = writing(small(first), large(second), share=share)
+async def test_only_the_text_that_counts_is_shown(first: str, second: str, shown: str) -> None:
+    node = writing(small(first), large(second))
     assert "".join(await streamed(node, "How do I get there?")) == shown
 
 

@@ -26,6 +26,10 @@ LABELS = ["card", "app"]
 Topic = Cascade[str, Choice[str]]
 
 
+def fixed(n: int) -> str:
+    return "5e" * n
+
+
 @pytest.fixture(autouse=True)
 def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
@@ -33,7 +37,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOKS", plan)
     monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.4)
     monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", lambda n: "5e" * n)
+    monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", fixed)
 
 
 class Stream:

@@ -78,8 +78,6 @@ def test_every_ready_graph_is_built_from_its_settings(name: str, tmp_path: Path)
         "recommend": {"catalogue": str(items)},
     }
     graphs = {name: needed.get(name, {})}
-    if name == "shadow":  # its candidate is the cascade
-        graphs["cascade"] = needed["cascade"]
     takes_a_file = name == "routed"  # one of your own; it can be drawn without
     node = load_graph(name, Endpoints(Config(graphs=graphs), read_keys=not takes_a_file))
     assert node.name
@@ -517,10 +515,7 @@ async def test_what_is_no_guard_is_refused(
 
 
 async def test_graphs_that_stand_in_each_other_are_told(tmp_path: Path) -> None:
-    tables = (
-        '[graphs.guarded]\nnode = "shadow"\n'
-        '[graphs.shadow]\ncurrent = "guarded"\ncandidate = "llm"\n'
-    )
+    tables = '[graphs.guarded]\nnode = "monitor"\n[graphs.monitor]\nnode = "guarded"\n'
     async with written_as(tmp_path, tables) as configured:
         with pytest.raises(ConfigError, match="a guarded can't stand in its own guarded"):
             load_graph("guarded", configured)

@@ -41,7 +41,6 @@ from moa.graphs.research import Research
 from moa.graphs.routed import Routed
 from moa.graphs.self_consistency import SelfConsistency
 from moa.graphs.self_mixture import SelfMixture
-from moa.graphs.shadow import Shadow
 from moa.graphs.solve import Solve, Step, Steps, Worked
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.support import Support, Ticket
@@ -78,10 +77,6 @@ def fails(name: str) -> Agent[Any, Any]:
     """A model that is down, so that the others are asked too."""
     down = EndpointUnavailable("no", endpoint=name)
     return Agent(SimulatedEndpoint(name=name, rule=lambda _: down), "Answer.", name=name)
-
-
-def shadow() -> Shadow[Any, Any]:
-    return Shadow(current=labels("llm"), candidate=labels("slm"), name="both")
 
 
 def guarded() -> Guarded[Any, Any]:
@@ -226,7 +221,6 @@ RECIPES: dict[str, tuple[Callable[[], Recipe[Any, Any]], object]] = {
         lambda: Refine(writer=writer_of(large()), critic=Critic(never_content())),
         "A drink?",
     ),
-    "shadow": (lambda: shadow(), "Hm."),
 }
 """By name: a recipe, and a request, or several in turn, with which every node of it runs."""
 

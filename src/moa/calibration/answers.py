@@ -418,8 +418,8 @@ class AnswerStore:
         )
         if not found:
             return None
-        *first, thresholds = found[0]
-        return Spent(*first, tuple(json.loads(thresholds)))
+        epoch, look, cut, head, thresholds = found[0]
+        return Spent(epoch, look, cut, head, tuple(json.loads(thresholds)))
 
     def finish(
         self,

@@ -181,7 +181,7 @@ def _look(
     epoch: int, look: int, cut: int, said: str | None, used: int, audit: str | None, state: State
 ) -> LookFigures:
     del audit
-    found = json.loads(said) if said else {}
+    found: dict[str, Any] = json.loads(said) if said else {}
     return LookFigures(
         epoch=epoch,
         look=look + 1,

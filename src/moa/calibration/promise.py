@@ -221,7 +221,7 @@ def _likely(accepted: Ints, risk: Floats, level: float) -> Floats:
     allowed = allowed_errors(int(accepted.max()), risk=RISK, failure=level)
     found = [
         tail(allowed[n], n, min(r, 0.999)) if allowed[n] >= 0 else 0.0
-        for n, r in zip(accepted.tolist(), risk.tolist(), strict=True)
+        for n, r in zip(map(int, accepted), map(float, risk), strict=True)
     ]
     return np.array(found)
 

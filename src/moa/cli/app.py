@@ -14,6 +14,7 @@ from moa.cli import (
     chat,
     compare,
     decide,
+    evaluate,
     index,
     label,
     learn,
@@ -21,7 +22,6 @@ from moa.cli import (
     models,
     new,
     options,
-    promote,
     prompt,
     route,
     run,
@@ -156,15 +156,14 @@ for heading, commands in {
         label.label,
         learn.learn,
         decide.decide,
-        promote.evaluate,
-        promote.promote,
+        evaluate.evaluate,
         compare.compare,
     ),
     "Choose and serve models": (models.choose, serve.up, serve.down, serve.status),
     "Set up": (serve.doctor, trust.trust),
 }.items():
     for command in commands:
-        _add(app, command, "eval" if command is promote.evaluate else "", heading)
+        _add(app, command, "eval" if command is evaluate.evaluate else "", heading)
 
 jobs = _typer(
     no_args_is_help=True,

@@ -6,27 +6,24 @@ say (`moa.calibration.acceptance`); with a bound behind it, what is accepted com
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from moa._async import beside
 from moa.agents.base import In, Out
 from moa.agents.deciding import DecidingAgent
 from moa.calibration.acceptance import Confident, Judgement, Policy
-from moa.calibration.audit import Audit
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.endpoints.calls import replaceable
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
-from moa.graphs.cascade_oversight import Oversight
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile, beside_config
+from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile
 from moa.graphs.learning import Learn, Learner, read_learn
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
@@ -111,8 +108,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     """
 
     calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None
-    """What `moa learn` wrote for the small tier: its promise is watched by `audit` and `drift`.
-    In a table, its question and labels are those of the tiers."""
+    """What `moa learn` wrote for the small tier. In a table, its question and labels are those of
+    the tiers. Nobody watches what it promises; `learn` does."""
     small: Annotated[Node[In, Out], FromEndpoint(single_model, "slm", given=("calibration",))]
     """The first tier."""
     between: Annotated[Sequence[Node[In, Out]], _BETWEEN] = ()
@@ -125,21 +122,10 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     confidence: float | None = Field(default=None, ge=0, le=1)
     """The confidence from which an answer is accepted, as with `accept=Confident(…)`. It promises
     nothing."""
-    audit: float = Field(default=0.02, ge=0, le=1)
-    """Share of what is accepted that the last tier checks, where there is a `calibration`."""
-    drift: Literal["escalate", "warn", "off"] = "escalate"
-    """What an alarm does, where inputs are no longer like those of the `calibration`: everything
-    goes to the last tier, or the trace says so. `off` compares nothing."""
-    state: Annotated[Path, AfterValidator(beside_config)] | None = None
-    """File that keeps audit and drift from one run to the next. With another calibration they start
-    anew."""
     learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
     """Where answers of the last tier are kept, for the first to learn from: a file, or
     `postgresql://USER@HOST/DATABASE#NAME`; or a `Learn`, which says more. At first all goes to the
     last tier; what was shown to be answered alike is then answered by the first."""
-    oversight: Oversight = Field(default_factory=Oversight)
-    """Audit and drift of another kind than `calibration`, `audit`, `drift` and `state` describe. By
-    default nothing is watched."""
 
     def prepare(self) -> None:
         """Put the tiers in a row, each but the last with its policy."""
@@ -147,8 +133,6 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         self.learner = self._learner()
         self.policies = () if self.learner else self._policies()
         self._check_labels()
-        if self.calibration is not None:
-            self.oversight = self._watching(self.calibration)
         signatures = [signature_of(tier) for tier in self.tiers]
         outputs = [signature.output for signature in signatures]
         self.input_type = signatures[0].input(0)
@@ -172,8 +156,12 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     def _learner(self) -> Learner[In, Out] | None:
         if not isinstance(self.learn, Learn):
             return None
-        beside = {"accept": self.accept, "confidence": self.confidence, "between": self.between}
-        beside["calibration"] = self.calibration
+        beside: dict[str, object] = {
+            "accept": self.accept,
+            "between": self.between,
+            "calibration": self.calibration,
+            "confidence": self.confidence,
+        }
         given = [name for name, value in beside.items() if value not in (None, ())]
         if given:
             raise ConfigError(
@@ -224,15 +212,6 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                         f"{'; '.join(only)}. Give all of them the same"
                     )
 
-    def _watching(self, calibration: Calibration) -> Oversight:
-        return Oversight(
-            audit=Audit.of(calibration.proven.bound, share=self.audit, seed=secrets.randbits(32)),
-            drift=None if self.drift == "off" else calibration.drift,
-            on_drift="warn" if self.drift == "warn" else "escalate",
-            promise=calibration.seal,
-            file=self.state,
-        )
-
     async def run(self, request: In, /, context: RunContext | None = None) -> Settled[Out]:
         """Ask the first tier, and the next ones while the answer is not accepted.
 
@@ -280,30 +259,22 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             found = await self.learner.answer(request, heard)
             show(found.output, own, shown())
             return _Standing(found.output, int(not found.by_small), accepted=found.accepted)
-        self.oversight.begin(own)
-        suspended = self.oversight.suspended
-        if suspended is not None:
-            own.note("escalated", f"to {self.tiers[-1].name!r}: {suspended}")
         shown, heard = count_text_deltas(own)
-        standing = await self._settle(request, heard, shown, suspended=suspended is not None)
+        standing = await self._settle(request, heard, shown)
         show(standing.output, own, shown())
         return standing
 
     async def _settle(
-        self, request: In, own: RunContext, shown: Callable[[], int], *, suspended: bool
+        self, request: In, own: RunContext, shown: Callable[[], int]
     ) -> _Standing[Out]:
-        """Ask tier after tier until an answer is accepted; else give the best there is.
-
-        Where nothing is accepted any more, the last one is asked first, and the others only for a
-        guess.
-        """
+        """Ask tier after tier until an answer is accepted; else give the best there is."""
         last = len(self.tiers) - 1
         best: _Standing[Out] | None = None
         failed: MoaError | None = None
-        for place in (last, *range(last)) if suspended else range(last + 1):
+        for place in range(last + 1):
             try:
                 with replaceable(place < last):
-                    best = await self._ask(place, request, best, own, judged=not suspended)
+                    best = await self._ask(place, request, best, own)
             except MoaError as error:
                 if shown() or not self._goes_on(place, error):
                     raise
@@ -311,12 +282,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
                     failed = error
                 self._note_failure(place, error, own)
                 continue
-            if suspended and not best.accepted:
-                break
-            if not place:
-                self.oversight.look(request, best.output, own)
             if best.accepted:
-                return await self._audited(request, best, own)
+                return best
             own.note("escalated", f"from {self.tiers[place].name!r}: {best.reason}")
         assert failed is not None, "the last tier is accepted, or fails"
         if best is None:
@@ -335,8 +302,6 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         request: In,
         before: _Standing[Out] | None,
         own: RunContext,
-        *,
-        judged: bool,
     ) -> _Standing[Out]:
         """Ask one tier: all there is to answer, or the questions that are still in doubt."""
         names = () if before is None else before.doubtful
@@ -349,8 +314,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         if names and before is not None:
             answers = {name: getattr(output, name) for name in names}
             output = cast("Any", before.output).model_copy(update=answers)
-        if last or not judged:
-            return _Standing(output, place, accepted=last)
+        if last:
+            return _Standing(output, place, accepted=True)
         return await self._judged(place, request, output, names, own)
 
     async def _judged(
@@ -374,25 +339,6 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         if (place, names) not in self._parts:
             self._parts[place, names] = only(names)
         return self._parts[place, names]
-
-    async def _audited(
-        self, request: In, settled: _Standing[Out], own: RunContext
-    ) -> _Standing[Out]:
-        """Let the last tier check an accepted answer where it is picked; its own answer counts."""
-        last = len(self.tiers) - 1
-        if settled.place == last or not self.oversight.picks():
-            return settled
-        name = self.tiers[last].name
-        try:
-            checked = (await self.tiers[last].run(request, quiet(own))).output
-        except MoaError as error:
-            if not error.recoverable:
-                raise
-            own.note("failed", f"the audit by {name!r} is missing: {error}")
-            return settled
-        agrees = self.oversight.record(settled.output, checked, own)
-        own.note("audited", f"by {name!r}, which {'agrees' if agrees else 'answers otherwise'}")
-        return settled if agrees else _Standing(checked, last, accepted=True)
 
     def _note_failure(self, place: int, error: MoaError, own: RunContext) -> None:
         further = "" if place == len(self.tiers) - 1 else ", so the next one is asked"

@@ -243,7 +243,7 @@ class Learner(Generic[In, Out]):
             rest = (1 - _WRITTEN) / max(1, len(answer.question.options) - 1)
             options = range(len(answer.question.options))
             given = tuple(_WRITTEN if i == answer.written else rest for i in options)
-            answer = Answer(answer.question, probabilities=given, source="native")
+            answer = Answer(question=answer.question, probabilities=given)
         return _Read(answer, (*logs_of(answer).tolist(), *(further[0].vector if further else ())))
 
     @staticmethod

@@ -287,7 +287,7 @@ def fingerprints(
     }
 
 
-_WRITTEN = ("index", "state", "store")
+_WRITTEN = ("index", "learn", "state", "store")
 """Keys of what a graph writes itself, so that it is another after each run."""
 
 
