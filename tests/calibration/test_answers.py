@@ -19,9 +19,16 @@ from moa.errors import ConfigError
 WRITER = Path(__file__).with_name("answering.py")
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "answers.db")
+    return f"{request.getfixturevalue('postgres')}#answers"
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[AnswerStore]:
-    with AnswerStore(tmp_path / "answers.db") as found:
+def store(where: str) -> Iterator[AnswerStore]:
+    with AnswerStore(where) as found:
         found.bind("q", "m")
         yield found
 
@@ -42,53 +49,60 @@ def finish(store: AnswerStore, look: Spent, *, used: bool = True) -> None:
     store.finish(look, {"passed": 1}, head="h", used=used, audit="{}", drift=None, exceptions=["k"])
 
 
-def test_the_file_is_for_its_owner_alone(store: AnswerStore, tmp_path: Path) -> None:
-    add(store, "a")
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path / "answers.db") as store:
+        store.bind("q", "m")
+        add(store, "a")
+        check_files(tmp_path)
+
+
+def check_files(tmp_path: Path) -> None:
     files = list(tmp_path.iterdir())
     assert files
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_no_text_is_in_the_file_unless_it_was_given(store: AnswerStore, tmp_path: Path) -> None:
-    add(store, "a confidential card")
-    store.close()
+def test_no_text_is_in_the_file_unless_it_was_given(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path / "answers.db") as store:
+        store.bind("q", "m")
+        add(store, "a confidential card")
     assert b"confidential" not in (tmp_path / "answers.db").read_bytes()
 
 
-def test_a_file_of_another_question_is_refused(store: AnswerStore, tmp_path: Path) -> None:
-    with AnswerStore(tmp_path / "answers.db") as other, pytest.raises(ConfigError, match="another"):
+def test_a_file_of_another_question_is_refused(store: AnswerStore, where: str) -> None:
+    with AnswerStore(where) as other, pytest.raises(ConfigError, match="another"):
         other.bind("another question", "m")
 
 
 def test_to_look_at_answers_that_are_not_there_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no answers"):
-        AnswerStore(tmp_path / "none.db", look_only=True).open()
+        AnswerStore(tmp_path / "none.db", begun=True).open()
     assert not list(tmp_path.iterdir())
 
 
-def test_two_processes_toss_the_same_coin(store: AnswerStore, tmp_path: Path) -> None:
-    with AnswerStore(tmp_path / "answers.db") as other:
+def test_two_processes_toss_the_same_coin(store: AnswerStore, where: str) -> None:
+    with AnswerStore(where) as other:
         other.bind("q", "m")
         assert other.coin.toss("a") == store.coin.toss("a")
         assert add(other, "a") != add(store, "b")
 
 
-def test_a_look_is_spent_by_one_process_alone(store: AnswerStore, tmp_path: Path) -> None:
+def test_a_look_is_spent_by_one_process_alone(store: AnswerStore, where: str) -> None:
     add(store, "a", held=True)
-    with AnswerStore(tmp_path / "answers.db") as other:
+    with AnswerStore(where) as other:
         look = spent(store, 1)
         assert [store.claim(look), other.claim(look)] == [True, False]
         assert other.state().looks == 1
 
 
 def test_a_look_whose_process_died_is_spent_and_finished_by_another(
-    store: AnswerStore, tmp_path: Path
+    store: AnswerStore, where: str
 ) -> None:
     add(store, "a", held=True)
     look = spent(store, 1)
     store.claim(look)
     store.close()
-    with AnswerStore(tmp_path / "answers.db") as other:
+    with AnswerStore(where) as other:
         other.bind("q", "m")
         state = other.state()
         assert (state.looks, state.used) == (1, None)
@@ -180,3 +194,14 @@ def test_a_killed_process_loses_nothing_that_it_had_kept(tmp_path: Path) -> None
         label, vector = held[int(place)]
         assert vector == float(number)
         assert did == "added" or label == "card"
+
+
+def test_another_database_is_no_answers_and_stays_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "other.db"
+    other = sqlite3.connect(file)
+    other.execute("create table mine (a)")
+    other.commit()
+    with pytest.raises(ConfigError, match="holds no answers"):
+        AnswerStore(file, begun=True).open()
+    assert other.execute("select name from sqlite_schema").fetchall() == [("mine",)]
+    other.close()

@@ -515,7 +515,7 @@ async def test_what_is_no_guard_is_refused(
 
 
 async def test_graphs_that_stand_in_each_other_are_told(tmp_path: Path) -> None:
-    tables = '[graphs.guarded]\nnode = "monitor"\n[graphs.monitor]\nnode = "guarded"\n'
+    tables = '[graphs.guarded]\nnode = "guarded"\n'
     async with written_as(tmp_path, tables) as configured:
         with pytest.raises(ConfigError, match="a guarded can't stand in its own guarded"):
             load_graph("guarded", configured)

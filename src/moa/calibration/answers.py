@@ -145,22 +145,23 @@ class AnswerStore:
 
     Args:
         where: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
-        look_only: Whether it must be there, and is only looked at.
+        begun: Whether it must be there already; then it may be one that can only be read.
 
     Raises:
         ConfigError: when it is opened: it can't be used, or must be there and isn't.
         MissingDependency: it is Postgres, and its client isn't installed.
     """
 
-    def __init__(self, where: str | Path, *, look_only: bool = False) -> None:
+    def __init__(self, where: str | Path, *, begun: bool = False) -> None:
         self._store: Store
         self._file = None if is_address(where) else Path(where)
-        self._look_only = look_only
+        self._begun = begun
         if self._file is None:
             self._store = Postgres(str(where), _TABLES, what="answers")
         else:
             what = f"the answers in {where}"
-            self._store = SQLite(self._file, _TABLES, what=what, may_only_read=look_only)
+            tables = "" if begun else _TABLES  # another database stays as it is
+            self._store = SQLite(self._file, tables, what=what, may_only_read=begun)
         self._lock = threading.Lock()
         self._is_open = False
         self.coin: Coin
@@ -175,9 +176,14 @@ class AnswerStore:
         with self._lock:
             if self._is_open:
                 return self
-            if self._look_only and self._file is not None and not self._file.is_file():
+            if self._begun and self._file is not None and not self._file.is_file():
                 raise ConfigError(f"there are no answers in {self._file}")
             self._store.open()
+            if self._begun and self._file is not None:
+                there = self._store.run("select 1 from sqlite_schema where name = 'moa_learn'")
+                if not there:
+                    self._store.close()
+                    raise ConfigError(f"{self._file} holds no answers that a cascade learns from")
             self._is_open = True
         return self
 

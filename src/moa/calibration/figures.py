@@ -152,7 +152,7 @@ def figures_at(where: str) -> LearningFigures:
     Raises:
         ConfigError: there are no answers there.
     """
-    with AnswerStore(where, look_only=True) as store:
+    with AnswerStore(where, begun=True) as store:
         return figures_of(store)
 
 

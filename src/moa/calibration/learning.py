@@ -173,17 +173,20 @@ class Learning:
             self.step()
 
     def _work(self) -> None:
-        while True:
-            try:
+        try:
+            while True:
                 with self._working:
                     self.step()
-            except MoaError as error:
-                _logger.warning("learning has stopped until the next row: %s", error)
-            with self._lock:
-                if not self._again:
-                    self._thread = None
-                    return
-                self._again = False
+                with self._lock:
+                    if not self._again:
+                        self._thread = None
+                        return
+                    self._again = False
+        except MoaError as error:
+            _logger.warning("learning has stopped until the next input: %s", error)
+        finally:
+            if self._thread is threading.current_thread():
+                self._thread = None
 
     def step(self) -> None:
         """Do all that is due: finish a look, check audit and drift, consider the next look."""

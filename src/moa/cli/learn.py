@@ -131,6 +131,11 @@ def learn(
 
         moa learn rows-from-there.jsonl --recheck intents.json --out intents-there.json
 
+    A cascade that learns by itself is looked at by moa learn status, filled by moa learn from, and
+    forgets by moa learn forget:
+
+        moa learn status answers.db
+
     Exit codes: 0 learned or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped:
     then nothing is written.
 

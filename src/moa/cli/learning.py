@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -186,9 +185,7 @@ def forget(
 
     if (row is None) == (text is None):
         raise ConfigError("give the number of the row, or --text")
-    if not answers.startswith("postgres") and not Path(answers).is_file():
-        raise ConfigError(f"there are no answers in {answers}")
-    with AnswerStore(answers) as store:
+    with AnswerStore(answers, begun=True) as store:
         store.question()
         places = [row] if row is not None else store.places_of(store.coin.toss(text or ""))
         gone = [place for place in places if store.forget(place)]
