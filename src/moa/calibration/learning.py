@@ -134,8 +134,7 @@ class Learning:
     ) -> None:
         self.store, self.question, self.features, self.names = store, question, features, names
         self.options = [option.name for option in question.options]
-        self._head: Head | None = None
-        self._state: State | None = None
+        self._current: tuple[State, Head | None] | None = None
         self._next = 0
         """Row from which on there may be something to do."""
         self._considered = (0, 0, 0)
@@ -147,12 +146,12 @@ class Learning:
 
     def now(self) -> tuple[State, Head | None]:
         """Return where the learning is, and the head in use: it may be another process's."""
-        state = self.store.state()
-        if state != self._state:
+        state, current = self.store.state(), self._current
+        if current is None or state != current[0]:
             found = self.store.head(state)
             head = found and Head(Calibration.model_validate_json(found[0]), state, found[1])
-            self._head, self._state = head or None, state
-        return state, self._head
+            current = self._current = (state, head or None)  # at once: threads share it
+        return current
 
     def wake(self, place: int) -> None:
         """Go on in a thread, where a row gives something to do."""

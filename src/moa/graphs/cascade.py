@@ -22,9 +22,9 @@ from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.endpoints.calls import replaceable
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
+from moa.graphs.cascade_learning import Learn, Learner, read_learn
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile
-from moa.graphs.learning import Learn, Learner, read_learn
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.node import Node, Result, finish, unique_names

@@ -242,6 +242,13 @@ def test_a_small_node_that_asks_no_question_can_not_learn(tmp_path: Path) -> Non
         Cascade(small=agent, large=agent, learn=tmp_path / "a.db")
 
 
+async def test_nothing_is_learned_from_the_small_endpoint_itself(tmp_path: Path) -> None:
+    topic = Classifier(SimulatedEndpoint(rule=lambda _: {"classifier": {"app": 1.0}}), LABELS)
+    cascade = Cascade(small=topic, large=topic, learn=tmp_path / "a.db")
+    with pytest.raises(ConfigError, match="nothing can be learned"):
+        await cascade.run("Hm.")
+
+
 def test_what_is_accepted_is_learned_and_not_given(tmp_path: Path) -> None:
     topic = Classifier(SimulatedEndpoint(rule=lambda _: {}), LABELS)
     with pytest.raises(ConfigError, match="leave confidence out"):
