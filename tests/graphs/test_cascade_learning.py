@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from command import moa
 
 from moa.agents.classifier import Classifier
 from moa.calibration import learning as module
+from moa.calibration.answers import FIGURES, AnswerStore
 from moa.calibration.figures import LearningFigures, figures_of
 from moa.calibration.promise import PlannedLook
 from moa.config import load
@@ -23,6 +26,7 @@ from moa.questions import Choice
 from moa.testing import SimulatedEndpoint, Step
 
 LABELS = ["card", "app"]
+PROCESS = Path(__file__).with_name("learning_process.py")
 Topic = Cascade[str, Choice[str]]
 
 
@@ -277,3 +281,45 @@ async def test_the_command_shows_where_it_stands(
     assert "1-100" in capsys.readouterr().out
     assert moa("learn", "forget", stream.where, "1") == 0
     assert moa("learn", "status", "nowhere.db") == 2
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_processes_that_are_killed_again_and_again_learn_together(tmp_path: Path) -> None:
+    file = tmp_path / "answers.db"
+    said = list[str]()
+    for round_of in range(6):
+        two = [
+            subprocess.Popen(
+                [sys.executable, str(PROCESS), str(file), str(5000 * (2 * round_of + number))],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(2)
+        ]
+        for process in two:
+            assert process.stdout is not None
+            said += [process.stdout.readline() for _ in range(60)]
+        for process in two:
+            process.kill()
+        for process in two:
+            said += process.communicate()[0].splitlines(keepends=True)
+    whole = [line.strip().split(" ", 2) for line in said if line.endswith("\n")]
+    assert all((tier == "0") == (asked == "0") for tier, asked, _ in whole)
+    with AnswerStore(file) as store:
+        store.question()
+        found = figures_of(store)
+        labels = dict(store_labels(store))
+        for tier, _, text in whole:
+            places = store.places_of(store.coin.toss(text))
+            assert len(places) == 1
+            label = labels[places[0]]
+            assert label == (None if tier == "0" else "card" if "card" in text else "app")
+    assert len({(look.epoch, look.look) for look in found.looks}) == len(found.looks) >= 1
+    assert found.looks[0].in_use
+    assert any(tier == "0" for tier, _, _ in whole)
+
+
+def store_labels(store: AnswerStore) -> list[tuple[int, str | None]]:
+    at = FIGURES.index("label")
+    return [(row[0], row[at]) for row in store.rows()]
