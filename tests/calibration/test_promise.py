@@ -120,13 +120,13 @@ def test_a_label_that_is_missing_counts_as_a_difference() -> None:
     assert look([0.5], missing, 0.03).passed == 0
 
 
-def test_a_text_that_was_not_read_counts_as_accepted_and_different() -> None:
+def test_a_row_that_was_forgotten_counts_as_accepted_and_different() -> None:
     data = right(80, wrong=2)
-    unread = HeldOut(
+    forgotten = HeldOut(
         data.keys, np.where(data.same, 0.9, np.inf), data.same, data.labelled, data.apart
     )
-    assert look([0.95], unread, 0.03).passed == 0
-    assert look([0.5], unread, 0.03).passed == 0
+    assert look([0.95], forgotten, 0.03).passed == 0
+    assert look([0.5], forgotten, 0.03).passed == 0
 
 
 def test_a_text_that_was_answered_at_last_is_not_missing() -> None:

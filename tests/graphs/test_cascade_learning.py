@@ -19,7 +19,7 @@ from moa.calibration.figures import LearningFigures, figures_of
 from moa.calibration.promise import PlannedLook
 from moa.config import load
 from moa.config.endpoints import Endpoints
-from moa.errors import ConfigError, EndpointUnavailable
+from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable
 from moa.graphs.cascade import Cascade, Settled
 from moa.graphs.loading import load_graph
 from moa.questions import Choice
@@ -202,7 +202,7 @@ async def test_a_call_that_fails_gives_a_guess_and_counts_as_a_difference(stream
     assert cascade.learner is not None
     store = (await cascade.learner.ready()).store
     assert all(label is None for label in store.to_test(store.state(), 99).labels)
-    assert store.held_out(store.state()) > 0
+    assert (await figures(cascade)).missing == store.held_out(store.state()) > 0
 
 
 async def test_a_text_that_was_answered_otherwise_is_not_answered_small(stream: Stream) -> None:
@@ -244,6 +244,31 @@ def test_a_small_node_that_asks_no_question_can_not_learn(tmp_path: Path) -> Non
     agent = Agent(ScriptedEndpoint(["x"]), "Write.")
     with pytest.raises(ConfigError, match="asks one question"):
         Cascade(small=agent, large=agent, learn=tmp_path / "a.db")
+
+
+async def test_a_wrong_key_leaves_no_row_that_would_count_as_a_difference(
+    tmp_path: Path,
+) -> None:
+    wrong = EndpointUnauthorized("wrong key", endpoint="large", status=401)
+    small = SimulatedEndpoint(name="small", rule=lambda _: {"classifier": {"app": 0.9}})
+    large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: wrong)
+    first, last = (Classifier(one, LABELS) for one in (small, large))
+    cascade = Cascade(small=first, large=last, learn=tmp_path / "a.db")
+    with pytest.raises(EndpointUnauthorized):
+        await cascade.run("Hm.")
+    assert (await figures(cascade)).inputs == 0
+
+
+async def test_a_row_that_is_forgotten_counts_as_a_difference(stream: Stream) -> None:
+    cascade = stream.cascade()
+    await go(cascade, stream.texts(120))
+    assert cascade.learner is not None
+    store = (await cascade.learner.ready()).store
+    for place in store.to_test(store.state(), 10_000).places[:20].tolist():
+        store.forget(place)
+    await go(cascade, stream.texts(120))
+    looks = (await figures(cascade)).looks
+    assert [(look.passed, look.in_use) for look in looks] == [(False, False)]
 
 
 async def test_nothing_is_learned_from_the_small_endpoint_itself(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from moa.rows._stores import Postgres, Store, is_address
 T = TypeVar("T")
 STALE_S = 600.0
 """Seconds after which a call that nobody has answered counts as failed: its process is gone."""
+FORGOTTEN = "forgotten "
+"""What the keys of forgotten rows begin with."""
 Source = Literal["run", "log", "person"]
 """Where a label comes from: the large model in use, a log of it, or people. The first two are drawn
 as they come; those of people are fitted to, and never held out."""
@@ -229,8 +231,8 @@ class AnswerStore:
         for was, here, what in zip(about, (question, made_of), _BOUND_TO, strict=True):
             if was != here:
                 raise ConfigError(
-                    f"the answers in {self.where} were begun with another {what}: {was}, and not "
-                    f"{here}. Give another file, or what it was begun with"
+                    f"the answers in {self.where} were begun with another {what}: {_shown(was)}, "
+                    f"and not {_shown(here)}. Give another file, or what it was begun with"
                 )
 
     def question(self) -> tuple[str, str]:
@@ -286,6 +288,10 @@ class AnswerStore:
             job_first=False,
         )
 
+    def drop(self, place: int) -> None:
+        """Remove a row that nobody could have answered, whatever it is: the key was wrong."""
+        self._run("delete from moa_learn_rows where job = ? and place = ? and done = 0", place)
+
     def forget(self, place: int) -> bool:
         """Drop all that was read of a row, and its label; return whether there was such a row.
 
@@ -298,7 +304,7 @@ class AnswerStore:
             "update moa_learn_rows set vector = null, label = null, again = null, given = null, "
             "length = 0, language = null, done = 1, key = ? where job = ? and place = ? "
             "returning place",
-            *(f"forgotten {place}", self._store.job, place),
+            *(f"{FORGOTTEN}{place}", self._store.job, place),
             job_first=False,
         )
         if self._file is not None:
@@ -556,6 +562,15 @@ FIGURES = (
 _BOUND_TO = ("question", "set of models")
 _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 from moa_learn_rows h
     where h.job = r.job and h.key = r.key and h.held = 1 and h.epoch < r.epoch)"""
+
+
+def _shown(written: str) -> str:
+    """Say in words what a question, or a set of models, is that was written as JSON."""
+    try:
+        asked = json.loads(written)
+        return f"{asked['text']!r} ({', '.join(one['name'] for one in asked['options'])})"
+    except (ValueError, KeyError, TypeError):
+        return written
 
 
 def _int(value: bool | None) -> int | None:

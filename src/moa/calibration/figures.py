@@ -77,6 +77,8 @@ class LearningFigures(Frozen):
     """Those in which the large model answered otherwise."""
     differ_at_most: float | None
     """Exact upper bound (95 %) of the share that differs, by the checks alone."""
+    missing: int
+    """Held-out inputs of this epoch without an answer of the large model: each is a difference."""
     asked_twice: int
     differs_from_itself: int
     """Of these, how often the large model gave another answer: nobody can differ less from it."""
@@ -94,9 +96,12 @@ class LearningFigures(Frozen):
         money = ""
         if self.spent is not None and self.saved is not None:
             money = f" US$ {self.spent:.4f} spent on it, {self.saved:.4f} saved."
+        missing = ""
+        if self.missing:
+            missing = f" {self.missing} held-out inputs have no answer, and count as differences."
         return (
             f"{self.inputs} inputs, {self.calls} calls of the large model ({last} among the last "
-            f"hundred).{money} {self.promise}. {self.next}"
+            f"hundred).{money} {self.promise}. {self.next}.{missing}"
         )
 
 
@@ -138,6 +143,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         differ_at_most=upper_bound(audit.wrong, audit.checked, 0.95)
         if audit and audit.checked
         else None,
+        missing=sum(_is_missing(row, state) for row in rows),
         asked_twice=len(twice),
         differs_from_itself=sum(_of(row, "again") != _of(row, "label") for row in twice),
         spent=sum(known) if len(known) == len(costs) else None,
@@ -158,6 +164,11 @@ def figures_at(where: str) -> LearningFigures:
 
 def _of(row: Sequence[Any], name: str) -> Any:
     return row[_AT[name]]
+
+
+def _is_missing(row: Sequence[Any], state: State) -> bool:
+    held = _of(row, "held") and _of(row, "epoch") == state.epoch
+    return bool(held and _of(row, "done") and _of(row, "label") is None)
 
 
 def _calls(row: Sequence[Any]) -> int:

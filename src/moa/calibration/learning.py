@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from moa.calibration import Bound, Guarantee, percent
-from moa.calibration.answers import AnswerStore, Rows, Spent, State
+from moa.calibration.answers import FORGOTTEN, AnswerStore, Rows, Spent, State
 from moa.calibration.audit import Audit
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature, VectorFeature
@@ -85,12 +85,12 @@ def rounded(values: Sequence[float]) -> Floats:
 def probabilities_of(made: Calibration, vectors: Floats) -> tuple[Floats, Floats]:
     """Give probabilities of the options and how sure each decision is, by what was read of texts.
 
-    What wasn't read (`nan`) nobody knows anything of: it is as if it were accepted.
+    What wasn't read (`nan`) is never accepted: the large model answers it.
     """
-    known = ~np.isnan(vectors).any(1)
+    known = ~np.isnan(vectors).any(1) & (vectors.shape[1] > 0)
     options = len(made.question.options)
     p = np.full((len(vectors), options), 1.0 / options)
-    sure = np.full(len(vectors), np.inf)
+    sure = np.full(len(vectors), -np.inf)
     if known.any():
         p[known] = made.scored(_split(made.features, options, vectors[known]))
         sure[known] = p[known].max(1)
@@ -255,7 +255,7 @@ class Learning:
         made = Calibration.model_validate_json(spent.head)
         tests = self.store.to_test(state, spent.cut)
         known = self.store.to_fit(state, spent.cut, MOST)
-        p, sure = probabilities_of(made, tests.vectors)
+        p, sure = _tested(made, tests)
         rows = HeldOut(
             keys=tests.keys,
             sure=sure,
@@ -295,7 +295,9 @@ class Learning:
 
     def _same(self, p: Floats, rows: Rows) -> Bools:
         given = [self.options[place] for place in map(int, p.argmax(1))]
-        return np.array([a == b for a, b in zip(given, rows.labels, strict=True)], bool)
+        known = [not key.startswith(FORGOTTEN) for key in rows.keys]
+        found = zip(given, rows.labels, known, strict=True)
+        return np.array([a == b and is_known for a, b, is_known in found], bool)
 
     def _broken(self, state: State) -> str:
         """Read on with audit and drift; why the promise is withdrawn, or nothing."""
@@ -305,7 +307,7 @@ class Learning:
             return ""
         audit = Audit.model_validate_json(found)
         rows, end = self.store.to_audit(state, audited)
-        p, sure = probabilities_of(head.made, rows.vectors)
+        p, sure = _tested(head.made, rows)
         for same, how in zip(self._same(p, rows).tolist(), sure.tolist(), strict=True):
             if head.bound.accepts(how):
                 audit = audit.record(correct=same)
@@ -387,6 +389,16 @@ class Learning:
             made = min(heads, key=lambda one: log_loss(one.held_out, labels[own]))
             found.append(Part(reading, made.held_out, made.head, made.penalty))
         return found
+
+
+def _tested(made: Calibration, rows: Rows) -> tuple[Floats, Floats]:
+    """Judge held-out rows: one that was forgotten counts as accepted, and as a difference.
+
+    Whoever forgets rows could choose which.
+    """
+    p, sure = probabilities_of(made, rows.vectors)
+    forgotten = np.array([key.startswith(FORGOTTEN) for key in rows.keys], bool)
+    return p, np.where(forgotten, np.inf, sure)
 
 
 def _accepts(made: Calibration, rows: Rows) -> Bools:

@@ -233,7 +233,7 @@ class HeldOut:
     keys: Sequence[str]
     """Of their texts."""
     sure: Floats
-    """How sure the head is; infinite where nobody knows, since the text wasn't read."""
+    """How sure the head is; infinite of a row that was forgotten, so that it counts as accepted."""
     same: Bools
     """Whether it gives the large model's answer; where there is none, it doesn't."""
     labelled: Bools

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
     Calibration = Any  # numpy is imported where one is read
+
 _BETWEEN = FromEndpoints(LARGE, given=("calibration",), spread=lambda given, _: given or [])
 _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(0.9), "
@@ -158,11 +159,11 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             return None
         beside: dict[str, object] = {
             "accept": self.accept,
-            "between": self.between,
+            "between": self.between or None,
             "calibration": self.calibration,
             "confidence": self.confidence,
         }
-        given = [name for name, value in beside.items() if value not in (None, ())]
+        given = [name for name, value in beside.items() if value is not None]
         if given:
             raise ConfigError(
                 f"cascade {self.name!r}: learn finds out by itself what is accepted, between two "

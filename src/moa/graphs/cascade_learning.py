@@ -25,7 +25,13 @@ from moa.calibration.verifiers import answer_of
 from moa.context import RunContext, quiet
 from moa.endpoints.encoders import feeds_heads
 from moa.endpoints.known import identity_of
-from moa.errors import ConfigError, InputError, MoaError
+from moa.errors import (
+    ConfigError,
+    EndpointUnauthorized,
+    EndpointUnsupported,
+    InputError,
+    MoaError,
+)
 from moa.graphs.fields import beside_config
 from moa.node import Frozen, Node, Result
 from moa.questions import NONE_OF_THESE, Answer, Question
@@ -300,6 +306,9 @@ class Learner(Generic[In, Out]):
         start = time.perf_counter()
         try:
             result = await self.large.run(request, own)
+        except (EndpointUnauthorized, EndpointUnsupported, ConfigError):
+            await learning.store.beside(lambda: learning.store.drop(place))
+            raise  # whatever the text is: it would be no difference
         except MoaError as error:
             await self._settle(learning, place, Answered(None))
             if not error.recoverable:
