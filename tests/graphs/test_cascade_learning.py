@@ -253,7 +253,7 @@ async def test_a_wrong_key_leaves_no_row_that_would_count_as_a_difference(
     small = SimulatedEndpoint(name="small", rule=lambda _: {"classifier": {"app": 0.9}})
     large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: wrong)
     first, last = (Classifier(one, LABELS) for one in (small, large))
-    cascade = Cascade(small=first, large=last, learn=tmp_path / "a.db")
+    cascade: Topic = Cascade(small=first, large=last, learn=tmp_path / "a.db")
     with pytest.raises(EndpointUnauthorized):
         await cascade.run("Hm.")
     assert (await figures(cascade)).inputs == 0
