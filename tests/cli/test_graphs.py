@@ -33,7 +33,7 @@ def test_every_ready_graph_is_listed_with_what_it_does() -> None:
     assert "Answers from your documents, with citations" in shown["rag"]
     lines = {line["name"]: line for line in told("graphs", "--json").lines}
     assert [*lines] == sorted(READY)
-    assert {"calibration", "audit", "drift"} <= {*lines["cascade"]["settings"]}
+    assert {"calibration", "confidence", "learn"} <= {*lines["cascade"]["settings"]}
     worth = lines["mixture"]["measured"]
     assert worth["items"] >= 12
     assert 0 < worth["plain"] < 1

@@ -296,7 +296,7 @@ def test_what_moa_writes_needs_no_trust_anew(before: str | None) -> None:
 
 
 @pytest.mark.parametrize("path", [None, "moa.toml"], ids=["found", "named"])
-@pytest.mark.parametrize("text", [CODE, '[graphs.cascade]\nstate = "../x"\n'])
+@pytest.mark.parametrize("text", [CODE, '[graphs.cascade]\nlearn = "../x"\n'])
 def test_what_moa_adds_makes_no_file_trusted(text: str, path: str | None) -> None:
     written(text)
     write_endpoint(path, "small", SERVED)
