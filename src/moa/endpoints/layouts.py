@@ -28,22 +28,19 @@ class LabelPrompt:
 
     @property
     def spellings(self) -> list[tuple[str, ...]]:
-        """Ways to write each label, first as it stands in `labels`.
+        """Ways to write each label, first as it stands in `labels`, as far as one request holds.
 
-        Models begin an answer with a capital, or a space, where the prompt has none. There are as
-        many ways as fit one request.
+        The other one has a capital where that has a small letter, and the other way round: a chat
+        asked for "yes" begins with "Yes", more often than not.
         """
-        most = max(1, MOST_AT_ONCE // len(self.labels))
-        return [_ways_to_write(label)[:most] for label in self.labels]
+        both = 2 * len(self.labels) <= MOST_AT_ONCE
+        return [(label, _other_case(label)) if both else (label,) for label in self.labels]
 
 
-def _ways_to_write(label: str) -> tuple[str, ...]:
-    """Write a label with and without a capital and a space in front."""
-    word = label.removeprefix(" ")
-    front, other = (" ", "") if label != word else ("", " ")
-    cases = (word, word[:1].upper() + word[1:], word[:1].lower() + word[1:], word.upper())
-    ways = [front + case for case in cases] + [other + case for case in cases]
-    return tuple(dict.fromkeys(ways))
+def _other_case(label: str) -> str:
+    """Swap the case of a label's first letter."""
+    word = label.lstrip(" ")
+    return label.removesuffix(word) + word[:1].swapcase() + word[1:]
 
 
 def label_prompt(

@@ -72,26 +72,26 @@ ReadTokens = Callable[[Sequence[int], Sequence[int]], Awaitable[TokenReading]]
 
 
 async def walk_labels(
-    labels: Sequence[Sequence[int]],
-    spellings: Sequence[Sequence[Sequence[int]]],
-    read: ReadTokens,
+    spellings: Sequence[Sequence[Sequence[int]]], read: ReadTokens
 ) -> LabelReading:
     """Read labels of any length with one request for each place where they part.
 
     `read` is called with the tokens that follow the prompt, and those to look at. The first token
     is weighed against the whole vocabulary; a later one only against those with which another label
     goes on. What a label shares with no other is its spelling and counts as certain, since the sum
-    of all log-probabilities punishes a label for being long. `spellings` are other ways to write
-    each label, whose first tokens are added to its own. `ConfigError`: a label is the start of
-    another, or the same.
+    of all log-probabilities punishes a label for being long.
+
+    `spellings` has the tokens of each label, and behind them those of other ways to write it, whose
+    first tokens are added to its own. `ConfigError`: a label is the start of another, or the same.
     """
+    labels = [ways[0] for ways in spellings]
     for one, other in pairwise(sorted(map(tuple, labels))):
         if other[: len(one)] == one:
             raise ConfigError(
                 "a label is the start of another, as the model's tokens have it: end both with "
                 "what ends a label in the prompt, or choose other words"
             )
-    others = _first_tokens(labels, spellings)
+    others = _first_tokens(spellings)
     logprobs = [0.0] * len(labels)
     mass, amount = 1.0, NOTHING
     branches: list[tuple[int, list[int]]] = [(0, list(range(len(labels))))]
@@ -116,20 +116,18 @@ async def walk_labels(
     return LabelReading(logprobs=tuple(logprobs), label_mass=mass, amount=amount)
 
 
-def _first_tokens(
-    labels: Sequence[Sequence[int]], spellings: Sequence[Sequence[Sequence[int]]]
-) -> dict[int, int]:
+def _first_tokens(spellings: Sequence[Sequence[Sequence[int]]]) -> dict[int, int]:
     """Find first tokens of other spellings, and the label's own first token that each stands for.
 
     One that labels with different beginnings share counts for none of them. Nor does that of a
     spelling in more tokens than the label's own, which may be one letter: "NO" as "N" and "O".
     """
-    own = {label[0] for label in labels}
+    own = {label[0] for label, *_ in spellings}
     found: dict[int, set[int]] = {}
-    for label, ways in zip(labels, spellings, strict=True):
-        for way in ways:
-            if len(way) <= len(label) and way[0] not in own:
-                found.setdefault(way[0], set()).add(label[0])
+    for label, *others in spellings:
+        for other in others:
+            if len(other) <= len(label) and other[0] not in own:
+                found.setdefault(other[0], set()).add(label[0])
     return {token: stands.pop() for token, stands in found.items() if len(stands) == 1}
 
 
@@ -249,8 +247,10 @@ class VLLMLabelReader(LabelReader):
         chat = prompt.layout == "chat"
         # A label stands at the start of the assistant's turn, or goes on the last line.
         line = "" if chat else text.rpartition("\n")[2]
-        ways = [way for label in prompt.spellings for way in label]
-        found = dict(zip(ways, await self._label_tokens(line, ways, context), strict=True))
+        found = await self._label_tokens(
+            line, [way for ways in prompt.spellings for way in ways], context
+        )
+        spellings = [[found[way] for way in ways] for ways in prompt.spellings]
         prompt_tokens: list[int] = []
         if chat:
             turns = [*map(neutralise, prompt.before), text]
@@ -264,7 +264,7 @@ class VLLMLabelReader(LabelReader):
             sent = [*prompt_tokens, *after] if after or chat else text
             return await self._read(sent, candidates, context, text=text)
 
-        return await walk_labels(*_own_and_others(prompt, found), read)
+        return await walk_labels(spellings, read)
 
     async def _read(
         self, prompt: str | list[int], candidates: Sequence[int], context: RunContext, *, text: str
@@ -307,7 +307,7 @@ class VLLMLabelReader(LabelReader):
 
     async def _label_tokens(
         self, line: str, labels: Sequence[str], context: RunContext
-    ) -> list[tuple[int, ...]]:
+    ) -> dict[str, tuple[int, ...]]:
         """Tokenize each label where it will stand, once; some tokenizers join it to the line."""
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
@@ -318,7 +318,7 @@ class VLLMLabelReader(LabelReader):
                 if whole[: len(first)] != first or len(whole) == len(first):
                     whole = [*first, *await self._tokens_of(label, context, special=False)]
                 self._tokens[line, label] = tuple(whole[len(first) :])
-        return [self._tokens[line, label] for label in labels]
+        return {label: self._tokens[line, label] for label in labels}
 
     async def _tokens_of(self, text: str, context: RunContext, *, special: bool) -> list[int]:
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}
@@ -347,8 +347,9 @@ class LlamaCppReader(LabelReader):
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read how probable each label is after a prompt; see `LabelReader`."""
-        ways = [way for label in prompt.spellings for way in label]
-        found = {way: await self._spelling(way, context) for way in ways}
+        spellings = [
+            [await self._spelling(way, context) for way in ways] for ways in prompt.spellings
+        ]
         if prompt.layout == "chat":
             start = await self._turns([*prompt.before, prompt.text], context)
         else:
@@ -357,7 +358,7 @@ class LlamaCppReader(LabelReader):
         async def read(after: Sequence[int], tokens: Sequence[int]) -> TokenReading:
             return await self.next_tokens([*start, *after], tokens, context)
 
-        return await walk_labels(*_own_and_others(prompt, found), read)
+        return await walk_labels(spellings, read)
 
     async def next_tokens(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, /
@@ -452,14 +453,6 @@ class LlamaCppReader(LabelReader):
             raise InvalidResponse(
                 "the answer holds no probabilities", endpoint=self._client.name
             ) from error
-
-
-def _own_and_others(
-    prompt: LabelPrompt, tokens: Mapping[str, tuple[int, ...]]
-) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]]]]:
-    """Give the tokens of each label, and of its other spellings."""
-    own = [tokens[label] for label in prompt.labels]
-    return own, [[tokens[way] for way in ways[1:]] for ways in prompt.spellings]
 
 
 def _completed(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
