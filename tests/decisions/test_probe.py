@@ -23,7 +23,7 @@ from moa.questions import Answer, Kind, Layout, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Amount
 
-RIGHT = {trial.text: trial.label for trial in shipped_trials()}
+RIGHT = {(trial.text, trial.question.text): trial.label for trial in shipped_trials()}
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ class Reads(SimulatedEndpoint):
         with await context.reserve(self.name, self.tier, Amount(calls=1)) as call:
             call.settle(Amount(calls=1))
         n = len(question.options)
-        right = RIGHT[state] if question.layout == self.good else len(state) % n
+        right = RIGHT[state, question.text] if question.layout == self.good else len(state) % n
         chances = tuple(0.7 if place == right else 0.3 / (n - 1) for place in range(n))
         answer = Answer(question=question, probabilities=chances, source="logprob")
         return Decision(

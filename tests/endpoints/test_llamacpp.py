@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,18 @@ async def test_a_label_that_the_first_push_leaves_hidden_is_pushed_harder(
     reading = await reader.read_labels(ASKED, RunContext())
     assert reading.probabilities == pytest.approx((1, 1e-6), rel=1e-3)
     assert reading.amount.calls == 2
+
+
+async def test_labels_that_begin_with_a_part_of_a_character_are_read_from_the_whole_vocabulary(
+    served: Served, reader: LlamaCppReader
+) -> None:
+    cut = Answer(json={"choices": [{"text": "\N{REPLACEMENT CHARACTER}", "logprobs": None}]})
+    top = [{"id": n, "logprob": math.log(p)} for n, p in ((1, 0.7), (2, 0.02), (3, 0.01))]
+    choice = {"text": ".", "logprobs": {"content": [{"top_logprobs": top}]}}
+    served.will(*TOKENS, cut, tokens, Answer(json={"choices": [choice]}))
+    reading = await reader.read_labels(ASKED, RunContext())
+    assert reading.logprobs == pytest.approx((math.log(0.02), math.log(0.01)))
+    assert served.bodies[-1]["logit_bias"] == [[1, 60.0]]  # the full stop
 
 
 async def test_labels_are_tokenised_once(served: Served, reader: LlamaCppReader) -> None:
@@ -188,6 +201,7 @@ async def real(engine: Engine) -> AsyncIterator[OpenAIEndpoint]:
         pytest.param((" yes", " no"), id="likely"),
         pytest.param((" yes", " purple", " Tuesday"), id="unlikely"),
         pytest.param((" Danube", " trombone"), id="hidden without a push"),
+        pytest.param((" 破損なし", " 一部に破損"), id="parts of characters"),
     ],
 )
 async def test_the_engine_is_read_as_exactly_as_its_whole_vocabulary_says(
@@ -219,3 +233,16 @@ async def test_the_engine_is_found_to_be_llama_cpp(real: OpenAIEndpoint) -> None
     (answer,) = (await real.decide("Water is wet.", [WET], context)).answers
     assert answer.source == "logprob"
     assert [note.kind for note in context.trace] == ["fell back", "answered"]
+
+
+@pytest.mark.embedded
+async def test_several_questions_about_a_text_have_the_engine_read_it_once(
+    real: OpenAIEndpoint,
+) -> None:
+    text = "The crate was wet, and the driver wrote it down at the gate. " * 6
+    asked = [replace(WET, name=f"q{n}", text=f"Is it {n}?", layout="chat") for n in range(3)]
+    context = RunContext()
+    one = (await real.decide(text, asked[:1], context)).amount
+    three = (await real.decide(f"Now: {text}", asked, context)).amount
+    fresh = three.input_tokens - three.cached_input_tokens
+    assert fresh < 2 * (one.input_tokens - one.cached_input_tokens)
