@@ -1,10 +1,10 @@
 """Probe: finds out how a model is asked best, and how much it counts beside the encoder.
 
 Texts with known labels, short and long, of many tasks and languages, are read in each layout of the
-prompt. The weight of a model beside the words of a question is that with the lowest log loss of its answers as
-they are read, bias and all: but for the bias to yes, which is a model's and not a question's, and
-is found here. Where no weight helps, the layout is that with the lowest log loss once its bias to
-some labels is out, since a fit takes that out.
+prompt. The weight of a model beside the words of a question is that with the lowest log loss of its
+answers as they are read, bias and all: but for the bias to yes, which is a model's and not a
+question's, and is found here. Where no weight helps, the layout is that with the lowest log loss
+once its bias to some labels is out, since a fit takes that out.
 """
 
 from __future__ import annotations
