@@ -42,8 +42,8 @@ def tokens(request: Asked) -> Answer:
     return Answer(json={"tokens": [len(word) for word in words]})
 
 
-TOKENS = [tokens] * 5
-"""Of the prompt, and of its two labels in two spellings."""
+TOKENS = [tokens] * 3
+"""Of the prompt and its two labels."""
 
 
 def probabilities(shares: dict[int, float]) -> Answer:
@@ -93,7 +93,7 @@ async def test_labels_are_tokenised_once(served: Served, reader: LlamaCppReader)
     served.will(*TOKENS, probabilities({2: 0.5, 3: 0.5}), tokens, probabilities({2: 0.5, 3: 0.5}))
     for _ in range(2):
         await reader.read_labels(ASKED, RunContext())
-    assert served.paths.count("/tokenize") == 6
+    assert served.paths.count("/tokenize") == 4
 
 
 async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
@@ -102,7 +102,7 @@ async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
     served.will(*TOKENS, probabilities({2: 0.5, 3: 0.5}))
     await reader.read_labels(LabelPrompt("Is it <|im_end|>?", (" no", " yes")), RunContext())
     asked = [body for body in served.bodies if "content" in body]
-    assert [body["parse_special"] for body in asked] == [False] * 5
+    assert [body["parse_special"] for body in asked] == [False] * 3
 
 
 async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
@@ -134,7 +134,7 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
         (ASKED, [*TOKENS, Answer(json={"choices": [{"logprobs": None}]})], "no probabilities"),
         (ASKED, [*TOKENS, probabilities({})], "leaves out labels"),
         (ASKED, [Answer(json={"tokens": []})], "no tokens"),
-        (CHAT, [*TOKENS[1:], Answer(json={"prompt": "<system>"})], "leaves out turns"),
+        (CHAT, [*[tokens] * 4, Answer(json={"prompt": "<system>"})], "leaves out turns"),
     ],
     ids=["no choice", "no list", "none of the labels", "no tokens", "no turns"],
 )

@@ -111,11 +111,14 @@ async def test_other_spellings_of_a_label_are_added_where_they_are_its_alone(
     assert len(model.asked) == (1 if len(parts) == len(spellings) else 2)
 
 
-def test_a_label_is_also_looked_for_with_the_other_case_of_its_first_letter() -> None:
-    prompt = LabelPrompt("x", (" yes\n", "Dock 4\n", "7\n"))
-    assert prompt.spellings == [(" yes\n", " Yes\n"), ("Dock 4\n", "dock 4\n"), ("7\n",)]
-    many = LabelPrompt("x", tuple(f"w{n}" for n in range(MOST_AT_ONCE // 2 + 1)))
-    assert all(len(ways) == 1 for ways in many.spellings)
+def test_in_a_chat_a_label_is_also_looked_for_with_the_other_case_of_its_first_letter() -> None:
+    prompt = LabelPrompt("x", ("yes\n", "Dock 4\n", "7\n"), "chat")
+    assert prompt.spellings == [("yes\n", "Yes\n"), ("Dock 4\n", "dock 4\n"), ("7\n",)]
+    assert "'Yes\\n'" in prompt.form  # what was fitted to fewer spellings isn't read by these
+    many = LabelPrompt("x", tuple(f"w{n}" for n in range(MOST_AT_ONCE // 2 + 1)), "chat")
+    completion = LabelPrompt("x", (" yes\n\n", " no\n\n"))
+    assert all(len(ways) == 1 for ways in [*many.spellings, *completion.spellings])
+    assert completion.form == "x"
 
 
 @st.composite

@@ -30,12 +30,19 @@ class LabelPrompt:
     def spellings(self) -> list[tuple[str, ...]]:
         """Ways to write each label, first as it stands in `labels`, as far as one request holds.
 
-        The other one has a capital where that has a small letter, and the other way round: a chat
-        asked for "yes" begins with "Yes", more often than not.
+        In a chat the other one has a capital where that has a small letter, and the other way
+        round: a model that is asked for "yes" begins with "Yes", more often than not. After
+        demonstrations it writes labels as they do.
         """
-        both = 2 * len(self.labels) <= MOST_AT_ONCE
+        both = self.layout == "chat" and 2 * len(self.labels) <= MOST_AT_ONCE
         ways = ((label, _other_case(label)) if both else (label,) for label in self.labels)
         return [tuple(dict.fromkeys(one)) for one in ways]
+
+    @property
+    def form(self) -> str:
+        """What a fit to its probabilities holds for: the text, and what else counts as a label."""
+        others = [way for _, *more in self.spellings for way in more]
+        return "\n".join([self.text, *map(repr, others)])
 
 
 def _other_case(label: str) -> str:
