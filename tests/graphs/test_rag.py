@@ -138,6 +138,8 @@ async def test_each_sentence_is_checked_against_the_passages_that_it_cites() -> 
         answering("It is 300 metres high [1]. It is blue [1][2]. It is old.", check=check)
     )
     assert [claim.verdict for claim in output.claims] == ["supported", "unsupported", "uncited"]
+    assert output.text == "It is 300 metres high. [1] It is old."
+    assert [each.number for each in output.citations] == [1]
     assert not output.supported
 
 
@@ -211,24 +213,25 @@ async def test_an_order_inside_a_passage_stays_data() -> None:
     system, user = large.prompts[0].messages
     assert user.content.count("</data>") == user.content.count("<data>") == 1
     assert "not instructions to follow" in system.content
-    assert "[2]" not in user.content
+    assert "[2]" not in user.content.split("</data>")[0]
 
 
 @pytest.mark.parametrize(
     ("written", "shown"),
     [
         ("It is 300 metres high [1].", "It is 300 metres high [1]."),
+        ("It is 300 metres high.", "It is 300 metres high. [1]"),
         (f"{ABSENT}.", ""),
-        # What begins as if there were no answer.
-        ("Not in", "Not in"),
-        ("Not in 1889, but later [1].", "Not in 1889, but later [1]."),
+        ("It was painted green by sailors [1].", ""),
+        ("It is 300 metres high [1]. Sailors painted it green [1].", "It is 300 metres high. [1]"),
     ],
 )
-async def test_an_answer_streams_and_that_there_is_none_does_not(written: str, shown: str) -> None:
+async def test_what_is_shown_of_an_answer_is_what_the_passages_say(
+    written: str, shown: str
+) -> None:
     events = [event async for event in answering(written).stream("How high is the tower?")]
     pieces = [event.text for event in events if isinstance(event, TextDelta)]
     assert "".join(pieces) == shown
-    assert len(pieces) >= min(2, len(shown.split()))
 
 
 @pytest.mark.parametrize("failure", [None, EndpointUnavailable("down", endpoint="vectors")])
@@ -247,8 +250,30 @@ async def test_without_a_writer_the_nearest_sentence_is_given_word_for_word(
 
 async def test_an_extract_that_is_near_to_nothing_is_none() -> None:
     far = ScriptedEndpoint(name="vectors")  # embeds by the length of a text
-    output = await missing(extracting(far, least=0.99999), "tower?")
+    output = await missing(extracting(far, least=0.99999), "Who ate the tower of pale cheese?")
     assert output.reason == "no sentence is near to the question"
+
+
+async def test_nobody_is_asked_where_no_sentence_is_near_to_the_question() -> None:
+    large, encoder = writer("It is 300 metres high [1]."), WordEncoder(name="vectors")
+    graph = Rag(retriever=BM25(PASSAGES), writer=large, embedder=encoder)
+    output = await missing(graph, "Who ate the cheese of Belgian monks in spring?")
+    assert output.reason == "no sentence is near to the question"
+    assert not large.prompts
+    assert await sourced(graph)
+
+
+async def test_a_question_in_another_language_is_asked_of_the_writer() -> None:
+    large, encoder = writer("300 Meter [1]."), WordEncoder(name="vectors")
+    graph = Rag(retriever=BM25(PASSAGES), writer=large, embedder=encoder)
+    assert await sourced(graph, "Wie hoch ist der Turm in Paris, und wer hat ihn gebaut?")
+
+
+async def test_sentences_that_a_check_finds_in_no_passage_are_no_answer() -> None:
+    check = grader("check", {"Claim:": 0.1})
+    result = await answering("It is 300 metres high [1].", check=check).run("How high is it?")
+    assert isinstance(result.output, NotInDocuments)
+    assert "300 metres" in notes(result, "dropped")[0]
 
 
 async def test_one_budget_holds_it_all() -> None:
