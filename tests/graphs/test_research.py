@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pytest
 
@@ -220,9 +221,13 @@ SEVERAL = (
 )
 
 
+@dataclass
+class Windowed(ScriptedEndpoint):
+    context_window: int | None = None
+
+
 def reading(*steps: str, most: int = 5, window: int | None = None) -> Research:
-    writer = large(*steps)
-    writer.context_window = window
+    writer = Windowed(steps, name="large", tier="llm", context_window=window)
     answerer = Rag(retriever=BM25(SEVERAL), writer=writer, top_k=most)
     return Research(llm=writer, answerer=answerer, max_parts=most)
 

@@ -394,9 +394,9 @@ class Answerer(Agent[Sheet, Reply]):
 
     instructions = "You answer questions from numbered passages and from nothing else."
     asks = (
-        "Answer the question in one short sentence, with what was asked for and nothing else, in "
+        "Answer the question in one short sentence with what was asked for and nothing else, in "
         "the language of the question. Behind it write the number of the passage it rests on, as "
-        "in [2]. If passages contradict each other, say so."
+        "in [2]."
     )
     """Stands between the passages and the question."""
 
@@ -458,7 +458,7 @@ class Extractive(TypedNode[Sheet, Extracted]):
         vectors = (await endpoint.embed(texts, context)).vectors
         found = by_score(sentences, similarities(normalised(vectors[1:]), vectors[0]))
         shares = word_shares(question, [set(words(sentence.text)) for sentence in sentences])
-        sharing = {each for each, share in zip(sentences, shares, strict=True) if share >= _SHARED}
+        sharing = [each for each, share in zip(sentences, shares, strict=True) if share >= _SHARED]
         near = (each for each, cosine in found if cosine >= self.least or each in sharing)
         return Passages(passages=tuple(near))
 

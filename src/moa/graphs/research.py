@@ -200,11 +200,10 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         >>> from moa.documents.retrieval import BM25
         >>> from moa.graphs.research import Research
         >>> guide = Passage(document="guide", title="Guide", text="The bridge is 80 years old.")
-        >>> reader = ScriptedEndpoint(["It is 80 years old [1]."])
-        >>> answerer = Rag(retriever=BM25([guide]), writer=reader)
-        >>> large = ScriptedEndpoint(['{"questions": ["How old is the bridge?"]}', "80 years [1]."])
+        >>> large = ScriptedEndpoint(["It is 80 years old [1]."])
+        >>> answerer = Rag(retriever=BM25([guide]), writer=large)
         >>> print(Research(llm=large, answerer=answerer).run_sync("The bridge?").output.text)
-        80 years [1].
+        It is 80 years old [1].
     """
 
     llm: Large
