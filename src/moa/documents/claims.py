@@ -280,12 +280,15 @@ async def checked_claims(
     passages: Sequence[Passage],
     support: Node[Text | str, Grade] | None,
     context: RunContext,
+    *,
+    question: str = "",
 ) -> tuple[Claim, ...]:
     """Ask of each sentence whether the passages that it cites, which exist, say so.
 
-    Where there is nobody to ask, a sentence of whose words no passage holds enough is unsupported,
-    unless it is in another language or hardly has words. Sentences after the first 500 are not
-    checked; the trace says so.
+    Where there is nobody to ask, a sentence of whose words the passages don't hold enough is
+    unsupported, unless it is in another language or hardly has words. Words of the `question`
+    don't count where there are enough others. Sentences after the first 500 are not checked; the
+    trace says so.
     """
     split = await beside_the_loop(
         lambda: claims_in(answer, checked=_MOST_CHECKED), context, characters=len(answer)
@@ -295,7 +298,7 @@ async def checked_claims(
         context.note("skipped", f"{len(rest)} sentences after the first {len(said)}: not checked")
     if support is None:
         found = await beside_the_loop(
-            lambda: list(_by_words(said, passages)), context, characters=len(answer)
+            lambda: list(_by_words(said, passages, question)), context, characters=len(answer)
         )
         return (*found, *rest)
     texts = [
@@ -314,15 +317,18 @@ def is_foreign(text: str, passages: Sequence[Passage]) -> bool:
     return spoken is not None and language_of(text) not in (None, spoken)
 
 
-def _by_words(said: Sequence[Claim], passages: Sequence[Passage]) -> Iterator[Claim]:
+def _by_words(said: Sequence[Claim], passages: Sequence[Passage], question: str) -> Iterator[Claim]:
     """Tell sentences that no passage has the words of; whether the others hold nobody says."""
+    repeated = set(words(question))
     held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
     for claim in said:
         begun = claim.text[:_READ]
+        own = [word for word in words(begun) if word not in repeated]
+        counted = " ".join(own) if len(set(own)) >= _FEWEST_WORDS else begun
         told = held and len(set(words(begun))) >= _FEWEST_WORDS and not is_foreign(begun, passages)
         # A sentence may rest on what several passages say together.
         together = set[str]().union(*(held[n - 1] for n in claim.numbers))
-        lacking = told and max(word_shares(begun, held, together)) < _FEW_WORDS
+        lacking = told and max(word_shares(counted, held, together)) < _FEW_WORDS
         yield claim.model_copy(update={"verdict": "unsupported"}) if lacking else claim
 
 

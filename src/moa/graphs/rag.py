@@ -352,7 +352,9 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
                 reason="the passages do not hold the answer", passages=sheet.passages
             )
         text, citations = await cited(written, sheet.passages, context)
-        claims = await checked_claims(text, sheet.passages, self.support, context)
+        claims = await checked_claims(
+            text, sheet.passages, self.support, context, question=sheet.question
+        )
         text, citations = without_unsupported(text, citations, claims, context)
         if not text:
             reason = "no passage says what was answered"

@@ -366,7 +366,9 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     ) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
         """Give what the passages say of a report, the passages that it cites, and its sentences."""
         text, citations = await cited(written, found.passages, context)
-        claims = await checked_claims(text, found.passages, self.support, context)
+        claims = await checked_claims(
+            text, found.passages, self.support, context, question=found.question
+        )
         return (*without_unsupported(text, citations, claims, context), claims)
 
     def sketch(self, sketch: Sketch) -> None:
