@@ -23,6 +23,7 @@ import report
 from kept import Kept
 from moa.context import RunContext
 from moa.documents import Passage, Passages
+from moa.documents.claims import claims_in
 from moa.documents.index import Indexed
 from moa.documents.retrieval import BM25, Dense, Hybrid, searched
 from moa.endpoints import Completion, Embeddings, Endpoint, Pieces, Prompt
@@ -40,6 +41,7 @@ from moa.graphs.rag import (
     Sourced,
     is_absent,
 )
+from moa.graphs.research import Research
 from moa.node import Node, Text
 from moa.usage import Amount
 
@@ -232,6 +234,10 @@ PLAIN = (
     "language of the question. Behind it write the number of the passage it rests on, as in [2]. "
     f"If no passage holds the answer, write only: {ABSENT}"
 )
+PLAIN_PARTS = (
+    "Answer the question from the passages, and behind each sentence write the number of the "
+    "passage it rests on, as in [2]."
+)
 ALL = 8
 """Passages of one of the sets; all are shown, so that what is asked of one begins alike."""
 
@@ -297,6 +303,30 @@ async def asked(endpoint: Endpoint, half: int) -> list[list[str]]:
     return [[way, *(str(found[one]) for one in CAME)] for way, found in counts.items()]
 
 
+async def researched(endpoint: Endpoint) -> list[list[str]]:
+    """Ask questions of several parts in one call of each way, and count the right parts."""
+    encoder = Remembering()
+    rows = [json.loads(line) for line in (OWN / "research.jsonl").open(encoding="utf-8")]
+    right, cites, sentences = Counter[str](), Counter[str](), Counter[str]()
+    for row in rows:
+        answerer = Rag(documents=OWN / row["corpus"], writer=endpoint, embedder=encoder)
+        assert isinstance(answerer.finder, Indexed)
+        passages = await answerer.finder.all(RunContext()) or ()
+        output = (await Research(llm=endpoint, answerer=answerer).run(row["question"])).output
+        said = {
+            "plain": await plainly(endpoint, passages, row["question"], PLAIN_PARTS),
+            "`research`": "" if isinstance(output, NotInDocuments) else output.text,
+        }
+        for way, text in said.items():
+            right[way] += sum(holds(text, part) for part in row["parts"])
+            claims = claims_in(text)
+            cites[way] += sum(bool(claim.numbers) for claim in claims)
+            sentences[way] += len(claims)
+        print(row["id"], *said.values(), sep="\n  ", flush=True)
+    parts = sum(len(row["parts"]) for row in rows)
+    return [[way, f"{right[way]} of {parts}", f"{cites[way]} of {sentences[way]}"] for way in right]
+
+
 CAME = ("right", "wrong", "wrongly refused", "rightly refused", "invented")
 WRITES = 60
 """Tokens of an answer at most."""
@@ -313,12 +343,15 @@ def came(row: dict[str, Any], text: str | None) -> str:
 
 async def small_sets(models: Sequence[Path], kept: Kept, half: str) -> str:
     rows: list[list[str]] = []
+    parts: list[list[str]] = []
     for model in models:
         endpoint = EmbeddedEndpoint("large", tier="llm", model_path=model, timeout_s=1800)
         async with endpoint:
-            found = await asked(Remembered(endpoint, kept), HALVES.index(half))
-            rows += [[endpoint.model, *row] for row in found]
+            remembered = Remembered(endpoint, kept)
+            rows += [[model.stem, *row] for row in await asked(remembered, HALVES.index(half))]
+            parts += [[model.stem, *row] for row in await researched(remembered)]
     table = report.table(["model", "way", *CAME], rows)
+    researched_table = report.table(["model", "way", "parts right", "sentences that cite"], parts)
     return f"""## Small sets of documents
 
 12 questions about two small sets of documents (`benchmarks/data/documents`, in English and in
@@ -327,6 +360,10 @@ read the same passages of a set in one call; the plain one is told what to write
 holds the answer.
 
 {table}
+
+Eight questions of two or three parts, each in one call over the same passages of a set:
+
+{researched_table}
 """
 
 
