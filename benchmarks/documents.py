@@ -303,12 +303,12 @@ async def asked(endpoint: Endpoint, half: int) -> list[list[str]]:
     return [[way, *(str(found[one]) for one in CAME)] for way, found in counts.items()]
 
 
-async def researched(endpoint: Endpoint) -> list[list[str]]:
+async def researched(endpoint: Endpoint, half: int) -> list[list[str]]:
     """Ask questions of several parts in one call of each way, and count the right parts."""
     encoder = Remembering()
     rows = [json.loads(line) for line in (OWN / "research.jsonl").open(encoding="utf-8")]
     right, cites, sentences = Counter[str](), Counter[str](), Counter[str]()
-    for row in rows:
+    for row in rows[half::2]:
         answerer = Rag(documents=OWN / row["corpus"], writer=endpoint, embedder=encoder)
         assert isinstance(answerer.finder, Indexed)
         passages = await answerer.finder.all(RunContext()) or ()
@@ -323,7 +323,7 @@ async def researched(endpoint: Endpoint) -> list[list[str]]:
             cites[way] += sum(bool(claim.numbers) for claim in claims)
             sentences[way] += len(claims)
         print(row["id"], *said.values(), sep="\n  ", flush=True)
-    parts = sum(len(row["parts"]) for row in rows)
+    parts = sum(len(row["parts"]) for row in rows[half::2])
     return [[way, f"{right[way]} of {parts}", f"{cites[way]} of {sentences[way]}"] for way in right]
 
 
@@ -343,15 +343,10 @@ def came(row: dict[str, Any], text: str | None) -> str:
 
 async def small_sets(models: Sequence[Path], kept: Kept, half: str) -> str:
     rows: list[list[str]] = []
-    parts: list[list[str]] = []
     for model in models:
-        endpoint = EmbeddedEndpoint("large", tier="llm", model_path=model, timeout_s=1800)
-        async with endpoint:
-            remembered = Remembered(endpoint, kept)
-            rows += [[model.stem, *row] for row in await asked(remembered, HALVES.index(half))]
-            parts += [[model.stem, *row] for row in await researched(remembered)]
-    table = report.table(["model", "way", *CAME], rows)
-    researched_table = report.table(["model", "way", "parts right", "sentences that cite"], parts)
+        async with EmbeddedEndpoint("large", tier="llm", model_path=model) as endpoint:
+            found = await asked(Remembered(endpoint, kept), HALVES.index(half))
+            rows += [[model.stem, *row] for row in found]
     return f"""## Small sets of documents
 
 12 questions about two small sets of documents (`benchmarks/data/documents`, in English and in
@@ -359,14 +354,26 @@ German), 4 of which they don't answer though they come near; nothing was chosen 
 read the same passages of a set in one call; the plain one is told what to write where no passage
 holds the answer.
 
-{table}
-
-Eight questions of two or three parts, each in one call over the same passages of a set:
-
-{researched_table}
+{report.table(["model", "way", *CAME], rows)}
 """
 
 
+async def several_parts(models: Sequence[Path], kept: Kept, half: str) -> str:
+    rows: list[list[str]] = []
+    for model in models:
+        async with EmbeddedEndpoint("large", tier="llm", model_path=model) as endpoint:
+            found = await researched(Remembered(endpoint, kept), HALVES.index(half))
+            rows += [[model.stem, *row] for row in found]
+    return f"""## Small sets of documents: questions of several parts
+
+Four questions of two or three parts about the same sets, each in one call over all passages of a
+set; nothing was chosen on them.
+
+{report.table(["model", "way", "parts right", "sentences that cite"], rows)}
+"""
+
+
+ASKED = {"asked": small_sets, "parts": several_parts}
 STEPS = {"search": searched_and_extracted, "written": written}
 
 
@@ -374,7 +381,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
     parser.add_argument("--rows", type=int, help="fewer, for a trial that writes nothing")
-    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--steps", nargs="+", choices={**STEPS, **ASKED})
     parser.add_argument("--models", nargs="+", type=Path, help="GGUF files, for the step asked")
     parser.add_argument("--half", choices=HALVES, default="reported", help="of the step asked")
     parser.add_argument("--kept", type=Path, help="keeps what models wrote in the step asked")
@@ -386,12 +393,15 @@ def main() -> None:
     if given.near is not None:
         print(asyncio.run(trial(folder, given.rows, given.near)))
         return
-    if given.models:
-        body = asyncio.run(small_sets(given.models, Kept(given.kept), given.half))
-        command = "python benchmarks/documents.py --data DIR --models FILE..."
-        report.write("documents-asked", command, body) if given.half == HALVES[1] else print(body)
-        return
-    for step in given.steps:
+    steps = given.steps or list(ASKED if given.models else STEPS)
+    for step in (step for step in steps if step in ASKED):
+        body = asyncio.run(ASKED[step](given.models, Kept(given.kept), given.half))
+        if given.half == HALVES[1]:
+            command = f"python benchmarks/documents.py --data DIR --models FILE... --steps {step}"
+            report.write(f"documents-{step}", command, body)
+        else:
+            print(body)
+    for step in (step for step in steps if step in STEPS):
         body = asyncio.run(STEPS[step](folder, given.rows))
         if given.rows is None:
             section = "documents" if step == "search" else f"documents-{step}"

@@ -263,6 +263,15 @@ async def test_nobody_is_asked_where_no_sentence_is_near_to_the_question() -> No
     assert await sourced(graph)
 
 
+async def test_an_answer_rests_on_a_passage_that_is_near_to_the_question() -> None:
+    encoder = WordEncoder(name="vectors", words=("tower", "high", "bridge"))
+    question = "How high is the tower, and not the bridge?"
+    far, near = "The bridge is 50 metres long [2].", "The tower is 300 metres high [1]."
+    graph = Rag(retriever=BM25(PASSAGES), writer=writer(f"{far} {near}", far), embedder=encoder)
+    assert (await sourced(graph, question)).text == "The tower is 300 metres high. [1]"
+    assert "50 metres" in notes(await graph.run(question), "dropped")[0]
+
+
 async def test_a_question_in_another_language_is_asked_of_the_writer() -> None:
     large, encoder = writer("300 Meter [1]."), WordEncoder(name="vectors")
     graph = Rag(retriever=BM25(PASSAGES), writer=large, embedder=encoder)
