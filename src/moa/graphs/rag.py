@@ -295,23 +295,24 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 
         Nobody is asked where no sentence is near to the question, by words or by meaning.
         """
-        if isinstance(self.answerer, Extractive):
-            nearest, gates = self.answerer, True
-        else:
-            nearest, gates = self.extractive, self.gates and not is_foreign(question, passages)
-            # By place, not by rank: prompts about the same passages then begin alike, and a server
-            # that keeps what it has read doesn't read them again.
-            passages = sorted(passages, key=lambda passage: (passage.document, passage.start))
-        sheet = Sheet(question=question, passages=tuple(passages))
-        extract = (await nearest.run(sheet, context)).output
+        ranked = Sheet(question=question, passages=tuple(passages))
+        extracts = isinstance(self.answerer, Extractive)
+        nearest = self.answerer if isinstance(self.answerer, Extractive) else self.extractive
+        extract = (await nearest.run(ranked, context)).output
+        gates = extracts or (self.gates and not is_foreign(question, passages))
         if gates and not extract.text:
             return NotInDocuments(
-                reason="no sentence is near to the question", passages=sheet.passages
+                reason="no sentence is near to the question", passages=ranked.passages
             )
-        if nearest is self.answerer:
-            return await self._extracted(extract, sheet.passages, context)
-        near = extract.near if gates and self.support is None else ()
-        return await self._written(sheet, extract, near, context)
+        if extracts:
+            return await self._extracted(extract, ranked.passages, context)
+        reply = await self._written(ranked, context)
+        if not has_words(reply.text) and extract.text:
+            context.note("degraded", "the writer wrote no words, so the nearest sentence is given")
+            return await self._extracted(extract, ranked.passages, context)
+        judges = gates and self.support is None
+        near = [ranked.passages[n - 1] for n in extract.near] if judges else ()
+        return await self._checked(reply.text, ranked, near, context)
 
     async def _found(self, question: str, context: RunContext) -> tuple[Passage, ...]:
         """Search for the question, and for what it was rewritten to: a bad rewriting loses none."""
@@ -347,17 +348,19 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
                 kept.append(passage)
         return tuple(kept[: self.top_k])
 
-    async def _written(
-        self, sheet: Sheet, extract: Extracted, near: Sequence[int], context: RunContext
-    ) -> RagOutcome:
-        """Let the writer write, and show what the passages say of it, those that are near if any.
+    async def _written(self, ranked: Sheet, context: RunContext) -> Reply:
+        """Let the writer write what nobody is shown yet.
 
-        Very small models may write a citation and no words: then the nearest sentence is given.
+        It is given passages by place, not by rank: prompts about the same passages then begin
+        alike, and a server that keeps what it has read doesn't read them again.
         """
-        written = (await self.answerer.run(sheet, quiet(context))).output.text
-        if not has_words(written) and extract.text:
-            context.note("degraded", "the writer wrote no words, so the nearest sentence is given")
-            return await self._extracted(extract, sheet.passages, context)
+        return (await self.answerer.run(_placed(ranked), quiet(context))).output
+
+    async def _checked(
+        self, written: str, ranked: Sheet, near: Sequence[Passage], context: RunContext
+    ) -> RagOutcome:
+        """Show what the passages say of an answer; where some are `near`, it rests on those."""
+        sheet = _placed(ranked)
         if is_absent(written) or not has_words(written):
             return NotInDocuments(
                 reason="the passages do not hold the answer", passages=sheet.passages
@@ -366,7 +369,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         claims = await checked_claims(
             text, sheet.passages, self.support, context, question=sheet.question
         )
-        claims = tuple(_resting(claim, near) for claim in claims)
+        numbers = [n for n, passage in enumerate(sheet.passages, 1) if passage in near]
+        claims = tuple(_resting(claim, numbers) for claim in claims)
         text, citations = without_unsupported(text, citations, claims, context)
         if not text:
             reason = "no passage says what was answered"
@@ -490,6 +494,12 @@ class Extractive(TypedNode[Sheet, Extracted]):
 
 _BEGINNING = 500
 """Characters of an answer in which it says that it is none, if it is."""
+
+
+def _placed(ranked: Sheet) -> Sheet:
+    """Give passages by their documents, and by where they stand in them."""
+    placed = sorted(ranked.passages, key=lambda passage: (passage.document, passage.start))
+    return Sheet(question=ranked.question, passages=tuple(placed))
 
 
 def _resting(claim: Claim, near: Sequence[int]) -> Claim:
