@@ -117,6 +117,14 @@ async def test_where_a_writer_wrote_no_words_the_nearest_sentence_is_given(writt
     assert "the writer wrote no words" in " ".join(note.text for note in result.trace)
 
 
+async def test_the_sentence_that_is_given_instead_is_the_best_by_rank_not_by_place() -> None:
+    texts = {"a": "Paris has the river.", "b": "Paris is old.", "z": "The lamp takes 40 watts."}
+    passages = [Passage(document=name, title="", text=text) for name, text in texts.items()]
+    graph = Rag(retriever=BM25(passages), writer=writer("[1]"))
+    output = await sourced(graph, "How many watts does it take to light the lamp in Paris?")
+    assert output.citations[0].passage.document == "z"
+
+
 @pytest.mark.parametrize(
     ("written", "text", "note"),
     [
