@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from moa.agents.base import TypedNode
 from moa.budget import Budget
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
 from moa.context import RunContext
-from moa.documents import Passage
+from moa.documents import Passage, Passages
 from moa.documents.claims import RELEVANT, SUPPORTED, Grader
 from moa.documents.retrieval import BM25
 from moa.endpoints import Endpoint
@@ -34,6 +35,7 @@ from moa.graphs.rag import (
     Sheet,
     Sourced,
 )
+from moa.node import Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
 
@@ -43,6 +45,17 @@ from .nodes import notes
 TOWER = Passage(document="a", title="Tower", text="The tower is 300 metres high. Paris built it.")
 BRIDGE = Passage(document="b", title="Bridge", text="The bridge is 50 metres long.")
 PASSAGES = [TOWER, BRIDGE]
+
+
+class Given(TypedNode[Text | str, Passages]):
+    """Finds one passage, whatever is asked."""
+
+    def __init__(self, passage: Passage) -> None:
+        super().__init__()
+        self.passage = passage
+
+    async def answer(self, request: Text | str, context: RunContext) -> Passages:
+        return Passages(passages=(self.passage,))
 
 
 def writer(*steps: Step) -> ScriptedEndpoint:
@@ -276,8 +289,16 @@ async def test_an_answer_rests_on_a_passage_that_is_near_to_the_question() -> No
     question = "How high is the tower, and not the bridge?"
     far, near = "The bridge is 50 metres long [2].", "The tower is 300 metres high [1]."
     graph = Rag(retriever=BM25(PASSAGES), writer=writer(f"{far} {near}", far), embedder=encoder)
-    assert (await sourced(graph, question)).text == "The tower is 300 metres high. [1]"
-    assert "50 metres" in notes(await graph.run(question), "dropped")[0]
+    assert (await sourced(graph, question)).text == f"{far} {near}"
+    result = await graph.run(question)
+    assert isinstance(result.output, NotInDocuments)
+    assert "50 metres" in notes(result, "dropped")[0]
+
+
+async def test_where_vectors_cannot_be_had_the_writer_is_asked() -> None:
+    encoder = WordEncoder(name="vectors", failure=EndpointUnavailable("down", endpoint="vectors"))
+    graph = Rag(retriever=Given(TOWER), writer=writer("It is 300 metres [1]."), embedder=encoder)
+    assert await sourced(graph, "Quite so?")
 
 
 async def test_a_question_in_another_language_is_asked_of_the_writer() -> None:
