@@ -72,8 +72,8 @@ _SHARED = 0.35
 them may answer it, whatever its meaning is to an encoder."""
 _BEHIND = 0.1
 """By how much less like the question the nearest sentence of a passage may be than that of all, for
-an answer to rest on it alone. Of 134 passages that hold an answer about XQuAD none was further behind, of
-the others that were found with them 93 % were."""
+an answer to rest on it alone. Of 134 passages that hold an answer about XQuAD none was further
+behind, of the others that were found with them 93 % were."""
 _REWRITE = (
     "Turn the question into a search query: the words and names, with synonyms, that a passage "
     "with the answer would contain, in the language of the question. Do not answer it."
