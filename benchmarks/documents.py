@@ -353,8 +353,9 @@ async def small_sets(models: Sequence[Path], kept: Kept, half: str) -> str:
 German), 4 of which they don't answer though they come near. Numbers were chosen on the other half
 and on XQuAD, but answers to these had been read by then, so the figures are somewhat too good. Both
 ways read the same passages of a set in one call; the plain one is told what to write where no
-passage holds the answer. Where a model writes no words, `rag` quotes the nearest sentence, which counts as
-right where it holds the answer, and else as wrong or invented: so it is for most of the 0.5B's.
+passage holds the answer. Where a model writes no words, `rag` quotes the nearest sentence, which
+counts as right where it holds the answer, and else as wrong or invented: so it is for most of the
+0.5B's.
 
 {report.table(["model", "way", *CAME], rows)}
 """
