@@ -31,6 +31,7 @@ CALM: dict[str, dict[str, float]] = {
     "sentiment": {"neutral": 0.9},
     "intent": {"delivery": 0.99},
     "urgency": {"can wait": 0.9},
+    "danger": {"no": 0.9},
 }
 WHERE = "Hello, where is my parcel? I ordered it a week ago and I would like to know."
 
