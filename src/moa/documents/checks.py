@@ -25,7 +25,9 @@ from moa.documents.claims import word_shares
 from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
 
-Kind = Literal["refusal", "repetition", "echo", "language", "figure", "day", "yes", "promise"]
+Kind = Literal[
+    "refusal", "empty", "repetition", "echo", "language", "figure", "day", "yes", "promise"
+]
 _PROMISES = ("sends", "refunds", "replaces", "cancels")
 _READ = 4000
 """Characters of a text that are looked at; replies are shorter."""
@@ -35,8 +37,11 @@ _FEWEST = 4
 """Words from which on a sentence can repeat another: short ones may be meant to."""
 _RESTS = 0.55
 """Share of the words of a sentence, rare ones counting more, with which a text holds it."""
+_GREETING = 2
+"""Sentences of a text that says nothing: a greeting, and what can be done for whom."""
 _OPENING = 3
 """Sentences of a text that may begin with a yes: a greeting stands before it."""
+_WEEK = 7
 _APOSTROPHES = {0x2019: "'", 0x02BC: "'"}
 _SMALLEST = 2
 """The first of the numbers that are listed in words; one is also an article."""
@@ -61,7 +66,7 @@ class Checks:
         table = _lists()[language]
         self.language = language
         self._yes = re.compile(rf"(?:{'|'.join(table['yes'])})(?!\w)")
-        self._refuses = _any_of(table["refuses"])
+        self._refuses, self._empty = _any_of(table["refuses"]), _any_of(table["empty"])
         self._promises = {name: _any_of(table[name]) for name in _PROMISES}
         self._done = _any_of(table["done"])
         self._numbers = [re.compile(rf"\b(?:{each})\b") for each in table["numbers"]]
@@ -75,6 +80,10 @@ class Checks:
     def refuses(self, text: str) -> bool:
         """Whether it says that the writer can't help."""
         return self._refuses.search(_plain(text)) is not None
+
+    def says_nothing(self, text: str) -> bool:
+        """Whether it hardly does more than ask what is wanted."""
+        return len(sentences(text)) <= _GREETING and self._empty.search(_plain(text)) is not None
 
     def says_yes(self, sentence: str) -> bool:
         """Whether it begins with a yes."""
@@ -171,6 +180,8 @@ def faults_of(text: str, *, ground: Ground, asked: str, language: str | None) ->
         return [*found, Fault("language", said), *_strange(numbers(text), ground)]
     if checks.refuses(text):
         found.insert(0, Fault("refusal", "it says that it can't help"))
+    elif checks.says_nothing(text):
+        found.insert(0, Fault("empty", "it only asks what is wanted"))
     return [*found, *_unheld(text, checks, ground)]
 
 
@@ -209,8 +220,9 @@ def _unheld(text: str, checks: Checks, ground: Ground) -> Iterator[Fault]:
             whole = " ".join(said[place : place + 2])
             if not ground.holds(whole, checks.figures(whole)):
                 yield Fault("yes", f"nothing given holds this yes: {one:.80}")
+        bound = yes or bool(promised)
         for day, name in checks.days(one).items():
-            if not ground.names(day, promised=yes or bool(promised)):
+            if (bound or day < _WEEK) and not ground.names(day, promised=bound):
                 yield Fault("day", f"nothing given holds {name!r}: {one:.80}")
         if any(not ground.speaks_of(promise) for promise in promised):
             yield Fault("promise", f"nothing given holds this promise: {one:.80}")

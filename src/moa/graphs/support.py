@@ -10,6 +10,7 @@ examples of the settings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -37,8 +38,10 @@ from moa.graphs.support_reading import (
     intent_of,
     is_there,
     is_urgent,
+    may_be_urgent,
     read,
     urgency_of,
+    with_danger,
     worse,
 )
 from moa.graphs.support_reading import Intent as Intent
@@ -188,9 +191,11 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which on a message is quarantined."""
     danger: str = Field(default=DANGER, min_length=1)
-    """What goes to people before all else, to the queue `danger`, where a message is urgent."""
+    """What goes to people before all else, to the queue `danger`, where a message is urgent or may
+    be."""
     danger_threshold: float = Field(default=0.15, gt=0, lt=1)
-    """Probability of danger from which on an urgent message does: a false alarm costs a look."""
+    """Probability of danger from which on an urgent message does: a false alarm costs a look. One
+    that may be urgent takes 0.6."""
     drop: tuple[Unwanted, ...] = ()
     """What is dropped instead of quarantined. Nothing, unless you say so: a customer whose message
     is dropped is never heard of again."""
@@ -242,13 +247,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         urgency = g.add(self._by(urgency_of(slm)), extract, when=there)
 
         danger = g.add(
-            self._by(DangerFinder(slm, self.danger, threshold=self.danger_threshold)),
-            extract,
-            when=urgency.map(is_urgent),
+            self._by(DangerFinder(slm, self.danger)), extract, when=urgency.map(may_be_urgent)
         )
 
         unwanted_too = g.join(worse, rules, injection)
-        reading = g.join(read, text, spam, unwanted_too, mood, intent, urgency, danger)
+        decided = g.join(read, text, spam, unwanted_too, mood, intent, urgency, danger)
+        reading = decided.map(partial(with_danger, threshold=self.danger_threshold))
         needs_llm = reading.map(self.needs_llm)
         found = self._search(g, text, needs_llm)
         letter = g.join(self._letter, text, reading, *found)
@@ -286,7 +290,13 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _letter(
         self, text: Text, reading: Reading | None, found: Passages | Skipped | None = None
     ) -> Letter:
-        return letter_of(text, reading, found, self.intents)
+        return letter_of(text, reading, found, self.intents if self._is_clear(reading) else {})
+
+    def _is_clear(self, reading: Reading | None) -> bool:
+        """Whether it is sure enough what a message wants to be told to whoever writes."""
+        if reading is None or reading.intent.status != "answered" or reading.intent.doubtful:
+            return False
+        return self._unclear(reading.intent) is None
 
     def _by(self, agent: D, criterion: str | None = None) -> D:
         """Have an agent decide by the shipped head of its question, if that asks what ships."""
@@ -297,7 +307,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         if not self.heads:
             return agent
         made = agent.with_heads()
-        ours = {"intent": self.intents == INTENTS and self.labelled is None}
+        shop = self.intents == INTENTS and self.labelled is None
+        ours = {"intent": shop, "danger": False}  # whose words decide: no head was fitted
         if isinstance(agent, Filter):
             ours[question.name] = agent.criterion == criterion
         return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
@@ -315,7 +326,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return "as the small model left a question open"
         if doubtful := [name for name, answer in answers.items() if answer.doubtful]:
             return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
-        if reading.urgency.level == "now":
+        if is_urgent(reading.urgency):
             return "as it is urgent"
         if reading.intent.label is None:
             return "as it wants nothing that is routine"
@@ -410,7 +421,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         """Whether no model may answer it: people are in danger, or a small one is too small."""
         if reading is None or self._danger(reading):
             return reading is not None
-        urgent = reading.urgency.status == "answered" and reading.urgency.level == "now"
+        urgent = reading.urgency.status == "answered" and is_urgent(reading.urgency)
         return urgent and not self._trusted and self._unwanted(reading) is None
 
     def _routine(self, reading: Reading) -> Answered | Routed | None:

@@ -26,6 +26,14 @@ from moa.questions import Answer, Choice, Option, Predicate, Question, Score, sc
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
 DANGER = "about danger to people, such as an injury, smoke, fire or gas"
 """What goes to people first."""
+URGENT = "now"
+"""The level of urgency that can't wait."""
+MAY_BE = 0.1
+"""Probability of being urgent from which on it is asked whether people are in danger."""
+SURE = 0.6
+"""Probability of danger from which on it counts in a message that isn't urgent. Both were chosen on
+messages by three writers: of their 65 dangers 62 are found, of 132 by others 124, with 5 % of all
+other messages called dangerous (`benchmarks/support.py`)."""
 
 
 class Ticket(BaseModel):
@@ -55,7 +63,7 @@ class Reading(Frozen):
     spam: Verdict
     injection: Verdict
     danger: Predicate | None = None
-    """Whether people are in danger; `None` where it isn't urgent, and nobody was asked."""
+    """Whether people are in danger; `None` where it surely isn't urgent, and nobody was asked."""
 
 
 class DangerFinder(DecidingAgent[Predicate]):
@@ -64,25 +72,19 @@ class DangerFinder(DecidingAgent[Predicate]):
     Args:
         endpoint: Who decides.
         criterion: What the message is then, so that "Is this message …?" is a question.
-        threshold: Probability of yes from which on the answer is yes.
 
     Raises:
         CapabilityError: the endpoint can't decide.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, criterion: str = DANGER, *, threshold: float = 0.5
-    ) -> None:
-        self.threshold = threshold
+    def __init__(self, endpoint: Endpoint, criterion: str = DANGER) -> None:
         options = (Option("yes", value=True), Option("no", value=False))
         question = Question("danger", "predicate", f"Is this message {criterion}?", options)
         super().__init__(endpoint, [question], name="danger")
 
     def read(self, answers: Sequence[Answer]) -> Predicate:
-        """Compare the probability with the threshold."""
-        found = Predicate.of(answers[0])
-        p = found.probability
-        return found if p is None else found.model_copy(update={"picked": p >= self.threshold})
+        """Give the answer."""
+        return Predicate.of(answers[0])
 
 
 class Excerpt(TypedNode[Text, Text]):
@@ -182,12 +184,29 @@ def is_there(text: Text) -> bool:
     return bool(text.text)
 
 
-def is_urgent(urgency: Urgency | Skipped) -> bool:
-    """Whether a message can't wait, or nobody could say."""
+def may_be_urgent(urgency: Urgency | Skipped) -> bool:
+    """Whether it isn't sure that a message can wait until today."""
     if isinstance(urgency, Skipped):
         return False
     answer = urgency.urgency
-    return answer.status != "answered" or answer.level == "now"
+    if answer.status != "answered":
+        return True
+    return is_urgent(answer) or answer.probabilities.get(URGENT, 0.0) >= MAY_BE
+
+
+def is_urgent(urgency: Score) -> bool:
+    """Whether a message is urgent, or nobody could say."""
+    return urgency.status != "answered" or urgency.level == URGENT
+
+
+def with_danger(reading: Reading | None, *, threshold: float) -> Reading | None:
+    """Say yes to danger from a threshold on; where a message isn't urgent, where that is sure."""
+    p = None if reading is None or reading.danger is None else reading.danger.probability
+    if reading is None or reading.danger is None or p is None:
+        return reading
+    least = threshold if is_urgent(reading.urgency) else max(threshold, SURE)
+    danger = reading.danger.model_copy(update={"picked": p >= least})
+    return reading.model_copy(update={"danger": danger})
 
 
 def read(

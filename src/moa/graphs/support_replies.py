@@ -32,22 +32,41 @@ models with 0.5 and 1.5 billion most replies were not worth sending, and of thos
 was measured."""
 _SIZE = re.compile(r"(?<![a-z\d.])(?:\d+x)?(\d+(?:\.\d+)?)(b|m)(?![a-z\d])", re.IGNORECASE)
 _FILE = re.compile(r"[^\n]+\.(?:md|txt)", re.IGNORECASE)
-_TO_PEOPLE = ("refusal", "repetition", "echo")
+_TO_PEOPLE = ("refusal", "empty", "repetition", "echo")
 """Faults of a text that helps nobody, not even as a draft."""
 _MOODS = {
-    "negative": "The writer is unhappy: say first that you are sorry for it.",
-    "positive": "The writer is pleased.",
+    "negative": "The customer is unhappy: begin by saying that you are sorry.",
+    "positive": "The customer is pleased.",
 }
 _INSTRUCTIONS = (
-    "You write for the support of {company}, to its customers. Style: {tone}.\n\n"
+    "You are the customer support of {company}. Customers write, and you reply. Your style: "
+    "{tone}.\n\n"
     "{knowledge}"
-    "How to reply:\n"
-    "- Answer what was asked from the rules and facts, with their figures and conditions.\n"
-    "- What they don't tell, a colleague checks. Then write that a colleague checks it and gets "
-    "back to the customer, and ask for what the colleague needs and the message doesn't tell.\n"
-    "- Orders, bookings, bills and dates are in the hands of the colleague.\n"
-    "- Write the reply alone, in {language}."
+    "Reply from the rules and facts, with their figures and conditions. What they don't tell, a "
+    "colleague knows: say that a colleague checks it and gets back to the customer, and ask for "
+    "what the colleague needs to know. Only a colleague sees orders, bookings and bills."
 )
+_EXAMPLES: tuple[tuple[str, tuple[str, str, str], str], ...] = (
+    (
+        "Is my order 5512 on its way, and can the address still be changed? I've asked twice now.",
+        ("en", "where an order is", "negative"),
+        (
+            "We are sorry that you had to ask twice. A colleague checks order 5512, and whether "
+            "the address can still be changed, and gets back to you. To which address should it go?"
+        ),
+    ),
+    (
+        "Guten Tag, haben Sie die Vase auch in Rot, und darf sie in den Geschirrspüler?",
+        ("de", "asks about a product", "neutral"),
+        (
+            "Guten Tag, danke für Ihre Frage. Eine Kollegin sieht nach, ob es die Vase in Rot gibt "
+            "und ob sie in den Geschirrspüler darf, und meldet sich bei Ihnen. Welche Größe suchen "
+            "Sie?"
+        ),
+    ),
+)
+"""Messages and replies that any business could write, since they say nothing about one. Without
+them a model of 1.5 billion parameters wrote on in the customer's name."""
 
 
 class Letter(Frozen):
@@ -102,19 +121,30 @@ class ReplyWriter(Agent[Letter, Reply]):
             company=company,
             tone=tone,
             knowledge="".join(told),
-            language="the language of the message",
         )
-        super().__init__(endpoint, instructions, name="reply", max_tokens=max_tokens)
+        shown = [
+            (Letter(text=text, language=language, about=about, mood=mood), reply)
+            for text, (language, about, mood), reply in _EXAMPLES
+        ]
+        super().__init__(
+            endpoint,
+            instructions,
+            input=Letter,
+            output=Reply,
+            name="reply",
+            max_tokens=max_tokens,
+            examples=shown,
+        )
 
     def user_prompt(self, request: Letter) -> str:
         """Show what was found, the message, and last what was decided and is to be done."""
         found = "\n\n".join(f"{each.source}\n{each.text}" for each in request.passages)
         parts = [block(unbracketed(found), "Facts")] if found else []
-        parts.append(block(request.text, "Message"))
+        parts.append(block(request.text, "A customer writes"))
         known = [f"It is about: {request.about}." if request.about else ""]
         known += [_MOODS.get(request.mood or "", ""), "It is urgent." if request.urgent else ""]
         named = language_name(request.language)
-        known.append(f"Write the reply in {named}." if named else "Write the reply.")
+        known.append(f"Reply to the customer in {named}." if named else "Reply to the customer.")
         return "\n\n".join([*parts, " ".join(filter(None, known))])
 
     def read(self, completion: Completion) -> Reply:
@@ -132,7 +162,7 @@ class Waiting(TypedNode[Letter, Dropped]):
     async def answer(self, request: Letter, context: RunContext) -> Dropped:
         """Write nothing, and say why in the trace."""
         del request
-        reason = "it needs a large model, and none is configured"
+        reason = "it needs a model that writes, and none is configured"
         context.note("escalated", f"to people: {reason}")
         return Dropped(reason=reason)
 
@@ -159,14 +189,20 @@ def letter_of(
     found: Passages | Skipped | None,
     intents: Mapping[str, Intent],
 ) -> Letter:
-    """Put a message together with what was decided, as far as that is sure, and found."""
+    """Put a message together with what was decided, as far as that is sure, and found.
+
+    Args:
+        text: The message.
+        reading: What was decided; `None` where it is empty.
+        found: Passages of documents.
+        intents: What its intent means, by name; empty where the intent isn't sure.
+    """
     passages = found.passages if isinstance(found, Passages) else ()
     letter = Letter(text=text.text, language=text.language, passages=passages)
     if reading is None:
         return letter
-    intent, mood, urgency = reading.intent, reading.sentiment, reading.urgency
-    known = intent.status == "answered" and not intent.doubtful and intent.accepted is not False
-    about = intents.get(intent.label or "") if known else None
+    mood, urgency = reading.sentiment, reading.urgency
+    about = intents.get(reading.intent.label or "") if intents else None
     feels = mood.label if mood.status == "answered" and not mood.doubtful else None
     now = urgency.status == "answered" and not urgency.doubtful and urgency.level == "now"
     said = {"about": about.means.strip().rstrip(".") if about else None}
