@@ -295,24 +295,22 @@ async def test_whoever_writes_is_told_what_was_decided_and_what_may_be_said() ->
     slm, llm = endpoints(intent={"refund": 0.95}, sentiment={"negative": 0.9})
     graph = Support(slm=slm, llm=llm, policy=POLICY, facts=("Lamps are made in Ghent.",))
     await graph.run(Ticket(text="Guten Tag, ich möchte mein Geld für die Lampe zurück haben."))
-    rule, *_, asked = (message.content for message in llm.prompts[0].messages)
-    assert POLICY in rule
-    assert "Ghent" in rule
-    for told in (INTENTS["refund"].means, "unhappy", "in German"):
-        assert told in asked
+    rule = llm.prompts[0].messages[0].content
+    for told in (POLICY, "Ghent", INTENTS["refund"].means, "unhappy", "in German"):
+        assert told in rule
 
 
 async def test_an_intent_that_is_unclear_is_not_told_to_whoever_writes() -> None:
     slm, llm = endpoints(intent={"refund": 0.5})
     await Support(slm=slm, llm=llm).run(Ticket(text=REFUND))
-    assert INTENTS["refund"].means not in llm.prompts[0].messages[-1].content
+    assert INTENTS["refund"].means not in llm.prompts[0].messages[0].content
 
 
 async def test_facts_are_searched_for_in_documents(tmp_path: Path) -> None:
     (tmp_path / "lamps.md").write_text("# Lamps\n\nA lamp goes back to Ghent to be refunded.")
     slm, llm = endpoints(intent={"refund": 0.9})
     output = (await Support(slm=slm, llm=llm, documents=tmp_path).run(Ticket(text=REFUND))).output
-    assert "Ghent" in llm.prompts[0].messages[-1].content
+    assert "Ghent" in llm.prompts[0].messages[0].content
     assert isinstance(output, Answered)
     assert not any("neither policy" in doubt for doubt in output.doubts)
 

@@ -24,15 +24,15 @@ from moa.node import Frozen, Text
 from moa.questions import Answer, Choice, Option, Predicate, Question, Score, score
 
 _NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
-DANGER = "about danger to people, such as an injury, smoke, fire or gas"
+DANGER = "about danger to people, such as an injury, poison, smoke, fire or gas"
 """What goes to people first."""
 URGENT = "now"
 """The level of urgency that can't wait."""
-MAY_BE = 0.1
+MAY_BE = 0.05
 """Probability of being urgent from which on it is asked whether people are in danger."""
 SURE = 0.6
 """Probability of danger from which on it counts in a message that isn't urgent. Both were chosen on
-messages by three writers: of their 65 dangers 62 are found, of 132 by others 124, with 5 % of all
+messages by three writers: of their 65 dangers 62 are found, of 132 by others 124, with 6 % of all
 other messages called dangerous (`benchmarks/support.py`)."""
 
 

@@ -22,6 +22,7 @@ from moa.endpoints.known import can_write
 from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import Mark, beside_config
 from moa.graphs.support_reading import Intent, Reading
+from moa.messages import Message
 from moa.node import Dropped, Frozen, Reply, Text
 
 Sent = Literal["send", "draft"]
@@ -39,34 +40,14 @@ _MOODS = {
     "positive": "The customer is pleased.",
 }
 _INSTRUCTIONS = (
-    "You are the customer support of {company}. Customers write, and you reply. Your style: "
+    "You are the customer support of {company}. You answer what customers write. Your style: "
     "{tone}.\n\n"
     "{knowledge}"
-    "Reply from the rules and facts, with their figures and conditions. What they don't tell, a "
-    "colleague knows: say that a colleague checks it and gets back to the customer, and ask for "
-    "what the colleague needs to know. Only a colleague sees orders, bookings and bills."
+    "Answer from the rules and facts, with their figures and conditions. What they don't tell, "
+    "only a colleague knows: then say that a colleague checks it and gets back to the customer, "
+    "and ask for what the colleague needs. Orders, bookings and bills only a colleague can see or "
+    "change."
 )
-_EXAMPLES: tuple[tuple[str, tuple[str, str, str], str], ...] = (
-    (
-        "Is my order 5512 on its way, and can the address still be changed? I've asked twice now.",
-        ("en", "where an order is", "negative"),
-        (
-            "We are sorry that you had to ask twice. A colleague checks order 5512, and whether "
-            "the address can still be changed, and gets back to you. To which address should it go?"
-        ),
-    ),
-    (
-        "Guten Tag, haben Sie die Vase auch in Rot, und darf sie in den Geschirrspüler?",
-        ("de", "asks about a product", "neutral"),
-        (
-            "Guten Tag, danke für Ihre Frage. Eine Kollegin sieht nach, ob es die Vase in Rot gibt "
-            "und ob sie in den Geschirrspüler darf, und meldet sich bei Ihnen. Welche Größe suchen "
-            "Sie?"
-        ),
-    ),
-)
-"""Messages and replies that any business could write, since they say nothing about one. Without
-them a model of 1.5 billion parameters wrote on in the customer's name."""
 
 
 class Letter(Frozen):
@@ -122,10 +103,6 @@ class ReplyWriter(Agent[Letter, Reply]):
             tone=tone,
             knowledge="".join(told),
         )
-        shown = [
-            (Letter(text=text, language=language, about=about, mood=mood), reply)
-            for text, (language, about, mood), reply in _EXAMPLES
-        ]
         super().__init__(
             endpoint,
             instructions,
@@ -133,19 +110,26 @@ class ReplyWriter(Agent[Letter, Reply]):
             output=Reply,
             name="reply",
             max_tokens=max_tokens,
-            examples=shown,
         )
 
-    def user_prompt(self, request: Letter) -> str:
-        """Show what was found, the message, and last what was decided and is to be done."""
-        found = "\n\n".join(f"{each.source}\n{each.text}" for each in request.passages)
-        parts = [block(unbracketed(found), "Facts")] if found else []
-        parts.append(block(request.text, "A customer writes"))
-        known = [f"It is about: {request.about}." if request.about else ""]
+    def messages(self, request: Letter) -> tuple[Message, ...]:
+        """Put what was found and decided behind the rules, so that the message stands alone.
+
+        Models of 1.5 billion parameters repeated a message that orders stand behind.
+        """
+        rule, *asked = super().messages(request)
+        known = [f"The message is about: {request.about}." if request.about else ""]
         known += [_MOODS.get(request.mood or "", ""), "It is urgent." if request.urgent else ""]
         named = language_name(request.language)
-        known.append(f"Reply to the customer in {named}." if named else "Reply to the customer.")
-        return "\n\n".join([*parts, " ".join(filter(None, known))])
+        known.append(f"Reply in {named}." if named else "Reply in the language of the message.")
+        found = "\n\n".join(f"{each.source}\n{each.text}" for each in request.passages)
+        parts = [rule.content, block(unbracketed(found), "More facts") if found else ""]
+        parts.append(" ".join(filter(None, known)))
+        return (Message("system", "\n\n".join(filter(None, parts))), *asked)
+
+    def user_prompt(self, request: Letter) -> str:
+        """Show the message."""
+        return block(request.text)
 
     def read(self, completion: Completion) -> Reply:
         """Read the reply, and whether it breaks off."""
