@@ -35,6 +35,9 @@ _ALIKE = 0.7
 """Share of the words of two sentences that both have, from which on they say the same."""
 _FEWEST = 4
 """Words from which on a sentence can repeat another: short ones may be meant to."""
+_LONG, _NEARLY = 6, 0.8
+"""Words of a sentence of the question, and the share of them in one of the answer, from which on
+that repeats it, whatever else it says."""
 _RESTS = 0.55
 """Share of the words of a sentence, rare ones counting more, with which a text holds it."""
 _GREETING = 2
@@ -192,15 +195,20 @@ def _repetitions(text: str, asked: str) -> Iterator[Fault]:
     twice = next((two for (_, a), (two, b) in combinations(long, 2) if _alike(a, b)), None)
     if twice is not None:
         yield Fault("repetition", f"it says twice: {twice:.80}")
-    heard = [{*words(one)} for _, one in sentences(asked)]
+    heard = [own for _, one in sentences(asked) if len(own := {*words(one)}) >= _FEWEST]
     for one, own in long:
-        if any(len(each) >= _FEWEST and _alike(own, each) for each in heard):
+        if any(_alike(own, each) or _holds(own, each) for each in heard):
             yield Fault("echo", f"it repeats what was asked: {one:.80}")
             return
 
 
 def _alike(one: set[str], other: set[str]) -> bool:
     return len(one & other) >= _ALIKE * len(one | other)
+
+
+def _holds(one: set[str], other: set[str]) -> bool:
+    """Whether a sentence has nearly all words of a long one."""
+    return len(other) >= _LONG and len(one & other) >= _NEARLY * len(other)
 
 
 def _strange(figures: Iterable[Fraction], ground: Ground) -> Iterator[Fault]:
@@ -228,13 +236,6 @@ def _unheld(text: str, checks: Checks, ground: Ground) -> Iterator[Fault]:
             yield Fault("promise", f"nothing given holds this promise: {one:.80}")
         elif checks.says_done(one):
             yield Fault("promise", f"it says what it can't have done: {one:.80}")
-
-
-def strange_figures(text: str, known: Iterable[str]) -> list[str]:
-    """Give the numbers of a text, in digits, that none of the known texts has, each once."""
-    held = {figure for one in known for figure in numbers(one)}
-    strange = (figure for figure in numbers(text) if figure not in held)
-    return [written(figure) for figure in dict.fromkeys(strange)]
 
 
 def _figures(text: str) -> list[Fraction]:

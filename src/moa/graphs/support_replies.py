@@ -40,13 +40,11 @@ _MOODS = {
     "positive": "The customer is pleased.",
 }
 _INSTRUCTIONS = (
-    "You are the customer support of {company}. You answer what customers write. Your style: "
-    "{tone}.\n\n"
+    "You answer messages to the customer support of {company}.\n\n"
     "{knowledge}"
-    "Answer from the rules and facts, with their figures and conditions. What they don't tell, "
-    "only a colleague knows: then say that a colleague checks it and gets back to the customer, "
-    "and ask for what the colleague needs. Orders, bookings and bills only a colleague can see or "
-    "change."
+    "Write the reply to the customer's message: {tone}. Take what you say from the rules and "
+    "facts. What they don't tell, a colleague checks: then tell the customer that a colleague "
+    "checks it and gets back to them, and ask for what is missing."
 )
 
 
@@ -121,7 +119,8 @@ class ReplyWriter(Agent[Letter, Reply]):
         known = [f"The message is about: {request.about}." if request.about else ""]
         known += [_MOODS.get(request.mood or "", ""), "It is urgent." if request.urgent else ""]
         named = language_name(request.language)
-        known.append(f"Reply in {named}." if named else "Reply in the language of the message.")
+        language = named or "the language of the message"
+        known.append(f"Write the reply to the customer in {language}.")
         found = "\n\n".join(f"{each.source}\n{each.text}" for each in request.passages)
         parts = [rule.content, block(unbracketed(found), "More facts") if found else ""]
         parts.append(" ".join(filter(None, known)))
@@ -164,7 +163,8 @@ class TextOrFile(Mark):
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} can't be read as a text: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ValueError(f"{path} can't be read as a text: {why}") from error
 
 
 def letter_of(

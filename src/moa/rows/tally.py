@@ -164,6 +164,8 @@ class Tally:
             yield f"{endpoint}: {said} of {self.items} items"
 
     def _next(self) -> Iterator[str]:
+        if first := self.became["in danger"]:
+            yield f"answer the queue danger first: {first}"
         drafted = self.became["drafted"]
         if "llm" in self.usage.by_tier():
             if drafted:
