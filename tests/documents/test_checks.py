@@ -39,6 +39,7 @@ def kinds(text: str, asked: str, language: str | None, given: str = RULES) -> se
             "echo",
         ),
         ("Where is it?", "A colleague looks at it and writes to you.", "de", "language"),
+        ("Hello?", "A colleague looks at it. Regards, [Your Name]", "en", "placeholder"),
         ("あの", "担当者が確認して、後ほどご連絡いたします。", "ja", "language"),
     ],
 )  # fmt: skip

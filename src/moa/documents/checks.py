@@ -26,7 +26,17 @@ from moa.documents.retrieval import words
 from moa.documents.sentences import sentences
 
 Kind = Literal[
-    "refusal", "empty", "repetition", "echo", "language", "figure", "day", "yes", "promise"
+    "refusal",
+    "empty",
+    "repetition",
+    "echo",
+    "length",
+    "placeholder",
+    "language",
+    "figure",
+    "day",
+    "yes",
+    "promise",
 ]
 _PROMISES = ("sends", "refunds", "replaces", "cancels")
 _READ = 4000
@@ -45,6 +55,8 @@ _GREETING = 2
 _OPENING = 3
 """Sentences of a text that may begin with a yes: a greeting stands before it."""
 _WEEK = 7
+_PLACEHOLDER = re.compile(r"\[[^\W\d][\w' ]{2,40}\]|\{[^\W\d][\w' ]{2,40}\}|<[^\W\d][\w' ]{2,40}>")
+"""Something that whoever sends a text is to fill in."""
 _APOSTROPHES = {0x2019: "'", 0x02BC: "'"}
 _SMALLEST = 2
 """The first of the numbers that are listed in words; one is also an article."""
@@ -172,8 +184,13 @@ def faults_of(text: str, *, ground: Ground, asked: str, language: str | None) ->
         asked: What it answers.
         language: In which it should be written, as ISO 639-1; `None`: in any.
     """
-    text = text[:_READ]
-    found = [*_repetitions(text, asked[:_READ])]
+    found: list[Fault] = []
+    if len(text) > _READ:
+        found.append(Fault("length", f"only its first {_READ} characters are looked at"))
+        text = text[:_READ]
+    found += _repetitions(text, asked[:_READ])
+    if place := _PLACEHOLDER.search(text):
+        found.append(Fault("placeholder", f"something is to be filled in: {place[0]}"))
     spoken = language_of(text) if can_detect() else language
     if language is not None and spoken not in (None, language):
         found.append(Fault("language", f"it is written in {spoken}, and not in {language}"))
