@@ -130,10 +130,11 @@ class Encoder(EndpointBase):
         if package := self.missing():
             purpose = "to turn texts into vectors"
             raise MissingDependency(package, extra=self.extra, purpose=purpose)
-        estimate = self.price.charge(Amount(calls=1))
+        estimate = self.price.charge(Amount(calls=1, encodings=1))
         with await context.reserve(self.name, self.tier, estimate) as call:
             vectors, tokens, seconds = await self.read(texts)
-            amount = self.price.charge(Amount(calls=1, input_tokens=tokens, seconds=seconds))
+            read = Amount(calls=1, input_tokens=tokens, seconds=seconds, encodings=1)
+            amount = self.price.charge(read)
             call.settle(amount)
         context.note("answered", self.model, endpoint=self.name)
         return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)

@@ -219,7 +219,7 @@ class OpenAIEndpoint(EndpointBase):
         """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
         need(self, "embed")
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
-        estimate = estimate_of(*texts, max_tokens=0, price=self.price)
+        estimate = replace(estimate_of(*texts, max_tokens=0, price=self.price), encodings=1)
         answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
         rows = objects_of(answer.get("data"))
         try:
