@@ -1,0 +1,383 @@
+"""Measures questions about business texts: yes or no, a choice, a level.
+
+Every text goes through one `Decider` that is made of its questions. Beside it the same model is
+asked all of them in one chat prompt, to be answered as JSON. Constants and wording are chosen on
+`questions_trade.jsonl`, and reported on `questions_services.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pydantic import BaseModel, create_model
+
+from kept import Kept
+from moa import Choice, Decider, EmbeddedEndpoint, Predicate, Score, choice, predicate, score
+from moa.context import RunContext
+from moa.endpoints import Completion, Decision, Endpoint, Example, Prompt
+from moa.endpoints.embedded import EngineSettings
+from moa.endpoints.sent import show_questions
+from moa.endpoints.wrappers import Wrapping
+from moa.errors import MoaError
+from moa.questions import Answer, Question, answers_in
+from moa.usage import NOTHING
+from report import table, write
+
+DATA = Path(__file__).parent / "data"
+HALVES = {"trade": "questions_trade.jsonl", "services": "questions_services.jsonl"}
+WINDOW = 4096
+TRICKS = ("number", "negation", "two facts", "plain")
+_TRICK = re.compile(r"\bq(\d+)\s+([a-z ]+?):")
+WAYS = ("moa", "model alone", "one chat prompt")
+Row = dict[str, Any]
+
+TEXT = """
+What questions about business texts are answered by: {questions} questions about {texts} texts (leases, complaints,
+invoices, minutes …) in nine languages. Each text goes through one `Decider` of its questions. *Model alone*: without the
+encoder that stands beside models in this process. *One chat prompt*: the same model is asked all questions of a text at
+once, at temperature 0, and its JSON is held to a schema. *Constant*: always the more frequent of yes and no; of options,
+one at random. A share of {predicates} yes-or-no questions is good to ± {error:.2f}. Wording and constants were chosen on
+another half.
+
+{rows}
+
+Yes-or-no questions by what is hard about them:
+
+{tricks}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question of the file, and what is hard about it."""
+
+    name: str
+    kind: str
+    text: str
+    options: tuple[str, ...]
+    answer: object
+    """A bool, an option, a level; `None` where the text doesn't tell."""
+    trick: str
+
+
+def questions_of(row: Row) -> list[Asked]:
+    """Read the questions of a line, named `q1`, `q2` …"""
+    tricks = {f"q{number}": words.strip() for number, words in _TRICK.findall(row["notes"])}
+    return [
+        Asked(
+            name := f"q{place}",
+            one["kind"],
+            one["question"],
+            tuple(one.get("options") or one.get("levels") or ("yes", "no")),
+            one["answer"],
+            tricks.get(name, "plain"),
+        )
+        for place, one in enumerate(row["questions"], start=1)
+    ]
+
+
+def model_of(asked: Sequence[Asked]) -> type[BaseModel]:
+    """Write them as a user does."""
+    fields: dict[str, Any] = {}
+    for one in asked:
+        match one.kind:
+            case "predicate":
+                fields[one.name] = (Predicate, predicate(one.text))
+            case "choice":
+                fields[one.name] = (Choice[str], choice(one.text, labels=one.options))
+            case _:
+                fields[one.name] = (Score, score(one.text, levels=one.options))
+    return create_model("Asked", **fields)
+
+
+class Remembering(Wrapping):
+    """Keeps what a model answers to a prompt, and what that took, so that nothing is asked twice.
+
+    Args:
+        endpoint: Who is asked.
+        kept: Holds the answers.
+    """
+
+    def __init__(self, endpoint: Endpoint, kept: Kept) -> None:
+        super().__init__(endpoint)
+        self.kept = kept
+        self.spent: Counter[str] = Counter()
+        """Seconds and tokens of what was taken or asked since it was emptied."""
+
+    async def decide(
+        self,
+        text: str,
+        questions: Sequence[Question],
+        context: RunContext,
+        /,
+        *,
+        examples: Sequence[Example] = (),
+    ) -> Decision:
+        """Ask all questions together unless all answers are kept."""
+        sent = [
+            await show_questions(self.endpoint, text, [q], context, examples=examples)
+            for q in questions
+        ]
+        keys = [_key(self.model, "\n".join(map(str, one))) for one in sent]
+        if any(key not in self.kept.found for key in keys):
+            begun = time.perf_counter()
+            made = await self.endpoint.decide(text, questions, context, examples=examples)
+            seconds = (time.perf_counter() - begun) / len(questions)
+            new = made.amount.input_tokens - made.amount.cached_input_tokens
+            for key, answer in zip(keys, made.answers, strict=True):
+                found = {"p": answer.probabilities, "mass": answer.label_mass}
+                self.kept.keep(key, found | {"seconds": seconds, "new": new / len(questions)})
+        answers: list[Answer] = []
+        for key, question in zip(keys, questions, strict=True):
+            found = self.kept.found[key]
+            self.spent += Counter({"seconds": found["seconds"], "new": found["new"]})
+            answers.append(
+                Answer(
+                    question=question,
+                    probabilities=tuple(found["p"]),
+                    label_mass=found["mass"],
+                    source="logprob",
+                )
+            )
+        return Decision(
+            answers=tuple(answers), endpoint=self.name, model=self.model, amount=NOTHING
+        )
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Any:
+        """Write, unless the text is kept."""
+        key = _key(self.model, repr(prompt))
+        if key not in self.kept.found:
+            begun = time.perf_counter()
+            made = await self.endpoint.complete(prompt, context)
+            amount = made.amount
+            self.kept.keep(
+                key,
+                {
+                    "text": made.text,
+                    "seconds": time.perf_counter() - begun,
+                    "new": amount.input_tokens - amount.cached_input_tokens,
+                },
+            )
+        found = self.kept.found[key]
+        self.spent += Counter({"seconds": found["seconds"], "new": found["new"]})
+        return Completion(
+            text=found["text"],
+            endpoint=self.name,
+            model=self.model,
+            amount=NOTHING,
+            finish_reason="stop",
+        )
+
+
+def _key(model: str, sent: str) -> str:
+    return f"{model} {hashlib.sha256(sent.encode()).hexdigest()[:32]}"
+
+
+async def by_decider(row: Row, model: Remembering, *, alone: bool) -> Row:
+    """Answer the questions of a text: by name, the value, and what was said of it."""
+    asked = questions_of(row)
+    agent = Decider(model, model_of(asked))
+    if alone:
+        agent = agent.alone()
+    context = RunContext()
+    begun, model.spent = time.perf_counter(), Counter()
+    made = await agent.answer(row["text"], context)
+    took = time.perf_counter() - begun
+    typed = answers_in(made)
+    return {
+        "answers": {name: _value(one) for name, one in typed.items()},
+        "said": {
+            name: {"p": one.probabilities, "mass": one.label_mass, "doubtful": one.doubtful}
+            for name, one in typed.items()
+        },
+        "notes": [note.text for note in context.trace],
+        "seconds": max(took, model.spent["seconds"]),
+        "new": model.spent["new"],
+    }
+
+
+def _value(answer: object) -> object:
+    match answer:
+        case Predicate():
+            return answer.value
+        case Choice():
+            return answer.label
+        case Score():
+            return answer.level
+        case _:
+            raise TypeError(answer)
+
+
+async def by_chat(row: Row, model: Remembering) -> Row:
+    """Ask for all answers at once, as JSON."""
+    asked = questions_of(row)
+    lines = [f"{one.name}: {one.text} One of: {', '.join(one.options)}" for one in asked]
+    schema = {
+        "type": "object",
+        "properties": {one.name: {"enum": list(one.options)} for one in asked},
+        "required": [one.name for one in asked],
+        "additionalProperties": False,
+    }
+    prompt = Prompt.of(
+        "\n".join(["Text:", row["text"], "", "Questions:", *lines]),
+        system="Answer the questions about the text with a JSON object, by the names of the questions.",
+        json_schema=schema,
+        max_tokens=300,
+        temperature=0.0,
+    )
+    model.spent = Counter()
+    try:
+        said = json.loads((await model.complete(prompt, RunContext())).text)
+    except (MoaError, ValueError) as error:
+        print(f"{row['id']}: {error}")
+        said = {}
+    kinds = {one.name: one.kind for one in asked}
+    answers = {k: v == "yes" if kinds.get(k) == "predicate" else v for k, v in said.items()}
+    return {"answers": answers, "said": {}, "notes": [], **model.spent}
+
+
+async def measured(rows: Sequence[Row], model: Remembering, way: str) -> list[Row]:
+    """Answer all texts in one way."""
+    found: list[Row] = []
+    for row in rows:
+        if way == "one chat prompt":
+            found.append(await by_chat(row, model))
+        else:
+            found.append(await by_decider(row, model, alone=way == "model alone"))
+        print(".", end="", flush=True)
+    print()
+    return found
+
+
+Right = Callable[[Asked], bool]
+
+
+def share(
+    rows: Sequence[Row], found: Sequence[Row], which: Right, *, told: bool = False
+) -> float | None:
+    """Share of the answers that are right, of those questions; with `told`, not doubtful ones."""
+    right = [
+        made["answers"].get(one.name) == one.answer
+        for row, made in zip(rows, found, strict=True)
+        for one in questions_of(row)
+        if which(one)
+        and one.answer is not None
+        and not (told and made["said"].get(one.name, {}).get("doubtful"))
+    ]
+    return fmean(right) if right else None
+
+
+def of_kind(kind: str) -> Right:
+    """Questions of a kind."""
+    return lambda one: one.kind == kind
+
+
+def of_trick(trick: str) -> Right:
+    """Yes-or-no questions with a trick."""
+    return lambda one: one.kind == "predicate" and one.trick == trick
+
+
+def _written(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}".removeprefix("0")
+
+
+def _constant(rows: Iterable[Row]) -> list[str]:
+    asked = [one for row in rows for one in questions_of(row) if one.answer is not None]
+    said = Counter(one.answer for one in asked if one.kind == "predicate")
+    guessed = {
+        kind: fmean(1 / len(one.options) for one in asked if one.kind == kind)
+        for kind in ("choice", "score")
+    }
+    most = max(said.values()) / sum(said.values())
+    return list(map(_written, (most, guessed["choice"], guessed["score"])))
+
+
+def report(rows: Sequence[Row], found: Mapping[str, Mapping[str, Sequence[Row]]]) -> str:
+    """Write the tables: by model and way, what was found of each text."""
+    asked = [one for row in rows for one in questions_of(row)]
+    lines: list[list[str]] = [["constant", *_constant(rows), "", "", ""]]
+    tricks: list[list[str]] = []
+    for model, ways in found.items():
+        for way, made in ways.items():
+            doubts = [
+                said["doubtful"]
+                for one in made
+                for name, said in one["said"].items()
+                if "yes" in said["p"]
+            ]
+            lines.append(
+                [
+                    f"{model}, {way}",
+                    *(
+                        _written(share(rows, made, of_kind(k)))
+                        for k in ("predicate", "choice", "score")
+                    ),
+                    _written(fmean(doubts)) if doubts else "",
+                    f"{sum(one['seconds'] for one in made) / len(asked):.1f}",
+                    f"{sum(one['new'] for one in made) / len(asked):.0f}",
+                ]
+            )
+            by_trick = [_written(share(rows, made, of_trick(trick))) for trick in TRICKS]
+            tricks.append([f"{model}, {way}", *by_trick])
+    predicates = [one for one in asked if one.kind == "predicate" and one.answer is not None]
+    head = ["", "yes or no", "choice", "score", "doubtful yes or no", "s a question", "new tokens"]
+    counts = Counter(one.trick for one in predicates)
+    return TEXT.format(
+        questions=len(asked),
+        texts=len(rows),
+        predicates=len(predicates),
+        error=0.5 / len(predicates) ** 0.5,
+        rows=table(head, lines),
+        tricks=table(["", *(f"{trick} ({counts[trick]})" for trick in TRICKS)], tricks),
+    )
+
+
+def opened(file: Path | None, kept: Kept) -> Remembering:
+    """Run a model on one thread, since others work on this machine too."""
+    settings = EngineSettings(context_window=WINDOW, threads=1, slots=1)
+    return Remembering(EmbeddedEndpoint(model_path=file, settings=settings, timeout_s=1800), kept)
+
+
+async def run(args: argparse.Namespace) -> None:
+    kept = Kept(args.resume)
+    lines = (DATA / HALVES[args.half]).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines][: args.texts]
+    found: dict[str, dict[str, list[Row]]] = {}
+    for file in args.models or [None]:
+        model = opened(None if file in (None, "built-in") else Path(file), kept)
+        try:
+            found[model.model] = {way: await measured(rows, model, way) for way in args.ways}
+        finally:
+            await model.close()
+        print(report(rows, found), flush=True)
+    if args.details:
+        args.details.write_text(json.dumps(found))
+    if args.half == "services" and args.texts is None and not args.no_docs:
+        write("questions", "python benchmarks/questions.py --models FILE...", report(rows, found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=[], help='GGUF files, or "built-in"')
+    parser.add_argument("--half", choices=HALVES, default="services")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--texts", type=int, help="fewer, for a try, which writes nothing")
+    parser.add_argument("--resume", type=Path, help="file that keeps answers, and is read again")
+    parser.add_argument("--details", type=Path, help="every answer is written here, as JSON")
+    parser.add_argument("--no-docs", action="store_true", help="leave docs/benchmarks.md alone")
+    asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
