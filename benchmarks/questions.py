@@ -25,9 +25,8 @@ from pydantic import BaseModel, create_model
 from kept import Kept
 from moa import Choice, Decider, EmbeddedEndpoint, Predicate, Score, choice, predicate, score
 from moa.context import RunContext
-from moa.endpoints import Completion, Decision, Endpoint, Example, Prompt
+from moa.endpoints import Completion, Decision, Example, Prompt
 from moa.endpoints.embedded import EngineSettings
-from moa.endpoints.sent import show_questions
 from moa.endpoints.wrappers import Wrapping
 from moa.errors import MoaError
 from moa.questions import Answer, Question, answers_in
@@ -37,18 +36,20 @@ from report import table, write
 DATA = Path(__file__).parent / "data"
 HALVES = {"trade": "questions_trade.jsonl", "services": "questions_services.jsonl"}
 WINDOW = 4096
+KINDS = ("predicate", "choice", "score")
 TRICKS = ("number", "negation", "two facts", "plain")
 _TRICK = re.compile(r"\bq(\d+)\s+([a-z ]+?):")
 WAYS = ("moa", "model alone", "one chat prompt")
 Row = dict[str, Any]
 
 TEXT = """
-What questions about business texts are answered by: {questions} questions about {texts} texts (leases, complaints,
-invoices, minutes …) in nine languages. Each text goes through one `Decider` of its questions. *Model alone*: without the
-encoder that stands beside models in this process. *One chat prompt*: the same model is asked all questions of a text at
-once, at temperature 0, and its JSON is held to a schema. *Constant*: always the more frequent of yes and no; of options,
-one at random. A share of {predicates} yes-or-no questions is good to ± {error:.2f}. Wording and constants were chosen on
-another half.
+What questions about business texts are answered by: {questions} questions about {texts} texts
+(leases, complaints, invoices, minutes …) in nine languages. Each text goes through one `Decider` of
+its questions. *Model alone*: without the encoder that stands beside models in this process. *One
+chat prompt*: the same model is asked all questions of a text at once, at temperature 0, and its
+JSON is held to a schema. *Constant*: always the more frequent of yes and no; of options, one at
+random. A share of {predicates} yes-or-no questions is good to ± {error:.2f}. Wording and constants
+were chosen on another half.
 
 {rows}
 
@@ -84,6 +85,7 @@ def questions_of(row: Row) -> list[Asked]:
             tricks.get(name, "plain"),
         )
         for place, one in enumerate(row["questions"], start=1)
+        if one is not None
     ]
 
 
@@ -93,7 +95,7 @@ def model_of(asked: Sequence[Asked]) -> type[BaseModel]:
     for one in asked:
         match one.kind:
             case "predicate":
-                fields[one.name] = (Predicate, predicate(one.text))
+                fields[one.name] = (Predicate[bool | None], predicate(one.text, unknown=True))
             case "choice":
                 fields[one.name] = (Choice[str], choice(one.text, labels=one.options))
             case _:
@@ -109,8 +111,9 @@ class Remembering(Wrapping):
         kept: Holds the answers.
     """
 
-    def __init__(self, endpoint: Endpoint, kept: Kept) -> None:
+    def __init__(self, endpoint: EmbeddedEndpoint, kept: Kept) -> None:
         super().__init__(endpoint)
+        self.shown_questions = endpoint.shown_questions
         self.kept = kept
         self.spent: Counter[str] = Counter()
         """Seconds and tokens of what was taken or asked since it was emptied."""
@@ -125,11 +128,7 @@ class Remembering(Wrapping):
         examples: Sequence[Example] = (),
     ) -> Decision:
         """Ask all questions together unless all answers are kept."""
-        sent = [
-            await show_questions(self.endpoint, text, [q], context, examples=examples)
-            for q in questions
-        ]
-        keys = [_key(self.model, "\n".join(map(str, one))) for one in sent]
+        keys = [await self._key_of(text, q, context, examples) for q in questions]
         if any(key not in self.kept.found for key in keys):
             begun = time.perf_counter()
             made = await self.endpoint.decide(text, questions, context, examples=examples)
@@ -154,7 +153,14 @@ class Remembering(Wrapping):
             answers=tuple(answers), endpoint=self.name, model=self.model, amount=NOTHING
         )
 
-    async def complete(self, prompt: Prompt, context: RunContext, /) -> Any:
+    async def _key_of(
+        self, text: str, question: Question, context: RunContext, examples: Sequence[Example]
+    ) -> str:
+        shown = self.shown_questions
+        sent = await shown(text, [question], context, examples=examples)
+        return _key(self.model, repr([(one.messages, one.labels) for one in sent]))
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """Write, unless the text is kept."""
         key = _key(self.model, repr(prompt))
         if key not in self.kept.found:
@@ -198,7 +204,12 @@ async def by_decider(row: Row, model: Remembering, *, alone: bool) -> Row:
     return {
         "answers": {name: _value(one) for name, one in typed.items()},
         "said": {
-            name: {"p": one.probabilities, "mass": one.label_mass, "doubtful": one.doubtful}
+            name: {
+                "p": one.probabilities,
+                "mass": one.label_mass,
+                "doubtful": one.doubtful,
+                "untold": one.untold,
+            }
             for name, one in typed.items()
         },
         "notes": [note.text for note in context.trace],
@@ -207,16 +218,11 @@ async def by_decider(row: Row, model: Remembering, *, alone: bool) -> Row:
     }
 
 
-def _value(answer: object) -> object:
-    match answer:
-        case Predicate():
-            return answer.value
-        case Choice():
-            return answer.label
-        case Score():
-            return answer.level
-        case _:
-            raise TypeError(answer)
+def _value(answer: Predicate[bool | None] | Choice[Any] | Score) -> object:
+    """The answer, as if "can't be told" had not been asked for, which changes no prompt."""
+    if isinstance(answer, Predicate):
+        return answer.value if answer.probability is None else answer.probability >= 0.5
+    return answer.label if isinstance(answer, Choice) else answer.level
 
 
 async def by_chat(row: Row, model: Remembering) -> Row:
@@ -231,14 +237,14 @@ async def by_chat(row: Row, model: Remembering) -> Row:
     }
     prompt = Prompt.of(
         "\n".join(["Text:", row["text"], "", "Questions:", *lines]),
-        system="Answer the questions about the text with a JSON object, by the names of the questions.",
+        system="Answer the questions about the text with a JSON object, by the questions' names.",
         json_schema=schema,
         max_tokens=300,
         temperature=0.0,
     )
     model.spent = Counter()
     try:
-        said = json.loads((await model.complete(prompt, RunContext())).text)
+        said: dict[str, str] = json.loads((await model.complete(prompt, RunContext())).text)
     except (MoaError, ValueError) as error:
         print(f"{row['id']}: {error}")
         said = {}
@@ -313,16 +319,13 @@ def report(rows: Sequence[Row], found: Mapping[str, Mapping[str, Sequence[Row]]]
             doubts = [
                 said["doubtful"]
                 for one in made
-                for name, said in one["said"].items()
+                for said in one["said"].values()
                 if "yes" in said["p"]
             ]
             lines.append(
                 [
                     f"{model}, {way}",
-                    *(
-                        _written(share(rows, made, of_kind(k)))
-                        for k in ("predicate", "choice", "score")
-                    ),
+                    *(_written(share(rows, made, of_kind(k))) for k in KINDS),
                     _written(fmean(doubts)) if doubts else "",
                     f"{sum(one['seconds'] for one in made) / len(asked):.1f}",
                     f"{sum(one['new'] for one in made) / len(asked):.0f}",
@@ -353,6 +356,8 @@ async def run(args: argparse.Namespace) -> None:
     kept = Kept(args.resume)
     lines = (DATA / HALVES[args.half]).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines][: args.texts]
+    for row in rows:
+        row["questions"] = [one if one["kind"] in args.kinds else None for one in row["questions"]]
     found: dict[str, dict[str, list[Row]]] = {}
     for file in args.models or [None]:
         model = opened(None if file in (None, "built-in") else Path(file), kept)
@@ -372,6 +377,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[], help='GGUF files, or "built-in"')
     parser.add_argument("--half", choices=HALVES, default="services")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--texts", type=int, help="fewer, for a try, which writes nothing")
     parser.add_argument("--resume", type=Path, help="file that keeps answers, and is read again")
     parser.add_argument("--details", type=Path, help="every answer is written here, as JSON")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from pydantic import BaseModel, create_model
@@ -30,6 +31,7 @@ from moa.calibration.features import (
 from moa.calibration.file import Calibration, HeadFile
 from moa.context import RunContext
 from moa.decisions import ENOUGH
+from moa.decisions.doubt import Doubts
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import JointEncoder, encoder_beside, encoder_for, feeds_heads
 from moa.endpoints.sent import SentPrompt, show_questions
@@ -207,6 +209,11 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         by_name = {question.name: question for question in self.questions}
         self._scorers = {n: Calibrated(c, by_name[n], self._sources) for n, c in made.items()}
         self._plan = Plan.of(scorer.ask for scorer in self._scorers.values())
+        self._doubts = {
+            name: Doubts(by_name[name], self.endpoint.model)
+            for name, scorer in self._scorers.items()
+            if scorer.calibration.as_asked
+        }
 
     def _default(self, question: Question, shown: Sequence[Example], *, heads: bool) -> Calibration:
         if heads:
@@ -305,11 +312,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                 context.note("degraded", warning)
         reads = await plan.read(text, self._sources, context)
         pairs = zip(scorers.values(), reads, strict=True)
-        answers = {s.question.name: s.conclude(read, text) for s, read in pairs}
+        answers = {s.question.name: self._doubted(s.conclude(read, text)) for s, read in pairs}
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
         return [answers[question.name] for question in self.questions]
+
+    def _doubted(self, answer: Answer) -> Answer:
+        """Say what speaks against an answer that the endpoint gave as it is."""
+        doubts = self._doubts.get(answer.question.name)
+        return replace(answer, doubt=doubts.of(answer)) if doubts and not answer.doubt else answer
 
     async def _fitting(self, text: str, context: RunContext) -> str:
         """Cut a text that the endpoint can't read whole to its opening and its end, and say so.
@@ -350,8 +362,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     f"question {name!r}: the label was written, so it has no probabilities and "
                     "no confidence",
                 )
-            if why := scorers[name].calibration.doubtful:
-                context.note("doubtful", f"question {name!r} is DOUBTFUL: {why}")
+            if answer.doubt:
+                context.note("doubtful", f"question {name!r} is DOUBTFUL: {answer.doubt}")
         said = (self._said(scorer.calibration) for scorer in scorers.values())
         for way in dict.fromkeys(filter(None, said)):
             context.note("changed", way)
