@@ -12,7 +12,8 @@ from moa.context import RunContext
 from moa.endpoints.client import Client
 from moa.endpoints.decide import Decides
 from moa.endpoints.embedded import Engine
-from moa.endpoints.logprobs import LabelPrompt, LlamaCppReader
+from moa.endpoints.layouts import LabelPrompt
+from moa.endpoints.logprobs import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import InvalidResponse
 from moa.questions import Option, Question
@@ -40,8 +41,8 @@ def tokens(request: Asked) -> Answer:
     return Answer(json={"tokens": [len(word) for word in words]})
 
 
-TOKENS = [tokens] * 3
-"""Of the prompt and its two labels."""
+TOKENS = [tokens] * 5
+"""Of the prompt, and of its two labels in two spellings."""
 
 
 def probabilities(shares: dict[int, float]) -> Answer:
@@ -79,7 +80,7 @@ async def test_labels_are_tokenised_once(served: Served, reader: LlamaCppReader)
     served.will(*TOKENS, probabilities({2: 0.5, 3: 0.5}), tokens, probabilities({2: 0.5, 3: 0.5}))
     for _ in range(2):
         await reader.read_labels(ASKED, RunContext())
-    assert served.paths.count("/tokenize") == 4
+    assert served.paths.count("/tokenize") == 6
 
 
 async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
@@ -88,7 +89,7 @@ async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
     served.will(*TOKENS, probabilities({2: 0.5, 3: 0.5}))
     await reader.read_labels(LabelPrompt("Is it <|im_end|>?", (" no", " yes")), RunContext())
     asked = [body for body in served.bodies if "content" in body]
-    assert [body["parse_special"] for body in asked] == [False, False, False]
+    assert [body["parse_special"] for body in asked] == [False] * 5
 
 
 async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
@@ -102,7 +103,7 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
         return tokens(request)
 
     answer = probabilities({2: 0.5, 3: 0.5})
-    served.will(*[server] * 9, answer, server, answer)
+    served.will(*[server] * 11, answer, server, answer)
     for text in ("Is it <end>?", "And now?"):
         await reader.read_labels(
             LabelPrompt(text, ("no", "yes"), "chat", ("Was it?", "no")), RunContext()
@@ -120,7 +121,7 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
         (ASKED, [*TOKENS, Answer(json={"choices": [{"logprobs": None}]})], "no probabilities"),
         (ASKED, [*TOKENS, probabilities({})], "leaves out labels"),
         (ASKED, [Answer(json={"tokens": []})], "no tokens"),
-        (CHAT, [tokens, tokens, Answer(json={"prompt": "<system>"})], "leaves out turns"),
+        (CHAT, [*TOKENS[1:], Answer(json={"prompt": "<system>"})], "leaves out turns"),
     ],
     ids=["no choice", "no list", "none of the labels", "no tokens", "no turns"],
 )

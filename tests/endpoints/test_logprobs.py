@@ -15,16 +15,8 @@ from moa.context import RunContext
 from moa.endpoints import Example, Request
 from moa.endpoints.client import Client
 from moa.endpoints.known import Known, keep
-from moa.endpoints.logprobs import (
-    DEMONSTRATIONS,
-    LabelPrompt,
-    LabelReader,
-    LabelReading,
-    TokenReading,
-    label_prompt,
-    label_words,
-    walk_labels,
-)
+from moa.endpoints.layouts import DEMONSTRATIONS, LabelPrompt, label_prompt, label_words
+from moa.endpoints.logprobs import LabelReader, LabelReading, TokenReading, walk_labels
 from moa.errors import ConfigError
 from moa.questions import Option, Question
 from moa.usage import Amount
@@ -74,7 +66,7 @@ async def test_labels_are_read_where_they_part_and_nowhere_else(
     labels: list[list[int]], tree: Tree, shares: tuple[float, ...], mass: float
 ) -> None:
     model = Model(tree)
-    reading = await walk_labels(labels, model)
+    reading = await walk_labels([[label] for label in labels], model)
     assert model.asked == list(tree)
     assert reading.probabilities == pytest.approx(shares)
     assert reading.label_mass == pytest.approx(mass)
@@ -86,7 +78,7 @@ async def test_labels_are_read_where_they_part_and_nowhere_else(
 )
 async def test_labels_that_cannot_be_told_apart_are_refused(labels: list[list[int]]) -> None:
     with pytest.raises(ConfigError, match="start of another"):
-        await walk_labels(labels, Model({}))
+        await walk_labels([[label] for label in labels], Model({}))
 
 
 @st.composite
@@ -109,7 +101,7 @@ async def test_a_reading_is_a_distribution_with_the_mass_of_its_first_tokens(
 ) -> None:
     labels, tree = case
     model = Model(tree)
-    reading = await walk_labels(labels, model)
+    reading = await walk_labels([[label] for label in labels], model)
     assert math.fsum(reading.probabilities) == pytest.approx(1.0)
     assert math.fsum(map(math.exp, reading.logprobs)) == pytest.approx(reading.label_mass)
     assert reading.label_mass == pytest.approx(sum(tree[()][t] for t in {x[0] for x in labels}))
@@ -154,6 +146,8 @@ def test_names_are_made_readable_where_they_stay_different() -> None:
 
 
 class Reader(LabelReader):
+    side_by_side = True
+
     def __init__(self, model: str = "tiny") -> None:
         super().__init__(Client("slm", tier="slm", model=model))
         self.prompts: list[LabelPrompt] = []

@@ -13,7 +13,8 @@ from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
 from moa.endpoints.decide import Decides
-from moa.endpoints.logprobs import LabelPrompt, VLLMLabelReader, label_prompt
+from moa.endpoints.layouts import LabelPrompt, label_prompt
+from moa.endpoints.logprobs import VLLMLabelReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse
@@ -112,7 +113,7 @@ async def test_labels_of_one_token_take_one_request(served: Served) -> None:
     assert [math.exp(p) for p in reading.logprobs] == pytest.approx([0.3, 0.1])
     assert reading.label_mass == pytest.approx(0.4)
     await labels.read_labels(LabelPrompt("And now?\nAnswer:", (" yes", " no")), context)
-    assert served.paths.count("/tokenize") == 3
+    assert served.paths.count("/tokenize") == 5
     assert served.paths.count("/v1/completions") == 2
     assert context.usage.calls == 2
     body = served.bodies[-1]
@@ -218,11 +219,11 @@ async def test_an_older_vllm_is_told_from_a_broken_one(served: Served) -> None:
     served.will(answer({"yes": -0.1}))
     prompt, labels = "Answer:", [" yes", " no"]
     tokens = Answer(json={"tokens": [5]})
-    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 7)])
+    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 8, 7, 9)])
     served.answers.append(answer({"token_id:9": -0.1}))
     with pytest.raises(EndpointUnsupported, match=r"0\.32"):
         await reader().read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
-    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 7)])
+    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 8, 7, 9)])
     served.answers.append(Answer(json={"choices": [{"logprobs": None}]}))
     with pytest.raises(InvalidResponse, match="log-probabilities"):
         await reader().read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())

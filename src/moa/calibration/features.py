@@ -20,7 +20,7 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder, encoder_for, feeds_heads
 from moa.endpoints.known import known
-from moa.endpoints.logprobs import label_prompt, one_line
+from moa.endpoints.layouts import label_prompt, one_line
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import InvalidResponse
 from moa.node import Frozen
