@@ -289,6 +289,7 @@ class Choice(_Typed, Generic[L]):
     """
 
     picked: L | None = Field(default=None, alias="label")
+
     @property
     def label(self) -> L:
         """The label; `None` where none of them fits or the text doesn't tell, and that may be an

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, create_model
 from moa.errors import ConfigError, Unanswered
 from moa.questions import (
     NONE_OF_THESE,
+    UNTOLD,
     Answer,
     Choice,
     Option,
@@ -41,6 +42,11 @@ def answers(*rows: tuple[float, ...]) -> list[Answer]:
         Answer(question=question, probabilities=row)
         for question, row in zip(questions_of(Triage), rows, strict=True)
     ]
+
+
+def answers_to(model: type[BaseModel], *rows: tuple[float, ...]) -> list[Answer]:
+    pairs = zip(questions_of(model), rows, strict=True)
+    return [Answer(question=question, probabilities=row) for question, row in pairs]
 
 
 def test_the_model_comes_back_filled_in_with_the_confidence_in_what_was_picked() -> None:
@@ -120,6 +126,32 @@ def test_answers_survive_json_which_speaks_of_values_and_labels() -> None:
     assert dumped["urgency"]["level"] == "today"
 
 
+class Lease(BaseModel):
+    dog: Predicate[bool | None] = predicate("May one keep a dog?", unknown=True)
+    payer: Choice[Topic | None] = choice("Who pays?", unknown=True)
+    strict: Score[str | None] = score("How strict?", levels=["mild", "strict"], unknown=True)
+
+
+def test_where_it_may_be_unknown_an_answer_without_a_clear_lead_is_none() -> None:
+    told = fill(Lease, answers_to(Lease, (0.9, 0.1), (0.8, 0.2), (0.2, 0.8)))
+    assert (told.dog.value, told.payer.label, told.strict.level) == (True, Topic.CARD, "strict")
+    lease = fill(Lease, answers_to(Lease, (0.7, 0.3), (0.6, 0.4), (0.4, 0.6)))
+    assert (lease.dog.value, lease.payer.label, lease.strict.level) == (None, None, None)
+    assert {lease.dog.said, lease.payer.said, lease.strict.said} == {UNTOLD}
+    assert lease.dog.confidence is None
+    assert Lease.model_validate_json(lease.model_dump_json()) == lease
+
+
+def test_none_of_these_is_no_option_where_none_says_that_the_text_does_not_tell() -> None:
+    assert [option.name for option in questions_of(Lease)[1].options] == ["card", "app"]
+
+
+def test_an_expected_level_that_cannot_be_told_is_an_error() -> None:
+    lease = fill(Lease, answers_to(Lease, (0.7, 0.3), (0.6, 0.4), (0.4, 0.6)))
+    with pytest.raises(Unanswered, match="strict"):
+        _ = lease.strict.value
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -127,8 +159,9 @@ def test_answers_survive_json_which_speaks_of_values_and_labels() -> None:
         ({"spam": (Predicate, ...)}, "'spam' has no text"),
         ({"topic": (Choice[str], choice("Which?", labels=["one"]))}, "at least two"),
         ({}, "Wrong asks nothing"),
+        ({"dog": (Predicate, predicate("A dog?", unknown=True))}, "may be None"),
     ],
-    ids=["no question", "no text", "a choice of one", "no fields"],
+    ids=["no question", "no text", "a choice of one", "no fields", "unknown, and no None"],
 )
 def test_a_model_that_asks_wrongly_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -217,9 +217,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     def _default(self, question: Question, shown: Sequence[Example], *, heads: bool) -> Calibration:
         if heads:
-            from moa.decisions.relevance import speaks
+            from moa.decisions.relevance import asks_what_it_is
 
-            if speaks(question):
+            if question.kind == "choice" or asks_what_it_is(question):
                 return by_words(question, self.endpoint, shown)
         return as_asked(question, shown)
 

@@ -1,7 +1,7 @@
 """Doubt: what speaks against an answer that is read from a model's label probabilities.
 
-Nothing here asks a model. Three things are looked at: what is known of the model, what it has
-answered to the same question so far, and the question itself, which may need a sum.
+Nothing here asks a model. Looked at are: what is known of the model, the question itself, which may
+need a sum, and what was answered to it so far.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from moa.questions import Answer, Question
 CHANCE = 0.01
 """Chance, by the model's own probabilities, that all answers of a question are right where they are
 all the same: below it they are doubtful. At .9 each that takes 44 texts, at .99 459."""
+LEAST_MASS = 0.5
+"""Share of the probability on yes and no below which the model would rather say something else."""
 
 
 @dataclass(slots=True)
@@ -44,14 +46,27 @@ class Doubts:
         """Say what speaks against an answer; empty where nothing does."""
         if answer.status != "answered" or answer.source != "logprob":
             return ""
-        from moa.decisions.relevance import speaks
-
         same = self._one_way(answer)
-        if not speaks(self.question) and self.question.kind in known(self.model).guesses:
+        if self._guessed:
             return f"{self.model} answers such questions no better than one who reads no text"
-        if self.question.kind == "predicate" and compares_figures(self.question.text):
+        if self.question.kind != "predicate":
+            return same
+        if compares_figures(self.question.text):
             return "it compares figures, and a model that is scored can't work a sum out"
+        if answer.label_mass is not None and answer.label_mass < LEAST_MASS:
+            share = f"{answer.label_mass:.0%}"
+            return (
+                f"only {share} of the probability fell on yes and no: it would say something else"
+            )
         return same
+
+    @property
+    def _guessed(self) -> bool:
+        """Whether the model is known to guess, unless it is asked what the text is."""
+        from moa.decisions.relevance import asks_what_it_is
+
+        guesses = self.question.kind in known(self.model).guesses
+        return guesses and not asks_what_it_is(self.question)
 
     def _one_way(self, answer: Answer) -> str:
         """Count an answer, and say if all have been the same for too long."""

@@ -13,7 +13,7 @@ import re
 _WORDS = (
     r"than|at (?:least|most)|over|under|above|below|before|after|by|within|until|exceeds?|up to",
     "als|mindestens|höchstens|über|unter|vor|nach|bis|innerhalb|binnen|spätestens|übersteig\\w+",
-    r"(?:plus|moins) (?:de|d['’])|au (?:moins|plus)|avant|après|dans les|d['’]ici|dépass\w+",
+    r"(?:plus|moins) (?:de|d\W)|au (?:moins|plus)|avant|après|dans les|d\Wici|dépass\w+",
     r"supérieure?s? à|inférieure?s? à|más de|menos de|al menos|antes de|antes del|después del?",
     r"dentro de|hasta|supera\w*|più di|meno di|almeno|prima del|dopo|entro|fino a",
     r"mais de|pelo menos|depois de|até|exced\w+|ultrapass\w+|dan|minstens|hoogstens|voor|na|tot",
