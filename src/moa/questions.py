@@ -36,10 +36,7 @@ encoder with a head, or a written label, which has no probabilities."""
 NONE_OF_THESE = "none of these"
 """What the model reads, and what `probabilities` calls it; the label itself is `None`."""
 UNTOLD = "can't be told from the text"
-"""What `said` calls it, and the label that a model writes which has no probabilities."""
-CLEAR = 0.5
-"""How far the most probable option leads the next where it can be told: less, and the reasons for
-both are as strong as what is left for the one."""
+"""What `said` calls it where the text doesn't tell."""
 
 L = TypeVar("L", covariant=True)
 B = TypeVar("B", bound=bool | None, default=bool, covariant=True)
@@ -74,9 +71,11 @@ class Question:
     """Whether it may be answered that the text doesn't tell."""
 
     @property
-    def writable(self) -> tuple[str, ...]:
-        """Labels that a model may write which has no probabilities."""
-        return (*(option.name for option in self.options), *([UNTOLD] if self.unknown else []))
+    def whether_told(self) -> Question:
+        """Ask whether the text tells the answer; no question of a model has its name."""
+        asked = f'Does the text answer the question "{self.text}"?'
+        yes_or_no = Option("yes", value=True), Option("no", value=False)
+        return Question(f"{self.name} told", "predicate", asked, yes_or_no, self.layout)
 
     def __post_init__(self) -> None:
         names = [option.name for option in self.options]
@@ -107,6 +106,8 @@ class Answer:
     expected_precision: float | None = None
     """Share of the decisions at least as sure as this one that are expected to be right, as others
     were whose labels are known. It is no promise; `None` where nothing is known."""
+    untold: bool = False
+    """Whether the text doesn't tell, where that may be answered."""
     doubt: str = ""
     """Why nothing should be done on it; empty where nothing speaks against it."""
 
@@ -114,19 +115,6 @@ class Answer:
     def doubtful(self) -> bool:
         """Whether nothing should be done on it."""
         return bool(self.doubt)
-
-    @property
-    def untold(self) -> bool:
-        """Whether the text doesn't tell, where that may be answered.
-
-        Then no option leads the next by a half, or the model wrote that it can't be told.
-        """
-        if not self.question.unknown or self.status != "answered":
-            return False
-        if self.probabilities is None:
-            return self.written is None
-        first, second = sorted(self.probabilities, reverse=True)[:2]
-        return first - second < CLEAR
 
     @property
     def best(self) -> int:
@@ -140,13 +128,6 @@ class Answer:
         if self.written is None:
             raise Unanswered(self.question.name, status=self.status)
         return self.written
-
-    @property
-    def picked(self) -> str:
-        """Name of the most probable option; empty where there is none."""
-        if self.probabilities is None and self.written is None:
-            return ""
-        return self.question.options[self.best].name
 
     def named(self) -> dict[str, float]:
         """Probabilities by the name of the option; empty where there are none."""

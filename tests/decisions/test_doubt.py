@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa import Decider, Filter, Predicate, Score, predicate, score
+from moa import Decider, Filter, Predicate, predicate
 from moa.calibration.defaults import made
 from moa.calibration.features import LabelFeature
 from moa.calibration.file import FitRecord
@@ -44,20 +44,15 @@ class Deposit(BaseModel):
     high: Predicate = predicate("Is the deposit more than 500 euros?")
 
 
-class Both(BaseModel):
-    pets: Predicate = predicate("May the tenant keep a dog?")
-    strict: Score = score("How strict is it?", levels=["mild", "strict"])
-
-
-def saying(*yes: float, model: str = "some") -> Scored:
+def saying(*yes: float) -> Scored:
     """Answer yes with these probabilities, one text after another, and then with the last."""
     left = list(yes)
 
     def rule(_: str) -> dict[str, dict[str, float]]:
         p = left.pop(0) if len(left) > 1 else left[0]
-        return {**{name: {"yes": p} for name in ("pets", "high", "filter")}, "strict": {"mild": p}}
+        return {name: {"yes": p} for name in ("pets", "high")}
 
-    return Scored(model=model, rule=rule)
+    return Scored(rule=rule)
 
 
 async def doubts(agent: Decider[Any], texts: int) -> list[bool]:
@@ -92,10 +87,10 @@ async def test_a_model_known_to_guess_is_doubted_where_it_is_asked_about_facts(
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
     keep(Known(name="guessing", guesses=("predicate",)))
-    facts = (await Decider(saying(0.9, model="guessing"), Both).run("No pets.")).output
-    assert (facts.pets.doubtful, facts.strict.doubtful) == (True, False)
+    guessing = Scored(model="guessing", rule=rarely)
+    assert (await Decider(guessing, Lease).run("No pets.")).output.pets.doubtful
     # What the text is, a filter asks, and that is no fact in it.
-    spam = Filter(saying(0.9, model="guessing"), "spam", action="drop")
+    spam = Filter(guessing, "spam", action="drop", name="pets")
     assert not (await spam.run("WIN a cruise!")).output.doubtful
 
 
@@ -107,9 +102,16 @@ async def test_what_labels_or_a_fit_have_corrected_isn_t_doubted() -> None:
     assert await doubts(fitted, 50) == [False] * 50
 
 
-async def test_a_model_that_would_rather_say_something_else_than_yes_or_no_is_doubted() -> None:
-    assert await doubts(Decider(Scored(rule=rarely, mass=0.4), Lease), 1) == [True]
-    assert await doubts(Decider(Scored(rule=rarely, mass=0.6), Lease), 1) == [False]
+async def test_a_chat_that_would_rather_say_something_else_than_yes_or_no_is_doubted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    keep(Known(name="chatting", layout={"predicate": "chat"}))
+    for mass, doubtful in ((0.4, True), (0.6, False)):
+        chat = Scored(rule=rarely, mass=mass, model="chatting")
+        assert await doubts(Decider(chat, Lease), 1) == [doubtful]
+    # A text to be continued isn't told the labels.
+    assert await doubts(Decider(Scored(rule=rarely, mass=0.4), Lease), 1) == [False]
 
 
 @pytest.mark.parametrize(

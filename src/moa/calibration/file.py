@@ -335,11 +335,6 @@ class Calibration(Frozen):
         return tuple(option.name for option in self.question.options)
 
     @property
-    def as_asked(self) -> bool:
-        """Whether it gives the answer of an endpoint as it is."""
-        return self.full is None and len(self.features) == 1 and not self.models
-
-    @property
     def roles(self) -> list[str]:
         """Roles of the endpoints that it reads from, in order."""
         return sorted({feature.source for feature in self.features})

@@ -1,12 +1,13 @@
-"""Doubt: what speaks against an answer that is read from a model's label probabilities.
+"""Doubt: what speaks against an answer to which nothing was fitted.
 
-Nothing here asks a model. Looked at are: what is known of the model, the question itself, which may
-need a sum, and what was answered to it so far.
+Nothing here asks a model. Looked at are what is known of the model, the question, which may need a
+sum, how much of the probability its labels have, and what was answered to it so far.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moa.decisions.figures import compares_figures
@@ -17,23 +18,27 @@ CHANCE = 0.01
 """Chance, by the model's own probabilities, that all answers of a question are right where they are
 all the same: below it they are doubtful. At .9 each that takes 44 texts, at .99 459."""
 LEAST_MASS = 0.5
-"""Share of the probability on yes and no below which the model would rather say something else."""
+"""Share of the probability on yes and no below which a chat would rather say something else."""
+LEAD = 0.5
+"""How far one bare label has to lead the next where their words alone decide."""
 
 
 @dataclass(slots=True)
 class Doubts:
     """What speaks against the answers to a question, one text after another.
 
-    An agent has one for each question that its endpoint answers as it is. Texts are counted in
+    An agent has one for each question that nothing was fitted to. Texts are counted in
     the order in which they are answered.
 
     Args:
         question: What is asked.
         model: Who answers.
+        bare: Whether nothing says what its labels mean.
     """
 
     question: Question
     model: str
+    bare: bool = False
     _side: int | None = field(default=None, init=False)
     """Index of the option that all answers so far name."""
     _texts: int = field(default=0, init=False)
@@ -44,29 +49,41 @@ class Doubts:
 
     def of(self, answer: Answer) -> str:
         """Say what speaks against an answer; empty where nothing does."""
-        if answer.status != "answered" or answer.source != "logprob":
+        if answer.status != "answered" or answer.probabilities is None:
+            return ""
+        if answer.source == "encoder":
+            return self._unclear(answer.probabilities)
+        if answer.source != "logprob":
             return ""
         same = self._one_way(answer)
-        if self._guessed:
-            return f"{self.model} answers such questions no better than one who reads no text"
         if self.question.kind != "predicate":
             return same
-        if compares_figures(self.question.text):
-            return "it compares figures, and a model that is scored can't work a sum out"
-        if answer.label_mass is not None and answer.label_mass < LEAST_MASS:
-            share = f"{answer.label_mass:.0%}"
-            return (
-                f"only {share} of the probability fell on yes and no: it would say something else"
-            )
-        return same
+        return self._at_once(answer) or same
 
-    @property
-    def _guessed(self) -> bool:
-        """Whether the model is known to guess, unless it is asked what the text is."""
+    def _at_once(self, answer: Answer) -> str:
+        """Say what speaks against a yes or no, whatever was said before."""
         from moa.decisions.relevance import asks_what_it_is
 
-        guesses = self.question.kind in known(self.model).guesses
-        return guesses and not asks_what_it_is(self.question)
+        about, mass = known(self.model), answer.label_mass
+        if "predicate" in about.guesses and not asks_what_it_is(self.question):
+            return f"{self.model} answers such questions no better than one who reads no text"
+        if compares_figures(self.question.text):
+            return "it compares figures, and a model that is scored can't work a sum out"
+        # A text to be continued doesn't say that yes and no are all that there is.
+        chat = (self.question.layout or about.layout_of("predicate")) == "chat"
+        if chat and mass is not None and mass < LEAST_MASS:
+            return f"only {mass:.0%} of the probability is on yes and no: it would rather say more"
+        return ""
+
+    def _unclear(self, probabilities: Sequence[float]) -> str:
+        """Say if words alone decide among bare labels, and none leads clearly."""
+        first, second = sorted(probabilities, reverse=True)[:2]
+        if self.question.kind != "choice" or not self.bare or first - second >= LEAD:
+            return ""
+        return (
+            "the encoder compares the text with the bare labels, which say little, and none leads "
+            "clearly: describe them or give examples, or ask a larger model"
+        )
 
     def _one_way(self, answer: Answer) -> str:
         """Count an answer, and say if all have been the same for too long."""

@@ -33,7 +33,7 @@ from moa.errors import (
     OutputError,
 )
 from moa.messages import Message
-from moa.questions import UNTOLD, Answer, Option, Question
+from moa.questions import Answer, Option, Question
 from moa.usage import NOTHING
 
 Decides = Literal["auto", "systemone", "decisions", "labels", "text"]
@@ -273,8 +273,7 @@ def _labels(text: str, node: str) -> dict[str, Any]:
 
 
 def _listed(question: Question) -> str:
-    options = [f"- {_described(option)}" for option in question.options]
-    options += [f"- {UNTOLD}"] * question.unknown
+    options = (f"- {_described(option)}" for option in question.options)
     return "\n".join((f"{question.name}: {question.text}", *options))
 
 
@@ -296,7 +295,7 @@ def _schema(questions: Sequence[Question]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            question.name: {"type": "string", "enum": list(question.writable)}
+            question.name: {"type": "string", "enum": [option.name for option in question.options]}
             for question in questions
         },
         "required": [question.name for question in questions],
@@ -550,13 +549,11 @@ class Decisions(Native):
 
 def written(question: Question, name: object) -> Answer:
     """Build the answer from a written label; one that was not offered is no answer."""
-    names = [_folded(name) for name in question.writable]
+    names = [_folded(option.name) for option in question.options]
     label = _folded(name.strip()) if isinstance(name, str) else ""
     if names.count(label) != 1:
         return Answer(question=question, status="missing", source="text")
-    place = names.index(label)
-    known = place < len(question.options)
-    return Answer(question=question, written=place if known else None, source="text")
+    return Answer(question=question, written=names.index(label), source="text")
 
 
 def _as_text(value: object) -> str:

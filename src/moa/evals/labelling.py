@@ -103,7 +103,8 @@ class Pick:
     @property
     def guess(self) -> dict[str, str]:
         """Names of the options that are decided on; a question without an answer has none."""
-        return {name: one.picked for name, one in self.answers.items() if one.picked}
+        answered = {n: one for n, one in self.answers.items() if one.status == "answered"}
+        return {name: one.question.options[one.best].name for name, one in answered.items()}
 
 
 class LabelFile(LineFile):

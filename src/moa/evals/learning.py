@@ -300,7 +300,9 @@ async def _right(
     async def is_right(one: tuple[DecidingAgent[Any], Labelled]) -> bool:
         agent, row = one
         found = {one.question.name: one for one in await agent.answers(row.text, context)}
-        return found[question.name].picked == row.label
+        answer = found[question.name]
+        name = answer.question.options[answer.best].name if answer.status == "answered" else ""
+        return name == row.label
 
     return await map_async(is_right, list(decided), max_concurrency=MAX_CONCURRENCY)
 

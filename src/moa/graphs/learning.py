@@ -235,7 +235,9 @@ def agents_of(node: WiredRecipe[Any, Any]) -> dict[str, DecidingAgent[Any]]:
 async def said(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
     """Give the name of the option that an agent of one question decides on."""
     (answer,) = await agent.answers(text, context)
-    return answer.picked or None
+    if answer.status != "answered":
+        return None
+    return answer.question.options[answer.best].name
 
 
 def _named(agent: DecidingAgent[Any]) -> dict[str, Question]:
