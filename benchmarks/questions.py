@@ -39,23 +39,31 @@ WINDOW = 4096
 KINDS = ("predicate", "choice", "score")
 TRICKS = ("number", "negation", "two facts", "plain")
 _TRICK = re.compile(r"\bq(\d+)\s+([a-z ]+?):")
-WAYS = ("moa", "model alone", "one chat prompt")
+UNKNOWN = "moa, unknown=True"
+WAYS = ("moa", "model alone", "one chat prompt", UNKNOWN)
 Row = dict[str, Any]
 
 TEXT = """
 What questions about business texts are answered by: {questions} questions about {texts} texts
-(leases, complaints, invoices, minutes …) in nine languages. Each text goes through one `Decider` of
-its questions. *Model alone*: without the encoder that stands beside models in this process. *One
-chat prompt*: the same model is asked all questions of a text at once, at temperature 0, and its
-JSON is held to a schema. *Constant*: always the more frequent of yes and no; of options, one at
-random. A share of {predicates} yes-or-no questions is good to ± {error:.2f}. Wording and constants
-were chosen on another half.
+(leases, complaints, invoices, minutes …) in nine languages. Each text goes through one `Decider`
+of its questions. *Model alone*: without the encoder that stands beside models in this process.
+*One chat prompt*: the same model is asked all questions of a text at once, at temperature 0, and
+its JSON is held to a schema. *Constant*: always the more frequent of yes and no; of options, one
+at random. *Doubtful* is a share of the yes-or-no answers; beside it how many of the others are
+right. Seconds and prompt tokens that no cache held are those of one question, one engine thread
+on a machine with other work. A share of {predicates} yes-or-no questions is good to ±
+{error:.2f}. Wording and constants were chosen on another half.
 
 {rows}
 
 Yes-or-no questions by what is hard about them:
 
 {tricks}
+
+With `unknown=True`: the share said to be unknown of the {untold} yes-or-no questions that the
+text doesn't answer, and of those that it does:
+
+{unknown}
 """
 
 
@@ -89,13 +97,14 @@ def questions_of(row: Row) -> list[Asked]:
     ]
 
 
-def model_of(asked: Sequence[Asked]) -> type[BaseModel]:
-    """Write them as a user does."""
+def model_of(asked: Sequence[Asked], *, unknown: bool = False) -> type[BaseModel]:
+    """Write them as a user does; `unknown` lets yes-or-no questions be unknown."""
     fields: dict[str, Any] = {}
     for one in asked:
         match one.kind:
             case "predicate":
-                fields[one.name] = (Predicate[bool | None], predicate(one.text, unknown=True))
+                kind = Predicate[bool | None] if unknown else Predicate
+                fields[one.name] = (kind, predicate(one.text, unknown=unknown))
             case "choice":
                 fields[one.name] = (Choice[str], choice(one.text, labels=one.options))
             case _:
@@ -127,16 +136,22 @@ class Remembering(Wrapping):
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        """Ask all questions together unless all answers are kept."""
+        """Ask those questions together whose answers aren't kept."""
         keys = [await self._key_of(text, q, context, examples) for q in questions]
-        if any(key not in self.kept.found for key in keys):
+        left = {
+            key: question
+            for key, question in zip(keys, questions, strict=True)
+            if key not in self.kept.found
+        }
+        if left:
             begun = time.perf_counter()
-            made = await self.endpoint.decide(text, questions, context, examples=examples)
-            seconds = (time.perf_counter() - begun) / len(questions)
+            asked = tuple(left.values())
+            made = await self.endpoint.decide(text, asked, context, examples=examples)
+            seconds = (time.perf_counter() - begun) / len(left)
             new = made.amount.input_tokens - made.amount.cached_input_tokens
-            for key, answer in zip(keys, made.answers, strict=True):
+            for key, answer in zip(left, made.answers, strict=True):
                 found = {"p": answer.probabilities, "mass": answer.label_mass}
-                self.kept.keep(key, found | {"seconds": seconds, "new": new / len(questions)})
+                self.kept.keep(key, found | {"seconds": seconds, "new": new / len(left)})
         answers: list[Answer] = []
         for key, question in zip(keys, questions, strict=True):
             found = self.kept.found[key]
@@ -190,11 +205,11 @@ def _key(model: str, sent: str) -> str:
     return f"{model} {hashlib.sha256(sent.encode()).hexdigest()[:32]}"
 
 
-async def by_decider(row: Row, model: Remembering, *, alone: bool) -> Row:
+async def by_decider(row: Row, model: Remembering, way: str) -> Row:
     """Answer the questions of a text: by name, the value, and what was said of it."""
     asked = questions_of(row)
-    agent = Decider(model, model_of(asked))
-    if alone:
+    agent = Decider(model, model_of(asked, unknown=way == UNKNOWN))
+    if way == "model alone":
         agent = agent.alone()
     context = RunContext()
     begun, model.spent = time.perf_counter(), Counter()
@@ -208,7 +223,6 @@ async def by_decider(row: Row, model: Remembering, *, alone: bool) -> Row:
                 "p": one.probabilities,
                 "mass": one.label_mass,
                 "doubtful": one.doubtful,
-                "untold": one.untold,
             }
             for name, one in typed.items()
         },
@@ -219,9 +233,8 @@ async def by_decider(row: Row, model: Remembering, *, alone: bool) -> Row:
 
 
 def _value(answer: Predicate[bool | None] | Choice[Any] | Score) -> object:
-    """The answer, as if "can't be told" had not been asked for, which changes no prompt."""
     if isinstance(answer, Predicate):
-        return answer.value if answer.probability is None else answer.probability >= 0.5
+        return answer.value
     return answer.label if isinstance(answer, Choice) else answer.level
 
 
@@ -260,7 +273,7 @@ async def measured(rows: Sequence[Row], model: Remembering, way: str) -> list[Ro
         if way == "one chat prompt":
             found.append(await by_chat(row, model))
         else:
-            found.append(await by_decider(row, model, alone=way == "model alone"))
+            found.append(await by_decider(row, model, way))
         print(".", end="", flush=True)
     print()
     return found
@@ -269,19 +282,31 @@ async def measured(rows: Sequence[Row], model: Remembering, way: str) -> list[Ro
 Right = Callable[[Asked], bool]
 
 
-def share(
-    rows: Sequence[Row], found: Sequence[Row], which: Right, *, told: bool = False
-) -> float | None:
-    """Share of the answers that are right, of those questions; with `told`, not doubtful ones."""
-    right = [
-        made["answers"].get(one.name) == one.answer
+def pairs(
+    rows: Sequence[Row], found: Sequence[Row], which: Right, *, sure: bool = False
+) -> list[tuple[Asked, object]]:
+    """Put what was answered beside those questions; with `sure`, what isn't doubtful alone."""
+    return [
+        (one, made["answers"].get(one.name))
         for row, made in zip(rows, found, strict=True)
         for one in questions_of(row)
-        if which(one)
-        and one.answer is not None
-        and not (told and made["said"].get(one.name, {}).get("doubtful"))
+        if which(one) and not (sure and made["said"].get(one.name, {}).get("doubtful"))
     ]
+
+
+def share(answered: Iterable[tuple[Asked, object]]) -> float | None:
+    """Share of the answers that are right, of questions that the text tells the answer of."""
+    right = [said == one.answer for one, said in answered if one.answer is not None]
     return fmean(right) if right else None
+
+
+def unknowns(rows: Sequence[Row], found: Sequence[Row]) -> list[str]:
+    """Share of the untold and of the told that were said to be unknown; right of those answered."""
+    answered = pairs(rows, found, of_kind("predicate"))
+    untold = [said is None for one, said in answered if one.answer is None]
+    told = [said is None for one, said in answered if one.answer is not None]
+    right = share((one, said) for one, said in answered if said is not None)
+    return list(map(_written, (fmean(untold), fmean(told), right)))
 
 
 def of_kind(kind: str) -> Right:
@@ -312,29 +337,31 @@ def _constant(rows: Iterable[Row]) -> list[str]:
 def report(rows: Sequence[Row], found: Mapping[str, Mapping[str, Sequence[Row]]]) -> str:
     """Write the tables: by model and way, what was found of each text."""
     asked = [one for row in rows for one in questions_of(row)]
-    lines: list[list[str]] = [["constant", *_constant(rows), "", "", ""]]
+    lines: list[list[str]] = [["constant", *_constant(rows), "", "", "", ""]]
     tricks: list[list[str]] = []
+    unknown: list[list[str]] = []
     for model, ways in found.items():
         for way, made in ways.items():
-            doubts = [
-                said["doubtful"]
-                for one in made
-                for said in one["said"].values()
-                if "yes" in said["p"]
-            ]
+            name = f"{model}, {way}"
+            if way == UNKNOWN:
+                unknown.append([name, *unknowns(rows, made)])
+                continue
+            yes_or_no = pairs(rows, made, of_kind("predicate"))
+            sure = pairs(rows, made, of_kind("predicate"), sure=True)
             lines.append(
                 [
-                    f"{model}, {way}",
-                    *(_written(share(rows, made, of_kind(k))) for k in KINDS),
-                    _written(fmean(doubts)) if doubts else "",
+                    name,
+                    *(_written(share(pairs(rows, made, of_kind(k)))) for k in KINDS),
+                    _written(1 - len(sure) / len(yes_or_no)),
+                    _written(share(sure)),
                     f"{sum(one['seconds'] for one in made) / len(asked):.1f}",
                     f"{sum(one['new'] for one in made) / len(asked):.0f}",
                 ]
             )
-            by_trick = [_written(share(rows, made, of_trick(trick))) for trick in TRICKS]
-            tricks.append([f"{model}, {way}", *by_trick])
+            by_trick = [_written(share(pairs(rows, made, of_trick(t)))) for t in TRICKS]
+            tricks.append([name, *by_trick])
     predicates = [one for one in asked if one.kind == "predicate" and one.answer is not None]
-    head = ["", "yes or no", "choice", "score", "doubtful yes or no", "s a question", "new tokens"]
+    head = ["", "yes or no", "choice", "score", "doubtful", "right where not", "s", "new tokens"]
     counts = Counter(one.trick for one in predicates)
     return TEXT.format(
         questions=len(asked),
@@ -343,6 +370,8 @@ def report(rows: Sequence[Row], found: Mapping[str, Mapping[str, Sequence[Row]]]
         error=0.5 / len(predicates) ** 0.5,
         rows=table(head, lines),
         tricks=table(["", *(f"{trick} ({counts[trick]})" for trick in TRICKS)], tricks),
+        untold=len([one for one in asked if one.answer is None]),
+        unknown=table(["", "untold", "told", "right of those answered"], unknown),
     )
 
 
