@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ async def test_labels_of_one_token_take_one_request(served: Served) -> None:
     assert [math.exp(p) for p in reading.logprobs] == pytest.approx([0.3, 0.1])
     assert reading.label_mass == pytest.approx(0.4)
     await labels.read_labels(LabelPrompt("And now?\nAnswer:", (" yes", " no")), context)
-    assert served.paths.count("/tokenize") == 5
+    assert served.paths.count("/tokenize") == 3
     assert served.paths.count("/v1/completions") == 2
     assert context.usage.calls == 2
     body = served.bodies[-1]
@@ -192,6 +193,19 @@ async def test_labels_are_read_at_the_priority_of_the_endpoint(served: Served) -
     assert reading["priority"] == -1
 
 
+async def test_the_questions_of_a_decision_share_the_text_as_the_start_of_their_tokens(
+    served: Served,
+) -> None:
+    fake = FakeVLLM({" assistant:": {"card": 0.3, "app": 0.1}})
+    served.will(fake)
+    text = " ".join(f"word{n}" for n in range(50))
+    asked = [replace(TOPIC, name=name, text=f"{name}?", layout="chat") for name in ("Is", "Was")]
+    await endpoint(decides="labels").decide(text, asked, RunContext())
+    first, second = (body["prompt"] for body in served.bodies if "logprob_token_ids" in body)
+    same = [one == other for one, other in zip(first, second, strict=False)]
+    assert set(fake.ids(f" {text}", special=False)) <= set(first[: same.index(False)])
+
+
 async def test_a_vllm_without_its_tokenizer_route_is_asked_to_write(served: Served) -> None:
     fake = FakeVLLM({})
 
@@ -219,11 +233,11 @@ async def test_an_older_vllm_is_told_from_a_broken_one(served: Served) -> None:
     served.will(answer({"yes": -0.1}))
     prompt, labels = "Answer:", [" yes", " no"]
     tokens = Answer(json={"tokens": [5]})
-    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 8, 7, 9)])
+    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 7)])
     served.answers.append(answer({"token_id:9": -0.1}))
     with pytest.raises(EndpointUnsupported, match=r"0\.32"):
         await reader().read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())
-    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 8, 7, 9)])
+    served.will(tokens, *[Answer(json={"tokens": [5, n]}) for n in (6, 7)])
     served.answers.append(Answer(json={"choices": [{"logprobs": None}]}))
     with pytest.raises(InvalidResponse, match="log-probabilities"):
         await reader().read_labels(LabelPrompt(prompt, tuple(labels)), RunContext())

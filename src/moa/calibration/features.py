@@ -144,7 +144,7 @@ Feature = Annotated[LabelFeature | VectorFeature | WordsFeature, Field(discrimin
 
 def layout_of(question: Question, read_as: Layout) -> str:
     """Write the prompt of a question as it is without a text and examples."""
-    return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).text
+    return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).form
 
 
 def shown_as(question: Question, examples: Sequence[Example]) -> PromptVariant:

@@ -30,11 +30,19 @@ class LabelPrompt:
     def spellings(self) -> list[tuple[str, ...]]:
         """Ways to write each label, first as it stands in `labels`, as far as one request holds.
 
-        The other one has a capital where that has a small letter, and the other way round: a chat
-        asked for "yes" begins with "Yes", more often than not.
+        In a chat the other one has a capital where that has a small letter, and the other way
+        round: a model that is asked for "yes" begins with "Yes", more often than not. After
+        demonstrations it writes labels as they do.
         """
-        both = 2 * len(self.labels) <= MOST_AT_ONCE
-        return [(label, _other_case(label)) if both else (label,) for label in self.labels]
+        both = self.layout == "chat" and 2 * len(self.labels) <= MOST_AT_ONCE
+        ways = ((label, _other_case(label)) if both else (label,) for label in self.labels)
+        return [tuple(dict.fromkeys(one)) for one in ways]
+
+    @property
+    def form(self) -> str:
+        """What a fit to its probabilities holds for: the text, and what else counts as a label."""
+        others = [way for _, *more in self.spellings for way in more]
+        return "\n".join([self.text, *map(repr, others)])
 
 
 def _other_case(label: str) -> str:
@@ -51,17 +59,21 @@ def label_prompt(
     As a completion, after demonstrations, the smallest models are good, which as a chat hardly beat
     chance; what is the same for many texts comes first, so that the server caches it. A chat turn
     is better for most questions of models that follow instructions; the text comes first, so that
-    it is cached for the next question, and the labels are near the answer. Examples of the question
-    itself take the place of the demonstrations.
+    it is cached for the next question, and the labels are near the answer. There levels have
+    numbers, since their names alone don't tell their order. Examples of the question itself take
+    the place of the demonstrations.
     """
     words = label_words(question)
-    by_name = {option.name: word for word, option in zip(words, question.options, strict=True)}
+    numbered = layout == "chat" and question.kind == "score"
+    answers = tuple(map(str, range(len(words)))) if numbered else words
+    by_name = {option.name: word for word, option in zip(answers, question.options, strict=True)}
     labels = [(example.text, example.labels.get(question.name)) for example in examples]
     shown = [(text, by_name[name]) for text, name in labels if name in by_name]
     if layout == "chat":
-        before = [turn for text, word in shown for turn in (_turn(question, text, words), word)]
-        turn = _turn(question, text, words)
-        return LabelPrompt(turn, tuple(f"{word}\n" for word in words), "chat", tuple(before))
+        asked = _levels(question, words) if numbered else _labels(question, words)
+        before = [turn for text, word in shown for turn in (_turn(text, asked), word)]
+        turn = _turn(text, asked)
+        return LabelPrompt(turn, tuple(f"{word}\n" for word in answers), "chat", tuple(before))
     task = one_line(question.text)
     blocks = [] if shown else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
     if not shown and (len(words) > _FEW or any(o.description for o in question.options)):
@@ -74,7 +86,20 @@ def label_prompt(
     return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
 
 
-def _turn(question: Question, text: str, words: Sequence[str]) -> str:
+def _turn(text: str, asked: str) -> str:
+    return f"Text: {one_line(text)}\n\n{asked}"
+
+
+def _levels(question: Question, words: Sequence[str]) -> str:
+    told = [option.description for option in question.options]
+    lines = [
+        f"{level}: {word} ({one_line(meaning)})" if meaning else f"{level}: {word}"
+        for level, (word, meaning) in enumerate(zip(words, told, strict=True))
+    ]
+    return "\n".join([one_line(question.text), *lines, "Answer with the number."])
+
+
+def _labels(question: Question, words: Sequence[str]) -> str:
     described = any(option.description for option in question.options)
     if question.kind == "predicate" and not described:
         asked = f"Answer {words[0]} or {words[1]}."
@@ -86,7 +111,7 @@ def _turn(question: Question, text: str, words: Sequence[str]) -> str:
         asked = "\n".join(["Answer with one of these labels:", *lines])
     else:
         asked = f"Answer with one of: {', '.join(words)}."
-    return f"Text: {one_line(text)}\n\n{one_line(question.text)} {asked}"
+    return f"{one_line(question.text)} {asked}"
 
 
 def _block(task: str, text: str, label: str) -> str:

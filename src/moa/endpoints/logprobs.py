@@ -10,7 +10,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -34,6 +34,9 @@ _HARD_PUSH = 60.0
 """Leaves nothing to other tokens: shows the labels that the first push did not bring to light."""
 _OTHERS = 20
 """Probabilities asked for beyond those of the labels."""
+_MOST_IN_VOCABULARY = 1_000_000
+"""More tokens than any vocabulary has."""
+_PART_OF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 _MOST_SPELT = 10_000
 """Labels and examples whose tokens are kept."""
 _SMALLEST = 1e-45
@@ -365,15 +368,16 @@ class LlamaCppReader(LabelReader):
     ) -> TokenReading:
         """Read the log-probabilities of `tokens` as the next one, in the whole vocabulary."""
         pushed, amount = await self._probabilities(prompt, tokens, context, push=_PUSH)
+        if pushed is None:
+            reading = await self._in_vocabulary(prompt, tokens, context)
+            return replace(reading, amount=amount + reading.amount)
         found = math.fsum(pushed.values())
         scale = found + max(0.0, 1.0 - found) * math.exp(_PUSH)
         known = {token: p / scale for token, p in pushed.items()}
         if len(known) < len(tokens):
             relative, more = await self._probabilities(prompt, tokens, context, push=_HARD_PUSH)
-            if len(relative) < len(tokens):
-                raise InvalidResponse(
-                    "the answer leaves out labels that were asked for", endpoint=self._client.name
-                )
+            if relative is None or len(relative) < len(tokens):
+                raise self._left_out()
             known = _completed(known, relative)
             amount += more
         logprobs = tuple(math.log(max(known[token], _SMALLEST)) for token in tokens)
@@ -426,33 +430,72 @@ class LlamaCppReader(LabelReader):
 
     async def _probabilities(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
-    ) -> tuple[dict[int, float], Amount]:
+    ) -> tuple[dict[int, float] | None, Amount]:
+        """Read the tokens after a push; `None` where the sampled one is a part of a character."""
         hard = push == _HARD_PUSH
-        body: dict[str, Any] = {
-            "model": self._client.model,
-            "prompt": list(prompt),
-            "max_tokens": 1,
-            "temperature": 1.0,
+        sampling: dict[str, Any] = {
             "samplers": ["top_k", "temperature"] if hard else ["temperature"],
             "top_k": len(tokens) if hard else 0,
             "logit_bias": [[token, push] for token in tokens],
             "n_probs": len(tokens) + _OTHERS,
             "post_sampling_probs": True,
+        }
+        found, amount = await self._sampled(prompt, sampling, context)
+        if found is None:
+            return None, amount
+        return {token: p for token, p in found.items() if token in set(tokens)}, amount
+
+    async def _in_vocabulary(
+        self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext
+    ) -> TokenReading:
+        """Read tokens from the whole vocabulary, which takes a server long to write down.
+
+        It sends nothing where the token that it samples is a part of a character, as the first ones
+        of labels in Japanese may be. So a full stop is sampled here.
+        """
+        *_, stop = await self._spelling(".", context)
+        sampling = {"logit_bias": [[stop, _HARD_PUSH]], "n_probs": _MOST_IN_VOCABULARY}
+        found, amount = await self._sampled(prompt, sampling, context)
+        if found is None or not found.keys() >= set(tokens):
+            raise self._left_out()
+        return TokenReading(tuple(found[token] for token in tokens), amount)
+
+    async def _sampled(
+        self, prompt: Sequence[int], sampling: Mapping[str, Any], context: RunContext
+    ) -> tuple[dict[int, float] | None, Amount]:
+        """Sample a token: probabilities, or their logarithms before sampling, of those asked for.
+
+        `None`: the token is a part of a character.
+        """
+        body: dict[str, Any] = {
+            "model": self._client.model,
+            "prompt": list(prompt),
+            "max_tokens": 1,
+            "temperature": 1.0,
             "cache_prompt": True,
             "ignore_eos": True,  # where the end is sampled, no probabilities are sent
+            **sampling,
         }
         estimate = self._client.price.charge(
             Amount(calls=1, input_tokens=len(prompt), output_tokens=1)
         )
         answer, amount = await self._client.post("/completions", body, context, estimate=estimate)
-        wanted = set(tokens)
         try:
-            sent = answer["choices"][0]["logprobs"]["content"][0]["top_probs"]
-            return {t["id"]: float(t["prob"]) for t in sent if t["id"] in wanted}, amount
+            choice = answer["choices"][0]
+            if choice["logprobs"] is None and choice["text"] == _PART_OF_CHARACTER:
+                return None, amount
+            sent = choice["logprobs"]["content"][0]
+            after = "top_probs" in sent
+            named = sent["top_probs" if after else "top_logprobs"]
+            return {t["id"]: float(t["prob" if after else "logprob"]) for t in named}, amount
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InvalidResponse(
                 "the answer holds no probabilities", endpoint=self._client.name
             ) from error
+
+    def _left_out(self) -> InvalidResponse:
+        said = "the answer leaves out labels that were asked for"
+        return InvalidResponse(said, endpoint=self._client.name)
 
 
 def _completed(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
