@@ -188,7 +188,8 @@ class _Typed(BaseModel):
     def _read(self, picked: object, *, empty: bool) -> Any:
         """Give what was answered; `empty` says whether that may be nothing."""
         if self.status != "answered" or (picked is None and not empty):
-            raise Unanswered(self.question or type(self).__name__, status=self.status)
+            why = "not told by the text" if self.untold else self.status
+            raise Unanswered(self.question or type(self).__name__, status=why)
         return picked
 
     @classmethod

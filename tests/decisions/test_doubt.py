@@ -75,6 +75,11 @@ async def test_a_question_that_was_answered_in_two_ways_is_not_one_way() -> None
     assert await doubts(Decider(saying(0.1, 0.9, 0.1), Lease), 60) == [False] * 60
 
 
+async def test_a_criterion_that_no_text_meets_is_not_doubtful_for_it() -> None:
+    spam = Filter(Scored(rule=rarely), "spam", action="keep", name="pets")
+    assert [(await spam.run(f"Text {n}.")).output.kept for n in range(50)] == [False] * 50
+
+
 async def test_the_trace_says_why_an_answer_is_doubtful() -> None:
     result = await Decider(saying(0.1), Deposit).run("The deposit is 700 euros.")
     (why,) = [note.text for note in result.trace if note.kind == "doubtful"]

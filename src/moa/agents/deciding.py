@@ -408,7 +408,11 @@ def _told(question: Question, answers: Mapping[str, Answer]) -> Answer:
     if not question.unknown or answer.status != "answered":
         return answer
     told = answers[question.whether_told.name]
-    return replace(answer, untold=told.status == "answered" and told.best == 1)
+    if told.status != "answered" or told.best == 0:
+        return answer
+    # What a calibration promises or expects is of the option, which isn't given.
+    accepted = None if answer.accepted is None else False
+    return replace(answer, untold=True, accepted=accepted, expected_precision=None)
 
 
 def _reads_vectors(calibration: Calibration) -> bool:

@@ -55,22 +55,24 @@ class Doubts:
             return self._unclear(answer.probabilities)
         if answer.source != "logprob":
             return ""
+        from moa.decisions.relevance import asks_what_it_is
+
+        if asks_what_it_is(self.question):  # most texts don't meet a criterion: that is no sign
+            return self._at_once(answer)
         same = self._one_way(answer)
         if self.question.kind != "predicate":
             return same
+        if "predicate" in known(self.model).guesses:
+            return f"{self.model} answers such questions no better than one who reads no text"
         return self._at_once(answer) or same
 
     def _at_once(self, answer: Answer) -> str:
         """Say what speaks against a yes or no, whatever was said before."""
-        from moa.decisions.relevance import asks_what_it_is
-
-        about, mass = known(self.model), answer.label_mass
-        if "predicate" in about.guesses and not asks_what_it_is(self.question):
-            return f"{self.model} answers such questions no better than one who reads no text"
         if compares_figures(self.question.text):
             return "it compares figures, and a model that is scored can't work a sum out"
         # A text to be continued doesn't say that yes and no are all that there is.
-        chat = (self.question.layout or about.layout_of("predicate")) == "chat"
+        chat = (self.question.layout or known(self.model).layout_of("predicate")) == "chat"
+        mass = answer.label_mass
         if chat and mass is not None and mass < LEAST_MASS:
             return f"only {mass:.0%} of the probability is on yes and no: it would rather say more"
         return ""
