@@ -124,6 +124,7 @@ async def test_a_chat_that_would_rather_say_something_else_than_yes_or_no_is_dou
     [
         "Were more than 10 units returned?",
         "Did the goods arrive before 3 May?",
+        "Had he left by 11:00?",
         "Was notice given within fourteen or within 14 days?",
         "Is the deposit above €500?",
         "Waren es mehr als zwei Wochen?",
@@ -143,6 +144,8 @@ def test_a_question_that_compares_with_a_figure_is_found(question: str) -> None:
         "Has the invoice been paid in full?",
         "Did the courier do more than the customer had asked for?",
         "Is rack R12 cleared?",
+        "Was it signed by two people?",
+        "Do the 12 temps stay?",
         "Was it paid after the reminder?",
         "Ist Herr Voss vor Ort?",
     ],
