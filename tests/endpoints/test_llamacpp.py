@@ -77,13 +77,14 @@ async def test_a_label_that_the_first_push_leaves_hidden_is_pushed_harder(
     assert reading.amount.calls == 2
 
 
+@pytest.mark.parametrize("first", [[], [probabilities({2: pushed(0.02, 0.02)})]])
 async def test_labels_that_begin_with_a_part_of_a_character_are_read_from_the_whole_vocabulary(
-    served: Served, reader: LlamaCppReader
+    served: Served, reader: LlamaCppReader, first: list[Answer]
 ) -> None:
     cut = Answer(json={"choices": [{"text": "\N{REPLACEMENT CHARACTER}", "logprobs": None}]})
     top = [{"id": n, "logprob": math.log(p)} for n, p in ((1, 0.7), (2, 0.02), (3, 0.01))]
     choice = {"text": ".", "logprobs": {"content": [{"top_logprobs": top}]}}
-    served.will(*TOKENS, cut, tokens, Answer(json={"choices": [choice]}))
+    served.will(*TOKENS, *first, cut, tokens, Answer(json={"choices": [choice]}))
     reading = await reader.read_labels(ASKED, RunContext())
     assert reading.logprobs == pytest.approx((math.log(0.02), math.log(0.01)))
     assert served.bodies[-1]["logit_bias"] == [[1, 60.0]]  # the full stop

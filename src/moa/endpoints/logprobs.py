@@ -10,7 +10,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -369,17 +369,18 @@ class LlamaCppReader(LabelReader):
         """Read the log-probabilities of `tokens` as the next one, in the whole vocabulary."""
         pushed, amount = await self._probabilities(prompt, tokens, context, push=_PUSH)
         if pushed is None:
-            reading = await self._in_vocabulary(prompt, tokens, context)
-            return replace(reading, amount=amount + reading.amount)
+            return await self._in_vocabulary(prompt, tokens, context, before=amount)
         found = math.fsum(pushed.values())
         scale = found + max(0.0, 1.0 - found) * math.exp(_PUSH)
         known = {token: p / scale for token, p in pushed.items()}
         if len(known) < len(tokens):
             relative, more = await self._probabilities(prompt, tokens, context, push=_HARD_PUSH)
-            if relative is None or len(relative) < len(tokens):
+            amount += more
+            if relative is None:
+                return await self._in_vocabulary(prompt, tokens, context, before=amount)
+            if len(relative) < len(tokens):
                 raise self._left_out()
             known = _completed(known, relative)
-            amount += more
         logprobs = tuple(math.log(max(known[token], _SMALLEST)) for token in tokens)
         return TokenReading(logprobs, amount)
 
@@ -446,7 +447,7 @@ class LlamaCppReader(LabelReader):
         return {token: p for token, p in found.items() if token in set(tokens)}, amount
 
     async def _in_vocabulary(
-        self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext
+        self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, before: Amount
     ) -> TokenReading:
         """Read tokens from the whole vocabulary, which takes a server long to write down.
 
@@ -458,7 +459,7 @@ class LlamaCppReader(LabelReader):
         found, amount = await self._sampled(prompt, sampling, context)
         if found is None or not found.keys() >= set(tokens):
             raise self._left_out()
-        return TokenReading(tuple(found[token] for token in tokens), amount)
+        return TokenReading(tuple(found[token] for token in tokens), before + amount)
 
     async def _sampled(
         self, prompt: Sequence[int], sampling: Mapping[str, Any], context: RunContext
