@@ -41,14 +41,16 @@ class Doubts:
     bare: bool = False
     _side: int | None = field(default=None, init=False)
     """Index of the option that all answers so far name."""
-    _texts: int = field(default=0, init=False)
     _log_chance: float = field(default=0.0, init=False)
     """Natural logarithm of the chance that all of them are right."""
     _varies: bool = field(default=False, init=False)
     """Whether the answers weren't all the same."""
 
     def of(self, answer: Answer) -> str:
-        """Say what speaks against an answer; empty where nothing does."""
+        """Say what speaks against an answer; empty where nothing does.
+
+        It has no numbers that change from text to text, so that a report can count what is said.
+        """
         if answer.status != "answered" or answer.probabilities is None:
             return ""
         if answer.source == "encoder":
@@ -74,7 +76,7 @@ class Doubts:
         chat = (self.question.layout or known(self.model).layout_of("predicate")) == "chat"
         mass = answer.label_mass
         if chat and mass is not None and mass < LEAST_MASS:
-            return f"only {mass:.0%} of the probability is on yes and no: it would rather say more"
+            return "less than half of the probability is on yes and no: it would say something else"
         return ""
 
     def _unclear(self, probabilities: Sequence[float]) -> str:
@@ -96,12 +98,11 @@ class Doubts:
         if self._varies:
             return ""
         self._side = best
-        self._texts += 1
         self._log_chance += math.log(answer.probabilities[best])
         if self._log_chance >= math.log(CHANCE):
             return ""
         label = self.question.options[best].name
         return (
-            f"all {self._texts} answers so far are {label!r}, and by the model's own "
-            f"probabilities the chance that all are right is below {CHANCE:.0%}"
+            f"all answers so far are {label!r}, and by the model's own probabilities the chance "
+            f"that all are right is below {CHANCE:.0%}"
         )
