@@ -3,8 +3,8 @@
 Such a question takes a sum, or at least the right figure among many, and a model whose label is
 scored writes neither down. Plain rules find them: a word that compares, and close behind it a
 figure: of the yes-or-no questions in `benchmarks/data/questions_trade.jsonl` 18 of 24 that turn on
-a figure, and 4 of 44 others. They know English, German, French, Spanish, Italian, Portuguese, Dutch, Polish, Japanese
-and Chinese; of other languages nothing is found.
+a figure, and 4 of 44 others. They know English, German, French, Spanish, Italian, Portuguese,
+Dutch, Polish, Japanese and Chinese; of other languages nothing is found.
 """
 
 from __future__ import annotations
