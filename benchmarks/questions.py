@@ -397,8 +397,13 @@ async def run(args: argparse.Namespace) -> None:
         print(report(rows, found), flush=True)
     if args.details:
         args.details.write_text(json.dumps(found))
-    if args.half == "services" and args.texts is None and not args.no_docs:
-        write("questions", "python benchmarks/questions.py --models FILE...", report(rows, found))
+    if args.half == "services" and not args.no_docs:
+        some = f" --texts {args.texts}" if args.texts else ""
+        write(
+            "questions",
+            f"python benchmarks/questions.py --models FILE...{some}",
+            report(rows, found),
+        )
 
 
 def main() -> None:
@@ -407,7 +412,7 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES, default="services")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--texts", type=int, help="fewer, for a try, which writes nothing")
+    parser.add_argument("--texts", type=int, help="fewer, the first ones")
     parser.add_argument("--resume", type=Path, help="file that keeps answers, and is read again")
     parser.add_argument("--details", type=Path, help="every answer is written here, as JSON")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/benchmarks.md alone")
