@@ -38,7 +38,7 @@ HALVES = {"trade": "questions_trade.jsonl", "services": "questions_services.json
 WINDOW = 4096
 KINDS = ("predicate", "choice", "score")
 TRICKS = ("number", "negation", "two facts", "plain")
-_TRICK = re.compile(r"\bq(\d+)\s+([a-z ]+?):")
+_TRICK = re.compile(r"\bq(\d+)\s+\[?(number|negation|two facts|unknown)\b")
 UNKNOWN = "moa, unknown=True"
 WAYS = ("moa", "model alone", "one chat prompt", UNKNOWN)
 Row = dict[str, Any]
@@ -59,7 +59,8 @@ on a machine with other work. A share of {predicates} yes-or-no questions is goo
 Yes-or-no questions by what is hard about them:
 
 {tricks}
-
+"""
+UNTOLD = """
 With `unknown=True`: the share said to be unknown of the {untold} yes-or-no questions that the
 text doesn't answer, and of those that it does:
 
@@ -82,7 +83,7 @@ class Asked:
 
 def questions_of(row: Row) -> list[Asked]:
     """Read the questions of a line, named `q1`, `q2` …"""
-    tricks = {f"q{number}": words.strip() for number, words in _TRICK.findall(row["notes"])}
+    tricks = {f"q{number}": trick for number, trick in _TRICK.findall(row["notes"])}
     return [
         Asked(
             name := f"q{place}",
@@ -370,9 +371,13 @@ def report(rows: Sequence[Row], found: Mapping[str, Mapping[str, Sequence[Row]]]
         error=0.5 / len(predicates) ** 0.5,
         rows=table(head, lines),
         tricks=table(["", *(f"{trick} ({counts[trick]})" for trick in TRICKS)], tricks),
-        untold=len([one for one in asked if one.answer is None]),
-        unknown=table(["", "untold", "told", "right of those answered"], unknown),
-    )
+    ) + (_unknown(asked, unknown) if unknown else "")
+
+
+def _unknown(asked: Sequence[Asked], lines: Sequence[Sequence[str]]) -> str:
+    head = ["", "untold", "told", "right of those answered"]
+    untold = len([one for one in asked if one.answer is None])
+    return UNTOLD.format(untold=untold, unknown=table(head, lines))
 
 
 def opened(file: Path | None, kept: Kept) -> Remembering:
