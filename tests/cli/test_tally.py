@@ -102,7 +102,7 @@ def test_nothing_comes_next_where_nothing_is_left_to_do_or_outputs_say_nothing()
 
 def test_an_answer_that_is_doubtful_is_named_without_a_trace_too() -> None:
     question = Question("mood", "choice", "How?", (Option("good", "good"), Option("bad", "bad")))
-    answer = Answer(question=question, probabilities=(0.6, 0.4), doubtful=True)
+    answer = Answer(question=question, probabilities=(0.6, 0.4), doubt="it guesses")
     mood = Choice[str].of(answer)
     assert rows_of(mood, Text(text="x"))["doubtful"] == "'mood' is DOUBTFUL, in 1 of 2"
     read_again = Ended.model_validate_json(Ended(became="dropped", mood=mood).model_dump_json())

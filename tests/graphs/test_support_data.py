@@ -152,7 +152,9 @@ class Doubtful(SimulatedEndpoint):
 
     async def decide(self, *given: Any, **more: Any) -> Decision:
         decision = await super().decide(*given, **more)
-        return replace(decision, answers=tuple(replace(a, doubtful=True) for a in decision.answers))
+        return replace(
+            decision, answers=tuple(replace(a, doubt="it guesses") for a in decision.answers)
+        )
 
 
 async def test_a_doubtful_answer_sends_the_message_to_the_llm() -> None:
