@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pydantic import SecretStr
 
+from moa._async import closed_after
 from moa._files import paired
 from moa.context import RunContext
 from moa.endpoints import (
@@ -172,6 +173,8 @@ class OpenAIEndpoint(EndpointBase):
             OutputError: the model stopped before it wrote an answer, or refused to.
         """
         need(self, "complete", prompt)
+        if context.watcher is not None and self.client.is_near and "stream" in self.capabilities:
+            return await self._watched(prompt, context)
         self._check_length(prompt)
         answer, amount = await self._posted(prompt, context)
         if not objects_of(answer.get("choices")):
@@ -180,6 +183,14 @@ class OpenAIEndpoint(EndpointBase):
         written.add(answer, "message")
         written.splitter.finish()
         return self._finished(written, prompt, amount, context)
+
+    async def _watched(self, prompt: Prompt, context: RunContext) -> Completion:
+        """Complete piece by piece, so that whoever watches sees how far a slow model is."""
+        async with closed_after(self.stream(prompt, context)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    return piece
+        raise AssertionError("a stream ends with its completion, or raises")
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does.
@@ -191,10 +202,15 @@ class OpenAIEndpoint(EndpointBase):
         self._check_length(prompt)
         written, amount = _Written(self.model), Amount()
         async with aclosing(self._events(prompt, context)) as events:
+            tokens = 0
             async for event in events:
                 if isinstance(event, Amount):
                     amount = event
-                elif piece := written.add(event, "delta"):
+                    continue
+                if context.watcher is not None and event.get("choices"):
+                    tokens += 1  # llama.cpp and vLLM send each in an event
+                    context.watcher(context.node or self.name, tokens)
+                if piece := written.add(event, "delta"):
                     yield piece
         if not written.finish_reason:
             raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)

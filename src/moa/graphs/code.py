@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import copy
 import json
 import re
 import tomllib
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, Field
 
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
-from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError
+from moa.endpoints import Completion
+from moa.endpoints.tokens import approximate_tokens
+from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, tried
 from moa.node import Frozen, Reply
@@ -33,6 +36,7 @@ _FENCE = re.compile(
     r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)`*[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
+_ANY_FENCE = re.compile(r"^`{3,}", re.MULTILINE)
 _PARSERS: dict[str, Parser] = {
     **dict.fromkeys(("python", "python3", "py"), "python"),
     "json": "json",
@@ -58,6 +62,11 @@ _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
 _MAX_TESTS = 5
 _NOT_RUN = _MAX_TESTS + 1
+_LEAST_TOKENS, _TOKENS_A_TOKEN = 1024, 12
+"""Tokens that a program gets at first: so many for each of its task, and as many at least."""
+_NEW = 0.3
+"""Share of the word triples in the second half of a text that must be different, or it repeats
+itself. Programs have from 0.6 on."""
 _LINE = 120
 """Characters of a line with an error that are shown."""
 
@@ -121,6 +130,10 @@ class Review(Frozen):
     )
 
 
+class _Cut(OutputError):
+    """More tokens would have given a program."""
+
+
 class Coder(Agent[str, Reply]):
     """Writes a program, or tests, in a fenced block.
 
@@ -129,6 +142,28 @@ class Coder(Agent[str, Reply]):
     """
 
     tag = ""
+    is_limited = False
+    """Whether it may be asked again with more tokens, so that one that is cut isn't repaired."""
+
+    def limited(self, max_tokens: int) -> Self:
+        """Give one that writes no more than so many tokens."""
+        other = copy.copy(self)
+        other.max_tokens = min(max_tokens, self.max_tokens)
+        other.is_limited = other.max_tokens < self.max_tokens
+        return other
+
+    def read(self, completion: Completion) -> Reply:
+        """Read the reply.
+
+        Raises:
+            _Cut: the limit cut a program that was going on.
+        """
+        reply = super().read(completion)
+        cut = completion.finish_reason == "length" and self.is_limited
+        if cut and _is_open(reply.text) and not repeats_itself(reply.text):
+            message = f"{self.max_tokens} tokens are too few for it"
+            raise _Cut(message, node=self.name, text=reply.text)
+        return reply
 
     def check(self, request: str, output: Reply) -> None:
         """Parse it."""
@@ -177,11 +212,15 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
     repairs: int = Field(default=2, ge=0)
     """Times a program that can't be parsed goes back; after that it is an `OutputError`."""
     max_tokens: int = Field(default=4096, ge=1)
-    """Maximum number of tokens of each text, reasoning included."""
+    """Maximum number of tokens of each text, reasoning included. Programs get fewer at first, by
+    the length of the task, and all of them where those don't do: a small model may repeat itself
+    until it is cut, which takes minutes."""
 
     def prepare(self) -> None:
         """Make the agents."""
         repairs, most = self.repairs, self.max_tokens
+        self.thinks = False
+        """Whether the writer was seen to think at length before it writes."""
         self.coder = Coder(self.writer, _WRITE, name="writer", repairs=repairs, max_tokens=most)
         self.tester = self.critic = None
         if self.sandbox is not None:  # else nobody would run the tests
@@ -218,10 +257,11 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             "one assert statement a line, in one fenced block. Do not write the program itself."
         )
         without = "the program runs without tests"
-        wrote = await tried(self.tester.run(prompt, hidden), hidden, without, kind="degraded")
+        writing = self._coded(self.tester, task, prompt, hidden)
+        wrote = await tried(writing, hidden, without, kind="degraded")
         if wrote is None:
             return ()
-        found = source_of(wrote.output.text)
+        found = source_of(wrote)
         if parser_of(found.language) != "python":
             return (found.code,)
         tests = _asserts(found.code)
@@ -229,12 +269,25 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             hidden.note("degraded", "the program runs without tests: none of them is an assert")
         return tests
 
+    async def _coded(self, coder: Coder, task: str, prompt: str, hidden: RunContext) -> str:
+        """Have it written in as many tokens as such a task takes, or else with all."""
+        tokens = max(_LEAST_TOKENS, _TOKENS_A_TOKEN * approximate_tokens(task))
+        first = coder if self.thinks else coder.limited(tokens)
+        try:
+            return (await first.run(prompt, hidden)).output.text
+        except OutputError as error:
+            if not first.is_limited or (error.text and not isinstance(error, _Cut)):
+                raise
+            self.thinks = not error.text  # all tokens went into thoughts, and will next time
+            hidden.note("repaired", f"asked again, with {coder.max_tokens} tokens: {error}")
+            return (await coder.run(prompt, hidden)).output.text
+
     async def _tried(
         self, task: str, before: _Written | None, tests: Sequence[str], hidden: RunContext
     ) -> _Written:
         """Write a program, or mend the one before it, and find its faults."""
         prompt = task if before is None else _to_mend(task, before)
-        reply = (await self.coder.run(prompt, hidden)).output.text
+        reply = await self._coded(self.coder, task, prompt, hidden)
         code, language = source_of(reply)
         program = Program(
             text=code,
@@ -309,6 +362,18 @@ def source_of(text: str) -> Source:
             missing = "" if blocks else "there is no fenced block, and "
             raise ValueError(f"{missing}{error}") from error
     return Source(code, language)
+
+
+def _is_open(text: str) -> bool:
+    """Whether a text ends within a fenced block."""
+    return len(_ANY_FENCE.findall(text)) % 2 == 1
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether the second half of a text says the same again and again."""
+    words = text.split()[len(text.split()) // 2 :]
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    return len(set(triples)) < _NEW * len(triples)
 
 
 def _asserts(source: str) -> Sequence[str]:
