@@ -109,6 +109,17 @@ async def test_a_program_that_repeats_itself_until_it_is_cut_is_not_given_more_t
     assert "too long" in model.prompts[1].messages[-1].content
 
 
+async def test_a_program_that_is_cut_among_endless_examples_of_its_use_stands_without_them() -> (
+    None
+):
+    examples = "".join(f"print(add({n}, '{'H24' * n}'))  # {n}\n" for n in range(40))
+    endless = f"{GOOD.removesuffix('```')}\n# Example usage:\n{examples}print(add(4"
+    model = Cut([endless], name="large", tier="llm")
+    result = await Code(writer=model).run("Add two numbers.")
+    assert result.output.text == "def add(a, b):\n    return a + b"
+    assert len(model.prompts) == 1
+
+
 async def test_a_writer_whose_thoughts_took_all_tokens_gets_more_at_once_next_time() -> None:
     thoughts = OutputError("thoughts and no answer", node="large", text="")
     model = Cut([thoughts, GOOD, GOOD], name="large", tier="llm")

@@ -15,7 +15,6 @@ import re
 import tomllib
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, Field
@@ -37,6 +36,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _ANY_FENCE = re.compile(r"^`{3,}", re.MULTILINE)
+_VALUES = re.compile(r"""\d+|'[^']*'|"[^"]*\"""")
 _PARSERS: dict[str, Parser] = {
     **dict.fromkeys(("python", "python3", "py"), "python"),
     "json": "json",
@@ -46,7 +46,7 @@ _WRITE = (
     "You are a careful programmer. Write the program that is asked for, with the names and the "
     "arguments that are given, and think of the edge cases. Write Python unless another "
     "language is asked for. Answer with one fenced code block that holds the program and what "
-    "it imports, and nothing else."
+    "it imports, no examples of its use, and nothing else."
 )
 _TEST = (
     "You are a careful tester. You write tests of what a programmer was asked for: plain "
@@ -64,9 +64,11 @@ _MAX_TESTS = 5
 _NOT_RUN = _MAX_TESTS + 1
 _LEAST_TOKENS, _TOKENS_A_TOKEN = 1024, 12
 """Tokens that a program gets at first: so many for each of its task, and as many at least."""
-_NEW = 0.3
-"""Share of the word triples in the second half of a text that must be different, or it repeats
-itself. Programs have from 0.6 on."""
+_EXAMPLES = 3
+"""Calls behind a program from which on they are examples of its use, where they were cut."""
+_LAST, _NEW = 12, 0.3
+"""Lines at the end of a text that are looked at, and the share of them that must be different, or
+it repeats itself."""
 _LINE = 120
 """Characters of a line with an error that are shown."""
 
@@ -153,14 +155,17 @@ class Coder(Agent[str, Reply]):
         return other
 
     def read(self, completion: Completion) -> Reply:
-        """Read the reply.
+        """Read the reply; of one that was cut among examples of its use, the program.
 
         Raises:
             _Cut: the limit cut a program that was going on.
         """
         reply = super().read(completion)
-        cut = completion.finish_reason == "length" and self.is_limited
-        if cut and _is_open(reply.text) and not repeats_itself(reply.text):
+        if completion.finish_reason != "length" or not _is_open(reply.text):
+            return reply
+        if (program := without_examples(reply.text)) is not None:
+            return Reply(text=program)
+        if self.is_limited and not repeats_itself(reply.text):
             message = f"{self.max_tokens} tokens are too few for it"
             raise _Cut(message, node=self.name, text=reply.text)
         return reply
@@ -369,11 +374,36 @@ def _is_open(text: str) -> bool:
     return len(_ANY_FENCE.findall(text)) % 2 == 1
 
 
+def without_examples(text: str) -> str | None:
+    """Close a block of Python that was cut among examples of its use, and leave those out.
+
+    A small model that has written the program may go on with examples until it is cut. `None`: it
+    was cut elsewhere.
+    """
+    opened, _, source = text.partition("\n")
+    while source and not opened.startswith("```"):
+        opened, _, source = source.partition("\n")
+    *lines, _ = source.split("\n")  # the last one is cut
+    while lines and lines[-1] and not lines[-1][0].isspace():
+        try:
+            body = _python("\n".join(lines)).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            lines.pop()
+            continue
+        program = len(body)
+        while program and isinstance(body[program - 1], ast.Expr):
+            program -= 1
+        if not program or len(body) - program < _EXAMPLES:
+            return None
+        return "\n".join([opened, *lines[: body[program - 1].end_lineno], "```"])
+    return None
+
+
 def repeats_itself(text: str) -> bool:
-    """Whether the second half of a text says the same again and again."""
-    words = text.split()[len(text.split()) // 2 :]
-    triples = list(zip(words, words[1:], words[2:], strict=False))
-    return len(set(triples)) < _NEW * len(triples)
+    """Whether the last lines of a text are one again and again, but for figures and strings."""
+    *lines, _ = (_VALUES.sub("", line.strip()) for line in text.split("\n") if line.strip())
+    last = lines[-_LAST:]
+    return len(last) == _LAST and len(set(last)) <= _LAST * _NEW
 
 
 def _asserts(source: str) -> Sequence[str]:
@@ -384,19 +414,23 @@ def _asserts(source: str) -> Sequence[str]:
     return ["\n".join([*imports, each]) for each in asserts[:_MAX_TESTS]]
 
 
+def _python(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the program, such as an invalid escape
+        # For the line of an error, CPython opens the file of this name: there is none.
+        return ast.parse(source, filename="")
+
+
 def _parse(source: str, parser: Parser) -> None:
     parse: dict[Parser, Callable[[str], object]] = {
-        # For the line of an error, CPython opens the file of this name: there is none.
-        "python": partial(ast.parse, filename=""),
+        "python": _python,
         "json": json.loads,
         "toml": tomllib.loads,
     }
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the program, such as an invalid escape
-            parsed = parse[parser](source)
-            if isinstance(parsed, ast.Module) and _is_value(parsed):
-                raise ValueError("it is a value alone, and does nothing")
+        parsed = parse[parser](source)
+        if isinstance(parsed, ast.Module) and _is_value(parsed):
+            raise ValueError("it is a value alone, and does nothing")
     except SyntaxError as error:
         shown = (error.text or "").strip()[:_LINE]
         where = f"line {error.lineno}" if error.lineno else "somewhere"
