@@ -98,6 +98,19 @@ def test_a_summary_is_graded_by_rouge_l_against_the_nearest_reference() -> None:
     assert found["ROUGE-L"] == pytest.approx(5 / 6)  # 5 of 6 words in order, both ways
 
 
+def test_a_summary_of_a_business_text_is_graded_by_its_facts_and_figures() -> None:
+    items = recipe("summarize_business").items(Path())
+    assert len(items) >= 16
+    for item in items:  # the text itself keeps all
+        scores = texts.facts_kept(item, {"text": item["source"]})
+        assert (scores["facts kept"], scores["figures of the text"]) == (1.0, 1.0)
+    item = {"source": "412 housings; plan 450.", "facts": [["412"], ["450"], ["Hilke"]]}
+    scores = texts.facts_kept(item, {"text": "Of 450 housings 412 came, 38 too few."})
+    assert scores["facts kept"] == pytest.approx(2 / 3)
+    assert scores["figures of the text"] == pytest.approx(2 / 3)
+    assert scores["as short as asked"] == 1.0
+
+
 def test_points_that_share_most_of_their_words_are_one() -> None:
     text = "Ideas:\n1. Plant a tree in the park\n2) Plant a tree in the big park\n- Hold a quiz"
     assert shared.listed(text)[1:] == ["Plant a tree in the big park", "Hold a quiz"]
