@@ -37,8 +37,8 @@ class RunContext:
         node: Name of the node that runs in it.
         reference: The large model to compare the cost with.
         listener: Called with each event while the run goes on.
-        watcher: Called while a model nearby writes, with the name of the node and the tokens so
-            far, whether the text is shown or not.
+        watcher: Called while a model in this machine writes, with the name of the node and the
+            tokens so far, whether the text is shown or not.
         keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
             it, each of which keeps its own notes.
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from pydantic import SecretStr
 
-from moa._async import closed_after
 from moa._files import paired
 from moa.context import RunContext
 from moa.endpoints import (
@@ -173,8 +172,6 @@ class OpenAIEndpoint(EndpointBase):
             OutputError: the model stopped before it wrote an answer, or refused to.
         """
         need(self, "complete", prompt)
-        if context.watcher is not None and self.client.is_near and "stream" in self.capabilities:
-            return await self._watched(prompt, context)
         self._check_length(prompt)
         answer, amount = await self._posted(prompt, context)
         if not objects_of(answer.get("choices")):
@@ -183,14 +180,6 @@ class OpenAIEndpoint(EndpointBase):
         written.add(answer, "message")
         written.splitter.finish()
         return self._finished(written, prompt, amount, context)
-
-    async def _watched(self, prompt: Prompt, context: RunContext) -> Completion:
-        """Complete piece by piece, so that whoever watches sees how far a slow model is."""
-        async with closed_after(self.stream(prompt, context)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Completion):
-                    return piece
-        raise AssertionError("a stream ends with its completion, or raises")
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does.
