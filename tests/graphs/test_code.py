@@ -18,7 +18,7 @@ from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
 from moa.errors import BudgetExceeded, EndpointUnavailable, OutputError
-from moa.graphs.code import Code, Program, Review, SandboxResult, source_of
+from moa.graphs.code import Code, Program, Review, SandboxResult, source_of, without_examples
 from moa.testing import ScriptedEndpoint, Step
 from moa.trace import TextDelta
 
@@ -118,6 +118,22 @@ async def test_a_program_that_is_cut_among_endless_examples_of_its_use_stands_wi
     result = await Code(writer=model).run("Add two numbers.")
     assert result.output.text == "def add(a, b):\n    return a + b"
     assert len(model.prompts) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "program"),
+    [
+        ("def f():\n    pass\n\nf(1)\n\nf(2)\nf(\n    3\n)\n\nf(\n    4,", "def f():\n    pass"),
+        ("def f():\n    pass\n\nf(1)\nf(2)\nf(3)\ndef g():\n    x = (1,", None),  # goes on
+        ("import math\nprint(1)\nprint(2)\nprint(3)\nprint(", None),  # a script
+        ("def f():\n    pass\nTABLE = {\n    1: 2,\n    3:", None),
+        ("const a = {\n  b: 1,\n", None),
+        ("", None),
+    ],
+)
+def test_only_what_is_cut_among_examples_is_closed(source: str, program: str | None) -> None:
+    closed = without_examples(f"Here it is:\n\n```python\n{source}")
+    assert closed == (None if program is None else f"```python\n{program}\n```")
 
 
 async def test_a_writer_whose_thoughts_took_all_tokens_gets_more_at_once_next_time() -> None:

@@ -15,6 +15,7 @@ import re
 import tomllib
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, Field
@@ -64,8 +65,10 @@ _MAX_TESTS = 5
 _NOT_RUN = _MAX_TESTS + 1
 _LEAST_TOKENS, _TOKENS_A_TOKEN = 1024, 12
 """Tokens that a program gets at first: so many for each of its task, and as many at least."""
-_EXAMPLES = 3
-"""Calls behind a program from which on they are examples of its use, where they were cut."""
+_EXAMPLES, _EXAMPLE_LINES = 3, 40
+"""Calls behind functions from which on they are examples of their use, where they were cut; and
+the most lines of the one that is cut."""
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LAST, _NEW = 12, 0.3
 """Lines at the end of a text that are looked at, and the share of them that must be different, or
 it repeats itself."""
@@ -383,20 +386,28 @@ def without_examples(text: str) -> str | None:
     opened, _, source = text.partition("\n")
     while source and not opened.startswith("```"):
         opened, _, source = source.partition("\n")
-    *lines, _ = source.split("\n")  # the last one is cut
-    while lines and lines[-1] and not lines[-1][0].isspace():
-        try:
+    *lines, cut = source.split("\n")
+    for _ in range(_EXAMPLE_LINES):
+        with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
             body = _python("\n".join(lines)).body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            lines.pop()
-            continue
-        program = len(body)
-        while program and isinstance(body[program - 1], ast.Expr):
-            program -= 1
-        if not program or len(body) - program < _EXAMPLES:
-            return None
-        return "\n".join([opened, *lines[: body[program - 1].end_lineno], "```"])
+            last = _program_end(body)
+            goes_on = cut.startswith((" ", "\t", "def ", "async ", "class ", "@"))
+            return None if last is None or goes_on else _fenced(opened, lines[:last])
+        cut = lines.pop()
     return None
+
+
+def _program_end(body: Sequence[ast.stmt]) -> int | None:
+    """Give the line that a program ends in, before examples; `None`: there are none."""
+    program = len(body)
+    while program and isinstance(body[program - 1], ast.Expr):
+        program -= 1
+    made = any(isinstance(each, _DEFINITIONS) for each in body[:program])
+    return body[program - 1].end_lineno if made and len(body) - program >= _EXAMPLES else None
+
+
+def _fenced(opened: str, lines: Sequence[str]) -> str:
+    return "\n".join([opened, *lines, "```"])
 
 
 def repeats_itself(text: str) -> bool:
