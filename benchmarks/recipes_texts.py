@@ -153,13 +153,14 @@ async def _decisions(models: Models, item: Item, ask: Plain) -> Answer:
 
 
 def facts_kept(item: Item, answer: Answer) -> Scores:
-    """Share of the facts that a summary keeps, and of its figures that the text has."""
-    text = answer["text"]
+    """Share of the facts that a summary keeps within its length, and of its figures of the text."""
+    length = Length(sentences=BUSINESS_SENTENCES)
+    text = length.cut(answer["text"])
     figures, known = numbers(text), {*numbers(item["source"])}
     return {
         "facts kept": fmean(float(holds(text, each)) for each in item["facts"]),
         "figures of the text": fmean(f in known for f in figures) if figures else 1.0,
-        "as short as asked": float(not Length(sentences=BUSINESS_SENTENCES).too_long(text)),
+        "as short as asked": float(not length.too_long(answer["text"])),
     }
 
 
