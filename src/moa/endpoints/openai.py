@@ -191,10 +191,15 @@ class OpenAIEndpoint(EndpointBase):
         self._check_length(prompt)
         written, amount = _Written(self.model), Amount()
         async with aclosing(self._events(prompt, context)) as events:
+            tokens = 0
             async for event in events:
                 if isinstance(event, Amount):
                     amount = event
-                elif piece := written.add(event, "delta"):
+                    continue
+                if context.watcher is not None and event.get("choices"):
+                    tokens += 1  # llama.cpp and vLLM send each in an event
+                    context.watcher(context.node or self.name, tokens)
+                if piece := written.add(event, "delta"):
                     yield piece
         if not written.finish_reason:
             raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)
