@@ -47,7 +47,8 @@ def test_what_is_kept_encodes_as_the_package_does_and_a_damaged_file_is_made_ane
     caplog.set_level(logging.INFO, "moa.endpoints.universal")
     assert (loaded().encode(TEXTS) == expected).all()
     assert not caplog.records, "the second is loaded from the file"
-    for damaged in (b"", whole[:1000], whole[:-64], b"\xff" * 4096):
+    lacks = whole.replace(b'"_prefixes"', b'"_suffixes"', 1)
+    for damaged in (whole[:-64], lacks):
         file.unlink()
         file.write_bytes(damaged)
         assert loaded().encode(TEXTS[:1])[0].tolist() == pytest.approx(

