@@ -49,6 +49,12 @@ class _OneThread:
     """Limits numpy to one thread while anybody wants that: the first sets it, the last lifts it."""
 
     def __init__(self) -> None:
+        self._start()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._start)
+
+    def _start(self) -> None:
+        """Start with nobody who wants it: a forked process has none of the threads."""
         self._lock = threading.Lock()
         self._wanted = 0
         self._limit: Any = None
