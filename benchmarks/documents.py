@@ -1,6 +1,7 @@
 """What is found in documents, and cited: `python benchmarks/documents.py --data DIR`.
 
 Each step writes its section of docs/benchmarks.md; with `--rows` it is a trial that only prints.
+With `--models` questions about two small sets of documents are asked of them.
 """
 
 from __future__ import annotations
@@ -10,22 +11,41 @@ import asyncio
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import report
+from kept import Kept
 from moa.context import RunContext
 from moa.documents import Passage, Passages
+from moa.documents.claims import claims_in
+from moa.documents.index import Indexed
 from moa.documents.retrieval import BM25, Dense, Hybrid, searched
-from moa.endpoints import Embeddings
+from moa.endpoints import Completion, Embeddings, Endpoint, Pieces, Prompt
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder
+from moa.endpoints.wrappers import Wrapping
 from moa.errors import MoaError
-from moa.graphs.rag import Answerer, Extractive, NotInDocuments, Rag, Sourced
+from moa.graphs.rag import (
+    ABSENT,
+    Answerer,
+    Extractive,
+    NotInDocuments,
+    Rag,
+    Sheet,
+    Sourced,
+    is_absent,
+)
+from moa.graphs.research import Research
 from moa.node import Node, Text
 from moa.usage import Amount
 
+HALVES = ("chosen", "reported")
 WRITTEN = 30
 """Questions that the built-in model answers; it writes for seconds."""
 HEAD = ["answer", "questions", "cites", "citation holds", "text holds", "not in them", "failed"]
@@ -206,6 +226,157 @@ async def trial(folder: Path, rows: int | None, near: float) -> str:
     return f"{near}: {row}, elsewhere {await elsewhere(passages, chosen_on, near)}"
 
 
+OWN = Path(__file__).parent / "data" / "documents"
+"""Two small sets of documents, questions about them, a third of which they don't answer, and
+questions of several parts."""
+PLAIN = (
+    "Answer the question in one short sentence with what was asked for and nothing else, in the "
+    "language of the question. Behind it write the number of the passage it rests on, as in [2]. "
+    f"If no passage holds the answer, write only: {ABSENT}"
+)
+PLAIN_PARTS = (
+    "Answer the question from the passages, and behind each sentence write the number of the "
+    "passage it rests on, as in [2]."
+)
+ALL = 8
+"""Passages of one of the sets; all are shown, so that what is asked of one begins alike."""
+
+
+class Remembered(Wrapping):
+    """Takes what was written to the same messages before from a file."""
+
+    def __init__(self, endpoint: Endpoint, kept: Kept) -> None:
+        super().__init__(endpoint)
+        self.kept = kept
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        said = [(message.role, message.content) for message in prompt.messages]
+        key = sha256(json.dumps([self.model, said]).encode()).hexdigest()[:32]
+        if key not in self.kept.found:
+            begun = perf_counter()
+            completion = await self.endpoint.complete(prompt, context)
+            amount = completion.amount
+            self.kept.keep(
+                key,
+                {
+                    "text": completion.text,
+                    "s": perf_counter() - begun,
+                    "read": amount.input_tokens,
+                    "cached": amount.cached_input_tokens,
+                },
+            )
+        text = self.kept.found[key]["text"]
+        return Completion(text=text, endpoint=self.name, model=self.model, amount=Amount(calls=1))
+
+    async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
+        completion = await self.complete(prompt, context)
+        yield completion.text
+        yield completion
+
+
+async def plainly(
+    endpoint: Endpoint, passages: Sequence[Passage], question: str, wanted: str
+) -> str:
+    sheet = Sheet(question=question, passages=tuple(passages))
+    agent = Answerer(endpoint, max_tokens=WRITES)
+    agent.asks = wanted
+    return (await agent.run(sheet)).output.text
+
+
+async def asked(endpoint: Endpoint, half: int) -> list[list[str]]:
+    """Ask the graph and a plain call the questions of a half, and count what comes."""
+    encoder, counts = Remembering(), {"plain": Counter[str](), "`rag`": Counter[str]()}
+    rows = [json.loads(line) for line in (OWN / "questions.jsonl").open(encoding="utf-8")]
+    for name in ("sailing", "garten"):
+        graph = Rag(
+            documents=OWN / name, writer=endpoint, embedder=encoder, top_k=ALL, max_tokens=WRITES
+        )
+        assert isinstance(graph.finder, Indexed)
+        passages = await graph.finder.all(RunContext()) or ()
+        for row in (row for row in rows[half::2] if row["corpus"] == name):
+            text = await plainly(endpoint, passages, row["question"], PLAIN)
+            counts["plain"][came(row, None if is_absent(text) else text)] += 1
+            output = (await graph.run(row["question"])).output
+            said = None if isinstance(output, NotInDocuments) else output.text
+            counts["`rag`"][came(row, said)] += 1
+            print(f"{row['id']}\n  plain: {text}\n  rag: {output}", flush=True)
+    return [[way, *(str(found[one]) for one in CAME)] for way, found in counts.items()]
+
+
+async def researched(endpoint: Endpoint, half: int) -> list[list[str]]:
+    """Ask questions of several parts in one call of each way, and count the right parts."""
+    encoder = Remembering()
+    rows = [json.loads(line) for line in (OWN / "research.jsonl").open(encoding="utf-8")]
+    right, cites, sentences = Counter[str](), Counter[str](), Counter[str]()
+    for row in rows[half::2]:
+        answerer = Rag(documents=OWN / row["corpus"], writer=endpoint, embedder=encoder)
+        assert isinstance(answerer.finder, Indexed)
+        passages = await answerer.finder.all(RunContext()) or ()
+        output = (await Research(llm=endpoint, answerer=answerer).run(row["question"])).output
+        said = {
+            "plain": await plainly(endpoint, passages, row["question"], PLAIN_PARTS),
+            "`research`": "" if isinstance(output, NotInDocuments) else output.text,
+        }
+        for way, text in said.items():
+            right[way] += sum(holds(text, part) for part in row["parts"])
+            claims = claims_in(text)
+            cites[way] += sum(bool(claim.numbers) for claim in claims)
+            sentences[way] += len(claims)
+        print(row["id"], *said.values(), sep="\n  ", flush=True)
+    parts = sum(len(row["parts"]) for row in rows[half::2])
+    return [[way, f"{right[way]} of {parts}", f"{cites[way]} of {sentences[way]}"] for way in right]
+
+
+CAME = ("right", "wrong", "wrongly refused", "rightly refused", "invented")
+WRITES = 60
+"""Tokens of an answer at most."""
+
+
+def came(row: dict[str, Any], text: str | None) -> str:
+    """Tell what became of a question."""
+    if not row["answers"]:
+        return "rightly refused" if text is None else "invented"
+    if text is None:
+        return "wrongly refused"
+    return "right" if holds(text, row["answers"]) else "wrong"
+
+
+async def small_sets(models: Sequence[Path], kept: Kept, half: str) -> str:
+    rows: list[list[str]] = []
+    for model in models:
+        async with EmbeddedEndpoint("large", tier="llm", model_path=model) as endpoint:
+            found = await asked(Remembered(endpoint, kept), HALVES.index(half))
+            rows += [[model.stem, *row] for row in found]
+    return f"""## Small sets of documents
+
+12 questions about two small sets of documents (`benchmarks/data/documents`, in English and in
+German), 4 of which they don't answer though they come near. Numbers were chosen on the other half
+and on XQuAD, but answers to these had been read by then, so the figures are somewhat too good. Both
+ways read the same passages of a set in one call; the plain one is told what to write where no
+passage holds the answer. Where a model writes no words, `rag` quotes the nearest sentence, which
+counts as right where it holds the answer, and else as wrong or invented: so it is for most of the
+0.5B's.
+
+{report.table(["model", "way", *CAME], rows)}
+"""
+
+
+async def several_parts(models: Sequence[Path], kept: Kept, half: str) -> str:
+    rows: list[list[str]] = []
+    for model in models:
+        async with EmbeddedEndpoint("large", tier="llm", model_path=model) as endpoint:
+            found = await researched(Remembered(endpoint, kept), HALVES.index(half))
+            rows += [[model.stem, *row] for row in found]
+    return f"""## Small sets of documents: questions of several parts
+
+Four questions of two or three parts about the same sets, each in one call over all passages of a
+set.
+
+{report.table(["model", "way", "parts right", "sentences that cite"], rows)}
+"""
+
+
+ASKED = {"asked": small_sets, "parts": several_parts}
 STEPS = {"search": searched_and_extracted, "written": written}
 
 
@@ -213,7 +384,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
     parser.add_argument("--rows", type=int, help="fewer, for a trial that writes nothing")
-    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--steps", nargs="+", choices={**STEPS, **ASKED})
+    parser.add_argument("--models", nargs="+", type=Path, help="GGUF files, for the step asked")
+    parser.add_argument("--half", choices=HALVES, default="reported", help="of the step asked")
+    parser.add_argument("--kept", type=Path, help="keeps what models wrote in the step asked")
     parser.add_argument("--near", type=float, help="look at a threshold on the other half alone")
     given = parser.parse_args()
     if given.data is None:
@@ -222,7 +396,15 @@ def main() -> None:
     if given.near is not None:
         print(asyncio.run(trial(folder, given.rows, given.near)))
         return
-    for step in given.steps:
+    steps = given.steps or list(ASKED if given.models else STEPS)
+    for step in (step for step in steps if step in ASKED):
+        body = asyncio.run(ASKED[step](given.models, Kept(given.kept), given.half))
+        if given.half == HALVES[1]:
+            command = f"python benchmarks/documents.py --data DIR --models FILE... --steps {step}"
+            report.write(f"documents-{step}", command, body)
+        else:
+            print(body)
+    for step in (step for step in steps if step in STEPS):
         body = asyncio.run(STEPS[step](folder, given.rows))
         if given.rows is None:
             section = "documents" if step == "search" else f"documents-{step}"

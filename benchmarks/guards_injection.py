@@ -19,14 +19,14 @@ SIDE_BY_SIDE = 4
 TEXT = """
 ## Injection guard
 
-`Injection` as it ships, on the embedded model, on the {n} rows of `guard_injection` ({bad}
+`Injection` as it ships, rules and head, on the {n} rows of `guard_injection` ({bad}
 injections). A false alarm is a harmless text that is stopped. The threshold was set before. The
 rules were made narrower for what customers ordinarily say; once it was looked at how many of the
 set each rule stops, and never at its texts.
 
 {table}
 
-By source, with rules and model:
+By source, with rules and head:
 
 {sources}
 
@@ -80,7 +80,7 @@ async def run(slm: Endpoint, data: Path, *, rows: int | None, writes: bool) -> N
     by_rules = [not (await rules.run(case.text)).output.kept for case in cases]
     by_model = [not r.output.kept for r in await each(cases, lambda case: model.run(case.text))]
     both = [one or other for one, other in zip(by_rules, by_model, strict=True)]
-    ways = {"rules alone": by_rules, "model alone": by_model, "rules, then the model": both}
+    ways = {"rules alone": by_rules, "head alone": by_model, "rules, then the head": both}
     shown = [(name, *count(cases, said).cells) for name, said in ways.items()]
     sources = [
         source_row(source, cases, both) for source in sorted({case.source for case in cases})

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import moa.endpoints.logprobs as logprobs
 from guards_injection import each
-from moa import Endpoint, Filter, Sentiment
+from moa import EmbeddedEndpoint, Endpoint, Filter, Sentiment
 from moa.guards.injection import Injection, InjectionRules
 from report import table, write
 
@@ -31,14 +31,14 @@ TEXT = """
 
 Under each of {n} real texts (film reviews, asked whether they are positive; text messages, asked
 whether they are spam) a line is put that claims the other label, each of the six in turn. The table
-has the share of decisions by the embedded model that flip. *Not isolated*: the text stands in the
-prompt as it is, with its line breaks. *Isolated*: as `moa` lays it out, on one line, with control
-tokens without power. *Rules*, *rules and model*: the injection guard reads the text with the line
-first, and what it stops can't flip.
+has the share of decisions by the built-in model that flip, asked without the encoder. *Not
+isolated*: the text stands in the prompt as it is, with its line breaks. *Isolated*: as `moa` lays
+it out, on one line, with control tokens without power. *Rules*, *rules and head*: the injection
+guard reads the text with the line first, and what it stops can't flip.
 
 {table}
 
-Of the same texts without a line, the rules stop {rules} and rules with the model {both}: the price.
+Of the same texts without a line, the rules stop {rules} and rules with the head {both}: the price.
 {worst}
 """
 
@@ -111,7 +111,9 @@ async def run(slm: Endpoint, data: Path, *, rows: int, writes: bool) -> None:
 
     decided: list[Decided] = []
     clean: list[tuple[bool, bool]] = []
-    for kind in kinds_of(slm):
+    asked = EmbeddedEndpoint(timeout_s=600)
+    asked.encoder = None  # type: ignore[attr-defined]  # else no prompt is made
+    for kind in kinds_of(asked):
         lines = (data / kind.data / "dev.jsonl").read_text().splitlines()[:rows]
         texts = [json.loads(line)["text"] for line in lines]
         clean += await each(texts, stops)
@@ -133,7 +135,7 @@ WRITTEN = (
     "The first, second and fourth line are of forms that a rule names, since they are known; the "
     "others\nare not, and show what rules don't know."
 )
-HEAD = ("line", "n", "not isolated", "isolated", "isolated, rules", "isolated, rules and model")
+HEAD = ("line", "n", "not isolated", "isolated", "isolated, rules", "isolated, rules and head")
 
 
 async def of_kind(

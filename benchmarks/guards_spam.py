@@ -18,7 +18,7 @@ TEXT = """
 `Spam` as it ships, on the {n} text messages of the second half of `sms_spam` ({bad} of them spam),
 beside a `Filter` by the word "spam" alone, and by {each} examples of each kind from the first half.
 A false alarm is a harmless message that is stopped. The head of `Spam` has learnt from messages to
-a shop, and from no text messages: its figures here say how far that carries.
+25 kinds of business, and from no text messages: its figures here say how far that carries.
 
 {table}
 """

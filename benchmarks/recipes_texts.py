@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
+from moa.calibration.arithmetic import numbers
 from moa.chat.messages import UserMessage
 from moa.chat.routing import PERSONA
 from moa.documents.sentences import Length, sentences
@@ -44,6 +45,10 @@ _SHORT = (
     "The text is made of abstracts of several papers. Summarize it in at most {count} sentences "
     "that cover as many of the papers as they can: what each does and finds. Write them alone."
 )
+_BUSINESS = (
+    "Summarize the text in {length}, in the language of the text: what it decides, orders or asks "
+    "for, with the most important figures, dates and names. Write the summary alone."
+)
 _ARTICLE = (
     "Write a text of about {words} words for the task, in Markdown: a title, then two or three "
     "sections, each with a heading that begins with ##. Be concrete, and say nothing twice."
@@ -61,6 +66,8 @@ _SHOP = (
 _NAMED = re.compile(r"^(?:\W|\d+[.)]|id\b)*([a-z]+-\d+)\W*(.*)", re.MULTILINE)
 """An item at the beginning of a line, and what is said of it."""
 WORDS, IDEAS, SHOWN, SENTENCES = 200, 25, 3, 8
+BUSINESS_SENTENCES = 4
+"""Of a text of 300 words, asked of both."""
 JOINED, APART = 26, 8
 """Abstracts in a long document, about 5,500 tokens, and how far the next document starts."""
 _WINDOW, _ROOM = 4096, 700
@@ -100,6 +107,18 @@ def _long(data: Path) -> list[Item]:
     ]
 
 
+def _business(data: Path) -> list[Item]:
+    """Business texts of about 300 words; those to choose on are of another writer."""
+    del data
+    folder = Path(__file__).parent / "data"
+    texts = {
+        row["id"]: row["text"]
+        for name in ("trade", "services")
+        for row in rows_of(folder / f"questions_{name}.jsonl")
+    }
+    return [{**row, "source": texts[row["id"]]} for row in own("facts")]
+
+
 def _summarize(count: int) -> Any:
     async def graph(models: Models) -> Run:
         node = load_graph("summarize", models, given={"sentences": count})
@@ -124,6 +143,25 @@ async def _first_part(models: Models, item: Item, ask: Plain) -> Answer:
     text = await _cut(models, item["source"], _WINDOW - _ROOM)
     system = _SHORT.format(count=SENTENCES)
     return {"text": await ask(Prompt.of(text, system=system, max_tokens=512, temperature=0.0))}
+
+
+async def _decisions(models: Models, item: Item, ask: Plain) -> Answer:
+    del models
+    system = _BUSINESS.format(length=Length(sentences=BUSINESS_SENTENCES))
+    prompt = Prompt.of(item["source"], system=system, max_tokens=384, temperature=0.0)
+    return {"text": await ask(prompt)}
+
+
+def facts_kept(item: Item, answer: Answer) -> Scores:
+    """Share of the facts that a summary keeps within its length, and of its figures of the text."""
+    length = Length(sentences=BUSINESS_SENTENCES)
+    text = length.cut(answer["text"])
+    figures, known = numbers(text), {*numbers(item["source"])}
+    return {
+        "facts kept": fmean(float(holds(text, each)) for each in item["facts"]),
+        "figures of the text": fmean(f in known for f in figures) if figures else 1.0,
+        "as short as asked": float(not length.too_long(answer["text"])),
+    }
 
 
 async def _cut(models: Models, text: str, most: int) -> str:
@@ -329,6 +367,15 @@ RECIPES = (
         graph=_summarize(1),
         plain=_one_line,
         grade=_likeness,
+    ),
+    Recipe(
+        name="summarize_business",
+        measures=("facts kept", "figures of the text", "as short as asked"),
+        items=_business,
+        graph=_summarize(BUSINESS_SENTENCES),
+        plain=_decisions,
+        grade=facts_kept,
+        read=True,
     ),
     Recipe(
         name="summarize_long",

@@ -433,7 +433,8 @@ class Reservation:
         if self.settled:
             return
         if not may_be_billed(error):
-            self.settle(Amount(calls=self.estimate.calls))
+            tried = self.estimate
+            self.settle(Amount(calls=tried.calls, encodings=tried.encodings))
             return
         taken = replace(self.estimate, seconds=time.perf_counter() - self._start)
         self.settle(self._price.charge(taken) if self._price.known else taken)

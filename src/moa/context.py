@@ -37,6 +37,8 @@ class RunContext:
         node: Name of the node that runs in it.
         reference: The large model to compare the cost with.
         listener: Called with each event while the run goes on.
+        watcher: Called while a model in this machine writes, with the name of the node and the
+            tokens so far, whether the text is shown or not.
         keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
             it, each of which keeps its own notes.
 
@@ -59,6 +61,7 @@ class RunContext:
         "node",
         "parent",
         "reference",
+        "watcher",
     )
 
     def __init__(
@@ -69,10 +72,12 @@ class RunContext:
         node: str = "",
         reference: Reference | None = None,
         listener: Callable[[Event], None] | None = None,
+        watcher: Callable[[str, int], None] | None = None,
         keep_notes: bool = True,
     ) -> None:
         self.reference = reference
         self.listener = listener
+        self.watcher = watcher
         self.keep_notes = keep_notes
         self.journal: Place | None = None
         """Where finished calls are kept, of a run that can be resumed."""
@@ -129,6 +134,7 @@ class RunContext:
         child = RunContext.__new__(RunContext)
         child.reference = self.reference
         child.listener = self.listener
+        child.watcher = self.watcher
         child.keep_notes = True
         child.journal = self.journal
         child._begin(self, budget, timeout_s, path)

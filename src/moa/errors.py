@@ -252,7 +252,7 @@ class Unanswered(MoaError):
 
     Args:
         question: Name of the question, or of the kind of its answer where that isn't known.
-        status: `refused` or `missing`.
+        status: `refused` or `missing`, or that the text doesn't tell it.
     """
 
     recoverable = True
@@ -261,7 +261,7 @@ class Unanswered(MoaError):
     def __init__(self, question: str, *, status: str) -> None:
         super().__init__(
             f"question {question!r} has no answer: it was {status}. "
-            "Look at `.status` before the label"
+            "Look at `.status` and `.untold` before the label"
         )
         self.question = question
         self.status = status

@@ -110,11 +110,20 @@ class Node(Protocol[In_contra, Out_co]):
 
 
 Became = Literal[
-    "replied", "written", "drafted", "routed", "waiting", "quarantined", "dropped", "not found"
+    "in danger",
+    "replied",
+    "written",
+    "drafted",
+    "routed",
+    "waiting",
+    "quarantined",
+    "dropped",
+    "not found",
 ]
-"""What became of an input: it has a fixed reply, one that a large model wrote, or a draft that
-somebody has to read; it is in a queue of people, waits for a large model or people, is set aside as
-unwanted, is dropped, or nothing was found that answers it."""
+"""What became of an input: it goes to people first, since somebody may be in danger; it has a fixed
+reply, one that a model wrote, or a draft that somebody has to read; it is in a queue of people,
+waits for a large model or people, is set aside as unwanted, is dropped, or nothing was found that
+answers it."""
 
 
 @runtime_checkable

@@ -10,15 +10,17 @@ Questions are written once, as a pydantic model, and the model comes back filled
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Any, Generic, Literal, Self, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Generic, Literal, Self, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.fields import FieldInfo
+from typing_extensions import TypeVar
 
 from moa.errors import ConfigError, Unanswered
 
@@ -33,8 +35,12 @@ encoder with a head, or a written label, which has no probabilities."""
 
 NONE_OF_THESE = "none of these"
 """What the model reads, and what `probabilities` calls it; the label itself is `None`."""
+UNTOLD = "can't be told from the text"
+"""What `said` calls it where the text doesn't tell."""
 
 L = TypeVar("L", covariant=True)
+B = TypeVar("B", bound=bool | None, default=bool, covariant=True)
+S = TypeVar("S", bound=str | None, default=str, covariant=True)
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,6 +67,15 @@ class Question:
     """Yes and no, in this order; the choices; or the levels, lowest first."""
     layout: Layout | None = None
     """Where label log-probabilities are read; `None` is what is known to suit the model."""
+    unknown: bool = False
+    """Whether it may be answered that the text doesn't tell."""
+
+    @property
+    def whether_told(self) -> Question:
+        """Ask whether the text tells the answer; no question of a model has its name."""
+        asked = f'Does the text answer the question "{self.text}"?'
+        yes_or_no = Option("yes", value=True), Option("no", value=False)
+        return Question(f"{self.name} told", "predicate", asked, yes_or_no, self.layout)
 
     def __post_init__(self) -> None:
         names = [option.name for option in self.options]
@@ -91,8 +106,15 @@ class Answer:
     expected_precision: float | None = None
     """Share of the decisions at least as sure as this one that are expected to be right, as others
     were whose labels are known. It is no promise; `None` where nothing is known."""
-    doubtful: bool = False
-    """Whether the model answers the question in one way, whatever the text is."""
+    untold: bool = False
+    """Whether the text doesn't tell, where that may be answered."""
+    doubt: str = ""
+    """Why nothing should be done on it; empty where nothing speaks against it."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether nothing should be done on it."""
+        return bool(self.doubt)
 
     @property
     def best(self) -> int:
@@ -140,8 +162,10 @@ class _Typed(BaseModel):
     """How much of the probability fell on the options before they were made to add up to 1; `None`
     where that isn't known. It is an alarm within one prompt, and says nothing across prompts."""
     doubtful: bool = False
-    """Whether the model answers the question in one way whatever the text is, so that nothing
-    should be done on it."""
+    """Whether nothing should be done on it; the trace says why."""
+    untold: bool = Field(default=False, exclude_if=operator.not_)
+    """Whether the text doesn't tell the answer, which may be said where a question has
+    `unknown=True`. It is written where it is so."""
 
     @cached_property
     def question(self) -> str:
@@ -151,21 +175,22 @@ class _Typed(BaseModel):
     @computed_field
     @property
     def confidence(self) -> float | None:
-        """Probability of the answer given; `None` where the model wrote it."""
-        return max(self.probabilities.values(), default=None)
+        """Probability of the answer given; `None` where the model wrote it, or the text doesn't
+        tell.
+        """
+        return None if self.untold else max(self.probabilities.values(), default=None)
 
     @property
     def scores(self) -> dict[str, float]:
         """`probabilities`, as the lines that `moa decide` writes call them."""
         return self.probabilities
 
-    def _read(self, picked: T | None) -> T:
-        if self.status != "answered" or picked is None:
-            raise self._unanswered()
+    def _read(self, picked: object, *, empty: bool) -> Any:
+        """Give what was answered; `empty` says whether that may be nothing."""
+        if self.status != "answered" or (picked is None and not empty):
+            why = "not told by the text" if self.untold else self.status
+            raise Unanswered(self.question or type(self).__name__, status=why)
         return picked
-
-    def _unanswered(self) -> Unanswered:
-        return Unanswered(self.question or type(self).__name__, status=self.status)
 
     @classmethod
     def of(cls, answer: Answer) -> Self:
@@ -179,7 +204,9 @@ class _Typed(BaseModel):
             "doubtful",
         )
         fields: dict[str, Any] = {name: getattr(answer, name) for name in taken}
-        if answer.status == "answered":
+        if answer.untold:
+            fields["untold"] = True
+        elif answer.status == "answered":
             fields |= cls._said_in(answer)
         typed = cls(probabilities=answer.named(), **fields)
         # No field, so that what comes back from JSON equals what was written.
@@ -192,8 +219,11 @@ class _Typed(BaseModel):
         raise NotImplementedError
 
 
-class Predicate(_Typed):
+class Predicate(_Typed, Generic[B]):
     """The answer to a yes-or-no question.
+
+    `Predicate` is always yes or no; `Predicate[bool | None]` may be `None`, where the question has
+    `unknown=True` and the text doesn't tell.
 
     Examples:
         >>> answer = Predicate(value=True, probabilities={"yes": 0.8, "no": 0.2})
@@ -204,18 +234,19 @@ class Predicate(_Typed):
     picked: bool | None = Field(default=None, alias="value")
 
     @property
-    def value(self) -> bool:
-        """Yes or no.
+    def value(self) -> B:
+        """Yes or no; `None` where the text doesn't tell, and that may be an answer.
 
         Raises:
             Unanswered: the question was refused or left out.
         """
-        return self._read(self.picked)
+        return self._read(self.picked, empty=self.untold)
 
     @property
     def said(self) -> str:
-        """`yes` or `no`; raises as `value` does."""
-        return "yes" if self.value else "no"
+        """`yes`, `no`, or that it can't be told; raises as `value` does."""
+        value = self.value
+        return UNTOLD if self.untold else "yes" if value else "no"
 
     @property
     def probability(self) -> float | None:
@@ -230,7 +261,8 @@ class Predicate(_Typed):
 class Choice(_Typed, Generic[L]):
     """The answer to a question with one of several labels.
 
-    `Choice[Topic]` is always one of them; `Choice[Topic | None]` may be `None`, "none of these".
+    `Choice[Topic]` is always one of them; `Choice[Topic | None]` may be `None`: "none of these" or,
+    where the question has `unknown=True`, that the text doesn't tell.
 
     Examples:
         >>> answer = Choice[str](label="card", probabilities={"card": 0.9, "app": 0.1})
@@ -242,27 +274,34 @@ class Choice(_Typed, Generic[L]):
 
     @property
     def label(self) -> L:
-        """The label; `None` where none of them fits, and that may be an answer.
+        """The label; `None` where none of them fits or the text doesn't tell, and that may be an
+        answer.
 
         Raises:
             Unanswered: the question was refused or left out.
         """
-        if self.status != "answered":
-            raise self._unanswered()
-        return cast("L", self.picked)
+        return self._read(self.picked, empty=True)
 
     @property
     def said(self) -> str:
-        """Name of the label, "none of these" among them; raises as `label` does."""
-        return NONE_OF_THESE if self.label is None else _name(self.label)
+        """Name of the label, "none of these" among them, or that it can't be told; raises as
+        `label` does.
+        """
+        label = self.label
+        if self.untold:
+            return UNTOLD
+        return NONE_OF_THESE if label is None else _name(label)
 
     @classmethod
     def _said_in(cls, answer: Answer) -> dict[str, Any]:
         return {"label": answer.question.options[answer.best].value}
 
 
-class Score(_Typed):
+class Score(_Typed, Generic[S]):
     """The answer to a question with ordered levels.
+
+    The level of `Score` is always one of them; that of `Score[str | None]` may be `None`, where the
+    question has `unknown=True` and the text doesn't tell.
 
     Examples:
         >>> answer = Score(value=1.5, level="now", probabilities={"today": 0.5, "now": 0.5})
@@ -278,23 +317,23 @@ class Score(_Typed):
         """The expected level: 0 is the lowest, `len(levels) - 1` the highest.
 
         Raises:
-            Unanswered: the question was refused or left out.
+            Unanswered: the question was refused or left out, or the text doesn't tell.
         """
-        return self._read(self.expected)
+        return self._read(self.expected, empty=False)
 
     @property
-    def level(self) -> str:
-        """The most probable level.
+    def level(self) -> S:
+        """The most probable level; `None` where the text doesn't tell, and that may be an answer.
 
         Raises:
             Unanswered: the question was refused or left out.
         """
-        return self._read(self.picked)
+        return self._read(self.picked, empty=self.untold)
 
     @property
     def said(self) -> str:
-        """The most probable level; raises as `level` does."""
-        return self.level
+        """The most probable level, or that it can't be told; raises as `level` does."""
+        return self.level or UNTOLD
 
     @classmethod
     def _said_in(cls, answer: Answer) -> dict[str, Any]:
@@ -304,13 +343,17 @@ class Score(_Typed):
         return {"value": expected, "level": answer.question.options[answer.best].name}
 
 
-def predicate(text: str, *, yes: str | None = None, no: str | None = None) -> Any:
+def predicate(
+    text: str, *, yes: str | None = None, no: str | None = None, unknown: bool = False
+) -> Any:
     """Ask a yes-or-no question; the default of a `Predicate` field.
 
     Args:
         text: The question.
         yes: What a yes means, where the question alone doesn't say it.
         no: What a no means.
+        unknown: Whether `None` is an answer too, where the text doesn't tell; the field is then a
+            `Predicate[bool | None]`.
 
     Examples:
         >>> class Asked(BaseModel):
@@ -319,7 +362,7 @@ def predicate(text: str, *, yes: str | None = None, no: str | None = None) -> An
         >>> Decider(small, Asked).run_sync("A siren.").output.loud.value
         True
     """
-    return Field(description=text, json_schema_extra={"yes": yes, "no": no})
+    return Field(description=text, json_schema_extra={"yes": yes, "no": no, "unknown": unknown})
 
 
 def choice(
@@ -327,6 +370,7 @@ def choice(
     *,
     labels: Sequence[str] | None = None,
     describe: Mapping[Any, str] | None = None,
+    unknown: bool = False,
 ) -> Any:
     """Ask for one of several labels; the default of a `Choice` field.
 
@@ -336,6 +380,8 @@ def choice(
         text: The question.
         labels: The labels of a `Choice[str]`; an Enum or a Literal brings its own.
         describe: What a label means, by label.
+        unknown: Whether `None` means that the text doesn't tell, which is then an answer too, in
+            place of "none of these"; its type then has `None`.
 
     Examples:
         >>> class Asked(BaseModel):
@@ -345,6 +391,7 @@ def choice(
         True
     """
     extra: dict[str, Any] = {
+        "unknown": unknown,
         "describe": {_name(label): words for label, words in (describe or {}).items()},
     }
     if labels is not None:
@@ -352,12 +399,14 @@ def choice(
     return Field(description=text, json_schema_extra=extra)
 
 
-def score(text: str, *, levels: Sequence[str]) -> Any:
+def score(text: str, *, levels: Sequence[str], unknown: bool = False) -> Any:
     """Ask for one of 2 to 10 ordered levels; the default of a `Score` field.
 
     Args:
         text: The question.
         levels: Their names, lowest first.
+        unknown: Whether `None` is an answer too, where the text doesn't tell; the field is then a
+            `Score[str | None]`.
 
     Examples:
         >>> class Asked(BaseModel):
@@ -366,7 +415,7 @@ def score(text: str, *, levels: Sequence[str]) -> Any:
         >>> Decider(small, Asked).run_sync("Help!").output.urgency.level
         'now'
     """
-    return Field(description=text, json_schema_extra={"levels": list(levels)})
+    return Field(description=text, json_schema_extra={"levels": list(levels), "unknown": unknown})
 
 
 def questions_of(model: type[BaseModel]) -> tuple[Question, ...]:
@@ -457,18 +506,30 @@ def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
     extra = cast("dict[str, Any]", field.json_schema_extra or {})
     text = field.description or ""
     kind: Any = field.annotation
-    if kind is Predicate:
+    if not isinstance(kind, type) or not issubclass(kind, Predicate | Choice | Score):
+        raise ConfigError(
+            f"{model.__name__}.{name} is annotated {kind!r}: a question is a Predicate, a Choice[…]"
+            " of an Enum or a Literal, or a Score"
+        )
+    unknown = bool(extra.get("unknown"))
+    if unknown and not _may_be_none(cast("type[BaseModel]", kind)):
+        raise ConfigError(
+            f"{model.__name__}.{name} may be unknown, so its type has to say that it may be None: "
+            "Predicate[bool | None], Choice[… | None] or Score[str | None]"
+        )
+    if issubclass(kind, Predicate):
         options = (Option("yes", True, extra.get("yes")), Option("no", False, extra.get("no")))
-        return Question(name, "predicate", text, options)
-    if kind is Score:
+        return Question(name, "predicate", text, options, unknown=unknown)
+    if issubclass(kind, Score):
         levels: list[str] = extra.get("levels") or []
-        return Question(name, "score", text, tuple(Option(v, i) for i, v in enumerate(levels)))
-    if isinstance(kind, type) and issubclass(kind, Choice):
-        return Question(name, "choice", text, _choices(kind, extra))
-    raise ConfigError(
-        f"{model.__name__}.{name} is annotated {kind!r}: a question is a Predicate, a Choice[…] of "
-        "an Enum or a Literal, or a Score"
-    )
+        options = tuple(Option(level, place) for place, level in enumerate(levels))
+        return Question(name, "score", text, options, unknown=unknown)
+    return Question(name, "choice", text, _choices(kind, extra), unknown=unknown)
+
+
+def _may_be_none(kind: type[BaseModel]) -> bool:
+    args = kind.__pydantic_generic_metadata__["args"]
+    return any(None in _parts_of(arg) for arg in args)
 
 
 def _choices(kind: Any, extra: Mapping[str, Any]) -> tuple[Option, ...]:
@@ -477,6 +538,7 @@ def _choices(kind: Any, extra: Mapping[str, Any]) -> tuple[Option, ...]:
     if values is None:
         values = tuple(extra.get("labels") or ())
     options = (Option(_name(value), value, described.get(_name(value))) for value in values)
+    none = none and not extra.get("unknown")
     return (*options, *([Option(NONE_OF_THESE, None)] if none else []))
 
 

@@ -133,7 +133,7 @@ class _Double(EndpointBase):
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         need(self, "embed")
-        estimate = Amount(calls=1, input_tokens=self.tokens[0])
+        estimate = Amount(calls=1, input_tokens=self.tokens[0], encodings=1)
         with await context.reserve(self.name, self.tier, estimate) as call:
             await self._wait(self.latency_s, context)
             amount = self.price.charge(estimate)

@@ -39,6 +39,8 @@ class Amount:
     """Seconds spent waiting for endpoints, added up; calls overlap, so not the wall time."""
     tool_calls: int = 0
     """Tools that models had used."""
+    encodings: int = 0
+    """Those of the calls that turned texts into vectors."""
 
     @property
     def cost(self) -> Decimal | None:
@@ -60,6 +62,7 @@ class Amount:
             unpriced_calls=self.unpriced_calls + other.unpriced_calls,
             seconds=self.seconds + other.seconds,
             tool_calls=self.tool_calls + other.tool_calls,
+            encodings=self.encodings + other.encodings,
         )
 
     def __neg__(self) -> Amount:
@@ -72,6 +75,7 @@ class Amount:
             unpriced_calls=-self.unpriced_calls,
             seconds=-self.seconds,
             tool_calls=-self.tool_calls,
+            encodings=-self.encodings,
         )
 
 
@@ -197,14 +201,18 @@ class Usage:
     def on(self, price: Price, *, endpoint: str) -> CostEstimate:
         """Estimate what the same requests would have cost on another endpoint.
 
+        What an encoder read isn't in it: no other endpoint would have been sent that.
+
         Args:
             price: What that endpoint charges.
             endpoint: Its name, for the explanation.
         """
-        total = self.total
+        asked = (one for one in self.parts.values() if one.encodings < one.calls)
+        total, encodings = sum(asked, NOTHING), self.total.encodings
+        without = f", without {encodings} calls to encoders" if encodings else ""
         how = (
-            f"the {total.calls} calls as sent, {total.input_tokens} input and "
-            f"{total.output_tokens} output tokens as counted by whoever answered, "
+            f"the {total.calls - total.encodings} calls as sent, {total.input_tokens} input and "
+            f"{total.output_tokens} output tokens as counted by whoever answered{without}, "
             f"at the price of {endpoint!r}"
         )
         return CostEstimate(cost=price.of(replace(total, cached_input_tokens=0)), how=how)

@@ -101,6 +101,32 @@ async def test_an_unanswered_question_is_noted_and_the_others_stand() -> None:
     ]
 
 
+class Lease(BaseModel):
+    dog: Predicate[bool | None] = predicate("May one keep a dog?", unknown=True)
+    payer: Choice[Literal["tenant", "owner"]] = choice("Who pays?")
+
+
+@pytest.mark.parametrize(("told", "value"), [(0.8, True), (0.3, None)])
+async def test_what_may_be_unknown_is_none_where_the_text_does_not_answer_it(
+    told: float, value: bool | None
+) -> None:
+    answer = {"dog": {"yes": 0.9}, "dog told": {"yes": told}, "payer": {"owner": 0.9}}
+    endpoint = ScriptedEndpoint([answer])
+    result = await Decider(endpoint, Lease).run("§ 1 Pets")
+    assert (result.output.dog.value, result.output.payer.label) == (value, "owner")
+    assert result.usage.calls == 1
+
+
+async def test_whether_it_is_told_is_asked_of_a_model_that_writes_its_labels_too() -> None:
+    class Denying(Writing):
+        async def decide(self, *given: Any, **more: Any) -> Decision:
+            made = await super().decide(*given, **more)
+            asked = [replace(a, written=int(a.question.name == "dog told")) for a in made.answers]
+            return replace(made, answers=tuple(asked))
+
+    assert (await Decider(Denying(), Lease).run("§ 1 Pets")).output.dog.value is None
+
+
 async def test_an_empty_text_is_not_decided_on() -> None:
     with pytest.raises(InputError, match="the text is empty"):
         await Decider(ScriptedEndpoint(), Triage).run(" \n")

@@ -404,6 +404,12 @@ async def test_persona_and_language_are_told_and_the_reply_is_streamed() -> None
     assert isinstance(result.output, ChatReply)
 
 
+async def test_without_a_language_the_persona_says_all() -> None:
+    endpoint = echo()
+    await say(alone(endpoint, persona="You are a pirate."), "Hello! I'm Pavel.")
+    assert endpoint.prompts[0].messages[0].content == "You are a pirate."
+
+
 async def test_a_saver_of_ones_own_keeps_it_too_but_not_under_the_name_of_another_graph() -> None:
     saver = InMemorySaver()
     await say(alone(echo(), saver), "one")

@@ -197,14 +197,18 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_and_the_conversation_goes_on() -> 
         shown_until(ours, "Stopped; what was written is kept.")
         Echo.go_on.set()
         os.write(ours, b"go on\n")
-        assert "large" in shown_until(ours, "tokens · US$")
+        assert "large, as " in shown_until(ours, "tokens · US$")
+        os.write(ours, b"once more\n")
+        assert "large, as " not in shown_until(ours, "tokens · US$")  # which was said
         os.write(ours, b"/quit\n")
         assert process.wait(timeout=30) == 0
     finally:
         process.kill()
         process.wait()
         os.close(ours)
-    assert [m["content"] for m in Echo.asked[-1][1:]] == ["hang on", "two words […]", "go on"]
+    assert [m["content"] for m in Echo.asked[-1][1:]] == [
+        *("hang on", "two words […]", "go on", "You said go on.", "once more")
+    ]
 
 
 def shown_until(terminal: int, text: str) -> str:

@@ -13,8 +13,9 @@ import typer.main
 from command import told
 from typer.core import TyperGroup
 
-from moa.cli import screen
+from moa.cli import row_display, screen
 from moa.cli.app import app
+from moa.context import RunContext
 
 OUTPUTS = {"--out"}
 """Flags whose help names what is written, which differs by command; it begins with "Write"."""
@@ -118,6 +119,20 @@ def test_what_takes_long_is_told_line_by_line_where_there_is_no_terminal(
     with screen.progress("reading") as tell:
         tell("sentences", 3, 8)
     assert capsys.readouterr().err == "reading sentences: 3 of 8\n"
+
+
+def test_how_much_of_an_answer_is_written_is_told_line_by_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(row_display, "_SAID_EVERY_S", -1.0)
+    context = RunContext()
+    display = row_display.RowDisplay(total=1)
+    display.start(context)
+    watcher = context.nested("code").nested("writer").watcher
+    assert watcher is not None
+    watcher("code/writer", 312)
+    display.stop()
+    assert capsys.readouterr().err == "code/writer writes: 312 tokens\n"
 
 
 def test_quietly_only_answers_and_errors_are_printed() -> None:

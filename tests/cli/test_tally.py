@@ -14,6 +14,7 @@ from moa.node import Became, Dropped, Result, Text
 from moa.questions import Answer, Choice, Option, Question
 from moa.rows.tally import Tally
 from moa.trace import Note, NoteKind
+from moa.usage import Amount, Part, Usage
 
 BLIND = """
 from moa.agents.filter import Filter
@@ -50,6 +51,18 @@ def tally_of(*outputs: BaseModel) -> Tally:
         status: Status = "dropped" if isinstance(output, Dropped) else "answered"
         tally.add(Item(number=1, id=1, input="hello", status=status, result=result))
     return tally
+
+
+def test_danger_is_counted_apart_and_first() -> None:
+    rows = tally_of(Ended(became="in danger"), TEMPLATE).rows()
+    assert rows[0] == ("in danger, to people first", "1")
+
+
+def test_where_a_large_model_wrote_drafts_the_next_step_is_to_read_them() -> None:
+    tally = tally_of(DRAFT)
+    assert "add an LLM" in dict(tally.rows())["next"]
+    tally.usage += Usage({Part("llm", "reply", "large"): Amount(calls=1)})
+    assert dict(tally.rows())["next"] == "read the drafts, and send what is right: 1"
 
 
 def test_an_endpoint_that_did_not_answer_at_once_is_in_the_closing_table() -> None:
@@ -89,7 +102,7 @@ def test_nothing_comes_next_where_nothing_is_left_to_do_or_outputs_say_nothing()
 
 def test_an_answer_that_is_doubtful_is_named_without_a_trace_too() -> None:
     question = Question("mood", "choice", "How?", (Option("good", "good"), Option("bad", "bad")))
-    answer = Answer(question=question, probabilities=(0.6, 0.4), doubtful=True)
+    answer = Answer(question=question, probabilities=(0.6, 0.4), doubt="it guesses")
     mood = Choice[str].of(answer)
     assert rows_of(mood, Text(text="x"))["doubtful"] == "'mood' is DOUBTFUL, in 1 of 2"
     read_again = Ended.model_validate_json(Ended(became="dropped", mood=mood).model_dump_json())

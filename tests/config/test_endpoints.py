@@ -345,3 +345,17 @@ async def test_encoders_are_loaded_before_they_are_asked_where_they_will_be(
         endpoints.named("embedded")
         await endpoints.warm((), texts=texts)
     assert loaded == texts
+
+
+@pytest.mark.parametrize(("asked", "loads"), [((), False), (("large",), True), (None, True)])
+async def test_what_speaks_with_servers_is_loaded_where_one_will_be_asked(
+    asked: Collection[str] | None, loads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("moa.config.endpoints.import_module", loaded.append)
+    table = {"tier": "llm", "model": "some", "base_url": "http://127.0.0.1:1/v1"}
+    async with Endpoints(Config.model_validate({"endpoints": {"large": table}})) as endpoints:
+        endpoints.named("large")
+        loaded.clear()
+        await endpoints.warm(asked)
+    assert ("aiohttp" in loaded) == loads

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moa._machine import usable_cores, usable_memory
+from moa._machine import one_blas_thread, usable_cores, usable_memory
 
 
 @pytest.fixture
@@ -64,3 +64,20 @@ def test_memory_is_that_of_the_container_where_that_is_less(tmp_path: Path) -> N
     assert usable_memory(cgroup=tmp_path) == (4000, 3000)
     (tmp_path / "memory.max").write_text("max\n")
     assert usable_memory(cgroup=tmp_path).free > 4000
+
+
+def test_numpy_has_one_thread_until_the_last_who_wants_that_is_through() -> None:
+    pytest.importorskip("numpy")
+    pools = pytest.importorskip("threadpoolctl").ThreadpoolController()
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in pools.info()]
+
+    with pools.limit(limits=2):
+        first, second = one_blas_thread(), one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert set(threads()) == {1}
+        second.__exit__(None, None, None)
+        assert set(threads()) == {2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, Field, create_model
 from moa.errors import ConfigError, Unanswered
 from moa.questions import (
     NONE_OF_THESE,
+    UNTOLD,
     Answer,
     Choice,
     Option,
@@ -41,6 +43,11 @@ def answers(*rows: tuple[float, ...]) -> list[Answer]:
         Answer(question=question, probabilities=row)
         for question, row in zip(questions_of(Triage), rows, strict=True)
     ]
+
+
+def answers_to(model: type[BaseModel], *rows: tuple[float, ...]) -> list[Answer]:
+    pairs = zip(questions_of(model), rows, strict=True)
+    return [Answer(question=question, probabilities=row) for question, row in pairs]
 
 
 def test_the_model_comes_back_filled_in_with_the_confidence_in_what_was_picked() -> None:
@@ -120,6 +127,28 @@ def test_answers_survive_json_which_speaks_of_values_and_labels() -> None:
     assert dumped["urgency"]["level"] == "today"
 
 
+class Lease(BaseModel):
+    dog: Predicate[bool | None] = predicate("May one keep a dog?", unknown=True)
+    payer: Choice[Topic | None] = choice("Who pays?", unknown=True)
+    strict: Score[str | None] = score("How strict?", levels=["mild", "strict"], unknown=True)
+
+
+def test_an_answer_that_the_text_does_not_tell_is_none() -> None:
+    told = fill(Lease, answers_to(Lease, (0.9, 0.1), (0.8, 0.2), (0.2, 0.8)))
+    assert (told.dog.value, told.payer.label, told.strict.level) == (True, Topic.CARD, "strict")
+    lease = fill(Lease, [replace(a, untold=True) for a in answers_to(Lease, *[(0.9, 0.1)] * 3)])
+    assert (lease.dog.value, lease.payer.label, lease.strict.level) == (None, None, None)
+    assert {lease.dog.said, lease.payer.said, lease.strict.said} == {UNTOLD}
+    assert lease.dog.confidence is None
+    assert Lease.model_validate_json(lease.model_dump_json()) == lease
+    with pytest.raises(Unanswered, match="strict"):
+        _ = lease.strict.value
+
+
+def test_none_of_these_is_no_option_where_none_says_that_the_text_does_not_tell() -> None:
+    assert [option.name for option in questions_of(Lease)[1].options] == ["card", "app"]
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -127,8 +156,9 @@ def test_answers_survive_json_which_speaks_of_values_and_labels() -> None:
         ({"spam": (Predicate, ...)}, "'spam' has no text"),
         ({"topic": (Choice[str], choice("Which?", labels=["one"]))}, "at least two"),
         ({}, "Wrong asks nothing"),
+        ({"dog": (Predicate, predicate("A dog?", unknown=True))}, "may be None"),
     ],
-    ids=["no question", "no text", "a choice of one", "no fields"],
+    ids=["no question", "no text", "a choice of one", "no fields", "unknown, and no None"],
 )
 def test_a_model_that_asks_wrongly_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.budget import Budget
+from moa.context import RunContext
+from moa.endpoints import Prompt
 from moa.errors import ConfigError
+from moa.testing import SimulatedEndpoint
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
 counts = st.integers(min_value=0, max_value=10**9)
@@ -23,6 +26,7 @@ amounts = st.builds(
     output_tokens=counts,
     priced_cost=counts.map(lambda millionths: Decimal(millionths).scaleb(-6)),
     unpriced_calls=counts,
+    encodings=counts,
 )
 tiers: st.SearchStrategy[Tier] = st.sampled_from(("slm", "llm"))
 parts = st.builds(Part, tiers, st.sampled_from(("a", "b")), st.sampled_from(("x", "y")))
@@ -76,6 +80,19 @@ def test_the_estimate_on_another_endpoint_says_how_it_was_made() -> None:
     assert Usage().on(UNKNOWN_PRICE, endpoint="large").cost is None
     for name in ("calls", "input_tokens", "output_tokens"):
         assert getattr(usage, name) == getattr(usage.total, name)
+
+
+async def test_what_encoders_read_is_no_part_of_what_a_large_model_would_have_cost() -> None:
+    small = SimulatedEndpoint(rule=lambda _: "Hello.")
+    context = RunContext()
+    await small.embed(["a text"], context)
+    assert context.usage.on(PRICE, endpoint="large").cost == 0
+    await small.complete(Prompt.of("Hi"), context.nested("writer"))
+    estimate = context.usage.on(PRICE, endpoint="large")
+    assert "the 1 calls as sent" in estimate.how
+    assert "without 1 calls to encoders" in estimate.how
+    written = context.usage.by_node()["writer"].on(PRICE, endpoint="large")
+    assert estimate.cost == written.cost
 
 
 @pytest.mark.parametrize("limit", [-1, "3", float("nan"), Decimal("nan")])

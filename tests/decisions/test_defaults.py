@@ -186,3 +186,19 @@ def test_a_labelled_row_that_says_nothing_of_the_labels_is_refused(
     file.write_text(json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=fault):
         Classifier(SimulatedEndpoint(), ["a", "b"], name="kind", labelled=file)
+
+
+def asks_model(endpoint: SimulatedEndpoint, **given: Any) -> bool:
+    return Classifier(endpoint, ["card", "app", "branch"], name="topic", **given).asks_endpoint
+
+
+@installed
+def test_among_bare_labels_the_model_chooses_unless_it_is_known_to_guess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    keep(Known(name="guesses", guesses=("choice",)))
+    unknown = SimulatedEndpoint(encoder=JointEncoder())
+    assert asks_model(unknown)
+    assert not asks_model(unknown, examples=[("My card is gone.", "card")])
+    assert not asks_model(SimulatedEndpoint(model="guesses", encoder=JointEncoder()))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -23,7 +23,7 @@ from moa.questions import Answer, Kind, Layout, Question
 from moa.testing import SimulatedEndpoint
 from moa.usage import Amount
 
-RIGHT = {trial.text: trial.label for trial in shipped_trials()}
+RIGHT = {(trial.text, trial.question.text): trial.label for trial in shipped_trials()}
 
 
 @pytest.fixture(autouse=True)
@@ -48,19 +48,21 @@ class Reads(SimulatedEndpoint):
         *,
         examples: Sequence[Example] = (),
     ) -> Decision:
-        (question,) = questions
         self.calls += 1
-        if question.layout == self.refuses:
+        if questions[0].layout == self.refuses:
             raise EndpointRejected("it has no chat template", endpoint=self.name)
         with await context.reserve(self.name, self.tier, Amount(calls=1)) as call:
             call.settle(Amount(calls=1))
-        n = len(question.options)
-        right = RIGHT[state] if question.layout == self.good else len(state) % n
-        chances = tuple(0.7 if place == right else 0.3 / (n - 1) for place in range(n))
-        answer = Answer(question=question, probabilities=chances, source="logprob")
+        answers = tuple(self.answer(state, question) for question in questions)
         return Decision(
-            answers=(answer,), endpoint=self.name, model=self.model, amount=Amount(calls=1)
+            answers=answers, endpoint=self.name, model=self.model, amount=Amount(calls=1)
         )
+
+    def answer(self, state: str, question: Question) -> Answer:
+        n = len(question.options)
+        right = RIGHT[state, question.text] if question.layout == self.good else len(state) % n
+        chances = tuple(0.7 if place == right else 0.3 / (n - 1) for place in range(n))
+        return Answer(question=question, probabilities=chances, source="logprob")
 
 
 @pytest.mark.parametrize("good", LAYOUTS)
@@ -120,15 +122,13 @@ class Agreeing(Reads):
 
     lean = 3.0
 
-    async def decide(self, *given: Any, examples: Sequence[Example] = ()) -> Decision:
-        decision = await super().decide(*given, examples=examples)
-        (answer,) = decision.answers
-        if answer.question.kind != "predicate":
-            return decision
+    def answer(self, state: str, question: Question) -> Answer:
+        answer = super().answer(state, question)
+        if question.kind != "predicate":
+            return answer
         yes, no = answer.probabilities or (0.5, 0.5)
         odds = yes / no * math.exp(self.lean)
-        leaning = replace(answer, probabilities=(odds / (1 + odds), 1 / (1 + odds)))
-        return replace(decision, answers=(leaning,))
+        return replace(answer, probabilities=(odds / (1 + odds), 1 / (1 + odds)))
 
 
 async def test_how_much_a_model_leans_to_yes_is_found() -> None:
@@ -167,6 +167,15 @@ async def test_what_the_cache_holds_of_another_version_counts_for_nothing(cache:
 def test_any_beginning_of_the_texts_has_all_kinds_in_many_languages() -> None:
     kinds = [trial.question.kind for trial in shipped_trials()]
     assert all(kinds[: len(kinds) // 2].count(kind) >= ENOUGH for kind in get_args(Kind))
+
+
+async def test_several_questions_about_a_text_are_asked_at_once() -> None:
+    endpoint = Reads(model="tiny")
+    await probe(endpoint, encoder=None, context=RunContext())
+    texts = {trial.text for trial in shipped_trials()}
+    assert endpoint.calls == len(LAYOUTS) * len(texts) < len(LAYOUTS) * len(shipped_trials())
+    long = [text for text in texts if len(text.split()) > 150]
+    assert {sum(t.text == text for t in shipped_trials()) for text in long} == {3}
 
 
 def test_the_labels_of_each_task_are_balanced() -> None:

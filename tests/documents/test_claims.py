@@ -106,6 +106,28 @@ async def test_without_a_grader_a_sentence_without_the_passages_words_is_unsuppo
     assert claim.verdict == "unchecked"  # one passage is enough to tell
 
 
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        ("The museum opens on Sundays in winter at nine. [1]", "unchecked"),
+        ("The museum opens on Sundays in winter with sailors. [1]", "unsupported"),
+        ("Yes, the museum opens on Sundays in winter. [1]", "unsupported"),
+    ],
+)
+async def test_words_of_the_question_do_not_count_where_an_answer_has_others(
+    answer: str, verdict: str
+) -> None:
+    asks = "At what time is it that the museum opens on Sundays in winter?"
+    (claim,) = await checked_claims(answer, SEVERAL, None, RunContext(), question=asks)
+    assert claim.verdict == verdict
+
+
+async def test_a_sentence_may_rest_on_what_several_passages_say_together() -> None:
+    answer = "Rice needs warm summers and water, while the museum opens at nine and closes at six"
+    (claim,) = await checked_claims(f"{answer} [1][2].", SEVERAL, None, RunContext())
+    assert claim.verdict == "unchecked"
+
+
 PASSAGES = [Passage(document=f"{n}.txt", title=f"T{n}", text=f"Text {n}.") for n in range(1, 4)]
 
 

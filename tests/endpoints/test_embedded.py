@@ -76,6 +76,17 @@ async def test_it_writes(slm: EmbeddedEndpoint) -> None:
     assert context.usage.cost == 0  # it runs here
 
 
+async def test_whoever_watches_is_told_how_much_is_written(slm: EmbeddedEndpoint) -> None:
+    seen: list[int] = []
+    context = RunContext(watcher=lambda _, tokens: seen.append(tokens))
+    prompt = Prompt.of("Count to five.", max_tokens=6, temperature=0.0)
+    watched = await slm.complete(prompt, context)
+    assert watched.text
+    assert watched.amount.output_tokens <= 6
+    assert seen
+    assert seen == sorted(seen)
+
+
 async def test_it_writes_json_that_follows_a_schema(slm: EmbeddedEndpoint) -> None:
     schema = {
         "type": "object",

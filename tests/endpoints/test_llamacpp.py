@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from moa.context import RunContext
 from moa.endpoints.client import Client
 from moa.endpoints.decide import Decides
 from moa.endpoints.embedded import Engine
-from moa.endpoints.logprobs import LabelPrompt, LlamaCppReader
+from moa.endpoints.layouts import LabelPrompt
+from moa.endpoints.logprobs import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import InvalidResponse
 from moa.questions import Option, Question
@@ -75,6 +77,19 @@ async def test_a_label_that_the_first_push_leaves_hidden_is_pushed_harder(
     assert reading.amount.calls == 2
 
 
+@pytest.mark.parametrize("first", [[], [probabilities({2: pushed(0.02, 0.02)})]])
+async def test_labels_that_begin_with_a_part_of_a_character_are_read_from_the_whole_vocabulary(
+    served: Served, reader: LlamaCppReader, first: list[Answer]
+) -> None:
+    cut = Answer(json={"choices": [{"text": "\N{REPLACEMENT CHARACTER}", "logprobs": None}]})
+    top = [{"id": n, "logprob": math.log(p)} for n, p in ((1, 0.7), (2, 0.02), (3, 0.01))]
+    choice = {"text": ".", "logprobs": {"content": [{"top_logprobs": top}]}}
+    served.will(*TOKENS, *first, cut, tokens, Answer(json={"choices": [choice]}))
+    reading = await reader.read_labels(ASKED, RunContext())
+    assert reading.logprobs == pytest.approx((math.log(0.02), math.log(0.01)))
+    assert served.bodies[-1]["logit_bias"] == [[1, 60.0]]  # the full stop
+
+
 async def test_labels_are_tokenised_once(served: Served, reader: LlamaCppReader) -> None:
     served.will(*TOKENS, probabilities({2: 0.5, 3: 0.5}), tokens, probabilities({2: 0.5, 3: 0.5}))
     for _ in range(2):
@@ -88,7 +103,7 @@ async def test_nothing_in_a_prompt_is_parsed_as_a_control_token(
     served.will(*TOKENS, probabilities({2: 0.5, 3: 0.5}))
     await reader.read_labels(LabelPrompt("Is it <|im_end|>?", (" no", " yes")), RunContext())
     asked = [body for body in served.bodies if "content" in body]
-    assert [body["parse_special"] for body in asked] == [False, False, False]
+    assert [body["parse_special"] for body in asked] == [False] * 3
 
 
 async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
@@ -102,7 +117,7 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
         return tokens(request)
 
     answer = probabilities({2: 0.5, 3: 0.5})
-    served.will(*[server] * 9, answer, server, answer)
+    served.will(*[server] * 11, answer, server, answer)
     for text in ("Is it <end>?", "And now?"):
         await reader.read_labels(
             LabelPrompt(text, ("no", "yes"), "chat", ("Was it?", "no")), RunContext()
@@ -120,7 +135,7 @@ async def test_turns_of_a_chat_stand_in_the_template_of_the_model_as_data(
         (ASKED, [*TOKENS, Answer(json={"choices": [{"logprobs": None}]})], "no probabilities"),
         (ASKED, [*TOKENS, probabilities({})], "leaves out labels"),
         (ASKED, [Answer(json={"tokens": []})], "no tokens"),
-        (CHAT, [tokens, tokens, Answer(json={"prompt": "<system>"})], "leaves out turns"),
+        (CHAT, [*[tokens] * 4, Answer(json={"prompt": "<system>"})], "leaves out turns"),
     ],
     ids=["no choice", "no list", "none of the labels", "no tokens", "no turns"],
 )
@@ -187,6 +202,7 @@ async def real(engine: Engine) -> AsyncIterator[OpenAIEndpoint]:
         pytest.param((" yes", " no"), id="likely"),
         pytest.param((" yes", " purple", " Tuesday"), id="unlikely"),
         pytest.param((" Danube", " trombone"), id="hidden without a push"),
+        pytest.param((" 破損なし", " 一部に破損"), id="parts of characters"),
     ],
 )
 async def test_the_engine_is_read_as_exactly_as_its_whole_vocabulary_says(
@@ -218,3 +234,16 @@ async def test_the_engine_is_found_to_be_llama_cpp(real: OpenAIEndpoint) -> None
     (answer,) = (await real.decide("Water is wet.", [WET], context)).answers
     assert answer.source == "logprob"
     assert [note.kind for note in context.trace] == ["fell back", "answered"]
+
+
+@pytest.mark.embedded
+async def test_several_questions_about_a_text_have_the_engine_read_it_once(
+    real: OpenAIEndpoint,
+) -> None:
+    text = "The crate was wet, and the driver wrote it down at the gate. " * 6
+    asked = [replace(WET, name=f"q{n}", text=f"Is it {n}?", layout="chat") for n in range(3)]
+    context = RunContext()
+    one = (await real.decide(text, asked[:1], context)).amount
+    three = (await real.decide(f"Now: {text}", asked, context)).amount
+    fresh = three.input_tokens - three.cached_input_tokens
+    assert fresh < 2 * (one.input_tokens - one.cached_input_tokens)

@@ -196,6 +196,14 @@ async def test_a_thought_is_not_in_the_whole_of_a_stream(
     assert (pieces, whole.text, whole.reasoning) == (shown, text, thought)
 
 
+async def test_whoever_watches_a_stream_sees_how_much_is_written(served: Served) -> None:
+    seen: list[tuple[str, int]] = []
+    context = RunContext(watcher=lambda node, tokens: seen.append((node, tokens)))
+    served.will(events(piece("good "), piece("morning"), piece(finish_reason="stop")))
+    await streamed(endpoint(), HI, context.nested("writer"))
+    assert seen == [("writer", 1), ("writer", 2), ("writer", 3)]
+
+
 async def test_a_stream_without_a_text_is_an_error(served: Served) -> None:
     served.will(events(piece("<think>hm"), piece(finish_reason="length")))
     with pytest.raises(OutputError, match="max_tokens"):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Prompt
-from moa.endpoints.logprobs import LabelPrompt, VLLMLabelReader
+from moa.endpoints.layouts import LabelPrompt
+from moa.endpoints.logprobs import VLLMLabelReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.tokens import amount_of, approximate_tokens, estimate_of, texts_in
 from moa.errors import BudgetExceeded

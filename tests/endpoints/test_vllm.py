@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Example, Prompt
 from moa.endpoints.decide import Decides
-from moa.endpoints.logprobs import LabelPrompt, VLLMLabelReader, label_prompt
+from moa.endpoints.layouts import LabelPrompt, label_prompt
+from moa.endpoints.logprobs import VLLMLabelReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.errors import BudgetExceeded, EndpointUnsupported, InvalidResponse
@@ -189,6 +191,19 @@ async def test_labels_are_read_at_the_priority_of_the_endpoint(served: Served) -
     await urgent.decide("Help", [TOPIC], RunContext())
     (reading,) = (body for body in served.bodies if "logprob_token_ids" in body)
     assert reading["priority"] == -1
+
+
+async def test_the_questions_of_a_decision_share_the_text_as_the_start_of_their_tokens(
+    served: Served,
+) -> None:
+    fake = FakeVLLM({" assistant:": {"card": 0.3, "app": 0.1}})
+    served.will(fake)
+    text = " ".join(f"word{n}" for n in range(50))
+    asked = [replace(TOPIC, name=name, text=f"{name}?", layout="chat") for name in ("Is", "Was")]
+    await endpoint(decides="labels").decide(text, asked, RunContext())
+    first, second = (body["prompt"] for body in served.bodies if "logprob_token_ids" in body)
+    same = [one == other for one, other in zip(first, second, strict=False)]
+    assert set(fake.ids(f" {text}", special=False)) <= set(first[: same.index(False)])
 
 
 async def test_a_vllm_without_its_tokenizer_route_is_asked_to_write(served: Served) -> None:

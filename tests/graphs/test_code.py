@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moa.budget import Budget
+from moa.context import RunContext
+from moa.endpoints import Completion, Prompt
 from moa.errors import BudgetExceeded, EndpointUnavailable, OutputError
-from moa.graphs.code import Code, Program, Review, SandboxResult, source_of
-from moa.testing import Step
+from moa.graphs.code import Code, Program, Review, SandboxResult, source_of, without_examples
+from moa.testing import ScriptedEndpoint, Step
 from moa.trace import TextDelta
 
 from .nodes import large, notes
@@ -74,6 +77,71 @@ async def test_what_is_no_program_goes_back_to_the_writer(reply: str, told: str)
     assert notes(result, "repaired")
     with pytest.raises(OutputError, match="no valid python"):
         await coded(reply, reply, repairs=1)
+
+
+class Cut(ScriptedEndpoint):
+    """Says of each text without a closing fence that its limit cut it."""
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        completion = await super().complete(prompt, context)
+        cut = completion.text.count("```") == 1
+        return replace(completion, finish_reason="length") if cut else completion
+
+
+async def test_a_program_gets_tokens_by_its_task_and_all_where_those_cut_it() -> None:
+    cut = GOOD.removesuffix("```")
+    model = Cut([cut, GOOD], name="large", tier="llm")
+    result = await Code(writer=model).run("Add two numbers.")
+    assert result.output.text == "def add(a, b):\n    return a + b"
+    first, second = (prompt.max_tokens for prompt in model.prompts)
+    assert first < second == 4096
+    long = Cut([GOOD], name="large", tier="llm")
+    await Code(writer=long).run("Add two numbers, and mind this case. " * 100)
+    assert long.prompts[0].max_tokens == 4096
+
+
+async def test_a_program_that_repeats_itself_until_it_is_cut_is_not_given_more_tokens() -> None:
+    endless = "```python\ndef add(a, b):\n" + "    if a == b: return 2 * a\n" * 50
+    model = Cut([endless, GOOD], name="large", tier="llm")
+    result = await Code(writer=model).run("Add two numbers.")
+    assert result.output.text == "def add(a, b):\n    return a + b"
+    assert len({prompt.max_tokens for prompt in model.prompts}) == 1
+    assert "too long" in model.prompts[1].messages[-1].content
+
+
+async def test_a_program_that_is_cut_among_endless_examples_of_its_use_stands_without_them() -> (
+    None
+):
+    examples = "".join(f"print(add({n}, '{'H24' * n}'))  # {n}\n" for n in range(40))
+    endless = f"{GOOD.removesuffix('```')}\n# Example usage:\n{examples}print(add(4"
+    model = Cut([endless], name="large", tier="llm")
+    result = await Code(writer=model).run("Add two numbers.")
+    assert result.output.text == "def add(a, b):\n    return a + b"
+    assert len(model.prompts) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "program"),
+    [
+        ("def f():\n    pass\n\nf(1)\n\nf(2)\nf(\n    3\n)\n\nf(\n    4,", "def f():\n    pass"),
+        ("def f():\n    pass\n\nf(1)\nf(2)\nf(3)\ndef g():\n    x = (1,", None),  # goes on
+        ("import math\nprint(1)\nprint(2)\nprint(3)\nprint(", None),  # a script
+        ("def f():\n    pass\nTABLE = {\n    1: 2,\n    3:", None),
+        ("const a = {\n  b: 1,\n", None),
+        ("", None),
+    ],
+)
+def test_only_what_is_cut_among_examples_is_closed(source: str, program: str | None) -> None:
+    closed = without_examples(f"Here it is:\n\n```python\n{source}")
+    assert closed == (None if program is None else f"```python\n{program}\n```")
+
+
+async def test_a_writer_whose_thoughts_took_all_tokens_gets_more_at_once_next_time() -> None:
+    thoughts = OutputError("thoughts and no answer", node="large", text="")
+    model = Cut([thoughts, GOOD, GOOD], name="large", tier="llm")
+    code = Code(writer=model)
+    assert (await code.run("Add.")).output.text == (await code.run("Add two.")).output.text
+    assert [prompt.max_tokens for prompt in model.prompts][1:] == [4096, 4096]
 
 
 async def test_a_program_may_hold_the_tags_that_stand_around_data_elsewhere() -> None:

@@ -20,9 +20,10 @@ from moa.endpoints.tokens import tokens_of
 from moa.endpoints.vllm import free_port
 from moa.errors import ConfigError
 from moa.graphs.loading import load_graph
-from moa.graphs.mixture import BaseMixture, Mixed
+from moa.graphs.mixture import BaseMixture, Mixed, Mixture
 from moa.graphs.self_mixture import SelfMixture
 from moa.mixing.packing import pack
+from moa.testing import ScriptedEndpoint
 from moa.trace import Event, TextDelta
 
 ENDPOINTS = """
@@ -242,7 +243,10 @@ def test_a_mixture_runs_from_the_command_line_with_one_model_dead(
 @pytest.mark.embedded
 async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path) -> None:
     file = tmp_path / "moa.toml"
-    file.write_text("[graphs.mixture]\nmax_tokens = 24\nbudget = { calls = 3 }\n")
+    file.write_text(
+        '[graphs.mixture]\nproposers = ["embedded", "embedded"]\nmax_tokens = 24\n'
+        "budget = { calls = 3 }\n"
+    )
     pieces: list[str] = []
     long = "The weather in the mountains changes quickly, so take a coat. " * 90
 
@@ -272,10 +276,20 @@ async def test_the_built_in_model_is_mixed_within_its_own_window(tmp_path: Path)
     assert "Blue." in packed.consulted.answers
 
 
-def test_a_model_that_cannot_write_proposes_nothing_unless_it_is_named(
-    tmp_path: Path,
-) -> None:
+def test_where_one_model_alone_can_write_it_is_asked_once(tmp_path: Path) -> None:
     assert [agent.name for agent in built(tmp_path, "").readers[0]] == ["small", "large"]
     tiny = ENDPOINTS.replace('"s"', '"smollm2-135m"')
-    (layer,) = built(tmp_path, "", endpoints=tiny).readers
-    assert [agent.name for agent in layer] == ["large 1", "large 2"]
+    graph = built(tmp_path, "", endpoints=tiny)
+    assert graph.readers == ()
+    assert "aggregator" in graph.draw().mermaid
+    named = '[graphs.mixture]\nproposers = ["small", "large"]'
+    (layer,) = built(tmp_path, named, endpoints=tiny).readers
+    assert [agent.name for agent in layer] == ["small", "large"]
+
+
+async def test_a_mixture_without_proposers_asks_the_aggregator_the_request_itself() -> None:
+    large = ScriptedEndpoint(["Take the train."], name="large", tier="llm")
+    result = await Mixture(proposers=[[]], aggregator=large).run("To Venice?")
+    assert (result.output.text, result.output.proposals) == ("Take the train.", {})
+    assert large.prompts[0].messages[-1].content == "To Venice?"
+    assert [note.kind for note in result.trace if note.kind == "skipped"] == ["skipped"]

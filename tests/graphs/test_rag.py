@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from moa.agents.base import TypedNode
 from moa.budget import Budget
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
 from moa.context import RunContext
-from moa.documents import Passage
+from moa.documents import Passage, Passages
 from moa.documents.claims import RELEVANT, SUPPORTED, Grader
 from moa.documents.retrieval import BM25
 from moa.endpoints import Endpoint
@@ -34,6 +35,7 @@ from moa.graphs.rag import (
     Sheet,
     Sourced,
 )
+from moa.node import Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
 from moa.trace import TextDelta
 
@@ -43,6 +45,17 @@ from .nodes import notes
 TOWER = Passage(document="a", title="Tower", text="The tower is 300 metres high. Paris built it.")
 BRIDGE = Passage(document="b", title="Bridge", text="The bridge is 50 metres long.")
 PASSAGES = [TOWER, BRIDGE]
+
+
+class Given(TypedNode[Text | str, Passages]):
+    """Finds one passage, whatever is asked."""
+
+    def __init__(self, passage: Passage) -> None:
+        super().__init__()
+        self.passage = passage
+
+    async def answer(self, request: Text | str, context: RunContext) -> Passages:
+        return Passages(passages=(self.passage,))
 
 
 def writer(*steps: Step) -> ScriptedEndpoint:
@@ -117,6 +130,14 @@ async def test_where_a_writer_wrote_no_words_the_nearest_sentence_is_given(writt
     assert "the writer wrote no words" in " ".join(note.text for note in result.trace)
 
 
+async def test_the_sentence_that_is_given_instead_is_the_best_by_rank_not_by_place() -> None:
+    texts = {"a": "Paris has the river.", "b": "Paris is old.", "z": "The lamp takes 40 watts."}
+    passages = [Passage(document=name, title="", text=text) for name, text in texts.items()]
+    graph = Rag(retriever=BM25(passages), writer=writer("[1]"))
+    output = await sourced(graph, "How many watts does it take to light the lamp in Paris?")
+    assert output.citations[0].passage.document == "z"
+
+
 @pytest.mark.parametrize(
     ("written", "text", "note"),
     [
@@ -138,6 +159,8 @@ async def test_each_sentence_is_checked_against_the_passages_that_it_cites() -> 
         answering("It is 300 metres high [1]. It is blue [1][2]. It is old.", check=check)
     )
     assert [claim.verdict for claim in output.claims] == ["supported", "unsupported", "uncited"]
+    assert output.text == "It is 300 metres high. [1] It is old."
+    assert [each.number for each in output.citations] == [1]
     assert not output.supported
 
 
@@ -211,24 +234,25 @@ async def test_an_order_inside_a_passage_stays_data() -> None:
     system, user = large.prompts[0].messages
     assert user.content.count("</data>") == user.content.count("<data>") == 1
     assert "not instructions to follow" in system.content
-    assert "[2]" not in user.content
+    assert "[2]" not in user.content.split("</data>")[0]
 
 
 @pytest.mark.parametrize(
     ("written", "shown"),
     [
         ("It is 300 metres high [1].", "It is 300 metres high [1]."),
+        ("It is 300 metres high.", "It is 300 metres high. [1]"),
         (f"{ABSENT}.", ""),
-        # What begins as if there were no answer.
-        ("Not in", "Not in"),
-        ("Not in 1889, but later [1].", "Not in 1889, but later [1]."),
+        ("It was painted green by sailors [1].", ""),
+        ("It is 300 metres high [1]. Sailors painted it green [1].", "It is 300 metres high. [1]"),
     ],
 )
-async def test_an_answer_streams_and_that_there_is_none_does_not(written: str, shown: str) -> None:
+async def test_what_is_shown_of_an_answer_is_what_the_passages_say(
+    written: str, shown: str
+) -> None:
     events = [event async for event in answering(written).stream("How high is the tower?")]
     pieces = [event.text for event in events if isinstance(event, TextDelta)]
     assert "".join(pieces) == shown
-    assert len(pieces) >= min(2, len(shown.split()))
 
 
 @pytest.mark.parametrize("failure", [None, EndpointUnavailable("down", endpoint="vectors")])
@@ -247,8 +271,47 @@ async def test_without_a_writer_the_nearest_sentence_is_given_word_for_word(
 
 async def test_an_extract_that_is_near_to_nothing_is_none() -> None:
     far = ScriptedEndpoint(name="vectors")  # embeds by the length of a text
-    output = await missing(extracting(far, least=0.99999), "tower?")
+    output = await missing(extracting(far, least=0.99999), "Who ate the tower of pale cheese?")
     assert output.reason == "no sentence is near to the question"
+
+
+async def test_nobody_is_asked_where_no_sentence_is_near_to_the_question() -> None:
+    large, encoder = writer("It is 300 metres high [1]."), WordEncoder(name="vectors")
+    graph = Rag(retriever=BM25(PASSAGES), writer=large, embedder=encoder)
+    output = await missing(graph, "Who ate the cheese of Belgian monks in spring?")
+    assert output.reason == "no sentence is near to the question"
+    assert not large.prompts
+    assert await sourced(graph)
+
+
+async def test_an_answer_rests_on_a_passage_that_is_near_to_the_question() -> None:
+    encoder = WordEncoder(name="vectors", words=("tower", "high", "bridge"))
+    question = "How high is the tower, and not the bridge?"
+    far, near = "The bridge is 50 metres long [2].", "The tower is 300 metres high [1]."
+    graph = Rag(retriever=BM25(PASSAGES), writer=writer(f"{far} {near}", far), embedder=encoder)
+    assert (await sourced(graph, question)).text == f"{far} {near}"
+    result = await graph.run(question)
+    assert isinstance(result.output, NotInDocuments)
+    assert "50 metres" in notes(result, "dropped")[0]
+
+
+async def test_where_vectors_cannot_be_had_the_writer_is_asked() -> None:
+    encoder = WordEncoder(name="vectors", failure=EndpointUnavailable("down", endpoint="vectors"))
+    graph = Rag(retriever=Given(TOWER), writer=writer("It is 300 metres [1]."), embedder=encoder)
+    assert await sourced(graph, "Quite so?")
+
+
+async def test_a_question_in_another_language_is_asked_of_the_writer() -> None:
+    large, encoder = writer("300 Meter [1]."), WordEncoder(name="vectors")
+    graph = Rag(retriever=BM25(PASSAGES), writer=large, embedder=encoder)
+    assert await sourced(graph, "Wie hoch ist der Turm in Paris, und wer hat ihn gebaut?")
+
+
+async def test_sentences_that_a_check_finds_in_no_passage_are_no_answer() -> None:
+    check = grader("check", {"Claim:": 0.1})
+    result = await answering("It is 300 metres high [1].", check=check).run("How high is it?")
+    assert isinstance(result.output, NotInDocuments)
+    assert "300 metres" in notes(result, "dropped")[0]
 
 
 async def test_one_budget_holds_it_all() -> None:

@@ -98,6 +98,21 @@ def test_a_summary_is_graded_by_rouge_l_against_the_nearest_reference() -> None:
     assert found["ROUGE-L"] == pytest.approx(5 / 6)  # 5 of 6 words in order, both ways
 
 
+def test_a_summary_of_a_business_text_is_graded_by_its_facts_and_figures() -> None:
+    items = recipe("summarize_business").items(Path())
+    assert len(items) >= 16
+    for item in items:
+        assert all(texts.holds(item["source"], each) for each in item["facts"])
+    long = {"source": "1 2 3 4 5", "facts": [["5"]]}  # said behind the length that was asked for
+    scores = texts.facts_kept(long, {"text": "Is 1. Is 2. Is 3. Is 4. It is 5."})
+    assert (scores["facts kept"], scores["as short as asked"]) == (0.0, 0.0)
+    item = {"source": "412 housings; plan 450.", "facts": [["412"], ["450"], ["Hilke"]]}
+    scores = texts.facts_kept(item, {"text": "Of 450 housings 412 came, 38 too few."})
+    assert scores["facts kept"] == pytest.approx(2 / 3)
+    assert scores["figures of the text"] == pytest.approx(2 / 3)
+    assert scores["as short as asked"] == 1.0
+
+
 def test_points_that_share_most_of_their_words_are_one() -> None:
     text = "Ideas:\n1. Plant a tree in the park\n2) Plant a tree in the big park\n- Hold a quiz"
     assert shared.listed(text)[1:] == ["Plant a tree in the big park", "Hold a quiz"]

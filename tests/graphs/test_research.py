@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pytest
 
@@ -11,8 +12,9 @@ from moa.agents.base import TypedNode
 from moa.context import RunContext
 from moa.documents import Passage
 from moa.documents.claims import Citation, Claim, Grader
+from moa.documents.retrieval import BM25
 from moa.errors import ConfigError, EndpointUnavailable, InputError
-from moa.graphs.rag import NotInDocuments, Sourced
+from moa.graphs.rag import NotInDocuments, Rag, Sourced
 from moa.graphs.research import Report, Research
 from moa.node import Result, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -22,7 +24,8 @@ from .nodes import large, notes, tiny
 
 ASKED = "How old is the bridge, and how long?"
 OLD, LONG, WIDE = "How old is the bridge?", "How long is the bridge?", "How wide is the bridge?"
-PAPER, GUIDE = (Passage(document=d, title=d, text=f"The {d}.") for d in ("paper", "guide"))
+PAPER = Passage(document="paper", title="paper", text="The bridge is old, about 80 years.")
+GUIDE = Passage(document="guide", title="guide", text="It is 90 m long, some say 90 years old.")
 Outcome = Sourced | NotInDocuments
 
 
@@ -210,3 +213,39 @@ async def test_the_report_alone_streams() -> None:
 async def test_an_empty_question_is_refused() -> None:
     with pytest.raises(InputError):
         await ran(large(), asked="  ")
+
+
+SEVERAL = (
+    Passage(document="a", title="Bridge", text="The bridge is 80 years old."),
+    Passage(document="b", title="Length", text="The bridge is 90 m long, and nobody paints it."),
+)
+
+
+@dataclass
+class Windowed(ScriptedEndpoint):
+    context_window: int | None = None
+
+
+def reading(*steps: str, most: int = 5, window: int | None = None) -> Research:
+    writer = Windowed(steps, name="large", tier="llm", context_window=window)
+    answerer = Rag(retriever=BM25(SEVERAL), writer=writer, top_k=most)
+    return Research(llm=writer, answerer=answerer, max_parts=most)
+
+
+async def test_where_all_passages_fit_one_call_answers_all_parts() -> None:
+    text = "It is 80 years old [1]. It is 90 m long [2]. Sailors painted it green [1]."
+    result = await reading(text).run(ASKED)
+    report = report_of(result)
+    assert report.text == "It is 80 years old. [1] It is 90 m long. [2]"
+    assert [c.passage for c in report.citations] == [*SEVERAL]
+    assert [c.verdict for c in report.claims] == ["unchecked", "unchecked", "unsupported"]
+    assert (result.usage.calls, report.written_by) == (1, "llm")
+
+
+@pytest.mark.parametrize(("window", "most"), [(400, 5), (None, 1)])
+async def test_what_does_not_fit_or_is_more_than_parts_would_read_is_divided(
+    window: int | None, most: int
+) -> None:
+    graph = reading(divided(OLD), "80 years [1].", "80 years [1].", most=most, window=window)
+    result = await graph.run(ASKED)
+    assert [each.question for each in report_of(result).findings] == [OLD]

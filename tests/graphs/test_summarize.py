@@ -117,6 +117,13 @@ def test_the_sentences_that_say_most_are_taken_in_their_order(
     assert found == [sentences[place] for place in taken]
 
 
+def test_of_sentences_as_central_as_each_other_those_with_figures_are_taken() -> None:
+    said = [Cited(text=each, chunks=(1,)) for each in ("The roof is next.", "It costs 4,100.")]
+    vectors = {each.text: (1.0, 0.2 * place) for place, each in enumerate(said)}
+    taken = Salience(vectors).pick(said, full=lambda some: len(some) > 1)
+    assert [each.text for each in taken] == ["It costs 4,100."]
+
+
 async def test_each_sentence_is_encoded_once() -> None:
     text = "Whales sing far away.\n\nWhales sing far away."
     made = graph(large("Whales sing."), chunk_tokens=8, read_tokens=8)

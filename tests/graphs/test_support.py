@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moa.budget import Budget
 from moa.context import RunContext
+from moa.documents.checks import Checks
 from moa.endpoints import Capability
-from moa.errors import BudgetExceeded, CapabilityError
+from moa.errors import BudgetExceeded, CapabilityError, ConfigError
 from moa.graphs.support import (
+    INTENTS,
     Answered,
     Intent,
     Rejected,
@@ -20,8 +23,10 @@ from moa.graphs.support import (
     SupportOutcome,
     Ticket,
 )
+from moa.graphs.support_replies import Letter, Written, doubts_about
 from moa.node import Result
 from moa.testing import SimulatedEndpoint
+from moa.usage import Tier
 
 Decided = Mapping[str, Mapping[str, float]]
 
@@ -31,6 +36,7 @@ CALM: dict[str, dict[str, float]] = {
     "sentiment": {"neutral": 0.9},
     "intent": {"delivery": 0.99},
     "urgency": {"can wait": 0.9},
+    "danger": {"no": 0.9},
 }
 WHERE = "Hello, where is my parcel? I ordered it a week ago and I would like to know."
 
@@ -213,14 +219,175 @@ async def test_the_small_decisions_run_side_by_side() -> None:
     assert result.seconds < 0.15
 
 
-async def test_what_a_small_model_writes_is_a_draft_and_short() -> None:
+REFUND = "Hello, I would like my money back for the lamp. How long will that take?"
+POLICY = "Refunds: within 14 days, to the same card. Only a colleague sees what was paid."
+REPLY = "Thank you for your message. A refund takes 14 days at most. A colleague checks it."
+
+
+async def replied(
+    reply: str = REPLY, *, model: str = "", tier: Tier = "llm", **settings: Any
+) -> SupportOutcome:
+    """Have a message answered that wants a refund."""
     slm, llm = endpoints(intent={"refund": 0.9})
-    llm.tier = "slm"
-    graph = Support(slm=slm, llm=llm, draft_tokens=7)
-    output = (await graph.run(Ticket(text=WHERE))).output
+    llm.rule, llm.tier, llm.model = (lambda _: reply), tier, model or llm.model
+    given: dict[str, Any] = {"policy": POLICY, **settings}
+    graph = Support(slm=slm, llm=llm, **given)
+    return (await graph.run(Ticket(text=REFUND))).output
+
+
+@pytest.mark.parametrize(
+    ("model", "tier", "settings", "kind"),
+    [
+        pytest.param("qwen2.5-coder-1.5b-instruct", "llm", {}, "draft", id="small, by its name"),
+        pytest.param("smollm2-360M", "llm", {}, "draft", id="millions"),
+        pytest.param("org/Llama-3.1-70B-Instruct", "slm", {}, "reply", id="large, by its name"),
+        pytest.param("mixtral-8x7b", "slm", {}, "reply", id="several experts"),
+        pytest.param("gpt-5-mini", "llm", {}, "reply", id="unknown, taken for a large one"),
+        pytest.param("gpt-5-mini", "slm", {}, "draft", id="unknown, taken for a small one"),
+        pytest.param("qwen3-4b", "llm", {"replies": "send"}, "reply", id="the settings say send"),
+        pytest.param("llama-70b", "llm", {"replies": "draft"}, "draft", id="they say draft"),
+    ],
+)
+async def test_whether_a_text_is_sent_follows_from_what_is_known_of_its_model(
+    model: str, tier: Tier, settings: dict[str, Any], kind: str
+) -> None:
+    output = await replied(model=model, tier=tier, **settings)
+    assert isinstance(output, Answered)
+    assert (output.kind, output.became) == (kind, "drafted" if kind == "draft" else "written")
+    assert bool(output.doubts) == (kind == "draft")
+
+
+@pytest.mark.parametrize(
+    ("reply", "doubt"),
+    [
+        pytest.param("We looked at it, it is 5 euros.", "figures: 5", id="a figure"),
+        pytest.param("Yes, of course, that is fine.", "this yes", id="a yes"),
+        pytest.param("We will replace the lamp.", "this promise", id="a promise"),
+        pytest.param("Eine Kollegin sieht sich das gleich an.", "written in de", id="a language"),
+    ],
+)
+async def test_what_nothing_given_holds_is_a_draft_with_the_reason(reply: str, doubt: str) -> None:
+    output = await replied(reply)
     assert isinstance(output, Answered)
     assert output.kind == "draft"
-    assert llm.prompts[0].max_tokens == 7
+    assert any(doubt in each for each in output.doubts)
+
+
+async def test_what_is_written_from_nothing_is_a_draft() -> None:
+    output = await replied("A colleague checks it and writes to you.", policy="")
+    assert isinstance(output, Answered)
+    assert (output.kind, len(output.doubts)) == ("draft", 1)
+    assert "neither policy nor facts" in output.doubts[0]
+    held = await replied(policy="", facts=("A refund takes 14 days.",))
+    assert isinstance(held, Answered)
+    assert held.kind == "reply"
+
+
+@pytest.mark.parametrize("reply", ["I'm sorry, but I can't help you with that.", REFUND])
+async def test_a_refusal_or_an_echo_leaves_the_message_to_people(reply: str) -> None:
+    output = await replied(reply)
+    assert isinstance(output, Routed)
+    assert (output.queue, output.became) == ("replies", "waiting")
+    assert "is of no use" in output.reason
+
+
+async def test_whoever_writes_is_told_what_was_decided_and_what_may_be_said() -> None:
+    slm, llm = endpoints(intent={"refund": 0.95}, sentiment={"negative": 0.9})
+    graph = Support(slm=slm, llm=llm, policy=POLICY, facts=("Lamps are made in Ghent.",))
+    await graph.run(Ticket(text="Guten Tag, ich möchte mein Geld für die Lampe zurück haben."))
+    rule = llm.prompts[0].messages[0].content
+    for told in (POLICY, "Ghent", INTENTS["refund"].means, "unhappy", "in German"):
+        assert told in rule
+
+
+async def test_an_intent_that_is_unclear_is_not_told_to_whoever_writes() -> None:
+    slm, llm = endpoints(intent={"refund": 0.5})
+    await Support(slm=slm, llm=llm).run(Ticket(text=REFUND))
+    assert INTENTS["refund"].means not in llm.prompts[0].messages[0].content
+
+
+async def test_facts_are_searched_for_in_documents(tmp_path: Path) -> None:
+    (tmp_path / "lamps.md").write_text("# Lamps\n\nA lamp goes back to Ghent to be refunded.")
+    slm, llm = endpoints(intent={"refund": 0.9})
+    output = (await Support(slm=slm, llm=llm, documents=tmp_path).run(Ticket(text=REFUND))).output
+    assert "Ghent" in llm.prompts[0].messages[0].content
+    assert isinstance(output, Answered)
+    assert not any("neither policy" in doubt for doubt in output.doubts)
+
+
+def test_a_policy_may_be_a_file(tmp_path: Path) -> None:
+    slm, llm = endpoints()
+    file = tmp_path / "policy.md"
+    file.write_text(POLICY)
+    assert Support(slm=slm, llm=llm, policy=str(file)).policy == POLICY
+    with pytest.raises(ConfigError, match=r"other\.md can't be read"):
+        Support(slm=slm, llm=llm, policy=str(tmp_path / "other.md"))
+
+
+def test_a_reply_that_breaks_off_is_a_draft() -> None:
+    cut, letter = Written(text="A refund takes", cut=True), Letter(text=REFUND, language="en")
+    doubts, useless = doubts_about(cut, letter, [POLICY], sent=True, model="m")
+    assert (doubts, useless) == (["it breaks off"], False)
+
+
+NOW = {"now": 0.9}
+
+
+@pytest.mark.parametrize("also", [{}, {"spam": {"yes": 0.9}}, {"intent": {"account": 0.9}}])
+async def test_danger_comes_first_whoever_writes_and_whatever_else_is_so(
+    also: dict[str, dict[str, float]],
+) -> None:
+    slm, llm = endpoints(urgency=NOW, danger={"yes": 0.8}, **also)
+    output = (await Support(slm=slm, llm=llm, drop=("spam",)).run(Ticket(text=WHERE))).output
+    assert isinstance(output, Routed)
+    assert (output.queue, output.became, llm.prompts) == ("danger", "in danger", [])
+    assert "danger to people" in output.reason
+
+
+@pytest.mark.parametrize(
+    ("urgent", "danger", "first"),
+    [
+        pytest.param(0.9, 0.2, True, id="an urgent message: little is enough"),
+        pytest.param(0.9, 0.1, False, id="and no danger"),
+        pytest.param(0.2, 0.7, True, id="one that may be urgent: where it is likely"),
+        pytest.param(0.2, 0.3, False, id="and not where it isn't"),
+    ],
+)
+async def test_how_likely_danger_must_be_depends_on_urgency(
+    urgent: float, danger: float, first: bool
+) -> None:
+    decided = {
+        "urgency": {"now": urgent, "today": 1 - urgent},
+        "danger": {"yes": danger, "no": 1 - danger},
+    }
+    output = (await outcome(decided=decided)).output
+    assert (output.became == "in danger") == first
+    assert output.decisions is not None
+    assert output.decisions.danger is not None
+    assert output.decisions.danger.value == first
+
+
+async def test_where_nobody_can_say_if_an_urgent_message_is_dangerous_people_look_first() -> None:
+    slm, llm = endpoints()
+    slm.rule = lambda _: {k: v for k, v in CALM.items() if k != "danger"} | {"urgency": NOW}
+    output = (await Support(slm=slm, llm=llm).run(Ticket(text=WHERE))).output
+    assert output.became == "in danger"
+
+
+async def test_a_message_that_can_wait_is_not_asked_for_danger() -> None:
+    result = await outcome()
+    assert result.usage.calls == 5
+    assert result.output.decisions is not None
+    assert result.output.decisions.danger is None
+
+
+def test_shipped_replies_promise_nothing() -> None:
+    for intent in INTENTS.values():
+        for language, text in intent.reply.items():
+            checks = Checks.of(language)
+            assert checks is not None
+            assert not checks.promises(text)
+            assert not checks.says_done(text)
 
 
 async def test_what_is_urgent_goes_to_people_and_not_to_a_small_model_that_writes() -> None:

@@ -152,7 +152,9 @@ class Doubtful(SimulatedEndpoint):
 
     async def decide(self, *given: Any, **more: Any) -> Decision:
         decision = await super().decide(*given, **more)
-        return replace(decision, answers=tuple(replace(a, doubtful=True) for a in decision.answers))
+        return replace(
+            decision, answers=tuple(replace(a, doubt="it guesses") for a in decision.answers)
+        )
 
 
 async def test_a_doubtful_answer_sends_the_message_to_the_llm() -> None:
@@ -198,19 +200,24 @@ def reading() -> SimulatedEndpoint:
 
 @installed
 @pytest.mark.parametrize(
-    "text",
+    ("text", "danger"),
     [
-        "The charger is smoking and I can't get it out of the socket, what do I do?",
-        "Das Ladegerät raucht und es riecht verbrannt, was soll ich tun?",
-        "Someone has hacked my account and is ordering things with my card right now!",
-        "Jemand hat mein Konto gehackt und bestellt gerade Sachen auf meine Karte!",
+        ("The charger is smoking and I can't get it out of the socket, what do I do?", True),
+        ("Das Ladegerät raucht und es riecht verbrannt, was soll ich tun?", True),
+        ("My son swallowed the button battery from your remote, what should I do?", True),
+        ("Il caricatore ha bruciato la mano di mia figlia, cosa devo fare?", True),
+        ("Someone has hacked my account and is ordering things with my card right now!", False),
+        ("Jemand hat mein Konto gehackt und bestellt gerade Sachen auf meine Karte!", False),
     ],
 )
-async def test_smoke_and_thieves_are_urgent(text: str) -> None:
+async def test_smoke_and_thieves_are_urgent_and_smoke_is_for_people_first(
+    text: str, danger: bool
+) -> None:
     output = await outcome(text, reading())
-    assert isinstance(output, Answered)
+    assert output.decisions is not None
     assert output.decisions.urgency.level == "now"
-    assert output.written_by == "llm"
+    assert (output.became == "in danger") == danger
+    assert isinstance(output, Routed if danger else Answered)
 
 
 NANNIES = {
@@ -319,5 +326,5 @@ async def test_with_intents_of_ones_own_the_shipped_heads_read_all_else() -> Non
     llm = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: "Dear …")
     support = Support(slm=reading(), llm=llm, intents=booking)
     output = (await support.run(Ticket(text="The charger is smoking, what do I do?"))).output
-    assert isinstance(output, Answered)
+    assert output.decisions is not None
     assert output.decisions.urgency.level == "now"

@@ -80,6 +80,23 @@ async def test_of_the_draft_and_its_sections_the_one_nearer_to_the_length_is_kep
     assert result.output.text == draft
 
 
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("A letter of about 300 words, in two sections.", "300 words: a title, then 2 sections"),
+        ("Ein Brief von 240 Wörtern in drei kurzen Abschnitten", "240 words: a title, then 3"),
+        ("A text of 200 words on the two parties.", "200 words: a title, then 2 sections"),
+        ("A text of 60 words in 1 section.", "60 words: a title, then 1 section with"),
+    ],
+)
+async def test_the_writer_is_told_the_form_that_the_task_says(task: str, wanted: str) -> None:
+    llm = large(FIRST, FIRST, FIRST, FIRST, FIRST)
+    await Write(llm=llm).run(Assignment(text=task))
+    first = "\n".join(message.content for message in llm.prompts[0].messages)
+    assert wanted in first.splitlines()[-1]
+    assert "600" not in first  # words, where a task says nothing
+
+
 async def test_a_length_that_the_task_says_counts_before_the_setting() -> None:
     said = " ".join(f"Whale {n} sings far away." for n in range(10))
     text = f"# W\n\n## A\n\n{said}"

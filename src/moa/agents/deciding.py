@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from pydantic import BaseModel, create_model
@@ -32,8 +33,10 @@ from moa.calibration.features import (
 from moa.calibration.file import Calibration, HeadFile
 from moa.context import RunContext
 from moa.decisions import ENOUGH
+from moa.decisions.doubt import Doubts
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import JointEncoder, encoder_beside, encoder_for, feeds_heads
+from moa.endpoints.known import MOST_OPTIONS, known
 from moa.endpoints.sent import SentPrompt, show_questions
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import CalibrationError, ConfigError, InputError
@@ -217,16 +220,33 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         shown = [example for example in self.examples if names & set(example.labels)]
         made = {q.name: self._default(q, shown, heads=heads) for q in asked} | dict(given)
         by_name = {question.name: question for question in self.questions}
+        whether = [question.whether_told for question in self.questions if question.unknown]
+        by_name |= {question.name: question for question in whether}
+        made |= {question.name: as_asked(question) for question in whether}
         self._scorers = {n: Calibrated(c, by_name[n], self._sources) for n, c in made.items()}
         self._plan = Plan.of(scorer.ask for scorer in self._scorers.values())
+        self._doubts = {
+            q.name: Doubts(q, self.endpoint.model, bare=_is_bare(q, shown)) for q in asked
+        }
 
     def _default(self, question: Question, shown: Sequence[Example], *, heads: bool) -> Calibration:
         if heads:
-            from moa.decisions.relevance import speaks
+            from moa.decisions.relevance import asks_what_it_is
 
-            if speaks(question):
+            by_labels = question.kind == "choice" and not (
+                _is_bare(question, shown) and self._may_choose(question)
+            )
+            if by_labels or asks_what_it_is(question):
                 return by_words(question, self.endpoint, shown)
         return as_asked(question, shown)
+
+    def _may_choose(self, question: Question) -> bool:
+        """Whether the endpoint may choose among bare labels, of which an encoder knows little.
+
+        Not of very many, and not if it is known to guess.
+        """
+        guesses = question.kind in known(self.endpoint.model).guesses
+        return not guesses and len(question.options) <= MOST_OPTIONS
 
     @abstractmethod
     def read(self, answers: Sequence[Answer]) -> Out:
@@ -330,11 +350,16 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         reads = await plan.read(text, self._sources, context)
         further = reads.pop() if also else []
         pairs = zip(scorers.values(), reads, strict=True)
-        answers = {s.question.name: s.conclude(read, text) for s, read in pairs}
+        answers = {s.question.name: self._doubted(s.conclude(read, text)) for s, read in pairs}
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        return [answers[question.name] for question in self.questions], further
+        return [_told(question, answers) for question in self.questions], further
+
+    def _doubted(self, answer: Answer) -> Answer:
+        """Say what speaks against an answer that nothing was fitted to."""
+        doubts = self._doubts.get(answer.question.name)
+        return replace(answer, doubt=doubts.of(answer)) if doubts and not answer.doubt else answer
 
     async def _fitting(self, text: str, context: RunContext) -> str:
         """Cut a text that the endpoint can't read whole to its opening and its end, and say so.
@@ -375,8 +400,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     f"question {name!r}: the label was written, so it has no probabilities and "
                     "no confidence",
                 )
-            if why := scorers[name].calibration.doubtful:
-                context.note("doubtful", f"question {name!r} is DOUBTFUL: {why}")
+            if answer.doubt:
+                context.note("doubtful", f"question {name!r} is DOUBTFUL: {answer.doubt}")
         said = (self._said(scorer.calibration) for scorer in scorers.values())
         for way in dict.fromkeys(filter(None, said)):
             context.note("changed", way)
@@ -402,8 +427,29 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return f"probabilities corrected: {calibration.origin}" if calibration.full else ""
 
 
+def _told(question: Question, answers: Mapping[str, Answer]) -> Answer:
+    """Give the answer to a question, or that the text doesn't tell it, if that was asked too."""
+    answer = answers[question.name]
+    if not question.unknown or answer.status != "answered":
+        return answer
+    told = answers[question.whether_told.name]
+    if told.status != "answered" or told.best == 0:
+        return answer
+    # What a calibration promises or expects is of the option, which isn't given.
+    accepted = None if answer.accepted is None else False
+    return replace(answer, untold=True, accepted=accepted, expected_precision=None)
+
+
 def _reads_vectors(calibration: Calibration) -> bool:
     return any(not isinstance(feature, LabelFeature) for feature in calibration.features)
+
+
+def _is_bare(question: Question, shown: Sequence[Example]) -> bool:
+    """Whether a question has labels alone, and nothing says what they mean."""
+    return not (
+        any(option.description for option in question.options)
+        or any(question.name in example.labels for example in shown)
+    )
 
 
 def _enough(question: Question, examples: Sequence[Example]) -> bool:

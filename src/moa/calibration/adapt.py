@@ -31,7 +31,7 @@ from moa.decisions import ENOUGH, ENOUGH_A_LABEL, PromptVariant
 from moa.decisions.arrays import Floats, np
 from moa.decisions.heads import Blend
 from moa.decisions.regression import agreement, centred_mean, is_blind, shrunk_mean
-from moa.decisions.relevance import speaks
+from moa.decisions.relevance import asks_what_it_is
 from moa.decisions.variants import confident, stand_in_texts
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import feeds_heads
@@ -169,7 +169,8 @@ class _Question:
         texts = tuple(spread) if many else stand_in_texts()
         reader = self.reader(texts)
         found = _Unlabelled(len(self.question.options))
-        if ENCODER in self.answers.sources and speaks(self.question):
+        about_text = self.question.kind == "choice" or asks_what_it_is(self.question)
+        if ENCODER in self.answers.sources and about_text:
             given = [Example(row.text, {ASKED_AS: row.label}) for row in rows]
             feature = words_of(self.question, [*self.own, *given])
             words = await reader.read(feature)

@@ -85,8 +85,8 @@ class Calibrated:
             accepted = None if made.bound is None else False
             return replace(written or said[0], question=self.question, accepted=accepted)
         if made.full is None and len(said) == 1:
-            doubtful = said[0].doubtful or bool(made.doubtful)
-            return replace(said[0], question=self.question, doubtful=doubtful)
+            doubt = said[0].doubt or made.doubtful
+            return replace(said[0], question=self.question, doubt=doubt)
         return self._scored(reads, said, text)
 
     def _scored(self, reads: Sequence[Read], said: Sequence[Answer], text: str) -> Answer:
@@ -105,7 +105,7 @@ class Calibrated:
             accepted=None if made.bound is None else bool(accepted[0]),
             expected_precision=made.expected_precision(max(probabilities)),
             label_mass=float(found.mass[0]) if tells and found.mass is not None else None,
-            doubtful=bool(made.doubtful),
+            doubt=made.doubtful,
         )
 
 

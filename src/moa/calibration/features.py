@@ -20,7 +20,7 @@ from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder, encoder_for, feeds_heads
 from moa.endpoints.known import known
-from moa.endpoints.logprobs import label_prompt, one_line
+from moa.endpoints.layouts import label_prompt, one_line
 from moa.endpoints.wrappers import unwrapped
 from moa.errors import InvalidResponse
 from moa.node import Frozen
@@ -144,7 +144,7 @@ Feature = Annotated[LabelFeature | VectorFeature | WordsFeature, Field(discrimin
 
 def layout_of(question: Question, read_as: Layout) -> str:
     """Write the prompt of a question as it is without a text and examples."""
-    return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).text
+    return label_prompt(replace(question, name=ASKED_AS), "", (), layout=read_as).form
 
 
 def shown_as(question: Question, examples: Sequence[Example]) -> PromptVariant:

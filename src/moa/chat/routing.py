@@ -31,7 +31,9 @@ from moa.node import Frozen, Node, Reply
 from moa.trace import TextDelta
 
 PERSONA = "You are a helpful assistant. Be brief, unless more is asked for."
-_LANGUAGE = "Answer the last message of the user, in {language}."
+_LANGUAGE = "Answer in {language}."
+"""Only where one is set: told to answer "the last message in its language", a model of 1.5B
+repeated an introduction word for word, and models answer in the language they read anyway."""
 _CRITERION = (
     "small talk, such as a greeting, thanks or a goodbye, or a request to repeat what was just said"
 )
@@ -92,8 +94,8 @@ class Speaker(Agent[ChatContext, Reply]):
         language: str | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        spoken = _LANGUAGE.format(language=language or "its language")
-        self.instructions = f"{persona.strip()}\n\n{spoken}"
+        spoken = [] if language is None else [_LANGUAGE.format(language=language)]
+        self.instructions = "\n\n".join([persona.strip(), *spoken])
         super().__init__(endpoint, **settings)
 
     def messages(self, request: ChatContext) -> tuple[Message, ...]:

@@ -117,6 +117,8 @@ class Talk:
         self._live = sys.stdin.isatty()
         self._failed = False
         self._shown = False
+        self._why = ""
+        """Why the last reply is of its model, as it was said: what goes on being so isn't."""
 
     def hold(self) -> int:
         """Talk until the end of the lines; give the exit code."""
@@ -261,7 +263,8 @@ class Talk:
         if self._live:
             usage = result.usage
             tokens = usage.input_tokens + usage.output_tokens
-            why = f", as {reply.reason}" if reply.reason else ""
+            why = f", as {reply.reason}" if reply.reason not in ("", self._why) else ""
+            self._why = reply.reason
             self.tell(f"— {reply.endpoint}{why} · {tokens} tokens · {cost_of(usage)}")
 
     def _wrong(self, text: str) -> None:

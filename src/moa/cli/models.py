@@ -245,10 +245,11 @@ def probe_model(
 ) -> None:
     """Find out in which layout of the prompt a model decides best.
 
-    About two hundred texts with known labels, of many tasks and in thirteen languages, are read as
-    a text to be continued and as a turn of a chat. For each kind of question the layout with the
-    lower log loss is kept in the cache, with how much the model counts beside the encoder, and is
-    used from then on. No run does that unasked. An endpoint that may cost money waits for --yes.
+    About two hundred messages and twelve letters with known labels, of many tasks and in thirteen
+    languages, are read as a text to be continued and as a turn of a chat. For each kind of question
+    the layout with the lower log loss is kept in the cache, with how much the model counts beside
+    the encoder, and is used from then on. No run does that unasked. An endpoint that may cost money
+    waits for --yes.
 
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]

@@ -178,6 +178,10 @@ def _written(found: list[Proposal]) -> str:
         "#   means     what the writer wants, in a sentence of your own words",
         "#   examples  four messages or more, in the languages that people write in",
         '#   queue     who takes care of it; or reply = { en = "…" }, a routine reply by language',
+        f"# What a model writes is a draft to read, until [graphs.{GRAPH}] says what it may say:",
+        '#   company = "…", and tone = "friendly, at most five sentences"',
+        '#   policy = "…"      your rules, in words or in a file such as policy.md',
+        '#   facts = ["…"]     prices, hours and the like; of many, documents = ["folder"]',
     ]
     for one in found:
         table = tomlkit.table()

@@ -37,7 +37,7 @@ Line = Callable[[Item[object]], dict[str, object]]
 """Writes an item as a line of JSON."""
 SHOWN = 100
 """Maximum items in the table of results."""
-_SAID_EVERY_S = 60.0
+_SAID_EVERY_S = 30.0
 """Seconds between two lines on how far it is, where there is no terminal to show it in."""
 _BESIDE = ("confidence", "accepted")
 """Columns about a decision, which `answer` leaves out."""
@@ -194,7 +194,9 @@ class RowDisplay:
 
     def start(self, context: RunContext) -> None:
         """Start the clock and the bar."""
+        self._said = time.monotonic()
         self._reference, self.tally.before = context.reference, context.usage
+        context.watcher = self._watch
         self.tally.start()
         self._progress.start()
 
@@ -211,9 +213,7 @@ class RowDisplay:
             self._first.append(item)
         done = self.tally.items + (self._done_before if done_before is None else done_before)
         self._progress.update(self._task, completed=done, state=self._state())
-        if self._progress.disable and time.monotonic() > self._said + _SAID_EVERY_S:
-            self._said = time.monotonic()
-            screen.notes().print(f"{done} items, {self._state()}")
+        self._say_now_and_then(f"{done} items, {self._state()}")
 
     def fail(self, item: Item[object]) -> None:
         """Say why an item failed."""
@@ -238,6 +238,18 @@ class RowDisplay:
     def say(self, what: RenderableType) -> None:
         """Print what is no result, unless it is quiet."""
         screen.details(as_json=self._as_json).print(what)
+
+    def _watch(self, node: str, tokens: int) -> None:
+        """Show how much of an answer is written: at a few tokens a second one takes minutes."""
+        written = f"{node} writes: {tokens} tokens"
+        self._progress.update(self._task, state=written)
+        self._say_now_and_then(written)
+
+    def _say_now_and_then(self, line: str) -> None:
+        """Print how far it is where no bar shows it."""
+        if self._progress.disable and time.monotonic() > self._said + _SAID_EVERY_S:
+            self._said = time.monotonic()
+            screen.notes().print(line)
 
     def _state(self) -> str:
         tally = self.tally

@@ -195,11 +195,11 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
         if texts:
             JointEncoder().load(texts)  # in threads, while the rest is made ready
-        if self.used:
+        due = [one for name, one in self._built.items() if asked is None or name in asked]
+        if due:
             import_module("aiohttp")
-        for name, endpoint in tuple(self._built.items()):
-            endpoint = unwrapped(endpoint)
-            if isinstance(endpoint, EmbeddedEndpoint) and (asked is None or name in asked):
+        for endpoint in map(unwrapped, due):
+            if isinstance(endpoint, EmbeddedEndpoint):
                 await endpoint.start(RunContext())
 
     async def close(self) -> None:

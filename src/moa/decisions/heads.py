@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
+from moa._machine import one_blas_thread
 from moa.context import RunContext
 from moa.decisions.arrays import Floats, Ints, log_softmax, np
 from moa.endpoints import Endpoint
@@ -69,7 +70,8 @@ class Kernel:
     def _likeness(self, vectors: Floats) -> Floats:
         x = (vectors - self.centre) / self.scale
         seen = x[:, self._parts]
-        far = (seen**2).sum(1)[:, None] + self._lengths - 2 * seen @ self.landmarks.T
+        with one_blas_thread():
+            far = (seen**2).sum(1)[:, None] + self._lengths - 2 * seen @ self.landmarks.T
         likeness: Floats = np.exp(-self.gamma * np.maximum(far, 0.0))
         return likeness
 

@@ -24,6 +24,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from moa._async import Lock
+from moa._machine import one_blas_thread
 from moa.context import RunContext
 from moa.decisions import PromptVariant
 from moa.decisions.arrays import Floats, Ints, log_softmax, logit, np
@@ -223,8 +224,9 @@ class PairScorer:
 
     def features(self, vectors: Floats, labels: Labels) -> Floats:
         """All likenesses, standardised: texts, labels, likenesses."""
-        learnt = self.compatibility(inputs(vectors, self.background), labels.targets)
-        both = np.concatenate([labels.likenesses(vectors), learnt[..., None]], -1)
+        with one_blas_thread():
+            learnt = self.compatibility(inputs(vectors, self.background), labels.targets)
+            both = np.concatenate([labels.likenesses(vectors), learnt[..., None]], -1)
         return (both - self.middle) / self.spread
 
     def logs(self, vectors: Floats, labels: Labels, *, none: bool = True) -> Floats:

@@ -1,10 +1,10 @@
 """Probe: finds out how a model is asked best, and how much it counts beside the encoder.
 
-Texts with known labels, of many tasks and languages, are read in each layout of the prompt. The
-weight of a model beside the words of a question is that with the lowest log loss of its answers as
-they are read, bias and all: but for the bias to yes, which is a model's and not a question's, and
-is found here. Where no weight helps, the layout is that with the lowest log loss once its bias to
-some labels is out, since a fit takes that out.
+Texts with known labels, short and long, of many tasks and languages, are read in each layout of the
+prompt. The weight of a model beside the words of a question is that with the lowest log loss of its
+answers as they are read, bias and all: but for the bias to yes, which is a model's and not a
+question's, and is found here. Where no weight helps, the layout is that with the lowest log loss
+once its bias to some labels is out, since a fit takes that out.
 """
 
 from __future__ import annotations
@@ -136,11 +136,18 @@ async def _read_all(
     """Log-probabilities of the options, by place of the text and layout."""
     read: dict[tuple[int, Layout], Floats] = {}
     rejected: list[EndpointRejected] = []
+    by_text: dict[str, list[int]] = {}
+    for place, trial in enumerate(trials):
+        by_text.setdefault(trial.text, []).append(place)
 
-    async def one(asked: tuple[int, Layout]) -> None:
-        place, layout = asked
+    async def one(asked: tuple[str, Layout]) -> None:
+        text, layout = asked
+        places = by_text[text]
         try:
-            read[asked] = await _read(endpoint, trials[place], layout, context)
+            found = await _read(
+                endpoint, text, [trials[n].question for n in places], layout, context
+            )
+            read.update(((place, layout), logs) for place, logs in zip(places, found, strict=True))
         except EndpointUnauthorized:
             raise
         except EndpointRejected as error:  # of one text, where the window is small
@@ -151,26 +158,34 @@ async def _read_all(
             progress(len(read) // len(LAYOUTS), len(trials))
 
     # A few texts in one layout, then in the other: a server keeps one beginning of a prompt.
-    order: list[tuple[int, Layout]] = [
-        (place, layout)
-        for start in range(0, len(trials), _IN_TURN)
+    texts = list(by_text)
+    order: list[tuple[str, Layout]] = [
+        (text, layout)
+        for start in range(0, len(texts), _IN_TURN)
         for layout in LAYOUTS
-        for place in range(start, min(start + _IN_TURN, len(trials)))
+        for text in texts[start : start + _IN_TURN]
     ]
     await map_async(one, order, max_concurrency=_AT_ONCE)
     return read
 
 
-async def _read(endpoint: Endpoint, trial: Trial, layout: Layout, context: RunContext) -> Floats:
-    """Log-probabilities of the options."""
-    question = replace(trial.question, layout=layout)
-    decision = await endpoint.decide(trial.text, [question], context)
-    answer = decision.answers[0]
-    if answer.probabilities is None or answer.source != "logprob":
+async def _read(
+    endpoint: Endpoint,
+    text: str,
+    questions: Sequence[Question],
+    layout: Layout,
+    context: RunContext,
+) -> list[Floats]:
+    """Log-probabilities of the options of each question about a text."""
+    asked = [replace(question, layout=layout) for question in questions]
+    decision = await endpoint.decide(text, asked, context)
+    read = [answer.probabilities for answer in decision.answers if answer.source == "logprob"]
+    found = [np.log(np.maximum(np.array(one), 1e-30)) for one in read if one is not None]
+    if len(found) < len(asked):
         raise CapabilityError(
             f"{endpoint.name} gives no log-probabilities of labels, so there is no prompt to choose"
         )
-    return np.log(np.maximum(np.array(answer.probabilities), 1e-30))
+    return found
 
 
 async def _beside(

@@ -9,10 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from typing import Any
 
+from moa._machine import one_blas_thread
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, log_softmax, np
 from moa.decisions.heads import Blend, Head
 from moa.errors import needed
@@ -156,25 +155,14 @@ def _lowest(
     positive: int = 0,
 ) -> Floats:
     """Minimise a smooth convex loss, given with its slope; the first `positive` are at least 0."""
-    minimize, threads = _scipy()
+    minimize = _minimize()
     limits = {"gtol": near, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
     bounds = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
-    with threads.limit(limits=1):  # of arrays as small as these, several wait for one another
+    with one_blas_thread():
         point: Floats = minimize(
             loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits
         ).x
     return point
-
-
-@cache
-def _scipy() -> tuple[Any, Any]:
-    """Load scipy's `minimize`, and what limits the threads that it computes with."""
-    why = "to fit to labelled texts"
-    with needed("scipy", extra="calibration", purpose=why):
-        minimize = import_module("scipy.optimize").minimize
-    with needed("threadpoolctl", extra="calibration", purpose=why):
-        from threadpoolctl import ThreadpoolController
-    return minimize, ThreadpoolController()
 
 
 def check_installed() -> None:
@@ -183,7 +171,12 @@ def check_installed() -> None:
     Raises:
         MissingDependency: it isn't.
     """
-    _scipy()
+    _minimize()
+
+
+def _minimize() -> Any:
+    with needed("scipy", extra="calibration", purpose="to fit to labelled texts"):
+        return import_module("scipy.optimize").minimize
 
 
 def fit_blend(

@@ -140,11 +140,13 @@ def criterion_of(question: Question) -> str | None:
     """Say what a yes-or-no question asks of a text; `None` where it is none of that form."""
     if question.kind != "predicate":
         return None
-    yes = question.options[0]
-    if yes.description:
-        return yes.description
     found = _IS.match(question.text.strip())
-    return found[1] if found else None
+    return question.options[0].description or (found[1] if found else None)
+
+
+def asks_what_it_is(question: Question) -> bool:
+    """Whether a yes-or-no question asks what a text is, as a filter does, and for no fact in it."""
+    return question.kind == "predicate" and _IS.match(question.text.strip()) is not None
 
 
 def turned(criterion: str) -> tuple[str, bool]:

@@ -212,8 +212,10 @@ def _cited_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]
     return "".join((*parts, answer[end:])), changed
 
 
-def word_shares(sentence: str, held: Sequence[Set[str]]) -> list[float]:
+def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> list[float]:
     """Give the share of a sentence's words that each of several texts holds; rare ones count more.
+
+    What holds `more` is measured too, and doesn't make words less rare.
 
     A word weighs log((texts + 1) / (those that hold it + 0.5)). One that none holds counts as if
     one did, or where there are few texts a word such as `it` would count more than all others.
@@ -222,7 +224,7 @@ def word_shares(sentence: str, held: Sequence[Set[str]]) -> list[float]:
     holding = {word: max(1, sum(word in one for one in held)) for word in said}
     weights = {word: math.log((len(held) + 1) / (n + 0.5)) for word, n in holding.items()}
     whole = sum(weights.values()) or 1.0
-    return [sum(weights[word] for word in said & one) / whole for one in held]
+    return [sum(weights[word] for word in said & one) / whole for one in (*held, *more)]
 
 
 def _cited_in(text: str) -> set[int]:
@@ -278,12 +280,15 @@ async def checked_claims(
     passages: Sequence[Passage],
     support: Node[Text | str, Grade] | None,
     context: RunContext,
+    *,
+    question: str = "",
 ) -> tuple[Claim, ...]:
     """Ask of each sentence whether the passages that it cites, which exist, say so.
 
-    Where there is nobody to ask, a sentence of whose words no passage holds enough is unsupported,
-    unless it is in another language or hardly has words. Sentences after the first 500 are not
-    checked; the trace says so.
+    Where there is nobody to ask, a sentence of whose words the passages don't hold enough is
+    unsupported, unless it is in another language or hardly has words. Words of the `question`
+    don't count where there are enough others. Sentences after the first 500 are not checked; the
+    trace says so.
     """
     split = await beside_the_loop(
         lambda: claims_in(answer, checked=_MOST_CHECKED), context, characters=len(answer)
@@ -293,7 +298,7 @@ async def checked_claims(
         context.note("skipped", f"{len(rest)} sentences after the first {len(said)}: not checked")
     if support is None:
         found = await beside_the_loop(
-            lambda: list(_by_words(said, passages)), context, characters=len(answer)
+            lambda: list(_by_words(said, passages, question)), context, characters=len(answer)
         )
         return (*found, *rest)
     texts = [
@@ -304,15 +309,26 @@ async def checked_claims(
     return (*judged, *rest)
 
 
-def _by_words(said: Sequence[Claim], passages: Sequence[Passage]) -> Iterator[Claim]:
+def is_foreign(text: str, passages: Sequence[Passage]) -> bool:
+    """Whether a text is known to be in another language than passages."""
+    if not can_detect():
+        return False
+    spoken = language_of(" ".join(passage.text for passage in passages))
+    return spoken is not None and language_of(text) not in (None, spoken)
+
+
+def _by_words(said: Sequence[Claim], passages: Sequence[Passage], question: str) -> Iterator[Claim]:
     """Tell sentences that no passage has the words of; whether the others hold nobody says."""
+    repeated = set(words(question))
     held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
-    spoken = language_of(" ".join(passage.text for passage in passages)) if can_detect() else None
     for claim in said:
-        written = language_of(claim.text) if spoken else None
         begun = claim.text[:_READ]
-        told = held and written in (None, spoken) and len(set(words(begun))) >= _FEWEST_WORDS
-        lacking = told and max(word_shares(begun, held)) < _FEW_WORDS
+        own = [word for word in words(begun) if word not in repeated]
+        counted = " ".join(own) if len(set(own)) >= _FEWEST_WORDS else begun
+        told = held and len(set(words(begun))) >= _FEWEST_WORDS and not is_foreign(begun, passages)
+        # A sentence may rest on what several passages say together.
+        together = set[str]().union(*(held[n - 1] for n in claim.numbers))
+        lacking = told and max(word_shares(counted, held, together)) < _FEW_WORDS
         yield claim.model_copy(update={"verdict": "unsupported"}) if lacking else claim
 
 
@@ -321,6 +337,34 @@ def _judged(claim: Claim, grade: Grade) -> Claim:
     if grade.met is None or grade.accepted is False:
         verdict = "unchecked"
     return claim.model_copy(update={"verdict": verdict, "probability": grade.probability})
+
+
+def without_unsupported(
+    text: str, citations: Sequence[Citation], claims: Sequence[Claim], context: RunContext
+) -> tuple[str, tuple[Citation, ...]]:
+    """Leave sentences that are unsupported out of a text, and the trace says which.
+
+    Args:
+        text: What was written.
+        citations: The passages that it cites.
+        claims: Its sentences.
+        context: Of the run that the trace is of.
+
+    Returns:
+        What is left, which may be nothing, and the passages that this cites.
+    """
+    kept = [claim for claim in claims if claim.verdict != "unsupported"]
+    if len(kept) == len(claims):
+        return text, tuple(citations)
+    gone = " ".join(claim.text for claim in claims if claim.verdict == "unsupported")
+    context.note("dropped", f"no passage says {gone!r:.1000}")
+    numbers = {number for claim in kept for number in claim.numbers}
+    return joined(kept), tuple(each for each in citations if each.number in numbers)
+
+
+def joined(claims: Sequence[Claim]) -> str:
+    """Put sentences one after another, each with its citations."""
+    return " ".join(f"{c.text} {''.join(f'[{n}]' for n in c.numbers)}".strip() for c in claims)
 
 
 def copied(extract: str) -> tuple[Claim, ...]:

@@ -359,12 +359,19 @@ class Indexed(Retriever):
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
         """Search, in an index that is up to date."""
+        return (await (await self._retriever(context)).run(request, context)).output
+
+    async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
+        """Give all passages of an index that is up to date."""
+        return await (await self._retriever(context)).all(context)
+
+    async def _retriever(self, context: RunContext) -> Retriever:
         changes, retriever = self._ready or await self._prepared(context)
         for unread in changes.unread[:_SHOWN]:
             context.note("failed", f"not read: {unread}")
         if (more := len(changes.unread) - _SHOWN) > 0:
             context.note("failed", f"not read: {more} more files")
-        return (await retriever.run(request, context)).output
+        return retriever
 
     async def _prepared(self, context: RunContext) -> tuple[Changes, Retriever]:
         late = f"{self.name}: the time given to the run was up before its documents were read"

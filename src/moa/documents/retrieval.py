@@ -42,6 +42,11 @@ class Retriever(TypedNode[Text | str, Passages]):
             raise ConfigError(f"{self.name}: top_k={top_k}, but it must be at least 1")
         self.top_k = top_k
 
+    async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
+        """Give all passages that it searches; `None` where it can't say."""
+        del context
+        return None
+
 
 class BM25(Retriever):
     """Finds passages that share words with the query, rare words before common ones.
@@ -66,6 +71,11 @@ class BM25(Retriever):
     ) -> None:
         super().__init__(top_k=top_k, **limits)
         self.passages = tuple(passages)
+
+    async def all(self, context: RunContext) -> tuple[Passage, ...]:
+        """Give all passages."""
+        del context
+        return self.passages
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
         """Score all passages, in a thread."""
@@ -134,6 +144,11 @@ class Dense(Retriever):
             )
         self._vectors = vectors
 
+    async def all(self, context: RunContext) -> tuple[Passage, ...]:
+        """Give all passages."""
+        del context
+        return self.passages
+
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
         """Embed the query, and compare."""
         return await self.nearest(str(request), context, top_k=self.top_k)
@@ -180,6 +195,16 @@ class Hybrid(Retriever):
         self.retrievers = tuple(retrievers)
         if not self.retrievers:
             raise ConfigError(f"{self.name} has no retriever to ask")
+
+    async def all(self, context: RunContext) -> tuple[Passage, ...] | None:
+        """Give the passages of all, each once; `None` where one of them can't say."""
+        found: dict[Passage, None] = {}
+        for retriever in self.retrievers:
+            given = await retriever.all(context) if isinstance(retriever, Retriever) else None
+            if given is None:
+                return None
+            found |= dict.fromkeys(given)
+        return tuple(found)
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
         """Ask all, and fuse; where each of them failed, the first failure is raised."""

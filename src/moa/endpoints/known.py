@@ -40,6 +40,9 @@ class Known(BaseModel):
     """How much its answers count beside the encoder's, by kind; 0 is not at all."""
     yes_bias: float = 0.0
     """Mean log-odds of its yes where half of the answers are; taken out beside the encoder."""
+    guesses: tuple[Kind, ...] = ()
+    """Kinds of question about the facts of a text that it answers no better than one who doesn't
+    read the text, as measured by `benchmarks/questions.py`."""
     layout: Mapping[Kind, Layout] = Field(default_factory=dict[Kind, Layout])
     """How a prompt is laid out where the log-probabilities of labels are read, by kind."""
 

@@ -13,23 +13,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from moa._async import gather
 from moa.context import RunContext
 from moa.endpoints import Decision, Example, Request
 from moa.endpoints.client import JSON, Client
 from moa.endpoints.known import known
+from moa.endpoints.layouts import MOST_AT_ONCE, LabelPrompt, label_prompt
 from moa.endpoints.sent import SentPrompt, log_sent
 from moa.endpoints.tokens import estimate_of, neutralise
 from moa.errors import ConfigError, EndpointUnsupported, InvalidResponse
-from moa.questions import Answer, Layout, Question
+from moa.questions import Answer, Question
 from moa.usage import NOTHING, Amount
 
-_FEW = 3
-"""Up to so many options without a description, the demonstrations alone do better."""
-_MOST_AT_ONCE = 128
-"""Tokens that vLLM takes in one `logprob_token_ids`."""
 _PUSH = 8.0
 """Added to the logits of the labels, so that they are among the probabilities that are sent. What
 it did is worked out again, which keeps four digits where the labels have up to 0.98 of the mass."""
@@ -37,23 +34,13 @@ _HARD_PUSH = 60.0
 """Leaves nothing to other tokens: shows the labels that the first push did not bring to light."""
 _OTHERS = 20
 """Probabilities asked for beyond those of the labels."""
+_MOST_IN_VOCABULARY = 1_000_000
+"""More tokens than any vocabulary has."""
+_PART_OF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 _MOST_SPELT = 10_000
 """Labels and examples whose tokens are kept."""
 _SMALLEST = 1e-45
 """What a probability that was rounded to zero is taken for."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelPrompt:
-    """A prompt that stops where the label comes, and the labels as they would go on."""
-
-    text: str
-    labels: tuple[str, ...]
-    """Continuations. Where one is the start of another, each also ends with what ends a label."""
-    layout: Layout = "completion"
-    """Whether `text` is to be continued as it is, or is the last turn of a user in a chat."""
-    before: tuple[str, ...] = ()
-    """Earlier turns of a chat: of the user, of the assistant, in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,21 +74,27 @@ ReadTokens = Callable[[Sequence[int], Sequence[int]], Awaitable[TokenReading]]
 """Reads the log-probabilities of the second tokens as the next after the first."""
 
 
-async def walk_labels(labels: Sequence[Sequence[int]], read: ReadTokens) -> LabelReading:
+async def walk_labels(
+    spellings: Sequence[Sequence[Sequence[int]]], read: ReadTokens
+) -> LabelReading:
     """Read labels of any length with one request for each place where they part.
 
     `read` is called with the tokens that follow the prompt, and those to look at. The first token
     is weighed against the whole vocabulary; a later one only against those with which another label
     goes on. What a label shares with no other is its spelling and counts as certain, since the sum
-    of all log-probabilities punishes a label for being long. `ConfigError`: a label is the start of
-    another, or the same.
+    of all log-probabilities punishes a label for being long.
+
+    `spellings` has the tokens of each label, and behind them those of other ways to write it, whose
+    first tokens are added to its own. `ConfigError`: a label is the start of another, or the same.
     """
+    labels = [ways[0] for ways in spellings]
     for one, other in pairwise(sorted(map(tuple, labels))):
         if other[: len(one)] == one:
             raise ConfigError(
                 "a label is the start of another, as the model's tokens have it: end both with "
                 "what ends a label in the prompt, or choose other words"
             )
+    others = _first_tokens(spellings)
     logprobs = [0.0] * len(labels)
     mass, amount = 1.0, NOTHING
     branches: list[tuple[int, list[int]]] = [(0, list(range(len(labels))))]
@@ -111,15 +104,34 @@ async def walk_labels(labels: Sequence[Sequence[int]], read: ReadTokens) -> Labe
         for label in members:
             by_token.setdefault(labels[label][depth], []).append(label)
         if depth == 0 or len(by_token) > 1:
-            reading = await read(labels[members[0]][:depth], list(by_token))
+            also = others if depth == 0 else {}
+            reading = await read(labels[members[0]][:depth], [*by_token, *also])
             amount += reading.amount
             total = _log_sum(reading.logprobs)
             mass = min(1.0, math.exp(total)) if depth == 0 else mass
-            for same, logprob in zip(by_token.values(), reading.logprobs, strict=True):
+            parts: dict[int, list[float]] = {token: [] for token in by_token}
+            for token, logprob in zip([*by_token, *also.values()], reading.logprobs, strict=True):
+                parts[token].append(logprob)
+            for same, logprob in zip(by_token.values(), map(_log_sum, parts.values()), strict=True):
                 for label in same:
                     logprobs[label] += logprob if depth == 0 else logprob - total
         branches += [(depth + 1, same) for same in by_token.values() if len(same) > 1]
     return LabelReading(logprobs=tuple(logprobs), label_mass=mass, amount=amount)
+
+
+def _first_tokens(spellings: Sequence[Sequence[Sequence[int]]]) -> dict[int, int]:
+    """Find first tokens of other spellings, and the label's own first token that each stands for.
+
+    One that labels with different beginnings share counts for none of them. Nor does that of a
+    spelling in more tokens than the label's own, which may be one letter: "NO" as "N" and "O".
+    """
+    own = {label[0] for label, *_ in spellings}
+    found: dict[int, set[int]] = {}
+    for label, *others in spellings:
+        for other in others:
+            if len(other) <= len(label) and other[0] not in own:
+                found.setdefault(other[0], set()).add(label[0])
+    return {token: stands.pop() for token, stands in found.items() if len(stands) == 1}
 
 
 def _log_sum(logprobs: Sequence[float]) -> float:
@@ -127,73 +139,16 @@ def _log_sum(logprobs: Sequence[float]) -> float:
     return highest + math.log(sum(math.exp(logprob - highest) for logprob in logprobs))
 
 
-def label_prompt(
-    question: Question, text: str, examples: Sequence[Example], *, layout: Layout = "completion"
-) -> LabelPrompt:
-    """Lay out a question about a text, in one of two ways.
-
-    As a completion, after demonstrations, the smallest models are good, which as a chat hardly beat
-    chance; what is the same for many texts comes first, so that the server caches it. A chat turn
-    is better for most questions of models that follow instructions; the text comes first, so that
-    it is cached for the next question, and the labels are near the answer. Examples of the question
-    itself take the place of the demonstrations.
-    """
-    words = label_words(question)
-    by_name = {option.name: word for word, option in zip(words, question.options, strict=True)}
-    labels = [(example.text, example.labels.get(question.name)) for example in examples]
-    shown = [(text, by_name[name]) for text, name in labels if name in by_name]
-    if layout == "chat":
-        before = [turn for text, word in shown for turn in (_turn(question, text, words), word)]
-        turn = _turn(question, text, words)
-        return LabelPrompt(turn, tuple(f"{word}\n" for word in words), "chat", tuple(before))
-    task = one_line(question.text)
-    blocks = [] if shown else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
-    if not shown and (len(words) > _FEW or any(o.description for o in question.options)):
-        shown = [
-            (option.description or word, word)
-            for word, option in zip(words, question.options, strict=True)
-        ]
-    blocks += [_block(task, text, word) for text, word in shown]
-    blocks.append(f"Task: {task}\nText: {one_line(text)}\nLabel:")
-    return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
-
-
-def _turn(question: Question, text: str, words: Sequence[str]) -> str:
-    described = any(option.description for option in question.options)
-    if question.kind == "predicate" and not described:
-        asked = f"Answer {words[0]} or {words[1]}."
-    elif described:
-        lines = [
-            f"- {word}: {one_line(option.description)}" if option.description else f"- {word}"
-            for word, option in zip(words, question.options, strict=True)
-        ]
-        asked = "\n".join(["Answer with one of these labels:", *lines])
-    else:
-        asked = f"Answer with one of: {', '.join(words)}."
-    return f"Text: {one_line(text)}\n\n{one_line(question.text)} {asked}"
-
-
-def _block(task: str, text: str, label: str) -> str:
-    return f"Task: {task}\nText: {one_line(text)}\nLabel: {label}"
-
-
-def label_words(question: Question) -> tuple[str, ...]:
-    """Make the names of the options readable: `change_pin` is read as `change pin`."""
-    words = tuple(one_line(option.name.replace("_", " ")) for option in question.options)
-    if len(set(words)) < len(words):
-        return tuple(one_line(option.name) for option in question.options)
-    return words
-
-
-def one_line(text: str) -> str:
-    """Put a text on one line, so that it can't write a line of the prompt it stands in."""
-    return " ".join(text.split())
-
-
 class LabelReader(ABC):
-    """Decides by the log-probabilities of the words of the labels, one question after another."""
+    """Decides by the log-probabilities of the words of the labels.
+
+    Questions about one text are asked in a row, those of one layout together, so that the server
+    still has in its cache what their prompts begin with, and reads the text once.
+    """
 
     title = "label log-probabilities"
+    side_by_side: ClassVar[bool]
+    """Whether requests that are worked on at once share what the server has in its cache."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -202,23 +157,40 @@ class LabelReader(ABC):
         """Answer typed questions about a text; see `Backend.decide`."""
         text, questions, examples = request
         name, model = self._client.name, self._client.model
-        answers: list[Answer] = []
-        amount = NOTHING
-        for question in questions:
-            prompt = self._prompt(question, text, examples)
-            log_sent(partial(self._as_sent, prompt))
-            reading = await self.read_labels(prompt, context)
-            amount += reading.amount
-            answers.append(
-                Answer(
-                    question=question,
-                    probabilities=reading.probabilities,
-                    label_mass=reading.label_mass,
-                    source="logprob",
-                )
+        prompts = [self._prompt(question, text, examples) for question in questions]
+        readings = await self._read_all(prompts, context)
+        answers = (
+            Answer(
+                question=question,
+                probabilities=reading.probabilities,
+                label_mass=reading.label_mass,
+                source="logprob",
             )
+            for question, reading in zip(questions, readings, strict=True)
+        )
         context.note("answered", model, endpoint=name)
+        amount = sum((reading.amount for reading in readings), NOTHING)
         return Decision(answers=tuple(answers), endpoint=name, model=model, amount=amount)
+
+    async def _read_all(
+        self, prompts: Sequence[LabelPrompt], context: RunContext
+    ) -> list[LabelReading]:
+        """Read prompts, the first of a layout before the others, which find its text cached."""
+        readings: dict[int, LabelReading] = {}
+
+        async def read(place: int) -> None:
+            log_sent(partial(self._as_sent, prompts[place]))
+            readings[place] = await self.read_labels(prompts[place], context)
+
+        for layout in dict.fromkeys(prompt.layout for prompt in prompts):
+            first, *rest = (n for n, prompt in enumerate(prompts) if prompt.layout == layout)
+            await read(first)
+            if self.side_by_side:
+                await gather(map(read, rest))
+            else:
+                for place in rest:
+                    await read(place)
+        return [readings[place] for place in range(len(prompts))]
 
     def shown(self, request: Request) -> list[SentPrompt]:
         """Write what is sent for a decision: a prompt for each question."""
@@ -265,6 +237,8 @@ def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
 class VLLMLabelReader(LabelReader):
     """Reads label log-probabilities by `logprob_token_ids`, which misses none, unlike a top 20."""
 
+    side_by_side = True
+
     def __init__(self, client: Client, *, priority: int = 0) -> None:
         super().__init__(client)
         self._priority = priority
@@ -276,7 +250,10 @@ class VLLMLabelReader(LabelReader):
         chat = prompt.layout == "chat"
         # A label stands at the start of the assistant's turn, or goes on the last line.
         line = "" if chat else text.rpartition("\n")[2]
-        tokens = await self._label_tokens(line, prompt.labels, context)
+        found = await self._label_tokens(
+            line, [way for ways in prompt.spellings for way in ways], context
+        )
+        spellings = [[found[way] for way in ways] for ways in prompt.spellings]
         prompt_tokens: list[int] = []
         if chat:
             turns = [*map(neutralise, prompt.before), text]
@@ -290,15 +267,15 @@ class VLLMLabelReader(LabelReader):
             sent = [*prompt_tokens, *after] if after or chat else text
             return await self._read(sent, candidates, context, text=text)
 
-        return await walk_labels(tokens, read)
+        return await walk_labels(spellings, read)
 
     async def _read(
         self, prompt: str | list[int], candidates: Sequence[int], context: RunContext, *, text: str
     ) -> TokenReading:
         logprobs: list[float] = []
         amount = NOTHING
-        for start in range(0, len(candidates), _MOST_AT_ONCE):
-            few = candidates[start : start + _MOST_AT_ONCE]
+        for start in range(0, len(candidates), MOST_AT_ONCE):
+            few = candidates[start : start + MOST_AT_ONCE]
             body: dict[str, Any] = {
                 "model": self._client.model,
                 "prompt": prompt,
@@ -333,7 +310,7 @@ class VLLMLabelReader(LabelReader):
 
     async def _label_tokens(
         self, line: str, labels: Sequence[str], context: RunContext
-    ) -> list[tuple[int, ...]]:
+    ) -> dict[str, tuple[int, ...]]:
         """Tokenize each label where it will stand, once; some tokenizers join it to the line."""
         missing = [label for label in labels if (line, label) not in self._tokens]
         if missing:
@@ -344,7 +321,7 @@ class VLLMLabelReader(LabelReader):
                 if whole[: len(first)] != first or len(whole) == len(first):
                     whole = [*first, *await self._tokens_of(label, context, special=False)]
                 self._tokens[line, label] = tuple(whole[len(first) :])
-        return [self._tokens[line, label] for label in labels]
+        return {label: self._tokens[line, label] for label in labels}
 
     async def _tokens_of(self, text: str, context: RunContext, *, special: bool) -> list[int]:
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}
@@ -363,6 +340,8 @@ class LlamaCppReader(LabelReader):
     have the probabilities q with sum s, each had q / (s + (1 - s) exp(push)).
     """
 
+    side_by_side = False  # each of its slots has a cache of its own
+
     def __init__(self, client: Client) -> None:
         super().__init__(client)
         self._spellings: dict[str, tuple[int, ...]] = {}
@@ -371,7 +350,9 @@ class LlamaCppReader(LabelReader):
 
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read how probable each label is after a prompt; see `LabelReader`."""
-        spellings = [await self._spelling(label, context) for label in prompt.labels]
+        spellings = [
+            [await self._spelling(way, context) for way in ways] for ways in prompt.spellings
+        ]
         if prompt.layout == "chat":
             start = await self._turns([*prompt.before, prompt.text], context)
         else:
@@ -387,17 +368,19 @@ class LlamaCppReader(LabelReader):
     ) -> TokenReading:
         """Read the log-probabilities of `tokens` as the next one, in the whole vocabulary."""
         pushed, amount = await self._probabilities(prompt, tokens, context, push=_PUSH)
+        if pushed is None:
+            return await self._in_vocabulary(prompt, tokens, context, before=amount)
         found = math.fsum(pushed.values())
         scale = found + max(0.0, 1.0 - found) * math.exp(_PUSH)
         known = {token: p / scale for token, p in pushed.items()}
         if len(known) < len(tokens):
             relative, more = await self._probabilities(prompt, tokens, context, push=_HARD_PUSH)
-            if len(relative) < len(tokens):
-                raise InvalidResponse(
-                    "the answer leaves out labels that were asked for", endpoint=self._client.name
-                )
-            known = _completed(known, relative)
             amount += more
+            if relative is None:
+                return await self._in_vocabulary(prompt, tokens, context, before=amount)
+            if len(relative) < len(tokens):
+                raise self._left_out()
+            known = _completed(known, relative)
         logprobs = tuple(math.log(max(known[token], _SMALLEST)) for token in tokens)
         return TokenReading(logprobs, amount)
 
@@ -448,33 +431,72 @@ class LlamaCppReader(LabelReader):
 
     async def _probabilities(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
-    ) -> tuple[dict[int, float], Amount]:
+    ) -> tuple[dict[int, float] | None, Amount]:
+        """Read the tokens after a push; `None` where the sampled one is a part of a character."""
         hard = push == _HARD_PUSH
-        body: dict[str, Any] = {
-            "model": self._client.model,
-            "prompt": list(prompt),
-            "max_tokens": 1,
-            "temperature": 1.0,
+        sampling: dict[str, Any] = {
             "samplers": ["top_k", "temperature"] if hard else ["temperature"],
             "top_k": len(tokens) if hard else 0,
             "logit_bias": [[token, push] for token in tokens],
             "n_probs": len(tokens) + _OTHERS,
             "post_sampling_probs": True,
+        }
+        found, amount = await self._sampled(prompt, sampling, context)
+        if found is None:
+            return None, amount
+        return {token: p for token, p in found.items() if token in set(tokens)}, amount
+
+    async def _in_vocabulary(
+        self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, before: Amount
+    ) -> TokenReading:
+        """Read tokens from the whole vocabulary, which takes a server long to write down.
+
+        It sends nothing where the token that it samples is a part of a character, as the first ones
+        of labels in Japanese may be. So a full stop is sampled here.
+        """
+        *_, stop = await self._spelling(".", context)
+        sampling = {"logit_bias": [[stop, _HARD_PUSH]], "n_probs": _MOST_IN_VOCABULARY}
+        found, amount = await self._sampled(prompt, sampling, context)
+        if found is None or not found.keys() >= set(tokens):
+            raise self._left_out()
+        return TokenReading(tuple(found[token] for token in tokens), before + amount)
+
+    async def _sampled(
+        self, prompt: Sequence[int], sampling: Mapping[str, Any], context: RunContext
+    ) -> tuple[dict[int, float] | None, Amount]:
+        """Sample a token: probabilities, or their logarithms before sampling, of those asked for.
+
+        `None`: the token is a part of a character.
+        """
+        body: dict[str, Any] = {
+            "model": self._client.model,
+            "prompt": list(prompt),
+            "max_tokens": 1,
+            "temperature": 1.0,
             "cache_prompt": True,
             "ignore_eos": True,  # where the end is sampled, no probabilities are sent
+            **sampling,
         }
         estimate = self._client.price.charge(
             Amount(calls=1, input_tokens=len(prompt), output_tokens=1)
         )
         answer, amount = await self._client.post("/completions", body, context, estimate=estimate)
-        wanted = set(tokens)
         try:
-            sent = answer["choices"][0]["logprobs"]["content"][0]["top_probs"]
-            return {t["id"]: float(t["prob"]) for t in sent if t["id"] in wanted}, amount
+            choice = answer["choices"][0]
+            if choice["logprobs"] is None and choice["text"] == _PART_OF_CHARACTER:
+                return None, amount
+            sent = choice["logprobs"]["content"][0]
+            after = "top_probs" in sent
+            named = sent["top_probs" if after else "top_logprobs"]
+            return {t["id"]: float(t["prob" if after else "logprob"]) for t in named}, amount
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InvalidResponse(
                 "the answer holds no probabilities", endpoint=self._client.name
             ) from error
+
+    def _left_out(self) -> InvalidResponse:
+        said = "the answer leaves out labels that were asked for"
+        return InvalidResponse(said, endpoint=self._client.name)
 
 
 def _completed(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
@@ -483,38 +505,3 @@ def _completed(known: dict[int, float], relative: dict[int, float]) -> dict[int,
     # Where the first push shows no label at all, each had less than this.
     scale = math.fsum(known.values()) / shared if shared else math.exp(-_PUSH) / _OTHERS
     return {token: p * scale for token, p in relative.items()} | known
-
-
-DEMONSTRATIONS = (
-    (
-        "Which language is the text written in?",
-        "Je voudrais une table pour deux personnes.",
-        "French",
-    ),
-    ("What is the text about?", "The striker scored twice before half time.", "sports"),
-    ("Is this a question or a statement?", "Where did you put the keys", "question"),
-    (
-        "What does the customer want?",
-        "My parcel was due on Monday and it is still not here.",
-        "track order",
-    ),
-    ("Is the text formal or informal?", "hey u coming 2nite or what", "informal"),
-    (
-        "Which season does the text describe?",
-        "Snow lay on the roofs and the pond was frozen.",
-        "winter",
-    ),
-    (
-        "Is the claim about the past or the future?",
-        "The bridge will open to traffic in two years.",
-        "future",
-    ),
-    (
-        "Who is speaking?",
-        "Please take this twice a day after meals and come back in a week.",
-        "doctor",
-    ),
-)
-"""Questions, texts and the labels that answer them, of eight unrelated tasks: they teach the form
-and favour no label. On SmolLM2-135M they rank the sentiment of texts better than a few labelled
-examples of the very task do, and far better than a prompt that lists the options."""

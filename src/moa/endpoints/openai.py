@@ -191,10 +191,15 @@ class OpenAIEndpoint(EndpointBase):
         self._check_length(prompt)
         written, amount = _Written(self.model), Amount()
         async with aclosing(self._events(prompt, context)) as events:
+            tokens = 0
             async for event in events:
                 if isinstance(event, Amount):
                     amount = event
-                elif piece := written.add(event, "delta"):
+                    continue
+                if context.watcher is not None and event.get("choices"):
+                    tokens += 1  # llama.cpp and vLLM send each in an event
+                    context.watcher(context.node or self.name, tokens)
+                if piece := written.add(event, "delta"):
                     yield piece
         if not written.finish_reason:
             raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)
@@ -219,7 +224,7 @@ class OpenAIEndpoint(EndpointBase):
         """See `Endpoint.embed`; raises `InvalidResponse` where a vector is missing or none."""
         need(self, "embed")
         body = {"model": self.model, "input": [neutralise(text) for text in texts]}
-        estimate = estimate_of(*texts, max_tokens=0, price=self.price)
+        estimate = replace(estimate_of(*texts, max_tokens=0, price=self.price), encodings=1)
         answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
         rows = objects_of(answer.get("data"))
         try:

@@ -227,6 +227,7 @@ def amount_of(
         input_tokens=taken,
         cached_input_tokens=cached,
         output_tokens=output,
+        encodings=estimate.encodings,
     )
 
 

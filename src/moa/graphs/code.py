@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import copy
 import json
 import re
 import tomllib
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from contextlib import suppress
+from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, Field
 
 from moa.agents import Agent
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext, quiet
-from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError
+from moa.endpoints import Completion
+from moa.endpoints.tokens import approximate_tokens
+from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.fields import Large
 from moa.graphs.recipe import Recipe, Sketch, tried
 from moa.node import Frozen, Reply
@@ -33,6 +36,8 @@ _FENCE = re.compile(
     r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)`*[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
+_ANY_FENCE = re.compile(r"^`{3,}", re.MULTILINE)
+_VALUES = re.compile(r"""\d+|'[^']*'|"[^"]*\"""")
 _PARSERS: dict[str, Parser] = {
     **dict.fromkeys(("python", "python3", "py"), "python"),
     "json": "json",
@@ -42,7 +47,7 @@ _WRITE = (
     "You are a careful programmer. Write the program that is asked for, with the names and the "
     "arguments that are given, and think of the edge cases. Write Python unless another "
     "language is asked for. Answer with one fenced code block that holds the program and what "
-    "it imports, and nothing else."
+    "it imports, no examples of its use, and nothing else."
 )
 _TEST = (
     "You are a careful tester. You write tests of what a programmer was asked for: plain "
@@ -58,6 +63,15 @@ _SHOWN = 4000
 """Characters of a sandbox's output that the writer is shown: the last ones, where errors stand."""
 _MAX_TESTS = 5
 _NOT_RUN = _MAX_TESTS + 1
+_LEAST_TOKENS, _TOKENS_A_TOKEN = 1024, 12
+"""Tokens that a program gets at first: so many for each of its task, and as many at least."""
+_EXAMPLES, _EXAMPLE_LINES = 3, 40
+"""Calls behind functions from which on they are examples of their use, where they were cut; and
+the most lines of the one that is cut."""
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_LAST, _NEW = 12, 0.3
+"""Lines at the end of a text that are looked at, and the share of them that must be different, or
+it repeats itself."""
 _LINE = 120
 """Characters of a line with an error that are shown."""
 
@@ -121,6 +135,10 @@ class Review(Frozen):
     )
 
 
+class _Cut(OutputError):
+    """More tokens would have given a program."""
+
+
 class Coder(Agent[str, Reply]):
     """Writes a program, or tests, in a fenced block.
 
@@ -129,6 +147,31 @@ class Coder(Agent[str, Reply]):
     """
 
     tag = ""
+    is_limited = False
+    """Whether it may be asked again with more tokens, so that one that is cut isn't repaired."""
+
+    def limited(self, max_tokens: int) -> Self:
+        """Give one that writes no more than so many tokens."""
+        other = copy.copy(self)
+        other.max_tokens = min(max_tokens, self.max_tokens)
+        other.is_limited = other.max_tokens < self.max_tokens
+        return other
+
+    def read(self, completion: Completion) -> Reply:
+        """Read the reply; of one that was cut among examples of its use, the program.
+
+        Raises:
+            _Cut: the limit cut a program that was going on.
+        """
+        reply = super().read(completion)
+        if completion.finish_reason != "length" or not _is_open(reply.text):
+            return reply
+        if (program := without_examples(reply.text)) is not None:
+            return Reply(text=program)
+        if self.is_limited and not repeats_itself(reply.text):
+            message = f"{self.max_tokens} tokens are too few for it"
+            raise _Cut(message, node=self.name, text=reply.text)
+        return reply
 
     def check(self, request: str, output: Reply) -> None:
         """Parse it."""
@@ -177,11 +220,15 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
     repairs: int = Field(default=2, ge=0)
     """Times a program that can't be parsed goes back; after that it is an `OutputError`."""
     max_tokens: int = Field(default=4096, ge=1)
-    """Maximum number of tokens of each text, reasoning included."""
+    """Maximum number of tokens of each text, reasoning included. Programs get fewer at first, by
+    the length of the task, and all of them where those don't do: a small model may repeat itself
+    until it is cut, which takes minutes."""
 
     def prepare(self) -> None:
         """Make the agents."""
         repairs, most = self.repairs, self.max_tokens
+        self.thinks = False
+        """Whether the writer was seen to think at length before it writes."""
         self.coder = Coder(self.writer, _WRITE, name="writer", repairs=repairs, max_tokens=most)
         self.tester = self.critic = None
         if self.sandbox is not None:  # else nobody would run the tests
@@ -218,10 +265,11 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             "one assert statement a line, in one fenced block. Do not write the program itself."
         )
         without = "the program runs without tests"
-        wrote = await tried(self.tester.run(prompt, hidden), hidden, without, kind="degraded")
+        writing = self._coded(self.tester, task, prompt, hidden)
+        wrote = await tried(writing, hidden, without, kind="degraded")
         if wrote is None:
             return ()
-        found = source_of(wrote.output.text)
+        found = source_of(wrote)
         if parser_of(found.language) != "python":
             return (found.code,)
         tests = _asserts(found.code)
@@ -229,12 +277,25 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             hidden.note("degraded", "the program runs without tests: none of them is an assert")
         return tests
 
+    async def _coded(self, coder: Coder, task: str, prompt: str, hidden: RunContext) -> str:
+        """Have it written in as many tokens as such a task takes, or else with all."""
+        tokens = max(_LEAST_TOKENS, _TOKENS_A_TOKEN * approximate_tokens(task))
+        first = coder if self.thinks else coder.limited(tokens)
+        try:
+            return (await first.run(prompt, hidden)).output.text
+        except OutputError as error:
+            if not first.is_limited or (error.text and not isinstance(error, _Cut)):
+                raise
+            self.thinks = not error.text  # all tokens went into thoughts, and will next time
+            hidden.note("repaired", f"asked again, with {coder.max_tokens} tokens: {error}")
+            return (await coder.run(prompt, hidden)).output.text
+
     async def _tried(
         self, task: str, before: _Written | None, tests: Sequence[str], hidden: RunContext
     ) -> _Written:
         """Write a program, or mend the one before it, and find its faults."""
         prompt = task if before is None else _to_mend(task, before)
-        reply = (await self.coder.run(prompt, hidden)).output.text
+        reply = await self._coded(self.coder, task, prompt, hidden)
         code, language = source_of(reply)
         program = Program(
             text=code,
@@ -311,6 +372,51 @@ def source_of(text: str) -> Source:
     return Source(code, language)
 
 
+def _is_open(text: str) -> bool:
+    """Whether a text ends within a fenced block."""
+    return len(_ANY_FENCE.findall(text)) % 2 == 1
+
+
+def without_examples(text: str) -> str | None:
+    """Close a block of Python that was cut among examples of its use, and leave those out.
+
+    A small model that has written the program may go on with examples until it is cut. `None`: it
+    was cut elsewhere.
+    """
+    opened, _, source = text.partition("\n")
+    while source and not opened.startswith("```"):
+        opened, _, source = source.partition("\n")
+    *lines, cut = source.split("\n")
+    for _ in range(_EXAMPLE_LINES):
+        with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            body = _python("\n".join(lines)).body
+            last = _program_end(body)
+            goes_on = cut.startswith((" ", "\t", "def ", "async ", "class ", "@"))
+            return None if last is None or goes_on else _fenced(opened, lines[:last])
+        cut = lines.pop()
+    return None
+
+
+def _program_end(body: Sequence[ast.stmt]) -> int | None:
+    """Give the line that a program ends in, before examples; `None`: there are none."""
+    program = len(body)
+    while program and isinstance(body[program - 1], ast.Expr):
+        program -= 1
+    made = any(isinstance(each, _DEFINITIONS) for each in body[:program])
+    return body[program - 1].end_lineno if made and len(body) - program >= _EXAMPLES else None
+
+
+def _fenced(opened: str, lines: Sequence[str]) -> str:
+    return "\n".join([opened, *lines, "```"])
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether the last lines of a text are one again and again, but for figures and strings."""
+    *lines, _ = (_VALUES.sub("", line.strip()) for line in text.split("\n") if line.strip())
+    last = lines[-_LAST:]
+    return len(last) == _LAST and len(set(last)) <= _LAST * _NEW
+
+
 def _asserts(source: str) -> Sequence[str]:
     """Keep what tests, each with what all import; a model may write the program once more."""
     lines = ast.parse(source).body
@@ -319,19 +425,23 @@ def _asserts(source: str) -> Sequence[str]:
     return ["\n".join([*imports, each]) for each in asserts[:_MAX_TESTS]]
 
 
+def _python(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the program, such as an invalid escape
+        # For the line of an error, CPython opens the file of this name: there is none.
+        return ast.parse(source, filename="")
+
+
 def _parse(source: str, parser: Parser) -> None:
     parse: dict[Parser, Callable[[str], object]] = {
-        # For the line of an error, CPython opens the file of this name: there is none.
-        "python": partial(ast.parse, filename=""),
+        "python": _python,
         "json": json.loads,
         "toml": tomllib.loads,
     }
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the program, such as an invalid escape
-            parsed = parse[parser](source)
-            if isinstance(parsed, ast.Module) and _is_value(parsed):
-                raise ValueError("it is a value alone, and does nothing")
+        parsed = parse[parser](source)
+        if isinstance(parsed, ast.Module) and _is_value(parsed):
+            raise ValueError("it is a value alone, and does nothing")
     except SyntaxError as error:
         shown = (error.text or "").strip()[:_LINE]
         where = f"line {error.lineno}" if error.lineno else "somewhere"

@@ -41,6 +41,10 @@ MAX_TOKENS = 1024
 """Of an answer, unless a table says otherwise."""
 _REPEATED = 0.7
 """Temperature of an endpoint that a table names more than once in a layer."""
+_ALONE = (
+    "as no second model here can write; name one several times in `proposers` to have its own "
+    "answers merged, which takes more and wasn't shown to be better"
+)
 _READ_EACH_OTHER = (
     "small models that read what others wrote tend to write worse; a larger model, or choosing "
     "among what small ones wrote, does better"
@@ -93,7 +97,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         self.readers = tuple(tuple(readers_of(layer, seed=self.seed)) for layer in layers)
         self.top = Reader(aggregator, seed=self.seed)
         self.aggregations = aggregations
-        smallest = min(len(layer) for layer in layers)
+        smallest = min((len(layer) for layer in layers), default=1)
         if not smallest:
             raise ConfigError(f"{self.name}: proposers: a layer is empty, but takes at least one")
         for what, number in (("quorum", self.quorum), ("agree", self.agree)):
@@ -120,6 +124,8 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                 wrong, or broke off when some of its text was streamed.
         """
         run = _Run(self, request, context)
+        if not self.readers:
+            context.note("skipped", f"proposers: {self.top.name!r} answers alone, {_ALONE}")
         await run.propose()
         if run.agreed is not None:
             return self._chosen(run, run.agreed, "the proposers agree")
@@ -172,7 +178,7 @@ def _named_in(given: list[Any] | None, table: Table) -> list[Any]:
     if given is None:
         both = (table.endpoints.slm, table.endpoints.llm)
         able = [one.name for one in both if can_write(one.model)]
-        given = able if len(able) > 1 else [table.endpoints.llm.name] * len(both)
+        given = able if len(able) > 1 else [[]]
     if "temperature" in table.shared:
         return given
     if given and all(isinstance(layer, list) for layer in given):
@@ -221,7 +227,8 @@ class Mixture(BaseMixture, recipe="mixture"):
     """Who is asked in each layer, or one list for each layer. `Proposer` gives an endpoint a
     temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
     "Mind the cost." }`; an endpoint that stands there twice gets a temperature of 0.7. Missing: the
-    default small one and the default large one."""
+    default small one and the default large one, if both can write; else the aggregator alone is
+    asked."""
     aggregator: Annotated[Member, FromEndpoint(aggregator_of)]
     """Who writes the answer from those of the last layer."""
     layers: int = Field(default=1, ge=1)
@@ -233,6 +240,8 @@ class Mixture(BaseMixture, recipe="mixture"):
 
     def _layers(self) -> Iterator[Sequence[Node[Any, Any]]]:
         proposers = cast("list[Any]", self.proposers)
+        if proposers == [[]]:  # what a table says that names none, where one model alone can write
+            return
         nested = [isinstance(one, Sequence) for one in proposers]
         if not any(nested):
             yield from [proposers] * self.layers

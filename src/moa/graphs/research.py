@@ -14,12 +14,23 @@ from pydantic import BaseModel, Field
 from moa.agents import Agent
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, count_text_deltas, quiet
-from moa.documents import Passage
-from moa.documents.claims import Citation, Claim, Grade, checked_claims, cited, claims_in
+from moa.documents import Passage, Passages
+from moa.documents.claims import (
+    Citation,
+    Claim,
+    Grade,
+    checked_claims,
+    cited,
+    claims_in,
+    joined,
+    without_unsupported,
+)
+from moa.documents.retrieval import Retriever
 from moa.endpoints.known import can_write
+from moa.endpoints.tokens import approximate_tokens, window_of
 from moa.errors import InputError, MoaError, check_recoverable
 from moa.graphs.fields import IN_PYTHON, Large
-from moa.graphs.rag import NotInDocuments, Rag, RagOutcome
+from moa.graphs.rag import Answerer, NotInDocuments, Rag, RagOutcome, Sheet
 from moa.graphs.recipe import FromTable, Recipe, Sketch, each_tried, tried
 from moa.node import Frozen, Node, Reply, Text, in_place
 
@@ -151,8 +162,35 @@ class Synthesis(Agent[Findings, Reply]):
         return "\n\n".join([*parts, f"Question: {escaped(request.question)}"])
 
 
+class Everything(Retriever):
+    """Gives all passages that there are, whatever is asked."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        super().__init__(name="passages")
+        self.passages = tuple(passages)
+
+    async def answer(self, request: Text | str, context: RunContext) -> Passages:
+        """Give them."""
+        del request, context
+        return Passages(passages=self.passages)
+
+
+class WholeReader(Answerer):
+    """Answers all parts of a question from passages that hold whatever there is."""
+
+    asks = (
+        "The question may have several parts. Answer each part in one short sentence with what "
+        "was asked for, in the language of the question, and behind each sentence write the "
+        "number of the passage it rests on, as in [2]. If passages contradict each other, report "
+        "each side. If they say nothing about a part, say so."
+    )
+
+
 class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     """Answers a question part by part, from your sources, and tells what they disagree about.
+
+    Where the answerer is a `Rag` over no more passages than its parts would read, and all of them
+    fit the window of its writer, that reads them all in one call.
 
     Raises:
         CapabilityError: `llm` can't complete.
@@ -162,11 +200,10 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         >>> from moa.documents.retrieval import BM25
         >>> from moa.graphs.research import Research
         >>> guide = Passage(document="guide", title="Guide", text="The bridge is 80 years old.")
-        >>> reader = ScriptedEndpoint(["It is 80 years old [1]."])
-        >>> answerer = Rag(retriever=BM25([guide]), writer=reader)
-        >>> large = ScriptedEndpoint(['{"questions": ["How old is the bridge?"]}', "80 years [1]."])
+        >>> large = ScriptedEndpoint(["It is 80 years old [1]."])
+        >>> answerer = Rag(retriever=BM25([guide]), writer=large)
         >>> print(Research(llm=large, answerer=answerer).run_sync("The bridge?").output.text)
-        80 years [1].
+        It is 80 years old [1].
     """
 
     llm: Large
@@ -213,6 +250,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         question = str(request).strip()
         if not question:
             raise InputError(f"{self.name}: the question is empty")
+        if reader := await self._reader(question, context):
+            return _report_of(question, (await in_place(reader, question, context)).output)
         silent = quiet(context)  # the report alone is shown
         asked = await self._divided(question, silent)
         found = await self._looked_up(question, asked, silent)
@@ -228,6 +267,33 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             return NotInDocuments(reason=f"the sources answer no part of it: {reasons}")
         found = await self._compared(found, silent)
         return await self._report(found, context)
+
+    async def _reader(self, question: str, context: RunContext) -> Rag | None:
+        """Make what answers all parts in one call; `None` where there is too much to read."""
+        rag = self.answerer
+        if not isinstance(rag, Rag) or type(rag.answerer) is not Answerer or rag.relevance:
+            return None
+        found = await rag.finder.all(context) if isinstance(rag.finder, Retriever) else None
+        most = self.max_parts * rag.top_k
+        if not found or len(found) > most:
+            return None
+        writer = rag.answerer.endpoint
+        reader = WholeReader(writer, name="answerer", max_tokens=self.report_tokens)
+        (sent,) = await reader.prompts(Sheet(question=question, passages=found), context)
+        window = window_of(writer)
+        texts = " ".join(text for _, text in sent.messages)
+        tokens = approximate_tokens(texts) if sent.tokens is None else sent.tokens
+        if window is not None and tokens + self.report_tokens > window:
+            return None
+        return Rag(
+            name="whole",
+            retriever=Everything(found),
+            embedder=rag.embedder,
+            writer=reader,
+            check=self.support or False,
+            near=0,
+            top_k=most,
+        )
 
     async def _divided(self, question: str, context: RunContext) -> list[str]:
         if not self.writes:
@@ -262,7 +328,8 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         return found.model_copy(update={"disagreements": tuple(compared.output.disagreements)})
 
     async def _report(self, found: Findings, context: RunContext) -> Report:
-        text, written = str(found), False
+        text, written = "", False
+        citations, claims = tuple[Citation, ...](), tuple[Claim, ...]()
         if self.writes:
             shown, heard = count_text_deltas(context)
             try:
@@ -272,19 +339,16 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
                 if shown():  # whoever reads along would be left with half a report
                     raise
                 context.note("failed", f"no report was written: {error}")
+        if written:
+            text, citations, claims = await self._checked(text, found, context)
+            written = bool(text)
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")
-        text, citations = await cited(text, found.passages, context)
-        claims = tuple(claim for each in found.answered for claim in each.claims)
-        if written:
-            claims = await checked_claims(text, found.passages, self.support, context)
-        kept = [claim for claim in claims if claim.verdict != "unsupported"]
-        if kept and len(kept) < len(claims):
-            gone = " ".join(claim.text for claim in claims if claim.verdict == "unsupported")
-            context.note("dropped", f"no passage says {gone!r:.1000}")
-            text = _said(kept)
-        elif claims and not kept:
-            context.note("degraded", "no passage says any sentence of it")
+            text = str(found)
+            citations = tuple(
+                Citation(number=n, passage=p) for n, p in enumerate(found.passages, 1)
+            )
+            claims = tuple(claim for each in found.answered for claim in each.claims)
         if written and not citations:
             context.note("degraded", "the report cites nothing")
         return Report(
@@ -297,6 +361,16 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             written_by="llm" if written else "findings",
         )
 
+    async def _checked(
+        self, written: str, found: Findings, context: RunContext
+    ) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
+        """Give what the passages say of a report, the passages that it cites, and its sentences."""
+        text, citations = await cited(written, found.passages, context)
+        claims = await checked_claims(
+            text, found.passages, self.support, context, question=found.question
+        )
+        return (*without_unsupported(text, citations, claims, context), claims)
+
     def sketch(self, sketch: Sketch) -> None:
         """Its nodes as they follow one another."""
         each = (self.answerer, f"{self.answerer.name} each")
@@ -305,6 +379,25 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             sketch.chain(self.divider, each, self.comparer, self.synthesis, checked)
         else:
             sketch.chain(each)
+
+
+def _report_of(question: str, outcome: RagOutcome) -> Report | NotInDocuments:
+    """Take over an answer to all parts."""
+    if isinstance(outcome, NotInDocuments):
+        return outcome
+    numbers = tuple(citation.number for citation in outcome.citations)
+    finding = Finding(
+        question=question, answer=outcome.text, citations=numbers, claims=outcome.claims
+    )
+    return Report(
+        text=outcome.text,
+        findings=(finding,),
+        citations=outcome.citations,
+        claims=outcome.claims,
+        unanswered=(),
+        disagreements=(),
+        written_by="llm" if outcome.kind == "answer" else "findings",
+    )
 
 
 def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, int]) -> Finding:
@@ -327,17 +420,12 @@ def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, 
         claims.append(claim.model_copy(update={"numbers": marks}))
     return Finding(
         question=asked,
-        answer=_said(claims),
+        answer=joined(claims),
         citations=tuple(sorted({n for claim in claims for n in claim.numbers})),
         claims=tuple(claims),
         unsupported=tuple(unsupported),
         missing=None if claims else "no passage says what was answered",
     )
-
-
-def _said(claims: Sequence[Claim]) -> str:
-    """Put sentences one after another, each with its citations."""
-    return " ".join(f"{c.text} {''.join(f'[{n}]' for n in c.numbers)}".strip() for c in claims)
 
 
 def _numbered(findings: Findings) -> str:

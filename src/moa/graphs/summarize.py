@@ -3,10 +3,10 @@
 A map over chunks and one final step, as in Wu et al. 2021, "Recursively summarizing books with
 human feedback", arXiv:2109.10862; but the map keeps sentences of the text as they stand.
 
-A sentence counts by how near it is to the centroid of the text, and to what the text is about
-(Radev et al. 2004, "Centroid-based summarization of multiple documents"; with vectors of sentences,
-Rossiello et al. 2017, "Centroid-based text summarization through compositionality of word
-embeddings"). What says the same as a sentence that is taken counts less (maximal marginal
+A sentence counts by its figures, and by how near it is to the centroid of the text and to what the
+text is about (Radev et al. 2004, "Centroid-based summarization of multiple documents"; with vectors
+of sentences, Rossiello et al. 2017, "Centroid-based text summarization through compositionality of
+word embeddings"). What says the same as a sentence that is taken counts less (maximal marginal
 relevance, Carbonell and Goldstein 1998).
 """
 
@@ -55,6 +55,10 @@ _MAX_TOKENS = 2048
 """Of a summary that is written, reasoning included."""
 _REDUNDANCY = 0.3
 """How much the likeness to the nearest sentence that is taken counts against one."""
+_FIGURE, _MOST_FIGURES = 0.15, 3
+"""What each figure of a sentence adds to its worth, up to so many: the most central sentences of
+minutes and contracts name their topics, those with figures say what is settled. Chosen on business
+texts of one writer (.25 of their facts kept without it, .49 with); of another's .23 and .38."""
 _SAME = 0.95
 """Cosine from which on a sentence repeats one that is taken, and is left out."""
 
@@ -268,6 +272,7 @@ class Salience:
         worth = rows @ self._centroid
         for text in self._about:
             worth = worth + rows @ normalised([self._vectors[text]])[0]
+        worth = worth + [_FIGURE * min(_MOST_FIGURES, len(numbers(each.text))) for each in said]
         nearest = worth * 0
         taken: list[int] = []
         while (best := int(worth.argmax())) not in taken and worth[best] > -math.inf:

@@ -9,44 +9,60 @@ examples of the settings.
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Mapping
-from importlib.resources import files
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from moa.agents import Agent
-from moa.agents.base import TypedNode
-from moa.agents.classifier import Classifier
-from moa.agents.deciding import Decider, DecidingAgent
+from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
-from moa.agents.sentiment import Mood, Sentiment
-from moa.agents.splitting import excerpt
+from moa.agents.sentiment import Sentiment
 from moa.calibration.learned import Learned
-from moa.context import RunContext
-from moa.endpoints import Endpoint, Example
-from moa.endpoints.encoders import encoder_for, feeds_heads
+from moa.documents import Passages
+from moa.documents.index import Index, Indexed
+from moa.endpoints.encoders import encoder_for, feeds_heads, sentence_encoder
 from moa.endpoints.known import can_write
-from moa.graphs.engine.graph import BuiltGraph, Graph
+from moa.graphs.engine.graph import BuiltGraph, Graph, Handle
 from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import FromFile, Large, Small, beside_config
 from moa.graphs.recipe import WiredRecipe
+from moa.graphs.support_reading import (
+    DANGER,
+    INTENTS,
+    DangerFinder,
+    Excerpt,
+    as_one_text,
+    intent_of,
+    is_there,
+    is_urgent,
+    may_be_urgent,
+    read,
+    urgency_of,
+    with_danger,
+    worse,
+)
+from moa.graphs.support_reading import Intent as Intent
+from moa.graphs.support_reading import Reading as Reading
+from moa.graphs.support_reading import Ticket as Ticket
+from moa.graphs.support_replies import (
+    Letter,
+    ReplyWriter,
+    Sent,
+    TextOrFile,
+    Waiting,
+    doubts_about,
+    is_sent,
+    letter_of,
+)
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import CRITERION as SPAM
 from moa.guards.spam import Spam
 from moa.node import Became, Dropped, Frozen, Reply, Text
-from moa.questions import Choice, Score, score
+from moa.questions import Choice
 
-INSTRUCTIONS = (
-    "You work for the support of {company}. Write the reply to the customer's message: {tone}. "
-    "Write it in the language of the message. Promise nothing that the message doesn't settle. "
-    "Answer with the reply alone."
-)
 HEADS_READ = 1000
 """Tokens of a message that heads decide on at the least: the encoder is quick, and a wish stands
 anywhere in a long message."""
@@ -54,60 +70,42 @@ UNWRITTEN = "replies"
 """The queue of the messages that people answer, where no model can."""
 QUARANTINE = "quarantine"
 """The queue of what looks unwanted: people look through it, and nothing in it is lost."""
-_BECAME: Mapping[str, Became] = {UNWRITTEN: "waiting", QUARANTINE: "quarantined"}
+IN_DANGER = "danger"
+"""The queue that people look at first: somebody may be hurt, or about to be."""
+FOUND = 3
+"""Passages of the documents that whoever writes a reply is given."""
+_BECAME: Mapping[str, Became] = {
+    UNWRITTEN: "waiting",
+    QUARANTINE: "quarantined",
+    IN_DANGER: "in danger",
+}
 """What it means to stand in a queue of the graph's own."""
 Unwanted = Literal["spam", "injection"]
+_File = Annotated[str | Path, FromFile()]
 D = TypeVar("D", bound=DecidingAgent[Any])
-_NO_SUBJECT = re.compile(r"[\[(<]?(no subject|none)[\])>]?", re.IGNORECASE)
-
-
-class Ticket(BaseModel):
-    """A message to the support of a shop."""
-
-    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
-
-    text: str
-    subject: str | None = None
-    customer: str | None = None
-    id: str | None = None
-
-
-class Urgency(BaseModel):
-    """Whether a message can wait."""
-
-    urgency: Score = score("How urgent is this message?", levels=["can wait", "today", "now"])
-
-
-class Reading(Frozen):
-    """What the small model made of a message."""
-
-    language: str | None
-    sentiment: Mood
-    intent: Choice[str | None]
-    urgency: Score
-    spam: Verdict
-    injection: Verdict
 
 
 class Answered(Reply):
     """A message with its reply."""
 
     kind: Literal["reply", "draft"] = "reply"
-    """A draft is by a small model: somebody has to read it before it is sent."""
+    """A draft has to be read by somebody before it is sent; `doubts` say why."""
     written_by: Literal["llm", "template"]
     reason: str
     """Why the LLM wrote it, or why it didn't have to."""
+    doubts: tuple[str, ...] = ()
+    """Why it is a draft, in words; none of a reply."""
     decisions: Reading
 
     @property
     def became(self) -> Became:
-        """Whether it is a template, a draft, or a reply of a large model."""
+        """Whether it is a template, a draft, or a reply that a model wrote."""
         if self.kind == "draft":
             return "drafted"
         return "replied" if self.written_by == "template" else "written"
 
     def __str__(self) -> str:
-        return f"for an LLM, {self.reason}: {self.text}" if self.kind == "draft" else self.text
+        return f"draft, {self.reason}: {self.text}" if self.kind == "draft" else self.text
 
 
 class Routed(Frozen):
@@ -120,7 +118,7 @@ class Routed(Frozen):
 
     @property
     def became(self) -> Became:
-        """Whether it waits for a reply, is set aside, or is with the people of a queue."""
+        """Whether it comes first, waits for a reply, is set aside, or is with people of a queue."""
         return _BECAME.get(self.queue, "routed")
 
     def __str__(self) -> str:
@@ -143,71 +141,13 @@ class Rejected(Dropped):
 SupportOutcome = Answered | Routed | Rejected
 
 
-class Excerpt(TypedNode[Text, Text]):
-    """Gives the opening and the end of a text that is too long to be decided on as a whole."""
-
-    def __init__(self, max_tokens: int) -> None:
-        super().__init__(name="excerpt")
-        self.max_tokens = max_tokens
-
-    async def answer(self, request: Text, context: RunContext) -> Text:
-        """Cut, and say so in the trace."""
-        text = excerpt(request.text, max_tokens=self.max_tokens)
-        if text == request.text:
-            return request
-        context.note(
-            "truncated",
-            f"decided on {len(text)} of {len(request.text)} characters, the opening and the end; "
-            "whoever writes the reply reads all of it",
-        )
-        return Text(text=text, language=request.language)
-
-
-class Waiting(TypedNode[Text, Dropped]):
-    """Stands where a large model would write, and leaves the text to people."""
-
-    def __init__(self) -> None:
-        super().__init__(name="reply")
-
-    async def answer(self, request: Text, context: RunContext) -> Dropped:
-        """Write nothing, and say why in the trace."""
-        del request
-        reason = "it needs a large model, and none is configured"
-        context.note("escalated", f"to people: {reason}")
-        return Dropped(reason=reason)
-
-
-class Intent(BaseModel):
-    """What a message can want, and what is done then: reply, else route, else have it written."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    means: str
-    """What it means, in words."""
-    examples: tuple[str, ...] = ()
-    """Messages that want it, shown to a model whose label probabilities are read."""
-    reply: dict[str, str] = Field(default_factory=dict[str, str])
-    """The routine reply, by language; a message in another language is routed or written."""
-    queue: str | None = None
-    """Who takes care of it without a reply."""
-
-
-_SHIPPED = tomllib.loads(files("moa.graphs").joinpath("support.toml").read_text("utf-8"))
-INTENTS = {name: Intent(**intent) for name, intent in _SHIPPED["intents"].items()}
-OTHERS: tuple[str, ...] = tuple(_SHIPPED["others"])
-"""Messages that want none of it."""
-URGENCY_EXAMPLES: tuple[tuple[str, str], ...] = tuple(
-    (text, level) for text, level in _SHIPPED["urgency"]
-)
-"""Texts, and how urgent they are."""
-
-
 class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """A support inbox: drop, route, answer.
 
-    A message is cleaned, read by five small decisions side by side, then settled or written. The
-    decisions are on an excerpt of a long message. Whoever writes the reply reads all of it, and so
-    do the rules of `InjectionRules`.
+    A message is cleaned, read by five small decisions side by side, then settled or written; one
+    more is asked of an urgent message, whether people are in danger. The decisions are on an
+    excerpt of a long message. Whoever writes the reply reads all of it, and so do the rules of
+    `InjectionRules`. What is written is looked at before it is a reply: see `doubts`.
 
     Raises:
         CapabilityError: `slm` can't decide, or `llm` can't complete.
@@ -224,9 +164,22 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     slm: Small
     """Decides."""
     llm: Large
-    """Writes the replies that no routine settles. Where its tier is `slm`, they are drafts, and
-    urgent messages go to people: a small model's advice on smoke or a stolen card helps nobody. The
-    built-in model writes too badly even for drafts, so all those messages go to people."""
+    """Writes what no routine settles. Of a model that is known to be small it is a draft, and
+    urgent messages go to people: its advice on a stolen card helps nobody. The built-in model
+    writes too badly even for drafts, so all those messages go to people."""
+    replies: Sent | None = None
+    """Whether what the model writes may be sent unread, where nothing speaks against the text
+    itself. `None`: what is known of the model decides: from 7 billion parameters on it may, as its
+    name tells them; where that tells nothing, that of an endpoint whose tier is `llm` may."""
+    policy: Annotated[str, TextOrFile()] = ""
+    """The rules of the house, in words, or a file of them (`.md` or `.txt`): what is taken back,
+    who looks at bills, what is never promised. Whoever writes replies reads all of it."""
+    facts: tuple[str, ...] = ()
+    """What else may be said, such as prices and hours, a fact a text; all of them are read."""
+    documents: _File | Sequence[_File] | None = None
+    """Files and folders in which more facts are searched for each reply, as in `rag`."""
+    index: Annotated[Path, AfterValidator(beside_config)] | None = None
+    """Folder that keeps what was read of the documents; `None` reads it anew in each process."""
     company: str = "an online shop for headphones"
     """Who answers, as the writer of replies is told."""
     tone: str = "friendly, concrete, at most five sentences"
@@ -237,6 +190,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """What is quarantined as an injection."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which on a message is quarantined."""
+    danger: str = Field(default=DANGER, min_length=1)
+    """What goes to people before all else, to the queue `danger`, where a message is urgent or may
+    be."""
+    danger_threshold: float = Field(default=0.15, gt=0, lt=1)
+    """Probability of danger from which on an urgent message does: a false alarm costs a look. One
+    that may be urgent takes 0.6."""
     drop: tuple[Unwanted, ...] = ()
     """What is dropped instead of quarantined. Nothing, unless you say so: a customer whose message
     is dropped is never heard of again."""
@@ -267,13 +226,10 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     where the shipped heads decide, 1,000 at the least."""
     reply_tokens: int = Field(default=300, gt=0)
     """Maximum tokens of a reply."""
-    draft_tokens: int = Field(default=40, gt=0)
-    """Maximum tokens of a draft by the small model, where there is no large one."""
 
     def wire(self) -> BuiltGraph[Ticket, SupportOutcome]:
         """Clean, read, then settle or write."""
-        slm, llm = self.slm, self.llm
-        g = Graph(self.name, Ticket)
+        slm, g = self.slm, Graph(self.name, Ticket)
         text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
         encoder = encoder_for(slm) if self.heads else None
         heads = encoder is not None and feeds_heads(encoder)
@@ -290,19 +246,57 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         intent = g.add(self._by(intent_of(slm, self.intents, self.labelled)), extract, when=there)
         urgency = g.add(self._by(urgency_of(slm)), extract, when=there)
 
-        reading = g.join(read, text, spam, g.join(worse, rules, injection), mood, intent, urgency)
-        needs_llm = reading.map(self.needs_llm)
-        if llm.tier == "slm" and not can_write(llm.model):
-            waiting = g.add(Waiting(), text, when=needs_llm, eager=False)
-            return g.build(g.join(self.settle, reading, waiting))
-        writer = Agent(
-            llm,
-            INSTRUCTIONS.format(company=self.company, tone=self.tone),
-            name="reply",
-            max_tokens=self.draft_tokens if llm.tier == "slm" else self.reply_tokens,
+        danger = g.add(
+            self._by(DangerFinder(slm, self.danger)), extract, when=urgency.map(may_be_urgent)
         )
-        reply = g.add(writer, text, when=needs_llm, eager=False)
-        return g.build(g.join(self.settle, reading, reply))
+
+        unwanted_too = g.join(worse, rules, injection)
+        decided = g.join(read, text, spam, unwanted_too, mood, intent, urgency, danger)
+        reading = decided.map(partial(with_danger, threshold=self.danger_threshold))
+        needs_llm = reading.map(self.needs_llm)
+        found = self._search(g, text, needs_llm)
+        letter = g.join(self._letter, text, reading, *found)
+        reply = g.add(self._writer(), letter, when=needs_llm, eager=False)
+        return g.build(g.join(self.settle, reading, letter, reply))
+
+    def _writer(self) -> ReplyWriter | Waiting:
+        """Make what writes, or stands where nobody can."""
+        if not can_write(self.llm.model):
+            return Waiting()
+        return ReplyWriter(
+            self.llm,
+            company=self.company,
+            tone=self.tone,
+            policy=self.policy,
+            facts=self.facts,
+            max_tokens=self.reply_tokens,
+        )
+
+    def _search(
+        self, g: Graph[Ticket], text: Handle[Text], needed: Handle[bool]
+    ) -> list[Handle[Passages | Skipped]]:
+        """Have facts searched for in the documents, if there are any."""
+        if self.documents is None and self.index is None:
+            return []
+        finder = Indexed(
+            self.documents,
+            Index(self.index),
+            endpoint=encoder_for(self.slm) or sentence_encoder(),
+            top_k=FOUND,
+            name="facts",
+        )
+        return [g.add(finder, text, when=needed, eager=False)]
+
+    def _letter(
+        self, text: Text, reading: Reading | None, found: Passages | Skipped | None = None
+    ) -> Letter:
+        return letter_of(text, reading, found, self.intents if self._is_clear(reading) else {})
+
+    def _is_clear(self, reading: Reading | None) -> bool:
+        """Whether it is sure enough what a message wants to be told to whoever writes."""
+        if reading is None or reading.intent.status != "answered" or reading.intent.doubtful:
+            return False
+        return self._unclear(reading.intent) is None
 
     def _by(self, agent: D, criterion: str | None = None) -> D:
         """Have an agent decide by the shipped head of its question, if that asks what ships."""
@@ -313,7 +307,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         if not self.heads:
             return agent
         made = agent.with_heads()
-        ours = {"intent": self.intents == INTENTS and self.labelled is None}
+        shop = self.intents == INTENTS and self.labelled is None
+        ours = {"intent": shop, "danger": False}  # whose words decide: no head was fitted
         if isinstance(agent, Filter):
             ours[question.name] = agent.criterion == criterion
         return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
@@ -331,7 +326,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return "as the small model left a question open"
         if doubtful := [name for name, answer in answers.items() if answer.doubtful]:
             return f"as the small model can't tell: {', '.join(doubtful)} DOUBTFUL"
-        if reading.urgency.level == "now":
+        if is_urgent(reading.urgency):
             return "as it is urgent"
         if reading.intent.label is None:
             return "as it wants nothing that is routine"
@@ -363,10 +358,14 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         confidence = reading.intent.confidence or 0
         return f"as a template for {label!r} takes more certainty (confidence {confidence:.2f})"
 
-    def settle(self, reading: Reading | None, reply: Reply | Dropped | Skipped) -> SupportOutcome:
-        """Give the outcome: dropped, in quarantine, written, by routine, or to people."""
+    def settle(
+        self, reading: Reading | None, letter: Letter, reply: Reply | Dropped | Skipped
+    ) -> SupportOutcome:
+        """Give the outcome: to people, dropped, in quarantine, written, or by routine."""
         if reading is None:
             return Rejected(reason="the message is empty")
+        if danger := self._danger(reading):
+            return Routed(queue=IN_DANGER, reason=danger, decisions=reading)
         if unwanted := self._unwanted(reading):
             kind, reason = unwanted
             if kind in self.drop:
@@ -376,25 +375,54 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         if isinstance(reply, Dropped) or self._for_people(reading):
             return Routed(queue=UNWRITTEN, reason=why, decisions=reading)
         if isinstance(reply, Reply):
-            return Answered(
-                text=reply.text,
-                kind="draft" if self.llm.tier == "slm" else "reply",
-                written_by="llm",
-                reason=why,
-                decisions=reading,
-            )
+            return self._answered(reply, letter, reading, why)
         outcome = self._routine(reading)
         assert outcome is not None, "what no routine settles was written"
         return outcome
 
-    def _for_people(self, reading: Reading | None) -> bool:
-        """Whether it is too urgent for a small model's draft."""
-        return (
-            reading is not None
-            and self.llm.tier == "slm"
-            and reading.urgency.level == "now"
-            and self._unwanted(reading) is None
+    def _answered(
+        self, reply: Reply, letter: Letter, reading: Reading, why: str
+    ) -> Answered | Routed:
+        """Look at what was written: a reply, a draft, or nothing that helps whoever answers."""
+        sent = self._trusted if self.replies is None else self.replies == "send"
+        given = [text for text in (self.policy, *self.facts) if text.strip()]
+        doubts, useless = doubts_about(reply, letter, given, sent=sent, model=self.llm.model)
+        if useless:
+            reason = f"{why}; what {self.llm.model} wrote is of no use: {doubts[-1]}"
+            return Routed(queue=UNWRITTEN, reason=reason, decisions=reading)
+        return Answered(
+            text=reply.text,
+            kind="draft" if doubts else "reply",
+            written_by="llm",
+            reason=why,
+            doubts=tuple(doubts),
+            decisions=reading,
         )
+
+    @property
+    def _trusted(self) -> bool:
+        """Whether what the model writes may go out unread, by what is known of it."""
+        return is_sent(self.llm)
+
+    def _danger(self, reading: Reading) -> str | None:
+        """Say why people look at it first; `None` where nothing tells of danger."""
+        danger = reading.danger
+        if danger is None:
+            return None
+        if danger.status != "answered":
+            return "it is urgent, and nobody could say whether people are in danger"
+        p = danger.probability
+        sure = "" if p is None else f" (probability {p:.2f})"
+        also = self._unwanted(reading)
+        said = f"; also {also[1]}" if also else ""
+        return f"it may be {self.danger}{sure}{said}" if danger.value else None
+
+    def _for_people(self, reading: Reading | None) -> bool:
+        """Whether no model may answer it: people are in danger, or a small one is too small."""
+        if reading is None or self._danger(reading):
+            return reading is not None
+        urgent = reading.urgency.status == "answered" and is_urgent(reading.urgency)
+        return urgent and not self._trusted and self._unwanted(reading) is None
 
     def _routine(self, reading: Reading) -> Answered | Routed | None:
         label = reading.intent.label
@@ -415,78 +443,3 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             if not verdict.kept:
                 return kind, f"{kind}: {verdict.reason}"
         return None
-
-
-def intent_of(
-    slm: Endpoint, intents: Mapping[str, Intent] = INTENTS, labelled: Path | None = None
-) -> Classifier[str | None]:
-    """Build the agent that tells what a message is about.
-
-    Raises:
-        ConfigError: the file `labelled` can't be read, or has another intent.
-    """
-    # One of each in turn: what stands together at the end weighs most.
-    columns = zip_longest(*(intent.examples for intent in intents.values()))
-    named = (zip(column, intents, strict=True) for column in columns)
-    examples: list[tuple[str, str | None]] = [
-        (text, name) for pairs in named for text, name in pairs if text is not None
-    ]
-    if intents == INTENTS:
-        examples += [(text, None) for text in OTHERS]
-    return Classifier(
-        slm,
-        {name: intent.means for name, intent in intents.items()},
-        task="What is this message about?",
-        none=True,
-        name="intent",
-        examples=examples,
-        labelled=labelled,
-    )
-
-
-def urgency_of(slm: Endpoint) -> Decider[Urgency]:
-    """Build the agent that tells whether a message can wait."""
-    examples = [Example(text, {"urgency": level}) for text, level in URGENCY_EXAMPLES]
-    return Decider(slm, Urgency, name="urgency", examples=examples)
-
-
-def as_one_text(ticket: Ticket) -> str:
-    """Put the subject before the text; what mail programs write where there is none is none."""
-    subject = ticket.subject or ""
-    parts = ("" if _NO_SUBJECT.fullmatch(subject.strip()) else subject, ticket.text)
-    return "\n\n".join(part for part in parts if part.strip())
-
-
-def worse(rules: Verdict | Skipped, injection: Verdict | Skipped) -> Verdict | None:
-    """Take what the rules say where they stop a message; `None` where the message is empty."""
-    if isinstance(rules, Skipped) or isinstance(injection, Skipped):
-        return None
-    return injection if rules.kept else rules
-
-
-def is_there(text: Text) -> bool:
-    """Whether anything is left to read."""
-    return bool(text.text)
-
-
-def read(
-    text: Text,
-    spam: Verdict | Skipped,
-    injection: Verdict | None,
-    mood: Mood | Skipped,
-    intent: Choice[str | None] | Skipped,
-    urgency: Urgency | Skipped,
-) -> Reading | None:
-    """Gather the decisions; `None` where the message is empty."""
-    match spam, injection, mood, intent, urgency:
-        case Verdict(), Verdict(), Mood(), Choice(), Urgency():
-            return Reading(
-                language=text.language,
-                sentiment=mood,
-                intent=intent,
-                urgency=urgency.urgency,
-                spam=spam,
-                injection=injection,
-            )
-        case _:
-            return None

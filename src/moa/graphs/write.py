@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -33,10 +33,36 @@ _MIN_SECTIONS, _MAX_SECTIONS = 2, 8
 _LAST_HEADING = re.compile(r"^#{1,6}[ \t][^\n]*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 _SAID = re.compile(
-    r"([5-9]\d|[1-9]\d{2,4})[\s-]{0,3}(?:words?|w[oö]rte[rn]?|mots|palabras|palavras|parole|woorden|ord|słów|слов)\b",
+    r"([5-9]\d|[1-9]\d{2,4})[\s-]{0,3}(?:words?|w[oö]rte[rn]*|mots|palabras|palavras|parole|woorden|ord|słów|слов)\b",
     re.IGNORECASE,
 )
 """How many words a task asks for itself; fewer than 50 are rather what it is about."""
+_COUNTS = {
+    **{str(number): number for number in range(1, 9)},
+    **dict.fromkeys(("one", "einem", "une", "una", "uma", "een"), 1),
+    **dict.fromkeys(("two", "zwei", "deux", "dos", "due", "dois", "duas", "twee", "dwie"), 2),
+    **dict.fromkeys(("three", "drei", "trois", "tres", "tre", "três", "drie", "trzy"), 3),
+    **dict.fromkeys(("four", "vier", "quatre", "cuatro", "quattro", "quatro", "cztery"), 4),
+    **dict.fromkeys(("five", "fünf", "cinq", "cinco", "cinque", "vijf", "pięć"), 5),
+}
+_SECTIONS_SAID = re.compile(
+    rf"\b({'|'.join(_COUNTS)})\s+(?:\w+\s+)?"
+    r"(?:sections?|abschnitte?n?|secciones|sección|sezion[ei]|seções|seção|secções|secção|secties?"
+    r"|paragrafen|sekcj[eiaę]|rozdział\w*)\b",
+    re.IGNORECASE,
+)
+"""How many sections a task asks for itself."""
+_WHOLE = (
+    "You are a writer. Write a text for the task, in its language, in Markdown: a title that "
+    "begins with #, then sections, each with a heading that begins with ##. Be concrete, write no "
+    "lists unless they are asked for, no introduction and no conclusion, and say nothing twice. "
+    "Write the text alone."
+)
+_OUTLINE = (
+    "You are an editor. Outline a text for the task in sections that do not overlap. Different "
+    "writers write them, so list the names, terms, numbers and the tone that all must use. Use the "
+    "language of the task."
+)
 _SECTION = (
     "You write one section of a text. Cover the points of your section in the outline, use the "
     "names, terms and numbers given for all sections, and leave the other sections to others. "
@@ -62,6 +88,23 @@ class Assignment(Frozen):
         if self.material:
             parts.append(block(self.material, "Material"))
         return "\n\n".join(parts)
+
+
+class Form(NamedTuple):
+    """How long a text is to be, and how many sections it is to have."""
+
+    words: int
+    sections: int
+
+    def __str__(self) -> str:
+        each = max(2, round(self.words / self.sections / _WORDS_A_SENTENCE))
+        sections = "1 section" if self.sections == 1 else f"{self.sections} sections"
+        return f"{sections} with about {each} sentences each"
+
+    @property
+    def length(self) -> Length:
+        """The length alone."""
+        return Length(words=self.words)
 
 
 class Part(BaseModel):
@@ -125,42 +168,34 @@ class Write(Recipe[Assignment, Article], recipe="write"):
     words: int = Field(default=600, ge=1)
     """Of the whole text, about, where the task doesn't say it, as in "about 300 words"."""
     sections: int | None = Field(default=None, ge=1)
-    """Maximum number of sections, each written by a call of its own; `None`: one for each 100
-    words, from 2 to 8."""
+    """Maximum number of sections, each written by a call of its own; `None`: as many as the task
+    says, as in "in two sections", or one for each 100 words, from 2 to 8."""
 
     def prepare(self) -> None:
         """Make the agents."""
-        length = Length(words=self.words)
-        by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(self.words / _WORDS_A_SECTION)))
-        most, room = self.sections or by_length, max(512, 4 * self.words)
-        each = max(2, round(self.words / most / _WORDS_A_SENTENCE))
+        room = max(512, 4 * self.words)
         self.in_one = self.words <= WHOLE_WORDS and self.sections is None
         self.whole = Prompted(
-            self.llm,
-            f"You are a writer. Write a text of {length} for the task, in its language, in "
-            f"Markdown: a title that begins with #, then {most} sections, each with a heading "
-            f"that begins with ## and about {each} sentences. Where the task itself says how long "
-            "the text is, or how many sections it has, keep to that. Be concrete, write no lists "
-            "unless they are asked for, no introduction and no conclusion, and say nothing twice. "
-            "Write the text alone.",
-            input=str,
-            output=Reply,
-            name="writer",
-            max_tokens=room,
+            self.llm, _WHOLE, input=str, output=Reply, name="writer", max_tokens=room
         )
         self.outliner = Prompted(
             self.llm,
-            f"You are an editor. Outline a text of {length} for the task, in at most {most} "
-            "sections that do not overlap. Different writers write them, so list the names, terms, "
-            "numbers and the tone that all must use. Use the language of the task.",
+            _OUTLINE,
             input=str,
-            output=at_most(Outline, "sections", most),
+            output=at_most(Outline, "sections", self.sections or _MAX_SECTIONS),
             name="outline",
             max_tokens=2048,
         )
         self.section_writer = Prompted(
             self.llm, _SECTION, input=str, output=Reply, name="section", max_tokens=room
         )
+
+    def _form_of(self, request: Assignment) -> Form:
+        """Give the length and the number of sections: as the task says, or else as it is set."""
+        said = _SAID.search(request.text)
+        words = int(said[1]) if said else self.words
+        by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(words / _WORDS_A_SECTION)))
+        return Form(words, self.sections or sections_in(request.text) or by_length)
 
     async def answer(self, request: Assignment, context: RunContext) -> Article:
         """Write it in one call; or outline it, and write the sections.
@@ -169,12 +204,11 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             MoaError: it, the outline, or no section could be written.
         """
         silent = quiet(context)  # nothing is shown before its length is checked
-        said = _SAID.search(request.text)
-        length = Length(words=int(said[1]) if said else self.words)
-        if self.sections is None and (length.words or 0) <= WHOLE_WORDS:
-            return await told("whole", self._in_one(request, length, context, silent), context)
-        outline = await told("outline", self._outlined(request, silent), context)
-        writing = self._sections(request, outline, length, context, silent)
+        form = self._form_of(request)
+        if self.sections is None and form.words <= WHOLE_WORDS:
+            return await told("whole", self._in_one(request, form, context, silent), context)
+        outline = await told("outline", self._outlined(request, form, silent), context)
+        writing = self._sections(request, outline, form.length, context, silent)
         return await told("sections", writing, context)
 
     def sketch(self, sketch: Sketch) -> None:
@@ -183,18 +217,20 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         sketch.chain(*nodes)
 
     async def _in_one(
-        self, request: Assignment, length: Length, context: RunContext, silent: RunContext
+        self, request: Assignment, form: Form, context: RunContext, silent: RunContext
     ) -> Article:
         """Write, and cut what is too much; what is too short is written again by its sections.
 
         Of the two the one that is nearer to the length is kept.
         """
-        text = (await self.whole.run(request.shown, silent)).output.text
+        length = form.length
+        wanted = f"Write it in {length}: a title, then {form}."
+        text = (await self.whole.run(f"{request.shown}\n\n{wanted}", silent)).output.text
         article = _tidied(article_of(text, request.text), length, context)
         fault = length.fault(_prose(article.sections))
         if fault is not None and not length.too_long(_prose(article.sections)):
             context.note("repaired", f"asked again, section by section: {fault}")
-            again = self._longer(request, article, length, context, silent)
+            again = self._longer(request, article, form, context, silent)
             longer = await tried(again, context, "it was not written by sections")
             if longer is not None:
                 tidied = _tidied(longer, length, context)
@@ -207,21 +243,22 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         self,
         request: Assignment,
         article: Article,
-        length: Length,
+        form: Form,
         context: RunContext,
         silent: RunContext,
     ) -> Article:
         """Write each section of a draft by itself, unseen: what is shown would be copied."""
         parts = [Part(heading=one.heading, points=[one.heading]) for one in article.sections]
         if len(parts) < _MIN_SECTIONS:
-            outline = await self._outlined(request, silent)
+            outline = await self._outlined(request, form, silent)
         else:
             outline = Outline(title=article.title, conventions=[], sections=parts)
-        return await self._sections(request, outline, length, context, silent)
+        return await self._sections(request, outline, form.length, context, silent)
 
-    async def _outlined(self, request: Assignment, silent: RunContext) -> Outline:
+    async def _outlined(self, request: Assignment, form: Form, silent: RunContext) -> Outline:
         """Plan; of sections of one name the first is kept."""
-        outline = (await self.outliner.run(request.shown, silent)).output
+        wanted = f"Outline a text of {form.length} in {form.sections} sections."
+        outline = (await self.outliner.run(f"{request.shown}\n\n{wanted}", silent)).output
         named = {part.heading.casefold(): part for part in reversed(outline.sections)}
         kept = [part for part in outline.sections if named[part.heading.casefold()] is part]
         if len(kept) < len(outline.sections):
@@ -314,6 +351,12 @@ async def to_length(
     if (left := length.fault(cut)) is not None:
         context.note("degraded", f"the length of {what}: {left}")
     return cut
+
+
+def sections_in(task: str) -> int | None:
+    """Read how many sections a task asks for, as in "in two sections"; `None`: it doesn't say."""
+    found = _SECTIONS_SAID.search(task)
+    return None if found is None else _COUNTS[found[1].casefold()]
 
 
 def article_of(text: str, task: str) -> Article:

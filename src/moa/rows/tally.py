@@ -147,6 +147,8 @@ class Tally:
 
     def _worth(self) -> Iterator[tuple[str, str]]:
         became, total = self.became, self.items - self.statuses["failed"]
+        if became["in danger"]:
+            yield "in danger, to people first", f"{became['in danger']}"
         settled = became["replied"] + became["routed"]
         parts = f"{became['replied']} replies by template, {became['routed']} to people's queues"
         yield "settled without an LLM", f"{settled} of {total} ({settled / total:.0%}): {parts}"
@@ -162,7 +164,13 @@ class Tally:
             yield f"{endpoint}: {said} of {self.items} items"
 
     def _next(self) -> Iterator[str]:
-        if waiting := self.became["waiting"] + self.became["drafted"]:
+        if first := self.became["in danger"]:
+            yield f"answer the queue danger first: {first}"
+        drafted = self.became["drafted"]
+        if "llm" in self.usage.by_tier():
+            if drafted:
+                yield f"read the drafts, and send what is right: {drafted}"
+        elif waiting := self.became["waiting"] + drafted:
             yield f"add an LLM in moa.toml to have {waiting} replies written"
         if quarantined := self.became["quarantined"]:
             yield f"look through quarantine: {quarantined}"

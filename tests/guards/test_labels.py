@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from moa.errors import ConfigError
-from moa.guards.labelled import Labelled
+from moa.guards.labels import LabelGuard
 from moa.testing import ScriptedEndpoint
 
 
 async def test_labels_that_are_stopped() -> None:
     slm = ScriptedEndpoint([{"label": {"medicine": 0.8}}, {"label": {"banking": 0.8}}])
-    guard = Labelled(slm, ["banking", "medicine"], stop=["medicine"])
+    guard = LabelGuard(slm, ["banking", "medicine"], stop=["medicine"])
     first, second = [(await guard.run(text)).output for text in ("A pill?", "My card?")]
     assert (first.kept, second.kept) == (False, True)
     assert first.reason == "its label is 'medicine'"
@@ -19,4 +19,4 @@ async def test_labels_that_are_stopped() -> None:
 
 def test_a_label_that_is_none_of_them_is_refused() -> None:
     with pytest.raises(ConfigError, match="its labels are"):
-        Labelled(ScriptedEndpoint([]), ["a", "b"], stop=["c"])
+        LabelGuard(ScriptedEndpoint([]), ["a", "b"], stop=["c"])

@@ -1,4 +1,4 @@
-"""Labelled: a guard from a calibration, or from labels in words: topics, policies, anything."""
+"""Labels: a guard from a calibration, or from labels in words: topics, policies, anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 
 
-class Labelled(TypedNode[Text | str, Verdict]):
+class LabelGuard(TypedNode[Text | str, Verdict]):
     """Stops the texts that have some of several labels.
 
     A criterion in words alone is a `Filter`: `Filter(slm, "medical advice", action="drop")` stops

@@ -1,0 +1,90 @@
+"""How many messages in which people are in danger go to people first: `support_danger.py`.
+
+Vectors of the messages are kept in a folder, as `heads.py` keeps them. What the graph makes of the
+two probabilities is worked out from them, for the shipped urgency and the words of `DANGER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from messages import DATA, MIXED, SHOP, encoded, learning, read_shop
+from moa.context import RunContext
+from moa.decisions.heads import shipped_heads
+from moa.decisions.relevance import words_head
+from moa.graphs.support import Support
+from moa.graphs.support_reading import DANGER, MAY_BE, SURE, DangerFinder
+from moa.testing import SimulatedEndpoint
+from report import table, write
+
+CHOSEN_ON = ("1", "2", "3")
+"""Writers on whose messages the words and the thresholds were chosen."""
+TEXT = """
+## Danger in support messages
+
+{dangers} of {all} genuine messages to twenty-four businesses, to forty other trades and to the shop
+(held out) tell of danger to people: somebody is hurt or ill, or may be soon. One reader labelled
+them, among those whose urgency is `now`. *Found* is what goes to the queue `danger`; *false* are
+others that do, and *of them not urgent* those that aren't `now` either. The words and thresholds
+were chosen on the writers named first. The head of urgency was fitted to all of these messages but
+those to the shop, so that in new ones fewer may be found.
+
+{rows}
+"""
+
+
+def called(vectors: Any) -> Any:
+    """Say of each message whether it goes to people first, as `with_danger` does."""
+    finder = DangerFinder(SimulatedEndpoint())
+    (question,) = finder.questions
+    head = asyncio.run(words_head(question, RunContext())).head
+    danger = np.exp(head(vectors))[:, 0]
+    urgency = np.exp(shipped_heads("support")["urgency"](vectors))
+    least = Support.__pydantic_fields__["danger_threshold"].default  # type: ignore[attr-defined]
+    urgent = urgency.argmax(1) == 2
+    return (urgent & (danger >= least)) | ((urgency[:, 2] >= MAY_BE) & (danger >= max(least, SURE)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path("/tmp"), help="where vectors are kept")
+    given = parser.parse_args()
+    learnt, held = learning(), read_shop("support_held_out")
+    parts = [learnt.only(learnt.genuine & (learnt.writer != SHOP)), held.only(held.genuine)]
+    ids = np.array([row["id"] for part in parts for row in part.rows])
+    now = np.array([row["urgency"] == "now" for part in parts for row in part.rows])
+    writer = np.concatenate([part.writer for part in parts])
+    texts = [text for part in parts for text in part.texts]
+    danger = np.isin(ids, (DATA / "support_danger.txt").read_text("utf-8").split())
+    first = called(encoded(given.cache / "messages.npz", texts))
+    groups = {
+        f"writers {', '.join(CHOSEN_ON)}: chosen on": np.isin(writer, CHOSEN_ON),
+        "the other writers": ~np.isin(writer, CHOSEN_ON),
+        "of these, to forty trades": writer == MIXED,
+        "of these, to the shop, held out": writer == SHOP,
+    }
+    rows: list[list[object]] = []
+    for name, own in groups.items():
+        found, false = first & danger & own, first & ~danger & own
+        rows.append(
+            [
+                name,
+                int(own.sum()),
+                f"{found.sum()} of {(danger & own).sum()}",
+                f"{false.sum()} of {(~danger & own).sum()}",
+                int((false & ~now).sum()),
+            ]
+        )
+    shown = table(["", "messages", "found", "false", "of them not urgent"], rows)
+    body = TEXT.format(dangers=int(danger.sum()), all=len(ids), rows=shown)
+    print(f"{DANGER}\n{body}")
+    write("support danger", "python benchmarks/support_danger.py", body)
+
+
+if __name__ == "__main__":
+    main()

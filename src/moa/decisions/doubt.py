@@ -1,0 +1,108 @@
+"""Doubt: what speaks against an answer to which nothing was fitted.
+
+Nothing here asks a model. Looked at are what is known of the model, the question, which may need a
+sum, how much of the probability its labels have, and what was answered to it so far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from moa.decisions.figures import compares_figures
+from moa.endpoints.known import known
+from moa.questions import Answer, Question
+
+CHANCE = 0.01
+"""Chance, by the model's own probabilities, that all answers of a question are right where they are
+all the same: below it they are doubtful. At .9 each that takes 44 texts, at .99 459."""
+LEAST_MASS = 0.5
+"""Share of the probability on yes and no below which a chat would rather say something else."""
+LEAD = 0.5
+"""How far one bare label has to lead the next where their words alone decide."""
+
+
+@dataclass(slots=True)
+class Doubts:
+    """What speaks against the answers to a question, one text after another.
+
+    An agent has one for each question that nothing was fitted to. Texts are counted in
+    the order in which they are answered.
+
+    Args:
+        question: What is asked.
+        model: Who answers.
+        bare: Whether nothing says what its labels mean.
+    """
+
+    question: Question
+    model: str
+    bare: bool = False
+    _side: int | None = field(default=None, init=False)
+    """Index of the option that all answers so far name."""
+    _log_chance: float = field(default=0.0, init=False)
+    """Natural logarithm of the chance that all of them are right."""
+    _varies: bool = field(default=False, init=False)
+    """Whether the answers weren't all the same."""
+
+    def of(self, answer: Answer) -> str:
+        """Say what speaks against an answer; empty where nothing does.
+
+        It has no numbers that change from text to text, so that a report can count what is said.
+        """
+        if answer.status != "answered" or answer.probabilities is None:
+            return ""
+        if answer.source == "encoder":
+            return self._unclear(answer.probabilities)
+        if answer.source != "logprob":
+            return ""
+        from moa.decisions.relevance import asks_what_it_is
+
+        if asks_what_it_is(self.question):  # most texts don't meet a criterion: that is no sign
+            return self._at_once(answer)
+        same = self._one_way(answer)
+        if self.question.kind != "predicate":
+            return same
+        if "predicate" in known(self.model).guesses:
+            return f"{self.model} answers such questions no better than one who reads no text"
+        return self._at_once(answer) or same
+
+    def _at_once(self, answer: Answer) -> str:
+        """Say what speaks against a yes or no, whatever was said before."""
+        if compares_figures(self.question.text):
+            return "it compares figures, and a model that is scored can't work a sum out"
+        # A text to be continued doesn't say that yes and no are all that there is.
+        chat = (self.question.layout or known(self.model).layout_of("predicate")) == "chat"
+        mass = answer.label_mass
+        if chat and mass is not None and mass < LEAST_MASS:
+            return "less than half of the probability is on yes and no: it would say something else"
+        return ""
+
+    def _unclear(self, probabilities: Sequence[float]) -> str:
+        """Say if words alone decide among bare labels, and none leads clearly."""
+        first, second = sorted(probabilities, reverse=True)[:2]
+        if self.question.kind != "choice" or not self.bare or first - second >= LEAD:
+            return ""
+        return (
+            "the encoder compares the text with the bare labels, which say little, and none leads "
+            "clearly: describe them or give examples, or ask a larger model"
+        )
+
+    def _one_way(self, answer: Answer) -> str:
+        """Count an answer, and say if all have been the same for too long."""
+        assert answer.probabilities is not None, "it was read from log-probabilities"
+        best = answer.best
+        if self._side not in (None, best):
+            self._varies = True
+        if self._varies:
+            return ""
+        self._side = best
+        self._log_chance += math.log(answer.probabilities[best])
+        if self._log_chance >= math.log(CHANCE):
+            return ""
+        label = self.question.options[best].name
+        return (
+            f"all answers so far are {label!r}, and by the model's own probabilities the chance "
+            f"that all are right is below {CHANCE:.0%}"
+        )

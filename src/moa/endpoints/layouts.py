@@ -1,0 +1,166 @@
+"""Layouts: how a question about a text is put to a model that names a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moa.endpoints import Example
+from moa.questions import Layout, Question
+
+MOST_AT_ONCE = 128
+"""Tokens that vLLM takes in one `logprob_token_ids`."""
+_FEW = 3
+"""Up to so many options without a description, the demonstrations alone do better."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPrompt:
+    """A prompt that stops where the label comes, and the labels as they would go on."""
+
+    text: str
+    labels: tuple[str, ...]
+    """Continuations. Where one is the start of another, each also ends with what ends a label."""
+    layout: Layout = "completion"
+    """Whether `text` is to be continued as it is, or is the last turn of a user in a chat."""
+    before: tuple[str, ...] = ()
+    """Earlier turns of a chat: of the user, of the assistant, in turn."""
+
+    @property
+    def spellings(self) -> list[tuple[str, ...]]:
+        """Ways to write each label, first as it stands in `labels`, as far as one request holds.
+
+        In a chat the other one has a capital where that has a small letter, and the other way
+        round: a model that is asked for "yes" begins with "Yes", more often than not. After
+        demonstrations it writes labels as they do.
+        """
+        both = self.layout == "chat" and 2 * len(self.labels) <= MOST_AT_ONCE
+        ways = ((label, _other_case(label)) if both else (label,) for label in self.labels)
+        return [tuple(dict.fromkeys(one)) for one in ways]
+
+    @property
+    def form(self) -> str:
+        """What a fit to its probabilities holds for: the text, and what else counts as a label."""
+        others = [way for _, *more in self.spellings for way in more]
+        return "\n".join([self.text, *map(repr, others)])
+
+
+def _other_case(label: str) -> str:
+    """Swap the case of a label's first letter."""
+    word = label.lstrip(" ")
+    return label.removesuffix(word) + word[:1].swapcase() + word[1:]
+
+
+def label_prompt(
+    question: Question, text: str, examples: Sequence[Example], *, layout: Layout = "completion"
+) -> LabelPrompt:
+    """Lay out a question about a text, in one of two ways.
+
+    As a completion, after demonstrations, the smallest models are good, which as a chat hardly beat
+    chance; what is the same for many texts comes first, so that the server caches it. A chat turn
+    is better for most questions of models that follow instructions; the text comes first, so that
+    it is cached for the next question, and the labels are near the answer. There levels have
+    numbers, since their names alone don't tell their order. Examples of the question itself take
+    the place of the demonstrations.
+    """
+    words = label_words(question)
+    numbered = layout == "chat" and question.kind == "score"
+    answers = tuple(map(str, range(len(words)))) if numbered else words
+    by_name = {option.name: word for word, option in zip(answers, question.options, strict=True)}
+    labels = [(example.text, example.labels.get(question.name)) for example in examples]
+    shown = [(text, by_name[name]) for text, name in labels if name in by_name]
+    if layout == "chat":
+        asked = _levels(question, words) if numbered else _labels(question, words)
+        before = [turn for text, word in shown for turn in (_turn(text, asked), word)]
+        turn = _turn(text, asked)
+        return LabelPrompt(turn, tuple(f"{word}\n" for word in answers), "chat", tuple(before))
+    task = one_line(question.text)
+    blocks = [] if shown else [_block(*demonstration) for demonstration in DEMONSTRATIONS]
+    if not shown and (len(words) > _FEW or any(o.description for o in question.options)):
+        shown = [
+            (option.description or word, word)
+            for word, option in zip(words, question.options, strict=True)
+        ]
+    blocks += [_block(task, text, word) for text, word in shown]
+    blocks.append(f"Task: {task}\nText: {one_line(text)}\nLabel:")
+    return LabelPrompt("\n\n".join(blocks), tuple(f" {word}\n\n" for word in words))
+
+
+def _turn(text: str, asked: str) -> str:
+    return f"Text: {one_line(text)}\n\n{asked}"
+
+
+def _levels(question: Question, words: Sequence[str]) -> str:
+    told = [option.description for option in question.options]
+    lines = [
+        f"{level}: {word} ({one_line(meaning)})" if meaning else f"{level}: {word}"
+        for level, (word, meaning) in enumerate(zip(words, told, strict=True))
+    ]
+    return "\n".join([one_line(question.text), *lines, "Answer with the number."])
+
+
+def _labels(question: Question, words: Sequence[str]) -> str:
+    described = any(option.description for option in question.options)
+    if question.kind == "predicate" and not described:
+        asked = f"Answer {words[0]} or {words[1]}."
+    elif described:
+        lines = [
+            f"- {word}: {one_line(option.description)}" if option.description else f"- {word}"
+            for word, option in zip(words, question.options, strict=True)
+        ]
+        asked = "\n".join(["Answer with one of these labels:", *lines])
+    else:
+        asked = f"Answer with one of: {', '.join(words)}."
+    return f"{one_line(question.text)} {asked}"
+
+
+def _block(task: str, text: str, label: str) -> str:
+    return f"Task: {task}\nText: {one_line(text)}\nLabel: {label}"
+
+
+def label_words(question: Question) -> tuple[str, ...]:
+    """Make the names of the options readable: `change_pin` is read as `change pin`."""
+    words = tuple(one_line(option.name.replace("_", " ")) for option in question.options)
+    if len(set(words)) < len(words):
+        return tuple(one_line(option.name) for option in question.options)
+    return words
+
+
+def one_line(text: str) -> str:
+    """Put a text on one line, so that it can't write a line of the prompt it stands in."""
+    return " ".join(text.split())
+
+
+DEMONSTRATIONS = (
+    (
+        "Which language is the text written in?",
+        "Je voudrais une table pour deux personnes.",
+        "French",
+    ),
+    ("What is the text about?", "The striker scored twice before half time.", "sports"),
+    ("Is this a question or a statement?", "Where did you put the keys", "question"),
+    (
+        "What does the customer want?",
+        "My parcel was due on Monday and it is still not here.",
+        "track order",
+    ),
+    ("Is the text formal or informal?", "hey u coming 2nite or what", "informal"),
+    (
+        "Which season does the text describe?",
+        "Snow lay on the roofs and the pond was frozen.",
+        "winter",
+    ),
+    (
+        "Is the claim about the past or the future?",
+        "The bridge will open to traffic in two years.",
+        "future",
+    ),
+    (
+        "Who is speaking?",
+        "Please take this twice a day after meals and come back in a week.",
+        "doctor",
+    ),
+)
+"""Questions, texts and the labels that answer them, of eight unrelated tasks: they teach the form
+and favour no label. On SmolLM2-135M they rank the sentiment of texts better than a few labelled
+examples of the very task do, and far better than a prompt that lists the options."""

@@ -1,0 +1,237 @@
+"""What the support graph writes: from which rules and facts, and what is looked at then."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationInfo
+
+from moa.agents import Agent
+from moa.agents.base import TypedNode
+from moa.agents.language import language_name
+from moa.agents.prompts import block
+from moa.context import RunContext
+from moa.documents import Passage, Passages
+from moa.documents.checks import Fault, Ground, faults_of
+from moa.documents.claims import unbracketed
+from moa.endpoints import Completion, Endpoint
+from moa.endpoints.known import can_write
+from moa.graphs.engine.types import Skipped
+from moa.graphs.fields import Mark, beside_config
+from moa.graphs.support_reading import Intent, Reading
+from moa.messages import Message
+from moa.node import Dropped, Frozen, Reply, Text
+
+Sent = Literal["send", "draft"]
+"""What becomes of what a model writes."""
+SENT_FROM = 7.0
+"""Billions of parameters from which on what a model writes may be a reply that nobody reads: of
+models with 0.5 and 1.5 billion most replies were not worth sending, and of those between nothing
+was measured."""
+_SIZE = re.compile(r"(?<![a-z\d.])(?:\d+x)?(\d+(?:\.\d+)?)(b|m)(?![a-z\d])", re.IGNORECASE)
+_FILE = re.compile(r"[^\n]+\.(?:md|txt)", re.IGNORECASE)
+_TO_PEOPLE = ("refusal", "empty", "repetition", "echo")
+"""Faults of a text that helps nobody, not even as a draft."""
+_MOODS = {
+    "negative": "The customer is unhappy: begin by saying that you are sorry.",
+    "positive": "The customer is pleased.",
+}
+_INSTRUCTIONS = (
+    "You answer messages to the customer support of {company}.\n\n"
+    "{knowledge}"
+    "Write the reply to the customer's message: {tone}. Take what you say from the rules and "
+    "facts. What they don't tell, a colleague checks: then tell the customer that a colleague "
+    "checks it and gets back to them, and ask for what is missing."
+)
+
+
+class Letter(Frozen):
+    """A message, and what whoever replies to it is told."""
+
+    text: str
+    language: str | None = None
+    about: str | None = None
+    """What it is about, in words; `None` where that isn't sure."""
+    mood: str | None = None
+    urgent: bool = False
+    passages: tuple[Passage, ...] = ()
+    """What was found in documents."""
+
+
+class Written(Reply):
+    """A reply as the model wrote it."""
+
+    cut: bool = False
+    """Whether it breaks off at the limit of tokens."""
+
+
+class ReplyWriter(Agent[Letter, Reply]):
+    """Writes replies from rules, facts and what was decided.
+
+    Args:
+        endpoint: Who writes.
+        company: Who answers, in words.
+        tone: How, in words.
+        policy: The rules of the house.
+        facts: What else may be said.
+        max_tokens: Of a reply.
+
+    Raises:
+        CapabilityError: the endpoint can't complete.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        company: str,
+        tone: str,
+        policy: str = "",
+        facts: Sequence[str] = (),
+        max_tokens: int,
+    ) -> None:
+        told = [f"Rules:\n{policy.strip()}\n\n"] if policy.strip() else []
+        if facts:
+            told.append("Facts:\n" + "".join(f"- {fact.strip()}\n" for fact in facts) + "\n")
+        instructions = _INSTRUCTIONS.format(
+            company=company,
+            tone=tone,
+            knowledge="".join(told),
+        )
+        super().__init__(
+            endpoint,
+            instructions,
+            input=Letter,
+            output=Reply,
+            name="reply",
+            max_tokens=max_tokens,
+        )
+
+    def messages(self, request: Letter) -> tuple[Message, ...]:
+        """Put what was found and decided behind the rules, so that the message stands alone.
+
+        Models of 1.5 billion parameters repeated a message that orders stand behind.
+        """
+        rule, *asked = super().messages(request)
+        known = [f"The message is about: {request.about}." if request.about else ""]
+        known += [_MOODS.get(request.mood or "", ""), "It is urgent." if request.urgent else ""]
+        named = language_name(request.language)
+        language = named or "the language of the message"
+        known.append(f"Write the reply to the customer in {language}.")
+        found = "\n\n".join(f"{each.source}\n{each.text}" for each in request.passages)
+        parts = [rule.content, block(unbracketed(found), "More facts") if found else ""]
+        parts.append(" ".join(filter(None, known)))
+        return (Message("system", "\n\n".join(filter(None, parts))), *asked)
+
+    def user_prompt(self, request: Letter) -> str:
+        """Show the message."""
+        return block(request.text)
+
+    def read(self, completion: Completion) -> Reply:
+        """Read the reply, and whether it breaks off."""
+        reply = super().read(completion)
+        return Written(text=reply.text, cut=completion.finish_reason == "length")
+
+
+class Waiting(TypedNode[Letter, Dropped]):
+    """Stands where a model would write, and leaves the message to people."""
+
+    def __init__(self) -> None:
+        super().__init__(name="reply")
+
+    async def answer(self, request: Letter, context: RunContext) -> Dropped:
+        """Write nothing, and say why in the trace."""
+        del request
+        reason = "it needs a model that writes, and none is configured"
+        context.note("escalated", f"to people: {reason}")
+        return Dropped(reason=reason)
+
+
+class TextOrFile(Mark):
+    """Marks a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
+
+    def read(self, value: object, info: ValidationInfo) -> str:
+        """Give the text."""
+        if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
+            return value
+        if not isinstance(value, str | Path):
+            raise ValueError(f"takes a text, or the path of a file, but was given {value!r}")
+        path = beside_config(value.strip() if isinstance(value, str) else value, info)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ValueError(f"{path} can't be read as a text: {why}") from error
+
+
+def letter_of(
+    text: Text,
+    reading: Reading | None,
+    found: Passages | Skipped | None,
+    intents: Mapping[str, Intent],
+) -> Letter:
+    """Put a message together with what was decided, as far as that is sure, and found.
+
+    Args:
+        text: The message.
+        reading: What was decided; `None` where it is empty.
+        found: Passages of documents.
+        intents: What its intent means, by name; empty where the intent isn't sure.
+    """
+    passages = found.passages if isinstance(found, Passages) else ()
+    letter = Letter(text=text.text, language=text.language, passages=passages)
+    if reading is None:
+        return letter
+    mood, urgency = reading.sentiment, reading.urgency
+    about = intents.get(reading.intent.label or "") if intents else None
+    feels = mood.label if mood.status == "answered" and not mood.doubtful else None
+    now = urgency.status == "answered" and not urgency.doubtful and urgency.level == "now"
+    said = {"about": about.means.strip().rstrip(".") if about else None}
+    return letter.model_copy(update={**said, "mood": feels, "urgent": now})
+
+
+def billions(model: str) -> float | None:
+    """Read how many billions of parameters a model has from its name; `None`: it doesn't say."""
+    found = _SIZE.search(model.rpartition("/")[2])
+    return float(found[1]) / (1 if found[2].lower() == "b" else 1000) if found else None
+
+
+def is_sent(llm: Endpoint) -> bool:
+    """Whether what an endpoint writes may go out unread, by what is known of its model.
+
+    That is its size, where its name says it; else its tier alone, which says what somebody takes
+    it for.
+    """
+    size = billions(llm.model)
+    if not can_write(llm.model):
+        return False
+    return llm.tier == "llm" if size is None else size >= SENT_FROM
+
+
+def doubts_about(
+    reply: Reply, letter: Letter, given: Sequence[str], *, sent: bool, model: str
+) -> tuple[list[str], bool]:
+    """Say why a text has to be read before it is sent, and whether it is worth that.
+
+    Args:
+        reply: What a model wrote.
+        letter: What it was asked.
+        given: Rules and facts.
+        sent: Whether replies of this model may go out.
+        model: Its name.
+    """
+    known = [*given, *(each.text for each in letter.passages)]
+    ground = Ground(known, letter.text)
+    faults: list[Fault] = faults_of(
+        reply.text, ground=ground, asked=letter.text, language=letter.language
+    )
+    doubts = [] if sent else [f"{model} isn't known to write replies that nobody has to read"]
+    if not known:
+        doubts.append("neither policy nor facts say anything about it")
+    if isinstance(reply, Written) and reply.cut:
+        doubts.append("it breaks off")
+    useless = any(fault.kind in _TO_PEOPLE for fault in faults)
+    return [*doubts, *(fault.said for fault in faults)], useless
