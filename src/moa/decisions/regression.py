@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from moa._machine import one_blas_thread
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, log_softmax, np
