@@ -63,7 +63,7 @@ class _OneThread:
         with self._lock:
             self._wanted += 1
             if self._wanted == 1 and (pools := _thread_pools("scipy" in sys.modules)) is not None:
-                self._limit = pools.limit(limits=1)
+                self._limit = pools.limit(limits=1, user_api="blas")
                 self._limit.__enter__()
 
     def end(self) -> None:

@@ -221,7 +221,7 @@ def test_a_probe_of_what_may_cost_money_waits_for_a_yes(folder: Path) -> None:
         '[endpoints.far]\ntier = "slm"\nmodel = "m"\nbase_url = "https://models.example.com/v1"\n'
     )
     said = moa_models("probe", "far", "--config", "moa.toml", leaves=2).err
-    assert "far may cost money, and nothing was sent: 418 requests" in said
+    assert "far may cost money, and nothing was sent" in said
     assert "--yes" in said
 
 
