@@ -32,9 +32,13 @@ def test_many_rows_need_no_more_memory_than_few(end: str, tmp_path: Path) -> Non
 def test_a_million_rows_are_as_quick_as_a_thousand_in_little_memory(
     end: str, tmp_path: Path
 ) -> None:
-    few = max(worked(tmp_path / f"few-{n}{end}", FEW)["rows_per_s"] for n in range(3))
+    def quickest(name: str) -> float:
+        return max(worked(tmp_path / f"{name}-{n}{end}", FEW)["rows_per_s"] for n in range(3))
+
+    before = quickest("before")
     many = worked(store := tmp_path / f"many{end}", 1_000_000)
     again = worked(store, 1_000_000)  # nothing is left to be done, and all is looked up
+    few = min(before, quickest("after"))  # the machine may have other work than ten minutes ago
     print(f"{few:.0f} rows/s of {FEW}, {many}, and again {again}")  # noqa: T201
     assert many["rows_per_s"] > 0.9 * few
     assert max(many["megabytes"], again["megabytes"]) < MEGABYTES
