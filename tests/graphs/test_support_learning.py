@@ -264,6 +264,15 @@ async def test_a_call_that_fails_counts_as_a_difference_and_fails_no_settled_mes
         await run(support, inbox.texts(1)[0])
 
 
+async def test_a_model_that_gives_no_label_still_writes(inbox: Inbox) -> None:
+    inbox.fails = "A colleague looks at it."  # and no JSON
+    result = await run(inbox.support(), inbox.texts(1)[0])
+    assert isinstance(result.output, Answered)
+    assert result.output.text == "A colleague looks at it."
+    assert inbox.large.prompts[-1].json_schema is None
+    assert [row["label"] for row in await rows(inbox.support())] == [None]
+
+
 async def test_a_wrong_key_leaves_no_row(inbox: Inbox) -> None:
     support = inbox.support()
     inbox.fails = EndpointUnauthorized("wrong key", endpoint="large", status=401)

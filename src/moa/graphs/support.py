@@ -294,8 +294,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         self.student: Student | None = None
         if not isinstance(self.learn, Learn):
             return None
-        (question,) = intent.questions
-        lessons = Lessons.of(intent, self._writer(question), self.learn)
+        lessons = Lessons.of(intent, self.learn, self._writer)
         self.student = lessons.student
         return lessons
 

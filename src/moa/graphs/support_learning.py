@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
-from moa.errors import ConfigError, MoaError, check_recoverable
+from moa.errors import ConfigError, MoaError, OutputError, check_recoverable
 from moa.graphs.engine.types import Skipped
 from moa.graphs.student import SET_UP_WRONG, Learn, Student
 from moa.graphs.support_replies import (
@@ -106,23 +107,37 @@ class LearningIntent(TypedNode[Text, Opened]):
 
 
 class LearningWriter(TypedNode[Lesson, Reply]):
-    """Writes the reply, with the label that the intent learns from, in one call."""
+    """Writes the reply, with the label that the intent learns from, in one call.
 
-    def __init__(self, student: Student, writer: ReplyWriter, labeller: Labeller) -> None:
+    Args:
+        student: What learns.
+        writer: Writes both.
+        plain: Writes the reply alone, where nothing valid came of both.
+        labeller: Labels a second time.
+    """
+
+    def __init__(
+        self, student: Student, writer: ReplyWriter, plain: ReplyWriter, labeller: Labeller
+    ) -> None:
         super().__init__(name="reply")
-        self.student, self.writer, self.labeller = student, writer, labeller
+        self.student, self.labeller = student, labeller
+        self.writer, self.plain = writer, plain
 
     async def answer(self, request: Lesson, context: RunContext) -> Reply:
         """Write, and keep the label."""
         opened = _opened(request)
-        result = await self.student.teach(
-            opened.place,
-            partial(self.writer.run, request.letter),
-            _label_in,
-            context,
-            again=partial(self.labeller.run, request.letter) if opened.twice else None,
-            moot=request.moot,
-        )
+        try:
+            result = await self.student.teach(
+                opened.place,
+                partial(self.writer.run, request.letter),
+                _label_in,
+                context,
+                again=partial(self.labeller.run, request.letter) if opened.twice else None,
+                moot=request.moot,
+            )
+        except OutputError as error:
+            context.note("failed", f"it has no label: {error}")
+            return (await self.plain.run(request.letter, context)).output
         return result.output
 
 
@@ -168,14 +183,20 @@ class Lessons(NamedTuple):
     labels: HeldOutLabels
 
     @classmethod
-    def of(cls, intent: Classifier[str | None], writer: ReplyWriter, learn: Learn) -> Lessons:
-        """Make them of what decides the intent, and what writes."""
+    def of(
+        cls,
+        intent: Classifier[str | None],
+        learn: Learn,
+        writer: Callable[[Question | None], ReplyWriter],
+    ) -> Lessons:
+        """Make them of what decides the intent, and of what makes whoever writes, with labels."""
         student = Student("support", intent, learn)
-        labeller = Labeller(writer.endpoint, student.question)
+        plain = writer(None)
+        labeller = Labeller(plain.endpoint, student.question)
         return cls(
             student,
             LearningIntent(student, labeller),
-            LearningWriter(student, writer, labeller),
+            LearningWriter(student, writer(student.question), plain, labeller),
             HeldOutLabels(student, labeller),
         )
 
