@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,10 @@ from moa.graphs.loading import asked_by, load_graph
 from moa.graphs.support import Answered, Intent, Routed, Support, SupportOutcome, Ticket
 from moa.graphs.support_learning import LearningWriter
 from moa.graphs.support_reading import intent_of
-from moa.graphs.support_replies import Labelled
+from moa.graphs.support_replies import LABEL_TOKENS, Labelled
 from moa.node import Result
 from moa.testing import Asked, SimulatedEndpoint, Step
-from moa.usage import Amount
+from moa.usage import Amount, Price
 
 from .killed import killed, resumed
 
@@ -72,7 +74,9 @@ class Inbox:
         self.cut = False
         self._draw, self._count = random.Random(0), 0
         self.small = SimulatedEndpoint(name="small", rule=self._small)
-        self.large = SimulatedEndpoint(name="large", tier="llm", rule=self._large)
+        self.large = SimulatedEndpoint(
+            name="large", tier="llm", rule=self._large, price=Price(input=Decimal(1))
+        )
 
     def support(self, **settings: Any) -> Support:
         given: dict[str, Any] = {"learn": self.where, "intents": INTENTS, "policy": POLICY}
@@ -174,9 +178,7 @@ async def test_what_is_held_out_is_labelled_though_it_is_settled(inbox: Inbox) -
         output = (await run(support, text)).output
         assert isinstance(output, Routed)
         assert output.queue in ("cards", "apps")
-        schema = inbox.large.prompts[before].json_schema
-        assert schema is not None
-        assert "reply" not in schema["properties"]
+        assert inbox.large.prompts[before].max_tokens == LABEL_TOKENS
     assert [row["label"] for row in (await rows(support))[-len(held) :]] == [
         "card" if "card" in text else "app" for text in held
     ]
@@ -220,9 +222,25 @@ async def test_whoever_labels_sees_nothing_of_what_was_decided(inbox: Inbox) -> 
     first, last = (
         "\n".join(m.content for m in p.messages)
         for p in inbox.large.prompts
-        if p.json_schema and "reply" in p.json_schema["properties"]
+        if p.max_tokens > LABEL_TOKENS
     )
     assert first.replace(one, other) == last
+
+
+async def test_labels_alone_are_asked_for_by_the_prompt_of_labels_with_a_reply(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    file = tmp_path / "cards.md"
+    file.write_text("A card is green, as the app is.")
+    support = inbox.support(documents=file)
+    held = (await sides(support, inbox.texts(12)))[True][0]
+    await run(support, held)
+    inbox.decided = {"spam": {"yes": 0.9}}
+    await run(support, held)
+    first, *_, last = inbox.large.prompts
+    assert "green" in first.messages[0].content
+    assert first.messages == last.messages
+    assert (first.max_tokens, last.max_tokens) == (300 + LABEL_TOKENS, LABEL_TOKENS)
 
 
 async def test_the_meaning_of_each_label_is_told_and_none_of_these_is_one(inbox: Inbox) -> None:
@@ -247,6 +265,12 @@ async def test_a_reply_that_breaks_off_is_a_draft_and_keeps_its_label(inbox: Inb
         read = node.writer.read(cut)
         assert isinstance(read, Labelled)
         assert (read.intent, read.text, read.cut) == ("card", "A colleague looks", True)
+    cut = replace(cut, text='{"intent": "app", "re')
+    read = node.labeller.read(cut)
+    assert isinstance(read, Labelled)
+    assert read.intent == "app"
+    with pytest.raises(ValueError, match="empty"):
+        node.writer.read(cut)
 
 
 async def test_a_call_that_fails_counts_as_a_difference_and_fails_no_settled_message(
@@ -310,6 +334,13 @@ async def test_money_is_saved_where_the_intent_decided_it_and_nowhere_else(inbox
     new = (await rows(support))[len(before) :]
     kinds = {(row["by_small"], row["moot"]) for row in new}
     assert kinds == {(1, 1), (0, 1), (1, 0)}
+    now = await figures(support)
+    assert now.saved is not None
+    assert now.spent is not None
+    asked = sum(row["by_small"] == 0 for row in [*before, *new])
+    saved = sum(row["by_small"] and not row["moot"] for row in [*before, *new])
+    assert now.saved == pytest.approx(saved * now.spent / asked)
+    assert 0 < saved < now.by_small
 
 
 async def test_an_empty_message_is_no_row(inbox: Inbox) -> None:

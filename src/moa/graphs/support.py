@@ -31,7 +31,7 @@ from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import FromFile, Large, Small, beside_config
 from moa.graphs.recipe import WiredRecipe
 from moa.graphs.student import Learn, Student, read_learn
-from moa.graphs.support_learning import Lesson, Lessons, Opened, intent_in
+from moa.graphs.support_learning import Label, Lesson, Lessons, Opened, intent_in
 from moa.graphs.support_reading import (
     DANGER,
     INTENTS,
@@ -51,7 +51,6 @@ from moa.graphs.support_reading import Intent as Intent
 from moa.graphs.support_reading import Reading as Reading
 from moa.graphs.support_reading import Ticket as Ticket
 from moa.graphs.support_replies import (
-    Label,
     Letter,
     ReplyWriter,
     Sent,
@@ -266,7 +265,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         decided = g.join(read, text, spam, unwanted_too, mood, intent, urgency, danger)
         reading = decided.map(partial(with_danger, threshold=self.danger_threshold))
         needs_llm = reading.map(self.needs_llm)
-        found = self._search(g, text, needs_llm)
+        asked = needs_llm if opened is None else g.join(self._is_asked, reading, opened)
+        found = self._search(g, text, asked)
         letter = g.join(self._letter, text, reading, *found)
         if lessons is None or opened is None:
             writer = self._writer() if can_write(self.llm.model) else Waiting()
@@ -311,6 +311,10 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             for accepted in (True, False)
         }
         return Lesson(letter=letter, opened=opened, moot=len(either) == 1)
+
+    def _is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
+        """Whether the large model reads it, to write or to label it."""
+        return self.needs_llm(reading) or (isinstance(opened, Opened) and opened.held)
 
     def _is_unwritten(self, reading: Reading | None) -> bool:
         """Whether there is a message, and no model writes to it."""

@@ -6,28 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from moa.agents import Agent
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
-from moa.agents.prompts import block
-from moa.context import RunContext
-from moa.endpoints import Endpoint
+from moa.context import RunContext, quiet
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MoaError, OutputError, check_recoverable
 from moa.graphs.engine.types import Skipped
 from moa.graphs.student import SET_UP_WRONG, Learn, Student
-from moa.graphs.support_replies import (
-    LABEL_TOKENS,
-    Label,
-    Letter,
-    ReplyWriter,
-    label_model,
-    meanings_of,
-)
-from moa.node import Frozen, Reply, Text
+from moa.graphs.support_replies import Letter, ReplyWriter
+from moa.node import Frozen, Reply, Result, Text
 from moa.questions import Answer, Choice, Question
-
-_LABELS = "You read messages to a customer support, and say what each is about.\n\n{meanings}"
 
 
 class Opened(Frozen):
@@ -53,36 +41,17 @@ class Lesson(Frozen):
     """Whether the large model writes, or doesn't, whatever the intent is."""
 
 
-class Labeller(Agent[Letter, Label]):
-    """Labels a message without a reply.
+class Label(Frozen):
+    """What the large model says of a message to which it writes nothing."""
 
-    Args:
-        endpoint: Who labels.
-        question: What the labels answer.
-
-    Raises:
-        CapabilityError: the endpoint can't complete.
-    """
-
-    def __init__(self, endpoint: Endpoint, question: Question) -> None:
-        super().__init__(
-            endpoint,
-            _LABELS.format(meanings=meanings_of(question)),
-            input=Letter,
-            output=label_model(question),
-            name="labeller",
-            max_tokens=LABEL_TOKENS,
-        )
-
-    def user_prompt(self, request: Letter) -> str:
-        """Show the message."""
-        return block(request.text)
+    intent: str | None = None
+    """`None`: it was not asked, or said nothing."""
 
 
 class LearningIntent(TypedNode[Text, Opened]):
     """Decides the intent, by what was learned where a promise holds, and tosses the coin."""
 
-    def __init__(self, student: Student, labeller: Labeller) -> None:
+    def __init__(self, student: Student, labeller: ReplyWriter) -> None:
         super().__init__(name="intent")
         self.student, self.agent, self.labeller = student, student.small, labeller
 
@@ -113,11 +82,11 @@ class LearningWriter(TypedNode[Lesson, Reply]):
         student: What learns.
         writer: Writes both.
         plain: Writes the reply alone, where nothing valid came of both.
-        labeller: Labels a second time.
+        labeller: As `writer`, but breaks off behind the label, which it says a second time.
     """
 
     def __init__(
-        self, student: Student, writer: ReplyWriter, plain: ReplyWriter, labeller: Labeller
+        self, student: Student, writer: ReplyWriter, plain: ReplyWriter, labeller: ReplyWriter
     ) -> None:
         super().__init__(name="reply")
         self.student, self.labeller = student, labeller
@@ -132,7 +101,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
                 partial(self.writer.run, request.letter),
                 _label_in,
                 context,
-                again=partial(self.labeller.run, request.letter) if opened.twice else None,
+                again=partial(_labelled, self.labeller, request.letter) if opened.twice else None,
                 moot=request.moot,
             )
         except OutputError as error:
@@ -142,9 +111,13 @@ class LearningWriter(TypedNode[Lesson, Reply]):
 
 
 class HeldOutLabels(TypedNode[Lesson, Label]):
-    """Has a message labelled that is held out, where no reply is written to it."""
+    """Has a message labelled that is held out, where no reply is written to it.
 
-    def __init__(self, student: Student, labeller: Labeller) -> None:
+    It is asked as whoever writes is, and breaks off behind the label: another prompt would be
+    another large model.
+    """
+
+    def __init__(self, student: Student, labeller: ReplyWriter) -> None:
         super().__init__(name="labels")
         self.student, self.labeller = student, labeller
 
@@ -155,7 +128,7 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
             await self.student.spare(opened.place, moot=request.moot)
             return Label()
         context.note("audited", "it is held out, so that the large model labels it too")
-        ask = partial(self.labeller.run, request.letter)
+        ask = partial(_labelled, self.labeller, request.letter)
         try:
             result = await self.student.teach(
                 opened.place,
@@ -171,7 +144,7 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
             check_recoverable(error)
             context.note("failed", f"it has no label: {error}")
             return Label()
-        return result.output
+        return Label(intent=_label_in(result.output))
 
 
 class Lessons(NamedTuple):
@@ -192,11 +165,12 @@ class Lessons(NamedTuple):
         """Make them of what decides the intent, and of what makes whoever writes, with labels."""
         student = Student("support", intent, learn)
         plain = writer(None)
-        labeller = Labeller(plain.endpoint, student.question)
+        both = writer(student.question)
+        labeller = both.for_label()
         return cls(
             student,
             LearningIntent(student, labeller),
-            LearningWriter(student, writer(student.question), plain, labeller),
+            LearningWriter(student, both, plain, labeller),
             HeldOutLabels(student, labeller),
         )
 
@@ -204,6 +178,10 @@ class Lessons(NamedTuple):
 def intent_in(opened: Opened | Skipped) -> Choice[str | None] | Skipped:
     """Take the decision."""
     return opened if isinstance(opened, Skipped) else opened.intent
+
+
+async def _labelled(labeller: ReplyWriter, letter: Letter, own: RunContext) -> Result[Reply]:
+    return await labeller.run(letter, quiet(own))  # that it breaks off is meant
 
 
 def _label_in(said: object) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic_core import from_json
 from moa.agents import Agent
 from moa.agents.base import TypedNode
 from moa.agents.language import language_name
-from moa.agents.prompts import Words, block
+from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.checks import Fault, Ground, faults_of
@@ -77,12 +78,6 @@ class Written(Reply):
     """Whether it breaks off at the limit of tokens."""
 
 
-class Label(BaseModel):
-    """What a message is about, by the large model."""
-
-    intent: str | None = None
-
-
 class Labelled(Written):
     """A reply, and the label that stood before it."""
 
@@ -127,8 +122,8 @@ class ReplyWriter(Agent[Letter, Reply]):
         )
         output: type[Any] = Reply
         if labels is not None:
-            instructions += _LABELLED.format(meanings=meanings_of(labels))
-            output = label_model(labels, reply=True)
+            instructions += _LABELLED.format(meanings=_meanings(labels))
+            output = _labelled_model(labels)
             max_tokens += LABEL_TOKENS
         super().__init__(
             endpoint,
@@ -139,6 +134,7 @@ class ReplyWriter(Agent[Letter, Reply]):
             max_tokens=max_tokens,
         )
         self._labels = labels
+        self._label_alone = False
 
     def messages(self, request: Letter) -> tuple[Message, ...]:
         """Put what was found and decided behind the rules, so that the message stands alone.
@@ -166,12 +162,21 @@ class ReplyWriter(Agent[Letter, Reply]):
         if self._labels is None:
             return Written(text=super().read(completion).text, cut=cut)
         said: Any
-        if cut:  # the label stands first, so that it is whole
+        if cut:
             begun = completion.text[completion.text.find("{") :]
-            said = self.output_type.model_validate(from_json(begun, allow_partial=_CUT))
+            known = from_json(begun, allow_partial=_CUT)
+            said = self.output_type.model_validate({"reply": "", **known})
         else:
             said = super().read(completion)
+        if not said.reply.strip() and not self._label_alone:
+            raise ValueError("reply is empty")
         return Labelled(text=said.reply, cut=cut, intent=said.intent)
+
+    def for_label(self) -> ReplyWriter:
+        """Copy it, to be asked alike, and to break off behind the label."""
+        copied = copy.copy(self)
+        copied.name, copied.max_tokens, copied._label_alone = "labeller", LABEL_TOKENS, True
+        return copied
 
 
 class Waiting(TypedNode[Letter, Dropped]):
@@ -205,7 +210,7 @@ class TextOrFile(Mark):
             raise ValueError(f"{path} can't be read as a text: {why}") from error
 
 
-def meanings_of(question: Question) -> str:
+def _meanings(question: Question) -> str:
     """List what a message can be about."""
     lines = [
         f"- {option.name}: {_meaning(option.name, option.description)}"
@@ -218,17 +223,17 @@ def _meaning(name: str, description: str | None) -> str:
     return "anything else" if name == NONE_OF_THESE else description or name
 
 
-def label_model(question: Question, *, reply: bool = False) -> type[Label]:
-    """Make what a large model fills in: the label, and behind it the reply, if there is one.
+def _labelled_model(question: Question) -> type[BaseModel]:
+    """Make what a large model fills in: the label, and behind it the reply.
 
-    The label stands first: what breaks off at the limit of tokens still has it, and it is said
-    before there is a reply that it would have to agree with, as where no reply is written.
+    The label stands first, so that it is there where the reply breaks off, or isn't wanted.
     """
     names = Literal[tuple(option.name for option in question.options)]
-    fields: dict[str, Any] = {"intent": (names, Field(description=question.text))}
-    if reply:
-        fields["reply"] = (Words, Field(description="the reply to the customer"))
-    return create_model("LabelledReply" if reply else "Label", __base__=Label, **fields)
+    fields: dict[str, Any] = {
+        "intent": (names, Field(description=question.text)),
+        "reply": (str, Field(description="the reply to the customer")),
+    }
+    return create_model("LabelledReply", **fields)
 
 
 def letter_of(
