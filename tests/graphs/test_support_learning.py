@@ -75,7 +75,10 @@ class Inbox:
         self._draw, self._count = random.Random(0), 0
         self.small = SimulatedEndpoint(name="small", rule=self._small)
         self.large = SimulatedEndpoint(
-            name="large", tier="llm", rule=self._large, price=Price(input=Decimal(1))
+            name="large",
+            tier="llm",
+            rule=self._large,
+            price=Price(input=Decimal(1), output=Decimal(1)),
         )
 
     def support(self, **settings: Any) -> Support:

@@ -265,7 +265,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         decided = g.join(read, text, spam, unwanted_too, mood, intent, urgency, danger)
         reading = decided.map(partial(with_danger, threshold=self.danger_threshold))
         needs_llm = reading.map(self.needs_llm)
-        asked = needs_llm if opened is None else g.join(self._is_asked, reading, opened)
+        asked = needs_llm if opened is None else g.join(self.is_asked, reading, opened)
         found = self._search(g, text, asked)
         letter = g.join(self._letter, text, reading, *found)
         if lessons is None or opened is None:
@@ -274,7 +274,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return g.build(g.join(self.settle, reading, letter, reply))
         lesson = g.join(self._lesson, letter, opened, reading)
         reply = g.add(lessons.reply, lesson, when=needs_llm, eager=False)
-        unwritten = reading.map(self._is_unwritten)
+        unwritten = reading.map(self.is_unwritten)
         labels = g.add(lessons.labels, lesson, when=unwritten, eager=False)
         return g.build(g.join(self._settle_taught, reading, letter, reply, labels))
 
@@ -312,11 +312,11 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         }
         return Lesson(letter=letter, opened=opened, moot=len(either) == 1)
 
-    def _is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
+    def is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
         """Whether the large model reads it, to write or to label it."""
         return self.needs_llm(reading) or (isinstance(opened, Opened) and opened.held)
 
-    def _is_unwritten(self, reading: Reading | None) -> bool:
+    def is_unwritten(self, reading: Reading | None) -> bool:
         """Whether there is a message, and no model writes to it."""
         return reading is not None and not self.needs_llm(reading)
 
