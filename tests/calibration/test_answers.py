@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from moa.calibration import answers as module
-from moa.calibration.answers import Answered, AnswerStore, Row, Spent
+from moa.calibration.answers import FIGURES, Answered, AnswerStore, Row, Spent
 from moa.errors import ConfigError
 
 WRITER = Path(__file__).with_name("answering.py")
@@ -47,6 +47,18 @@ def spent(store: AnswerStore, cut: int) -> Spent:
 
 def finish(store: AnswerStore, look: Spent, *, used: bool = True) -> None:
     store.finish(look, {"passed": 1}, head="h", used=used, audit="{}", drift=None, exceptions=["k"])
+
+
+def test_a_row_is_spared_the_large_model_unless_it_is_held_out(store: AnswerStore) -> None:
+    places = [
+        store.add(Row(store.coin.toss(text), held, "run", (0.5, 0.25), 1), 1)
+        for text, held in (("a", True), ("b", False), ("c", False))
+    ]
+    store.settle(places[2], Answered("card", moot=True))
+    for place in places:
+        store.spare(place, moot=False)
+    at = [FIGURES.index(name) for name in ("done", "by_small", "moot")]
+    assert [[row[i] for i in at] for row in store.rows()] == [[0, 0, 0], [1, 1, 0], [1, 0, 1]]
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:

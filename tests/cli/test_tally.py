@@ -75,6 +75,13 @@ def test_an_endpoint_that_did_not_answer_at_once_is_in_the_closing_table() -> No
     assert dict(tally.rows())["in trouble"] == said
 
 
+def test_an_outcome_is_accepted_where_the_decisions_in_it_are_that_say_so() -> None:
+    mood = Choice[str](probabilities={"good": 1.0})
+    said = [mood.model_copy(update={"accepted": accepted}) for accepted in (True, True, False)]
+    rows = rows_of(*(Ended(became="written", mood=one) for one in (*said, mood)))
+    assert rows["accepted"] == "2 of 4"
+
+
 def test_what_was_settled_waits_or_was_set_aside_is_counted() -> None:
     waiting, unwanted = Ended(became="waiting"), Ended(became="quarantined")
     routed = Ended(became="routed")

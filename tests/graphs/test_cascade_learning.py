@@ -82,13 +82,13 @@ class Stream:
 async def go(cascade: Topic, texts: list[str]) -> list[Settled[Choice[str]]]:
     found = [await cascade.run(text) for text in texts]
     assert cascade.learner is not None
-    (await cascade.learner.ready()).wait()
+    (await cascade.learner.student.ready()).wait()
     return found
 
 
 async def figures(cascade: Topic) -> LearningFigures:
     assert cascade.learner is not None
-    return figures_of((await cascade.learner.ready()).store)
+    return figures_of((await cascade.learner.student.ready()).store)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ async def test_the_large_node_sees_what_the_input_is_and_nothing_else(stream: St
 async def test_inputs_that_are_held_out_go_to_the_large_node_for_good(stream: Stream) -> None:
     cascade = await learned(stream)
     assert cascade.learner is not None
-    store = (await cascade.learner.ready()).store
+    store = (await cascade.learner.student.ready()).store
     later = [t for t in stream.texts(400) if store.coin.toss(t).is_held_out(1)]
     found = await go(cascade, later)
     assert later
@@ -150,7 +150,7 @@ async def test_inputs_that_are_held_out_go_to_the_large_node_for_good(stream: St
 async def test_small_answers_are_no_labels(stream: Stream) -> None:
     cascade = await learned(stream)
     assert cascade.learner is not None
-    store = (await cascade.learner.ready()).store
+    store = (await cascade.learner.student.ready()).store
     before = len(store.to_fit(store.state(), 10_000, 10_000))
     found = await go(cascade, stream.texts(40))
     assert any(one.tier == 0 for one in found)
@@ -200,7 +200,7 @@ async def test_a_call_that_fails_gives_a_guess_and_counts_as_a_difference(stream
     found = await go(cascade, stream.texts(4))
     assert {(one.accepted, one.tier) for one in found} == {(False, 0)}
     assert cascade.learner is not None
-    store = (await cascade.learner.ready()).store
+    store = (await cascade.learner.student.ready()).store
     assert all(label is None for label in store.to_test(store.state(), 99).labels)
     assert (await figures(cascade)).missing == store.held_out(store.state()) > 0
 
@@ -263,7 +263,7 @@ async def test_a_row_that_is_forgotten_counts_as_a_difference(stream: Stream) ->
     cascade = stream.cascade()
     await go(cascade, stream.texts(120))
     assert cascade.learner is not None
-    store = (await cascade.learner.ready()).store
+    store = (await cascade.learner.student.ready()).store
     for place in store.to_test(store.state(), 10_000).places[:20].tolist():
         store.forget(place)
     await go(cascade, stream.texts(120))
@@ -291,7 +291,7 @@ def test_a_table_names_the_file_beside_it(tmp_path: Path) -> None:
     cascade = load_graph("cascade", endpoints)
     assert isinstance(cascade, Cascade)
     assert cascade.learner is not None
-    assert cascade.learner.learn.where == tmp_path / "a.db"
+    assert cascade.learner.student.learn.where == tmp_path / "a.db"
 
 
 async def test_the_command_shows_where_it_stands(

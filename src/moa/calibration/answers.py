@@ -51,7 +51,8 @@ create table if not exists moa_learn_rows (
     label text, again text, done int not null default 0, by_small int not null default 0,
     look int, accepts int, guess text, sure double precision,
     length int not null, language text, calls int not null default 0, tokens bigint,
-    cost double precision, seconds double precision, given text, primary key (job, place));
+    cost double precision, seconds double precision, moot int not null default 0, given text,
+    primary key (job, place));
 create index if not exists moa_learn_held on moa_learn_rows (job, epoch, held, place);
 create index if not exists moa_learn_keys on moa_learn_rows (job, key)
 """
@@ -105,6 +106,8 @@ class Answered(NamedTuple):
     tokens: int | None = None
     cost: float | None = None
     seconds: float | None = None
+    moot: bool = False
+    """Whether it is asked whatever the small one says."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -283,8 +286,22 @@ class AnswerStore:
         """Keep what the large model said. What counted as failed meanwhile stays so."""
         self._run(
             "update moa_learn_rows set done = 1, label = ?, again = ?, calls = ?, tokens = ?, "
-            "cost = ?, seconds = ? where job = ? and place = ? and done = 0",
-            *(*said, self._store.job, place),
+            "cost = ?, seconds = ?, moot = ? where job = ? and place = ? and done = 0",
+            *(*said[:-1], int(said.moot), self._store.job, place),
+            job_first=False,
+        )
+
+    def spare(self, place: int, *, moot: bool) -> None:
+        """Keep that the large model isn't asked about a row, since the small one's answer is given.
+
+        Args:
+            place: Of the row.
+            moot: Whether it wouldn't be asked whatever the small one says.
+        """
+        self._run(
+            "update moa_learn_rows set done = 1, by_small = 1, moot = ? where job = ? "
+            "and place = ? and done = 0 and held = 0",
+            *(int(moot), self._store.job, place),
             job_first=False,
         )
 
@@ -556,7 +573,7 @@ class AnswerStore:
 
 FIGURES = (
     *("place", "epoch", "held", "source", "at", "label", "again", "done", "by_small"),
-    *("accepts", "guess", "calls", "tokens", "cost", "seconds"),
+    *("accepts", "guess", "calls", "tokens", "cost", "seconds", "moot"),
 )
 """What `AnswerStore.rows` gives of each."""
 _BOUND_TO = ("question", "set of models")

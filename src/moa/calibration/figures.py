@@ -147,7 +147,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         asked_twice=len(twice),
         differs_from_itself=sum(_of(row, "again") != _of(row, "label") for row in twice),
         spent=sum(known) if len(known) == len(costs) else None,
-        saved=by_small * sum(known) / len(known) if known else None,
+        saved=sum(_saves(row) for row in live) * sum(known) / len(known) if known else None,
         next=_next(store, state, used),
     )
 
@@ -175,6 +175,15 @@ def _calls(row: Sequence[Any]) -> int:
     return 0 if _of(row, "by_small") else max(1, int(_of(row, "calls")))
 
 
+def _saves(row: Sequence[Any]) -> bool:
+    return bool(_of(row, "by_small") and not _of(row, "moot"))
+
+
+def _is_asked(row: Sequence[Any]) -> bool:
+    """Whether a row goes to the large model also where small answers are given."""
+    return bool(_of(row, "held") or _of(row, "moot") or not _of(row, "accepts"))
+
+
 def _hundred(rows: Sequence[Sequence[Any]], at: int) -> Hundred:
     asked = [row for row in rows if not _of(row, "by_small")]
     costs = [_of(row, "cost") for row in asked]
@@ -183,7 +192,7 @@ def _hundred(rows: Sequence[Sequence[Any]], at: int) -> Hundred:
         first=at + 1,
         last=at + len(rows),
         calls=sum(map(_calls, rows)),
-        would=sum(_calls(row) for row in asked if _of(row, "held") or not _of(row, "accepts")),
+        would=sum(_calls(row) for row in asked if _is_asked(row)),
         cost=sum(known) if len(known) == len(costs) else None,
     )
 

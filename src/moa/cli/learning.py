@@ -132,24 +132,23 @@ def from_log(
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.figures import figures_of
-        from moa.graphs.cascade import Cascade
         from moa.graphs.loading import load_graph
+        from moa.graphs.student import Student
 
         table = {"learn": answers, "task": task, "labels": names}
         wanted = {key: value for key, value in table.items() if value is not None}
-        found = load_graph(graph, endpoints, wanted)
-        learner = found.learner if isinstance(found, Cascade) else None
-        if learner is None:
+        student = getattr(load_graph(graph, endpoints, wanted), "student", None)
+        if not isinstance(student, Student):
             raise ConfigError(f"{graph!r} doesn't learn: give --answers, or learn = in its table")
         taken = 0
         with screen.progress("reading") as progress:
             for number, row in enumerate(rows, start=1):
                 only_fit = people or row.chosen
-                taken += await learner.take(
+                taken += await student.take(
                     row.text, row.label, context, case=row.case, people=only_fit
                 )
                 progress("learning", number, len(rows))
-        learning = await learner.ready(context)
+        learning = await student.ready(context)
         learning.wait()
         figures = figures_of(learning.store)
         screen.details(as_json=as_json).print(f"{taken} of {len(rows)} rows taken")

@@ -22,11 +22,12 @@ from moa.config.endpoints import Endpoints
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.endpoints.calls import replaceable
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
-from moa.graphs.cascade_learning import Learn, Learner, read_learn
+from moa.graphs.cascade_learning import Learner
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
+from moa.graphs.student import Learn, Student, read_learn
 from moa.node import Node, Result, finish, unique_names
 from moa.questions import accepted_in, can_be_accepted, can_be_sure, questions_in
 
@@ -132,6 +133,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         """Put the tiers in a row, each but the last with its policy."""
         self.tiers = (self.small, *self.between, self.large)
         self.learner = self._learner()
+        self.student: Student | None = self.learner and self.learner.student
         self.policies = () if self.learner else self._policies()
         self._check_labels()
         signatures = [signature_of(tier) for tier in self.tiers]

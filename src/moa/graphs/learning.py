@@ -98,7 +98,8 @@ class Learner:
         return self._wired({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
     def _wired(self, given: Mapping[str, object]) -> WiredRecipe[Any, Any]:
-        node: AnyNode = load_graph(self.name, self.endpoints, given)
+        # What is learned here is fitted to labels that are given, and to no large model's.
+        node: AnyNode = load_graph(self.name, self.endpoints, {"learn": None, **given})
         if isinstance(node, Guarded):
             node = cast("Guarded[Any, Any]", node).node
         assert isinstance(node, WiredRecipe), "what learns is wired"

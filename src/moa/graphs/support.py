@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from moa.agents.classifier import Classifier
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
@@ -29,6 +30,8 @@ from moa.graphs.engine.graph import BuiltGraph, Graph, Handle
 from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import FromFile, Large, Small, beside_config
 from moa.graphs.recipe import WiredRecipe
+from moa.graphs.student import Learn, Student, read_learn
+from moa.graphs.support_learning import Label, Lesson, Lessons, Opened, intent_in
 from moa.graphs.support_reading import (
     DANGER,
     INTENTS,
@@ -61,7 +64,7 @@ from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import CRITERION as SPAM
 from moa.guards.spam import Spam
 from moa.node import Became, Dropped, Frozen, Reply, Text
-from moa.questions import Choice
+from moa.questions import Choice, Question
 
 HEADS_READ = 1000
 """Tokens of a message that heads decide on at the least: the encoder is quick, and a wish stands
@@ -204,6 +207,11 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     learned: Annotated[Learned | None, FromFile(Learned.load)] = None
     """What `moa learn --graph support` wrote: it decides the questions that it knows, before all
     else. Of an intent that has a promise, what the promise doesn't cover is settled by nobody."""
+    learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
+    """Where the large model's labels are kept, for the intent to learn from, as in a cascade: a
+    file, or `postgresql://USER@HOST/DATABASE#NAME`; or a `Learn`, which says more. At first the
+    large model writes all replies, and says beside each what the message is about; what was shown
+    to be decided alike is then settled without it. A promise in `learned` doesn't count beside."""
     labelled: Annotated[Path, AfterValidator(beside_config)] | None = None
     """A file of messages with their `intent`, beside the examples: JSON Lines as `moa label` writes
     them, in a table beside its `moa.toml`. The more there are, the better."""
@@ -243,7 +251,10 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         injection = g.add(self._by(orders, CRITERION), extract, when=there)
         rules = g.add(InjectionRules(name="rules"), text, when=there)
         mood = g.add(self._by(Sentiment(slm)), extract, when=there)
-        intent = g.add(self._by(intent_of(slm, self.intents, self.labelled)), extract, when=there)
+        decides = self._by(intent_of(slm, self.intents, self.labelled))
+        lessons = self._lessons(decides)
+        opened = lessons and g.add(lessons.intent, extract, when=there)
+        intent = g.add(decides, extract, when=there) if opened is None else opened.map(intent_in)
         urgency = g.add(self._by(urgency_of(slm)), extract, when=there)
 
         danger = g.add(
@@ -254,15 +265,20 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         decided = g.join(read, text, spam, unwanted_too, mood, intent, urgency, danger)
         reading = decided.map(partial(with_danger, threshold=self.danger_threshold))
         needs_llm = reading.map(self.needs_llm)
-        found = self._search(g, text, needs_llm)
+        asked = needs_llm if opened is None else g.join(self.is_asked, reading, opened)
+        found = self._search(g, text, asked)
         letter = g.join(self._letter, text, reading, *found)
-        reply = g.add(self._writer(), letter, when=needs_llm, eager=False)
-        return g.build(g.join(self.settle, reading, letter, reply))
+        if lessons is None or opened is None:
+            writer = self._writer() if can_write(self.llm.model) else Waiting()
+            reply = g.add(writer, letter, when=needs_llm, eager=False)
+            return g.build(g.join(self.settle, reading, letter, reply))
+        lesson = g.join(self._lesson, letter, opened, reading)
+        reply = g.add(lessons.reply, lesson, when=needs_llm, eager=False)
+        unwritten = reading.map(self.is_unwritten)
+        labels = g.add(lessons.labels, lesson, when=unwritten, eager=False)
+        return g.build(g.join(self._settle_taught, reading, letter, reply, labels))
 
-    def _writer(self) -> ReplyWriter | Waiting:
-        """Make what writes, or stands where nobody can."""
-        if not can_write(self.llm.model):
-            return Waiting()
+    def _writer(self, labels: Question | None = None) -> ReplyWriter:
         return ReplyWriter(
             self.llm,
             company=self.company,
@@ -270,7 +286,50 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             policy=self.policy,
             facts=self.facts,
             max_tokens=self.reply_tokens,
+            labels=labels,
         )
+
+    def _lessons(self, intent: Classifier[str | None]) -> Lessons | None:
+        """Make what the intent learns with, if it learns."""
+        self.student: Student | None = None
+        if not isinstance(self.learn, Learn):
+            return None
+        lessons = Lessons.of(intent, self.learn, self._writer)
+        self.student = lessons.student
+        return lessons
+
+    def _lesson(self, letter: Letter, opened: Opened | Skipped, reading: Reading | None) -> Lesson:
+        """Put together what the large model is asked, and whether that hangs on the intent."""
+        if reading is None or isinstance(opened, Skipped):
+            return Lesson(letter=letter, opened=None, moot=True)
+        either = {
+            self.needs_llm(
+                reading.model_copy(
+                    update={"intent": reading.intent.model_copy(update={"accepted": accepted})}
+                )
+            )
+            for accepted in (True, False)
+        }
+        return Lesson(letter=letter, opened=opened, moot=len(either) == 1)
+
+    def is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
+        """Whether the large model reads it, to write or to label it."""
+        return self.needs_llm(reading) or (isinstance(opened, Opened) and opened.held)
+
+    def is_unwritten(self, reading: Reading | None) -> bool:
+        """Whether there is a message, and no model writes to it."""
+        return reading is not None and not self.needs_llm(reading)
+
+    def _settle_taught(
+        self,
+        reading: Reading | None,
+        letter: Letter,
+        reply: Reply | Skipped,
+        labels: Label | Skipped,
+    ) -> SupportOutcome:
+        """Give the outcome once the label is kept, which it doesn't depend on."""
+        del labels
+        return self.settle(reading, letter, reply)
 
     def _search(
         self, g: Graph[Ticket], text: Handle[Text], needed: Handle[bool]
@@ -290,6 +349,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _letter(
         self, text: Text, reading: Reading | None, found: Passages | Skipped | None = None
     ) -> Letter:
+        if self.learn is not None:  # whoever labels must not see what was decided
+            return letter_of(text, None, found, {})
         return letter_of(text, reading, found, self.intents if self._is_clear(reading) else {})
 
     def _is_clear(self, reading: Reading | None) -> bool:
@@ -340,7 +401,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         """Say why an intent isn't expected to be right as often as asked; `None` where it is."""
         confidence, expected = intent.confidence or 0.0, intent.expected_precision
         if intent.accepted is not None:
-            return None if intent.accepted else "its calibration doesn't accept it"
+            return None if intent.accepted else "no promise covers it"
         if expected is None:
             return None if confidence >= self.expected_precision else f"confidence {confidence:.2f}"
         if expected >= self.expected_precision:

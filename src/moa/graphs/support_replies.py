@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ValidationInfo
+from pydantic import BaseModel, Field, ValidationInfo, create_model
+from pydantic_core import from_json
 
 from moa.agents import Agent
 from moa.agents.base import TypedNode
@@ -24,6 +26,7 @@ from moa.graphs.fields import Mark, beside_config
 from moa.graphs.support_reading import Intent, Reading
 from moa.messages import Message
 from moa.node import Dropped, Frozen, Reply, Text
+from moa.questions import NONE_OF_THESE, Question
 
 Sent = Literal["send", "draft"]
 """What becomes of what a model writes."""
@@ -31,6 +34,7 @@ SENT_FROM = 7.0
 """Billions of parameters from which on what a model writes may be a reply that nobody reads: of
 models with 0.5 and 1.5 billion most replies were not worth sending, and of those between nothing
 was measured."""
+_CUT: Literal["trailing-strings"] = "trailing-strings"
 _SIZE = re.compile(r"(?<![a-z\d.])(?:\d+x)?(\d+(?:\.\d+)?)(b|m)(?![a-z\d])", re.IGNORECASE)
 _FILE = re.compile(r"[^\n]+\.(?:md|txt)", re.IGNORECASE)
 _TO_PEOPLE = ("refusal", "empty", "repetition", "echo")
@@ -46,6 +50,12 @@ _INSTRUCTIONS = (
     "facts. What they don't tell, a colleague checks: then tell the customer that a colleague "
     "checks it and gets back to them, and ask for what is missing."
 )
+_LABELLED = (
+    "\n\nIf the customer is unhappy, the reply begins by saying that you are sorry. Before the "
+    "reply say what the message is about. {meanings}"
+)
+LABEL_TOKENS = 60
+"""Maximum tokens of a label, with the JSON around it."""
 
 
 class Letter(Frozen):
@@ -68,6 +78,12 @@ class Written(Reply):
     """Whether it breaks off at the limit of tokens."""
 
 
+class Labelled(Written):
+    """A reply, and the label that stood before it."""
+
+    intent: str
+
+
 class ReplyWriter(Agent[Letter, Reply]):
     """Writes replies from rules, facts and what was decided.
 
@@ -78,6 +94,8 @@ class ReplyWriter(Agent[Letter, Reply]):
         policy: The rules of the house.
         facts: What else may be said.
         max_tokens: Of a reply.
+        labels: A question that is answered in the same call, before the reply: it then reads as
+            `Labelled`, and what was decided must not be told.
 
     Raises:
         CapabilityError: the endpoint can't complete.
@@ -92,6 +110,7 @@ class ReplyWriter(Agent[Letter, Reply]):
         policy: str = "",
         facts: Sequence[str] = (),
         max_tokens: int,
+        labels: Question | None = None,
     ) -> None:
         told = [f"Rules:\n{policy.strip()}\n\n"] if policy.strip() else []
         if facts:
@@ -101,14 +120,21 @@ class ReplyWriter(Agent[Letter, Reply]):
             tone=tone,
             knowledge="".join(told),
         )
+        output: type[Any] = Reply
+        if labels is not None:
+            instructions += _LABELLED.format(meanings=_meanings(labels))
+            output = _labelled_model(labels)
+            max_tokens += LABEL_TOKENS
         super().__init__(
             endpoint,
             instructions,
             input=Letter,
-            output=Reply,
+            output=output,
             name="reply",
             max_tokens=max_tokens,
         )
+        self._labels = labels
+        self._label_alone = False
 
     def messages(self, request: Letter) -> tuple[Message, ...]:
         """Put what was found and decided behind the rules, so that the message stands alone.
@@ -131,9 +157,26 @@ class ReplyWriter(Agent[Letter, Reply]):
         return block(request.text)
 
     def read(self, completion: Completion) -> Reply:
-        """Read the reply, and whether it breaks off."""
-        reply = super().read(completion)
-        return Written(text=reply.text, cut=completion.finish_reason == "length")
+        """Read the reply, with its label if it has one, and whether it breaks off."""
+        cut = completion.finish_reason == "length"
+        if self._labels is None:
+            return Written(text=super().read(completion).text, cut=cut)
+        said: Any
+        if cut:
+            begun = completion.text[completion.text.find("{") :]
+            known = from_json(begun, allow_partial=_CUT)
+            said = self.output_type.model_validate({"reply": "", **known})
+        else:
+            said = super().read(completion)
+        if not said.reply.strip() and not self._label_alone:
+            raise ValueError("reply is empty")
+        return Labelled(text=said.reply, cut=cut, intent=said.intent)
+
+    def for_label(self) -> ReplyWriter:
+        """Copy it, to be asked alike, and to break off behind the label."""
+        copied = copy.copy(self)
+        copied.name, copied.max_tokens, copied._label_alone = "labeller", LABEL_TOKENS, True
+        return copied
 
 
 class Waiting(TypedNode[Letter, Dropped]):
@@ -165,6 +208,32 @@ class TextOrFile(Mark):
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ValueError(f"{path} can't be read as a text: {why}") from error
+
+
+def _meanings(question: Question) -> str:
+    """List what a message can be about."""
+    lines = [
+        f"- {option.name}: {_meaning(option.name, option.description)}"
+        for option in question.options
+    ]
+    return "A message is about one of these:\n" + "\n".join(lines)
+
+
+def _meaning(name: str, description: str | None) -> str:
+    return "anything else" if name == NONE_OF_THESE else description or name
+
+
+def _labelled_model(question: Question) -> type[BaseModel]:
+    """Make what a large model fills in: the label, and behind it the reply.
+
+    The label stands first, so that it is there where the reply breaks off, or isn't wanted.
+    """
+    names = Literal[tuple(option.name for option in question.options)]
+    fields: dict[str, Any] = {
+        "intent": (names, Field(description=question.text)),
+        "reply": (str, Field(description="the reply to the customer")),
+    }
+    return create_model("LabelledReply", **fields)
 
 
 def letter_of(

@@ -118,9 +118,12 @@ class Tally:
             {(n.endpoint, n.kind) for n in item.trace if n.endpoint and n.kind in _TROUBLES}
         )
         answers = (output, *answers_in(output).values())
-        if any(isinstance(getattr(answer, "accepted", None), bool) for answer in answers):
+        said = [one for one in (getattr(a, "accepted", None) for a in answers) if one is not None]
+        if said:
             self.calibrated = True
-            self.accepted += bool(accepted_in(output))
+            # An outcome holds decisions that nothing is promised of: those that say it count.
+            covered = all(said) if isinstance(output, Outcome) else accepted_in(output)
+            self.accepted += bool(covered)
         notes = [note for note in item.trace if note.kind == "doubtful"]
         marked = set(_marked("", item.output))
         self.questions |= {note.node.rpartition("/")[2] for note in notes} or marked

@@ -1,0 +1,398 @@
+"""Student: a node of one question that learns from a large model's answers while it is used.
+
+What is learned, and when it may be used, stands in `moa.calibration.promise`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+
+from pydantic import ValidationInfo
+
+from moa._async import Lock
+from moa.agents.deciding import DecidingAgent
+from moa.agents.language import can_detect, language_of
+from moa.calibration.features import ENCODER, LabelFeature, VectorFeature, read_vector
+from moa.calibration.file import QuestionRecord
+from moa.calibration.labelled import label_of
+from moa.context import RunContext, quiet
+from moa.endpoints.encoders import feeds_heads
+from moa.endpoints.known import identity_of
+from moa.errors import (
+    ConfigError,
+    EndpointUnauthorized,
+    EndpointUnsupported,
+    MoaError,
+)
+from moa.graphs.fields import beside_config
+from moa.node import Frozen, Node, Result
+from moa.questions import NONE_OF_THESE, Answer, Question
+from moa.rows._stores import is_address
+
+if TYPE_CHECKING:
+    from moa.calibration.answers import Answered
+    from moa.calibration.learning import Head, Judged, Learning
+    from moa.calibration.promise import Side
+
+T = TypeVar("T")
+_OWN = LabelFeature(name="small")
+"""What the small node says by itself is read like the label probabilities of a model."""
+_ENCODED = VectorFeature(name=ENCODER, source=ENCODER, sentences=True)
+_WRITTEN = 0.9
+"""Probability that a label counts as having which was written, and has none."""
+SET_UP_WRONG = (EndpointUnauthorized, EndpointUnsupported, ConfigError)
+"""Errors that the large model gives to any text."""
+
+
+class Learn(Frozen):
+    """How it is learned, in a table `learn = { where = "answers.db", answer = "large" }`."""
+
+    where: str | Path
+    """A file, or `postgresql://USER@HOST/DATABASE#NAME`."""
+    answer: Literal["small", "large"] = "small"
+    """Whose answer is given where both would do. With `large` nothing is saved, all else is the
+    same, and what it would save is known: that is how to try it on what is in use."""
+    keep_texts: bool = False
+    """Whether texts are kept too: vectors and labels are enough to learn from."""
+
+
+def read_learn(given: object, info: ValidationInfo) -> object:
+    """Read what a cascade was given: a file, which a table names beside its moa.toml, or more."""
+    learn = Learn(where=given) if isinstance(given, str | Path) else given
+    if isinstance(learn, Mapping):
+        learn = Learn.model_validate(learn)
+    if not isinstance(learn, Learn) or is_address(learn.where):
+        return learn
+    return learn.model_copy(update={"where": beside_config(learn.where, info)})
+
+
+class TextRead(NamedTuple):
+    """What was read of a text before anybody else was asked."""
+
+    own: Answer
+    vector: Sequence[float]
+
+
+class Considered(NamedTuple):
+    """A text before the large model is asked: its side, and what is said of it so far."""
+
+    text: str
+    side: Side
+    held: bool
+    epoch: int
+    read: TextRead | None
+    """`None` where it couldn't be read."""
+    judged: Judged | None
+    """`None` where no head is in use, or nothing was read."""
+    head: Head | None
+
+
+class Student:
+    """A node that learns from what a large model says to the same texts.
+
+    Args:
+        name: Of the graph, for errors.
+        small: Asks one question.
+        learn: Where it is kept, and whose answer is given.
+
+    Raises:
+        ConfigError: the node asks no question, or several.
+    """
+
+    def __init__(self, name: str, small: Node[Any, Any], learn: Learn) -> None:
+        if not isinstance(small, DecidingAgent) or len(small.questions) != 1:
+            raise ConfigError(
+                f"{name!r}: learn takes a small node that asks one question, such as a "
+                f"Classifier, and {small.name!r} is none"
+            )
+        self.small: DecidingAgent[Any] = cast("Any", small)
+        self.learn = learn
+        self.question: Question = self.small.questions[0]
+        encoder = self.small.encoder
+        self._encodes = encoder is not None and feeds_heads(encoder)
+        self._lock = Lock()
+        self._learning: Learning | None = None
+
+    def check(self, large: object) -> None:
+        """Make sure that the large model is another one.
+
+        Raises:
+            ConfigError: it is the small one.
+        """
+        if getattr(large, "endpoint", None) is self.small.endpoint:
+            name = getattr(large, "name", "")
+            raise ConfigError(
+                f"{name!r} asks the endpoint of the small node, from which nothing can be "
+                "learned. Configure a large model: moa models add --help"
+            )
+
+    async def ready(self, context: RunContext | None = None) -> Learning:
+        """Open the answers, once.
+
+        Raises:
+            ConfigError: they belong to another question or other models, or can't be used.
+            MissingDependency: what fits heads isn't installed.
+        """
+        if self._learning is None:
+            context = context or RunContext(keep_notes=False)
+            async with self._lock.held(context.remaining_s()):
+                if self._learning is None:
+                    self._learning = await self._open(context)
+        return self._learning
+
+    async def _open(self, context: RunContext) -> Learning:
+        from moa.calibration.answers import AnswerStore
+        from moa.calibration.learning import Learning
+        from moa.decisions.regression import check_installed
+
+        check_installed()
+        store = AnswerStore(self.learn.where)
+        asked = QuestionRecord.model_validate(self.question).model_dump_json()
+        made_of = await self._made_of(context)
+
+        def begin() -> None:
+            store.open()
+            store.bind(asked, made_of)
+
+        await store.beside(begin)
+        features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
+        return Learning(store, self.question, features, await self._names(context))
+
+    async def _made_of(self, context: RunContext) -> str:
+        """Say what reads texts: a head says nothing of what others read."""
+        small = self.small
+        asked = [small.endpoint] if small.asks_endpoint else []
+        if small.encoder is not None and self._encodes:
+            asked.append(small.encoder)
+        found = [await identity_of(one, context) for one in asked]
+        ways = "".join(one.calibration.model_dump_json(exclude={"made"}) for one in small.scorers)
+        digest = hashlib.sha256(ways.encode()).hexdigest()[:12]
+        return json.dumps({"small": digest, "models": [[one.model, one.digest] for one in found]})
+
+    async def _names(self, context: RunContext) -> Any:
+        """Read the names of the options like texts: nobody had to label them."""
+        asked = self.question
+        if not self._encodes or asked.kind != "choice":
+            return None
+        import numpy as np
+
+        named = [(i, o) for i, o in enumerate(asked.options) if o.name != NONE_OF_THESE]
+        words = [(option.description or option.name).replace("_", " ") for _, option in named]
+        sources = self.small.sources
+        read = [await read_vector(_ENCODED, word, asked, sources, context) for word in words]
+        return np.array(read), np.array([place for place, _ in named])
+
+    async def consider(self, text: str, own: RunContext, *, case: str | None = None) -> Considered:
+        """Toss the coin for a text, then read it, and judge it by the head in use."""
+        learning = await self.ready(own)
+        state, head = await learning.store.beside(learning.now)
+        side = learning.store.coin.toss(text, case)
+        read = await self._read(text, own)
+        judged = None
+        if head is not None and read is not None:
+            judged = head.judge(self._rounded(read), side.key)
+        held = side.is_held_out(state.looks)
+        return Considered(text, side, held, state.epoch, read, judged, head)
+
+    def may_answer(self, found: Considered) -> bool:
+        """Whether its own answer may be given; it may be held out all the same."""
+        accepted = found.judged is not None and found.judged.accepted
+        return accepted and self.learn.answer == "small"
+
+    def answer(self, found: Considered, *, accepted: bool) -> Answer | None:
+        """Give its own answer, by the head if one is in use; `None` where nothing was read."""
+        if found.read is None:
+            return None
+        if found.judged is None:
+            return replace(found.read.own, accepted=accepted)
+        return Answer(
+            question=self.question,
+            probabilities=found.judged.probabilities,
+            source="encoder",
+            accepted=accepted,
+            expected_precision=None,
+        )
+
+    async def add(self, found: Considered, *, by_small: bool = False) -> int:
+        """Keep a text before anybody is asked, and return its place."""
+        learning = await self.ready()
+        place = await learning.store.beside(
+            lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
+        )
+        if by_small:
+            learning.wake(place)
+        return place
+
+    async def spare(self, place: int, *, moot: bool) -> None:
+        """Keep that nobody asks the large model about a text.
+
+        Args:
+            place: Of the text.
+            moot: Whether nobody would have, whatever the small answer is.
+        """
+        learning = await self.ready()
+        await learning.store.beside(lambda: learning.store.spare(place, moot=moot))
+        learning.wake(place)
+
+    async def teach(
+        self,
+        place: int,
+        ask: Callable[[RunContext], Awaitable[Result[T]]],
+        label: Callable[[T], str | None],
+        own: RunContext,
+        *,
+        again: Callable[[RunContext], Awaitable[Result[Any]]] | None = None,
+        moot: bool = False,
+    ) -> Result[T]:
+        """Ask the large model, which must see nothing of the small answer, and keep its label.
+
+        Args:
+            place: Of the text.
+            ask: Asks it.
+            label: Names the option that it gave; `None`: it gave none.
+            own: Of the run.
+            again: Asks it a second time, where that is wanted.
+            moot: Whether it is asked whatever the small answer is.
+
+        Raises:
+            MoaError: it failed, which counts as another answer than any; or it is set up wrong,
+                which counts as nothing.
+        """
+        from moa.calibration.answers import Answered
+
+        store = (await self.ready(own)).store
+        start = time.perf_counter()
+        try:
+            result = await ask(own)
+        except SET_UP_WRONG:
+            await store.beside(lambda: store.drop(place))
+            raise  # whatever the text is: it would be no difference
+        except MoaError:
+            await self._settle(place, Answered(None, moot=moot))
+            raise
+        seconds = time.perf_counter() - start
+        said = _said(result, label(result.output))._replace(seconds=seconds, moot=moot)
+        if again is not None:
+            said = await self._again(again, label, said, own)
+        await self._settle(place, said)
+        return result
+
+    async def take(
+        self, text: str, label: str, own: RunContext, *, case: str | None = None, people: bool
+    ) -> bool:
+        """Keep an answer that is known, of a log or of people; `False`: the text is known.
+
+        Labels of people are fitted to. Of a log of the large model, texts are held out too.
+
+        Raises:
+            InputError: the label is none of the question's.
+        """
+        from moa.calibration.answers import Answered
+
+        learning = await self.ready(own)
+        store = learning.store
+        name = label_of(self.question, label)
+        side = store.coin.toss(text, case)
+        if name is None or await store.beside(lambda: store.places_of(side)):
+            return False
+        state, _ = await store.beside(learning.now)
+        held = side.is_held_out(state.looks) and not people
+        found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
+        row = self._row(found, by_small=False)._replace(source="person" if people else "log")
+        place = await store.beside(lambda: store.add(row, state.epoch))
+        await self._settle(place, Answered(name, calls=0))
+        return True
+
+    async def _read(self, text: str, own: RunContext) -> TextRead | None:
+        """Read a text; `None` where it can't be, and the large model answers."""
+        from moa.calibration.reader import logs_of
+
+        also = (_ENCODED,) if self._encodes else ()
+        inner = quiet(own.nested(self.small.name))
+        try:
+            (answer,), further = await self.small.answers_and_reads(text, also, inner)
+        except MoaError as error:
+            if not error.escalates:
+                raise
+            own.note("failed", f"{self.small.name!r} could not read it: {error}")
+            return None
+        if answer.written is not None:
+            rest = (1 - _WRITTEN) / max(1, len(answer.question.options) - 1)
+            options = range(len(answer.question.options))
+            given = tuple(_WRITTEN if i == answer.written else rest for i in options)
+            answer = Answer(question=answer.question, probabilities=given)
+        return TextRead(
+            answer, (*logs_of(answer).tolist(), *(further[0].vector if further else ()))
+        )
+
+    @staticmethod
+    def _rounded(read: TextRead) -> Any:
+        from moa.calibration.learning import rounded
+
+        return rounded(read.vector)
+
+    def _row(self, found: Considered, *, by_small: bool) -> Any:
+        from moa.calibration.answers import Row
+
+        read, judged, head = found.read, found.judged, found.head
+        return Row(
+            side=found.side,
+            held=found.held,
+            source="run",
+            vector=None if read is None else read.vector,
+            length=len(found.text),
+            language=language_of(found.text) if can_detect() else None,
+            text=found.text if self.learn.keep_texts else None,
+            look=None if head is None or judged is None else head.state.used,
+            accepts=None if judged is None else judged.passes,
+            guess=None if judged is None else self._best(judged),
+            sure=None if judged is None else judged.sure,
+            by_small=by_small,
+        )
+
+    async def _settle(self, place: int, said: Answered) -> None:
+        learning = await self.ready()
+        await learning.store.beside(lambda: learning.store.settle(place, said))
+        learning.wake(place)
+
+    async def _again(
+        self,
+        ask: Callable[[RunContext], Awaitable[Result[Any]]],
+        label: Callable[[Any], str | None],
+        said: Answered,
+        own: RunContext,
+    ) -> Answered:
+        """Ask once more: how far the large model differs from itself is the least that can be."""
+        try:
+            result = await ask(quiet(own))
+        except MoaError as error:
+            if not error.recoverable:
+                raise
+            own.note("failed", f"the large model was asked twice, and failed: {error}")
+            return said
+        more = _said(result, label(result.output))
+        cost = None if said.cost is None or more.cost is None else said.cost + more.cost
+        return said._replace(
+            again=more.label,
+            calls=said.calls + more.calls,
+            tokens=(said.tokens or 0) + (more.tokens or 0),
+            cost=cost,
+        )
+
+    def _best(self, judged: Judged) -> str:
+        place = judged.probabilities.index(max(judged.probabilities))
+        return self.question.options[place].name
+
+
+def _said(result: Result[Any], label: str | None) -> Answered:
+    from moa.calibration.answers import Answered
+
+    total = result.usage.total
+    cost = None if total.cost is None else float(total.cost)
+    return Answered(label, calls=total.calls, tokens=total.tokens, cost=cost)

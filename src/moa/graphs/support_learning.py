@@ -1,0 +1,193 @@
+"""Support that learns: whoever writes says what a message wants, and the intent learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from moa.agents.base import TypedNode
+from moa.agents.classifier import Classifier
+from moa.context import RunContext, quiet
+from moa.endpoints.known import can_write
+from moa.errors import ConfigError, MoaError, OutputError, check_recoverable
+from moa.graphs.engine.types import Skipped
+from moa.graphs.student import SET_UP_WRONG, Learn, Student
+from moa.graphs.support_replies import Letter, ReplyWriter
+from moa.node import Frozen, Reply, Result, Text
+from moa.questions import Answer, Choice, Question
+
+
+class Opened(Frozen):
+    """A message whose intent was decided, and whose side is known."""
+
+    intent: Choice[str | None]
+    """Accepted where a promise covers it."""
+    place: int
+    """Where its answer is kept."""
+    held: bool
+    """Whether the large model has to label it, whatever becomes of it."""
+    twice: bool
+    """Whether the large model is asked twice."""
+
+
+class Lesson(Frozen):
+    """A message, as the large model is asked: what was decided isn't in it."""
+
+    letter: Letter
+    opened: Opened | None
+    """`None` where there was nothing to read."""
+    moot: bool
+    """Whether the large model writes, or doesn't, whatever the intent is."""
+
+
+class Label(Frozen):
+    """What the large model says of a message to which it writes nothing."""
+
+    intent: str | None = None
+    """`None`: it was not asked, or said nothing."""
+
+
+class LearningIntent(TypedNode[Text, Opened]):
+    """Decides the intent, by what was learned where a promise holds, and tosses the coin."""
+
+    def __init__(self, student: Student, labeller: ReplyWriter) -> None:
+        super().__init__(name="intent")
+        self.student, self.agent, self.labeller = student, student.small, labeller
+
+    async def answer(self, request: Text, context: RunContext) -> Opened:
+        """Decide, and keep the message before anybody else is asked."""
+        student, model = self.student, self.labeller.endpoint.model
+        student.check(self.labeller)
+        if not can_write(model):
+            raise ConfigError(
+                f"learn takes a large model whose labels are worth learning from, and {model} "
+                "writes too badly. Configure one: moa models add --help"
+            )
+        found = await student.consider(request.text, context)
+        accepted = student.may_answer(found)
+        answer = student.answer(found, accepted=accepted)
+        intent: Choice[str | None] = student.small.read(
+            [answer or Answer(question=student.question, status="missing")]
+        )
+        place = await student.add(found)
+        twice = found.held and found.side.is_asked_twice
+        return Opened(intent=intent, place=place, held=found.held, twice=twice)
+
+
+class LearningWriter(TypedNode[Lesson, Reply]):
+    """Writes the reply, with the label that the intent learns from, in one call.
+
+    Args:
+        student: What learns.
+        writer: Writes both.
+        plain: Writes the reply alone, where nothing valid came of both.
+        labeller: As `writer`, but breaks off behind the label, which it says a second time.
+    """
+
+    def __init__(
+        self, student: Student, writer: ReplyWriter, plain: ReplyWriter, labeller: ReplyWriter
+    ) -> None:
+        super().__init__(name="reply")
+        self.student, self.labeller = student, labeller
+        self.writer, self.plain = writer, plain
+
+    async def answer(self, request: Lesson, context: RunContext) -> Reply:
+        """Write, and keep the label."""
+        opened = _opened(request)
+        try:
+            result = await self.student.teach(
+                opened.place,
+                partial(self.writer.run, request.letter),
+                _label_in,
+                context,
+                again=partial(_labelled, self.labeller, request.letter) if opened.twice else None,
+                moot=request.moot,
+            )
+        except OutputError as error:
+            context.note("failed", f"it has no label: {error}")
+            return (await self.plain.run(request.letter, context)).output
+        return result.output
+
+
+class HeldOutLabels(TypedNode[Lesson, Label]):
+    """Has a message labelled that is held out, where no reply is written to it.
+
+    It is asked as whoever writes is, and breaks off behind the label: another prompt would be
+    another large model.
+    """
+
+    def __init__(self, student: Student, labeller: ReplyWriter) -> None:
+        super().__init__(name="labels")
+        self.student, self.labeller = student, labeller
+
+    async def answer(self, request: Lesson, context: RunContext) -> Label:
+        """Ask for the label of what is held out; keep of the others that nobody was asked."""
+        opened = _opened(request)
+        if not opened.held:
+            await self.student.spare(opened.place, moot=request.moot)
+            return Label()
+        context.note("audited", "it is held out, so that the large model labels it too")
+        ask = partial(_labelled, self.labeller, request.letter)
+        try:
+            result = await self.student.teach(
+                opened.place,
+                ask,
+                _label_in,
+                context,
+                again=ask if opened.twice else None,
+                moot=request.moot,
+            )
+        except SET_UP_WRONG:
+            raise
+        except MoaError as error:
+            check_recoverable(error)
+            context.note("failed", f"it has no label: {error}")
+            return Label()
+        return Label(intent=_label_in(result.output))
+
+
+class Lessons(NamedTuple):
+    """The nodes of a support graph that learns."""
+
+    student: Student
+    intent: LearningIntent
+    reply: LearningWriter
+    labels: HeldOutLabels
+
+    @classmethod
+    def of(
+        cls,
+        intent: Classifier[str | None],
+        learn: Learn,
+        writer: Callable[[Question | None], ReplyWriter],
+    ) -> Lessons:
+        """Make them of what decides the intent, and of what makes whoever writes, with labels."""
+        student = Student("support", intent, learn)
+        plain = writer(None)
+        both = writer(student.question)
+        labeller = both.for_label()
+        return cls(
+            student,
+            LearningIntent(student, labeller),
+            LearningWriter(student, both, plain, labeller),
+            HeldOutLabels(student, labeller),
+        )
+
+
+def intent_in(opened: Opened | Skipped) -> Choice[str | None] | Skipped:
+    """Take the decision."""
+    return opened if isinstance(opened, Skipped) else opened.intent
+
+
+async def _labelled(labeller: ReplyWriter, letter: Letter, own: RunContext) -> Result[Reply]:
+    return await labeller.run(letter, quiet(own))  # that it breaks off is meant
+
+
+def _label_in(said: object) -> str | None:
+    return getattr(said, "intent", None)
+
+
+def _opened(request: Lesson) -> Opened:
+    assert request.opened is not None, "an empty message is asked of nobody"
+    return request.opened

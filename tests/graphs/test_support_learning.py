@@ -1,0 +1,419 @@
+"""A support inbox that learns: who labels what, from which prompt, and what is settled then."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moa.budget import Budget
+from moa.calibration import learning as module
+from moa.calibration.answers import FIGURES, AnswerStore
+from moa.calibration.defaults import as_asked
+from moa.calibration.figures import LearningFigures, figures_of
+from moa.calibration.learned import Learned
+from moa.calibration.promise import PlannedLook
+from moa.config import load
+from moa.config.endpoints import Endpoints
+from moa.context import RunContext
+from moa.endpoints import Completion
+from moa.errors import BudgetExceeded, ConfigError, EndpointUnauthorized, EndpointUnavailable
+from moa.graphs.learning import Learner, agents_of
+from moa.graphs.loading import asked_by, load_graph
+from moa.graphs.support import Answered, Intent, Routed, Support, SupportOutcome, Ticket
+from moa.graphs.support_learning import LearningWriter
+from moa.graphs.support_reading import intent_of
+from moa.graphs.support_replies import LABEL_TOKENS, Labelled
+from moa.node import Result
+from moa.testing import Asked, SimulatedEndpoint, Step
+from moa.usage import Amount, Price
+
+from .killed import killed, resumed
+
+INTENTS = {
+    "card": Intent(means="asks about a payment card", queue="cards"),
+    "app": Intent(means="asks about the telephone app", queue="apps"),
+}
+CALM: dict[str, dict[str, float]] = {
+    "spam": {"no": 0.9},
+    "injection": {"no": 0.9},
+    "sentiment": {"neutral": 0.9},
+    "urgency": {"can wait": 0.9},
+    "danger": {"no": 0.9},
+}
+POLICY = "A colleague looks at cards and at the app."
+
+
+def fixed(n: int) -> str:
+    return "5e" * n
+
+
+@pytest.fixture(autouse=True)
+def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
+    plan = (PlannedLook(0.05, held_out=60),)
+    monkeypatch.setattr(module, "LOOKS", plan)
+    monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.4)
+    monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
+    monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", fixed)
+
+
+class Inbox:
+    """Messages whose intent the small model knows, and the large one says."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.decided: dict[str, dict[str, float]] = {}
+        self.fails: Step | None = None
+        self.cut = False
+        self._draw, self._count = random.Random(0), 0
+        self.small = SimulatedEndpoint(name="small", rule=self._small)
+        self.large = SimulatedEndpoint(
+            name="large",
+            tier="llm",
+            rule=self._large,
+            price=Price(input=Decimal(1), output=Decimal(1)),
+        )
+
+    def support(self, **settings: Any) -> Support:
+        given: dict[str, Any] = {"learn": self.where, "intents": INTENTS, "policy": POLICY}
+        return Support(slm=self.small, llm=self.large, **{**given, **settings})
+
+    def texts(self, n: int) -> list[str]:
+        self._count += n
+        numbers = range(self._count - n, self._count)
+        return [f"My {self._draw.choice(['card', 'app'])} is number {i:04}." for i in numbers]
+
+    def _small(self, text: str) -> Step:
+        return {**CALM, "intent": {"card" if "card" in text else "app": 0.8}, **self.decided}
+
+    def _large(self, text: str, asked: Asked) -> Step:
+        if self.fails is not None:
+            return self.fails
+        said = {"intent": "card" if "card" in text else "app"}
+        assert asked.schema is not None, "labels are asked for"
+        if "reply" in asked.schema["properties"]:
+            said["reply"] = "Thank you. A colleague looks at it."
+        return json.dumps(said)
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Inbox:
+    return Inbox(tmp_path / "answers.db")
+
+
+async def run(support: Support, text: str) -> Result[SupportOutcome]:
+    return await support.run(Ticket(text=text))
+
+
+async def store_of(support: Support) -> AnswerStore:
+    assert support.student is not None
+    return (await support.student.ready()).store
+
+
+async def figures(support: Support) -> LearningFigures:
+    return figures_of(await store_of(support))
+
+
+async def sides(support: Support, texts: list[str], looks: int = 0) -> dict[bool, list[str]]:
+    coin = (await store_of(support)).coin
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for text in texts:
+        found[coin.toss(text).is_held_out(looks)].append(text)
+    return found
+
+
+async def learned(inbox: Inbox) -> Support:
+    support = inbox.support()
+    for text in inbox.texts(150):
+        await run(support, text)
+    assert support.student is not None
+    (await support.student.ready()).wait()
+    assert (await figures(support)).looks[0].in_use
+    return support
+
+
+async def rows(support: Support) -> list[dict[str, Any]]:
+    return [dict(zip(FIGURES, row, strict=True)) for row in (await store_of(support)).rows()]
+
+
+async def test_at_first_the_large_model_writes_and_labels_in_one_call(inbox: Inbox) -> None:
+    support = inbox.support()
+    for text in inbox.texts(8):
+        result = await run(support, text)
+        assert isinstance(result.output, Answered)
+        assert (result.output.written_by, result.output.kind) == ("llm", "reply")
+        assert result.output.text == "Thank you. A colleague looks at it."
+    found = await rows(support)
+    assert {row["label"] for row in found} == {"card", "app"}
+    twice = sum(row["again"] is not None for row in found)
+    assert len(inbox.large.prompts) == 8 + twice == sum(row["calls"] for row in found)
+
+
+async def test_an_intent_that_is_accepted_is_settled_without_a_call_of_the_large_model(
+    inbox: Inbox,
+) -> None:
+    support = await learned(inbox)
+    before = len(inbox.large.prompts)
+    for text in (await sides(support, inbox.texts(30), looks=1))[False]:
+        output = (await run(support, text)).output
+        assert isinstance(output, Routed)
+        assert output.queue == ("cards" if "card" in text else "apps")
+        assert output.decisions.intent.accepted
+    assert len(inbox.large.prompts) == before
+    now = await figures(support)
+    assert now.by_small >= 25
+    assert "95 % probability" in now.promise
+
+
+async def test_what_is_held_out_is_labelled_though_it_is_settled(inbox: Inbox) -> None:
+    support = await learned(inbox)
+    held = (await sides(support, inbox.texts(400), looks=1))[True][:4]
+    assert held
+    for text in held:
+        before = len(inbox.large.prompts)
+        output = (await run(support, text)).output
+        assert isinstance(output, Routed)
+        assert output.queue in ("cards", "apps")
+        assert inbox.large.prompts[before].max_tokens == LABEL_TOKENS
+    assert [row["label"] for row in (await rows(support))[-len(held) :]] == [
+        "card" if "card" in text else "app" for text in held
+    ]
+
+
+@pytest.mark.parametrize(
+    ("decided", "queue"),
+    [
+        ({"spam": {"yes": 0.9}}, "quarantine"),
+        ({"urgency": {"now": 0.9}, "danger": {"yes": 0.9}}, "danger"),
+    ],
+)
+async def test_what_is_held_out_is_labelled_though_it_is_set_aside_and_nothing_else_is(
+    inbox: Inbox, decided: dict[str, dict[str, float]], queue: str
+) -> None:
+    support = inbox.support()
+    inbox.decided = decided
+    for held, texts in (await sides(support, inbox.texts(12))).items():
+        assert len(texts) > 2
+        for text in texts:
+            before = len(inbox.large.prompts)
+            output = (await run(support, text)).output
+            assert isinstance(output, Routed)
+            assert output.queue == queue
+            assert (len(inbox.large.prompts) > before) == held
+    found = await rows(support)
+    assert all((row["label"] is not None) == bool(row["held"]) for row in found)
+    now = await figures(support)
+    assert now.missing == 0
+    assert now.calls == len(inbox.large.prompts)
+
+
+async def test_whoever_labels_sees_nothing_of_what_was_decided(inbox: Inbox) -> None:
+    support = inbox.support()
+    inbox.decided = {"sentiment": {"negative": 0.9}, "urgency": {"now": 0.9}}
+    one, other = "My card is number 1.", "My card is number 2."
+    await run(support, one)
+    asked = {"intent": {"app": 0.99}, "sentiment": {"positive": 0.9}}
+    inbox.decided = asked
+    await run(support, other)
+    first, last = (
+        "\n".join(m.content for m in p.messages)
+        for p in inbox.large.prompts
+        if p.max_tokens > LABEL_TOKENS
+    )
+    assert first.replace(one, other) == last
+
+
+async def test_labels_alone_are_asked_for_by_the_prompt_of_labels_with_a_reply(
+    inbox: Inbox, tmp_path: Path
+) -> None:
+    file = tmp_path / "cards.md"
+    file.write_text("A card is green, as the app is.")
+    support = inbox.support(documents=file)
+    held = (await sides(support, inbox.texts(12)))[True][0]
+    await run(support, held)
+    inbox.decided = {"spam": {"yes": 0.9}}
+    await run(support, held)
+    first, *_, last = inbox.large.prompts
+    assert "green" in first.messages[0].content
+    assert first.messages == last.messages
+    assert (first.max_tokens, last.max_tokens) == (300 + LABEL_TOKENS, LABEL_TOKENS)
+
+
+async def test_the_meaning_of_each_label_is_told_and_none_of_these_is_one(inbox: Inbox) -> None:
+    support = inbox.support()
+    await run(support, inbox.texts(1)[0])
+    told = inbox.large.prompts[0].messages[0].content
+    for words in ("asks about a payment card", "asks about the telephone app", "none of these"):
+        assert words in told
+
+
+async def test_a_reply_that_breaks_off_is_a_draft_and_keeps_its_label(inbox: Inbox) -> None:
+    support = inbox.support()
+    (node,) = [one for one in support.members() if isinstance(one, LearningWriter)]
+    for fence in ("", "```json\n"):
+        cut = Completion(
+            text=fence + '{"intent": "card", "reply": "A colleague looks',
+            endpoint="large",
+            model="m",
+            finish_reason="length",
+            amount=Amount(),
+        )
+        read = node.writer.read(cut)
+        assert isinstance(read, Labelled)
+        assert (read.intent, read.text, read.cut) == ("card", "A colleague looks", True)
+    cut = replace(cut, text='{"intent": "app", "re')
+    read = node.labeller.read(cut)
+    assert isinstance(read, Labelled)
+    assert read.intent == "app"
+    with pytest.raises(ValueError, match="empty"):
+        node.writer.read(cut)
+
+
+async def test_a_call_that_fails_counts_as_a_difference_and_fails_no_settled_message(
+    inbox: Inbox,
+) -> None:
+    support = await learned(inbox)
+    inbox.fails = EndpointUnavailable("no", endpoint="large")
+    held = (await sides(support, inbox.texts(400), looks=1))[True][0]
+    result = await run(support, held)
+    assert isinstance(result.output, Routed)
+    assert any(note.kind == "failed" for note in result.trace)
+    assert (await figures(support)).missing == 1
+    inbox.decided = {"sentiment": {"negative": 0.9}}
+    with pytest.raises(EndpointUnavailable):
+        await run(support, inbox.texts(1)[0])
+
+
+async def test_a_model_that_gives_no_label_still_writes(inbox: Inbox) -> None:
+    inbox.fails = "A colleague looks at it."  # and no JSON
+    result = await run(inbox.support(), inbox.texts(1)[0])
+    assert isinstance(result.output, Answered)
+    assert result.output.text == "A colleague looks at it."
+    assert inbox.large.prompts[-1].json_schema is None
+    assert [row["label"] for row in await rows(inbox.support())] == [None]
+
+
+async def test_a_wrong_key_leaves_no_row(inbox: Inbox) -> None:
+    support = inbox.support()
+    inbox.fails = EndpointUnauthorized("wrong key", endpoint="large", status=401)
+    for text in inbox.texts(3):
+        with pytest.raises(EndpointUnauthorized):
+            await run(support, text)
+    assert (await figures(support)).inputs == 0
+
+
+async def test_a_budget_without_calls_settles_what_small_models_settle(inbox: Inbox) -> None:
+    support = inbox.support()
+    inbox.decided = {"spam": {"yes": 0.9}}
+    held = (await sides(support, inbox.texts(12)))[True][0]
+    result = await support.run(Ticket(text=held), RunContext(budget=Budget(llm_calls=0)))
+    assert isinstance(result.output, Routed)
+    assert "llm" not in result.usage.by_tier()
+    assert (await figures(support)).missing == 1
+    inbox.decided = {}
+    with pytest.raises(BudgetExceeded):
+        await support.run(Ticket(text=held), RunContext(budget=Budget(llm_calls=0)))
+
+
+async def test_money_is_saved_where_the_intent_decided_it_and_nowhere_else(inbox: Inbox) -> None:
+    support = await learned(inbox)
+    before = await rows(support)
+    inbox.decided = {"spam": {"yes": 0.9}}
+    for text in (await sides(support, inbox.texts(5), looks=1))[False]:
+        await run(support, text)
+    inbox.decided = {"sentiment": {"negative": 0.9}}
+    for text in (await sides(support, inbox.texts(5), looks=1))[False]:
+        await run(support, text)
+    inbox.decided = {}
+    for text in (await sides(support, inbox.texts(5), looks=1))[False]:
+        await run(support, text)
+    new = (await rows(support))[len(before) :]
+    kinds = {(row["by_small"], row["moot"]) for row in new}
+    assert kinds == {(1, 1), (0, 1), (1, 0)}
+    now = await figures(support)
+    assert now.saved is not None
+    assert now.spent is not None
+    asked = sum(row["by_small"] == 0 for row in [*before, *new])
+    saved = sum(row["by_small"] and not row["moot"] for row in [*before, *new])
+    assert now.saved == pytest.approx(saved * now.spent / asked)
+    assert 0 < saved < now.by_small
+
+
+async def test_an_empty_message_is_no_row(inbox: Inbox) -> None:
+    support = inbox.support()
+    await run(support, " ")
+    assert (await figures(support)).inputs == 0
+    assert not inbox.large.prompts
+
+
+async def test_messages_side_by_side_share_one_look(inbox: Inbox) -> None:
+    both = inbox.support(), inbox.support()
+    texts = inbox.texts(160)
+    for at in range(0, 160, 8):
+        async with asyncio.TaskGroup() as group:
+            for number, text in enumerate(texts[at : at + 8]):
+                group.create_task(run(both[number % 2], text))
+    for one in both:
+        assert one.student is not None
+        (await one.student.ready()).wait()
+    now = await figures(both[0])
+    assert ([look.look for look in now.looks], now.inputs) == ([1], 160)
+
+
+@pytest.mark.parametrize("spam", ["no", "yes"])
+@pytest.mark.parametrize("lives", [1, 4, 5, 6])
+async def test_a_run_that_is_killed_and_goes_on_asks_nobody_twice(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, lives: int, spam: str
+) -> None:
+    inbox.decided = {"spam": {spam: 0.9}}
+    support = inbox.support()
+    coin = (await store_of(support)).coin
+    held = (await sides(support, inbox.texts(60)))[True]
+    text = next(one for one in held if coin.toss(one).is_asked_twice)
+    disk = await killed(inbox.support, Ticket(text=text), monkeypatch, lives=lives)
+    _, calls = await resumed(inbox.support, disk, monkeypatch)
+    assert len(calls.answered) == 5 + 2 - lives
+    found = await rows(support)
+    assert [row["label"] for row in found if row["label"]] == ["card" if "card" in text else "app"]
+
+
+async def test_the_promise_of_the_store_stands_in_place_of_one_of_a_file(inbox: Inbox) -> None:
+    (question,) = intent_of(inbox.small, INTENTS).questions
+    made = Learned(graph="support", calibrations={"intent": as_asked(question)})
+    output = (await run(inbox.support(learned=made), inbox.texts(1)[0])).output
+    assert isinstance(output, Answered)
+    assert output.decisions.intent.accepted is False
+
+
+def test_labels_of_people_are_learned_from_as_without_a_store(tmp_path: Path) -> None:
+    (tmp_path / "moa.toml").write_text('[graphs.support]\nlearn = "a.db"\n')
+    learner = Learner("support", Endpoints(load(tmp_path / "moa.toml"), read_keys=False))
+    assert "intent" in agents_of(learner.current)
+    assert "intent" in agents_of(learner.node)
+
+
+async def test_a_large_model_that_is_the_small_one_teaches_nothing(inbox: Inbox) -> None:
+    support = Support(slm=inbox.small, llm=inbox.small, learn=inbox.where)
+    with pytest.raises(ConfigError, match="nothing can be learned"):
+        await run(support, "My card is gone.")
+
+
+def test_a_table_names_the_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "moa.toml").write_text('[graphs.support]\nlearn = "a.db"\n')
+    endpoints = Endpoints(load(tmp_path / "moa.toml"), read_keys=False)
+    support = load_graph("support", endpoints)
+    assert isinstance(support, Support)
+    assert support.student is not None
+    assert support.student.learn.where == tmp_path / "a.db"
+
+
+def test_who_may_be_asked_is_known(inbox: Inbox) -> None:
+    assert asked_by(inbox.support()) == {"small", "large"}
+    assert asked_by(inbox.support(learn=None)) == {"small", "large"}
