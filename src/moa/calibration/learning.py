@@ -164,10 +164,14 @@ class Learning:
             self._thread = threading.Thread(target=self._work, daemon=True, name="moa-learn")
             self._thread.start()
 
-    def wait(self) -> None:
-        """Do all that there is to do with the rows that are there, and wait for it."""
+    def join(self) -> None:
+        """Wait for what is being done."""
         while (thread := self._thread) is not None:
             thread.join()
+
+    def wait(self) -> None:
+        """Do all that there is to do with the rows that are there, and wait for it."""
+        self.join()
         with self._working:
             self.step()
 
