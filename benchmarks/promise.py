@@ -23,6 +23,7 @@ from kept import Kept
 from moa.calibration import upper_bound
 from moa.calibration.promise import RISK
 from moa.endpoints.named import as_endpoint
+from moa.errors import MoaError
 from promise_beside import FIRST, LIKE, SURE, WAYS, beside
 from promise_streams import (
     PRICED,
@@ -78,8 +79,16 @@ vectors (of the Universal Sentence Encoder) is at least {like}. None of these pr
 
 
 def main() -> None:
-    """Run what hasn't been run yet; write the page and the picture."""
+    """Read the arguments, and say what is wrong without a traceback."""
     given = _arguments()
+    try:
+        measure(given)
+    except MoaError as error:
+        raise SystemExit(str(error)) from error
+
+
+def measure(given: Any) -> None:
+    """Run the tasks that were given, and where these are all, write the page."""
     given.kept.mkdir(parents=True, exist_ok=True)
     llm = as_endpoint(given.large, "llm") if given.large else None
     answers = Kept(given.answers) if given.answers else None
@@ -96,7 +105,15 @@ def main() -> None:
             large = larges[stream.task.name]
             _one(stream, seed, large, said[stream.task.name], kept)
     if given.page:
-        _write(name, given.shuffles, streams, said, kept.found)
+        large = "the right answer itself" if answers is None else _recorded(name, answers)
+        _write(name, large, given.shuffles, streams, said, kept.found)
+
+
+def _recorded(name: str, answers: Kept) -> str:
+    """Say who the large model is, and how long its answers took."""
+    seconds = [one["seconds"] for one in answers.found.values()]
+    p50, p95 = np.percentile(seconds, (50, 95))
+    return f"{name}, by its recorded answers, which took {p50:.1f} s (95 %: {p95:.1f} s)"
 
 
 def _arguments() -> Any:
@@ -156,6 +173,7 @@ def is_above(differ: int, answered: int) -> bool:
 
 def _write(
     name: str,
+    large: str,
     shuffles: int,
     streams: Sequence[Stream],
     said: Mapping[str, Sequence[str]],
@@ -178,7 +196,7 @@ def _write(
     body = TEXT.format(
         rows=ROWS,
         shuffles=shuffles,
-        large="the right answer itself" if name == "gold" else f"{name}, by its recorded answers",
+        large=large,
         calls=table(head, hundreds),
         aims="; ".join(aim for task, one in calls.items() for aim in _aims(task, one)),
         certain=CERTAIN,
@@ -200,6 +218,7 @@ def _write(
 KEPT_HEAD = (
     "task",
     "streams with a promise",
+    "withdrawn",
     "small answers of 1,000",
     "differ",
     "above 5 %",
@@ -233,6 +252,7 @@ def _row(stream: Stream, found: Sequence[Found], counted: Sequence[Any]) -> list
     return [
         stream.task.name,
         f"{sum(bool(one['promised']) for one in found)} of {len(found)}",
+        str(sum(len(one["epochs"]) - 1 for one in found)),
         f"{small / len(found):.0f}",
         f"{100 * differ / small:.1f} %" if small else "-",
         str(sum(one["above"] for one in counted)),

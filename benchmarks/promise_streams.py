@@ -28,6 +28,7 @@ from moa.endpoints.dialects import OPENAI, published_price
 from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.layouts import label_prompt
 from moa.endpoints.tokens import approximate_tokens
+from moa.errors import ConfigError
 from moa.graphs.cascade_learning import Learn, Learner
 from moa.questions import Answer, Question
 from moa.testing import SimulatedEndpoint
@@ -88,6 +89,8 @@ class Stream:
 def load(task: Task, data: Path, vectors: Path) -> Stream:
     """Read a task's rows, and encode the texts whose vectors a file hasn't."""
     rows = read(data / task.folder / "dev.jsonl")
+    if len(rows) < ROWS:
+        raise ConfigError(f"{task.folder} has {len(rows)} rows, and a stream takes {ROWS}")
     texts = [str(row["text"]) for row in rows]
     gold = [str(row["label"]) for row in rows]
     labels = sorted(set(gold))
@@ -152,7 +155,7 @@ class Recorded(SimulatedEndpoint):
         key = prompt_hash(question, text)
         if key not in self.kept.found:
             if self.llm is None:
-                raise SystemExit(
+                raise ConfigError(
                     f"no answer to {text[:60]!r} is recorded: name who is asked, with --large"
                 )
             own, start = RunContext(), time.perf_counter()
