@@ -42,16 +42,19 @@ from report import PAGE, table, write
 PICTURE = PAGE.parent / "promise.svg"
 HUNDREDS = ROWS // 100
 CERTAIN = 0.99
+MOST = 1000
+"""Shuffles that are looked for among what was found."""
 LABELLED = "the large model alone"
 TEXT = """## The bill falls by itself
 
 Calls of the large model a hundred rows, the second ones included that tell how it differs from
-itself, in streams of {rows:,} rows: means over {shuffles} shuffles of each set. The large model is
-{large}. Texts were encoded once; all else is `Cascade(small, large, learn=…)`, on a database of its
-own for each shuffle. The small model knows the names of the labels, and nothing was fitted to the
-sets before: no head for sentiment is used, and of the intents, which the scorer of pairs learnt
-from, the small model says nothing at first. Schedule and constants come from simulation and from
-spam; the other sets were run once.
+itself, in streams of {rows:,} rows: means over shuffles, as many of each set as stand in the second
+table. The large model is {large}.
+Texts were encoded once; all else is `Cascade(small, large, learn=…)`, on a database of its own for
+each shuffle. The small model knows the names of the labels, and nothing was fitted to the sets
+before: no head for sentiment is used, and of the intents, which the scorer of pairs learnt from,
+the small model says nothing at first. Schedule and constants come from simulation and from spam;
+the other sets were run once.
 
 ![Calls of the large model a hundred rows, and how many of the small answers differ](promise.svg)
 
@@ -106,7 +109,7 @@ def measure(given: Any) -> None:
             _one(stream, seed, large, said[stream.task.name], kept)
     if given.page:
         large = "the right answer itself" if answers is None else _recorded(name, answers)
-        _write(name, large, given.shuffles, streams, said, kept.found)
+        _write(name, large, streams, said, kept.found)
 
 
 def _recorded(name: str, answers: Kept) -> str:
@@ -119,7 +122,7 @@ def _recorded(name: str, answers: Kept) -> str:
 def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("MOA_DATA"))
-    parser.add_argument("--shuffles", type=int, default=20)
+    parser.add_argument("--shuffles", type=int, default=20, help="0: write of what was found")
     names = [task.name for task in TASKS]
     parser.add_argument("--tasks", nargs="+", choices=names, default=names)
     folder = Path(tempfile.gettempdir()) / "moa-promise"
@@ -174,7 +177,6 @@ def is_above(differ: int, answered: int) -> bool:
 def _write(
     name: str,
     large: str,
-    shuffles: int,
     streams: Sequence[Stream],
     said: Mapping[str, Sequence[str]],
     kept: Mapping[str, Any],
@@ -182,12 +184,15 @@ def _write(
     calls, counts, rows, others = {}, {}, [], []
     for stream in streams:
         task = stream.task
-        found = [kept[f"{task.name} {seed}"] for seed in range(shuffles)]
-        counted = [_counts(f, stream, said[task.name], s) for s, f in enumerate(found)]
+        seeds = [seed for seed in range(MOST) if f"beside {task.name} {seed}" in kept]
+        found = [kept[f"{task.name} {seed}"] for seed in seeds]
+        pairs = zip(found, seeds, strict=True)
+        counted = [_counts(one, stream, said[task.name], seed) for one, seed in pairs]
         calls[task] = np.array([one["calls"] for one in found], float).mean(0)
         counts[task] = counted
         rows.append(_row(stream, found, counted))
-        others += _beside_rows(task, calls[task], counted, kept, shuffles)
+        besides = [kept[f"beside {task.name} {seed}"] for seed in seeds]
+        others += _beside_rows(task, calls[task], counted, besides)
     head = ("rows", *(task.name for task in calls))
     hundreds = [
         (f"{100 * at + 1:,} to {100 * (at + 1):,}", *(f"{one[at]:.0f}" for one in calls.values()))
@@ -195,7 +200,6 @@ def _write(
     ]
     body = TEXT.format(
         rows=ROWS,
-        shuffles=shuffles,
         large=large,
         calls=table(head, hundreds),
         aims="; ".join(aim for task, one in calls.items() for aim in _aims(task, one)),
@@ -265,7 +269,7 @@ def _row(stream: Stream, found: Sequence[Found], counted: Sequence[Any]) -> list
 
 
 def _beside_rows(
-    task: Task, calls: Any, counted: Sequence[Any], kept: Mapping[str, Any], shuffles: int
+    task: Task, calls: Any, counted: Sequence[Any], besides: Sequence[Mapping[str, Found]]
 ) -> list[list[str]]:
     """Say of each way what it asks and what becomes of it; the cascade first."""
 
@@ -282,7 +286,7 @@ def _beside_rows(
     large = float(np.mean([one["large"] for one in counted]))
     lines.append(line(LABELLED, [100.0] * HUNDREDS, [], large))
     for way in WAYS:
-        found = [kept[f"beside {task.name} {seed}"][way] for seed in range(shuffles)]
+        found = [one[way] for one in besides]
         asked = np.array([one["calls"] for one in found], float).mean(0)
         pairs = [(one["differ"], one["small"]) for one in found]
         lines.append(line(way, asked, pairs, float(np.mean([one["right"] for one in found]))))
