@@ -358,12 +358,14 @@ class Learning:
         found = tried(parts, given[own], dealt, risk=RISK, latency_penalty=0.0)
         best = min(found, key=lambda one: one.candidate.log_loss)
         full = FitRecord.of(blend(best.parts, given[own]))
+        used = [feature in best.features for feature in self.features]
+        read = self.features[: len(used) - used[::-1].index(True)]  # no head has a vector alone
         made = Calibration(
             made=now(),
             question=QuestionRecord.model_validate(self.question),
             models={},
-            features=tuple(self.features),
-            full=_whole(full, self.features, best.features),
+            features=tuple(read),
+            full=_whole(full, read, best.features),
             origin=f"learned from {int(own.sum())} answers of the large model",
         )
         p = best.probabilities
