@@ -102,7 +102,8 @@ def measure(given: Any) -> None:
     said: dict[str, list[str]] = {}
     larges = {stream.task.name: large_of(stream, answers, llm) for stream in streams}
     for stream in streams:
-        said[stream.task.name] = answers_of(stream, larges[stream.task.name])
+        large = larges[stream.task.name]
+        said[stream.task.name] = answers_of(stream, large) if answers is not None else stream.gold
     for seed in range(given.shuffles):
         for stream in streams:
             large = larges[stream.task.name]
@@ -184,7 +185,10 @@ def _write(
     calls, counts, rows, others = {}, {}, [], []
     for stream in streams:
         task = stream.task
-        seeds = [seed for seed in range(MOST) if f"beside {task.name} {seed}" in kept]
+        names = [(seed, f"{task.name} {seed}") for seed in range(MOST)]
+        seeds = [seed for seed, own in names if {own, f"beside {own}"} <= kept.keys()]
+        if not seeds:
+            continue
         found = [kept[f"{task.name} {seed}"] for seed in seeds]
         pairs = zip(found, seeds, strict=True)
         counted = [_counts(one, stream, said[task.name], seed) for one, seed in pairs]
