@@ -164,10 +164,14 @@ class Learning:
             self._thread = threading.Thread(target=self._work, daemon=True, name="moa-learn")
             self._thread.start()
 
-    def wait(self) -> None:
-        """Do all that there is to do with the rows that are there, and wait for it."""
+    def join(self) -> None:
+        """Wait for what is being done."""
         while (thread := self._thread) is not None:
             thread.join()
+
+    def wait(self) -> None:
+        """Do all that there is to do with the rows that are there, and wait for it."""
+        self.join()
         with self._working:
             self.step()
 
@@ -354,12 +358,14 @@ class Learning:
         found = tried(parts, given[own], dealt, risk=RISK, latency_penalty=0.0)
         best = min(found, key=lambda one: one.candidate.log_loss)
         full = FitRecord.of(blend(best.parts, given[own]))
+        used = [feature in best.features for feature in self.features]
+        read = self.features[: len(used) - used[::-1].index(True)]  # no head has a vector alone
         made = Calibration(
             made=now(),
             question=QuestionRecord.model_validate(self.question),
             models={},
-            features=tuple(self.features),
-            full=_whole(full, self.features, best.features),
+            features=tuple(read),
+            full=_whole(full, read, best.features),
             origin=f"learned from {int(own.sum())} answers of the large model",
         )
         p = best.probabilities
