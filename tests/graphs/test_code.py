@@ -100,6 +100,15 @@ async def test_a_program_gets_tokens_by_its_task_and_all_where_those_cut_it() ->
     assert long.prompts[0].max_tokens == 4096
 
 
+async def test_of_tests_that_go_on_without_end_the_whole_ones_are_run() -> None:
+    endless = "```python\n" + "assert add(1, 2) == 3\n" * 3 + "assert add(1,"
+    model = Cut([endless, GOOD], name="large", tier="llm")
+    sandbox = Recorder(*[PASSED] * 3)
+    program = (await Code(writer=model, sandbox=sandbox).run("Add.")).output
+    assert program.tests == "assert add(1, 2) == 3\n" * 2 + "assert add(1, 2) == 3"
+    assert len(model.prompts) == 2
+
+
 async def test_a_program_that_repeats_itself_until_it_is_cut_is_not_given_more_tokens() -> None:
     endless = "```python\ndef add(a, b):\n" + "    if a == b: return 2 * a\n" * 50
     model = Cut([endless, GOOD], name="large", tier="llm")

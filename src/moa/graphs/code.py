@@ -179,6 +179,21 @@ class Coder(Agent[str, Reply]):
         source_of(output.text)
 
 
+class Tester(Coder):
+    """Writes tests. Of those that the limit cuts the whole ones stand.
+
+    A small model that has written three may go on without end, and more tokens would not help.
+    """
+
+    def read(self, completion: Completion) -> Reply:
+        """Read the reply; of one that was cut, the tests before that."""
+        reply = super(Coder, self).read(completion)
+        if completion.finish_reason == "length" and _is_open(reply.text):
+            opened, lines, _, _ = _whole_lines(reply.text)
+            return Reply(text=_fenced(opened, lines))
+        return reply
+
+
 class _Written(NamedTuple):
     program: Program
     reply: str
@@ -232,7 +247,7 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         self.coder = Coder(self.writer, _WRITE, name="writer", repairs=repairs, max_tokens=most)
         self.tester = self.critic = None
         if self.sandbox is not None:  # else nobody would run the tests
-            self.tester = Coder(self.writer, _TEST, name="tests", repairs=repairs, max_tokens=most)
+            self.tester = Tester(self.writer, _TEST, name="tests", repairs=repairs, max_tokens=most)
         if self.reviewer is not None:
             self.critic = Agent(
                 self.reviewer, _REVIEW, output=Review, name="reviewer", max_tokens=most, tag=""
@@ -383,18 +398,29 @@ def without_examples(text: str) -> str | None:
     A small model that has written the program may go on with examples until it is cut. `None`: it
     was cut elsewhere.
     """
+    opened, lines, cut, body = _whole_lines(text)
+    last = _program_end(body)
+    goes_on = cut.startswith((" ", "\t", "def ", "async ", "class ", "@"))
+    return None if last is None or goes_on else _fenced(opened, lines[:last])
+
+
+def _whole_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stmt]]:
+    """Leave out of a block of Python that was cut what no longer parses.
+
+    Returns its fence, its lines, the first line that was left out, and the statements; no lines
+    where too many would have to be left out.
+    """
     opened, _, source = text.partition("\n")
     while source and not opened.startswith("```"):
         opened, _, source = source.partition("\n")
     *lines, cut = source.split("\n")
     for _ in range(_EXAMPLE_LINES):
         with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-            body = _python("\n".join(lines)).body
-            last = _program_end(body)
-            goes_on = cut.startswith((" ", "\t", "def ", "async ", "class ", "@"))
-            return None if last is None or goes_on else _fenced(opened, lines[:last])
+            return opened, lines, cut, _python("\n".join(lines)).body
+        if not lines:
+            break
         cut = lines.pop()
-    return None
+    return opened, [], cut, ()
 
 
 def _program_end(body: Sequence[ast.stmt]) -> int | None:
