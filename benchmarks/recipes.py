@@ -64,8 +64,15 @@ READ = Path(__file__).parent / "data" / "recipes_judged.json"
 """How often which way was better, as it was read on 2026-11-27."""
 CHECK = Path(__file__).parent / "data" / "check"
 """Small sets in the form of those that are measured on."""
-UNCHECKED = ("summarize_long", "cascade", "routed")
-"""They take more items than a check has, and write nothing of their own."""
+UNCHECKED = (
+    "summarize_long",
+    "cascade",
+    "routed",
+    "self_consistency",
+    "best_of_n",
+    "self_mixture",
+)
+"""They take more items than a check has, or ask what `solve` asks several times."""
 TEXT = """
 ## Recipes
 
