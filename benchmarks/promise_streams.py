@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -29,7 +29,7 @@ from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.layouts import label_prompt
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError
-from moa.graphs.cascade_learning import Learn, Learner
+from moa.graphs.student import Learn, Student, TextRead
 from moa.questions import Answer, Question
 from moa.testing import SimulatedEndpoint
 
@@ -106,24 +106,19 @@ def load(task: Task, data: Path, vectors: Path) -> Stream:
     return Stream(task, question, labels, texts, gold, found, own, names)
 
 
-class _Read(NamedTuple):
-    own: Answer
-    vector: Sequence[float]
-
-
-class Replayed(Learner[Any, Any]):
+class Replayed(Student):
     """Learns as ever, from texts that were read before."""
 
     def __init__(self, cascade: Cascade[Any, Any], stream: Stream, learn: Learn) -> None:
-        super().__init__(cascade.name, cascade.small, cascade.large, learn)
+        super().__init__(cascade.name, cascade.small, learn)
         self.stream = stream
         self.places = {text: place for place, text in enumerate(stream.texts)}
 
-    async def _read(self, text: str, own: RunContext) -> Any:
+    async def _read(self, text: str, own: RunContext) -> TextRead:
         stream, place = self.stream, self.places[text]
         logs = stream.own[place]
         answer = Answer(question=stream.question, probabilities=tuple(np.exp(logs).tolist()))
-        return _Read(answer, (*logs.tolist(), *stream.vectors[place].tolist()))
+        return TextRead(answer, (*logs.tolist(), *stream.vectors[place].tolist()))
 
     async def _names(self, context: RunContext) -> Any:
         return self.stream.names
@@ -229,10 +224,11 @@ async def run(stream: Stream, seed: int, large: SimulatedEndpoint, folder: Path)
     answers = Classifier(large, stream.labels, task=stream.task.question)
     learn = Learn(where=file)
     cascade: Cascade[Any, Any] = Cascade(small=small, large=answers, learn=learn)
-    cascade.learner = Replayed(cascade, stream, learn)
+    assert cascade.learner is not None, "it was told where to learn"
+    cascade.learner.student = student = Replayed(cascade, stream, learn)
     coin = random.Random(f"{stream.task.folder} {seed}").randbytes(32).hex()
     with patch("moa.calibration.answers.secrets.token_hex", return_value=coin):
-        learning = await cascade.learner.ready()
+        learning = await student.ready()
     assert isinstance(learning.features[-1], VectorFeature), "heads are fitted to vectors"
     given, by_small = list[str](), list[bool]()
     for row in stream.order(seed):
