@@ -1,4 +1,4 @@
-"""What `moa serve` adds to a graph, and what is left after 10,000 requests: `python benchmarks/server.py`.
+"""What serving adds to a graph, and what clients leave behind: `python benchmarks/server.py`.
 
 A model server that answers after a set time, the server of `moa` and the client are processes of
 their own. `--litellm PYTHON` names an interpreter that has LiteLLM's proxy, to be asked beside it.
@@ -241,8 +241,8 @@ def report(ways: dict[str, list[float]], before: Any, after: Any, answered: int)
         f"{IN_FLIGHT} in flight, calls of {CALL_MS} ms, two of them in the graph, "
         f"{REQUESTS * ROUNDS} requests each, in turns:\n\n"
         f"{table(('way', 'median, ms', '99 %, ms'), rows)}\n\n"
-        f"Served, the graph's median is {over:.0%} over its own (aim: at most {AIM:.0%}; {passes}). "
-        "Server, client and model share the cores of this machine.\n\n"
+        f"Served, the graph's median is {over:.0%} over its own (aim: at most {AIM:.0%}; {passes})."
+        " Server, client and model share the cores of this machine.\n\n"
         f"After {CUT} requests, of which {answered} were waited for and the others left at any "
         "moment, half of them streams, the server has:\n\n"
         f"{table(('what', 'before', 'after'), leak)}"
