@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -64,9 +64,14 @@ async def test_metrics_count_runs_and_what_they_asked() -> None:
 
 def _refs(value: Any) -> set[str]:
     if isinstance(value, dict):
-        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set[str]()
-        return own.union(*map(_refs, value.values()))
-    return set[str]().union(*map(_refs, value)) if isinstance(value, list) else set()
+        known = cast("dict[str, Any]", value)
+        own = {known["$ref"]} if "$ref" in known else set[str]()
+        return own.union(*map(_refs, known.values()))
+    return (
+        set[str]().union(*map(_refs, cast("list[Any]", value)))
+        if isinstance(value, list)
+        else set()
+    )
 
 
 async def test_the_document_has_every_route_and_every_schema_that_it_names() -> None:

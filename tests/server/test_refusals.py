@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from command import told
@@ -217,4 +217,4 @@ def test_an_error_has_a_status_a_word_for_programs_and_says_whether_to_ask_again
 @pytest.mark.parametrize("name", ["timeout_s", "body_bytes", "concurrency", "kept_s", "waiting"])
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(errors.ConfigError, match=name):
-        Settings(**{name: 0})
+        Settings(**cast("Any", {name: 0}))
