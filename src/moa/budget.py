@@ -83,6 +83,15 @@ class Budget:
         by: dict[str, Any] = {name: value - limit for name, value, limit in over}
         return Budget(**by) if by else None
 
+    def with_more(self, more: Budget) -> Budget:
+        """Raise the limits that are on by those of another budget."""
+        by: dict[str, Any] = {
+            name: self.limits[name] + type(self.limits[name])(limit)
+            for name, limit in more.limits.items()
+            if name in self.limits
+        }
+        return replace(self, **by)
+
     def after(self, spent: Usage) -> Budget:
         """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""
         calls: dict[Tier, int] = {tier: one.calls for tier, one in spent.by_tier().items()}
@@ -301,8 +310,8 @@ class Purse:
         """
         if any(one.budget.strict for one in self.accounts):
             raise ConfigError(
-                f"no price of {endpoint} is known, and the budget is strict: it was not asked. Give "
-                "it input_price and output_price in moa.toml, or a `price` where it is made"
+                f"no price of {endpoint} is known, and the budget is strict: it was not asked. "
+                "Give input_price and output_price in moa.toml, or a `price` where it is made"
             )
         told = self.accounts[-1].unpriced
         if endpoint not in told and any(one.budget.cost is not None for one in self.accounts):

@@ -382,26 +382,16 @@ class KeySpent(BudgetExceeded):
     """
 
     def __init__(
-        self, message: str, *, spent: Usage, left: Mapping[str, float], renews_at: datetime
+        self,
+        message: str,
+        *,
+        spent: Usage,
+        left: Mapping[str, int | float],
+        renews_at: datetime,
     ) -> None:
         super().__init__(message, spent=spent)
         self.left = left
         self.renews_at = renews_at
-
-
-class RateLimited(MoaError):
-    """A key of a server has too many requests in a minute, or runs at once; that passes.
-
-    Args:
-        message: The limit.
-        retry_after_s: Seconds until asking again can help.
-    """
-
-    retryable = True
-
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(MoaError):
