@@ -89,6 +89,10 @@ def new(
         key = Key.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        if first["loc"] == ("name",):
+            raise ConfigError(
+                f"a key is named by at most 64 letters, digits, - and _, and not {name!r:.80}"
+            ) from error
         raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from error
     with key_store(keys) as store:
         store.add(key)
@@ -140,7 +144,7 @@ def _line(key: Key, standing: Standing) -> dict[str, object]:
     return {
         "name": key.name,
         "graphs": key.graphs,
-        "limits": key.model_dump(exclude={"name", "sha256", "graphs"}, exclude_none=True),
+        "limits": key.limits,
         **{
             name: {"calls": one.calls, "usd": float(one.usd), "unpriced_calls": one.unpriced}
             for name, one in sums.items()

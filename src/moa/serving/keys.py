@@ -15,6 +15,7 @@ import threading
 import tomllib
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
 
@@ -49,9 +50,20 @@ class Key(Limits):
     """Names of what it may run; `None`: all that is served."""
 
     @property
+    def limits(self) -> dict[str, int | float]:
+        """Those that are on, by name."""
+        given = {name: getattr(self, name) for name in Limits.model_fields}
+        return {
+            name: float(limit) if isinstance(limit, Decimal) else limit
+            for name, limit in given.items()
+            if limit is not None
+        }
+
+    @property
     def settings(self) -> dict[str, Any]:
         """All but its name, as JSON."""
-        return self.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+        graphs = {} if self.graphs is None else {"graphs": [*self.graphs]}
+        return graphs | self.limits | {"sha256": self.sha256}
 
 
 def new_secret() -> str:
