@@ -241,7 +241,7 @@ class Ledger:
 
     def speak(self) -> None:
         """Say from now on that this process is alive, and charge what dead ones had set aside."""
-        self._renew()
+        self.renew()
         self._speaking = threading.Thread(target=self._speak, name="moa-ledger", daemon=True)
         self._speaking.start()
 
@@ -548,11 +548,11 @@ class Ledger:
     def _speak(self) -> None:
         while not self._over.wait(self._lease_s / 3):
             try:
-                self._renew()
+                self.renew()
             except MoaError as error:
                 _logger.warning("the ledger of the keys: %s", error)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
         """Say that this process is alive, settle what could not be, and charge the dead."""
         self._say_alive(self._clock())
         self._settle_late()
