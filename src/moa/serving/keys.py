@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, Protocol, cast
 
 import tomlkit
@@ -125,6 +126,9 @@ ANYONE = Caller()
 class Keys:
     """The keys of a server. This one has none: whoever asks is `ANYONE`."""
 
+    ledger: Ledger
+    """What callers have spent, and the answers that are kept for them; open while this is."""
+
     async def caller(self, authorization: str | None) -> Caller:
         """Say who sends a request, by its `Authorization` header.
 
@@ -140,9 +144,14 @@ class Keys:
 
     async def open(self) -> None:
         """Open what is needed, when the server starts."""
+        self._folder = TemporaryDirectory(prefix="moa-")
+        self.ledger = Ledger(Path(self._folder.name) / "ledger.sqlite")
+        self.ledger.open()
 
     async def close(self) -> None:
         """Close it, when the server ends."""
+        self.ledger.close()
+        self._folder.cleanup()
 
 
 def keys_in(address: str | None) -> Keys:
@@ -389,7 +398,6 @@ class StoredKeys(Keys):
     def __init__(self, address: str) -> None:
         self._address = address
         self.store: KeyStore
-        self.ledger: Ledger
 
     async def open(self) -> None:
         """See `Keys`."""

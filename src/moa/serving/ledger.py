@@ -53,6 +53,12 @@ create table if not exists moa_key_requests (
 create table if not exists moa_key_workers (
     job text not null, worker text not null, until double precision not null,
     primary key (job, worker));
+create table if not exists moa_key_answers (
+    job text not null, name text not null, caller text not null, request text not null,
+    worker text not null, until double precision not null, status int, headers text, body bytea,
+    size bigint not null default 0, primary key (job, name));
+create index if not exists moa_key_answers_until on moa_key_answers (job, until);
+create index if not exists moa_key_answers_of on moa_key_answers (job, caller);
 create table if not exists moa_keys (
     job text not null, name text not null, sha256 text not null, settings text not null,
     primary key (job, name), unique (job, sha256))
@@ -225,8 +231,10 @@ class Ledger:
         else:
             self.store = SQLite(Path(where), _TABLES, what=f"the ledger {where}")
         self._lease_s = lease_s
-        self._clock = clock or self.store.now
-        self._worker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self.now = clock or self.store.now
+        """Gives the time, in seconds since 1970."""
+        self.worker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        """Which process this is."""
         self._alive_at = 0.0
         self._unsettled: dict[str, Amount] = {}
         """What runs have used that have ended, and that the store could not be told."""
@@ -252,7 +260,7 @@ class Ledger:
             self._speaking.join()
             try:
                 self._settle_late()
-                self._run("delete from moa_key_workers where job = ? and worker = ?", self._worker)
+                self._run("delete from moa_key_workers where job = ? and worker = ?", self.worker)
                 self.charge_the_dead()
             except MoaError as error:
                 _logger.warning("the ledger of the keys could not be closed: %s", error)
@@ -294,6 +302,11 @@ class Ledger:
     async def finish(self) -> None:
         """Wait for what is being done."""
         await asyncio.gather(*self._doing, return_exceptions=True)
+
+    def lives(self, worker: str) -> bool:
+        """Whether a process is alive, as far as it was heard of."""
+        alive = "select 1 from moa_key_workers where job = ? and worker = ? and until > ?"
+        return worker == self.worker or bool(self._run(alive, worker, self.now()))
 
     def begin(self, name: str, limits: Limits, run: str) -> Standing:
         """Begin a run, if the key may.
@@ -362,7 +375,7 @@ class Ledger:
             "select distinct one.run, one.name from moa_key_runs one where one.job = ? and "
             "not exists (select 1 from moa_key_workers w where w.job = one.job "
             f"and w.worker = one.worker and w.until > ?){of_key}",
-            *(self._clock(), *value),
+            *(self.now(), *value),
         )
         for run, _ in dead:
             self.store.atomically(lambda run=run: self._settled(run, None))
@@ -399,7 +412,7 @@ class Ledger:
         if now > self._alive_at + self._lease_s / 2:
             self._say_alive(now)
         add = "insert into moa_key_runs (job, run, name, worker) values (?, ?, ?, ?)"
-        self._run(add, run, name, self._worker)
+        self._run(add, run, name, self.worker)
         return standing
 
     def _count_request(self, name: str, most: int, number: int, now: float) -> None:
@@ -495,7 +508,7 @@ class Ledger:
         """Add to what a key has spent today, and in this month."""
         if more == Sums():
             return
-        for period in _periods(_utc(self._clock())):
+        for period in _periods(_utc(self.now())):
             self._run(
                 "insert into moa_key_sums (job, name, period, calls, nano, unpriced) "
                 "values (?, ?, ?, ?, ?, ?) on conflict (job, name, period) do update set "
@@ -507,7 +520,7 @@ class Ledger:
 
     def _standing(self, name: str, *, but: str = "") -> Standing:
         """Say how a key stands, without what one run holds."""
-        at = _utc(self._clock())
+        at = _utc(self.now())
         day, month = _periods(at)
         sums = {
             period: Sums(*sums)
@@ -535,7 +548,7 @@ class Ledger:
         self._run(
             "insert into moa_key_workers (job, worker, until) values (?, ?, ?) "
             "on conflict (job, worker) do update set until = excluded.until",
-            *(self._worker, now + self._lease_s),
+            *(self.worker, now + self._lease_s),
         )
         self._alive_at = now
 
@@ -554,14 +567,14 @@ class Ledger:
 
     def renew(self) -> None:
         """Say that this process is alive, settle what could not be, and charge the dead."""
-        self._say_alive(self._clock())
+        self._say_alive(self.now())
         self._settle_late()
         self.charge_the_dead()
         self._run(
             "delete from moa_key_workers where job = ? and until < ? and not exists (select 1 "
             "from moa_key_runs r where r.job = moa_key_workers.job "
             "and r.worker = moa_key_workers.worker)",
-            self._clock() - self._lease_s,
+            self.now() - self._lease_s,
         )
 
     def _settle_late(self) -> None:
