@@ -59,6 +59,7 @@ class RunContext:
         "keep_notes",
         "listener",
         "node",
+        "owner",
         "parent",
         "reference",
         "watcher",
@@ -79,6 +80,9 @@ class RunContext:
         self.listener = listener
         self.watcher = watcher
         self.keep_notes = keep_notes
+        self.owner = ""
+        """For whom it runs, such as the key of who asks a server: what is kept of it, such as in a
+        cache, is kept for that one alone. Empty: for anybody."""
         self.journal: Place | None = None
         """Where finished calls are kept, of a run that can be resumed."""
         self._begin(None, budget, timeout_s, node)
@@ -136,6 +140,7 @@ class RunContext:
         child.listener = self.listener
         child.watcher = self.watcher
         child.keep_notes = True
+        child.owner = self.owner
         child.journal = self.journal
         child._begin(self, budget, timeout_s, path)
         if self.deadline is not None:

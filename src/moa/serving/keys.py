@@ -33,7 +33,6 @@ from moa.serving.ledger import Grant, Ledger, Limits, spent_error
 from moa.usage import Usage
 
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""No dot: that divides it from what belongs to it, see `Caller.scoped`."""
 _PREFIX = "moa-"
 """Of each secret, so that tools that look for secrets in files know one."""
 _HEAD = "Keys of moa serve: hashes of secrets, and no secrets. See moa keys --help"
@@ -86,15 +85,6 @@ class Caller:
     def may_run(self, name: str) -> bool:
         """Whether it may know of, and run, what is served under a name."""
         del name
-        return True
-
-    def scoped(self, name: str) -> str:
-        """Make the name of something that belongs to it: no other caller has, or may name, it."""
-        return name
-
-    def owns(self, id: str) -> bool:
-        """Whether what has this name belongs to it."""
-        del id
         return True
 
     @asynccontextmanager
@@ -469,14 +459,6 @@ class KeyCaller(Caller):
         """See `Caller`."""
         return self._key.graphs is None or name in self._key.graphs
 
-    def scoped(self, name: str) -> str:
-        """See `Caller`."""
-        return f"{self.name}.{name}"
-
-    def owns(self, id: str) -> bool:
-        """See `Caller`."""
-        return id.startswith(f"{self.name}.")
-
     @asynccontextmanager
     async def admit(
         self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
@@ -488,6 +470,7 @@ class KeyCaller(Caller):
         context = RunContext(
             budget=self._key.budget, timeout_s=timeout_s, reference=reference, keep_notes=False
         )
+        context.owner = self.name
         ledger, run = self._keys.ledger, secrets.token_hex(16)
         try:
             standing = await ledger.beside(lambda: ledger.begin(self.name, self._key, run))
