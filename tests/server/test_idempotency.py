@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,21 @@ import pytest
 
 from moa import Agent
 from moa.errors import EndpointUnavailable
+from moa.serving.app import serve
 from moa.serving.idempotency import Answers, Kept
 from moa.serving.ledger import Ledger
 from moa.testing import ScriptedEndpoint
 
-from .served import add_key, served
+from .harness import add_key, listening
+
+
+@asynccontextmanager
+async def served(
+    node: Agent[Any, Any], *, keys: str | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Serve a node on a socket, and give a client."""
+    async with listening(serve(node, keys=keys)) as url, aiohttp.ClientSession(url) as client:
+        yield client
 
 
 def greeter(*answers: Any, **settings: Any) -> tuple[Agent[Any, Any], ScriptedEndpoint]:

@@ -15,17 +15,10 @@ import pytest
 from moa import Agent, Budget, BudgetExceeded, ConfigError, Price
 from moa.endpoints.wrappers import Cached
 from moa.errors import KeySpent, RequestRefused, StoreError
-from moa.serving.keys import (
-    Caller,
-    Key,
-    KeyFile,
-    StoredKeys,
-    digest,
-    key_store,
-    keys_in,
-    new_secret,
-)
+from moa.serving.keys import Caller, KeyFile, StoredKeys, key_store, keys_in
 from moa.testing import ScriptedEndpoint
+
+from .harness import add_key
 
 PRICE = Price(input=Decimal(10), output=Decimal(100))
 
@@ -38,11 +31,8 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def add(address: str, name: str = "alice", **limits: Any) -> str:
-    """Add a key, and give its secret."""
-    secret = new_secret()
-    with key_store(address) as store:
-        store.add(Key(name=name, sha256=digest(secret), **limits))
-    return f"Bearer {secret}"
+    """Add a key, and give what its owner sends."""
+    return add_key(address, name, **limits)["authorization"]
 
 
 @asynccontextmanager

@@ -18,8 +18,10 @@ import aiohttp
 import pytest
 from counting import serving
 
-from moa.serving.keys import Key, KeyFile, digest, key_store, new_secret
+from moa.serving.keys import KeyFile
 from moa.serving.ledger import LEASE_S, Ledger
+
+from .harness import add_key
 
 BUDGET, REQUESTS, AT_ONCE = 300, 500, 64
 CONFIG = """
@@ -67,9 +69,7 @@ class Servers:
     """Servers of one agent, which share one key."""
 
     def __init__(self, folder: Path, url: str, address: str) -> None:
-        secret = new_secret()
-        with key_store(address) as store:
-            store.add(Key(name="alice", sha256=digest(secret), calls_per_day=BUDGET))
+        self.headers = add_key(address, calls_per_day=BUDGET)
         (folder / "moa.toml").write_text(CONFIG.format(url=url))
         command = [sys.executable, "-m", "moa", "serve", "llm", "--keys", address]
         command += ["--config", str(folder / "moa.toml")]
@@ -77,7 +77,6 @@ class Servers:
         self.processes = [
             subprocess.Popen([*command, "--port", str(port)], cwd=folder) for port in self.ports
         ]
-        self.headers = {"authorization": f"Bearer {secret}"}
         self.turn = asyncio.Semaphore(AT_ONCE)
 
     async def up(self, session: aiohttp.ClientSession) -> None:
