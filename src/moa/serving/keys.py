@@ -254,6 +254,7 @@ class KeyFile:
                 raise ConfigError(f"there is no key {name!r} in {self._path}")
             del tables[name]
 
+        self.all()
         self._change(write)
 
     def _take(self, data: bytes) -> None:
