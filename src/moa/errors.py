@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from datetime import datetime
 from pathlib import Path
 from sysconfig import get_paths
 from typing import Any, ClassVar, Self
@@ -368,6 +369,29 @@ class BudgetExceeded(MoaError):
     def __init__(self, message: str, *, spent: Usage) -> None:
         super().__init__(message)
         self.spent = spent
+
+
+class KeySpent(BudgetExceeded):
+    """What a key of a server may spend in a day or a month is spent, so no further call was sent.
+
+    Args:
+        message: The limit, what is left of it, and when it renews.
+        spent: What the run had used by then.
+        left: What is left of each limit of the key, by its name.
+        renews_at: When the limit begins anew, in UTC.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        spent: Usage,
+        left: Mapping[str, int | float],
+        renews_at: datetime,
+    ) -> None:
+        super().__init__(message, spent=spent)
+        self.left = left
+        self.renews_at = renews_at
 
 
 class DeadlineExceeded(MoaError):

@@ -21,6 +21,7 @@ from moa.node import Node
 from moa.serving import metrics, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import Checked, caller_of, json_response
+from moa.serving.idempotency import Idempotent
 from moa.serving.keys import keys_in
 from moa.serving.openapi import Schemas, document
 from moa.serving.served import Served
@@ -93,7 +94,7 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
     routes = _about(server)
     for module in _MODULES:
         routes += module.routes(server)
-    middleware = [Middleware(Checked, server=server)]
+    middleware = [Middleware(Checked, server=server), Middleware(Idempotent, server=server)]
     if server.settings.origins:
         cors: dict[str, Any] = {"allow_origins": server.settings.origins, "allow_headers": ["*"]}
         cors |= {"allow_methods": ["GET", "POST"], "expose_headers": ["*"]}

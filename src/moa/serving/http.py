@@ -138,6 +138,20 @@ def check_length(given: str | None, settings: Settings) -> None:
         raise _too_large(settings)
 
 
+async def read_body(request: Request) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        RequestRefused: it is too large (413), or takes too long to come (408).
+    """
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await request.body()
+    except TimeoutError as error:
+        said = f"the request took more than {_BODY_S:g} seconds to come: send it again"
+        raise RequestRefused(said, status=408, code="request_timeout", retry_after_s=1) from error
+
+
 async def read_json(request: Request, settings: Settings) -> Any:
     """Read the body of a request.
 
@@ -145,12 +159,7 @@ async def read_json(request: Request, settings: Settings) -> Any:
         RequestRefused: it is no JSON (400), is nested too deep (400), is too large (413), or
             takes too long to come (408).
     """
-    try:
-        async with asyncio.timeout(_BODY_S):
-            body = await request.body()
-    except TimeoutError as error:
-        said = f"the request took more than {_BODY_S:g} seconds to come: send it again"
-        raise RequestRefused(said, status=408, code="request_timeout", retry_after_s=1) from error
+    body = await read_body(request)
     try:
         value: Any = from_json(body, allow_inf_nan=False)
     except ValueError as error:
