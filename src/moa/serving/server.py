@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
+from moa.endpoints import Endpoint
+from moa.endpoints.encoders import encoder_for
 from moa.errors import ConfigError, RequestRefused
 from moa.serving.keys import Caller, Keys
 from moa.serving.runs import Runs
 from moa.serving.served import Served
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,21 @@ class Server:
         self.runs = Runs(settings, endpoints)
         self.is_ready = False
         """Whether models are loaded, and it isn't about to end."""
+
+    @cached_property
+    def decides(self) -> Endpoint | None:
+        """The server's small model, if it can decide."""
+        try:
+            small = self.endpoints.slm
+        except ConfigError as error:
+            _logger.warning("no small model can be asked questions: %s", error)
+            return None
+        return small if "decide" in small.capabilities else None
+
+    @cached_property
+    def encoder(self) -> Endpoint | None:
+        """The encoder that can be read beside the server's small model."""
+        return None if self.decides is None else encoder_for(self.decides)
 
     def named(self, name: str, caller: Caller) -> Served:
         """Give what is served under a name, as far as the caller may know of it.
