@@ -42,7 +42,7 @@ def read_as(kind: type[M], given: object, *, status: int = 400) -> M:
 
 
 def misfit(faults: Sequence[ErrorDetails], *, status: int) -> RequestRefused:
-    """Say what is wrong with a request, as OpenAI does of the first fault, and of each in a list."""
+    """Say what is wrong with a request, as OpenAI does, and each fault in a list."""
     first = faults[0]
     param = _place(first["loc"]) or None
     said = "; ".join(f"{_place(one['loc'])}: {_said(one)}".removeprefix(": ") for one in faults)
