@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,17 +16,19 @@ from starlette.routing import Route
 
 from moa.config.endpoints import Endpoints
 from moa.errors import MoaError
-from moa.graphs.loading import READY, asked_by, load_graph, texts_to_encode
+from moa.graphs.loading import READY, load_graph
 from moa.node import Node
-from moa.serving import chat_completions, models, systemone, typed
+from moa.serving import chat_completions, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
-from moa.serving.http import Checked, json_response
+from moa.serving.http import Checked, caller_of, json_response
 from moa.serving.keys import keys_in
+from moa.serving.openapi import Schemas, document
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 
-_MODULES = (typed, chat_completions, systemone, models)
-"""Whose `routes(server)` are served."""
+_MODULES: tuple[Any, ...] = (typed, chat_completions, systemone, models, metrics)
+"""Whose `routes(server)` are served, and whose `paths(server, caller, schemas)`, where they have
+them, are described in `/openapi.json`."""
 
 
 def serve(
@@ -61,12 +62,7 @@ def serve(
     """
     own = endpoints is None
     endpoints = endpoints or Endpoints()
-    served = [
-        Served(load_graph(one, endpoints), name=_name(one), description=_does(one))
-        if isinstance(one, str)
-        else Served(one)
-        for one in nodes
-    ]
+    served = [_served(one, endpoints) for one in nodes]
     return app_of(Server(served, endpoints, settings or Settings(), keys_in(keys)), closes=own)
 
 
@@ -75,59 +71,68 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        await server.keys.open()
-        async with asyncio.TaskGroup() as group:
-            warming = group.create_task(_warm(server))
-            try:
-                yield
-            finally:
-                server.is_ready = False
-                warming.cancel()
-        await server.keys.close()
-        if closes:
-            await server.endpoints.close()
+        async with server.endpoints if closes else nullcontext(), server.opened():
+            yield
 
     async def failed(request: Request, error: Exception) -> Response:
         finished = getattr(request.state, "finished", None)
         return fault_of(error).response(finished and finished.headers)
 
-    async def health(_: Request) -> Response:
-        return json_response({"status": "ok"})
-
-    async def ready(_: Request) -> Response:
-        status = "ready" if server.is_ready else "models are being loaded"
-        return json_response({"status": status}, status=200 if server.is_ready else 503)
-
-    routes = [Route("/health", health), Route("/ready", ready)]
+    routes = _about(server)
     for module in _MODULES:
         routes += module.routes(server)
     middleware = [Middleware(Checked, server=server)]
     if server.settings.origins:
-        allowed = {"allow_origins": server.settings.origins, "allow_methods": ["GET", "POST"]}
-        cors = Middleware(CORSMiddleware, **allowed, allow_headers=["*"], expose_headers=["*"])
-        middleware.insert(0, cors)
+        cors: dict[str, Any] = {"allow_origins": server.settings.origins, "allow_headers": ["*"]}
+        cors |= {"allow_methods": ["GET", "POST"], "expose_headers": ["*"]}
+        middleware.insert(0, Middleware(CORSMiddleware, **cors))
     handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
     app = Starlette(
         routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan
     )
+    app.router.redirect_slashes = False
     app.state.server = server
     return app
 
 
-async def _warm(server: Server) -> None:
-    """Load and start what the nodes will ask, so that no request waits for it."""
-    nodes = [one.node for one in server.served.values()]
-    asked = [asked_by(node) for node in nodes]
-    names = None if None in asked else {name for names in asked if names for name in names}
-    texts = [text for node in nodes for text in texts_to_encode(node)]
-    await server.endpoints.warm(names, texts=texts)
-    server.is_ready = True
+def _about(server: Server) -> list[Route]:
+    """Give what tells of the server itself."""
+
+    async def health(_: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        if server.is_ready:
+            return json_response({"status": "ready"})
+        why = "can't be loaded: the log says why" if server.warming_failed else "are being loaded"
+        return json_response({"status": f"the models {why}"}, status=503)
+
+    async def openapi(request: Request) -> Response:
+        caller, schemas = caller_of(request), Schemas()
+        paths: dict[str, object] = {}
+        for module in _MODULES:
+            if describe := getattr(module, "paths", None):
+                paths |= describe(server, caller, schemas)
+        return json_response(document(server, caller, paths, schemas))
+
+    return [
+        Route("/health", health, methods=["GET"]),
+        Route("/ready", ready, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+    ]
 
 
-def _name(given: str) -> str:
-    """Name what is served: a ready one as it is, one of a file by its object."""
-    return given.rpartition(":")[2]
+def _name(given: str, node: Node[Any, Any]) -> str:
+    """Name what is served: a ready one as it is asked for, any other as it calls itself."""
+    return given if given in READY else node.name
 
 
 def _does(given: str) -> str:
     return READY[given].does if given in READY else ""
+
+
+def _served(given: Node[Any, Any] | str, endpoints: Endpoints) -> Served:
+    if not isinstance(given, str):
+        return Served(given)
+    node = load_graph(given, endpoints)
+    return Served(node, name=_name(given, node), description=_does(given))
