@@ -59,7 +59,7 @@ class Served:
     def of(self, node: Node[Any, Any]) -> Served:
         """Serve another node under this name, for one request; its schemas stay."""
         made = copy.copy(self)
-        made.node = node
+        made.node, made._input = node, object
         return made
 
     def parse(self, given: object) -> Any:
