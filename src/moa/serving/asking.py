@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from moa.errors import RequestRefused
+from moa.serving.openapi import Schemas
+from moa.serving.served import Schema
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -39,6 +41,14 @@ def read_as(kind: type[M], given: object, *, status: int = 400) -> M:
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         raise misfit(faults, status=status) from None
+
+
+def body_of(kind: type[BaseModel], schemas: Schemas, *, models: Sequence[str]) -> Schema:
+    """Write the schema of a body for OpenAPI, with the names of the models that may be asked."""
+    place = schemas.place(kind.__name__, "body")
+    schema = schemas.add(kind.model_json_schema(ref_template=place), place)
+    schema["properties"]["model"] = {"enum": [*models]}
+    return schema
 
 
 def misfit(faults: Sequence[ErrorDetails], *, status: int) -> RequestRefused:

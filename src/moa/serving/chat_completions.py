@@ -33,7 +33,7 @@ from moa.guards.guarded import Guarded
 from moa.messages import Message
 from moa.node import Node, Reply
 from moa.questions import Choice, Predicate, Score, questions_in
-from moa.serving.asking import read_as
+from moa.serving.asking import body_of, read_as
 from moa.serving.chat_request import (
     ChatRequest,
     messages_of,
@@ -42,6 +42,8 @@ from moa.serving.chat_request import (
 )
 from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, json_response, read_json
+from moa.serving.keys import Caller
+from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import Finished
 from moa.serving.schemas import checker
 from moa.serving.served import Served
@@ -81,6 +83,26 @@ def routes(server: Server) -> list[Route]:
         return json_response(completion(body, turn, finished), finished.headers)
 
     return [Route("/v1/chat/completions", completions, methods=["POST"])]
+
+
+def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
+    """Describe these routes for OpenAPI."""
+    answer: dict[str, Any] = {
+        "type": "object",
+        "required": ["id", "object", "created", "model", "choices", "usage"],
+        "properties": {
+            "id": {"type": "string"},
+            "object": {"const": "chat.completion"},
+            "created": {"type": "integer"},
+            "model": {"type": "string"},
+            "choices": {"type": "array", "minItems": 1, "maxItems": 1},
+            "usage": {"type": "object"},
+        },
+    }
+    names = [one.name for one in server.known(caller)]
+    body = body_of(ChatRequest, schemas, models=names)
+    asked = operation("Answer a conversation, as OpenAI does", answer, body=body, streams=True)
+    return {"/v1/chat/completions": {"post": asked}}
 
 
 def turn_of(body: ChatRequest, served: Served) -> Turn:

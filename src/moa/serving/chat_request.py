@@ -18,7 +18,6 @@ from moa.serving.asking import Body
 MOST_MESSAGES = 2048
 MOST_TOOLS = 128
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
-_Absent = Literal[None]
 
 
 class _Loose(Body):
@@ -131,11 +130,11 @@ class ChatRequest(Body):
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: Literal["none", "auto"] | None = None
-    audio: _Absent = None
-    reasoning_effort: _Absent = None
-    verbosity: _Absent = None
-    web_search_options: _Absent = None
-    moderation: _Absent = None
+    audio: None = None
+    reasoning_effort: None = None
+    verbosity: None = None
+    web_search_options: None = None
+    moderation: None = None
 
     # What changes nothing: whose request it is, and how it is worked on.
     user: Any = None

@@ -18,10 +18,11 @@ from moa.context import RunContext, run_context
 from moa.endpoints import Embeddings, Endpoint
 from moa.errors import RequestRefused
 from moa.node import Result, finish
-from moa.serving.asking import Body, read_as
+from moa.serving.asking import Body, body_of, read_as
 from moa.serving.chat_request import refused
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
+from moa.serving.openapi import Schemas, operation, parameter
 from moa.serving.served import Served
 from moa.serving.server import Server
 from moa.serving.systemone import DECIDE
@@ -106,6 +107,29 @@ def routes(server: Server) -> list[Route]:
         Route("/v1/models/{name:path}", model),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
     ]
+
+
+def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
+    """Describe these routes for OpenAPI."""
+    listed: dict[str, Any] = {"type": "object", "required": ["object", "data", "models"]}
+    one: dict[str, Any] = {"type": "object", "required": ["id", "object", "created", "owned_by"]}
+    vectors: dict[str, Any] = {
+        "type": "object",
+        "required": ["object", "data", "model", "usage"],
+        "properties": {"data": {"type": "array", "minItems": 1}},
+    }
+    names = [name for name, _ in known_to(server, caller)]
+    found: dict[str, object] = {
+        "/v1/models": {"get": operation("List the models, as OpenAI does", listed)},
+        "/v1/models/{name}": {
+            "get": operation("One of them", one, parameters=[parameter("name", {"enum": names})])
+        },
+    }
+    if ENCODER in names:
+        body = body_of(EmbeddingsRequest, schemas, models=[ENCODER])
+        encode = operation("Turn texts into vectors, as OpenAI does", vectors, body=body)
+        found["/v1/embeddings"] = {"post": encode}
+    return found
 
 
 def known_to(server: Server, caller: Caller) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,10 @@ from moa.context import RunContext, run_context
 from moa.errors import ConfigError, RequestRefused
 from moa.node import Result, finish
 from moa.questions import Answer, Kind, Option, Question
-from moa.serving.asking import Body, read_as
+from moa.serving.asking import Body, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_json
+from moa.serving.keys import Caller
+from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import Finished
 from moa.serving.served import Served
 from moa.serving.server import Server
@@ -160,6 +162,25 @@ def routes(server: Server) -> list[Route]:
         return json_response(reply(body, node.agent, finished), finished.headers)
 
     return [Route("/v1/systemone", systemone, methods=["POST"])]
+
+
+def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
+    """Describe this route for OpenAPI."""
+    answer: dict[str, Any] = {
+        "type": "object",
+        "required": ["model", "answers", "usage"],
+        "properties": {
+            "model": {"type": "string"},
+            "answers": {"type": "object", "additionalProperties": {"type": "object"}},
+            "usage": {"type": "object"},
+        },
+    }
+    names = [one.name for one in server.known(caller) if deciding(one.node)]
+    if server.decides and DECIDE not in names and caller.may_run(DECIDE):
+        names.append(DECIDE)
+    body = body_of(SystemOneRequest, schemas, models=names)
+    asked = operation("Decide questions about a text, as System One does", answer, body=body)
+    return {"/v1/systemone": {"post": asked}}
 
 
 async def _body(request: Request, server: Server) -> SystemOneRequest:
