@@ -1,4 +1,4 @@
-"""What `.ci/serve` and `.ci/clients` serve beside the ready ones: nodes whose models are doubles."""
+"""What `.ci/serve` and `.ci/clients` serve beside ready ones: nodes whose models are doubles."""
 
 from __future__ import annotations
 

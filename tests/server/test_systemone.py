@@ -38,9 +38,8 @@ def by_words(text: str, asked: Asked) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for question in asked.questions:
         names = [option.name for option in question.options]
-        weights = [
-            1 + (len(text) * (place + 1) + len(name)) % 7 for place, name in enumerate(names)
-        ]
+        size = len(text)
+        weights = [1 + (size * (place + 1) + len(name)) % 7 for place, name in enumerate(names)]
         found[question.name] = {
             name: weight / sum(weights) for name, weight in zip(names, weights, strict=True)
         }
