@@ -15,7 +15,7 @@ from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, Tool
 from moa.endpoints.openai import OpenAIEndpoint, instructed
 from moa.endpoints.wrappers import Wrapping, unwrapped
 from moa.errors import EndpointError, EndpointUnauthorized, OutputError
-from moa.messages import Message, ToolCall
+from moa.messages import File, Message, Role, ToolCall
 
 _REFUSES = re.compile(
     r"tools?\b.{0,100}(support|requires?|enable|parser|permitted|unknown|unrecognized)"
@@ -176,7 +176,7 @@ def by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
 
 def plain(messages: Iterable[Message]) -> tuple[Message, ...]:
     """Write tool calls and their results as what an assistant and a user say, in turns."""
-    said: list[Message] = []
+    said: list[tuple[Role, list[str], list[File]]] = []
     names = dict[str, str]()
     for message in messages:
         names |= {call.id: call.name for call in message.tool_calls}
@@ -188,12 +188,13 @@ def plain(messages: Iterable[Message]) -> tuple[Message, ...]:
         role = message.role
         if role == "tool":
             role, text = "user", f"Result of {names.get(message.tool_call_id, 'it')}:\n{text}"
-        files = message.files
-        if said and said[-1].role == role:  # many chat templates take no two of a kind
-            before = said.pop()
-            text, files = f"{before.content}\n\n{text}", (*before.files, *files)
-        said.append(Message(role, text, files=files))
-    return tuple(said)
+        if not said or said[-1][0] != role:  # many chat templates take no two of a kind
+            said.append((role, [], []))
+        said[-1][1].append(text)
+        said[-1][2].extend(message.files)
+    return tuple(
+        Message(role, "\n\n".join(texts), files=tuple(files)) for role, texts, files in said
+    )
 
 
 def _values(call: ToolCall) -> object:

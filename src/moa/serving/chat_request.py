@@ -12,12 +12,14 @@ from pydantic import ConfigDict, Field
 
 from moa.endpoints import ToolSchema
 from moa.errors import InputError, RequestRefused
-from moa.messages import File, Message
+from moa.messages import Message
 from moa.serving.asking import Body
 
 MOST_MESSAGES = 2048
 MOST_TOOLS = 128
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+_Data = Annotated[str, Field(json_schema_extra={"pattern": "^data:"})]
+"""A file itself, as an address with `data:`."""
 
 
 class _Loose(Body):
@@ -86,28 +88,84 @@ class StreamOptions(_Loose):
     include_usage: bool | None = None
 
 
-class _Part(_Loose):
-    """A part of what a message says: a text, an image or a file."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["text", "image_url", "file", "refusal"]
+class _TextPart(_Loose):
+    type: Literal["text"]
+    text: str
 
 
-class ChatMessage(_Loose):
-    """A message of the conversation."""
+class _ImageAddress(_Loose):
+    url: _Data
 
-    model_config = ConfigDict(extra="allow")
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[_Part] | None = None
+class _ImagePart(_Loose):
+    type: Literal["image_url"]
+    image_url: _ImageAddress
+
+
+class _FileGiven(_Loose):
+    file_data: _Data
+    filename: str | None = None
+
+
+class _FilePart(_Loose):
+    type: Literal["file"]
+    file: _FileGiven
+
+
+_AnyPart = Annotated[_TextPart | _ImagePart | _FilePart, Field(discriminator="type")]
+
+
+class _Called(_Loose):
+    name: str
+    arguments: str
+
+
+class _CallMade(_Loose):
+    id: str
+    type: Literal["function"]
+    function: _Called
+
+
+class FromSystem(_Loose):
+    """A rule for the whole conversation."""
+
+    role: Literal["system", "developer"]
+    content: str | list[_TextPart]
+
+
+class FromUser(_Loose):
+    """What the user says, with files."""
+
+    role: Literal["user"]
+    content: str | list[_AnyPart]
+
+
+class FromAssistant(_Loose):
+    """What was answered, and which tools were to be called."""
+
+    role: Literal["assistant"]
+    content: str | list[_TextPart] | None = None
+    tool_calls: list[_CallMade] | None = None
+
+
+class FromTool(_Loose):
+    """The result of a call."""
+
+    role: Literal["tool"]
+    content: str | list[_TextPart]
+    tool_call_id: str
+
+
+AnyMessage = Annotated[
+    FromSystem | FromUser | FromAssistant | FromTool, Field(discriminator="role")
+]
 
 
 class ChatRequest(Body):
     """A conversation of which the last message is to be answered."""
 
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: AnyFormat | None = None
@@ -209,8 +267,8 @@ def messages_of(request: ChatRequest) -> tuple[Message, ...]:
     """Read the conversation, and make sure that its last message can be answered.
 
     Raises:
-        RequestRefused: a message is none, a call of a tool has no result, a file is no data, or
-            the last message is neither the user's nor a tool's.
+        RequestRefused: a file is at an address, a call of a tool has no result, or the last message
+            is neither the user's nor a tool's.
     """
     found: list[Message] = []
     for place, one in enumerate(request.messages):
@@ -218,24 +276,17 @@ def messages_of(request: ChatRequest) -> tuple[Message, ...]:
             message = Message.of(one.model_dump())
         except InputError as error:
             raise refused(str(error), f"messages[{place}]") from error
-        for file in message.files:
-            _check_file(file, message, place)
+        if not all(file.url.startswith("data:") for file in message.files):
+            raise refused(
+                "this server has nobody fetch an address: send the file itself, as a data: URL",
+                f"messages[{place}]",
+            )
         found.append(message)
     _check_calls(found)
     if found[-1].role not in ("user", "tool"):
         last = f"messages[{len(found) - 1}]"
         raise refused("the last message is to be the user's, or the result of a tool", last)
     return tuple(found)
-
-
-def _check_file(file: File, message: Message, place: int) -> None:
-    if message.role != "user":
-        raise refused("files are taken in messages of the user", f"messages[{place}]")
-    if not file.url.startswith("data:"):
-        raise refused(
-            "this server has nobody fetch an address: send the file itself, as a data: URL",
-            f"messages[{place}]",
-        )
 
 
 def _check_calls(messages: Sequence[Message]) -> None:
