@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from moa.serving.app import serve
 from moa.testing import Asked, ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Price
 
-from .loopback import running
+from .harness import listening
 
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG....").decode()
 WEATHER: Any = {
@@ -47,6 +48,16 @@ WEATHER: Any = {
 
 def app_of(*nodes: Node[Any, Any]) -> Starlette:
     return serve(*nodes, endpoints=Endpoints.of(small=SimulatedEndpoint()))
+
+
+@asynccontextmanager
+async def sdk(node: Node[Any, Any]) -> AsyncGenerator[openai.AsyncOpenAI]:
+    """Serve a node, and give the official client of the server."""
+    async with (
+        listening(app_of(node)) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client,
+    ):
+        yield client
 
 
 @pytest.fixture
@@ -92,11 +103,10 @@ def writer() -> ScriptedEndpoint:
 
 
 async def test_the_official_sdk_reads_an_answer_and_what_it_cost(writer: ScriptedEndpoint) -> None:
-    with running(app_of(Agent(writer, "Answer.", name="greeter"))) as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-            found = await client.chat.completions.create(
-                model="greeter", messages=[{"role": "user", "content": "When?"}]
-            )
+    async with sdk(Agent(writer, "Answer.", name="greeter")) as client:
+        found = await client.chat.completions.create(
+            model="greeter", messages=[{"role": "user", "content": "When?"}]
+        )
     assert found.choices[0].message.content == "It comes on Friday."
     assert found.choices[0].finish_reason == "stop"
     assert (found.object, found.model) == ("chat.completion", "greeter")
@@ -107,15 +117,15 @@ async def test_the_official_sdk_reads_an_answer_and_what_it_cost(writer: Scripte
 
 async def test_the_official_sdk_streams_text_as_it_comes_and_the_usage_last() -> None:
     writer = ScriptedEndpoint(["It comes on Friday."], piece_s=0.01)
-    with running(app_of(Agent(writer, "Answer.", name="greeter"))) as url:
+    async with listening(app_of(Agent(writer, "Answer.", name="greeter"))) as url:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-            stream = await client.chat.completions.create(
-                model="greeter",
-                messages=[{"role": "user", "content": "When?"}],
-                stream=True,
-                stream_options={"include_usage": True},
-            )
-            chunks = [chunk async for chunk in stream]
+        stream = await client.chat.completions.create(
+            model="greeter",
+            messages=[{"role": "user", "content": "When?"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
     texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
     assert "".join(text or "" for text in texts) == "It comes on Friday."
     assert len([text for text in texts if text]) > 1
@@ -128,37 +138,37 @@ async def test_the_official_sdk_streams_text_as_it_comes_and_the_usage_last() ->
 
 async def test_the_official_sdk_parses_a_structured_answer() -> None:
     writer = ScriptedEndpoint([Order(item="pens", count=3)])
-    with running(app_of(Agent(writer, "Find the order.", name="orders"))) as url:
+    async with listening(app_of(Agent(writer, "Find the order.", name="orders"))) as url:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-            found = await client.chat.completions.parse(
-                model="orders",
-                messages=[{"role": "user", "content": "Three pens, please."}],
-                response_format=Order,
-            )
+        found = await client.chat.completions.parse(
+            model="orders",
+            messages=[{"role": "user", "content": "Three pens, please."}],
+            response_format=Order,
+        )
     assert found.choices[0].message.parsed == Order(item="pens", count=3)
     assert writer.prompts[0].json_schema is not None
 
 
 async def test_the_official_sdk_has_its_own_tools_called() -> None:
     writer = ScriptedEndpoint([ToolCall.of("weather", town="Bergen"), "It rains."])
-    with running(app_of(Agent(writer, "Answer.", name="greeter"))) as url:
+    async with listening(app_of(Agent(writer, "Answer.", name="greeter"))) as url:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-            messages: list[Any] = [{"role": "user", "content": "Bergen?"}]
-            first = await client.chat.completions.create(
-                model="greeter", messages=messages, tools=[WEATHER]
-            )
-            asked = first.choices[0].message
-            assert first.choices[0].finish_reason == "tool_calls"
-            (call,) = asked.tool_calls or []
-            assert call.type == "function"
-            assert json.loads(call.function.arguments) == {"town": "Bergen"}
-            messages += [
-                asked.model_dump(exclude_none=True),
-                {"role": "tool", "tool_call_id": call.id, "content": "rain, 9 degrees"},
-            ]
-            second = await client.chat.completions.create(
-                model="greeter", messages=messages, tools=[WEATHER]
-            )
+        messages: list[Any] = [{"role": "user", "content": "Bergen?"}]
+        first = await client.chat.completions.create(
+            model="greeter", messages=messages, tools=[WEATHER]
+        )
+        asked = first.choices[0].message
+        assert first.choices[0].finish_reason == "tool_calls"
+        (call,) = asked.tool_calls or []
+        assert call.type == "function"
+        assert json.loads(call.function.arguments) == {"town": "Bergen"}
+        messages += [
+            asked.model_dump(exclude_none=True),
+            {"role": "tool", "tool_call_id": call.id, "content": "rain, 9 degrees"},
+        ]
+        second = await client.chat.completions.create(
+            model="greeter", messages=messages, tools=[WEATHER]
+        )
     assert second.choices[0].message.content == "It rains."
     roles = [message.role for message in writer.prompts[1].messages]
     assert roles == ["system", "user", "assistant", "tool"]
@@ -169,13 +179,15 @@ async def test_the_official_sdk_raises_what_went_wrong_in_the_middle_of_a_stream
     def rule(text: str) -> str:
         raise openai.OpenAIError("nobody expects it")
 
-    with running(app_of(Agent(SimulatedEndpoint(rule=rule), "Answer.", name="greeter"))) as url:
+    async with listening(
+        app_of(Agent(SimulatedEndpoint(rule=rule), "Answer.", name="greeter"))
+    ) as url:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-            stream = await client.chat.completions.create(
-                model="greeter", messages=[{"role": "user", "content": "?"}], stream=True
-            )
-            with pytest.raises(openai.APIError, match="fault"):
-                _ = [chunk async for chunk in stream]
+        stream = await client.chat.completions.create(
+            model="greeter", messages=[{"role": "user", "content": "?"}], stream=True
+        )
+        with pytest.raises(openai.APIError, match="fault"):
+            _ = [chunk async for chunk in stream]
 
 
 # -- what a node is given
@@ -234,7 +246,7 @@ def test_any_other_node_is_given_the_last_message(ask: Callable[..., Any]) -> No
 def test_a_node_that_takes_an_object_reads_the_message_as_json(ask: Callable[..., Any]) -> None:
     class Ship(TypedNode[Order, Reply]):
         async def answer(self, request: Order, context: RunContext) -> Reply:
-            return Reply(text=f"{request.count} {request.item}")
+        return Reply(text=f"{request.count} {request.item}")
 
     assert said(ask(Ship(), json.dumps({"item": "pens", "count": 3}))) == "3 pens"
     assert ask(Ship(), "three pens").status_code == 400
@@ -341,14 +353,14 @@ def test_an_answer_that_breaks_the_clients_schema_is_written_anew(ask: Callable[
 def test_what_max_tokens_cut_says_so(ask: Callable[..., Any]) -> None:
     class Cut(ScriptedEndpoint):
         async def complete(self, prompt: Any, context: RunContext, /) -> Any:
-            whole = await super().complete(prompt, context)
-            return type(whole)(
-                text=whole.text,
-                endpoint=whole.endpoint,
-                model=whole.model,
-                amount=whole.amount,
-                finish_reason="length",
-            )
+        whole = await super().complete(prompt, context)
+        return type(whole)(
+            text=whole.text,
+            endpoint=whole.endpoint,
+            model=whole.model,
+            amount=whole.amount,
+            finish_reason="length",
+        )
 
     writer = Cut(["It comes on"])
     found = ask(Agent(writer, "Answer.", name="greeter"), max_completion_tokens=3)
@@ -458,21 +470,21 @@ def test_what_changes_nothing_is_ignored(ask: Callable[..., Any]) -> None:
     assert said(ask(topic(), **harmless, temperature=0, max_tokens=5)) == "card"
 
 
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [],
-        [{"role": "user"}, 5],
-        [{"role": "wizard", "content": "Hi"}],
-        [{"role": "user", "content": 5}],
-        [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}],
-        [{"role": "user", "content": [{"type": "image_url"}]}],
-        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
-        [{"role": "user", "content": "Hi"}, {"role": "tool", "tool_call_id": "1", "content": "?"}],
-        [{"role": "system", "content": "Hi"}],
-        [{"role": "user", "content": "Hi"}] * 2049,
-    ],
-)
+CONVERSATIONS: list[Any] = [
+    [],
+    [{"role": "user"}, 5],
+    [{"role": "wizard", "content": "Hi"}],
+    [{"role": "user", "content": 5}],
+    [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}],
+    [{"role": "user", "content": [{"type": "image_url"}]}],
+    [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+    [{"role": "user", "content": "Hi"}, {"role": "tool", "tool_call_id": "1", "content": "?"}],
+    [{"role": "system", "content": "Hi"}],
+    [{"role": "user", "content": "Hi"}] * 2049,
+]
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS)
 def test_no_conversation_is_refused(ask: Callable[..., Any], messages: Any) -> None:
     assert ask(echo(), messages).status_code == 400
 
@@ -490,7 +502,7 @@ SCHEMAS: list[Any] = [
     {"type": 5},
     {
         "$defs": {
-            str(place): {"allOf": [{"$ref": f"#/$defs/{place + 1}"}] * 2} for place in range(40)
+        str(place): {"allOf": [{"$ref": f"#/$defs/{place + 1}"}] * 2} for place in range(40)
         }
         | {"40": {}},
         "$ref": "#/$defs/0",
@@ -520,16 +532,16 @@ async def test_a_client_that_goes_away_in_the_middle_ends_its_run() -> None:
     app = app_of(Agent(writer, "Answer.", name="greeter"))
     ended: list[Any] = []
     app.state.server.runs.listeners.append(ended.append)
-    with running(app) as url:
+    async with listening(app) as url:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-            stream = await client.chat.completions.create(
-                model="greeter", messages=[{"role": "user", "content": "?"}], stream=True
-            )
-            async for _ in stream:
-                break
-            await stream.close()
+        stream = await client.chat.completions.create(
+            model="greeter", messages=[{"role": "user", "content": "?"}], stream=True
+        )
+        async for _ in stream:
+            break
+        await stream.close()
         for _ in range(200):
-            if ended:
-                break
-            await asyncio.sleep(0.02)
+        if ended:
+            break
+        await asyncio.sleep(0.02)
     assert ended[0].item.error is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -10,38 +10,41 @@ import pytest
 
 from moa import Agent
 from moa.config.endpoints import Endpoints
+from moa.endpoints.dialects import dialect_of
 from moa.serving.app import serve
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
-from .loopback import running
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    writer = Agent(ScriptedEndpoint([]), "Write.", name="writer")
-    small = SimulatedEndpoint(encoder=SimulatedEndpoint(name="encoder"))
-    with running(serve(writer, endpoints=Endpoints.of(small=small))) as address:
-        yield address
+from .harness import listening
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as found:
+async def client() -> AsyncIterator[openai.AsyncOpenAI]:
+    writer = Agent(ScriptedEndpoint([]), "Write.", name="writer")
+    small = SimulatedEndpoint(encoder=SimulatedEndpoint(name="encoder"))
+    async with (
+        listening(serve(writer, endpoints=Endpoints.of(small=small))) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as found,
+    ):
         yield found
 
 
-def test_the_official_sdk_lists_what_is_served(client: openai.OpenAI) -> None:
-    listed = client.models.list().data
-    assert [one.id for one in listed] == ["writer", "decide", "encoder"]
-    assert {one.owned_by for one in listed} == {"moa"}
-    assert client.models.retrieve("writer").id == "writer"
+async def test_the_official_sdk_lists_what_is_served(client: openai.AsyncOpenAI) -> None:
+    listed = await client.models.list()
+    assert [one.id for one in listed.data] == ["writer", "decide", "encoder"]
+    assert (await client.models.retrieve("writer")).id == "writer"
     with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("a/b?c")
+        await client.models.retrieve("a/b?c")
+
+
+async def test_moas_own_client_knows_the_server_by_its_models(client: openai.AsyncOpenAI) -> None:
+    assert dialect_of((await client.models.list()).model_dump()).name == "moa"
 
 
 @pytest.mark.parametrize("form", [{}, {"encoding_format": "float"}])
-def test_the_official_sdk_has_texts_turned_into_vectors(client: openai.OpenAI, form: Any) -> None:
-    found = client.embeddings.create(model="encoder", input=["Hello", "Good day"], **form)
+async def test_the_official_sdk_has_texts_turned_into_vectors(
+    client: openai.AsyncOpenAI, form: Any
+) -> None:
+    found = await client.embeddings.create(model="encoder", input=["Hello", "Good day"], **form)
     assert [one.embedding for one in found.data] == [[5.0, 0.0, 1.0], [8.0, 1.0, 1.0]]
     assert [one.index for one in found.data] == [0, 1]
     assert found.usage.total_tokens == 10
@@ -59,6 +62,7 @@ def test_the_official_sdk_has_texts_turned_into_vectors(client: openai.OpenAI, f
         {"input": "x", "model": "writer"},
     ],
 )
-def test_what_can_not_be_encoded_is_refused(client: openai.OpenAI, asked: Any) -> None:
+async def test_what_can_not_be_encoded_is_refused(client: openai.AsyncOpenAI, asked: Any) -> None:
+    body: Any = {"model": "encoder", "encoding_format": "float", **asked}
     with pytest.raises(openai.BadRequestError):
-        client.embeddings.create(**{"model": "encoder", "encoding_format": "float", **asked})
+        await client.embeddings.create(**body)

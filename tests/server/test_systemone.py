@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +24,7 @@ from moa.questions import Option, Question
 from moa.serving.app import serve
 from moa.testing import Asked, ScriptedEndpoint, SimulatedEndpoint
 
-from .loopback import running
+from .harness import listening
 
 TOPIC = {
     "type": "choice",
@@ -92,12 +93,12 @@ def classifier(threshold: float | None = None) -> Classifier[str]:
     return agent.calibrated(promising(agent.questions[0], threshold))
 
 
-def test_jevcompat_passes_whole_on_the_server_and_on_its_agents() -> None:
+async def test_jevcompat_passes_whole_on_the_server_and_on_its_agents() -> None:
     small = SimulatedEndpoint(rule=by_words)
     agent = Classifier(small, ["card", "app"], name="topic")
-    with running(serve(agent, endpoints=Endpoints.of(small=small))) as url:
+    async with listening(serve(agent, endpoints=Endpoints.of(small=small))) as url:
         for model in ("jev-latest", "decide", "topic"):
-            report = runner.run(url, model=model)
+            report = await asyncio.to_thread(runner.run, url, model=model)
             failed = [(one.id, one.findings) for one in report.results if one.status == "fail"]
             assert (report.verdict, failed) == ("conformant", [])
 
@@ -111,10 +112,11 @@ async def test_moas_own_client_reads_the_answers() -> None:
         Question("urgency", "score", "How urgent?", (Option("low", 0), Option("high", 1))),
     ]
     expected = await small.decide("I paid twice!", questions, RunContext())
-    with running(serve(classifier(), endpoints=Endpoints.of(small=small))) as url:
-        async with OpenAIEndpoint("there", model="decide", base_url=f"{url}/v1") as there:
-            decision = await there.decide("I paid twice!", questions, RunContext())
-            assert there.dialect.name == "moa"
+    async with (
+        listening(serve(classifier(), endpoints=Endpoints.of(small=small))) as url,
+        OpenAIEndpoint("there", model="decide", base_url=f"{url}/v1") as there,
+    ):
+        decision = await there.decide("I paid twice!", questions, RunContext())
     for found, wanted in zip(decision.answers, expected.answers, strict=True):
         assert found.probabilities == pytest.approx(wanted.probabilities)
         assert found.source == "native"

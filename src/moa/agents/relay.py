@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from moa.agents.agent import Agent, History, unfenced
 from moa.agents.prompts import TAG, block
@@ -56,9 +56,12 @@ class Called(Reply):
     calls: tuple[ToolCall, ...]
 
 
-def can_relay(node: object) -> bool:
-    """Whether a node is an agent that writes in no way of its own, so that wishes reach a model."""
-    return isinstance(node, Agent) and type(node).answer is Agent.answer
+def as_relayed(node: object) -> Agent[Any, Any] | None:
+    """Give a node that is an agent, if it writes in no way of its own: wishes reach its model."""
+    if not isinstance(node, Agent):
+        return None
+    agent = cast("Agent[Any, Any]", node)
+    return agent if type(agent).answer is Agent[Any, Any].answer else None
 
 
 class Relay(Agent[Any, Any]):
@@ -68,7 +71,7 @@ class Relay(Agent[Any, Any]):
     gives, a `Reply` of JSON by the client's schema, or `Called`.
 
     Args:
-        agent: Who answers; `can_relay` says whether it can.
+        agent: Who answers; see `as_relayed`.
         wishes: What the client wants.
 
     Raises:

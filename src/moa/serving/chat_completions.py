@@ -7,6 +7,7 @@ label.
 
 from __future__ import annotations
 
+import copy
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,8 +23,8 @@ from starlette.routing import Route
 from moa._files import dumped, jsonable
 from moa.agents import Agent
 from moa.agents.filter import Verdict
-from moa.agents.relay import Called, Relay, Wishes, can_relay
-from moa.chat.messages import Conversation
+from moa.agents.relay import Called, Relay, Wishes, as_relayed
+from moa.chat.messages import Conversation, UserMessage
 from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.steps import NodeStep
@@ -113,14 +114,15 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
             can be answered.
         InputError: the last message isn't what the node takes.
     """
-    from moa.chat.graph import Chat
-
     messages = messages_of(body)
-    if can_relay(served.node):
-        return _relayed(body, served, messages)
+    if (agent := as_relayed(served.node)) is not None:
+        return _relayed(body, served, agent, messages)
     _refuse_what_agents_take(body, served)
-    if isinstance(served.node, Chat):
-        return _continued(body, served, served.node, messages)
+    rules = "\n\n".join(one.content for one in messages if one.role == "system")
+    if (chat := continued(served.node, rules)) is not None:
+        for message in messages:
+            _refuse_files(message, served)
+        return _turn(body, served, chat, Conversation.of(messages))
     last = messages[-1]
     if last.role != "user":
         raise refused(f"{served.name} calls no tools: end with a message of the user", "messages")
@@ -128,9 +130,10 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
     return _turn(body, served, served.node, _value(last, served))
 
 
-def _relayed(body: ChatRequest, served: Served, messages: tuple[Message, ...]) -> Turn:
+def _relayed(
+    body: ChatRequest, served: Served, agent: Agent[Any, Any], messages: tuple[Message, ...]
+) -> Turn:
     """Have an agent that writes answer as the client wants it."""
-    agent: Agent[Any, Any] = served.node
     users = [place for place, message in enumerate(messages) if message.role == "user"]
     if not users:
         raise refused("there is no message of the user: nothing is to be answered", "messages")
@@ -160,15 +163,19 @@ def _relayed(body: ChatRequest, served: Served, messages: tuple[Message, ...]) -
     return _turn(body, served, relay, value)
 
 
-def _continued(body: ChatRequest, served: Served, chat: Any, messages: tuple[Message, ...]) -> Turn:
-    """Have a chat answer a conversation that its client keeps."""
-    from moa.chat.graph import Continuation
+def continued(node: object, rules: str) -> Node[Conversation, Any] | None:
+    """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
+    from moa.chat.graph import Chat, Continuation
 
-    for message in messages:
-        _refuse_files(message, served)
-    rules = "\n\n".join(one.content for one in messages if one.role == "system")
-    node = Continuation(chat, rules=rules)
-    return _turn(body, served, node, Conversation.of(messages))
+    if isinstance(node, Chat):
+        return Continuation(node, rules=rules)
+    if isinstance(node, Guarded):
+        guarded = cast("Guarded[Any, Any]", node)
+        if (inner := continued(guarded.node, rules)) is not None:
+            made = copy.copy(guarded)
+            made.node, made.input_type = inner, Conversation
+            return made
+    return None
 
 
 def _turn(body: ChatRequest, served: Served, node: Node[Any, Any], value: object) -> Turn:
@@ -199,7 +206,10 @@ def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
 def _value(message: Message, served: Served) -> object:
     """Make the input of a message: its text, or its JSON where no text is taken."""
     if served.takes_text:
-        return served.parse(message.content)
+        value: object = served.parse(message.content)
+        if isinstance(value, UserMessage):  # a thread of its own: nobody else is to read it
+            return value.model_copy(update={"thread": secrets.token_hex(16)})
+        return value
     try:
         given: object = from_json(message.content, allow_inf_nan=False)
     except ValueError as error:
@@ -272,9 +282,12 @@ def _plain(answer: Choice[Any] | Predicate[Any] | Score[Any]) -> object:
 def _projected(value: object, schema: Mapping[str, Any]) -> object:
     """Leave out the fields that a schema doesn't name."""
     named: object = schema.get("properties")
-    if not isinstance(value, dict) or not isinstance(named, dict):
+    if not isinstance(value, dict):
         return value
-    return {key: one for key, one in cast("dict[str, object]", value).items() if key in named}
+    fields = cast("dict[str, object]", value)
+    if not isinstance(named, dict):
+        return fields
+    return {key: one for key, one in fields.items() if key in named}
 
 
 def content_of(output: Any) -> str:

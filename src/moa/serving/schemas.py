@@ -47,7 +47,8 @@ def checker(schema: Mapping[str, Any]) -> Callable[[object], None]:
         raise ValueError("it is no JSON schema: it is nested too deeply") from None
 
     def check(value: object) -> None:
-        validator = _bounded()(schema, registry=Registry())
+        nothing = cast("Any", Registry)()  # no other schema is known, nor looked for
+        validator = _bounded()(schema, registry=nothing)
         try:
             fault = next(validator.iter_errors(value), None)
         except Unresolvable as error:
@@ -90,7 +91,8 @@ def _bounded() -> Any:
         if isinstance(instance, str) and not _found(given, instance):
             yield ValidationError(f"{instance[:100]!r} doesn't match {given[:100]!r}")
 
-    return validators.extend(Draft202012Validator, {"$ref": ref, "pattern": pattern})
+    extend: Any = validators
+    return extend.extend(Draft202012Validator, {"$ref": ref, "pattern": pattern})
 
 
 def _found(pattern: str, text: str) -> bool:

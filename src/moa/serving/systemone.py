@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field
 from starlette.requests import Request
@@ -228,7 +228,7 @@ def decider(server: Server, name: str, request: Request) -> tuple[Served, Decidi
 
 def deciding(node: object) -> DecidingAgent[Any] | None:
     """Give the agent that a node is, if it decides; nobody is asked past what stands around one."""
-    return node if isinstance(node, DecidingAgent) else None
+    return cast("DecidingAgent[Any]", node) if isinstance(node, DecidingAgent) else None
 
 
 def text_of(told: Told) -> str:
@@ -315,7 +315,10 @@ def reply(body: SystemOneRequest, agent: DecidingAgent[Any], finished: Finished)
     given = zip(body.questions.items(), output.answers, strict=True)
     answers = {id: _answer(id, asked, answer, agent) for (id, asked), answer in given}
     amount = finished.item.usage.total
-    usage = {"input_tokens": amount.input_tokens, "output_tokens": amount.output_tokens}
+    usage: dict[str, float] = {
+        "input_tokens": amount.input_tokens,
+        "output_tokens": amount.output_tokens,
+    }
     if amount.cost is not None:
         usage["cost"] = float(amount.cost)
     return {"model": finished.served.name, "answers": answers, "usage": usage}
