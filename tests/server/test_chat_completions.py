@@ -51,10 +51,10 @@ def app_of(*nodes: Node[Any, Any]) -> Starlette:
 
 
 @asynccontextmanager
-async def sdk(node: Node[Any, Any]) -> AsyncGenerator[openai.AsyncOpenAI]:
-    """Serve a node, and give the official client of the server."""
+async def sdk(app: Starlette) -> AsyncGenerator[openai.AsyncOpenAI]:
+    """Serve an application, and give the official client of it."""
     async with (
-        listening(app_of(node)) as url,
+        listening(app) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client,
     ):
         yield client
@@ -103,7 +103,7 @@ def writer() -> ScriptedEndpoint:
 
 
 async def test_the_official_sdk_reads_an_answer_and_what_it_cost(writer: ScriptedEndpoint) -> None:
-    async with sdk(Agent(writer, "Answer.", name="greeter")) as client:
+    async with sdk(app_of(Agent(writer, "Answer.", name="greeter"))) as client:
         found = await client.chat.completions.create(
             model="greeter", messages=[{"role": "user", "content": "When?"}]
         )
@@ -117,8 +117,7 @@ async def test_the_official_sdk_reads_an_answer_and_what_it_cost(writer: Scripte
 
 async def test_the_official_sdk_streams_text_as_it_comes_and_the_usage_last() -> None:
     writer = ScriptedEndpoint(["It comes on Friday."], piece_s=0.01)
-    async with listening(app_of(Agent(writer, "Answer.", name="greeter"))) as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    async with sdk(app_of(Agent(writer, "Answer.", name="greeter"))) as client:
         stream = await client.chat.completions.create(
             model="greeter",
             messages=[{"role": "user", "content": "When?"}],
@@ -138,8 +137,7 @@ async def test_the_official_sdk_streams_text_as_it_comes_and_the_usage_last() ->
 
 async def test_the_official_sdk_parses_a_structured_answer() -> None:
     writer = ScriptedEndpoint([Order(item="pens", count=3)])
-    async with listening(app_of(Agent(writer, "Find the order.", name="orders"))) as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    async with sdk(app_of(Agent(writer, "Find the order.", name="orders"))) as client:
         found = await client.chat.completions.parse(
             model="orders",
             messages=[{"role": "user", "content": "Three pens, please."}],
@@ -151,8 +149,7 @@ async def test_the_official_sdk_parses_a_structured_answer() -> None:
 
 async def test_the_official_sdk_has_its_own_tools_called() -> None:
     writer = ScriptedEndpoint([ToolCall.of("weather", town="Bergen"), "It rains."])
-    async with listening(app_of(Agent(writer, "Answer.", name="greeter"))) as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    async with sdk(app_of(Agent(writer, "Answer.", name="greeter"))) as client:
         messages: list[Any] = [{"role": "user", "content": "Bergen?"}]
         first = await client.chat.completions.create(
             model="greeter", messages=messages, tools=[WEATHER]
@@ -179,10 +176,9 @@ async def test_the_official_sdk_raises_what_went_wrong_in_the_middle_of_a_stream
     def rule(text: str) -> str:
         raise openai.OpenAIError("nobody expects it")
 
-    async with listening(
+    async with sdk(
         app_of(Agent(SimulatedEndpoint(rule=rule), "Answer.", name="greeter"))
-    ) as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    ) as client:
         stream = await client.chat.completions.create(
             model="greeter", messages=[{"role": "user", "content": "?"}], stream=True
         )
@@ -246,7 +242,7 @@ def test_any_other_node_is_given_the_last_message(ask: Callable[..., Any]) -> No
 def test_a_node_that_takes_an_object_reads_the_message_as_json(ask: Callable[..., Any]) -> None:
     class Ship(TypedNode[Order, Reply]):
         async def answer(self, request: Order, context: RunContext) -> Reply:
-        return Reply(text=f"{request.count} {request.item}")
+            return Reply(text=f"{request.count} {request.item}")
 
     assert said(ask(Ship(), json.dumps({"item": "pens", "count": 3}))) == "3 pens"
     assert ask(Ship(), "three pens").status_code == 400
@@ -353,14 +349,14 @@ def test_an_answer_that_breaks_the_clients_schema_is_written_anew(ask: Callable[
 def test_what_max_tokens_cut_says_so(ask: Callable[..., Any]) -> None:
     class Cut(ScriptedEndpoint):
         async def complete(self, prompt: Any, context: RunContext, /) -> Any:
-        whole = await super().complete(prompt, context)
-        return type(whole)(
-            text=whole.text,
-            endpoint=whole.endpoint,
-            model=whole.model,
-            amount=whole.amount,
-            finish_reason="length",
-        )
+            whole = await super().complete(prompt, context)
+            return type(whole)(
+                text=whole.text,
+                endpoint=whole.endpoint,
+                model=whole.model,
+                amount=whole.amount,
+                finish_reason="length",
+            )
 
     writer = Cut(["It comes on"])
     found = ask(Agent(writer, "Answer.", name="greeter"), max_completion_tokens=3)
@@ -502,7 +498,7 @@ SCHEMAS: list[Any] = [
     {"type": 5},
     {
         "$defs": {
-        str(place): {"allOf": [{"$ref": f"#/$defs/{place + 1}"}] * 2} for place in range(40)
+            str(place): {"allOf": [{"$ref": f"#/$defs/{place + 1}"}] * 2} for place in range(40)
         }
         | {"40": {}},
         "$ref": "#/$defs/0",
@@ -532,8 +528,7 @@ async def test_a_client_that_goes_away_in_the_middle_ends_its_run() -> None:
     app = app_of(Agent(writer, "Answer.", name="greeter"))
     ended: list[Any] = []
     app.state.server.runs.listeners.append(ended.append)
-    async with listening(app) as url:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    async with sdk(app) as client:
         stream = await client.chat.completions.create(
             model="greeter", messages=[{"role": "user", "content": "?"}], stream=True
         )
@@ -541,7 +536,7 @@ async def test_a_client_that_goes_away_in_the_middle_ends_its_run() -> None:
             break
         await stream.close()
         for _ in range(200):
-        if ended:
-            break
-        await asyncio.sleep(0.02)
+            if ended:
+                break
+            await asyncio.sleep(0.02)
     assert ended[0].item.error is not None
