@@ -18,7 +18,7 @@ from moa.config.endpoints import Endpoints
 from moa.errors import MoaError
 from moa.graphs.loading import READY, load_graph
 from moa.node import Node
-from moa.serving import metrics, typed
+from moa.serving import chat_completions, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import Checked, caller_of, json_response
 from moa.serving.idempotency import Idempotent
@@ -27,7 +27,7 @@ from moa.serving.openapi import Schemas, document
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 
-_MODULES: tuple[Any, ...] = (typed, metrics)
+_MODULES: tuple[Any, ...] = (typed, chat_completions, systemone, models, metrics)
 """Whose `routes(server)` are served, and whose `paths(server, caller, schemas)`, where they have
 them, are described in `/openapi.json`."""
 
