@@ -136,6 +136,36 @@ class StoreError(MoaError):
     """A conversation, or what else is kept from one run to the next, can't be read or written."""
 
 
+class RequestRefused(MoaError):
+    """A request to a server of `moa` is not answered, for what it is, or for who sent it.
+
+    Args:
+        message: Why, and what to do.
+        status: HTTP status.
+        code: Of OpenAI's, such as `model_not_found`, or one in that manner.
+        param: The field of the request that is at fault.
+        retry_after_s: Seconds after which it can succeed; `None`: it can't as it is.
+        headers: More of the answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
+
+
 GATEWAY_TIMEOUTS = frozenset((504, 524))
 """Statuses of a gateway whose server had the request, and may go on with it."""
 

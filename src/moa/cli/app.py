@@ -26,6 +26,7 @@ from moa.cli import (
     route,
     run,
     serve,
+    servers,
     show,
     trust,
 )
@@ -159,8 +160,9 @@ for heading, commands in {
         evaluate.evaluate,
         compare.compare,
     ),
-    "Choose and serve models": (models.choose, serve.up, serve.down, serve.status),
-    "Set up": (serve.doctor, trust.trust),
+    "Serve graphs": (serve.serve,),
+    "Choose and serve models": (models.choose, servers.up, servers.down, servers.status),
+    "Set up": (servers.doctor, trust.trust),
 }.items():
     for command in commands:
         _add(app, command, "eval" if command is evaluate.evaluate else "", heading)

@@ -1,0 +1,22 @@
+"""Serving: graphs and agents over HTTP, as any client knows it.
+
+Who looks for something finds it here:
+
+- `served.py`: a node under its name, its schemas, JSON in and out.
+- `server.py`: `Server`, what all routes share, and `Settings`; `app.py`: `serve`, which makes the
+  Starlette application of it.
+- `http.py`: what is asked of every request, before any route sees it.
+- `keys.py`: who asks, and what it may spend.
+- `runs.py`: one request is one run: bounded, cancelled when its client goes away, kept for a while.
+- `faults.py`: which error is which status, in OpenAI's shape.
+- One module for each protocol: `typed.py` (`/run`, `/jobs`, `/schema` …), `chat_completions.py`,
+  `systemone.py`, `mcp.py`. Each has `routes(server) -> list[Route]`, which `app.py` calls, and may
+  have `paths(server) -> dict[str, object]`, its part of the OpenAPI document.
+"""
+
+from moa.errors import needed
+
+with needed("starlette", extra="serve", purpose="to serve"):
+    import prometheus_client as _prometheus_client  # noqa: F401
+    import sse_starlette as _sse_starlette  # noqa: F401
+    import uvicorn as _uvicorn  # noqa: F401
