@@ -19,6 +19,7 @@ from moa.cli import (
     label,
     learn,
     learning,
+    mcp,
     models,
     new,
     options,
@@ -160,9 +161,9 @@ for heading, commands in {
         evaluate.evaluate,
         compare.compare,
     ),
-    "Serve graphs": (serve.serve,),
+    "Serve graphs": (serve.serve, mcp.mcp),
     "Choose and serve models": (models.choose, servers.up, servers.down, servers.status),
-    "Set up": (servers.doctor, trust.trust),
+    "Set up": (new.new, servers.doctor, trust.trust),
 }.items():
     for command in commands:
         _add(app, command, "eval" if command is evaluate.evaluate else "", heading)
@@ -175,14 +176,6 @@ jobs = _typer(
 app.add_typer(jobs, name="job", rich_help_panel="Ask")
 for command in (run.job_status, run.job_retry, run.job_failed, run.job_export):
     _add(jobs, command, command.__name__.removeprefix("job_"))
-
-beginnings = _typer(
-    no_args_is_help=True,
-    help="Make files to begin with, from what is there.",
-    epilog="Start with: moa new inbox messages.jsonl",
-)
-app.add_typer(beginnings, name="new", rich_help_panel="Set up")
-_add(beginnings, new.inbox)
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")

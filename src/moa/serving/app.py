@@ -19,14 +19,14 @@ from moa.config.endpoints import Endpoints
 from moa.errors import MoaError
 from moa.graphs.loading import READY, asked_by, load_graph, texts_to_encode
 from moa.node import Node
-from moa.serving import typed
+from moa.serving import mcp, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import Checked, json_response
 from moa.serving.keys import keys_in
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 
-_MODULES = (typed,)
+_MODULES = (typed, mcp)
 """Whose `routes(server)` are served."""
 
 

@@ -133,7 +133,7 @@ class Runs:
         Raises:
             MoaError: why it failed; `faults.py` knows what to answer, and which headers.
         """
-        async with self._begun(request, served, value, budget) as run:
+        async with self._begun(caller_of(request), served, value, budget) as run:
             working = asyncio.ensure_future(run.work())
             gone = asyncio.ensure_future(_gone(request.receive))
             try:
@@ -147,6 +147,29 @@ class Runs:
         if finished.item.error is not None:
             raise finished.item.error
         return finished
+
+    async def run(
+        self,
+        caller: Caller,
+        served: Served,
+        value: object,
+        listener: Callable[[Event], None] | None = None,
+        *,
+        budget: Budget = UNLIMITED,
+    ) -> Finished:
+        """Run to the end, for a route that looks itself whether its client is there.
+
+        Where the wait is cancelled, so is the run.
+
+        Args:
+            caller: Who asks.
+            served: What runs.
+            value: What it takes; see `Served.parse`.
+            listener: Called with each event while it goes on.
+            budget: See `finish`.
+        """
+        async with self._begun(caller, served, value, budget) as run:
+            return await run.work(listener)
 
     def stream(
         self,
@@ -202,9 +225,9 @@ class Runs:
 
     @asynccontextmanager
     async def _begun(
-        self, request: Request, served: Served, value: object, budget: Budget
+        self, caller: Caller, served: Served, value: object, budget: Budget
     ) -> AsyncGenerator[_Run]:
-        caller, timeout_s = caller_of(request), self._settings.timeout_s
+        timeout_s = self._settings.timeout_s
         reference = self._endpoints.reference
         admitted = caller.admit(served.name, timeout_s=timeout_s, reference=reference)
         async with admitted as outer:
@@ -266,7 +289,7 @@ class Stream:
         write: Callable[[Event | Finished], Iterable[ServerSentEvent]],
         budget: Budget,
     ) -> None:
-        self._begun = lambda: runs._begun(request, served, value, budget)
+        self._begun = lambda: runs._begun(caller_of(request), served, value, budget)
         self._settings = runs._settings
         self._write = write
 
