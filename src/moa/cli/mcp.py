@@ -43,7 +43,7 @@ def mcp(
     with needed("mcp", extra="mcp", purpose="to speak MCP"):
         from moa.serving.mcp import pipes, speak
         from moa.serving.mcp_tools import Owner
-    from moa.serving.app import served_as
+    from moa.serving.app import served_of
     from moa.serving.keys import Keys
     from moa.serving.server import Server, Settings
 
@@ -51,7 +51,8 @@ def mcp(
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         async with pipes() as streams:  # first, as what is loaded may print
-            server = Server(served_as(names, endpoints), endpoints, settings, Keys())
+            served = [served_of(name, endpoints) for name in names]
+            server = Server(served, endpoints, settings, Keys())
             tools = ", ".join(server.served)
             screen.notes().print(f"MCP over standard input and output, with the tools {tools}")
             async with server.opened():

@@ -7,11 +7,13 @@ Who looks for something finds it here:
   Starlette application of it.
 - `http.py`: what is asked of every request, before any route sees it.
 - `keys.py`: who asks, and what it may spend.
+- `metrics.py`, `jobs.py`: what Prometheus reads; rows that are worked on beside requests.
 - `runs.py`: one request is one run: bounded, cancelled when its client goes away, kept for a while.
 - `faults.py`: which error is which status, in OpenAI's shape.
 - One module for each protocol: `typed.py` (`/run`, `/jobs`, `/schema` …), `chat_completions.py`,
   `systemone.py`, `mcp.py`. Each has `routes(server) -> list[Route]`, which `app.py` calls, and may
-  have `paths(server) -> dict[str, object]`, its part of the OpenAPI document.
+  have `paths(server, caller, schemas) -> dict[str, object]`, its part of the document that
+  `openapi.py` puts together.
 """
 
 from moa.errors import needed

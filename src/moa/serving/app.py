@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import ast
+import inspect
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,18 +18,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moa.config.endpoints import Endpoints
+from moa.config.trust import object_in
 from moa.errors import MoaError
-from moa.graphs.loading import READY, asked_by, load_graph, texts_to_encode
+from moa.graphs.loading import READY, load_graph
 from moa.node import Node
-from moa.serving import mcp, typed
+from moa.serving import mcp, metrics, typed
 from moa.serving.faults import fault_of
-from moa.serving.http import Checked, json_response
+from moa.serving.http import Checked, caller_of, json_response
 from moa.serving.keys import keys_in
+from moa.serving.openapi import Schemas, document
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 
-_MODULES = (typed, mcp)
-"""Whose `routes(server)` are served."""
+_MODULES: tuple[Any, ...] = (typed, metrics, mcp)
+"""Whose `routes(server)` are served, and whose `paths(server, caller, schemas)`, where they have
+them, are described in `/openapi.json`."""
 
 
 def serve(
@@ -61,12 +66,7 @@ def serve(
     """
     own = endpoints is None
     endpoints = endpoints or Endpoints()
-    served = [
-        Served(load_graph(one, endpoints), name=_name(one), description=_does(one))
-        if isinstance(one, str)
-        else Served(one)
-        for one in nodes
-    ]
+    served = [served_of(one, endpoints) for one in nodes]
     return app_of(Server(served, endpoints, settings or Settings(), keys_in(keys)), closes=own)
 
 
@@ -75,59 +75,78 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        await server.keys.open()
-        async with asyncio.TaskGroup() as group:
-            warming = group.create_task(_warm(server))
-            try:
-                yield
-            finally:
-                server.is_ready = False
-                warming.cancel()
-        await server.keys.close()
-        if closes:
-            await server.endpoints.close()
+        async with server.endpoints if closes else nullcontext(), server.opened():
+            yield
 
     async def failed(request: Request, error: Exception) -> Response:
         finished = getattr(request.state, "finished", None)
         return fault_of(error).response(finished and finished.headers)
 
-    async def health(_: Request) -> Response:
-        return json_response({"status": "ok"})
-
-    async def ready(_: Request) -> Response:
-        status = "ready" if server.is_ready else "models are being loaded"
-        return json_response({"status": status}, status=200 if server.is_ready else 503)
-
-    routes = [Route("/health", health), Route("/ready", ready)]
+    routes = _about(server)
     for module in _MODULES:
         routes += module.routes(server)
     middleware = [Middleware(Checked, server=server)]
     if server.settings.origins:
-        allowed = {"allow_origins": server.settings.origins, "allow_methods": ["GET", "POST"]}
-        cors = Middleware(CORSMiddleware, **allowed, allow_headers=["*"], expose_headers=["*"])
-        middleware.insert(0, cors)
+        cors: dict[str, Any] = {"allow_origins": server.settings.origins, "allow_headers": ["*"]}
+        cors |= {"allow_methods": ["GET", "POST"], "expose_headers": ["*"]}
+        middleware.insert(0, Middleware(CORSMiddleware, **cors))
     handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
     app = Starlette(
         routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan
     )
+    app.router.redirect_slashes = False
     app.state.server = server
     return app
 
 
-async def _warm(server: Server) -> None:
-    """Load and start what the nodes will ask, so that no request waits for it."""
-    nodes = [one.node for one in server.served.values()]
-    asked = [asked_by(node) for node in nodes]
-    names = None if None in asked else {name for names in asked if names for name in names}
-    texts = [text for node in nodes for text in texts_to_encode(node)]
-    await server.endpoints.warm(names, texts=texts)
-    server.is_ready = True
+def _about(server: Server) -> list[Route]:
+    """Give what tells of the server itself."""
+
+    async def health(_: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        if server.is_ready:
+            return json_response({"status": "ready"})
+        why = "can't be loaded: the log says why" if server.warming_failed else "are being loaded"
+        return json_response({"status": f"the models {why}"}, status=503)
+
+    async def openapi(request: Request) -> Response:
+        caller, schemas = caller_of(request), Schemas()
+        paths: dict[str, object] = {}
+        for module in _MODULES:
+            if describe := getattr(module, "paths", None):
+                paths |= describe(server, caller, schemas)
+        return json_response(document(server, caller, paths, schemas))
+
+    return [
+        Route("/health", health, methods=["GET"]),
+        Route("/ready", ready, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+    ]
 
 
-def _name(given: str) -> str:
-    """Name what is served: a ready one as it is, one of a file by its object."""
-    return given.rpartition(":")[2]
+def served_of(given: Node[Any, Any] | str, endpoints: Endpoints) -> Served:
+    """Give what is served of a node, or of a name that `load_graph` takes.
+
+    A ready one has the name by which it was asked for, any other that by which it calls itself.
+    What it does is said by the docstring of its class, or of its file.
+    """
+    if not isinstance(given, str):
+        kind = type(given)
+        own = not kind.__module__.startswith("moa.")  # what ours say is for programmers
+        return Served(given, description=_first(inspect.getdoc(kind)) if own else "")
+    node = load_graph(given, endpoints)
+    if given in READY:
+        return Served(node, name=given, description=READY[given].does)
+    found = object_in(given)
+    return Served(node, description=_first(_docstring(found[0])) if found else "")
 
 
-def _does(given: str) -> str:
-    return READY[given].does if given in READY else ""
+def _docstring(file: Path) -> str | None:
+    return ast.get_docstring(ast.parse(file.read_text("utf-8")))
+
+
+def _first(docstring: str | None) -> str:
+    """Give the first paragraph."""
+    return " ".join((docstring or "").partition("\n\n")[0].split())

@@ -27,6 +27,7 @@ from moa.errors import (
     MoaError,
     NotResumable,
     OutputError,
+    QuorumNotMet,
     RequestRefused,
     StoreError,
     Unanswered,
@@ -100,10 +101,15 @@ def fault_of(error: Exception) -> Fault:
     if isinstance(error, HTTPException):  # of Starlette's routing: 404 and 405
         said = f"{error.detail}. GET /openapi.json says what there is"
         code = error.detail.lower().replace(" ", "_")
-        return Fault(status=error.status_code, message=said, code=code)
+        headers = dict(error.headers or {})
+        return Fault(status=error.status_code, message=said, code=code, headers=headers)
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
             return Fault(status=status, message=str(error), code=code)
+    if isinstance(error, QuorumNotMet):
+        said = "of the models that were asked together too few answered: the server's log says why"
+        _logger.error("%s", error)
+        return Fault(status=502, message=said, code="quorum_not_met")
     _logger.error("a run failed: %s: %s", type(error).__name__, error)
     if isinstance(error, EndpointError):
         return _of_endpoint(error)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_jsonable_python
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
@@ -65,6 +67,13 @@ class Checked:
         check_host(headers.get("host", ""), settings)
         if _path(scope) in OPEN:
             return
+        if not self._server.is_open:
+            raise RequestRefused(
+                "the server is not started: where its application is mounted in another, the "
+                "lifespan of that enters app.router.lifespan_context(app)",
+                status=503,
+                code="not_started",
+            )
         if self._active >= settings.concurrency:
             raise RequestRefused(
                 f"{self._active} requests are worked on, and no more are at once: try again",
@@ -153,10 +162,25 @@ async def read_json(request: Request, settings: Settings) -> Any:
 
 
 def json_response(
-    value: object, headers: dict[str, str] | None = None, status: int = 200
+    value: object, headers: Mapping[str, str] | None = None, status: int = 200
 ) -> Response:
-    """Answer with JSON."""
-    return Response(dumped(value), status, headers, "application/json")
+    """Answer with JSON; what is no number is null there."""
+    said = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
+    return Response(dumped(said), status, headers, "application/json")
+
+
+class Bounded:
+    """A response that is cut off when its time is up, however slowly it is read."""
+
+    def __init__(self, response: ASGIApp, timeout_s: float) -> None:
+        self._response = response
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                await self._response(scope, receive, send)
 
 
 def _limited(receive: Receive, settings: Settings) -> Receive:

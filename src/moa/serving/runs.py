@@ -12,8 +12,9 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -27,7 +28,7 @@ from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import DeadlineExceeded, MoaError, RequestRefused
-from moa.questions import accepted_in, answers_in
+from moa.questions import accepted_in, answers_in, questions_in
 from moa.rows import taken
 from moa.rows.records import usage_of
 from moa.serving.http import caller_of
@@ -43,6 +44,8 @@ _LATE_S = 5.0
 """Seconds beyond its deadline after which a run, or a stream, that doesn't heed it is cut off."""
 _SEND_S = 30.0
 """Seconds for which a client may read nothing of a stream."""
+_NOTES = 100
+"""Notes of traces that are kept, for each run that is: a run of many nodes has thousands."""
 _CHUNK = 4096
 """Characters of text that count as one event in what waits for a slow reader."""
 _GONE = RequestRefused("the client has gone away", status=499, code="client_gone")
@@ -64,6 +67,8 @@ class Finished:
     """Name of who asked."""
     item: Item[Any]
     """Its output, or its error; what it used, and its notes."""
+    headers: Mapping[str, str]
+    """Those of its answer, `x-moa-…`; what isn't known is left out."""
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -83,23 +88,6 @@ class Finished:
         return usage_of(self.item)
 
     @property
-    def headers(self) -> dict[str, str]:
-        """The headers of its answer, `x-moa-…`; what isn't known is left out."""
-        output = self.item.output
-        decided = [note.endpoint for note in self.item.trace if note.kind == "answered"]
-        answers = [*answers_in(output).values()]
-        confidence = getattr(answers[0], "confidence", None) if len(answers) == 1 else None
-        accepted, cost = accepted_in(output), self.item.usage.cost
-        said = {
-            "trace": self.id,
-            "decided-by": decided[-1] if decided else None,
-            "confidence": None if confidence is None else f"{confidence:.4f}",
-            "accepted": None if accepted is None else str(accepted).lower(),
-            "cost": None if cost is None else str(cost),
-        }
-        return {f"x-moa-{name}": value for name, value in said.items() if value is not None}
-
-    @property
     def record(self) -> dict[str, object]:
         """All that is kept of it, as JSON; its input and output are not."""
         item = self.item
@@ -107,6 +95,40 @@ class Finished:
         if item.error is not None:
             what["error"] = type(item.error).__name__
         return what | taken(item)
+
+    def without_texts(self) -> Finished:
+        """Leave out its input and output, which may be large."""
+        result = self.item.result
+        bare = result and replace(result, output=None, trace=(), messages=())
+        return replace(self, item=replace(self.item, input=None, result=bare))
+
+
+def headers_of(id: str, item: Item[Any]) -> dict[str, str]:
+    """Say in headers who decided, how surely, whether that is accepted, and what it cost."""
+    decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
+    accepted, cost = accepted_in(item.output), item.usage.cost
+    said = {
+        "trace": id,
+        "decided-by": next(filter(None, reversed(decided)), None),
+        "confidence": _confidence_in(item.output),
+        "accepted": None if accepted is None else str(accepted).lower(),
+        "cost": None if cost is None else f"{cost:f}",
+    }
+    return {f"x-moa-{name}": _in_a_header(value) for name, value in said.items() if value}
+
+
+def _confidence_in(output: object) -> str | None:
+    """Give the lowest confidence of an output that is an answer, or is made of answers alone."""
+    answers = answers_in(output)
+    if not answers or ("" not in answers and not questions_in(output)):
+        return None
+    found = [answer.confidence for answer in answers.values() if answer.confidence is not None]
+    return f"{min(found):.4f}" if found else None
+
+
+def _in_a_header(value: str) -> str:
+    """Leave out what no header takes; names of endpoints are users' own."""
+    return value.encode("ascii", "replace").decode() if value.isprintable() else "?"
 
 
 class Runs:
@@ -116,6 +138,11 @@ class Runs:
         self._settings = settings
         self._endpoints = endpoints
         self._kept: dict[str, Finished] = {}
+        self._notes = 0
+        """Notes of the runs that are kept."""
+        self._active: set[str] = set()
+        self._none = asyncio.Event()
+        self._none.set()
         self.listeners: list[Callable[[Finished], None]] = []
         """Called with each run that has ended, however it did."""
 
@@ -133,7 +160,7 @@ class Runs:
         Raises:
             MoaError: why it failed; `faults.py` knows what to answer, and which headers.
         """
-        async with self._begun(caller_of(request), served, value, budget) as run:
+        async with self.begun(caller_of(request), served, value, budget) as run:
             working = asyncio.ensure_future(run.work())
             gone = asyncio.ensure_future(_gone(request.receive))
             try:
@@ -168,7 +195,7 @@ class Runs:
             listener: Called with each event while it goes on.
             budget: See `finish`.
         """
-        async with self._begun(caller, served, value, budget) as run:
+        async with self.begun(caller, served, value, budget) as run:
             return await run.work(listener)
 
     def stream(
@@ -190,7 +217,19 @@ class Runs:
             write: Says what is sent of an event, and at last of what became of the run: its
                 output, or its error, for which `fault_of(finished.item.error).body` is sent.
         """
-        return Stream(self, request, served, value, write, budget)
+        begun = partial(self.begun, caller_of(request), served, value, budget)
+        return Stream(begun, write, self._settings)
+
+    @property
+    def active(self) -> int:
+        """Runs that go on."""
+        return len(self._active)
+
+    async def ended(self) -> None:
+        """Wait until those that go on have ended; not for long, as they are cancelled by then."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LATE_S):
+                await self._none.wait()
 
     def trace(self, id: str, caller: Caller) -> Finished:
         """Give a run by its id.
@@ -210,28 +249,40 @@ class Runs:
         return found
 
     def _keep(self, finished: Finished) -> None:
-        self._kept[finished.id] = finished
-        self._forget()
         for listener in self.listeners:
             listener(finished)
+        self._kept[finished.id] = finished.without_texts()
+        self._notes += len(finished.item.trace)
+        self._forget()
 
     def _forget(self) -> None:
-        oldest = time.monotonic() - self._settings.kept_s
+        most, oldest = self._settings.kept, time.monotonic() - self._settings.kept_s
         while self._kept:
-            first = next(iter(self._kept))
-            if len(self._kept) <= self._settings.kept and self._kept[first].at >= oldest:
+            first = next(iter(self._kept.values()))
+            fits = len(self._kept) <= most and self._notes <= most * _NOTES
+            if fits and first.at >= oldest:
                 return
-            del self._kept[first]
+            del self._kept[first.id]
+            self._notes -= len(first.item.trace)
 
     @asynccontextmanager
-    async def _begun(
+    async def begun(
         self, caller: Caller, served: Served, value: object, budget: Budget
     ) -> AsyncGenerator[_Run]:
+        """Admit a run; it is over when this ends."""
         timeout_s = self._settings.timeout_s
         reference = self._endpoints.reference
         admitted = caller.admit(served.name, timeout_s=timeout_s, reference=reference)
         async with admitted as outer:
-            yield _Run(served, value, caller, outer.nested(budget=budget), timeout_s, self._keep)
+            run = _Run(served, value, caller, outer.nested(budget=budget), timeout_s, self._keep)
+            self._active.add(run.id)
+            self._none.clear()
+            try:
+                yield run
+            finally:
+                self._active.discard(run.id)
+                if not self._active:
+                    self._none.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,18 +304,23 @@ class _Run:
         try:
             late = "the run did not end in time, and was cut off"
             async with in_time(self.timeout_s + _LATE_S, late):
-                item = await run_one(self.served.node, self.value, 1, _as_it_is, self.context)
+                node = self.served.node_of(self.caller)
+                item = await run_one(node, self.value, 1, _as_it_is, self.context)
         except DeadlineExceeded as error:
             why = error
         finally:
-            finished = self._finished(item or self._failed(why, start))
+            finished = self.finished(item or self.failed(why, start))
             self.keep(finished)
         return finished
 
-    def _finished(self, item: Item[Any]) -> Finished:
-        return Finished(id=self.id, served=self.served, caller=self.caller.name, item=item)
+    def finished(self, item: Item[Any]) -> Finished:
+        """Say what became of it."""
+        headers = headers_of(self.id, item)
+        who, what = self.caller.name, self.served
+        return Finished(id=self.id, served=what, caller=who, item=item, headers=headers)
 
-    def _failed(self, error: MoaError, start: float) -> Item[Any]:
+    def failed(self, error: MoaError, start: float) -> Item[Any]:
+        """Say why it has no output."""
         return Item(
             number=1,
             id=1,
@@ -282,16 +338,13 @@ class Stream:
 
     def __init__(
         self,
-        runs: Runs,
-        request: Request,
-        served: Served,
-        value: object,
+        begun: Callable[[], AbstractAsyncContextManager[_Run]],
         write: Callable[[Event | Finished], Iterable[ServerSentEvent]],
-        budget: Budget,
+        settings: Settings,
     ) -> None:
-        self._begun = lambda: runs._begun(caller_of(request), served, value, budget)
-        self._settings = runs._settings
+        self._begun = begun
         self._write = write
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -302,7 +355,7 @@ class Stream:
             waiting.working = working
             response = EventSourceResponse(
                 self._messages(run, waiting),
-                headers=self._headers(run),
+                headers={"x-moa-trace": run.id},
                 send_timeout=_SEND_S,
                 shutdown_grace_period=self._settings.drain_s,
             )
@@ -314,15 +367,12 @@ class Stream:
             finally:
                 await cancel([working])
 
-    def _headers(self, run: _Run) -> Mapping[str, str]:
-        return {"x-moa-trace": run.id}
-
     async def _messages(self, run: _Run, waiting: _Waiting) -> AsyncGenerator[ServerSentEvent]:
         while (event := await waiting.next()) is not None:
             for message in self._write(event):
                 yield message
         if waiting.is_over:
-            finished = run._finished(run._failed(_TOO_SLOW, time.perf_counter()))
+            finished = run.finished(run.failed(_TOO_SLOW, time.perf_counter()))
         else:
             finished = await waiting.working
         for message in self._write(finished):

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.json_schema import JsonSchemaMode
 
-from moa._files import jsonable
-from moa.batch import reader_for
+from moa._files import dumped, jsonable
+from moa.agents.prompts import WithoutExamples
+from moa.batch import reader_for, row_text
+from moa.chat.messages import ChatReply, UserMessage
+from moa.context import RunContext
 from moa.errors import InputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.node import Node
+from moa.node import Node, Result
+from moa.serving.keys import Caller
 
 Schema = dict[str, Any]
 """A JSON schema."""
+_OWN = "#/$defs/{model}"
+"""Where a schema that stands alone has those of the models in it."""
 
 
 class Served:
@@ -56,6 +64,11 @@ class Served:
             raise InputError(f"{self.name} takes a text: send a JSON string")
         return self._read(given)  # pyright: ignore[reportArgumentType]
 
+    def node_of(self, caller: Caller) -> Node[Any, Any]:
+        """Give what runs for a caller: one with a name has conversations of its own."""
+        of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
+        return _OwnThreads(self.node, caller.name) if of_a_chat and caller.name else self.node
+
     def dump(self, output: object) -> Any:
         """Write an output as JSON, as `moa run --json` does."""
         return jsonable(output)
@@ -71,18 +84,28 @@ class Served:
 
     @cached_property
     def input_schema(self) -> Schema:
-        """The JSON schema of what `parse` takes."""
-        schema = _schema(self._input, "validation")
-        if not self.takes_text or not schema or schema.get("type") == "string":
+        """The JSON schema of what `parse` takes; `{}` where nothing says what that is."""
+        return self.input_in(_OWN)
+
+    @cached_property
+    def output_schema(self) -> Schema:
+        """The JSON schema of what `dump` gives; `{}` where nothing says what that is."""
+        return _schema(self._output, "serialization", _OWN)
+
+    def input_in(self, place: str) -> Schema:
+        """Write the schema of an input for a document, `place` being where `{model}` stands."""
+        if self._read is row_text:
+            return {"type": "string"}
+        schema = _schema(self._input, "validation", place)
+        if not schema or not self.takes_text:
             return schema
         definitions = schema.pop("$defs", None)
         both: Schema = {"anyOf": [{"type": "string"}, schema]}
         return both | ({"$defs": definitions} if definitions else {})
 
-    @cached_property
-    def output_schema(self) -> Schema:
-        """The JSON schema of what `dump` gives; `{}` where nothing says what that is."""
-        return _schema(self._output, "serialization")
+    def output_in(self, place: str) -> Schema:
+        """Write the schema of an output for a document; see `input_in`."""
+        return _schema(self._output, "serialization", place)
 
     def schemas(self) -> Mapping[str, object]:
         """Say what goes in and what comes out."""
@@ -94,10 +117,32 @@ class Served:
         }
 
 
-def _schema(kind: Any, mode: Any) -> Schema:
+class _OwnThreads:
+    """A chat in whose threads nobody else writes or reads."""
+
+    def __init__(self, node: Node[Any, Any], owner: str) -> None:
+        self._node = node
+        self._owner = owner
+        self.name = node.name
+        self.input_type = UserMessage
+
+    async def run(
+        self, request: UserMessage, context: RunContext | None = None, /
+    ) -> Result[object]:
+        """Answer in the caller's own thread of that name."""
+        own = request.model_copy(update={"thread": dumped([self._owner, request.thread])})
+        result: Result[object] = await self._node.run(own, context)
+        output = result.output
+        if isinstance(output, ChatReply):
+            output = output.model_copy(update={"thread": request.thread})
+        return replace(result, output=output)
+
+
+def _schema(kind: Any, mode: JsonSchemaMode, place: str) -> Schema:
     if kind is object or kind is Any:
         return {}
     try:
-        return TypeAdapter(kind).json_schema(mode=mode)
+        adapter = TypeAdapter[object](kind)
+        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=WithoutExamples)
     except (PydanticUserError, PydanticSchemaGenerationError):  # a class that pydantic can't tell
         return {}

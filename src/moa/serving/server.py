@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from moa.config.endpoints import Endpoints
+from moa._async import cancel
+from moa.config.endpoints import Endpoints, warm
 from moa.config.faults import nearest
-from moa.errors import ConfigError, RequestRefused
+from moa.endpoints.encoders import JointEncoder
+from moa.errors import ConfigError, MoaError, RequestRefused
+from moa.graphs.loading import endpoints_in, texts_to_encode
+from moa.serving.jobs import Jobs
 from moa.serving.keys import Caller, Keys
 from moa.serving.runs import Runs
 from moa.serving.served import Served
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +55,10 @@ class Settings:
     """Folder of the jobs; `None`: no jobs are taken."""
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "body_bytes", "depth", "concurrency", "waiting", "kept"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name}={getattr(self, name)} is to be more than 0")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, int | float) and value <= 0:
+                raise ConfigError(f"{one.name}={value} is to be more than 0")
 
 
 class Server:
@@ -70,6 +80,8 @@ class Server:
         self.served: dict[str, Served] = {}
         """By name, in the order in which they were given."""
         for one in served:
+            if not one.name or "/" in one.name:
+                raise ConfigError(f"{one.name!r} is no name to be served by: give one without '/'")
             if one.name in self.served:
                 raise ConfigError(f"two are to be served as {one.name!r}: give them other names")
             self.served[one.name] = one
@@ -79,8 +91,28 @@ class Server:
         self.settings = settings
         self.keys = keys
         self.runs = Runs(settings, endpoints)
-        self.is_ready = False
-        """Whether models are loaded, and it isn't about to end."""
+        self.jobs = Jobs(settings.jobs, self.served, keys, endpoints)
+        self.is_open = False
+        """Whether it has been started, and not ended."""
+        self.warming: asyncio.Future[None] | None = None
+        """Done once models are loaded; it has the error where they can't be."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests, and models are loaded."""
+        done = self.warming is not None and self.warming.done()
+        return self.is_open and done and not self.warming_failed
+
+    @property
+    def warming_failed(self) -> BaseException | None:
+        """Why models can't be loaded; `None`: they are, or will be."""
+        warming = self.warming
+        ended = warming is not None and warming.done() and not warming.cancelled()
+        return warming.exception() if warming is not None and ended else None
+
+    def known(self, caller: Caller) -> list[Served]:
+        """List what a caller may run."""
+        return [one for name, one in self.served.items() if caller.may_run(name)]
 
     def named(self, name: str, caller: Caller) -> Served:
         """Give what is served under a name, as far as the caller may know of it.
@@ -88,12 +120,44 @@ class Server:
         Raises:
             RequestRefused: there is nothing of that name (404).
         """
-        known = [one for one in self.served if caller.may_run(one)]
+        known = {one.name: one for one in self.known(caller)}
         if name not in known:
             raise RequestRefused(
-                f"there is no model {name!r} here{nearest(name, known)}",
+                f"there is no model {name!r:.100} here{nearest(name, list(known))}",
                 status=404,
                 code="model_not_found",
                 param="model",
             )
-        return self.served[name]
+        return known[name]
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None]:
+        """Take requests, load models beside them, and go on with jobs; at the end, end all runs."""
+        await self.keys.open()
+        try:
+            async with self.jobs.opened():
+                self.warming = asyncio.ensure_future(self._warm())
+                self.is_open = True
+                try:
+                    yield
+                finally:
+                    self.is_open = False
+                    await cancel([self.warming])
+                    await self.runs.ended()
+        finally:
+            await self.keys.close()
+
+    async def _warm(self) -> None:
+        """Load and start what will be asked, so that no request waits for it."""
+        try:
+            nodes = [one.node for one in self.served.values()]
+            found = [endpoints_in(node) for node in nodes]
+            given = [one for some in found for one in some or ()]
+            due = [*self.endpoints.used, *given] if None in found else given
+            texts = [text for node in nodes for text in texts_to_encode(node)]
+            await warm(due, texts=texts)
+            if texts:
+                await JointEncoder().read(texts)
+        except MoaError as error:
+            _logger.error("the models can't be loaded: %s", error)
+            raise

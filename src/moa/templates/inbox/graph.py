@@ -1,7 +1,7 @@
 """An inbox: each message has a reply, or goes to the people who take care of it.
 
-    moa run graph.py:graph messages.jsonl
-    moa draw graph.py:graph
+moa run graph.py:graph messages.jsonl
+moa draw graph.py:graph
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Moderation: each comment is published, held for somebody to read, or removed.
 
-    moa run graph.py:graph comments.jsonl
-    moa draw graph.py:graph
+moa run graph.py:graph comments.jsonl
+moa draw graph.py:graph
 """
 
 from __future__ import annotations

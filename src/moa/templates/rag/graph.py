@@ -1,7 +1,7 @@
 """Answers from a handbook, with their sources; what is not in it goes to the office.
 
-    moa run graph.py:graph questions.jsonl
-    moa draw graph.py:graph
+moa run graph.py:graph questions.jsonl
+moa draw graph.py:graph
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Answer(BaseModel):
 def answer_of(outcome: Sourced | NotInDocuments) -> Answer:
     """Say what becomes of a question: this is the place for rules of your own."""
     if isinstance(outcome, NotInDocuments):
-        return Answer(text="The handbook doesn't say. The office will write to you.", to_office=True)
+        return Answer(
+            text="The handbook doesn't say. The office will write to you.", to_office=True
+        )
     pages = [citation.passage.document for citation in outcome.citations]
     return Answer(text=outcome.text, sources=list(dict.fromkeys(pages)))
 
