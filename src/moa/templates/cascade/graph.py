@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from moa import Cascade, Choice, Classifier, Endpoint, Endpoints, Graph, Node, Text
 from pydantic import BaseModel
+
+from moa import Cascade, Choice, Classifier, Endpoint, Endpoints, Graph, Node, Text
 
 Team = Literal["cards", "accounts", "transfers", "app"]
 TEAMS: dict[Team, str] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graph import Desk, cascade
+
 from moa import Text
 from moa.testing import SimulatedEndpoint
 

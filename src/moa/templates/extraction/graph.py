@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from moa import Choice, Classifier, Endpoint, Endpoints, Extractor, Graph, Node, Text
 from pydantic import BaseModel, Field
+
+from moa import Choice, Classifier, Endpoint, Endpoints, Extractor, Graph, Node, Text
 
 Wish = Literal["refund", "delivery", "invoice", "change"]
 WISHES: dict[Wish, str] = {

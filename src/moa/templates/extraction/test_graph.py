@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from graph import Details, by_patterns, extraction
+
 from moa import Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 

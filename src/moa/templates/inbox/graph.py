@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import BaseModel
+
 from moa import Endpoints, Graph, Node
 from moa.graphs.loading import load_graph
 from moa.graphs.support import Answered, Rejected, Routed, SupportOutcome, Ticket
-from pydantic import BaseModel
 
 
 class Case(BaseModel):

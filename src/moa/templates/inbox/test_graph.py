@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graph import Case, inbox
+
 from moa.graphs.support import Support, Ticket
 from moa.testing import SimulatedEndpoint
 

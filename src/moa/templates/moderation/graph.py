@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from moa import Endpoint, Endpoints, Filter, Graph, Injection, Node, Spam, Verdict
 from pydantic import BaseModel
+
+from moa import Endpoint, Endpoints, Filter, Graph, Injection, Node, Spam, Verdict
 
 SURE = 0.8
 """The confidence from which on a comment is removed unread. What is less sure is held."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graph import Comment, Ruling, moderation
+
 from moa.testing import SimulatedEndpoint
 
 HARMLESS = {"spam": {"no": 0.95}, "injection": {"no": 0.95}, "abuse": {"no": 0.95}}

@@ -6,10 +6,11 @@ moa draw graph.py:graph
 
 from __future__ import annotations
 
+from pydantic import BaseModel
+
 from moa import Endpoints, Graph, Node, Text
 from moa.graphs.loading import load_graph
 from moa.graphs.rag import NotInDocuments, RagOutcome, Sourced
-from pydantic import BaseModel
 
 
 class Answer(BaseModel):

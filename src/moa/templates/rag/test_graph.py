@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graph import Answer, answers
+
 from moa import Rag, Text
 from moa.documents import Passage
 from moa.documents.retrieval import BM25
