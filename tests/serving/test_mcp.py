@@ -7,7 +7,7 @@ import json
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mcp import Client, StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 
-from moa import Agent, Classifier, ToolCall, mcp_tools
+from moa import Agent, Classifier, Tool, ToolCall, mcp_tools
 from moa.agents.mcp import Server as Described
 from moa.config.endpoints import Endpoints
 from moa.serving.app import app_of, serve
@@ -298,6 +298,21 @@ async def test_a_model_uses_graphs_that_moa_serves_by_both_transports() -> None:
                 result = await Agent(model, "Sell.", tools=tools).run("Two pens?")
             assert '"total": 5.0' in model.prompts[1].messages[-1].content
             assert result.output.text == "5 dollars."
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_a_call_that_takes_a_model_of_moa_too_long_ends_there_too(
+    transport: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    model = ScriptedEndpoint([ToolCall.of("wait", text=str(mark)), "Too late."])
+    async with AsyncExitStack() as stack:
+        app = serve(shop.Waits(), endpoints=Endpoints.of())
+        http = transport == "http"
+        server = await stack.enter_async_context(listening(app)) if http else command("wait")
+        async with mcp_tools(connect_timeout_s=50, shop=server) as (wait,):
+            await Agent(model, "Wait.", tools=[Tool(wait, timeout_s=0.3)]).run("Well?")
+            await until(mark.exists)
 
 
 async def test_a_decision_is_typed_for_clients() -> None:

@@ -7,7 +7,6 @@ older ones.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from starlette.requests import Request
 
 from moa._async import cancel
 from moa._files import dumped
+from moa.agents.tools import name_for_models
 from moa.config.faults import nearest
 from moa.context import Reference, RunContext
 from moa.errors import ConfigError, InputError, MoaError
@@ -44,9 +44,6 @@ from moa.trace import Event, NodeFinished, NodeSkipped, ToolFinished
 
 Context = ServerRequestContext[Any, Request]
 
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_LONGEST_NAME = 64
-"""Letters of the name of a tool, as servers of large models take it."""
 _STEPS = (NodeFinished, NodeSkipped, ToolFinished)
 """Events that are a step done."""
 
@@ -97,7 +94,7 @@ class ServedTool:
 
     def __init__(self, served: Served) -> None:
         self.served = served
-        self.name = _NOT_IN_A_NAME.sub("_", served.name)[:_LONGEST_NAME]
+        self.name = name_for_models(served.name)
         text = {"type": "string"}
         takes = _object_in(served.input_schema) or (text if served.takes_text else {})
         takes = takes or served.input_schema
