@@ -43,16 +43,14 @@ def mcp(
     with needed("mcp", extra="mcp", purpose="to speak MCP"):
         from moa.serving.mcp import pipes, speak
         from moa.serving.mcp_tools import Owner
-    from moa.serving.app import served_of
-    from moa.serving.keys import Keys
-    from moa.serving.server import Server, Settings
+    from moa.serving.app import server_of
+    from moa.serving.server import Settings
 
     settings = Settings(timeout_s=timeout_s)
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         async with pipes() as streams:  # first, as what is loaded may print
-            served = [served_of(name, endpoints) for name in names]
-            server = Server(served, endpoints, settings, Keys())
+            server = server_of(names, endpoints, settings=settings)
             tools = ", ".join(server.served)
             screen.notes().print(f"MCP over standard input and output, with the tools {tools}")
             async with server.opened():

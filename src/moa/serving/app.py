@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,21 @@ def serve(
         {'text': 'Hello!'}
     """
     own = endpoints is None
-    endpoints = endpoints or Endpoints()
+    return app_of(
+        server_of(nodes, endpoints or Endpoints(), keys=keys, settings=settings), closes=own
+    )
+
+
+def server_of(
+    nodes: Iterable[Node[Any, Any] | str],
+    endpoints: Endpoints,
+    *,
+    keys: str | None = None,
+    settings: Settings | None = None,
+) -> Server:
+    """Make what all routes share; see `serve`."""
     served = [served_of(one, endpoints) for one in nodes]
-    return app_of(Server(served, endpoints, settings or Settings(), keys_in(keys)), closes=own)
+    return Server(served, endpoints, settings or Settings(), keys_in(keys))
 
 
 def app_of(server: Server, *, closes: bool = False) -> Starlette:

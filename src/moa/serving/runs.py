@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -26,7 +26,7 @@ from moa._async import cancel, in_time
 from moa.batch import Item, run_one
 from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
-from moa.context import RunContext
+from moa.context import Reference, RunContext
 from moa.errors import DeadlineExceeded, MoaError, RequestRefused
 from moa.questions import accepted_in, answers_in, questions_in
 from moa.rows import taken
@@ -47,14 +47,7 @@ _SEND_S = 30.0
 _NOTES = 100
 """Notes of traces that are kept, for each run that is: a run of many nodes has thousands."""
 _CHUNK = 4096
-"""Characters of text that count as one event in what waits for a slow reader."""
-_GONE = RequestRefused("the client has gone away", status=499, code="client_gone")
-_TOO_SLOW = RequestRefused(
-    "the stream was read too slowly, and its run was ended: read it as it comes, or ask without "
-    "streaming",
-    status=408,
-    code="reader_too_slow",
-)
+"""Characters from which on pieces of a text, of which a reader is late, are no longer joined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +159,7 @@ class Runs:
             try:
                 await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
                 if not working.done():
-                    raise _GONE
+                    raise _client_gone()
                 finished = working.result()
             finally:
                 await cancel([working, gone])
@@ -220,6 +213,10 @@ class Runs:
         begun = partial(self.begun, caller_of(request), served, value, budget)
         return Stream(begun, write, self._settings)
 
+    @cached_property
+    def _reference(self) -> Reference | None:
+        return self._endpoints.reference
+
     @property
     def active(self) -> int:
         """Runs that go on."""
@@ -271,8 +268,7 @@ class Runs:
     ) -> AsyncGenerator[_Run]:
         """Admit a run; it is over when this ends."""
         timeout_s = self._settings.timeout_s
-        reference = self._endpoints.reference
-        admitted = caller.admit(served.name, timeout_s=timeout_s, reference=reference)
+        admitted = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
         async with admitted as outer:
             run = _Run(served, value, caller, outer.nested(budget=budget), timeout_s, self._keep)
             self._active.add(run.id)
@@ -300,7 +296,7 @@ class _Run:
         self.context.listener = listener
         start = time.perf_counter()
         item: Item[Any] | None = None
-        why: MoaError = _GONE
+        why: MoaError = _client_gone()
         try:
             late = "the run did not end in time, and was cut off"
             async with in_time(self.timeout_s + _LATE_S, late):
@@ -372,7 +368,7 @@ class Stream:
             for message in self._write(event):
                 yield message
         if waiting.is_over:
-            finished = run.finished(run.failed(_TOO_SLOW, time.perf_counter()))
+            finished = run.finished(run.failed(_too_slow(), time.perf_counter()))
         else:
             finished = await waiting.working
         for message in self._write(finished):
@@ -385,7 +381,6 @@ class _Waiting:
     def __init__(self, most: int) -> None:
         self._most = most
         self._events: deque[Event] = deque()
-        self._weight = 0
         self._there = asyncio.Event()
         self._ended = False
         self.is_over = False
@@ -397,15 +392,17 @@ class _Waiting:
         if self.is_over:
             return
         last = self._events[-1] if self._events else None
-        if isinstance(event, TextDelta) and isinstance(last, TextDelta) and last.node == event.node:
-            self._weight -= _weight(last)
-            event = replace(last, text=last.text + event.text)
-            self._events[-1] = event
+        if (
+            isinstance(event, TextDelta)
+            and isinstance(last, TextDelta)
+            and last.node == event.node
+            and len(last.text) < _CHUNK
+        ):
+            self._events[-1] = replace(last, text=last.text + event.text)
         else:
             self._events.append(event)
-        self._weight += _weight(event)
         self._there.set()
-        if self._weight > self._most:
+        if len(self._events) > self._most:
             self.is_over = True
             self._events.clear()
             self.working.cancel()
@@ -422,13 +419,20 @@ class _Waiting:
                 return None
             self._there.clear()
             await self._there.wait()
-        event = self._events.popleft()
-        self._weight -= _weight(event)
-        return event
+        return self._events.popleft()
 
 
-def _weight(event: Event) -> int:
-    return 1 + (len(event.text) // _CHUNK if isinstance(event, TextDelta) else 0)
+def _client_gone() -> RequestRefused:
+    return RequestRefused("the client has gone away", status=499, code="client_gone")
+
+
+def _too_slow() -> RequestRefused:
+    return RequestRefused(
+        "the stream was read too slowly, and its run was ended: read it as it comes, or ask "
+        "without streaming",
+        status=408,
+        code="reader_too_slow",
+    )
 
 
 def _as_it_is(value: object) -> object:
