@@ -26,14 +26,16 @@ _LAST_S = 1
 """Seconds that uvicorn waits beyond those that runs have to end."""
 
 
+Served = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME…", help="Ready graphs and agents, which moa graphs lists, or file.py:object."
+    ),
+]
+
+
 def serve(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NAME…",
-            help="Ready graphs and agents, which moa graphs lists, or file.py:object.",
-        ),
-    ],
+    names: Served,
     *,
     host: Annotated[
         str,
