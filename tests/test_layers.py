@@ -42,6 +42,7 @@ LAYERS = [
     {"guards", "chat", "adapters"},
     {"graphs"},
     {"serving"},
+    {"studio"},
     {"doctor", "ray"},
     {"cli"},
     {"__init__", "__main__"},

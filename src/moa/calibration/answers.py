@@ -573,7 +573,7 @@ class AnswerStore:
 
 FIGURES = (
     *("place", "epoch", "held", "source", "at", "label", "again", "done", "by_small"),
-    *("accepts", "guess", "calls", "tokens", "cost", "seconds", "moot"),
+    *("accepts", "guess", "sure", "look", "calls", "tokens", "cost", "seconds", "moot", "given"),
 )
 """What `AnswerStore.rows` gives of each."""
 _BOUND_TO = ("question", "set of models")

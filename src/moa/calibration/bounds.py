@@ -75,7 +75,7 @@ def find_bound(
             f"{len(both)} cases, such as {min(both, key=str)!r}, have decisions on both sides; "
             "split by case, so that what was fitted says nothing about what is held out"
         )
-    confidences = [o.confidence for o in _one_of_each(held_out)]
+    confidences = [o.confidence for o in one_of_each(held_out)]
     thresholds = sequence(fitting, confidences, guarantee)
     return bound_along(thresholds, held_out, guarantee, known=fitting)
 
@@ -195,7 +195,7 @@ def bound_along(
     decisions, it is estimated how many labels are missing.
     """
     _checked([o.confidence for o in held_out])
-    cases = _one_of_each(held_out)
+    cases = one_of_each(held_out)
     labels = len(held_out)
     if labels and thresholds:
         allowed = allowed_errors(len(cases), risk=guarantee.risk, failure=guarantee.failure)
@@ -216,7 +216,7 @@ def bound_along(
                 summary=f"accepts {percent(float(accepted[last]) / labels)} ({accepted[last]} of "
                 f"{labels} held-out decisions, {wrong[last]} of them wrong): {guarantee}{by_case}",
             )
-    tells = _one_of_each((*known, *held_out))
+    tells = one_of_each((*known, *held_out))
     more, summary = _shortfall(
         [(o.confidence, o.correct) for o in tells], guarantee, labels=labels, cases=len(cases)
     )
@@ -231,7 +231,7 @@ def _counts_along(thresholds: Sequence[float], outcomes: Sequence[Outcome]) -> t
     return takes.sum(0), takes[[not o.correct for o in outcomes]].sum(0)
 
 
-def _one_of_each(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def one_of_each(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Draw one decision of each case: which one doesn't depend on what it is."""
     cases: dict[str | int, list[Outcome]] = {}
     for row, outcome in enumerate(outcomes):

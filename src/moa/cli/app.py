@@ -30,6 +30,7 @@ from moa.cli import (
     serve,
     servers,
     show,
+    studio,
     trust,
 )
 
@@ -154,7 +155,17 @@ _add(lessons, learning.from_log, "from")
 _add(lessons, learning.forget)
 
 for heading, commands in {
-    "Ask": (run.run, show.show, prompt.prompt, chat.chat, run.draw, run.graphs, index.index),
+    "Ask": (
+        run.run,
+        show.show,
+        studio.studio,
+        studio.report,
+        prompt.prompt,
+        chat.chat,
+        run.draw,
+        run.graphs,
+        index.index,
+    ),
     "Decide with guarantees": (
         label.label,
         learn.learn,

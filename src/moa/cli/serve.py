@@ -19,6 +19,7 @@ from moa.errors import ConfigError, needed
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.applications import Starlette
 
     from moa.serving.server import Server
 
@@ -84,6 +85,14 @@ def serve(
         bool,
         typer.Option("--demo", help="Ask the built-in models alone, and print commands to try."),
     ] = False,
+    studio: Annotated[
+        bool,
+        typer.Option(
+            "--studio",
+            help="Show the last runs on a page, /studio/, which asks for a key: $MOA_STUDIO_KEY, "
+            "else one that is made and printed.",
+        ),
+    ] = False,
     config: options.ConfigFile = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -133,12 +142,15 @@ def serve(
     server = server_of(names, endpoints, keys=keys, settings=settings)
     if endpoints.stood_in:
         screen.notes().print(NO_LLM)
-    with _listening(host, port) as listener:
-        address = _address(listener)
+    with listening(host, port) as listener:
+        address = address_of(listener)
         _say(server, address, demo=demo)
+        app = app_of(server, closes=True)
+        if studio:
+            app = _with_page(server, app, address)
         serving = uvicorn.Server(
             uvicorn.Config(
-                app_of(server, closes=True),
+                app,
                 http="h11",
                 ws="none",
                 lifespan="on",
@@ -150,6 +162,15 @@ def serve(
             )
         )
         asyncio.run(_serve(serving, server, listener))
+
+
+def _with_page(server: Server, app: Starlette, address: str) -> Starlette:
+    from moa.cli.studio import key_of_page, served_page
+
+    key = key_of_page()
+    said = f"its last runs: {address}/studio/, with the key {key}"
+    screen.err().print(said, markup=False, highlight=False, soft_wrap=True)
+    return served_page(server, app, key)
 
 
 async def _serve(serving: uvicorn.Server, server: Server, listener: socket.socket) -> None:
@@ -175,7 +196,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """Listen on an address, or raise a `ConfigError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -186,7 +208,8 @@ def _listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _address(listener: socket.socket) -> str:
+def address_of(listener: socket.socket) -> str:
+    """Give the address of what listens, as a browser takes it."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

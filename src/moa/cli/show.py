@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
@@ -19,14 +18,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from moa.batch import Malformed, Row
+    from moa.rows.decided import Decision
 
 MOST = 100
 """Rows in a table."""
 Values = Mapping[str, Any]
-_DEEP = 20
-"""Levels of a value that are looked into."""
-_LABELS = ("label", "level", "value")
-"""Fields of a decision that say it, the first that is there."""
 
 
 def show(
@@ -122,7 +118,7 @@ def cells(number: int, line: Values) -> dict[str, str]:
     given = line.get("id", number)
     told = {"id": str(given)}
     output = line.get("output")
-    told |= {name: said for name, (said, _) in _decisions(output)}
+    told |= {one.name: one.said for one in _decisions(output)}
     for name in ("label", "confidence", "language", "kind", "queue"):
         for part in (line, _as_mapping(output)):
             if isinstance(value := part.get(name), str | float):
@@ -143,34 +139,23 @@ def _outcome(line: Values) -> str:
     return next(found, "")
 
 
-def _decisions(
-    value: object, name: str = "", deep: int = 0
-) -> Iterator[tuple[str, tuple[str, object]]]:
-    """Find decisions: the name of each, what was decided, and its probabilities."""
-    if not isinstance(value, Mapping) or deep == _DEEP:
-        return
-    fields = cast("Values", value)
-    if _is_decision(fields):
-        label = next((fields[field] for field in _LABELS if fields.get(field) is not None), None)
-        said = "none of these" if label is None else _said(label)
-        answered = fields.get("status", "answered") == "answered"
-        yield (
-            name or "decision",
-            (said if answered else str(fields["status"]), fields["probabilities"]),
-        )
-        return
-    for key, inner in fields.items():
-        yield from _decisions(inner, key, deep + 1)
+def _decisions(output: object) -> list[Decision]:
+    """Find the decisions that have probabilities; filters say their reason in words."""
+    from moa.rows.decided import decisions_in
+
+    return [one for one in decisions_in(output) if not one.filters]
 
 
 def whole(number: int, line: Values) -> Table:
     """Show all that a line says, a part of it on each row."""
+    from moa.rows.decided import written
+
     table = screen.named()
     status = "failed" if "error" in line else line.get("status", "")
     given, output = line.get("input", line.get("text", "")), line.get("output")
-    decisions = [*_decisions(output)]
+    decisions = [(one.name, one.said, one.probabilities) for one in _decisions(output)]
     if "scores" in line:  # of moa decide
-        decisions.insert(0, ("decision", (_said(line.get("label")), line["scores"])))
+        decisions.insert(0, ("decision", written(line.get("label")), line["scores"]))
     trace: object = line.get("trace")
     found = cast("list[object]", trace) if isinstance(trace, list) else []
     notes = [note for one in found if (note := _as_mapping(one)).get("kind") != "answered"]
@@ -179,7 +164,7 @@ def whole(number: int, line: Values) -> Table:
         ("status", str(status)),
         ("error", str(line.get("error", ""))),
         *_fields("input", given),
-        *((name, f"{said}: {_ranked(likely)}") for name, (said, likely) in decisions),
+        *((name, f"{said}: {_ranked(likely)}") for name, said, likely in decisions),
         *_fields("output", output),
         ("took", _took(line)),
         *(("trace", _noted(note)) for note in notes if note),
@@ -192,15 +177,13 @@ def whole(number: int, line: Values) -> Table:
 
 def _fields(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
     """Give the fields of a value, save decisions, under their path."""
-    if not isinstance(value, Mapping) or deep == _DEEP:
-        yield name, _said(cast("object", value))
-    elif not _is_decision(fields := cast("Values", value)):
+    from moa.rows.decided import DEEP, is_decision, written
+
+    if not isinstance(value, Mapping) or deep == DEEP:
+        yield name, written(cast("object", value))
+    elif not is_decision(fields := cast("Values", value)):
         for key, inner in fields.items():
             yield from _fields(f"{name}.{key}", inner, deep + 1)
-
-
-def _is_decision(fields: Values) -> bool:
-    return isinstance(fields.get("probabilities"), Mapping)
 
 
 def _ranked(probabilities: object) -> str:
@@ -225,16 +208,6 @@ def _took(line: Values) -> str:
 
 def _noted(note: Values) -> str:
     return f"{note.get('kind', '')} {note.get('node', '')}: {note.get('text', '')}"
-
-
-def _said(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{round(value, 4)}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _as_mapping(value: object) -> Values:

@@ -1,0 +1,143 @@
+"""The page of moa studio: its example is recorded, and its pictures in the docs are taken.
+
+python benchmarks/studio.py record          # the run that ships with the page
+python benchmarks/studio.py pictures        # docs/studio/*.png; takes Chromium and selenium
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "src/moa/studio/example"
+MESSAGES = (ROOT / "examples/support/inbox.jsonl", ROOT / "benchmarks/data/support_held_out.jsonl")
+PICTURES = ROOT / "docs/studio"
+DESKTOP, PHONE = (1360, 850), (390, 844)
+
+
+def record() -> None:
+    """Run the graph support on the example's messages, and on those with right labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        messages, run, spans = (Path(folder) / f"{name}.jsonl" for name in ("in", "run", "spans"))
+        messages.write_text("".join(path.read_text("utf-8") for path in MESSAGES), "utf-8")
+        command = [sys.executable, "-m", "moa", "run", "support", str(messages)]
+        command += ["--out", str(run), "--trace", str(spans), "--trace-texts", "whole"]
+        subprocess.run([*command, "--concurrency", "1"], check=True)
+        EXAMPLE.mkdir(exist_ok=True)
+        for path in (run, spans):
+            with gzip.GzipFile(EXAMPLE / f"{path.name}.gz", "wb", mtime=0) as packed:
+                packed.write(path.read_bytes())
+
+
+@contextmanager
+def chromium(size: tuple[int, int], *, dark: bool = False) -> Iterator[Any]:
+    """Start a headless Chromium of the distribution."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    profile = tempfile.mkdtemp()
+    options = webdriver.ChromeOptions()
+    for flag in (
+        *("headless", "no-sandbox", "disable-gpu", "no-first-run", "hide-scrollbars"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        f"user-data-dir={profile}",
+        f"window-size={size[0]},{size[1]}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    try:
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False},
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        yield driver
+    finally:
+        driver.quit()
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+VIEWS = {
+    "rows": "",
+    "row": "document.querySelector('.body .row:nth-child(2)').click()",
+    "threshold": "location.hash = 'threshold'",
+    "graph": "location.hash = 'graph'",
+    "live": "location.hash = 'live'",
+}
+
+
+def pictures(address: str | None, out: Path, only: list[str]) -> None:
+    """Take a picture of each view, light and dark, wide and narrow."""
+    out.mkdir(parents=True, exist_ok=True)
+    with served(address) as page:
+        for width, size in (("desktop", DESKTOP), ("phone", PHONE)):
+            for dark in (False, True):
+                with chromium(size, dark=dark) as driver:
+                    for name, script in VIEWS.items():
+                        file = out / f"{name}-{width}-{'dark' if dark else 'light'}.png"
+                        if only and file.stem not in only:
+                            continue
+                        driver.get(page)
+                        driver.refresh()
+                        wait_for(driver, ".body .row")
+                        driver.execute_script(script)
+                        time.sleep(0.6)
+                        driver.save_screenshot(str(file))
+                        for entry in driver.get_log("browser"):
+                            print(file.name, entry["message"])
+
+
+def wait_for(driver: Any, selector: str) -> None:
+    """Wait until something is on the page."""
+    end = time.monotonic() + 20
+    while not driver.find_elements("css selector", selector):
+        if time.monotonic() > end:
+            raise SystemExit(f"nothing is {selector} on the page: {driver.page_source[:2000]}")
+        time.sleep(0.05)
+
+
+@contextmanager
+def served(address: str | None) -> Iterator[str]:
+    """Start the studio on its example."""
+    if address:
+        yield address
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "moa", "studio", "--no-open", "--port", "8099"]
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            print(process.stdout.readline())
+            yield "http://127.0.0.1:8099/studio/"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("record", "pictures"))
+    parser.add_argument("--address", help="A studio that runs already.")
+    parser.add_argument("--out", type=Path, default=PICTURES)
+    parser.add_argument("--only", nargs="*", default=[])
+    given = parser.parse_args()
+    if given.what == "record":
+        record()
+    else:
+        pictures(given.address, given.out, given.only)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""moa studio and moa report: a page to look at runs, and to correct them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options, screen
+from moa.errors import ConfigError, MoaError, needed
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from moa.config.endpoints import Endpoints
+    from moa.config.tables import Config
+    from moa.graphs.engine.drawing import Drawable
+    from moa.serving.server import Server
+    from moa.studio.sources import Shown, Source
+
+KEY = "MOA_STUDIO_KEY"
+"""The variable with the key of the page."""
+Rows = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="What moa run --out wrote, or the folder of a job."),
+]
+Trace = Annotated[
+    Path | None, typer.Option("--trace", metavar="FILE", help="What moa run --trace wrote.")
+]
+Graph = Annotated[
+    str | None,
+    typer.Option("--graph", metavar="NAME", help="What ran: a ready graph, or file.py:object."),
+]
+
+
+def studio(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="What moa run --out wrote, the folder of a job, or the answers of a cascade that "
+            "learns; default: the example.",
+        ),
+    ] = None,
+    *,
+    trace: Trace = None,
+    labels: Annotated[
+        Path, typer.Option("--labels", metavar="FILE.jsonl", help="Write labels into this file.")
+    ] = Path("labelled.jsonl"),
+    calibration: options.CalibrationFile = None,
+    graph: Graph = None,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port; 0: any that is free.")
+    ] = 8090,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = True,
+    config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Look at a run in the browser, and correct it.
+
+    The example, before anything was run:
+
+        moa studio
+
+    A run with its spans; labels go where moa learn reads them:
+
+        moa run support inbox.jsonl --out done.jsonl --trace spans.jsonl
+        moa studio done.jsonl --trace spans.jsonl --labels labelled.jsonl
+        moa learn labelled.jsonl --graph support --out learned.json
+
+    A job while it is worked on, and a cascade that learns:
+
+        moa studio nightly
+        moa studio answers.db
+
+    With --graph it can also be tried from the page, which asks models. The page listens on
+    127.0.0.1 alone; with $MOA_STUDIO_KEY it asks for that key.
+
+    Exit codes: 0 or 143 told to end, 2 usage or configuration, 130 Ctrl-C.
+    """
+    with needed("uvicorn", extra="serve", purpose="to show the page"):
+        import uvicorn
+
+    from moa.cli.serve import address_of, listening
+    from moa.config.endpoints import Endpoints
+    from moa.config.tables import Config
+    from moa.serving.app import app_of
+    from moa.studio.app import beside, studio_app
+    from moa.studio.labels import Labels
+    from moa.studio.sources import find_source
+
+    found = find_source(source)
+    settled = Config() if found.demo else options.configured(config)
+    shown = _shown(found, trace, calibration, graph, settled)
+    shown.labels = Labels(labels)
+    shown.reload()
+    endpoints = Endpoints(settled)
+    server = _tried(graph or (found.graph if found.demo else None), endpoints)
+    shown.can_run = tuple(server.served) if server else ()
+    app = beside(
+        studio_app(shown, key=os.environ.get(KEY, "")),
+        app_of(server, closes=True) if server else None,
+    )
+    with listening("127.0.0.1", port) as listener:
+        address = f"{address_of(listener)}/studio/"
+        screen.details().print(
+            f"{shown.source.name} on {address}", markup=False, highlight=False, soft_wrap=True
+        )
+        if open_page:
+            typer.launch(address)
+        serving = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        asyncio.run(serving.serve(sockets=[listener]))
+
+
+def report(
+    source: Rows,
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="Write this file.")],
+    trace: Trace = None,
+    calibration: options.CalibrationFile = None,
+    graph: Graph = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Write the texts of the rows into it, too.")
+    ] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Rows in it at most; figures are of all.")
+    ] = 1000,
+    overwrite: options.Overwrite = False,
+    config: options.ConfigFile = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write the page about a run into one file, which opens anywhere and loads nothing.
+
+    Without --texts no text of a row is in it: labels, figures and times alone.
+
+        moa report done.jsonl --out run.html
+        moa report done.jsonl --trace spans.jsonl --texts --out run.html
+    """
+    from moa.studio.report import write_report
+    from moa.studio.sources import find_source
+
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} is there already: --overwrite replaces it")
+    shown = _shown(find_source(source), trace, calibration, graph, options.configured(config))
+    shown.texts = texts
+    rows = write_report(shown, out, rows=limit)
+    shown.close()
+    screen.out().print(f"{rows} of {len(shown.book.entries)} rows in {out}")
+
+
+def key_of_page() -> str:
+    """Give the key of a page that a server shows: that of the environment, else a new one."""
+    return os.environ.get(KEY) or secrets.token_urlsafe(24)
+
+
+def served_page(server: Server, app: Starlette, key: str) -> Starlette:
+    """Put the page of a server's last runs beside it."""
+    from moa.studio.app import beside, recent_runs, studio_app
+    from moa.studio.sources import Shown
+
+    first = next(iter(server.served.values()))
+    drawn = _drawable(first.node)
+    shown = Shown(recent_runs(server), graph=drawn and (first.node.name, drawn), texts=False)
+    return beside(studio_app(shown, settings=server.settings, key=key), app)
+
+
+def _shown(
+    source: Source,
+    trace: Path | None,
+    calibration: Path | None,
+    graph: str | None,
+    config: Config,
+) -> Shown:
+    from moa.studio.sources import Shown, read_calibrations
+
+    shown = Shown(source, trace=trace, calibrations=read_calibrations(calibration))
+    name = graph or source.graph or next(iter(shown.book.nodes), "").partition("/")[0]
+    shown.graph = _drawn(name, config, asked_for=graph is not None)
+    return shown
+
+
+def _drawn(name: str, config: Config, *, asked_for: bool) -> tuple[str, Drawable] | None:
+    """Load what ran, to draw it; what was only guessed and can't be loaded isn't drawn."""
+    from moa.config.endpoints import Endpoints
+    from moa.graphs.loading import READY, load_graph
+
+    if not name or not (asked_for or name in READY):
+        return None
+    try:
+        node = load_graph(name, Endpoints(config, read_keys=False))
+    except MoaError:
+        if asked_for:
+            raise
+        return None
+    drawn = _drawable(node)
+    return None if drawn is None else (node.name, drawn)
+
+
+def _drawable(node: object) -> Drawable | None:
+    from moa.graphs.engine.drawing import Drawable
+
+    return node if isinstance(node, Drawable) else None
+
+
+def _tried(name: str | None, endpoints: Endpoints) -> Server | None:
+    """Serve what is tried from the page; the example's where its models are installed."""
+    from moa.serving.app import server_of
+
+    if name is None:
+        return None
+    return server_of([name], endpoints)

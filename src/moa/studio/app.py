@@ -1,0 +1,231 @@
+"""App: the studio over HTTP: its page, which holds no data, and the JSON that the page reads."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moa.errors import MoaError, RequestRefused
+from moa.node import Frozen
+from moa.rows.records import line
+from moa.serving.asking import read_as
+from moa.serving.faults import fault_of
+from moa.serving.http import check_format, check_host, json_response, read_json
+from moa.serving.runs import Finished
+from moa.serving.server import Server, Settings
+from moa.studio.data import Query
+from moa.studio.sources import Shown, Source, Values
+
+STATIC = Path(__file__).parent / "static"
+_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+_MOST = 500
+"""Rows that are sent at once."""
+
+
+class Given(Frozen):
+    """A label, as the page sends it."""
+
+    place: int
+    question: str
+    label: str
+
+
+def studio_app(shown: Shown, *, settings: Settings | None = None, key: str = "") -> Starlette:
+    """Make the application of the page.
+
+    Args:
+        shown: What it shows.
+        settings: Names of hosts that it answers for, and limits of requests.
+        key: What the page has to send to read anything, in the header `Authorization`; empty:
+            whoever reaches it may look. It never stands in an address.
+    """
+    own = settings or Settings()
+
+    async def failed(request: Request, error: Exception) -> Response:
+        del request
+        return fault_of(error).response(None)
+
+    handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
+    return Starlette(
+        routes=[*_pages(), *_api(shown, own)],
+        middleware=[Middleware(Guarded, settings=own, key=key)],
+        exception_handlers=handlers,
+    )
+
+
+def beside(studio: Starlette, app: Starlette | None = None) -> Starlette:
+    """Put the page under `/studio/`, beside a server of graphs where there is one."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        if app is None:
+            yield
+            return
+        async with app.router.lifespan_context(app):
+            yield
+
+    async def to_page(request: Request) -> Response:
+        del request
+        return RedirectResponse("/studio/", status_code=307)
+
+    routes: list[BaseRoute] = [Route("/studio", to_page), Mount("/studio", studio)]
+    routes += [Route("/", to_page)] if app is None else [Mount("/", app)]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+class Guarded:
+    """Refuses other hosts and strangers, and says what the page may load: what is its own."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, key: str) -> None:
+        self._app = app
+        self._settings = settings
+        self._key = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer why not."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        try:
+            self._check(scope)
+        except RequestRefused as refused:
+            await fault_of(refused).response()(scope, receive, send_guarded)
+            return
+        await self._app(scope, receive, send_guarded)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        check_host(headers.get("host", ""), self._settings)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if not path.startswith("/api/"):
+            return
+        check_format(scope["method"], headers)
+        given = headers.get("authorization", "").removeprefix("Bearer ")
+        if self._key and not hmac.compare_digest(given.encode(), self._key.encode()):
+            raise RequestRefused(
+                "the studio asks for its key, which stands where it was started",
+                status=401,
+                code="invalid_api_key",
+            )
+
+
+@cache
+def static(name: str) -> tuple[bytes, str]:
+    """Give a file of the page, and its media type.
+
+    Raises:
+        RequestRefused: there is none of that name (404).
+    """
+    found = {path.name: path for path in STATIC.iterdir() if path.suffix in _KINDS}
+    if name not in found:
+        raise RequestRefused("there is no such page", status=404, code="not_found")
+    return found[name].read_bytes(), _KINDS[found[name].suffix]
+
+
+def _pages() -> list[Route]:
+    async def page(request: Request) -> Response:
+        body, kind = static(request.path_params.get("name") or "index.html")
+        return Response(body, media_type=kind)
+
+    return [Route("/", page), Route("/{name}", page)]
+
+
+def _api(shown: Shown, settings: Settings) -> list[Route]:
+    async def overview(request: Request) -> Response:
+        del request
+        return json_response(await asyncio.to_thread(shown.overview))
+
+    async def rows(request: Request) -> Response:
+        asked = {key: value for key, value in request.query_params.items() if value != ""}
+        query = read_query(asked)
+        return json_response(await asyncio.to_thread(shown.book.found, query, texts=shown.texts))
+
+    async def row(request: Request) -> Response:
+        place = int(request.path_params["place"])
+        return json_response(await asyncio.to_thread(shown.detail, place))
+
+    async def label(request: Request) -> Response:
+        given = read_as(Given, await read_json(request, settings))
+        done = await asyncio.to_thread(shown.label, given.place, given.question, given.label)
+        return json_response(done)
+
+    async def undo(request: Request) -> Response:
+        del request
+        return json_response(await asyncio.to_thread(shown.undo))
+
+    async def reload(request: Request) -> Response:
+        del request
+        await asyncio.to_thread(shown.reload)
+        return json_response(await asyncio.to_thread(shown.overview))
+
+    return [
+        Route("/api/overview", overview),
+        Route("/api/rows", rows),
+        Route("/api/rows/{place:int}", row),
+        Route("/api/labels", label, methods=["POST"]),
+        Route("/api/undo", undo, methods=["POST"]),
+        Route("/api/reload", reload, methods=["POST"]),
+    ]
+
+
+def read_query(asked: dict[str, str]) -> Query:
+    """Read which rows are wanted, from an address.
+
+    Raises:
+        RequestRefused: a number is none (400).
+    """
+    query = read_as(Query, asked)
+    return query.model_copy(
+        update={"limit": min(max(query.limit, 1), _MOST), "offset": max(query.offset, 0)}
+    )
+
+
+def recent_runs(server: Server) -> Source:
+    """Keep what becomes of a server's runs, without their texts, as long as it keeps traces."""
+    kept: deque[Values] = deque(maxlen=server.settings.kept)
+
+    def keep(finished: Finished) -> None:
+        made = line(finished.item)
+        name = finished.served.name
+        kept.append({**made, "id": finished.id[:8], "input": None, "served": name})
+
+    server.runs.listeners.append(keep)
+    return Source(
+        name=", ".join(server.served),
+        about="the last runs of this server",
+        lines=lambda: list(kept),
+        live=True,
+    )

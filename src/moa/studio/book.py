@@ -1,0 +1,415 @@
+"""Book: the rows of a run, each with why it is to be looked at, and the figures of all of them.
+
+Lines are kept in a file without a name, and of each row in memory what the list shows and is
+searched for, so that 100,000 of them are quick to page through.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, cast
+
+from moa._files import dumped
+from moa.calibration.labelled import label_of, same_text
+from moa.errors import InputError
+from moa.questions import NONE_OF_THESE, Option, Question
+from moa.rows.decided import DEEP, Decision, decisions_in, is_decision, numbers, written
+from moa.studio.data import WHYS, Asked, Found, Query, RowLine, Said, Tag, Tier, Why
+
+Values = Mapping[str, Any]
+LABEL = "label"
+"""Name of the one question of a row that has no names for its questions."""
+_BEGINS = 400
+"""Characters of a text that the list has, and that are searched."""
+_ANSWERED = ("answered", "cached", "drafted")
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the list knows of a row."""
+
+    place: int
+    id: str
+    text: str
+    decisions: dict[str, Decision]
+    right: dict[str, str]
+    """The right labels that came with the row, and those that people gave, by question."""
+    chosen: frozenset[str]
+    """Questions whose label was given to a row that was chosen to be labelled."""
+    case: str | None
+    by: str
+    tier: Tier
+    queue: str
+    status: str
+    error: str
+    cost: float | None
+    seconds: float
+    in_doubt: bool
+    nodes: tuple[int, ...]
+    large_cost: float | None = None
+    """US dollars for the large model."""
+    alone: float | None = None
+    """US dollars that the large model alone would have cost, estimated."""
+    tags: frozenset[Tag] = frozenset()
+    why: Why = "rest"
+
+    def wrong(self) -> list[str]:
+        """Name the questions that were decided otherwise than is right."""
+        return [
+            name
+            for name, right in self.right.items()
+            if name in self.decisions
+            and self.decisions[name].answered
+            and self.decisions[name].said != right
+        ]
+
+
+@dataclass(slots=True)
+class NodeSpent:
+    """What a node took, over all rows."""
+
+    rows: int = 0
+    seconds: list[float] = field(default_factory=list[float])
+    cost: float | None = None
+
+    def add(self, spent: Values) -> None:
+        """Add what it took in a row."""
+        if isinstance(seconds := spent.get("seconds"), int | float):
+            self.seconds.append(float(seconds))
+        if isinstance(cost := spent.get("cost"), int | float):
+            self.cost = (self.cost or 0.0) + float(cost)
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """Give the value that does for `share` of them (nearest rank); `None`: there are none."""
+    if not values:
+        return None
+    return sorted(values)[max(1, ceil(share * len(values))) - 1]
+
+
+class Book:
+    """Rows in the order in which they are to be looked at.
+
+    Args:
+        lines: As `moa run --out` or `moa decide --out` writes them.
+        labels: Labels that people gave, by the text as `same_text` writes it and the question;
+            and whether the row was chosen to be labelled.
+    """
+
+    def __init__(
+        self,
+        lines: Iterable[Values],
+        labels: Mapping[tuple[str, str], tuple[object, bool]] | None = None,
+    ) -> None:
+        self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
+        self._starts: list[int] = []
+        self.entries: list[Entry] = []
+        self.nodes: dict[str, int] = {}
+        """Paths of nodes that did something, and the place of each."""
+        self.spent: dict[str, NodeSpent] = {}
+        self._names: dict[str, dict[str, None]] = {}
+        """Options of each question, as seen."""
+        self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for line in lines:
+            self._add(line)
+        self._give_rights(labels or {})
+        self._tag()
+        self.order = sorted(range(len(self.entries)), key=self._urgency)
+
+    def close(self) -> None:
+        """Drop the lines."""
+        self._file.close()
+
+    def line(self, place: int) -> dict[str, Any]:
+        """Give the whole line of a row.
+
+        Raises:
+            InputError: there is no such row.
+        """
+        if not 0 <= place < len(self._starts):
+            raise InputError(f"there is no row {place}: there are {len(self._starts)}")
+        self._file.seek(self._starts[place])
+        return json.loads(self._file.readline())
+
+    def question(self, name: str) -> Question:
+        """Give a question by the options that were seen.
+
+        Raises:
+            InputError: nothing in the rows has that name.
+        """
+        names = [*self._names.get(name, ())]
+        if len(names) < 2:
+            raise InputError(f"there is no question {name!r:.80} in these rows")
+        truths = {"yes": True, "no": False}
+        is_predicate = set(names) == set(truths)
+        names = [*truths] if is_predicate else names
+        values: dict[str, object] = {NONE_OF_THESE: None, **(truths if is_predicate else {})}
+        options = tuple(Option(one, values.get(one, one)) for one in names)
+        return Question(name, "predicate" if is_predicate else "choice", name, options)
+
+    @property
+    def question_names(self) -> list[str]:
+        """Names of the questions, the one with the most options first."""
+        return sorted(
+            (name for name, options in self._names.items() if len(options) > 1),
+            key=lambda name: -len(self._names[name]),
+        )
+
+    def asked(self) -> tuple[Asked, ...]:
+        """Say what was decided, and how often rightly as far as labels tell."""
+        found: list[Asked] = []
+        for name in self.question_names:
+            decided = [one for one in self.entries if name in one.decisions]
+            known = [one for one in decided if name in one.right]
+            found.append(
+                Asked(
+                    name=name,
+                    options=tuple(option.name for option in self.question(name).options),
+                    rows=len(decided),
+                    labelled=len(known),
+                    wrong=sum(name in one.wrong() for one in known),
+                )
+            )
+        return tuple(found)
+
+    def counts(self) -> dict[str, int]:
+        """Count rows by tag."""
+        return dict(Counter(tag for one in self.entries for tag in one.tags))
+
+    def found(self, query: Query, *, texts: bool = True) -> Found:
+        """Find rows, in their order."""
+        places = [place for place in self.order if self._matches(self.entries[place], query)]
+        some = places[query.offset : query.offset + query.limit]
+        rows = tuple(self.shown(self.entries[place], texts=texts) for place in some)
+        return Found(total=len(places), rows=rows)
+
+    def shown(self, entry: Entry, *, texts: bool = True) -> RowLine:
+        """Write a row for the list."""
+        return RowLine(
+            place=entry.place,
+            id=entry.id,
+            text=entry.text if texts else "",
+            why=entry.why,
+            tags=tuple(sorted(entry.tags)),
+            said={name: _shown(one, entry) for name, one in entry.decisions.items()},
+            by=entry.by,
+            tier=entry.tier,
+            queue=entry.queue,
+            cost=entry.cost,
+            seconds=entry.seconds,
+            nodes=entry.nodes,
+            error=entry.error if texts else entry.error.partition(":")[0],
+        )
+
+    def correct(self, place: int, name: str, label: str | None) -> Entry:
+        """Take in, or back, the label that a person gives to a row; the order stays."""
+        entry = self.entries[place]
+        if label is None:
+            entry.right.pop(name, None)
+            entry.chosen -= {name}
+        else:
+            entry.right[name] = label
+            entry.chosen |= {name}
+        tags = entry.tags - {"labelled", "corrected"}
+        entry.tags = tags | _by_labels(entry)
+        return entry
+
+    def _matches(self, entry: Entry, query: Query) -> bool:
+        search = query.search.casefold()
+        said = [
+            one.said
+            for name, one in entry.decisions.items()
+            if not query.question or name == query.question
+        ]
+        return (
+            (not query.tag or query.tag in entry.tags)
+            and (not query.queue or query.queue == entry.queue)
+            and (not query.label or query.label in said)
+            and (query.node is None or query.node in entry.nodes)
+            and (not search or search in entry.text.casefold() or search == entry.id.casefold())
+        )
+
+    def _add(self, line: Values) -> None:
+        place = len(self.entries)
+        self._starts.append(self._file.tell())
+        self._file.write(f"{dumped(line)}\n".encode())
+        decisions = {one.name: one for one in _decisions_of(line)}
+        for name, one in decisions.items():
+            options = self._names.setdefault(name, {})
+            options.update(dict.fromkeys(one.probabilities))
+            if one.answered:
+                options.setdefault(one.said)
+        self.entries.append(_entry(place, line, decisions, self._nodes(line)))
+
+    def _nodes(self, line: Values) -> tuple[int, ...]:
+        by_node = _mapping(_mapping(line.get("usage")).get("by_node"))
+        notes = _notes(line)
+        ran = [str(note.get("node", "")) for note in notes if note.get("kind") != "skipped"]
+        did = dict.fromkeys([*map(str, by_node), *filter(None, ran)])
+        for path in did:
+            self.nodes.setdefault(path, len(self.nodes))
+            spent = self.spent.setdefault(path, NodeSpent())
+            spent.rows += 1
+            spent.add(_mapping(by_node.get(path)))
+        found = tuple(sorted(self.nodes[path] for path in did))
+        return self._node_sets.setdefault(found, found)
+
+    def _give_rights(self, labels: Mapping[tuple[str, str], tuple[object, bool]]) -> None:
+        """Find the right labels: people's in the file of labels, then the row's own."""
+        questions = {name: self.question(name) for name in self.question_names}
+        for entry, line in zip(self.entries, self._lines(), strict=True):
+            key, given = text_of(line), _mapping(line.get("input"))
+            for name in entry.decisions:
+                if name not in questions:
+                    continue
+                value, chosen = labels.get((same_text(key), name), (given.get(name, ...), False))
+                chosen = chosen or (value is given.get(name) and given.get("chosen") is True)
+                if value is ... or (label := _named(questions[name], value)) is None:
+                    continue
+                entry.right[name] = label
+                entry.chosen |= {name} if chosen else set()
+
+    def _lines(self) -> Iterator[Values]:
+        self._file.seek(0)
+        for raw in self._file:
+            yield json.loads(raw)
+        self._file.seek(0, 2)
+
+    def _tag(self) -> None:
+        slow = percentile([one.seconds for one in self.entries], 0.95) or 0.0
+        costs = [one.cost for one in self.entries if one.cost]
+        dear = percentile(costs, 0.95) or float("inf")
+        for one in self.entries:
+            found: dict[Tag, bool] = {
+                "doubt": one.in_doubt,
+                "quarantine": one.queue == "quarantine",
+                "failed": one.status == "failed",
+                "accepted": any(d.accepted for d in one.decisions.values()),
+                "large": one.tier == "large",
+                "slow": 0 < slow <= one.seconds,
+                "dear": one.cost is not None and one.cost >= dear,
+            }
+            one.tags = frozenset(tag for tag, holds in found.items() if holds) | _by_labels(one)
+            one.why = next((why for why in WHYS if why in one.tags), "rest")
+
+    def _urgency(self, place: int) -> tuple[int, float, int]:
+        one = self.entries[place]
+        wrong = [one.decisions[name].confidence for name in one.wrong()]
+        main = [d.confidence for d in one.decisions.values() if d.answered and not d.filters]
+        sure = -max(wrong) if one.why == "corrected" and wrong else min(main, default=1.0)
+        return WHYS.index(one.why), sure, place
+
+
+def text_of(line: Values) -> str:
+    """Give the text of a row: what it is, or its field `text`."""
+    given = line.get("input", line.get("text"))
+    text = _mapping(given).get("text") if isinstance(given, Mapping) else given
+    return text if isinstance(text, str) else ""
+
+
+def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
+    """Give the fields of a value, save decisions, under their path."""
+    if not isinstance(value, Mapping) or deep == DEEP:
+        yield name, written(value)
+    elif not is_decision(found := cast("Values", value)):
+        for key, inner in found.items():
+            yield from fields_of(f"{name}.{key}", inner, deep + 1)
+
+
+def _decisions_of(line: Values) -> Iterator[Decision]:
+    if isinstance(scores := line.get("scores"), Mapping):  # of moa decide
+        label, accepted = line.get("label"), line.get("accepted")
+        yield Decision(
+            name=LABEL,
+            said=NONE_OF_THESE if label is None else written(label),
+            probabilities=numbers(scores),
+            answered=line.get("status", "answered") == "answered",
+            accepted=accepted if isinstance(accepted, bool) else None,
+            doubtful=line.get("doubtful") is True,
+        )
+    for one in decisions_in(line.get("output")):
+        yield one._replace(name=LABEL) if one.name == "decision" else one
+
+
+def _entry(
+    place: int, line: Values, decisions: dict[str, Decision], nodes: tuple[int, ...]
+) -> Entry:
+    usage, output, given = (_mapping(line.get(key)) for key in ("usage", "output", "input"))
+    by_tier = _mapping(usage.get("by_tier"))
+    large = _mapping(by_tier.get("llm"))
+    tier: Tier = "large" if large.get("calls") else "small" if usage.get("calls") else "none"
+    answered = [note for note in _notes(line) if note.get("kind") in _ANSWERED]
+    by = next((str(note["endpoint"]) for note in reversed(answered) if note.get("endpoint")), "")
+    doubts = output.get("doubts")
+    said = [one for one in decisions.values() if not one.filters]
+    case = given.get("case")
+    return Entry(
+        place=place,
+        id=written(line.get("id", place + 1)),
+        text=_begin(line),
+        decisions=decisions,
+        right={},
+        chosen=frozenset(),
+        case=None if case is None else str(case),
+        by=by,
+        tier=tier,
+        queue=written(output.get("queue") or output.get("kind")),
+        status="failed" if "error" in line else written(line.get("status", "answered")),
+        error=written(line.get("error")),
+        cost=_number(usage.get("cost")),
+        seconds=_number(line.get("seconds")) or 0.0,
+        in_doubt=bool(doubts)
+        or any(one.doubtful or one.accepted is False or not one.answered for one in said),
+        nodes=nodes,
+        large_cost=_number(large.get("cost")) if tier == "large" else None,
+        alone=_number(_mapping(usage.get("llm_alone_estimate")).get("cost")),
+    )
+
+
+def _begin(line: Values) -> str:
+    given = _mapping(line.get("input"))
+    subject, text = given.get("subject"), text_of(line)
+    both = f"{subject} — {text}" if isinstance(subject, str) and subject else text
+    return " ".join(both.split())[:_BEGINS]
+
+
+def _by_labels(entry: Entry) -> frozenset[Tag]:
+    found: frozenset[Tag] = frozenset({"corrected"} if entry.wrong() else ())
+    return found | (frozenset({"labelled"}) if entry.chosen else frozenset())
+
+
+def _shown(one: Decision, entry: Entry) -> Said:
+    return Said(
+        label=one.said,
+        p=round(one.confidence, 4) if one.probabilities else None,
+        accepted=one.accepted,
+        doubtful=one.doubtful,
+        right=entry.right.get(one.name),
+    )
+
+
+def _named(question: Question, value: object) -> str | None:
+    try:
+        return label_of(question, value)
+    except InputError:  # the column means something else, or has a label that was never decided
+        return None
+
+
+def _notes(line: Values) -> list[Values]:
+    trace = line.get("trace")
+    found = cast("list[object]", trace) if isinstance(trace, list) else []
+    return [_mapping(one) for one in found if isinstance(one, Mapping)]
+
+
+def _mapping(value: object) -> Values:
+    return cast("Values", value) if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None

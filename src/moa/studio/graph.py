@@ -1,0 +1,180 @@
+"""Graph: a drawing laid out in layers, with what became of each node in the rows.
+
+Boxes stand in layers by the longest way from the input, ordered within them by where their arrows
+come from (Sugiyama, Tagawa and Toda 1981), so that a page draws it without a library.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+
+from moa.graphs.engine.drawing import Box, Drawable, diagram_of
+from moa.studio.book import Book, NodeSpent, percentile
+from moa.studio.data import Drawn, Line, Place
+
+_WIDE, _HIGH, _SMALL = 148.0, 46.0, 84.0
+"""Size of a box, and the width of one that is a join or an end."""
+_BESIDE, _BELOW = 18.0, 40.0
+_THIN = 14.0
+"""Width that an arrow takes that passes a layer."""
+_SWEEPS = 8
+_SLIM = ("join", "terminal")
+
+
+def draw(graph: Drawable, name: str, book: Book) -> Drawn:
+    """Lay a graph out.
+
+    Args:
+        graph: What is drawn; graphs within it stay closed.
+        name: What the paths of its nodes begin with.
+        book: The rows.
+    """
+    diagram = diagram_of(graph, opened=False)
+    arrows = {pair: one for pair, one in diagram.arrows.items() if pair[0] != pair[1]}
+    layers = _layered([*diagram.boxes], [*arrows])
+    ways = {pair: _way(pair, layers) for pair in arrows}
+    rows = _ordered(layers, ways)
+    widths = {key: _SMALL if box.look in _SLIM else _WIDE for key, box in diagram.boxes.items()}
+    middles, wide = _placed(rows, widths)
+    tall = len(rows) * (_HIGH + _BELOW) - _BELOW
+    places = tuple(
+        place(key, box, f"{name}/{box.label}", book, middles[key], layers[key], widths[key])
+        for key, box in diagram.boxes.items()
+    )
+    lines = tuple(
+        Line(
+            points=tuple(_through(ways[pair], middles, layers)),
+            label=", ".join(one.labels),
+            decides=one.decides_only,
+        )
+        for pair, one in arrows.items()
+    )
+    return Drawn(name=name, width=wide, height=tall, places=places, lines=lines)
+
+
+def place(
+    key: str, box: Box, path: str, book: Book, middle: float, layer: int, width: float
+) -> Place:
+    """Place a box, with the figures of its node."""
+    spent = book.spent.get(path)
+    return Place(
+        key=key,
+        label=box.label,
+        detail=box.detail,
+        look=box.look or "agent",
+        node=path if spent else "",
+        x=middle - width / 2,
+        y=layer * (_HIGH + _BELOW),
+        width=width,
+        height=_HIGH,
+        **figures(spent, len(book.entries)),
+    )
+
+
+def stats(book: Book) -> tuple[Place, ...]:
+    """Give the figures of each node that did something, the dearest of time first."""
+    found = sorted(book.spent.items(), key=lambda one: -sum(one[1].seconds))
+    size = {"x": 0.0, "y": 0.0, "width": 0.0, "height": 0.0}
+    return tuple(
+        Place(
+            key=path,
+            label=path.partition("/")[2] or path,
+            detail="",
+            look="agent",
+            node=path,
+            **size,
+            **figures(spent, len(book.entries)),
+        )
+        for path, spent in found
+    )
+
+
+def figures(spent: NodeSpent | None, rows: int) -> Mapping[str, float | None]:
+    """Sum up what a node took."""
+    if spent is None:
+        return {}
+    return {
+        "rows": spent.rows,
+        "share": spent.rows / rows if rows else None,
+        "p50": percentile(spent.seconds, 0.5),
+        "p95": percentile(spent.seconds, 0.95),
+        "cost": spent.cost,
+    }
+
+
+def _layered(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
+    """Give each box a layer below all that it waits for."""
+    layers = dict.fromkeys(boxes, 0)
+    for _ in boxes:  # no way is longer
+        moved = False
+        for start, end in pairs:
+            if layers[end] <= layers[start] < len(boxes):
+                layers[end] = layers[start] + 1
+                moved = True
+        if not moved:
+            break
+    return layers
+
+
+def _way(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
+    """Give the stops of an arrow: its ends, and one in each layer that it passes."""
+    start, end = pair
+    between = range(layers[start] + 1, layers[end])
+    return [start, *(f"{start}>{end}@{layer}" for layer in between), end]
+
+
+def _ordered(layers: dict[str, int], ways: Mapping[tuple[str, str], list[str]]) -> list[list[str]]:
+    """Order the stops of each layer by the middle of those that they are tied to."""
+    rows: dict[int, list[str]] = defaultdict(list)
+    for key, layer in layers.items():
+        rows[layer].append(key)
+    above, below = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for way in ways.values():
+        for first, second in pairwise(way):
+            above[second].append(first)
+            below[first].append(second)
+        for stop in way[1:-1]:
+            layers[stop] = int(stop.rpartition("@")[2])
+            rows[layers[stop]].append(stop)
+    order = [rows[layer] for layer in sorted(rows)]
+    for sweep in range(_SWEEPS):
+        down = sweep % 2 == 0
+        ties, sweep_rows = (above, order[1:]) if down else (below, order[-2::-1])
+        for row in sweep_rows:
+            at = {key: i / max(1, len(r) - 1) for r in order for i, key in enumerate(r)}
+            middle = {
+                key: sum(at[one] for one in ties[key]) / len(ties[key]) if ties[key] else at[key]
+                for key in row
+            }
+            row.sort(key=lambda key: middle[key])
+    return order
+
+
+def _placed(rows: list[list[str]], widths: Mapping[str, float]) -> tuple[dict[str, float], float]:
+    """Give the middle of each stop, and the width of the widest layer."""
+    totals = [sum(widths.get(key, _THIN) + _BESIDE for key in row) - _BESIDE for row in rows]
+    wide = max(totals, default=0.0)
+    middles: dict[str, float] = {}
+    for row, total in zip(rows, totals, strict=True):
+        at = (wide - total) / 2
+        for key in row:
+            width = widths.get(key, _THIN)
+            middles[key] = at + width / 2
+            at += width + _BESIDE
+    return middles, wide
+
+
+def _through(
+    way: list[str], middles: Mapping[str, float], layers: Mapping[str, int]
+) -> list[tuple[float, float]]:
+    """Give the points of an arrow, from below its start to above its end."""
+    found: list[tuple[float, float]] = []
+    for stop in way:
+        top = layers[stop] * (_HIGH + _BELOW)
+        if stop != way[0]:
+            found.append((middles[stop], top))
+        if stop != way[-1]:
+            found.append((middles[stop], top + _HIGH))
+    return found

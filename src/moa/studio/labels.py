@@ -1,0 +1,148 @@
+"""Labels: what a person corrects on the page, in the file that `moa learn` and `moa label` share.
+
+Each label is a line with the fields of its row, `labelled_by` and `chosen`: rows that somebody
+picks to look at are no sample, so they are fitted to, and nothing is promised by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moa._files import LineFile, dumped, replace_text
+from moa.calibration.labelled import same_text, written_as
+from moa.errors import InputError
+from moa.questions import Question
+from moa.studio.book import text_of
+
+PERSON = "person"
+Known = dict[tuple[str, str], tuple[object, bool]]
+"""Labels by text and question, and whether the row was chosen."""
+_OURS = ("text", "case", "chosen", "labelled_by", "id", "input")
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    place: int
+    question: str
+    before: dict[str, Any] | None
+    """The line that it replaced; `None`: there was none."""
+    was: str | None
+    """The label that the row had on the page before."""
+    text: str
+
+
+class Labels:
+    """A file of labels. It is locked, and read, for each change alone: others may add to it too.
+
+    Args:
+        path: The file; it needs not be there.
+
+    Raises:
+        ConfigError: its name doesn't end in `.jsonl`, or it is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._changes: list[_Change] = []
+        self.known = self._read() if path.exists() else Known()
+
+    def give(
+        self,
+        line: Mapping[str, Any],
+        place: int,
+        question: Question,
+        label: str,
+        *,
+        was: str | None,
+        others: Collection[str] = (),
+    ) -> None:
+        """Write a label; one that was given before on the page, or by `moa label`, is replaced.
+
+        Args:
+            line: The row, as `moa run` wrote it.
+            place: Its place.
+            question: What it answers.
+            label: Name of the option.
+            was: The label that the page showed.
+            others: Names of all questions: what the row says of them is no label of a person.
+
+        Raises:
+            InputError: the row has no text, or the question no such option.
+            ConfigError: the file can't be written.
+        """
+        text = text_of(line)
+        if not text.strip():
+            raise InputError("this row has no text, so it can't be labelled")
+        if label not in [option.name for option in question.options]:
+            raise InputError(f"{question.name} is never {label!r:.80}")
+        given = line.get("input")
+        fields = dict(given) if isinstance(given, Mapping) else {}
+        keep = {key: value for key, value in fields.items() if key not in others}
+        value = label if question.name == "label" else written_as(question, label)
+        made = {**keep, "text": text, question.name: value, "labelled_by": PERSON, "chosen": True}
+        before = self._put(text, question.name, made)
+        self._changes.append(_Change(place, question.name, before, was, text))
+
+    def take_back(self) -> tuple[int, str, str | None]:
+        """Undo the last change of this session; give its row, its question, and the label before.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self._changes:
+            raise InputError("there is nothing to undo")
+        change = self._changes[-1]
+        self._put(change.text, change.question, change.before)
+        self._changes.pop()
+        return change.place, change.question, change.was
+
+    @property
+    def given(self) -> int:
+        """Changes of this session that were not undone."""
+        return len(self._changes)
+
+    def _put(
+        self, text: str, question: str, made: Mapping[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """Put a line in the place of the one about a text and a question; give that one.
+
+        Added lines go to the end; else the file is replaced, whole or not at all.
+        """
+        key = same_text(text)
+        with LineFile(self.path, existing="resume") as file:
+            lines = [values for _, _, values in file.lines()]
+            is_it = [
+                same_text(str(one.get("text", ""))) == key and question in one for one in lines
+            ]
+            before = next((one for one, it in zip(lines, is_it, strict=True) if it), None)
+            if before is None and made is not None:
+                file.add(made)
+                return None
+            left: list[Mapping[str, Any]] = []
+            for one, it in zip(lines, is_it, strict=True):
+                if it and one is before:
+                    left += [] if made is None else [_merged(one, made, question)]
+                else:
+                    left.append(one)
+            replace_text(self.path, "".join(f"{dumped(one)}\n" for one in left))
+        return before
+
+    def _read(self) -> Known:
+        known = Known()
+        with LineFile(self.path, existing="resume") as file:
+            for number, _, values in file.lines():
+                if not isinstance(text := values.get("text"), str):
+                    raise file.unreadable(number)
+                chosen = values.get("chosen") is True
+                for name, value in values.items():
+                    if name not in _OURS:
+                        known.setdefault((same_text(text), name), (value, chosen))
+        return known
+
+
+def _merged(before: Mapping[str, Any], made: Mapping[str, Any], question: str) -> Mapping[str, Any]:
+    """Change the label of one question in a line, which may hold those of others."""
+    return {**before, question: made[question], "labelled_by": made["labelled_by"]}

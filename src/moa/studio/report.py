@@ -1,0 +1,97 @@
+"""Report: the page with its data in one file, which opens anywhere and loads nothing.
+
+Its script runs since the policy of the page names the hash of exactly that script; data is JSON in
+which no `<` stands, so that no text in it can end the block that it is in.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from pathlib import Path
+
+from moa._files import dumped, jsonable, save_text
+from moa.studio.data import Query
+from moa.studio.sources import Shown
+
+STATIC = Path(__file__).parent / "static"
+_MODULES = (
+    "dom.js",
+    "data.js",
+    "rows.js",
+    "threshold.js",
+    "graph.js",
+    "row.js",
+    "live.js",
+    "app.js",
+)
+"""In the order in which one needs the other; no two use the same name at their top."""
+_IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE)
+_EXPORT = re.compile(r"^export ", re.MULTILINE)
+ROWS = 1000
+"""Rows in a file, unless told otherwise."""
+
+
+def write_report(shown: Shown, path: Path, *, rows: int = ROWS) -> int:
+    """Write the page with its data into one file.
+
+    Args:
+        shown: What it shows; its `texts` say whether texts of rows are in it.
+        path: The file.
+        rows: Rows in it at most, those that are to be looked at first; figures are of all.
+
+    Returns:
+        How many rows are in it.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    found = shown.book.found(Query(limit=rows), texts=shown.texts)
+    sample = len(found.rows) if len(found.rows) < found.total else None
+    data = {
+        "overview": shown.overview(sample=sample),
+        "rows": found.rows,
+        "details": {str(row.place): shown.detail(row.place) for row in found.rows},
+    }
+    save_text(path, page(data, title=shown.source.name), private=True)
+    return len(found.rows)
+
+
+def page(data: object, *, title: str) -> str:
+    """Write the page around data."""
+    script = "\n".join(_inlined(name) for name in _MODULES)
+    style = (STATIC / "studio.css").read_text("utf-8")
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
+    block = f'<script type="application/json" id="data">{escaped(data)}</script>'
+    made = (STATIC / "index.html").read_text("utf-8")
+    made = made.replace('<link rel="stylesheet" href="studio.css">', head)
+    made = made.replace("<title>moa studio</title>", f"<title>{html.escape(title)}</title>")
+    return made.replace(
+        '<script type="module" src="app.js"></script>',
+        f'{block}\n<script type="module">{script}</script>',
+    )
+
+
+def escaped(data: object) -> str:
+    """Write JSON that can stand in a page: no tag begins or ends in it."""
+    written = dumped(jsonable(data))
+    for sign in "<>&\u2028\u2029":
+        written = written.replace(sign, f"\\u{ord(sign):04x}")
+    return written
+
+
+def _inlined(name: str) -> str:
+    """Give a module as a part of one script: what it imports stands before it."""
+    source = (STATIC / name).read_text("utf-8")
+    return _EXPORT.sub("", _IMPORT.sub("", source))
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

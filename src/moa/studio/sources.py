@@ -1,0 +1,367 @@
+"""Sources: what the page can show: lines of a run, a job, answers that are learnt, the example."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moa.errors import CalibrationError, ConfigError
+from moa.rows._stores import is_address
+from moa.studio import graph as graphs
+from moa.studio.book import Book, fields_of
+from moa.studio.data import Can, JobFigures, Noted, Overview, RowDetail, RowLine
+from moa.studio.labels import Labels
+from moa.studio.overview import Calibrations, curves, figures
+from moa.studio.spans import Spans, bars_of_line
+
+if TYPE_CHECKING:
+    from moa.calibration.figures import LearningFigures
+    from moa.graphs.engine.drawing import Drawable
+
+Values = Mapping[str, Any]
+EXAMPLE = Path(__file__).parent / "example"
+"""The recorded run that is shown where none is named; `benchmarks/studio.py` makes it."""
+_SQLITE = b"SQLite format 3\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows come from.
+
+    Args:
+        name: What the page calls it.
+        about: What it is, in words.
+        lines: Reads the rows.
+        demo: Whether it is the example that ships.
+        learning: Reads the figures of a cascade that learns.
+        job: The job that the rows are of.
+        graph: Name of what ran, where that is known.
+        live: Whether rows come while it is looked at, and are read again each time.
+    """
+
+    name: str
+    about: str
+    lines: Callable[[], Iterable[Values]]
+    demo: bool = False
+    learning: Callable[[], LearningFigures] | None = None
+    job: str | None = None
+    graph: str = ""
+    live: bool = False
+
+
+def find_source(given: str | None) -> Source:
+    """Find what a word of the command line means: a file of lines, a job, or answers.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if given is None:
+        return Source(
+            name="Example inbox",
+            about="a recorded run of the graph support on the messages of the example",
+            lines=lambda: _packed(EXAMPLE / "run.jsonl.gz"),
+            demo=True,
+            graph="support",
+        )
+    path = Path(given)
+    if is_address(given) or path.is_dir():
+        return _job(given)
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no {given!r}: give what moa run --out wrote, the folder of a job, or the "
+            "answers of a cascade that learns"
+        )
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE)) == _SQLITE:
+            return _answers(given)
+    return Source(name=path.name, about="the lines of a run", lines=lambda: _lines(path))
+
+
+def _job(given: str) -> Source:
+    from moa.jobs import Job
+
+    def lines() -> Iterator[Values]:
+        with Job(given) as job:
+            yield from job.lines()
+
+    try:
+        with Job(given) as job:
+            where = job.where
+    except ConfigError:
+        if is_address(given):
+            return _answers(given)
+        raise
+    return Source(name=where, about="a job", lines=lines, job=given)
+
+
+def _answers(given: str) -> Source:
+    from moa.calibration.answers import FIGURES, AnswerStore
+    from moa.calibration.figures import figures_at
+
+    def lines() -> Iterator[Values]:
+        with AnswerStore(given, begun=True) as store:
+            found = store.rows()
+        for row in found:
+            yield _learnt(dict(zip(FIGURES, row, strict=True)))
+
+    figures_at(given)  # says what is wrong with it
+    name = "answers" if is_address(given) else Path(given).name
+    about = "what a cascade that learns was asked"
+    return Source(name=name, about=about, lines=lines, learning=lambda: figures_at(given))
+
+
+def _learnt(row: Values) -> Values:
+    """Write a row of a cascade that learns as a line of a run."""
+    by_small, guess, sure, said = (row[k] for k in ("by_small", "guess", "sure", "label"))
+    label = guess if by_small or said is None else said
+    likely = {guess: sure} if guess is not None and sure is not None else {}
+    tier = "slm" if by_small else "llm"
+    spent = {"calls": 0 if by_small else row["calls"], "cost": row["cost"]}
+    right = {} if said is None or guess is None else {"label": said}
+    return {
+        "id": row["place"],
+        "input": {"text": row["given"] or "", **right, "chosen": not row["held"]},
+        "output": {"label": label},
+        "label": guess,
+        "scores": likely,
+        "accepted": None if row["accepts"] is None else bool(row["accepts"]),
+        "status": "answered" if row["done"] else "waiting",
+        "seconds": row["seconds"] or 0.0,
+        "usage": {"calls": 1, "cost": row["cost"], "by_tier": {tier: spent}},
+    }
+
+
+def _lines(path: Path) -> Iterator[Values]:
+    from moa import rows
+    from moa.batch import Malformed
+    from moa.rows.results import lines_beside
+
+    beside = lines_beside(path)
+    for row in rows.read(beside if beside.is_file() else path):
+        if isinstance(row, Malformed):
+            yield {"id": row.number, "input": row.raw, "status": "failed", "error": row.error}
+        else:
+            yield {"input": row.value} if isinstance(row.value, str) else row.value
+
+
+def _packed(path: Path) -> Iterator[Values]:
+    with gzip.open(path, "rb") as file:
+        for raw in file:
+            yield json.loads(raw)
+
+
+@dataclass
+class Shown:
+    """What the page shows of a source.
+
+    Args:
+        source: The rows.
+        trace: What `moa run --trace` wrote of them.
+        labels: The file into which labels go; `None`: they can't be given.
+        calibrations: Those whose promises are looked at.
+        graph: What ran, where it can be drawn, and its name.
+        texts: Whether texts of rows are shown.
+        can_run: Names that can be run from the page.
+    """
+
+    source: Source
+    trace: Path | None = None
+    labels: Labels | None = None
+    calibrations: Calibrations = field(default_factory=dict)
+    graph: tuple[str, Drawable] | None = None
+    texts: bool = True
+    can_run: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: tuple[float, int] | None = None
+        self._spans = _example_spans() if self.source.demo else Spans(self.trace)
+        self.book = self._read()
+
+    def close(self) -> None:
+        """Drop what was read."""
+        self.book.close()
+        self._spans.close()
+
+    def reload(self) -> None:
+        """Read the rows again."""
+        fresh = self._read()
+        with self._lock:
+            old, self.book = self.book, fresh
+            old.close()
+
+    def overview(self, *, sample: int | None = None) -> Overview:
+        """Give all but the rows.
+
+        Args:
+            sample: Rows that the page has, where it has not all of them.
+        """
+        if self.source.live:
+            self.reload()
+        book = self.book
+        learning = self.source.learning() if self.source.learning else None
+        return Overview(
+            source=self.source.name,
+            about=self.source.about,
+            demo=self.source.demo,
+            texts=self.texts,
+            total=len(book.entries),
+            sample=sample,
+            figures=figures(book, self.calibrations, learning),
+            questions=book.asked(),
+            queues=tuple(sorted({one.queue for one in book.entries if one.queue})),
+            nodes=tuple(book.nodes),
+            counts=book.counts(),
+            curves=curves(book, self.calibrations, self._next_step),
+            graph=graphs.draw(self.graph[1], self.graph[0], book) if self.graph else None,
+            stats=graphs.stats(book),
+            learning=learning and learning.model_dump(mode="json"),
+            job=self._job(),
+            labels=str(self.labels.path) if self.labels else "",
+            can=Can(
+                label=self.labels is not None and self.texts,
+                run=self.can_run,
+                reload=not self.source.demo and sample is None,
+            ),
+        )
+
+    def detail(self, place: int) -> RowDetail:
+        """Give one row whole.
+
+        Raises:
+            InputError: there is no such row.
+        """
+        with self._lock:
+            line = self.book.line(place)
+        entry = self.book.entries[place]
+        bars = self._spans.bars(entry.id)
+        timed = bool(bars)
+        bars = bars or bars_of_line(line)
+        if not self.texts:
+            bars = tuple(one.model_copy(update=_NO_TEXTS) for one in bars)
+        fields = [*fields_of("input", line.get("input", line.get("text", "")))]
+        fields += fields_of("output", line.get("output"))
+        notes = [one for one in line.get("trace") or () if isinstance(one, Mapping)]
+        return RowDetail(
+            line=self.book.shown(entry, texts=self.texts),
+            fields=tuple(one for one in fields if one[1]) if self.texts else (),
+            likely={
+                name: tuple(sorted(one.probabilities.items(), key=lambda pair: -pair[1]))
+                for name, one in entry.decisions.items()
+            },
+            bars=bars,
+            timed=timed,
+            notes=tuple(self._noted(one) for one in notes),
+        )
+
+    def label(self, place: int, question: str, label: str) -> RowLine:
+        """Take in a label.
+
+        Raises:
+            ConfigError: labels can't be given here, or their file not be written.
+            InputError: the row or the question isn't there, or the label none of its options.
+        """
+        labels = self._labels
+        with self._lock:
+            line, asked = self.book.line(place), self.book.question(question)
+            was = self.book.entries[place].right.get(question)
+            others = self.book.question_names
+            labels.give(line, place, asked, label, was=was, others=others)
+            return self._shown(self.book.correct(place, question, label).place)
+
+    def undo(self) -> RowLine:
+        """Take the last label back.
+
+        Raises:
+            InputError: there is none.
+        """
+        with self._lock:
+            place, question, was = self._labels.take_back()
+            self.book.correct(place, question, was)
+            return self._shown(place)
+
+    @property
+    def _labels(self) -> Labels:
+        if self.labels is None:
+            raise ConfigError(
+                "labels can't be given here: moa studio FILE --labels FILE takes them"
+            )
+        return self.labels
+
+    def _shown(self, place: int) -> RowLine:
+        return self.book.shown(self.book.entries[place], texts=self.texts)
+
+    def _read(self) -> Book:
+        return Book(self.source.lines(), self.labels.known if self.labels else None)
+
+    def _noted(self, note: Values) -> Noted:
+        return Noted(
+            kind=str(note.get("kind", "")),
+            node=str(note.get("node", "")),
+            endpoint=str(note.get("endpoint") or ""),
+            text=str(note.get("text", "")) if self.texts else "",
+        )
+
+    @property
+    def _next_step(self) -> str:
+        name = self.source.graph or (self.graph[0] if self.graph else "")
+        what = f"--graph {name}" if name else '--task "…"'
+        return f"moa learn NEW_ROWS.jsonl {what} --risk {{risk}} --out learned.json"
+
+    def _job(self) -> JobFigures | None:
+        if self.source.job is None:
+            return None
+        from moa.jobs import Job
+
+        with Job(self.source.job) as job:
+            found = job.status()
+        now, done = time.monotonic(), found.total - found.left
+        first, before = self._seen = self._seen or (now, done)
+        rate = (done - before) / (now - first) if done > before else None
+        return JobFigures(
+            total=found.total,
+            left=found.left,
+            rows={str(state): count for state, count in found.rows.items()},
+            cost=found.cost,
+            rate=rate,
+            left_s=found.left / rate if rate else None,
+        )
+
+
+_NO_TEXTS = {"asked": "", "answered": "", "error": "", "detail": ""}
+
+
+def _example_spans() -> Spans:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spans.jsonl"
+        with gzip.open(EXAMPLE / "spans.jsonl.gz") as packed, path.open("wb") as out:
+            shutil.copyfileobj(packed, out)
+        return Spans(path)
+
+
+def read_calibrations(path: Path | None) -> Calibrations:
+    """Read what `moa learn` wrote: of one question, or of all those of a graph.
+
+    Raises:
+        CalibrationError: it is neither.
+    """
+    from moa.calibration.file import Calibration
+    from moa.calibration.learned import Learned
+
+    if path is None:
+        return {}
+    try:
+        return {"": Calibration.load(path)}
+    except CalibrationError as error:
+        try:
+            return Learned.load(path).calibrations
+        except CalibrationError:
+            raise error from None

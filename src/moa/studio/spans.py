@@ -1,0 +1,190 @@
+"""Spans: the waterfall of a row, from the lines that `moa run --trace` wrote, or from its own."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, cast
+
+from moa.errors import ConfigError
+from moa.rows.lines import bounded
+from moa.studio.data import Bar
+
+Values = Mapping[str, Any]
+_ROW = "moa.row.id"
+_MARKS = ("moa.retried", "moa.waited", "moa.repaired", "moa.fell back", "moa.cached")
+_MARKS_OF_NOTES = ("retried", "waited", "repaired", "fell back", "cached", "escalated", "resumed")
+_ASKED, _ANSWERED = "gen_ai.input.messages", "gen_ai.output.messages"
+_MOST = 400
+"""Bars of a row."""
+
+
+class Spans:
+    """The spans of rows, found by the id of the row.
+
+    Args:
+        path: The file; `None`: there is none.
+
+    Raises:
+        ConfigError: it can't be read, or holds something else.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: IO[bytes] | None = None
+        self._starts: dict[str, list[int]] = defaultdict(list)
+        """Where the lines of each trace start."""
+        self._traces: dict[str, str] = {}
+        """The trace of each row; of several runs of it, the last."""
+        if path is not None:
+            self._open(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def bars(self, id: str) -> tuple[Bar, ...]:
+        """Give the waterfall of a row, the outermost span first; empty where there is none."""
+        if self._file is None or id not in self._traces:
+            return ()
+        found: list[Values] = []
+        for start in self._starts[self._traces[id]]:
+            self._file.seek(start)
+            found.append(json.loads(self._file.readline()))
+        return tuple(islice(_tree(found), _MOST))
+
+    def _open(self, path: Path) -> None:
+        start = 0
+        try:
+            self._file = path.open("rb")
+            for number, raw in enumerate(bounded(self._file), start=1):
+                self._take(path, number, raw, start)
+                start += len(raw)
+        except OSError as error:
+            raise ConfigError(f"the trace {path} can't be read: {error.strerror}") from error
+
+    def _take(self, path: Path, number: int, raw: bytes, start: int) -> None:
+        if not raw.strip():
+            return
+        try:
+            span = json.loads(raw)
+            trace, attributes = span["trace"], span["attributes"]
+        except (ValueError, KeyError, TypeError) as error:
+            if not raw.endswith(b"\n"):  # what a killed process left
+                return
+            raise ConfigError(
+                f"{path}, line {number} is no span: give what moa run --trace wrote"
+            ) from error
+        self._starts[trace].append(start)
+        if (row := attributes.get(_ROW)) is not None:
+            self._traces[str(row)] = trace
+
+
+def bars_of_line(line: Values) -> tuple[Bar, ...]:
+    """Give the seconds of each node as bars, of a row whose run kept no spans."""
+    usage = line.get("usage")
+    by_node = usage.get("by_node") if isinstance(usage, Mapping) else None
+    notes = [one for one in line.get("trace") or () if isinstance(one, Mapping)]
+    found: list[Bar] = []
+    for path, spent in (by_node or {}).items():
+        kinds = [str(note.get("kind")) for note in notes if note.get("node") == path]
+        found.append(
+            Bar(
+                name=path.rpartition("/")[2],
+                kind="agent",
+                node=path,
+                depth=0,
+                start=0.0,
+                seconds=float(spent.get("seconds") or 0.0),
+                marks=tuple(kind for kind in dict.fromkeys(kinds) if kind in _MARKS_OF_NOTES),
+                detail=_amounts(spent.get("input_tokens"), spent.get("output_tokens"), None),
+            )
+        )
+    return tuple(found[:_MOST])
+
+
+def _tree(spans: Sequence[Values]) -> Iterator[Bar]:
+    """Give spans with those within each behind it, by when they began."""
+    known = {span["span"] for span in spans}
+    inside: dict[str | None, list[Values]] = defaultdict(list)
+    for span in spans:
+        parent = span.get("parent")
+        inside[parent if parent in known else None].append(span)
+    first = min((span["start"] for span in spans), default=0.0)
+
+    def walk(parent: str | None, depth: int) -> Iterator[Bar]:
+        for span in sorted(inside[parent], key=lambda one: one["start"]):
+            yield _bar(span, depth, first)
+            yield from walk(span["span"], depth + 1)
+
+    return walk(None, 0)
+
+
+def _bar(span: Values, depth: int, first: float) -> Bar:
+    attributes = cast("Values", span["attributes"])
+    events = [str(one["name"]) for one in span.get("events", ())]
+    marks = [name.removeprefix("moa.") for name in dict.fromkeys(events) if name in _MARKS]
+    if attributes.get("moa.escalated") or attributes.get("moa.decision.escalated"):
+        marks.append("escalated")
+    kind, _, name = str(span["name"]).partition(" ")
+    return Bar(
+        name=name or kind,
+        kind=str(attributes.get("moa.kind") or _KINDS.get(kind, kind)),
+        node=str(attributes.get("moa.node", "")),
+        depth=depth,
+        start=round(span["start"] - first, 6),
+        seconds=round(span["end"] - span["start"], 6),
+        marks=tuple(marks),
+        error=str(span.get("error", "")),
+        asked=_messages(attributes.get(_ASKED)),
+        answered=_messages(attributes.get(_ANSWERED)),
+        detail=_detail(attributes),
+    )
+
+
+_KINDS = {
+    "invoke_workflow": "workflow",
+    "invoke_agent": "agent",
+    "chat": "call",
+    "embeddings": "call",
+    "execute_tool": "tool",
+}
+
+
+def _detail(attributes: Values) -> str:
+    label, p = attributes.get("moa.decision.label"), attributes.get("moa.decision.probability")
+    if label is not None:
+        sure = f" {p:.3f}" if isinstance(p, float) else ""
+        covered = attributes.get("moa.decision.accepted")
+        return f"{label}{sure}" + ("" if covered is None else f", accepted: {str(covered).lower()}")
+    into, out = (attributes.get(f"gen_ai.usage.{way}_tokens") for way in ("input", "output"))
+    return _amounts(into, out, attributes.get("gen_ai.usage.cost"))
+
+
+def _amounts(into: Any, out: Any, cost: Any) -> str:
+    words: list[str] = []
+    if into or out:
+        words.append(f"{into or 0} tokens in, {out or 0} out")
+    if isinstance(cost, int | float) and cost:
+        words.append(f"US$ {cost:.6f}")
+    return ", ".join(words)
+
+
+def _messages(written: object) -> str:
+    """Write the messages of a call one below the other, as OpenTelemetry's JSON has them."""
+    if not isinstance(written, str):
+        return ""
+    try:
+        messages: Any = json.loads(written)
+        return "\n\n".join(_message(one) for one in messages)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return written
+
+
+def _message(one: Any) -> str:
+    parts = [part.get("content", part) for part in one.get("parts", ())]
+    said = "\n".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
+    return f"{one.get('role', '')}: {said}"

@@ -1,0 +1,187 @@
+// The slider: coverage against error, with the exact bound of each point, which promises nothing.
+import { count, dollars, el, percent, svg } from "./dom.js";
+
+const W = 720;
+const H = 300;
+const PAD = { left: 52, right: 20, top: 14, bottom: 40 };
+
+export class ThresholdView {
+  constructor(app) {
+    this.app = app;
+    this.at = new Map();
+    this.node = el("section", { class: "threshold", "aria-label": "Threshold" });
+  }
+
+  setUp() {
+    this.show();
+  }
+
+  show() {
+    const { curves } = this.app.overview;
+    const name = this.app.question ? this.app.question.name : "";
+    const curve = curves.find((one) => one.question === name) || curves[0];
+    if (!curve) {
+      this.node.replaceChildren(el("p", { class: "empty" }, "Nothing was decided in these rows."));
+      return;
+    }
+    const picker = el(
+      "div",
+      { class: "chips", role: "group", "aria-label": "Question" },
+      curves.map((one) =>
+        el(
+          "button",
+          {
+            type: "button",
+            "aria-pressed": String(one === curve),
+            onclick: () => {
+              this.app.ask(one.question);
+              this.node.querySelector("[aria-pressed=true]").focus();
+            },
+          },
+          one.question,
+          el("span", { class: "count" }, count(one.labelled)),
+        ),
+      ),
+    );
+    const parts = curve.points.length ? this.drawn(curve) : [el("p", { class: "empty" }, curve.why_not)];
+    this.node.replaceChildren(picker, ...parts);
+  }
+
+  drawn(curve) {
+    const last = curve.points.length - 1;
+    const wanted = this.at.get(curve.question) ?? this.start(curve);
+    this.read = el("dl", { class: "readout" });
+    this.wish = el("code", { class: "command" });
+    this.slider = el("input", {
+      type: "range",
+      min: "0",
+      max: String(last),
+      value: String(wanted),
+      "aria-label": `Threshold of ${curve.question}`,
+      oninput: (event) => this.move(curve, Number(event.target.value)),
+    });
+    const picture = this.picture(curve);
+    this.move(curve, wanted);
+    const tested = curve.tested
+      ? `◆ the tested threshold, ${curve.tested.threshold.toFixed(3)}: ${curve.tested.summary}`
+      : "No threshold of this question was tested, so nothing is promised.";
+    const chosen = curve.chosen
+      ? ` ${count(curve.chosen)} more were chosen to be labelled, and say nothing of the others.`
+      : "";
+    return [
+      el(
+        "div",
+        { class: "curve" },
+        el("figure", {}, picture, this.slider, el("figcaption", {}, "← stricter, accepts less · accepts more →")),
+        el("div", { class: "side" }, this.read),
+      ),
+      el("p", { class: "tested" }, tested),
+      el(
+        "p",
+        { class: "note" },
+        `By ${count(curve.labelled)} labelled rows.${chosen} The band is the exact bound (Clopper and Pearson, 95 % on each side) of each point by itself. `,
+        "Moving the slider promises nothing: it sets the wish for the next calibration, on new rows that are drawn at random.",
+      ),
+      el("div", { class: "wish" }, el("span", {}, "To test this wish"), this.wish, this.copyButton()),
+    ];
+  }
+
+  copyButton() {
+    return el(
+      "button",
+      {
+        type: "button",
+        onclick: async () => {
+          await navigator.clipboard.writeText(this.wish.textContent);
+          this.app.say("copied");
+        },
+      },
+      "Copy",
+    );
+  }
+
+  start(curve) {
+    if (curve.tested) {
+      const behind = curve.points.findIndex((one) => one.threshold < curve.tested.threshold);
+      return Math.max(0, (behind < 0 ? curve.points.length : behind) - 1);
+    }
+    return Math.floor(curve.points.length / 2);
+  }
+
+  move(curve, at) {
+    this.at.set(curve.question, at);
+    const point = curve.points[at];
+    this.slider.setAttribute("aria-valuetext", `${point.threshold.toFixed(3)}, accepts ${percent(point.share)}`);
+    const x = this.x(point.share);
+    this.line.setAttribute("x1", x);
+    this.line.setAttribute("x2", x);
+    this.spot.setAttribute("cx", x);
+    this.spot.setAttribute("cy", this.y(point.error));
+    const rows = [
+      ["Threshold", point.threshold.toFixed(3)],
+      ["Accepts", `${percent(point.share)} of all rows`],
+      ["Wrong", `${percent(point.error)} · ${count(point.errors)} of ${count(point.accepted)} labelled`],
+      ["Possible", `${percent(point.lower)} to ${percent(point.upper)}`],
+      ["Large model", `${count(Math.round(1000 * (1 - point.share)))} of 1,000 rows`],
+      ["It costs", point.cost === null ? "unknown: no price" : `${dollars(point.cost)} for 1,000 rows`],
+    ];
+    this.read.replaceChildren(...rows.map(([name, said]) => el("div", {}, el("dt", {}, name), el("dd", {}, said))));
+    this.wish.textContent = curve.next.replace("{risk}", point.wish);
+  }
+
+  x(share) {
+    return PAD.left + share * (W - PAD.left - PAD.right);
+  }
+
+  y(error) {
+    return H - PAD.bottom - (Math.min(error, this.most) / this.most) * (H - PAD.top - PAD.bottom);
+  }
+
+  picture(curve) {
+    const { points } = curve;
+    const told = points.filter((one) => one.accepted >= 20);
+    const high = Math.max(...(told.length ? told : points).map((one) => one.upper));
+    this.most = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1].find((one) => one >= high) || 1;
+    const upper = points.map((one) => `${this.x(one.share)},${this.y(one.upper)}`);
+    const lower = points.map((one) => `${this.x(one.share)},${this.y(one.lower)}`).reverse();
+    const line = points.map((one) => `${this.x(one.share)},${this.y(one.error)}`);
+    this.line = svg("line", { class: "at", y1: PAD.top, y2: H - PAD.bottom });
+    this.spot = svg("circle", { class: "spot", r: 4.5 });
+    return svg(
+      "svg",
+      { viewBox: `0 0 ${W} ${H}`, class: "chart", role: "img", "aria-label": `Share of wrong answers to ${curve.question} by what is accepted` },
+      this.axes(),
+      svg("polygon", { class: "band", points: [...upper, ...lower].join(" ") }),
+      svg("polyline", { class: "errors", points: line.join(" ") }),
+      this.line,
+      this.spot,
+      curve.tested && this.diamond(curve.tested),
+    );
+  }
+
+  diamond(tested) {
+    const x = this.x(tested.share);
+    const y = this.y(tested.risk);
+    return svg(
+      "g",
+      { class: "tested" },
+      svg("path", { d: `M${x - 6},${y} L${x},${y - 6} L${x + 6},${y} L${x},${y + 6} Z` }),
+      svg("line", { x1: PAD.left, x2: x - 6, y1: y, y2: y }),
+    );
+  }
+
+  axes() {
+    const made = [];
+    for (let step = 0; step <= 4; step += 1) {
+      const error = (this.most * step) / 4;
+      const y = this.y(error);
+      made.push(svg("line", { class: "rule", x1: PAD.left, x2: W - PAD.right, y1: y, y2: y }));
+      made.push(svg("text", { x: PAD.left - 8, y: y + 4, "text-anchor": "end" }, percent(error)));
+      const x = this.x(step / 4);
+      made.push(svg("text", { x, y: H - PAD.bottom + 18, "text-anchor": "middle" }, percent(step / 4)));
+    }
+    made.push(svg("text", { class: "axis", x: (W + PAD.left) / 2, y: H - 4, "text-anchor": "middle" }, "of all rows accepted"));
+    made.push(svg("text", { class: "axis", transform: `translate(12 ${(H - PAD.bottom) / 2 + 20}) rotate(-90)`, "text-anchor": "middle" }, "wrong"));
+    return made;
+  }
+}
