@@ -94,9 +94,19 @@ def pictures(address: str | None, out: Path, only: list[str]) -> None:
                         wait_for(driver, ".body .row")
                         driver.execute_script(script)
                         time.sleep(0.6)
-                        driver.save_screenshot(str(file))
+                        save(driver, file)
                         for entry in driver.get_log("browser"):
                             print(file.name, entry["message"])
+
+
+def save(driver: Any, file: Path) -> None:
+    """Save what is seen, in few colours, so that the file is small."""
+    import io
+
+    from PIL import Image
+
+    seen = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    seen.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def wait_for(driver: Any, selector: str) -> None:

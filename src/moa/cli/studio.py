@@ -90,15 +90,19 @@ def studio(
     from moa.cli.serve import address_of, listening
     from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
+    from moa.graphs.learning import learns
     from moa.serving.app import app_of
     from moa.studio.app import beside, studio_app
     from moa.studio.labels import Labels
+    from moa.studio.learning import Learning
     from moa.studio.sources import find_source
 
     found = find_source(source)
     settled = Config() if found.demo else options.configured(config)
     shown = _shown(found, trace, calibration, graph, settled)
     shown.labels = Labels(labels)
+    if shown.graph and learns(shown.graph[0]):
+        shown.learning = Learning(labels, shown.graph[0], config)
     shown.reload()
     endpoints = Endpoints(settled)
     server = _tried(graph or (found.graph if found.demo else None), endpoints)
@@ -127,7 +131,10 @@ def studio(
                 timeout_graceful_shutdown=2,
             )
         )
-        asyncio.run(serving.serve(sockets=[listener]))
+        try:
+            asyncio.run(serving.serve(sockets=[listener]))
+        finally:
+            shown.close()
 
 
 def report(

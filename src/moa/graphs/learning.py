@@ -78,8 +78,8 @@ class Learner:
     endpoints: Endpoints
 
     def __post_init__(self) -> None:
-        if LEARNED not in (READY[self.name].settings if self.name in READY else ()):
-            can = [name for name, ready in READY.items() if LEARNED in ready.settings]
+        if not learns(self.name):
+            can = [name for name in READY if learns(name)]
             raise ConfigError(
                 f"{self.name!r} is no graph that learns{nearest(self.name, can)}. Those that do: "
                 f"{', '.join(can)}. For one question of your own: moa learn --task"
@@ -215,6 +215,11 @@ class Learner:
             if progress is not None:
                 progress("messages through the graph", number, len(messages))
         return Settled(len(messages), settled, right)
+
+
+def learns(name: str) -> bool:
+    """Whether a name is that of a ready graph that learns."""
+    return name in READY and LEARNED in READY[name].settings
 
 
 def learned_in(node: object) -> Learned | None:

@@ -191,7 +191,14 @@ def _api(shown: Shown, settings: Settings) -> list[Route]:
         await asyncio.to_thread(shown.reload)
         return json_response(await asyncio.to_thread(shown.overview))
 
+    async def learn(request: Request) -> Response:
+        if shown.learning is None:
+            raise RequestRefused("nothing learns here", status=404, code="no_learning")
+        does = shown.learning.start if request.method == "POST" else shown.learning.now
+        return json_response(await asyncio.to_thread(does))
+
     return [
+        Route("/api/learn", learn, methods=["GET", "POST"]),
         Route("/api/overview", overview),
         Route("/api/rows", rows),
         Route("/api/rows/{place:int}", row),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, cast
@@ -77,10 +77,11 @@ class NodeSpent:
     seconds: list[float] = field(default_factory=list[float])
     cost: float | None = None
 
-    def add(self, spent: Values) -> None:
-        """Add what it took in a row."""
-        if isinstance(seconds := spent.get("seconds"), int | float):
-            self.seconds.append(float(seconds))
+    def add(self, spent: Values, timed: float | None) -> None:
+        """Add what it took in a row: by a span, else by its calls."""
+        seconds = _number(spent.get("seconds")) if timed is None else timed
+        if seconds is not None:
+            self.seconds.append(seconds)
         if isinstance(cost := spent.get("cost"), int | float):
             self.cost = (self.cost or 0.0) + float(cost)
 
@@ -99,13 +100,17 @@ class Book:
         lines: As `moa run --out` or `moa decide --out` writes them.
         labels: Labels that people gave, by the text as `same_text` writes it and the question;
             and whether the row was chosen to be labelled.
+        ran: Gives the seconds of each node that ran for the row of an id, where its run kept
+            spans; else nodes that called nobody are not known.
     """
 
     def __init__(
         self,
         lines: Iterable[Values],
         labels: Mapping[tuple[str, str], tuple[object, bool]] | None = None,
+        ran: Callable[[str], Mapping[str, float]] | None = None,
     ) -> None:
+        self._ran = ran or (lambda _: {})
         self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._starts: list[int] = []
         self.entries: list[Entry] = []
@@ -248,14 +253,12 @@ class Book:
 
     def _nodes(self, line: Values) -> tuple[int, ...]:
         by_node = _mapping(_mapping(line.get("usage")).get("by_node"))
-        notes = _notes(line)
-        ran = [str(note.get("node", "")) for note in notes if note.get("kind") != "skipped"]
-        did = dict.fromkeys([*map(str, by_node), *filter(None, ran)])
-        for path in did:
+        timed = self._ran(written(line.get("id")))
+        for path in (did := dict.fromkeys([*map(str, by_node), *timed])):
             self.nodes.setdefault(path, len(self.nodes))
             spent = self.spent.setdefault(path, NodeSpent())
             spent.rows += 1
-            spent.add(_mapping(by_node.get(path)))
+            spent.add(_mapping(by_node.get(path)), timed.get(path))
         found = tuple(sorted(self.nodes[path] for path in did))
         return self._node_sets.setdefault(found, found)
 

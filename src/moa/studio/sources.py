@@ -19,6 +19,7 @@ from moa.studio import graph as graphs
 from moa.studio.book import Book, fields_of
 from moa.studio.data import Can, JobFigures, Noted, Overview, RowDetail, RowLine
 from moa.studio.labels import Labels
+from moa.studio.learning import Learning
 from moa.studio.overview import Calibrations, curves, figures
 from moa.studio.spans import Spans, bars_of_line
 
@@ -170,6 +171,7 @@ class Shown:
         graph: What ran, where it can be drawn, and its name.
         texts: Whether texts of rows are shown.
         can_run: Names that can be run from the page.
+        learning: Learns from the labels; `None`: that can't be started here.
     """
 
     source: Source
@@ -179,6 +181,7 @@ class Shown:
     graph: tuple[str, Drawable] | None = None
     texts: bool = True
     can_run: tuple[str, ...] = ()
+    learning: Learning | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -190,6 +193,8 @@ class Shown:
         """Drop what was read."""
         self.book.close()
         self._spans.close()
+        if self.learning is not None:
+            self.learning.close()
 
     def reload(self) -> None:
         """Read the rows again."""
@@ -229,6 +234,7 @@ class Shown:
             can=Can(
                 label=self.labels is not None and self.texts,
                 run=self.can_run,
+                learn=self.learning is not None,
                 reload=not self.source.demo and sample is None,
             ),
         )
@@ -300,7 +306,8 @@ class Shown:
         return self.book.shown(self.book.entries[place], texts=self.texts)
 
     def _read(self) -> Book:
-        return Book(self.source.lines(), self.labels.known if self.labels else None)
+        known = self.labels.known if self.labels else None
+        return Book(self.source.lines(), known, self._spans.ran)
 
     def _noted(self, note: Values) -> Noted:
         return Noted(

@@ -18,6 +18,7 @@ _ROW = "moa.row.id"
 _MARKS = ("moa.retried", "moa.waited", "moa.repaired", "moa.fell back", "moa.cached")
 _MARKS_OF_NOTES = ("retried", "waited", "repaired", "fell back", "cached", "escalated", "resumed")
 _ASKED, _ANSWERED = "gen_ai.input.messages", "gen_ai.output.messages"
+_NODES = ("invoke_agent ", "invoke_workflow ", "function ", "person ")
 _MOST = 400
 """Bars of a row."""
 
@@ -38,6 +39,8 @@ class Spans:
         """Where the lines of each trace start."""
         self._traces: dict[str, str] = {}
         """The trace of each row; of several runs of it, the last."""
+        self._ran: dict[str, dict[str, float]] = defaultdict(dict)
+        """Seconds of each node of a graph, by trace."""
         if path is not None:
             self._open(path)
 
@@ -45,6 +48,10 @@ class Spans:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+    def ran(self, id: str) -> Mapping[str, float]:
+        """Give the seconds of each node that ran for a row; empty where nothing is known."""
+        return self._ran.get(self._traces.get(id, ""), {})
 
     def bars(self, id: str) -> tuple[Bar, ...]:
         """Give the waterfall of a row, the outermost span first; empty where there is none."""
@@ -79,6 +86,9 @@ class Spans:
                 f"{path}, line {number} is no span: give what moa run --trace wrote"
             ) from error
         self._starts[trace].append(start)
+        if (node := _node_of(span)) is not None:
+            ran = self._ran[trace]
+            ran[node] = ran.get(node, 0.0) + float(span["end"]) - float(span["start"])
         if (row := attributes.get(_ROW)) is not None:
             self._traces[str(row)] = trace
 
@@ -104,6 +114,13 @@ def bars_of_line(line: Values) -> tuple[Bar, ...]:
             )
         )
     return tuple(found[:_MOST])
+
+
+def _node_of(span: Values) -> str | None:
+    """Give the path of the node within a graph that a span is of; `None`: it is none of one."""
+    node = str(span["attributes"].get("moa.node", ""))
+    is_node = str(span.get("name", "")).startswith(_NODES)
+    return node if is_node and "/" in node else None
 
 
 def _tree(spans: Sequence[Values]) -> Iterator[Bar]:

@@ -58,7 +58,7 @@ class Page {
     document.getElementById("source").title = overview.about;
     document.title = `${overview.source} · moa`;
     this.drawFigures();
-    const has = { live: overview.can.run.length || overview.job || overview.learning };
+    const has = { live: overview.can.run.length || overview.job || overview.learning || overview.can.learn };
     this.tabs = VIEWS.filter(([name]) => has[name] ?? true);
     document.getElementById("tabs").replaceChildren(
       ...this.tabs.map(([name, said]) =>

@@ -32,7 +32,7 @@ export class GraphView {
       { class: "scroll" },
       el(
         "table",
-        { class: "plain" },
+        { class: "table" },
         el("caption", { class: "hidden" }, "What each node took"),
         el("thead", {}, el("tr", {}, heads.map((one, i) => el("th", { scope: "col", class: i ? "number" : "" }, one)))),
         el(

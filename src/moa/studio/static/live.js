@@ -17,6 +17,7 @@ export class LiveView {
       parts.push(el("h2", {}, "Job"), this.job);
       this.drawJob(overview.job);
     }
+    if (overview.can.learn) parts.push(this.lesson(overview));
     if (overview.learning) parts.push(learningCurve(overview.learning));
     this.node.replaceChildren(...parts);
   }
@@ -45,6 +46,27 @@ export class LiveView {
       this.drawing && el("div", { class: "drawing", tabindex: "0", role: "group", "aria-label": "Nodes as they run" }, this.drawing),
       this.out,
     );
+  }
+
+  lesson(overview) {
+    this.learnt = el("pre", { class: "result", tabindex: "0", "aria-label": "What moa learn says" });
+    this.learns = el("button", { type: "button", onclick: () => this.learn(true) }, "Learn from the labels");
+    this.lessonState = el("p", { class: "note", role: "status" }, `from ${overview.labels}`);
+    return el("div", {}, el("h2", {}, "Learn"), el("div", { class: "actions" }, this.learns, this.lessonState), this.learnt);
+  }
+
+  async learn(start) {
+    try {
+      const now = await this.app.source.learn(start);
+      this.learnt.textContent = now.said;
+      this.learns.disabled = now.running;
+      const ended = now.code === 0 ? "done" : now.code === null ? "" : `it ended with ${now.code}`;
+      this.lessonState.textContent = now.running ? `${now.command} …` : ended || now.command;
+      if (now.running) setTimeout(() => this.learn(false), 1000);
+    } catch (error) {
+      this.lessonState.textContent = error.message;
+      this.learns.disabled = false;
+    }
   }
 
   async run() {

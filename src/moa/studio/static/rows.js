@@ -223,7 +223,7 @@ export class RowsView {
         { class: "text", role: "gridcell" },
         row.error ? el("em", {}, row.error) : row.text || el("i", {}, this.app.overview.texts ? "no text" : "text left out"),
       ),
-      el("span", { class: "label", role: "gridcell" }, labelOf(said)),
+      el("span", { class: "label", role: "gridcell" }, labelOf(said), othersOf(row, said)),
       el("span", { class: "likely", role: "gridcell" }, likelyOf(said)),
       el("span", { class: "by", role: "gridcell", title: tier }, el("span", { class: `dot ${row.tier}` }), row.by || tier),
       el("span", { class: "queue", role: "gridcell" }, row.queue),
@@ -283,10 +283,20 @@ export function labelOf(said) {
   return el("span", {}, el("s", {}, said.label), " ", el("b", {}, said.right));
 }
 
+// Which other questions were decided wrongly, where that of the list is not among them.
+function othersOf(row, said) {
+  if (said && isWrong(said)) return "";
+  const wrong = Object.entries(row.said).filter(([, one]) => isWrong(one)).map(([name]) => name);
+  return wrong.length ? el("span", { class: "also" }, `✕ ${wrong.join(", ")}`) : "";
+}
+
+function isWrong(said) {
+  return said.right !== null && said.right !== undefined && said.right !== said.label;
+}
+
 export function likelyOf(said) {
   if (!said || said.p === null) return "";
-  const wrong = said.right !== null && said.right !== said.label;
-  const kind = wrong ? "wrong" : said.accepted === true ? "accepted" : "";
+  const kind = isWrong(said) ? "wrong" : said.accepted === true ? "accepted" : "";
   return [
     el("span", { class: `meter ${kind}` }, el("span", { style: { width: `${100 * said.p}%` } })),
     el("span", { class: "p" }, said.p.toFixed(2)),

@@ -1,9 +1,18 @@
 // The slider: coverage against error, with the exact bound of each point, which promises nothing.
 import { count, dollars, el, percent, svg } from "./dom.js";
 
-const W = 720;
-const H = 300;
-const PAD = { left: 52, right: 20, top: 14, bottom: 40 };
+const PAD = { left: 48, right: 20, top: 28, bottom: 40 };
+const SCALES = [
+  [0.02, 4],
+  [0.05, 5],
+  [0.1, 5],
+  [0.2, 4],
+  [0.3, 3],
+  [0.4, 4],
+  [0.5, 5],
+  [0.75, 3],
+  [1, 4],
+];
 
 export class ThresholdView {
   constructor(app) {
@@ -130,26 +139,29 @@ export class ThresholdView {
   }
 
   x(share) {
-    return PAD.left + share * (W - PAD.left - PAD.right);
+    return PAD.left + share * (this.wide - PAD.left - PAD.right);
   }
 
   y(error) {
-    return H - PAD.bottom - (Math.min(error, this.most) / this.most) * (H - PAD.top - PAD.bottom);
+    return this.high - PAD.bottom - (Math.min(error, this.most) / this.most) * (this.high - PAD.top - PAD.bottom);
   }
 
   picture(curve) {
     const { points } = curve;
+    const narrow = matchMedia("(max-width: 760px)").matches;
+    this.wide = narrow ? 370 : 720;
+    this.high = narrow ? 250 : 310;
     const told = points.filter((one) => one.accepted >= 20);
     const high = Math.max(...(told.length ? told : points).map((one) => one.upper));
-    this.most = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1].find((one) => one >= high) || 1;
+    [this.most, this.steps] = SCALES.find(([one]) => one >= high) || SCALES.at(-1);
     const upper = points.map((one) => `${this.x(one.share)},${this.y(one.upper)}`);
     const lower = points.map((one) => `${this.x(one.share)},${this.y(one.lower)}`).reverse();
     const line = points.map((one) => `${this.x(one.share)},${this.y(one.error)}`);
-    this.line = svg("line", { class: "at", y1: PAD.top, y2: H - PAD.bottom });
+    this.line = svg("line", { class: "at", y1: PAD.top, y2: this.high - PAD.bottom });
     this.spot = svg("circle", { class: "spot", r: 4.5 });
     return svg(
       "svg",
-      { viewBox: `0 0 ${W} ${H}`, class: "chart", role: "img", "aria-label": `Share of wrong answers to ${curve.question} by what is accepted` },
+      { viewBox: `0 0 ${this.wide} ${this.high}`, class: "chart", role: "img", "aria-label": `Share of wrong answers to ${curve.question} by what is accepted` },
       this.axes(),
       svg("polygon", { class: "band", points: [...upper, ...lower].join(" ") }),
       svg("polyline", { class: "errors", points: line.join(" ") }),
@@ -172,16 +184,18 @@ export class ThresholdView {
 
   axes() {
     const made = [];
-    for (let step = 0; step <= 4; step += 1) {
-      const error = (this.most * step) / 4;
+    for (let step = 0; step <= this.steps; step += 1) {
+      const error = (this.most * step) / this.steps;
       const y = this.y(error);
-      made.push(svg("line", { class: "rule", x1: PAD.left, x2: W - PAD.right, y1: y, y2: y }));
+      made.push(svg("line", { class: "rule", x1: PAD.left, x2: this.wide - PAD.right, y1: y, y2: y }));
       made.push(svg("text", { x: PAD.left - 8, y: y + 4, "text-anchor": "end" }, percent(error)));
-      const x = this.x(step / 4);
-      made.push(svg("text", { x, y: H - PAD.bottom + 18, "text-anchor": "middle" }, percent(step / 4)));
     }
-    made.push(svg("text", { class: "axis", x: (W + PAD.left) / 2, y: H - 4, "text-anchor": "middle" }, "of all rows accepted"));
-    made.push(svg("text", { class: "axis", transform: `translate(12 ${(H - PAD.bottom) / 2 + 20}) rotate(-90)`, "text-anchor": "middle" }, "wrong"));
+    const below = this.high - PAD.bottom + 18;
+    for (const share of [0, 0.25, 0.5, 0.75, 1]) {
+      made.push(svg("text", { x: this.x(share), y: below, "text-anchor": "middle" }, percent(share)));
+    }
+    made.push(svg("text", { x: 2, y: 12 }, "wrong among the accepted"));
+    made.push(svg("text", { x: (this.wide + PAD.left) / 2, y: this.high - 4, "text-anchor": "middle" }, "of all rows accepted"));
     return made;
   }
 }

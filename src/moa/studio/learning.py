@@ -1,0 +1,80 @@
+"""Learning: `moa learn` on the labels of the page, started there, and watched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from moa.errors import ConfigError, RequestRefused
+from moa.node import Frozen
+
+
+class Progress(Frozen):
+    """How far it is."""
+
+    command: str
+    running: bool = False
+    code: int | None = None
+    """Exit code of the command; `None`: it hasn't ended, or was not started."""
+    said: str = ""
+    """What it printed, as far as it is its last lines."""
+
+
+_MOST = 4000
+
+
+class Learning:
+    """One run of `moa learn` at a time.
+
+    Args:
+        labels: The file of labels.
+        graph: The graph whose questions they answer.
+        config: The configuration that it takes; `None`: the usual one.
+    """
+
+    def __init__(self, labels: Path, graph: str, config: Path | None = None) -> None:
+        self._out = labels.with_name("learned.json")
+        self._words = ["learn", str(labels), "--graph", graph, "--out", str(self._out)]
+        self._words += [] if config is None else ["--config", str(config)]
+        self._labels = labels
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory()
+        self._said = Path(self._folder.name) / "said"
+
+    def start(self) -> Progress:
+        """Start it.
+
+        Raises:
+            ConfigError: there are no labels yet.
+            RequestRefused: it is running (409).
+        """
+        if self._process is not None and self._process.poll() is None:
+            raise RequestRefused("it is learning already", status=409, code="learning")
+        if not self._labels.is_file():
+            raise ConfigError(f"{self._labels} isn't there: label some rows first")
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "moa", *self._words],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+        return self.now()
+
+    def now(self) -> Progress:
+        """Say how far it is."""
+        command = " ".join(["moa", *self._words])
+        if self._process is None:
+            return Progress(command=command)
+        code = self._process.poll()
+        said = self._said.read_text("utf-8", errors="replace")[-_MOST:]
+        return Progress(command=command, running=code is None, code=code, said=said)
+
+    def close(self) -> None:
+        """End it, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+        self._folder.cleanup()
