@@ -21,9 +21,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moa.errors import MoaError, RequestRefused
-from moa.node import Frozen
 from moa.rows.records import line
-from moa.serving.asking import read_as
+from moa.serving.asking import Body, read_as
 from moa.serving.faults import fault_of
 from moa.serving.http import check_format, check_host, json_response, read_json
 from moa.serving.runs import Finished
@@ -49,7 +48,7 @@ _MOST = 500
 """Rows that are sent at once."""
 
 
-class Given(Frozen):
+class Given(Body):
     """A label, as the page sends it."""
 
     place: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,8 @@ class Book:
     ) -> None:
         self._ran = ran or (lambda _: {})
         self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
+        self.close = weakref.finalize(self, self._file.close)
+        """Drops the lines, at the latest when nobody has this any more."""
         self._starts: list[int] = []
         self.entries: list[Entry] = []
         self.nodes: dict[str, int] = {}
@@ -125,10 +128,6 @@ class Book:
         self._give_rights(labels or {})
         self._tag()
         self.order = sorted(range(len(self.entries)), key=self._urgency)
-
-    def close(self) -> None:
-        """Drop the lines."""
-        self._file.close()
 
     def line(self, place: int) -> dict[str, Any]:
         """Give the whole line of a row.
@@ -294,8 +293,8 @@ class Book:
                 "failed": one.status == "failed",
                 "accepted": any(d.accepted for d in one.decisions.values()),
                 "large": one.tier == "large",
-                "slow": 0 < slow <= one.seconds,
-                "dear": one.cost is not None and one.cost >= dear,
+                "slow": one.seconds > slow,
+                "dear": one.cost is not None and one.cost > dear,
             }
             one.tags = frozenset(tag for tag, holds in found.items() if holds) | _by_labels(one)
             one.why = next((why for why in WHYS if why in one.tags), "rest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -67,6 +68,7 @@ class Spans:
         start = 0
         try:
             self._file = path.open("rb")
+            weakref.finalize(self, self._file.close)
             for number, raw in enumerate(bounded(self._file), start=1):
                 self._take(path, number, raw, start)
                 start += len(raw)

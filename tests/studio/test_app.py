@@ -1,0 +1,135 @@
+"""The studio over HTTP: whom it answers, and what a page may load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+from tests.studio.lines import HOSTILE, shop, written
+
+from moa import Agent, Graph, serve
+from moa.studio.app import beside, recent_runs, studio_app
+from moa.studio.data import Query
+from moa.studio.labels import Labels
+from moa.studio.report import page
+from moa.studio.sources import Shown, find_source
+from moa.testing import ScriptedEndpoint
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Shown:
+    source = find_source(str(written(tmp_path / "run.jsonl", shop())))
+    return Shown(source, labels=Labels(tmp_path / "labelled.jsonl"))
+
+
+@pytest.fixture
+def client(shown: Shown) -> Iterator[TestClient]:
+    with TestClient(beside(studio_app(shown)), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+def test_the_page_and_what_it_reads_are_there(client: TestClient) -> None:
+    assert client.get("/").url.path == "/studio/"
+    assert "<main" in client.get("/studio/").text
+    assert client.get("/studio/app.js").headers["content-type"].startswith("text/javascript")
+    assert client.get("/studio/api/overview").json()["total"] == 7
+    found = client.get("/studio/api/rows", params={"limit": "2", "tag": "corrected"}).json()
+    assert [one["id"] for one in found["rows"]] == ["sure", "unsure"]
+    assert client.get("/studio/api/rows/3").json()["line"]["id"] == "sure"
+
+
+def test_no_script_but_its_own_may_run(client: TestClient) -> None:
+    policy = client.get("/studio/").headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+
+
+@pytest.mark.parametrize("name", ["../app.py", "..%2fapp.py", "app.py", "example", "%00"])
+def test_nothing_but_the_page_is_served(client: TestClient, name: str) -> None:
+    assert client.get(f"/studio/{name}").status_code == 404
+
+
+def test_a_label_is_written_by_a_post_of_json_alone(client: TestClient, shown: Shown) -> None:
+    given = {"place": 2, "question": "intent", "label": "refund"}
+    assert client.post("/studio/api/labels", data=given).status_code == 415
+    assert client.get("/studio/api/labels", params={"place": "2"}).status_code == 405
+    assert (
+        client.post("/studio/api/labels", json=given).json()["said"]["intent"]["right"] == "refund"
+    )
+    assert shown.labels is not None
+    assert shown.labels.path.exists()
+    assert client.post("/studio/api/undo", json={}).status_code == 200
+    assert client.post("/studio/api/undo", json={}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"place": "2", "question": "intent", "label": "refund"},
+        {"place": 2, "question": HOSTILE, "label": "refund"},
+        {"place": 2, "question": "intent", "label": HOSTILE},
+        {"place": -1, "question": "intent", "label": "refund"},
+    ],
+)
+def test_what_is_no_label_is_refused(client: TestClient, body: object) -> None:
+    assert client.post("/studio/api/labels", json=body).status_code == 400
+
+
+@pytest.mark.parametrize("query", ["limit=x", "offset=1e9", "node=a"])
+def test_a_query_that_is_none_is_refused(client: TestClient, query: str) -> None:
+    assert client.get(f"/studio/api/rows?{query}").status_code == 400
+
+
+def test_another_host_is_not_answered(shown: Shown) -> None:
+    with TestClient(beside(studio_app(shown)), base_url="http://evil.example") as client:
+        assert client.get("/studio/api/overview").status_code == 421
+        assert client.get("/studio/").status_code == 421
+
+
+def test_with_a_key_the_page_holds_nothing_until_it_is_given(shown: Shown) -> None:
+    app = beside(studio_app(shown, key="secret"))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert client.get("/studio/").status_code == 200
+        assert client.get("/studio/api/overview").status_code == 401
+        assert client.get("/studio/api/overview?key=secret").status_code == 401
+        given = {"authorization": "Bearer secret"}
+        assert client.get("/studio/api/overview", headers=given).status_code == 200
+
+
+def test_beside_a_server_its_last_runs_are_shown_without_their_texts() -> None:
+    g = Graph("greet", str)
+    greeter = Agent(ScriptedEndpoint(["a secret answer"]), "Greet.", name="greeter")
+    app: Starlette = serve(g.build(g.add(greeter, g.input)))
+    shown = Shown(recent_runs(app.state.server), texts=False)
+    both = beside(studio_app(shown, key="k"), app)
+    with TestClient(both, base_url="http://127.0.0.1") as client:
+        assert client.post("/run/greet", json="a secret text").status_code == 200
+        key = {"authorization": "Bearer k"}
+        assert client.get("/studio/api/overview", headers=key).json()["total"] == 1
+        said = client.get("/studio/api/rows", headers=key).text
+        said += client.get("/studio/api/rows/0", headers=key).text
+        assert "secret" not in said
+        assert client.get("/run/greet", headers=key).status_code == 405
+
+
+def test_no_text_ends_the_block_of_data_in_a_file() -> None:
+    made = page({"overview": {"source": HOSTILE}, "rows": [{"text": HOSTILE}]}, title="<b>")
+    assert made.count("<script") == 2
+    assert made.count("</script") == 2
+    assert "<img" not in made
+    assert "<b>" not in made
+    assert "\u2028" not in made
+    assert "unsafe" not in made
+
+
+def test_pages_of_many_rows_come_by_their_place(tmp_path: Path) -> None:
+    lines = [{"id": i, "input": f"text {i}", "output": None} for i in range(1000)]
+    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", lines))))
+    found = shown.book.found(Query(offset=990, limit=100))
+    assert found.total == 1000
+    assert [one.id for one in found.rows] == [str(i) for i in range(990, 1000)]

@@ -1,0 +1,196 @@
+"""What the page shows is made of the lines of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.studio.lines import row, shop, spans, written
+
+from moa.calibration import upper_bound
+from moa.calibration.labelled import Labelled
+from moa.errors import ConfigError, InputError
+from moa.jobs import Job
+from moa.studio.data import Query
+from moa.studio.labels import Labels
+from moa.studio.sources import Shown, find_source
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Shown:
+    source = find_source(str(written(tmp_path / "run.jsonl", shop())))
+    return Shown(source, labels=Labels(tmp_path / "labelled.jsonl"))
+
+
+def ids(shown: Shown, **query: Any) -> list[str]:
+    return [one.id for one in shown.book.found(Query(**query)).rows]
+
+
+def test_rows_that_were_sure_and_wrong_come_first_then_doubt_then_quarantine(shown: Shown) -> None:
+    assert ids(shown)[:5] == ["sure", "unsure", "doubt", "spam", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"search": "MONEY"}, ["sure"]),
+        ({"search": "spam"}, ["spam"]),
+        ({"tag": "large"}, ["large"]),
+        ({"tag": "failed"}, ["bad"]),
+        ({"queue": "quarantine"}, ["spam"]),
+        ({"question": "intent", "label": "refund"}, ["large"]),
+        ({"offset": 1, "limit": 2}, ["unsure", "doubt"]),
+    ],
+)
+def test_rows_are_found_by(shown: Shown, query: dict[str, Any], found: list[str]) -> None:
+    assert ids(shown, **query) == found
+
+
+def test_the_four_numbers_are_of_all_rows(shown: Shown) -> None:
+    small, large, cost, promise = shown.overview().figures
+    assert small.detail.startswith("5 of 7")
+    assert large.detail.startswith("1 rows")
+    assert "0.002" in cost.value or cost.value.startswith("≥")
+    assert promise.value == "none"
+
+
+def test_each_point_of_the_curve_has_the_exact_bound_of_what_it_accepts(tmp_path: Path) -> None:
+    lines = [
+        row(str(i), f"text {i}", {"a": 0.5 + i / 100, "b": 0.5 - i / 100}, right="ab"[i % 10 == 3])
+        for i in range(40)
+    ]
+    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", lines))))
+    (curve,) = shown.overview().curves
+    last = curve.points[-1]
+    assert (last.accepted, last.errors, last.share) == (40, 4, 1.0)
+    assert last.upper == pytest.approx(upper_bound(4, 40, 0.95))
+    assert [one.accepted for one in curve.points] == sorted(one.accepted for one in curve.points)
+
+
+def test_rows_that_were_chosen_to_be_labelled_say_nothing_of_errors(tmp_path: Path) -> None:
+    source = find_source(str(written(tmp_path / "run.jsonl", shop())))
+    shown = Shown(source, labels=Labels(tmp_path / "labelled.jsonl"))
+    before = shown.overview().curves[0].labelled
+    place = shown.book.found(Query(search="Please")).rows[0].place
+    shown.label(place, "intent", "delivery")
+    curve = shown.overview().curves[0]
+    assert (curve.labelled, curve.chosen) == (before, 1)
+    shown.reload()
+    assert shown.overview().curves[0].labelled == before
+
+
+def test_a_label_is_a_line_that_moa_learn_reads_as_chosen(tmp_path: Path, shown: Shown) -> None:
+    done = shown.label(2, "intent", "refund")
+    assert done.said["intent"].right == "refund"
+    (line,) = (tmp_path / "labelled.jsonl").read_text("utf-8").splitlines()
+    values = json.loads(line)
+    made = Labelled.model_validate({**values, "label": values["intent"]})
+    assert (made.text, made.chosen, made.labelled_by) == ("It is broken?", True, "person")
+
+
+def test_undo_brings_back_what_was_there_label_by_label(tmp_path: Path, shown: Shown) -> None:
+    file = tmp_path / "labelled.jsonl"
+    shown.label(2, "intent", "refund")
+    first = file.read_text("utf-8")
+    shown.label(2, "intent", "delivery")
+    assert len(file.read_text("utf-8").splitlines()) == 1
+    assert shown.undo().said["intent"].right == "refund"
+    assert file.read_text("utf-8") == first
+    assert shown.undo().said["intent"].right is None
+    assert not file.exists() or not file.read_text("utf-8")
+    with pytest.raises(InputError):
+        shown.undo()
+
+
+def test_labels_of_other_rows_and_other_people_stay(tmp_path: Path, shown: Shown) -> None:
+    file = tmp_path / "labelled.jsonl"
+    written(file, [{"text": "Other.", "intent": "refund", "labelled_by": "ann", "chosen": False}])
+    before = file.read_text("utf-8")
+    shown.label(2, "intent", "refund")
+    shown.undo()
+    assert file.read_text("utf-8") == before
+
+
+def test_no_label_is_written_that_the_question_does_not_have(shown: Shown) -> None:
+    with pytest.raises(InputError, match="never"):
+        shown.label(2, "intent", "nonsense")
+    with pytest.raises(InputError, match="no row"):
+        shown.label(99, "intent", "refund")
+
+
+def test_nothing_is_said_with_texts_left_out(tmp_path: Path) -> None:
+    secret = "the secret of the row"
+    lines = [row("a", secret, {"x": 0.9, "y": 0.1}, error=f"BadThing: {secret}")]
+    trace = written(tmp_path / "spans.jsonl", spans("a", prompt=secret))
+    shown = Shown(
+        find_source(str(written(tmp_path / "run.jsonl", lines))), trace=trace, texts=False
+    )
+    said = f"{shown.overview()}{shown.book.found(Query(), texts=False)}{shown.detail(0)}"
+    assert secret not in said
+
+
+def test_the_waterfall_has_spans_within_each_other_and_what_was_tried_again(tmp_path: Path) -> None:
+    trace = written(tmp_path / "spans.jsonl", spans("sure"))
+    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", shop()))), trace=trace)
+    bars = shown.detail(3).bars
+    assert [(one.kind, one.depth) for one in bars] == [
+        ("run", 0),
+        ("workflow", 1),
+        ("agent", 2),
+        ("call", 3),
+    ]
+    assert bars[-1].marks == ("retried",)
+    assert bars[-1].start == pytest.approx(0.1)
+    assert bars[-1].asked == "user: Which is it?"
+    assert not shown.detail(0).timed
+
+
+def test_a_trace_that_is_none_is_refused(tmp_path: Path) -> None:
+    trace = written(tmp_path / "spans.jsonl", [{"id": 1}])
+    source = find_source(str(written(tmp_path / "run.jsonl", shop())))
+    with pytest.raises(ConfigError, match="line 1 is no span"):
+        Shown(source, trace=trace)
+
+
+def test_a_job_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    from moa.batch import Row
+
+    folder = tmp_path / "nightly"
+    with Job(folder, graph="shop") as job:
+        job.add(Row(number=i, id=i, value=f"text {i}") for i in range(1, 4))
+    overview = Shown(find_source(str(folder))).overview()
+    assert overview.job is not None
+    assert (overview.job.total, overview.job.left, overview.total) == (3, 3, 0)
+
+
+def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path) -> None:
+    from moa.calibration.answers import Answered, AnswerStore, Row
+
+    file = tmp_path / "answers.db"
+    with AnswerStore(file) as store:
+        store.bind('{"text": "Which?", "options": [{"name": "a"}, {"name": "b"}]}', "model")
+        for i in range(6):
+            side = store.coin.toss(f"text {i}")
+            kept = Row(
+                side, i % 2 == 0, "run", None, 6, text=f"text {i}", guess="a", sure=0.8, look=0
+            )
+            store.settle(store.add(kept, 1), Answered("ab"[i == 2], cost=0.01))
+    shown = Shown(find_source(str(file)))
+    overview = shown.overview()
+    assert overview.learning is not None
+    assert overview.total == 6
+    assert [one.id for one in shown.book.found(Query(limit=1)).rows] == ["3"]
+    (curve,) = overview.curves
+    assert curve.labelled == 3  # what was held out is a sample; the rest was asked for a reason
+
+
+def test_the_example_that_ships_opens_without_a_file() -> None:
+    shown = Shown(find_source(None))
+    overview = shown.overview()
+    assert overview.demo
+    assert overview.total > 200
+    assert next(one for one in overview.curves if one.question == "intent").points
+    assert shown.detail(0).timed
+    shown.close()
