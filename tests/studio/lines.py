@@ -75,7 +75,7 @@ def spans(id: str, prompt: str = "Which is it?") -> list[dict[str, Any]]:
         "gen_ai.input.messages": asked,
         "gen_ai.output.messages": said,
     }
-    again = [{"name": "moa.retried", "time": 1.2, "attributes": {}}]
+    again: list[dict[str, Any]] = [{"name": "moa.retried", "time": 1.2, "attributes": {}}]
 
     def span(n: int, up: int | None, name: str, start: float, end: float, **more: Any) -> Any:
         attributes = more.pop("attributes", {})

@@ -111,7 +111,7 @@ class Book:
         labels: Mapping[tuple[str, str], tuple[object, bool]] | None = None,
         ran: Callable[[str], Mapping[str, float]] | None = None,
     ) -> None:
-        self._ran = ran or (lambda _: {})
+        self._ran: Callable[[str], Mapping[str, float]] = ran or _nothing_known
         self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self.close = weakref.finalize(self, self._file.close)
         """Drops the lines, at the latest when nobody has this any more."""
@@ -251,13 +251,13 @@ class Book:
         self.entries.append(_entry(place, line, decisions, self._nodes(line)))
 
     def _nodes(self, line: Values) -> tuple[int, ...]:
-        by_node = _mapping(_mapping(line.get("usage")).get("by_node"))
+        by_node = as_values(as_values(line.get("usage")).get("by_node"))
         timed = self._ran(written(line.get("id")))
         for path in (did := dict.fromkeys([*map(str, by_node), *timed])):
             self.nodes.setdefault(path, len(self.nodes))
             spent = self.spent.setdefault(path, NodeSpent())
             spent.rows += 1
-            spent.add(_mapping(by_node.get(path)), timed.get(path))
+            spent.add(as_values(by_node.get(path)), timed.get(path))
         found = tuple(sorted(self.nodes[path] for path in did))
         return self._node_sets.setdefault(found, found)
 
@@ -265,16 +265,15 @@ class Book:
         """Find the right labels: people's in the file of labels, then the row's own."""
         questions = {name: self.question(name) for name in self.question_names}
         for entry, line in zip(self.entries, self._lines(), strict=True):
-            key, given = text_of(line), _mapping(line.get("input"))
+            key, given = same_text(text_of(line)), as_values(line.get("input"))
             for name in entry.decisions:
                 if name not in questions:
                     continue
-                value, chosen = labels.get((same_text(key), name), (given.get(name, ...), False))
-                chosen = chosen or (value is given.get(name) and given.get("chosen") is True)
-                if value is ... or (label := _named(questions[name], value)) is None:
-                    continue
-                entry.right[name] = label
-                entry.chosen |= {name} if chosen else set()
+                own = (given.get(name, ...), given.get("chosen") is True)
+                value, chosen = labels.get((key, name), own)
+                if value is not ... and (label := _named(questions[name], value)) is not None:
+                    entry.right[name] = label
+                    entry.chosen |= {name} if chosen else set()
 
     def _lines(self) -> Iterator[Values]:
         self._file.seek(0)
@@ -307,10 +306,27 @@ class Book:
         return WHYS.index(one.why), sure, place
 
 
+def _nothing_known(id: str) -> Mapping[str, float]:
+    del id
+    return {}
+
+
+def as_values(value: object) -> Values:
+    """Give a mapping; of what is none, an empty one."""
+    return cast("Values", value) if isinstance(value, Mapping) else {}
+
+
+def notes_in(line: Values) -> list[Values]:
+    """Give the notes of a line's trace."""
+    trace = line.get("trace")
+    found = cast("list[object]", trace) if isinstance(trace, list) else []
+    return [as_values(one) for one in found if isinstance(one, Mapping)]
+
+
 def text_of(line: Values) -> str:
     """Give the text of a row: what it is, or its field `text`."""
     given = line.get("input", line.get("text"))
-    text = _mapping(given).get("text") if isinstance(given, Mapping) else given
+    text = as_values(given).get("text") if isinstance(given, Mapping) else given
     return text if isinstance(text, str) else ""
 
 
@@ -341,11 +357,11 @@ def _decisions_of(line: Values) -> Iterator[Decision]:
 def _entry(
     place: int, line: Values, decisions: dict[str, Decision], nodes: tuple[int, ...]
 ) -> Entry:
-    usage, output, given = (_mapping(line.get(key)) for key in ("usage", "output", "input"))
-    by_tier = _mapping(usage.get("by_tier"))
-    large = _mapping(by_tier.get("llm"))
+    usage, output, given = (as_values(line.get(key)) for key in ("usage", "output", "input"))
+    by_tier = as_values(usage.get("by_tier"))
+    large = as_values(by_tier.get("llm"))
     tier: Tier = "large" if large.get("calls") else "small" if usage.get("calls") else "none"
-    answered = [note for note in _notes(line) if note.get("kind") in _ANSWERED]
+    answered = [note for note in notes_in(line) if note.get("kind") in _ANSWERED]
     by = next((str(note["endpoint"]) for note in reversed(answered) if note.get("endpoint")), "")
     doubts = output.get("doubts")
     said = [one for one in decisions.values() if not one.filters]
@@ -369,20 +385,23 @@ def _entry(
         or any(one.doubtful or one.accepted is False or not one.answered for one in said),
         nodes=nodes,
         large_cost=_number(large.get("cost")) if tier == "large" else None,
-        alone=_number(_mapping(usage.get("llm_alone_estimate")).get("cost")),
+        alone=_number(as_values(usage.get("llm_alone_estimate")).get("cost")),
     )
 
 
 def _begin(line: Values) -> str:
-    given = _mapping(line.get("input"))
+    given = as_values(line.get("input"))
     subject, text = given.get("subject"), text_of(line)
     both = f"{subject} — {text}" if isinstance(subject, str) and subject else text
     return " ".join(both.split())[:_BEGINS]
 
 
 def _by_labels(entry: Entry) -> frozenset[Tag]:
-    found: frozenset[Tag] = frozenset({"corrected"} if entry.wrong() else ())
-    return found | (frozenset({"labelled"}) if entry.chosen else frozenset())
+    found: dict[Tag, bool] = {
+        "corrected": bool(entry.wrong()),
+        "labelled": bool(entry.chosen),
+    }
+    return frozenset(tag for tag, holds in found.items() if holds)
 
 
 def _shown(one: Decision, entry: Entry) -> Said:
@@ -402,16 +421,7 @@ def _named(question: Question, value: object) -> str | None:
         return None
 
 
-def _notes(line: Values) -> list[Values]:
-    trace = line.get("trace")
-    found = cast("list[object]", trace) if isinstance(trace, list) else []
-    return [_mapping(one) for one in found if isinstance(one, Mapping)]
-
-
-def _mapping(value: object) -> Values:
-    return cast("Values", value) if isinstance(value, Mapping) else {}
-
-
 def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)

@@ -10,8 +10,15 @@ Why = Literal["corrected", "doubt", "quarantine", "failed", "rest"]
 """Why a row is to be looked at, the most urgent first."""
 WHYS: tuple[Why, ...] = ("corrected", "doubt", "quarantine", "failed", "rest")
 Tag = Literal[
-    *("corrected", "doubt", "quarantine", "failed"),
-    *("accepted", "large", "slow", "dear", "labelled"),
+    "corrected",
+    "doubt",
+    "quarantine",
+    "failed",
+    "accepted",
+    "large",
+    "slow",
+    "dear",
+    "labelled",
 ]
 Tier = Literal["small", "large", "none"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 from moa.graphs.engine.drawing import Box, Drawable, diagram_of
 from moa.studio.book import Book, NodeSpent, percentile
@@ -76,7 +77,7 @@ def place(
 def stats(book: Book) -> tuple[Place, ...]:
     """Give the figures of each node that did something, the dearest of time first."""
     found = sorted(book.spent.items(), key=lambda one: -sum(one[1].seconds))
-    size = {"x": 0.0, "y": 0.0, "width": 0.0, "height": 0.0}
+    size: Mapping[str, Any] = {"x": 0.0, "y": 0.0, "width": 0.0, "height": 0.0}
     return tuple(
         Place(
             key=path,
@@ -91,7 +92,7 @@ def stats(book: Book) -> tuple[Place, ...]:
     )
 
 
-def figures(spent: NodeSpent | None, rows: int) -> Mapping[str, float | None]:
+def figures(spent: NodeSpent | None, rows: int) -> Mapping[str, Any]:
     """Sum up what a node took."""
     if spent is None:
         return {}

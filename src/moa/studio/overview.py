@@ -23,6 +23,11 @@ Calibrations = Mapping[str, "Calibration"]
 """By question; that of a file of one question is called `""`."""
 
 
+def no_calibrations() -> Calibrations:
+    """Give none."""
+    return {}
+
+
 def figures(
     book: Book, calibrations: Calibrations, learning: LearningFigures | None = None
 ) -> tuple[Figure, ...]:

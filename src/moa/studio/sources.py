@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from moa.errors import CalibrationError, ConfigError
 from moa.rows._stores import is_address
 from moa.studio import graph as graphs
-from moa.studio.book import Book, fields_of
+from moa.studio.book import Book, fields_of, notes_in
 from moa.studio.data import Can, JobFigures, Noted, Overview, RowDetail, RowLine
 from moa.studio.labels import Labels
 from moa.studio.learning import Learning
-from moa.studio.overview import Calibrations, curves, figures
+from moa.studio.overview import Calibrations, curves, figures, no_calibrations
 from moa.studio.spans import Spans, bars_of_line
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Shown:
     source: Source
     trace: Path | None = None
     labels: Labels | None = None
-    calibrations: Calibrations = field(default_factory=dict)
+    calibrations: Calibrations = field(default_factory=no_calibrations)
     graph: tuple[str, Drawable] | None = None
     texts: bool = True
     can_run: tuple[str, ...] = ()
@@ -255,7 +255,7 @@ class Shown:
             bars = tuple(one.model_copy(update=_NO_TEXTS) for one in bars)
         fields = [*fields_of("input", line.get("input", line.get("text", "")))]
         fields += fields_of("output", line.get("output"))
-        notes = [one for one in line.get("trace") or () if isinstance(one, Mapping)]
+        notes = notes_in(line)
         return RowDetail(
             line=self.book.shown(entry, texts=self.texts),
             fields=tuple(one for one in fields if one[1]) if self.texts else (),

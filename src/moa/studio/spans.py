@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 
 from moa.errors import ConfigError
 from moa.rows.lines import bounded
+from moa.studio.book import as_values, notes_in
 from moa.studio.data import Bar
 
 Values = Mapping[str, Any]
@@ -97,11 +98,11 @@ class Spans:
 
 def bars_of_line(line: Values) -> tuple[Bar, ...]:
     """Give the seconds of each node as bars, of a row whose run kept no spans."""
-    usage = line.get("usage")
-    by_node = usage.get("by_node") if isinstance(usage, Mapping) else None
-    notes = [one for one in line.get("trace") or () if isinstance(one, Mapping)]
+    by_node = as_values(as_values(line.get("usage")).get("by_node"))
+    notes = notes_in(line)
     found: list[Bar] = []
-    for path, spent in (by_node or {}).items():
+    for path, given in by_node.items():
+        spent = as_values(given)
         kinds = [str(note.get("kind")) for note in notes if note.get("node") == path]
         found.append(
             Bar(
