@@ -58,7 +58,7 @@ def models() -> Iterator[Models]:
         yield Models(url, asked, busy)
 
 
-@pytest.fixture(params=["file", "postgres"])
+@pytest.fixture(params=["file", pytest.param("postgres", marks=pytest.mark.long)])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
         return f"{request.getfixturevalue('postgres')}#shop"

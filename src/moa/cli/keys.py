@@ -124,9 +124,9 @@ def list_keys(*, keys: Address = "keys.toml", as_json: options.AsJson = False) -
         moa keys list
         moa keys list --json | jq .today.usd
     """
-    from moa.serving.keys import open_keys
+    from moa.serving.keys import keys_and_ledger
 
-    store, ledger = open_keys(keys)
+    store, ledger = keys_and_ledger(keys)
     with ledger:
         ledger.charge_the_dead()
         found = [(key, ledger.standing(key.name)) for key in store.all().values()]
