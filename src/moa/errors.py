@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from datetime import datetime
@@ -147,6 +147,7 @@ class RequestRefused(MoaError):
         param: The field of the request that is at fault.
         retry_after_s: Seconds after which it can succeed; `None`: it can't as it is.
         headers: More of the answer.
+        faults: Each fault of a request that doesn't fit: `loc`, `msg` and `type`.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class RequestRefused(MoaError):
         param: str | None = None,
         retry_after_s: float | None = None,
         headers: Mapping[str, str] | None = None,
+        faults: Sequence[Mapping[str, object]] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -165,6 +167,7 @@ class RequestRefused(MoaError):
         self.param = param
         self.retry_after_s = retry_after_s
         self.headers = dict(headers or {})
+        self.faults = tuple(faults)
 
 
 GATEWAY_TIMEOUTS = frozenset((504, 524))

@@ -20,6 +20,7 @@ from moa.cli import (
     label,
     learn,
     learning,
+    mcp,
     models,
     new,
     options,
@@ -161,9 +162,9 @@ for heading, commands in {
         evaluate.evaluate,
         compare.compare,
     ),
-    "Serve graphs": (serve.serve,),
+    "Serve graphs": (serve.serve, mcp.mcp),
     "Choose and serve models": (models.choose, servers.up, servers.down, servers.status),
-    "Set up": (servers.doctor, trust.trust),
+    "Set up": (new.new, servers.doctor, trust.trust),
 }.items():
     for command in commands:
         _add(app, command, "eval" if command is evaluate.evaluate else "", heading)
@@ -186,14 +187,6 @@ app.add_typer(callers, name="keys", rich_help_panel="Serve graphs")
 _add(callers, keys.new)
 _add(callers, keys.list_keys, "list")
 _add(callers, keys.revoke)
-
-beginnings = _typer(
-    no_args_is_help=True,
-    help="Make files to begin with, from what is there.",
-    epilog="Start with: moa new inbox messages.jsonl",
-)
-app.add_typer(beginnings, name="new", rich_help_panel="Set up")
-_add(beginnings, new.inbox)
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")

@@ -26,14 +26,16 @@ _LAST_S = 1
 """Seconds that uvicorn waits beyond those that runs have to end."""
 
 
+Served = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME…", help="Ready graphs and agents, which moa graphs lists, or file.py:object."
+    ),
+]
+
+
 def serve(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NAME…",
-            help="Ready graphs and agents, which moa graphs lists, or file.py:object.",
-        ),
-    ],
+    names: Served,
     *,
     host: Annotated[
         str,
@@ -193,7 +195,7 @@ def _say(server: Server, address: str, *, demo: bool) -> None:
     """Say where what is served, and with --demo what to try."""
     say = screen.details().print
     names = ", ".join(server.served)
-    say(f"{names} on {address}", soft_wrap=True)
+    say(f"{names} on {address}", markup=False, highlight=False, soft_wrap=True)
     if demo:
         say("Try, in another terminal:\n")
         for command in commands(server, address):

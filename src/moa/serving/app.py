@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,10 +18,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moa.config.endpoints import Endpoints
+from moa.config.trust import object_in
 from moa.errors import MoaError
 from moa.graphs.loading import READY, load_graph
 from moa.node import Node
-from moa.serving import metrics, typed
+from moa.serving import chat_completions, mcp, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import Checked, caller_of, json_response
 from moa.serving.idempotency import Idempotent
@@ -27,7 +31,7 @@ from moa.serving.openapi import Schemas, document
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 
-_MODULES: tuple[Any, ...] = (typed, metrics)
+_MODULES: tuple[Any, ...] = (typed, chat_completions, systemone, models, mcp, metrics)
 """Whose `routes(server)` are served, and whose `paths(server, caller, schemas)`, where they have
 them, are described in `/openapi.json`."""
 
@@ -75,7 +79,7 @@ def server_of(
     settings: Settings | None = None,
 ) -> Server:
     """Make what all routes share; see `serve`."""
-    served = [_served(one, endpoints) for one in nodes]
+    served = [served_of(one, endpoints) for one in nodes]
     return Server(served, endpoints, settings or Settings(), keys_in(keys))
 
 
@@ -135,17 +139,27 @@ def _about(server: Server) -> list[Route]:
     ]
 
 
-def _name(given: str, node: Node[Any, Any]) -> str:
-    """Name what is served: a ready one as it is asked for, any other as it calls itself."""
-    return given if given in READY else node.name
+def served_of(given: Node[Any, Any] | str, endpoints: Endpoints) -> Served:
+    """Give what is served of a node, or of a name that `load_graph` takes.
 
-
-def _does(given: str) -> str:
-    return READY[given].does if given in READY else ""
-
-
-def _served(given: Node[Any, Any] | str, endpoints: Endpoints) -> Served:
+    A ready one has the name by which it was asked for, any other that by which it calls itself.
+    What it does is said by the docstring of its class, or of its file.
+    """
     if not isinstance(given, str):
-        return Served(given)
+        kind = type(given)
+        own = not kind.__module__.startswith("moa.")  # what ours say is for programmers
+        return Served(given, description=_first(inspect.getdoc(kind)) if own else "")
     node = load_graph(given, endpoints)
-    return Served(node, name=_name(given, node), description=_does(given))
+    if given in READY:
+        return Served(node, name=given, description=READY[given].does)
+    found = object_in(given)
+    return Served(node, description=_first(_docstring(found[0])) if found else "")
+
+
+def _docstring(file: Path) -> str | None:
+    return ast.get_docstring(ast.parse(file.read_text("utf-8")))
+
+
+def _first(docstring: str | None) -> str:
+    """Give the first paragraph."""
+    return " ".join((docstring or "").partition("\n\n")[0].split())

@@ -8,7 +8,7 @@ the log of the server.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import ceil
@@ -62,13 +62,16 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     more: Mapping[str, object] = field(default_factory=dict[str, object])
     """What else is said of it."""
+    faults: Sequence[Mapping[str, object]] = ()
+    """Each fault of a request that doesn't fit."""
 
     @property
     def body(self) -> dict[str, object]:
-        """It in OpenAI's shape."""
+        """It in OpenAI's shape, and as `detail` in that of System One."""
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, _TYPES[400])
         said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": {**said, **self.more}}
+        detail = list(self.faults) or {"error_type": kind, "message": self.message}
+        return {"error": {**said, **self.more}, "detail": detail}
 
     def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
         """Make the answer to a request."""
@@ -101,6 +104,7 @@ def fault_of(error: Exception) -> Fault:
             retry=error.retry_after_s is not None,
             retry_after_s=error.retry_after_s,
             headers=error.headers,
+            faults=error.faults,
         )
     if isinstance(error, HTTPException):  # of Starlette's routing: 404 and 405
         said = f"{error.detail}. GET /openapi.json says what there is"

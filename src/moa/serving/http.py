@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json, to_jsonable_python
@@ -219,11 +219,17 @@ def _too_large(settings: Settings) -> RequestRefused:
 def _is_deeper(value: object, most: int) -> bool:
     level: list[Any] = [value]
     for _ in range(most + 1):
-        level = [one for one in level if isinstance(one, dict | list)]
+        level = [part for one in level for part in _parts(one)]
         if not level:
             return False
-        level = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
     return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Give what an array or an object holds of these, or would if it weren't empty."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 def _is_address(name: str) -> bool:

@@ -153,7 +153,7 @@ class Runs:
         Raises:
             MoaError: why it failed; `faults.py` knows what to answer, and which headers.
         """
-        async with self.begun(request, served, value, budget) as run:
+        async with self.begun(caller_of(request), served, value, budget) as run:
             working = asyncio.ensure_future(run.work())
             gone = asyncio.ensure_future(_gone(request.receive))
             try:
@@ -167,6 +167,29 @@ class Runs:
         if finished.item.error is not None:
             raise finished.item.error
         return finished
+
+    async def run(
+        self,
+        caller: Caller,
+        served: Served,
+        value: object,
+        listener: Callable[[Event], None] | None = None,
+        *,
+        budget: Budget = UNLIMITED,
+    ) -> Finished:
+        """Run to the end, for a route that looks itself whether its client is there.
+
+        Where the wait is cancelled, so is the run.
+
+        Args:
+            caller: Who asks.
+            served: What runs.
+            value: What it takes; see `Served.parse`.
+            listener: Called with each event while it goes on.
+            budget: See `finish`.
+        """
+        async with self.begun(caller, served, value, budget) as run:
+            return await run.work(listener)
 
     def stream(
         self,
@@ -187,7 +210,7 @@ class Runs:
             write: Says what is sent of an event, and at last of what became of the run: its
                 output, or its error, for which `fault_of(finished.item.error).body` is sent.
         """
-        begun = partial(self.begun, request, served, value, budget)
+        begun = partial(self.begun, caller_of(request), served, value, budget)
         return Stream(begun, write, self._settings)
 
     @cached_property
@@ -241,10 +264,10 @@ class Runs:
 
     @asynccontextmanager
     async def begun(
-        self, request: Request, served: Served, value: object, budget: Budget
+        self, caller: Caller, served: Served, value: object, budget: Budget
     ) -> AsyncGenerator[_Run]:
         """Admit a run; it is over when this ends."""
-        caller, timeout_s = caller_of(request), self._settings.timeout_s
+        timeout_s = self._settings.timeout_s
         admitted = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
         async with admitted as outer:
             run = _Run(served, value, caller, outer.nested(budget=budget), timeout_s, self._keep)
