@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from moa.budget import UNLIMITED, Budget, Purse, Reservation, Share
+from moa.budget import UNLIMITED, Budget, Planned, Purse, Reservation, Share
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
@@ -298,7 +298,8 @@ class RunContext:
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
             self._purse.check_priced(endpoint)
-        part, planned = Part(tier, self.node, endpoint), [(tier, estimate)]
+        part = Part(tier, self.node, endpoint)
+        planned: Planned = [(tier, estimate)]
         while True:
             with self._purse.lock:
                 refused = self._purse.refusal(planned)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
+from moa.context import RunContext
 from moa.errors import KeySpent, QuorumNotMet
-from moa.node import Node
+from moa.node import Node, Result
 from moa.serving.app import serve
 from moa.serving.faults import fault_of
 from moa.usage import Usage
@@ -46,10 +47,9 @@ async def test_a_key_that_is_spent_within_a_run_is_told_the_same(keys: str) -> N
         name = "thrice"
         input_type = str
 
-        async def run(self, request: str, context: Any = None, /) -> Any:
-            for _ in range(3):
-                result = await node.run(request, context)
-            return result
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[Any]:
+            results = [await node.run(request, context) for _ in range(3)]
+            return results[-1]
 
     node = greeter()
     who = add_key(keys, calls_per_day=2)

@@ -75,15 +75,15 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    usd_per_day: Decimal | None = Field(None, ge=0, le=1_000_000, allow_inf_nan=False)
+    usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
     """US dollars. With such a limit, an endpoint whose price is unknown is not asked."""
-    usd_per_month: Decimal | None = Field(None, ge=0, le=1_000_000, allow_inf_nan=False)
-    calls_per_day: int | None = Field(None, ge=0, le=10**12)
+    usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
+    calls_per_day: int | None = Field(default=None, ge=0, le=10**12)
     """Calls to models, also small ones: a run makes several."""
-    calls_per_month: int | None = Field(None, ge=0, le=10**12)
-    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
+    calls_per_month: int | None = Field(default=None, ge=0, le=10**12)
+    requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
     """Runs that begin within any 60 seconds."""
-    parallel: int | None = Field(None, ge=1, le=1_000_000)
+    parallel: int | None = Field(default=None, ge=1, le=1_000_000)
     """Runs at once."""
 
     @property
@@ -607,7 +607,7 @@ def spent_error(
         f"the key {name!r} has left: {shown}. No further call was sent; it renews at "
         f"{renews_at:%Y-%m-%d %H:%M} UTC",
         spent=spent or Usage(),
-        left=dict(left),
+        left={str(name): one for name, one in left.items()},
         renews_at=renews_at,
     )
 
