@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
@@ -69,8 +69,8 @@ class Budget:
     @property
     def limits(self) -> dict[str, Any]:
         """Those that are on, by name."""
-        given = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return {name: limit for name, limit in given if limit is not None and name != "strict"}
+        given = ((name, getattr(self, name)) for name in _LIMITS)
+        return {name: limit for name, limit in given if limit is not None}
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
         """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
@@ -120,6 +120,7 @@ class Budget:
         )
 
 
+_LIMITS = ("cost", "tokens", "calls", "slm_calls", "llm_calls", "tool_calls")
 UNLIMITED = Budget()
 
 _logger = logging.getLogger(__name__)
