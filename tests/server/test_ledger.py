@@ -389,8 +389,8 @@ class Processes(RuleBasedStateMachine):
 
 
 test_no_interleaving_passes_a_limit: Any = settings(
-    max_examples=30,
-    stateful_step_count=40,
+    max_examples=20,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )(Processes).TestCase
