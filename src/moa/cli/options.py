@@ -49,6 +49,16 @@ Source = Annotated[
         help=".jsonl, .csv, .txt, .parquet or .xlsx file, - for standard input.",
     ),
 ]
+Served = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME…",
+        help="Ready graphs and agents, which moa graphs lists, or file.py:object.",
+    ),
+]
+RunTimeout = Annotated[
+    float, typer.Option("--timeout-s", min=1, help="Seconds until a run is ended.")
+]
 LabelledRows = Annotated[
     str,
     typer.Argument(metavar="DATA", help="Rows with text and label: .jsonl or .csv, - for stdin."),

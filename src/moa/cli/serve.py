@@ -26,16 +26,8 @@ _LAST_S = 1
 """Seconds that uvicorn waits beyond those that runs have to end."""
 
 
-Served = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NAME…", help="Ready graphs and agents, which moa graphs lists, or file.py:object."
-    ),
-]
-
-
 def serve(
-    names: Served,
+    names: options.Served,
     *,
     host: Annotated[
         str,
@@ -74,9 +66,7 @@ def serve(
             help="Let pages of this origin ask: https://app.example.org.",
         ),
     ] = None,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout-s", min=1, help="Seconds until a run is ended.")
-    ] = 300.0,
+    timeout_s: options.RunTimeout = 300.0,
     concurrency: Annotated[
         int, typer.Option("--concurrency", min=1, help="Maximum requests in flight at once.")
     ] = 256,
