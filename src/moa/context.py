@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from moa.budget import UNLIMITED, Budget, More, Purse, Reservation
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
+from moa.telemetry import Span, Tracer
+from moa.telemetry.names import Kind
+from moa.telemetry.spans import DEFAULT, UNTRACED, start
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
@@ -41,6 +45,8 @@ class RunContext:
             tokens so far, whether the text is shown or not.
         keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
             it, each of which keeps its own notes.
+        tracer: Begins the spans of the runs in it; `None`: one that OpenTelemetry hears, where a
+            tracer provider is set. See `moa.telemetry`.
 
     Examples:
         >>> context = RunContext(budget=Budget(calls=10), timeout_s=30)
@@ -61,6 +67,7 @@ class RunContext:
         "node",
         "parent",
         "reference",
+        "tracer",
         "watcher",
     )
 
@@ -74,11 +81,15 @@ class RunContext:
         listener: Callable[[Event], None] | None = None,
         watcher: Callable[[str, int], None] | None = None,
         keep_notes: bool = True,
+        tracer: Tracer | None = None,
     ) -> None:
         self.reference = reference
         self.listener = listener
         self.watcher = watcher
         self.keep_notes = keep_notes
+        self.tracer: Tracer | Span | None = (tracer or DEFAULT).if_on()
+        """What spans begin in: the innermost one that is open, or what begins a trace; `None`:
+        nobody hears of them."""
         self.journal: Place | None = None
         """Where finished calls are kept, of a run that can be resumed."""
         self._begin(None, budget, timeout_s, node)
@@ -135,12 +146,25 @@ class RunContext:
         child.reference = self.reference
         child.listener = self.listener
         child.watcher = self.watcher
+        child.tracer = self.tracer
         child.keep_notes = True
         child.journal = self.journal
         child._begin(self, budget, timeout_s, path)
         if self.deadline is not None:
             child.deadline = min(self.deadline, child.deadline or self.deadline)
         return child
+
+    def span(self, kind: Kind, name: str) -> AbstractContextManager[Span | None]:
+        """Open the span of what runs in this context, for a `with` around it.
+
+        Args:
+            kind: What runs.
+            name: Its name.
+        """
+        if self.tracer is None:
+            return UNTRACED
+        self.tracer = opened = start(self.tracer, kind, name, self.node)
+        return opened
 
     @property
     def limited(self) -> bool:
@@ -182,6 +206,8 @@ class RunContext:
         for level in self._lineage():
             if level.keep_notes:
                 level._notes.append(written)
+        if self.tracer is not None:
+            self.tracer.note(written, error)
 
     def charge(self, usage: Usage, *, back: bool = False, within: object = None) -> None:
         """Count what was spent before, here and in every parent; with `back`, count it no more.
@@ -272,11 +298,14 @@ class RunContext:
             self._purse.warn_of_unpriced(endpoint)
         part = Part(tier, self.node, endpoint)
         with self._purse.lock:
+            reserved = None
             if self._purse.refusal([(tier, estimate)]) is None:
-                return self._purse.set_aside(part, estimate, price)
-        return await self._purse.awaited(
-            part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
-        )
+                reserved = self._purse.set_aside(part, estimate, price)
+        if reserved is None:
+            reserved = await self._purse.awaited(
+                part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
+            )
+        return self._heard(reserved)
 
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
@@ -294,10 +323,16 @@ class RunContext:
         part = Part(tier, self.node, endpoint)
         with self._purse.lock:
             refused = self._purse.refusal([(tier, estimate)])
-            if refused is None:
-                return self._purse.set_aside(part, estimate, price)
-            account, passed = refused
-            raise account.exceeded(part, passed)
+            if refused is not None:
+                account, passed = refused
+                raise account.exceeded(part, passed)
+            return self._heard(self._purse.set_aside(part, estimate, price))
+
+    def _heard(self, reserved: Reservation) -> Reservation:
+        """Have the span of a call hear what it takes."""
+        if self.tracer is not None:
+            reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
+        return reserved
 
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
         """Name the first limit, here or above, that further calls together would pass.
