@@ -7,6 +7,7 @@ costs; what is above them holds sums, under names of `moa`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -165,6 +166,7 @@ class Span:
         "_start_ns",
         "_sum",
         "_turn",
+        "content",
         "is_call",
         "name",
         "parent",
@@ -202,6 +204,8 @@ class Span:
         self._turn: threading.Lock = threading.Lock() if parent is None else parent._turn
         """Of the sums of the trace: what is paid in threads is counted too."""
         self._ended = False
+        self.content = False
+        """Whether texts are recorded."""
 
     def begin(
         self, sink: Sink | None, around: Context | None, before: tuple[int, int] | None = None
@@ -223,6 +227,7 @@ class Span:
             self._flags = int(found.trace_flags)
             self._recorded = self.tracer.file is not None or self._span.is_recording()
             self.parent_id = parent.span_id if parent else sink.id_in(around)
+            self.content = self._recorded and (parent or self.tracer).content
             return
         self._span = self._root = None
         if parent is not None:
@@ -230,6 +235,7 @@ class Span:
         self.trace_id, self.parent_id = before or (int.from_bytes(os.urandom(16)), 0)
         self.span_id = int.from_bytes(os.urandom(8))
         self._flags, self._recorded = 1, True
+        self.content = (parent or self.tracer).content
 
     def start(
         self,
@@ -262,11 +268,6 @@ class Span:
         if self._context is None and self.sink is not None and self._span is not None:
             self._context = self.sink.within(self._span, self._root)
         return self._context
-
-    @property
-    def content(self) -> bool:
-        """Whether texts are recorded."""
-        return self._recorded and self.tracer.content
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -303,7 +304,7 @@ class Span:
             said[names.ENDPOINT] = note.endpoint
         if error is not None:
             said |= _said_of(error)
-        if self.tracer.content:
+        if self.content:
             from moa.telemetry.content import shown
 
             if (text := shown(note.text, self.tracer.pii)) is not None:
@@ -502,7 +503,7 @@ def _said_of(error: BaseException) -> dict[str, Value]:
 
 def _ended_by(error: BaseException) -> str | None:
     """Say how something ended that is no failure."""
-    if type(error).__name__ in ("CancelledError", "GeneratorExit"):
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return "cancelled"
     from moa.journal import interrupts_of  # it loads pydantic, which `moa --help` doesn't wait for
 
