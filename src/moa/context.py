@@ -161,7 +161,7 @@ class RunContext:
             kind: What runs.
             name: Its name.
         """
-        if self.tracer is None:
+        if self.tracer is None or not self.tracer.recorded:
             return UNTRACED
         self.tracer = opened = start(self.tracer, kind, name, self.node)
         return opened

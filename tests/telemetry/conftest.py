@@ -29,7 +29,18 @@ class Seen:
 
     @property
     def kind(self) -> str:
-        return self.attributes["moa.kind"]
+        return (
+            _KINDS.get(self.attributes.get("gen_ai.operation.name")) or self.attributes["moa.kind"]
+        )
+
+
+_KINDS = {
+    "invoke_agent": "agent",
+    "invoke_workflow": "workflow",
+    "execute_tool": "tool",
+    "chat": "call",
+    "embeddings": "call",
+}
 
 
 class Recorder(Protocol):

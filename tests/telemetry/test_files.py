@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import moa, told, written
 
 from moa import Agent, RunContext
 from moa.errors import ConfigError
 from moa.telemetry import Tracer
 from moa.telemetry.lines import SpanFile
 from moa.testing import ScriptedEndpoint
-
-from ..command import moa, told, written
 
 SRC = Path(__file__).parents[2] / "src" / "moa"
 GRAPH = """

@@ -63,7 +63,7 @@ async def test_a_server_is_told_of_the_span_of_its_call(
         await Agent(large, "Greet.").run("Hi", heard.context())
     call, _ = heard.spans
     (headers,) = server.headers
-    assert headers["traceparent"] == f"00-{call.trace}-{call.span}-01"
+    assert headers["traceparent"].startswith(f"00-{call.trace}-{call.span}-0")
     assert call.attributes["server.address"] == "127.0.0.1"
     assert call.attributes["gen_ai.response.model"] == "served-1"
     if client is not None:

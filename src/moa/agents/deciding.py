@@ -360,7 +360,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
         told = [_told(question, answers) for question in self.questions]
-        if context.tracer is not None:
+        if context.tracer is not None and context.tracer.recorded:
             bounds = {name: scorer.calibration.bound for name, scorer in scorers.items()}
             for answer in told:
                 _trace(answer, bounds[answer.question.name], start_ns, context)

@@ -31,9 +31,12 @@ async def traced(
     with span:
         inner = context.nested()
         inner.tracer = span
-        await _record_request(span, asked[0])
+        if span.content:
+            await _record_request(span, asked[0])
         answer = await ask(endpoint, *asked, inner, **named)
-        await _record_answer(span, answer)
+        _tell_answer(span, answer, endpoint)
+        if span.content:
+            await _record_answer(span, answer)
         return answer
 
 
@@ -51,7 +54,8 @@ async def traced_stream(
         inner = context.nested()
         inner.tracer = span
         span.set(names.STREAM, True)
-        await _record_request(span, prompt)
+        if span.content:
+            await _record_request(span, prompt)
         start = time.perf_counter()
         first_s: float | None = None
         async with closed_after(ask(endpoint, prompt, inner)) as pieces:
@@ -59,7 +63,9 @@ async def traced_stream(
                 if first_s is None:
                     span.set(names.FIRST_CHUNK_S, first_s := time.perf_counter() - start)
                 if not isinstance(piece, str):
-                    await _record_answer(span, piece)
+                    _tell_answer(span, piece, endpoint)
+                    if span.content:
+                        await _record_answer(span, piece)
                 yield piece
 
 
@@ -69,40 +75,40 @@ def _begun(
     """Begin the span of a call; `None`: it is part of one, or made by those that are asked."""
     around = context.tracer
     assert around is not None, "somebody hears of it"
-    if around.is_call or endpoint.asks_several:
+    if around.is_call or not around.recorded or endpoint.asks_several:
         return None
-    operation = names.EMBEDDINGS if embeds else names.CHAT
-    attributes = {
-        names.KIND: "call",
+    operation, model, name = (
+        names.EMBEDDINGS if embeds else names.CHAT,
+        endpoint.model,
+        endpoint.name,
+    )
+    attributes: dict[str, Value] = {
         names.OPERATION: operation,
-        names.REQUEST_MODEL: endpoint.model,
-        names.NODE: context.node,
-        names.ENDPOINT: endpoint.name,
+        names.REQUEST_MODEL: model,
         names.TIER: endpoint.tier,
         **_server_of(endpoint),
-        **_settings_in(request),
     }
-    name = f"{operation} {endpoint.model}"
-    return around.start(name, attributes, side="client", is_call=True)
+    if name != model:
+        attributes[names.ENDPOINT] = name
+    if isinstance(request, Prompt):
+        attributes[names.MAX_TOKENS] = request.max_tokens
+        if request.temperature is not None:
+            attributes[names.TEMPERATURE] = request.temperature
+        if request.json_schema is not None:
+            attributes[names.OUTPUT_TYPE] = "json"
+    return around.start(f"{operation} {model}", attributes, side="client", is_call=True)
 
 
-def _settings_in(request: object) -> Mapping[str, Value]:
-    """Give the settings of a prompt."""
-    if not isinstance(request, Prompt):
-        return {}
-    found: dict[str, Value] = {
-        names.MAX_TOKENS: request.max_tokens,
-        names.OUTPUT_TYPE: "text" if request.json_schema is None else "json",
-    }
-    if request.temperature is not None:
-        found[names.TEMPERATURE] = request.temperature
-    return found
+def _tell_answer(span: Span, answer: Any, endpoint: Any) -> None:
+    """Say who answered, where that is another model than was asked for, and how it ended."""
+    if answer.model != endpoint.model:
+        span.set(names.RESPONSE_MODEL, answer.model)
+    if isinstance(answer, Completion):
+        span.set(names.FINISH_REASONS, (answer.finish_reason,))
 
 
 async def _record_request(span: Span, request: object) -> None:
-    """Record what is sent, where that is asked for; texts to embed are not."""
-    if not span.content:
-        return
+    """Record what is sent; texts to embed are not."""
     if isinstance(request, Prompt):
         await content.record(span, content.sent(request.messages))
     elif isinstance(request, str):
@@ -110,13 +116,10 @@ async def _record_request(span: Span, request: object) -> None:
 
 
 async def _record_answer(span: Span, answer: Any) -> None:
-    """Record who answered and how it ended, and what was said where that is asked for."""
-    span.set(names.RESPONSE_MODEL, answer.model)
+    """Record what a model said."""
     if isinstance(answer, Completion):
-        span.set(names.FINISH_REASONS, (answer.finish_reason,))
-        if span.content:
-            said = content.answered(answer.text, answer.tool_calls, answer.reasoning)
-            await content.record(span, said)
+        said = content.answered(answer.text, answer.tool_calls, answer.reasoning)
+        await content.record(span, said)
 
 
 def _server_of(endpoint: Any) -> Mapping[str, Value]:
@@ -140,7 +143,9 @@ def _server_at(url: str | None) -> Mapping[str, Value]:
         return {names.PROVIDER: names.OWN_PROVIDER}
     parts = urlsplit(url)
     host = parts.hostname or ""
-    known = names.PROVIDERS.get(host, names.OTHER_PROVIDER)
-    provider = names.AZURE if host.endswith(names.AZURE_HOST) else known
+    if host in names.PROVIDERS:
+        return {names.PROVIDER: names.PROVIDERS[host]}
+    if host.endswith(names.AZURE_HOST):
+        return {names.PROVIDER: names.AZURE, names.ADDRESS: host}
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return {names.PROVIDER: provider, names.ADDRESS: host, names.PORT: port}
+    return {names.PROVIDER: names.OTHER_PROVIDER, names.ADDRESS: host, names.PORT: port}

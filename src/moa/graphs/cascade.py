@@ -264,6 +264,10 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         """Say on the span of the cascade what it decided, and who did."""
         span.set(names.DECISION_ACCEPTED, standing.accepted)
         span.set(names.DECISION_ESCALATED, standing.place > 0)
+        first = self.tiers[0]
+        calibrations = first.calibrations.values() if isinstance(first, DecidingAgent) else ()
+        for bound in (one.bound for one in calibrations if one.bound is not None):
+            span.set(names.DECISION_BOUND, bound.guarantee.risk)
         found: object = standing.output
         label, sure = getattr(found, "said", None), getattr(found, "confidence", None)
         span.set(names.DECISION_LABEL, label if isinstance(label, str) else None)

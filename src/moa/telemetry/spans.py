@@ -65,6 +65,7 @@ class Tracer:
     """
 
     is_call = False
+    recorded = True
     headers: ClassVar[Mapping[str, str] | None] = None
     """There is no span to go on from."""
 
@@ -112,9 +113,18 @@ class Tracer:
             around = self._parent or sink.ambient()
             if before is not None:
                 around = sink.remote(*before, around)
-        span = Span(self, None, name, attributes, side, start_ns, is_call=is_call)
-        span.begin(sink, around, before)
-        return span
+        return Span(
+            self,
+            None,
+            name,
+            attributes,
+            side,
+            sink,
+            around,
+            before=before,
+            start_ns=start_ns,
+            is_call=is_call,
+        )
 
     def note(self, note: Note, error: BaseException | None) -> None:
         """Do without a note that belongs to no span."""
@@ -147,21 +157,34 @@ class _Sum:
 class Span:
     """One thing that happens in a run, from its start to its end. `end` comes in any case.
 
-    Around a block it is a context manager, which ends it, and says how the block failed.
+    Around a block it is a context manager, which ends it, and says how the block failed. What is
+    not recorded, as a sampler says, has neither attributes nor spans below it.
+
+    Args:
+        tracer: What began the trace.
+        parent: The span around it; `None`: it is the first.
+        name: Its name.
+        attributes: What is known of it at its start.
+        side: Whether it happens here.
+        sink: Where OpenTelemetry hears of it; `None`: it doesn't.
+        around: What it is begun in, as OpenTelemetry's context.
+        before: Ids of a trace, and of the span in it, that the first one goes on from.
+        start_ns: When it began, in nanoseconds since 1970; `None`: now.
+        is_call: Whether it is that of a call, which alone holds tokens and costs.
     """
 
     __slots__ = (
+        "_around",
         "_context",
         "_ended",
         "_error",
         "_events",
-        "_flags",
         "_given",
+        "_ids",
         "_later",
         "_own",
-        "_recorded",
-        "_root",
         "_side",
+        "_sink",
         "_span",
         "_start_ns",
         "_sum",
@@ -170,10 +193,7 @@ class Span:
         "is_call",
         "name",
         "parent",
-        "parent_id",
-        "sink",
-        "span_id",
-        "trace_id",
+        "recorded",
         "tracer",
     )
 
@@ -184,58 +204,51 @@ class Span:
         name: str,
         attributes: Attributes,
         side: Side,
-        start_ns: int | None,
+        sink: Sink | None,
+        around: Context | None,
         *,
-        is_call: bool,
+        before: tuple[int, int] | None = None,
+        start_ns: int | None = None,
+        is_call: bool = False,
     ) -> None:
         self.tracer = tracer
         self.parent = parent
         self.name = name
         self.is_call = is_call
-        """Whether it is that of a call, which alone holds tokens and costs."""
         self._given = attributes
         self._later: dict[str, Value] = {}
         self._events: list[tuple[str, int, Attributes]] = []
         self._side: Side = side
-        self._start_ns = start_ns or time.time_ns()
+        self._start_ns = start_ns = start_ns or time.time_ns()
         self._error: str | None = None
         self._own: _Sum | None = None
         self._sum: _Sum | None = None
         self._turn: threading.Lock = threading.Lock() if parent is None else parent._turn
         """Of the sums of the trace: what is paid in threads is counted too."""
         self._ended = False
-        self.content = False
+        self._sink, self._around, self._context = sink, around, None
+        self.recorded = True
+        """Whether anybody hears of it."""
+        self._span: OTelSpan | None = None
+        self._ids: tuple[int, int, int] | None = None
+        if sink is None:
+            self._ids = _new_ids(before if parent is None else parent.ids[:2])
+        else:
+            self._span = sink.start(name, attributes, side, around, start_ns)
+            self.recorded = tracer.file is not None or self._span.is_recording()
+        self.content: bool = self.recorded and (parent or tracer).content
         """Whether texts are recorded."""
 
-    def begin(
-        self, sink: Sink | None, around: Context | None, before: tuple[int, int] | None = None
-    ) -> None:
-        """Take an identity: of OpenTelemetry where it is heard there.
-
-        `before` are the ids of a trace, and of the span in it, that it goes on from.
-        """
-        self.sink = sink
-        self._context: Context | None = None
-        parent = self.parent
-        if sink is not None:
-            self._root = around if parent is None else parent._root
-            self._span: OTelSpan | None = sink.start(
-                self.name, self._given, self._side, around, self._start_ns
-            )
+    @property
+    def ids(self) -> tuple[int, int, int]:
+        """Ids of the trace, of the span, and of the one around it, which is 0 where none is."""
+        if self._ids is None:
+            assert self._sink is not None, "others have their ids from the start"
+            assert self._span is not None, "OpenTelemetry has begun it"
             found = self._span.get_span_context()
-            self.trace_id, self.span_id = found.trace_id, found.span_id
-            self._flags = int(found.trace_flags)
-            self._recorded = self.tracer.file is not None or self._span.is_recording()
-            self.parent_id = parent.span_id if parent else sink.id_in(around)
-            self.content = self._recorded and (parent or self.tracer).content
-            return
-        self._span = self._root = None
-        if parent is not None:
-            before = parent.trace_id, parent.span_id
-        self.trace_id, self.parent_id = before or (int.from_bytes(os.urandom(16)), 0)
-        self.span_id = int.from_bytes(os.urandom(8))
-        self._flags, self._recorded = 1, True
-        self.content = (parent or self.tracer).content
+            around = self.parent.ids[1] if self.parent else self._sink.id_in(self._around)
+            self._ids = found.trace_id, found.span_id, around
+        return self._ids
 
     def start(
         self,
@@ -247,33 +260,33 @@ class Span:
         is_call: bool = False,
         resumes: str | None = None,
     ) -> Span:
-        """Begin a span below this one.
+        """Begin a span below this one; see the class.
 
-        Args:
-            name: Of the span.
-            attributes: What is known of it at its start.
-            side: Whether it happens here.
-            start_ns: When it began, in nanoseconds since 1970; `None`: now.
-            is_call: Whether it is that of a call.
-            resumes: Nothing here: it goes on from this one.
+        `resumes` says nothing here: it goes on from this one.
         """
         del resumes
-        span = Span(self.tracer, self, name, attributes, side, start_ns, is_call=is_call)
-        span.begin(self.sink, self.context)
-        return span
+        return Span(
+            self.tracer,
+            self,
+            name,
+            attributes,
+            side,
+            self._sink,
+            self.context,
+            start_ns=start_ns,
+            is_call=is_call,
+        )
 
     @property
     def context(self) -> Context | None:
         """As OpenTelemetry's, for what begins below it; `None` where that isn't heard."""
-        if self._context is None and self.sink is not None and self._span is not None:
-            self._context = self.sink.within(self._span, self._root)
+        if self._context is None and self._sink is not None and self._span is not None:
+            self._context = self._sink.within(self._span, self._around)
         return self._context
 
     @property
     def headers(self) -> Mapping[str, str]:
         """Headers of HTTP by which whoever is asked goes on with the trace."""
-        if not self.trace_id:
-            return {}
         found = {"traceparent": self.traceparent}
         if self._span is not None and (state := self._span.get_span_context().trace_state):
             found["tracestate"] = state.to_header()
@@ -282,7 +295,9 @@ class Span:
     @property
     def traceparent(self) -> str:
         """Where it is, as the header of that name says it."""
-        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{self._flags:02x}"
+        trace_id, span_id, _ = self.ids
+        flags = 1 if self._span is None else self._span.get_span_context().trace_flags
+        return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
     def set(self, name: str, value: Value | None) -> None:
         """Set an attribute; `None` sets none."""
@@ -295,7 +310,7 @@ class Span:
             if self.parent is not None:
                 self.parent.note(note, error)
             return
-        if note.kind == "answered" or not self._recorded:
+        if note.kind == "answered" or not self.recorded:
             return
         if note.kind == "escalated":
             self._later[names.DECISION_ESCALATED] = True
@@ -315,7 +330,7 @@ class Span:
         """Give what hears what a call takes: the call's span, or one for it alone."""
         if self.is_call:
             return self
-        return _alone(self, part) if amount.calls or amount.tokens else None
+        return _alone(self, part) if self.recorded and (amount.calls or amount.tokens) else None
 
     def settle(self, amount: Amount) -> None:
         """Count what the call has taken, here and in the sums of all spans around it."""
@@ -348,27 +363,26 @@ class Span:
         if self._ended:
             return
         self._ended, end_ns = True, time.time_ns()
-        if not self._recorded:
-            if self._span is not None:
-                self._span.end(end_ns)
-            return
-        self._add_usage()
-        if self.sink is not None and self._span is not None:
-            self.sink.end(self._span, self._later, self._events, self._error, end_ns)
+        if self.recorded:
+            self._add_usage()
+        if self._sink is not None and self._span is not None:
+            self._sink.end(self._span, self._later, self._events, self._error, end_ns)
         if self.tracer.file is not None:
             self.tracer.file.add(self._line(end_ns))
 
     def _add_usage(self) -> None:
+        """Set what a call has taken, and the sum of several; of a trace also where it is of one."""
         later, own, total = self._later, self._own, self._sum
         if own is not None:
-            later[names.REQUESTS] = own.requests
             later[names.INPUT_TOKENS] = own.input
             later[names.OUTPUT_TOKENS] = own.output
+            if own.requests != 1:
+                later[names.REQUESTS] = own.requests
             if own.cached:
                 later[names.CACHED_TOKENS] = own.cached
             if not own.unpriced:
                 later[names.COST] = float(own.cost)
-        if total is not None:
+        if total is not None and (self.parent is None or total.requests > 1):
             later[names.SUM_REQUESTS] = total.requests
             later[names.SUM_INPUT_TOKENS] = total.input
             later[names.SUM_OUTPUT_TOKENS] = total.output
@@ -377,10 +391,11 @@ class Span:
 
     def _line(self, end_ns: int) -> Mapping[str, object]:
         """Write it as a line of a file; see docs/tracing.md."""
+        trace_id, span_id, parent_id = self.ids
         line: dict[str, object] = {
-            "trace": f"{self.trace_id:032x}",
-            "span": f"{self.span_id:016x}",
-            "parent": f"{self.parent_id:016x}" if self.parent_id else None,
+            "trace": f"{trace_id:032x}",
+            "span": f"{span_id:016x}",
+            "parent": f"{parent_id:016x}" if parent_id else None,
             "name": self.name,
             "kind": self._side,
             "start": _seconds(self._start_ns),
@@ -425,14 +440,12 @@ class _Alone:
 
 
 def _alone(around: Tracer | Span, part: tuple[str, str, str]) -> Payment:
-    tier, node, endpoint = part
+    tier, _, endpoint = part
     attributes: Attributes = {
-        names.KIND: "call",
         names.OPERATION: names.CHAT,
         names.PROVIDER: names.OTHER_PROVIDER,
         names.ENDPOINT: endpoint,
         names.TIER: tier,
-        names.NODE: node,
     }
     name = f"{names.CHAT} {endpoint}"
     return _Alone(around.start(name, attributes, side="client", is_call=True))
@@ -449,13 +462,21 @@ def start(
 ) -> Span:
     """Begin a span that is no call's: that of a node, a tool, a decision or a guard."""
     operation = names.OPERATIONS.get(kind)
-    attributes: dict[str, Value] = {names.KIND: kind, names.NODE: node}
-    if operation is not None:
+    attributes: dict[str, Value] = {names.NODE: node}
+    if operation is None:
+        attributes[names.KIND] = kind
+    else:
         attributes[names.OPERATION] = operation
     if (named_by := names.NAMED_BY.get(kind)) is not None:
         attributes[named_by] = name
     named = f"{operation or kind} {name}"
     return around.start(named, attributes, start_ns=start_ns, resumes=resumes)
+
+
+def _new_ids(around: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Make the ids of a span: in the trace of one around it, or in a new one."""
+    trace_id, parent_id = around or (int.from_bytes(os.urandom(16)), 0)
+    return trace_id, int.from_bytes(os.urandom(8)), parent_id
 
 
 def _ids_in(traceparent: str | None) -> tuple[int, int] | None:
