@@ -13,7 +13,7 @@ from moa.budget import UNLIMITED, Budget, More, Purse, Reservation
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.telemetry import Span, Tracer
 from moa.telemetry.names import Kind
-from moa.telemetry.spans import DEFAULT, UNTRACED, start
+from moa.telemetry.spans import UNTRACED, start, tracer_for
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
@@ -87,7 +87,7 @@ class RunContext:
         self.listener = listener
         self.watcher = watcher
         self.keep_notes = keep_notes
-        self.tracer: Tracer | Span | None = (tracer or DEFAULT).if_on()
+        self.tracer: Tracer | Span | None = tracer_for(tracer)
         """What spans begin in: the innermost one that is open, or what begins a trace; `None`:
         nobody hears of them."""
         self.journal: Place | None = None
@@ -305,7 +305,9 @@ class RunContext:
             reserved = await self._purse.awaited(
                 part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
             )
-        return self._heard(reserved)
+        if self.tracer is not None:
+            reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
+        return reserved
 
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
@@ -326,10 +328,7 @@ class RunContext:
             if refused is not None:
                 account, passed = refused
                 raise account.exceeded(part, passed)
-            return self._heard(self._purse.set_aside(part, estimate, price))
-
-    def _heard(self, reserved: Reservation) -> Reservation:
-        """Have the span of a call hear what it takes."""
+            reserved = self._purse.set_aside(part, estimate, price)
         if self.tracer is not None:
             reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
         return reserved

@@ -151,20 +151,19 @@ class TypedNode(ABC, NodeBase[In, Out]):
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
         with context.span(self.span_kind, self.name):
-            output = await self._output(self._admitted(request), context)
+            request = self._admitted(request)
+            try:
+                if context.journal is None:
+                    output = await self.answer(request, context)
+                else:
+                    with context.journal.inside(context.node, request) as context.journal:
+                        output = await self.answer(request, context)
+            except (RuntimeError, KeyError) as error:
+                found = explained(error, context.node)
+                if found is error:
+                    raise
+                raise found from error
         return finish(output, context, seconds=time.perf_counter() - started)
-
-    async def _output(self, request: In, context: RunContext) -> Out:
-        try:
-            if context.journal is None:
-                return await self.answer(request, context)
-            with context.journal.inside(context.node, request) as context.journal:
-                return await self.answer(request, context)
-        except (RuntimeError, KeyError) as error:
-            found = explained(error, context.node)
-            if found is error:
-                raise
-            raise found from error
 
     def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:
         """Give what the first model call of a request is sent as, without making it.

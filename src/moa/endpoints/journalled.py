@@ -6,8 +6,8 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 from moa._async import closed_after
@@ -34,12 +34,12 @@ def journalled(
             if context.journal is None or (kept := asked_of(self, *asked, **named)) is None:
                 if context.tracer is None:
                     return ask(self, *given, **named)
-                return _traced(ask, self, asked, context, named)
+                return _traced()[0](ask, self, asked, context, named)
 
             def again(inner: RunContext) -> Awaitable[Any]:
                 if inner.tracer is None:
                     return ask(self, *asked, inner, **named)
-                return _traced(ask, self, asked, inner, named)
+                return _traced()[0](ask, self, asked, inner, named)
 
             return once(context, *kept, again)
 
@@ -81,16 +81,12 @@ def journalled_stream(
     return wrapping
 
 
-def _traced(
-    ask: Callable[..., Awaitable[Any]],
-    endpoint: object,
-    asked: Sequence[Any],
-    context: RunContext,
-    named: Mapping[str, Any],
-) -> Awaitable[Any]:
-    from moa.endpoints.traced import traced  # where nobody hears of spans it isn't loaded
+@cache
+def _traced() -> tuple[Callable[..., Awaitable[Any]], Callable[..., AsyncIterator[Any]]]:
+    """Give what asks in a span; where nobody hears of spans it isn't loaded."""
+    from moa.endpoints.traced import traced, traced_stream
 
-    return traced(ask, endpoint, asked, context, named)
+    return traced, traced_stream
 
 
 def _asking(
@@ -98,6 +94,4 @@ def _asking(
 ) -> AsyncIterator[Any]:
     if context.tracer is None:
         return ask(endpoint, prompt, context)
-    from moa.endpoints.traced import traced_stream
-
-    return traced_stream(ask, endpoint, prompt, context)
+    return _traced()[1](ask, endpoint, prompt, context)

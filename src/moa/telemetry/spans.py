@@ -12,9 +12,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from decimal import Decimal
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
@@ -88,10 +89,6 @@ class Tracer:
         if self._content is None:
             return os.environ.get(CAPTURE, "").lower() in _CAPTURES
         return self._content
-
-    def if_on(self) -> Tracer | None:
-        """Give it, unless nobody would hear of its spans."""
-        return self if self.file is not None or sink_of_process() is not None else None
 
     def start(
         self,
@@ -535,10 +532,22 @@ def sink_of_process() -> Sink | None:
     """Give what OpenTelemetry hears by; `None` where no provider is set, or it isn't loaded."""
     if "opentelemetry.trace" not in sys.modules:  # who sets a provider has imported it
         return None
+    return _finder()()
+
+
+@cache
+def _finder() -> Callable[[], Sink | None]:
     from moa.telemetry.otel import sink
 
-    return sink()
+    return sink
 
 
-DEFAULT = Tracer()
+_DEFAULT = Tracer()
 """Of contexts that are given none."""
+
+
+def tracer_for(given: Tracer | None) -> Tracer | None:
+    """Give what begins the spans of a context; `None`: nobody would hear of them."""
+    if given is not None and given.file is not None:
+        return given
+    return (given or _DEFAULT) if sink_of_process() is not None else None
