@@ -74,7 +74,7 @@ class OfFile:
                 line["span"],
                 line["parent"],
                 line["attributes"],
-                tuple(event["name"] for event in line.get("events", ())),
+                tuple(str(event["name"]) for event in line.get("events", ())),
                 "error" in line,
             )
             for line in lines
@@ -96,10 +96,7 @@ class OfSdk:
                 f"{one.context.trace_id:032x}",
                 f"{one.context.span_id:016x}",
                 f"{one.parent.span_id:016x}" if one.parent else None,
-                {
-                    name: list(value) if isinstance(value, tuple) else value
-                    for name, value in one.attributes.items()
-                },
+                json.loads(json.dumps(dict(one.attributes))),
                 tuple(event.name for event in one.events),
                 not one.status.is_unset,
             )
@@ -110,15 +107,16 @@ class OfSdk:
 @pytest.fixture
 def sdk(set_provider: Callable[[Any], None]) -> OfSdk:
     """OpenTelemetry's SDK, with an exporter that keeps spans in memory."""
-    pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    exporter = module("trace.export.in_memory_span_exporter").InMemorySpanExporter()
+    provider = module("trace").TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(module("trace.export").SimpleSpanProcessor(exporter))
     set_provider(provider)
     return OfSdk(exporter)
+
+
+def module(name: str, of: str = "opentelemetry.sdk") -> Any:
+    """Import a module of the SDK, which is no part of what `moa` needs."""
+    return pytest.importorskip(f"{of}.{name}", reason="opentelemetry-sdk is not installed")
 
 
 @pytest.fixture

@@ -14,30 +14,27 @@ from moa import Agent, Mixture
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
 
-pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
+from .conftest import module
 
 
 class Receiver(ThreadingHTTPServer):
     """Takes spans as OTLP's protobuf, as Langfuse, LangSmith, Phoenix and Logfire do."""
 
     def __init__(self) -> None:
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-            ExportTraceServiceRequest as Request,
-        )
-
+        wire = module("collector.trace.v1.trace_service_pb2", "opentelemetry.proto")
         spans: list[Any] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 assert self.path == "/v1/traces"
                 body = self.rfile.read(int(self.headers["content-length"]))
-                for resource in Request.FromString(body).resource_spans:
+                for resource in wire.ExportTraceServiceRequest.FromString(body).resource_spans:
                     for scope in resource.scope_spans:
                         spans.extend(scope.spans)
                 self.send_response(200)
                 self.end_headers()
 
-            def log_message(self, *about: object) -> None: ...
+            def log_message(self, format: str, *about: object) -> None: ...
 
         super().__init__(("127.0.0.1", 0), Handler)
         self.spans = spans
@@ -56,13 +53,11 @@ def receiver() -> Iterator[Receiver]:
 async def test_the_leaves_that_a_receiver_is_sent_add_up_to_the_bill(
     receiver: Receiver, set_provider: Any
 ) -> None:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
     address = f"http://127.0.0.1:{receiver.server_address[1]}/v1/traces"
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=address)))
+    otlp = module("http.trace_exporter", "opentelemetry.exporter.otlp.proto")
+    provider = module("trace").TracerProvider(shutdown_on_exit=False)
+    batched = module("trace.export").BatchSpanProcessor(otlp.OTLPSpanExporter(endpoint=address))
+    provider.add_span_processor(batched)
     set_provider(provider)
     price = Price(input=Decimal("0.3"), output=Decimal("1.1"))
     large = SimulatedEndpoint(rule=lambda _: "A draft.", price=price)

@@ -36,7 +36,7 @@ from moa.node import run_alone
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Price
 
-from .conftest import OfSdk, Recorder, Seen
+from .conftest import OfSdk, Recorder, Seen, module
 
 PRICE = Price(input=Decimal(1), output=Decimal(2))
 
@@ -48,6 +48,10 @@ def down(**about: Any) -> EndpointUnavailable:
 def sure(label: str, probability: float) -> SimulatedEndpoint:
     rest = {"app": 1 - probability} if label == "card" else {"card": 1 - probability}
     return SimulatedEndpoint(rule=lambda _: {"classifier": {label: probability, **rest}})
+
+
+def counts(*texts: object) -> Text:
+    return Text(text=f"{len(texts)}")
 
 
 def leaves(spans: list[Seen]) -> list[Seen]:
@@ -69,7 +73,8 @@ async def test_a_fan_out_of_64_is_one_trace_whose_leaves_add_up_to_the_bill(
     large = SimulatedEndpoint(rule=lambda _: "Yes.", price=PRICE, latency_s=0.01)
     g = Graph("fan", str)
     drafts = [g.add(Agent(large, "Answer.", name=f"draft_{i}"), g.input) for i in range(64)]
-    graph = g.build(g.join(lambda *all: Text(text=f"{len(all)}"), *drafts))
+    counted: Any = g.join(counts, *drafts)
+    graph: Any = g.build(counted)
     result = await graph.run("Is it open?", heard.context())
 
     spans = heard.spans
@@ -96,12 +101,12 @@ async def test_a_stream_that_another_task_closes_is_one_trace_and_all_of_it_ends
     large = ScriptedEndpoint(["one two three four"], piece_s=0.05)
     g = Graph("writes", str)
     graph = g.build(g.add(Agent(large, "Write."), g.input))
-    stream = graph.stream("Go", heard.context())
+    stream: Any = graph.stream("Go", heard.context())
     async for event in stream:
         if isinstance(event, TextDelta):
             break
     async with asyncio.TaskGroup() as group:
-        group.create_task(stream.aclose())  # pyright: ignore[reportAttributeAccessIssue]
+        group.create_task(stream.aclose())
 
     spans = heard.spans
     assert {one.kind for one in spans} == {"call", "agent", "workflow"}
@@ -405,10 +410,8 @@ async def test_the_version_of_the_conventions_is_said_with_each_span(sdk: OfSdk)
 async def test_a_provider_that_samples_nothing_is_not_told_of_texts(
     set_provider: Any, sdk: OfSdk
 ) -> None:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-
-    set_provider(TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False))
+    never = module("trace.sampling").ALWAYS_OFF
+    set_provider(module("trace").TracerProvider(sampler=never, shutdown_on_exit=False))
     masked: list[str] = []
 
     class Counts:
@@ -422,3 +425,22 @@ async def test_a_provider_that_samples_nothing_is_not_told_of_texts(
     await agent.run("Hi", RunContext(tracer=Tracer(content=True, pii=Counts())))
     assert not masked
     assert not sdk.spans
+
+
+async def test_a_provider_that_raises_ends_no_run(sdk: OfSdk) -> None:
+    from opentelemetry import trace
+
+    class Raises:
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            if span.name.startswith("invoke_agent"):
+                raise ValueError("no")
+
+        def on_end(self, span: Any) -> None:
+            raise ValueError("no")
+
+        def _on_ending(self, span: Any) -> None: ...
+
+    provider: Any = trace.get_tracer_provider()
+    provider.add_span_processor(Raises())
+    result = await Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run("Hi")
+    assert result.output.text == "Hello!"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,6 +18,7 @@ _SIDES: Mapping[Side, trace.SpanKind] = {
     "client": trace.SpanKind.CLIENT,
 }
 _NONE = Context()
+_logger = logging.getLogger(__name__)
 
 
 class Sink:
@@ -36,14 +38,21 @@ class Sink:
         around: Context | None,
         start_ns: int,
     ) -> trace.Span:
-        """Begin a span in a context that is given, never in the one that is current."""
-        return self._tracer.start_span(
-            name,
-            context=_NONE if around is None else around,
-            kind=_SIDES[side],
-            attributes=attributes,
-            start_time=start_ns,
-        )
+        """Begin a span in a context that is given, never in the one that is current.
+
+        Where the provider raises, it is one that nobody hears of.
+        """
+        try:
+            return self._tracer.start_span(
+                name,
+                context=_NONE if around is None else around,
+                kind=_SIDES[side],
+                attributes=attributes,
+                start_time=start_ns,
+            )
+        except Exception:
+            _logger.warning("a span can't be begun", exc_info=True)
+            return trace.INVALID_SPAN
 
     @staticmethod
     def end(
@@ -54,13 +63,16 @@ class Sink:
         end_ns: int,
     ) -> None:
         """End a span with all that was seen in it."""
-        if error is not None:
-            span.set_status(trace.StatusCode.ERROR, error or None)
-        for name, at, said in events:
-            span.add_event(name, said, timestamp=at)
-        if attributes:
-            span.set_attributes(attributes)
-        span.end(end_ns)
+        try:
+            if error is not None:
+                span.set_status(trace.StatusCode.ERROR, error or None)
+            for name, at, said in events:
+                span.add_event(name, said, timestamp=at)
+            if attributes:
+                span.set_attributes(attributes)
+            span.end(end_ns)
+        except Exception:
+            _logger.warning("a span can't be ended", exc_info=True)
 
     @staticmethod
     def within(span: trace.Span, around: Context | None) -> Context:

@@ -38,7 +38,7 @@ Side = Literal["internal", "client"]
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """The environment variable by which OpenTelemetry's own instrumentations are asked for texts."""
 _CAPTURES = ("true", "1", "span_only", "span_and_event")
-UNTRACED: AbstractContextManager[object] = nullcontext()
+UNTRACED: AbstractContextManager[None] = nullcontext()
 
 
 class Masks(Protocol):
