@@ -42,6 +42,7 @@ LAYERS = [
     {"graphs engine"},
     {"guards", "chat", "adapters"},
     {"graphs"},
+    {"serving"},
     {"doctor", "ray"},
     {"cli"},
     {"__init__", "__main__"},

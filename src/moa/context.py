@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from moa.budget import UNLIMITED, Budget, More, Purse, Reservation
+from moa.budget import UNLIMITED, Budget, Purse, Reservation, Share
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.telemetry import Span, Tracer
 from moa.telemetry.names import Kind
@@ -65,6 +65,7 @@ class RunContext:
         "keep_notes",
         "listener",
         "node",
+        "owner",
         "parent",
         "reference",
         "tracer",
@@ -90,6 +91,9 @@ class RunContext:
         self.tracer: Tracer | Span | None = tracer_for(tracer)
         """What spans begin in: the innermost one that is open, or what begins a trace; `None`:
         nobody hears of them."""
+        self.owner = ""
+        """For whom it runs, such as the key of who asks a server: what is kept of it, such as in a
+        cache, is kept for that one alone. Empty: for anybody."""
         self.journal: Place | None = None
         """Where finished calls are kept, of a run that can be resumed."""
         self._begin(None, budget, timeout_s, node)
@@ -112,11 +116,11 @@ class RunContext:
         """Limits on this run, on top of those of its parents."""
         return self._purse.own.budget if self._purse.own else UNLIMITED
 
-    def share_budget(self, more: More) -> Callable[[Budget], None]:
+    def share_budget(self, share: Share) -> Callable[[Budget], None]:
         """Let the budget be a share of a larger one, and give what sets it to another share."""
         account = self._purse.own
         assert account is not None, "a budget is shared where there is one"
-        account.more = more
+        account.share = share
 
         def grow(budget: Budget) -> None:
             account.budget = budget
@@ -148,6 +152,7 @@ class RunContext:
         child.watcher = self.watcher
         child.tracer = self.tracer
         child.keep_notes = True
+        child.owner = self.owner
         child.journal = self.journal
         child._begin(self, budget, timeout_s, path)
         if self.deadline is not None:
@@ -291,11 +296,12 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, whatever the calls in flight
                 take. Nothing is set aside then.
+            ConfigError: a budget here or above is strict, and the price is unknown.
             DeadlineExceeded: the deadline has passed, here or while it waited.
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
-            self._purse.warn_of_unpriced(endpoint)
+            self._purse.check_priced(endpoint)
         part = Part(tier, self.node, endpoint)
         with self._purse.lock:
             reserved = None
@@ -305,9 +311,7 @@ class RunContext:
             reserved = await self._purse.awaited(
                 part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
             )
-        if self.tracer is not None:
-            reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
-        return reserved
+        return self._heard(reserved)
 
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
@@ -317,18 +321,26 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
                 they set aside.
+            ConfigError: a budget here or above is strict, and the price is unknown.
             DeadlineExceeded: the deadline has passed.
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
-            self._purse.warn_of_unpriced(endpoint)
-        part = Part(tier, self.node, endpoint)
-        with self._purse.lock:
-            refused = self._purse.refusal([(tier, estimate)])
-            if refused is not None:
+            self._purse.check_priced(endpoint)
+        part, planned = Part(tier, self.node, endpoint), [(tier, estimate)]
+        while True:
+            with self._purse.lock:
+                refused = self._purse.refusal(planned)
+                reserved = None if refused else self._purse.set_aside(part, estimate, price)
+            if reserved is not None:
+                return self._heard(reserved)
+            if refused and not self._purse.given_more_now(planned):
                 account, passed = refused
-                raise account.exceeded(part, passed)
-            reserved = self._purse.set_aside(part, estimate, price)
+                with self._purse.lock:
+                    raise account.exceeded(part, passed)
+
+    def _heard(self, reserved: Reservation) -> Reservation:
+        """Have the span of a call hear what it takes."""
         if self.tracer is not None:
             reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
         return reserved
@@ -344,9 +356,10 @@ class RunContext:
         Returns:
             Such as `calls=9 of 8`; `None`: all of them fit.
         """
+        planned = list(calls)
         with self._purse.lock:
-            refused = self._purse.refusal(list(calls))
-        return None if refused is None else refused[1]
+            found = (account.passed_at_most(planned) for account in self._purse.accounts)
+            return next((passed for passed in found if passed is not None), None)
 
     def _lineage(self) -> Iterator[RunContext]:
         level: RunContext | None = self

@@ -188,6 +188,20 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         copied.decide_by(self.calibrations)
         return copied
 
+    def asking(self, questions: Sequence[Question]) -> Self:
+        """Copy the agent so that it asks other questions, in its way; ask the copy for `answers`.
+
+        Those that are its own keep their calibration and their examples.
+        """
+        copied = copy.copy(self)
+        copied.questions = tuple(questions)
+        own = {question.name for question in questions if question in self.questions}
+        told = ({n: o for n, o in one.labels.items() if n in own} for one in self.examples)
+        pairs = zip(self.examples, told, strict=True)
+        copied.examples = tuple(replace(one, labels=labels) for one, labels in pairs if labels)
+        copied.decide_by({n: c for n, c in self.calibrations.items() if n in own})
+        return copied
+
     def alone(self) -> Self:
         """Copy the agent so that the endpoint alone decides: no encoder, and no calibration."""
         copied = copy.copy(self)

@@ -30,8 +30,14 @@ Approve = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
 """Says whether a call may be made: `True`, `False`, or why not. `call.values` are the arguments as
 the tool is given them, checked and with defaults, written as JSON."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _LARGE = 100
 """Items from which on a list is written piece by piece."""
+
+
+def name_for_models(name: str) -> str:
+    """Make a name that servers of models take for a tool of one that others gave it."""
+    return _NOT_IN_A_NAME.sub("_", name)[:64]
 
 
 class LangChainTool(Protocol):
@@ -54,7 +60,7 @@ class RemoteTool:
 
     @property
     def name(self) -> str:
-        """Its name there."""
+        """Its name for models; there it may have letters more."""
         return self.schema.name
 
     @property

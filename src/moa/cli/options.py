@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from moa._files import Existing
+    from moa.budget import Budget
     from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
     from moa.context import RunContext
@@ -168,8 +169,12 @@ BudgetUsd = Annotated[
         "--budget-usd",
         min=0,
         help="Maximum US dollars for the whole run; items that no longer fit fail. Calls to "
-        "endpoints without a price don't count.",
+        "endpoints without a price don't count; see --strict.",
     ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Ask no endpoint whose price is unknown: that is an error."),
 ]
 HourlyUsd = Annotated[
     float | None,
@@ -291,8 +296,16 @@ class Asking:
     """Which models are asked, and what that may cost."""
 
     budget_usd: BudgetUsd = None
+    strict: Strict = False
     config: ConfigFile = None
     quiet: Quiet = False
+
+    @property
+    def budget(self) -> Budget:
+        """The limits on all that the command asks."""
+        from moa.budget import Budget
+
+        return Budget(cost=self.budget_usd, strict=self.strict)
 
     def run(
         self,
@@ -306,15 +319,14 @@ class Asking:
         After Ctrl-C it says `stopped`, or nothing where that is empty. `tracer` is that of its
         context.
         """
-        from moa.budget import Budget
         from moa.config.endpoints import Endpoints
         from moa.context import RunContext
 
         async def work() -> int:
             async with Endpoints(configured(self.config)) as endpoints:
-                budget, reference = Budget(cost=self.budget_usd), endpoints.reference
+                reference = endpoints.reference
                 context = RunContext(
-                    budget=budget, reference=reference, keep_notes=False, tracer=tracer
+                    budget=self.budget, reference=reference, keep_notes=False, tracer=tracer
                 )
                 return await body(endpoints, context)
 

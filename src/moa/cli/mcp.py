@@ -1,0 +1,60 @@
+"""moa mcp: graphs and agents as tools of an MCP server, over standard input and output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options, screen
+from moa.cli.serve import Served
+from moa.errors import needed
+
+if TYPE_CHECKING:
+    from moa.config.endpoints import Endpoints
+    from moa.context import RunContext
+
+
+def mcp(
+    names: Served,
+    *,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="Seconds that a call may take.")
+    ] = 300.0,
+    asking: options.Asking,
+) -> None:
+    """Give graphs and agents to an MCP client as tools, over standard input and output.
+
+    A client such as an editor or a chat starts it itself. Each graph is a tool: its input is the
+    tool's arguments, its output the structured result. In the client's settings:
+
+        {"mcpServers": {"moa": {"command": "moa", "args": ["mcp", "support"]}}}
+
+    Several, and one of your own; a client finds moa.toml only where it is named:
+
+        moa mcp sentiment mine.py:graph --config /home/ann/moa.toml --budget-usd 2
+
+    The budget is for all calls until the client goes away, which ends their runs. Progress and
+    errors are told to the client; remarks go to standard error. moa serve has the same tools at
+    /mcp.
+
+    Exit codes: 0 the client has gone, 2 usage or configuration, 130 stopped.
+    """
+    with needed("mcp", extra="mcp", purpose="to speak MCP"):
+        from moa.serving.mcp import pipes, speak
+        from moa.serving.mcp_tools import Owner
+    from moa.serving.app import server_of
+    from moa.serving.server import Settings
+
+    settings = Settings(timeout_s=timeout_s)
+
+    async def body(endpoints: Endpoints, context: RunContext) -> int:
+        async with pipes() as streams:  # first, as what is loaded may print
+            server = server_of(names, endpoints, settings=settings)
+            tools = ", ".join(server.served)
+            screen.notes().print(f"MCP over standard input and output, with the tools {tools}")
+            async with server.opened():
+                await speak(server, Owner(context), streams)
+        return options.ANSWERED
+
+    raise typer.Exit(asking.run(body, stopped=""))

@@ -1,0 +1,348 @@
+"""Graphs as tools of MCP: by clients of the SDK and of moa, over stdio and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import uvicorn
+from mcp import Client, StdioServerParameters
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, TextContent
+
+from moa import Agent, Classifier, Tool, ToolCall, mcp_tools
+from moa.agents.mcp import Server as Described
+from moa.config.endpoints import Endpoints
+from moa.serving.app import app_of, serve
+from moa.serving.keys import Caller, Keys
+from moa.serving.mcp_tools import Shape
+from moa.serving.served import Served
+from moa.serving.server import Server, Settings
+from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+
+from . import mcp_shop as shop
+
+FILE = Path(__file__).with_name("mcp_shop.py")
+NODES = ("price", "loud", "noisy", "broken", "wait", "dear", "slow")
+Connected = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+def command(*names: str, more: tuple[str, ...] = ()) -> list[str]:
+    """Give the command that serves some nodes of the shop over stdio."""
+    served = (f"{FILE}:{name}" for name in names or NODES)
+    return [sys.executable, "-m", "moa", "mcp", *served, "--quiet", *more]
+
+
+@asynccontextmanager
+async def over_stdio(*more: str) -> AsyncGenerator[Client]:
+    program, *words = command(more=more)
+    async with Client(StdioServerParameters(command=program, args=words)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def listening(app: Any) -> AsyncGenerator[str]:
+    """Serve an application at a port that is free, and give its address."""
+    with socket.socket() as at:
+        at.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+        serving = asyncio.ensure_future(server.serve(sockets=[at]))
+        while not server.started:
+            assert not serving.done()
+            await asyncio.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{at.getsockname()[1]}/mcp"
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@asynccontextmanager
+async def over_http(*more: str) -> AsyncGenerator[Client]:
+    limits = dict(zip(more[::2], map(float, more[1::2]), strict=True))
+    settings = Settings(timeout_s=limits.get("--timeout", 300))
+    app = serve(
+        *(getattr(shop, name) for name in NODES), endpoints=Endpoints.of(), settings=settings
+    )
+    async with listening(app) as url, Client(url) as client:
+        yield client
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; the time limit of the test is the only one."""
+    while not holds():  # noqa: ASYNC110  nothing tells of it
+        await asyncio.sleep(0.01)
+
+
+both = pytest.mark.parametrize("connected", [over_stdio, over_http], ids=["stdio", "http"])
+
+
+def said(result: CallToolResult) -> str:
+    """Give the text of a result."""
+    (part,) = result.content
+    assert isinstance(part, TextContent)
+    return part.text
+
+
+@both
+async def test_a_graph_is_a_tool_with_its_schemas_and_gives_typed_results(
+    connected: Connected,
+) -> None:
+    async with connected() as client:
+        assert client.protocol_version == "2026-07-28"
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        result = await client.call_tool("price", {"item": "pens", "pieces": 4})
+        loud = await client.call_tool("loud", {"text": "good day"})
+    assert tools.keys() == set(NODES)
+    assert tools["price"].input_schema["properties"]["item"] == {"title": "Item", "type": "string"}
+    assert tools["price"].output_schema
+    assert tools["price"].output_schema["required"] == ["item", "total"]
+    assert tools["loud"].input_schema["required"] == ["text"]
+    assert result.structured_content == {"item": "pens", "total": 10.0}
+    assert json.loads(said(result)) == result.structured_content
+    assert (loud.structured_content, said(loud)) == ({"output": "GOOD DAY"}, "GOOD DAY")
+    assert loud.meta
+    assert loud.meta["moa/trace"]
+
+
+@both
+@pytest.mark.parametrize(
+    ("tool", "arguments", "words"),
+    [
+        ("price", {"item": "gold"}, "order pens"),
+        ("price", {"pieces": 0}, "item"),
+        ("loud", {"texts": "a"}, "'text'"),
+        ("broken", {"text": "sesame"}, "log"),
+    ],
+    ids=["refused", "wrong", "misnamed", "raises"],
+)
+async def test_what_goes_wrong_is_the_result_of_the_tool_and_says_what_to_do(
+    connected: Connected, tool: str, arguments: dict[str, Any], words: str
+) -> None:
+    async with connected() as client:
+        result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    assert words in said(result)
+    assert "Traceback" not in said(result)
+    assert "sesame" not in said(result)
+
+
+@both
+async def test_a_tool_that_is_not_there_is_an_error_of_the_protocol(connected: Connected) -> None:
+    async with connected() as client:
+        with pytest.raises(MCPError, match="Did you mean 'price'"):
+            await client.call_tool("prices", {})
+
+
+@both
+async def test_steps_are_told_to_a_client_that_asks_for_them(connected: Connected) -> None:
+    told: list[tuple[float, str | None]] = []
+
+    async def hear(done: float, total: float | None, message: str | None) -> None:
+        told.append((done, message))
+
+    async with connected() as client:
+        await client.call_tool("noisy", {"text": "a b"}, progress_callback=hear)
+    assert told
+    assert all(message for _, message in told)
+
+
+@both
+async def test_a_call_that_is_given_up_cancels_its_run(
+    connected: Connected, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    async with connected() as client:
+        with anyio.move_on_after(0.3):
+            await client.call_tool("wait", {"text": str(mark)})
+        await until(mark.exists)
+        assert mark.read_text() == "cancelled"
+        assert said(await client.call_tool("loud", {"text": "on"})) == "ON"
+
+
+@both
+async def test_a_run_has_a_deadline(connected: Connected) -> None:
+    async with connected("--timeout", "0.2") as client:
+        result = await client.call_tool("slow", {"text": "Hi"})
+    assert result.is_error
+    assert "time" in said(result)
+
+
+async def test_the_owner_of_a_server_is_told_what_is_set_up_wrong() -> None:
+    async with over_stdio() as client:
+        assert "INK_KEY" in said(await client.call_tool("price", {"item": "ink"}))
+    async with over_http() as client:
+        assert "INK_KEY" not in said(await client.call_tool("price", {"item": "ink"}))
+
+
+async def test_all_calls_over_stdio_share_one_budget() -> None:
+    async with over_stdio("--budget-usd", "1.2") as client:
+        results = [await client.call_tool("dear", {"text": "Hi"}) for _ in range(2)]
+    assert [one.is_error for one in results] == [False, True]
+    assert "cost" in said(results[1])
+
+
+async def test_standard_output_carries_the_protocol_alone(tmp_path: Path) -> None:
+    program, *words = command("noisy", "loud")
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *words,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    call = {"name": "noisy", "arguments": {"text": "a b"}}
+    hello = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    }
+    for id, (method, params) in enumerate([("initialize", hello), ("tools/call", call)]):
+        line = {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
+        process.stdin.write(json.dumps(line).encode() + b"\n")
+    process.stdin.write(b"no JSON\n")
+    answers = [json.loads(await process.stdout.readline()) for _ in range(2)]
+    assert answers[1]["result"]["structuredContent"] == {"output": ["a", "b"]}
+    process.stdin.close()
+    rest, beside = await asyncio.gather(process.stdout.read(), process.stderr.read())
+    assert await process.wait() == 0
+    assert rest == b""
+    for words_of in ("loaded", "printed", "written past Python", "said by a child"):
+        assert words_of in beside.decode()
+
+
+LEGACY = {"mcp-protocol-version": "2025-06-18"}
+MODERN = {
+    "mcp-protocol-version": "2026-07-28",
+    "mcp-method": "tools/call",
+    "mcp-name": "wait",
+}
+ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+@pytest.mark.parametrize("headers", [MODERN, LEGACY], ids=["2026", "2025"])
+async def test_clients_that_go_away_leave_no_run_and_no_task(headers: dict[str, str]) -> None:
+    waits = shop.Waits()
+    app = serve(waits, endpoints=Endpoints.of())
+    params: dict[str, Any] = {"name": "wait", "arguments": {"text": ""}}
+    if headers is MODERN:
+        params["_meta"] = ENVELOPE
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+    head = {
+        **headers,
+        "host": "localhost",
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "content-length": str(len(body)),
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    async with listening(app) as url:
+        port = int(url.split(":")[2].split("/")[0])
+        before = len(asyncio.all_tasks())
+        for _ in range(10):
+            writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(10)]
+            for writer in writers:
+                writer.write(f"POST /mcp HTTP/1.1\r\n{lines}\r\n{body}".encode())
+            aim = waits.begun + 10
+            await until(lambda aim=aim: waits.begun >= aim)
+            for writer in writers:
+                writer.transport.abort()
+        await until(lambda: waits.cancelled >= 100 and len(asyncio.all_tasks()) <= before)
+    assert waits.begun == waits.cancelled == 100
+
+
+class Half(Caller):
+    """May run what is called loud."""
+
+    name = "half"
+
+    def may_run(self, name: str) -> bool:
+        return name == "loud"
+
+
+class HalfKeys(Keys):
+    async def caller(self, authorization: str | None) -> Caller:
+        return Half()
+
+
+async def test_a_key_sees_the_tools_that_it_may_run() -> None:
+    served = [Served(shop.price), Served(shop.loud)]
+    app = app_of(Server(served, Endpoints.of(), Settings(), HalfKeys()))
+    async with listening(app) as url, Client(url) as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["loud"]
+        with pytest.raises(MCPError, match="no tool 'price'"):
+            await client.call_tool("price", {"item": "pens"})
+
+
+async def test_a_model_uses_graphs_that_moa_serves_by_both_transports() -> None:
+    app = serve(shop.price, shop.wait, endpoints=Endpoints.of())
+    async with listening(app) as url:
+        servers: list[Described] = [command("price", "wait"), url]
+        for server in servers:
+            model = ScriptedEndpoint([ToolCall.of("price", item="pens", pieces=2), "5 dollars."])
+            async with mcp_tools(connect_timeout_s=50, shop=server) as tools:
+                result = await Agent(model, "Sell.", tools=tools).run("Two pens?")
+            assert '"total": 5.0' in model.prompts[1].messages[-1].content
+            assert result.output.text == "5 dollars."
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_a_call_that_takes_a_model_of_moa_too_long_ends_there_too(
+    transport: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    model = ScriptedEndpoint([ToolCall.of("wait", text=str(mark)), "Too late."])
+    async with AsyncExitStack() as stack:
+        app = serve(shop.Waits(), endpoints=Endpoints.of())
+        http = transport == "http"
+        server = await stack.enter_async_context(listening(app)) if http else command("wait")
+        async with mcp_tools(connect_timeout_s=50, shop=server) as (wait,):
+            await Agent(model, "Wait.", tools=[Tool(wait, timeout_s=0.3)]).run("Well?")
+            await until(mark.exists)
+
+
+async def test_a_decision_is_typed_for_clients() -> None:
+    small = SimulatedEndpoint(rule=lambda _: {"topic": {"card": 0.9}})
+    app = serve(Classifier(small, ["card", "app"], name="topic"), endpoints=Endpoints.of())
+    async with listening(app) as url, Client(url) as client:
+        await client.list_tools()  # so that results are checked by their schema
+        found = (await client.call_tool("topic", {"text": "My card!"})).structured_content
+    assert found["label"] == "card"
+
+
+OBJECT = {"type": "object", "properties": {}}
+NEST = {"$ref": "#/$defs/Nest", "$defs": {"Nest": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "wraps"),
+    [
+        (OBJECT, False),
+        (NEST, False),
+        ({"anyOf": [OBJECT, OBJECT]}, False),
+        ({"anyOf": [OBJECT, {"type": "null"}]}, True),
+        ({"type": "array", "items": {}}, True),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"$ref": "#/$defs/A"}}}, True),
+        ({}, True),
+    ],
+    ids=str,
+)
+def test_what_is_no_object_is_put_into_one(schema: dict[str, Any], wraps: bool) -> None:
+    shape = Shape.of(schema, "output", "What came out.")
+    assert shape.schema["type"] == "object"
+    assert (shape.key == "output") == wraps
+    assert shape.put([1]) == ({"output": [1]} if wraps else [1])
