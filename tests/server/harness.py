@@ -17,7 +17,7 @@ from moa import Agent, Endpoints, Node, Result, RunContext
 from moa.context import Reference
 from moa.errors import RequestRefused
 from moa.serving.app import app_of
-from moa.serving.keys import Caller, Keys
+from moa.serving.keys import Caller, Key, Keys, digest, key_store, new_secret
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 from moa.testing import ScriptedEndpoint
@@ -86,6 +86,14 @@ class Slow:
             self.cancelled.set()
             raise
         return Result(output=request, usage=context.usage)
+
+
+def add_key(address: str, name: str = "alice", **settings: Any) -> dict[str, str]:
+    """Add a key to a file or a table, and give the header of who has it."""
+    secret = new_secret()
+    with key_store(address) as store:
+        store.add(Key(name=name, sha256=digest(secret), **settings))
+    return {"authorization": f"Bearer {secret}"}
 
 
 def greeter(*answers: Any, name: str = "greeter", **further: Any) -> Agent[Any, Any]:

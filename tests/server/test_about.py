@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, cast
 
 import pytest
 
 from moa import Agent, EmbeddedEndpoint, Graph, RunContext
 from moa.cli.serve import commands
-from moa.errors import ModelNotFound
+from moa.errors import EndpointRejected, ModelNotFound
 
 from .harness import client_of, greeter, server_with
 
@@ -50,10 +51,10 @@ async def test_a_server_whose_models_cannot_be_loaded_never_is_ready() -> None:
 
 
 async def test_metrics_count_runs_and_what_they_asked() -> None:
-    _, app = server_with(greeter("Hello!"))
+    _, app = server_with(greeter("Hello!", EndpointRejected("no", endpoint="scripted")))
     async with client_of(app) as client:
         await client.post("/run/greeter", json="Hi")
-        await client.post("/run/greeter", json="Hi")  # the script has ended
+        await client.post("/run/greeter", json="Hi")
         text = (await client.get("/metrics")).text
     assert 'moa_runs_total{model="greeter",status="answered"} 1.0' in text
     assert 'moa_runs_total{model="greeter",status="failed"} 1.0' in text
@@ -64,9 +65,14 @@ async def test_metrics_count_runs_and_what_they_asked() -> None:
 
 def _refs(value: Any) -> set[str]:
     if isinstance(value, dict):
-        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set[str]()
-        return own.union(*map(_refs, value.values()))
-    return set[str]().union(*map(_refs, value)) if isinstance(value, list) else set()
+        known = cast("dict[str, Any]", value)
+        own = {known["$ref"]} if "$ref" in known else set[str]()
+        return own.union(*map(_refs, known.values()))
+    return (
+        set[str]().union(*map(_refs, cast("list[Any]", value)))
+        if isinstance(value, list)
+        else set()
+    )
 
 
 async def test_the_document_has_every_route_and_every_schema_that_it_names() -> None:
@@ -80,8 +86,9 @@ async def test_the_document_has_every_route_and_every_schema_that_it_names() -> 
     paths = {*found["paths"]}
     assert {"/run/greeter", "/run/other one"} <= paths
     for route in app.routes:
-        path = getattr(route, "path", "")
-        about = {"/run/{name}", "/health", "/ready", "/metrics", "/openapi.json"}
+        path = re.sub(r":\w+}", "}", getattr(route, "path", ""))
+        about = {"/run/{name}", "/health", "/ready", "/metrics", "/openapi.json", "/mcp"}
+        about |= {"/v1/embeddings"}  # where there is an encoder
         assert path in paths | about, path
     assert server.served.keys() == {"greeter", "other one"}
 
@@ -92,7 +99,7 @@ async def test_a_graph_is_drawn_and_a_single_agent_is_not() -> None:
     async with client_of(app) as client:
         drawn = await client.get("/drawing/shout")
         agent = await client.get("/drawing/greeter")
-    assert drawn.text.startswith("flowchart")
+    assert "flowchart" in drawn.text
     assert agent.status_code == 404
 
 
@@ -103,8 +110,7 @@ def test_the_demo_names_three_commands_that_ask_what_is_served() -> None:
     assert all("http://127.0.0.1:8080/" in one and one.startswith("curl") for one in found)
 
 
-@pytest.mark.parametrize("name", ["", "a/b"])
-def test_what_no_path_can_name_is_not_served(name: str) -> None:
+def test_what_no_path_can_name_is_not_served() -> None:
     from moa.errors import ConfigError
     from moa.serving.served import Served
     from moa.serving.server import Server, Settings
@@ -112,4 +118,4 @@ def test_what_no_path_can_name_is_not_served(name: str) -> None:
     node = greeter()
     server, _ = server_with(node)
     with pytest.raises(ConfigError):
-        Server([Served(node, name=name or " ")], server.endpoints, Settings(), server.keys)
+        Server([Served(node, name="a/b")], server.endpoints, Settings(), server.keys)

@@ -22,11 +22,11 @@ class Shout:
 
     def __init__(self, *, most: int | None = None) -> None:
         self.rows: list[str] = []
-        self._most = most
+        self.most = most
 
     async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
         assert context is not None
-        if self._most is not None and len(self.rows) >= self._most:
+        if self.most is not None and len(self.rows) >= self.most:
             await asyncio.sleep(3600)
         with await context.reserve("small", "slm", SPENT) as call:
             call.settle(SPENT)
@@ -42,6 +42,7 @@ async def begun(client: httpx2.AsyncClient, rows: list[Any], name: str = "shout"
 
 
 async def ended(client: httpx2.AsyncClient, id: str, phase: str = "done") -> dict[str, Any]:
+    said: dict[str, Any] = {}
     for _ in range(500):
         said = (await client.get(f"/jobs/{id}")).json()
         if said["phase"] == phase:
@@ -55,9 +56,10 @@ async def test_rows_of_a_body_are_worked_on_and_their_lines_can_be_read(tmp_path
     async with client_of(app) as client:
         id = await begun(client, ["one", {"id": "b", "text": "two"}, {"nothing": 1}])
         said = await ended(client, id)
-        lines = [json.loads(line) for line in (await client.get(f"/jobs/{id}/lines")).text.split()]
+        found = (await client.get(f"/jobs/{id}/lines")).text.splitlines()
         failed = await client.get(f"/jobs/{id}/lines?state=dead")
         listed = (await client.get("/jobs")).json()["jobs"]
+    lines = [json.loads(line) for line in found]
     assert said["rows"] == {"done": 2, "dead": 1}
     assert said["calls"] == 2
     assert [(line["id"], line["output"]) for line in lines[:2]] == [(1, "ONE"), ("b", "TWO")]
@@ -91,7 +93,7 @@ async def test_a_job_is_cancelled_and_resumed(tmp_path: Path) -> None:
         await until(lambda: len(shout.rows) == 1)
         cancelled = (await client.post(f"/jobs/{id}/cancel", json={})).json()
         assert (cancelled["phase"], cancelled["left"]) == ("cancelled", 1)
-        shout._most = None
+        shout.most = None
         assert (await client.post(f"/jobs/{id}/resume", json={})).json()["phase"] == "running"
         await ended(client, id)
     assert sorted(shout.rows) == ["one", "two"]
@@ -110,16 +112,23 @@ async def test_a_job_is_its_callers_alone_and_no_id_is_a_path(tmp_path: Path) ->
             client.post(f"/jobs/{id}/cancel", json={}),
             client.post(f"/jobs/{id}/resume", json={}),
             client.get("/jobs/..%2f"),
-            client.get("/jobs/."),
+            client.get("/jobs/owner.json"),
         ):
-            assert (await ask).status_code == 404
+            answer = await ask
+            assert answer.status_code == 404, answer.url
         assert (await client.get("/jobs")).json() == {"jobs": []}
 
 
 async def test_what_is_no_job_is_told_why(tmp_path: Path) -> None:
     _, app = server_with(greeter(), jobs=tmp_path)
     async with client_of(app) as client:
-        for body in ([], {}, {"model": "greeter", "rows": []}, {"model": "greeter", "rows": [5]}):
+        bodies: list[Any] = [
+            [],
+            {},
+            {"model": "greeter", "rows": []},
+            {"model": "greeter", "rows": [5]},
+        ]
+        for body in bodies:
             assert (await client.post("/jobs", json=body)).status_code == 400
         unknown = await client.post("/jobs", json={"model": "nobody", "rows": ["one"]})
         assert unknown.status_code == 404

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from command import told
@@ -145,11 +146,16 @@ async def test_a_run_ends_with_its_time(heeds: bool, monkeypatch: pytest.MonkeyP
         ["sentiment", "--host", "example.org"],
         ["no such graph"],
         ["sentiment", "sentiment"],
-        ["sentiment", "--host", "127.0.0.1", "--port", "1"],
     ],
 )
 def test_a_server_that_is_set_up_wrong_is_not_started(words: list[str]) -> None:
     assert told("serve", *words, leaves=2).err.startswith("moa: ")
+
+
+def test_a_port_that_is_taken_is_told(no_encoder: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert port in told("serve", "sentiment", "--port", port, leaves=2).err
 
 
 async def test_a_server_that_is_mounted_without_its_lifespan_says_what_is_missing() -> None:
@@ -211,4 +217,4 @@ def test_an_error_has_a_status_a_word_for_programs_and_says_whether_to_ask_again
 @pytest.mark.parametrize("name", ["timeout_s", "body_bytes", "concurrency", "kept_s", "waiting"])
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(errors.ConfigError, match=name):
-        Settings(**{name: 0})
+        Settings(**cast("Any", {name: 0}))

@@ -72,7 +72,8 @@ async def test_a_typed_input_is_json_by_its_schema_and_a_misfit_names_the_field(
 
 async def test_events_and_text_come_as_they_happen_and_then_the_result() -> None:
     g = Graph("twice", str)
-    graph = g.build(g.add(str.upper, g.add(greeter("Good morning").run, g.input).map(str)))
+    greeting = g.add(greeter("Good morning"), g.input)
+    graph = g.build(g.add(str.upper, greeting.map(str)))
     _, app = server_with(graph)
     async with client_of(app) as client:
         answer = await client.post("/run/twice", json="Hi", headers={"accept": "text/event-stream"})

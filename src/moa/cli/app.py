@@ -16,6 +16,7 @@ from moa.cli import (
     decide,
     evaluate,
     index,
+    keys,
     label,
     learn,
     learning,
@@ -176,6 +177,16 @@ jobs = _typer(
 app.add_typer(jobs, name="job", rich_help_panel="Ask")
 for command in (run.job_status, run.job_retry, run.job_failed, run.job_export):
     _add(jobs, command, command.__name__.removeprefix("job_"))
+
+callers = _typer(
+    no_args_is_help=True,
+    help="Make, list and revoke the keys of moa serve.",
+    epilog="Start with: moa keys new alice --usd-per-day 5",
+)
+app.add_typer(callers, name="keys", rich_help_panel="Serve graphs")
+_add(callers, keys.new)
+_add(callers, keys.list_keys, "list")
+_add(callers, keys.revoke)
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")

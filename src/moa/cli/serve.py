@@ -185,7 +185,7 @@ def _say(server: Server, address: str, *, demo: bool) -> None:
     """Say where what is served, and with --demo what to try."""
     say = screen.details().print
     names = ", ".join(server.served)
-    say(f"{names} on {address}", soft_wrap=True)
+    say(f"{names} on {address}", markup=False, highlight=False, soft_wrap=True)
     if demo:
         say("Try, in another terminal:\n")
         for command in commands(server, address):

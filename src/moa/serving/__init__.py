@@ -16,9 +16,10 @@ Who looks for something finds it here:
   `openapi.py` puts together.
 """
 
+from importlib import import_module
+
 from moa.errors import needed
 
 with needed("starlette", extra="serve", purpose="to serve"):
-    import prometheus_client as _prometheus_client  # noqa: F401
-    import sse_starlette as _sse_starlette  # noqa: F401
-    import uvicorn as _uvicorn  # noqa: F401
+    for _name in ("prometheus_client", "sse_starlette", "starlette", "uvicorn"):
+        import_module(_name)

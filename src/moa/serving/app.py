@@ -22,15 +22,16 @@ from moa.config.trust import object_in
 from moa.errors import MoaError
 from moa.graphs.loading import READY, load_graph
 from moa.node import Node
-from moa.serving import mcp, metrics, typed
+from moa.serving import chat_completions, mcp, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import Checked, caller_of, json_response
+from moa.serving.idempotency import Idempotent
 from moa.serving.keys import keys_in
 from moa.serving.openapi import Schemas, document
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 
-_MODULES: tuple[Any, ...] = (typed, metrics, mcp)
+_MODULES: tuple[Any, ...] = (typed, chat_completions, systemone, models, mcp, metrics)
 """Whose `routes(server)` are served, and whose `paths(server, caller, schemas)`, where they have
 them, are described in `/openapi.json`."""
 
@@ -97,7 +98,7 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
     routes = _about(server)
     for module in _MODULES:
         routes += module.routes(server)
-    middleware = [Middleware(Checked, server=server)]
+    middleware = [Middleware(Checked, server=server), Middleware(Idempotent, server=server)]
     if server.settings.origins:
         cors: dict[str, Any] = {"allow_origins": server.settings.origins, "allow_headers": ["*"]}
         cors |= {"allow_methods": ["GET", "POST"], "expose_headers": ["*"]}

@@ -8,8 +8,9 @@ the log of the server.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from math import ceil
 
 from starlette.exceptions import HTTPException
@@ -24,6 +25,7 @@ from moa.errors import (
     GuardFailed,
     InputError,
     InvalidResponse,
+    KeySpent,
     MoaError,
     NotResumable,
     OutputError,
@@ -58,13 +60,18 @@ class Fault:
     """Whether the same request may succeed when it is sent again, and nothing is paid twice."""
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    more: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What else is said of it."""
+    faults: Sequence[Mapping[str, object]] = ()
+    """Each fault of a request that doesn't fit."""
 
     @property
     def body(self) -> dict[str, object]:
-        """It in OpenAI's shape."""
+        """It in OpenAI's shape, and as `detail` in that of System One."""
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, _TYPES[400])
         said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": said}
+        detail = list(self.faults) or {"error_type": kind, "message": self.message}
+        return {"error": {**said, **self.more}, "detail": detail}
 
     def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
         """Make the answer to a request."""
@@ -97,12 +104,17 @@ def fault_of(error: Exception) -> Fault:
             retry=error.retry_after_s is not None,
             retry_after_s=error.retry_after_s,
             headers=error.headers,
+            faults=error.faults,
         )
     if isinstance(error, HTTPException):  # of Starlette's routing: 404 and 405
         said = f"{error.detail}. GET /openapi.json says what there is"
         code = error.detail.lower().replace(" ", "_")
         headers = dict(error.headers or {})
         return Fault(status=error.status_code, message=said, code=code, headers=headers)
+    if isinstance(error, QuorumNotMet):  # each node of several was refused by the key
+        error = next((one for one in error.causes.values() if isinstance(one, KeySpent)), error)
+    if isinstance(error, KeySpent):
+        return _of_key(error)
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
             return Fault(status=status, message=str(error), code=code)
@@ -118,6 +130,18 @@ def fault_of(error: Exception) -> Fault:
         status=500,
         message=f"the server has a fault ({type(error).__name__}): its log says which",
         code=kind,
+    )
+
+
+def _of_key(error: KeySpent) -> Fault:
+    """Say what is left of a key; asking again helps nobody before it renews."""
+    wait_s = (error.renews_at - datetime.now(UTC)).total_seconds()
+    return Fault(
+        status=402,
+        message=str(error),
+        code="insufficient_quota",
+        retry_after_s=max(wait_s, 1.0),
+        more={"left": dict(error.left), "renews_at": f"{error.renews_at:%Y-%m-%dT%H:%M:%SZ}"},
     )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json, to_jsonable_python
@@ -118,7 +118,7 @@ def check_format(method: str, headers: Headers) -> None:
     Raises:
         RequestRefused: it brings something, and that is no JSON (415).
     """
-    if method in ("GET", "HEAD", "OPTIONS", "DELETE"):
+    if method not in ("POST", "PUT", "PATCH"):
         return
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RequestRefused(
@@ -138,6 +138,20 @@ def check_length(given: str | None, settings: Settings) -> None:
         raise _too_large(settings)
 
 
+async def read_body(request: Request) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        RequestRefused: it is too large (413), or takes too long to come (408).
+    """
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await request.body()
+    except TimeoutError as error:
+        said = f"the request took more than {_BODY_S:g} seconds to come: send it again"
+        raise RequestRefused(said, status=408, code="request_timeout", retry_after_s=1) from error
+
+
 async def read_json(request: Request, settings: Settings) -> Any:
     """Read the body of a request.
 
@@ -145,12 +159,7 @@ async def read_json(request: Request, settings: Settings) -> Any:
         RequestRefused: it is no JSON (400), is nested too deep (400), is too large (413), or
             takes too long to come (408).
     """
-    try:
-        async with asyncio.timeout(_BODY_S):
-            body = await request.body()
-    except TimeoutError as error:
-        said = f"the request took more than {_BODY_S:g} seconds to come: send it again"
-        raise RequestRefused(said, status=408, code="request_timeout", retry_after_s=1) from error
+    body = await read_body(request)
     try:
         value: Any = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -210,11 +219,17 @@ def _too_large(settings: Settings) -> RequestRefused:
 def _is_deeper(value: object, most: int) -> bool:
     level: list[Any] = [value]
     for _ in range(most + 1):
-        level = [one for one in level if isinstance(one, dict | list)]
+        level = [part for one in level for part in _parts(one)]
         if not level:
             return False
-        level = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
     return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Give what an array or an object holds of these, or would if it weren't empty."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 def _is_address(name: str) -> bool:

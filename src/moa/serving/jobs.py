@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -180,7 +180,7 @@ class Jobs:
         own.sort(key=lambda one: -one[1].created)
         return [_said(id, owner) for id, owner in own]
 
-    def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Iterator[dict[str, Any]]:
+    def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[dict[str, Any]]:
         """Give the lines of rows that were worked on, as `moa run --out` writes them.
 
         Raises:
@@ -197,7 +197,7 @@ class Jobs:
                 param="state",
             )
 
-        def read() -> Iterator[dict[str, Any]]:
+        def read() -> Generator[dict[str, Any]]:
             with Job(self._where(id)) as job:
                 yield from job.lines(*cast("list[State]", wanted))
 

@@ -22,6 +22,7 @@ _ERRORS = {
     413: "The request is too large.",
     415: "The request is no JSON.",
     421: "The server doesn't answer for this host.",
+    422: "The questions don't fit: detail has each fault, and its place.",
     429: "Too many requests: Retry-After says when to come again.",
     500: "The server has a fault, which is in its log.",
     501: "The server was started without this.",
@@ -43,7 +44,8 @@ _ERROR: Schema = {
                 "param": {"type": ["string", "null"]},
                 "code": {"type": "string"},
             },
-        }
+        },
+        "detail": {"type": ["object", "array"]},
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic.json_schema import JsonSchemaMode
 
 from moa._files import dumped, jsonable
+from moa.agents.deciding import DecidingAgent
 from moa.agents.prompts import WithoutExamples
 from moa.batch import reader_for, row_text
 from moa.chat.messages import ChatReply, UserMessage
@@ -54,6 +56,12 @@ class Served:
         self._output: Any = object if signature.output is UNKNOWN else signature.output
         self._read = reader_for(self._input)
 
+    def of(self, node: Node[Any, Any]) -> Served:
+        """Serve another node under this name, for one request; its schemas stay."""
+        made = copy.copy(self)
+        made.node, made._input = node, object
+        return made
+
     def parse(self, given: object) -> Any:
         """Make the node's input of JSON: a text of a string, anything else by its schema.
 
@@ -81,6 +89,21 @@ class Served:
         except InputError:
             return False
         return True
+
+    @property
+    def decides(self) -> bool:
+        """Whether it is an agent that decides, whose answer is a label."""
+        return isinstance(self.node, DecidingAgent)
+
+    @cached_property
+    def fields(self) -> frozenset[str] | None:
+        """Names of the fields that an output may have; `None`: nobody knows."""
+        known = self.output_schema
+        parts = [known, *known.get("anyOf", ()), *known.get("$defs", {}).values()]
+        named = [part.get("properties") for part in parts]
+        found = {name for part in named if part for name in part}
+        questions = self.node.questions if isinstance(self.node, DecidingAgent) else ()
+        return frozenset(found | {one.name for one in questions}) or None
 
     @cached_property
     def input_schema(self) -> Schema:

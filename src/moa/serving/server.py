@@ -7,12 +7,14 @@ import logging
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 from moa._async import cancel
 from moa.config.endpoints import Endpoints, warm
 from moa.config.faults import nearest
-from moa.endpoints.encoders import JointEncoder
+from moa.endpoints import Endpoint
+from moa.endpoints.encoders import JointEncoder, encoder_for
 from moa.errors import ConfigError, MoaError, RequestRefused
 from moa.graphs.loading import endpoints_in, texts_to_encode
 from moa.serving.jobs import Jobs
@@ -113,6 +115,21 @@ class Server:
     def known(self, caller: Caller) -> list[Served]:
         """List what a caller may run."""
         return [one for name, one in self.served.items() if caller.may_run(name)]
+
+    @cached_property
+    def decides(self) -> Endpoint | None:
+        """The server's small model, if it can decide."""
+        try:
+            small = self.endpoints.slm
+        except ConfigError as error:
+            _logger.warning("no small model can be asked questions: %s", error)
+            return None
+        return small if "decide" in small.capabilities else None
+
+    @cached_property
+    def encoder(self) -> Endpoint | None:
+        """The encoder that can be read beside the server's small model."""
+        return None if self.decides is None else encoder_for(self.decides)
 
     def named(self, name: str, caller: Caller) -> Served:
         """Give what is served under a name, as far as the caller may know of it.

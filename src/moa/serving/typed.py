@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from dataclasses import fields
 from typing import Any, cast
 
@@ -160,15 +160,18 @@ def _drawn(served: Served) -> Any:
     return draw()
 
 
-async def _in_threads(lines: Iterator[dict[str, Any]]) -> AsyncGenerator[bytes]:
+async def _in_threads(lines: Generator[dict[str, Any]]) -> AsyncGenerator[bytes]:
     """Read lines some at a time, in threads, so that the event loop goes on."""
 
     def some() -> bytes:
         read = (dumped(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
         return "".join(f"{line}\n" for line in read).encode()
 
-    while chunk := await asyncio.to_thread(some):
-        yield chunk
+    try:
+        while chunk := await asyncio.to_thread(some):
+            yield chunk
+    finally:
+        lines.close()
 
 
 _AT_ONCE = 100
