@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 import uvicorn
+from command import told
 from mcp import Client, StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
@@ -193,6 +194,10 @@ async def test_standard_output_carries_the_protocol_alone(tmp_path: Path) -> Non
     assert rest == b""
     for words_of in ("loaded", "printed", "written past Python", "said by a child"):
         assert words_of in beside.decode()
+
+
+def test_what_can_not_be_served_is_said_and_no_traceback() -> None:
+    assert "no ready graph or agent 'prices'" in told("mcp", "prices", leaves=2).err
 
 
 LEGACY = {"mcp-protocol-version": "2025-06-18"}
