@@ -34,6 +34,7 @@ from moa.rows.records import usage_of
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
 from moa.serving.served import Served
+from moa.telemetry import tracer_of
 from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ class Runs:
         Raises:
             MoaError: why it failed; `faults.py` knows what to answer, and which headers.
         """
-        async with self.begun(caller_of(request), served, value, budget) as run:
+        caller, headers = caller_of(request), request.headers
+        async with self.begun(caller, served, value, budget, headers=headers) as run:
             working = asyncio.ensure_future(run.work())
             gone = asyncio.ensure_future(_gone(request.receive))
             try:
@@ -210,7 +212,8 @@ class Runs:
             write: Says what is sent of an event, and at last of what became of the run: its
                 output, or its error, for which `fault_of(finished.item.error).body` is sent.
         """
-        begun = partial(self.begun, caller_of(request), served, value, budget)
+        caller, headers = caller_of(request), request.headers
+        begun = partial(self.begun, caller, served, value, budget, headers=headers)
         return Stream(begun, write, self._settings)
 
     @cached_property
@@ -264,13 +267,21 @@ class Runs:
 
     @asynccontextmanager
     async def begun(
-        self, caller: Caller, served: Served, value: object, budget: Budget
+        self,
+        caller: Caller,
+        served: Served,
+        value: object,
+        budget: Budget,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[_Run]:
-        """Admit a run; it is over when this ends."""
+        """Admit a run; it is over when this ends. Its trace goes on from the caller's `headers`."""
         timeout_s = self._settings.timeout_s
         admitted = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
         async with admitted as outer:
-            run = _Run(served, value, caller, outer.nested(budget=budget), timeout_s, self._keep)
+            context = outer.nested(budget=budget)
+            context.tracer = tracer_of(headers or {}) or context.tracer
+            run = _Run(served, value, caller, context, timeout_s, self._keep)
             self._active.add(run.id)
             self._none.clear()
             try:
