@@ -228,6 +228,12 @@ def test_an_error_has_a_status_a_word_for_programs_and_says_whether_to_ask_again
     assert "/etc/" not in fault.message
 
 
+@pytest.mark.parametrize("origin", ["*", "https://*.example.org", "app.example.org", "null"])
+def test_an_origin_that_stands_for_many_is_refused(origin: str) -> None:
+    with pytest.raises(errors.ConfigError, match="origin"):
+        Settings(origins=(origin,))
+
+
 @pytest.mark.parametrize("name", ["timeout_s", "body_bytes", "concurrency", "kept_s", "waiting"])
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(errors.ConfigError, match=name):

@@ -97,7 +97,7 @@ def serve(
 
     _show_warnings()
     settings = Settings(
-        hosts=tuple(allow_host or ()),
+        hosts=tuple(name.lower() for name in allow_host or ()),
         origins=tuple(cors or ()),
         timeout_s=deadline_s,
         concurrency=concurrency,
