@@ -18,6 +18,7 @@ LAYERS = [
     {"_sqlite"},
     {"trace", "budget"},
     {"journal"},
+    {"telemetry"},
     {"context"},
     {"journal_records"},
     {"messages"},

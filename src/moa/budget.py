@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from moa.errors import BudgetExceeded, ConfigError, PriceUnknown, may_be_billed
 from moa.usage import NOTHING, Amount, Part, Price, Tier, Usage
@@ -456,6 +456,14 @@ class Purse:
                         account.count(part.tier, charged.calls)
 
 
+class Payment(Protocol):
+    """Hears what a call has taken, once it is settled or released."""
+
+    def settle(self, actual: Amount, /) -> None:
+        """Hear it."""
+        ...
+
+
 class Reservation:
     """Something set aside in a run's budget for one call.
 
@@ -463,7 +471,7 @@ class Reservation:
     that can't have been billed, the call alone: see `may_be_billed`.
     """
 
-    __slots__ = ("_price", "_purse", "_start", "estimate", "part", "settled", "waits")
+    __slots__ = ("_price", "_purse", "_start", "estimate", "part", "payment", "settled", "waits")
 
     def __init__(self, purse: Purse, part: Part, estimate: Amount, price: Price) -> None:
         self.part = part
@@ -471,6 +479,8 @@ class Reservation:
         """What is set aside."""
         self.waits = 0
         """How many calls that are made within this one wait, so that it can't settle."""
+        self.payment: Payment | None = None
+        """Hears what it takes; `None`: nobody does."""
         self._purse = purse
         self._price = price
         self.settled = False
@@ -485,12 +495,16 @@ class Reservation:
         if not actual.seconds:
             actual = replace(actual, seconds=time.perf_counter() - self._start)
         self._purse.settle(self, actual)
+        if self.payment is not None:
+            self.payment.settle(actual)
 
     def release(self) -> None:
         """Charge nothing, once: nobody was asked."""
         assert not self.settled, "a reservation is settled once"
         self.settled = True
         self._purse.release(self)
+        if self.payment is not None:
+            self.payment.settle(NOTHING)
 
     def __enter__(self) -> Reservation:
         return self

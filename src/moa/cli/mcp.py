@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from moa.cli import options, screen
-from moa.cli.serve import Served
 from moa.errors import needed
 
 if TYPE_CHECKING:
@@ -16,11 +15,9 @@ if TYPE_CHECKING:
 
 
 def mcp(
-    names: Served,
+    names: options.Served,
     *,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="Seconds that a call may take.")
-    ] = 300.0,
+    timeout_s: options.RunTimeout = 300.0,
     asking: options.Asking,
 ) -> None:
     """Give graphs and agents to an MCP client as tools, over standard input and output.

@@ -168,9 +168,8 @@ def _write_messages(source: str, target: Path, reading: options.Reading) -> None
     rows = rows_of(
         source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
     )
-    values = (row.value for row in islice(rows, _SHOWN))
-    named = ({"text": one} if isinstance(one, str) else one for one in values)
-    screen.write_text("DIR", target, "".join(f"{dumped(one)}\n" for one in named))
+    shown = "".join(f"{dumped(fields)}\n" for _, fields in islice(rows, _SHOWN))
+    screen.write_text("DIR", target, shown)
 
 
 def _say_what_is_next(template: str, folder: Path) -> None:

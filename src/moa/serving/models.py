@@ -45,7 +45,7 @@ class EmbeddingsRequest(Body):
         ]
     )
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: None = None
     user: Any = None
 
     @property
@@ -165,9 +165,6 @@ def _encoder(server: Server, name: str, caller: Caller) -> Endpoint:
 
 
 def _vectors(body: EmbeddingsRequest, found: Embeddings, tokens: int) -> dict[str, object]:
-    parts = len(found.vectors[0])
-    if body.dimensions not in (None, parts):
-        raise refused(f"its vectors have {parts} parts: leave `dimensions` out", "dimensions")
     is_packed = body.encoding_format == "base64"
     data = [
         {
