@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 import uvicorn
+from command import told
 from mcp import Client, StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
@@ -21,6 +22,7 @@ from mcp_types import CallToolResult, TextContent
 from moa import Agent, Classifier, Tool, ToolCall, mcp_tools
 from moa.agents.mcp import Server as Described
 from moa.config.endpoints import Endpoints
+from moa.graphs.support import Support
 from moa.serving.app import app_of, serve
 from moa.serving.keys import Caller, Keys
 from moa.serving.mcp_tools import Shape
@@ -66,12 +68,8 @@ async def listening(app: Any) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def over_http(*more: str) -> AsyncGenerator[Client]:
-    limits = dict(zip(more[::2], map(float, more[1::2]), strict=True))
-    settings = Settings(timeout_s=limits.get("--timeout-s", 300))
-    app = serve(
-        *(getattr(shop, name) for name in NODES), endpoints=Endpoints.of(), settings=settings
-    )
+async def over_http() -> AsyncGenerator[Client]:
+    app = serve(*(getattr(shop, name) for name in NODES), endpoints=Endpoints.of())
     async with listening(app) as url, Client(url) as client:
         yield client
 
@@ -93,13 +91,19 @@ def said(result: CallToolResult) -> str:
 
 
 @both
-async def test_a_graph_is_a_tool_with_its_schemas_and_gives_typed_results(
+async def test_a_graph_is_a_tool_that_gives_typed_results_and_tells_how_far_it_is(
     connected: Connected,
 ) -> None:
+    steps: list[tuple[float, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        steps.append((progress, message))
+
     async with connected() as client:
         assert client.protocol_version == "2026-07-28"
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        result = await client.call_tool("price", {"item": "pens", "pieces": 4})
+        order = {"item": "pens", "pieces": 4}
+        result = await client.call_tool("price", order, progress_callback=hear)
         loud = await client.call_tool("loud", {"text": "good day"})
     assert tools.keys() == set(NODES)
     assert tools["price"].input_schema["properties"]["item"] == {"title": "Item", "type": "string"}
@@ -111,48 +115,30 @@ async def test_a_graph_is_a_tool_with_its_schemas_and_gives_typed_results(
     assert (loud.structured_content, said(loud)) == ({"output": "GOOD DAY"}, "GOOD DAY")
     assert loud.meta
     assert loud.meta["moa/trace"]
+    assert steps == [(1, "done: price/priced")]
 
 
 @both
-@pytest.mark.parametrize(
-    ("tool", "arguments", "words"),
-    [
+async def test_what_goes_wrong_is_the_result_of_the_tool_and_says_what_to_do(
+    connected: Connected,
+) -> None:
+    calls: list[tuple[str, dict[str, Any], str]] = [
         ("price", {"item": "gold"}, "order pens"),
         ("price", {"pieces": 0}, "item"),
         ("loud", {"texts": "a"}, "'text'"),
         ("broken", {"text": "sesame"}, "log"),
-    ],
-    ids=["refused", "wrong", "misnamed", "raises"],
-)
-async def test_what_goes_wrong_is_the_result_of_the_tool_and_says_what_to_do(
-    connected: Connected, tool: str, arguments: dict[str, Any], words: str
-) -> None:
+    ]
     async with connected() as client:
-        result = await client.call_tool(tool, arguments)
-    assert result.is_error
-    assert words in said(result)
-    assert "Traceback" not in said(result)
-    assert "sesame" not in said(result)
-
-
-@both
-async def test_a_tool_that_is_not_there_is_an_error_of_the_protocol(connected: Connected) -> None:
-    async with connected() as client:
+        for tool, arguments, words in calls:
+            result = await client.call_tool(tool, arguments)
+            assert result.is_error
+            assert words in said(result)
+            assert "Traceback" not in said(result)
+            assert "sesame" not in said(result)
+        unset = said(await client.call_tool("price", {"item": "ink"}))
         with pytest.raises(MCPError, match="Did you mean 'price'"):
             await client.call_tool("prices", {})
-
-
-@both
-async def test_steps_are_told_to_a_client_that_asks_for_them(connected: Connected) -> None:
-    told: list[tuple[float, str | None]] = []
-
-    async def hear(progress: float, total: float | None, message: str | None) -> None:
-        told.append((progress, message))
-
-    async with connected() as client:
-        await client.call_tool("noisy", {"text": "a b"}, progress_callback=hear)
-    assert told
-    assert all(message for _, message in told)
+    assert ("INK_KEY" in unset) == (connected is over_stdio), "the owner alone is told of settings"
 
 
 @both
@@ -168,24 +154,12 @@ async def test_a_call_that_is_given_up_cancels_its_run(
         assert said(await client.call_tool("loud", {"text": "on"})) == "ON"
 
 
-@both
-async def test_a_run_has_a_deadline(connected: Connected) -> None:
-    async with connected("--timeout-s", "1") as client:
-        result = await client.call_tool("slow", {"text": "Hi"})
-    assert result.is_error
-    assert "time" in said(result)
-
-
-async def test_the_owner_of_a_server_is_told_what_is_set_up_wrong() -> None:
-    async with over_stdio() as client:
-        assert "INK_KEY" in said(await client.call_tool("price", {"item": "ink"}))
-    async with over_http() as client:
-        assert "INK_KEY" not in said(await client.call_tool("price", {"item": "ink"}))
-
-
-async def test_all_calls_over_stdio_share_one_budget() -> None:
-    async with over_stdio("--budget-usd", "1.2") as client:
+async def test_calls_over_stdio_have_a_deadline_each_and_share_one_budget() -> None:
+    async with over_stdio("--budget-usd", "1.2", "--timeout-s", "1") as client:
+        late = await client.call_tool("slow", {"text": "Hi"})
         results = [await client.call_tool("dear", {"text": "Hi"}) for _ in range(2)]
+    assert late.is_error
+    assert "time" in said(late)
     assert [one.is_error for one in results] == [False, True]
     assert "cost" in said(results[1])
 
@@ -220,6 +194,10 @@ async def test_standard_output_carries_the_protocol_alone(tmp_path: Path) -> Non
     assert rest == b""
     for words_of in ("loaded", "printed", "written past Python", "said by a child"):
         assert words_of in beside.decode()
+
+
+def test_what_can_not_be_served_is_said_and_no_traceback() -> None:
+    assert "no ready graph or agent 'prices'" in told("mcp", "prices", leaves=2).err
 
 
 LEGACY = {"mcp-protocol-version": "2025-06-18"}
@@ -294,40 +272,40 @@ async def test_a_key_sees_the_tools_that_it_may_run() -> None:
             await client.call_tool("price", {"item": "pens"})
 
 
-async def test_a_model_uses_graphs_that_moa_serves_by_both_transports() -> None:
-    app = serve(shop.price, shop.wait, endpoints=Endpoints.of())
-    async with listening(app) as url:
-        servers: list[Described] = [command("price", "wait"), url]
-        for server in servers:
-            model = ScriptedEndpoint([ToolCall.of("price", item="pens", pieces=2), "5 dollars."])
-            async with mcp_tools(connect_timeout_s=50, shop=server) as tools:
-                result = await Agent(model, "Sell.", tools=tools).run("Two pens?")
-            assert '"total": 5.0' in model.prompts[1].messages[-1].content
-            assert result.output.text == "5 dollars."
-
-
 @pytest.mark.parametrize("transport", ["stdio", "http"])
-async def test_a_call_that_takes_a_model_of_moa_too_long_ends_there_too(
-    transport: str, tmp_path: Path
-) -> None:
+async def test_a_model_of_moa_uses_graphs_that_moa_serves(transport: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    model = ScriptedEndpoint([ToolCall.of("wait", text=str(mark)), "Too late."])
+    order, wait = ToolCall.of("price", item="pens", pieces=2), ToolCall.of("wait", text=str(mark))
+    model = ScriptedEndpoint([order, wait, "5 dollars."])
     async with AsyncExitStack() as stack:
-        app = serve(shop.Waits(), endpoints=Endpoints.of())
-        http = transport == "http"
-        server = await stack.enter_async_context(listening(app)) if http else command("wait")
-        async with mcp_tools(connect_timeout_s=50, shop=server) as (wait,):
-            await Agent(model, "Wait.", tools=[Tool(wait, timeout_s=0.3)]).run("Well?")
-            await until(mark.exists)
+        server: Described = command("price", "wait")
+        if transport == "http":
+            app = serve(shop.price, shop.Waits(), endpoints=Endpoints.of())
+            server = await stack.enter_async_context(listening(app))
+        priced, waits = await stack.enter_async_context(
+            mcp_tools(connect_timeout_s=50, shop=server)
+        )
+        tools = [priced, Tool(waits, timeout_s=0.3)]
+        result = await Agent(model, "Sell.", tools=tools).run("Two pens?")
+        await until(mark.exists)  # what takes too long here ends there too
+    assert '"total": 5.0' in model.prompts[1].messages[-1].content
+    assert result.output.text == "5 dollars."
 
 
-async def test_a_decision_is_typed_for_clients() -> None:
-    small = SimulatedEndpoint(rule=lambda _: {"topic": {"card": 0.9}})
-    app = serve(Classifier(small, ["card", "app"], name="topic"), endpoints=Endpoints.of())
+async def test_decisions_and_choices_of_outputs_are_what_their_schemas_say() -> None:
+    calm = {"spam": {"no": 0.9}, "injection": {"no": 0.9}, "danger": {"no": 0.9}}
+    found = {"intent": {"payment": 0.9}, "urgency": {"today": 0.9}, "sentiment": {"neutral": 0.9}}
+    small = SimulatedEndpoint(rule=lambda _: {**calm, **found, "topic": {"card": 0.9}})
+    topic = Classifier(small, ["card", "app"], name="topic")
+    app = serve(topic, Support(slm=small, llm=small), endpoints=Endpoints.of())
+    message = {"text": "You charged my card twice, please correct that.", "subject": "Card"}
     async with listening(app) as url, Client(url) as client:
-        await client.list_tools()  # so that results are checked by their schema
-        found = (await client.call_tool("topic", {"text": "My card!"})).structured_content
-    assert found["label"] == "card"
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        card = await client.call_tool("topic", {"text": "My card!"})  # checked by its schema
+        routed = await client.call_tool("support", message)
+    assert tools["support"].input_schema["properties"].keys() >= {"text", "subject"}
+    assert card.structured_content["label"] == "card"
+    assert routed.structured_content["queue"] == "billing"
 
 
 OBJECT: dict[str, Any] = {"type": "object", "properties": {}}

@@ -65,8 +65,9 @@ def serve(
 ) -> None:
     """Serve graphs and agents over HTTP.
 
-    They are asked typed, as OpenAI's models are, and as System One. GET /health answers once requests are taken, /ready once models are loaded. SIGTERM lets what
-    runs end within 30 seconds. Exit codes: 143 told to end, 2 usage or configuration, 130 Ctrl-C.
+    They are asked typed, as OpenAI's models are, and as System One. GET /health answers once
+    requests are taken, /ready once models are loaded. SIGTERM lets what runs end within 30 seconds.
+    Exit codes: 143 told to end, 2 usage or configuration, 130 Ctrl-C.
 
     With --demo the built-in models alone are asked, without a key, and commands to try printed:
 
@@ -96,7 +97,7 @@ def serve(
 
     _show_warnings()
     settings = Settings(
-        hosts=tuple(allow_host or ()),
+        hosts=tuple(name.lower() for name in allow_host or ()),
         origins=tuple(cors or ()),
         timeout_s=deadline_s,
         concurrency=concurrency,

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -109,9 +109,16 @@ async def pipes() -> AsyncGenerator[Pipes]:
     from mcp.server.stdio import stdio_server
 
     lines: Any = _Lines()
-    async with stdio_server(stdin=lines) as (read, write):
-        with redirect_stdout(sys.stderr):
-            yield read, write
+    try:
+        async with stdio_server(stdin=lines) as (read, write):
+            with redirect_stdout(sys.stderr):
+                yield read, write
+    except BaseExceptionGroup as group:  # the SDK's tasks put whatever is raised here into one
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        if not isinstance(error, BrokenPipeError):  # with that nobody reads any longer
+            raise error from None
 
 
 async def speak(server: Server, owner: Caller, pipes: Pipes) -> None:

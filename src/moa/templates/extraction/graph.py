@@ -37,6 +37,8 @@ EXAMPLES: list[tuple[str, Wish | None]] = [
     ("Do you have this in green?", None),
 ]
 """Mails, and what they want, in the languages that people write in; `None`: something else."""
+SURE = 0.65
+"""The confidence from which on the wish counts. It promises nothing: labels of yours can."""
 
 ORDER = re.compile(r"(?:order|Bestellung|commande)\s+(?:no\.?\s*)?(\d{4,})", re.IGNORECASE)
 AMOUNT = re.compile(r"(\d[\d.,]*\d)\s*(euros?|EUR|€|USD|GBP)", re.IGNORECASE)
@@ -59,7 +61,7 @@ class Mail(Details):
     """What a mail says, and what its writer wants."""
 
     wish: str | None = None
-    """One of `WISHES`; none where the mail wants something else."""
+    """One of `WISHES`; none where the mail wants something else, or that is unsure."""
     confidence: float = 0
     """Of the wish, from 0 to 1."""
 
@@ -88,7 +90,8 @@ def put_together(mail: Text, found: Details, read: Details, wish: Choice[Wish | 
     """Take what a pattern found, else what a model read; what the mail doesn't say is left out."""
     fields = {name: value or getattr(read, name) for name, value in found}
     said = {name: value for name, value in fields.items() if value and value in mail.text}
-    return Mail(**said, wish=wish.label, confidence=wish.confidence or 0)
+    confidence = wish.confidence or 0
+    return Mail(**said, wish=wish.label if confidence >= SURE else None, confidence=confidence)
 
 
 def extraction(small: Endpoint, large: Endpoint | None = None) -> BuiltGraph[Text, Mail]:
