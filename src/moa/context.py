@@ -296,7 +296,7 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, whatever the calls in flight
                 take. Nothing is set aside then.
-            ConfigError: a budget here or above is strict, and the price is unknown.
+            PriceUnknown: a budget here or above is strict, and it isn't known.
             DeadlineExceeded: the deadline has passed, here or while it waited.
         """
         self.remaining_s()
@@ -321,7 +321,7 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
                 they set aside.
-            ConfigError: a budget here or above is strict, and the price is unknown.
+            PriceUnknown: a budget here or above is strict, and it isn't known.
             DeadlineExceeded: the deadline has passed.
         """
         self.remaining_s()

@@ -16,7 +16,14 @@ import pytest
 
 from moa import Agent, Budget, BudgetExceeded, Price
 from moa.endpoints.wrappers import Cached
-from moa.errors import ConfigError, DeadlineExceeded, KeySpent, RequestRefused, StoreError
+from moa.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    KeySpent,
+    PriceUnknown,
+    RequestRefused,
+    StoreError,
+)
 from moa.serving.keys import Caller, KeyFile, StoredKeys, key_store, keys_in
 from moa.testing import ScriptedEndpoint
 from moa.usage import Amount
@@ -144,7 +151,7 @@ async def test_a_key_with_dollars_asks_no_endpoint_without_a_price(tmp_path: Pat
     dollars, calls = add(address, usd_per_month=1), add(address, "bob", calls_per_day=1)
     async with opened(address) as keys:
         async with (await keys.caller(dollars)).admit("agent") as context:
-            with pytest.raises(ConfigError, match="price"):
+            with pytest.raises(PriceUnknown):
                 await agent(price=Price()).run("Hi", context)
         async with (await keys.caller(calls)).admit("agent") as context:
             await agent(price=Price()).run("Hi", context)

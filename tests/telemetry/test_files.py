@@ -90,7 +90,7 @@ def test_a_disk_without_room_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptu
         def refuse(line: object) -> None:
             raise ConfigError("no space left")
 
-        file._file.add = refuse  # pyright: ignore[reportPrivateUsage,reportAttributeAccessIssue]
+        file._file.add_line = refuse  # pyright: ignore[reportPrivateUsage,reportAttributeAccessIssue]
         agent = Agent(ScriptedEndpoint(["Hello!"] * 2), "Greet.")
         for _ in range(2):
             agent.run_sync("Hi", RunContext(tracer=Tracer(file=file)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from moa.errors import RequestRefused
@@ -16,6 +16,10 @@ M = TypeVar("M", bound=BaseModel)
 
 SomeText = Annotated[str, Field(pattern=r"\S")]
 """A text that is more than spaces."""
+Whole = Annotated[
+    int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
+]
+"""A whole number, however JSON writes it."""
 _LONGEST = 500
 """Characters of what is said of a request that doesn't fit."""
 _CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}

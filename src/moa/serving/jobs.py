@@ -107,11 +107,11 @@ class Jobs:
             RequestRefused: there is no folder for jobs (501), or the caller may not begin one now.
         """
         self._where()
-        found = list(_rows(rows))
         id = secrets.token_hex(16)
         owner = Owner(caller=caller.name, model=served.name, created=time.time())
 
         def keep() -> None:
+            found = list(_rows(rows))
             with Job(self._where(id), graph=served.node.name) as job:
                 job.add(found)
             self._save(id, owner)

@@ -303,7 +303,7 @@ def _named(agent: DecidingAgent[Any], id: str, asked: AnyAsked) -> Question | No
 def _question(id: str, asked: AnyAsked) -> Question:
     """Read a question."""
     options = _options(id, asked)
-    text = text_of(asked.instructions or "")
+    text = "" if asked.instructions is None else text_of(asked.instructions)
     if not text.strip() and isinstance(asked, Noul):  # what it is to be true of stands for it
         text = options[0].description or options[1].description or ""
     try:

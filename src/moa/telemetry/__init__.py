@@ -13,8 +13,6 @@ __all__ = ["Span", "Tracer", "tracer_of"]
 def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
     """Give the tracer of a run that is asked for over HTTP: its trace goes on from the caller's.
 
-        context = RunContext(tracer=tracer_of(headers))
-
     Where the server has a span of its own for the request, it goes on from that one.
 
     Args:
@@ -23,6 +21,11 @@ def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
 
     Returns:
         `None` where no tracer provider is set.
+
+    Examples:
+        >>> from moa.telemetry import tracer_of
+        >>> headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+        >>> context = RunContext(tracer=tracer_of(headers))
     """
     if sink_of_process() is None:
         return None

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from moa._files import Existing, LineFile
+from pydantic_core import to_json
+
+from moa._files import Existing, LineFile, dumped
 from moa.errors import ConfigError
 
 _logger = logging.getLogger(__name__)
@@ -20,9 +22,6 @@ _logger = logging.getLogger(__name__)
 
 class SpanFile:
     """A file that the spans of runs are added to: `Tracer(file=…)` takes it while it is open.
-
-        with SpanFile("trace.jsonl") as file:
-            agent.run_sync("Hi", RunContext(tracer=Tracer(file=file)))
 
     A new one can be read by its owner alone. Where it can't be written any more, as on a full disk,
     that is logged once, and runs go on without it.
@@ -32,6 +31,15 @@ class SpanFile:
         existing: What is done with spans that are there: `refuse` raises, `resume` adds to them,
             and `overwrite` drops them.
         source: A file that is read meanwhile, and is not to be written.
+
+    Examples:
+        >>> from moa.telemetry import Tracer
+        >>> from moa.telemetry.lines import SpanFile
+        >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.")
+        >>> with SpanFile("spans.jsonl") as file:
+        ...     result = agent.run_sync("Hi", RunContext(tracer=Tracer(file=file)))
+        >>> len(open("spans.jsonl").readlines())
+        2
 
     Raises:
         ConfigError: by `with`: it can't be opened, another process writes it, or it holds
@@ -69,7 +77,14 @@ class SpanFile:
             if not self._is_open:
                 return
             try:
-                self._file.add(line)
+                self._file.add_line(_written(line))
             except ConfigError as error:
                 self._is_open = False
                 _logger.warning("no further spans are written: %s", error)
+
+
+def _written(line: Mapping[str, object]) -> bytes:
+    try:
+        return to_json(line)
+    except ValueError:  # half of a surrogate pair, which is no text
+        return dumped(line).encode()

@@ -63,6 +63,13 @@ class Tracer:
             the words of notes and errors; `None`: as the environment says.
         pii: Takes personal data out of such texts first. Where it fails they are left out.
         parent: What the trace goes on from; `None`: the span that is current where the run begins.
+
+    Examples:
+        >>> from moa.telemetry import Tracer
+        >>> context = RunContext(tracer=Tracer(content=True))
+        >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.")
+        >>> print(agent.run_sync("Hi", context).output)
+        Hello!
     """
 
     is_call = False
@@ -181,7 +188,6 @@ class Span:
         "_later",
         "_own",
         "_side",
-        "_sink",
         "_span",
         "_start_ns",
         "_sum",
@@ -191,6 +197,7 @@ class Span:
         "name",
         "parent",
         "recorded",
+        "sink",
         "tracer",
     )
 
@@ -223,7 +230,7 @@ class Span:
         self._turn: threading.Lock = threading.Lock() if parent is None else parent._turn
         """Of the sums of the trace: what is paid in threads is counted too."""
         self._ended = False
-        self._sink, self._around, self._context = sink, around, None
+        self.sink, self._around, self._context = sink, around, None
         self.recorded = True
         """Whether anybody hears of it."""
         self._span: OTelSpan | None = None
@@ -240,10 +247,10 @@ class Span:
     def ids(self) -> tuple[int, int, int]:
         """Ids of the trace, of the span, and of the one around it, which is 0 where none is."""
         if self._ids is None:
-            assert self._sink is not None, "others have their ids from the start"
+            assert self.sink is not None, "others have their ids from the start"
             assert self._span is not None, "OpenTelemetry has begun it"
             found = self._span.get_span_context()
-            around = self.parent.ids[1] if self.parent else self._sink.id_in(self._around)
+            around = self.parent.ids[1] if self.parent else self.sink.id_in(self._around)
             self._ids = found.trace_id, found.span_id, around
         return self._ids
 
@@ -268,7 +275,7 @@ class Span:
             name,
             attributes,
             side,
-            self._sink,
+            self.sink,
             self.context,
             start_ns=start_ns,
             is_call=is_call,
@@ -277,8 +284,8 @@ class Span:
     @property
     def context(self) -> Context | None:
         """As OpenTelemetry's, for what begins below it; `None` where that isn't heard."""
-        if self._context is None and self._sink is not None and self._span is not None:
-            self._context = self._sink.within(self._span, self._around)
+        if self._context is None and self.sink is not None and self._span is not None:
+            self._context = self.sink.within(self._span, self._around)
         return self._context
 
     @property
@@ -362,8 +369,8 @@ class Span:
         self._ended, end_ns = True, time.time_ns()
         if self.recorded:
             self._add_usage()
-        if self._sink is not None and self._span is not None:
-            self._sink.end(self._span, self._later, self._events, self._error, end_ns)
+        if self.sink is not None and self._span is not None:
+            self.sink.end(self._span, self._later, self._events, self._error, end_ns)
         if self.tracer.file is not None:
             self.tracer.file.add(self._line(end_ns))
 
@@ -493,17 +500,15 @@ def attached(around: Tracer | Span | None) -> Generator[None]:
     It stands around one `await`, and never around a `yield`: what is closed by another task would
     have to be detached there.
     """
-    inner = around.context if isinstance(around, Span) else None
-    if inner is None:
+    sink, inner = (around.sink, around.context) if isinstance(around, Span) else (None, None)
+    if sink is None or inner is None:
         yield
         return
-    from opentelemetry.context import attach, detach
-
-    token = attach(inner)
+    token = sink.attach(inner)
     try:
         yield
     finally:
-        detach(token)
+        sink.detach(token)
 
 
 def _seconds(ns: int) -> float:
