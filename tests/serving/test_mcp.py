@@ -156,7 +156,7 @@ async def test_a_call_that_is_given_up_cancels_its_run(
 
 
 async def test_calls_over_stdio_have_a_deadline_each_and_share_one_budget() -> None:
-    async with over_stdio("--budget-usd", "1.2", "--timeout-s", "1") as client:
+    async with over_stdio("--budget-usd", "1.2", "--deadline-s", "1") as client:
         late = await client.call_tool("slow", {"text": "Hi"})
         results = [await client.call_tool("dear", {"text": "Hi"}) for _ in range(2)]
     assert late.is_error
