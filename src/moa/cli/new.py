@@ -50,9 +50,9 @@ def new(
     reading: options.Reading,
     asking: options.Asking,
 ) -> None:
-    """Make a small project that runs at once: on the built-in models, with no key.
+    """Make a small project that runs at once, with no key.
 
-    It has a configuration, ten rows of data, a graph in Python, a test, and a README of one screen
+    It runs on the built-in models. It has a configuration, ten rows of data, a graph in Python, a test, and a README of one screen
     that says what to change:
 
         inbox         messages get a reply, or go to the people who take care of them
