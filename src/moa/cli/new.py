@@ -52,8 +52,8 @@ def new(
 ) -> None:
     """Make a small project that runs at once, with no key.
 
-    It runs on the built-in models. It has a configuration, ten rows of data, a graph in Python, a test, and a README of one screen
-    that says what to change:
+    It runs on the built-in models. It has a configuration, ten rows of data, a graph in Python, a
+    test, and a README of one screen that says what to change:
 
         inbox         messages get a reply, or go to the people who take care of them
         moderation    comments are published, held for somebody to read, or removed
