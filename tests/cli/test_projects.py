@@ -38,7 +38,7 @@ def test_the_tests_of_a_project_pass_and_ask_nobody(
     template: str, monkeypatch: pytest.MonkeyPatch, moa_offline: None
 ) -> None:
     told("new", template, "shop")
-    monkeypatch.syspath_prepend("shop")
+    monkeypatch.setattr(sys, "path", [str(Path("shop").resolve()), *sys.path])
     monkeypatch.delitem(sys.modules, "graph", raising=False)
     found = run_path("shop/test_graph.py")
     monkeypatch.delitem(sys.modules, "graph")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -14,10 +15,10 @@ from typing import Any
 import anyio
 import pytest
 import uvicorn
-from command import told
 from mcp import Client, StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
+from starlette.testclient import TestClient
 
 from moa import Agent, Classifier, Tool, ToolCall, mcp_tools
 from moa.agents.mcp import Server as Described
@@ -155,7 +156,7 @@ async def test_a_call_that_is_given_up_cancels_its_run(
 
 
 async def test_calls_over_stdio_have_a_deadline_each_and_share_one_budget() -> None:
-    async with over_stdio("--budget-usd", "1.2", "--timeout-s", "1") as client:
+    async with over_stdio("--budget-usd", "1.2", "--deadline-s", "1") as client:
         late = await client.call_tool("slow", {"text": "Hi"})
         results = [await client.call_tool("dear", {"text": "Hi"}) for _ in range(2)]
     assert late.is_error
@@ -197,7 +198,10 @@ async def test_standard_output_carries_the_protocol_alone(tmp_path: Path) -> Non
 
 
 def test_what_can_not_be_served_is_said_and_no_traceback() -> None:
-    assert "no ready graph or agent 'prices'" in told("mcp", "prices", leaves=2).err
+    program = [sys.executable, "-m", "moa", "mcp", "prices"]
+    done = subprocess.run(program, input="", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("moa: there is no ready graph or agent 'prices'")
 
 
 LEGACY = {"mcp-protocol-version": "2025-06-18"}
@@ -247,6 +251,15 @@ async def test_clients_that_go_away_leave_no_run_and_no_task(headers: dict[str, 
                 writer.transport.abort()
         await until(lambda: waits.cancelled >= 100 and tasks() <= before)
     assert waits.begun == waits.cancelled == 100
+
+
+def test_a_server_without_the_sdk_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.serving.mcp.find_spec", lambda _: None)
+    app = serve(shop.loud, endpoints=Endpoints.of())
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.post("/mcp", json={})
+    assert answer.status_code == 501
+    assert "mixture-of-agents[mcp]" in answer.json()["error"]["message"]
 
 
 class Half(Caller):

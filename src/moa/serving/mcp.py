@@ -14,12 +14,13 @@ from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from moa._async import first_in
 from moa.errors import MissingDependency, RequestRefused
 from moa.serving.http import read_json
 from moa.serving.server import Server
@@ -110,13 +111,11 @@ async def pipes() -> AsyncGenerator[Pipes]:
 
     lines: Any = _Lines()
     try:
-        async with stdio_server(stdin=lines) as (read, write):
+        async with stdio_server(stdin=lines) as (read, write), read, write:
             with redirect_stdout(sys.stderr):
                 yield read, write
     except BaseExceptionGroup as group:  # the SDK's tasks put whatever is raised here into one
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        error = first_in(group)
         if not isinstance(error, BrokenPipeError):  # with that nobody reads any longer
             raise error from None
 
