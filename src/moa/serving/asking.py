@@ -16,10 +16,8 @@ M = TypeVar("M", bound=BaseModel)
 
 SomeText = Annotated[str, Field(pattern=r"\S")]
 """A text that is more than spaces."""
-Whole = Annotated[
-    int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
-]
-"""A whole number, however JSON writes it."""
+WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
+"""Takes a whole number however JSON writes it."""
 _LONGEST = 500
 """Characters of what is said of a request that doesn't fit."""
 _CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from moa.endpoints import ToolSchema
 from moa.errors import InputError, RequestRefused
 from moa.messages import Message
-from moa.serving.asking import Body, SomeText, Whole
+from moa.serving.asking import WHOLE, Body, SomeText
 
 MOST_MESSAGES = 2048
 MOST_TOOLS = 128
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+
+
+def _no(wanted: bool) -> bool:
+    if wanted:
+        raise ValueError("there are none to be had: leave it out")
+    return wanted
+
+
 _Data = Annotated[str, Field(json_schema_extra={"pattern": "^data:"})]
 """A file itself, as an address with `data:`."""
 _FROM_USER: JsonDict = {
@@ -180,18 +188,20 @@ class ChatRequest(Body):
     tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
 
     # What would change the answer, but for the value that changes nothing.
-    n: Annotated[Whole, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     top_p: Annotated[float, Field(ge=1, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=0)] | None = None
+    logprobs: (
+        Annotated[bool, Field(json_schema_extra={"const": False}), AfterValidator(_no)] | None
+    ) = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
