@@ -327,7 +327,8 @@ class RunContext:
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
             self._purse.check_priced(endpoint)
-        part, planned = Part(tier, self.node, endpoint), [(tier, estimate)]
+        part = Part(tier, self.node, endpoint)
+        planned: list[tuple[Tier, Amount]] = [(tier, estimate)]
         while True:
             with self._purse.lock:
                 refused = self._purse.refusal(planned)
