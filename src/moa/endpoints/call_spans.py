@@ -29,8 +29,7 @@ async def ask_in_span(
     if span is None:
         return await ask(endpoint, *asked, context, **named)
     with span:
-        inner = context.nested()
-        inner.tracer = span
+        inner = context.within(span)
         if span.content:
             await _record_request(span, asked[0])
         answer = await ask(endpoint, *asked, inner, **named)
@@ -51,8 +50,7 @@ async def stream_in_span(
                 yield piece
         return
     with span:
-        inner = context.nested()
-        inner.tracer = span
+        inner = context.within(span)
         span.set(names.STREAM, True)
         if span.content:
             await _record_request(span, prompt)

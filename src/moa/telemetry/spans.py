@@ -221,7 +221,7 @@ class Span:
         self.is_call = is_call
         self._given = attributes
         self._later: dict[str, Value] = {}
-        self._events: list[tuple[str, int, Attributes]] = []
+        self._events: Sequence[tuple[str, int, Attributes]] = ()
         self._side: Side = side
         self._start_ns = start_ns = start_ns or time.time_ns()
         self._error: str | None = None
@@ -328,7 +328,7 @@ class Span:
 
             if (text := mask(note.text, self.tracer.pii)) is not None:
                 said[names.TEXT] = text
-        self._events.append((names.event(note.kind), time.time_ns(), said))
+        self._events = (*self._events, (names.event(note.kind), time.time_ns(), said))
 
     def paying(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
         """Give what hears what a call takes: the call's span, or one for it alone."""
