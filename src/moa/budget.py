@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
-from moa.errors import BudgetExceeded, ConfigError, may_be_billed
+from moa.errors import BudgetExceeded, ConfigError, PriceUnknown, may_be_billed
 from moa.usage import NOTHING, Amount, Part, Price, Tier, Usage
 
 
@@ -28,7 +28,7 @@ class Budget:
     No interleaving passes them: the most that a call may take (the length of the prompt and
     `max_tokens`) is reserved before it is sent, and what it took settled afterwards. What a server
     takes beyond that is not foreseen, nor are dollars by the hour. A call whose price is unknown
-    counts against every limit but `cost`; a `strict` budget refuses it with a `ConfigError`.
+    counts against every limit but `cost`; a `strict` budget refuses it: `PriceUnknown`.
 
     Raises:
         ConfigError: a limit is no number, or below 0.
@@ -69,8 +69,8 @@ class Budget:
     @property
     def limits(self) -> dict[str, Any]:
         """Those that are on, by name."""
-        given = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return {name: limit for name, limit in given if limit is not None and name != "strict"}
+        given = ((name, getattr(self, name)) for name in _LIMITS)
+        return {name: limit for name, limit in given if limit is not None}
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
         """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
@@ -120,6 +120,7 @@ class Budget:
         )
 
 
+_LIMITS = ("cost", "tokens", "calls", "slm_calls", "llm_calls", "tool_calls")
 UNLIMITED = Budget()
 
 _logger = logging.getLogger(__name__)
@@ -306,10 +307,10 @@ class Purse:
     def check_priced(self, endpoint: str) -> None:
         """Log, once in a run, that no limit on the cost holds for an endpoint without a price.
 
-        Where a budget is strict it is a `ConfigError`.
+        Where a budget is strict it is a `PriceUnknown`.
         """
         if any(one.budget.strict for one in self.accounts):
-            raise ConfigError(
+            raise PriceUnknown(
                 f"no price of {endpoint} is known, and the budget is strict: it was not asked. "
                 "Give input_price and output_price in moa.toml, or a `price` where it is made"
             )

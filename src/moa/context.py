@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from moa.budget import UNLIMITED, Budget, Purse, Reservation, Share
+from moa.budget import UNLIMITED, Budget, Planned, Purse, Reservation, Share
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.telemetry import Span, Tracer
 from moa.telemetry.names import Kind
@@ -304,7 +304,7 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, whatever the calls in flight
                 take. Nothing is set aside then.
-            ConfigError: a budget here or above is strict, and the price is unknown.
+            PriceUnknown: a budget here or above is strict, and it isn't known.
             DeadlineExceeded: the deadline has passed, here or while it waited.
         """
         self.remaining_s()
@@ -329,14 +329,14 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
                 they set aside.
-            ConfigError: a budget here or above is strict, and the price is unknown.
+            PriceUnknown: a budget here or above is strict, and it isn't known.
             DeadlineExceeded: the deadline has passed.
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
             self._purse.check_priced(endpoint)
         part = Part(tier, self.node, endpoint)
-        planned: list[tuple[Tier, Amount]] = [(tier, estimate)]
+        planned: Planned = [(tier, estimate)]
         while True:
             with self._purse.lock:
                 refused = self._purse.refusal(planned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .harness import add_key, listening
 @asynccontextmanager
 async def served(
     node: Agent[Any, Any], *, keys: str | None = None
-) -> AsyncIterator[aiohttp.ClientSession]:
+) -> AsyncGenerator[aiohttp.ClientSession]:
     """Serve a node on a socket, and give a client."""
     async with listening(serve(node, keys=keys)) as url, aiohttp.ClientSession(url) as client:
         yield client

@@ -52,6 +52,28 @@ Source = Annotated[
         help=".jsonl, .csv, .txt, .parquet or .xlsx file, - for standard input.",
     ),
 ]
+Served = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME…",
+        help="Ready graphs and agents, which moa graphs lists, or file.py:object.",
+    ),
+]
+_KEYS = typer.Option(
+    "--keys",
+    metavar="FILE",
+    envvar="MOA_KEYS",
+    show_envvar=False,
+    help="File of the keys, or postgresql://…#NAME, a table in a database; else $MOA_KEYS.",
+)
+Keys = Annotated[str | None, _KEYS]
+NeededKeys = Annotated[str, _KEYS]
+Demo = Annotated[
+    bool, typer.Option("--demo", help="Try it on what ships: inputs, or the built-in models.")
+]
+RunTimeout = Annotated[
+    float, typer.Option("--deadline-s", min=1, help="Seconds until a run is ended.")
+]
 LabelledRows = Annotated[
     str,
     typer.Argument(metavar="DATA", help="Rows with text and label: .jsonl or .csv, - for stdin."),

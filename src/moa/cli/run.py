@@ -46,9 +46,7 @@ def run(
     ] = None,
     *,
     text: options.TextItself = False,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
-    ] = False,
+    demo: options.Demo = False,
     full: Annotated[
         bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
     ] = False,

@@ -220,7 +220,7 @@ class Idempotent:
         if run is None:
             return True
         try:
-            return self._server.runs.trace(run, caller_of(request)).item.error is None
+            return self._server.runs.trace(run, caller_of(request)).failure is None
         except RequestRefused:  # it is kept no longer
             return True
 

@@ -366,21 +366,17 @@ def key_store(address: str) -> Generator[KeyStore]:
         yield KeyFile(Path(address))
 
 
-def open_keys(address: str) -> tuple[KeyStore, Ledger]:
-    """Open where keys are kept, and their ledger.
+def keys_and_ledger(address: str) -> tuple[KeyStore, Ledger]:
+    """Give where keys are kept, and their ledger, which is to be opened first.
 
     Raises:
-        ConfigError: one of them can't be used.
-        MissingDependency: it is Postgres, and its client isn't installed.
+        ConfigError: there is no file of keys, or it holds something else.
     """
     if is_address(address):
         ledger = Ledger(address)
-        ledger.open()
         return KeyTable(ledger), ledger
     keys = KeyFile(Path(address))
-    ledger = Ledger(keys.ledger)
-    ledger.open()
-    return keys, ledger
+    return keys, Ledger(keys.ledger)
 
 
 class StoredKeys(Keys):
@@ -392,7 +388,8 @@ class StoredKeys(Keys):
 
     async def open(self) -> None:
         """See `Keys`."""
-        self.store, self.ledger = await asyncio.to_thread(open_keys, self._address)
+        self.store, self.ledger = keys_and_ledger(self._address)
+        await asyncio.to_thread(self.ledger.open)
         await asyncio.to_thread(self.ledger.speak)
 
     async def close(self) -> None:
