@@ -143,7 +143,7 @@ class Way:
         """Seconds of processor of whoever runs the graph."""
 
     @property
-    def cells(self) -> tuple[str, str, str]:
+    def cells(self) -> tuple[str, ...]:
         last = quantiles(self.seconds, n=100)[98]
         shown = (f"{one * 1000:.0f}" for one in (median(self.seconds), last))
         cpu = f"{self.cpu / len(self.seconds) * 1000:.2f}" if self.cpu else "-"
