@@ -62,7 +62,7 @@ async def serve(port: int) -> None:
     """Serve both, and tell what there is of this process whenever a line comes in."""
     app = moa.serve(graph_on(port), agent_on(port))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    config = uvicorn.Config(app, http="h11", ws="none", log_level="critical")
+    config = uvicorn.Config(app, ws="none", log_level="critical")
     running = asyncio.ensure_future(uvicorn.Server(config).serve(sockets=[listener]))
     print(listener.getsockname()[1], flush=True)
     own = psutil.Process()
@@ -134,15 +134,32 @@ async def asking(url: str, body: Any) -> AsyncGenerator[Callable[[], Awaitable[o
         yield ask
 
 
-async def latencies(model: int, served: int, proxy: int | None) -> dict[str, list[float]]:
+class Way:
+    """What asking in one way took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.cpu = 0.0
+        """Seconds of processor of whoever runs the graph."""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        last = quantiles(self.seconds, n=100)[98]
+        shown = (f"{one * 1000:.0f}" for one in (median(self.seconds), last))
+        cpu = f"{self.cpu / len(self.seconds) * 1000:.2f}" if self.cpu else "-"
+        return (*shown, cpu)
+
+
+async def latencies(model: int, served: Child, proxy: int | None) -> dict[str, Way]:
     """Measure each way in turns."""
+    address = f"http://127.0.0.1:{served.port}"
     graph, one = graph_on(model), agent_on(model)
     chat = {"model": "one", "messages": [{"role": "user", "content": TEXT}]}
-    ways: dict[str, list[float]] = {}
+    ways: dict[str, Way] = {}
     async with (
-        asking(f"http://127.0.0.1:{served}/run/two", TEXT) as run_two,
-        asking(f"http://127.0.0.1:{served}/run/one", TEXT) as run_one,
-        asking(f"http://127.0.0.1:{served}/v1/chat/completions", chat) as chat_one,
+        asking(f"{address}/run/two", TEXT) as run_two,
+        asking(f"{address}/run/one", TEXT) as run_one,
+        asking(f"{address}/v1/chat/completions", chat) as chat_one,
         asking(f"http://127.0.0.1:{proxy}/v1/chat/completions", chat) as proxied,
     ):
         asks: dict[str, Callable[[], Awaitable[object]]] = {
@@ -156,9 +173,14 @@ async def latencies(model: int, served: int, proxy: int | None) -> dict[str, lis
             asks["LiteLLM's proxy"] = proxied
         for turn in range(ROUNDS + 1):
             for name, ask in asks.items():
+                own = name in ("graph", "agent")
+                before = time.process_time() if own else served.state()["seconds"]
                 seconds = await timed(ask)
+                after = time.process_time() if own else served.state()["seconds"]
                 if turn:  # the first opens connections
-                    ways.setdefault(name, []).extend(seconds)
+                    way = ways.setdefault(name, Way())
+                    way.seconds += seconds
+                    way.cpu += 0 if ask is proxied else after - before
     return ways
 
 
@@ -228,19 +250,16 @@ def litellm(python: str, model: int, folder: Path) -> tuple[subprocess.Popen[byt
     raise SystemExit("LiteLLM's proxy did not start")
 
 
-def report(ways: dict[str, list[float]], before: Any, after: Any, answered: int) -> str:
-    rows = [
-        (name, f"{median(some) * 1000:.0f}", f"{quantiles(some, n=100)[98] * 1000:.0f}")
-        for name, some in ways.items()
-    ]
-    over = median(ways["graph, served"]) / median(ways["graph"]) - 1
+def report(ways: dict[str, Way], before: Any, after: Any, answered: int) -> str:
+    rows = [(name, *way.cells) for name, way in ways.items()]
+    over = median(ways["graph, served"].seconds) / median(ways["graph"].seconds) - 1
     passes = verdict(over, "at most", AIM, AIM)
     kinds = ("tasks", "sockets", "objects", "MiB")
     leak = [(kind, before[kind], after[kind]) for kind in kinds]
     return (
         f"{IN_FLIGHT} in flight, calls of {CALL_MS} ms, two of them in the graph, "
         f"{REQUESTS * ROUNDS} requests each, in turns:\n\n"
-        f"{table(('way', 'median, ms', '99 %, ms'), rows)}\n\n"
+        f"{table(('way', 'median, ms', '99 %, ms', 'CPU, ms'), rows)}\n\n"
         f"Served, the graph's median is {over:.0%} over its own (aim: at most {AIM:.0%}; {passes})."
         " Server, client and model share the cores of this machine.\n\n"
         f"After {CUT} requests, of which {answered} were waited for and the others left at any "
@@ -259,10 +278,10 @@ def main() -> None:
         asyncio.run(serve(given.serve))
         return
     model = Child(sys.executable, str(HERE / "mock_server.py"))
-    served = Child(sys.executable, __file__, "--serve", str(model.port))
+    served = Child(sys.executable, str(HERE / "server.py"), "--serve", str(model.port))
     with tempfile.TemporaryDirectory() as name:
         proxy = litellm(given.litellm, model.port, Path(name)) if given.litellm else None
-        ways = asyncio.run(latencies(model.port, served.port, proxy and proxy[1]))
+        ways = asyncio.run(latencies(model.port, served, proxy and proxy[1]))
         if proxy is not None:
             proxy[0].terminate()
             proxy[0].wait(30)

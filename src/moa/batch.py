@@ -33,7 +33,7 @@ from moa.errors import (
     QuorumNotMet,
 )
 from moa.journal import Journal
-from moa.node import Dropped, Node, Result
+from moa.node import Dropped, Node, Result, run_alone
 from moa.trace import Note
 from moa.usage import Usage
 
@@ -441,7 +441,8 @@ async def run_one(
         context.journal, journal.context = journal.root, context
     start = time.perf_counter()
     try:
-        result = await node.run(read(row.value) if row else given, context)
+        value = read(row.value) if row else given
+        result = await run_alone(node, value, context, journal, row=row and row.id)
     except MoaError as problem:
         error = problem
         if journal is not None:

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from moa.errors import BudgetExceeded, ConfigError, may_be_billed
+from moa.errors import BudgetExceeded, ConfigError, PriceUnknown, may_be_billed
 from moa.usage import NOTHING, Amount, Part, Price, Tier, Usage
 
 
@@ -28,7 +28,7 @@ class Budget:
     No interleaving passes them: the most that a call may take (the length of the prompt and
     `max_tokens`) is reserved before it is sent, and what it took settled afterwards. What a server
     takes beyond that is not foreseen, nor are dollars by the hour. A call whose price is unknown
-    counts against every limit but `cost`; a `strict` budget refuses it with a `ConfigError`.
+    counts against every limit but `cost`; a `strict` budget refuses it: `PriceUnknown`.
 
     Raises:
         ConfigError: a limit is no number, or below 0.
@@ -69,8 +69,8 @@ class Budget:
     @property
     def limits(self) -> dict[str, Any]:
         """Those that are on, by name."""
-        given = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return {name: limit for name, limit in given if limit is not None and name != "strict"}
+        given = ((name, getattr(self, name)) for name in _LIMITS)
+        return {name: limit for name, limit in given if limit is not None}
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
         """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
@@ -120,6 +120,7 @@ class Budget:
         )
 
 
+_LIMITS = ("cost", "tokens", "calls", "slm_calls", "llm_calls", "tool_calls")
 UNLIMITED = Budget()
 
 _logger = logging.getLogger(__name__)
@@ -306,10 +307,10 @@ class Purse:
     def check_priced(self, endpoint: str) -> None:
         """Log, once in a run, that no limit on the cost holds for an endpoint without a price.
 
-        Where a budget is strict it is a `ConfigError`.
+        Where a budget is strict it is a `PriceUnknown`.
         """
         if any(one.budget.strict for one in self.accounts):
-            raise ConfigError(
+            raise PriceUnknown(
                 f"no price of {endpoint} is known, and the budget is strict: it was not asked. "
                 "Give input_price and output_price in moa.toml, or a `price` where it is made"
             )
@@ -455,6 +456,14 @@ class Purse:
                         account.count(part.tier, charged.calls)
 
 
+class Payment(Protocol):
+    """Hears what a call has taken, once it is settled or released."""
+
+    def settle(self, actual: Amount, /) -> None:
+        """Hear it."""
+        ...
+
+
 class Reservation:
     """Something set aside in a run's budget for one call.
 
@@ -462,7 +471,7 @@ class Reservation:
     that can't have been billed, the call alone: see `may_be_billed`.
     """
 
-    __slots__ = ("_price", "_purse", "_start", "estimate", "part", "settled", "waits")
+    __slots__ = ("_price", "_purse", "_start", "estimate", "part", "payment", "settled", "waits")
 
     def __init__(self, purse: Purse, part: Part, estimate: Amount, price: Price) -> None:
         self.part = part
@@ -470,6 +479,8 @@ class Reservation:
         """What is set aside."""
         self.waits = 0
         """How many calls that are made within this one wait, so that it can't settle."""
+        self.payment: Payment | None = None
+        """Hears what it takes; `None`: nobody does."""
         self._purse = purse
         self._price = price
         self.settled = False
@@ -484,12 +495,16 @@ class Reservation:
         if not actual.seconds:
             actual = replace(actual, seconds=time.perf_counter() - self._start)
         self._purse.settle(self, actual)
+        if self.payment is not None:
+            self.payment.settle(actual)
 
     def release(self) -> None:
         """Charge nothing, once: nobody was asked."""
         assert not self.settled, "a reservation is settled once"
         self.settled = True
         self._purse.release(self)
+        if self.payment is not None:
+            self.payment.settle(NOTHING)
 
     def __enter__(self) -> Reservation:
         return self

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from moa.budget import UNLIMITED, Budget, Purse, Reservation, Share
+from moa.budget import UNLIMITED, Budget, Planned, Purse, Reservation, Share
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
+from moa.telemetry import Span, Tracer
+from moa.telemetry.names import Kind
+from moa.telemetry.spans import UNTRACED, start, tracer_for
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
@@ -41,6 +45,8 @@ class RunContext:
             tokens so far, whether the text is shown or not.
         keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
             it, each of which keeps its own notes.
+        tracer: Begins the spans of the runs in it; `None`: one that OpenTelemetry hears, where a
+            tracer provider is set. See `moa.telemetry`.
 
     Examples:
         >>> context = RunContext(budget=Budget(calls=10), timeout_s=30)
@@ -62,6 +68,7 @@ class RunContext:
         "owner",
         "parent",
         "reference",
+        "tracer",
         "watcher",
     )
 
@@ -75,11 +82,15 @@ class RunContext:
         listener: Callable[[Event], None] | None = None,
         watcher: Callable[[str, int], None] | None = None,
         keep_notes: bool = True,
+        tracer: Tracer | None = None,
     ) -> None:
         self.reference = reference
         self.listener = listener
         self.watcher = watcher
         self.keep_notes = keep_notes
+        self.tracer: Tracer | Span | None = tracer_for(tracer)
+        """What spans begin in: the innermost one that is open, or what begins a trace; `None`:
+        nobody hears of them."""
         self.owner = ""
         """For whom it runs, such as the key of who asks a server: what is kept of it, such as in a
         cache, is kept for that one alone. Empty: for anybody."""
@@ -139,6 +150,7 @@ class RunContext:
         child.reference = self.reference
         child.listener = self.listener
         child.watcher = self.watcher
+        child.tracer = self.tracer
         child.keep_notes = True
         child.owner = self.owner
         child.journal = self.journal
@@ -146,6 +158,26 @@ class RunContext:
         if self.deadline is not None:
             child.deadline = min(self.deadline, child.deadline or self.deadline)
         return child
+
+    def span(self, kind: Kind, name: str) -> AbstractContextManager[Span | None]:
+        """Open the span of what runs in this context, for a `with` around it.
+
+        Args:
+            kind: What runs.
+            name: Its name.
+        """
+        if self.tracer is None or not self.tracer.recorded:
+            return UNTRACED
+        self.tracer = opened = start(self.tracer, kind, name, self.node)
+        return opened
+
+    def within(self, span: Span) -> RunContext:
+        """Give this context once more: the same budget, ledger and notes, but inside of a span."""
+        inner = RunContext.__new__(RunContext)
+        for slot in RunContext.__slots__:
+            setattr(inner, slot, getattr(self, slot))
+        inner.tracer = span
+        return inner
 
     @property
     def limited(self) -> bool:
@@ -187,6 +219,8 @@ class RunContext:
         for level in self._lineage():
             if level.keep_notes:
                 level._notes.append(written)
+        if self.tracer is not None:
+            self.tracer.note(written, error)
 
     def charge(self, usage: Usage, *, back: bool = False, within: object = None) -> None:
         """Count what was spent before, here and in every parent; with `back`, count it no more.
@@ -270,7 +304,7 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, whatever the calls in flight
                 take. Nothing is set aside then.
-            ConfigError: a budget here or above is strict, and the price is unknown.
+            PriceUnknown: a budget here or above is strict, and it isn't known.
             DeadlineExceeded: the deadline has passed, here or while it waited.
         """
         self.remaining_s()
@@ -278,11 +312,14 @@ class RunContext:
             self._purse.check_priced(endpoint)
         part = Part(tier, self.node, endpoint)
         with self._purse.lock:
+            reserved = None
             if self._purse.refusal([(tier, estimate)]) is None:
-                return self._purse.set_aside(part, estimate, price)
-        return await self._purse.awaited(
-            part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
-        )
+                reserved = self._purse.set_aside(part, estimate, price)
+        if reserved is None:
+            reserved = await self._purse.awaited(
+                part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
+            )
+        return self._heard(reserved)
 
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
@@ -292,22 +329,30 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
                 they set aside.
-            ConfigError: a budget here or above is strict, and the price is unknown.
+            PriceUnknown: a budget here or above is strict, and it isn't known.
             DeadlineExceeded: the deadline has passed.
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
             self._purse.check_priced(endpoint)
-        part, planned = Part(tier, self.node, endpoint), [(tier, estimate)]
+        part = Part(tier, self.node, endpoint)
+        planned: Planned = [(tier, estimate)]
         while True:
             with self._purse.lock:
                 refused = self._purse.refusal(planned)
-                if refused is None:
-                    return self._purse.set_aside(part, estimate, price)
-            if not self._purse.given_more_now(planned):
+                reserved = None if refused else self._purse.set_aside(part, estimate, price)
+            if reserved is not None:
+                return self._heard(reserved)
+            if refused and not self._purse.given_more_now(planned):
                 account, passed = refused
                 with self._purse.lock:
                     raise account.exceeded(part, passed)
+
+    def _heard(self, reserved: Reservation) -> Reservation:
+        """Have the span of a call hear what it takes."""
+        if self.tracer is not None:
+            reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
+        return reserved
 
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
         """Name the first limit, here or above, that further calls together would pass.

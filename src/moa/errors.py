@@ -113,6 +113,10 @@ class ModelNotFound(ConfigError):
     """The weights of a local model could not be found, fetched, trusted or loaded."""
 
 
+class PriceUnknown(ConfigError):
+    """A budget is strict, and the price of an endpoint is unknown, so it was not asked."""
+
+
 class NotResumable(ConfigError):
     """A node may ask people in a run of which nothing is kept, or a thread has no run to go on."""
 

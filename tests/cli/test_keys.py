@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import told
 
-from moa.serving.keys import KeyFile, digest, open_keys
+from moa.serving.keys import KeyFile, digest, keys_and_ledger
 from moa.usage import Amount
 
 
@@ -30,7 +30,7 @@ def test_a_secret_is_printed_once_and_only_its_hash_is_kept(folder: Path) -> Non
 def test_what_is_spent_is_listed_beside_the_limits() -> None:
     told("keys", "new", "alice", "--calls-per-day", "10", "--parallel", "2", "--quiet")
     told("keys", "new", "bob", "--quiet")
-    keys, ledger = open_keys("keys.toml")
+    keys, ledger = keys_and_ledger("keys.toml")
     with ledger:
         ledger.begin("alice", keys.all()["alice"], "one")
         ledger.settle("one", Amount(calls=3))
@@ -44,7 +44,7 @@ def test_what_is_spent_is_listed_beside_the_limits() -> None:
 
 def test_a_revoked_key_is_gone_and_what_its_name_has_spent_stays(folder: Path) -> None:
     first = told("keys", "new", "alice", "--quiet").out
-    keys, ledger = open_keys("keys.toml")
+    keys, ledger = keys_and_ledger("keys.toml")
     with ledger:
         ledger.begin("alice", keys.all()["alice"], "one")
         ledger.settle("one", Amount(calls=3))
@@ -71,7 +71,7 @@ def test_keys_in_postgres_are_made_and_listed_alike(postgres: str) -> None:
         (("new", "a b"), "letters"),
         (("new", "alice"), "already"),
         (("new", "bob", "--graphs", "a,,b"), "--graphs"),
-        (("new", "bob", "--usd-per-day", "nan"), "usd_per_day"),
+        (("new", "bob", "--usd-per-day", "nan"), "--usd-per-day"),
         (("new", "bob", "--parallel", "0"), "parallel"),
         (("revoke", "bob"), "no key 'bob'"),
         (("list", "--keys", "none.toml"), "no file of keys"),

@@ -94,6 +94,26 @@ def test_without_a_large_model_and_an_encoder_it_says_what_to_install() -> None:
     assert not Path("moa.toml").exists()
 
 
+def test_an_inbox_of_ones_own_becomes_a_project_of_its_messages() -> None:
+    Path("moa.toml").write_text(ENDPOINT)
+    told("new", "inbox", "shop", "--from", "in.jsonl", "--yes")
+    config = Path("shop/moa.toml").read_text("utf-8")
+    assert tomllib.loads(config)["graphs"]["support"]["intents"].keys() == {
+        "where_is_it",
+        "refund",
+    }
+    assert "Fernhill" not in config
+    texts = [row["text"] for row in kept("shop/messages.jsonl", ordered=True)]
+    assert texts[1] == EVIL
+    assert Path("shop/graph.py").is_file()
+
+
+def test_only_an_inbox_is_drafted() -> None:
+    assert "--from is for" in told("new", "rag", "x", "--from", "in.jsonl", leaves=2).words
+    assert "give --from" in told("new", "inbox", "x", "--by-groups", leaves=2).words
+    assert not Path("x").exists()
+
+
 def test_groups_are_found_and_named_by_their_words() -> None:
     draw = np.random.default_rng(0)
     words = ("parcel", "refund", "repair", "invoice")

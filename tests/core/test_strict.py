@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from moa import Agent, Budget, BudgetExceeded, ConfigError, Price, RunContext
+from moa import Agent, Budget, BudgetExceeded, Price, RunContext
+from moa.errors import PriceUnknown
 from moa.testing import ScriptedEndpoint
 from moa.usage import FREE, Amount, Usage
 
@@ -16,9 +17,10 @@ UNPRICED = Price()
 
 async def test_an_endpoint_without_a_price_is_not_asked_under_a_strict_budget() -> None:
     endpoint = ScriptedEndpoint(["Hello!"], name="large", price=UNPRICED)
-    with pytest.raises(ConfigError, match="no price of large is known"):
-        await Agent(endpoint, "Greet.").run("Hi", RunContext(budget=Budget(strict=True)))
-    assert not endpoint.prompts
+    context = RunContext(budget=Budget(strict=True))
+    with pytest.raises(PriceUnknown, match="no price of large is known"):
+        await Agent(endpoint, "Greet.").run("Hi", context)
+    assert context.usage.calls == 0
 
 
 @pytest.mark.parametrize("price", [FREE, Price(input=Decimal(1), output=Decimal(2))])
@@ -31,13 +33,13 @@ async def test_what_has_a_price_or_is_free_is_asked(price: Price) -> None:
 async def test_a_budget_within_a_strict_one_does_not_soften_it() -> None:
     outer = RunContext(budget=Budget(strict=True))
     endpoint = ScriptedEndpoint(["Hello!"], price=UNPRICED)
-    with pytest.raises(ConfigError):
+    with pytest.raises(PriceUnknown):
         await Agent(endpoint, "Greet.", budget=Budget(calls=3)).run("Hi", outer)
 
 
 async def test_where_nothing_is_awaited_it_holds_too() -> None:
     context = RunContext(budget=Budget(strict=True))
-    with pytest.raises(ConfigError):
+    with pytest.raises(PriceUnknown):
         context.reserve_now("framework", "llm", UNPRICED.charge(Amount(calls=1)))
 
 

@@ -99,6 +99,24 @@ async def test_a_job_is_cancelled_and_resumed(tmp_path: Path) -> None:
     assert sorted(shout.rows) == ["one", "two"]
 
 
+async def test_a_job_that_cannot_be_kept_or_gone_on_with_is_told_and_hangs_nobody(
+    tmp_path: Path,
+) -> None:
+    _, app = server_with(Shout(), jobs=tmp_path)
+    async with client_of(app) as client:
+        id = await begun(client, ["one"])
+        await ended(client, id)
+        tmp_path.rename(tmp_path.with_name("moved"))  # noqa: ASYNC240
+        tmp_path.write_text("no folder")  # noqa: ASYNC240
+        lost = await client.post("/jobs", json={"model": "shout", "rows": ["one"]})
+    _, app = server_with(greeter(), jobs=tmp_path.with_name("moved"))
+    async with client_of(app) as client:
+        gone = await client.post(f"/jobs/{id}/resume", json={})
+    assert lost.status_code == 500
+    assert gone.status_code == 404
+    assert "shout" in gone.json()["error"]["message"]
+
+
 async def test_a_job_is_its_callers_alone_and_no_id_is_a_path(tmp_path: Path) -> None:
     _, app = server_with(Shout(), keys=SomeKeys(Ledger("ann"), Ledger("bob")), jobs=tmp_path)
     (tmp_path / "owner.json").write_text("{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -158,3 +159,30 @@ async def test_a_server_that_is_told_to_end_lets_what_runs_come_to_its_end(
         assert '"output": "Hi"' in answer.text
     assert await asyncio.to_thread(process.wait, 10) == -signal.SIGTERM
     process.stdout.close()
+
+
+async def test_clients_that_leave_at_any_moment_leave_no_task_and_no_run() -> None:
+    ann = Ledger("ann")
+    server, app = server_with(Slow(0.05), keys=SomeKeys(ann))
+    dice = random.Random(0)
+    async with listening(app) as address:
+        host, port = address.removeprefix("http://").split(":")
+
+        async def ask(accept: str) -> None:
+            _, writer = await asyncio.open_connection(host, int(port))
+            head = "POST /run/slow HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ann\r\n"
+            kind = f"Content-Type: application/json\r\nAccept: {accept}\r\n"
+            asked = f'{head}{kind}Content-Length: 4\r\n\r\n"Hi"'.encode()
+            writer.write(asked[: dice.choice([len(asked), dice.randrange(len(asked))])])
+            await asyncio.sleep(dice.random() * 0.1)
+            writer.transport.abort()
+
+        before = len(asyncio.all_tasks())
+        for _ in range(5):
+            async with asyncio.TaskGroup() as group:
+                for accept in ["application/json", "text/event-stream"] * 10:
+                    group.create_task(ask(accept))
+        await until(lambda: not server.runs.active)
+        await until(lambda: len(asyncio.all_tasks()) <= before + 1)  # sse-starlette's own watcher
+    assert ann.settled
+    assert all(usage.calls <= 1 for usage in ann.settled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,6 +105,17 @@ def test_runs_that_all_wait_do_not_wait_for_each_other(ledger: Ledger) -> None:
         assert ask(ledger, run, usd="0.2").answer == "granted"
     assert ask(ledger, "one", calls=2, usd="0.4", granted=granted).answer == "wait"
     assert ask(ledger, "two", calls=2, usd="0.4", granted=granted).answer == "spent"
+
+
+def test_what_a_run_holds_that_waits_is_set_aside_all_the_same(ledger: Ledger) -> None:
+    granted = Budget(calls=1, cost=Decimal("0.2"))
+    for run in ("one", "two", "three"):
+        ledger.begin("alice", LIMITS, run)
+    for run in ("one", "two"):
+        assert ask(ledger, run, usd="0.2").answer == "granted"
+    assert ask(ledger, "one", calls=2, usd="0.4", granted=granted).answer == "wait"
+    assert ask(ledger, "three", usd="0.2").answer == "wait"
+    assert ask(ledger, "three", usd="0.1").answer == "granted"
 
 
 def test_a_run_that_may_give_something_back_itself_is_waited_for(ledger: Ledger) -> None:
@@ -274,7 +285,8 @@ class Processes(RuleBasedStateMachine):
         self.began = 0
         self.sent = defaultdict[tuple[str, str], int](int)
         """Calls by key and day or month in which they were sent."""
-        self.paid = defaultdict[tuple[str, str], Decimal](Decimal)
+        self.due = defaultdict[str, Decimal](Decimal)
+        """Dollars that a key has to be charged: of calls whose answer was lost, all set aside."""
 
     def opened(self) -> Ledger:
         ledger = Ledger(self.path, clock=self.clock, lease_s=_LEASE_S)
@@ -285,6 +297,10 @@ class Processes(RuleBasedStateMachine):
     def periods(self) -> list[str]:
         at = datetime.fromtimestamp(self.clock.now, UTC)
         return [f"{at:%Y-%m-%d}", f"{at:%Y-%m}"]
+
+    def over(self, run: Run) -> None:
+        self.runs.remove(run)
+        self.due[run.name] += run.cost + run.set_aside
 
     @rule(process=st.integers(0, 2), name=st.sampled_from(["alice", "bob"]))
     def begin(self, process: int, name: str) -> None:
@@ -311,7 +327,7 @@ class Processes(RuleBasedStateMachine):
         )
         if grant.answer == "gone":
             assert run.was_cut_off
-            self.runs.remove(run)
+            self.over(run)
             return
         run.granted = grant.granted.within(run.granted)
         if grant.answer == "granted":
@@ -319,7 +335,6 @@ class Processes(RuleBasedStateMachine):
             run.set_aside += usd
             for period in self.periods():
                 self.sent[run.name, period] += calls
-                self.paid[run.name, period] += usd  # at most; see `answer`
 
     @precondition(lambda self: self.runs)
     @rule(which=st.integers(0, 99), share=st.integers(0, 4))
@@ -332,14 +347,16 @@ class Processes(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(which=st.integers(0, 99))
     def end(self, which: int) -> None:
-        run = self.runs.pop(which % len(self.runs))
+        run = self.runs[which % len(self.runs)]
+        self.over(run)
         run.ledger.settle(run.id, Amount(calls=run.calls, priced_cost=run.cost + run.set_aside))
 
     @rule(process=st.integers(0, 2))
     def kill(self, process: int) -> None:
         dead = self.ledgers[process]
         dead.store.close()
-        self.runs = [run for run in self.runs if run.ledger is not dead]
+        for run in [run for run in self.runs if run.ledger is dead]:
+            self.over(run)
         self.ledgers[process] = self.opened()
 
     @rule(seconds=st.sampled_from([1, 9, 3600, 7200]), cut_off=st.sampled_from([None, 0, 1, 2]))
@@ -366,6 +383,8 @@ class Processes(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once all processes are dead nothing is set aside, and each call sent is charged."""
+        for run in [*self.runs]:
+            self.over(run)
         for ledger in self.ledgers:
             ledger.store.close()
         self.clock.now += _LEASE_S + 1
@@ -375,8 +394,8 @@ class Processes(RuleBasedStateMachine):
                 standing = after.standing(name)
                 assert (standing.held.calls, standing.held.nano, standing.runs) == (0, 0, 0)
                 rows = after.store.run(
-                    "select coalesce(sum(calls), 0) from moa_key_sums where name = ? "
-                    "and length(period) = 7",
+                    "select coalesce(sum(calls), 0), coalesce(sum(nano), 0) from moa_key_sums "
+                    "where name = ? and length(period) = 7",
                     name,
                 )
                 sent = sum(
@@ -385,12 +404,13 @@ class Processes(RuleBasedStateMachine):
                     if key == name and len(period) == 7
                 )
                 assert rows[0][0] >= sent
+                assert rows[0][1] >= self.due[name] * 10**9
         self.folder.cleanup()
 
 
-test_no_interleaving_passes_a_limit: Callable[..., None] = settings(
-    max_examples=30,
-    stateful_step_count=40,
+test_no_interleaving_passes_a_limit: Any = settings(
+    max_examples=20,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )(Processes).TestCase

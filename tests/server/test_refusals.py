@@ -109,6 +109,20 @@ async def test_a_body_without_a_length_is_counted_as_it_comes() -> None:
     assert sent < 1000
 
 
+async def test_a_body_that_does_not_come_is_waited_for_no_longer_than_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def slowly() -> AsyncGenerator[bytes]:
+        yield b'"'
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("moa.serving.http._BODY_S", 0.05)
+    _, app = server_with(greeter())
+    async with client_of(app) as client:
+        answer = await client.post("/run/greeter", content=slowly(), headers=JSON)
+    assert answer.status_code == 408
+
+
 async def test_more_requests_than_are_worked_on_at_once_are_told_to_come_again() -> None:
     slow = Slow()
     _, app = server_with(slow, greeter(), concurrency=1)
@@ -212,6 +226,12 @@ def test_an_error_has_a_status_a_word_for_programs_and_says_whether_to_ask_again
     assert {*body["error"]} == {"message", "type", "param", "code"}
     assert "sk-secret" not in fault.message
     assert "/etc/" not in fault.message
+
+
+@pytest.mark.parametrize("origin", ["*", "https://*.example.org", "app.example.org", "null"])
+def test_an_origin_that_stands_for_many_is_refused(origin: str) -> None:
+    with pytest.raises(errors.ConfigError, match="origin"):
+        Settings(origins=(origin,))
 
 
 @pytest.mark.parametrize("name", ["timeout_s", "body_bytes", "concurrency", "kept_s", "waiting"])

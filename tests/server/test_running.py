@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from moa import Choice, Decider, Graph, Result, RunContext, choice
 from moa.errors import EndpointUnavailable
+from moa.serving.keys import ANYONE
 from moa.testing import SimulatedEndpoint
 from moa.usage import Price
 
@@ -186,3 +187,16 @@ async def test_threads_of_a_chat_belong_to_a_caller() -> None:
             )
             assert answer.json()["output"]["thread"] == "t"
     assert "4711" not in seen[1]
+
+
+async def test_what_is_kept_of_a_run_holds_neither_its_texts_nor_its_error() -> None:
+    server, app = server_with(greeter("A secret.", EndpointUnavailable("down", endpoint="large")))
+    async with client_of(app) as client:
+        ids = [
+            (await client.post("/run/greeter", json="Who?")).headers["x-moa-trace"]
+            for _ in range(2)
+        ]
+        failed = (await client.get(f"/traces/{ids[1]}")).json()
+    kept = [server.runs.trace(id, ANYONE) for id in ids]
+    assert not any(one.item.input or one.item.output or one.item.error for one in kept)
+    assert (failed["status"], failed["error"]) == ("failed", "EndpointUnavailable")

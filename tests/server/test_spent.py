@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 
-from moa import Agent
-from moa.graphs.mixture import Mixture
-from moa.node import Node
+from moa.context import RunContext
+from moa.errors import KeySpent, QuorumNotMet
+from moa.node import Node, Result
 from moa.serving.app import serve
-from moa.testing import ScriptedEndpoint
+from moa.serving.faults import fault_of
+from moa.usage import Usage
 
 from .harness import Slow, add_key, client_of, greeter
 
@@ -45,10 +47,9 @@ async def test_a_key_that_is_spent_within_a_run_is_told_the_same(keys: str) -> N
         name = "thrice"
         input_type = str
 
-        async def run(self, request: str, context: Any = None, /) -> Any:
-            for _ in range(3):
-                result = await node.run(request, context)
-            return result
+        async def run(self, request: str, context: RunContext | None = None, /) -> Result[Any]:
+            results = [await node.run(request, context) for _ in range(3)]
+            return results[-1]
 
     node = greeter()
     who = add_key(keys, calls_per_day=2)
@@ -57,16 +58,11 @@ async def test_a_key_that_is_spent_within_a_run_is_told_the_same(keys: str) -> N
     assert (spent.status_code, spent.json()["error"]["left"]) == (402, {"calls_per_day": 0})
 
 
-async def test_models_that_are_all_refused_by_a_key_are_no_fault_of_the_server(keys: str) -> None:
-    def writer(name: str) -> Agent[Any, Any]:
-        return Agent(ScriptedEndpoint(["Fine."] * 9, name=name), "Answer.", name=name)
-
-    mixture = Mixture(
-        proposers=[writer("first"), writer("second")], aggregator=writer("third")
-    ).build()
-    who = add_key(keys, calls_per_day=0)
-    async with client_of(app(mixture, keys), headers=who) as client:
-        assert (await client.post("/run/mixture", json="Hi")).status_code == 402
+def test_models_that_are_all_refused_by_a_key_are_no_fault_of_the_server() -> None:
+    left, renews_at = {"calls_per_day": 0}, datetime(2026, 12, 1, tzinfo=UTC)
+    spent = KeySpent("spent", spent=Usage(), left=left, renews_at=renews_at)
+    fault = fault_of(QuorumNotMet("none of 2 answered", causes={"a": spent, "b": spent}))
+    assert (fault.status, fault.body["error"]) == (402, fault_of(spent).body["error"])
 
 
 async def test_too_many_runs_at_once_may_be_asked_for_again(keys: str) -> None:

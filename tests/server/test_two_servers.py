@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def models() -> Iterator[Models]:
         yield Models(url, asked, busy)
 
 
-@pytest.fixture(params=["file", "postgres"])
+@pytest.fixture(params=["file", pytest.param("postgres", marks=pytest.mark.long)])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
         return f"{request.getfixturevalue('postgres')}#shop"
@@ -104,7 +104,7 @@ class Servers:
 @asynccontextmanager
 async def started(
     folder: Path, url: str, address: str
-) -> AsyncIterator[tuple[Servers, aiohttp.ClientSession]]:
+) -> AsyncGenerator[tuple[Servers, aiohttp.ClientSession]]:
     servers = Servers(folder, url, address)
     try:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

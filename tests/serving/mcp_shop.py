@@ -36,7 +36,7 @@ class Bill(BaseModel):
     total: float
 
 
-async def _priced(order: Order) -> Bill:
+async def priced(order: Order) -> Bill:
     if order.item == "gold":
         raise InputError("gold is sold out: order pens")
     if order.item == "ink":
@@ -87,7 +87,7 @@ def _graph(name: str, kind: type[In], work: Callable[[In], Awaitable[Out]]) -> B
     return g.build(g.add(work, g.input))
 
 
-price = _graph("price", Order, _priced)
+price = _graph("price", Order, priced)
 loud = _graph("loud", str, _loud)
 noisy = _graph("noisy", str, _printed)
 broken = _graph("broken", str, _failed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -17,10 +18,12 @@ import uvicorn
 from mcp import Client, StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
+from starlette.testclient import TestClient
 
 from moa import Agent, Classifier, Tool, ToolCall, mcp_tools
 from moa.agents.mcp import Server as Described
 from moa.config.endpoints import Endpoints
+from moa.graphs.support import Support
 from moa.serving.app import app_of, serve
 from moa.serving.keys import Caller, Keys
 from moa.serving.mcp_tools import Shape
@@ -66,12 +69,8 @@ async def listening(app: Any) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def over_http(*more: str) -> AsyncGenerator[Client]:
-    limits = dict(zip(more[::2], map(float, more[1::2]), strict=True))
-    settings = Settings(timeout_s=limits.get("--timeout", 300))
-    app = serve(
-        *(getattr(shop, name) for name in NODES), endpoints=Endpoints.of(), settings=settings
-    )
+async def over_http() -> AsyncGenerator[Client]:
+    app = serve(*(getattr(shop, name) for name in NODES), endpoints=Endpoints.of())
     async with listening(app) as url, Client(url) as client:
         yield client
 
@@ -93,13 +92,19 @@ def said(result: CallToolResult) -> str:
 
 
 @both
-async def test_a_graph_is_a_tool_with_its_schemas_and_gives_typed_results(
+async def test_a_graph_is_a_tool_that_gives_typed_results_and_tells_how_far_it_is(
     connected: Connected,
 ) -> None:
+    steps: list[tuple[float, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        steps.append((progress, message))
+
     async with connected() as client:
         assert client.protocol_version == "2026-07-28"
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        result = await client.call_tool("price", {"item": "pens", "pieces": 4})
+        order = {"item": "pens", "pieces": 4}
+        result = await client.call_tool("price", order, progress_callback=hear)
         loud = await client.call_tool("loud", {"text": "good day"})
     assert tools.keys() == set(NODES)
     assert tools["price"].input_schema["properties"]["item"] == {"title": "Item", "type": "string"}
@@ -111,48 +116,30 @@ async def test_a_graph_is_a_tool_with_its_schemas_and_gives_typed_results(
     assert (loud.structured_content, said(loud)) == ({"output": "GOOD DAY"}, "GOOD DAY")
     assert loud.meta
     assert loud.meta["moa/trace"]
+    assert steps == [(1, "done: price/priced")]
 
 
 @both
-@pytest.mark.parametrize(
-    ("tool", "arguments", "words"),
-    [
+async def test_what_goes_wrong_is_the_result_of_the_tool_and_says_what_to_do(
+    connected: Connected,
+) -> None:
+    calls: list[tuple[str, dict[str, Any], str]] = [
         ("price", {"item": "gold"}, "order pens"),
         ("price", {"pieces": 0}, "item"),
         ("loud", {"texts": "a"}, "'text'"),
         ("broken", {"text": "sesame"}, "log"),
-    ],
-    ids=["refused", "wrong", "misnamed", "raises"],
-)
-async def test_what_goes_wrong_is_the_result_of_the_tool_and_says_what_to_do(
-    connected: Connected, tool: str, arguments: dict[str, Any], words: str
-) -> None:
+    ]
     async with connected() as client:
-        result = await client.call_tool(tool, arguments)
-    assert result.is_error
-    assert words in said(result)
-    assert "Traceback" not in said(result)
-    assert "sesame" not in said(result)
-
-
-@both
-async def test_a_tool_that_is_not_there_is_an_error_of_the_protocol(connected: Connected) -> None:
-    async with connected() as client:
+        for tool, arguments, words in calls:
+            result = await client.call_tool(tool, arguments)
+            assert result.is_error
+            assert words in said(result)
+            assert "Traceback" not in said(result)
+            assert "sesame" not in said(result)
+        unset = said(await client.call_tool("price", {"item": "ink"}))
         with pytest.raises(MCPError, match="Did you mean 'price'"):
             await client.call_tool("prices", {})
-
-
-@both
-async def test_steps_are_told_to_a_client_that_asks_for_them(connected: Connected) -> None:
-    told: list[tuple[float, str | None]] = []
-
-    async def hear(done: float, total: float | None, message: str | None) -> None:
-        told.append((done, message))
-
-    async with connected() as client:
-        await client.call_tool("noisy", {"text": "a b"}, progress_callback=hear)
-    assert told
-    assert all(message for _, message in told)
+    assert ("INK_KEY" in unset) == (connected is over_stdio), "the owner alone is told of settings"
 
 
 @both
@@ -168,24 +155,12 @@ async def test_a_call_that_is_given_up_cancels_its_run(
         assert said(await client.call_tool("loud", {"text": "on"})) == "ON"
 
 
-@both
-async def test_a_run_has_a_deadline(connected: Connected) -> None:
-    async with connected("--timeout", "0.2") as client:
-        result = await client.call_tool("slow", {"text": "Hi"})
-    assert result.is_error
-    assert "time" in said(result)
-
-
-async def test_the_owner_of_a_server_is_told_what_is_set_up_wrong() -> None:
-    async with over_stdio() as client:
-        assert "INK_KEY" in said(await client.call_tool("price", {"item": "ink"}))
-    async with over_http() as client:
-        assert "INK_KEY" not in said(await client.call_tool("price", {"item": "ink"}))
-
-
-async def test_all_calls_over_stdio_share_one_budget() -> None:
-    async with over_stdio("--budget-usd", "1.2") as client:
+async def test_calls_over_stdio_have_a_deadline_each_and_share_one_budget() -> None:
+    async with over_stdio("--budget-usd", "1.2", "--deadline-s", "1") as client:
+        late = await client.call_tool("slow", {"text": "Hi"})
         results = [await client.call_tool("dear", {"text": "Hi"}) for _ in range(2)]
+    assert late.is_error
+    assert "time" in said(late)
     assert [one.is_error for one in results] == [False, True]
     assert "cost" in said(results[1])
 
@@ -222,16 +197,29 @@ async def test_standard_output_carries_the_protocol_alone(tmp_path: Path) -> Non
         assert words_of in beside.decode()
 
 
+def test_what_can_not_be_served_is_said_and_no_traceback() -> None:
+    program = [sys.executable, "-m", "moa", "mcp", "prices"]
+    done = subprocess.run(program, input="", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("moa: there is no ready graph or agent 'prices'")
+
+
 LEGACY = {"mcp-protocol-version": "2025-06-18"}
 MODERN = {
     "mcp-protocol-version": "2026-07-28",
     "mcp-method": "tools/call",
     "mcp-name": "wait",
 }
-ENVELOPE = {
+ENVELOPE: dict[str, Any] = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+
+
+def tasks() -> int:
+    """Count the tasks, but for one of SSE's that waits in each loop for the end of uvicorn."""
+    named = (str(task.get_coro()) for task in asyncio.all_tasks())
+    return sum("_shutdown_watcher" not in name for name in named)
 
 
 @pytest.mark.parametrize("headers", [MODERN, LEGACY], ids=["2026", "2025"])
@@ -252,7 +240,7 @@ async def test_clients_that_go_away_leave_no_run_and_no_task(headers: dict[str, 
     lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
     async with listening(app) as url:
         port = int(url.split(":")[2].split("/")[0])
-        before = len(asyncio.all_tasks())
+        before = tasks()
         for _ in range(10):
             writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(10)]
             for writer in writers:
@@ -261,8 +249,17 @@ async def test_clients_that_go_away_leave_no_run_and_no_task(headers: dict[str, 
             await until(lambda aim=aim: waits.begun >= aim)
             for writer in writers:
                 writer.transport.abort()
-        await until(lambda: waits.cancelled >= 100 and len(asyncio.all_tasks()) <= before)
+        await until(lambda: waits.cancelled >= 100 and tasks() <= before)
     assert waits.begun == waits.cancelled == 100
+
+
+def test_a_server_without_the_sdk_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moa.serving.mcp.find_spec", lambda _: None)
+    app = serve(shop.loud, endpoints=Endpoints.of())
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.post("/mcp", json={})
+    assert answer.status_code == 501
+    assert "mixture-of-agents[mcp]" in answer.json()["error"]["message"]
 
 
 class Half(Caller):
@@ -288,44 +285,44 @@ async def test_a_key_sees_the_tools_that_it_may_run() -> None:
             await client.call_tool("price", {"item": "pens"})
 
 
-async def test_a_model_uses_graphs_that_moa_serves_by_both_transports() -> None:
-    app = serve(shop.price, shop.wait, endpoints=Endpoints.of())
-    async with listening(app) as url:
-        servers: list[Described] = [command("price", "wait"), url]
-        for server in servers:
-            model = ScriptedEndpoint([ToolCall.of("price", item="pens", pieces=2), "5 dollars."])
-            async with mcp_tools(connect_timeout_s=50, shop=server) as tools:
-                result = await Agent(model, "Sell.", tools=tools).run("Two pens?")
-            assert '"total": 5.0' in model.prompts[1].messages[-1].content
-            assert result.output.text == "5 dollars."
-
-
 @pytest.mark.parametrize("transport", ["stdio", "http"])
-async def test_a_call_that_takes_a_model_of_moa_too_long_ends_there_too(
-    transport: str, tmp_path: Path
-) -> None:
+async def test_a_model_of_moa_uses_graphs_that_moa_serves(transport: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    model = ScriptedEndpoint([ToolCall.of("wait", text=str(mark)), "Too late."])
+    order, wait = ToolCall.of("price", item="pens", pieces=2), ToolCall.of("wait", text=str(mark))
+    model = ScriptedEndpoint([order, wait, "5 dollars."])
     async with AsyncExitStack() as stack:
-        app = serve(shop.Waits(), endpoints=Endpoints.of())
-        http = transport == "http"
-        server = await stack.enter_async_context(listening(app)) if http else command("wait")
-        async with mcp_tools(connect_timeout_s=50, shop=server) as (wait,):
-            await Agent(model, "Wait.", tools=[Tool(wait, timeout_s=0.3)]).run("Well?")
-            await until(mark.exists)
+        server: Described = command("price", "wait")
+        if transport == "http":
+            app = serve(shop.price, shop.Waits(), endpoints=Endpoints.of())
+            server = await stack.enter_async_context(listening(app))
+        priced, waits = await stack.enter_async_context(
+            mcp_tools(connect_timeout_s=50, shop=server)
+        )
+        tools = [priced, Tool(waits, timeout_s=0.3)]
+        result = await Agent(model, "Sell.", tools=tools).run("Two pens?")
+        await until(mark.exists)  # what takes too long here ends there too
+    assert '"total": 5.0' in model.prompts[1].messages[-1].content
+    assert result.output.text == "5 dollars."
 
 
-async def test_a_decision_is_typed_for_clients() -> None:
-    small = SimulatedEndpoint(rule=lambda _: {"topic": {"card": 0.9}})
-    app = serve(Classifier(small, ["card", "app"], name="topic"), endpoints=Endpoints.of())
+async def test_decisions_and_choices_of_outputs_are_what_their_schemas_say() -> None:
+    calm = {"spam": {"no": 0.9}, "injection": {"no": 0.9}, "danger": {"no": 0.9}}
+    found = {"intent": {"payment": 0.9}, "urgency": {"today": 0.9}, "sentiment": {"neutral": 0.9}}
+    small = SimulatedEndpoint(rule=lambda _: {**calm, **found, "topic": {"card": 0.9}})
+    topic = Classifier(small, ["card", "app"], name="topic")
+    app = serve(topic, Support(slm=small, llm=small), endpoints=Endpoints.of())
+    message = {"text": "You charged my card twice, please correct that.", "subject": "Card"}
     async with listening(app) as url, Client(url) as client:
-        await client.list_tools()  # so that results are checked by their schema
-        found = (await client.call_tool("topic", {"text": "My card!"})).structured_content
-    assert found["label"] == "card"
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        card = await client.call_tool("topic", {"text": "My card!"})  # checked by its schema
+        routed = await client.call_tool("support", message)
+    assert tools["support"].input_schema["properties"].keys() >= {"text", "subject"}
+    assert card.structured_content["label"] == "card"
+    assert routed.structured_content["queue"] == "billing"
 
 
-OBJECT = {"type": "object", "properties": {}}
-NEST = {"$ref": "#/$defs/Nest", "$defs": {"Nest": {"type": "object", "properties": {}}}}
+OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
+NEST: dict[str, Any] = {"$ref": "#/$defs/Nest", "$defs": {"Nest": OBJECT}}
 
 
 @pytest.mark.parametrize(

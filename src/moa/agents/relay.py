@@ -7,7 +7,7 @@ model wants called is what comes out. An OpenAI-compatible server is such a clie
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -48,6 +48,23 @@ class Wishes:
     """`None`: the agent's own."""
     stop: tuple[str, ...] = ()
     """What ends the answer, and isn't in it."""
+
+
+def are_paired(messages: Iterable[Message]) -> bool:
+    """Whether each call of a tool is followed by its result, as servers want it, and no other."""
+    waiting: set[str] = set()
+    for message in messages:
+        if message.role == "tool":
+            if message.tool_call_id not in waiting:
+                return False
+            waiting.remove(message.tool_call_id)
+        elif waiting:
+            return False
+        else:
+            waiting = {call.id for call in message.tool_calls}
+            if len(waiting) < len(message.tool_calls):
+                return False
+    return not waiting
 
 
 class Called(Reply):
@@ -147,8 +164,9 @@ class Relay(Agent[Any, Any]):
         *before, last = *self._before(told, history), *asked
         last = replace(last, files=(*last.files, *wishes.files))
         said = tuple(map(self._as_data, (*before, last, *wishes.since)))
-        is_long = bool(history or wishes.since)
-        return (plain(said) if is_long and not (self.tools or wishes.tools) else said), asked
+        natively = bool(self.tools or wishes.tools) and are_paired(said)
+        in_words = bool(history or wishes.since) and not natively
+        return (plain(said) if in_words else said), asked
 
     def _as_data(self, message: Message) -> Message:
         """Mark the result of a tool as data, as that of a tool of the agent's own is."""

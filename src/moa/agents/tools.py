@@ -21,6 +21,7 @@ from moa.endpoints import ToolSchema
 from moa.errors import ConfigError
 from moa.messages import ToolCall
 from moa.node import Node, Text
+from moa.telemetry import names
 
 if TYPE_CHECKING:
     from moa.agents.filter import Verdict
@@ -176,7 +177,12 @@ class Tool:
         Give the text, or why it is stopped; and by whom, `None` where it isn't.
         """
         for guard in self.guards if text.strip() else ():
-            said = (await guard.run(text, context)).output
+            own = context if context.tracer is None else context.nested()
+            with own.span("guard", guard.name) as span:
+                said = (await guard.run(text, own)).output
+                if span is not None:
+                    span.set(names.GUARD_POSITION, "tool")
+                    span.set(names.GUARD_KEPT, getattr(said, "kept", None))
             if isinstance(said, Text):
                 text = said.text
             elif not hasattr(said, "kept"):

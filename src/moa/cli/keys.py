@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     from moa.serving.keys import Key
     from moa.serving.ledger import Standing
 
-Address = Annotated[
-    str,
-    typer.Option(
-        "--keys",
-        metavar="FILE",
-        help="File of the keys, or postgresql://…#NAME, a table in a database.",
-    ),
-]
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Whose key it is: letters, digits, - and _.")
 ]
@@ -29,7 +21,7 @@ Name = Annotated[
 def new(
     name: Name,
     *,
-    keys: Address = "keys.toml",
+    keys: options.NeededKeys = "keys.toml",
     graphs: Annotated[
         str | None,
         typer.Option("--graphs", metavar="A,B", help="What it may run; default: all."),
@@ -104,7 +96,9 @@ def new(
     )
 
 
-def revoke(name: Name, *, keys: Address = "keys.toml", quiet: options.Quiet = False) -> None:
+def revoke(
+    name: Name, *, keys: options.NeededKeys = "keys.toml", quiet: options.Quiet = False
+) -> None:
     """Revoke a key: no server lets it in from then on, and its runs make no further call.
 
     moa keys revoke alice
@@ -116,7 +110,7 @@ def revoke(name: Name, *, keys: Address = "keys.toml", quiet: options.Quiet = Fa
     screen.details().print(f"{name} is revoked")
 
 
-def list_keys(*, keys: Address = "keys.toml", as_json: options.AsJson = False) -> None:
+def list_keys(*, keys: options.NeededKeys = "keys.toml", as_json: options.AsJson = False) -> None:
     """List the keys: what each may do, and what it has spent today and in this month, UTC.
 
     What runs in flight have set aside is not spent yet. With --json a line for each key.
@@ -124,9 +118,9 @@ def list_keys(*, keys: Address = "keys.toml", as_json: options.AsJson = False) -
         moa keys list
         moa keys list --json | jq .today.usd
     """
-    from moa.serving.keys import open_keys
+    from moa.serving.keys import keys_and_ledger
 
-    store, ledger = open_keys(keys)
+    store, ledger = keys_and_ledger(keys)
     with ledger:
         ledger.charge_the_dead()
         found = [(key, ledger.standing(key.name)) for key in store.all().values()]

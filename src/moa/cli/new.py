@@ -50,10 +50,10 @@ def new(
     reading: options.Reading,
     asking: options.Asking,
 ) -> None:
-    """Make a small project that runs at once: on the built-in models, with no key.
+    """Make a small project that runs at once, with no key.
 
-    It has a configuration, ten rows of data, a graph in Python, a test, and a README of one screen
-    that says what to change:
+    It runs on the built-in models, and has a configuration, ten rows of data, a graph in Python, a
+    test, and a README of one screen that says what to change:
 
         inbox         messages get a reply, or go to the people who take care of them
         moderation    comments are published, held for somebody to read, or removed
@@ -61,18 +61,9 @@ def new(
         cascade       a small model answers what it is sure of, a large one or people the rest
         rag           questions are answered from a handbook, with sources
 
-    So:
-
-        moa new moderation comments
-        cd comments
-        moa run graph.py:graph comments.jsonl
-
-    With messages of yours it drafts what people want from you, the intents in moa.toml, for you to
-    edit: in your own words they say best what you tell apart. What looks like spam, or like orders
-    to a machine, is left out.
-
-        moa new inbox shop --from messages.jsonl
-        moa new inbox shop --from mails.csv --text-column body
+    With --from it drafts what people want from you, the intents in moa.toml, for you to edit: in
+    your own words they say best what you tell apart. What looks like spam, or like orders to a
+    machine, is left out.
 
     Where a large model is configured it proposes them from 120 messages; what that costs is said
     first, and what may cost money waits for --yes. Else, or with --by-groups, messages that are
@@ -83,6 +74,17 @@ def new(
     Nothing that is there is replaced, unless --overwrite is given.
 
     Exit codes: 0 written, 2 usage, data or configuration, 130 stopped: then nothing is written.
+
+    A project, and how it is tried:
+
+        moa new moderation comments
+        cd comments
+        moa run graph.py:graph comments.jsonl
+
+    With messages of yours:
+
+        moa new inbox shop --from messages.jsonl
+        moa new inbox shop --from mails.csv --text-column body
     """
     from moa.cli.intents import PLACE, as_toml, draft
     from moa.config.file import add_block, check_block
@@ -168,9 +170,8 @@ def _write_messages(source: str, target: Path, reading: options.Reading) -> None
     rows = rows_of(
         source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
     )
-    values = (row.value for row in islice(rows, _SHOWN))
-    named = ({"text": one} if isinstance(one, str) else one for one in values)
-    screen.write_text("DIR", target, "".join(f"{dumped(one)}\n" for one in named))
+    shown = "".join(f"{dumped(fields)}\n" for _, fields in islice(rows, _SHOWN))
+    screen.write_text("DIR", target, shown)
 
 
 def _say_what_is_next(template: str, folder: Path) -> None:

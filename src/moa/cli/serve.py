@@ -27,16 +27,8 @@ _LAST_S = 1
 """Seconds that uvicorn waits beyond those that runs have to end."""
 
 
-Served = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NAME…", help="Ready graphs and agents, which moa graphs lists, or file.py:object."
-    ),
-]
-
-
 def serve(
-    names: Served,
+    names: options.Served,
     *,
     host: Annotated[
         str,
@@ -45,16 +37,7 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port; 0: any that is free.")
     ] = 8080,
-    keys: Annotated[
-        str | None,
-        typer.Option(
-            "--keys",
-            metavar="FILE",
-            envvar="MOA_KEYS",
-            show_envvar=False,
-            help="Keys that may ask, and their budgets: see moa keys; else $MOA_KEYS.",
-        ),
-    ] = None,
+    keys: options.Keys = None,
     jobs: Annotated[
         Path | None,
         typer.Option("--jobs", metavar="DIR", help="Keep the jobs of POST /jobs in this folder."),
@@ -75,16 +58,9 @@ def serve(
             help="Let pages of this origin ask: https://app.example.org.",
         ),
     ] = None,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout-s", min=1, help="Seconds until a run is ended.")
-    ] = 300.0,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, help="Maximum requests in flight at once.")
-    ] = 256,
-    demo: Annotated[
-        bool,
-        typer.Option("--demo", help="Ask the built-in models alone, and print commands to try."),
-    ] = False,
+    deadline_s: options.RunTimeout = 300.0,
+    concurrency: options.DefaultConcurrency = 256,
+    demo: options.Demo = False,
     studio: Annotated[
         bool,
         typer.Option(
@@ -96,9 +72,13 @@ def serve(
     config: options.ConfigFile = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Serve graphs and agents over HTTP: typed, as OpenAI's clients ask, and as System One.
+    """Serve graphs and agents over HTTP.
 
-    Try it on a small model in this machine, without a key:
+    They are asked typed, as OpenAI's models are, and as System One. GET /health answers once
+    requests are taken, /ready once models are loaded. SIGTERM lets what runs end within 30 seconds.
+    Exit codes: 143 told to end, 2 usage or configuration, 130 Ctrl-C.
+
+    With --demo the built-in models alone are asked, without a key, and commands to try printed:
 
         moa serve support --demo
 
@@ -109,11 +89,6 @@ def serve(
     For other machines, each with a key that has a budget:
 
         moa serve support --host 0.0.0.0 --keys keys.toml --allow-host api.example.org
-
-    GET /health answers once requests are taken, /ready once models are loaded. SIGTERM lets what
-    runs end within 30 seconds.
-
-    Exit codes: 0 or 143 told to end, 2 usage or configuration, 130 Ctrl-C.
     """
     if keys is None and not _is_loopback(host):
         raise ConfigError(
@@ -131,9 +106,9 @@ def serve(
 
     _show_warnings()
     settings = Settings(
-        hosts=tuple(allow_host or ()),
+        hosts=tuple(name.lower() for name in allow_host or ()),
         origins=tuple(cors or ()),
-        timeout_s=timeout_s,
+        timeout_s=deadline_s,
         concurrency=concurrency,
         jobs=jobs,
     )
@@ -151,7 +126,6 @@ def serve(
         serving = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="h11",
                 ws="none",
                 lifespan="on",
                 log_level="error",

@@ -49,8 +49,14 @@ def studio(
     *,
     trace: Trace = None,
     labels: Annotated[
-        Path, typer.Option("--labels", metavar="FILE.jsonl", help="Write labels into this file.")
-    ] = Path("labelled.jsonl"),
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE.jsonl",
+            help="Write labels into this file; default: labelled.jsonl, of the example "
+            "labelled-example.jsonl.",
+        ),
+    ] = None,
     calibration: options.CalibrationFile = None,
     graph: Graph = None,
     port: Annotated[
@@ -98,6 +104,7 @@ def studio(
     from moa.studio.sources import find_source
 
     found = find_source(source)
+    labels = labels or Path("labelled-example.jsonl" if found.demo else "labelled.jsonl")
     settled = Config() if found.demo else options.configured(config)
     shown = _shown(found, trace, calibration, graph, settled)
     shown.labels = Labels(labels)
@@ -107,10 +114,9 @@ def studio(
     endpoints = Endpoints(settled)
     server = _tried(graph or (found.graph if found.demo else None), endpoints)
     shown.can_run = tuple(server.served) if server else ()
-    app = beside(
-        studio_app(shown, key=os.environ.get(KEY, "")),
-        app_of(server, closes=True) if server else None,
-    )
+    key = os.environ.get(KEY, "")
+    runs = app_of(server, closes=True) if server else None
+    app = beside(studio_app(shown, key=key), runs, key=key)
     with listening("127.0.0.1", port) as listener:
         address = f"{address_of(listener)}/studio/"
         screen.details().print(
@@ -121,7 +127,6 @@ def studio(
         serving = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="h11",
                 ws="none",
                 lifespan="on",
                 log_level="error",

@@ -174,6 +174,11 @@ class Wrapping(Asking):
         """What can be asked of it."""
         return self.endpoint.capabilities
 
+    @property
+    def asks_several(self) -> bool:
+        """Whether what it wraps may ask different models for one call."""
+        return isinstance(self.endpoint, EndpointBase) and self.endpoint.asks_several
+
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request; overridden, it changes all of them, and the start of every stream."""
         return await send(self.endpoint)
@@ -222,6 +227,11 @@ class Fallback(Wrapping):
     def capabilities(self) -> frozenset[Capability]:
         """What all of them can do."""
         return shared_capabilities(self._endpoints)
+
+    @property
+    def asks_several(self) -> bool:
+        """It does, unless there is one alone."""
+        return len(self._endpoints) > 1 or super().asks_several
 
     @property
     def timeout_s(self) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from moa.errors import RequestRefused
@@ -14,6 +14,10 @@ from moa.serving.served import Schema
 
 M = TypeVar("M", bound=BaseModel)
 
+SomeText = Annotated[str, Field(pattern=r"\S")]
+"""A text that is more than spaces."""
+WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
+"""Takes a whole number however JSON writes it."""
 _LONGEST = 500
 """Characters of what is said of a request that doesn't fit."""
 _CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
@@ -43,12 +47,28 @@ def read_as(kind: type[M], given: object, *, status: int = 400) -> M:
         raise misfit(faults, status=status) from None
 
 
-def body_of(kind: type[BaseModel], schemas: Schemas, *, models: Sequence[str]) -> Schema:
-    """Write the schema of a body for OpenAPI, with the names of the models that may be asked."""
-    place = schemas.place(kind.__name__, "body")
-    schema = schemas.add(kind.model_json_schema(ref_template=place), place)
+def body_of(
+    kind: type[BaseModel],
+    schemas: Schemas,
+    *,
+    models: Sequence[str],
+    way: str = "body",
+    change: Callable[[Schema], None] = lambda _: None,
+) -> Schema:
+    """Write the schema of a body for OpenAPI.
+
+    Args:
+        kind: What it is read as.
+        schemas: Where its parts go.
+        models: Names of the models that may be asked so.
+        way: Tells it from other bodies of this kind.
+        change: What is otherwise for these models.
+    """
+    place = schemas.place(kind.__name__, way)
+    schema = kind.model_json_schema(ref_template=place)
     schema["properties"]["model"] = {"enum": [*models]}
-    return schema
+    change(schema)
+    return schemas.add(schema, place)
 
 
 def misfit(faults: Sequence[ErrorDetails], *, status: int) -> RequestRefused:

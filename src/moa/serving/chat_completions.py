@@ -1,52 +1,33 @@
 """Chat completions: what is served as a model of OpenAI's API, to whoever has a client for that.
 
-`POST /v1/chat/completions` gives the conversation to a node: all of it to an agent that writes and
-to a chat, its last message to any other. What comes out is a text; an agent that decides says its
-label.
+`chat_request.py` says what may be asked for, and `chat_turns.py` what is run for it.
 """
 
 from __future__ import annotations
 
-import copy
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-from pydantic_core import from_json
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.routing import Route
 
-from moa._files import dumped, jsonable
-from moa.agents import Agent
-from moa.agents.filter import Verdict
-from moa.agents.relay import Called, Relay, Wishes, as_relayed
-from moa.chat.messages import Conversation, UserMessage
-from moa.errors import OutputError
-from moa.graphs.engine.graph import BuiltGraph
-from moa.graphs.engine.steps import NodeStep
-from moa.graphs.recipe import WiredRecipe
+from moa._files import dumped
+from moa.agents.relay import Called, Relay, as_relayed
 from moa.guards import Blocked
-from moa.guards.guarded import Guarded
-from moa.messages import Message
-from moa.node import Node, Reply
-from moa.questions import Choice, Predicate, Score, questions_in
+from moa.node import Reply
 from moa.serving.asking import body_of, read_as
-from moa.serving.chat_request import (
-    ChatRequest,
-    messages_of,
-    refused,
-    unsupported,
-)
+from moa.serving.chat_request import ChatRequest
+from moa.serving.chat_turns import Turn, turn_of
 from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import Finished
-from moa.serving.schemas import checker
 from moa.serving.served import Served
 from moa.serving.server import Server
 from moa.trace import Event, TextDelta
@@ -54,21 +35,6 @@ from moa.usage import Amount
 
 DONE = ServerSentEvent("[DONE]")
 """Says that a stream is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What is run for a request, and how what comes out is written."""
-
-    served: Served
-    """The node, under the name of what was asked."""
-    value: object
-    """What it takes."""
-    content: Callable[[Any], str]
-    """Writes an output."""
-    shown: str | None
-    """Path of the node whose text is the answer, so that it is sent as it comes; `None`: nobody
-    knows before the end."""
 
 
 def routes(server: Server) -> list[Route]:
@@ -100,229 +66,68 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
             "usage": {"type": "object"},
         },
     }
-    names = [one.name for one in server.known(caller)]
-    body = body_of(ChatRequest, schemas, models=names)
-    asked = operation("Answer a conversation, as OpenAI does", answer, body=body, streams=True)
-    return {"/v1/chat/completions": {"post": asked}}
+    asked = _bodies(server.known(caller), schemas)
+    if not asked:
+        return {}
+    body = asked[0] if len(asked) == 1 else {"anyOf": asked}
+    answer = operation("Answer a conversation, as OpenAI does", answer, body=body, streams=True)
+    return {"/v1/chat/completions": {"post": answer}}
 
 
-def turn_of(body: ChatRequest, served: Served) -> Turn:
-    """Decide what is run for a request.
+class _Takes(NamedTuple):
+    """What a model takes in a request, beside texts."""
 
-    Raises:
-        RequestRefused: it asks for what this node can't do, or its conversation has no end that
-            can be answered.
-        InputError: the last message isn't what the node takes.
-    """
-    messages = messages_of(body)
-    if (agent := as_relayed(served.node)) is not None:
-        return _relayed(body, served, agent, messages)
-    _refuse_what_agents_take(body, served)
-    rules = "\n\n".join(one.content for one in messages if one.role == "system")
-    if (chat := continued(served.node, rules)) is not None:
-        for message in messages:
-            _refuse_files(message, served)
-        return _turn(body, served, chat, Conversation.of(messages))
-    last = messages[-1]
-    if last.role != "user":
-        raise refused(f"{served.name} calls no tools: end with a message of the user", "messages")
-    _refuse_files(last, served)
-    return _turn(body, served, served.node, _value(last, served))
+    wishes: bool
+    """Whether its one model can be told how to write."""
+    tools: bool
+    most_tokens: bool
+    objects: bool
+    """Whether its answers can be objects."""
+    files: tuple[str, ...]
+    """The kinds of files that it reads."""
 
 
-def _relayed(
-    body: ChatRequest, served: Served, agent: Agent[Any, Any], messages: tuple[Message, ...]
-) -> Turn:
-    """Have an agent that writes answer as the client wants it."""
-    users = [place for place, message in enumerate(messages) if message.role == "user"]
-    if not users:
-        raise refused("there is no message of the user: nothing is to be answered", "messages")
-    last = users[-1]
+def _takes(served: Served) -> _Takes:
+    agent = as_relayed(served.node)
+    if agent is None:
+        return _Takes(False, False, served.decides, served.fields is not None, ())
+    files = tuple(sorted({"images", "files"} & agent.endpoint.capabilities))
     writes = agent.output_type is Reply
-    schema = body.json_schema if writes else None
-    tools = body.tools_told
-    if tools and not writes:
-        raise unsupported(f"{served.name} gives an object, and calls no tools", "tools")
-    wishes = Wishes(
-        history=messages[:last],
-        since=messages[last + 1 :],
-        files=messages[last].files,
-        tools=tools,
-        must_call=body.must_call,
-        one_call=body.parallel_tool_calls is False,
-        schema=schema,
-        check=_checked(schema) if schema else lambda _: None,
-        max_tokens=body.most_tokens,
-        temperature=body.temperature,
-        stop=body.stops,
-    )
-    relay = Relay(agent, wishes)
-    value = _value(messages[last], served)
-    if schema is not None:
-        return Turn(served.of(relay), value, content_of, None)
-    return _turn(body, served, relay, value)
+    return _Takes(True, writes and not agent.tools, True, True, files)
 
 
-def continued(node: object, rules: str) -> Node[Conversation, Any] | None:
-    """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
-    from moa.chat.graph import Chat, Continuation
-
-    if isinstance(node, Chat):
-        return Continuation(node, rules=rules)
-    if isinstance(node, Guarded):
-        guarded = cast("Guarded[Any, Any]", node)
-        if (inner := continued(guarded.node, rules)) is not None:
-            made = copy.copy(guarded)
-            made.node, made.input_type = inner, Conversation
-            return made
-    return None
+def _bodies(known: Sequence[Served], schemas: Schemas) -> list[dict[str, Any]]:
+    """Write what may be sent to each kind of model; what takes no text is asked by `/run`."""
+    kinds: dict[_Takes, list[str]] = {}
+    for one in known:
+        if one.takes_text:
+            kinds.setdefault(_takes(one), []).append(one.name)
+    return [
+        body_of(ChatRequest, schemas, models=names, way=f"body.{place}", change=partial(_cut, kind))
+        for place, (kind, names) in enumerate(kinds.items(), start=1)
+    ]
 
 
-def _turn(body: ChatRequest, served: Served, node: Node[Any, Any], value: object) -> Turn:
-    schema = body.json_schema
-    if schema is None:
-        return Turn(served.of(node), value, content_of, shown_by(node))
-    return Turn(served.of(node), value, _as_json(served, schema), None)
-
-
-def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
-    """Refuse what reaches the one model of an agent, and in a graph none.
-
-    Temperatures are taken that change nothing: what nodes write at, and what clients send where
-    nobody has chosen one.
-    """
-    tells = f"{served.name} is no single agent that writes, and has settings of its own: leave it"
-    if body.tools_told:
-        raise unsupported(f"`tools`: {tells} out", "tools")
-    if body.temperature not in (None, 0, 1):
-        raise unsupported(f"`temperature`: {tells} out", "temperature")
-    if body.stops:
-        raise unsupported(f"`stop`: {tells} out", "stop")
-    if body.most_tokens is not None and not served.decides:
-        name = "max_tokens" if body.max_tokens else "max_completion_tokens"
-        raise unsupported(f"`{name}`: {tells} out", name)
-
-
-def _value(message: Message, served: Served) -> object:
-    """Make the input of a message: its text, or its JSON where no text is taken."""
-    if served.takes_text:
-        value: object = served.parse(message.content)
-        if isinstance(value, UserMessage):  # a thread of its own: nobody else is to read it
-            return value.model_copy(update={"thread": secrets.token_hex(16)})
-        return value
-    try:
-        given: object = from_json(message.content, allow_inf_nan=False)
-    except ValueError as error:
-        said = f"{served.name} takes JSON, by the schema of GET /schema/{served.name}: {error}"
-        raise refused(said, "messages") from error
-    return served.parse(given)
-
-
-def _refuse_files(message: Message, served: Served) -> None:
-    if message.files:
-        raise refused(f"{served.name} reads texts: leave images and files out", "messages")
-
-
-def _checked(schema: Mapping[str, Any]) -> Callable[[object], None]:
-    try:
-        return checker(schema)
-    except ValueError as error:
-        raise refused(f"the schema of the answer: {error}", "response_format") from error
-
-
-def _as_json(served: Served, schema: Mapping[str, Any]) -> Callable[[Any], str]:
-    """Give what writes an output as JSON by the client's schema, if what the node gives fits it.
-
-    Raises:
-        RequestRefused: it doesn't, as far as the node says what it gives.
-    """
-    check = _checked(schema)
-    wanted: list[str] = [*schema.get("required", ())]
-    given = served.fields
-    if given is not None and (missing := [name for name in wanted if name not in given]):
-        raise unsupported(
-            f"{served.name} gives an object with {', '.join(sorted(given))}, and none with "
-            f"{', '.join(missing)}: GET /schema/{served.name} shows it",
-            "response_format",
-        )
-
-    def write(output: Any) -> str:
-        fault: ValueError | None = None
-        for value in _forms(output, served):
-            part = _projected(value, schema)
-            try:
-                check(part)
-            except ValueError as error:
-                fault = fault or error
-            else:
-                return dumped(part)
-        said = f"what came out doesn't follow the schema of the request: {fault}"
-        raise OutputError(said, node=served.name, text=content_of(output))
-
-    return write
-
-
-def _forms(output: Any, served: Served) -> Iterator[object]:
-    """Give the ways in which an output is an object: whole, or what was decided, by question."""
-    yield served.dump(output)
-    names = questions_in(output)
-    answers = {name: getattr(output, name) for name in names}
-    if isinstance(output, Choice | Predicate | Score):
-        answers = {(output.question or "answer"): cast("Any", output)}
-    yield {name: _plain(answer) for name, answer in answers.items()}
-    yield {name: answer.said for name, answer in answers.items()}
-
-
-def _plain(answer: Choice[Any] | Predicate[Any] | Score[Any]) -> object:
-    if isinstance(answer, Choice):
-        return None if answer.label is None else answer.said
-    return answer.value
-
-
-def _projected(value: object, schema: Mapping[str, Any]) -> object:
-    """Leave out the fields that a schema doesn't name."""
-    named: object = schema.get("properties")
-    if not isinstance(value, dict):
-        return value
-    fields = cast("dict[str, object]", value)
-    if not isinstance(named, dict):
-        return fields
-    return {key: one for key, one in fields.items() if key in named}
-
-
-def content_of(output: Any) -> str:
-    """Say what came out in words: the text, or what was decided; anything else is JSON."""
-    if isinstance(output, Choice | Predicate | Score):
-        return cast("Choice[object] | Predicate | Score", output).said
-    if isinstance(output, Verdict):
-        return "kept" if output.kept else "dropped"
-    if isinstance(output, str):
-        return output
-    if names := questions_in(output):
-        said = {name: getattr(output, name).said for name in names}
-        return said[names[0]] if len(names) == 1 else dumped(said)
-    if isinstance(output, BaseModel) and type(output).__str__ is not BaseModel.__str__:
-        return str(output)
-    return dumped(jsonable(output))
-
-
-def shown_by(node: object) -> str | None:
-    """Find the path of the node whose text is the output; `None`: that can't be told before.
-
-    What other nodes of a graph write on the way is no part of the answer.
-    """
-    if isinstance(node, BuiltGraph | WiredRecipe):
-        graph = cast("BuiltGraph[Any, Any]", node)
-        last = graph.plan.steps[graph.plan.output]
-        inner = shown_by(last.node) if isinstance(last, NodeStep) else None
-        task = graph.plan.tasks[graph.plan.output]
-        between = f"{task.name}/" if task.renamed else ""
-        return None if inner is None else f"{graph.name}/{between}{inner}"
-    if isinstance(node, Guarded):
-        guarded = cast("Guarded[Any, Any]", node)
-        inner = shown_by(guarded.node)
-        return None if inner is None else f"{guarded.name}/{inner}"
-    return getattr(node, "name", None)
+def _cut(takes: _Takes, schema: dict[str, Any]) -> None:
+    """Take out of the schema of a request what a kind of model doesn't take."""
+    fields, parts = schema["properties"], schema["$defs"]
+    nothing = {"type": "null"}
+    if not takes.wishes:
+        fields["temperature"] = {"enum": [None, 0, 1]}
+        fields["stop"] = {"anyOf": [nothing, {"type": "array", "maxItems": 0}]}
+    if not takes.tools:
+        fields["tools"] = {"anyOf": [nothing, {"type": "array", "maxItems": 0}]}
+    if not takes.most_tokens:
+        fields["max_tokens"] = fields["max_completion_tokens"] = nothing
+    if not takes.objects:
+        fields["response_format"] = {"anyOf": [nothing, {"const": {"type": "text"}}]}
+    kept = {"_ImagePart": "images", "_FilePart": "files"}
+    said = parts["FromUser"]["properties"]["content"]["anyOf"][1]["items"]
+    if not takes.files:
+        parts["_TextPart"]["properties"]["text"]["pattern"] = r"\S"
+    left_out = tuple(name for name, kind in kept.items() if kind not in takes.files)
+    said["oneOf"] = [one for one in said["oneOf"] if not one["$ref"].endswith(left_out)]
+    said.pop("discriminator", None)
 
 
 def completion(body: ChatRequest, turn: Turn, finished: Finished) -> dict[str, object]:

@@ -5,21 +5,34 @@ What would change the answer, and isn't done here, is refused; what changes noth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from moa.endpoints import ToolSchema
 from moa.errors import InputError, RequestRefused
 from moa.messages import Message
-from moa.serving.asking import Body
+from moa.serving.asking import WHOLE, Body, SomeText
 
 MOST_MESSAGES = 2048
 MOST_TOOLS = 128
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+
+
+def _no(wanted: bool) -> bool:
+    if wanted:
+        raise ValueError("there are none to be had: leave it out")
+    return wanted
+
+
 _Data = Annotated[str, Field(json_schema_extra={"pattern": "^data:"})]
 """A file itself, as an address with `data:`."""
+_FROM_USER: JsonDict = {
+    "type": "object",
+    "properties": {"role": {"const": "user"}},
+    "required": ["role"],
+}
 
 
 class _Loose(Body):
@@ -137,7 +150,13 @@ class FromUser(_Loose):
     """What the user says, with files."""
 
     role: Literal["user"]
-    content: str | list[_AnyPart]
+    content: SomeText | Annotated[list[_AnyPart], Field(min_length=1)]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether one of its texts is."""
+        parts = () if isinstance(self.content, str) else self.content
+        return any(isinstance(part, _TextPart) and not part.text.strip() for part in parts)
 
 
 class FromAssistant(_Loose):
@@ -165,25 +184,30 @@ class ChatRequest(Body):
     """A conversation of which the last message is to be answered."""
 
     model: str
-    messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[
+        list[AnyMessage],
+        Field(min_length=1, max_length=MOST_MESSAGES, json_schema_extra={"contains": _FROM_USER}),
+    ]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: AnyFormat | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
 
     # What would change the answer, but for the value that changes nothing.
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     top_p: Annotated[float, Field(ge=1, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    logprobs: (
+        Annotated[bool, Field(json_schema_extra={"const": False}), AfterValidator(_no)] | None
+    ) = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -234,23 +258,22 @@ class ChatRequest(Body):
         Raises:
             RequestRefused: two have the same name, or the one to be called isn't among them.
         """
-        told = tuple(tool.schema_told for tool in self.tools or ())
-        names = [tool.name for tool in told]
-        if len(set(names)) < len(names):
+        given = [tool.schema_told for tool in self.tools or ()]
+        told = {tool.name: tool for tool in given}
+        if any(tool != told[tool.name] for tool in given):
             raise refused("two tools have the same name: give them others", "tools")
-        if isinstance(self.tool_choice, NamedTool):
+        if told and isinstance(self.tool_choice, NamedTool):
             wanted = self.tool_choice.function.name
-            if wanted not in names:
+            if wanted not in told:
                 raise refused(f"there is no tool {wanted!r} among `tools`", "tool_choice")
-            return (told[names.index(wanted)],)
-        if self.must_call and not told:
-            raise refused("a tool is to be called, and there is none: give `tools`", "tool_choice")
-        return () if self.tool_choice == "none" else told
+            return (told[wanted],)
+        return () if self.tool_choice == "none" else tuple(told.values())
 
     @property
     def must_call(self) -> bool:
-        """Whether a tool has to be called."""
-        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+        """Whether a tool has to be called, where there is any."""
+        asked = self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+        return asked and bool(self.tools)
 
 
 def refused(said: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
@@ -264,11 +287,10 @@ def unsupported(said: str, param: str) -> RequestRefused:
 
 
 def messages_of(request: ChatRequest) -> tuple[Message, ...]:
-    """Read the conversation, and make sure that its last message can be answered.
+    """Read the conversation.
 
     Raises:
-        RequestRefused: a file is at an address, a call of a tool has no result, or the last message
-            is neither the user's nor a tool's.
+        RequestRefused: a file is at an address, or no message is the user's.
     """
     found: list[Message] = []
     for place, one in enumerate(request.messages):
@@ -282,27 +304,6 @@ def messages_of(request: ChatRequest) -> tuple[Message, ...]:
                 f"messages[{place}]",
             )
         found.append(message)
-    _check_calls(found)
-    if found[-1].role not in ("user", "tool"):
-        last = f"messages[{len(found) - 1}]"
-        raise refused("the last message is to be the user's, or the result of a tool", last)
+    if not any(message.role == "user" for message in found):
+        raise refused("there is no message of the user: nothing is to be answered", "messages")
     return tuple(found)
-
-
-def _check_calls(messages: Sequence[Message]) -> None:
-    """Make sure that each call of a tool has a result, and each result a call."""
-    open_calls: set[str] = set()
-    for place, message in enumerate(messages):
-        where = f"messages[{place}]"
-        if message.role == "tool":
-            if message.tool_call_id not in open_calls:
-                raise refused("it answers no tool call of the messages before it", where)
-            open_calls.remove(message.tool_call_id)
-            continue
-        if open_calls:
-            raise refused("a tool call before it has no result: add a message of its tool", where)
-        open_calls = {call.id for call in message.tool_calls}
-        if len(open_calls) < len(message.tool_calls):
-            raise refused("two of its tool calls have the same id", where)
-    if open_calls:
-        raise refused("a tool call has no result: add a message of its tool", "messages")

@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_jsonable_python
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moa._files import dumped
@@ -81,10 +82,16 @@ class Checked:
                 code="server_busy",
                 retry_after_s=1,
             )
-        check_format(scope["method"], headers)
+        if _is_routed(scope):  # else it is 404 or 405, whatever its format
+            check_format(scope["method"], headers)
         check_length(headers.get("content-length"), settings)
         caller = await self._server.keys.caller(headers.get("authorization"))
         scope.setdefault("state", {})["caller"] = caller
+
+
+def _is_routed(scope: Scope) -> bool:
+    """Whether a route takes a request."""
+    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].router.routes)
 
 
 def caller_of(request: Request) -> Caller:
@@ -118,7 +125,7 @@ def check_format(method: str, headers: Headers) -> None:
     Raises:
         RequestRefused: it brings something, and that is no JSON (415).
     """
-    if method in ("GET", "HEAD", "OPTIONS", "DELETE"):
+    if method != "POST":  # no route takes another with a body
         return
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RequestRefused(

@@ -22,7 +22,7 @@ from moa._async import cancel
 from moa._files import load_model, save_text
 from moa.batch import Row
 from moa.config.endpoints import Endpoints
-from moa.errors import InputError, MoaError, RequestRefused
+from moa.errors import InputError, RequestRefused
 from moa.jobs import Job, State
 from moa.rows.lines import row_of
 from moa.serving.keys import Caller, Keys
@@ -56,9 +56,9 @@ class _Beginning(NamedTuple):
     begun: asyncio.Future[None]
 
     async def pass_on(self) -> None:
+        """Do it, and say so."""
         await asyncio.to_thread(self.prepare)
-        if not self.begun.done():
-            self.begun.set_result(None)
+        self.begun.set_result(None)
 
 
 class Jobs:
@@ -107,11 +107,11 @@ class Jobs:
             RequestRefused: there is no folder for jobs (501), or the caller may not begin one now.
         """
         self._where()
-        found = list(_rows(rows))
         id = secrets.token_hex(16)
         owner = Owner(caller=caller.name, model=served.name, created=time.time())
 
         def keep() -> None:
+            found = list(_rows(rows))
             with Job(self._where(id), graph=served.node.name) as job:
                 job.add(found)
             self._save(id, owner)
@@ -140,6 +140,12 @@ class Jobs:
         owner = self._owner(id, caller)
         if id in self._working:
             return
+        if owner.model not in self._served:
+            raise RequestRefused(
+                f"the job runs {owner.model!r}, which is not served now: start the server with it",
+                status=404,
+                code="model_not_found",
+            )
         owner = owner.model_copy(update={"phase": "running"})
 
         def retry() -> None:
@@ -210,10 +216,12 @@ class Jobs:
         begun = asyncio.get_running_loop().create_future()
         working = self._start(id, owner, caller, _Beginning(prepare, begun))
         try:
-            await begun
+            await asyncio.wait((begun, working), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:  # whoever began it has gone away, and doesn't know its id
             await cancel([working])
             raise
+        if not begun.done():
+            working.result()  # raises why it didn't begin
 
     def _start(
         self, id: str, owner: Owner, caller: Caller, beginning: _Beginning | None = None
@@ -238,14 +246,10 @@ class Jobs:
                         node = served.node_of(caller)
                         status = await job.run(node, context, max_concurrency=_ROWS_AT_ONCE)
             phase = "stopped" if status.left else "done"
-        except MoaError as error:
+        except Exception as error:  # whatever it is: nobody else would say so
             if beginning is not None and not beginning.begun.done():
-                beginning.begun.set_exception(error)
-                return
-            _logger.warning("job %s was stopped: %s", id, type(error).__name__)
-        finally:
-            if beginning is not None:
-                beginning.begun.cancel()
+                raise
+            _logger.warning("job %s was stopped: %s: %s", id, type(error).__name__, error)
         self._save(id, owner.model_copy(update={"phase": phase}))
 
     def _where(self, id: str = "") -> Path:

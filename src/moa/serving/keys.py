@@ -366,21 +366,17 @@ def key_store(address: str) -> Generator[KeyStore]:
         yield KeyFile(Path(address))
 
 
-def open_keys(address: str) -> tuple[KeyStore, Ledger]:
-    """Open where keys are kept, and their ledger.
+def keys_and_ledger(address: str) -> tuple[KeyStore, Ledger]:
+    """Give where keys are kept, and their ledger, which is to be opened first.
 
     Raises:
-        ConfigError: one of them can't be used.
-        MissingDependency: it is Postgres, and its client isn't installed.
+        ConfigError: there is no file of keys, or it holds something else.
     """
     if is_address(address):
         ledger = Ledger(address)
-        ledger.open()
         return KeyTable(ledger), ledger
     keys = KeyFile(Path(address))
-    ledger = Ledger(keys.ledger)
-    ledger.open()
-    return keys, ledger
+    return keys, Ledger(keys.ledger)
 
 
 class StoredKeys(Keys):
@@ -392,7 +388,8 @@ class StoredKeys(Keys):
 
     async def open(self) -> None:
         """See `Keys`."""
-        self.store, self.ledger = await asyncio.to_thread(open_keys, self._address)
+        self.store, self.ledger = keys_and_ledger(self._address)
+        await asyncio.to_thread(self.ledger.open)
         await asyncio.to_thread(self.ledger.speak)
 
     async def close(self) -> None:
@@ -475,9 +472,8 @@ class KeyCaller(Caller):
         ledger, run = self._keys.ledger, secrets.token_hex(16)
         try:
             standing = await ledger.beside(lambda: ledger.begin(self.name, self._key, run))
-            if context.budget.limits:
-                most = standing.free(self._key).within(context.budget)
-                _Purchase(self._keys, self._key, run, context, most)
+            most = standing.free(self._key).within(context.budget)
+            _Purchase(self._keys, self._key, run, context, most)
             yield context
         finally:
             await ledger.beside(lambda: ledger.settle(run, context.usage.total))
@@ -503,7 +499,7 @@ class _Purchase:
         answer = await self._keys.ledger.beside(lambda: self._ask(look))
         if answer == "wait":
             await asyncio.sleep(min(_FIRST_WAIT_S * 1.5**self._waits, _LONGEST_WAIT_S))
-        self._waits = self._waits + 1 if answer == "wait" else 0
+        self._waits = min(self._waits + 1, 9) if answer == "wait" else 0
         return answer != "spent"
 
     def _more_now(self, look: Look) -> bool:

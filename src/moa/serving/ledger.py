@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
@@ -36,8 +37,6 @@ _NANO = Decimal(1_000_000_000)
 """Dollars are kept as whole billionths: sums of them are exact, in SQLite too."""
 _MINUTE_S = 60.0
 _TABLES = """
-create table if not exists moa_key_turns (
-    job text not null, name text not null, requests bigint not null, primary key (job, name));
 create table if not exists moa_key_sums (
     job text not null, name text not null, period text not null, calls bigint not null,
     nano bigint not null, unpriced bigint not null, primary key (job, name, period));
@@ -75,25 +74,26 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    usd_per_day: Decimal | None = Field(None, ge=0, le=1_000_000, allow_inf_nan=False)
+    usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
     """US dollars. With such a limit, an endpoint whose price is unknown is not asked."""
-    usd_per_month: Decimal | None = Field(None, ge=0, le=1_000_000, allow_inf_nan=False)
-    calls_per_day: int | None = Field(None, ge=0, le=10**12)
+    usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
+    calls_per_day: int | None = Field(default=None, strict=True, ge=0, le=10**12)
     """Calls to models, also small ones: a run makes several."""
-    calls_per_month: int | None = Field(None, ge=0, le=10**12)
-    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
+    calls_per_month: int | None = Field(default=None, strict=True, ge=0, le=10**12)
+    requests_per_minute: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
     """Runs that begin within any 60 seconds."""
-    parallel: int | None = Field(None, ge=1, le=1_000_000)
+    parallel: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
     """Runs at once."""
 
     @property
     def budget(self) -> Budget:
-        """The budget of a run that has been given nothing yet."""
+        """The budget of a run that has been given nothing yet.
+
+        Calls are asked for whether they are limited or not, so that what they took is known when
+        the process is killed.
+        """
         has_cost = self.usd_per_day is not None or self.usd_per_month is not None
-        has_calls = self.calls_per_day is not None or self.calls_per_month is not None
-        return Budget(
-            cost=Decimal(0) if has_cost else None, calls=0 if has_calls else None, strict=has_cost
-        )
+        return Budget(cost=Decimal(0) if has_cost else None, calls=0, strict=has_cost)
 
 
 class Sums(NamedTuple):
@@ -390,7 +390,7 @@ class Ledger:
     # What follows is done within a transaction.
 
     def _begun(self, name: str, limits: Limits, run: str) -> Standing:
-        number = self._lock(name)
+        self._lock(name)
         if self._run("select 1 from moa_key_runs where job = ? and run = ?", run):
             return self._standing(name)  # the connection was lost once it had been written
         standing = self._standing(name)
@@ -400,7 +400,7 @@ class Ledger:
             raise spent_error(name, limits, standing, used_up)
         now = standing.at.timestamp()
         if limits.requests_per_minute is not None:
-            self._count_request(name, limits.requests_per_minute, number, now)
+            self._count_request(name, limits.requests_per_minute, now)
         if limits.parallel is not None and standing.runs >= limits.parallel:
             raise RequestRefused(
                 f"the key {name!r} has {standing.runs} runs in flight, and may have "
@@ -415,9 +415,10 @@ class Ledger:
         self._run(add, run, name, self.worker)
         return standing
 
-    def _count_request(self, name: str, most: int, number: int, now: float) -> None:
+    def _count_request(self, name: str, most: int, now: float) -> None:
         """Count a request, unless the one that is `most` before it was within the last minute."""
-        where = "where job = ? and name = ? and number"
+        last = "select coalesce(max(number), 0) from moa_key_requests where job = ? and name = ?"
+        where, number = "where job = ? and name = ? and number", int(self._run(last, name)[0][0])
         before = self._run(f"select at from moa_key_requests {where} = ?", name, number - most + 1)
         wait_s = before[0][0] + _MINUTE_S - now if before else 0.0
         if 0 < wait_s <= _MINUTE_S:  # a clock that was set back holds up nobody for longer
@@ -428,9 +429,6 @@ class Ledger:
                 code="rate_limit_exceeded",
                 retry_after_s=wait_s,
             )
-        self._run(
-            "update moa_key_turns set requests = requests + 1 where job = ? and name = ?", name
-        )
         add = "insert into moa_key_requests (job, name, number, at) values (?, ?, ?, ?)"
         self._run(add, name, number + 1, now)
         self._run(f"delete from moa_key_requests {where} <= ?", name, number + 1 - most)
@@ -494,34 +492,31 @@ class Ledger:
             said = Sums(calls, nano, unpriced)
             self._book(name, Sums(held_calls, held_nano) if used is None else used.minus(said))
 
-    def _lock(self, name: str) -> int:
-        """Let nobody else change what is known of a key; give the number of its last request."""
-        found = self._run(
-            "insert into moa_key_turns (job, name, requests) values (?, ?, 0) "
-            "on conflict (job, name) do update set requests = moa_key_turns.requests "
-            "returning requests",
-            name,
-        )
-        return int(found[0][0])
+    def _lock(self, name: str) -> None:
+        """Let nobody else change what is known of a key; in SQLite nobody does anyway."""
+        if not isinstance(self.store, SQLite):
+            of_key = f"moa.keys/{self.store.job}/{name}"
+            self.store.run("select pg_advisory_xact_lock(hashtextextended(?, 0))", of_key)
 
     def _book(self, name: str, more: Sums) -> None:
         """Add to what a key has spent today, and in this month."""
         if more == Sums():
             return
-        for period in _periods(_utc(self.now())):
-            self._run(
-                "insert into moa_key_sums (job, name, period, calls, nano, unpriced) "
-                "values (?, ?, ?, ?, ?, ?) on conflict (job, name, period) do update set "
-                "calls = moa_key_sums.calls + excluded.calls, "
-                "nano = moa_key_sums.nano + excluded.nano, "
-                "unpriced = moa_key_sums.unpriced + excluded.unpriced",
-                *(name, period, *more),
-            )
+        day, month = _periods(self.now())
+        self._run(
+            "insert into moa_key_sums (job, name, period, calls, nano, unpriced) "
+            "values (?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?) "
+            "on conflict (job, name, period) do update set "
+            "calls = moa_key_sums.calls + excluded.calls, "
+            "nano = moa_key_sums.nano + excluded.nano, "
+            "unpriced = moa_key_sums.unpriced + excluded.unpriced",
+            *(name, day, *more, self.store.job, name, month, *more),
+        )
 
     def _standing(self, name: str, *, but: str = "") -> Standing:
         """Say how a key stands, without what one run holds."""
-        at = _utc(self.now())
-        day, month = _periods(at)
+        now = self.now()
+        day, month = _periods(now)
         sums = {
             period: Sums(*sums)
             for period, *sums in self._run(
@@ -542,6 +537,7 @@ class Ledger:
         )
         held, of_waiting = Sums(calls, nano), Sums(0, waiting)
         day_sums, month_sums = sums.get(day, Sums()), sums.get(month, Sums())
+        at = datetime.fromtimestamp(now, UTC)
         return Standing(at, day_sums, month_sums, held, of_waiting, runs, working)
 
     def _say_alive(self, now: float) -> None:
@@ -607,7 +603,7 @@ def spent_error(
         f"the key {name!r} has left: {shown}. No further call was sent; it renews at "
         f"{renews_at:%Y-%m-%d %H:%M} UTC",
         spent=spent or Usage(),
-        left=dict(left),
+        left={str(name): one for name, one in left.items()},
         renews_at=renews_at,
     )
 
@@ -632,10 +628,12 @@ def _nano(usd: Decimal) -> int:
     return int((usd * _NANO).to_integral_value(ROUND_CEILING))
 
 
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+def _periods(seconds: float) -> tuple[str, str]:
+    """Name the day of a moment, and its month."""
+    return _named(int(seconds // 86400))
 
 
-def _periods(at: datetime) -> tuple[str, str]:
-    """Name a day, and its month."""
+@lru_cache(maxsize=4)
+def _named(days: int) -> tuple[str, str]:
+    at = datetime.fromtimestamp(days * 86400, UTC)
     return f"{at:%Y-%m-%d}", f"{at:%Y-%m}"

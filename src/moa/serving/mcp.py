@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from moa._async import first_in
 from moa.errors import MissingDependency, RequestRefused
 from moa.serving.http import read_json
 from moa.serving.server import Server
@@ -109,9 +110,14 @@ async def pipes() -> AsyncGenerator[Pipes]:
     from mcp.server.stdio import stdio_server
 
     lines: Any = _Lines()
-    async with stdio_server(stdin=lines) as (read, write):
-        with redirect_stdout(sys.stderr):
-            yield read, write
+    try:
+        async with stdio_server(stdin=lines) as (read, write), read, write:
+            with redirect_stdout(sys.stderr):
+                yield read, write
+    except BaseExceptionGroup as group:  # the SDK's tasks put whatever is raised here into one
+        error = first_in(group)
+        if not isinstance(error, BrokenPipeError):  # with that nobody reads any longer
+            raise error from None
 
 
 async def speak(server: Server, owner: Caller, pipes: Pipes) -> None:

@@ -79,7 +79,7 @@ class Shape:
         """
         if self.key is None:
             return dict(given)
-        if given.keys() != {self.key}:
+        if set(given) != {self.key}:
             has = ", ".join(map(repr, given)) or "none"
             raise InputError(f"give one argument, {self.key!r}; there is {has}")
         return given[self.key]

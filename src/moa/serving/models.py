@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moa.context import RunContext, run_context
-from moa.endpoints import Embeddings, Endpoint
+from moa.endpoints import Endpoint
 from moa.errors import RequestRefused
 from moa.node import Result, finish
 from moa.serving.asking import Body, body_of, read_as
@@ -32,6 +32,8 @@ ENCODER = "encoder"
 OWNER = "moa"
 """Who owns the models, by which a client of moa's knows the server."""
 MOST_TEXTS = 2048
+_AT_ONCE = 32
+"""Texts that are encoded together: what an encoder has begun nobody can stop."""
 
 
 class EmbeddingsRequest(Body):
@@ -45,7 +47,7 @@ class EmbeddingsRequest(Body):
         ]
     )
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: None = None
     user: Any = None
 
     @property
@@ -68,12 +70,15 @@ class Encoding:
 
     async def run(
         self, request: Sequence[str], /, context: RunContext | None = None
-    ) -> Result[Embeddings]:
-        """Encode texts; raises as `Endpoint.embed` does."""
+    ) -> Result[list[tuple[float, ...]]]:
+        """Encode texts, some at once so that a run can be ended; raises as `Endpoint.embed`."""
         started = time.perf_counter()
         own = run_context(context).nested(self.name)
-        found = await self.encoder.embed(request, own)
-        return finish(found, own, seconds=time.perf_counter() - started)
+        vectors: list[tuple[float, ...]] = []
+        for start in range(0, len(request), _AT_ONCE):
+            found = await self.encoder.embed(request[start : start + _AT_ONCE], own)
+            vectors += found.vectors
+        return finish(vectors, own, seconds=time.perf_counter() - started)
 
 
 def routes(server: Server) -> list[Route]:
@@ -99,8 +104,8 @@ def routes(server: Server) -> list[Route]:
         body = read_as(EmbeddingsRequest, await read_json(request, server.settings))
         node = Encoding(_encoder(server, body.model, caller_of(request)))
         finished = await server.runs.finish(request, Served(node), body.texts)
-        found: Embeddings = finished.output
-        return json_response(_vectors(body, found, finished.item.usage.total.input_tokens))
+        tokens = finished.item.usage.total.input_tokens
+        return json_response(_vectors(body, finished.output, tokens), finished.headers)
 
     return [
         Route("/v1/models", models),
@@ -164,10 +169,9 @@ def _encoder(server: Server, name: str, caller: Caller) -> Endpoint:
     return server.encoder
 
 
-def _vectors(body: EmbeddingsRequest, found: Embeddings, tokens: int) -> dict[str, object]:
-    parts = len(found.vectors[0])
-    if body.dimensions not in (None, parts):
-        raise refused(f"its vectors have {parts} parts: leave `dimensions` out", "dimensions")
+def _vectors(
+    body: EmbeddingsRequest, vectors: Sequence[tuple[float, ...]], tokens: int
+) -> dict[str, object]:
     is_packed = body.encoding_format == "base64"
     data = [
         {
@@ -175,7 +179,7 @@ def _vectors(body: EmbeddingsRequest, found: Embeddings, tokens: int) -> dict[st
             "index": place,
             "embedding": _packed(vector) if is_packed else vector,
         }
-        for place, vector in enumerate(found.vectors)
+        for place, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "data": data, "model": body.model, "usage": usage}

@@ -34,6 +34,7 @@ from moa.rows.records import usage_of
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
 from moa.serving.served import Served
+from moa.telemetry import tracer_of
 from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Finished:
     """Its output, or its error; what it used, and its notes."""
     headers: Mapping[str, str]
     """Those of its answer, `x-moa-…`; what isn't known is left out."""
+    failure: str | None = None
+    """Kind of its error."""
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -85,15 +88,15 @@ class Finished:
         """All that is kept of it, as JSON; its input and output are not."""
         item = self.item
         what: dict[str, object] = {"id": self.id, "model": self.served.name, "status": item.status}
-        if item.error is not None:
-            what["error"] = type(item.error).__name__
+        if self.failure is not None:
+            what["error"] = self.failure
         return what | taken(item)
 
-    def without_texts(self) -> Finished:
-        """Leave out its input and output, which may be large."""
+    def to_keep(self) -> Finished:
+        """Leave out its input, its output and its error, which may hold much."""
         result = self.item.result
         bare = result and replace(result, output=None, trace=(), messages=())
-        return replace(self, item=replace(self.item, input=None, result=bare))
+        return replace(self, item=replace(self.item, input=None, result=bare, error=None))
 
 
 def headers_of(id: str, item: Item[Any]) -> dict[str, str]:
@@ -153,7 +156,8 @@ class Runs:
         Raises:
             MoaError: why it failed; `faults.py` knows what to answer, and which headers.
         """
-        async with self.begun(caller_of(request), served, value, budget) as run:
+        caller, headers = caller_of(request), request.headers
+        async with self.begun(caller, served, value, budget, headers=headers) as run:
             working = asyncio.ensure_future(run.work())
             gone = asyncio.ensure_future(_gone(request.receive))
             try:
@@ -210,7 +214,8 @@ class Runs:
             write: Says what is sent of an event, and at last of what became of the run: its
                 output, or its error, for which `fault_of(finished.item.error).body` is sent.
         """
-        begun = partial(self.begun, caller_of(request), served, value, budget)
+        caller, headers = caller_of(request), request.headers
+        begun = partial(self.begun, caller, served, value, budget, headers=headers)
         return Stream(begun, write, self._settings)
 
     @cached_property
@@ -238,7 +243,7 @@ class Runs:
         found = self._kept.get(id)
         if found is None or found.caller != caller.name:
             raise RequestRefused(
-                f"there is no run {id!r}: of the last {self._settings.kept} each is kept for "
+                f"there is no run {id!r:.40}: of the last {self._settings.kept} each is kept for "
                 f"{self._settings.kept_s:g} seconds",
                 status=404,
                 code="trace_not_found",
@@ -248,7 +253,7 @@ class Runs:
     def _keep(self, finished: Finished) -> None:
         for listener in self.listeners:
             listener(finished)
-        self._kept[finished.id] = finished.without_texts()
+        self._kept[finished.id] = finished.to_keep()
         self._notes += len(finished.item.trace)
         self._forget()
 
@@ -264,13 +269,21 @@ class Runs:
 
     @asynccontextmanager
     async def begun(
-        self, caller: Caller, served: Served, value: object, budget: Budget
+        self,
+        caller: Caller,
+        served: Served,
+        value: object,
+        budget: Budget,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[_Run]:
-        """Admit a run; it is over when this ends."""
+        """Admit a run; it is over when this ends. Its trace goes on from the caller's `headers`."""
         timeout_s = self._settings.timeout_s
         admitted = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
         async with admitted as outer:
-            run = _Run(served, value, caller, outer.nested(budget=budget), timeout_s, self._keep)
+            context = outer.nested(budget=budget)
+            context.tracer = tracer_of(headers or {}) or context.tracer
+            run = _Run(served, value, caller, context, timeout_s, self._keep)
             self._active.add(run.id)
             self._none.clear()
             try:
@@ -311,9 +324,14 @@ class _Run:
 
     def finished(self, item: Item[Any]) -> Finished:
         """Say what became of it."""
-        headers = headers_of(self.id, item)
-        who, what = self.caller.name, self.served
-        return Finished(id=self.id, served=what, caller=who, item=item, headers=headers)
+        return Finished(
+            id=self.id,
+            served=self.served,
+            caller=self.caller.name,
+            item=item,
+            headers=headers_of(self.id, item),
+            failure=None if item.error is None else type(item.error).__name__,
+        )
 
     def failed(self, error: MoaError, start: float) -> Item[Any]:
         """Say why it has no output."""

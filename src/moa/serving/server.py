@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ from moa.serving.runs import Runs
 from moa.serving.served import Served
 
 _logger = logging.getLogger(__name__)
+_ORIGIN = re.compile(r"https?://[^/*\s]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,12 @@ class Settings:
             value = getattr(self, one.name)
             if isinstance(value, int | float) and value <= 0:
                 raise ConfigError(f"{one.name}={value} is to be more than 0")
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"{origin!r} is no origin: name each whose pages may ask, such as "
+                    "https://app.example.org, without a path or a *"
+                )
 
 
 class Server:

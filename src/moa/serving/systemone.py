@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,7 +25,7 @@ from moa.context import RunContext, run_context
 from moa.errors import ConfigError, RequestRefused
 from moa.node import Result, finish
 from moa.questions import Answer, Kind, Option, Question
-from moa.serving.asking import Body, body_of, read_as
+from moa.serving.asking import Body, SomeText, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
@@ -40,8 +41,24 @@ MOST_QUESTIONS = 64
 MOST_OPTIONS = 255
 MOST_LEVELS = 10
 
-Told = str | dict[str, Any] | list[Any]
+Told = SomeText | dict[str, Any] | list[Any]
 """A text, or JSON that is read as one."""
+_IS_TOLD: JsonDict = {"not": {"type": "null"}}
+_SIDE_TOLD: JsonDict = {
+    "type": "object",
+    "anyOf": [{"required": [side], "properties": {side: _IS_TOLD}} for side in ("true", "false")],
+}
+_NOUL_TOLD: JsonDict = {
+    "anyOf": [
+        {"required": ["instructions"], "properties": {"instructions": _IS_TOLD}},
+        {"required": ["criteria"], "properties": {"criteria": _SIDE_TOLD}},
+    ]
+}
+_ALL_TOLD: JsonDict = {
+    "required": ["type", "instructions", "criteria"],
+    "properties": {"instructions": _IS_TOLD, "criteria": _IS_TOLD},
+}
+"""What is to be said of a question that isn't an agent's own; those may be asked by their names."""
 
 
 class _Sides(Body):
@@ -54,6 +71,8 @@ class _Sides(Body):
 class Noul(Body):
     """A question of yes or no."""
 
+    model_config = ConfigDict(json_schema_extra={"allOf": [_NOUL_TOLD]})
+
     type: Literal["noul"]
     instructions: Told | None = None
     criteria: _Sides | None = None
@@ -62,10 +81,17 @@ class Noul(Body):
 class ChoiceAsked(Body):
     """A question with one of several options."""
 
+    model_config = ConfigDict(json_schema_extra={"allOf": [_ALL_TOLD]})
+
     type: Literal["choice"]
     instructions: Told | None = None
     criteria: Annotated[
-        dict[str, Told | None] | None, Field(min_length=2, max_length=MOST_OPTIONS)
+        dict[SomeText, Told | None] | None,
+        Field(
+            min_length=2,
+            max_length=MOST_OPTIONS,
+            json_schema_extra={"propertyNames": {"pattern": r"\S"}},
+        ),
     ] = None
     """What each option means, by its name; left out for a question of the agent's own."""
 
@@ -73,9 +99,14 @@ class ChoiceAsked(Body):
 class ScoreAsked(Body):
     """A question with ordered levels."""
 
+    model_config = ConfigDict(json_schema_extra={"allOf": [_ALL_TOLD]})
+
     type: Literal["score"]
     instructions: Told | None = None
-    criteria: Annotated[list[Told] | None, Field(min_length=2, max_length=MOST_LEVELS)] = None
+    criteria: Annotated[
+        list[Told] | None,
+        Field(min_length=2, max_length=MOST_LEVELS, json_schema_extra={"uniqueItems": True}),
+    ] = None
     """The levels, the lowest first; left out for a question of the agent's own."""
 
 
@@ -147,8 +178,6 @@ def routes(server: Server) -> list[Route]:
     async def systemone(request: Request) -> Response:
         body = await _body(request, server)
         text = text_of(body.state)
-        if not text.strip():
-            raise _wrong("the state is empty, so there is nothing to decide about", "state")
         served, agent = decider(server, body.model, request)
         node = Asked(asking(agent, body.questions, name=served.name), served.name)
         try:
@@ -158,7 +187,7 @@ def routes(server: Server) -> list[Route]:
                 raise
             # A question is over a limit of the model that decides, or its labels can't be told
             # apart there; nothing was sent.
-            raise _wrong(str(error), "questions") from error
+            raise RequestRefused(str(error), status=501, code="model_limit") from error
         return json_response(reply(body, node.agent, finished), finished.headers)
 
     return [Route("/v1/systemone", systemone, methods=["POST"])]
@@ -279,7 +308,7 @@ def _named(agent: DecidingAgent[Any], id: str, asked: AnyAsked) -> Question | No
 def _question(id: str, asked: AnyAsked) -> Question:
     """Read a question."""
     options = _options(id, asked)
-    text = text_of(asked.instructions or "")
+    text = "" if asked.instructions is None else text_of(asked.instructions)
     if not text.strip() and isinstance(asked, Noul):  # what it is to be true of stands for it
         text = options[0].description or options[1].description or ""
     try:

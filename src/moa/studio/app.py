@@ -79,8 +79,14 @@ def studio_app(shown: Shown, *, settings: Settings | None = None, key: str = "")
     )
 
 
-def beside(studio: Starlette, app: Starlette | None = None) -> Starlette:
-    """Put the page under `/studio/`, beside a server of graphs where there is one."""
+def beside(studio: Starlette, app: Starlette | None = None, *, key: str = "") -> Starlette:
+    """Put the page under `/studio/`, beside a server of graphs where there is one.
+
+    Args:
+        studio: The page.
+        app: The server.
+        key: What is to be sent to the server too, of one that is there for the page alone.
+    """
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -95,17 +101,24 @@ def beside(studio: Starlette, app: Starlette | None = None) -> Starlette:
         return RedirectResponse("/studio/", status_code=307)
 
     routes: list[BaseRoute] = [Route("/studio", to_page), Mount("/studio", studio)]
-    routes += [Route("/", to_page)] if app is None else [Mount("/", app)]
+    if app is None:
+        routes.append(Route("/", to_page))
+    else:
+        guarded = Guarded(app, Settings(), key, within="/") if key else app
+        routes.append(Mount("/", guarded))
     return Starlette(routes=routes, lifespan=lifespan)
 
 
 class Guarded:
     """Refuses other hosts and strangers, and says what the page may load: what is its own."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, key: str) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, key: str, *, within: str = "/api/"
+    ) -> None:
         self._app = app
         self._settings = settings
         self._key = key
+        self._within = within
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer why not."""
@@ -129,7 +142,7 @@ class Guarded:
         headers = Headers(scope=scope)
         check_host(headers.get("host", ""), self._settings)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not path.startswith("/api/"):
+        if not path.startswith(self._within):
             return
         check_format(scope["method"], headers)
         given = headers.get("authorization", "").removeprefix("Bearer ")

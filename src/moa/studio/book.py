@@ -123,10 +123,11 @@ class Book:
         self._names: dict[str, dict[str, None]] = {}
         """Options of each question, as seen."""
         self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
-        for line in lines:
-            self._add(line)
-        self._give_rights(labels or {})
+        self._labels = labels or {}
+        self._give_rights([self._add(line) for line in lines])
         self._tag()
+        self._last: tuple[Query, list[int]] | None = None
+        """The rows that were found last: those who scroll ask for them again and again."""
         self.order = sorted(range(len(self.entries)), key=self._urgency)
 
     def line(self, place: int) -> dict[str, Any]:
@@ -187,7 +188,11 @@ class Book:
 
     def found(self, query: Query, *, texts: bool = True) -> Found:
         """Find rows, in their order."""
-        places = [place for place in self.order if self._matches(self.entries[place], query)]
+        asked = query.model_copy(update={"offset": 0, "limit": 0})
+        if self._last is None or self._last[0] != asked:
+            matching = [one for one in self.order if self._matches(self.entries[one], query)]
+            self._last = asked, matching
+        places = self._last[1]
         some = places[query.offset : query.offset + query.limit]
         rows = tuple(self.shown(self.entries[place], texts=texts) for place in some)
         return Found(total=len(places), rows=rows)
@@ -221,6 +226,7 @@ class Book:
             entry.chosen |= {name}
         tags = entry.tags - {"labelled", "corrected"}
         entry.tags = tags | _by_labels(entry)
+        self._last = None
         return entry
 
     def _matches(self, entry: Entry, query: Query) -> bool:
@@ -238,7 +244,8 @@ class Book:
             and (not search or search in entry.text.casefold() or search == entry.id.casefold())
         )
 
-    def _add(self, line: Values) -> None:
+    def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
+        """Take a row in; give what is said of its right labels."""
         place = len(self.entries)
         self._starts.append(self._file.tell())
         self._file.write(f"{dumped(line)}\n".encode())
@@ -249,6 +256,7 @@ class Book:
             if one.answered:
                 options.setdefault(one.said)
         self.entries.append(_entry(place, line, decisions, self._nodes(line)))
+        return self._own(line, decisions)
 
     def _nodes(self, line: Values) -> tuple[int, ...]:
         by_node = as_values(as_values(line.get("usage")).get("by_node"))
@@ -261,25 +269,22 @@ class Book:
         found = tuple(sorted(self.nodes[path] for path in did))
         return self._node_sets.setdefault(found, found)
 
-    def _give_rights(self, labels: Mapping[tuple[str, str], tuple[object, bool]]) -> None:
+    def _own(self, line: Values, decided: Iterable[str]) -> tuple[str, dict[str, object], bool]:
+        """Give what a row says of the right labels itself, and how people's are found."""
+        given = as_values(line.get("input"))
+        own = {name: given[name] for name in decided if name in given}
+        key = same_text(text_of(line)) if self._labels else ""
+        return key, own, given.get("chosen") is True
+
+    def _give_rights(self, said: Iterable[tuple[str, dict[str, object], bool]]) -> None:
         """Find the right labels: people's in the file of labels, then the row's own."""
         questions = {name: self.question(name) for name in self.question_names}
-        for entry, line in zip(self.entries, self._lines(), strict=True):
-            key, given = same_text(text_of(line)), as_values(line.get("input"))
-            for name in entry.decisions:
-                if name not in questions:
-                    continue
-                own = (given.get(name, ...), given.get("chosen") is True)
-                value, chosen = labels.get((key, name), own)
+        for entry, (key, own, chosen) in zip(self.entries, said, strict=True):
+            for name in questions.keys() & entry.decisions.keys():
+                value, is_chosen = self._labels.get((key, name), (own.get(name, ...), chosen))
                 if value is not ... and (label := _named(questions[name], value)) is not None:
                     entry.right[name] = label
-                    entry.chosen |= {name} if chosen else set()
-
-    def _lines(self) -> Iterator[Values]:
-        self._file.seek(0)
-        for raw in self._file:
-            yield json.loads(raw)
-        self._file.seek(0, 2)
+                    entry.chosen |= {name} if is_chosen else set()
 
     def _tag(self) -> None:
         slow = percentile([one.seconds for one in self.entries], 0.95) or 0.0
@@ -295,8 +300,8 @@ class Book:
                 "slow": one.seconds > slow,
                 "dear": one.cost is not None and one.cost > dear,
             }
-            one.tags = frozenset(tag for tag, holds in found.items() if holds) | _by_labels(one)
-            one.why = next((why for why in WHYS if why in one.tags), "rest")
+            one.tags = _holding(found) | _by_labels(one)
+            one.why = next((why for why in WHYS if why in one.tags), WHYS[-1])
 
     def _urgency(self, place: int) -> tuple[int, float, int]:
         one = self.entries[place]
@@ -320,20 +325,20 @@ def notes_in(line: Values) -> list[Values]:
     """Give the notes of a line's trace."""
     trace = line.get("trace")
     found = cast("list[object]", trace) if isinstance(trace, list) else []
-    return [as_values(one) for one in found if isinstance(one, Mapping)]
+    return [values for one in found if (values := as_values(one))]
 
 
 def text_of(line: Values) -> str:
     """Give the text of a row: what it is, or its field `text`."""
     given = line.get("input", line.get("text"))
-    text = as_values(given).get("text") if isinstance(given, Mapping) else given
+    text = given if isinstance(given, str) else as_values(given).get("text")
     return text if isinstance(text, str) else ""
 
 
 def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
     """Give the fields of a value, save decisions, under their path."""
     if not isinstance(value, Mapping) or deep == DEEP:
-        yield name, written(value)
+        yield name, written(cast("object", value))
     elif not is_decision(found := cast("Values", value)):
         for key, inner in found.items():
             yield from fields_of(f"{name}.{key}", inner, deep + 1)
@@ -401,6 +406,10 @@ def _by_labels(entry: Entry) -> frozenset[Tag]:
         "corrected": bool(entry.wrong()),
         "labelled": bool(entry.chosen),
     }
+    return _holding(found)
+
+
+def _holding(found: Mapping[Tag, bool]) -> frozenset[Tag]:
     return frozenset(tag for tag, holds in found.items() if holds)
 
 

@@ -246,8 +246,7 @@ class Shown:
             InputError: there is no such row.
         """
         with self._lock:
-            line = self.book.line(place)
-        entry = self.book.entries[place]
+            line, entry = self.book.line(place), self.book.entries[place]
         bars = self._spans.bars(entry.id)
         timed = bool(bars)
         bars = bars or bars_of_line(line)

@@ -28,6 +28,7 @@ from mcp_types import (
 from pydantic import RootModel, ValidationError
 from pydantic_core import to_json
 
+from moa._async import first_in
 from moa._terminal import escaped
 from moa.agents.base import said
 from moa.agents.mcp import Address, Command
@@ -162,8 +163,7 @@ class Connection:
 
     async def _meant(self, error: BaseException) -> MoaError:
         """Say what an error of the SDK means."""
-        while isinstance(error, BaseExceptionGroup):
-            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        error = first_in(error)
         if isinstance(error, MoaError):
             return error
         if isinstance(error, MCPError):

@@ -146,9 +146,14 @@ class Page {
     }
   }
 
-  async changed(row) {
+  changed(row) {
     this.views.rows.replace(row);
     this.pane.replace(row);
+    clearTimeout(this.counting);
+    this.counting = setTimeout(() => this.count(), 400);
+  }
+
+  async count() {
     this.overview = await this.source.overview();
     this.drawFigures();
     this.views.rows.drawTags();

@@ -12,10 +12,13 @@ class Remote {
     this.isFile = false;
   }
 
-  async ask(path, body) {
-    const headers = { accept: "application/json" };
+  headers(accept) {
     const key = sessionStorage.getItem("moa-studio-key");
-    if (key) headers.authorization = `Bearer ${key}`;
+    return key ? { accept, authorization: `Bearer ${key}` } : { accept };
+  }
+
+  async ask(path, body) {
+    const headers = this.headers("application/json");
     if (body !== undefined) headers["content-type"] = "application/json";
     const how = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
     const response = await fetch(`api/${path}`, { ...how, headers });

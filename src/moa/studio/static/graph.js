@@ -2,6 +2,7 @@
 import { count, dollars, el, percent, seconds, svg } from "./dom.js";
 
 const EDGE = 8;
+let drawings = 0;
 
 export class GraphView {
   constructor(app) {
@@ -58,6 +59,8 @@ export class GraphView {
 
 export function drawGraph(graph, onpick) {
   const pad = 10;
+  drawings += 1;
+  const tip = `tip-${drawings}`;
   const made = svg("svg", {
     class: "nodes",
     viewBox: `${-pad} ${-pad} ${graph.width + 2 * pad} ${graph.height + 2 * pad}`,
@@ -70,15 +73,15 @@ export function drawGraph(graph, onpick) {
     svg(
       "defs",
       {},
-      svg("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, svg("path", { d: "M0,1 L7,4 L0,7 Z" })),
+      svg("marker", { id: tip, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, svg("path", { d: "M0,1 L7,4 L0,7 Z" })),
     ),
-    ...graph.lines.map((line) => drawLine(line)),
+    ...graph.lines.map((line) => drawLine(line, tip)),
     ...graph.places.map((place) => drawPlace(place, onpick)),
   );
   return made;
 }
 
-function drawLine(line) {
+function drawLine(line, tip) {
   const [first, ...rest] = line.points;
   let path = `M${first[0]},${first[1]}`;
   let at = first;
@@ -87,7 +90,7 @@ function drawLine(line) {
     path += at[0] === to[0] ? ` L${to[0]},${to[1]}` : ` C${at[0]},${middle} ${to[0]},${middle} ${to[0]},${to[1]}`;
     at = to;
   }
-  const made = svg("path", { d: path, class: line.decides ? "line decides" : "line", "marker-end": "url(#tip)" });
+  const made = svg("path", { d: path, class: line.decides ? "line decides" : "line", "marker-end": `url(#${tip})` });
   if (line.label) made.append(svg("title", {}, line.label));
   return made;
 }

@@ -85,7 +85,7 @@ export class LiveView {
     try {
       const response = await fetch(`../run/${encodeURIComponent(this.name)}`, {
         method: "POST",
-        headers: { "content-type": "application/json", accept: "text/event-stream" },
+        headers: { "content-type": "application/json", ...this.app.source.headers("text/event-stream") },
         body: JSON.stringify(body),
       });
       if (!response.ok) throw new Error((await response.json()).error?.message || response.statusText);

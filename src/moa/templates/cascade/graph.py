@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from moa import Cascade, Choice, Classifier, Endpoint, Endpoints, Graph, Node, Text
+from moa import BuiltGraph, Cascade, Choice, Classifier, Endpoint, Endpoints, Graph, Text
 
 Team = Literal["cards", "accounts", "transfers", "app"]
 TEAMS: dict[Team, str] = {
@@ -53,7 +53,7 @@ def settled(choice: Choice[Team]) -> Desk:
 
 def cascade(
     small: Endpoint, large: Endpoint | None = None, learn: str | None = "answers.db"
-) -> Node[Text, Desk]:
+) -> BuiltGraph[Text, Desk]:
     """Ask the small model first; `learn` is the file that it learns in."""
     first = Classifier(small, Team, describe=TEAMS, task=TASK, name="team")
     g = Graph("cascade", Text)
@@ -66,6 +66,6 @@ def cascade(
     return g.build(g.add(settled, g.add(tiers, g.input)))
 
 
-def graph(endpoints: Endpoints) -> Node[Text, Desk]:
+def graph(endpoints: Endpoints) -> BuiltGraph[Text, Desk]:
     """Make what `moa run graph.py:graph` runs."""
     return cascade(endpoints.slm, endpoints.llm if endpoints.has_llm else None)

@@ -29,6 +29,11 @@ def test_what_the_mail_does_not_say_is_left_out() -> None:
     assert extraction(SMALL, large).run_sync(MAIL).output.product is None
 
 
+def test_a_wish_that_is_unsure_is_for_people_to_read() -> None:
+    unsure = SimulatedEndpoint(rule=lambda _: {"wish": {"refund": 0.6}})
+    assert extraction(unsure).run_sync(MAIL).output.wish is None
+
+
 def test_each_order_of_the_ten_mails_is_found() -> None:
     lines = Path(__file__).with_name("mails.jsonl").read_text("utf-8").splitlines()
     found = [by_patterns(Text(text=json.loads(line)["text"])).order for line in lines]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from moa import Endpoints, Graph, Node
+from moa import BuiltGraph, Endpoints, Graph, Node
 from moa.graphs.loading import load_graph
 from moa.graphs.support import Answered, Rejected, Routed, SupportOutcome, Ticket
 
@@ -40,13 +40,13 @@ def case_of(outcome: Answered | Routed | Rejected) -> Case:
     return Case(send="now", queue="", text=outcome.text)
 
 
-def inbox(support: Node[Ticket, SupportOutcome]) -> Node[Ticket, Case]:
+def inbox(support: Node[Ticket, SupportOutcome]) -> BuiltGraph[Ticket, Case]:
     """Put the ready support graph in front of the rules above."""
     g = Graph("inbox", Ticket)
     outcome = g.add(support, g.input)
     return g.build(g.add(case_of, outcome))
 
 
-def graph(endpoints: Endpoints) -> Node[Ticket, Case]:
+def graph(endpoints: Endpoints) -> BuiltGraph[Ticket, Case]:
     """Make what `moa run graph.py:graph` runs; moa.toml says what the messages can want."""
     return inbox(load_graph("support", endpoints))

@@ -21,8 +21,9 @@ CALM = {
 
 def case(text: str, **decided: Mapping[str, float]) -> Case:
     """Run one message, of which the small model says this."""
-    small = SimulatedEndpoint(rule=lambda _: {**CALM, **decided})
-    return inbox(Support(slm=small)).run_sync(Ticket(text=text)).output
+    small = SimulatedEndpoint(name="small", rule=lambda _: {**CALM, **decided})
+    large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: "Dear customer, …")
+    return inbox(Support(slm=small, llm=large)).run_sync(Ticket(text=text)).output
 
 
 def test_a_routine_message_is_answered_at_once() -> None:

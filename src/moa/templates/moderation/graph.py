@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from moa import Endpoint, Endpoints, Filter, Graph, Injection, Node, Spam, Verdict
+from moa import BuiltGraph, Endpoint, Endpoints, Filter, Graph, Injection, Spam, Verdict
 
 SURE = 0.8
 """The confidence from which on a comment is removed unread. What is less sure is held."""
@@ -46,7 +46,7 @@ def rule(spam: Verdict, orders: Verdict, abuse: Verdict) -> Ruling:
     return Ruling(action="remove" if sure else "hold" if against else "publish", reasons=reasons)
 
 
-def moderation(small: Endpoint) -> Node[Comment, Ruling]:
+def moderation(small: Endpoint) -> BuiltGraph[Comment, Ruling]:
     """Ask three questions about a comment at once, all of them of the small model."""
     g = Graph("moderation", Comment)
     text = g.add(text_of, g.input)
@@ -56,6 +56,6 @@ def moderation(small: Endpoint) -> Node[Comment, Ruling]:
     return g.build(g.join(rule, spam, orders, abuse))
 
 
-def graph(endpoints: Endpoints) -> Node[Comment, Ruling]:
+def graph(endpoints: Endpoints) -> BuiltGraph[Comment, Ruling]:
     """Make what `moa run graph.py:graph` runs."""
     return moderation(endpoints.slm)

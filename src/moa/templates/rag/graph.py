@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from moa import Endpoints, Graph, Node, Text
+from moa import BuiltGraph, Endpoints, Graph, Node, Text
 from moa.graphs.loading import load_graph
 from moa.graphs.rag import NotInDocuments, RagOutcome, Sourced
 
@@ -36,12 +36,12 @@ def answer_of(outcome: Sourced | NotInDocuments) -> Answer:
     return Answer(text=outcome.text, sources=list(dict.fromkeys(pages)))
 
 
-def answers(rag: Node[Text | str, RagOutcome]) -> Node[Text, Answer]:
+def answers(rag: Node[Text | str, RagOutcome]) -> BuiltGraph[Text, Answer]:
     """Put the ready graph that answers from documents in front of the rules above."""
     g = Graph("answers", Text)
     return g.build(g.add(answer_of, g.add(rag, g.input)))
 
 
-def graph(endpoints: Endpoints) -> Node[Text, Answer]:
+def graph(endpoints: Endpoints) -> BuiltGraph[Text, Answer]:
     """Make what `moa run graph.py:graph` runs; moa.toml says where the documents are."""
     return answers(load_graph("rag", endpoints))

@@ -3,7 +3,6 @@
 import json
 import sys
 
-sys.path.pop(0)  # this file has the name of what it imports
 import litellm
 from pydantic import BaseModel
 
