@@ -138,6 +138,8 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield ("route", "fit", "log.jsonl", "--out", "router.json")
     yield ("route", "score", "router.json", "log.jsonl", "--out", "scores.jsonl")
     yield ("route", "eval", "router.json", "log.jsonl")
+    yield ("report", "demo.jsonl", "--out", "demo.html")
+    yield ("studio", "no such run", "--no-open")
     yield ("index", "papers", "--out", "index")
     yield ("chat",)
     yield ("new", "rag", "project")

@@ -103,6 +103,7 @@ class Book:
             and whether the row was chosen to be labelled.
         ran: Gives the seconds of each node that ran for the row of an id, where its run kept
             spans; else nodes that called nobody are not known.
+        options: Names of the options of the question `label`, where rows don't have them all.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Book:
         lines: Iterable[Values],
         labels: Mapping[tuple[str, str], tuple[object, bool]] | None = None,
         ran: Callable[[str], Mapping[str, float]] | None = None,
+        options: Iterable[str] = (),
     ) -> None:
         self._ran: Callable[[str], Mapping[str, float]] = ran or _nothing_known
         self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
@@ -122,6 +124,8 @@ class Book:
         self.spent: dict[str, NodeSpent] = {}
         self._names: dict[str, dict[str, None]] = {}
         """Options of each question, as seen."""
+        if known := dict.fromkeys(options):
+            self._names[LABEL] = known
         self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._labels = labels or {}
         self._give_rights([self._add(line) for line in lines])

@@ -45,6 +45,7 @@ class Source:
         learning: Reads the figures of a cascade that learns.
         job: The job that the rows are of.
         graph: Name of what ran, where that is known.
+        options: Names of what was decided between, where rows don't say it.
         live: Whether rows come while it is looked at, and are read again each time.
     """
 
@@ -56,6 +57,7 @@ class Source:
     job: str | None = None
     graph: str = ""
     live: bool = False
+    options: tuple[str, ...] = ()
 
 
 def find_source(given: str | None) -> Source:
@@ -113,10 +115,17 @@ def _answers(given: str) -> Source:
         for row in found:
             yield _learnt(dict(zip(FIGURES, row, strict=True)))
 
-    figures_at(given)  # says what is wrong with it
+    with AnswerStore(given, begun=True) as store:
+        options = tuple(one["name"] for one in json.loads(store.question()[0])["options"])
     name = "answers" if is_address(given) else Path(given).name
     about = "what a cascade that learns was asked"
-    return Source(name=name, about=about, lines=lines, learning=lambda: figures_at(given))
+    return Source(
+        name=name,
+        about=about,
+        lines=lines,
+        learning=lambda: figures_at(given),
+        options=options,
+    )
 
 
 def _learnt(row: Values) -> Values:
@@ -306,7 +315,7 @@ class Shown:
 
     def _read(self) -> Book:
         known = self.labels.known if self.labels else None
-        return Book(self.source.lines(), known, self._spans.ran)
+        return Book(self.source.lines(), known, self._spans.ran, self.source.options)
 
     def _noted(self, note: Values) -> Noted:
         return Noted(
