@@ -305,7 +305,7 @@ class Book:
                 "dear": one.cost is not None and one.cost > dear,
             }
             one.tags = _holding(found) | _by_labels(one)
-            one.why = next((why for why in WHYS if why in one.tags), WHYS[-1])
+            one.why = _why(one)
 
     def _urgency(self, place: int) -> tuple[int, float, int]:
         one = self.entries[place]
@@ -411,6 +411,13 @@ def _by_labels(entry: Entry) -> frozenset[Tag]:
         "labelled": bool(entry.chosen),
     }
     return _holding(found)
+
+
+def _why(entry: Entry) -> Why:
+    for why in WHYS:
+        if why in entry.tags:
+            return why
+    return "rest"
 
 
 def _holding(found: Mapping[Tag, bool]) -> frozenset[Tag]:

@@ -19,7 +19,10 @@ export class GraphView {
     this.node.replaceChildren(...parts);
   }
 
-  show() {}
+  show() {
+    const drawing = this.node.querySelector(".drawing");
+    if (drawing) center(drawing);
+  }
 
   pick(path) {
     const node = this.app.overview.nodes.indexOf(path);
@@ -55,6 +58,11 @@ export class GraphView {
       ),
     );
   }
+}
+
+// On a narrow page the middle of a graph is seen first.
+export function center(drawing) {
+  drawing.scrollLeft = (drawing.scrollWidth - drawing.clientWidth) / 2;
 }
 
 export function drawGraph(graph, onpick) {

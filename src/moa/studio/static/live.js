@@ -1,6 +1,6 @@
 // What goes on: an input that is tried while its nodes light up, a job, a cascade that learns.
 import { count, dollars, el, field, percent, seconds, select, svg } from "./dom.js";
-import { drawGraph } from "./graph.js";
+import { center, drawGraph } from "./graph.js";
 
 export class LiveView {
   constructor(app) {
@@ -22,7 +22,10 @@ export class LiveView {
     this.node.replaceChildren(...parts);
   }
 
-  show() {}
+  show() {
+    const drawing = this.node.querySelector(".drawing");
+    if (drawing) center(drawing);
+  }
 
   tried(overview) {
     this.name = overview.can.run[0];
@@ -43,8 +46,8 @@ export class LiveView {
       overview.can.run.length > 1 && field("Graph", select(overview.can.run.map((one) => [one, one]), this.name, (name) => (this.name = name))),
       field(`Try ${this.name}`, this.input),
       el("div", { class: "actions" }, this.button, this.state),
-      this.drawing && el("div", { class: "drawing", tabindex: "0", role: "group", "aria-label": "Nodes as they run" }, this.drawing),
       this.out,
+      this.drawing && el("div", { class: "drawing", tabindex: "0", role: "group", "aria-label": "Nodes as they run" }, this.drawing),
     );
   }
 
