@@ -29,11 +29,11 @@ Rows = Annotated[
     typer.Argument(metavar="RUN", help="What moa run --out wrote, or the folder of a job."),
 ]
 Trace = Annotated[
-    Path | None, typer.Option("--trace", metavar="FILE", help="What moa run --trace wrote.")
+    Path | None, typer.Option("--spans", metavar="FILE", help="What moa run --trace wrote.")
 ]
 Graph = Annotated[
     str | None,
-    typer.Option("--graph", metavar="NAME", help="What ran: a ready graph, or file.py:object."),
+    typer.Option("--of", metavar="NAME", help="What ran: a ready graph, or file.py:object."),
 ]
 
 
@@ -51,7 +51,7 @@ def studio(
     labels: Annotated[
         Path | None,
         typer.Option(
-            "--labels",
+            "--labelled",
             metavar="FILE.jsonl",
             help="Write labels into this file; default: labelled.jsonl, of the example "
             "labelled-example.jsonl.",
@@ -77,7 +77,7 @@ def studio(
     A run with its spans; labels go where moa learn reads them:
 
         moa run support inbox.jsonl --out done.jsonl --trace spans.jsonl
-        moa studio done.jsonl --trace spans.jsonl --labels labelled.jsonl
+        moa studio done.jsonl --spans spans.jsonl --labelled labelled.jsonl
         moa learn labelled.jsonl --graph support --out learned.json
 
     A job while it is worked on, and a cascade that learns:
@@ -85,10 +85,12 @@ def studio(
         moa studio nightly
         moa studio answers.db
 
-    With --graph it can also be tried from the page, which asks models. The page listens on
-    127.0.0.1 alone; with $MOA_STUDIO_KEY it asks for that key.
+    With --of it can also be tried from the page, which asks models. The page listens on 127.0.0.1
+    alone; with $MOA_STUDIO_KEY it asks for that key.
 
     Exit codes: 0 or 143 told to end, 2 usage or configuration, 130 Ctrl-C.
+
+        moa studio done.jsonl --of support
     """
     with needed("uvicorn", extra="serve", purpose="to show the page"):
         import uvicorn
@@ -153,18 +155,18 @@ def report(
         bool, typer.Option("--texts", help="Write the texts of the rows into it, too.")
     ] = False,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Rows in it at most; figures are of all.")
+        int, typer.Option("--rows", min=1, help="Rows in it at most; figures are of all.")
     ] = 1000,
     overwrite: options.Overwrite = False,
     config: options.ConfigFile = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write the page about a run into one file, which opens anywhere and loads nothing.
+    """Write the page about a run into one file.
 
-    Without --texts no text of a row is in it: labels, figures and times alone.
+    It opens anywhere, and loads nothing. Without --texts no text of a row is in it: labels, figures and times alone.
 
         moa report done.jsonl --out run.html
-        moa report done.jsonl --trace spans.jsonl --texts --out run.html
+        moa report done.jsonl --spans spans.jsonl --texts --out run.html
     """
     from moa.studio.report import write_report
     from moa.studio.sources import find_source

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moa._files import LineFile, dumped, replace_text
+from moa._files import LineFile, check_lines, dumped, replace_text
 from moa.calibration.labelled import same_text, written_as
 from moa.errors import InputError
 from moa.questions import Question
@@ -46,6 +46,7 @@ class Labels:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_lines(path, existing="resume")
         self._changes: list[_Change] = []
         self.known = self._read() if path.exists() else Known()
 
@@ -126,7 +127,10 @@ class Labels:
                     left += [] if made is None else [_merged(one, made, question)]
                 else:
                     left.append(one)
-            replace_text(self.path, "".join(f"{dumped(one)}\n" for one in left))
+            if left:
+                replace_text(self.path, "".join(f"{dumped(one)}\n" for one in left))
+            else:
+                file.cut(0)
         return before
 
     def _read(self) -> Known:

@@ -131,7 +131,7 @@ def _answers(given: str) -> Source:
 def _learnt(row: Values) -> Values:
     """Write a row of a cascade that learns as a line of a run."""
     by_small, guess, sure, said = (row[k] for k in ("by_small", "guess", "sure", "label"))
-    label = guess if by_small or said is None else said
+    label = said if guess is None else guess
     likely = {guess: sure} if guess is not None and sure is not None else {}
     tier = "slm" if by_small else "llm"
     spent = {"calls": 0 if by_small else row["calls"], "cost": row["cost"]}
@@ -139,11 +139,11 @@ def _learnt(row: Values) -> Values:
     return {
         "id": row["place"],
         "input": {"text": row["given"] or "", **right, "chosen": not row["held"]},
-        "output": {"label": label},
-        "label": guess,
+        "output": {"label": said if said is not None else guess},
+        "label": label,
         "scores": likely,
         "accepted": None if row["accepts"] is None else bool(row["accepts"]),
-        "status": "answered" if row["done"] else "waiting",
+        "status": "missing" if label is None else "answered",
         "seconds": row["seconds"] or 0.0,
         "usage": {"calls": 1, "cost": row["cost"], "by_tier": {tier: spent}},
     }

@@ -159,7 +159,7 @@ function learningCurve(found) {
   const wide = 720;
   const high = 180;
   const { hundreds } = found;
-  const step = wide / Math.max(hundreds.length, 1);
+  const step = Math.min(40, wide / Math.max(hundreds.length, 1));
   const bars = hundreds.map((one, i) => {
     const inputs = one.last - one.first + 1;
     const share = Math.min(1, one.calls / inputs);
