@@ -51,7 +51,7 @@ def studio(
     labels: Annotated[
         Path | None,
         typer.Option(
-            "--labelled",
+            "--labels-file",
             metavar="FILE.jsonl",
             help="Write labels into this file; default: labelled.jsonl, of the example "
             "labelled-example.jsonl.",
@@ -77,7 +77,7 @@ def studio(
     A run with its spans; labels go where moa learn reads them:
 
         moa run support inbox.jsonl --out done.jsonl --trace spans.jsonl
-        moa studio done.jsonl --spans spans.jsonl --labelled labelled.jsonl
+        moa studio done.jsonl --spans spans.jsonl --labels-file labelled.jsonl
         moa learn labelled.jsonl --graph support --out learned.json
 
     A job while it is worked on, and a cascade that learns:
@@ -163,7 +163,8 @@ def report(
 ) -> None:
     """Write the page about a run into one file.
 
-    It opens anywhere, and loads nothing. Without --texts no text of a row is in it: labels, figures and times alone.
+    It opens anywhere, and loads nothing. Without --texts no text of a row is in it: labels,
+    figures and times alone.
 
         moa report done.jsonl --out run.html
         moa report done.jsonl --spans spans.jsonl --texts --out run.html
