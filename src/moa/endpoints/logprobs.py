@@ -10,7 +10,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -162,7 +162,7 @@ class LabelReader(ABC):
         answers = (
             Answer(
                 question=question,
-                probabilities=reading.probabilities,
+                probabilities=self._without_bias(question, examples, reading).probabilities,
                 label_mass=reading.label_mass,
                 source="logprob",
             )
@@ -171,6 +171,21 @@ class LabelReader(ABC):
         context.note("answered", model, endpoint=name)
         amount = sum((reading.amount for reading in readings), NOTHING)
         return Decision(answers=tuple(answers), endpoint=name, model=model, amount=amount)
+
+    def _without_bias(
+        self, question: Question, examples: Sequence[Example], reading: LabelReading
+    ) -> LabelReading:
+        """Take out the bias to yes that is known of the model.
+
+        It was measured without examples, in the layout that is best for the model: where another
+        one is asked for, as by what is to be fitted to the answers, they are as the model gave them.
+        """
+        bias = known(self._client.model).yes_bias
+        if question.kind != "predicate" or question.layout or examples or not bias:
+            return reading
+        signs = [0.5 if option.value is True else -0.5 for option in question.options]
+        pairs = zip(reading.logprobs, signs, strict=True)
+        return replace(reading, logprobs=tuple(logprob - sign * bias for logprob, sign in pairs))
 
     async def _read_all(
         self, prompts: Sequence[LabelPrompt], context: RunContext
