@@ -140,6 +140,9 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield ("route", "eval", "router.json", "log.jsonl")
     yield ("index", "papers", "--out", "index")
     yield ("chat",)
+    yield ("new", "rag", "project")
+    yield ("mcp", "no such graph")
+    yield ("serve", "no such graph")  # another one would be served until it is told to end
 
 
 def prepare(port: int) -> None:

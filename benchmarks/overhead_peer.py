@@ -22,7 +22,7 @@ CLEAN = "Correct the spelling. Answer with the text alone."
 ASK = ("What does the writer feel?", "What is the topic?", "Is it urgent?")
 WRITE = "Write a short answer to the customer."
 
-Item = Callable[[], Awaitable[object]]
+Item = Callable[..., Awaitable[object]]
 
 
 def merge(a: dict[str, str], b: dict[str, str]) -> dict[str, str]:
@@ -56,7 +56,7 @@ def moa_peer(url: str) -> dict[str, Item]:
         asked = [g.add(Agent(slm, ask, name=f"ask_{i}"), clean) for i, ask in enumerate(ASK)]
         brief = g.join(lambda a, b, c: f"{a}\n{b}\n{c}", *asked)
         graph = g.build(g.add(Agent(llm, WRITE, name="write"), brief))
-        return lambda: graph.run(Text(text=TEXT))
+        return lambda *context: graph.run(Text(text=TEXT), *context)
 
     def unbalanced() -> Item:
         short, long = endpoint("slm-50"), endpoint("llm-200")

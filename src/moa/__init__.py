@@ -15,9 +15,9 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _LIST = (get_data(__name__, "__init__.pyi") or b"").decode()
 _HOMES = {name: home for home, name in re.findall(r"(?m)^from (moa\.\S+) import (\w+)", _LIST)}
-_NUMPY = ("moa.calibration.fit",)
-"""They import numpy, an extra. `import *` loads all that it names, so it leaves these out."""
-__all__ = sorted(name for name, home in _HOMES.items() if home not in _NUMPY)  # pyright: ignore[reportUnsupportedDunderAll]
+_EXTRAS = ("moa.calibration.fit", "moa.serving.app")
+"""They import an extra. `import *` loads all that it names, so it leaves these out."""
+__all__ = sorted(name for name, home in _HOMES.items() if home not in _EXTRAS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:

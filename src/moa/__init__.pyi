@@ -87,3 +87,4 @@ from moa.trace import ToolStarted as ToolStarted
 from moa.usage import Price as Price
 
 __all__: list[str]
+from moa.serving.app import serve as serve

@@ -72,6 +72,13 @@ async def gather(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+def first_in(error: BaseException) -> BaseException:
+    """Give the first error in a group, however deep; one that is no group as it is."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
+
+
 async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
     """Cancel tasks, and wait until they have ended; what they raise is let go."""
     for task in tasks:

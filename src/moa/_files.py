@@ -185,11 +185,14 @@ class LineFile:
 
         Where the disk is full, or gone, the lines before it are whole.
         """
-        data = f"{dumped(values)}\n".encode()
+        return self.add_line(dumped(values).encode())
+
+    def add_line(self, line: bytes) -> int:
+        """Write one line of JSON that is written already; see `add`."""
         if self._existing == "overwrite":
             self.cut(0)
             self._existing = "resume"
-        return self._append(data)
+        return self._append(line + b"\n")
 
     def cut(self, start: int) -> None:
         """Remove the line that starts there, and those behind it."""

@@ -144,11 +144,17 @@ class SQLite:
 
     def many(self, sql: str, values: Iterable[Sequence[object]]) -> None:
         """Run one statement for each of some values, which follow `job`; all of them or none."""
+        rows = ((self.job, *one) for one in values)
+        self.atomically(lambda: self._file.executemany(sql, rows))
+
+    def atomically(self, work: Callable[[], T]) -> T:
+        """Do something while nobody else writes: all that it writes is kept, or nothing."""
         with self._lock, self._mapped_errors():
             self._file.execute("begin immediate")
             try:
-                self._file.executemany(sql, ((self.job, *one) for one in values))
+                done = work()
                 self._file.execute("commit")
+                return done
             finally:
                 if self._file.in_transaction:
                     self._file.execute("rollback")

@@ -33,7 +33,7 @@ from moa.errors import (
     QuorumNotMet,
 )
 from moa.journal import Journal
-from moa.node import Dropped, Node, Result
+from moa.node import Dropped, Node, Result, run_alone
 from moa.trace import Note
 from moa.usage import Usage
 
@@ -172,7 +172,11 @@ def reader_of(node: Node[Any, Any]) -> Callable[[Value], Any]:
     It is the row's text where the node takes a `str`, and else what pydantic makes of the row.
     The function raises `InputError` where a row does not fit.
     """
-    kind: Any = getattr(node, "input_type", object)
+    return reader_for(getattr(node, "input_type", object))
+
+
+def reader_for(kind: Any) -> Callable[[Value], Any]:
+    """Give the function that turns a row's value into an input of a type; see `reader_of`."""
     if str in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)):
         return row_text
     if kind is object:
@@ -331,7 +335,7 @@ class _Batch(Generic[In, Out]):
         """Run the node on one input, unless the run has ended."""
         if (ended_by := self.context.ended_by) is not None:
             return _begun(given, place)(status="failed", error=ended_by)
-        item = await _item(self.node, given, place, self.read, self.context.nested())
+        item = await run_one(self.node, given, place, self.read, self.context.nested())
         if self.context.ended_by is None:
             self.context.ended_by = self.refusals.add(item)
         return item
@@ -411,14 +415,22 @@ def _begun(given: object, place: int) -> Callable[..., Item[Any]]:
     return partial(Item, number=place, id=place, input=given)
 
 
-async def _item(
+async def run_one(
     node: Node[Any, Out],
     given: object,
     place: int,
     read: Callable[[Value], Any],
     context: RunContext,
 ) -> Item[Out]:
-    """Run the node on one input; whatever goes wrong is this item's alone."""
+    """Run the node on one input; whatever goes wrong is this item's alone.
+
+    Args:
+        node: What runs.
+        given: What it takes; or a row, which is read by `read`.
+        place: Number of the item, and its id where it is no row.
+        read: See `reader_of`.
+        context: Of this run alone.
+    """
     row = given if isinstance(given, Row | Malformed) else None
     item: Callable[..., Item[Out]] = _begun(given, place)
     if isinstance(row, Malformed):
@@ -429,7 +441,8 @@ async def _item(
         context.journal, journal.context = journal.root, context
     start = time.perf_counter()
     try:
-        result = await node.run(read(row.value) if row else given, context)
+        value = read(row.value) if row else given
+        result = await run_alone(node, value, context, journal, row=row and row.id)
     except MoaError as problem:
         error = problem
         if journal is not None:

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from moa.errors import BudgetExceeded, ConfigError, may_be_billed
+from moa.errors import BudgetExceeded, ConfigError, PriceUnknown, may_be_billed
 from moa.usage import NOTHING, Amount, Part, Price, Tier, Usage
 
 
@@ -28,7 +28,7 @@ class Budget:
     No interleaving passes them: the most that a call may take (the length of the prompt and
     `max_tokens`) is reserved before it is sent, and what it took settled afterwards. What a server
     takes beyond that is not foreseen, nor are dollars by the hour. A call whose price is unknown
-    counts against every limit but `cost`.
+    counts against every limit but `cost`; a `strict` budget refuses it: `PriceUnknown`.
 
     Raises:
         ConfigError: a limit is no number, or below 0.
@@ -53,6 +53,8 @@ class Budget:
     """Most calls to large models."""
     tool_calls: int | None = None
     """Most tools that models have used."""
+    strict: bool = False
+    """Whether a call is an error, before it is sent, where the price of its endpoint is unknown."""
 
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():
@@ -61,12 +63,13 @@ class Budget:
                 raise ConfigError(f"Budget({name}={limit!r}): a limit is a number from 0 on")
 
     def __repr__(self) -> str:
-        return f"Budget({', '.join(f'{name}={limit}' for name, limit in self.limits.items())})"
+        shown = self.limits | ({"strict": True} if self.strict else {})
+        return f"Budget({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     @property
     def limits(self) -> dict[str, Any]:
         """Those that are on, by name."""
-        given = ((one.name, getattr(self, one.name)) for one in fields(self))
+        given = ((name, getattr(self, name)) for name in _LIMITS)
         return {name: limit for name, limit in given if limit is not None}
 
     def limit_passed(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
@@ -80,6 +83,15 @@ class Budget:
         by: dict[str, Any] = {name: value - limit for name, value, limit in over}
         return Budget(**by) if by else None
 
+    def with_more(self, more: Budget) -> Budget:
+        """Raise the limits that are on by those of another budget."""
+        by: dict[str, Any] = {
+            name: self.limits[name] + type(self.limits[name])(limit)
+            for name, limit in more.limits.items()
+            if name in self.limits
+        }
+        return replace(self, **by)
+
     def after(self, spent: Usage) -> Budget:
         """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""
         calls: dict[Tier, int] = {tier: one.calls for tier, one in spent.by_tier().items()}
@@ -88,7 +100,7 @@ class Budget:
             for name, value, limit in self._checks(spent.total, calls)
             if limit is not None
         }
-        return Budget(**left)
+        return Budget(**left, strict=self.strict)
 
     def _over(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> list[tuple[str, Any, Any]]:
         checks = self._checks(used, calls_by_tier)
@@ -108,6 +120,7 @@ class Budget:
         )
 
 
+_LIMITS = ("cost", "tokens", "calls", "slm_calls", "llm_calls", "tool_calls")
 UNLIMITED = Budget()
 
 _logger = logging.getLogger(__name__)
@@ -115,9 +128,35 @@ _USUAL = 2
 """How many times the mean length of earlier answers a call needs at least."""
 Planned = Sequence[tuple[Tier, Amount]]
 """Calls by their tier, and what each is expected to take."""
-More = Callable[[Callable[[], Budget | None]], Awaitable[bool]]
-"""Asked before a call is refused, where a budget is a share of a larger one. It is given what tells
-how much the limits lack, and says whether it is worth looking again."""
+
+
+class Shortfall(NamedTuple):
+    """What a call doesn't find in a budget."""
+
+    limits: Budget
+    """By how much it would pass each limit that it would pass."""
+    may_settle: bool
+    """Whether a call in flight may settle before it, for less than it set aside."""
+
+
+Look = Callable[[], Shortfall | None]
+"""Tells what a call lacks at that moment, from any thread; `None`: nothing."""
+More = Callable[[Look], Awaitable[bool]]
+"""Asked before a call is refused, where a budget is a share of a larger one. It says whether it is
+worth looking again."""
+
+
+@dataclass(slots=True)
+class Share:
+    """Whence an account gets more whose budget is a share of a larger one."""
+
+    more: More
+    more_now: Callable[[Look], bool] | None
+    """The same where nothing can be awaited; `None`: there is no more then."""
+    most: Budget | None = None
+    """What the budget may become at most; `None`: that isn't known."""
+    refused: Callable[[str, Usage], BudgetExceeded] | None = None
+    """Makes the error of a call that is refused; `None`: as that of any budget."""
 
 
 class Account:
@@ -128,8 +167,8 @@ class Account:
         "calls",
         "flights",
         "held",
-        "more",
         "node",
+        "share",
         "spent",
         "total",
         "unpriced",
@@ -148,7 +187,7 @@ class Account:
         """Made or set aside."""
         self.flights: set[Reservation] = set()
         self.waiters: deque[_Waiter] = deque()
-        self.more: More | None = None
+        self.share: Share | None = None
         self.unpriced: set[str] = set()
         """Endpoints of which it was told that no limit on the cost holds for them."""
         self.used_up = False
@@ -161,9 +200,20 @@ class Account:
         """
         return self.budget.limit_passed(*self._with(planned, when_settled=when_settled))
 
-    def lacking(self, planned: Planned) -> Budget | None:
-        """Give by how much calls would pass each limit."""
-        return self.budget.lacking(*self._with(planned))
+    def passed_at_most(self, planned: Planned) -> str | None:
+        """Name the first limit that calls would pass, also with all that a share may become."""
+        most = self.share.most if self.share else self.budget
+        return None if most is None else most.limit_passed(*self._with(planned))
+
+    def lacking(self, planned: Planned) -> Shortfall | None:
+        """Give what calls don't find in it."""
+        limits = self.budget.lacking(*self._with(planned))
+        return None if limits is None else Shortfall(limits, not self._is_stuck)
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether no call in flight can settle before one that waits now."""
+        return all(flight.waits for flight in self.flights)
 
     def _with(
         self, planned: Planned, *, when_settled: bool = False
@@ -202,7 +252,7 @@ class Account:
 
     def queued(self, waiter: _Waiter) -> bool:
         """Let a call wait for those in flight that can settle before it; whether there are any."""
-        if all(flight.waits for flight in self.flights):
+        if self._is_stuck:
             return False
         if waiter.account is not self:
             waiter.leave_queue()
@@ -219,10 +269,13 @@ class Account:
         """Make the error of a call that is refused."""
         self.used_up = True
         _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
+        spent = Usage(dict(self.spent))
+        if self.share and self.share.refused:
+            return self.share.refused(passed, spent)
         return BudgetExceeded(
             f"{self.node or 'run'}: the next call would pass the budget: {passed}. "
             "It was not sent; give a larger budget to go on",
-            spent=Usage(dict(self.spent)),
+            spent=spent,
         )
 
 
@@ -251,8 +304,16 @@ class Purse:
                 return account, passed
         return None
 
-    def warn_of_unpriced(self, endpoint: str) -> None:
-        """Log, once in a run, that no limit on the cost holds for an endpoint."""
+    def check_priced(self, endpoint: str) -> None:
+        """Log, once in a run, that no limit on the cost holds for an endpoint without a price.
+
+        Where a budget is strict it is a `PriceUnknown`.
+        """
+        if any(one.budget.strict for one in self.accounts):
+            raise PriceUnknown(
+                f"no price of {endpoint} is known, and the budget is strict: it was not asked. "
+                "Give input_price and output_price in moa.toml, or a `price` where it is made"
+            )
         told = self.accounts[-1].unpriced
         if endpoint not in told and any(one.budget.cost is not None for one in self.accounts):
             told.add(endpoint)
@@ -304,15 +365,25 @@ class Purse:
 
     async def _given_more(self, planned: Planned) -> bool:
         """Ask for more where a budget is a share; whether it is worth looking again."""
+        found = self._short_share(planned)
+        return found is not None and await found[0].more(found[1])
+
+    def given_more_now(self, planned: Planned) -> bool:
+        """As `_given_more`, where nothing can be awaited."""
+        found = self._short_share(planned)
+        return found is not None and bool(found[0].more_now and found[0].more_now(found[1]))
+
+    def _short_share(self, planned: Planned) -> tuple[Share, Look] | None:
+        """Find the first share in which calls don't find what they need."""
         for account in self.accounts:
 
-            def lacking(account: Account = account) -> Budget | None:
+            def look(account: Account = account) -> Shortfall | None:
                 with self.lock:
                     return account.lacking(planned)
 
-            if account.more is not None and lacking() is not None:
-                return await account.more(lacking)
-        return False
+            if account.share is not None and look() is not None:
+                return account.share, look
+        return None
 
     def _tried(
         self, waiter: _Waiter, part: Part, estimate: Amount, price: Price, *, cuttable: bool
@@ -385,6 +456,14 @@ class Purse:
                         account.count(part.tier, charged.calls)
 
 
+class Payment(Protocol):
+    """Hears what a call has taken, once it is settled or released."""
+
+    def settle(self, actual: Amount, /) -> None:
+        """Hear it."""
+        ...
+
+
 class Reservation:
     """Something set aside in a run's budget for one call.
 
@@ -392,7 +471,7 @@ class Reservation:
     that can't have been billed, the call alone: see `may_be_billed`.
     """
 
-    __slots__ = ("_price", "_purse", "_start", "estimate", "part", "settled", "waits")
+    __slots__ = ("_price", "_purse", "_start", "estimate", "part", "payment", "settled", "waits")
 
     def __init__(self, purse: Purse, part: Part, estimate: Amount, price: Price) -> None:
         self.part = part
@@ -400,6 +479,8 @@ class Reservation:
         """What is set aside."""
         self.waits = 0
         """How many calls that are made within this one wait, so that it can't settle."""
+        self.payment: Payment | None = None
+        """Hears what it takes; `None`: nobody does."""
         self._purse = purse
         self._price = price
         self.settled = False
@@ -414,12 +495,16 @@ class Reservation:
         if not actual.seconds:
             actual = replace(actual, seconds=time.perf_counter() - self._start)
         self._purse.settle(self, actual)
+        if self.payment is not None:
+            self.payment.settle(actual)
 
     def release(self) -> None:
         """Charge nothing, once: nobody was asked."""
         assert not self.settled, "a reservation is settled once"
         self.settled = True
         self._purse.release(self)
+        if self.payment is not None:
+            self.payment.settle(NOTHING)
 
     def __enter__(self) -> Reservation:
         return self

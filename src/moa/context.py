@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from moa.budget import UNLIMITED, Budget, More, Purse, Reservation
+from moa.budget import UNLIMITED, Budget, Planned, Purse, Reservation, Share
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
+from moa.telemetry import Span, Tracer
+from moa.telemetry.names import Kind
+from moa.telemetry.spans import UNTRACED, start, tracer_for
 from moa.trace import Event, Note, NoteKind, TextDelta
 from moa.usage import UNKNOWN_PRICE, Amount, Part, Price, Tier, Usage
 
@@ -41,6 +45,8 @@ class RunContext:
             tokens so far, whether the text is shown or not.
         keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
             it, each of which keeps its own notes.
+        tracer: Begins the spans of the runs in it; `None`: one that OpenTelemetry hears, where a
+            tracer provider is set. See `moa.telemetry`.
 
     Examples:
         >>> context = RunContext(budget=Budget(calls=10), timeout_s=30)
@@ -59,8 +65,10 @@ class RunContext:
         "keep_notes",
         "listener",
         "node",
+        "owner",
         "parent",
         "reference",
+        "tracer",
         "watcher",
     )
 
@@ -74,11 +82,18 @@ class RunContext:
         listener: Callable[[Event], None] | None = None,
         watcher: Callable[[str, int], None] | None = None,
         keep_notes: bool = True,
+        tracer: Tracer | None = None,
     ) -> None:
         self.reference = reference
         self.listener = listener
         self.watcher = watcher
         self.keep_notes = keep_notes
+        self.tracer: Tracer | Span | None = tracer_for(tracer)
+        """What spans begin in: the innermost one that is open, or what begins a trace; `None`:
+        nobody hears of them."""
+        self.owner = ""
+        """For whom it runs, such as the key of who asks a server: what is kept of it, such as in a
+        cache, is kept for that one alone. Empty: for anybody."""
         self.journal: Place | None = None
         """Where finished calls are kept, of a run that can be resumed."""
         self._begin(None, budget, timeout_s, node)
@@ -101,11 +116,11 @@ class RunContext:
         """Limits on this run, on top of those of its parents."""
         return self._purse.own.budget if self._purse.own else UNLIMITED
 
-    def share_budget(self, more: More) -> Callable[[Budget], None]:
+    def share_budget(self, share: Share) -> Callable[[Budget], None]:
         """Let the budget be a share of a larger one, and give what sets it to another share."""
         account = self._purse.own
         assert account is not None, "a budget is shared where there is one"
-        account.more = more
+        account.share = share
 
         def grow(budget: Budget) -> None:
             account.budget = budget
@@ -135,12 +150,34 @@ class RunContext:
         child.reference = self.reference
         child.listener = self.listener
         child.watcher = self.watcher
+        child.tracer = self.tracer
         child.keep_notes = True
+        child.owner = self.owner
         child.journal = self.journal
         child._begin(self, budget, timeout_s, path)
         if self.deadline is not None:
             child.deadline = min(self.deadline, child.deadline or self.deadline)
         return child
+
+    def span(self, kind: Kind, name: str) -> AbstractContextManager[Span | None]:
+        """Open the span of what runs in this context, for a `with` around it.
+
+        Args:
+            kind: What runs.
+            name: Its name.
+        """
+        if self.tracer is None or not self.tracer.recorded:
+            return UNTRACED
+        self.tracer = opened = start(self.tracer, kind, name, self.node)
+        return opened
+
+    def within(self, span: Span) -> RunContext:
+        """Give this context once more: the same budget, ledger and notes, but inside of a span."""
+        inner = RunContext.__new__(RunContext)
+        for slot in RunContext.__slots__:
+            setattr(inner, slot, getattr(self, slot))
+        inner.tracer = span
+        return inner
 
     @property
     def limited(self) -> bool:
@@ -182,6 +219,8 @@ class RunContext:
         for level in self._lineage():
             if level.keep_notes:
                 level._notes.append(written)
+        if self.tracer is not None:
+            self.tracer.note(written, error)
 
     def charge(self, usage: Usage, *, back: bool = False, within: object = None) -> None:
         """Count what was spent before, here and in every parent; with `back`, count it no more.
@@ -265,18 +304,22 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, whatever the calls in flight
                 take. Nothing is set aside then.
+            PriceUnknown: a budget here or above is strict, and it isn't known.
             DeadlineExceeded: the deadline has passed, here or while it waited.
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
-            self._purse.warn_of_unpriced(endpoint)
+            self._purse.check_priced(endpoint)
         part = Part(tier, self.node, endpoint)
         with self._purse.lock:
+            reserved = None
             if self._purse.refusal([(tier, estimate)]) is None:
-                return self._purse.set_aside(part, estimate, price)
-        return await self._purse.awaited(
-            part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
-        )
+                reserved = self._purse.set_aside(part, estimate, price)
+        if reserved is None:
+            reserved = await self._purse.awaited(
+                part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
+            )
+        return self._heard(reserved)
 
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
@@ -286,18 +329,30 @@ class RunContext:
         Raises:
             BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
                 they set aside.
+            PriceUnknown: a budget here or above is strict, and it isn't known.
             DeadlineExceeded: the deadline has passed.
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
-            self._purse.warn_of_unpriced(endpoint)
+            self._purse.check_priced(endpoint)
         part = Part(tier, self.node, endpoint)
-        with self._purse.lock:
-            refused = self._purse.refusal([(tier, estimate)])
-            if refused is None:
-                return self._purse.set_aside(part, estimate, price)
-            account, passed = refused
-            raise account.exceeded(part, passed)
+        planned: Planned = [(tier, estimate)]
+        while True:
+            with self._purse.lock:
+                refused = self._purse.refusal(planned)
+                reserved = None if refused else self._purse.set_aside(part, estimate, price)
+            if reserved is not None:
+                return self._heard(reserved)
+            if refused and not self._purse.given_more_now(planned):
+                account, passed = refused
+                with self._purse.lock:
+                    raise account.exceeded(part, passed)
+
+    def _heard(self, reserved: Reservation) -> Reservation:
+        """Have the span of a call hear what it takes."""
+        if self.tracer is not None:
+            reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
+        return reserved
 
     def limit_ahead(self, calls: Iterable[tuple[Tier, Amount]]) -> str | None:
         """Name the first limit, here or above, that further calls together would pass.
@@ -310,9 +365,10 @@ class RunContext:
         Returns:
             Such as `calls=9 of 8`; `None`: all of them fit.
         """
+        planned = list(calls)
         with self._purse.lock:
-            refused = self._purse.refusal(list(calls))
-        return None if refused is None else refused[1]
+            found = (account.passed_at_most(planned) for account in self._purse.accounts)
+            return next((passed for passed in found if passed is not None), None)
 
     def _lineage(self) -> Iterator[RunContext]:
         level: RunContext | None = self

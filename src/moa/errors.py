@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from datetime import datetime
 from pathlib import Path
 from sysconfig import get_paths
 from typing import Any, ClassVar, Self
@@ -112,6 +113,10 @@ class ModelNotFound(ConfigError):
     """The weights of a local model could not be found, fetched, trusted or loaded."""
 
 
+class PriceUnknown(ConfigError):
+    """A budget is strict, and the price of an endpoint is unknown, so it was not asked."""
+
+
 class NotResumable(ConfigError):
     """A node may ask people in a run of which nothing is kept, or a thread has no run to go on."""
 
@@ -134,6 +139,39 @@ class ProcessDied(MoaError):
 
 class StoreError(MoaError):
     """A conversation, or what else is kept from one run to the next, can't be read or written."""
+
+
+class RequestRefused(MoaError):
+    """A request to a server of `moa` is not answered, for what it is, or for who sent it.
+
+    Args:
+        message: Why, and what to do.
+        status: HTTP status.
+        code: Of OpenAI's, such as `model_not_found`, or one in that manner.
+        param: The field of the request that is at fault.
+        retry_after_s: Seconds after which it can succeed; `None`: it can't as it is.
+        headers: More of the answer.
+        faults: Each fault of a request that doesn't fit: `loc`, `msg` and `type`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        faults: Sequence[Mapping[str, object]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
+        self.faults = tuple(faults)
 
 
 GATEWAY_TIMEOUTS = frozenset((504, 524))
@@ -338,6 +376,29 @@ class BudgetExceeded(MoaError):
     def __init__(self, message: str, *, spent: Usage) -> None:
         super().__init__(message)
         self.spent = spent
+
+
+class KeySpent(BudgetExceeded):
+    """What a key of a server may spend in a day or a month is spent, so no further call was sent.
+
+    Args:
+        message: The limit, what is left of it, and when it renews.
+        spent: What the run had used by then.
+        left: What is left of each limit of the key, by its name.
+        renews_at: When the limit begins anew, in UTC.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        spent: Usage,
+        left: Mapping[str, int | float],
+        renews_at: datetime,
+    ) -> None:
+        super().__init__(message, spent=spent)
+        self.left = left
+        self.renews_at = renews_at
 
 
 class DeadlineExceeded(MoaError):

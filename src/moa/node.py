@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,14 +17,21 @@ from moa._async import cancel
 from moa._text import as_html, as_text
 from moa.context import RunContext, run_context
 from moa.messages import Message
+from moa.telemetry import names
+from moa.telemetry.spans import start
 from moa.trace import Event, Note
 from moa.usage import CostEstimate, Usage
+
+if TYPE_CHECKING:
+    from moa.journal import Journal
 
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out")
+_TRACE = "traceparent"
+"""The key under which a journal names the span that a resumed run goes on from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +239,31 @@ async def streamed(
         yield await running
     finally:
         await cancel([running])
+
+
+async def run_alone(
+    node: Node[In, Out],
+    request: In,
+    context: RunContext,
+    journal: Journal | None = None,
+    *,
+    row: str | int | None = None,
+) -> Result[Out]:
+    """Run a node as a run of its own, which has a span: a row, or one that can be resumed.
+
+    Where it is resumed, its trace goes on from the one that the journal names.
+    """
+    around = context.tracer
+    if around is None:
+        return await node.run(request, context)
+    before = journal and journal.kept.get(_TRACE)
+    span = start(around, "run", node.name, context.node, resumes=before)
+    span.set(names.ROW, row)
+    with span:
+        context.tracer = span
+        if journal is not None and not before:
+            await journal.keep(_TRACE, span.traceparent)
+        return await node.run(request, context)
 
 
 async def in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:

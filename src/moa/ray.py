@@ -23,7 +23,7 @@ from weakref import ref
 from moa._async import cancel
 from moa._files import dumped, jsonable
 from moa.batch import Item, Row, map_rows
-from moa.budget import Budget
+from moa.budget import Budget, Look, Share
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
@@ -101,7 +101,7 @@ def map_dataset(
     ledger = _ledger(ray, limits, workers)
     rows = dataset.repartition(target_num_rows_per_block=batch_size, strict=True).map_batches(
         cast("Any", _Worker),
-        fn_constructor_args=(*made_of, tuple(limits), ledger, max_concurrency),
+        fn_constructor_args=(*made_of, _nothing_of(budget), ledger, max_concurrency),
         batch_size=None,  # a block, so that no more than a batch is lost with a worker
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
@@ -159,7 +159,7 @@ class RayNode(NodeBase[Any, Any]):
         )
         self._lost: Any = ray.exceptions.RayActorError
         self._workers = [
-            _Remote(worker.remote(*made_of, tuple(limits), name, max_concurrency))
+            _Remote(worker.remote(*made_of, _nothing_of(budget), name, max_concurrency))
             for _ in range(self.workers)
         ]
 
@@ -307,7 +307,7 @@ class _Worker:
         self,
         graph: Build,
         config: Config | None,
-        limited: Sequence[str],
+        budget: Budget,
         ledger: Any,
         max_concurrency: int,
     ) -> None:
@@ -315,14 +315,12 @@ class _Worker:
         self._ledger = _ray().get_actor(ledger) if isinstance(ledger, str) else ledger
         self._max_concurrency = max_concurrency
         self._node, reference = _built(graph, config)
-        self._context = RunContext(
-            budget=Budget(**dict.fromkeys(limited, 0)), reference=reference, keep_notes=False
-        )
+        self._context = RunContext(budget=budget, reference=reference, keep_notes=False)
         me = ref(self)  # a circle would keep `__del__` from its time
         self._hold: Callable[[Budget], None] | None = None
-        if limited:
+        if budget.limits:
             self._hold = self._context.share_budget(
-                lambda lacking: cast("_Worker", me())._ask_for_more(lacking)
+                Share(lambda look: cast("_Worker", me())._ask_for_more(look), None)
             )
         self._at_work = 0
         self._asking = asyncio.Lock()
@@ -380,12 +378,12 @@ class _Worker:
             await asyncio.sleep(_REPORT_S)
             await self._ledger.report.remote(self._name, self._context.usage)
 
-    async def _ask_for_more(self, lacking: Callable[[], Budget | None]) -> bool:
+    async def _ask_for_more(self, look: Look) -> bool:
         async with self._asking:  # what the first one got may do for all
-            needed = lacking()
-            if needed is None:
+            lacking = look()
+            if lacking is None:
                 return True
-            share = await self._ledger.share.remote(self._name, _limits(needed))
+            share = await self._ledger.share.remote(self._name, _limits(lacking.limits))
             if share == "wait":
                 await asyncio.sleep(_WAIT_S)
             elif share is not None:
@@ -395,12 +393,19 @@ class _Worker:
     def _grow(self, share: Limits) -> None:
         held = _limits(self._context.budget)
         if self._hold is not None:
-            self._hold(Budget(**{name: held[name] + part for name, part in share.items()}))
+            more: dict[str, Any] = {name: held[name] + part for name, part in share.items()}
+            self._hold(replace(self._context.budget, **more))
 
 
 def _limits(budget: Budget) -> Limits:
     cost = {} if budget.cost is None else {"cost": Decimal(str(budget.cost))}
     return budget.limits | cost
+
+
+def _nothing_of(budget: Budget | None) -> Budget:
+    """Give what a worker begins with: a share of 0 of each limit."""
+    nothing: dict[str, Any] = dict.fromkeys(_limits(budget or Budget()), 0)
+    return Budget(**nothing, strict=budget is not None and budget.strict)
 
 
 def _part(left: Any, parts: int) -> Any:

@@ -53,9 +53,12 @@ def answer(message: dict[str, Any]) -> None:
     elif method == "tools/list":
         size = 10_000_000 if MANNER == "huge list" else 10
         tool = {"name": "add", "description": "Add." + "." * size, "inputSchema": SCHEMA}
+        if MANNER == "dotted":
+            tool = {"name": "sums.add", "inputSchema": SCHEMA}
         many = [tool] * 12 if MANNER == "long list" else [tool]
         write(id, result={"tools": many})
     elif method == "tools/call":
+        assert MANNER != "dotted" or message["params"]["name"] == "sums.add"
         call(id)
     elif id is not None:
         write(id, error={"code": -32601, "message": "no such method"})

@@ -129,6 +129,16 @@ async def test_structured_content_is_given_where_there_is_no_text() -> None:
 
 
 @needed
+async def test_a_tool_that_models_could_not_name_and_that_says_nothing_of_itself_is_used() -> None:
+    endpoint = ScriptedEndpoint([ToolCall("sums_add"), "3."])
+    async with mcp_tools(maths=raw("dotted")) as tools:
+        await Agent(endpoint, "Do sums.", tools=tools).run("1 + 2?")
+    (shown,) = endpoint.prompts[0].tools
+    assert "sums.add" in shown.description
+    assert endpoint.prompts[1].messages[-1].content == "<data>\n3\n</data>"
+
+
+@needed
 @pytest.mark.parametrize(
     ("manner", "kind", "said"),
     [

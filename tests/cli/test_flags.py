@@ -22,7 +22,7 @@ OUTPUTS = {"--out"}
 NO_QUIET = {
     *("choose", "chat", "doctor", "draw", "graphs", "prompt", "status", "trust"),
     *("models", "models add", "models fetch", "models list"),
-    *("job status", "job retry", "job failed", "job export"),
+    *("job status", "job retry", "job failed", "job export", "keys list"),
 }
 """Commands that show nothing but results."""
 
@@ -95,6 +95,7 @@ def test_the_commands_stand_under_headings() -> None:
         "Options",
         "Ask",
         "Decide with guarantees",
+        "Serve graphs",
         "Choose and serve models",
         "Set up",
     ]

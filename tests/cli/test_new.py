@@ -56,7 +56,7 @@ def intents() -> dict[str, Any]:
 
 def test_a_large_model_proposes_intents_into_the_file_that_is_there() -> None:
     Path("moa.toml").write_text(ENDPOINT)
-    said = told("new", "inbox", "in.jsonl", "--yes")
+    said = told("new", "inbox", ".", "--from", "in.jsonl", "--yes")
     assert "US$" in said.err
     assert Path("moa.toml").read_text().startswith(ENDPOINT)
     assert intents()["where_is_it"]["means"] == "The writer wants it"
@@ -66,13 +66,13 @@ def test_a_large_model_proposes_intents_into_the_file_that_is_there() -> None:
 
 def test_a_message_that_is_a_path_stands_in_no_configuration() -> None:
     Path("moa.toml").write_text(ENDPOINT)
-    told("new", "inbox", "in.jsonl", "--yes")
+    told("new", "inbox", ".", "--from", "in.jsonl", "--yes")
     assert intents()["where_is_it"]["examples"] == ["Hello, where is the lamp?"]
 
 
 def test_what_costs_money_waits_for_a_yes() -> None:
     Path("moa.toml").write_text(ENDPOINT)
-    said = told("new", "inbox", "in.jsonl", leaves=2).words
+    said = told("new", "inbox", ".", "--from", "in.jsonl", leaves=2).words
     assert "Nothing was sent: run it again with --yes" in said
     assert Path("moa.toml").read_text() == ENDPOINT
 
@@ -80,18 +80,38 @@ def test_what_costs_money_waits_for_a_yes() -> None:
 def test_intents_that_are_there_are_replaced_by_overwrite_alone() -> None:
     before = ENDPOINT + '\n[graphs.support]\ncompany = "a shop"\n\n' + toml(("mine", "other"))
     Path("moa.toml").write_text(before)
-    assert "--overwrite" in told("new", "inbox", "in.jsonl", "--yes", leaves=2).words
+    assert "--overwrite" in told("new", "inbox", ".", "--from", "in.jsonl", "--yes", leaves=2).words
     assert Path("moa.toml").read_text() == before
-    told("new", "inbox", "in.jsonl", "--yes", "--overwrite")
+    told("new", "inbox", ".", "--from", "in.jsonl", "--yes", "--overwrite")
     assert intents().keys() == {"where_is_it", "refund"}
     assert tomllib.loads(Path("moa.toml").read_text())["graphs"]["support"]["company"] == "a shop"
     assert Path("moa.toml").read_text().startswith(ENDPOINT)
 
 
 def test_without_a_large_model_and_an_encoder_it_says_what_to_install() -> None:
-    said = told("new", "inbox", "in.jsonl", leaves=2).words
+    said = told("new", "inbox", ".", "--from", "in.jsonl", leaves=2).words
     assert "mixture-of-agents[local,calibration]" in said
     assert not Path("moa.toml").exists()
+
+
+def test_an_inbox_of_ones_own_becomes_a_project_of_its_messages() -> None:
+    Path("moa.toml").write_text(ENDPOINT)
+    told("new", "inbox", "shop", "--from", "in.jsonl", "--yes")
+    config = Path("shop/moa.toml").read_text("utf-8")
+    assert tomllib.loads(config)["graphs"]["support"]["intents"].keys() == {
+        "where_is_it",
+        "refund",
+    }
+    assert "Fernhill" not in config
+    texts = [row["text"] for row in kept("shop/messages.jsonl", ordered=True)]
+    assert texts[1] == EVIL
+    assert Path("shop/graph.py").is_file()
+
+
+def test_only_an_inbox_is_drafted() -> None:
+    assert "--from is for" in told("new", "rag", "x", "--from", "in.jsonl", leaves=2).words
+    assert "give --from" in told("new", "inbox", "x", "--by-groups", leaves=2).words
+    assert not Path("x").exists()
 
 
 def test_groups_are_found_and_named_by_their_words() -> None:

@@ -19,6 +19,7 @@ from command import moa
 from counting import serving
 
 from moa import Agent, Budget, OpenAIEndpoint, RunContext
+from moa.budget import Look, Share
 from moa.errors import ConfigError, MoaError
 from moa.node import Node
 from moa.ray import Ledger, map_dataset
@@ -101,12 +102,13 @@ async def test_a_run_asks_for_more_before_it_refuses_a_call() -> None:
     context = RunContext(budget=Budget(calls=1))
     asked: list[Budget | None] = []
 
-    async def more(lacking: Callable[[], Budget | None]) -> bool:
-        asked.append(lacking())
+    async def more(look: Look) -> bool:
+        lacking = look()
+        asked.append(lacking and lacking.limits)
         hold(Budget(calls=2))
         return len(asked) == 1
 
-    hold = context.share_budget(more)
+    hold = context.share_budget(Share(more, None))
     agent = Agent(ScriptedEndpoint(["One.", "Two.", "Three."]), "Answer.")
     for _ in range(2):
         await agent.run("Hi", context)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moa._machine import Memory
-from moa.cli.serve import planned
+from moa.cli.servers import planned
 from moa.config import load
 from moa.errors import ConfigError, MissingDependency
 from moa.vllm.command import Environment, command, find_environment, variables

@@ -304,7 +304,7 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        output: Out = self.output_type.model_validate_json(_unfenced(text))
+        output: Out = self.output_type.model_validate_json(unfenced(text))
         return output
 
     def check(self, request: In, output: Out) -> None:
@@ -404,7 +404,7 @@ class Agent(TypedNode[In, Out]):
         """Cut what is too much, rather than have it all written again."""
         if self._schema is None:
             return completion
-        text, cut = fitted(self.output_type, _unfenced(completion.text.strip()))
+        text, cut = fitted(self.output_type, unfenced(completion.text.strip()))
         for what in cut:
             context.note("truncated", what, endpoint=completion.endpoint)
         return replace(completion, text=text)
@@ -442,7 +442,7 @@ class Agent(TypedNode[In, Out]):
         return self._schema is None and type(self).check is Agent[In, Out].check
 
 
-def _unfenced(text: str) -> str:
+def unfenced(text: str) -> str:
     """Take JSON out of its code fence."""
     fenced = _FENCED.fullmatch(text)
     return fenced[1] if fenced else text

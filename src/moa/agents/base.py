@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, NamedTuple, TypedDict, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, TypedDict, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
@@ -24,6 +24,7 @@ from moa.errors import CapabilityError, ConfigError, InputError
 from moa.journal import explained
 from moa.node import Reply, Result, finish
 from moa.node_base import NodeBase
+from moa.telemetry.names import Kind
 from moa.usage import Tier
 
 T = TypeVar("T")
@@ -95,6 +96,8 @@ class TypedNode(ABC, NodeBase[In, Out]):
         ConfigError: the class does not say what it takes or gives.
     """
 
+    span_kind: ClassVar[Kind] = "agent"
+    """What its runs are in a trace."""
     input_type: Any
     """What it takes: a class, or a union of classes."""
     output_type: Any
@@ -147,18 +150,19 @@ class TypedNode(ABC, NodeBase[In, Out]):
         context = run_context(context).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        request = self._admitted(request)
-        try:
-            if context.journal is None:
-                output = await self.answer(request, context)
-            else:
-                with context.journal.inside(context.node, request) as context.journal:
+        with context.span(self.span_kind, self.name):
+            request = self._admitted(request)
+            try:
+                if context.journal is None:
                     output = await self.answer(request, context)
-        except (RuntimeError, KeyError) as error:
-            found = explained(error, context.node)
-            if found is error:
-                raise
-            raise found from error
+                else:
+                    with context.journal.inside(context.node, request) as context.journal:
+                        output = await self.answer(request, context)
+            except (RuntimeError, KeyError) as error:
+                found = explained(error, context.node)
+                if found is error:
+                    raise
+                raise found from error
         return finish(output, context, seconds=time.perf_counter() - started)
 
     def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pydantic import BaseModel, create_model
 from moa._async import Lock
 from moa.agents.base import Limits, Out, TypedNode, require
 from moa.agents.splitting import excerpt
+from moa.calibration import Bound
 from moa.calibration.calibrated import Calibrated
 from moa.calibration.defaults import as_asked, by_words, shipped
 from moa.calibration.features import (
@@ -42,6 +44,8 @@ from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import CalibrationError, ConfigError, InputError
 from moa.node import Text
 from moa.questions import Answer, Question, fill, questions_of
+from moa.telemetry import names
+from moa.telemetry.spans import start
 
 if TYPE_CHECKING:
     from moa.calibration.features import Progress
@@ -182,6 +186,20 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         copied = copy.copy(self)
         copied.encoder = self.encoder or encoder_for(self.endpoint)
         copied.decide_by(self.calibrations)
+        return copied
+
+    def asking(self, questions: Sequence[Question]) -> Self:
+        """Copy the agent so that it asks other questions, in its way; ask the copy for `answers`.
+
+        Those that are its own keep their calibration and their examples.
+        """
+        copied = copy.copy(self)
+        copied.questions = tuple(questions)
+        own = {question.name for question in questions if question in self.questions}
+        told = ({n: o for n, o in one.labels.items() if n in own} for one in self.examples)
+        pairs = zip(self.examples, told, strict=True)
+        copied.examples = tuple(replace(one, labels=labels) for one, labels in pairs if labels)
+        copied.decide_by({n: c for n, c in self.calibrations.items() if n in own})
         return copied
 
     def alone(self) -> Self:
@@ -336,6 +354,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         text = str(request)
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
+        start_ns = 0 if context.tracer is None else time.time_ns()
         text = await self._fitting(text, context)
         scorers, plan = self._scorers, self._plan
         if self._to_fit:
@@ -354,7 +373,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        return [_told(question, answers) for question in self.questions], further
+        told = [_told(question, answers) for question in self.questions]
+        if context.tracer is not None and context.tracer.recorded:
+            bounds = {name: scorer.calibration.bound for name, scorer in scorers.items()}
+            for answer in told:
+                _trace(answer, bounds[answer.question.name], start_ns, context)
+        return told, further
 
     def _doubted(self, answer: Answer) -> Answer:
         """Say what speaks against an answer that nothing was fitted to."""
@@ -438,6 +462,21 @@ def _told(question: Question, answers: Mapping[str, Answer]) -> Answer:
     # What a calibration promises or expects is of the option, which isn't given.
     accepted = None if answer.accepted is None else False
     return replace(answer, untold=True, accepted=accepted, expected_precision=None)
+
+
+def _trace(answer: Answer, bound: Bound | None, start_ns: int, context: RunContext) -> None:
+    """Give a decision its span, which lasts from the reading of the text to the answer."""
+    assert context.tracer is not None, "somebody hears of it"
+    span = start(context.tracer, "decision", answer.question.name, context.node, start_ns=start_ns)
+    if answer.status == "answered" and not answer.untold:
+        span.set(names.DECISION_LABEL, answer.question.options[answer.best].name)
+        if answer.probabilities is not None:
+            span.set(names.DECISION_PROBABILITY, max(answer.probabilities))
+    span.set(names.DECISION_ACCEPTED, answer.accepted)
+    if bound is not None:
+        span.set(names.DECISION_BOUND, bound.guarantee.risk)
+        span.set(names.DECISION_THRESHOLD, bound.threshold)
+    span.end()
 
 
 def _reads_vectors(calibration: Calibration) -> bool:

@@ -210,13 +210,18 @@ class Untitled(GenerateJsonSchema):
         return False
 
 
-class _Asked(Untitled):
+class WithoutExamples(GenerateJsonSchema):
+    """Leaves out the examples of docstrings, which are for people."""
+
     def model_schema(self, schema: core_schema.ModelSchema) -> dict[str, Any]:
+        """Write the schema of a model."""
         found = super().model_schema(schema)
-        if "description" in found:  # examples in a docstring are for people
+        if "description" in found:
             found["description"] = found["description"].partition("\n\nExamples:\n")[0]
         return found
 
+
+class _Asked(WithoutExamples, Untitled):
     def field_is_required(self, field: Any, total: bool) -> bool:
         return True
 

@@ -23,6 +23,8 @@ from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUn
 from moa.journal import Place, explained, interrupts_of, together
 from moa.journal_records import PLAIN, Call
 from moa.messages import Message, ToolCall
+from moa.telemetry import Span, content, names
+from moa.telemetry.spans import attach_to
 from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount
 
@@ -105,6 +107,20 @@ class ToolCalls:
     async def _approved(
         self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
     ) -> str:
+        with context.span("tool", tool.name) as span:
+            if span is None:
+                return await self._if_allowed(tool, call, values, context)
+            span.set(names.TOOL_CALL_ID, call.id or None)
+            if span.content:
+                await content.record(span, content.of_arguments(call.arguments))
+            text = await self._if_allowed(tool, call, values, context)
+            if span.content:
+                await content.record(span, content.of_result(text))
+            return text
+
+    async def _if_allowed(
+        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+    ) -> str:
         allowed: object = True
         if tool.approve is not None:  # it sees what will run, and not what the model wrote
             asked = replace(call, arguments=to_json(dict(values), fallback=str).decode())
@@ -125,7 +141,8 @@ class ToolCalls:
         limit = asyncio.timeout(tool.timeout_s if left is None else min(tool.timeout_s, left))
         try:
             async with limit:
-                text = await tool.run(values, context)
+                with attach_to(context.tracer):
+                    text = await tool.run(values, context)
             failure = None
         except DeadlineExceeded as error:
             context.remaining_s()  # raises where it is the run's own time that is up
@@ -169,6 +186,8 @@ def _failed(
     call: ToolCall, kind: str, why: str, context: RunContext, note: NoteKind = "failed"
 ) -> str:
     context.note(note, f"{_shown(call)}: {kind}: {why}")
+    if note == "failed" and isinstance(context.tracer, Span):
+        context.tracer.set(names.ERROR, kind)
     return f"Error, {kind}: {why}"
 
 

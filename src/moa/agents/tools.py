@@ -21,6 +21,7 @@ from moa.endpoints import ToolSchema
 from moa.errors import ConfigError
 from moa.messages import ToolCall
 from moa.node import Node, Text
+from moa.telemetry import names
 
 if TYPE_CHECKING:
     from moa.agents.filter import Verdict
@@ -29,8 +30,14 @@ Approve = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
 """Says whether a call may be made: `True`, `False`, or why not. `call.values` are the arguments as
 the tool is given them, checked and with defaults, written as JSON."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _LARGE = 100
 """Items from which on a list is written piece by piece."""
+
+
+def name_for_models(name: str) -> str:
+    """Make a name that servers of models take for a tool of one that others gave it."""
+    return _NOT_IN_A_NAME.sub("_", name)[:64]
 
 
 class LangChainTool(Protocol):
@@ -53,7 +60,7 @@ class RemoteTool:
 
     @property
     def name(self) -> str:
-        """Its name there."""
+        """Its name for models; there it may have letters more."""
         return self.schema.name
 
     @property
@@ -170,7 +177,12 @@ class Tool:
         Give the text, or why it is stopped; and by whom, `None` where it isn't.
         """
         for guard in self.guards if text.strip() else ():
-            said = (await guard.run(text, context)).output
+            own = context if context.tracer is None else context.nested()
+            with own.span("guard", guard.name) as span:
+                said = (await guard.run(text, own)).output
+                if span is not None:
+                    span.set(names.GUARD_POSITION, "tool")
+                    span.set(names.GUARD_KEPT, getattr(said, "kept", None))
             if isinstance(said, Text):
                 text = said.text
             elif not hasattr(said, "kept"):

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo
 
+from moa.agents.base import TypedNode
 from moa.agents.filter import Verdict
 from moa.budget import UNLIMITED, Budget
 from moa.calibration.acceptance import Policy
@@ -227,6 +228,30 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         endpoint = spoken.speaker.endpoint
         facts = {"by": endpoint.tier, "endpoint": endpoint.name, "reason": spoken.reason}
         return await _close(thread, own, {"status": "answered", "reply": spoken.text, **facts})
+
+
+class Continuation(TypedNode[Conversation, Reply]):
+    """Answers the last message of a conversation that whoever asks keeps: nothing is stored.
+
+    Args:
+        chat: Whose models answer, and how much of the conversation they read.
+        rules: What whoever asks says of the whole conversation, beside the chat's persona.
+    """
+
+    def __init__(self, chat: Chat, *, rules: str = "") -> None:
+        super().__init__(name=chat.name, budget=chat.budget, timeout_s=chat.timeout_s)
+        self.chat, self.rules = chat, rules
+
+    async def answer(self, request: Conversation, context: RunContext) -> Reply:
+        """Sum up what no longer fits, and have the last message answered."""
+        last = request.last
+        if last is None or not last.text.strip():
+            raise InputError(f"{self.name}: the message is empty")
+        memory = self.chat.memory
+        shorter = await memory.shortened(request, context)
+        read = memory.to_read(shorter or request, context)
+        read = read.model_copy(update={"rules": self.rules})
+        return Reply(text=(await self.chat.router.reply(read, context)).text)
 
 
 def _same(turn: Turn, request: UserMessage) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import groupby
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
 from moa.endpoints.tokens import approximate_tokens
-from moa.errors import ConfigError
+from moa.errors import ConfigError, InputError
+from moa.messages import Message
 from moa.node import Frozen, Reply
 from moa.usage import Amount, Part, Tier, Usage
 
@@ -152,6 +155,41 @@ class Conversation(Frozen):
     def tokens(self) -> int:
         """What the turns after the summary take of a prompt, counted from above."""
         return sum(turn.tokens for turn in self.recent)
+
+    @classmethod
+    def of(cls, messages: Iterable[Message]) -> Conversation:
+        """Make one of messages, of which the last is to be answered; those of the system are none.
+
+        Raises:
+            InputError: one is of a tool, or the last isn't the user's.
+        """
+        said: list[tuple[str, str]] = []
+        for role, several in groupby(messages, lambda message: message.role):
+            if role == "tool":
+                raise InputError("a chat calls no tools: leave tool calls and their results out")
+            if role != "system":
+                said.append((role, "\n\n".join(one.content for one in several)))
+        if said and said[0][0] == "assistant":
+            said.insert(0, ("user", LEFT_OUT))
+        if not said or said[-1][0] != "user":
+            raise InputError("the last message is to be the user's: nothing is to be answered")
+        at = datetime.now(UTC)
+        replies = [*(text for _, text in said[1::2]), None]
+        return cls(
+            recent=tuple(
+                Turn(
+                    number=number,
+                    id=str(number),
+                    text=text,
+                    at=at,
+                    status="open" if reply is None else "answered",
+                    reply=reply or "",
+                )
+                for number, ((_, text), reply) in enumerate(
+                    zip(said[::2], replies, strict=True), start=1
+                )
+            )
+        )
 
     def charged(self, usage: Usage) -> Conversation:
         """Add what a turn took."""

@@ -67,6 +67,8 @@ class ChatContext(Frozen):
     """Word for word; the last one is to be answered."""
     summary: Summary | None = None
     """What stands for the turns before."""
+    rules: str = ""
+    """What whoever leads the conversation says of it, beside the persona."""
 
     @property
     def message(self) -> str:
@@ -100,7 +102,8 @@ class Speaker(Agent[ChatContext, Reply]):
 
     def messages(self, request: ChatContext) -> tuple[Message, ...]:
         """Write persona and summary, then the turns; user and assistant take turns."""
-        told = system(self.instructions, None, tag=TAG if request.summary else "")
+        rules = "\n\n".join(filter(None, (self.instructions, request.rules)))
+        told = system(rules, None, tag=TAG if request.summary else "")
         if request.summary is not None:
             told += f"\n\nWhat was said before, in short:\n{block(request.summary.text)}"
         return (

@@ -16,9 +16,11 @@ from moa.cli import (
     decide,
     evaluate,
     index,
+    keys,
     label,
     learn,
     learning,
+    mcp,
     models,
     new,
     options,
@@ -26,6 +28,7 @@ from moa.cli import (
     route,
     run,
     serve,
+    servers,
     show,
     trust,
 )
@@ -159,8 +162,9 @@ for heading, commands in {
         evaluate.evaluate,
         compare.compare,
     ),
-    "Choose and serve models": (models.choose, serve.up, serve.down, serve.status),
-    "Set up": (serve.doctor, trust.trust),
+    "Serve graphs": (serve.serve, mcp.mcp),
+    "Choose and serve models": (models.choose, servers.up, servers.down, servers.status),
+    "Set up": (new.new, servers.doctor, trust.trust),
 }.items():
     for command in commands:
         _add(app, command, "eval" if command is evaluate.evaluate else "", heading)
@@ -174,13 +178,15 @@ app.add_typer(jobs, name="job", rich_help_panel="Ask")
 for command in (run.job_status, run.job_retry, run.job_failed, run.job_export):
     _add(jobs, command, command.__name__.removeprefix("job_"))
 
-beginnings = _typer(
+callers = _typer(
     no_args_is_help=True,
-    help="Make files to begin with, from what is there.",
-    epilog="Start with: moa new inbox messages.jsonl",
+    help="Make, list and revoke the keys of moa serve.",
+    epilog="Start with: moa keys new alice --usd-per-day 5",
 )
-app.add_typer(beginnings, name="new", rich_help_panel="Set up")
-_add(beginnings, new.inbox)
+app.add_typer(callers, name="keys", rich_help_panel="Serve graphs")
+_add(callers, keys.new)
+_add(callers, keys.list_keys, "list")
+_add(callers, keys.revoke)
 
 catalogue = _typer()
 app.add_typer(catalogue, name="models", rich_help_panel="Set up")

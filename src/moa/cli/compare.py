@@ -115,6 +115,7 @@ def compare(
                 reference=reference,
                 risk=risk,
                 budget_usd=given.budget_usd,
+                strict=given.strict,
                 cache=out,
                 existing=existing,
                 setup=None if out is None else fingerprints(names, endpoints, given=settings),

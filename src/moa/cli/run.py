@@ -46,9 +46,7 @@ def run(
     ] = None,
     *,
     text: options.TextItself = False,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Run on the inputs that ship, instead of INPUT.")
-    ] = False,
+    demo: options.Demo = False,
     full: Annotated[
         bool, typer.Option("--full", help="Show whole outcomes in the table, on several lines.")
     ] = False,
@@ -62,6 +60,7 @@ def run(
     writing: options.Writing,
     job: options.JobStore = None,
     ray: options.RayAddress = None,
+    tracing: options.Tracing,
     given: options.Working,
 ) -> None:
     """Run a graph or an agent on every item of a file.
@@ -104,6 +103,10 @@ def run(
         moa run support "mails/*.parquet" --job nightly --concurrency 32
         moa job export nightly --out done.jsonl
 
+    What took how long and cost what, as spans, a line each:
+
+        moa run support --demo --trace spans.jsonl
+
     On all machines of a Ray cluster, with 256 rows in flight:
 
         moa run support inbox.csv --out done.jsonl --concurrency 256 --ray 10.0.0.1:6379
@@ -132,7 +135,7 @@ def run(
         screen.show_prompts()
     piped = source == rows.STDIN and not text
     if ray is not None:
-        _join(ray, job)
+        _join(ray, job, tracing)
 
     async def prepare(endpoints: Endpoints, context: RunContext) -> tuple[AnyNode, Asked]:
         node = load_graph(graph, endpoints)
@@ -151,10 +154,13 @@ def run(
     tabular = not text and rows.format_of(source, given.format) in ("csv", "xlsx")
     runner = RowRunner(
         given,
-        Input(rows=islice(found, given.limit), live=piped, tabular=tabular),
+        Input(rows=islice(found, given.limit), live=piped, source=read_from, tabular=tabular),
         RowDisplay(as_json=writing.as_json, full=full, total=total),
-        file=file_of(given, writing, source=read_from, line=rows.line, job=job),
+        file=file_of(
+            given, writing, source=read_from, line=rows.line, job=job, trace=tracing.trace
+        ),
         job=job,
+        tracing=tracing,
     )
     raise typer.Exit(runner.run(prepare))
 
@@ -175,8 +181,14 @@ def _source(graph: str, source: str | None, *, text: bool, demo: bool) -> str:
     return source
 
 
-def _join(address: str, job: str | None) -> None:
+def _join(address: str, job: str | None, tracing: options.Tracing) -> None:
     from moa.ray import connect
+
+    if tracing.trace is not None:
+        raise ConfigError(
+            "--trace writes what happens in this process, and --ray runs rows in others: set a "
+            "tracer provider there, or leave out one of them"
+        )
 
     if job is not None:
         raise ConfigError(

@@ -21,7 +21,7 @@ from moa.config.tables import FILE, Config
 from moa.errors import ConfigError
 
 VARIABLE = "MOA_CONFIG"
-VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_MODEL", "MOA_VECTORS")
+VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_KEYS", "MOA_MODEL", "MOA_VECTORS")
 """All that are read, beside those of `Config`."""
 _PREFIX = "MOA_"
 _MOST_BYTES = 2 << 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -189,18 +189,8 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             MissingDependency: its engine is not installed.
             EndpointError: its engine does not come up.
         """
-        from moa.endpoints.embedded import EmbeddedEndpoint
-        from moa.endpoints.encoders import JointEncoder
-        from moa.endpoints.wrappers import unwrapped
-
-        if texts:
-            JointEncoder().load(texts)  # in threads, while the rest is made ready
-        due = [one for name, one in self._built.items() if asked is None or name in asked]
-        if due:
-            import_module("aiohttp")
-        for endpoint in map(unwrapped, due):
-            if isinstance(endpoint, EmbeddedEndpoint):
-                await endpoint.start(RunContext())
+        built = [one for name, one in self._built.items() if asked is None or name in asked]
+        await warm(built, texts=texts)
 
     async def close(self) -> None:
         """Close all that was built. Closing twice does nothing.
@@ -318,6 +308,22 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             known = [*self.config.endpoints, EMBEDDED]
             raise ConfigError(f"there is no endpoint {name!r}{nearest(name, known)}")
         return self.config.endpoints[name]
+
+
+async def warm(endpoints: Iterable[Endpoint], *, texts: Collection[str] = ()) -> None:
+    """Load and start what endpoints need; see `Endpoints.warm`."""
+    from moa.endpoints.embedded import EmbeddedEndpoint
+    from moa.endpoints.encoders import JointEncoder
+    from moa.endpoints.wrappers import unwrapped
+
+    if texts:
+        JointEncoder().load(texts)  # in threads, while the rest is made ready
+    due = list(endpoints)
+    if due:
+        import_module("aiohttp")
+    for endpoint in map(unwrapped, due):
+        if isinstance(endpoint, EmbeddedEndpoint):
+            await endpoint.start(RunContext())
 
 
 def _server(

@@ -139,8 +139,8 @@ def check_block(path: str | Path | None, place: Sequence[str], *, overwrite: boo
     file = target(path)
     if not overwrite and _at(_read(file)[1], place):
         raise ConfigError(
-            f"{file} has [{'.'.join(place)}] already, and nothing was written: give another file "
-            "by --out, or replace them by --overwrite"
+            f"{file} has [{'.'.join(place)}] already, and nothing was written: name another "
+            "folder, or replace them by --overwrite"
         )
 
 

@@ -285,12 +285,17 @@ class EndpointBase(ABC):
     """What all endpoints of `moa` derive from: they are closed at the end of an `async with`.
 
     Each `complete`, `decide`, `stream` and `embed` of a class that derives from it is wrapped, so
-    that a run that is resumed finds what was answered: see `journalled`. If endpoints wrap each
-    other, the outermost one keeps it.
+    that a run that is resumed finds what was answered, and that a call is traced: see `journalled`.
+    If endpoints wrap each other, the outermost one keeps and traces it.
 
     What a class doesn't define it refuses with `CapabilityError`. It is no part of the `Endpoint`
     protocol.
     """
+
+    @property
+    def asks_several(self) -> bool:
+        """Whether it may ask different models for one call, so that the call of each is traced."""
+        return False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -275,7 +275,8 @@ class Client:
             start = time.monotonic()
             url = wire.url(path, at_root=at_root)
             async with self._in_time(start + self._most_s(), wire, url, context):
-                reply = await wire.send(path, body, at_root=at_root)
+                also = context.tracer and context.tracer.headers
+                reply = await wire.send(path, body, at_root=at_root, also=also)
                 content = await reply.read()
             seconds = time.monotonic() - start
             self._check_status(reply, content, wire)
@@ -306,7 +307,8 @@ class Client:
         start, url = time.monotonic(), wire.url(path)
         until = start + self._most_s()
         async with self._in_time(until, wire, url, context):
-            reply = await wire.send(path, body)
+            also = context.tracer and context.tracer.headers
+            reply = await wire.send(path, body, also=also)
             content = b"" if reply.streams else await reply.read()
         self._check_status(reply, content, wire)
         if not reply.streams:

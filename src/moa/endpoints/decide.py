@@ -468,9 +468,9 @@ class SystemOne(Native):
             name, names = given.get("choice"), _names(question)
             offered = question.options[names.index(name)].name if name in names else None
             return written(question, offered)
-        # vLLM has the mass in its `diagnostics`, SGLang beside the answer.
+        # vLLM has the mass in its `diagnostics`, SGLang beside the answer, and so has moa.
         own = object_of(object_of(reply.get("diagnostics")).get(question.name))
-        mass = own.get("label_mass", given.get("label_mass"))
+        mass = own.get("label_mass", given.get("label_mass", given.get("x_label_mass")))
         return self.weighed(question, probabilities, label_mass=mass)
 
     def _asked(self, question: Question) -> JSON:

@@ -138,6 +138,7 @@ DIALECTS = (
     LLAMACPP,
     OLLAMA,
     Dialect("SGLang", owner="sglang", empty_text=False),
+    Dialect("moa", owner="moa", enforces="all", empty_text=False),
 )
 VENDORS = tuple(dialect for dialect in DIALECTS if dialect.base_url)
 """Those whose models are known by their names."""

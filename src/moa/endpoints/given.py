@@ -43,7 +43,12 @@ class GivenClient(Wire):
         self._client = client
 
     async def send(
-        self, path: str, body: Mapping[str, Any] | None, *, at_root: bool = False
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        *,
+        at_root: bool = False,
+        also: Mapping[str, str] | None = None,
     ) -> Reply:
         """See `Wire.send`."""
         from openai import APIStatusError
@@ -52,10 +57,10 @@ class GivenClient(Wire):
         try:
             target = url if at_root else path
             try:
-                response = await self._response(target, body)
+                response = await self._response(target, body, also)
             except UnicodeEncodeError:  # half of a surrogate pair; it was not sent
                 whole = json.loads(paired(json.dumps(body, ensure_ascii=False)))
-                response = await self._response(target, whole)
+                response = await self._response(target, whole, also)
         except APIStatusError as error:
             response = error.response
         except (MoaError, AssertionError):
@@ -74,12 +79,16 @@ class GivenClient(Wire):
         """Say what an exception of the client means."""
         return error_of_client(error, endpoint=self._name, url=url, secret=self.secret)
 
-    async def _response(self, url: str, body: Mapping[str, Any] | None) -> httpx2.Response:
+    async def _response(
+        self, url: str, body: Mapping[str, Any] | None, also: Mapping[str, str] | None
+    ) -> httpx2.Response:
         """Send once; the answer isn't read, nor made into anything."""
         import httpx2
         from openai import AsyncStream
 
         options: RequestOptions = {"max_retries": 0, "follow_redirects": False}
+        if also:
+            options["headers"] = also
         send = self._client.get if body is None else partial(self._client.post, body=body)
         found: object = await send(
             url,

@@ -1,9 +1,13 @@
-"""Journalled: methods whose answers a run keeps, so that one that goes on finds them."""
+"""Journalled: methods whose answers a run keeps, so that one that goes on finds them.
+
+Where somebody hears of the spans of a run, each has one here: what is found is not asked, and has
+none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 from moa._async import closed_after
@@ -28,10 +32,14 @@ def journalled(
         def call(self: object, *given: Any, **named: Any) -> Awaitable[Any]:
             *asked, context = given
             if context.journal is None or (kept := asked_of(self, *asked, **named)) is None:
-                return ask(self, *given, **named)
+                if context.tracer is None:
+                    return ask(self, *given, **named)
+                return _in_spans()[0](ask, self, asked, context, named)
 
             def again(inner: RunContext) -> Awaitable[Any]:
-                return ask(self, *asked, inner, **named)
+                if inner.tracer is None:
+                    return ask(self, *asked, inner, **named)
+                return _in_spans()[0](ask, self, asked, inner, named)
 
             return once(context, *kept, again)
 
@@ -49,7 +57,7 @@ def journalled_stream(
         @wraps(ask)
         def stream(self: object, prompt: Any, context: RunContext, /) -> AsyncIterator[Any]:
             if context.journal is None:
-                return ask(self, prompt, context)
+                return _asking(ask, self, prompt, context)
             what, request, form = asked_of(self, prompt)
             return streamed(Call(context, what, request), form, self, prompt)
 
@@ -62,7 +70,7 @@ def journalled_stream(
                     yield whole.text
                 yield whole
                 return
-            async with call, closed_after(ask(endpoint, prompt, call.inner)) as pieces:
+            async with call, closed_after(_asking(ask, endpoint, prompt, call.inner)) as pieces:
                 async for piece in pieces:
                     if not isinstance(piece, str):
                         await call.keep(form.dump(piece))
@@ -71,3 +79,19 @@ def journalled_stream(
         return stream
 
     return wrapping
+
+
+@cache
+def _in_spans() -> tuple[Callable[..., Awaitable[Any]], Callable[..., AsyncIterator[Any]]]:
+    """Give what asks in a span; where nobody hears of spans it isn't loaded."""
+    from moa.endpoints.call_spans import ask_in_span, stream_in_span
+
+    return ask_in_span, stream_in_span
+
+
+def _asking(
+    ask: Callable[..., AsyncIterator[Any]], endpoint: object, prompt: Any, context: RunContext
+) -> AsyncIterator[Any]:
+    if context.tracer is None:
+        return ask(endpoint, prompt, context)
+    return _in_spans()[1](ask, endpoint, prompt, context)

@@ -95,14 +95,19 @@ class Pool(Wire):
         self._closing = _close_at_end(owner, self._http)
 
     async def send(
-        self, path: str, body: Mapping[str, Any] | None, *, at_root: bool = False
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        *,
+        at_root: bool = False,
+        also: Mapping[str, str] | None = None,
     ) -> Reply:
         """See `Wire.send`."""
         url, data = self.url(path, at_root=at_root), b""
         if body is not None:
             data = json.dumps(body).encode()
         try:
-            response = await self._sent(url, None if body is None else data)
+            response = await self._sent(url, None if body is None else data, also)
         except foreign_errors() as error:
             raise self._meant(error, url) from cause_of(error, self.secret)
         return _PooledReply(self, response, url, len(data))
@@ -111,7 +116,9 @@ class Pool(Wire):
         """See `Wire.close`."""
         await self._closing.aclose()
 
-    async def _sent(self, url: str, data: bytes | None) -> aiohttp.ClientResponse:
+    async def _sent(
+        self, url: str, data: bytes | None, also: Mapping[str, str] | None
+    ) -> aiohttp.ClientResponse:
         """Send a request, and again where the server had let go of a kept connection.
 
         It did so without an answer, since it was idle, so waiting or charging has no reason. Where
@@ -122,7 +129,7 @@ class Pool(Wire):
         method = "GET" if data is None else "POST"
 
         def send() -> Awaitable[aiohttp.ClientResponse]:
-            return self._http.request(method, url, data=data, allow_redirects=False)
+            return self._http.request(method, url, data=data, headers=also, allow_redirects=False)
 
         for _ in range(self._most):
             try:

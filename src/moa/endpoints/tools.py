@@ -15,7 +15,7 @@ from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, Tool
 from moa.endpoints.openai import OpenAIEndpoint, instructed
 from moa.endpoints.wrappers import Wrapping, unwrapped
 from moa.errors import EndpointError, EndpointUnauthorized, OutputError
-from moa.messages import Message, ToolCall
+from moa.messages import File, Message, Role, ToolCall
 
 _REFUSES = re.compile(
     r"tools?\b.{0,100}(support|requires?|enable|parser|permitted|unknown|unrecognized)"
@@ -40,6 +40,9 @@ _TOLD = (
     '- {"answer": the answer} ends it, once you know the answer\n'
     "The tools:"
 )
+_TOLD_TO_CALL = (
+    'Use a tool now. Answer in JSON: {"tool": its name, "arguments": its arguments}.\nThe tools:'
+)
 
 
 class Tooled(Wrapping):
@@ -51,11 +54,14 @@ class Tooled(Wrapping):
 
     Args:
         endpoint: Who is asked.
+        must_call: Whether a tool has to be called, so that the form of an answer isn't shown.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, must_call: bool = False) -> None:
         super().__init__(endpoint)
-        self._natively = "tools" in endpoint.capabilities and not _is_held(endpoint)
+        able = "tools" in endpoint.capabilities and not _is_held(endpoint)
+        self._natively = able and not must_call
+        self._must_call = must_call
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -65,7 +71,9 @@ class Tooled(Wrapping):
     def outgoing(self, prompt: Prompt) -> Prompt:
         """Write it without tools where they are chosen by a schema."""
         # Some servers take no results of tools without tools.
-        return prompt if self._natively and prompt.tools else by_schema(prompt)
+        if self._natively and prompt.tools:
+            return prompt
+        return by_schema(prompt, must_call=self._must_call)
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
         """See `Endpoint.complete`.
@@ -147,23 +155,28 @@ def _is_held(endpoint: Endpoint) -> bool:
     return held and inner.tier == "slm"
 
 
-def by_schema(prompt: Prompt) -> Prompt:
-    """Write a prompt with tools as one without: they are described, and chosen by a schema."""
+def by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
+    """Write a prompt with tools as one without: they are described, and chosen by a schema.
+
+    With `must_call` the schema has no form for an answer.
+    """
     messages = plain(prompt.messages)
     if not prompt.tools:
         return replace(prompt, messages=messages)
-    told = "\n".join((_TOLD, *(_described(tool) for tool in prompt.tools)))
+    told = _TOLD_TO_CALL if must_call else _TOLD
+    told = "\n".join((told, *(_described(tool) for tool in prompt.tools)))
+    answer = None if must_call else prompt.json_schema or {"type": "string"}
     return replace(
         prompt,
         messages=instructed(messages, told),
-        json_schema=_turn_schema(prompt.tools, prompt.json_schema or {"type": "string"}),
+        json_schema=_turn_schema(prompt.tools, answer),
         tools=(),
     )
 
 
 def plain(messages: Iterable[Message]) -> tuple[Message, ...]:
     """Write tool calls and their results as what an assistant and a user say, in turns."""
-    said: list[Message] = []
+    said: list[tuple[Role, list[str], list[File]]] = []
     names = dict[str, str]()
     for message in messages:
         names |= {call.id: call.name for call in message.tool_calls}
@@ -175,12 +188,13 @@ def plain(messages: Iterable[Message]) -> tuple[Message, ...]:
         role = message.role
         if role == "tool":
             role, text = "user", f"Result of {names.get(message.tool_call_id, 'it')}:\n{text}"
-        files = message.files
-        if said and said[-1].role == role:  # many chat templates take no two of a kind
-            before = said.pop()
-            text, files = f"{before.content}\n\n{text}", (*before.files, *files)
-        said.append(Message(role, text, files=files))
-    return tuple(said)
+        if not said or said[-1][0] != role:  # many chat templates take no two of a kind
+            said.append((role, [], []))
+        said[-1][1].append(text)
+        said[-1][2].extend(message.files)
+    return tuple(
+        Message(role, "\n\n".join(texts), files=tuple(files)) for role, texts, files in said
+    )
 
 
 def _values(call: ToolCall) -> object:
@@ -195,14 +209,15 @@ def _described(tool: ToolSchema) -> str:
     return f"- {tool.name}: {tool.description}\n  arguments: {form}"
 
 
-def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the schema of one turn: a call of a tool, or the answer."""
+def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Write the schema of one turn: a call of a tool, or the answer where one may be given."""
     shared: dict[str, Any] = {}
     forms: list[dict[str, Any]] = [
         {"tool": {"const": tool.name}, "arguments": _hoisted(tool.parameters, tool.name)}
         for tool in tools
     ]
-    forms.append({"answer": _hoisted(answer, "answer")})
+    if answer is not None:
+        forms.append({"answer": _hoisted(answer, "answer")})
     for form in forms:
         for part in form.values():
             shared |= part.pop("$defs", {})

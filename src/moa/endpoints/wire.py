@@ -125,9 +125,16 @@ class Wire(ABC):
 
     @abstractmethod
     async def send(
-        self, path: str, body: Mapping[str, Any] | None, *, at_root: bool = False
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        *,
+        at_root: bool = False,
+        also: Mapping[str, str] | None = None,
     ) -> Reply:
         """Post a body, or get a path where there is none; redirects aren't followed.
+
+        `also` is sent too: headers by which the server goes on with a trace.
 
         Raises:
             EndpointError: no headers came back.

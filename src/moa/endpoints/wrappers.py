@@ -174,6 +174,11 @@ class Wrapping(Asking):
         """What can be asked of it."""
         return self.endpoint.capabilities
 
+    @property
+    def asks_several(self) -> bool:
+        """Whether what it wraps may ask different models for one call."""
+        return isinstance(self.endpoint, EndpointBase) and self.endpoint.asks_several
+
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
         """Send a request; overridden, it changes all of them, and the start of every stream."""
         return await send(self.endpoint)
@@ -224,6 +229,11 @@ class Fallback(Wrapping):
         return shared_capabilities(self._endpoints)
 
     @property
+    def asks_several(self) -> bool:
+        """It does, unless there is one alone."""
+        return len(self._endpoints) > 1 or super().asks_several
+
+    @property
     def timeout_s(self) -> float:
         """Seconds after which the last of them has given up, where each was asked."""
         return sum(timeout_of(one) for one in self._endpoints)
@@ -248,10 +258,11 @@ class Fallback(Wrapping):
 class Cached(Wrapping):
     """Keeps answers in memory, the least recently used ones going first, and in a file for good.
 
-    A hit costs nothing and says so in the trace. The key is the whole request and the model. A
-    prompt with a temperature above 0 is meant to be sampled anew, so it is passed on. One without a
-    temperature is left to the server, most of which sample: its first answer is kept, as one that
-    would do. What was cut by its length is not kept, and with a schema, neither is what is no JSON.
+    A hit costs nothing and says so in the trace. The key is the whole request, the model, and the
+    owner of the run, where it has one. A prompt with a temperature above 0 is meant to be sampled
+    anew, so it is passed on. One without a temperature is left to the server, most of which sample:
+    its first answer is kept, as one that would do. What was cut by its length is not kept, and with
+    a schema, neither is what is no JSON.
 
     Args:
         endpoint: What is asked.
@@ -278,7 +289,7 @@ class Cached(Wrapping):
         if prompt.temperature:
             return await self.endpoint.complete(prompt, context)
         return await self._once(
-            self._key("complete", asdict(prompt)),
+            self._key("complete", asdict(prompt), context),
             COMPLETION,
             lambda: self.endpoint.complete(prompt, context),
             context,
@@ -287,7 +298,7 @@ class Cached(Wrapping):
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; a text that was kept comes in one piece."""
-        key = self._key("complete", asdict(prompt))
+        key = self._key("complete", asdict(prompt), context)
         kept = None if prompt.temperature else self._found(key, COMPLETION)
         if kept is not None:
             completion = self._told(kept, context)
@@ -307,7 +318,9 @@ class Cached(Wrapping):
         """See `Endpoint.decide`."""
         shown = [(example.text, dict(example.labels)) for example in examples]
         decision = await self._once(
-            self._key("decide", [text, [asked(question) for question in questions], shown]),
+            self._key(
+                "decide", [text, [asked(question) for question in questions], shown], context
+            ),
             decision_form(questions),
             lambda: self.endpoint.decide(text, questions, context, examples=examples),
             context,
@@ -318,7 +331,7 @@ class Cached(Wrapping):
 
     async def embed(self, texts: Sequence[str], context: RunContext, /) -> Embeddings:
         """See `Endpoint.embed`."""
-        key = self._key("embed", list(texts))
+        key = self._key("embed", list(texts), context)
         return await self._once(
             key, EMBEDDINGS, lambda: self.endpoint.embed(texts, context), context
         )
@@ -329,11 +342,13 @@ class Cached(Wrapping):
             self._file.close()
         await self.endpoint.close()
 
-    def _key(self, kind: str, request: object) -> str:
+    def _key(self, kind: str, request: object, context: RunContext) -> str:
         def written(value: object) -> object:
             return value.model_dump() if isinstance(value, BaseModel) else repr(value)
 
-        return json.dumps([kind, self.name, self.model, request], sort_keys=True, default=written)
+        own = [context.owner] if context.owner else []  # nobody learns what others have asked
+        whole = [kind, self.name, self.model, request, *own]
+        return json.dumps(whole, sort_keys=True, default=written)
 
     async def _once(
         self,

@@ -200,6 +200,7 @@ async def compare(
     reference: str | None = None,
     risk: float = 0.05,
     budget_usd: float | None = None,
+    strict: bool = False,
     cache: Path | None = None,
     existing: Existing = "resume",
     setup: Mapping[str, str] | None = None,
@@ -220,6 +221,7 @@ async def compare(
         budget_usd: US dollars for all designs together; each has an equal part, and so has the
             judge, if there is one: what it can't pay for has no verdict. Calls without a price
             don't count against it.
+        strict: Whether a call without a price is an error, before it is made.
         cache: File of answers; `None` keeps none.
         existing: What is done with answers that it has.
         setup: What the answers of each design depend on beside its name and the rows; see
@@ -239,7 +241,7 @@ async def compare(
     parts = len(designs) + (metric == "judge")
     metric = _metric(data, metric, judge)
     each = None if budget_usd is None else budget_usd / parts
-    judging = _context(each)
+    judging = _context(each, strict)
     answers: dict[str, list[DesignAnswer]] = {}
     scores: dict[str, Floats] = {}
     with closing(Cache(cache, existing=existing, setup=setup)) as kept:
@@ -249,7 +251,7 @@ async def compare(
                 node,
                 data.cases,
                 cache=kept,
-                context=_context(each),
+                context=_context(each, strict),
                 concurrency=concurrency,
                 progress=progress,
             )
@@ -295,8 +297,8 @@ def _compared(
     )
 
 
-def _context(cost: float | None) -> RunContext:
-    return RunContext(budget=Budget(cost=cost), keep_notes=False)
+def _context(cost: float | None, strict: bool) -> RunContext:
+    return RunContext(budget=Budget(cost=cost, strict=strict), keep_notes=False)
 
 
 def _reference(designs: Mapping[str, object], wanted: str | None) -> str:

@@ -30,6 +30,7 @@ from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.graphs.student import Learn, Student, read_learn
 from moa.node import Node, Result, finish, unique_names
 from moa.questions import accepted_in, can_be_accepted, can_be_sure, questions_in
+from moa.telemetry import Span, names
 
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
@@ -228,7 +229,10 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         own = (context or RunContext()).nested(
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
-        standing = await self._standing(self._admitted(request), own)
+        with own.span(self.span_kind, self.name) as span:
+            standing = await self._standing(self._admitted(request), own)
+            if span is not None:
+                self._tell(standing, span)
         result = finish(standing.output, own, seconds=time.perf_counter() - start)
         return Settled(
             **{each.name: getattr(result, each.name) for each in fields(result)},
@@ -255,6 +259,19 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             if before is not None:
                 sketch.arrow(before, box, label="if doubtful", decides=True)
             before = box
+
+    def _tell(self, standing: _Standing[Out], span: Span) -> None:
+        """Say on the span of the cascade what it decided, and who did."""
+        span.set(names.DECISION_ACCEPTED, standing.accepted)
+        span.set(names.DECISION_ESCALATED, standing.place > 0)
+        first = self.tiers[0]
+        calibrations = first.calibrations.values() if isinstance(first, DecidingAgent) else ()
+        for bound in (one.bound for one in calibrations if one.bound is not None):
+            span.set(names.DECISION_BOUND, bound.guarantee.risk)
+        found: object = standing.output
+        label, sure = getattr(found, "said", None), getattr(found, "confidence", None)
+        span.set(names.DECISION_LABEL, label if isinstance(label, str) else None)
+        span.set(names.DECISION_PROBABILITY, sure if isinstance(sure, float) else None)
 
     async def _standing(self, request: In, own: RunContext) -> _Standing[Out]:
         if self.learner is not None:

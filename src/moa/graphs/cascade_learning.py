@@ -12,6 +12,7 @@ from moa.context import RunContext
 from moa.errors import InputError, MoaError
 from moa.graphs.student import SET_UP_WRONG, Considered, Learn, Student
 from moa.node import Node
+from moa.telemetry import Span, names
 
 
 class Answering(NamedTuple, Generic[Out]):
@@ -60,6 +61,8 @@ class Learner(Generic[In, Out]):
         student.check(self.large)
         found = await student.consider(text, own, case=getattr(request, "case", None))
         small = student.may_answer(found) and not found.held
+        if found.head is not None and isinstance(own.tracer, Span):
+            own.tracer.set(names.DECISION_BOUND, found.head.bound.guarantee.risk)
         place = await student.add(found, by_small=small)
         if small:
             return self._given(found, accepted=True)

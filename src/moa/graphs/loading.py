@@ -26,6 +26,7 @@ from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
 from moa.config.trust import object_in
+from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import BuiltGraph
@@ -221,19 +222,25 @@ def _configured(
 
 
 def asked_by(node: object) -> frozenset[str] | None:
-    """Name the endpoints that a node may ask, but for those that a calibration reads beside.
+    """Name the endpoints that a node may ask; see `endpoints_in`."""
+    found = endpoints_in(node)
+    return None if found is None else frozenset(one.name for one in found)
+
+
+def endpoints_in(node: object) -> list[Endpoint] | None:
+    """Give the endpoints that a node may ask, but for those that a calibration reads beside.
 
     It is `None` where a node in it, however deep, is of a kind that may ask any.
     """
     if isinstance(node, DecidingAgent):
-        return frozenset({node.endpoint.name} if node.asks_endpoint else ())
+        return [node.endpoint] if node.asks_endpoint else []
     if isinstance(node, Agent):
-        return frozenset({node.endpoint.name})
+        return [node.endpoint]
     parts = parts_of(node)
-    found = None if parts is None else [asked_by(part) for part in parts]
+    found = None if parts is None else [endpoints_in(part) for part in parts]
     if found is None or None in found:
         return None
-    return frozenset(name for names in found if names for name in names)
+    return [one for some in found if some for one in some]
 
 
 def texts_to_encode(node: object) -> list[str]:

@@ -29,6 +29,7 @@ from moa.graphs.engine.run import Run
 from moa.graphs.engine.types import is_node
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table, keys_in, settings_in, table_of
 from moa.node import Node, Reply, Result
+from moa.telemetry.names import Kind
 from moa.trace import NodeFinished, NodeStarted, NoteKind, TextDelta
 from moa.usage import Tier
 
@@ -58,6 +59,7 @@ class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
     work out what follows from the fields in `prepare`.
     """
 
+    span_kind: ClassVar[Kind] = "workflow"
     name: str = ""
     """Shown in traces, errors and drawings; empty: the recipe's own."""
     budget: Budget = UNLIMITED

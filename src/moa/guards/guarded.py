@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Generic, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 from moa._async import cancel
 from moa.agents.base import In, Out, beside_the_loop
@@ -21,8 +21,10 @@ from moa.guards import Blocked, Exchange, Position
 from moa.guards.pii import Pii, PiiSession, Restoring
 from moa.guards.texts import changed, texts_of
 from moa.node import Node, Text, unique_names
+from moa.telemetry import names
 from moa.trace import Event, NodeFinished, TextDelta
 
+T = TypeVar("T")
 Check = Node[Any, Verdict]
 """A node that says whether a text, or an `Exchange`, is kept: a `Filter` is one."""
 Guard = Check | Pii
@@ -108,7 +110,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
             for guard in self.before:
                 if isinstance(guard, Pii):
                     session = open_sessions.enter_context(guard.session())
-                    request = await session.mask_all(request, context)
+                    request = await _masked(session, request, "before", context)
                     sessions.append(session)
                     session.note_found(context, by=f"{guard.name!r} ")
                 elif blocked := await _checked(guard, request, "before", context):
@@ -155,7 +157,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         for guard in self.after:
             if isinstance(guard, Pii):
                 with guard.session(sessions) as session:
-                    output = await session.mask_all(exchange.output, context)
+                    output = await _masked(session, exchange.output, "after", context)
                     exchange = Exchange(request=exchange.request, output=output)
                     await beside_the_loop(
                         partial(events.change, session.mask), context, characters=None
@@ -170,14 +172,30 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
 async def _checked(
     guard: Check, value: Any, place: Position, context: RunContext
 ) -> Blocked | None:
-    result = await guard.run(_as_wanted(guard, value), context)
-    verdict = result.output
+    own = context if context.tracer is None else context.nested()
+    with own.span("guard", guard.name) as span:
+        result = await guard.run(_as_wanted(guard, value), own)
+        verdict = result.output
+        if span is not None:
+            span.set(names.GUARD_POSITION, place)
+            span.set(names.GUARD_KEPT, verdict.kept)
     if verdict.kept:
         return None
     if all((note.kind, note.text) != ("dropped", verdict.reason) for note in result.trace):
         # A `Filter` has said so itself.
         context.note("dropped", f"stopped by {guard.name!r}, {place} the node: {verdict.reason}")
     return Blocked(reason=verdict.reason, guard=guard.name, place=place)
+
+
+async def _masked(session: PiiSession, value: T, place: Position, context: RunContext) -> T:
+    """Mask every text in a value."""
+    own = context if context.tracer is None else context.nested()
+    with own.span("guard", session.pii.name) as span:
+        masked = await session.mask_all(value, own)
+        if span is not None:
+            span.set(names.GUARD_POSITION, place)
+            span.set(names.GUARD_MASKED, sum(session.found.values()))
+    return masked
 
 
 def _as_wanted(guard: Check, value: Any) -> Any:

@@ -282,10 +282,11 @@ class Router(_Written):
         start = time.perf_counter()
         inside = (context or RunContext()).nested(self.name)
         case = Case(request) if isinstance(request, str) else request
-        (gain,) = self.gains([case]).tolist()
-        chosen = self.choose(gain)
-        if chosen == "strong":
-            inside.note("escalated", f"predicted gain {gain:.2f}, from {self.threshold:.2f} on")
+        with inside.span("agent", self.name):
+            (gain,) = self.gains([case]).tolist()
+            chosen = self.choose(gain)
+            if chosen == "strong":
+                inside.note("escalated", f"predicted gain {gain:.2f}, from {self.threshold:.2f} on")
         return finish(chosen, inside, seconds=time.perf_counter() - start)
 
     def missing_fields(self, cases: Sequence[Case]) -> str | None:

@@ -36,6 +36,14 @@ class Store(Protocol):
         """Run one statement for each of some values, which follow `job`; all of them or none."""
         ...
 
+    def atomically(self, work: Callable[[], T]) -> T:
+        """Do something in one transaction, of which all is kept or nothing.
+
+        It may be done again, where the connection is lost. In SQLite nobody else writes meanwhile;
+        in Postgres others may, except in the rows that it has written.
+        """
+        ...
+
     def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """Run a statement, and give its rows one by one."""
         ...
@@ -64,9 +72,12 @@ class Postgres:
         self.job = name or what
         self.where = f"the database, called {self.job!r}"  # an address may hold a password
         self._lock = threading.RLock()
+        self._is_within = False
+        """Whether the thread that has the lock is in a transaction."""
 
     def open(self) -> None:
-        with needed("psycopg", extra="postgres", purpose="to keep a job in Postgres"):
+        purpose = f"to keep its {self._what} in Postgres"
+        with needed("psycopg", extra="postgres", purpose=purpose):
             import psycopg
         try:
             self._connect()
@@ -101,10 +112,21 @@ class Postgres:
         rows = [(self.job, *one) for one in values]
 
         def work() -> None:
-            with self._file.transaction(), self._file.cursor() as cursor:
+            with self._file.cursor() as cursor:
                 cursor.executemany(_query(sql), rows)
 
-        self._again(work)
+        self.atomically(work)
+
+    def atomically(self, work: Callable[[], T]) -> T:
+        def whole() -> T:
+            with self._file.transaction():
+                self._is_within = True
+                try:
+                    return work()
+                finally:
+                    self._is_within = False
+
+        return self._again(whole)
 
     def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         with (
@@ -121,20 +143,26 @@ class Postgres:
 
     def _again(self, work: Callable[[], T]) -> T:
         """Do it, and again where the connection was lost: what is written is so by its key."""
+        with self._lock:
+            if self._is_within:  # a transaction is done again as a whole
+                return work()
+            with self._told():
+                return self._tried(work)
+
+    def _tried(self, work: Callable[[], T]) -> T:
         import psycopg
 
-        with self._lock, self._told():
-            for wait_s in (1.0, 2.0, 4.0, 8.0, 10.0):
-                try:
-                    return work()
-                except psycopg.OperationalError:
-                    time.sleep(wait_s)
-                    with suppress(psycopg.Error):
-                        self._connect()
+        for wait_s in (1.0, 2.0, 4.0, 8.0, 10.0):
             try:
                 return work()
-            except psycopg.OperationalError as error:
-                raise StoreError(f"the database of the {self._what} is away: {error}") from error
+            except psycopg.OperationalError:
+                time.sleep(wait_s)
+                with suppress(psycopg.Error):
+                    self._connect()
+        try:
+            return work()
+        except psycopg.OperationalError as error:
+            raise StoreError(f"the database of the {self._what} is away: {error}") from error
 
     @contextmanager
     def _told(self) -> Generator[None]:

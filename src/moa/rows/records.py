@@ -32,19 +32,23 @@ def taken(item: Item[object]) -> dict[str, object]:
 
     Usage is by tier, node and endpoint; a cost of `null` is unknown.
     """
+    return {
+        "seconds": round(item.seconds, 4),
+        "usage": usage_of(item),
+        "trace": [jsonable(note) for note in item.trace],
+    }
+
+
+def usage_of(item: Item[object]) -> dict[str, object]:
+    """Write what an item used, in all and by tier, node and endpoint."""
     usage = item.usage
     estimate = item.result.llm_alone if item.result else None
     return {
-        "seconds": round(item.seconds, 4),
-        "usage": {
-            **_amount(usage.total),
-            "by_tier": _split(usage.by_tier()),
-            "by_node": _split(usage.by_node()),
-            "by_endpoint": _split(usage.by_endpoint()),
-            "llm_alone_estimate": estimate
-            and {"cost": _dollars(estimate.cost), "how": estimate.how},
-        },
-        "trace": [jsonable(note) for note in item.trace],
+        **_amount(usage.total),
+        "by_tier": _split(usage.by_tier()),
+        "by_node": _split(usage.by_node()),
+        "by_endpoint": _split(usage.by_endpoint()),
+        "llm_alone_estimate": estimate and {"cost": _dollars(estimate.cost), "how": estimate.how},
     }
 
 

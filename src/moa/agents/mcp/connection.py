@@ -28,12 +28,13 @@ from mcp_types import (
 from pydantic import RootModel, ValidationError
 from pydantic_core import to_json
 
+from moa._async import first_in
 from moa._terminal import escaped
 from moa.agents.base import said
 from moa.agents.mcp import Address, Command
 from moa.agents.mcp.http import NOT_MCP, STATUS, UNREACHABLE, HttpTransport
 from moa.agents.mcp.stdio import StdioTransport
-from moa.agents.tools import RemoteTool, ToolFailed
+from moa.agents.tools import RemoteTool, ToolFailed, name_for_models
 from moa.endpoints import ToolSchema
 from moa.errors import (
     ConfigError,
@@ -118,7 +119,8 @@ class Connection:
         while True:
             page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
             for one in page.tools:
-                schema = ToolSchema(one.name, one.description or one.title or "", one.input_schema)
+                does = one.description or one.title or f"{one.name}, of the server {self.name}"
+                schema = ToolSchema(name_for_models(one.name), does, one.input_schema)
                 size += len(schema.description) + len(to_json(schema.parameters))
                 tools.append(RemoteTool(schema, partial(self.call, one.name)))
             if size > _LARGEST_LIST:
@@ -161,8 +163,7 @@ class Connection:
 
     async def _meant(self, error: BaseException) -> MoaError:
         """Say what an error of the SDK means."""
-        while isinstance(error, BaseExceptionGroup):
-            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        error = first_in(error)
         if isinstance(error, MoaError):
             return error
         if isinstance(error, MCPError):

@@ -49,7 +49,7 @@ from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import FunctionStep, MatchStep, NodeStep
 from moa.graphs.engine.types import JsonForm, channel_form, is_known, name_of
 from moa.journal import Journal, Place, interrupts_of, not_resumable
-from moa.node import Node
+from moa.node import Node, run_alone
 from moa.trace import Event, NodeFinished, TextDelta
 
 In = TypeVar("In")
@@ -226,7 +226,8 @@ async def run_in(
     try:
         async with Keeping(runtime, context, now=now) as keeping:
             own.journal = keeping.place
-            return (await node.run(request, own)).output
+            kept_in = keeping.place and keeping.place.journal
+            return (await run_alone(node, request, own, kept_in)).output
     finally:
         told.end()
 

@@ -552,10 +552,11 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         """
         own = run_context(context).nested(self.name)
         start = time.perf_counter()
-        self._admit(request)
-        if self.plan.asks is not None and not is_kept(own):
-            raise not_resumable(f"{own.node}/{self.plan.asks}")
-        output = await Run(self.plan, own).output(request)
+        with own.span("workflow", self.name):
+            self._admit(request)
+            if self.plan.asks is not None and not is_kept(own):
+                raise not_resumable(f"{own.node}/{self.plan.asks}")
+            output = await Run(self.plan, own).output(request)
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
 
     def sketch(self, sketch: Sketch) -> None:

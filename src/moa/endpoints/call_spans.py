@@ -1,0 +1,146 @@
+"""Call spans: the span of a call, around whatever an endpoint does for it, its retries among it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from moa._async import closed_after
+from moa.context import RunContext
+from moa.endpoints import Completion, Prompt
+from moa.endpoints.dialects import OPENAI
+from moa.telemetry import Span, content, names
+
+if TYPE_CHECKING:
+    from moa.telemetry.spans import Value
+
+
+async def ask_in_span(
+    ask: Callable[..., Awaitable[Any]],
+    endpoint: Any,
+    asked: Sequence[Any],
+    context: RunContext,
+    named: Mapping[str, Any],
+) -> Any:
+    """Ask an endpoint in the span of a call, unless there is one already or it only passes on."""
+    span = _begun(endpoint, asked[0], context, embeds=ask.__name__ == "embed")
+    if span is None:
+        return await ask(endpoint, *asked, context, **named)
+    with span:
+        inner = context.within(span)
+        if span.content:
+            await _record_request(span, asked[0])
+        answer = await ask(endpoint, *asked, inner, **named)
+        _tell_answer(span, answer, endpoint)
+        if span.content:
+            await _record_answer(span, answer)
+        return answer
+
+
+async def stream_in_span(
+    ask: Callable[..., AsyncIterator[Any]], endpoint: Any, prompt: Prompt, context: RunContext
+) -> AsyncIterator[Any]:
+    """Stream in the span of a call; it ends with the stream, whoever closes that."""
+    span = _begun(endpoint, prompt, context)
+    if span is None:
+        async with closed_after(ask(endpoint, prompt, context)) as pieces:
+            async for piece in pieces:
+                yield piece
+        return
+    with span:
+        inner = context.within(span)
+        span.set(names.STREAM, True)
+        if span.content:
+            await _record_request(span, prompt)
+        start = time.perf_counter()
+        first_s: float | None = None
+        async with closed_after(ask(endpoint, prompt, inner)) as pieces:
+            async for piece in pieces:
+                if first_s is None:
+                    span.set(names.FIRST_CHUNK_S, first_s := time.perf_counter() - start)
+                if not isinstance(piece, str):
+                    _tell_answer(span, piece, endpoint)
+                    if span.content:
+                        await _record_answer(span, piece)
+                yield piece
+
+
+def _begun(
+    endpoint: Any, request: object, context: RunContext, *, embeds: bool = False
+) -> Span | None:
+    """Begin the span of a call; `None`: it is part of one, or made by those that are asked."""
+    around = context.tracer
+    assert around is not None, "somebody hears of it"
+    if around.is_call or not around.recorded or endpoint.asks_several:
+        return None
+    operation = names.EMBEDDINGS if embeds else names.CHAT
+    model, name = endpoint.model, endpoint.name
+    attributes: dict[str, Value] = {
+        names.OPERATION: operation,
+        names.REQUEST_MODEL: model,
+        names.TIER: endpoint.tier,
+        **_server_of(endpoint),
+    }
+    if name != model:
+        attributes[names.ENDPOINT] = name
+    if isinstance(request, Prompt):
+        attributes[names.MAX_TOKENS] = request.max_tokens
+        if request.temperature is not None:
+            attributes[names.TEMPERATURE] = request.temperature
+        if request.json_schema is not None:
+            attributes[names.OUTPUT_TYPE] = "json"
+    return around.start(f"{operation} {model}", attributes, side="client", is_call=True)
+
+
+def _tell_answer(span: Span, answer: Any, endpoint: Any) -> None:
+    """Say who answered, where that is another model than was asked for, and how it ended."""
+    if answer.model != endpoint.model:
+        span.set(names.RESPONSE_MODEL, answer.model)
+    if isinstance(answer, Completion):
+        span.set(names.FINISH_REASONS, (answer.finish_reason,))
+
+
+async def _record_request(span: Span, request: object) -> None:
+    """Record what is sent; texts to embed are not."""
+    if isinstance(request, Prompt):
+        await content.record(span, content.of_messages(request.messages))
+    elif isinstance(request, str):
+        await content.record(span, content.of_text(request))
+
+
+async def _record_answer(span: Span, answer: Any) -> None:
+    """Record what a model said."""
+    if isinstance(answer, Completion):
+        said = content.of_answer(answer.text, answer.tool_calls, answer.reasoning)
+        await content.record(span, said)
+
+
+def _server_of(endpoint: Any) -> Mapping[str, Value]:
+    """Say where an endpoint asks, and whose server that is."""
+    while (url := getattr(endpoint, "base_url", None)) is None and hasattr(endpoint, "endpoint"):
+        endpoint = endpoint.endpoint
+    if url is None and getattr(endpoint, "dialect", None) is OPENAI:
+        url = OPENAI.base_url
+    found = _SERVERS.get(url)
+    if found is None:
+        found = _SERVERS[url] = _server_at(url)
+    return found
+
+
+_SERVERS: dict[str | None, Mapping[str, Value]] = {}
+"""By the address: there are few."""
+
+
+def _server_at(url: str | None) -> Mapping[str, Value]:
+    if url is None:
+        return {names.PROVIDER: names.OWN_PROVIDER}
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host in names.PROVIDERS:
+        return {names.PROVIDER: names.PROVIDERS[host]}
+    if host.endswith(names.AZURE_HOST):
+        return {names.PROVIDER: names.AZURE, names.ADDRESS: host}
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return {names.PROVIDER: names.OTHER_PROVIDER, names.ADDRESS: host, names.PORT: port}

@@ -1,0 +1,165 @@
+"""App: `serve` makes a Starlette application of graphs and agents, to run or to mount."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from moa.config.endpoints import Endpoints
+from moa.config.trust import object_in
+from moa.errors import MoaError
+from moa.graphs.loading import READY, load_graph
+from moa.node import Node
+from moa.serving import chat_completions, mcp, metrics, models, systemone, typed
+from moa.serving.faults import fault_of
+from moa.serving.http import Checked, caller_of, json_response
+from moa.serving.idempotency import Idempotent
+from moa.serving.keys import keys_in
+from moa.serving.openapi import Schemas, document
+from moa.serving.served import Served
+from moa.serving.server import Server, Settings
+
+_MODULES: tuple[Any, ...] = (typed, chat_completions, systemone, models, mcp, metrics)
+"""Whose `routes(server)` are served, and whose `paths(server, caller, schemas)`, where they have
+them, are described in `/openapi.json`."""
+
+
+def serve(
+    *nodes: Node[Any, Any] | str,
+    endpoints: Endpoints | None = None,
+    keys: str | None = None,
+    settings: Settings | None = None,
+) -> Starlette:
+    """Serve graphs and agents over HTTP: make a Starlette application of them.
+
+        app = moa.serve(graph)          # in app.py; then: uvicorn app:app
+
+    Mount it in one of your own, whose lifespan enters `app.router.lifespan_context(app)`.
+
+    Args:
+        nodes: Graphs and agents, or names that `load_graph` takes; each is served by its name.
+        endpoints: Whom those with names ask; `None`: those of `moa.toml`, closed with the server.
+        keys: File or table of the keys; `None`: whoever reaches the server may ask.
+        settings: Limits and hosts.
+
+    Raises:
+        ConfigError: a name is unknown, two have the same one, or a setting is wrong.
+        MissingDependency: the extra `serve` isn't installed.
+
+    Examples:
+        >>> from starlette.testclient import TestClient
+        >>> app = serve(Agent(ScriptedEndpoint(["Hello!"]), "Greet.", name="greeter"))
+        >>> with TestClient(app, base_url="http://localhost") as client:
+        ...     client.post("/run/greeter", json="Hi").json()["output"]
+        {'text': 'Hello!'}
+    """
+    own = endpoints is None
+    return app_of(
+        server_of(nodes, endpoints or Endpoints(), keys=keys, settings=settings), closes=own
+    )
+
+
+def server_of(
+    nodes: Iterable[Node[Any, Any] | str],
+    endpoints: Endpoints,
+    *,
+    keys: str | None = None,
+    settings: Settings | None = None,
+) -> Server:
+    """Make what all routes share; see `serve`."""
+    served = [served_of(one, endpoints) for one in nodes]
+    return Server(served, endpoints, settings or Settings(), keys_in(keys))
+
+
+def app_of(server: Server, *, closes: bool = False) -> Starlette:
+    """Make the application of a server; with `closes` its endpoints are closed when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        async with server.endpoints if closes else nullcontext(), server.opened():
+            yield
+
+    async def failed(request: Request, error: Exception) -> Response:
+        finished = getattr(request.state, "finished", None)
+        return fault_of(error).response(finished and finished.headers)
+
+    routes = _about(server)
+    for module in _MODULES:
+        routes += module.routes(server)
+    middleware = [Middleware(Checked, server=server), Middleware(Idempotent, server=server)]
+    if server.settings.origins:
+        cors: dict[str, Any] = {"allow_origins": server.settings.origins, "allow_headers": ["*"]}
+        cors |= {"allow_methods": ["GET", "POST"], "expose_headers": ["*"]}
+        middleware.insert(0, Middleware(CORSMiddleware, **cors))
+    handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
+    app = Starlette(
+        routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan
+    )
+    app.router.redirect_slashes = False
+    app.state.server = server
+    return app
+
+
+def _about(server: Server) -> list[Route]:
+    """Give what tells of the server itself."""
+
+    async def health(_: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        if server.is_ready:
+            return json_response({"status": "ready"})
+        why = "can't be loaded: the log says why" if server.warming_failed else "are being loaded"
+        return json_response({"status": f"the models {why}"}, status=503)
+
+    async def openapi(request: Request) -> Response:
+        caller, schemas = caller_of(request), Schemas()
+        paths: dict[str, object] = {}
+        for module in _MODULES:
+            if describe := getattr(module, "paths", None):
+                paths |= describe(server, caller, schemas)
+        return json_response(document(server, caller, paths, schemas))
+
+    return [
+        Route("/health", health, methods=["GET"]),
+        Route("/ready", ready, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+    ]
+
+
+def served_of(given: Node[Any, Any] | str, endpoints: Endpoints) -> Served:
+    """Give what is served of a node, or of a name that `load_graph` takes.
+
+    A ready one has the name by which it was asked for, any other that by which it calls itself.
+    What it does is said by the docstring of its class, or of its file.
+    """
+    if not isinstance(given, str):
+        kind = type(given)
+        own = not kind.__module__.startswith("moa.")  # what ours say is for programmers
+        return Served(given, description=_first(inspect.getdoc(kind)) if own else "")
+    node = load_graph(given, endpoints)
+    if given in READY:
+        return Served(node, name=given, description=READY[given].does)
+    found = object_in(given)
+    return Served(node, description=_first(_docstring(found[0])) if found else "")
+
+
+def _docstring(file: Path) -> str | None:
+    return ast.get_docstring(ast.parse(file.read_text("utf-8")))
+
+
+def _first(docstring: str | None) -> str:
+    """Give the first paragraph."""
+    return " ".join((docstring or "").partition("\n\n")[0].split())

@@ -1,0 +1,99 @@
+"""Asking: requests in the words of other APIs: what they may hold, and what is said of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from moa.errors import RequestRefused
+from moa.serving.openapi import Schemas
+from moa.serving.served import Schema
+
+M = TypeVar("M", bound=BaseModel)
+
+SomeText = Annotated[str, Field(pattern=r"\S")]
+"""A text that is more than spaces."""
+WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
+"""Takes a whole number however JSON writes it."""
+_LONGEST = 500
+"""Characters of what is said of a request that doesn't fit."""
+_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+
+
+class Body(BaseModel):
+    """The body of a request, or a part of it: nothing is taken for another type, nor left over."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def read_as(kind: type[M], given: object, *, status: int = 400) -> M:
+    """Read the body of a request.
+
+    Args:
+        kind: What it is to be.
+        given: What was sent, read as JSON.
+        status: Of the answer where it is something else.
+
+    Raises:
+        RequestRefused: it doesn't fit; each fault is named.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise misfit(faults, status=status) from None
+
+
+def body_of(
+    kind: type[BaseModel],
+    schemas: Schemas,
+    *,
+    models: Sequence[str],
+    way: str = "body",
+    change: Callable[[Schema], None] = lambda _: None,
+) -> Schema:
+    """Write the schema of a body for OpenAPI.
+
+    Args:
+        kind: What it is read as.
+        schemas: Where its parts go.
+        models: Names of the models that may be asked so.
+        way: Tells it from other bodies of this kind.
+        change: What is otherwise for these models.
+    """
+    place = schemas.place(kind.__name__, way)
+    schema = kind.model_json_schema(ref_template=place)
+    schema["properties"]["model"] = {"enum": [*models]}
+    change(schema)
+    return schemas.add(schema, place)
+
+
+def misfit(faults: Sequence[ErrorDetails], *, status: int) -> RequestRefused:
+    """Say what is wrong with a request, as OpenAI does, and each fault in a list."""
+    first = faults[0]
+    param = _place(first["loc"]) or None
+    said = "; ".join(f"{_place(one['loc'])}: {_said(one)}".removeprefix(": ") for one in faults)
+    if first["type"] == "extra_forbidden":
+        said = f"Unrecognized request argument supplied: {param}. Leave it out"
+    return RequestRefused(
+        said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …",
+        status=status,
+        code=_CODES.get(first["type"], "invalid_value"),
+        param=param,
+        faults=[
+            {"loc": ["body", *one["loc"]], "msg": _said(one), "type": one["type"]} for one in faults
+        ],
+    )
+
+
+def _said(fault: Mapping[str, Any]) -> str:
+    return str(fault["msg"]).removeprefix("Value error, ")
+
+
+def _place(location: Sequence[str | int]) -> str:
+    """Write where a fault is, such as `messages[0].role`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")[:_LONGEST]

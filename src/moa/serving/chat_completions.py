@@ -1,0 +1,268 @@
+"""Chat completions: what is served as a model of OpenAI's API, to whoever has a client for that.
+
+`chat_request.py` says what may be asked for, and `chat_turns.py` what is run for it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from sse_starlette import ServerSentEvent
+from starlette.requests import Request
+from starlette.routing import Route
+
+from moa._files import dumped
+from moa.agents.relay import Called, Relay, as_relayed
+from moa.guards import Blocked
+from moa.node import Reply
+from moa.serving.asking import body_of, read_as
+from moa.serving.chat_request import ChatRequest
+from moa.serving.chat_turns import Turn, turn_of
+from moa.serving.faults import fault_of
+from moa.serving.http import caller_of, json_response, read_json
+from moa.serving.keys import Caller
+from moa.serving.openapi import Schemas, operation
+from moa.serving.runs import Finished
+from moa.serving.served import Served
+from moa.serving.server import Server
+from moa.trace import Event, TextDelta
+from moa.usage import Amount
+
+DONE = ServerSentEvent("[DONE]")
+"""Says that a stream is over."""
+
+
+def routes(server: Server) -> list[Route]:
+    """Give `/v1/chat/completions`."""
+
+    async def completions(request: Request) -> Any:
+        body = read_as(ChatRequest, await read_json(request, server.settings))
+        turn = turn_of(body, server.named(body.model, caller_of(request)))
+        if body.stream:
+            written = Chunks(body, turn).written
+            return server.runs.stream(request, turn.served, turn.value, written)
+        finished = await server.runs.finish(request, turn.served, turn.value)
+        return json_response(completion(body, turn, finished), finished.headers)
+
+    return [Route("/v1/chat/completions", completions, methods=["POST"])]
+
+
+def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
+    """Describe these routes for OpenAPI."""
+    answer: dict[str, Any] = {
+        "type": "object",
+        "required": ["id", "object", "created", "model", "choices", "usage"],
+        "properties": {
+            "id": {"type": "string"},
+            "object": {"const": "chat.completion"},
+            "created": {"type": "integer"},
+            "model": {"type": "string"},
+            "choices": {"type": "array", "minItems": 1, "maxItems": 1},
+            "usage": {"type": "object"},
+        },
+    }
+    asked = _bodies(server.known(caller), schemas)
+    if not asked:
+        return {}
+    body = asked[0] if len(asked) == 1 else {"anyOf": asked}
+    answer = operation("Answer a conversation, as OpenAI does", answer, body=body, streams=True)
+    return {"/v1/chat/completions": {"post": answer}}
+
+
+class _Takes(NamedTuple):
+    """What a model takes in a request, beside texts."""
+
+    wishes: bool
+    """Whether its one model can be told how to write."""
+    tools: bool
+    most_tokens: bool
+    objects: bool
+    """Whether its answers can be objects."""
+    files: tuple[str, ...]
+    """The kinds of files that it reads."""
+
+
+def _takes(served: Served) -> _Takes:
+    agent = as_relayed(served.node)
+    if agent is None:
+        return _Takes(False, False, served.decides, served.fields is not None, ())
+    files = tuple(sorted({"images", "files"} & agent.endpoint.capabilities))
+    writes = agent.output_type is Reply
+    return _Takes(True, writes and not agent.tools, True, True, files)
+
+
+def _bodies(known: Sequence[Served], schemas: Schemas) -> list[dict[str, Any]]:
+    """Write what may be sent to each kind of model; what takes no text is asked by `/run`."""
+    kinds: dict[_Takes, list[str]] = {}
+    for one in known:
+        if one.takes_text:
+            kinds.setdefault(_takes(one), []).append(one.name)
+    return [
+        body_of(ChatRequest, schemas, models=names, way=f"body.{place}", change=partial(_cut, kind))
+        for place, (kind, names) in enumerate(kinds.items(), start=1)
+    ]
+
+
+def _cut(takes: _Takes, schema: dict[str, Any]) -> None:
+    """Take out of the schema of a request what a kind of model doesn't take."""
+    fields, parts = schema["properties"], schema["$defs"]
+    nothing = {"type": "null"}
+    if not takes.wishes:
+        fields["temperature"] = {"enum": [None, 0, 1]}
+        fields["stop"] = {"anyOf": [nothing, {"type": "array", "maxItems": 0}]}
+    if not takes.tools:
+        fields["tools"] = {"anyOf": [nothing, {"type": "array", "maxItems": 0}]}
+    if not takes.most_tokens:
+        fields["max_tokens"] = fields["max_completion_tokens"] = nothing
+    if not takes.objects:
+        fields["response_format"] = {"anyOf": [nothing, {"const": {"type": "text"}}]}
+    kept = {"_ImagePart": "images", "_FilePart": "files"}
+    said = parts["FromUser"]["properties"]["content"]["anyOf"][1]["items"]
+    if not takes.files:
+        parts["_TextPart"]["properties"]["text"]["pattern"] = r"\S"
+    left_out = tuple(name for name, kind in kept.items() if kind not in takes.files)
+    said["oneOf"] = [one for one in said["oneOf"] if not one["$ref"].endswith(left_out)]
+    said.pop("discriminator", None)
+
+
+def completion(body: ChatRequest, turn: Turn, finished: Finished) -> dict[str, object]:
+    """Write a whole answer."""
+    output = finished.output
+    message: dict[str, object] = {"role": "assistant", "content": None, "refusal": None}
+    if isinstance(output, Called):
+        message |= {"content": output.text or None, "tool_calls": _calls(output)}
+    else:
+        message["content"] = turn.content(output)
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": _reason(turn, output),
+    }
+    return {
+        "id": f"chatcmpl-{finished.id}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": body.model,
+        "choices": [choice],
+        "usage": usage(finished.item.usage.total),
+    }
+
+
+def _calls(output: Called) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in output.calls
+    ]
+
+
+def _reason(turn: Turn, output: object) -> str:
+    """Say why it ends."""
+    if isinstance(output, Called):
+        return "tool_calls"
+    if isinstance(output, Blocked):
+        return "content_filter"
+    cut = isinstance(turn.served.node, Relay) and turn.served.node.cut
+    return "length" if cut else "stop"
+
+
+def usage(amount: Amount) -> dict[str, object]:
+    """Write what a run used; a cost that isn't known is left out."""
+    said: dict[str, object] = {
+        "prompt_tokens": amount.input_tokens,
+        "completion_tokens": amount.output_tokens,
+        "total_tokens": amount.tokens,
+        "prompt_tokens_details": {"cached_tokens": amount.cached_input_tokens},
+    }
+    if amount.cost is not None:
+        said["cost"] = float(amount.cost)
+    return said
+
+
+@dataclass
+class Chunks:
+    """The chunks of one stream."""
+
+    body: ChatRequest
+    turn: Turn
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+    sent: str = field(default="", init=False)
+    """The text that was sent so far."""
+    begun: bool = field(default=False, init=False)
+
+    def written(self, event: Event | Finished) -> Iterable[ServerSentEvent]:
+        """Write an event, or what became of the run."""
+        if isinstance(event, Finished):
+            yield from self._end(event)
+        elif isinstance(event, TextDelta) and self._is_shown(event) and event.text:
+            yield from self._begin()
+            yield self._delta({"content": event.text})
+            self.sent += event.text
+
+    def _is_shown(self, event: TextDelta) -> bool:
+        shown = self.turn.shown
+        return shown is not None and (event.node == shown or event.node.startswith(f"{shown}/"))
+
+    def _begin(self) -> Iterator[ServerSentEvent]:
+        if not self.begun:
+            self.begun = True
+            yield self._delta({"role": "assistant", "content": ""})
+
+    def _end(self, finished: Finished) -> Iterator[ServerSentEvent]:
+        try:
+            output = finished.output
+            rest = self._rest(output)
+        except Exception as error:  # noqa: BLE001  the status is sent: what is wrong comes here
+            yield ServerSentEvent(dumped(fault_of(error).body))
+            yield DONE
+            return
+        yield from self._begin()
+        if rest:
+            yield self._delta({"content": rest})
+        if isinstance(output, Called):
+            calls = [{"index": place, **call} for place, call in enumerate(_calls(output))]
+            yield self._delta({"tool_calls": calls})
+        yield self._delta({}, _reason(self.turn, output))
+        if self._tells_usage:
+            yield self._chunk([], usage(finished.item.usage.total))
+        yield DONE
+
+    def _rest(self, output: object) -> str:
+        """Give what of the answer wasn't sent yet."""
+        whole = output.text if isinstance(output, Called) else self.turn.content(output)
+        if whole.startswith(self.sent):
+            return whole[len(self.sent) :]
+        if whole.strip() == self.sent.strip():
+            return ""
+        return f"\n\n{whole}"  # what was sent can't be taken back
+
+    @property
+    def _tells_usage(self) -> bool:
+        options = self.body.stream_options
+        return options is not None and bool(options.include_usage)
+
+    def _delta(self, delta: Mapping[str, object], reason: str | None = None) -> ServerSentEvent:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return self._chunk([choice], None)
+
+    def _chunk(self, choices: list[Any], used: Mapping[str, object] | None) -> ServerSentEvent:
+        chunk: dict[str, object] = {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.body.model,
+            "choices": choices,
+        }
+        if self._tells_usage:
+            chunk["usage"] = used
+        return ServerSentEvent(dumped(chunk))

@@ -1,0 +1,309 @@
+"""Chat request: what a client of OpenAI's Chat Completions may ask for, and what is made of it.
+
+What would change the answer, and isn't done here, is refused; what changes nothing is ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from moa.endpoints import ToolSchema
+from moa.errors import InputError, RequestRefused
+from moa.messages import Message
+from moa.serving.asking import WHOLE, Body, SomeText
+
+MOST_MESSAGES = 2048
+MOST_TOOLS = 128
+_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+
+
+def _no(wanted: bool) -> bool:
+    if wanted:
+        raise ValueError("there are none to be had: leave it out")
+    return wanted
+
+
+_Data = Annotated[str, Field(json_schema_extra={"pattern": "^data:"})]
+"""A file itself, as an address with `data:`."""
+_FROM_USER: JsonDict = {
+    "type": "object",
+    "properties": {"role": {"const": "user"}},
+    "required": ["role"],
+}
+
+
+class _Loose(Body):
+    """A part of a request of which other fields change nothing."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Function(_Loose):
+    """A function of the client's, as a model is told of it."""
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class FunctionTool(_Loose):
+    """A tool of the client's."""
+
+    type: Literal["function"]
+    function: Function
+
+    @property
+    def schema_told(self) -> ToolSchema:
+        """It as endpoints take it."""
+        one = self.function
+        parameters = one.parameters or {"type": "object", "properties": {}}
+        return ToolSchema(one.name, one.description or one.name, parameters)
+
+
+class _ToolName(_Loose):
+    name: Annotated[str, Field(pattern=_NAME)]
+
+
+class NamedTool(_Loose):
+    """The one tool that is to be called."""
+
+    type: Literal["function"]
+    function: _ToolName
+
+
+class _SchemaNamed(_Loose):
+    name: Annotated[str, Field(pattern=_NAME)]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class _FreeText(_Loose):
+    type: Literal["text"]
+
+
+class _AnyObject(_Loose):
+    type: Literal["json_object"]
+
+
+class _BySchema(_Loose):
+    type: Literal["json_schema"]
+    json_schema: _SchemaNamed
+
+
+AnyFormat = Annotated[_FreeText | _AnyObject | _BySchema, Field(discriminator="type")]
+
+
+class StreamOptions(_Loose):
+    """How a stream is sent."""
+
+    include_usage: bool | None = None
+
+
+class _TextPart(_Loose):
+    type: Literal["text"]
+    text: str
+
+
+class _ImageAddress(_Loose):
+    url: _Data
+
+
+class _ImagePart(_Loose):
+    type: Literal["image_url"]
+    image_url: _ImageAddress
+
+
+class _FileGiven(_Loose):
+    file_data: _Data
+    filename: str | None = None
+
+
+class _FilePart(_Loose):
+    type: Literal["file"]
+    file: _FileGiven
+
+
+_AnyPart = Annotated[_TextPart | _ImagePart | _FilePart, Field(discriminator="type")]
+
+
+class _Called(_Loose):
+    name: str
+    arguments: str
+
+
+class _CallMade(_Loose):
+    id: str
+    type: Literal["function"]
+    function: _Called
+
+
+class FromSystem(_Loose):
+    """A rule for the whole conversation."""
+
+    role: Literal["system", "developer"]
+    content: str | list[_TextPart]
+
+
+class FromUser(_Loose):
+    """What the user says, with files."""
+
+    role: Literal["user"]
+    content: SomeText | Annotated[list[_AnyPart], Field(min_length=1)]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether one of its texts is."""
+        parts = () if isinstance(self.content, str) else self.content
+        return any(isinstance(part, _TextPart) and not part.text.strip() for part in parts)
+
+
+class FromAssistant(_Loose):
+    """What was answered, and which tools were to be called."""
+
+    role: Literal["assistant"]
+    content: str | list[_TextPart] | None = None
+    tool_calls: list[_CallMade] | None = None
+
+
+class FromTool(_Loose):
+    """The result of a call."""
+
+    role: Literal["tool"]
+    content: str | list[_TextPart]
+    tool_call_id: str
+
+
+AnyMessage = Annotated[
+    FromSystem | FromUser | FromAssistant | FromTool, Field(discriminator="role")
+]
+
+
+class ChatRequest(Body):
+    """A conversation of which the last message is to be answered."""
+
+    model: str
+    messages: Annotated[
+        list[AnyMessage],
+        Field(min_length=1, max_length=MOST_MESSAGES, json_schema_extra={"contains": _FROM_USER}),
+    ]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: AnyFormat | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+
+    # What would change the answer, but for the value that changes nothing.
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    top_p: Annotated[float, Field(ge=1, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    logprobs: (
+        Annotated[bool, Field(json_schema_extra={"const": False}), AfterValidator(_no)] | None
+    ) = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    audio: None = None
+    reasoning_effort: None = None
+    verbosity: None = None
+    web_search_options: None = None
+    moderation: None = None
+
+    # What changes nothing: whose request it is, and how it is worked on.
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    seed: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    prediction: Any = None
+
+    @property
+    def json_schema(self) -> dict[str, Any] | None:
+        """The schema of the answer, `None` where it is free text."""
+        match self.response_format:
+            case _BySchema(json_schema=found):
+                return found.schema_
+            case _AnyObject():
+                return {"type": "object"}
+            case _:
+                return None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens of the answer."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What ends the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def tools_told(self) -> tuple[ToolSchema, ...]:
+        """The tools that may be called.
+
+        Raises:
+            RequestRefused: two have the same name, or the one to be called isn't among them.
+        """
+        given = [tool.schema_told for tool in self.tools or ()]
+        told = {tool.name: tool for tool in given}
+        if any(tool != told[tool.name] for tool in given):
+            raise refused("two tools have the same name: give them others", "tools")
+        if told and isinstance(self.tool_choice, NamedTool):
+            wanted = self.tool_choice.function.name
+            if wanted not in told:
+                raise refused(f"there is no tool {wanted!r} among `tools`", "tool_choice")
+            return (told[wanted],)
+        return () if self.tool_choice == "none" else tuple(told.values())
+
+    @property
+    def must_call(self) -> bool:
+        """Whether a tool has to be called, where there is any."""
+        asked = self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+        return asked and bool(self.tools)
+
+
+def refused(said: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
+    """Say why a request isn't answered, as 400."""
+    return RequestRefused(said, status=400, code=code, param=param)
+
+
+def unsupported(said: str, param: str) -> RequestRefused:
+    """Refuse a parameter that would change an answer, which nothing here can do."""
+    return refused(said, param, code="unsupported_parameter")
+
+
+def messages_of(request: ChatRequest) -> tuple[Message, ...]:
+    """Read the conversation.
+
+    Raises:
+        RequestRefused: a file is at an address, or no message is the user's.
+    """
+    found: list[Message] = []
+    for place, one in enumerate(request.messages):
+        try:
+            message = Message.of(one.model_dump())
+        except InputError as error:
+            raise refused(str(error), f"messages[{place}]") from error
+        if not all(file.url.startswith("data:") for file in message.files):
+            raise refused(
+                "this server has nobody fetch an address: send the file itself, as a data: URL",
+                f"messages[{place}]",
+            )
+        found.append(message)
+    if not any(message.role == "user" for message in found):
+        raise refused("there is no message of the user: nothing is to be answered", "messages")
+    return tuple(found)

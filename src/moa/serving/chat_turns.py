@@ -1,0 +1,268 @@
+"""Chat turns: what is run for a request of OpenAI's Chat Completions, and what comes out in words.
+
+An agent that writes is given the whole conversation, and so is a chat; any other node the last
+message of the user. An agent that decides says its label.
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from moa._files import dumped, jsonable
+from moa.agents import Agent
+from moa.agents.filter import Verdict
+from moa.agents.relay import Relay, Wishes, as_relayed
+from moa.chat.messages import Conversation, UserMessage
+from moa.endpoints.tools import plain
+from moa.errors import OutputError
+from moa.graphs.engine.graph import BuiltGraph
+from moa.graphs.engine.steps import NodeStep
+from moa.graphs.recipe import WiredRecipe
+from moa.guards.guarded import Guarded
+from moa.messages import Message
+from moa.node import Node, Reply
+from moa.questions import Choice, Predicate, Score, questions_in
+from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported
+from moa.serving.schemas import checker
+from moa.serving.served import Served
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is run for a request, and how what comes out is written."""
+
+    served: Served
+    """The node, under the name of what was asked."""
+    value: object
+    """What it takes."""
+    content: Callable[[Any], str]
+    """Writes an output."""
+    shown: str | None
+    """Path of the node whose text is the answer, so that it is sent as it comes; `None`: nobody
+    knows before the end."""
+
+
+def turn_of(body: ChatRequest, served: Served) -> Turn:
+    """Decide what is run for a request.
+
+    Raises:
+        RequestRefused: it asks for what this node can't do, or its conversation has no end that
+            can be answered.
+        InputError: the last message isn't what the node takes.
+    """
+    messages = messages_of(body)
+    if (agent := as_relayed(served.node)) is not None:
+        return _relayed(body, served, agent, messages)
+    _refuse_what_agents_take(body, served)
+    if any(isinstance(one, FromUser) and one.is_blank for one in body.messages):
+        raise refused("a text of the user is empty: leave it out", "messages")
+    rules = "\n\n".join(one.content for one in messages if one.role == "system")
+    if (chat := continued(served.node, rules)) is not None:
+        for message in messages:
+            _refuse_files(message, served)
+        return _turn(body, served, chat, Conversation.of(plain(messages)))
+    last = next(message for message in reversed(messages) if message.role == "user")
+    _refuse_files(last, served)
+    return _turn(body, served, served.node, _value(last, served))
+
+
+def _relayed(
+    body: ChatRequest, served: Served, agent: Agent[Any, Any], messages: tuple[Message, ...]
+) -> Turn:
+    """Have an agent that writes answer as the client wants it."""
+    last = max(place for place, message in enumerate(messages) if message.role == "user")
+    writes = agent.output_type is Reply
+    schema = body.json_schema if writes else None
+    tools = body.tools_told
+    if tools and not writes:
+        raise unsupported(f"{served.name} gives an object, and calls no tools", "tools")
+    wishes = Wishes(
+        history=messages[:last],
+        since=messages[last + 1 :],
+        files=messages[last].files,
+        tools=tools,
+        must_call=body.must_call,
+        one_call=body.parallel_tool_calls is False,
+        schema=schema,
+        check=_checked(schema) if schema else lambda _: None,
+        max_tokens=body.most_tokens,
+        temperature=body.temperature,
+        stop=body.stops,
+    )
+    relay = Relay(agent, wishes)
+    value = _value(messages[last], served)
+    if schema is not None:
+        return Turn(served.of(relay), value, content_of, None)
+    return _turn(body, served, relay, value)
+
+
+def continued(node: object, rules: str) -> Node[Conversation, Any] | None:
+    """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
+    from moa.chat.graph import Chat, Continuation
+
+    if isinstance(node, Chat):
+        return Continuation(node, rules=rules)
+    if isinstance(node, Guarded):
+        guarded = cast("Guarded[Any, Any]", node)
+        if (inner := continued(guarded.node, rules)) is not None:
+            made = copy.copy(guarded)
+            made.node, made.input_type = inner, Conversation
+            return made
+    return None
+
+
+def _turn(body: ChatRequest, served: Served, node: Node[Any, Any], value: object) -> Turn:
+    schema = body.json_schema
+    if schema is None:
+        return Turn(served.of(node), value, content_of, shown_by(node))
+    if served.fields is None:
+        said = f"{served.name} gives a text, and no object: leave `response_format` out"
+        raise unsupported(said, "response_format")
+    return Turn(served.of(node), value, _as_json(served, schema), None)
+
+
+def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
+    """Refuse what reaches the one model of an agent, and in a graph none.
+
+    Temperatures are taken that change nothing: what nodes write at, and what clients send where
+    nobody has chosen one.
+    """
+    tells = f"{served.name} is no single agent that writes, and has settings of its own: leave it"
+    if body.tools_told:
+        raise unsupported(f"`tools`: {tells} out", "tools")
+    if body.temperature not in (None, 0, 1):
+        raise unsupported(f"`temperature`: {tells} out", "temperature")
+    if body.stops:
+        raise unsupported(f"`stop`: {tells} out", "stop")
+    if body.most_tokens is not None and not served.decides:
+        name = "max_tokens" if body.max_tokens else "max_completion_tokens"
+        raise unsupported(f"`{name}`: {tells} out", name)
+
+
+def _value(message: Message, served: Served) -> object:
+    """Make the input of a message: its text, or its JSON where no text is taken."""
+    if served.takes_text:
+        value: object = served.parse(message.content)
+        if isinstance(value, UserMessage):  # a thread of its own: nobody else is to read it
+            return value.model_copy(update={"thread": secrets.token_hex(16)})
+        return value
+    try:
+        given: object = from_json(message.content, allow_inf_nan=False)
+    except ValueError as error:
+        said = f"{served.name} takes JSON, by the schema of GET /schema/{served.name}: {error}"
+        raise refused(said, "messages") from error
+    return served.parse(given)
+
+
+def _refuse_files(message: Message, served: Served) -> None:
+    if message.files:
+        raise refused(f"{served.name} reads texts: leave images and files out", "messages")
+
+
+def _checked(schema: Mapping[str, Any]) -> Callable[[object], None]:
+    try:
+        return checker(schema)
+    except ValueError as error:
+        raise refused(f"the schema of the answer: {error}", "response_format") from error
+
+
+def _as_json(served: Served, schema: Mapping[str, Any]) -> Callable[[Any], str]:
+    """Give what writes an output as JSON by the client's schema, if what the node gives fits it.
+
+    Raises:
+        RequestRefused: it doesn't, as far as the node says what it gives.
+    """
+    check = _checked(schema)
+    wanted: list[str] = [*schema.get("required", ())] or [*schema.get("properties", ())][:1]
+    given = served.fields or frozenset()
+    if missing := [name for name in wanted if name not in given]:
+        raise unsupported(
+            f"{served.name} gives an object with {', '.join(sorted(given))}, and none with "
+            f"{', '.join(missing)}: GET /schema/{served.name} shows it",
+            "response_format",
+        )
+
+    def write(output: Any) -> str:
+        fault: ValueError | None = None
+        for value in _forms(output, served):
+            part = _projected(value, schema)
+            try:
+                check(part)
+            except ValueError as error:
+                fault = fault or error
+            else:
+                return dumped(part)
+        said = f"what came out doesn't follow the schema of the request: {fault}"
+        raise OutputError(said, node=served.name, text=content_of(output))
+
+    return write
+
+
+def _forms(output: Any, served: Served) -> Iterator[object]:
+    """Give the ways in which an output is an object: whole, or what was decided, by question."""
+    yield served.dump(output)
+    names = questions_in(output)
+    answers = {name: getattr(output, name) for name in names}
+    if isinstance(output, Choice | Predicate | Score):
+        answers = {(output.question or "answer"): cast("Any", output)}
+    yield {name: _plain(answer) for name, answer in answers.items()}
+    yield {name: answer.said for name, answer in answers.items()}
+
+
+def _plain(answer: Choice[Any] | Predicate[Any] | Score[Any]) -> object:
+    if isinstance(answer, Choice):
+        return None if answer.label is None else answer.said
+    return answer.value
+
+
+def _projected(value: object, schema: Mapping[str, Any]) -> object:
+    """Leave out the fields that a schema doesn't name."""
+    named: object = schema.get("properties")
+    if not isinstance(value, dict):
+        return value
+    fields = cast("dict[str, object]", value)
+    if not isinstance(named, dict):
+        return fields
+    return {key: one for key, one in fields.items() if key in named}
+
+
+def content_of(output: Any) -> str:
+    """Say what came out in words: the text, or what was decided; anything else is JSON."""
+    if isinstance(output, Choice | Predicate | Score):
+        return cast("Choice[object] | Predicate | Score", output).said
+    if isinstance(output, Verdict):
+        return "kept" if output.kept else "dropped"
+    if isinstance(output, str):
+        return output
+    if names := questions_in(output):
+        said = {name: getattr(output, name).said for name in names}
+        return said[names[0]] if len(names) == 1 else dumped(said)
+    if isinstance(output, BaseModel) and type(output).__str__ is not BaseModel.__str__:
+        return str(output)
+    return dumped(jsonable(output))
+
+
+def shown_by(node: object) -> str | None:
+    """Find the path of the node whose text is the output; `None`: that can't be told before.
+
+    What other nodes of a graph write on the way is no part of the answer.
+    """
+    if isinstance(node, BuiltGraph | WiredRecipe):
+        graph = cast("BuiltGraph[Any, Any]", node)
+        last = graph.plan.steps[graph.plan.output]
+        inner = shown_by(last.node) if isinstance(last, NodeStep) else None
+        task = graph.plan.tasks[graph.plan.output]
+        between = f"{task.name}/" if task.renamed else ""
+        return None if inner is None else f"{graph.name}/{between}{inner}"
+    if isinstance(node, Guarded):
+        guarded = cast("Guarded[Any, Any]", node)
+        inner = shown_by(guarded.node)
+        return None if inner is None else f"{guarded.name}/{inner}"
+    return getattr(node, "name", None)

@@ -1,0 +1,168 @@
+"""Faults: which error is which HTTP status, in OpenAI's shape. The one table of them.
+
+Whoever asks is told what to do about its own request, and of what is wrong with the server only
+that it is: what other servers and users' code say may hold keys, addresses and texts, and goes to
+the log of the server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import ceil
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from moa.errors import (
+    BudgetExceeded,
+    DeadlineExceeded,
+    EndpointError,
+    EndpointTimeout,
+    EndpointUnauthorized,
+    GuardFailed,
+    InputError,
+    InvalidResponse,
+    KeySpent,
+    MoaError,
+    NotResumable,
+    OutputError,
+    QuorumNotMet,
+    RequestRefused,
+    StoreError,
+    Unanswered,
+    may_be_billed,
+)
+
+_logger = logging.getLogger(__name__)
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+"""The `type` of an error by its status; of others of 4xx that of 400, and of 5xx `server_error`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """An error as it is sent."""
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    retry: bool = False
+    """Whether the same request may succeed when it is sent again, and nothing is paid twice."""
+    retry_after_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    more: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What else is said of it."""
+    faults: Sequence[Mapping[str, object]] = ()
+    """Each fault of a request that doesn't fit."""
+
+    @property
+    def body(self) -> dict[str, object]:
+        """It in OpenAI's shape, and as `detail` in that of System One."""
+        kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, _TYPES[400])
+        said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        detail = list(self.faults) or {"error_type": kind, "message": self.message}
+        return {"error": {**said, **self.more}, "detail": detail}
+
+    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """Make the answer to a request."""
+        more = {"x-should-retry": "true" if self.retry else "false", **self.headers}
+        if self.retry_after_s is not None:
+            more["retry-after"] = str(ceil(self.retry_after_s))
+        return JSONResponse(self.body, self.status, {**more, **(headers or {})})
+
+
+_TABLE: tuple[tuple[type[MoaError], int, str], ...] = (
+    (InputError, 400, "invalid_input"),
+    (NotResumable, 400, "not_resumable"),
+    (BudgetExceeded, 402, "budget_exceeded"),
+    (DeadlineExceeded, 504, "deadline_exceeded"),
+    (OutputError, 502, "invalid_output"),
+    (Unanswered, 502, "unanswered"),
+    (GuardFailed, 503, "guard_failed"),
+)
+"""Errors whose words are about the request, and are sent as they are."""
+
+
+def fault_of(error: Exception) -> Fault:
+    """Say how an error is answered; the words of one that is the server's go to the log."""
+    if isinstance(error, RequestRefused):
+        return Fault(
+            status=error.status,
+            message=str(error),
+            code=error.code,
+            param=error.param,
+            retry=error.retry_after_s is not None,
+            retry_after_s=error.retry_after_s,
+            headers=error.headers,
+            faults=error.faults,
+        )
+    if isinstance(error, HTTPException):  # of Starlette's routing: 404 and 405
+        said = f"{error.detail}. GET /openapi.json says what there is"
+        code = error.detail.lower().replace(" ", "_")
+        headers = dict(error.headers or {})
+        return Fault(status=error.status_code, message=said, code=code, headers=headers)
+    if isinstance(error, QuorumNotMet):  # each node of several was refused by the key
+        error = next((one for one in error.causes.values() if isinstance(one, KeySpent)), error)
+    if isinstance(error, KeySpent):
+        return _of_key(error)
+    for kind, status, code in _TABLE:
+        if isinstance(error, kind):
+            return Fault(status=status, message=str(error), code=code)
+    if isinstance(error, QuorumNotMet):
+        said = "of the models that were asked together too few answered: the server's log says why"
+        _logger.error("%s", error)
+        return Fault(status=502, message=said, code="quorum_not_met")
+    _logger.error("a run failed: %s: %s", type(error).__name__, error)
+    if isinstance(error, EndpointError):
+        return _of_endpoint(error)
+    kind = "store_error" if isinstance(error, StoreError) else "server_error"
+    return Fault(
+        status=500,
+        message=f"the server has a fault ({type(error).__name__}): its log says which",
+        code=kind,
+    )
+
+
+def _of_key(error: KeySpent) -> Fault:
+    """Say what is left of a key; asking again helps nobody before it renews."""
+    wait_s = (error.renews_at - datetime.now(UTC)).total_seconds()
+    return Fault(
+        status=402,
+        message=str(error),
+        code="insufficient_quota",
+        retry_after_s=max(wait_s, 1.0),
+        more={"left": dict(error.left), "renews_at": f"{error.renews_at:%Y-%m-%dT%H:%M:%SZ}"},
+    )
+
+
+def _of_endpoint(error: EndpointError) -> Fault:
+    who = f"the model {error.endpoint!r}"
+    if isinstance(error, EndpointUnauthorized):
+        said = f"{who} refuses the key of this server: whoever runs it has to look to that"
+        return Fault(status=502, message=said, code="endpoint_unauthorized")
+    if isinstance(error, EndpointTimeout):
+        said, status, code = f"{who} took too long", 504, "endpoint_timeout"
+    elif isinstance(error, InvalidResponse):
+        said, status, code = f"{who} gave no valid answer", 502, "invalid_response"
+    elif error.retryable:
+        said, status, code = f"{who} can't be reached, or has too much to do", 503, "unavailable"
+    else:
+        said = f"{who} refused what it was asked (status {error.status}): a shorter input may help"
+        return Fault(status=502, message=said, code="endpoint_rejected")
+    return Fault(
+        status=status,
+        message=f"{said}: try again later",
+        code=code,
+        retry=not may_be_billed(error),
+        retry_after_s=error.retry_after_s,
+    )

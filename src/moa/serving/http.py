@@ -1,0 +1,252 @@
+"""HTTP: what is asked of every request, before any route sees it. Pure ASGI.
+
+Nothing here holds a response back or runs it in another context, as `BaseHTTPMiddleware` would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from pydantic_core import from_json, to_jsonable_python
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moa._files import dumped
+from moa.errors import RequestRefused
+from moa.serving.faults import fault_of
+from moa.serving.keys import Caller
+
+if TYPE_CHECKING:
+    from moa.serving.server import Server, Settings
+
+OPEN = ("/health", "/ready")
+"""Paths that anybody may ask, whatever runs: they say nothing of anybody."""
+_BODY_S = 30.0
+"""Seconds for which a client may take to send a request."""
+
+
+class Checked:
+    """Refuses what no route is to see: other hosts, other formats, too much, and strangers.
+
+    The caller is then `caller_of(request)`.
+    """
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self._app = app
+        self._server = server
+        self._active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer why not."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._check(scope)
+        except RequestRefused as refused:
+            await fault_of(refused).response()(scope, receive, send)
+            return
+        if _path(scope) in OPEN:
+            await self._app(scope, receive, send)
+            return
+        self._active += 1
+        try:
+            await self._app(scope, _limited(receive, self._server.settings), send)
+        finally:
+            self._active -= 1
+
+    async def _check(self, scope: Scope) -> None:
+        headers, settings = Headers(scope=scope), self._server.settings
+        check_host(headers.get("host", ""), settings)
+        if _path(scope) in OPEN:
+            return
+        if not self._server.is_open:
+            raise RequestRefused(
+                "the server is not started: where its application is mounted in another, the "
+                "lifespan of that enters app.router.lifespan_context(app)",
+                status=503,
+                code="not_started",
+            )
+        if self._active >= settings.concurrency:
+            raise RequestRefused(
+                f"{self._active} requests are worked on, and no more are at once: try again",
+                status=503,
+                code="server_busy",
+                retry_after_s=1,
+            )
+        if _is_routed(scope):  # else it is 404 or 405, whatever its format
+            check_format(scope["method"], headers)
+        check_length(headers.get("content-length"), settings)
+        caller = await self._server.keys.caller(headers.get("authorization"))
+        scope.setdefault("state", {})["caller"] = caller
+
+
+def _is_routed(scope: Scope) -> bool:
+    """Whether a route takes a request."""
+    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].router.routes)
+
+
+def caller_of(request: Request) -> Caller:
+    """Say who sends a request."""
+    return request.state.caller
+
+
+def check_host(given: str, settings: Settings) -> None:
+    """Refuse a request to another host: a page whose name was bound to this address may send it.
+
+    Raises:
+        RequestRefused: the host is no address, not `localhost`, and not allowed (421).
+    """
+    try:
+        name = urlsplit(f"//{given}").hostname or ""
+    except ValueError:
+        name = ""
+    if name == "localhost" or name in settings.hosts or _is_address(name):
+        return
+    raise RequestRefused(
+        f"this server doesn't answer for the host {name[:100]!r}: start it with "
+        "--allow-host NAME, or ask it by its address",
+        status=421,
+        code="misdirected_request",
+    )
+
+
+def check_format(method: str, headers: Headers) -> None:
+    """Refuse what a page of another origin could send unasked.
+
+    Raises:
+        RequestRefused: it brings something, and that is no JSON (415).
+    """
+    if method != "POST":  # no route takes another with a body
+        return
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestRefused(
+            "send JSON, with the header Content-Type: application/json",
+            status=415,
+            code="unsupported_media_type",
+        )
+
+
+def check_length(given: str | None, settings: Settings) -> None:
+    """Refuse what is too large, as far as it says so itself.
+
+    Raises:
+        RequestRefused: it is (413).
+    """
+    if given is not None and given.isdecimal() and int(given) > settings.body_bytes:
+        raise _too_large(settings)
+
+
+async def read_body(request: Request) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        RequestRefused: it is too large (413), or takes too long to come (408).
+    """
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await request.body()
+    except TimeoutError as error:
+        said = f"the request took more than {_BODY_S:g} seconds to come: send it again"
+        raise RequestRefused(said, status=408, code="request_timeout", retry_after_s=1) from error
+
+
+async def read_json(request: Request, settings: Settings) -> Any:
+    """Read the body of a request.
+
+    Raises:
+        RequestRefused: it is no JSON (400), is nested too deep (400), is too large (413), or
+            takes too long to come (408).
+    """
+    body = await read_body(request)
+    try:
+        value: Any = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestRefused(f"the body is no JSON: {error}", status=400, code="no_json") from error
+    if _is_deeper(value, settings.depth):
+        said = f"it is nested deeper than the {settings.depth} arrays and objects that may be"
+        raise RequestRefused(said, status=400, code="too_deep")
+    return value
+
+
+def json_response(
+    value: object, headers: Mapping[str, str] | None = None, status: int = 200
+) -> Response:
+    """Answer with JSON; what is no number is null there."""
+    said = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
+    return Response(dumped(said), status, headers, "application/json")
+
+
+class Bounded:
+    """A response that is cut off when its time is up, however slowly it is read."""
+
+    def __init__(self, response: ASGIApp, timeout_s: float) -> None:
+        self._response = response
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                await self._response(scope, receive, send)
+
+
+def _limited(receive: Receive, settings: Settings) -> Receive:
+    """Count the bytes of a body as they come."""
+    read = 0
+
+    async def receive_some() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > settings.body_bytes:
+            raise _too_large(settings)
+        return message
+
+    return receive_some
+
+
+def _too_large(settings: Settings) -> RequestRefused:
+    return RequestRefused(
+        f"a request may have {settings.body_bytes} bytes: send less at once",
+        status=413,
+        code="request_too_large",
+        headers={"connection": "close"},
+    )
+
+
+def _is_deeper(value: object, most: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(most + 1):
+        level = [part for one in level for part in _parts(one)]
+        if not level:
+            return False
+    return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Give what an array or an object holds of these, or would if it weren't empty."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _path(scope: Scope) -> str:
+    """The path within this application, which may be mounted in another."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))

@@ -1,0 +1,297 @@
+"""Idempotency: a request that is sent again, with the same `Idempotency-Key`, is not paid twice.
+
+Its answer is kept for a day, for its caller alone, and sent again. Such a request goes on when its
+client goes away, since that one asks again for what it has paid for. Pure ASGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moa.errors import MoaError, RequestRefused
+from moa.serving.faults import fault_of
+from moa.serving.http import caller_of, read_body
+from moa.serving.ledger import Ledger
+
+if TYPE_CHECKING:
+    from moa.serving.server import Server
+
+KEPT_S = 86400.0
+"""Seconds for which an answer is kept."""
+_LARGEST = 4 << 20
+"""Bytes of an answer that is kept; of a larger one it is kept that there was one."""
+_MOST = 256 << 20
+"""Bytes of answers that are kept for one caller."""
+_WAIT_S = 60.0
+"""Seconds for which a request waits for the first one like it; then its client is to ask again."""
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.05, 1.0
+_LONGEST_KEY = 255
+_logger = logging.getLogger(__name__)
+_DROPPED = (b"content-length", b"date", b"server", b"connection", b"transfer-encoding")
+
+
+class Kept(NamedTuple):
+    """An answer as it was sent."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    is_whole: bool
+    """Whether it is all here; one that was too large is not."""
+
+
+Found = Kept | Literal["begun", "running", "other"]
+"""What is known of a request: nothing, so that it has begun now; that another one like it is worked
+on; or that the key was used for another request."""
+
+
+class Answers:
+    """Answers by caller and key, in the store of the ledger.
+
+    Args:
+        ledger: Its store is open when it is asked.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def begin(self, name: str, caller: str, request: str) -> Found:
+        """Begin to work on a request, unless it is known.
+
+        Args:
+            name: Of the caller and its key.
+            caller: Name of the caller.
+            request: What tells it from another one.
+        """
+        return await self._ledger.beside(lambda: self._begun(name, caller, request))
+
+    def _begun(self, name: str, caller: str, request: str) -> Found:
+        store, worker = self._ledger.store, self._ledger.worker
+        now = self._ledger.now()
+        store.run("delete from moa_key_answers where job = ? and until < ?", store.job, now)
+        until = now + KEPT_S
+        begun = store.run(
+            "insert into moa_key_answers (job, name, caller, request, worker, until) "
+            "values (?, ?, ?, ?, ?, ?) on conflict (job, name) do nothing returning name",
+            *(store.job, name, caller, request, worker, until),
+        )
+        if begun:
+            return "begun"
+        found = store.run(
+            "select request, worker, status, headers, body from moa_key_answers "
+            "where job = ? and name = ?",
+            *(store.job, name),
+        )
+        if not found:  # it has just been dropped
+            return "running"
+        was, other, status, headers, body = found[0]
+        if was != request:
+            return "other"
+        if status is not None:
+            pairs = [(a.encode("latin-1"), b.encode("latin-1")) for a, b in json.loads(headers)]
+            return Kept(status, pairs, bytes(body or b""), body is not None)
+        if self._ledger.lives(other):
+            return "running"
+        taken = store.run(
+            "update moa_key_answers set worker = ?, until = ? where job = ? and name = ? "
+            "and worker = ? and status is null returning name",
+            *(worker, until, store.job, name, other),
+        )
+        return "begun" if taken else "running"
+
+    async def keep(self, name: str, caller: str, kept: Kept) -> None:
+        """Keep the answer to a request that was begun here."""
+        await self._ledger.beside(lambda: self._keep(name, caller, kept))
+
+    def _keep(self, name: str, caller: str, kept: Kept) -> None:
+        store = self._ledger.store
+        before = store.run(
+            "select coalesce(sum(size), 0) from moa_key_answers where job = ? and caller = ?",
+            *(store.job, caller),
+        )
+        fits = kept.is_whole and int(before[0][0]) + len(kept.body) <= _MOST
+        headers = [(a.decode("latin-1"), b.decode("latin-1")) for a, b in kept.headers]
+        store.run(
+            "update moa_key_answers set status = ?, headers = ?, body = ?, size = ?, until = ? "
+            "where job = ? and name = ? and worker = ?",
+            *(kept.status, json.dumps(headers), kept.body if fits else None),
+            *(len(kept.body) if fits else 0, self._ledger.now() + KEPT_S),
+            *(store.job, name, self._ledger.worker),
+        )
+
+    async def drop(self, name: str) -> None:
+        """Forget a request that had no answer to keep: it may be sent again."""
+        store, worker = self._ledger.store, self._ledger.worker
+        await self._ledger.beside(
+            lambda: store.run(
+                "delete from moa_key_answers where job = ? and name = ? and worker = ? "
+                "and status is null",
+                *(store.job, name, worker),
+            )
+        )
+
+
+class Idempotent:
+    """Answers a request that was sent before as it was answered then.
+
+    Only what succeeded is kept: what was refused or failed may be sent again, and is worked on
+    again.
+    """
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer as before."""
+        key = Headers(scope=scope).get("idempotency-key") if scope["type"] == "http" else None
+        if key is None or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._once(key, scope, receive, send)
+        except RequestRefused as refused:
+            await fault_of(refused).response()(scope, receive, send)
+
+    async def _once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+        _check(key)
+        request = Request(scope, receive)
+        body, caller = await read_body(request), caller_of(request)
+        name = _digest(caller.name.encode(), key.encode("latin-1"))
+        path, query = scope["path"].encode("utf-8", "replace"), scope.get("query_string", b"")
+        sent = _digest(path, query, request.headers.get("accept", "").encode("latin-1"), body)
+        answers = Answers(self._server.keys.ledger)
+        found = await self._found(answers, name, caller.name, sent, receive)
+        if isinstance(found, Kept):
+            await _again(found)(scope, receive, send)
+            return
+        copy = _Copy(send)
+        kept: Kept | None = None
+        try:
+            await self._app(scope, _body(body), copy.send)
+            kept = copy.kept if self._succeeded(copy, request) else None
+        finally:
+            try:
+                await (answers.keep(name, caller.name, kept) if kept else answers.drop(name))
+            except MoaError as error:  # it was sent, all the same
+                _logger.warning("the answer to an Idempotency-Key can't be kept: %s", error)
+
+    async def _found(
+        self, answers: Answers, name: str, caller: str, sent: str, receive: Receive
+    ) -> Found:
+        """Look for an answer, and wait for it a while, unless the client goes away."""
+        gone = asyncio.ensure_future(receive())
+        poll_s, waited_s = _FIRST_POLL_S, 0.0
+        try:
+            while (found := await answers.begin(name, caller, sent)) == "running":
+                if waited_s >= min(_WAIT_S, self._server.settings.timeout_s) or gone.done():
+                    raise RequestRefused(
+                        "a request with this Idempotency-Key is worked on: ask again later",
+                        status=409,
+                        code="idempotency_key_in_use",
+                        retry_after_s=1,
+                    )
+                await asyncio.wait((gone,), timeout=poll_s)
+                waited_s, poll_s = waited_s + poll_s, min(poll_s * 1.5, _LONGEST_POLL_S)
+        finally:
+            gone.cancel()
+        if found == "other":
+            raise RequestRefused(
+                "this Idempotency-Key was used for another request: give each its own",
+                status=422,
+                code="idempotency_key_reused",
+            )
+        return found
+
+    def _succeeded(self, copy: _Copy, request: Request) -> bool:
+        """Whether an answer is whole and no error; a stream that fails begins with 200, too."""
+        if not copy.is_whole or not 200 <= copy.status < 300:
+            return False
+        run = Headers(raw=copy.headers).get("x-moa-trace")
+        if run is None:
+            return True
+        try:
+            return self._server.runs.trace(run, caller_of(request)).failure is None
+        except RequestRefused:  # it is kept no longer
+            return True
+
+
+class _Copy:
+    """Sends on what is sent, and keeps a copy."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_whole = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], [*message.get("headers", ())]
+        elif message["type"] == "http.response.body":
+            part = message.get("body", b"")
+            self._size += len(part)
+            if self._size <= _LARGEST:
+                self._parts.append(part)
+            else:
+                self._parts.clear()
+            self.is_whole = not message.get("more_body", False)
+        await self._send(message)
+
+    @property
+    def kept(self) -> Kept:
+        headers = [one for one in self.headers if one[0].lower() not in _DROPPED]
+        return Kept(self.status, headers, b"".join(self._parts), self._size <= _LARGEST)
+
+
+def _again(kept: Kept) -> Response:
+    if not kept.is_whole:
+        raise RequestRefused(
+            "this request was answered, by more than is kept for an Idempotency-Key. Give another "
+            "key to have it worked on, and paid for, again",
+            status=409,
+            code="idempotency_answer_too_large",
+        )
+    response = Response(kept.body, kept.status)
+    length = [one for one in response.raw_headers if one[0] == b"content-length"]
+    response.raw_headers = [*kept.headers, *length, (b"idempotent-replayed", b"true")]
+    return response
+
+
+def _body(body: bytes) -> Receive:
+    """Give a body, and then no end of the connection: what was begun is finished."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        return await asyncio.get_running_loop().create_future()
+
+    return receive
+
+
+def _check(key: str) -> None:
+    if not 0 < len(key) <= _LONGEST_KEY or not (key.isascii() and key.isprintable()):
+        raise RequestRefused(
+            f"an Idempotency-Key has 1 to {_LONGEST_KEY} printable characters of ASCII",
+            status=400,
+            code="invalid_idempotency_key",
+        )
+
+
+def _digest(*parts: bytes) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8) + part)
+    return found.hexdigest()

@@ -1,0 +1,299 @@
+"""Jobs: rows that came in the body of a request, worked on until each is done.
+
+Each is a `moa.jobs.Job` in a folder of its own, beside what says whose it is. One that was cut
+short by the end of the server goes on when that starts again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+from pydantic import BaseModel
+
+from moa._async import cancel
+from moa._files import load_model, save_text
+from moa.batch import Row
+from moa.config.endpoints import Endpoints
+from moa.errors import InputError, RequestRefused
+from moa.jobs import Job, State
+from moa.rows.lines import row_of
+from moa.serving.keys import Caller, Keys
+from moa.serving.served import Served
+
+_logger = logging.getLogger(__name__)
+_ID = re.compile(r"[0-9a-f]{32}")
+_AT_ONCE = 4
+"""Jobs that are worked on at once; others wait."""
+_ROWS_AT_ONCE = 8
+"""Rows of a job that are."""
+Phase = Literal["running", "stopped", "cancelled", "done"]
+"""A job that is `stopped` has rows left and nobody works on it, such as for a spent budget."""
+
+
+class Owner(BaseModel):
+    """Whose a job is."""
+
+    caller: str
+    model: str
+    created: float
+    """Seconds since 1970."""
+    phase: Phase = "running"
+
+
+class _Beginning(NamedTuple):
+    """What is done before a job is begun, and who waits for that."""
+
+    prepare: Callable[[], None]
+    """Called in a thread: many rows take seconds to be kept."""
+    begun: asyncio.Future[None]
+
+    async def pass_on(self) -> None:
+        """Do it, and say so."""
+        await asyncio.to_thread(self.prepare)
+        self.begun.set_result(None)
+
+
+class Jobs:
+    """The jobs of a server.
+
+    Args:
+        folder: Where they are kept, each in a folder of its name; `None`: none are taken.
+        served: What can be run, by name.
+        keys: Who may go on with a job after a restart.
+        endpoints: Whom it asks.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        served: Mapping[str, Served],
+        keys: Keys,
+        endpoints: Endpoints,
+    ) -> None:
+        self._folder = folder
+        self._served = served
+        self._keys = keys
+        self._endpoints = endpoints
+        self._working: dict[str, asyncio.Future[None]] = {}
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None]:
+        """Go on with the jobs that were cut short; at the end, stop all that run."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for id, owner in await asyncio.to_thread(lambda: list(self._owners())):
+                caller = self._keys.named(owner.caller)
+                if owner.phase == "running" and caller and owner.model in self._served:
+                    self._start(id, owner, caller)
+        try:
+            yield
+        finally:
+            await cancel(list(self._working.values()))
+
+    async def begin(self, served: Served, rows: list[object], caller: Caller) -> str:
+        """Keep rows, and begin to work on them; give the id of the job.
+
+        Raises:
+            InputError: a row is neither a text nor an object, or there is none.
+            RequestRefused: there is no folder for jobs (501), or the caller may not begin one now.
+        """
+        self._where()
+        id = secrets.token_hex(16)
+        owner = Owner(caller=caller.name, model=served.name, created=time.time())
+
+        def keep() -> None:
+            found = list(_rows(rows))
+            with Job(self._where(id), graph=served.node.name) as job:
+                job.add(found)
+            self._save(id, owner)
+
+        await self._begun(id, owner, caller, keep)
+        return id
+
+    async def cancel(self, id: str, caller: Caller) -> None:
+        """Stop to work on a job; what is done stays, and `resume` goes on.
+
+        Raises:
+            RequestRefused: there is no such job of the caller (404).
+        """
+        owner = self._owner(id, caller)
+        if owner.phase in ("running", "stopped"):
+            self._save(id, owner.model_copy(update={"phase": "cancelled"}))
+        if working := self._working.get(id):
+            await cancel([working])
+
+    async def resume(self, id: str, caller: Caller) -> None:
+        """Go on with a job that was cancelled or stopped; rows that failed are tried again.
+
+        Raises:
+            RequestRefused: there is no such job of the caller (404), or it may not go on now.
+        """
+        owner = self._owner(id, caller)
+        if id in self._working:
+            return
+        if owner.model not in self._served:
+            raise RequestRefused(
+                f"the job runs {owner.model!r}, which is not served now: start the server with it",
+                status=404,
+                code="model_not_found",
+            )
+        owner = owner.model_copy(update={"phase": "running"})
+
+        def retry() -> None:
+            with Job(self._where(id)) as job:
+                job.retry()
+            self._save(id, owner)
+
+        await self._begun(id, owner, caller, retry)
+
+    async def status(self, id: str, caller: Caller) -> dict[str, object]:
+        """Say how far a job is, what it cost, and why rows failed.
+
+        Raises:
+            RequestRefused: there is no such job of the caller (404).
+        """
+        owner = self._owner(id, caller)
+
+        def look() -> dict[str, object]:
+            with Job(self._where(id)) as job:
+                found = job.status()
+            return {
+                "total": found.total,
+                "left": found.left,
+                "rows": dict(found.rows),
+                "calls": found.calls,
+                "cost": found.cost,
+                "needed_llm": found.needed_llm,
+                "causes": dict(found.causes),
+            }
+
+        return _said(id, owner) | await asyncio.to_thread(look)
+
+    async def of(self, caller: Caller) -> list[dict[str, object]]:
+        """List the jobs of a caller, the newest first."""
+        self._where()
+        found = await asyncio.to_thread(lambda: list(self._owners()))
+        own = [(id, owner) for id, owner in found if owner.caller == caller.name]
+        own.sort(key=lambda one: -one[1].created)
+        return [_said(id, owner) for id, owner in own]
+
+    def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[dict[str, Any]]:
+        """Give the lines of rows that were worked on, as `moa run --out` writes them.
+
+        Raises:
+            RequestRefused: there is no such job of the caller (404), or no such state (400).
+        """
+        self._owner(id, caller)
+        wanted = list(states)
+        if unknown := [state for state in wanted if state not in get_args(State)]:
+            raise RequestRefused(
+                f"rows are never {unknown[0]!r:.40}. Their state is one of "
+                f"{', '.join(get_args(State))}",
+                status=400,
+                code="no_state",
+                param="state",
+            )
+
+        def read() -> Generator[dict[str, Any]]:
+            with Job(self._where(id)) as job:
+                yield from job.lines(*cast("list[State]", wanted))
+
+        return read()
+
+    async def _begun(
+        self, id: str, owner: Owner, caller: Caller, prepare: Callable[[], None]
+    ) -> None:
+        """Begin to work once the caller's budget lets it, and wait until rows are prepared."""
+        begun = asyncio.get_running_loop().create_future()
+        working = self._start(id, owner, caller, _Beginning(prepare, begun))
+        try:
+            await asyncio.wait((begun, working), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # whoever began it has gone away, and doesn't know its id
+            await cancel([working])
+            raise
+        if not begun.done():
+            working.result()  # raises why it didn't begin
+
+    def _start(
+        self, id: str, owner: Owner, caller: Caller, beginning: _Beginning | None = None
+    ) -> asyncio.Future[None]:
+        working = asyncio.ensure_future(self._work(id, owner, caller, beginning))
+        self._working[id] = working
+        working.add_done_callback(lambda _: self._working.pop(id, None))
+        return working
+
+    async def _work(
+        self, id: str, owner: Owner, caller: Caller, beginning: _Beginning | None
+    ) -> None:
+        served = self._served[owner.model]
+        phase: Phase = "stopped"
+        try:
+            reference = self._endpoints.reference
+            async with caller.admit(served.name, reference=reference) as context:
+                if beginning is not None:
+                    await beginning.pass_on()
+                async with self._turn:
+                    with Job(self._where(id), graph=served.node.name) as job:
+                        node = served.node_of(caller)
+                        status = await job.run(node, context, max_concurrency=_ROWS_AT_ONCE)
+            phase = "stopped" if status.left else "done"
+        except Exception as error:  # whatever it is: nobody else would say so
+            if beginning is not None and not beginning.begun.done():
+                raise
+            _logger.warning("job %s was stopped: %s: %s", id, type(error).__name__, error)
+        self._save(id, owner.model_copy(update={"phase": phase}))
+
+    def _where(self, id: str = "") -> Path:
+        if self._folder is None:
+            raise RequestRefused(
+                "this server keeps no jobs: start it with --jobs DIR, or send rows one by one to "
+                "/run",
+                status=501,
+                code="no_jobs",
+            )
+        return self._folder / id
+
+    def _owner(self, id: str, caller: Caller) -> Owner:
+        where = self._where(id)
+        if _ID.fullmatch(id) and (where / "owner.json").is_file():
+            owner = _load(where)
+            if owner.caller == caller.name and caller.may_run(owner.model):
+                return owner
+        raise RequestRefused(f"there is no job {id!r:.40}", status=404, code="job_not_found")
+
+    def _owners(self) -> Iterator[tuple[str, Owner]]:
+        for where in self._where().iterdir():
+            if _ID.fullmatch(where.name) and (where / "owner.json").is_file():
+                yield where.name, _load(where)
+
+    def _save(self, id: str, owner: Owner) -> None:
+        save_text(self._where(id) / "owner.json", owner.model_dump_json(), private=True)
+
+
+def _load(where: Path) -> Owner:
+    return load_model(where / "owner.json", Owner, what="job", maker="POST /jobs")
+
+
+def _said(id: str, owner: Owner) -> dict[str, object]:
+    return {"id": id, "model": owner.model, "phase": owner.phase, "created": owner.created}
+
+
+def _rows(given: list[object]) -> Iterator[Row]:
+    if not given:
+        raise InputError("rows: there is none")
+    for number, value in enumerate(given, start=1):
+        if isinstance(value, dict):
+            yield row_of(number, cast("dict[str, object]", value))
+        elif isinstance(value, str):
+            yield Row(number=number, id=number, value=value)
+        else:
+            raise InputError(f"rows: number {number} is neither a text nor an object")

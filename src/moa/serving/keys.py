@@ -1,0 +1,537 @@
+"""Keys: who asks, what it may run, and what it may spend.
+
+A key is a secret of 256 random bits, of which the SHA-256 is kept. A slow hash would protect a
+password, which can be guessed; nobody guesses one of 2**256, so each request is spared it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+import threading
+import tomllib
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal, Protocol, cast
+
+import tomlkit
+from filelock import FileLock
+from pydantic import StringConstraints, ValidationError
+
+from moa._files import save_text
+from moa.budget import Budget, Look, Share
+from moa.context import Reference, RunContext
+from moa.errors import BudgetExceeded, ConfigError, RequestRefused, StoreError
+from moa.rows._stores import is_address
+from moa.serving.ledger import Grant, Ledger, Limits, spent_error
+from moa.usage import Usage
+
+KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+_PREFIX = "moa-"
+"""Of each secret, so that tools that look for secrets in files know one."""
+_HEAD = "Keys of moa serve: hashes of secrets, and no secrets. See moa keys --help"
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 0.5
+_NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
+_logger = logging.getLogger(__name__)
+
+
+class Key(Limits):
+    """A key as it is kept: its limits, and the hash of its secret."""
+
+    name: KeyName
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    graphs: tuple[str, ...] | None = None
+    """Names of what it may run; `None`: all that is served."""
+
+    @property
+    def limits(self) -> dict[str, int | float]:
+        """Those that are on, by name."""
+        given = {name: getattr(self, name) for name in Limits.model_fields}
+        return {
+            name: float(limit) if isinstance(limit, Decimal) else limit
+            for name, limit in given.items()
+            if limit is not None
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but its name, as JSON."""
+        graphs = {} if self.graphs is None else {"graphs": [*self.graphs]}
+        return graphs | self.limits | {"sha256": self.sha256}
+
+
+def new_secret() -> str:
+    """Make the secret of a key."""
+    return _PREFIX + secrets.token_urlsafe(32)
+
+
+def digest(secret: str) -> str:
+    """Hash a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Caller:
+    """Who asks. This one is anyone: it may run all that is served, without a limit."""
+
+    name = ""
+    """What is kept of its runs, jobs and threads is kept under this name."""
+
+    def may_run(self, name: str) -> bool:
+        """Whether it may know of, and run, what is served under a name."""
+        del name
+        return True
+
+    @asynccontextmanager
+    async def admit(
+        self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
+    ) -> AsyncGenerator[RunContext]:
+        """Open the context of one run: its budget is what this caller has left.
+
+        What the run has used is `context.usage` when the block ends, however it ends; it is
+        settled then. What further calls may take is set aside before each of them is sent.
+
+        Args:
+            name: What is run.
+            timeout_s: Seconds until the run's deadline.
+            reference: The large model to compare the cost with.
+
+        Raises:
+            KeySpent: it has nothing left. Calls of the run may raise it too.
+            RequestRefused: it may not run it (403), or runs too much at once or in a minute (429).
+            StoreError: what it has spent can't be read or written.
+        """
+        del name
+        yield RunContext(timeout_s=timeout_s, reference=reference, keep_notes=False)
+
+
+ANYONE = Caller()
+
+
+class Keys:
+    """The keys of a server. This one has none: whoever asks is `ANYONE`."""
+
+    ledger: Ledger
+    """What callers have spent, and the answers that are kept for them; open while this is."""
+
+    async def caller(self, authorization: str | None) -> Caller:
+        """Say who sends a request, by its `Authorization` header.
+
+        Raises:
+            RequestRefused: the key is missing, unknown or revoked (401).
+        """
+        del authorization
+        return ANYONE
+
+    def named(self, name: str) -> Caller | None:
+        """Give a caller by its name, to go on with its jobs; `None`: there is none any longer."""
+        return ANYONE if name == ANYONE.name else None
+
+    async def open(self) -> None:
+        """Open what is needed, when the server starts."""
+        self._folder = TemporaryDirectory(prefix="moa-")
+        self.ledger = Ledger(Path(self._folder.name) / "ledger.sqlite")
+        self.ledger.open()
+
+    async def close(self) -> None:
+        """Close it, when the server ends."""
+        self.ledger.close()
+        self._folder.cleanup()
+
+
+def keys_in(address: str | None) -> Keys:
+    """Give the keys in a file, or in a table of Postgres; `None`: none are needed.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    if address is None:
+        return Keys()
+    if not is_address(address):
+        KeyFile(Path(address)).all()
+    return StoredKeys(address)
+
+
+class KeyStore(Protocol):
+    """Where keys are kept."""
+
+    def all(self) -> Mapping[str, Key]:
+        """Give the keys by name, as they are at this moment.
+
+        Raises:
+            ConfigError: they can't be read.
+        """
+        ...
+
+    def by_digest(self, given: str) -> Key | None:
+        """Find a key by the hash of its secret."""
+        ...
+
+    def add(self, key: Key) -> None:
+        """Add a key.
+
+        Raises:
+            ConfigError: there is one of this name, or it can't be written.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a key.
+
+        Raises:
+            ConfigError: there is none of this name, or it can't be written.
+        """
+        ...
+
+
+class KeyFile:
+    """Keys in a file of TOML, a table each, which is read again as soon as it has changed.
+
+    Comments stay when it is written. A new file can be read by its owner alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_at: tuple[int, int, int] | None = None
+        self._keys: Mapping[str, Key] = {}
+        self._by_digest: Mapping[str, Key] = {}
+        self._ledger = ""
+        self._lock = threading.Lock()
+
+    @property
+    def ledger(self) -> str | Path:
+        """Where the ledger is: as the file says by `ledger = …`, or a file of SQLite beside it."""
+        self.all()
+        if is_address(self._ledger):
+            return self._ledger
+        return self._path.parent / (self._ledger or f"{self._path.stem}.ledger.sqlite")
+
+    def all(self) -> Mapping[str, Key]:
+        """See `KeyStore`."""
+        with self._lock:
+            try:
+                found = self._path.stat()
+                changed = (found.st_mtime_ns, found.st_size, found.st_ino)
+                if changed != self._read_at:
+                    self._take(self._path.read_bytes())
+                    self._read_at = changed
+            except FileNotFoundError as error:
+                raise ConfigError(
+                    f"there is no file of keys {str(self._path)!r}: moa keys new NAME --keys "
+                    f"{self._path} makes one"
+                ) from error
+            except OSError as error:
+                raise ConfigError(f"{self._path} can't be read: {error.strerror}") from error
+        return self._keys
+
+    def by_digest(self, given: str) -> Key | None:
+        """See `KeyStore`."""
+        self.all()
+        return self._by_digest.get(given)
+
+    def add(self, key: Key) -> None:
+        """See `KeyStore`."""
+
+        def write(tables: Any) -> None:
+            if key.name in tables:
+                raise ConfigError(
+                    f"there is a key {key.name!r} already: revoke it, or name another"
+                )
+            tables[key.name] = tomlkit.item(key.settings)
+
+        self._change(write)
+
+    def remove(self, name: str) -> None:
+        """See `KeyStore`."""
+
+        def write(tables: Any) -> None:
+            if name not in tables:
+                raise ConfigError(f"there is no key {name!r} in {self._path}")
+            del tables[name]
+
+        self.all()
+        self._change(write)
+
+    def _take(self, data: bytes) -> None:
+        """Read what stands in the file."""
+        try:
+            whole = tomllib.loads(data.decode())
+        except ValueError as error:
+            raise ConfigError(f"{self._path} is no TOML: {error}") from error
+        ledger, tables = whole.pop("ledger", ""), whole.pop("keys", {})
+        if whole or not isinstance(ledger, str) or not isinstance(tables, dict):
+            other = next(iter(whole), "keys")
+            raise ConfigError(
+                f"{self._path} has {other!r}, and takes a table [keys.NAME] for each key, and "
+                'ledger = "…" above them'
+            )
+        found = [self._key(name, table) for name, table in cast("dict[str, Any]", tables).items()]
+        self._keys = {key.name: key for key in found}
+        self._by_digest = {key.sha256: key for key in found}
+        self._ledger = ledger
+        if len(self._by_digest) < len(found):
+            raise ConfigError(f"{self._path}: two keys have the same sha256")
+
+    def _key(self, name: str, table: object) -> Key:
+        try:
+            values = cast("dict[str, Any]", table) if isinstance(table, dict) else {}
+            return Key.model_validate({**values, "name": name})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{self._path}: [keys.{name}] {where}: {first['msg']}") from error
+
+    def _change(self, write: Callable[[Any], None]) -> None:
+        """Write the file anew, while no other process does."""
+        path = self._path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                if path.exists():
+                    self.all()  # what is wrong in it is said, and not written over
+                    whole = tomlkit.parse(path.read_text(encoding="utf-8"))
+                else:
+                    whole = tomlkit.document()
+                    whole.add(tomlkit.comment(_HEAD))
+                if "keys" not in whole:
+                    whole["keys"] = tomlkit.table(is_super_table=True)
+                write(whole["keys"])
+                save_text(path, tomlkit.dumps(whole), private=True)
+        except OSError as error:
+            raise ConfigError(f"{path} can't be written: {error.strerror}") from error
+
+
+class KeyTable:
+    """Keys in a table of the database of the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._store = ledger.store
+
+    def all(self) -> Mapping[str, Key]:
+        """See `KeyStore`."""
+        found = self._rows("select name, settings from moa_keys where job = ? order by name")
+        return {key.name: key for key in map(_row, found)}
+
+    def by_digest(self, given: str) -> Key | None:
+        """See `KeyStore`."""
+        found = self._rows(
+            "select name, settings from moa_keys where job = ? and sha256 = ?", given
+        )
+        return _row(found[0]) if found else None
+
+    def add(self, key: Key) -> None:
+        """See `KeyStore`."""
+        added = self._rows(
+            "insert into moa_keys (job, name, sha256, settings) values (?, ?, ?, ?) "
+            "on conflict (job, name) do nothing returning name",
+            *(key.name, key.sha256, key.model_dump_json(exclude_none=True)),
+        )
+        if not added:
+            raise ConfigError(f"there is a key {key.name!r} already: revoke it, or name another")
+
+    def remove(self, name: str) -> None:
+        """See `KeyStore`."""
+        if not self._rows("delete from moa_keys where job = ? and name = ? returning name", name):
+            raise ConfigError(f"there is no key {name!r} in {self._store.where}")
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._store.run(sql, self._store.job, *values)
+
+
+def _row(found: tuple[Any, ...]) -> Key:
+    name, settings = found
+    try:
+        return Key.model_validate_json(settings)
+    except ValidationError as error:
+        raise ConfigError(f"the key {name!r} in the database is none of this version") from error
+
+
+@contextmanager
+def key_store(address: str) -> Generator[KeyStore]:
+    """Give where keys are kept, to change them.
+
+    Raises:
+        ConfigError: it can't be used.
+        MissingDependency: it is Postgres, and its client isn't installed.
+    """
+    if is_address(address):
+        with Ledger(address) as ledger:
+            yield KeyTable(ledger)
+    else:
+        yield KeyFile(Path(address))
+
+
+def keys_and_ledger(address: str) -> tuple[KeyStore, Ledger]:
+    """Give where keys are kept, and their ledger, which is to be opened first.
+
+    Raises:
+        ConfigError: there is no file of keys, or it holds something else.
+    """
+    if is_address(address):
+        ledger = Ledger(address)
+        return KeyTable(ledger), ledger
+    keys = KeyFile(Path(address))
+    return keys, Ledger(keys.ledger)
+
+
+class StoredKeys(Keys):
+    """The keys in a file or a table, and what they have spent."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self.store: KeyStore
+
+    async def open(self) -> None:
+        """See `Keys`."""
+        self.store, self.ledger = keys_and_ledger(self._address)
+        await asyncio.to_thread(self.ledger.open)
+        await asyncio.to_thread(self.ledger.speak)
+
+    async def close(self) -> None:
+        """See `Keys`."""
+        await self.ledger.finish()
+        await asyncio.to_thread(self.ledger.close)
+
+    async def caller(self, authorization: str | None) -> Caller:
+        """See `Keys`."""
+        kind, _, secret = (authorization or "").partition(" ")
+        if kind.lower() != "bearer" or not secret.strip():
+            raise _unknown("this server asks for a key: send Authorization: Bearer moa-…")
+        given = digest(secret.strip())
+        found = await self.ledger.beside(lambda: self._read(lambda: self.store.by_digest(given)))
+        # That a hash was found says nothing of the secret to who sends others. It is compared in
+        # constant time nevertheless, whatever a store looks it up by.
+        if not hmac.compare_digest(found.sha256 if found else _NOBODY, given) or found is None:
+            raise _unknown("this key is unknown here, or was revoked")
+        return KeyCaller(self, found)
+
+    def named(self, name: str) -> Caller | None:
+        """See `Keys`."""
+        key = self._read(self.store.all).get(name)
+        return KeyCaller(self, key) if key else None
+
+    def current(self, name: str) -> Key:
+        """Give a key as it is at this moment.
+
+        Raises:
+            RequestRefused: it was revoked (401).
+        """
+        key = self._read(self.store.all).get(name)
+        if key is None:
+            raise _unknown("this key was revoked")
+        return key
+
+    def _read(self, read: Callable[[], Any]) -> Any:
+        """Read keys; where they can't be read nobody is let in, since any may be revoked."""
+        try:
+            return read()
+        except (ConfigError, StoreError) as error:
+            _logger.error("the keys can't be read, so that nobody is let in: %s", error)
+            raise RequestRefused(
+                "the keys of this server can't be read at the moment: its log says why",
+                status=503,
+                code="keys_unreadable",
+                retry_after_s=5,
+            ) from error
+
+
+def _unknown(said: str) -> RequestRefused:
+    headers = {"www-authenticate": "Bearer"}
+    return RequestRefused(said, status=401, code="invalid_api_key", headers=headers)
+
+
+class KeyCaller(Caller):
+    """Who asks with a key."""
+
+    def __init__(self, keys: StoredKeys, key: Key) -> None:
+        self.name = key.name
+        self._keys = keys
+        self._key = key
+
+    def may_run(self, name: str) -> bool:
+        """See `Caller`."""
+        return self._key.graphs is None or name in self._key.graphs
+
+    @asynccontextmanager
+    async def admit(
+        self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
+    ) -> AsyncGenerator[RunContext]:
+        """See `Caller`."""
+        if not self.may_run(name):
+            said = f"the key {self.name!r} may not run {name!r}"
+            raise RequestRefused(said, status=403, code="model_not_allowed", param="model")
+        context = RunContext(
+            budget=self._key.budget, timeout_s=timeout_s, reference=reference, keep_notes=False
+        )
+        context.owner = self.name
+        ledger, run = self._keys.ledger, secrets.token_hex(16)
+        try:
+            standing = await ledger.beside(lambda: ledger.begin(self.name, self._key, run))
+            most = standing.free(self._key).within(context.budget)
+            _Purchase(self._keys, self._key, run, context, most)
+            yield context
+        finally:
+            await ledger.beside(lambda: ledger.settle(run, context.usage.total))
+
+
+class _Purchase:
+    """Asks the ledger for what the calls of a run need."""
+
+    def __init__(
+        self, keys: StoredKeys, key: Key, run: str, context: RunContext, most: Budget
+    ) -> None:
+        self._keys = keys
+        self._key = key
+        self._run = run
+        self._context = context
+        self._lock = threading.Lock()
+        self._waits = 0
+        self._refusal: Grant | None = None
+        self._share = Share(self._more, self._more_now, most, self._refused)
+        self._grow = context.share_budget(self._share)
+
+    async def _more(self, look: Look) -> bool:
+        answer = await self._keys.ledger.beside(lambda: self._ask(look))
+        if answer == "wait":
+            await asyncio.sleep(min(_FIRST_WAIT_S * 1.5**self._waits, _LONGEST_WAIT_S))
+        self._waits = min(self._waits + 1, 9) if answer == "wait" else 0
+        return answer != "spent"
+
+    def _more_now(self, look: Look) -> bool:
+        return self._ask(look) == "granted"
+
+    def _ask(self, look: Look) -> Literal["granted", "wait", "spent"]:
+        with self._lock:
+            lacking, held = look(), self._context.budget
+            if lacking is None:
+                return "granted"
+            key = self._keys.current(self._key.name)
+            grant = self._keys.ledger.reserve(
+                self._run,
+                key.name,
+                key,
+                spent=self._context.usage.total,
+                granted=held,
+                needed=held.with_more(lacking.limits),
+                may_settle=lacking.may_settle,
+            )
+            if grant.answer == "gone":
+                raise StoreError(
+                    "this server was away from the ledger of its keys for so long that the run "
+                    "was taken to be dead, and charged"
+                )
+            self._grow(grant.granted.within(held))
+            self._share.most = grant.most.within(held)
+            self._refusal = None if grant.answer == "granted" else grant
+            return grant.answer
+
+    def _refused(self, passed: str, spent: Usage) -> BudgetExceeded:
+        refusal = self._refusal
+        if refusal is None:
+            return BudgetExceeded(f"the key {self._key.name!r}: {passed}", spent=spent)
+        return spent_error(self._key.name, self._key, refusal.standing, refusal.short, spent)

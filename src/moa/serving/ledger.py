@@ -1,0 +1,639 @@
+"""Ledger: what each key has spent, and has set aside for its runs; several processes share it.
+
+A run holds what its calls may take before they are sent: no number of runs, in any number of
+processes, passes a limit. All amounts that a run names are those since it began, so that saying one
+twice changes nothing. What counts in a day is what is set aside at its end or was settled in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa._sqlite import SQLite
+from moa.budget import Budget
+from moa.errors import KeySpent, MoaError, RequestRefused
+from moa.rows._stores import Postgres, Store, is_address
+from moa.usage import Amount, Usage
+
+T = TypeVar("T")
+LEASE_S = 30.0
+"""Seconds after which a process that says nothing is taken to be dead. It speaks three times as
+often."""
+_NANO = Decimal(1_000_000_000)
+"""Dollars are kept as whole billionths: sums of them are exact, in SQLite too."""
+_MINUTE_S = 60.0
+_TABLES = """
+create table if not exists moa_key_sums (
+    job text not null, name text not null, period text not null, calls bigint not null,
+    nano bigint not null, unpriced bigint not null, primary key (job, name, period));
+create table if not exists moa_key_runs (
+    job text not null, run text not null, name text not null, worker text not null,
+    calls bigint not null default 0, nano bigint not null default 0,
+    unpriced bigint not null default 0, held_calls bigint not null default 0,
+    held_nano bigint not null default 0, stuck int not null default 0, primary key (job, run));
+create index if not exists moa_key_runs_of on moa_key_runs (job, name);
+create table if not exists moa_key_requests (
+    job text not null, name text not null, number bigint not null, at double precision not null,
+    primary key (job, name, number));
+create table if not exists moa_key_workers (
+    job text not null, worker text not null, until double precision not null,
+    primary key (job, worker));
+create table if not exists moa_key_answers (
+    job text not null, name text not null, caller text not null, request text not null,
+    worker text not null, until double precision not null, status int, headers text, body bytea,
+    size bigint not null default 0, primary key (job, name));
+create index if not exists moa_key_answers_until on moa_key_answers (job, until);
+create index if not exists moa_key_answers_of on moa_key_answers (job, caller);
+create table if not exists moa_keys (
+    job text not null, name text not null, sha256 text not null, settings text not null,
+    primary key (job, name), unique (job, sha256))
+"""
+_logger = logging.getLogger(__name__)
+
+Name = Literal["usd_per_day", "usd_per_month", "calls_per_day", "calls_per_month"]
+_NAMES: tuple[Name, ...] = get_args(Name)
+_VERY_MUCH = 2**62
+
+
+class Limits(BaseModel):
+    """What a key may take. `None` switches a limit off; days and months are those of UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
+    """US dollars. With such a limit, an endpoint whose price is unknown is not asked."""
+    usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
+    calls_per_day: int | None = Field(default=None, strict=True, ge=0, le=10**12)
+    """Calls to models, also small ones: a run makes several."""
+    calls_per_month: int | None = Field(default=None, strict=True, ge=0, le=10**12)
+    requests_per_minute: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
+    """Runs that begin within any 60 seconds."""
+    parallel: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
+    """Runs at once."""
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of a run that has been given nothing yet.
+
+        Calls are asked for whether they are limited or not, so that what they took is known when
+        the process is killed.
+        """
+        has_cost = self.usd_per_day is not None or self.usd_per_month is not None
+        return Budget(cost=Decimal(0) if has_cost else None, calls=0, strict=has_cost)
+
+
+class Sums(NamedTuple):
+    """Calls, dollars in billionths, and those of the calls whose price isn't known."""
+
+    calls: int = 0
+    nano: int = 0
+    unpriced: int = 0
+
+    @property
+    def usd(self) -> Decimal:
+        """US dollars of the calls whose price is known."""
+        return self.nano / _NANO
+
+    def plus(self, other: Sums) -> Sums:
+        """Add another one."""
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def minus(self, other: Sums) -> Sums:
+        """Give what is more in this one."""
+        return Sums(*(a - b for a, b in zip(self, other, strict=True)))
+
+    def within(self, budget: Budget) -> Budget:
+        """Give a budget with the same limits, of this height."""
+        return replace(
+            budget,
+            calls=None if budget.calls is None else self.calls,
+            cost=None if budget.cost is None else self.usd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a key stands at a moment."""
+
+    at: datetime
+    day: Sums
+    """Settled since midnight, UTC."""
+    month: Sums
+    held: Sums
+    """Set aside for runs in flight, of this process or others."""
+    waiting: Sums
+    """What of it those runs hold that can give nothing back before they get more."""
+    runs: int
+    """In flight."""
+    working: int
+    """Those that may give dollars back."""
+
+    def left(self, limits: Limits) -> dict[Name, int | float]:
+        """Give what is left of each limit on calls and dollars; never below 0."""
+        return {
+            name: max(left, 0) if name.startswith("calls") else max(float(left / _NANO), 0.0)
+            for name, left in self._left(limits, self.held)
+        }
+
+    def free(self, limits: Limits) -> Sums:
+        """Give the calls and the dollars that no limit keeps from a run; never below 0."""
+        left = [*self._left(limits, self.held)]
+        calls, nano = (
+            min([max(left, 0) for name, left in left if name.startswith(kind)], default=_VERY_MUCH)
+            for kind in ("calls", "usd")
+        )
+        return Sums(calls, nano)
+
+    def short(self, limits: Limits, want: Sums, held: Sums) -> set[Name]:
+        """Name the limits that leave less than `want`, if this is `held` by others."""
+        return {
+            name
+            for name, left in self._left(limits, held)
+            if left < (want.calls if name.startswith("calls") else want.nano)
+        }
+
+    def renews_at(self, names: Collection[Name]) -> datetime:
+        """Say when the last of some limits begins anew."""
+        today = self.at.replace(hour=0, minute=0, second=0, microsecond=0)
+        if any(name.endswith("month") for name in names):
+            return (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+        return today + timedelta(days=1)
+
+    def _left(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
+        """Give what is left of each limit: calls, or billionths of dollars; it may be below 0."""
+        for name in _NAMES:
+            limit = getattr(limits, name)
+            spent = self.day if name.endswith("day") else self.month
+            if limit is None:
+                continue
+            if name.startswith("calls"):
+                yield name, limit - spent.calls - held.calls
+            else:
+                yield name, int(limit * _NANO) - spent.nano - held.nano
+
+
+class Grant(NamedTuple):
+    """What a run gets that asked for more."""
+
+    answer: Literal["granted", "wait", "spent", "gone"]
+    """`wait`: runs in flight may give back what it needs. `spent`: there won't be enough; what is
+    left is the run's. `gone`: this process was taken to be dead, and the run was charged."""
+    granted: Sums
+    """What the run may have taken when it ends, what it took included."""
+    most: Sums
+    """What it might be granted by asking further."""
+    standing: Standing
+    """How the key stands, without what the run itself has set aside."""
+    short: frozenset[Name] = frozenset()
+    """The limits that leave too little."""
+
+
+class Ledger:
+    """What keys have spent and set aside, in a SQLite file or in Postgres.
+
+    A process says again and again that it is alive, from a thread of its own. What a dead one had
+    set aside is charged: nobody knows what of it was billed.
+
+    Args:
+        where: A file, or `postgresql://USER@HOST/DATABASE#NAME`.
+        lease_s: Seconds of silence after which a process is taken to be dead.
+        clock: Seconds since 1970; `None`: as the store says, which all processes agree on.
+
+    Raises:
+        ConfigError: when it is opened: the store can't be used.
+        StoreError: later on.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        *,
+        lease_s: float = LEASE_S,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.store: Store
+        if is_address(where):
+            self.store = Postgres(str(where), _TABLES, what="keys")
+        else:
+            self.store = SQLite(Path(where), _TABLES, what=f"the ledger {where}")
+        self._lease_s = lease_s
+        self.now = clock or self.store.now
+        """Gives the time, in seconds since 1970."""
+        self.worker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        """Which process this is."""
+        self._alive_at = 0.0
+        self._unsettled: dict[str, Amount] = {}
+        """What runs have used that have ended, and that the store could not be told."""
+        self._turn = asyncio.Lock()
+        self._doing = set[asyncio.Future[Any]]()
+        self._over = threading.Event()
+        self._speaking: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Open the store."""
+        self.store.open()
+
+    def speak(self) -> None:
+        """Say from now on that this process is alive, and charge what dead ones had set aside."""
+        self.renew()
+        self._speaking = threading.Thread(target=self._speak, name="moa-ledger", daemon=True)
+        self._speaking.start()
+
+    def close(self) -> None:
+        """Charge what is still set aside here, and close the store."""
+        self._over.set()
+        if self._speaking is not None:
+            self._speaking.join()
+            try:
+                self._settle_late()
+                self._run("delete from moa_key_workers where job = ? and worker = ?", self.worker)
+                self.charge_the_dead()
+            except MoaError as error:
+                _logger.warning("the ledger of the keys could not be closed: %s", error)
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def beside(self, work: Callable[[], T]) -> T:
+        """Do something with it without holding up the event loop for long.
+
+        It is done to its end also where who waits for it is cancelled, and in the order of asking.
+        """
+        if isinstance(self.store, SQLite):
+            return work()  # it takes less than a thread would
+        doing = asyncio.ensure_future(self._in_turn(work))
+        self._doing.add(doing)
+        doing.add_done_callback(self._done)
+        return await asyncio.shield(doing)
+
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        async with self._turn:
+            return await self.store.beside(work)
+
+    def _done(self, doing: asyncio.Future[Any]) -> None:
+        self._doing.discard(doing)
+        if not doing.cancelled():
+            doing.exception()  # whoever waits for it is told; asyncio isn't to, where nobody does
+
+    async def finish(self) -> None:
+        """Wait for what is being done."""
+        await asyncio.gather(*self._doing, return_exceptions=True)
+
+    def lives(self, worker: str) -> bool:
+        """Whether a process is alive, as far as it was heard of."""
+        alive = "select 1 from moa_key_workers where job = ? and worker = ? and until > ?"
+        return worker == self.worker or bool(self._run(alive, worker, self.now()))
+
+    def begin(self, name: str, limits: Limits, run: str) -> Standing:
+        """Begin a run, if the key may.
+
+        Raises:
+            KeySpent: what it may spend is spent.
+            RequestRefused: it has too many runs in a minute, or at once (429).
+        """
+        try:
+            return self.store.atomically(lambda: self._begun(name, limits, run))
+        except (KeySpent, RequestRefused):
+            if not self.charge_the_dead(name):
+                raise
+            return self.store.atomically(lambda: self._begun(name, limits, run))
+
+    def reserve(
+        self,
+        run: str,
+        name: str,
+        limits: Limits,
+        *,
+        spent: Amount,
+        granted: Budget,
+        needed: Budget,
+        may_settle: bool,
+    ) -> Grant:
+        """Set aside what a run needs, or say why it can't be.
+
+        Args:
+            run: Begun before.
+            name: Its key.
+            limits: Of the key, at this moment.
+            spent: What it has used so far.
+            granted: What it was granted so far, what it used included.
+            needed: What it is to have been granted.
+            may_settle: Whether a call of its own may give back something meanwhile.
+        """
+
+        def work() -> Grant:
+            return self._reserved(run, name, limits, spent, granted, needed, may_settle)
+
+        grant = self.store.atomically(work)
+        if grant.answer in ("wait", "spent") and self.charge_the_dead(name):
+            grant = self.store.atomically(work)
+        return grant
+
+    def settle(self, run: str, spent: Amount) -> None:
+        """End a run: charge what it has used, and give back the rest.
+
+        Where the store fails it is settled later, as long as this process lives.
+        """
+        try:
+            self.store.atomically(lambda: self._settled(run, _sums(spent)))
+        except MoaError as error:
+            self._unsettled[run] = spent
+            _logger.warning("a run is settled later: %s", error)
+
+    def standing(self, name: str) -> Standing:
+        """Say how a key stands."""
+        return self.store.atomically(lambda: self._standing(name))
+
+    def charge_the_dead(self, name: str | None = None) -> int:
+        """Charge what runs of dead processes had set aside, of a key or of all; count them."""
+        of_key, value = ("", ()) if name is None else (" and one.name = ?", (name,))
+        dead = self._run(
+            "select distinct one.run, one.name from moa_key_runs one where one.job = ? and "
+            "not exists (select 1 from moa_key_workers w where w.job = one.job "
+            f"and w.worker = one.worker and w.until > ?){of_key}",
+            *(self.now(), *value),
+        )
+        for run, _ in dead:
+            self.store.atomically(lambda run=run: self._settled(run, None))
+        if dead:
+            names = ", ".join(sorted({key for _, key in dead}))
+            said = (
+                "a process died with %d runs in its hands: what they had set aside is charged: %s"
+            )
+            _logger.warning(said, len(dead), names)
+        return len(dead)
+
+    # What follows is done within a transaction.
+
+    def _begun(self, name: str, limits: Limits, run: str) -> Standing:
+        self._lock(name)
+        if self._run("select 1 from moa_key_runs where job = ? and run = ?", run):
+            return self._standing(name)  # the connection was lost once it had been written
+        standing = self._standing(name)
+        # Calls that are set aside are made; dollars may come back.
+        used_up = standing.short(limits, Sums(1, 1), Sums(standing.held.calls))
+        if used_up:
+            raise spent_error(name, limits, standing, used_up)
+        now = standing.at.timestamp()
+        if limits.requests_per_minute is not None:
+            self._count_request(name, limits.requests_per_minute, now)
+        if limits.parallel is not None and standing.runs >= limits.parallel:
+            raise RequestRefused(
+                f"the key {name!r} has {standing.runs} runs in flight, and may have "
+                f"{limits.parallel}: wait until one has ended",
+                status=429,
+                code="too_many_parallel",
+                retry_after_s=1,
+            )
+        if now > self._alive_at + self._lease_s / 2:
+            self._say_alive(now)
+        add = "insert into moa_key_runs (job, run, name, worker) values (?, ?, ?, ?)"
+        self._run(add, run, name, self.worker)
+        return standing
+
+    def _count_request(self, name: str, most: int, now: float) -> None:
+        """Count a request, unless the one that is `most` before it was within the last minute."""
+        last = "select coalesce(max(number), 0) from moa_key_requests where job = ? and name = ?"
+        where, number = "where job = ? and name = ? and number", int(self._run(last, name)[0][0])
+        before = self._run(f"select at from moa_key_requests {where} = ?", name, number - most + 1)
+        wait_s = before[0][0] + _MINUTE_S - now if before else 0.0
+        if 0 < wait_s <= _MINUTE_S:  # a clock that was set back holds up nobody for longer
+            raise RequestRefused(
+                f"the key {name!r} has sent the {most} requests that it may in a minute: wait "
+                f"{wait_s:.0f} seconds",
+                status=429,
+                code="rate_limit_exceeded",
+                retry_after_s=wait_s,
+            )
+        add = "insert into moa_key_requests (job, name, number, at) values (?, ?, ?, ?)"
+        self._run(add, name, number + 1, now)
+        self._run(f"delete from moa_key_requests {where} <= ?", name, number + 1 - most)
+
+    def _reserved(
+        self,
+        run: str,
+        name: str,
+        limits: Limits,
+        spent: Amount,
+        granted: Budget,
+        needed: Budget,
+        may_settle: bool,
+    ) -> Grant:
+        self._lock(name)
+        known = self._run(
+            "select calls, nano, unpriced from moa_key_runs where job = ? and run = ?", run
+        )
+        used = _sums(spent)
+        if known:
+            self._book(name, used.minus(Sums(*known[0])))
+        standing = self._standing(name, but=run)
+        if not known:
+            return Grant("gone", Sums(), Sums(), standing)
+        want, had = _asked(needed).minus(used), _asked(granted).minus(used)
+        short, free = standing.short(limits, want, standing.held), standing.free(limits)
+        answer, hold = "granted", want
+        if short:
+            # Calls that are set aside are made; dollars may come back, but not of runs that wait.
+            stays = Sums(standing.held.calls, standing.waiting.nano)
+            comes = standing.working and not standing.short(limits, want, stays)
+            answer = "wait" if comes else "spent"
+            rest = free if answer == "spent" else Sums()
+            hold = Sums(
+                max(had.calls, min(want.calls, rest.calls)),
+                max(had.nano, min(want.nano, rest.nano)),
+            )
+        hold = Sums(max(hold.calls, 0), max(hold.nano, 0))
+        self._run(
+            "update moa_key_runs set calls = ?, nano = ?, unpriced = ?, held_calls = ?, "
+            "held_nano = ?, stuck = ? where job = ? and run = ?",
+            *(*used, hold.calls, hold.nano, int(answer == "wait" and not may_settle)),
+            *(self.store.job, run),
+            job_first=False,
+        )
+        return Grant(answer, used.plus(hold), used.plus(free), standing, frozenset(short))
+
+    def _settled(self, run: str, used: Sums | None) -> None:
+        """End a run; with `None` all that it has set aside is taken to be used."""
+        begun = self._run("select name from moa_key_runs where job = ? and run = ?", run)
+        if not begun:
+            return
+        name = str(begun[0][0])
+        self._lock(name)
+        ended = self._run(
+            "delete from moa_key_runs where job = ? and run = ? "
+            "returning calls, nano, unpriced, held_calls, held_nano",
+            run,
+        )
+        for calls, nano, unpriced, held_calls, held_nano in ended:
+            said = Sums(calls, nano, unpriced)
+            self._book(name, Sums(held_calls, held_nano) if used is None else used.minus(said))
+
+    def _lock(self, name: str) -> None:
+        """Let nobody else change what is known of a key; in SQLite nobody does anyway."""
+        if not isinstance(self.store, SQLite):
+            of_key = f"moa.keys/{self.store.job}/{name}"
+            self.store.run("select pg_advisory_xact_lock(hashtextextended(?, 0))", of_key)
+
+    def _book(self, name: str, more: Sums) -> None:
+        """Add to what a key has spent today, and in this month."""
+        if more == Sums():
+            return
+        day, month = _periods(self.now())
+        self._run(
+            "insert into moa_key_sums (job, name, period, calls, nano, unpriced) "
+            "values (?, ?, ?, ?, ?, ?), (?, ?, ?, ?, ?, ?) "
+            "on conflict (job, name, period) do update set "
+            "calls = moa_key_sums.calls + excluded.calls, "
+            "nano = moa_key_sums.nano + excluded.nano, "
+            "unpriced = moa_key_sums.unpriced + excluded.unpriced",
+            *(name, day, *more, self.store.job, name, month, *more),
+        )
+
+    def _standing(self, name: str, *, but: str = "") -> Standing:
+        """Say how a key stands, without what one run holds."""
+        now = self.now()
+        day, month = _periods(now)
+        sums = {
+            period: Sums(*sums)
+            for period, *sums in self._run(
+                "select period, calls, nano, unpriced from moa_key_sums where job = ? "
+                "and name = ? and period in (?, ?)",
+                *(name, day, month),
+            )
+        }
+        calls, nano, runs, waiting, working = map(
+            int,
+            self._run(
+                "select coalesce(sum(held_calls), 0), coalesce(sum(held_nano), 0), count(*), "
+                "coalesce(sum(stuck * held_nano), 0), "
+                "coalesce(sum(case when stuck = 0 and held_nano > 0 then 1 else 0 end), 0) "
+                "from moa_key_runs where job = ? and name = ? and run <> ?",
+                *(name, but),
+            )[0],
+        )
+        held, of_waiting = Sums(calls, nano), Sums(0, waiting)
+        day_sums, month_sums = sums.get(day, Sums()), sums.get(month, Sums())
+        at = datetime.fromtimestamp(now, UTC)
+        return Standing(at, day_sums, month_sums, held, of_waiting, runs, working)
+
+    def _say_alive(self, now: float) -> None:
+        self._run(
+            "insert into moa_key_workers (job, worker, until) values (?, ?, ?) "
+            "on conflict (job, worker) do update set until = excluded.until",
+            *(self.worker, now + self._lease_s),
+        )
+        self._alive_at = now
+
+    def _run(self, sql: str, *values: object, job_first: bool = True) -> list[tuple[Any, ...]]:
+        first = (self.store.job,) if job_first else ()
+        return self.store.run(sql, *first, *values)
+
+    # What the thread does.
+
+    def _speak(self) -> None:
+        while not self._over.wait(self._lease_s / 3):
+            try:
+                self.renew()
+            except MoaError as error:
+                _logger.warning("the ledger of the keys: %s", error)
+
+    def renew(self) -> None:
+        """Say that this process is alive, settle what could not be, and charge the dead."""
+        self._say_alive(self.now())
+        self._settle_late()
+        self.charge_the_dead()
+        self._run(
+            "delete from moa_key_workers where job = ? and until < ? and not exists (select 1 "
+            "from moa_key_runs r where r.job = moa_key_workers.job "
+            "and r.worker = moa_key_workers.worker)",
+            self.now() - self._lease_s,
+        )
+
+    def _settle_late(self) -> None:
+        for run, spent in [*self._unsettled.items()]:
+            self.store.atomically(lambda run=run, spent=spent: self._settled(run, _sums(spent)))
+            del self._unsettled[run]
+
+
+def spent_error(
+    name: str,
+    limits: Limits,
+    standing: Standing,
+    names: Collection[Name],
+    spent: Usage | None = None,
+) -> KeySpent:
+    """Make the error of a key that may spend no more.
+
+    Args:
+        name: Of the key.
+        limits: Its limits.
+        standing: How it stands.
+        names: Those of its limits that are used up, or leave too little.
+        spent: What the run has used that was refused.
+    """
+    left, renews_at = standing.left(limits), standing.renews_at(names)
+    shown = ", ".join(
+        f"{left[key]:g} of {getattr(limits, key)} {_WORDS[key]}" for key in sorted(names)
+    )
+    return KeySpent(
+        f"the key {name!r} has left: {shown}. No further call was sent; it renews at "
+        f"{renews_at:%Y-%m-%d %H:%M} UTC",
+        spent=spent or Usage(),
+        left={str(name): one for name, one in left.items()},
+        renews_at=renews_at,
+    )
+
+
+_WORDS: Mapping[Name, str] = {
+    "usd_per_day": "US dollars a day",
+    "usd_per_month": "US dollars a month",
+    "calls_per_day": "calls a day",
+    "calls_per_month": "calls a month",
+}
+
+
+def _sums(amount: Amount) -> Sums:
+    return Sums(amount.calls, _nano(amount.priced_cost), amount.unpriced_calls)
+
+
+def _asked(budget: Budget) -> Sums:
+    return Sums(budget.calls or 0, _nano(Decimal(str(budget.cost or 0))))
+
+
+def _nano(usd: Decimal) -> int:
+    return int((usd * _NANO).to_integral_value(ROUND_CEILING))
+
+
+def _periods(seconds: float) -> tuple[str, str]:
+    """Name the day of a moment, and its month."""
+    return _named(int(seconds // 86400))
+
+
+@lru_cache(maxsize=4)
+def _named(days: int) -> tuple[str, str]:
+    at = datetime.fromtimestamp(days * 86400, UTC)
+    return f"{at:%Y-%m-%d}", f"{at:%Y-%m}"

@@ -1,0 +1,170 @@
+"""MCP: what is served, over the Model Context Protocol: at `/mcp`, and over standard input.
+
+A request over HTTP has tasks of its own, which end with it: nothing is kept between requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator
+from concurrent.futures import CancelledError
+from contextlib import asynccontextmanager, redirect_stdout, suppress
+from importlib.util import find_spec
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Self
+
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from moa._async import first_in
+from moa.errors import MissingDependency, RequestRefused
+from moa.serving.http import read_json
+from moa.serving.server import Server
+
+if TYPE_CHECKING:
+    from mcp.server import Server as Protocol
+
+    from moa.serving.keys import Caller
+
+_logger = logging.getLogger(__name__)
+_LATE_S = 10.0
+"""Seconds beyond the deadline of its run after which an exchange is cut off."""
+_WAITING = 64
+"""Lines of standard input that are read ahead."""
+_LONGEST = 16 * 2**20
+"""Bytes of one; behind a longer one nothing is read."""
+_END = b"\n"
+"""Stands for the end of the lines, as no line holds it."""
+Pipes = tuple[Any, Any]
+"""What is read from, and what is written to."""
+_TALKATIVE = ("mcp.server.streamable_http_manager", "mcp.server.streamable_http")
+"""Loggers of the SDK that tell of each request when it begins and ends."""
+
+
+def routes(server: Server) -> list[Route]:
+    """Give `/mcp`, which says what to install where the SDK isn't there."""
+    if find_spec("mcp") is None:
+        return [Route("/mcp", _missing, methods=["POST"])]
+    from moa.serving.mcp_tools import Tools
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    protocol = Tools(server).protocol()
+
+    async def exchange(request: Request) -> Any:
+        await read_json(request, server.settings)
+        return Exchange(protocol, await request.body(), server.settings.timeout_s + _LATE_S)
+
+    return [Route("/mcp", exchange, methods=["POST"])]
+
+
+async def _missing(request: Request) -> Any:
+    del request
+    missing = MissingDependency("mcp", extra="mcp", purpose="to serve MCP")
+    raise RequestRefused(f"this server doesn't speak MCP: {missing}", status=501, code="no_mcp")
+
+
+class Exchange:
+    """The answer to one request, whose body has been read.
+
+    Args:
+        protocol: What answers.
+        body: Of the request.
+        limit_s: Seconds after which it is cut off, whatever its client reads or doesn't.
+    """
+
+    def __init__(self, protocol: Protocol[Any], body: bytes, limit_s: float) -> None:
+        self._protocol = protocol
+        self._body = body
+        self._limit_s = limit_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, by tasks that have all ended when this returns."""
+        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+        unread = [self._body]
+
+        async def again() -> Message:
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            return await receive()
+
+        manager = StreamableHTTPSessionManager(self._protocol, stateless=True)
+        try:
+            async with asyncio.timeout(self._limit_s), manager.run():
+                await manager.handle_request(scope, again, send)
+        except TimeoutError:
+            _logger.warning("an exchange of MCP was cut off: it took too long")
+
+
+@asynccontextmanager
+async def pipes() -> AsyncGenerator[Pipes]:
+    """Take standard input and output for the protocol alone.
+
+    What anything else prints goes to standard error, and what is started meanwhile reads nothing.
+    """
+    from mcp.server.stdio import stdio_server
+
+    lines: Any = _Lines()
+    try:
+        async with stdio_server(stdin=lines) as (read, write), read, write:
+            with redirect_stdout(sys.stderr):
+                yield read, write
+    except BaseExceptionGroup as group:  # the SDK's tasks put whatever is raised here into one
+        error = first_in(group)
+        if not isinstance(error, BrokenPipeError):  # with that nobody reads any longer
+            raise error from None
+
+
+async def speak(server: Server, owner: Caller, pipes: Pipes) -> None:
+    """Speak over pipes until there is no more to read; then all runs are cancelled.
+
+    Args:
+        server: What is served, and its runs.
+        owner: Whose runs they are.
+        pipes: See `pipes`.
+    """
+    from moa.serving.mcp_tools import Tools
+
+    protocol = Tools(server, owner).protocol()
+    await protocol.run(*pipes, protocol.create_initialization_options())
+
+
+class _Lines:
+    """The lines of standard input. The wait for one can be cancelled, as by Ctrl-C.
+
+    The SDK waits for them in a thread that is joined at the end of the process, and that nothing
+    can stop.
+    """
+
+    def __init__(self) -> None:
+        self._lines = asyncio.Queue[bytes](_WAITING)
+        self._input = os.dup(0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        loop = asyncio.get_running_loop()
+        Thread(target=self._read, args=(loop,), name="moa-stdin", daemon=True).start()
+
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
+        rest = b""
+        with suppress(RuntimeError, CancelledError):  # the loop has ended
+            while len(rest) <= _LONGEST and (some := os.read(self._input, 2**16)):
+                *whole, rest = (rest + some).split(b"\n")
+                for line in whole:
+                    asyncio.run_coroutine_threadsafe(self._lines.put(line), loop).result()
+            asyncio.run_coroutine_threadsafe(self._lines.put(_END), loop).result()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        """Give the next one."""
+        line = await self._lines.get()
+        if line is _END:
+            raise StopAsyncIteration
+        return line.decode(errors="replace")

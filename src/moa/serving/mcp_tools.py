@@ -1,0 +1,280 @@
+"""MCP tools: what is served, as tools of the Model Context Protocol: listed, called, told of.
+
+The SDK speaks the protocol: that of 2026-07-28, which keeps no state between requests, and the
+older ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import anyio
+from mcp.server import Server as Protocol
+from mcp.server import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+)
+from mcp_types import Tool as Listed
+from starlette.requests import Request
+
+from moa._async import cancel
+from moa._files import dumped
+from moa.agents.tools import name_for_models
+from moa.config.faults import nearest
+from moa.context import Reference, RunContext
+from moa.errors import ConfigError, InputError, MoaError
+from moa.serving.faults import fault_of
+from moa.serving.http import caller_of
+from moa.serving.keys import Caller
+from moa.serving.runs import Finished
+from moa.serving.served import Schema, Served
+from moa.serving.server import Server
+from moa.trace import Event, NodeFinished, NodeSkipped, ToolFinished
+
+Context = ServerRequestContext[Any, Request]
+
+_STEPS = (NodeFinished, NodeSkipped, ToolFinished)
+"""Events that are a step done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a value is an object of JSON, as arguments and structured results of MCP have to be.
+
+    Args:
+        schema: Of the object.
+        key: Where in it the value stands; `None`: the value is an object itself.
+    """
+
+    schema: Schema
+    key: str | None
+
+    @classmethod
+    def of(cls, schema: Schema, key: str, meaning: str) -> Shape:
+        """Give the shape of a value with this schema, which is put under `key` if it has to be."""
+        if _is_object(schema, schema):
+            return cls({"type": "object", **schema}, None)
+        inner = {name: part for name, part in schema.items() if name != "$defs"}
+        inner.setdefault("description", meaning)
+        outer = {"type": "object", "properties": {key: inner}, "required": [key]}
+        definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+        return cls({**outer, "additionalProperties": False, **definitions}, key)
+
+    def take(self, given: Mapping[str, Any]) -> Any:
+        """Take the value out of an object.
+
+        Raises:
+            InputError: it isn't there, or something else is.
+        """
+        if self.key is None:
+            return dict(given)
+        if set(given) != {self.key}:
+            has = ", ".join(map(repr, given)) or "none"
+            raise InputError(f"give one argument, {self.key!r}; there is {has}")
+        return given[self.key]
+
+    def put(self, value: Any) -> Any:
+        """Put a value into an object."""
+        return value if self.key is None else {self.key: value}
+
+
+class ServedTool:
+    """A tool: what is served, as a client of MCP sees it."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        self.name = name_for_models(served.name)
+        text = {"type": "string"}
+        takes = _object_in(served.input_schema) or (text if served.takes_text else {})
+        takes = takes or served.input_schema
+        key = "text" if takes == text else "input"
+        self.input = Shape.of(takes, key, f"What {served.name} works on.")
+        self.output = Shape.of(served.output_schema, "output", "What came out.")
+
+    @property
+    def listed(self) -> Listed:
+        """It as it is listed."""
+        return Listed(
+            name=self.name,
+            description=self.served.description or f"Runs {self.served.name}.",
+            input_schema=self.input.schema,
+            output_schema=self.output.schema,
+        )
+
+    def result(self, finished: Finished) -> CallToolResult:
+        """Give what came out, structured and as a text; beside it the bill.
+
+        Raises:
+            MoaError: why nothing did.
+        """
+        beside = {"moa/trace": finished.id, "moa/usage": finished.usage}
+        value = self.served.dump(finished.output)
+        return CallToolResult(
+            content=[TextContent(text=value if isinstance(value, str) else dumped(value))],
+            structured_content=self.output.put(value),
+            _meta=beside,
+        )
+
+
+class Tools:
+    """What a server serves, as the tools of an MCP server.
+
+    Args:
+        server: What is served, and its runs.
+        owner: Who asks where no request over HTTP says it: over standard input.
+
+    Raises:
+        ConfigError: two have names that MCP can't tell apart.
+    """
+
+    def __init__(self, server: Server, owner: Caller | None = None) -> None:
+        self._runs = server.runs
+        self._owner = owner
+        self._tools: dict[str, ServedTool] = {}
+        for one in map(ServedTool, server.served.values()):
+            if one.name in self._tools:
+                names = f"{self._tools[one.name].served.name!r} and {one.served.name!r}"
+                raise ConfigError(f"{names} would be one tool, {one.name!r}: name one otherwise")
+            self._tools[one.name] = one
+
+    def protocol(self) -> Protocol[Any]:
+        """Make what speaks the protocol."""
+        return Protocol(
+            "moa",
+            version=version("mixture-of-agents"),
+            get_tool_input_schema=lambda _: None,  # no argument of a tool stands in a header
+            on_list_tools=self._list,
+            on_call_tool=self._call,
+        )
+
+    def _known(self, context: Context) -> tuple[Caller, dict[str, ServedTool]]:
+        """Say who asks, and what it may know of."""
+        request = context.request
+        caller = self._owner if request is None else caller_of(request)
+        assert caller is not None, "whoever speaks over pipes is the owner"
+        tools = self._tools.items()
+        return caller, {name: one for name, one in tools if caller.may_run(one.served.name)}
+
+    async def _list(
+        self, context: Context, params: PaginatedRequestParams | None
+    ) -> ListToolsResult:
+        del params
+        _, tools = self._known(context)
+        return ListToolsResult(tools=[one.listed for one in tools.values()])
+
+    async def _call(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
+        """Run a tool; what goes wrong is said in its result, for the model that had it called."""
+        caller, tools = self._known(context)
+        if params.name not in tools:
+            said = f"there is no tool {params.name!r} here{nearest(params.name, list(tools))}"
+            raise MCPError(code=INVALID_PARAMS, message=said)
+        tool = tools[params.name]
+        steps = Steps(context)
+        try:
+            value = tool.served.parse(tool.input.take(params.arguments or {}))
+            running = self._runs.run(caller, tool.served, value, steps.add)
+            return tool.result(await steps.told(running))
+        except MoaError as error:
+            is_own = caller is self._owner and isinstance(error, ConfigError)
+            message = str(error) if is_own else fault_of(error).message
+            return CallToolResult(content=[TextContent(text=message)], is_error=True)
+
+
+class Owner(Caller):
+    """Who started the server, and speaks to it over pipes: all runs share one budget.
+
+    Args:
+        context: In which they run.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+
+    @asynccontextmanager
+    async def admit(
+        self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
+    ) -> AsyncGenerator[RunContext]:
+        """Open the context of one run, within that of all."""
+        del name, reference
+        yield self._context.nested(timeout_s=timeout_s)
+
+
+class Steps:
+    """Tells a client how far a run is; the SDK tells those alone that have asked for it.
+
+    What goes on while the client takes one notification is told in the next: whoever reads slowly
+    holds up no run, and nothing piles up.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._report = context.session.report_progress
+        self._done = 0
+        self._last = ""
+        self._ended = False
+        self._news = asyncio.Event()
+
+    def add(self, event: Event) -> None:
+        """Count a step, where the event is one."""
+        if isinstance(event, _STEPS):
+            self._done += 1
+            self._last = event.node
+            self._news.set()
+
+    async def told(self, running: Awaitable[Finished]) -> Finished:
+        """Wait for a run, and tell of it meanwhile; where the wait is cancelled, so is the run."""
+        run, telling = asyncio.ensure_future(running), asyncio.ensure_future(self._tell())
+        try:
+            finished = await asyncio.shield(run)
+            self._ended = True
+            self._news.set()
+            await telling
+            return finished
+        finally:
+            # The SDK cancels again at each await: what a run has to settle would be left undone.
+            with anyio.CancelScope(shield=True):
+                await cancel([run, telling])
+
+    async def _tell(self) -> None:
+        told = 0
+        while told < self._done or not self._ended:
+            await self._news.wait()
+            self._news.clear()
+            if told < self._done:
+                told = self._done
+                await self._report(told, message=f"done: {self._last}")
+
+
+def _is_object(schema: Mapping[str, Any], root: Schema, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether all that a schema lets through are objects."""
+    if schema.get("type") == "object":
+        return True
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        found = _referred(reference, root)
+        return reference not in seen and _is_object(found, root, seen | {reference})
+    branches: list[Mapping[str, Any]] = schema.get("anyOf") or schema.get("oneOf") or []
+    return bool(branches) and all(_is_object(one, root, seen) for one in branches)
+
+
+def _object_in(schema: Schema) -> Schema | None:
+    """Give the part of a choice that lets objects through, such as of a text or an object."""
+    parts = [part for part in schema.get("anyOf", ()) if _is_object(part, schema)]
+    if len(parts) != 1:
+        return None
+    definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+    return {**parts[0], **definitions}
+
+
+def _referred(reference: str, root: Schema) -> Mapping[str, Any]:
+    return root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})

@@ -1,0 +1,72 @@
+"""Metrics: what runs came to, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from moa.serving.runs import Finished
+from moa.serving.server import Server
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """Counts runs by what was run, and calls by who was asked; no label says who asks.
+
+    Each server has its own registry: two in one process don't mix.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._runs = Counter(
+            "moa_runs", "Runs that have ended.", ["model", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "moa_run_seconds",
+            "Wall time of runs.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        asked = ["model", "tier", "endpoint"]
+        self._calls = Counter("moa_calls", "Requests to models.", asked, registry=registry)
+        self._tokens = Counter(
+            "moa_tokens", "Tokens of these.", [*asked, "direction"], registry=registry
+        )
+        self._cost = Counter(
+            "moa_cost_dollars", "US dollars, of calls with a price.", asked, registry=registry
+        )
+        active = Gauge("moa_runs_active", "Runs that go on.", registry=registry)
+        active.set_function(lambda: server.runs.active)
+        ready = Gauge("moa_ready", "Whether models are loaded.", registry=registry)
+        ready.set_function(lambda: server.is_ready)
+        server.runs.listeners.append(self._add)
+
+    def text(self) -> bytes:
+        """Write them all."""
+        return generate_latest(self._registry)
+
+    def _add(self, finished: Finished) -> None:
+        name, item = finished.served.name, finished.item
+        self._runs.labels(name, item.status).inc()
+        self._seconds.labels(name).observe(item.seconds)
+        for part, amount in item.usage.parts.items():
+            asked = (name, part.tier, part.endpoint)
+            self._calls.labels(*asked).inc(amount.calls)
+            self._tokens.labels(*asked, "in").inc(amount.input_tokens)
+            self._tokens.labels(*asked, "out").inc(amount.output_tokens)
+            self._cost.labels(*asked).inc(float(amount.priced_cost))
+
+
+def routes(server: Server) -> list[Route]:
+    """Give `/metrics`."""
+    metrics = Metrics(server)
+
+    async def read(_: Request) -> Response:
+        return Response(metrics.text(), media_type=_FORMAT)
+
+    return [Route("/metrics", read)]

@@ -1,0 +1,190 @@
+"""Models: what is served, as OpenAI's clients and System One's list it, and texts as vectors."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from struct import pack
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from moa.context import RunContext, run_context
+from moa.endpoints import Endpoint
+from moa.errors import RequestRefused
+from moa.node import Result, finish
+from moa.serving.asking import Body, body_of, read_as
+from moa.serving.chat_request import refused
+from moa.serving.http import caller_of, json_response, read_json
+from moa.serving.keys import Caller
+from moa.serving.openapi import Schemas, operation, parameter
+from moa.serving.served import Served
+from moa.serving.server import Server
+from moa.serving.systemone import DECIDE
+
+ENCODER = "encoder"
+"""The name by which texts are turned into vectors."""
+OWNER = "moa"
+"""Who owns the models, by which a client of moa's knows the server."""
+MOST_TEXTS = 2048
+_AT_ONCE = 32
+"""Texts that are encoded together: what an encoder has begun nobody can stop."""
+
+
+class EmbeddingsRequest(Body):
+    """Texts that are to be turned into vectors."""
+
+    model: str
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MOST_TEXTS)
+        ]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: None = None
+    user: Any = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, in order."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class Encoding:
+    """A node that turns texts into vectors.
+
+    Args:
+        encoder: Who does.
+    """
+
+    name = ENCODER
+
+    def __init__(self, encoder: Endpoint) -> None:
+        self.encoder = encoder
+
+    async def run(
+        self, request: Sequence[str], /, context: RunContext | None = None
+    ) -> Result[list[tuple[float, ...]]]:
+        """Encode texts, some at once so that a run can be ended; raises as `Endpoint.embed`."""
+        started = time.perf_counter()
+        own = run_context(context).nested(self.name)
+        vectors: list[tuple[float, ...]] = []
+        for start in range(0, len(request), _AT_ONCE):
+            found = await self.encoder.embed(request[start : start + _AT_ONCE], own)
+            vectors += found.vectors
+        return finish(vectors, own, seconds=time.perf_counter() - started)
+
+
+def routes(server: Server) -> list[Route]:
+    """Give `/v1/models` and `/v1/embeddings`."""
+    started = datetime.now(UTC)
+
+    async def models(request: Request) -> Response:
+        known = dict(known_to(server, caller_of(request)))
+        day = started.date().isoformat()
+        listed = [
+            {"name": name, "description": does, "release_date": day} for name, does in known.items()
+        ]
+        data = [_model(name, started) for name in known]
+        return json_response({"object": "list", "data": data, "models": listed})
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in dict(known_to(server, caller_of(request))):
+            server.named(name, caller_of(request))  # says which there are
+        return json_response(_model(name, started))
+
+    async def embeddings(request: Request) -> Response:
+        body = read_as(EmbeddingsRequest, await read_json(request, server.settings))
+        node = Encoding(_encoder(server, body.model, caller_of(request)))
+        finished = await server.runs.finish(request, Served(node), body.texts)
+        tokens = finished.item.usage.total.input_tokens
+        return json_response(_vectors(body, finished.output, tokens), finished.headers)
+
+    return [
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+    ]
+
+
+def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
+    """Describe these routes for OpenAPI."""
+    listed: dict[str, Any] = {"type": "object", "required": ["object", "data", "models"]}
+    one: dict[str, Any] = {"type": "object", "required": ["id", "object", "created", "owned_by"]}
+    vectors: dict[str, Any] = {
+        "type": "object",
+        "required": ["object", "data", "model", "usage"],
+        "properties": {"data": {"type": "array", "minItems": 1}},
+    }
+    names = [name for name, _ in known_to(server, caller)]
+    found: dict[str, object] = {
+        "/v1/models": {"get": operation("List the models, as OpenAI does", listed)},
+        "/v1/models/{name}": {
+            "get": operation("One of them", one, parameters=[parameter("name", {"enum": names})])
+        },
+    }
+    if ENCODER in names:
+        body = body_of(EmbeddingsRequest, schemas, models=[ENCODER])
+        encode = operation("Turn texts into vectors, as OpenAI does", vectors, body=body)
+        found["/v1/embeddings"] = {"post": encode}
+    return found
+
+
+def known_to(server: Server, caller: Caller) -> Iterator[tuple[str, str]]:
+    """Name what a caller may ask, and say what each does."""
+    for name, served in server.served.items():
+        if caller.may_run(name):
+            yield name, served.description or f"{type(served.node).__name__} of this server"
+    for name, there, does in (
+        (DECIDE, server.decides, "Any questions, by /v1/systemone"),
+        (ENCODER, server.encoder, "Texts as vectors, by /v1/embeddings"),
+    ):
+        if there is not None and name not in server.served and caller.may_run(name):
+            yield name, does
+
+
+def _model(name: str, started: datetime) -> dict[str, object]:
+    created = int(started.timestamp())
+    return {"id": name, "object": "model", "created": created, "owned_by": OWNER}
+
+
+def _encoder(server: Server, name: str, caller: Caller) -> Endpoint:
+    if name != ENCODER or not caller.may_run(name):
+        server.named(name, caller)
+        raise refused(f"{name} gives no vectors: ask {ENCODER!r}", "model")
+    if server.encoder is None:
+        raise RequestRefused(
+            "this server has no encoder: its extra `local` brings one",
+            status=404,
+            code="model_not_found",
+            param="model",
+        )
+    return server.encoder
+
+
+def _vectors(
+    body: EmbeddingsRequest, vectors: Sequence[tuple[float, ...]], tokens: int
+) -> dict[str, object]:
+    is_packed = body.encoding_format == "base64"
+    data = [
+        {
+            "object": "embedding",
+            "index": place,
+            "embedding": _packed(vector) if is_packed else vector,
+        }
+        for place, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": body.model, "usage": usage}
+
+
+def _packed(vector: Sequence[float]) -> str:
+    """Write a vector as OpenAI's SDK asks for it: 32-bit numbers, the lowest byte first."""
+    return base64.b64encode(pack(f"<{len(vector)}f", *vector)).decode()

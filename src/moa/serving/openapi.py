@@ -1,0 +1,131 @@
+"""OpenAPI: the document that says which routes there are, what they take, and what they give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from moa.serving.keys import Caller
+from moa.serving.served import Schema
+from moa.serving.server import Server
+
+Operation = dict[str, Any]
+_ERRORS = {
+    400: "The request is wrong: the message says what to change.",
+    401: "The key is missing, unknown or revoked.",
+    402: "A budget doesn't pay for it; what was paid is in x-moa-cost.",
+    403: "The key may not do this.",
+    404: "There is no such thing.",
+    408: "The request, or the reader of its answer, was too slow.",
+    413: "The request is too large.",
+    415: "The request is no JSON.",
+    421: "The server doesn't answer for this host.",
+    422: "The questions don't fit: detail has each fault, and its place.",
+    429: "Too many requests: Retry-After says when to come again.",
+    500: "The server has a fault, which is in its log.",
+    501: "The server was started without this.",
+    502: "A model gave no valid answer.",
+    503: "A model or the server has too much to do.",
+    504: "The time was up.",
+}
+"""What each status means; `faults.py` says which error has which."""
+_ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        },
+        "detail": {"type": ["object", "array"]},
+    },
+}
+
+
+def operation(
+    summary: str,
+    answer: Schema,
+    *,
+    body: Schema | None = None,
+    answers_with: str = "application/json",
+    parameters: list[dict[str, Any]] | None = None,
+    status: int = 200,
+    streams: bool = False,
+) -> Operation:
+    """Say what one method of a path does; each may fail in the ways of `faults.py`.
+
+    Args:
+        summary: What it does, in a line.
+        answer: Schema of what it gives.
+        body: Schema of what it takes; `None`: nothing.
+        answers_with: Content type of the answer.
+        parameters: Those in the path or the query; see `parameter`.
+        status: Where it goes well.
+        streams: Whether it also gives server-sent events, where these are accepted.
+    """
+    content = {answers_with: {"schema": answer}}
+    if streams:
+        content["text/event-stream"] = {"schema": {}}
+    refused = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    responses: dict[str, Any] = {str(status): {"description": "It went well.", "content": content}}
+    for code, said in _ERRORS.items():
+        responses[str(code)] = {"description": said, "content": refused}
+    found: Operation = {"summary": summary, "responses": responses}
+    if body is not None:
+        content = {"application/json": {"schema": body}}
+        found["requestBody"] = {"required": True, "content": content}
+    if parameters:
+        found["parameters"] = parameters
+    return found
+
+
+def parameter(name: str, schema: Schema, *, within: str = "path") -> dict[str, Any]:
+    """Describe a parameter of a path, or of a query."""
+    return {"name": name, "in": within, "required": within == "path", "schema": schema}
+
+
+class Schemas:
+    """Collects the schemas of models, so that those of two graphs don't mix."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Schema] = {"Error": _ERROR}
+
+    def place(self, name: str, way: str) -> str:
+        """Say where the models of what is served stand, on the way `in` or `out`."""
+        safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+        return f"#/components/schemas/{safe}.{way}.{{model}}"
+
+    def add(self, schema: Schema, place: str) -> Schema:
+        """Take the models out of a schema, and give what is left."""
+        for name, model in schema.pop("$defs", {}).items():
+            self.found[place.rpartition("/")[2].format(model=name)] = model
+        return schema
+
+
+def document(
+    server: Server, caller: Caller, paths: Mapping[str, object], schemas: Schemas
+) -> dict[str, Any]:
+    """Write the document for a caller, who is told only of what it may run."""
+    names = ", ".join(one.name for one in server.known(caller))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "moa",
+            "version": version("mixture-of-agents"),
+            "description": f"Serves {names}.",
+        },
+        "paths": dict(paths),
+        "components": {
+            "schemas": schemas.found,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }

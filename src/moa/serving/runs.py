@@ -1,0 +1,463 @@
+"""Runs: one request is one run, within a budget and a deadline; it ends when its client goes away.
+
+A route calls `Runs.finish` for a whole answer, or returns `Runs.stream` for one that is told while
+it is made. What became of a run is kept for a while, by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from moa._async import cancel, in_time
+from moa.batch import Item, run_one
+from moa.budget import UNLIMITED, Budget
+from moa.config.endpoints import Endpoints
+from moa.context import Reference, RunContext
+from moa.errors import DeadlineExceeded, MoaError, RequestRefused
+from moa.questions import accepted_in, answers_in, questions_in
+from moa.rows import taken
+from moa.rows.records import usage_of
+from moa.serving.http import caller_of
+from moa.serving.keys import Caller
+from moa.serving.served import Served
+from moa.telemetry import tracer_of
+from moa.trace import Event, TextDelta
+
+if TYPE_CHECKING:
+    from moa.serving.server import Settings
+
+_logger = logging.getLogger(__name__)
+_LATE_S = 5.0
+"""Seconds beyond its deadline after which a run, or a stream, that doesn't heed it is cut off."""
+_SEND_S = 30.0
+"""Seconds for which a client may read nothing of a stream."""
+_NOTES = 100
+"""Notes of traces that are kept, for each run that is: a run of many nodes has thousands."""
+_CHUNK = 4096
+"""Characters from which on pieces of a text, of which a reader is late, are no longer joined."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What became of a run."""
+
+    id: str
+    served: Served
+    caller: str
+    """Name of who asked."""
+    item: Item[Any]
+    """Its output, or its error; what it used, and its notes."""
+    headers: Mapping[str, str]
+    """Those of its answer, `x-moa-…`; what isn't known is left out."""
+    failure: str | None = None
+    """Kind of its error."""
+    at: float = field(default_factory=time.monotonic)
+
+    @property
+    def output(self) -> Any:
+        """What came out.
+
+        Raises:
+            MoaError: why the run failed.
+        """
+        if self.item.error is not None:
+            raise self.item.error
+        return self.item.output
+
+    @property
+    def usage(self) -> dict[str, object]:
+        """What it used, as JSON: calls, tokens and cost, also by tier, node and endpoint."""
+        return usage_of(self.item)
+
+    @property
+    def record(self) -> dict[str, object]:
+        """All that is kept of it, as JSON; its input and output are not."""
+        item = self.item
+        what: dict[str, object] = {"id": self.id, "model": self.served.name, "status": item.status}
+        if self.failure is not None:
+            what["error"] = self.failure
+        return what | taken(item)
+
+    def to_keep(self) -> Finished:
+        """Leave out its input, its output and its error, which may hold much."""
+        result = self.item.result
+        bare = result and replace(result, output=None, trace=(), messages=())
+        return replace(self, item=replace(self.item, input=None, result=bare, error=None))
+
+
+def headers_of(id: str, item: Item[Any]) -> dict[str, str]:
+    """Say in headers who decided, how surely, whether that is accepted, and what it cost."""
+    decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
+    accepted, cost = accepted_in(item.output), item.usage.cost
+    said = {
+        "trace": id,
+        "decided-by": next(filter(None, reversed(decided)), None),
+        "confidence": _confidence_in(item.output),
+        "accepted": None if accepted is None else str(accepted).lower(),
+        "cost": None if cost is None else f"{cost:f}",
+    }
+    return {f"x-moa-{name}": _in_a_header(value) for name, value in said.items() if value}
+
+
+def _confidence_in(output: object) -> str | None:
+    """Give the lowest confidence of an output that is an answer, or is made of answers alone."""
+    answers = answers_in(output)
+    if not answers or ("" not in answers and not questions_in(output)):
+        return None
+    found = [answer.confidence for answer in answers.values() if answer.confidence is not None]
+    return f"{min(found):.4f}" if found else None
+
+
+def _in_a_header(value: str) -> str:
+    """Leave out what no header takes; names of endpoints are users' own."""
+    return value.encode("ascii", "replace").decode() if value.isprintable() else "?"
+
+
+class Runs:
+    """The runs of a server."""
+
+    def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
+        self._settings = settings
+        self._endpoints = endpoints
+        self._kept: dict[str, Finished] = {}
+        self._notes = 0
+        """Notes of the runs that are kept."""
+        self._active: set[str] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+        self.listeners: list[Callable[[Finished], None]] = []
+        """Called with each run that has ended, however it did."""
+
+    async def finish(
+        self, request: Request, served: Served, value: object, *, budget: Budget = UNLIMITED
+    ) -> Finished:
+        """Run to the end, for a request whose body has been read.
+
+        Args:
+            request: Who asks. If its client goes away, the run is cancelled.
+            served: What runs.
+            value: What it takes; see `Served.parse`.
+            budget: Tighter limits than the caller's own, such as those that the request names.
+
+        Raises:
+            MoaError: why it failed; `faults.py` knows what to answer, and which headers.
+        """
+        caller, headers = caller_of(request), request.headers
+        async with self.begun(caller, served, value, budget, headers=headers) as run:
+            working = asyncio.ensure_future(run.work())
+            gone = asyncio.ensure_future(_gone(request.receive))
+            try:
+                await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not working.done():
+                    raise _client_gone()
+                finished = working.result()
+            finally:
+                await cancel([working, gone])
+        request.state.finished = finished
+        if finished.item.error is not None:
+            raise finished.item.error
+        return finished
+
+    async def run(
+        self,
+        caller: Caller,
+        served: Served,
+        value: object,
+        listener: Callable[[Event], None] | None = None,
+        *,
+        budget: Budget = UNLIMITED,
+    ) -> Finished:
+        """Run to the end, for a route that looks itself whether its client is there.
+
+        Where the wait is cancelled, so is the run.
+
+        Args:
+            caller: Who asks.
+            served: What runs.
+            value: What it takes; see `Served.parse`.
+            listener: Called with each event while it goes on.
+            budget: See `finish`.
+        """
+        async with self.begun(caller, served, value, budget) as run:
+            return await run.work(listener)
+
+    def stream(
+        self,
+        request: Request,
+        served: Served,
+        value: object,
+        write: Callable[[Event | Finished], Iterable[ServerSentEvent]],
+        *,
+        budget: Budget = UNLIMITED,
+    ) -> Stream:
+        """Make the response that tells of a run while it goes on, for a body that has been read.
+
+        What is wrong before it begins, such as a spent budget, is answered as ever. Then the
+        status is 200: a run that fails is the last thing told.
+
+        Args:
+            request, served, value, budget: See `finish`.
+            write: Says what is sent of an event, and at last of what became of the run: its
+                output, or its error, for which `fault_of(finished.item.error).body` is sent.
+        """
+        caller, headers = caller_of(request), request.headers
+        begun = partial(self.begun, caller, served, value, budget, headers=headers)
+        return Stream(begun, write, self._settings)
+
+    @cached_property
+    def _reference(self) -> Reference | None:
+        return self._endpoints.reference
+
+    @property
+    def active(self) -> int:
+        """Runs that go on."""
+        return len(self._active)
+
+    async def ended(self) -> None:
+        """Wait until those that go on have ended; not for long, as they are cancelled by then."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LATE_S):
+                await self._none.wait()
+
+    def trace(self, id: str, caller: Caller) -> Finished:
+        """Give a run by its id.
+
+        Raises:
+            RequestRefused: it isn't kept, any longer, or is another's (404).
+        """
+        self._forget()
+        found = self._kept.get(id)
+        if found is None or found.caller != caller.name:
+            raise RequestRefused(
+                f"there is no run {id!r:.40}: of the last {self._settings.kept} each is kept for "
+                f"{self._settings.kept_s:g} seconds",
+                status=404,
+                code="trace_not_found",
+            )
+        return found
+
+    def _keep(self, finished: Finished) -> None:
+        for listener in self.listeners:
+            listener(finished)
+        self._kept[finished.id] = finished.to_keep()
+        self._notes += len(finished.item.trace)
+        self._forget()
+
+    def _forget(self) -> None:
+        most, oldest = self._settings.kept, time.monotonic() - self._settings.kept_s
+        while self._kept:
+            first = next(iter(self._kept.values()))
+            fits = len(self._kept) <= most and self._notes <= most * _NOTES
+            if fits and first.at >= oldest:
+                return
+            del self._kept[first.id]
+            self._notes -= len(first.item.trace)
+
+    @asynccontextmanager
+    async def begun(
+        self,
+        caller: Caller,
+        served: Served,
+        value: object,
+        budget: Budget,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[_Run]:
+        """Admit a run; it is over when this ends. Its trace goes on from the caller's `headers`."""
+        timeout_s = self._settings.timeout_s
+        admitted = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
+        async with admitted as outer:
+            context = outer.nested(budget=budget)
+            context.tracer = tracer_of(headers or {}) or context.tracer
+            run = _Run(served, value, caller, context, timeout_s, self._keep)
+            self._active.add(run.id)
+            self._none.clear()
+            try:
+                yield run
+            finally:
+                self._active.discard(run.id)
+                if not self._active:
+                    self._none.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    served: Served
+    value: object
+    caller: Caller
+    context: RunContext
+    timeout_s: float
+    keep: Callable[[Finished], None]
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    async def work(self, listener: Callable[[Event], None] | None = None) -> Finished:
+        """Run, and keep what became of it, also where it is cancelled."""
+        self.context.listener = listener
+        start = time.perf_counter()
+        item: Item[Any] | None = None
+        why: MoaError = _client_gone()
+        try:
+            late = "the run did not end in time, and was cut off"
+            async with in_time(self.timeout_s + _LATE_S, late):
+                node = self.served.node_of(self.caller)
+                item = await run_one(node, self.value, 1, _as_it_is, self.context)
+        except DeadlineExceeded as error:
+            why = error
+        finally:
+            finished = self.finished(item or self.failed(why, start))
+            self.keep(finished)
+        return finished
+
+    def finished(self, item: Item[Any]) -> Finished:
+        """Say what became of it."""
+        return Finished(
+            id=self.id,
+            served=self.served,
+            caller=self.caller.name,
+            item=item,
+            headers=headers_of(self.id, item),
+            failure=None if item.error is None else type(item.error).__name__,
+        )
+
+    def failed(self, error: MoaError, start: float) -> Item[Any]:
+        """Say why it has no output."""
+        return Item(
+            number=1,
+            id=1,
+            input=self.value,
+            status="failed",
+            error=error,
+            seconds=time.perf_counter() - start,
+            usage=self.context.usage,
+            trace=self.context.trace,
+        )
+
+
+class Stream:
+    """A response that tells of a run while it goes on; see `Runs.stream`."""
+
+    def __init__(
+        self,
+        begun: Callable[[], AbstractAsyncContextManager[_Run]],
+        write: Callable[[Event | Finished], Iterable[ServerSentEvent]],
+        settings: Settings,
+    ) -> None:
+        self._begun = begun
+        self._write = write
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        async with self._begun() as run:
+            waiting = _Waiting(self._settings.waiting)
+            working = asyncio.ensure_future(run.work(waiting.add))
+            working.add_done_callback(lambda _: waiting.end())
+            waiting.working = working
+            response = EventSourceResponse(
+                self._messages(run, waiting),
+                headers={"x-moa-trace": run.id},
+                send_timeout=_SEND_S,
+                shutdown_grace_period=self._settings.drain_s,
+            )
+            try:
+                async with asyncio.timeout(self._settings.timeout_s + 2 * _LATE_S):
+                    await response(scope, receive, send)
+            except (TimeoutError, SendTimeoutError):
+                _logger.warning("a stream was cut off: its client did not read it in time")
+            finally:
+                await cancel([working])
+
+    async def _messages(self, run: _Run, waiting: _Waiting) -> AsyncGenerator[ServerSentEvent]:
+        while (event := await waiting.next()) is not None:
+            for message in self._write(event):
+                yield message
+        if waiting.is_over:
+            finished = run.finished(run.failed(_too_slow(), time.perf_counter()))
+        else:
+            finished = await waiting.working
+        for message in self._write(finished):
+            yield message
+
+
+class _Waiting:
+    """Events that wait for a reader; of text the pieces of one node become one."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._events: deque[Event] = deque()
+        self._there = asyncio.Event()
+        self._ended = False
+        self.is_over = False
+        """Whether more were to wait than may."""
+        self.working: asyncio.Future[Finished]
+
+    def add(self, event: Event) -> None:
+        """Add one; where too much waits, the run is cancelled."""
+        if self.is_over:
+            return
+        last = self._events[-1] if self._events else None
+        if (
+            isinstance(event, TextDelta)
+            and isinstance(last, TextDelta)
+            and last.node == event.node
+            and len(last.text) < _CHUNK
+        ):
+            self._events[-1] = replace(last, text=last.text + event.text)
+        else:
+            self._events.append(event)
+        self._there.set()
+        if len(self._events) > self._most:
+            self.is_over = True
+            self._events.clear()
+            self.working.cancel()
+
+    def end(self) -> None:
+        """Say that no more come."""
+        self._ended = True
+        self._there.set()
+
+    async def next(self) -> Event | None:
+        """Give the next one, once it is there; `None`: no more come."""
+        while not self._events:
+            if self._ended or self.is_over:
+                return None
+            self._there.clear()
+            await self._there.wait()
+        return self._events.popleft()
+
+
+def _client_gone() -> RequestRefused:
+    return RequestRefused("the client has gone away", status=499, code="client_gone")
+
+
+def _too_slow() -> RequestRefused:
+    return RequestRefused(
+        "the stream was read too slowly, and its run was ended: read it as it comes, or ask "
+        "without streaming",
+        status=408,
+        code="reader_too_slow",
+    )
+
+
+def _as_it_is(value: object) -> object:
+    return value
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

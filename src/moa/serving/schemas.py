@@ -1,0 +1,104 @@
+"""Schemas: values held against a JSON schema that a client sent.
+
+Such a schema is nothing to be trusted: it fetches no other one, its patterns have little time, and
+parts of it that name each other end after so many steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from typing import Any, cast
+
+import regex
+
+from moa.errors import needed
+
+with needed("jsonschema", extra="serve", purpose="to hold answers to the schema of a client"):
+    from jsonschema import Draft202012Validator, validators
+    from jsonschema.exceptions import SchemaError, ValidationError
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+_PATTERN_S = 0.1
+"""Seconds that a pattern may take on one text."""
+_MOST_STEPS = 20_000
+"""Parts of a schema that are named by others, and looked at for one value."""
+_REFUSED = {
+    *("patternProperties", "unevaluatedProperties", "unevaluatedItems"),
+    *("$dynamicRef", "$recursiveRef"),
+}
+"""Keywords whose cost can't be bounded here; no vendor holds answers to them either."""
+
+
+def checker(schema: Mapping[str, Any]) -> Callable[[object], None]:
+    """Give what raises `ValueError` where a value doesn't follow a schema.
+
+    Raises:
+        ValueError: it is no JSON schema.
+    """
+    if found := sorted(_keys(schema) & _REFUSED):
+        raise ValueError(f"it has {', '.join(found)}, which isn't taken here")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(f"it is no JSON schema: {error.message[:300]}") from None
+    except RecursionError:
+        raise ValueError("it is no JSON schema: it is nested too deeply") from None
+
+    def check(value: object) -> None:
+        nothing = cast("Any", Registry)()  # no other schema is known, nor looked for
+        validator = _bounded()(schema, registry=nothing)
+        try:
+            fault = next(validator.iter_errors(value), None)
+        except Unresolvable as error:
+            raise ValueError(f"the schema names a part that it doesn't hold: {error.ref}") from None
+        except RecursionError:
+            raise ValueError("the schema goes round in circles") from None
+        if fault is not None:
+            where = "".join(f"[{step!r}]" for step in fault.absolute_path)
+            raise ValueError(f"{where or 'it'}: {fault.message[:300]}")
+
+    return check
+
+
+def _keys(value: object) -> set[str]:
+    """Find the keys in a value, however deep."""
+    left, found = [value], set[str]()
+    while left:
+        one = left.pop()
+        if isinstance(one, Mapping):
+            inner = cast("Mapping[str, object]", one)
+            found.update(inner)
+            left += inner.values()
+        elif isinstance(one, list):
+            left += cast("list[object]", one)
+    return found
+
+
+def _bounded() -> Any:
+    """Make the class of validators of one value."""
+    steps = count()
+    follow: Any = Draft202012Validator.VALIDATORS["$ref"]
+
+    def ref(validator: Any, given: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if next(steps) > _MOST_STEPS:
+            raise ValueError("the schema is too large to be looked through")
+        yield from follow(validator, given, instance, schema)
+
+    def pattern(validator: Any, given: str, instance: Any, schema: Any) -> Iterator[Any]:
+        del validator, schema
+        if isinstance(instance, str) and not _found(given, instance):
+            yield ValidationError(f"{instance[:100]!r} doesn't match {given[:100]!r}")
+
+    extend: Any = validators
+    return extend.extend(Draft202012Validator, {"$ref": ref, "pattern": pattern})
+
+
+def _found(pattern: str, text: str) -> bool:
+    try:
+        return regex.search(pattern, text, timeout=_PATTERN_S) is not None
+    except TimeoutError:
+        raise ValueError(f"the pattern {pattern[:100]!r} takes too long") from None
+    except regex.error as error:
+        raise ValueError(f"{pattern[:100]!r} is no pattern: {error}") from None

@@ -1,0 +1,182 @@
+"""Served: a node under the name by which clients know it, with its schemas, JSON in and out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.json_schema import JsonSchemaMode
+
+from moa._files import dumped, jsonable
+from moa.agents.deciding import DecidingAgent
+from moa.agents.filter import Filter
+from moa.agents.prompts import WithoutExamples
+from moa.batch import reader_for, row_text
+from moa.chat.messages import ChatReply, UserMessage
+from moa.context import RunContext
+from moa.errors import InputError
+from moa.graphs.engine.types import UNKNOWN, signature_of
+from moa.node import Node, Result
+from moa.serving.keys import Caller
+
+Schema = dict[str, Any]
+"""A JSON schema."""
+_OWN = "#/$defs/{model}"
+"""Where a schema that stands alone has those of the models in it."""
+_WORDS: Schema = {"type": "string", "pattern": r"\S"}
+_SOME_TEXT: Schema = {
+    "anyOf": [
+        _WORDS,
+        {"type": "object", "required": ["text"], "properties": {"text": _WORDS}},
+    ]
+}
+"""Of what decides about a text, which is not to be empty."""
+
+
+class Served:
+    """A node under the name by which clients know it.
+
+    Args:
+        node: What runs.
+        name: Its name for clients; `None`: its own.
+        description: What it does, in words.
+
+    Examples:
+        >>> from moa.serving.served import Served
+        >>> greeter = Served(Agent(ScriptedEndpoint(["Hello!"]), "Greet."))
+        >>> greeter.input_schema["anyOf"][0], greeter.parse("Hi")
+        ({'type': 'string'}, Text(text='Hi', language=None))
+    """
+
+    def __init__(
+        self, node: Node[Any, Any], *, name: str | None = None, description: str = ""
+    ) -> None:
+        self.node = node
+        self.name = name or node.name
+        self.description = description
+        signature = signature_of(node)
+        kind = signature.input(0)
+        self._input: Any = object if kind is UNKNOWN else kind
+        self._output: Any = object if signature.output is UNKNOWN else signature.output
+        self._read = reader_for(self._input)
+
+    def of(self, node: Node[Any, Any]) -> Served:
+        """Serve another node under this name, for one request; its schemas stay."""
+        made = copy.copy(self)
+        made.node, made._input = node, object
+        return made
+
+    def parse(self, given: object) -> Any:
+        """Make the node's input of JSON: a text of a string, anything else by its schema.
+
+        Raises:
+            InputError: it doesn't fit.
+        """
+        if not isinstance(given, str | dict) and self.takes_text:
+            raise InputError(f"{self.name} takes a text: send a JSON string")
+        return self._read(given)  # pyright: ignore[reportArgumentType]
+
+    def node_of(self, caller: Caller) -> Node[Any, Any]:
+        """Give what runs for a caller: one with a name has conversations of its own."""
+        of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
+        return _OwnThreads(self.node, caller.name) if of_a_chat and caller.name else self.node
+
+    def dump(self, output: object) -> Any:
+        """Write an output as JSON, as `moa run --json` does."""
+        return jsonable(output)
+
+    @cached_property
+    def takes_text(self) -> bool:
+        """Whether a JSON string is an input of it."""
+        try:
+            self._read("")
+        except InputError:
+            return False
+        return True
+
+    @property
+    def decides(self) -> bool:
+        """Whether it is an agent that decides, whose answer is a label."""
+        return isinstance(self.node, DecidingAgent)
+
+    @cached_property
+    def fields(self) -> frozenset[str] | None:
+        """Names of the fields that an output may have; `None`: nobody knows."""
+        known = self.output_schema
+        parts = [known, *known.get("anyOf", ()), *known.get("$defs", {}).values()]
+        named = [part.get("properties") for part in parts]
+        found = {name for part in named if part for name in part}
+        questions = self.node.questions if isinstance(self.node, DecidingAgent) else ()
+        return frozenset(found | {one.name for one in questions}) or None
+
+    @cached_property
+    def input_schema(self) -> Schema:
+        """The JSON schema of what `parse` takes; `{}` where nothing says what that is."""
+        return self.input_in(_OWN)
+
+    @cached_property
+    def output_schema(self) -> Schema:
+        """The JSON schema of what `dump` gives; `{}` where nothing says what that is."""
+        return _schema(self._output, "serialization", _OWN)
+
+    def input_in(self, place: str) -> Schema:
+        """Write the schema of an input for a document, `place` being where `{model}` stands."""
+        if self.decides and not isinstance(self.node, Filter):  # which drops an empty text
+            return copy.deepcopy(_SOME_TEXT)
+        if self._read is row_text:
+            return {"type": "string"}
+        schema = _schema(self._input, "validation", place)
+        if not schema or not self.takes_text:
+            return schema
+        definitions = schema.pop("$defs", None)
+        both: Schema = {"anyOf": [{"type": "string"}, schema]}
+        return both | ({"$defs": definitions} if definitions else {})
+
+    def output_in(self, place: str) -> Schema:
+        """Write the schema of an output for a document; see `input_in`."""
+        return _schema(self._output, "serialization", place)
+
+    def schemas(self) -> Mapping[str, object]:
+        """Say what goes in and what comes out."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "input": self.input_schema,
+            "output": self.output_schema,
+        }
+
+
+class _OwnThreads:
+    """A chat in whose threads nobody else writes or reads."""
+
+    def __init__(self, node: Node[Any, Any], owner: str) -> None:
+        self._node = node
+        self._owner = owner
+        self.name = node.name
+        self.input_type = UserMessage
+
+    async def run(
+        self, request: UserMessage, context: RunContext | None = None, /
+    ) -> Result[object]:
+        """Answer in the caller's own thread of that name."""
+        own = request.model_copy(update={"thread": dumped([self._owner, request.thread])})
+        result: Result[object] = await self._node.run(own, context)
+        output = result.output
+        if isinstance(output, ChatReply):
+            output = output.model_copy(update={"thread": request.thread})
+        return replace(result, output=output)
+
+
+def _schema(kind: Any, mode: JsonSchemaMode, place: str) -> Schema:
+    if kind is object or kind is Any:
+        return {}
+    try:
+        adapter = TypeAdapter[object](kind)
+        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=WithoutExamples)
+    except (PydanticUserError, PydanticSchemaGenerationError):  # a class that pydantic can't tell
+        return {}

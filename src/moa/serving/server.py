@@ -1,0 +1,188 @@
+"""Server: what all routes share, and its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+from moa._async import cancel
+from moa.config.endpoints import Endpoints, warm
+from moa.config.faults import nearest
+from moa.endpoints import Endpoint
+from moa.endpoints.encoders import JointEncoder, encoder_for
+from moa.errors import ConfigError, MoaError, RequestRefused
+from moa.graphs.loading import endpoints_in, texts_to_encode
+from moa.serving.jobs import Jobs
+from moa.serving.keys import Caller, Keys
+from moa.serving.runs import Runs
+from moa.serving.served import Served
+
+_logger = logging.getLogger(__name__)
+_ORIGIN = re.compile(r"https?://[^/*\s]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a server takes, and for how long.
+
+    Raises:
+        ConfigError: a limit is not positive.
+    """
+
+    hosts: tuple[str, ...] = ()
+    """Names in the `Host` of requests that are answered, beside `localhost` and addresses of IP."""
+    origins: tuple[str, ...] = ()
+    """Origins of pages that may ask, such as `https://app.example.org`; none: no page may."""
+    timeout_s: float = 300.0
+    """Seconds until a run, or a stream, is ended."""
+    drain_s: float = 30.0
+    """Seconds that runs have left when the server is told to end."""
+    body_bytes: int = 4 << 20
+    """Most bytes of a request."""
+    depth: int = 64
+    """Most arrays and objects within each other in a request."""
+    concurrency: int = 256
+    """Most requests worked on at once; more are told to come again."""
+    waiting: int = 1000
+    """Most events that wait for a slow reader, before its run is ended."""
+    kept: int = 1000
+    """Most runs whose traces are kept."""
+    kept_s: float = 600.0
+    """Seconds for which they are."""
+    jobs: Path | None = None
+    """Folder of the jobs; `None`: no jobs are taken."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, int | float) and value <= 0:
+                raise ConfigError(f"{one.name}={value} is to be more than 0")
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"{origin!r} is no origin: name each whose pages may ask, such as "
+                    "https://app.example.org, without a path or a *"
+                )
+
+
+class Server:
+    """What all routes share: what is served, to whom, and the runs.
+
+    Args:
+        served: What is served, each under another name.
+        endpoints: Whom it asks; `endpoints.slm` is the server's small model.
+        settings: What it takes.
+        keys: Who may ask.
+
+    Raises:
+        ConfigError: two have the same name, or there is none.
+    """
+
+    def __init__(
+        self, served: Iterable[Served], endpoints: Endpoints, settings: Settings, keys: Keys
+    ) -> None:
+        self.served: dict[str, Served] = {}
+        """By name, in the order in which they were given."""
+        for one in served:
+            if not one.name or "/" in one.name:
+                raise ConfigError(f"{one.name!r} is no name to be served by: give one without '/'")
+            if one.name in self.served:
+                raise ConfigError(f"two are to be served as {one.name!r}: give them other names")
+            self.served[one.name] = one
+        if not self.served:
+            raise ConfigError("nothing is to be served: name a graph, as in moa serve support")
+        self.endpoints = endpoints
+        self.settings = settings
+        self.keys = keys
+        self.runs = Runs(settings, endpoints)
+        self.jobs = Jobs(settings.jobs, self.served, keys, endpoints)
+        self.is_open = False
+        """Whether it has been started, and not ended."""
+        self.warming: asyncio.Future[None] | None = None
+        """Done once models are loaded; it has the error where they can't be."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests, and models are loaded."""
+        done = self.warming is not None and self.warming.done()
+        return self.is_open and done and not self.warming_failed
+
+    @property
+    def warming_failed(self) -> BaseException | None:
+        """Why models can't be loaded; `None`: they are, or will be."""
+        warming = self.warming
+        ended = warming is not None and warming.done() and not warming.cancelled()
+        return warming.exception() if warming is not None and ended else None
+
+    def known(self, caller: Caller) -> list[Served]:
+        """List what a caller may run."""
+        return [one for name, one in self.served.items() if caller.may_run(name)]
+
+    @cached_property
+    def decides(self) -> Endpoint | None:
+        """The server's small model, if it can decide."""
+        try:
+            small = self.endpoints.slm
+        except ConfigError as error:
+            _logger.warning("no small model can be asked questions: %s", error)
+            return None
+        return small if "decide" in small.capabilities else None
+
+    @cached_property
+    def encoder(self) -> Endpoint | None:
+        """The encoder that can be read beside the server's small model."""
+        return None if self.decides is None else encoder_for(self.decides)
+
+    def named(self, name: str, caller: Caller) -> Served:
+        """Give what is served under a name, as far as the caller may know of it.
+
+        Raises:
+            RequestRefused: there is nothing of that name (404).
+        """
+        known = {one.name: one for one in self.known(caller)}
+        if name not in known:
+            raise RequestRefused(
+                f"there is no model {name!r:.100} here{nearest(name, list(known))}",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
+        return known[name]
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None]:
+        """Take requests, load models beside them, and go on with jobs; at the end, end all runs."""
+        await self.keys.open()
+        try:
+            async with self.jobs.opened():
+                self.warming = asyncio.ensure_future(self._warm())
+                self.is_open = True
+                try:
+                    yield
+                finally:
+                    self.is_open = False
+                    await cancel([self.warming])
+                    await self.runs.ended()
+        finally:
+            await self.keys.close()
+
+    async def _warm(self) -> None:
+        """Load and start what will be asked, so that no request waits for it."""
+        try:
+            nodes = [one.node for one in self.served.values()]
+            found = [endpoints_in(node) for node in nodes]
+            given = [one for some in found for one in some or ()]
+            due = [*self.endpoints.used, *given] if None in found else given
+            texts = [text for node in nodes for text in texts_to_encode(node)]
+            await warm(due, texts=texts)
+            if texts:
+                await JointEncoder().read(texts)
+        except MoaError as error:
+            _logger.error("the models can't be loaded: %s", error)
+            raise

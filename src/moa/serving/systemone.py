@@ -1,0 +1,432 @@
+"""System One: any questions about a text, in the format that servers of decision models share.
+
+`POST /v1/systemone` is spoken by vLLM, llama.cpp, Ollama, SGLang and OpenRouter:
+<https://github.com/mandu5/jevcompat/blob/main/SPEC.md>. What is added here: where a calibration
+with a promise decides, its answer says whether it is `accepted`, and by which `bound`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from moa.agents.deciding import DecidingAgent
+from moa.calibration.file import Calibration
+from moa.context import RunContext, run_context
+from moa.errors import ConfigError, RequestRefused
+from moa.node import Result, finish
+from moa.questions import Answer, Kind, Option, Question
+from moa.serving.asking import Body, SomeText, body_of, read_as
+from moa.serving.http import caller_of, json_response, read_json
+from moa.serving.keys import Caller
+from moa.serving.openapi import Schemas, operation
+from moa.serving.runs import Finished
+from moa.serving.served import Served
+from moa.serving.server import Server
+
+DECIDE = "decide"
+"""The name by which the server's small model is asked."""
+_ALIASES = (DECIDE, "jev-latest")
+"""`jev-latest` is what the SDKs of this format ask, unless they are told another name."""
+MOST_QUESTIONS = 64
+MOST_OPTIONS = 255
+MOST_LEVELS = 10
+
+Told = SomeText | dict[str, Any] | list[Any]
+"""A text, or JSON that is read as one."""
+_IS_TOLD: JsonDict = {"not": {"type": "null"}}
+_SIDE_TOLD: JsonDict = {
+    "type": "object",
+    "anyOf": [{"required": [side], "properties": {side: _IS_TOLD}} for side in ("true", "false")],
+}
+_NOUL_TOLD: JsonDict = {
+    "anyOf": [
+        {"required": ["instructions"], "properties": {"instructions": _IS_TOLD}},
+        {"required": ["criteria"], "properties": {"criteria": _SIDE_TOLD}},
+    ]
+}
+_ALL_TOLD: JsonDict = {
+    "required": ["type", "instructions", "criteria"],
+    "properties": {"instructions": _IS_TOLD, "criteria": _IS_TOLD},
+}
+"""What is to be said of a question that isn't an agent's own; those may be asked by their names."""
+
+
+class _Sides(Body):
+    """What yes and no mean."""
+
+    true: Told | None = None
+    false: Told | None = None
+
+
+class Noul(Body):
+    """A question of yes or no."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": [_NOUL_TOLD]})
+
+    type: Literal["noul"]
+    instructions: Told | None = None
+    criteria: _Sides | None = None
+
+
+class ChoiceAsked(Body):
+    """A question with one of several options."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": [_ALL_TOLD]})
+
+    type: Literal["choice"]
+    instructions: Told | None = None
+    criteria: Annotated[
+        dict[SomeText, Told | None] | None,
+        Field(
+            min_length=2,
+            max_length=MOST_OPTIONS,
+            json_schema_extra={"propertyNames": {"pattern": r"\S"}},
+        ),
+    ] = None
+    """What each option means, by its name; left out for a question of the agent's own."""
+
+
+class ScoreAsked(Body):
+    """A question with ordered levels."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": [_ALL_TOLD]})
+
+    type: Literal["score"]
+    instructions: Told | None = None
+    criteria: Annotated[
+        list[Told] | None,
+        Field(min_length=2, max_length=MOST_LEVELS, json_schema_extra={"uniqueItems": True}),
+    ] = None
+    """The levels, the lowest first; left out for a question of the agent's own."""
+
+
+AnyAsked = Annotated[Noul | ChoiceAsked | ScoreAsked, Field(discriminator="type")]
+_KINDS: dict[str, Kind] = {"noul": "predicate", "choice": "choice", "score": "score"}
+
+
+class SystemOneRequest(Body):
+    """What is decided about, and by whom. Fields that aren't known change nothing."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = DECIDE
+    """`decide` is the server's small model; else the name of an agent that decides."""
+    state: Told
+    """What the questions are about."""
+    questions: Annotated[dict[str, AnyAsked], Field(min_length=1, max_length=MOST_QUESTIONS)]
+    images: None = None
+    files: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers to questions, in their order."""
+
+    answers: tuple[Answer, ...]
+
+    @property
+    def accepted(self) -> bool | None:
+        """Whether promises cover all of them; `None` where nothing is promised of one."""
+        said = [answer.accepted for answer in self.answers]
+        return None if None in said else all(said)
+
+
+class Asked:
+    """A node that asks an agent's questions, and gives the answers as they are.
+
+    Args:
+        agent: Who decides; its `questions` are asked.
+        name: Of the node.
+    """
+
+    def __init__(self, agent: DecidingAgent[Any], name: str) -> None:
+        self.agent, self.name = agent, name
+
+    async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
+        """Ask about a text; raises as `DecidingAgent.answers` does."""
+        started = time.perf_counter()
+        own = run_context(context).nested(
+            self.name, budget=self.agent.budget, timeout_s=self.agent.timeout_s
+        )
+        answers = await self.agent.answers(request, own)
+        return finish(Answers(tuple(answers)), own, seconds=time.perf_counter() - started)
+
+
+class AnyQuestions(DecidingAgent[Any]):
+    """Asks an endpoint any questions; what comes of them is `answers`."""
+
+    output_type: Any = object
+
+    def read(self, answers: Sequence[Answer]) -> Answers:
+        """Give them as they are."""
+        return Answers(tuple(answers))
+
+
+def routes(server: Server) -> list[Route]:
+    """Give `/v1/systemone`."""
+
+    async def systemone(request: Request) -> Response:
+        body = await _body(request, server)
+        text = text_of(body.state)
+        served, agent = decider(server, body.model, request)
+        node = Asked(asking(agent, body.questions, name=served.name), served.name)
+        try:
+            finished = await server.runs.finish(request, served.of(node), text)
+        except ConfigError as error:
+            if type(error) is not ConfigError:
+                raise
+            # A question is over a limit of the model that decides, or its labels can't be told
+            # apart there; nothing was sent.
+            raise RequestRefused(str(error), status=501, code="model_limit") from error
+        return json_response(reply(body, node.agent, finished), finished.headers)
+
+    return [Route("/v1/systemone", systemone, methods=["POST"])]
+
+
+def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
+    """Describe this route for OpenAPI."""
+    answer: dict[str, Any] = {
+        "type": "object",
+        "required": ["model", "answers", "usage"],
+        "properties": {
+            "model": {"type": "string"},
+            "answers": {"type": "object", "additionalProperties": {"type": "object"}},
+            "usage": {"type": "object"},
+        },
+    }
+    names = [one.name for one in server.known(caller) if deciding(one.node)]
+    if server.decides and DECIDE not in names and caller.may_run(DECIDE):
+        names.append(DECIDE)
+    body = body_of(SystemOneRequest, schemas, models=names)
+    asked = operation("Decide questions about a text, as System One does", answer, body=body)
+    return {"/v1/systemone": {"post": asked}}
+
+
+async def _body(request: Request, server: Server) -> SystemOneRequest:
+    """Read a request; its clients expect 422 for whatever is wrong with it."""
+    try:
+        given = await read_json(request, server.settings)
+    except RequestRefused as error:
+        if error.status != 400:
+            raise
+        raise _wrong(str(error), None) from error
+    return read_as(SystemOneRequest, given, status=422)
+
+
+def _wrong(said: str, param: str | None) -> RequestRefused:
+    place = ["body", *([param] if param else [])]
+    return RequestRefused(
+        said,
+        status=422,
+        code="invalid_value",
+        param=param,
+        faults=[{"loc": place, "msg": said, "type": "value_error"}],
+    )
+
+
+def decider(server: Server, name: str, request: Request) -> tuple[Served, DecidingAgent[Any]]:
+    """Give who is asked by a name.
+
+    Raises:
+        RequestRefused: there is nobody of that name (404), or none that decides (422).
+    """
+    caller = caller_of(request)
+    small = server.decides
+    if small and name in _ALIASES and name not in server.served and caller.may_run(DECIDE):
+        agent = AnyQuestions(small, (), name=DECIDE)
+        return Served(agent, name=DECIDE), agent
+    served = server.named(name, caller)
+    if (agent := deciding(served.node)) is None:
+        raise _wrong(
+            f"{name} decides no questions: ask it by /v1/chat/completions or /run/{name}, and "
+            f"questions of {DECIDE!r}",
+            "model",
+        )
+    return served, agent
+
+
+def deciding(node: object) -> DecidingAgent[Any] | None:
+    """Give the agent that a node is, if it decides; nobody is asked past what stands around one."""
+    return cast("DecidingAgent[Any]", node) if isinstance(node, DecidingAgent) else None
+
+
+def text_of(told: Told) -> str:
+    """Write what was sent as a text."""
+    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+
+
+def asking(
+    agent: DecidingAgent[Any], asked: Mapping[str, AnyAsked], *, name: str
+) -> DecidingAgent[Any]:
+    """Copy an agent so that it asks what a request does, in its order.
+
+    A question that is the agent's own is decided as the agent does, with its calibration and its
+    examples; so is one of its name and kind that says no more. Any other is asked of its endpoint.
+
+    Raises:
+        RequestRefused: a question says too little, or its options can't be told apart (422).
+    """
+    own = {_as_asked(question): question for question in agent.questions}
+    taken = {question.name for question in agent.questions}
+    questions: list[Question] = []
+    for id, one in asked.items():
+        question = _named(agent, id, one) or _question(id, one)
+        found = own.get(_as_asked(question))
+        if found is None:
+            while question.name in taken:
+                question = replace(question, name=f"{question.name}_")
+            found = question
+        taken.add(found.name)
+        questions.append(found)
+    return agent.asking(questions)
+
+
+def _as_asked(question: Question) -> object:
+    """Tell a question from others, by all but its name."""
+    options = tuple((option.name, option.description) for option in question.options)
+    return question.kind, question.text, options
+
+
+def _named(agent: DecidingAgent[Any], id: str, asked: AnyAsked) -> Question | None:
+    """Find the agent's own question that is meant by its name and kind alone."""
+    if asked.instructions is not None or asked.criteria is not None:
+        return None
+    known = (question for question in agent.questions if question.name == id)
+    return next((question for question in known if question.kind == _KINDS[asked.type]), None)
+
+
+def _question(id: str, asked: AnyAsked) -> Question:
+    """Read a question."""
+    options = _options(id, asked)
+    text = "" if asked.instructions is None else text_of(asked.instructions)
+    if not text.strip() and isinstance(asked, Noul):  # what it is to be true of stands for it
+        text = options[0].description or options[1].description or ""
+    try:
+        return Question(id, _KINDS[asked.type], text, options)
+    except ConfigError as error:
+        raise _wrong(str(error), "questions") from error
+
+
+def _options(id: str, asked: AnyAsked) -> tuple[Option, ...]:
+    if isinstance(asked, Noul):
+        sides = asked.criteria or _Sides()
+        return (
+            Option("yes", value=True, description=_meaning(sides.true)),
+            Option("no", value=False, description=_meaning(sides.false)),
+        )
+    if asked.criteria is None:
+        what = "options" if asked.type == "choice" else "levels"
+        raise _wrong(f"question {id!r} has no criteria: give its {what}", "questions")
+    if isinstance(asked, ScoreAsked):
+        levels = map(text_of, asked.criteria)
+        return tuple(Option(level, place) for place, level in enumerate(levels))
+    told = asked.criteria.items()
+    return tuple(Option(name, name, _meaning(meaning)) for name, meaning in told)
+
+
+def _meaning(told: Told | None) -> str | None:
+    return None if told is None else text_of(told)
+
+
+def reply(body: SystemOneRequest, agent: DecidingAgent[Any], finished: Finished) -> object:
+    """Write the answers to a request."""
+    output: Answers = finished.output
+    given = zip(body.questions.items(), output.answers, strict=True)
+    answers = {id: _answer(id, asked, answer, agent) for (id, asked), answer in given}
+    amount = finished.item.usage.total
+    usage: dict[str, float] = {
+        "input_tokens": amount.input_tokens,
+        "output_tokens": amount.output_tokens,
+    }
+    if amount.cost is not None:
+        usage["cost"] = float(amount.cost)
+    return {"model": finished.served.name, "answers": answers, "usage": usage}
+
+
+def _answer(
+    id: str, asked: AnyAsked, answer: Answer, agent: DecidingAgent[Any]
+) -> dict[str, object]:
+    """Write an answer; one that isn't there leaves the others as they are."""
+    if answer.status != "answered":
+        return {"type": "refusal", "name": id}
+    said = {"type": asked.type, **_SAID[asked.type](answer)}
+    calibration = agent.calibrations.get(answer.question.name)
+    return said | _promised(answer, calibration) | _beside(answer)
+
+
+def _noul(answer: Answer) -> dict[str, object]:
+    if answer.probabilities is None:
+        raise RequestRefused(
+            f"the model writes its answers, so that {answer.question.name!r} has no probability: "
+            "ask a choice of yes and no",
+            status=501,
+            code="no_probabilities",
+        )
+    return {"noul": answer.probabilities[0]}
+
+
+def _choice(answer: Answer) -> dict[str, object]:
+    names = [option.name for option in answer.question.options]
+    said: dict[str, object] = {"choice": names[answer.best]}
+    if (weights := answer.probabilities) is not None:
+        said["probabilities"] = dict(zip(names, weights, strict=True))
+        even = 1 / len(weights)
+        said["confidence"] = max(0.0, (max(weights) - even) / (1 - even))
+    return said
+
+
+def _score(answer: Answer) -> dict[str, object]:
+    levels = [option.name for option in answer.question.options]
+    legend = {str(place): level for place, level in enumerate(levels)}
+    if (weights := answer.probabilities) is None:
+        return {"score": answer.best, "legend": legend}
+    expected = sum(place * weight for place, weight in enumerate(weights))
+    middle = (len(levels) - 1) / 2
+    even = sum(abs(place - middle) for place in range(len(levels))) / len(levels)
+    spread = sum(abs(place - answer.best) * weight for place, weight in enumerate(weights))
+    return {
+        "score": expected,
+        "legend": legend,
+        "probabilities": {str(place): weight for place, weight in enumerate(weights)},
+        "confidence": max(0.0, 1 - spread / even),
+    }
+
+
+_SAID = {"noul": _noul, "choice": _choice, "score": _score}
+"""How confidence is worked out is TypeSafe's way: section 4.5 of the specification."""
+
+
+def _promised(answer: Answer, calibration: Calibration | None) -> dict[str, object]:
+    """Say whether a promise covers it, and which; nothing where none is made."""
+    if answer.accepted is None or calibration is None or calibration.bound is None:
+        return {}
+    label = answer.question.options[answer.best].name
+    bound = calibration.bounds.get(label, calibration.bound)
+    promise = {
+        "risk": bound.guarantee.risk,
+        "confidence": bound.guarantee.confidence,
+        "threshold": bound.threshold,
+        "labels": bound.labels,
+    }
+    return {"accepted": answer.accepted, "bound": promise}
+
+
+def _beside(answer: Answer) -> dict[str, object]:
+    """Say what else is known of it, under names that the specification leaves to servers."""
+    said = {
+        "x_expected_precision": answer.expected_precision,
+        "x_label_mass": answer.label_mass,
+        "x_doubtful": answer.doubtful or None,
+        "x_untold": answer.untold or None,
+    }
+    return {name: value for name, value in said.items() if value is not None}

@@ -1,0 +1,240 @@
+"""Typed routes: a graph is run on JSON by its schema, at once or as it goes on; and its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Iterable
+from dataclasses import fields
+from typing import Any, cast
+
+from sse_starlette import ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from moa._files import dumped, jsonable
+from moa.errors import InputError, RequestRefused
+from moa.serving.faults import fault_of
+from moa.serving.http import Bounded, caller_of, json_response, read_json
+from moa.serving.keys import Caller
+from moa.serving.openapi import Operation, Schemas, operation, parameter
+from moa.serving.runs import Finished
+from moa.serving.served import Schema, Served
+from moa.serving.server import Server
+from moa.trace import (
+    Event,
+    NodeFinished,
+    NodeSkipped,
+    NodeStarted,
+    TextDelta,
+    ToolFinished,
+    ToolStarted,
+)
+
+EVENTS: dict[type[object], str] = {
+    NodeStarted: "node_started",
+    TextDelta: "text",
+    NodeFinished: "node_finished",
+    NodeSkipped: "node_skipped",
+    ToolStarted: "tool_started",
+    ToolFinished: "tool_finished",
+}
+"""Names of events as they are sent; `result` or `error` is the last."""
+_LINES = "application/x-ndjson"
+_ANYTHING: Schema = {"type": "object"}
+_ID = parameter("id", {"type": "string"})
+
+
+def routes(server: Server) -> list[Route]:
+    """Give `/run`, `/schema`, `/drawing`, `/traces` and `/jobs`."""
+
+    async def run(request: Request) -> Any:
+        served = server.named(request.path_params["name"], caller_of(request))
+        value = served.parse(await read_json(request, server.settings))
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return server.runs.stream(request, served, value, written)
+        finished = await server.runs.finish(request, served, value)
+        return json_response(outcome(finished), finished.headers)
+
+    async def schema(request: Request) -> Response:
+        served = server.named(request.path_params["name"], caller_of(request))
+        return json_response(served.schemas())
+
+    async def drawing(request: Request) -> Response:
+        served = server.named(request.path_params["name"], caller_of(request))
+        if "image/svg+xml" in request.headers.get("accept", ""):
+            svg = await asyncio.to_thread(lambda: _drawn(served).svg)
+            return Response(svg, media_type="image/svg+xml")
+        return Response(_drawn(served).mermaid, media_type="text/plain")
+
+    async def trace(request: Request) -> Response:
+        found = server.runs.trace(request.path_params["id"], caller_of(request))
+        return json_response(found.record, found.headers)
+
+    return [
+        Route("/run/{name}", run, methods=["POST"]),
+        Route("/schema/{name}", schema, methods=["GET"]),
+        Route("/drawing/{name}", drawing, methods=["GET"]),
+        Route("/traces/{id}", trace, methods=["GET"]),
+        *_job_routes(server),
+    ]
+
+
+def _job_routes(server: Server) -> list[Route]:
+    jobs = server.jobs
+
+    async def begin(request: Request) -> Response:
+        caller = caller_of(request)
+        given = await read_json(request, server.settings)
+        if not isinstance(given, dict):
+            raise InputError('a job is {"model": NAME, "rows": [a text or an object, …]}')
+        asked = cast("dict[str, object]", given)
+        name, rows = asked.get("model"), asked.get("rows")
+        if not isinstance(name, str) or not isinstance(rows, list):
+            raise InputError("a job takes model, the name of what is run, and rows, a list")
+        id = await jobs.begin(server.named(name, caller), cast("list[object]", rows), caller)
+        where = {"location": f"{request.url.path}/{id}"}
+        return json_response(await jobs.status(id, caller), where, status=202)
+
+    async def listed(request: Request) -> Response:
+        return json_response({"jobs": await jobs.of(caller_of(request))})
+
+    async def all_jobs(request: Request) -> Response:
+        return await (begin if request.method == "POST" else listed)(request)
+
+    async def status(request: Request) -> Response:
+        found = await jobs.status(request.path_params["id"], caller_of(request))
+        return json_response(found)
+
+    async def lines(request: Request) -> Any:
+        states = request.query_params.getlist("state")
+        found = jobs.lines(request.path_params["id"], caller_of(request), states)
+        response = StreamingResponse(_in_threads(found), media_type=_LINES)
+        return Bounded(response, server.settings.timeout_s)
+
+    async def cancel(request: Request) -> Response:
+        await jobs.cancel(request.path_params["id"], caller_of(request))
+        return await status(request)
+
+    async def resume(request: Request) -> Response:
+        await jobs.resume(request.path_params["id"], caller_of(request))
+        return await status(request)
+
+    return [
+        Route("/jobs", all_jobs, methods=["GET", "POST"]),
+        Route("/jobs/{id}", status, methods=["GET"]),
+        Route("/jobs/{id}/lines", lines, methods=["GET"]),
+        Route("/jobs/{id}/cancel", cancel, methods=["POST"]),
+        Route("/jobs/{id}/resume", resume, methods=["POST"]),
+    ]
+
+
+def outcome(finished: Finished) -> dict[str, object]:
+    """Write what came out, what it used, and the id of its trace."""
+    return {
+        "output": finished.served.dump(finished.output),
+        "status": finished.item.status,
+        "usage": finished.usage,
+        "trace": finished.id,
+        "seconds": round(finished.item.seconds, 4),
+    }
+
+
+def written(event: Event | Finished) -> Iterable[ServerSentEvent]:
+    """Write an event, or what became of the run, as it is sent."""
+    if not isinstance(event, Finished):
+        said = {one.name: jsonable(getattr(event, one.name)) for one in fields(event)}
+        yield ServerSentEvent(dumped(said), event=EVENTS[type(event)])
+    elif event.item.error is not None:
+        yield ServerSentEvent(dumped(fault_of(event.item.error).body), event="error")
+    else:
+        yield ServerSentEvent(dumped(outcome(event)), event="result")
+
+
+def _drawn(served: Served) -> Any:
+    draw: Any = getattr(served.node, "draw", None)
+    if draw is None:
+        raise RequestRefused(
+            f"{served.name!r} is a single agent, and there is nothing in it to draw",
+            status=404,
+            code="nothing_to_draw",
+        )
+    return draw()
+
+
+async def _in_threads(lines: Generator[dict[str, Any]]) -> AsyncGenerator[bytes]:
+    """Read lines some at a time, in threads, so that the event loop goes on."""
+
+    def some() -> bytes:
+        read = (dumped(line) for line, _ in zip(lines, range(_AT_ONCE), strict=False))
+        return "".join(f"{line}\n" for line in read).encode()
+
+    try:
+        while chunk := await asyncio.to_thread(some):
+            yield chunk
+    finally:
+        lines.close()
+
+
+_AT_ONCE = 100
+"""Lines that are read together."""
+
+
+def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
+    """Describe these routes for OpenAPI, `/run` once for each graph that a caller may run."""
+    found: dict[str, object] = {}
+    for one in server.known(caller):
+        found[f"/run/{one.name}"] = {"post": _run(one, schemas)}
+    name = parameter("name", {"enum": [one.name for one in server.known(caller)]})
+    text: Schema = {"type": "string"}
+    found |= {
+        "/schema/{name}": {"get": operation("Its schemas", _ANYTHING, parameters=[name])},
+        "/drawing/{name}": {
+            "get": operation("A drawing", text, answers_with="text/plain", parameters=[name])
+        },
+        "/traces/{id}": {"get": operation("What a run did", _ANYTHING, parameters=[_ID])},
+    }
+    return found | (_jobs_paths(name["schema"]) if server.settings.jobs else {})
+
+
+def _jobs_paths(models: Schema) -> dict[str, object]:
+    """Describe the routes of jobs, where the server keeps some."""
+    state = parameter("state", {"type": "string"}, within="query")
+    asked: Schema = {
+        "type": "object",
+        "required": ["model", "rows"],
+        "properties": {
+            "model": models,
+            "rows": {"type": "array", "items": {"type": ["string", "object"]}, "minItems": 1},
+        },
+    }
+    about = operation("How far a job is", _ANYTHING, parameters=[_ID])
+    changed = operation("How far it is", _ANYTHING, body={"type": "object"}, parameters=[_ID])
+    lines = operation("Its lines", {"type": "string"}, answers_with=_LINES, parameters=[_ID, state])
+    return {
+        "/jobs": {
+            "get": operation("The jobs", _ANYTHING),
+            "post": operation("Begin a job", _ANYTHING, body=asked, status=202),
+        },
+        "/jobs/{id}": {"get": about},
+        "/jobs/{id}/lines": {"get": lines},
+        "/jobs/{id}/cancel": {"post": changed},
+        "/jobs/{id}/resume": {"post": changed},
+    }
+
+
+def _run(served: Served, schemas: Schemas) -> Operation:
+    into, out = (schemas.place(served.name, way) for way in ("in", "out"))
+    answer: Schema = {
+        "type": "object",
+        "required": ["output", "status", "usage", "trace", "seconds"],
+        "properties": {
+            "output": schemas.add(served.output_in(out), out),
+            "status": {"enum": ["answered", "dropped"]},
+            "usage": _ANYTHING,
+            "trace": {"type": "string"},
+            "seconds": {"type": "number"},
+        },
+    }
+    body = schemas.add(served.input_in(into), into)
+    return operation(served.description or served.name, answer, body=body, streams=True)

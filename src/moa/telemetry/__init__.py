@@ -1,0 +1,34 @@
+"""Telemetry: the spans of runs, for OpenTelemetry and for files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from moa.telemetry import names as names
+from moa.telemetry.spans import Span, Tracer, sink_of_process
+
+__all__ = ["Span", "Tracer", "tracer_of"]
+
+
+def tracer_of(headers: Mapping[str, str]) -> Tracer | None:
+    """Give the tracer of a run that is asked for over HTTP: its trace goes on from the caller's.
+
+    Where the server has a span of its own for the request, it goes on from that one.
+
+    Args:
+        headers: Of the request, their names in small letters; `traceparent` and `tracestate` are
+            read.
+
+    Returns:
+        `None` where no tracer provider is set.
+
+    Examples:
+        >>> from moa.telemetry import tracer_of
+        >>> headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+        >>> context = RunContext(tracer=tracer_of(headers))
+    """
+    if sink_of_process() is None:
+        return None
+    from moa.telemetry.otel import context_of
+
+    return Tracer(parent=context_of(headers))

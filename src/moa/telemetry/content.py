@@ -1,0 +1,152 @@
+"""Content: what models and tools are sent and say, as the conventions write it.
+
+It is recorded only where that is asked for. Pictures and files are named, and not recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from moa.telemetry import names
+
+if TYPE_CHECKING:
+    from moa.messages import Message, ToolCall
+    from moa.telemetry.spans import Masks, Span
+
+_logger = logging.getLogger(__name__)
+_LONG = 4000
+"""Characters from which on texts are masked beside the event loop."""
+Clean = Callable[[str], str]
+"""What every text goes through."""
+Writes = Mapping[str, Callable[[Clean], object]]
+"""What writes the value of each attribute, by its name."""
+
+
+def mask(text: str, pii: Masks | None) -> str | None:
+    """Give a text as it may be recorded; `None`: it can't be masked, and is left out."""
+    if pii is None:
+        return text
+    try:
+        with pii.session() as session:
+            return cast("str", session.mask(text))
+    except Exception as error:  # noqa: BLE001 recognisers may be the user's, and runs go on
+        _leave_out(error)
+        return None
+
+
+async def record(span: Span, writes: Writes) -> None:
+    """Set attributes to texts, masked where that is asked for; where that fails, none is set."""
+    pii = span.tracer.pii
+
+    def written(clean: Clean) -> dict[str, str]:
+        return {name: _dumped(write(clean)) for name, write in writes.items()}
+
+    def masked() -> dict[str, str]:
+        assert pii is not None, "there is something that masks"
+        with pii.session() as session:
+            return written(session.mask)
+
+    found = written(str)
+    if pii is not None:
+        try:
+            beside = sum(map(len, found.values())) > _LONG
+            found = await asyncio.to_thread(masked) if beside else masked()
+        except Exception as error:  # noqa: BLE001 recognisers may be the user's, and runs go on
+            _leave_out(error)
+            return
+    for name, value in found.items():
+        span.set(name, value)
+
+
+def of_messages(messages: Sequence[Message]) -> Writes:
+    """Write what a model is sent: its instructions apart from what was said."""
+    rules = [one.content for one in messages if one.role == "system"]
+    said = [one for one in messages if one.role != "system"]
+    writes: dict[str, Callable[[Clean], object]] = {
+        names.INPUT_MESSAGES: lambda clean: [_message(one, clean) for one in said]
+    }
+    if rules:
+        writes[names.SYSTEM] = lambda clean: [_text(rule, clean) for rule in rules]
+    return writes
+
+
+def of_text(text: str) -> Writes:
+    """Write what is decided about."""
+    return {
+        names.INPUT_MESSAGES: lambda clean: [{"role": "user", "parts": [_text(text, clean)]}],
+    }
+
+
+def of_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Writes:
+    """Write what a model said."""
+
+    def write(clean: Clean) -> object:
+        parts = [{"type": "reasoning", "content": clean(reasoning)}] if reasoning else []
+        parts += [_text(text, clean)] if text else []
+        return [{"role": "assistant", "parts": [*parts, *(_call(one, clean) for one in calls)]}]
+
+    return {names.OUTPUT_MESSAGES: write}
+
+
+def of_arguments(arguments: str) -> Writes:
+    """Write what a tool is given."""
+    return {names.ARGUMENTS: lambda clean: _values(arguments, clean)}
+
+
+def of_result(result: str) -> Writes:
+    """Write what a tool says."""
+    return {names.RESULT: lambda clean: clean(result)}
+
+
+def _message(message: Message, clean: Clean) -> dict[str, Any]:
+    if message.role == "tool":
+        part = {
+            "type": "tool_call_response",
+            "id": message.tool_call_id,
+            "response": clean(message.content),
+        }
+        return {"role": "tool", "parts": [part]}
+    parts: list[dict[str, Any]] = [_text(message.content, clean)] if message.content else []
+    parts += [_call(one, clean) for one in message.tool_calls]
+    parts += [{"type": one.kind, "name": clean(one.name)} for one in message.files]
+    return {"role": message.role, "parts": parts}
+
+
+def _text(text: str, clean: Clean) -> dict[str, str]:
+    return {"type": "text", "content": clean(text)}
+
+
+def _call(call: ToolCall, clean: Clean) -> dict[str, Any]:
+    arguments = _values(call.arguments, clean)
+    return {"type": "tool_call", "id": call.id, "name": call.name, "arguments": arguments}
+
+
+def _values(arguments: str, clean: Clean) -> object:
+    """Read arguments, so that each text in them is masked as it is meant, or give their text."""
+    try:
+        return _cleaned(json.loads(arguments), clean)
+    except (ValueError, RecursionError):
+        return clean(arguments)
+
+
+def _cleaned(value: object, clean: Clean) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(one, clean) for one in cast("list[object]", value)]
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).items()
+        return {clean(name): _cleaned(one, clean) for name, one in items}
+    return value
+
+
+def _dumped(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _leave_out(error: Exception) -> None:
+    _logger.warning("texts are left out of a span: masking raised %s", type(error).__name__)

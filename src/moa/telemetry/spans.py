@@ -1,0 +1,558 @@
+"""Spans: what happens in a run, as a tree, for OpenTelemetry, for a file, or for both.
+
+A context holds the innermost span that is open in it, and what begins there hangs below that one:
+so parents come from the tree of the run, whatever task goes on with it. Only calls hold tokens and
+costs; what is above them holds sums, under names of `moa`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from decimal import Decimal
+from functools import cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+
+from moa.budget import Payment
+from moa.telemetry import names
+from moa.usage import ZERO, Amount
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span as OTelSpan
+
+    from moa.telemetry.lines import SpanFile
+    from moa.telemetry.otel import Sink
+    from moa.trace import Note
+
+Value = str | bool | int | float | Sequence[str]
+Attributes = Mapping[str, Value]
+Side = Literal["internal", "client"]
+"""Whether something happens here, or is asked of somebody else."""
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""The environment variable by which OpenTelemetry's own instrumentations are asked for texts."""
+_CAPTURES = ("true", "1", "span_only", "span_and_event")
+UNTRACED: AbstractContextManager[None] = nullcontext()
+
+
+class Masks(Protocol):
+    """What takes personal data out of texts: `moa.guards.pii.Pii` does."""
+
+    def session(self) -> AbstractContextManager[Any]:
+        """Open what masks the texts of one span, by a method `mask`."""
+        ...
+
+
+class Tracer:
+    """Begins the traces of runs: `RunContext(tracer=Tracer(content=True))`.
+
+    Spans go to OpenTelemetry where a tracer provider is set, and to a file where one is given.
+    Where there is neither, nothing is recorded. A context that is given no tracer has one without
+    a file; its texts are recorded where `$OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is
+    `true`.
+
+    Args:
+        file: Where each span that ends is written as a line.
+        content: Whether what models and tools are sent, and what they say, is recorded too, with
+            the words of notes and errors; `None`: as the environment says.
+        pii: Takes personal data out of such texts first. Where it fails they are left out.
+        parent: What the trace goes on from; `None`: the span that is current where the run begins.
+
+    Examples:
+        >>> from moa.telemetry import Tracer
+        >>> context = RunContext(tracer=Tracer(content=True))
+        >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.")
+        >>> print(agent.run_sync("Hi", context).output)
+        Hello!
+    """
+
+    is_call = False
+    recorded = True
+    headers: ClassVar[Mapping[str, str] | None] = None
+    """There is no span to go on from."""
+
+    def __init__(
+        self,
+        *,
+        file: SpanFile | None = None,
+        content: bool | None = None,
+        pii: Masks | None = None,
+        parent: Context | None = None,
+    ) -> None:
+        self.file = file
+        self.pii = pii
+        self._content = content
+        self._parent = parent
+
+    @property
+    def content(self) -> bool:
+        """Whether texts are recorded."""
+        if self._content is None:
+            return os.environ.get(CAPTURE, "").lower() in _CAPTURES
+        return self._content
+
+    def start(
+        self,
+        name: str,
+        attributes: Attributes,
+        *,
+        side: Side = "internal",
+        start_ns: int | None = None,
+        is_call: bool = False,
+        resumes: str | None = None,
+    ) -> Span:
+        """Begin a trace with its first span, or go on with one; see `Span.start`.
+
+        `resumes` is the `traceparent` of the span that it goes on from.
+        """
+        sink, around = sink_of_process(), None
+        before = _ids_in(resumes)
+        if sink is not None:
+            around = self._parent or sink.ambient()
+            if before is not None:
+                around = sink.remote(*before, around)
+        return Span(
+            self,
+            None,
+            name,
+            attributes,
+            side,
+            sink,
+            around,
+            before=before,
+            start_ns=start_ns,
+            is_call=is_call,
+        )
+
+    def note(self, note: Note, error: BaseException | None) -> None:
+        """Do without a note that belongs to no span."""
+
+    def paying(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
+        """Begin the span of a call that no endpoint has begun one for; see `Span.paying`."""
+        if not (amount.calls or amount.tokens):
+            return None
+        return _alone(self, part)
+
+
+class _Sum:
+    """What calls have taken."""
+
+    __slots__ = ("cached", "cost", "input", "output", "requests", "unpriced")
+
+    def __init__(self) -> None:
+        self.requests = self.input = self.cached = self.output = self.unpriced = 0
+        self.cost: Decimal = ZERO
+
+    def add(self, amount: Amount) -> None:
+        self.requests += amount.calls
+        self.input += amount.input_tokens
+        self.cached += amount.cached_input_tokens
+        self.output += amount.output_tokens
+        self.unpriced += amount.unpriced_calls
+        self.cost += amount.priced_cost
+
+
+class Span:
+    """One thing that happens in a run, from its start to its end. `end` comes in any case.
+
+    Around a block it is a context manager, which ends it, and says how the block failed. What is
+    not recorded, as a sampler says, has neither attributes nor spans below it.
+
+    Args:
+        tracer: What began the trace.
+        parent: The span around it; `None`: it is the first.
+        name: Its name.
+        attributes: What is known of it at its start.
+        side: Whether it happens here.
+        sink: Where OpenTelemetry hears of it; `None`: it doesn't.
+        around: What it is begun in, as OpenTelemetry's context.
+        before: Ids of a trace, and of the span in it, that the first one goes on from.
+        start_ns: When it began, in nanoseconds since 1970; `None`: now.
+        is_call: Whether it is that of a call, which alone holds tokens and costs.
+    """
+
+    __slots__ = (
+        "_around",
+        "_context",
+        "_ended",
+        "_error",
+        "_events",
+        "_given",
+        "_ids",
+        "_later",
+        "_own",
+        "_side",
+        "_span",
+        "_start_ns",
+        "_sum",
+        "_turn",
+        "content",
+        "is_call",
+        "name",
+        "parent",
+        "recorded",
+        "sink",
+        "tracer",
+    )
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        parent: Span | None,
+        name: str,
+        attributes: Attributes,
+        side: Side,
+        sink: Sink | None,
+        around: Context | None,
+        *,
+        before: tuple[int, int] | None = None,
+        start_ns: int | None = None,
+        is_call: bool = False,
+    ) -> None:
+        self.tracer = tracer
+        self.parent = parent
+        self.name = name
+        self.is_call = is_call
+        self._given = attributes
+        self._later: dict[str, Value] = {}
+        self._events: Sequence[tuple[str, int, Attributes]] = ()
+        self._side: Side = side
+        self._start_ns = start_ns = start_ns or time.time_ns()
+        self._error: str | None = None
+        self._own: _Sum | None = None
+        self._sum: _Sum | None = None
+        self._turn: threading.Lock = threading.Lock() if parent is None else parent._turn
+        """Of the sums of the trace: what is paid in threads is counted too."""
+        self._ended = False
+        self.sink, self._around, self._context = sink, around, None
+        self.recorded = True
+        """Whether anybody hears of it."""
+        self._span: OTelSpan | None = None
+        self._ids: tuple[int, int, int] | None = None
+        if sink is None:
+            self._ids = _new_ids(before if parent is None else parent.ids[:2])
+        else:
+            self._span = sink.start(name, attributes, side, around, start_ns)
+            self.recorded = tracer.file is not None or self._span.is_recording()
+        self.content: bool = self.recorded and (parent or tracer).content
+        """Whether texts are recorded."""
+
+    @property
+    def ids(self) -> tuple[int, int, int]:
+        """Ids of the trace, of the span, and of the one around it, which is 0 where none is."""
+        if self._ids is None:
+            assert self.sink is not None, "others have their ids from the start"
+            assert self._span is not None, "OpenTelemetry has begun it"
+            found = self._span.get_span_context()
+            around = self.parent.ids[1] if self.parent else self.sink.id_in(self._around)
+            self._ids = found.trace_id, found.span_id, around
+        return self._ids
+
+    def start(
+        self,
+        name: str,
+        attributes: Attributes,
+        *,
+        side: Side = "internal",
+        start_ns: int | None = None,
+        is_call: bool = False,
+        resumes: str | None = None,
+    ) -> Span:
+        """Begin a span below this one; see the class.
+
+        `resumes` says nothing here: it goes on from this one.
+        """
+        del resumes
+        return Span(
+            self.tracer,
+            self,
+            name,
+            attributes,
+            side,
+            self.sink,
+            self.context,
+            start_ns=start_ns,
+            is_call=is_call,
+        )
+
+    @property
+    def context(self) -> Context | None:
+        """As OpenTelemetry's, for what begins below it; `None` where that isn't heard."""
+        if self._context is None and self.sink is not None and self._span is not None:
+            self._context = self.sink.within(self._span, self._around)
+        return self._context
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of HTTP by which whoever is asked goes on with the trace."""
+        found = {"traceparent": self.traceparent}
+        if self._span is not None and (state := self._span.get_span_context().trace_state):
+            found["tracestate"] = state.to_header()
+        return found
+
+    @property
+    def traceparent(self) -> str:
+        """Where it is, as the header of that name says it."""
+        trace_id, span_id, _ = self.ids
+        flags = 1 if self._span is None else self._span.get_span_context().trace_flags
+        return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+
+    def set(self, name: str, value: Value | None) -> None:
+        """Set an attribute; `None` sets none."""
+        if value is not None:
+            self._later[name] = value
+
+    def note(self, note: Note, error: BaseException | None) -> None:
+        """Keep a note as an event; one on a span that has ended belongs to the one around it."""
+        if self._ended:
+            if self.parent is not None:
+                self.parent.note(note, error)
+            return
+        if note.kind == "answered" or not self.recorded:
+            return
+        if note.kind == "escalated":
+            self._later[names.DECISION_ESCALATED] = True
+        said: dict[str, Value] = {names.NODE: note.node}
+        if note.endpoint is not None:
+            said[names.ENDPOINT] = note.endpoint
+        if error is not None:
+            said |= _said_of(error)
+        if self.content:
+            from moa.telemetry.content import mask
+
+            if (text := mask(note.text, self.tracer.pii)) is not None:
+                said[names.TEXT] = text
+        self._events = (*self._events, (names.event(note.kind), time.time_ns(), said))
+
+    def paying(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
+        """Give what hears what a call takes: the call's span, or one for it alone."""
+        if self.is_call:
+            return self
+        return _alone(self, part) if self.recorded and (amount.calls or amount.tokens) else None
+
+    def settle(self, amount: Amount) -> None:
+        """Count what the call has taken, here and in the sums of all spans around it."""
+        with self._turn:
+            if self._own is None:
+                self._own = _Sum()
+            self._own.add(amount)
+            around = self.parent
+            while around is not None:
+                if around._sum is None:
+                    around._sum = _Sum()
+                around._sum.add(amount)
+                around = around.parent
+
+    def fail(self, error: BaseException) -> None:
+        """Say what it ended with."""
+        ended = _ended_by(error)
+        if ended is not None:
+            self._later[names.ENDED] = ended
+            return
+        self._later |= _said_of(error)
+        self._error = ""
+        if self.content:
+            from moa.telemetry.content import mask
+
+            self._error = mask(str(error), self.tracer.pii) or ""
+
+    def end(self) -> None:
+        """End it, once."""
+        if self._ended:
+            return
+        self._ended, end_ns = True, time.time_ns()
+        if self.recorded:
+            self._add_usage()
+        if self.sink is not None and self._span is not None:
+            self.sink.end(self._span, self._later, self._events, self._error, end_ns)
+        if self.tracer.file is not None:
+            self.tracer.file.add(self._line(end_ns))
+
+    def _add_usage(self) -> None:
+        """Set what a call has taken, and the sum of several; of a trace also where it is of one."""
+        later, own, total = self._later, self._own, self._sum
+        if own is not None:
+            later[names.INPUT_TOKENS] = own.input
+            later[names.OUTPUT_TOKENS] = own.output
+            if own.requests != 1:
+                later[names.REQUESTS] = own.requests
+            if own.cached:
+                later[names.CACHED_TOKENS] = own.cached
+            if not own.unpriced:
+                later[names.COST] = float(own.cost)
+        if total is not None and (self.parent is None or total.requests > 1):
+            later[names.SUM_REQUESTS] = total.requests
+            later[names.SUM_INPUT_TOKENS] = total.input
+            later[names.SUM_OUTPUT_TOKENS] = total.output
+            if not total.unpriced:
+                later[names.SUM_COST] = float(total.cost)
+
+    def _line(self, end_ns: int) -> Mapping[str, object]:
+        """Write it as a line of a file; see docs/tracing.md."""
+        trace_id, span_id, parent_id = self.ids
+        line: dict[str, object] = {
+            "trace": f"{trace_id:032x}",
+            "span": f"{span_id:016x}",
+            "parent": f"{parent_id:016x}" if parent_id else None,
+            "name": self.name,
+            "kind": self._side,
+            "start": _seconds(self._start_ns),
+            "end": _seconds(end_ns),
+            "attributes": {**self._given, **self._later},
+        }
+        if self._events:
+            line["events"] = [
+                {"name": name, "time": _seconds(at), "attributes": said}
+                for name, at, said in self._events
+            ]
+        if self._error is not None:
+            line["error"] = self._error or self._later.get(names.ERROR)
+        return line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.fail(error)
+        self.end()
+
+
+class _Alone:
+    """The span of a call that is paid outside of any endpoint's, as those of other frameworks."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def settle(self, amount: Amount) -> None:
+        if amount.calls or amount.tokens:
+            self._span.settle(amount)
+        self._span.end()
+
+
+def _alone(around: Tracer | Span, part: tuple[str, str, str]) -> Payment:
+    tier, _, endpoint = part
+    attributes: Attributes = {
+        names.OPERATION: names.CHAT,
+        names.PROVIDER: names.OTHER_PROVIDER,
+        names.ENDPOINT: endpoint,
+        names.TIER: tier,
+    }
+    name = f"{names.CHAT} {endpoint}"
+    return _Alone(around.start(name, attributes, side="client", is_call=True))
+
+
+def start(
+    around: Tracer | Span,
+    kind: names.Kind,
+    name: str,
+    node: str,
+    *,
+    start_ns: int | None = None,
+    resumes: str | None = None,
+) -> Span:
+    """Begin a span that is no call's: that of a node, a tool, a decision or a guard."""
+    operation = names.OPERATIONS.get(kind)
+    attributes: dict[str, Value] = {names.NODE: node}
+    if operation is None:
+        attributes[names.KIND] = kind
+    else:
+        attributes[names.OPERATION] = operation
+    if (named_by := names.NAMED_BY.get(kind)) is not None:
+        attributes[named_by] = name
+    named = f"{operation or kind} {name}"
+    return around.start(named, attributes, start_ns=start_ns, resumes=resumes)
+
+
+def _new_ids(around: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Make the ids of a span: in the trace of one around it, or in a new one."""
+    trace_id, parent_id = around or (int.from_bytes(os.urandom(16)), 0)
+    return trace_id, int.from_bytes(os.urandom(8)), parent_id
+
+
+def _ids_in(traceparent: str | None) -> tuple[int, int] | None:
+    """Read the ids of a trace and a span; `None`: there are none."""
+    parts = (traceparent or "").split("-")
+    try:
+        trace_id, span_id = int(parts[1], 16), int(parts[2], 16)
+    except (IndexError, ValueError):
+        return None
+    return (trace_id, span_id) if trace_id and span_id else None
+
+
+@contextmanager
+def attach_to(around: Tracer | Span | None) -> Generator[None]:
+    """Make a span the current one of OpenTelemetry, for the spans of a user's own code.
+
+    It stands around one `await`, and never around a `yield`: what is closed by another task would
+    have to be detached there.
+    """
+    sink, inner = (around.sink, around.context) if isinstance(around, Span) else (None, None)
+    if sink is None or inner is None:
+        yield
+        return
+    token = sink.attach(inner)
+    try:
+        yield
+    finally:
+        sink.detach(token)
+
+
+def _seconds(ns: int) -> float:
+    return round(ns / 1e9, 6)
+
+
+def _said_of(error: BaseException) -> dict[str, Value]:
+    """Say of which class an error is, and no word of its text."""
+    said: dict[str, Value] = {names.ERROR: type(error).__name__}
+    status: object = getattr(error, "status", None)
+    if isinstance(status, int):
+        said[names.HTTP_STATUS] = status
+    return said
+
+
+def _ended_by(error: BaseException) -> str | None:
+    """Say how something ended that is no failure."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "cancelled"
+    from moa.journal import interrupts_of  # it loads pydantic, which `moa --help` doesn't wait for
+
+    return "asks a person" if interrupts_of(error) else None
+
+
+def sink_of_process() -> Sink | None:
+    """Give what OpenTelemetry hears by; `None` where no provider is set, or it isn't loaded."""
+    if "opentelemetry.trace" not in sys.modules:  # who sets a provider has imported it
+        return None
+    return _finder()()
+
+
+@cache
+def _finder() -> Callable[[], Sink | None]:
+    from moa.telemetry.otel import sink
+
+    return sink
+
+
+_DEFAULT = Tracer()
+"""Of contexts that are given none."""
+
+
+def tracer_for(given: Tracer | None) -> Tracer | None:
+    """Give what begins the spans of a context; `None`: nobody would hear of them."""
+    if given is not None and given.file is not None:
+        return given
+    return (given or _DEFAULT) if sink_of_process() is not None else None

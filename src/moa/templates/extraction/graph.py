@@ -1,0 +1,108 @@
+"""Extraction: a mail in, typed fields out, and none that the mail doesn't say.
+
+    moa run graph.py:graph mails.jsonl
+    moa draw graph.py:graph
+
+What has a fixed form is found by a pattern, what takes reading by a small model, and the rest by a
+large one, where there is one. A small model is good at choosing, and bad at copying.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from moa import BuiltGraph, Choice, Classifier, Endpoint, Endpoints, Extractor, Graph, Text
+
+Wish = Literal["refund", "delivery", "invoice", "change"]
+WISHES: dict[Wish, str] = {
+    "refund": "The writer wants money back.",
+    "delivery": "The writer wants to know where a parcel is, or when it comes.",
+    "invoice": "The writer wants an invoice.",
+    "change": "The writer wants an order or an address changed.",
+}
+"""What mails can want, in a sentence each: the small model reads them."""
+EXAMPLES: list[tuple[str, Wish | None]] = [
+    ("I want my money back, please.", "refund"),
+    ("We paid 80 EUR too much. Kindly pay it back.", "refund"),
+    ("My parcel has not come. Where is it?", "delivery"),
+    ("Your driver never rang, and the box is gone.", "delivery"),
+    ("Please send me the invoice again.", "invoice"),
+    ("Ich brauche noch die Rechnung.", "invoice"),
+    ("Send it to my new address instead.", "change"),
+    ("I took the wrong size, please make it two.", "change"),
+    ("Thank you, all is well now.", None),
+    ("Do you have this in green?", None),
+]
+"""Mails, and what they want, in the languages that people write in; `None`: something else."""
+SURE = 0.65
+"""The confidence from which on the wish counts. It promises nothing: labels of yours can."""
+
+ORDER = re.compile(r"(?:order|Bestellung|commande)\s+(?:no\.?\s*)?(\d{4,})", re.IGNORECASE)
+AMOUNT = re.compile(r"(\d[\d.,]*\d)\s*(euros?|EUR|€|USD|GBP)", re.IGNORECASE)
+DATE = re.compile(
+    r"\b(\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|November"
+    r"|December) \d{4})\b"
+)
+
+
+class Details(BaseModel):
+    """What a mail says, word for word."""
+
+    order: str | None = Field(default=None, description="the number of the order")
+    amount: str | None = Field(default=None, description="the sum of money, with its currency")
+    date: str | None = Field(default=None, description="the day that the mail tells of")
+    product: str | None = Field(default=None, description="the thing that the mail is about")
+
+
+class Mail(Details):
+    """What a mail says, and what its writer wants."""
+
+    wish: str | None = None
+    """One of `WISHES`; none where the mail wants something else, or that is unsure."""
+    confidence: float = 0
+    """Of the wish, from 0 to 1."""
+
+    def __str__(self) -> str:
+        said = [f"{name} {value}" for name, value in self if value and name not in _OF_THE_WISH]
+        return f"{self.wish or 'something else'} ({', '.join(said) or 'no details'})"
+
+
+_OF_THE_WISH = ("wish", "confidence")
+
+
+def by_patterns(mail: Text) -> Details:
+    """Find what has a fixed form."""
+    found = {
+        "order": ORDER.search(mail.text),
+        "date": DATE.search(mail.text),
+    }
+    amount = AMOUNT.search(mail.text)
+    return Details(
+        **{name: one[1] for name, one in found.items() if one},
+        amount=amount[0] if amount else None,
+    )
+
+
+def put_together(mail: Text, found: Details, read: Details, wish: Choice[Wish | None]) -> Mail:
+    """Take what a pattern found, else what a model read; what the mail doesn't say is left out."""
+    fields = {name: value or getattr(read, name) for name, value in found}
+    said = {name: value for name, value in fields.items() if value and value in mail.text}
+    confidence = wish.confidence or 0
+    return Mail(**said, wish=wish.label if confidence >= SURE else None, confidence=confidence)
+
+
+def extraction(small: Endpoint, large: Endpoint | None = None) -> BuiltGraph[Text, Mail]:
+    """Have patterns, the small model and the large one read a mail, all at once."""
+    g = Graph("extraction", Text)
+    found = g.add(by_patterns, g.input)
+    read = found if large is None else g.add(Extractor(large, Details), g.input)
+    wants = Classifier(small, Wish, describe=WISHES, none=True, examples=EXAMPLES, name="wish")
+    return g.build(g.join(put_together, g.input, found, read, g.add(wants, g.input)))
+
+
+def graph(endpoints: Endpoints) -> BuiltGraph[Text, Mail]:
+    """Make what `moa run graph.py:graph` runs."""
+    return extraction(endpoints.slm, endpoints.llm if endpoints.has_llm else None)

@@ -1,0 +1,52 @@
+"""An inbox: each message has a reply, or goes to the people who take care of it.
+
+moa run graph.py:graph messages.jsonl
+moa draw graph.py:graph
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from moa import BuiltGraph, Endpoints, Graph, Node
+from moa.graphs.loading import load_graph
+from moa.graphs.support import Answered, Rejected, Routed, SupportOutcome, Ticket
+
+
+class Case(BaseModel):
+    """What becomes of a message."""
+
+    send: Literal["now", "after a look", "nothing"]
+    """Whether the text goes out as it is, is a draft, or there is none."""
+    queue: str
+    """Who takes care of it; empty where nobody has to."""
+    text: str
+    """The reply, or why there is none."""
+
+    def __str__(self) -> str:
+        return f"{self.queue or 'done'}: {self.text}"
+
+
+def case_of(outcome: Answered | Routed | Rejected) -> Case:
+    """Say what becomes of a message: this is the place for rules of your own."""
+    if isinstance(outcome, Routed):
+        return Case(send="nothing", queue=outcome.queue, text=outcome.reason)
+    if isinstance(outcome, Rejected):
+        return Case(send="nothing", queue="", text=outcome.reason)
+    if outcome.kind == "draft":
+        return Case(send="after a look", queue="replies", text=outcome.text)
+    return Case(send="now", queue="", text=outcome.text)
+
+
+def inbox(support: Node[Ticket, SupportOutcome]) -> BuiltGraph[Ticket, Case]:
+    """Put the ready support graph in front of the rules above."""
+    g = Graph("inbox", Ticket)
+    outcome = g.add(support, g.input)
+    return g.build(g.add(case_of, outcome))
+
+
+def graph(endpoints: Endpoints) -> BuiltGraph[Ticket, Case]:
+    """Make what `moa run graph.py:graph` runs; moa.toml says what the messages can want."""
+    return inbox(load_graph("support", endpoints))

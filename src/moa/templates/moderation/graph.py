@@ -1,0 +1,61 @@
+"""Moderation: each comment is published, held for somebody to read, or removed.
+
+moa run graph.py:graph comments.jsonl
+moa draw graph.py:graph
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from moa import BuiltGraph, Endpoint, Endpoints, Filter, Graph, Injection, Spam, Verdict
+
+SURE = 0.8
+"""The confidence from which on a comment is removed unread. What is less sure is held."""
+
+
+class Comment(BaseModel):
+    """A comment, as a row of comments.jsonl has it."""
+
+    text: str
+    author: str = ""
+
+
+class Ruling(BaseModel):
+    """What becomes of a comment."""
+
+    action: Literal["publish", "hold", "remove"]
+    reasons: list[str] = []
+
+    def __str__(self) -> str:
+        return f"{self.action}: {'; '.join(self.reasons)}" if self.reasons else self.action
+
+
+def text_of(comment: Comment) -> str:
+    """Give what is judged of a comment."""
+    return comment.text
+
+
+def rule(spam: Verdict, orders: Verdict, abuse: Verdict) -> Ruling:
+    """Put the verdicts together: this is the place for rules of your own."""
+    against = [one for one in (spam, orders, abuse) if one.met or one.doubtful]
+    reasons = [one.reason for one in against]
+    sure = any((one.confidence or 0) >= SURE and not one.doubtful for one in against)
+    return Ruling(action="remove" if sure else "hold" if against else "publish", reasons=reasons)
+
+
+def moderation(small: Endpoint) -> BuiltGraph[Comment, Ruling]:
+    """Ask three questions about a comment at once, all of them of the small model."""
+    g = Graph("moderation", Comment)
+    text = g.add(text_of, g.input)
+    spam = g.add(Spam(small), text)
+    orders = g.add(Injection(small), text)
+    abuse = g.add(Filter(small, "an insult or a threat", action="drop", name="abuse"), text)
+    return g.build(g.join(rule, spam, orders, abuse))
+
+
+def graph(endpoints: Endpoints) -> BuiltGraph[Comment, Ruling]:
+    """Make what `moa run graph.py:graph` runs."""
+    return moderation(endpoints.slm)

@@ -1,0 +1,47 @@
+"""Answers from a handbook, with their sources; what is not in it goes to the office.
+
+moa run graph.py:graph questions.jsonl
+moa draw graph.py:graph
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from moa import BuiltGraph, Endpoints, Graph, Node, Text
+from moa.graphs.loading import load_graph
+from moa.graphs.rag import NotInDocuments, RagOutcome, Sourced
+
+
+class Answer(BaseModel):
+    """What somebody who asks is told."""
+
+    text: str
+    sources: list[str] = []
+    """The pages that it rests on."""
+    to_office: bool = False
+    """Whether a person has to answer it."""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({', '.join(self.sources)})" if self.sources else self.text
+
+
+def answer_of(outcome: Sourced | NotInDocuments) -> Answer:
+    """Say what becomes of a question: this is the place for rules of your own."""
+    if isinstance(outcome, NotInDocuments):
+        return Answer(
+            text="The handbook doesn't say. The office will write to you.", to_office=True
+        )
+    pages = [citation.passage.document for citation in outcome.citations]
+    return Answer(text=outcome.text, sources=list(dict.fromkeys(pages)))
+
+
+def answers(rag: Node[Text | str, RagOutcome]) -> BuiltGraph[Text, Answer]:
+    """Put the ready graph that answers from documents in front of the rules above."""
+    g = Graph("answers", Text)
+    return g.build(g.add(answer_of, g.add(rag, g.input)))
+
+
+def graph(endpoints: Endpoints) -> BuiltGraph[Text, Answer]:
+    """Make what `moa run graph.py:graph` runs; moa.toml says where the documents are."""
+    return answers(load_graph("rag", endpoints))

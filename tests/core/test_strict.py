@@ -1,0 +1,57 @@
+"""Strict budgets: what has no price is not asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from moa import Agent, Budget, BudgetExceeded, Price, RunContext
+from moa.errors import PriceUnknown
+from moa.testing import ScriptedEndpoint
+from moa.usage import FREE, Amount, Usage
+
+UNPRICED = Price()
+
+
+async def test_an_endpoint_without_a_price_is_not_asked_under_a_strict_budget() -> None:
+    endpoint = ScriptedEndpoint(["Hello!"], name="large", price=UNPRICED)
+    context = RunContext(budget=Budget(strict=True))
+    with pytest.raises(PriceUnknown, match="no price of large is known"):
+        await Agent(endpoint, "Greet.").run("Hi", context)
+    assert context.usage.calls == 0
+
+
+@pytest.mark.parametrize("price", [FREE, Price(input=Decimal(1), output=Decimal(2))])
+async def test_what_has_a_price_or_is_free_is_asked(price: Price) -> None:
+    endpoint = ScriptedEndpoint(["Hello!"], price=price)
+    await Agent(endpoint, "Greet.").run("Hi", RunContext(budget=Budget(cost=1, strict=True)))
+    assert endpoint.prompts
+
+
+async def test_a_budget_within_a_strict_one_does_not_soften_it() -> None:
+    outer = RunContext(budget=Budget(strict=True))
+    endpoint = ScriptedEndpoint(["Hello!"], price=UNPRICED)
+    with pytest.raises(PriceUnknown):
+        await Agent(endpoint, "Greet.", budget=Budget(calls=3)).run("Hi", outer)
+
+
+async def test_where_nothing_is_awaited_it_holds_too() -> None:
+    context = RunContext(budget=Budget(strict=True))
+    with pytest.raises(PriceUnknown):
+        context.reserve_now("framework", "llm", UNPRICED.charge(Amount(calls=1)))
+
+
+def test_a_strict_budget_stays_so_in_what_is_made_of_it() -> None:
+    budget = Budget(calls=3, strict=True)
+    assert budget.after(Usage()) == budget
+    assert "strict" not in budget.limits
+    assert "strict=True" in repr(budget)
+    assert budget.with_more(Budget(calls=2)) == replace(budget, calls=5)
+
+
+async def test_a_spent_budget_is_no_matter_of_prices() -> None:
+    endpoint = ScriptedEndpoint(["Hello!"], price=FREE)
+    with pytest.raises(BudgetExceeded):
+        await Agent(endpoint, "Greet.").run("Hi", RunContext(budget=Budget(calls=0, strict=True)))

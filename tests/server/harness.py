@@ -1,0 +1,147 @@
+"""A server of `moa` under test: in this process, or on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import uvicorn
+from sse_starlette.sse import AppStatus
+from starlette.applications import Starlette
+
+from moa import Agent, Endpoints, Node, Result, RunContext
+from moa.context import Reference
+from moa.errors import RequestRefused
+from moa.serving.app import app_of
+from moa.serving.keys import Caller, Key, Keys, digest, key_store, new_secret
+from moa.serving.served import Served
+from moa.serving.server import Server, Settings
+from moa.testing import ScriptedEndpoint
+from moa.usage import FREE, Amount, Usage
+
+SPENT = Amount(calls=1, input_tokens=10, output_tokens=5)
+
+
+class Ledger(Caller):
+    """Somebody whose runs are counted."""
+
+    def __init__(self, name: str = "ann", *, may: Iterable[str] | None = None) -> None:
+        self.name = name
+        self.settled: list[Usage] = []
+        self._may = may
+
+    def may_run(self, name: str) -> bool:
+        return self._may is None or name in self._may
+
+    @asynccontextmanager
+    async def admit(
+        self, name: str, *, timeout_s: float | None = None, reference: Reference | None = None
+    ) -> AsyncGenerator[RunContext]:
+        async with super().admit(name, timeout_s=timeout_s, reference=reference) as context:
+            try:
+                yield context
+            finally:
+                self.settled.append(context.usage)
+
+
+class SomeKeys(Keys):
+    """Callers by their names, which are their keys."""
+
+    def __init__(self, *callers: Caller) -> None:
+        self._callers = {one.name: one for one in callers}
+
+    async def caller(self, authorization: str | None) -> Caller:
+        found = self._callers.get((authorization or "").removeprefix("Bearer "))
+        if found is None:
+            raise RequestRefused("give a key", status=401, code="invalid_api_key")
+        return found
+
+    def named(self, name: str) -> Caller | None:
+        return self._callers.get(name)
+
+
+class Slow:
+    """A node that has one call made, and then waits for ever, or as long as it is told to."""
+
+    name = "slow"
+
+    def __init__(self, wait_s: float = 3600.0, *, heeds: bool = True) -> None:
+        self.wait_s = wait_s
+        self.begun = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self._heeds = heeds
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        context = context or RunContext()
+        with await context.reserve("large", "llm", SPENT, price=FREE) as call:
+            call.settle(FREE.charge(SPENT))
+        self.begun.set()
+        try:
+            await asyncio.sleep(self.wait_s)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return Result(output=request, usage=context.usage)
+
+
+def add_key(address: str, name: str = "alice", **settings: Any) -> dict[str, str]:
+    """Add a key to a file or a table, and give the header of who has it."""
+    secret = new_secret()
+    with key_store(address) as store:
+        store.add(Key(name=name, sha256=digest(secret), **settings))
+    return {"authorization": f"Bearer {secret}"}
+
+
+def greeter(*answers: Any, name: str = "greeter", **further: Any) -> Agent[Any, Any]:
+    """An agent with answers of its own."""
+    return Agent(ScriptedEndpoint(list(answers) or ["Hello!"] * 9, **further), "Greet.", name=name)
+
+
+def server_with(
+    *nodes: Node[Any, Any], keys: Keys | None = None, **settings: Any
+) -> tuple[Server, Starlette]:
+    """Serve nodes, on endpoints of their own."""
+    served = [Served(node) for node in nodes]
+    endpoints = Endpoints.of(small=ScriptedEndpoint())
+    server = Server(served, endpoints, Settings(**settings), keys or Keys())
+    return server, app_of(server)
+
+
+@asynccontextmanager
+async def client_of(app: Starlette, **options: Any) -> AsyncGenerator[httpx2.AsyncClient]:
+    """Ask an application in this loop, without a socket."""
+    async with app.router.lifespan_context(app):
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        url = "http://localhost"
+        async with httpx2.AsyncClient(transport=transport, base_url=url, **options) as client:
+            yield client
+
+
+@asynccontextmanager
+async def listening(app: Starlette, **options: Any) -> AsyncGenerator[str]:
+    """Run a real uvicorn, and give its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        app, log_level="error", ws="none", timeout_graceful_shutdown=5, **options
+    )
+    serving = uvicorn.Server(config)
+    running = asyncio.ensure_future(serving.serve(sockets=[listener]))
+    await until(lambda: serving.started)
+    try:
+        yield address
+    finally:
+        serving.should_exit = True
+        await running
+        AppStatus.should_exit = False
+
+
+async def until(condition: Any, seconds: float = 5.0) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  what is waited for has no event
+            await asyncio.sleep(0.01)

@@ -1,0 +1,122 @@
+"""What a server says of itself: whether it is ready, its metrics, its document, its drawings."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from moa import Agent, EmbeddedEndpoint, Graph, RunContext
+from moa.cli.serve import commands
+from moa.errors import EndpointRejected, ModelNotFound
+
+from .harness import client_of, greeter, server_with
+
+
+class Loading(EmbeddedEndpoint):
+    """A model that is loaded when it is let."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__("loading")
+        self.let = asyncio.Event()
+        self._error = error
+
+    async def start(self, context: RunContext, /) -> None:
+        await self.let.wait()
+        if self._error is not None:
+            raise self._error
+
+
+async def test_a_server_is_ready_once_models_are_loaded() -> None:
+    loading = Loading()
+    _, app = server_with(Agent(loading, "Greet."))
+    async with client_of(app) as client:
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.get("/ready")).status_code == 503
+        loading.let.set()
+        await asyncio.sleep(0.05)
+        assert (await client.get("/ready")).status_code == 200
+
+
+async def test_a_server_whose_models_cannot_be_loaded_never_is_ready() -> None:
+    loading = Loading(ModelNotFound("no weights"))
+    loading.let.set()
+    server, app = server_with(Agent(loading, "Greet."))
+    async with client_of(app) as client:
+        await asyncio.sleep(0.05)
+        assert (await client.get("/ready")).status_code == 503
+        assert isinstance(server.warming_failed, ModelNotFound)
+
+
+async def test_metrics_count_runs_and_what_they_asked() -> None:
+    _, app = server_with(greeter("Hello!", EndpointRejected("no", endpoint="scripted")))
+    async with client_of(app) as client:
+        await client.post("/run/greeter", json="Hi")
+        await client.post("/run/greeter", json="Hi")
+        text = (await client.get("/metrics")).text
+    assert 'moa_runs_total{model="greeter",status="answered"} 1.0' in text
+    assert 'moa_runs_total{model="greeter",status="failed"} 1.0' in text
+    assert 'direction="in",endpoint="scripted",model="greeter",tier="slm"} 10.0' in text
+    assert "moa_runs_active 0.0" in text
+    assert "moa_ready 1.0" in text
+
+
+def _refs(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        known = cast("dict[str, Any]", value)
+        own = {known["$ref"]} if "$ref" in known else set[str]()
+        return own.union(*map(_refs, known.values()))
+    return (
+        set[str]().union(*map(_refs, cast("list[Any]", value)))
+        if isinstance(value, list)
+        else set()
+    )
+
+
+async def test_the_document_has_every_route_and_every_schema_that_it_names(tmp_path: Path) -> None:
+    server, app = server_with(greeter(), greeter(name="other one"), jobs=tmp_path)
+    async with client_of(app) as client:
+        found = (await client.get("/openapi.json")).json()
+    for ref in _refs(found):
+        place: Any = found
+        for part in ref.removeprefix("#/").split("/"):
+            place = place[part]
+    paths = {*found["paths"]}
+    assert {"/run/greeter", "/run/other one"} <= paths
+    for route in app.routes:
+        path = re.sub(r":\w+}", "}", getattr(route, "path", ""))
+        about = {"/run/{name}", "/health", "/ready", "/metrics", "/openapi.json", "/mcp"}
+        about |= {"/v1/embeddings"}  # where there is an encoder
+        assert path in paths | about, path
+    assert server.served.keys() == {"greeter", "other one"}
+
+
+async def test_a_graph_is_drawn_and_a_single_agent_is_not() -> None:
+    g = Graph("shout", str)
+    _, app = server_with(g.build(g.add(str.upper, g.input)), greeter())
+    async with client_of(app) as client:
+        drawn = await client.get("/drawing/shout")
+        agent = await client.get("/drawing/greeter")
+    assert "flowchart" in drawn.text
+    assert agent.status_code == 404
+
+
+def test_the_demo_names_three_commands_that_ask_what_is_served() -> None:
+    server, _ = server_with(greeter())
+    found = commands(server, "http://127.0.0.1:8080")
+    assert len(found) == 3
+    assert all("http://127.0.0.1:8080/" in one and one.startswith("curl") for one in found)
+
+
+def test_what_no_path_can_name_is_not_served() -> None:
+    from moa.errors import ConfigError
+    from moa.serving.served import Served
+    from moa.serving.server import Server, Settings
+
+    node = greeter()
+    server, _ = server_with(node)
+    with pytest.raises(ConfigError):
+        Server([Served(node, name="a/b")], server.endpoints, Settings(), server.keys)

@@ -1,0 +1,161 @@
+"""Jobs: rows in the body of a request, worked on beside it, and never lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from moa import Result, RunContext
+
+from .harness import SPENT, Ledger, SomeKeys, client_of, greeter, server_with, until
+
+
+class Shout:
+    """A node that waits before each row but those it has done, if it is told to."""
+
+    name = "shout"
+    input_type = str
+
+    def __init__(self, *, most: int | None = None) -> None:
+        self.rows: list[str] = []
+        self.most = most
+
+    async def run(self, request: str, context: RunContext | None = None, /) -> Result[str]:
+        assert context is not None
+        if self.most is not None and len(self.rows) >= self.most:
+            await asyncio.sleep(3600)
+        with await context.reserve("small", "slm", SPENT) as call:
+            call.settle(SPENT)
+        self.rows.append(request)
+        return Result(output=request.upper(), usage=context.usage)
+
+
+async def begun(client: httpx2.AsyncClient, rows: list[Any], name: str = "shout") -> str:
+    answer = await client.post("/jobs", json={"model": name, "rows": rows})
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["location"].endswith(answer.json()["id"])
+    return answer.json()["id"]
+
+
+async def ended(client: httpx2.AsyncClient, id: str, phase: str = "done") -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for _ in range(500):
+        said = (await client.get(f"/jobs/{id}")).json()
+        if said["phase"] == phase:
+            return said
+        await asyncio.sleep(0.02)
+    raise AssertionError(said)
+
+
+async def test_rows_of_a_body_are_worked_on_and_their_lines_can_be_read(tmp_path: Path) -> None:
+    _, app = server_with(Shout(), jobs=tmp_path)
+    async with client_of(app) as client:
+        id = await begun(client, ["one", {"id": "b", "text": "two"}, {"nothing": 1}])
+        said = await ended(client, id)
+        found = (await client.get(f"/jobs/{id}/lines")).text.splitlines()
+        failed = await client.get(f"/jobs/{id}/lines?state=dead")
+        listed = (await client.get("/jobs")).json()["jobs"]
+    lines = [json.loads(line) for line in found]
+    assert said["rows"] == {"done": 2, "dead": 1}
+    assert said["calls"] == 2
+    assert [(line["id"], line["output"]) for line in lines[:2]] == [(1, "ONE"), ("b", "TWO")]
+    assert json.loads(failed.text)["error"].startswith("InputError")
+    assert [one["id"] for one in listed] == [id]
+
+
+async def test_a_job_goes_on_when_the_server_starts_again_and_pays_for_no_row_twice(
+    tmp_path: Path,
+) -> None:
+    first, ann = Shout(most=3), Ledger("ann")
+    keys, headers = SomeKeys(ann), {"authorization": "Bearer ann"}
+    _, app = server_with(first, keys=keys, jobs=tmp_path)
+    rows = [f"row {number}" for number in range(6)]
+    async with client_of(app, headers=headers) as client:
+        id = await begun(client, list(rows))
+        await until(lambda: len(first.rows) == 3)
+    second = Shout()
+    _, app = server_with(second, keys=keys, jobs=tmp_path)
+    async with client_of(app, headers=headers) as client:
+        await ended(client, id)
+    assert sorted(first.rows + second.rows) == rows
+    assert sum(usage.calls for usage in ann.settled) == 6
+
+
+async def test_a_job_is_cancelled_and_resumed(tmp_path: Path) -> None:
+    shout = Shout(most=1)
+    _, app = server_with(shout, jobs=tmp_path)
+    async with client_of(app) as client:
+        id = await begun(client, ["one", "two"])
+        await until(lambda: len(shout.rows) == 1)
+        cancelled = (await client.post(f"/jobs/{id}/cancel", json={})).json()
+        assert (cancelled["phase"], cancelled["left"]) == ("cancelled", 1)
+        shout.most = None
+        assert (await client.post(f"/jobs/{id}/resume", json={})).json()["phase"] == "running"
+        await ended(client, id)
+    assert sorted(shout.rows) == ["one", "two"]
+
+
+async def test_a_job_that_cannot_be_kept_or_gone_on_with_is_told_and_hangs_nobody(
+    tmp_path: Path,
+) -> None:
+    _, app = server_with(Shout(), jobs=tmp_path)
+    async with client_of(app) as client:
+        id = await begun(client, ["one"])
+        await ended(client, id)
+        tmp_path.rename(tmp_path.with_name("moved"))  # noqa: ASYNC240
+        tmp_path.write_text("no folder")  # noqa: ASYNC240
+        lost = await client.post("/jobs", json={"model": "shout", "rows": ["one"]})
+    _, app = server_with(greeter(), jobs=tmp_path.with_name("moved"))
+    async with client_of(app) as client:
+        gone = await client.post(f"/jobs/{id}/resume", json={})
+    assert lost.status_code == 500
+    assert gone.status_code == 404
+    assert "shout" in gone.json()["error"]["message"]
+
+
+async def test_a_job_is_its_callers_alone_and_no_id_is_a_path(tmp_path: Path) -> None:
+    _, app = server_with(Shout(), keys=SomeKeys(Ledger("ann"), Ledger("bob")), jobs=tmp_path)
+    (tmp_path / "owner.json").write_text("{}")
+    async with client_of(app) as client:
+        client.headers["authorization"] = "Bearer ann"
+        id = await begun(client, ["one"])
+        client.headers["authorization"] = "Bearer bob"
+        for ask in (
+            client.get(f"/jobs/{id}"),
+            client.get(f"/jobs/{id}/lines"),
+            client.post(f"/jobs/{id}/cancel", json={}),
+            client.post(f"/jobs/{id}/resume", json={}),
+            client.get("/jobs/..%2f"),
+            client.get("/jobs/owner.json"),
+        ):
+            answer = await ask
+            assert answer.status_code == 404, answer.url
+        assert (await client.get("/jobs")).json() == {"jobs": []}
+
+
+async def test_what_is_no_job_is_told_why(tmp_path: Path) -> None:
+    _, app = server_with(greeter(), jobs=tmp_path)
+    async with client_of(app) as client:
+        bodies: list[Any] = [
+            [],
+            {},
+            {"model": "greeter", "rows": []},
+            {"model": "greeter", "rows": [5]},
+        ]
+        for body in bodies:
+            assert (await client.post("/jobs", json=body)).status_code == 400
+        unknown = await client.post("/jobs", json={"model": "nobody", "rows": ["one"]})
+        assert unknown.status_code == 404
+    assert not list(tmp_path.iterdir())  # noqa: ASYNC240
+
+
+async def test_a_server_without_a_folder_says_how_jobs_are_had() -> None:
+    _, app = server_with(greeter())
+    async with client_of(app) as client:
+        answer = await client.post("/jobs", json={"model": "greeter", "rows": ["one"]})
+    assert answer.status_code == 501
+    assert "--jobs" in answer.json()["error"]["message"]
