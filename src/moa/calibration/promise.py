@@ -245,10 +245,8 @@ def _likely(accepted: Ints, wrong: Floats, fair: Floats, level: float) -> Floats
     distribution, and the differences among those accepted are beta-binomial.
     """
     allowed = allowed_errors(int(accepted.max()), risk=RISK, failure=level)
-    found = [
-        sum(_share_of(k, int(n), a, b) for k in range(allowed[n] + 1))
-        for n, a, b in zip(accepted.tolist(), wrong.tolist(), fair.tolist(), strict=True)
-    ]
+    known = zip(map(int, accepted), map(float, wrong), map(float, fair), strict=True)
+    found = [sum(_share_of(k, n, a, b) for k in range(allowed[n] + 1)) for n, a, b in known]
     return np.array(found, float)
 
 
