@@ -19,7 +19,7 @@ from moa.calibration.drift import Drift, Value
 from moa.calibration.learning import TOLERANCE, watched_sure
 from report import table, write
 
-KNOWN, INPUTS = 200, 1500
+KNOWN, INPUTS = 200, 800
 """Held-out inputs that it compares with, and inputs that follow."""
 Seen = Mapping[str, Value | None]
 
