@@ -36,7 +36,7 @@ from moa.questions import NONE_OF_THESE, Answer, Question
 from moa.rows._stores import is_address
 
 if TYPE_CHECKING:
-    from moa.calibration.answers import Answered
+    from moa.calibration.answer_rows import Answered
     from moa.calibration.learning import Head, Judged, Learning
     from moa.calibration.promise import Side
 
@@ -192,6 +192,8 @@ class Student:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         learning = await self.ready(own)
         state, head = await learning.store.beside(learning.now)
+        if learning.stopped:
+            own.note("failed", learning.stopped)
         side = learning.store.coin.toss(text, case)
         read = await self._read(text, own)
         judged = None
@@ -264,7 +266,7 @@ class Student:
             MoaError: it failed, which counts as another answer than any; or it is set up wrong,
                 which counts as nothing.
         """
-        from moa.calibration.answers import Answered
+        from moa.calibration.answer_rows import Answered
 
         store = (await self.ready(own)).store
         start = time.perf_counter()
@@ -284,27 +286,47 @@ class Student:
         return result
 
     async def take(
-        self, text: str, label: str, own: RunContext, *, case: str | None = None, people: bool
+        self,
+        text: str,
+        label: str,
+        own: RunContext,
+        *,
+        case: str | None = None,
+        chosen: bool = False,
+        people: bool = False,
     ) -> bool:
         """Keep an answer that is known, of a log or of people; `False`: the text is known.
 
-        Labels of people are fitted to. Of a log of the large model, texts are held out too.
+        Of a log of the large model, texts are held out too. Labels of people are fitted to, and of
+        texts that were drawn for them they count for what is promised by people.
+
+        Args:
+            text: What was answered.
+            label: The answer.
+            own: Of the run.
+            case: What it belongs to.
+            chosen: Whether it was chosen to be labelled, so that it is fitted to alone.
+            people: Whether people have labelled it.
 
         Raises:
             InputError: the label is none of the question's.
         """
-        from moa.calibration.answers import Answered
+        from moa.calibration.answer_rows import Answered
 
         learning = await self.ready(own)
         store = learning.store
         name = label_of(self.question, label)
         side = store.coin.toss(text, case)
-        if name is None or await store.beside(lambda: store.places_of(side)):
+        if name is None:
+            return False
+        drawn = people and await store.beside(lambda: store.label_drawn(side, name))
+        if not drawn and await store.beside(lambda: store.places_of(side)):
             return False
         state, _ = await store.beside(learning.now)
-        held = side.is_held_out(state.looks) and not people
+        fits_alone = people or chosen
+        held = side.is_held_out(state.looks) and not fits_alone
         found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
-        row = self._row(found, by_small=False)._replace(source="person" if people else "log")
+        row = self._row(found, by_small=False)._replace(source="person" if fits_alone else "log")
         place = await store.beside(lambda: store.add(row, state.epoch))
         await self._settle(place, Answered(name, calls=0))
         return True
@@ -338,7 +360,7 @@ class Student:
         return rounded(read.vector)
 
     def _row(self, found: Considered, *, by_small: bool) -> Any:
-        from moa.calibration.answers import Row
+        from moa.calibration.answer_rows import Row
 
         read, judged, head = found.read, found.judged, found.head
         return Row(
@@ -391,7 +413,7 @@ class Student:
 
 
 def _said(result: Result[Any], label: str | None) -> Answered:
-    from moa.calibration.answers import Answered
+    from moa.calibration.answer_rows import Answered
 
     total = result.usage.total
     cost = None if total.cost is None else float(total.cost)
