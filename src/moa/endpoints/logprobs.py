@@ -177,8 +177,8 @@ class LabelReader(ABC):
     ) -> LabelReading:
         """Take out the bias to yes that is known of the model.
 
-        It was measured without examples, in the layout that is best for the model: where another
-        one is asked for, as by what is to be fitted to the answers, they are as the model gave them.
+        It was measured without examples, in the layout that is best for the model. Where one is
+        asked for, as by what is to be fitted to the answers, they are as the model gave them.
         """
         bias = known(self._client.model).yes_bias
         if question.kind != "predicate" or question.layout or examples or not bias:
