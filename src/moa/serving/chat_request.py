@@ -152,6 +152,12 @@ class FromUser(_Loose):
     role: Literal["user"]
     content: SomeText | Annotated[list[_AnyPart], Field(min_length=1)]
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether one of its texts is."""
+        parts = () if isinstance(self.content, str) else self.content
+        return any(isinstance(part, _TextPart) and not part.text.strip() for part in parts)
+
 
 class FromAssistant(_Loose):
     """What was answered, and which tools were to be called."""
@@ -252,8 +258,9 @@ class ChatRequest(Body):
         Raises:
             RequestRefused: two have the same name, or the one to be called isn't among them.
         """
-        told = {tool.function.name: tool.schema_told for tool in self.tools or ()}
-        if len(told) < len(self.tools or ()):
+        given = [tool.schema_told for tool in self.tools or ()]
+        told = {tool.name: tool for tool in given}
+        if any(tool != told[tool.name] for tool in given):
             raise refused("two tools have the same name: give them others", "tools")
         if told and isinstance(self.tool_choice, NamedTool):
             wanted = self.tool_choice.function.name

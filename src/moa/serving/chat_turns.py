@@ -29,7 +29,7 @@ from moa.guards.guarded import Guarded
 from moa.messages import Message
 from moa.node import Node, Reply
 from moa.questions import Choice, Predicate, Score, questions_in
-from moa.serving.chat_request import ChatRequest, messages_of, refused, unsupported
+from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported
 from moa.serving.schemas import checker
 from moa.serving.served import Served
 
@@ -61,6 +61,8 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
     if (agent := as_relayed(served.node)) is not None:
         return _relayed(body, served, agent, messages)
     _refuse_what_agents_take(body, served)
+    if any(isinstance(one, FromUser) and one.is_blank for one in body.messages):
+        raise refused("a text of the user is empty: leave it out", "messages")
     rules = "\n\n".join(one.content for one in messages if one.role == "system")
     if (chat := continued(served.node, rules)) is not None:
         for message in messages:

@@ -73,7 +73,7 @@ def operation(
     """
     content = {answers_with: {"schema": answer}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": {}}
     refused = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses: dict[str, Any] = {str(status): {"description": "It went well.", "content": content}}
     for code, said in _ERRORS.items():

@@ -14,6 +14,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from moa._files import dumped, jsonable
 from moa.agents.deciding import DecidingAgent
+from moa.agents.filter import Filter
 from moa.agents.prompts import WithoutExamples
 from moa.batch import reader_for, row_text
 from moa.chat.messages import ChatReply, UserMessage
@@ -27,6 +28,14 @@ Schema = dict[str, Any]
 """A JSON schema."""
 _OWN = "#/$defs/{model}"
 """Where a schema that stands alone has those of the models in it."""
+_WORDS: Schema = {"type": "string", "pattern": r"\S"}
+_SOME_TEXT: Schema = {
+    "anyOf": [
+        _WORDS,
+        {"type": "object", "required": ["text"], "properties": {"text": _WORDS}},
+    ]
+}
+"""Of what decides about a text, which is not to be empty."""
 
 
 class Served:
@@ -117,6 +126,8 @@ class Served:
 
     def input_in(self, place: str) -> Schema:
         """Write the schema of an input for a document, `place` being where `{model}` stands."""
+        if self.decides and not isinstance(self.node, Filter):  # which drops an empty text
+            return copy.deepcopy(_SOME_TEXT)
         if self._read is row_text:
             return {"type": "string"}
         schema = _schema(self._input, "validation", place)

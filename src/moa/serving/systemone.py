@@ -86,7 +86,12 @@ class ChoiceAsked(Body):
     type: Literal["choice"]
     instructions: Told | None = None
     criteria: Annotated[
-        dict[SomeText, Told | None] | None, Field(min_length=2, max_length=MOST_OPTIONS)
+        dict[SomeText, Told | None] | None,
+        Field(
+            min_length=2,
+            max_length=MOST_OPTIONS,
+            json_schema_extra={"propertyNames": {"pattern": r"\S"}},
+        ),
     ] = None
     """What each option means, by its name; left out for a question of the agent's own."""
 

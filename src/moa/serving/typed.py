@@ -99,6 +99,9 @@ def _job_routes(server: Server) -> list[Route]:
     async def listed(request: Request) -> Response:
         return json_response({"jobs": await jobs.of(caller_of(request))})
 
+    async def all_jobs(request: Request) -> Response:
+        return await (begin if request.method == "POST" else listed)(request)
+
     async def status(request: Request) -> Response:
         found = await jobs.status(request.path_params["id"], caller_of(request))
         return json_response(found)
@@ -118,8 +121,7 @@ def _job_routes(server: Server) -> list[Route]:
         return await status(request)
 
     return [
-        Route("/jobs", begin, methods=["POST"]),
-        Route("/jobs", listed, methods=["GET"]),
+        Route("/jobs", all_jobs, methods=["GET", "POST"]),
         Route("/jobs/{id}", status, methods=["GET"]),
         Route("/jobs/{id}/lines", lines, methods=["GET"]),
         Route("/jobs/{id}/cancel", cancel, methods=["POST"]),
@@ -184,32 +186,40 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
     for one in server.known(caller):
         found[f"/run/{one.name}"] = {"post": _run(one, schemas)}
     name = parameter("name", {"enum": [one.name for one in server.known(caller)]})
-    state = parameter("state", {"type": "string"}, within="query")
-    asked: Schema = {
-        "type": "object",
-        "required": ["model", "rows"],
-        "properties": {
-            "model": name["schema"],
-            "rows": {"type": "array", "items": {"type": ["string", "object"]}, "minItems": 1},
-        },
-    }
-    about = operation("How far a job is", _ANYTHING, parameters=[_ID])
     text: Schema = {"type": "string"}
-    lines = operation("Its lines", text, answers_with=_LINES, parameters=[_ID, state])
-    return found | {
+    found |= {
         "/schema/{name}": {"get": operation("Its schemas", _ANYTHING, parameters=[name])},
         "/drawing/{name}": {
             "get": operation("A drawing", text, answers_with="text/plain", parameters=[name])
         },
         "/traces/{id}": {"get": operation("What a run did", _ANYTHING, parameters=[_ID])},
+    }
+    return found | (_jobs_paths(name["schema"]) if server.settings.jobs else {})
+
+
+def _jobs_paths(models: Schema) -> dict[str, object]:
+    """Describe the routes of jobs, where the server keeps some."""
+    state = parameter("state", {"type": "string"}, within="query")
+    asked: Schema = {
+        "type": "object",
+        "required": ["model", "rows"],
+        "properties": {
+            "model": models,
+            "rows": {"type": "array", "items": {"type": ["string", "object"]}, "minItems": 1},
+        },
+    }
+    about = operation("How far a job is", _ANYTHING, parameters=[_ID])
+    changed = operation("How far it is", _ANYTHING, body={"type": "object"}, parameters=[_ID])
+    lines = operation("Its lines", {"type": "string"}, answers_with=_LINES, parameters=[_ID, state])
+    return {
         "/jobs": {
             "get": operation("The jobs", _ANYTHING),
             "post": operation("Begin a job", _ANYTHING, body=asked, status=202),
         },
         "/jobs/{id}": {"get": about},
         "/jobs/{id}/lines": {"get": lines},
-        "/jobs/{id}/cancel": {"post": about},
-        "/jobs/{id}/resume": {"post": about},
+        "/jobs/{id}/cancel": {"post": changed},
+        "/jobs/{id}/resume": {"post": changed},
     }
 
 
