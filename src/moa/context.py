@@ -171,6 +171,14 @@ class RunContext:
         self.tracer = opened = start(self.tracer, kind, name, self.node)
         return opened
 
+    def within(self, span: Span) -> RunContext:
+        """Give this context once more: the same budget, ledger and notes, but inside of a span."""
+        inner = RunContext.__new__(RunContext)
+        for slot in RunContext.__slots__:
+            setattr(inner, slot, getattr(self, slot))
+        inner.tracer = span
+        return inner
+
     @property
     def limited(self) -> bool:
         """Whether there is a budget, here or above."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -75,8 +76,8 @@ def _refs(value: Any) -> set[str]:
     )
 
 
-async def test_the_document_has_every_route_and_every_schema_that_it_names() -> None:
-    server, app = server_with(greeter(), greeter(name="other one"))
+async def test_the_document_has_every_route_and_every_schema_that_it_names(tmp_path: Path) -> None:
+    server, app = server_with(greeter(), greeter(name="other one"), jobs=tmp_path)
     async with client_of(app) as client:
         found = (await client.get("/openapi.json")).json()
     for ref in _refs(found):

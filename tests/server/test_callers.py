@@ -236,6 +236,21 @@ async def test_a_cache_gives_no_caller_what_another_one_asked(tmp_path: Path) ->
     assert said == ["For Alice.", "For Alice.", "For Bob."]
 
 
+async def test_a_killed_server_leaves_known_what_a_key_without_limits_has_spent(
+    tmp_path: Path,
+) -> None:
+    address = str(tmp_path / "keys.toml")
+    secret = add(address)
+    async with opened(address) as keys, (await keys.caller(secret)).admit("agent") as context:
+        for _ in range(3):
+            await agent(price=PRICE).run("Hi", context)
+        keys.ledger.store.run("delete from moa_key_workers")
+        keys.ledger.charge_the_dead()
+        day = keys.ledger.standing("alice").day
+    assert day.calls == 3
+    assert day.usd > 0
+
+
 async def test_keys_that_cannot_be_read_let_nobody_in(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     secret = add(str(path))

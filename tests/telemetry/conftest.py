@@ -29,9 +29,8 @@ class Seen:
 
     @property
     def kind(self) -> str:
-        return (
-            _KINDS.get(self.attributes.get("gen_ai.operation.name")) or self.attributes["moa.kind"]
-        )
+        operation = str(self.attributes.get("gen_ai.operation.name", ""))
+        return _KINDS[operation] if operation else self.attributes["moa.kind"]
 
 
 _KINDS = {

@@ -105,7 +105,7 @@ import sys
 from moa import Agent
 from moa.testing import ScriptedEndpoint
 Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run_sync("Hi")
-loaded = {"opentelemetry", "moa.endpoints.traced", "moa.telemetry.otel", "moa.telemetry.lines"}
+loaded = {"opentelemetry", "moa.endpoints.call_spans", "moa.telemetry.otel", "moa.telemetry.lines"}
 print(sorted(loaded & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -24,7 +24,7 @@ from moa.journal import Place, explained, interrupts_of, together
 from moa.journal_records import PLAIN, Call
 from moa.messages import Message, ToolCall
 from moa.telemetry import Span, content, names
-from moa.telemetry.spans import attached
+from moa.telemetry.spans import attach_to
 from moa.trace import NoteKind, ToolFinished, ToolStarted
 from moa.usage import Amount
 
@@ -112,10 +112,10 @@ class ToolCalls:
                 return await self._if_allowed(tool, call, values, context)
             span.set(names.TOOL_CALL_ID, call.id or None)
             if span.content:
-                await content.record(span, content.called(call.arguments))
+                await content.record(span, content.of_arguments(call.arguments))
             text = await self._if_allowed(tool, call, values, context)
             if span.content:
-                await content.record(span, content.given(text))
+                await content.record(span, content.of_result(text))
             return text
 
     async def _if_allowed(
@@ -141,7 +141,7 @@ class ToolCalls:
         limit = asyncio.timeout(tool.timeout_s if left is None else min(tool.timeout_s, left))
         try:
             async with limit:
-                with attached(context.tracer):
+                with attach_to(context.tracer):
                     text = await tool.run(values, context)
             failure = None
         except DeadlineExceeded as error:

@@ -20,23 +20,23 @@ def mcp(
     timeout_s: options.RunTimeout = 300.0,
     asking: options.Asking,
 ) -> None:
-    """Give graphs and agents to an MCP client, as tools.
+    """Give graphs and agents to an MCP client as tools.
 
-    A client such as an editor or a chat starts it itself, and speaks over its standard input and
-    output. Each graph is a tool: its input is the
-    tool's arguments, its output the structured result. In the client's settings:
-
-        {"mcpServers": {"moa": {"command": "moa", "args": ["mcp", "support"]}}}
-
-    The budget is for all calls until the client goes away, which ends their runs. Progress and
-    errors are told to the client; remarks go to standard error. moa serve has the same tools at
+    A client such as an editor or a chat starts it itself, and speaks to it over standard input and
+    output. Each graph is a tool: its input is the tool's arguments, its output the structured
+    result. Progress and errors are told to the client; remarks go to standard error. The budget is
+    for all calls until the client goes away, which ends their runs. moa serve has the same tools at
     /mcp.
 
     Exit codes: 0 the client has gone, 2 usage or configuration, 130 stopped.
 
+    In the client's settings:
+
+        {"mcpServers": {"moa": {"command": "moa", "args": ["mcp", "support"]}}}
+
     Several, and one of your own; a client finds moa.toml only where it is named:
 
-        moa mcp sentiment mine.py:graph --config /home/ann/moa.toml --budget-usd 2
+        moa mcp sentiment mine.py:graph --config shop/moa.toml --budget-usd 2
     """
     with needed("mcp", extra="mcp", purpose="to speak MCP"):
         from moa.serving.mcp import pipes, speak

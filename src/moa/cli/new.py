@@ -52,7 +52,7 @@ def new(
 ) -> None:
     """Make a small project that runs at once, with no key.
 
-    It runs on the built-in models. It has a configuration, ten rows of data, a graph in Python, a
+    It runs on the built-in models, and has a configuration, ten rows of data, a graph in Python, a
     test, and a README of one screen that says what to change:
 
         inbox         messages get a reply, or go to the people who take care of them
@@ -61,15 +61,9 @@ def new(
         cascade       a small model answers what it is sure of, a large one or people the rest
         rag           questions are answered from a handbook, with sources
 
-    So:
-
-        moa new moderation comments
-        cd comments
-        moa run graph.py:graph comments.jsonl
-
-    With messages of yours it drafts what people want from you, the intents in moa.toml, for you to
-    edit: in your own words they say best what you tell apart. What looks like spam, or like orders
-    to a machine, is left out.
+    With --from it drafts what people want from you, the intents in moa.toml, for you to edit: in
+    your own words they say best what you tell apart. What looks like spam, or like orders to a
+    machine, is left out.
 
     Where a large model is configured it proposes them from 120 messages; what that costs is said
     first, and what may cost money waits for --yes. Else, or with --by-groups, messages that are
@@ -80,6 +74,14 @@ def new(
     Nothing that is there is replaced, unless --overwrite is given.
 
     Exit codes: 0 written, 2 usage, data or configuration, 130 stopped: then nothing is written.
+
+    A project, and how it is tried:
+
+        moa new moderation comments
+        cd comments
+        moa run graph.py:graph comments.jsonl
+
+    With messages of yours:
 
         moa new inbox shop --from messages.jsonl
         moa new inbox shop --from mails.csv --text-column body

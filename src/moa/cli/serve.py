@@ -114,7 +114,6 @@ def serve(
         serving = uvicorn.Server(
             uvicorn.Config(
                 app_of(server, closes=True),
-                http="h11",
                 ws="none",
                 lifespan="on",
                 log_level="error",

@@ -34,12 +34,12 @@ def journalled(
             if context.journal is None or (kept := asked_of(self, *asked, **named)) is None:
                 if context.tracer is None:
                     return ask(self, *given, **named)
-                return _traced()[0](ask, self, asked, context, named)
+                return _in_spans()[0](ask, self, asked, context, named)
 
             def again(inner: RunContext) -> Awaitable[Any]:
                 if inner.tracer is None:
                     return ask(self, *asked, inner, **named)
-                return _traced()[0](ask, self, asked, inner, named)
+                return _in_spans()[0](ask, self, asked, inner, named)
 
             return once(context, *kept, again)
 
@@ -82,11 +82,11 @@ def journalled_stream(
 
 
 @cache
-def _traced() -> tuple[Callable[..., Awaitable[Any]], Callable[..., AsyncIterator[Any]]]:
+def _in_spans() -> tuple[Callable[..., Awaitable[Any]], Callable[..., AsyncIterator[Any]]]:
     """Give what asks in a span; where nobody hears of spans it isn't loaded."""
-    from moa.endpoints.traced import traced, traced_stream
+    from moa.endpoints.call_spans import ask_in_span, stream_in_span
 
-    return traced, traced_stream
+    return ask_in_span, stream_in_span
 
 
 def _asking(
@@ -94,4 +94,4 @@ def _asking(
 ) -> AsyncIterator[Any]:
     if context.tracer is None:
         return ask(endpoint, prompt, context)
-    return _traced()[1](ask, endpoint, prompt, context)
+    return _in_spans()[1](ask, endpoint, prompt, context)

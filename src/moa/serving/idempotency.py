@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 KEPT_S = 86400.0
 """Seconds for which an answer is kept."""
-_LARGEST = 16 << 20
+_LARGEST = 4 << 20
 """Bytes of an answer that is kept; of a larger one it is kept that there was one."""
 _MOST = 256 << 20
 """Bytes of answers that are kept for one caller."""
@@ -220,7 +220,7 @@ class Idempotent:
         if run is None:
             return True
         try:
-            return self._server.runs.trace(run, caller_of(request)).item.error is None
+            return self._server.runs.trace(run, caller_of(request)).failure is None
         except RequestRefused:  # it is kept no longer
             return True
 

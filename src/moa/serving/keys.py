@@ -472,9 +472,8 @@ class KeyCaller(Caller):
         ledger, run = self._keys.ledger, secrets.token_hex(16)
         try:
             standing = await ledger.beside(lambda: ledger.begin(self.name, self._key, run))
-            if context.budget.limits:
-                most = standing.free(self._key).within(context.budget)
-                _Purchase(self._keys, self._key, run, context, most)
+            most = standing.free(self._key).within(context.budget)
+            _Purchase(self._keys, self._key, run, context, most)
             yield context
         finally:
             await ledger.beside(lambda: ledger.settle(run, context.usage.total))
@@ -500,7 +499,7 @@ class _Purchase:
         answer = await self._keys.ledger.beside(lambda: self._ask(look))
         if answer == "wait":
             await asyncio.sleep(min(_FIRST_WAIT_S * 1.5**self._waits, _LONGEST_WAIT_S))
-        self._waits = self._waits + 1 if answer == "wait" else 0
+        self._waits = min(self._waits + 1, 9) if answer == "wait" else 0
         return answer != "spent"
 
     def _more_now(self, look: Look) -> bool:

@@ -77,22 +77,23 @@ class Limits(BaseModel):
     usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
     """US dollars. With such a limit, an endpoint whose price is unknown is not asked."""
     usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
-    calls_per_day: int | None = Field(default=None, ge=0, le=10**12)
+    calls_per_day: int | None = Field(default=None, strict=True, ge=0, le=10**12)
     """Calls to models, also small ones: a run makes several."""
-    calls_per_month: int | None = Field(default=None, ge=0, le=10**12)
-    requests_per_minute: int | None = Field(default=None, ge=1, le=1_000_000)
+    calls_per_month: int | None = Field(default=None, strict=True, ge=0, le=10**12)
+    requests_per_minute: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
     """Runs that begin within any 60 seconds."""
-    parallel: int | None = Field(default=None, ge=1, le=1_000_000)
+    parallel: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
     """Runs at once."""
 
     @property
     def budget(self) -> Budget:
-        """The budget of a run that has been given nothing yet."""
+        """The budget of a run that has been given nothing yet.
+
+        Calls are asked for whether they are limited or not, so that what they took is known when
+        the process is killed.
+        """
         has_cost = self.usd_per_day is not None or self.usd_per_month is not None
-        has_calls = self.calls_per_day is not None or self.calls_per_month is not None
-        return Budget(
-            cost=Decimal(0) if has_cost else None, calls=0 if has_calls else None, strict=has_cost
-        )
+        return Budget(cost=Decimal(0) if has_cost else None, calls=0, strict=has_cost)
 
 
 class Sums(NamedTuple):

@@ -26,7 +26,7 @@ Writes = Mapping[str, Callable[[Clean], object]]
 """What writes the value of each attribute, by its name."""
 
 
-def shown(text: str, pii: Masks | None) -> str | None:
+def mask(text: str, pii: Masks | None) -> str | None:
     """Give a text as it may be recorded; `None`: it can't be masked, and is left out."""
     if pii is None:
         return text
@@ -62,7 +62,7 @@ async def record(span: Span, writes: Writes) -> None:
         span.set(name, value)
 
 
-def sent(messages: Sequence[Message]) -> Writes:
+def of_messages(messages: Sequence[Message]) -> Writes:
     """Write what a model is sent: its instructions apart from what was said."""
     rules = [one.content for one in messages if one.role == "system"]
     said = [one for one in messages if one.role != "system"]
@@ -74,14 +74,14 @@ def sent(messages: Sequence[Message]) -> Writes:
     return writes
 
 
-def text_sent(text: str) -> Writes:
+def of_text(text: str) -> Writes:
     """Write what is decided about."""
     return {
         names.INPUT_MESSAGES: lambda clean: [{"role": "user", "parts": [_text(text, clean)]}],
     }
 
 
-def answered(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Writes:
+def of_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Writes:
     """Write what a model said."""
 
     def write(clean: Clean) -> object:
@@ -92,12 +92,12 @@ def answered(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Wri
     return {names.OUTPUT_MESSAGES: write}
 
 
-def called(arguments: str) -> Writes:
+def of_arguments(arguments: str) -> Writes:
     """Write what a tool is given."""
     return {names.ARGUMENTS: lambda clean: _values(arguments, clean)}
 
 
-def given(result: str) -> Writes:
+def of_result(result: str) -> Writes:
     """Write what a tool says."""
     return {names.RESULT: lambda clean: clean(result)}
 

@@ -33,12 +33,13 @@ class SpanFile:
         source: A file that is read meanwhile, and is not to be written.
 
     Examples:
+        >>> from pathlib import Path
         >>> from moa.telemetry import Tracer
         >>> from moa.telemetry.lines import SpanFile
         >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.")
         >>> with SpanFile("spans.jsonl") as file:
         ...     result = agent.run_sync("Hi", RunContext(tracer=Tracer(file=file)))
-        >>> len(open("spans.jsonl").readlines())
+        >>> len(Path("spans.jsonl").read_text().splitlines())
         2
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry import trace
@@ -106,13 +107,23 @@ _sink: Sink | None = None
 def sink() -> Sink | None:
     """Give that of the provider which is set; `None`: none is."""
     global _sink
-    provider = trace.get_tracer_provider()
+    try:
+        provider = trace.get_tracer_provider()
+    except Exception as error:  # noqa: BLE001 the environment may name one that isn't installed
+        _tell_missing(str(error))
+        return None
     if _sink is not None and _sink.provider is provider:
         return _sink
     if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
         return None
     _sink = Sink(provider)
     return _sink
+
+
+@cache
+def _tell_missing(why: str) -> None:
+    """Log it once."""
+    _logger.warning("there are no spans, as no tracer provider can be had: %s", why)
 
 
 def context_of(headers: Mapping[str, str]) -> Context:

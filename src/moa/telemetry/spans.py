@@ -221,7 +221,7 @@ class Span:
         self.is_call = is_call
         self._given = attributes
         self._later: dict[str, Value] = {}
-        self._events: list[tuple[str, int, Attributes]] = []
+        self._events: Sequence[tuple[str, int, Attributes]] = ()
         self._side: Side = side
         self._start_ns = start_ns = start_ns or time.time_ns()
         self._error: str | None = None
@@ -324,11 +324,11 @@ class Span:
         if error is not None:
             said |= _said_of(error)
         if self.content:
-            from moa.telemetry.content import shown
+            from moa.telemetry.content import mask
 
-            if (text := shown(note.text, self.tracer.pii)) is not None:
+            if (text := mask(note.text, self.tracer.pii)) is not None:
                 said[names.TEXT] = text
-        self._events.append((names.event(note.kind), time.time_ns(), said))
+        self._events = (*self._events, (names.event(note.kind), time.time_ns(), said))
 
     def paying(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
         """Give what hears what a call takes: the call's span, or one for it alone."""
@@ -358,9 +358,9 @@ class Span:
         self._later |= _said_of(error)
         self._error = ""
         if self.content:
-            from moa.telemetry.content import shown
+            from moa.telemetry.content import mask
 
-            self._error = shown(str(error), self.tracer.pii) or ""
+            self._error = mask(str(error), self.tracer.pii) or ""
 
     def end(self) -> None:
         """End it, once."""
@@ -494,7 +494,7 @@ def _ids_in(traceparent: str | None) -> tuple[int, int] | None:
 
 
 @contextmanager
-def attached(around: Tracer | Span | None) -> Generator[None]:
+def attach_to(around: Tracer | Span | None) -> Generator[None]:
     """Make a span the current one of OpenTelemetry, for the spans of a user's own code.
 
     It stands around one `await`, and never around a `yield`: what is closed by another task would

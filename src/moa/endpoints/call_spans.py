@@ -1,4 +1,4 @@
-"""Traced: the span of a call, around whatever an endpoint does for it, its retries among it."""
+"""Call spans: the span of a call, around whatever an endpoint does for it, its retries among it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moa.telemetry.spans import Value
 
 
-async def traced(
+async def ask_in_span(
     ask: Callable[..., Awaitable[Any]],
     endpoint: Any,
     asked: Sequence[Any],
@@ -29,8 +29,7 @@ async def traced(
     if span is None:
         return await ask(endpoint, *asked, context, **named)
     with span:
-        inner = context.nested()
-        inner.tracer = span
+        inner = context.within(span)
         if span.content:
             await _record_request(span, asked[0])
         answer = await ask(endpoint, *asked, inner, **named)
@@ -40,7 +39,7 @@ async def traced(
         return answer
 
 
-async def traced_stream(
+async def stream_in_span(
     ask: Callable[..., AsyncIterator[Any]], endpoint: Any, prompt: Prompt, context: RunContext
 ) -> AsyncIterator[Any]:
     """Stream in the span of a call; it ends with the stream, whoever closes that."""
@@ -51,8 +50,7 @@ async def traced_stream(
                 yield piece
         return
     with span:
-        inner = context.nested()
-        inner.tracer = span
+        inner = context.within(span)
         span.set(names.STREAM, True)
         if span.content:
             await _record_request(span, prompt)
@@ -77,11 +75,8 @@ def _begun(
     assert around is not None, "somebody hears of it"
     if around.is_call or not around.recorded or endpoint.asks_several:
         return None
-    operation, model, name = (
-        names.EMBEDDINGS if embeds else names.CHAT,
-        endpoint.model,
-        endpoint.name,
-    )
+    operation = names.EMBEDDINGS if embeds else names.CHAT
+    model, name = endpoint.model, endpoint.name
     attributes: dict[str, Value] = {
         names.OPERATION: operation,
         names.REQUEST_MODEL: model,
@@ -110,15 +105,15 @@ def _tell_answer(span: Span, answer: Any, endpoint: Any) -> None:
 async def _record_request(span: Span, request: object) -> None:
     """Record what is sent; texts to embed are not."""
     if isinstance(request, Prompt):
-        await content.record(span, content.sent(request.messages))
+        await content.record(span, content.of_messages(request.messages))
     elif isinstance(request, str):
-        await content.record(span, content.text_sent(request))
+        await content.record(span, content.of_text(request))
 
 
 async def _record_answer(span: Span, answer: Any) -> None:
     """Record what a model said."""
     if isinstance(answer, Completion):
-        said = content.answered(answer.text, answer.tool_calls, answer.reasoning)
+        said = content.of_answer(answer.text, answer.tool_calls, answer.reasoning)
         await content.record(span, said)
 
 
