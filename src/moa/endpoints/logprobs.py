@@ -36,7 +36,7 @@ _OTHERS = 20
 """Probabilities asked for beyond those of the labels."""
 _MOST_IN_VOCABULARY = 1_000_000
 """More tokens than any vocabulary has."""
-_PART_OF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+_NO_TEXT = ("", "\N{REPLACEMENT CHARACTER}")
 _MOST_SPELT = 10_000
 """Labels and examples whose tokens are kept."""
 _SMALLEST = 1e-45
@@ -447,7 +447,7 @@ class LlamaCppReader(LabelReader):
     async def _probabilities(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
     ) -> tuple[dict[int, float] | None, Amount]:
-        """Read the tokens after a push; `None` where the sampled one is a part of a character."""
+        """Read the tokens after a push; `None` where the sampled one hides them; see `_sampled`."""
         hard = push == _HARD_PUSH
         sampling: dict[str, Any] = {
             "samplers": ["top_k", "temperature"] if hard else ["temperature"],
@@ -466,8 +466,7 @@ class LlamaCppReader(LabelReader):
     ) -> TokenReading:
         """Read tokens from the whole vocabulary, which takes a server long to write down.
 
-        It sends nothing where the token that it samples is a part of a character, as the first ones
-        of labels in Japanese may be. So a full stop is sampled here.
+        It sends nothing where the token that it samples writes no text, so a full stop is sampled.
         """
         *_, stop = await self._spelling(".", context)
         sampling = {"logit_bias": [[stop, _HARD_PUSH]], "n_probs": _MOST_IN_VOCABULARY}
@@ -481,7 +480,8 @@ class LlamaCppReader(LabelReader):
     ) -> tuple[dict[int, float] | None, Amount]:
         """Sample a token: probabilities, or their logarithms before sampling, of those asked for.
 
-        `None`: the token is a part of a character.
+        `None`: none are sent, as the token writes no text: it is a control token, or a part of a
+        character, as the first ones of labels in Japanese may be.
         """
         body: dict[str, Any] = {
             "model": self._client.model,
@@ -498,7 +498,7 @@ class LlamaCppReader(LabelReader):
         answer, amount = await self._client.post("/completions", body, context, estimate=estimate)
         try:
             choice = answer["choices"][0]
-            if choice["logprobs"] is None and choice["text"] == _PART_OF_CHARACTER:
+            if choice["logprobs"] is None and choice["text"] in _NO_TEXT:
                 return None, amount
             sent = choice["logprobs"]["content"][0]
             after = "top_probs" in sent
