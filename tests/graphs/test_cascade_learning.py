@@ -132,6 +132,21 @@ async def test_an_accepted_input_makes_no_call_of_the_large_node(stream: Stream)
         assert (settled.tier == 0) == (not stream.large_asked)
 
 
+async def test_runs_of_an_owner_learn_from_texts_of_that_owner_alone(stream: Stream) -> None:
+    cascade = stream.cascade()
+    assert cascade.learner is not None
+    for owner, count in (("", 3), ("team", 5)):
+        for text in stream.texts(count):
+            own = RunContext()
+            own.owner = owner
+            await cascade.run(text, own)
+    team = RunContext()
+    team.owner = "team"
+    kept = [(await cascade.learner.student.ready(one)).store for one in (RunContext(), team)]
+    assert [figures_of(store).inputs for store in kept] == [3, 5]
+    assert Path(kept[1].where).name == "answers.team.db"
+
+
 async def test_the_large_node_sees_what_the_input_is_and_nothing_else(stream: Stream) -> None:
     cascade = stream.cascade()
     texts = stream.texts(20)
