@@ -125,6 +125,8 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield ("run", "generator", "rows.jsonl", "--job", "night")
     yield ("run", "generator", "rows.jsonl", "--job", "postgresql://127.0.0.1:9/no#night")
     yield ("run", "generator", "rows.jsonl", "--ray")
+    yield ("run", "generator", "rows.jsonl", "--trace", "spans.jsonl")
+    yield ("run", "generator", "rows.jsonl", "--trace", "texts.jsonl", "--trace-texts", "masked")
     yield from (("job", name, "night") for name in ("status", "retry", "failed"))
     yield ("job", "export", "night", "--out", "night.jsonl")
     yield ("decide", "rows.jsonl", *LABELS, "--out", "decided.jsonl")

@@ -305,7 +305,8 @@ def _look(
     missing = np.array([r in epoch.missing for r in counted])
     keys = [sides[r].key for r in counted]
     before = epoch.used[-1] if epoch.used else None
-    proposed = propose(sure, right, len(set(keys)), level)
+    spread = float(unlike(x[fit], x[:0]).mean())
+    proposed = propose(sure, right, len(set(keys)), level, spread)
     if not proposed.is_worth_it(float(before.takes[rows].mean()) if before else 0.0):
         return None
     epoch.looks += 1

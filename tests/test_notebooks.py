@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_the_notebook_on_support_settles_an_inbox(tmp_path: Path) -> None:
     assert "support/spam" in shown
     assert shown.count("image/svg+xml: <svg") == 1
     assert "IProgress" not in shown
+
+
+@pytest.mark.embedded
+@pytest.mark.long
+def test_the_notebook_on_learning_shows_a_bill_that_falls(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").symlink_to(FOLDER.parent / "benchmarks")
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    shown = executed("learning.ipynb", folder)
+    calls = [int(n) for n in re.findall(r"^ *\d+ to \d+ +#* (\d+)$", shown, re.MULTILINE)]
+    assert min(calls[:3]) >= 100
+    assert calls[-1] < 50
+    assert "at most 5 % of what it accepts" in shown
+    assert "image/png" in shown
 
 
 REPLIES = {

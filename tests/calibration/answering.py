@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from moa.calibration.answers import Answered, AnswerStore, Row
+from moa.calibration.answer_rows import Answered, Row
+from moa.calibration.answers import AnswerStore
 
 
 def say(line: str) -> None:

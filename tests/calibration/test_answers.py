@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from moa.calibration import answers as module
-from moa.calibration.answers import FIGURES, Answered, AnswerStore, Row, Spent
+from moa.calibration.answer_rows import FIGURES, Answered, Row, Spent
+from moa.calibration.answers import AnswerStore
+from moa.calibration.figures import figures_of
 from moa.errors import ConfigError
 
 WRITER = Path(__file__).with_name("answering.py")
@@ -59,6 +61,20 @@ def test_a_row_is_spared_the_large_model_unless_it_is_held_out(store: AnswerStor
         store.spare(place, moot=False)
     at = [FIGURES.index(name) for name in ("done", "by_small", "moot")]
     assert [[row[i] for i in at] for row in store.rows()] == [[0, 0, 0], [1, 1, 0], [1, 0, 1]]
+
+
+def test_the_place_of_a_row_that_was_dropped_is_given_to_no_other(store: AnswerStore) -> None:
+    add(store, "a")
+    dropped = store.add(Row(store.coin.toss("b"), True, "run", (0.5, 0.25), 1), 1)
+    _, end = store.to_watch(store.state(), 0)
+    store.drop(dropped)
+    assert store.last() == dropped == end
+    assert add(store, "c", held=True) == dropped + 1
+    state = store.state()
+    assert store.held_out(state) == 1
+    assert store.to_test(state, 99).keys == (store.coin.toss("c").key,)
+    assert store.places_of(store.coin.toss("b")) == []
+    assert figures_of(store).inputs == 2
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def test_a_change_is_found_out_and_named(
     assert said in drift.alarms[0].message
 
 
+@pytest.mark.parametrize(("share", "tolerant"), [(0.09, []), (0.5, ["length"])])
+def test_a_change_of_few_inputs_is_tolerated_however_long_it_goes_on(
+    share: float, tolerant: list[str]
+) -> None:
+    for tolerance, said in ((0.0, ["length"]), (0.1, tolerant)):
+        rng = random.Random(2)
+        lengths = [float(rng.randint(50, 150)) for _ in range(400)]
+        drift = Drift.of({"length": lengths}, tolerance=tolerance)
+        for _ in range(1500):
+            longer = 3.0 if rng.random() < share else 1.0
+            drift = drift.after({"length": longer * rng.randint(50, 150)})
+        assert [alarm.name for alarm in drift.alarms] == said
+
+
 def test_few_late_labels_show_that_answers_became_wrong() -> None:
     rng = random.Random(3)
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from moa.calibration.answers import AnswerStore, Rows
+from moa.calibration import learning as module
+from moa.calibration.answer_rows import Answered, Row, Rows
+from moa.calibration.answers import AnswerStore
 from moa.calibration.features import LabelFeature, VectorFeature
 from moa.calibration.learning import Learning, probabilities_of
+from moa.calibration.promise import PlannedLook
 from moa.questions import Option, Question
 
 OWN, ENCODED = LabelFeature(name="small"), VectorFeature(name="encoder", source="encoder")
 QUESTION = Question("q", "choice", "?", (Option("a", "a"), Option("b", "b")))
 N, PARTS = 60, 8
+LOOKING = Path(__file__).with_name("looking.py")
 
 
 @pytest.mark.parametrize("useful", ["small", "encoder"])
@@ -41,3 +49,165 @@ def test_a_head_that_leaves_a_feature_out_judges_rows_that_have_both(
     assert fitted is not None
     given = probabilities_of(fitted.made, rows.vectors)[0].argmax(1)
     assert (given == right).mean() > 0.95
+
+
+def filled(file: Path) -> AnswerStore:
+    """Begin answers to 400 texts, which the small node knows."""
+    rng = np.random.default_rng(1)
+    store = AnswerStore(file).open()
+    store.bind("q", "m")
+    for number in range(400):
+        right = int(rng.integers(0, 2))
+        p = 0.05 if right else 0.95
+        side = store.coin.toss(f"text {number}")
+        row = Row(side, side.is_held_out(0), "run", (np.log(p), np.log(1 - p)), 10)
+        store.settle(store.add(row, 1), Answered("ab"[right]))
+    return store
+
+
+def learner(store: AnswerStore) -> Learning:
+    return Learning(store, QUESTION, (OWN,))
+
+
+def looked(store: AnswerStore) -> list[tuple[object, ...]]:
+    """What is kept of the looks; heads say when they were made."""
+    found = store.looks()
+    head = store.head(store.state())
+    return [*found, (store.state(), head and head[1])]
+
+
+def finish(one: Learning) -> None:
+    """Look, and then check what was answered since."""
+    one.step()
+    one.step()
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+class Dying(AnswerStore):
+    """Is killed after so many statements that change something."""
+
+    left = 10**6
+
+    def _run(self, sql: str, *values: object, job_first: bool = True) -> list[tuple[object, ...]]:
+        found = super()._run(sql, *values, job_first=job_first)
+        if not sql.startswith("select"):
+            self.left -= 1
+            if not self.left:
+                raise Killed
+        return found
+
+
+def test_a_look_is_spent_once_and_says_the_same_wherever_a_process_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKS", (PlannedLook(0.05, held_out=150),))
+    file, whole = tmp_path / "answers.db", tmp_path / "whole.db"
+    filled(file).close()
+    shutil.copy(file, whole)
+    with AnswerStore(whole) as store:
+        store.bind("q", "m")
+        finish(learner(store))
+        said = looked(store)
+        assert store.state().used == 0
+    kills = 0
+    for number in range(1, 50):
+        copy = tmp_path / f"{number}.db"
+        shutil.copy(file, copy)
+        dying = Dying(copy).open()
+        dying.bind("q", "m")
+        dying.left = number
+        try:
+            learner(dying).step()
+        except Killed:
+            dying.close()
+            kills += 1
+        else:
+            dying.close()
+            break
+        with AnswerStore(copy) as other:
+            other.bind("q", "m")
+            finish(learner(other))
+            assert looked(other) == said
+    assert kills >= 3
+
+
+def test_a_process_that_is_killed_in_a_look_has_spent_it_and_another_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKS", (PlannedLook(0.05, held_out=150),))
+    file = tmp_path / "answers.db"
+    with filled(file) as store:
+        words = [sys.executable, str(LOOKING), str(file)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "spent\n"
+            process.kill()
+        state = store.state()
+        assert (state.looks, state.used) == (1, None)
+        spent = store.unfinished(state)
+        assert spent is not None
+        finish(learner(store))
+        assert store.unfinished(state) is None
+        assert [look[2] for look in store.looks()] == [spent.cut]
+        assert store.state().used == 0
+
+
+def test_two_that_look_at_once_spend_one_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKS", (PlannedLook(0.05, held_out=150),))
+    with filled(tmp_path / "answers.db") as store:
+        first, second = learner(store), learner(store)
+        claim = store.claim
+
+        def both(spent: object) -> bool:
+            monkeypatch.setattr(store, "claim", claim)
+            second.step()  # as far as it comes, while the first has fitted and not yet claimed
+            return claim(spent)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store, "claim", both)
+        first.step()
+        assert len(store.looks()) == 1
+        assert first.now()[0] == second.now()[0] == store.state()
+        assert store.state().used == 0
+
+
+def test_an_error_of_a_library_stops_the_learning_is_told_once_and_checks_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fit(*_: object) -> None:
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr(module, "LOOKS", (PlannedLook(0.05, held_out=150),))
+    monkeypatch.setattr(Learning, "fit", fit)
+    with filled(tmp_path / "answers.db") as store, caplog.at_level(logging.WARNING):
+        one = learner(store)
+        for place in (400, 500, 600):
+            one.wake(place)
+            one.join()
+        assert store.looks() == []
+        assert "start it again" in one.stopped
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "SVD did not converge" in caplog.text
+
+
+def test_a_head_that_can_no_longer_be_checked_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKS", (PlannedLook(0.05, held_out=150),))
+
+    def broken(*_: object) -> str:
+        raise MemoryError
+
+    with filled(tmp_path / "answers.db") as store:
+        one = learner(store)
+        one.step()
+        assert one.now()[1] is not None
+        monkeypatch.setattr(Learning, "_broken", broken)
+        one.step()
+        assert one.now()[1] is not None
+        one.step()
+        assert one.now()[1] is None

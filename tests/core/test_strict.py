@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
+from command import told
 
 from moa import Agent, Budget, BudgetExceeded, Price, RunContext
 from moa.errors import PriceUnknown
@@ -55,3 +57,18 @@ async def test_a_spent_budget_is_no_matter_of_prices() -> None:
     endpoint = ScriptedEndpoint(["Hello!"], price=FREE)
     with pytest.raises(BudgetExceeded):
         await Agent(endpoint, "Greet.").run("Hi", RunContext(budget=Budget(calls=0, strict=True)))
+
+
+def test_the_command_line_asks_for_a_price_by_strict(tmp_path: Path) -> None:
+    graph = tmp_path / "writer.py"
+    graph.write_text(
+        "from moa import Agent, Price\n"
+        "from moa.testing import SimulatedEndpoint\n"
+        "node = Agent(SimulatedEndpoint(price=Price()), 'Write.', name='writer')\n"
+    )
+    words = ("run", f"{graph}:node", "--text", "Hi", "--json")
+    (asked,) = told(*words).lines
+    (refused,) = told(*words, "--strict", leaves=1).lines
+    assert (asked["status"], refused["status"]) == ("answered", "failed")
+    assert "PriceUnknown" in refused["error"]
+    assert refused["usage"]["calls"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,8 @@ async def test_a_model_that_is_known_to_help_is_asked_beside_the_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(Known(name="helps", weight={"predicate": 2.0}, yes_bias=4.0))
-    even = {"filter": {"yes": 1 / (1 + math.exp(-4.0))}}
+    keep(Known(name="helps", weight={"predicate": 2.0}))
+    even = {"filter": {"yes": 0.5}}
     asked = SimulatedEndpoint(model="helps", encoder=JointEncoder(), rule=lambda _: even)
     alone = SimulatedEndpoint(encoder=JointEncoder())
     beside, words = [

@@ -78,10 +78,11 @@ async def test_a_label_that_the_first_push_leaves_hidden_is_pushed_harder(
 
 
 @pytest.mark.parametrize("first", [[], [probabilities({2: pushed(0.02, 0.02)})]])
-async def test_labels_that_begin_with_a_part_of_a_character_are_read_from_the_whole_vocabulary(
-    served: Served, reader: LlamaCppReader, first: list[Answer]
+@pytest.mark.parametrize("text", ["\N{REPLACEMENT CHARACTER}", ""])
+async def test_labels_are_read_from_the_whole_vocabulary_where_the_sampled_token_has_no_text(
+    served: Served, reader: LlamaCppReader, first: list[Answer], text: str
 ) -> None:
-    cut = Answer(json={"choices": [{"text": "\N{REPLACEMENT CHARACTER}", "logprobs": None}]})
+    cut = Answer(json={"choices": [{"text": text, "logprobs": None}]})
     top = [{"id": n, "logprob": math.log(p)} for n, p in ((1, 0.7), (2, 0.02), (3, 0.01))]
     choice = {"text": ".", "logprobs": {"content": [{"top_logprobs": top}]}}
     served.will(*TOKENS, *first, cut, tokens, Answer(json={"choices": [choice]}))

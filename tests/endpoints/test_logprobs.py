@@ -274,3 +274,19 @@ async def test_the_layout_is_what_a_probe_kept_of_the_model_unless_the_question_
     await reader.decide(Request("x", [asked]), RunContext())
     await reader.decide(Request("x", [replace(asked, layout="completion")]), RunContext())
     assert [prompt.layout for prompt in reader.prompts] == ["chat", "completion"]
+
+
+async def test_the_bias_to_yes_that_is_known_of_a_model_is_out_but_where_a_layout_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE", str(tmp_path))
+    keep(Known(name="Some/Tiny", yes_bias=math.log(2)))
+    asked = Question(
+        "paid", "predicate", "Paid?", (Option("yes", value=True), Option("no", value=False))
+    )
+    choice = question("a", "b")
+    fitted = replace(asked, layout="chat")
+    made = await Reader("Some/Tiny").decide(Request("x", [asked, choice, fitted]), RunContext())
+    read = [answer.probabilities for answer in made.answers]
+    assert read[0] == pytest.approx((0.2, 0.8))
+    assert read[1] == read[2] == pytest.approx((1 / 3, 2 / 3))

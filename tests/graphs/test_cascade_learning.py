@@ -14,11 +14,13 @@ from command import moa
 
 from moa.agents.classifier import Classifier
 from moa.calibration import learning as module
-from moa.calibration.answers import FIGURES, AnswerStore
+from moa.calibration.answer_rows import FIGURES
+from moa.calibration.answers import AnswerStore
 from moa.calibration.figures import LearningFigures, figures_of
 from moa.calibration.promise import PlannedLook
 from moa.config import load
 from moa.config.endpoints import Endpoints
+from moa.context import RunContext
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable
 from moa.graphs.cascade import Cascade, Settled
 from moa.graphs.loading import load_graph
@@ -39,7 +41,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
     plan = (PlannedLook(0.05, held_out=90),)
     monkeypatch.setattr(module, "LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.4)
+    monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.25)
     monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
     monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", fixed)
 
@@ -130,6 +132,21 @@ async def test_an_accepted_input_makes_no_call_of_the_large_node(stream: Stream)
         assert (settled.tier == 0) == (not stream.large_asked)
 
 
+async def test_runs_of_an_owner_learn_from_texts_of_that_owner_alone(stream: Stream) -> None:
+    cascade = stream.cascade()
+    assert cascade.learner is not None
+    for owner, count in (("", 3), ("team", 5)):
+        for text in stream.texts(count):
+            own = RunContext()
+            own.owner = owner
+            await cascade.run(text, own)
+    team = RunContext()
+    team.owner = "team"
+    kept = [(await cascade.learner.student.ready(one)).store for one in (RunContext(), team)]
+    assert [figures_of(store).inputs for store in kept] == [3, 5]
+    assert Path(kept[1].where).name == "answers.team.db"
+
+
 async def test_the_large_node_sees_what_the_input_is_and_nothing_else(stream: Stream) -> None:
     cascade = stream.cascade()
     texts = stream.texts(20)
@@ -205,6 +222,20 @@ async def test_a_call_that_fails_gives_a_guess_and_counts_as_a_difference(stream
     assert (await figures(cascade)).missing == store.held_out(store.state()) > 0
 
 
+async def test_rows_go_on_where_a_fit_fails_and_their_trace_says_what_to_do(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: object) -> None:
+        raise ValueError("array must not contain infs or NaNs")
+
+    monkeypatch.setattr(module.Learning, "fit", fit)
+    cascade = stream.cascade()
+    await go(cascade, stream.texts(220))
+    (last,) = await go(cascade, stream.texts(1))
+    assert last.tier == 1
+    assert any("start it again" in note.text for note in last.trace)
+
+
 async def test_a_text_that_was_answered_otherwise_is_not_answered_small(stream: Stream) -> None:
     cascade = stream.cascade()
     odd = stream.texts(1)[0]
@@ -235,6 +266,68 @@ def test_texts_are_kept_only_where_that_was_asked_for(tmp_path: Path, keep: bool
     asyncio.run(go(cascade, stream.texts(2)))
     kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert (b"is number 0001 of them" in kept) == keep
+
+
+async def label(cascade: Topic, rows: dict[str, str], *, people: bool = True) -> list[bool]:
+    assert cascade.learner is not None
+    student = cascade.learner.student
+    said = rows.items()
+    return [await student.take(text, name, RunContext(), people=people) for text, name in said]
+
+
+async def test_people_show_how_often_it_is_right_on_rows_that_were_drawn_for_them(
+    tmp_path: Path,
+) -> None:
+    stream = Stream(tmp_path / "answers.db", keep_texts=True)
+    cascade = await learned(stream)
+    await go(cascade, stream.texts(130))
+    assert cascade.learner is not None
+    store = (await cascade.learner.student.ready()).store
+    drawn = store.draw(store.state(), 80)
+    texts = [one.text or "" for one in drawn]
+    assert len(set(texts)) == 80
+    right = {text: "card" if "card" in text else "app" for text in texts}
+    (first, wrong), *rest = right.items()
+    others = dict.fromkeys(set(stream.texts(9)) - right.keys(), "card")
+    assert all(await label(cascade, {**dict(rest[:-1]), **others}))
+    (now,) = (await figures(cascade)).people
+    assert (now.drawn, now.labelled, now.wrong, now.passed) == (80, 78, 0, False)
+    assert {one.text for one in store.draw(store.state(), 80)} == {first, rest[-1][0]}
+    assert await label(cascade, {first: wrong}) == [True]
+    assert not (await figures(cascade)).people[0].passed  # one without a label is one too many
+    assert await label(cascade, dict(rest[-1:])) == [True]
+    found = await figures(cascade)
+    assert found.people[0].passed
+    assert "by people" in found.promise
+    other = {"card": "app", "app": "card"}
+    assert await label(cascade, {first: other[wrong]}) == [False]  # what was said stays
+    await go(cascade, stream.texts(130))
+    drawn = store.draw(store.state(), 120)
+    texts = [one.text or "" for one in drawn]
+    await label(cascade, {text: "app" if "card" in text else "card" for text in texts})
+    assert [one.wrong for one in (await figures(cascade)).people] == [0, 120]
+
+
+async def test_a_row_is_drawn_for_people_of_what_the_head_in_use_accepts_alone(
+    stream: Stream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cascade = await learned(stream)
+    await go(cascade, stream.texts(50))
+    where, out = stream.where, Path(stream.where).with_name("drawn.jsonl")
+    assert moa("learn", "draw", where, "--rows", "10", "--out", out) == 2
+    assert "keep_texts" in capsys.readouterr().err
+    keeping = Stream(where, keep_texts=True)
+    keeping.texts(500)
+    cascade = keeping.cascade()
+    texts = keeping.texts(50)
+    found = await go(cascade, texts)
+    accepted = {text for text, one in zip(texts, found, strict=True) if one.tier == 0}
+    assert moa("learn", "draw", where, "--rows", "10", "--out", out) == 0
+    drawn = [json.loads(line)["text"] for line in out.read_text().splitlines()]
+    assert len(drawn) == 10
+    assert sum(text in accepted for text in drawn) >= 8
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert moa("learn", "draw", where, "--rows", "10", "--out", out) == 2
 
 
 def test_a_small_node_that_asks_no_question_can_not_learn(tmp_path: Path) -> None:

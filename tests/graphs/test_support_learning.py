@@ -14,7 +14,8 @@ import pytest
 
 from moa.budget import Budget
 from moa.calibration import learning as module
-from moa.calibration.answers import FIGURES, AnswerStore
+from moa.calibration.answer_rows import FIGURES
+from moa.calibration.answers import AnswerStore
 from moa.calibration.defaults import as_asked
 from moa.calibration.figures import LearningFigures, figures_of
 from moa.calibration.learned import Learned
@@ -59,7 +60,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
     plan = (PlannedLook(0.05, held_out=60),)
     monkeypatch.setattr(module, "LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.4)
+    monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.25)
     monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
     monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", fixed)
 

@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from moa.budget import Budget
 from moa.errors import KeySpent, RequestRefused
-from moa.serving.ledger import Grant, Ledger, Limits
+from moa.serving.ledger import Grant, Ledger
+from moa.serving.limits import Limits
 from moa.usage import Amount
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()

@@ -254,7 +254,7 @@ async def test_clients_that_go_away_leave_no_run_and_no_task(headers: dict[str, 
 
 
 def test_a_server_without_the_sdk_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moa.serving.mcp.find_spec", lambda _: None)
+    monkeypatch.setattr("moa.serving.mcp.find_spec", dict[str, object]().get)
     app = serve(shop.loud, endpoints=Endpoints.of())
     with TestClient(app, base_url="http://localhost") as client:
         answer = client.post("/mcp", json={})

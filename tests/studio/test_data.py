@@ -171,7 +171,8 @@ def test_a_job_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
 
 
 def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path) -> None:
-    from moa.calibration.answers import Answered, AnswerStore, Row
+    from moa.calibration.answer_rows import Answered, Row
+    from moa.calibration.answers import AnswerStore
 
     file = tmp_path / "answers.db"
     with AnswerStore(file) as store:

@@ -11,131 +11,31 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from moa._sqlite import SQLite
-from moa.calibration.promise import Coin, Side
-from moa.decisions.arrays import Floats, Ints, np
+from moa.calibration.answer_rows import (
+    DROPPED,
+    FIGURES,
+    FORGOTTEN,
+    TABLES,
+    Answered,
+    Drawn,
+    Row,
+    Rows,
+    Spent,
+    State,
+)
+from moa.calibration.promise import DRAWS, Coin, Side
+from moa.decisions.arrays import np
 from moa.errors import ConfigError
 from moa.rows._stores import Postgres, Store, is_address
 
 T = TypeVar("T")
 STALE_S = 600.0
 """Seconds after which a call that nobody has answered counts as failed: its process is gone."""
-FORGOTTEN = "forgotten "
-"""What the keys of forgotten rows begin with."""
-Source = Literal["run", "log", "person"]
-"""Where a label comes from: the large model in use, a log of it, or people. The first two are drawn
-as they come; those of people are fitted to, and never held out."""
-_TABLES = """
-create table if not exists moa_learn (
-    job text primary key, secret text not null, question text not null, made_of text not null,
-    version bigint not null default 0);
-create table if not exists moa_learn_epochs (
-    job text not null, epoch int not null, at double precision not null,
-    first bigint not null, why text not null, primary key (job, epoch));
-create table if not exists moa_learn_looks (
-    job text not null, epoch int not null, look int not null, at double precision not null,
-    cut bigint not null, head text not null, thresholds text not null, said text,
-    used int not null default 0, audit text, audited bigint not null default 0,
-    drift text, drifted bigint not null default 0, primary key (job, epoch, look));
-create table if not exists moa_learn_exceptions (
-    job text not null, epoch int not null, look int not null, key text not null,
-    primary key (job, epoch, look, key));
-create table if not exists moa_learn_rows (
-    job text not null, place bigint not null, epoch int not null, key text not null,
-    held int not null, source text not null, at double precision not null, vector bytea,
-    label text, again text, done int not null default 0, by_small int not null default 0,
-    look int, accepts int, guess text, sure double precision,
-    length int not null, language text, calls int not null default 0, tokens bigint,
-    cost double precision, seconds double precision, moot int not null default 0, given text,
-    primary key (job, place));
-create index if not exists moa_learn_held on moa_learn_rows (job, epoch, held, place);
-create index if not exists moa_learn_keys on moa_learn_rows (job, key)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Where the learning is."""
-
-    version: int
-    """It grows with each change of the others."""
-    epoch: int
-    first: int
-    """Place of the first row of the epoch."""
-    looks: int
-    """Looks of the epoch that are spent."""
-    used: int | None
-    """The look whose head is in use; `None`: all goes to the large model."""
-
-
-class Row(NamedTuple):
-    """A row, as it comes in."""
-
-    side: Side
-    held: bool
-    source: Source
-    vector: Sequence[float] | None
-    """What was read of the text; `None` where it couldn't be."""
-    length: int
-    language: str | None = None
-    text: str | None = None
-    look: int | None = None
-    """The look whose head was asked."""
-    accepts: bool | None = None
-    """Whether that head accepts it."""
-    guess: str | None = None
-    """What it says."""
-    sure: float | None = None
-    by_small: bool = False
-    """Whether the small model's answer is given, so that there will be no label."""
-
-
-class Answered(NamedTuple):
-    """What the large model said to a row, and what it took."""
-
-    label: str | None
-    """`None`: nothing, which counts as another answer than any."""
-    again: str | None = None
-    """What it said when it was asked once more."""
-    calls: int = 1
-    tokens: int | None = None
-    cost: float | None = None
-    seconds: float | None = None
-    moot: bool = False
-    """Whether it is asked whatever the small one says."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Rows with vectors, and with labels, in the order in which they came."""
-
-    places: Ints
-    keys: tuple[str, ...]
-    vectors: Floats
-    """Rows, parts of a vector; `nan` where the text wasn't read."""
-    labels: tuple[str | None, ...]
-    epochs: Ints
-    lengths: tuple[int, ...]
-    languages: tuple[str | None, ...]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
-class Spent(NamedTuple):
-    """A look that is spent, and perhaps not yet finished."""
-
-    epoch: int
-    look: int
-    cut: int
-    """Place of the last row that takes part."""
-    head: str
-    thresholds: tuple[float, ...]
 
 
 class AnswerStore:
@@ -162,10 +62,10 @@ class AnswerStore:
         self._file = None if is_address(where) else Path(where)
         self._begun = begun
         if self._file is None:
-            self._store = Postgres(str(where), _TABLES, what="answers")
+            self._store = Postgres(str(where), TABLES, what="answers")
         else:
             what = f"the answers in {where}"
-            tables = "" if begun else _TABLES  # another database stays as it is
+            tables = "" if begun else TABLES  # another database stays as it is
             self._store = SQLite(self._file, tables, what=what, may_only_read=begun)
         self._lock = threading.Lock()
         self._is_open = False
@@ -254,7 +154,7 @@ class AnswerStore:
     def state(self) -> State:
         """Return where the learning is."""
         found = self._run(
-            "select moa_learn.version, one.epoch, one.first, "
+            "select one.epoch, one.first, "
             "(select count(*) from moa_learn_looks l where l.job = one.job and l.epoch = one.epoch)"
             ", (select max(look) from moa_learn_looks l where l.job = one.job "
             "and l.epoch = one.epoch and used = 1) "
@@ -306,21 +206,35 @@ class AnswerStore:
         )
 
     def drop(self, place: int) -> None:
-        """Remove a row that nobody could have answered, whatever it is: the key was wrong."""
-        self._run("delete from moa_learn_rows where job = ? and place = ? and done = 0", place)
+        """Empty a row that nobody could have answered, whatever it is: the key was wrong.
+
+        Its place stays taken. Given to another row, it would be one that audits have read already.
+        """
+        self._run(
+            "update moa_learn_rows set source = ?, key = ?, held = 0, vector = null, given = null, "
+            "guess = null, language = null, length = 0, look = null, done = 1 where job = ? "
+            "and place = ? and done = 0",
+            *(DROPPED, f"{DROPPED} {place}", self._store.job, place),
+            job_first=False,
+        )
 
     def forget(self, place: int) -> bool:
         """Drop all that was read of a row, and its label; return whether there was such a row.
 
-        It is still counted. Held out, it counts as a difference at later looks. Of a file nothing
-        of it is left on the disk.
+        It is still counted. Held out, it counts as a difference at later looks; drawn for people,
+        as a wrong one. Of a file nothing of it is left on the disk.
         """
         if self._file is not None:
             self._store.run("pragma secure_delete = on")
         found = self._run(
             "update moa_learn_rows set vector = null, label = null, again = null, given = null, "
-            "length = 0, language = null, done = 1, key = ? where job = ? and place = ? "
-            "returning place",
+            "guess = null, length = 0, language = null, done = 1, key = ? where job = ? "
+            "and place = ? returning place",
+            *(f"{FORGOTTEN}{place}", self._store.job, place),
+            job_first=False,
+        )
+        self._run(
+            "update moa_learn_people set label = null, key = ? where job = ? and place = ?",
             *(f"{FORGOTTEN}{place}", self._store.job, place),
             job_first=False,
         )
@@ -346,13 +260,6 @@ class AnswerStore:
     def last(self) -> int:
         """Return the place of the last row; 0: there is none."""
         found = self._run("select coalesce(max(place), 0) from moa_learn_rows where job = ?")
-        return int(found[0][0])
-
-    def fitting(self) -> int:
-        """Count the labels that a fit may be given."""
-        found = self._run(
-            "select count(*) from moa_learn_rows where job = ? and held = 0 and label is not null"
-        )
         return int(found[0][0])
 
     def place_of_held(self, state: State, count: int) -> int | None:
@@ -434,8 +341,6 @@ class AnswerStore:
             *(spent.epoch, spent.look, self._store.now(), spent.cut, spent.head),
             json.dumps(spent.thresholds),
         )
-        if found:
-            self._changed()
         return bool(found)
 
     def unfinished(self, state: State) -> Spent | None:
@@ -475,7 +380,6 @@ class AnswerStore:
             *(self._store.job, spent.epoch, spent.look),
             job_first=False,
         )
-        self._changed()
 
     def head(self, state: State) -> tuple[str, frozenset[str]] | None:
         """Return the head in use, and the texts that it doesn't answer."""
@@ -514,13 +418,69 @@ class AnswerStore:
 
     def withdraw(self, state: State, why: str) -> None:
         """End the epoch, and begin the next; a second time changes nothing."""
-        found = self._run(
+        self._run(
             "insert into moa_learn_epochs (job, epoch, at, first, why) values (?, ?, ?, ?, ?) "
-            "on conflict (job, epoch) do nothing returning epoch",
+            "on conflict (job, epoch) do nothing",
             *(state.epoch + 1, self._store.now(), self.last() + 1, why),
         )
-        if found:
-            self._changed()
+
+    def draw(self, state: State, most: int) -> list[Drawn]:
+        """Draw texts at random, for people to label, of those that the head in use has accepted.
+
+        Each text is drawn once. While some of a draw have no label, these are given once more.
+
+        Raises:
+            ConfigError: no head is in use, there is nothing more to draw, or no draw is left.
+        """
+        if state.used is None:
+            raise ConfigError("no head is in use, so there is nothing that people could check yet")
+        known = self.drawn(state)
+        if waiting := [one for one in known if one.label is None and one.text is not None]:
+            return waiting
+        number = 1 + max((one.draw for one in known), default=-1)
+        if number >= len(DRAWS):
+            raise ConfigError(f"this head was drawn for {number} times, and may not be once more")
+        found = self._run(
+            "select min(place), key from moa_learn_rows r where job = ? and epoch = ? and look = ? "
+            "and accepts = 1 and given is not null and not exists (select 1 from moa_learn_people "
+            "p where p.job = r.job and p.epoch = r.epoch and p.look = r.look and p.key = r.key) "
+            "and not exists (select 1 from moa_learn_exceptions e where e.job = r.job "
+            "and e.epoch = r.epoch and e.look = r.look and e.key = r.key) group by key",
+            *(state.epoch, state.used),
+        )
+        if len(found) < most:
+            raise ConfigError(
+                f"{most} texts are to be drawn, and of those that the head in use has accepted "
+                f"{len(found)} are kept and not drawn yet: set keep_texts = true in learn, and "
+                "wait for more, or draw fewer"
+            )
+        some = secrets.SystemRandom().sample(found, most)
+        self._store.many(
+            "insert into moa_learn_people (job, epoch, look, draw, place, key) "
+            "values (?, ?, ?, ?, ?, ?) on conflict (job, epoch, look, place) do nothing",
+            [(state.epoch, state.used, number, place, key) for place, key in some],
+        )
+        return [one for one in self.drawn(state) if one.draw == number]
+
+    def drawn(self, state: State) -> list[Drawn]:
+        """Return what was drawn for people of the head in use."""
+        found = self._run(
+            "select p.draw, p.place, r.given, r.guess, p.label from moa_learn_people p "
+            "join moa_learn_rows r on r.job = p.job and r.place = p.place "
+            "where p.job = ? and p.epoch = ? and p.look = ? order by p.draw, p.place",
+            *(state.epoch, state.used),
+        )
+        return [Drawn(*one) for one in found]
+
+    def label_drawn(self, side: Side, label: str) -> bool:
+        """Keep what people say of a text that was drawn for them; `False`: it waits for none."""
+        found = self._run(
+            "update moa_learn_people set label = ? where job = ? and key = ? and label is null "
+            "returning place",
+            *(label, self._store.job, side.key),
+            job_first=False,
+        )
+        return bool(found)
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Return what figures are made of, of each row in its order; see `FIGURES`."""
@@ -563,19 +523,11 @@ class AnswerStore:
             languages=tuple(one[6] for one in found),
         )
 
-    def _changed(self) -> None:
-        self._run("update moa_learn set version = version + 1 where job = ?")
-
     def _run(self, sql: str, *values: object, job_first: bool = True) -> list[tuple[Any, ...]]:
         """Run a statement, whose first value is the name of the store unless said otherwise."""
         return self._store.run(sql, *((self._store.job,) if job_first else ()), *values)
 
 
-FIGURES = (
-    *("place", "epoch", "held", "source", "at", "label", "again", "done", "by_small"),
-    *("accepts", "guess", "sure", "look", "calls", "tokens", "cost", "seconds", "moot", "given"),
-)
-"""What `AnswerStore.rows` gives of each."""
 _BOUND_TO = ("question", "set of models")
 _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 from moa_learn_rows h
     where h.job = r.job and h.key = r.key and h.held = 1 and h.epoch < r.epoch)"""

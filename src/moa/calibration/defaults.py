@@ -93,12 +93,10 @@ def by_words(
         count = sum(bool(example.labels) for example in words.examples)
         origin = f"{BY_WORDS} and {count} examples" if count else BY_WORDS
         return with_expected(made(question, [words], fit, origin))
-    half = weight * about.yes_bias / 2
-    bias = (-half, half) if question.kind == "predicate" else zeros
     labels = LabelFeature(
         prompt_variants=(shown_as(question, examples),), read_as=None, asked_as=""
     )
-    fit = FitRecord(heads=(None, None), weights=(1.0, weight), bias=bias)
+    fit = FitRecord(heads=(None, None), weights=(1.0, weight), bias=zeros)
     return made(question, [words, labels], fit, f"by the words and {endpoint.model}, as probed")
 
 

@@ -94,14 +94,17 @@ class _Watch(Frozen):
         sizes = [b - a for a, b in zip([0, *places], places, strict=False)]
         return cls(names=names, edges=edges, counts=(*sizes, 1), reference=len(ranked), ones=ones)
 
-    def after(self, value: Value, rng: random.Random) -> Self:
+    def after(self, value: Value, rng: random.Random, tolerance: float) -> Self:
         at = bisect_left(self.edges, (_number(value, self.names), rng.random()))
         below, total = sum(self.counts[:at]), sum(self.counts)
         p = (below + rng.random() * self.counts[at]) / total
         out = abs(2.0 * p - 1.0)
-        factors = [1.0 + way * stake * (p - 0.5) for stake in _STAKES for way in (1, -1)]
-        factors += [1.0 + way * stake * (out - 0.5) for stake in _STAKES for way in (1, -1)]
-        factors += [0.5 / max(end, _LEAST) ** 0.5 for end in (p, 1.0 - p)]  # a few, far out
+        # Where such a share is of another kind, a mean of ranks moves by half of it at most.
+        free, stakes = tolerance / 2, [stake / (1.0 + tolerance) for stake in _STAKES]
+        factors = [1.0 + s * (way * (p - 0.5) - free) for s in stakes for way in (1, -1)]
+        factors += [1.0 + s * (way * (out - 0.5) - free) for s in stakes for way in (1, -1)]
+        if not tolerance:
+            factors += [0.5 / max(end, _LEAST) ** 0.5 for end in (p, 1.0 - p)]  # a few, far out
         counts = (*self.counts[:at], self.counts[at] + 1, *self.counts[at + 1 :])
         return self.model_copy(
             update={
@@ -155,6 +158,9 @@ class Drift(Frozen):
 
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """Largest probability of any alarm in the whole run, where nothing has changed."""
+    tolerance: float = Field(default=0.0, ge=0, lt=1)
+    """Share of inputs that may be of another kind without an alarm, however long that goes on: with
+    0 an alarm says that something has changed, and not that it has changed much."""
     seed: int = 0
     """Makes the lots that decide among equal values repeatable."""
     seen: int = 0
@@ -165,14 +171,19 @@ class Drift(Frozen):
 
     @classmethod
     def of(
-        cls, reference: Mapping[str, Sequence[Value]], *, alpha: float = 0.01, seed: int = 0
+        cls,
+        reference: Mapping[str, Sequence[Value]],
+        *,
+        alpha: float = 0.01,
+        tolerance: float = 0.0,
+        seed: int = 0,
     ) -> Self:
         """Start a check.
 
         Args:
             reference: Values on the inputs of the calibration, by the name of what is watched.
                 They must not be those that the scorer was fitted on, on which it is surer.
-            alpha: The attribute, as is `seed`.
+            alpha: The attribute, as are `tolerance` and `seed`.
 
         Raises:
             ConfigError: there is nothing to watch, or a reference has fewer than 20 values.
@@ -185,7 +196,7 @@ class Drift(Frozen):
             )
         rng = random.Random(f"{seed}/reference")
         watches = {name: _Watch.of(values, rng) for name, values in reference.items()}
-        return cls(alpha=alpha, seed=seed, watches=watches)
+        return cls(alpha=alpha, tolerance=tolerance, seed=seed, watches=watches)
 
     def after(self, values: Mapping[str, Value | None]) -> Self:
         """Take in what is seen of one input; names that are not watched, and `None`, are left out.
@@ -199,7 +210,7 @@ class Drift(Frozen):
             value = values.get(name)
             if value is None:
                 continue
-            watches[name] = now = watch.after(value, rng)
+            watches[name] = now = watch.after(value, rng, self.tolerance)
             known = any(alarm.name == name for alarm in alarms)
             if not known and now.evidence.refutes(self.alpha / len(watches)):
                 seen = now.evidence.steps

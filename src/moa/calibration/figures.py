@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from moa.calibration import percent, upper_bound
-from moa.calibration.answers import FIGURES, AnswerStore, State
+from moa.calibration import percent, tail, upper_bound
+from moa.calibration.answer_rows import FIGURES, Drawn, State
+from moa.calibration.answers import AnswerStore
 from moa.calibration.audit import Audit
-from moa.calibration.promise import LOOKS, RISK
+from moa.calibration.promise import LOOKS, RISK, level_of_draw
 from moa.node import Frozen
 
 HUNDRED = 100
@@ -41,6 +42,20 @@ class LookFigures(Frozen):
     differ: int = 0
     passed: bool = False
     in_use: bool = False
+
+
+class PeopleFigures(Frozen):
+    """Rows that were drawn at random for people, of those that the head in use accepts."""
+
+    drawn: int
+    labelled: int
+    wrong: int
+    """Those of the labelled ones to which people gave another label."""
+    at_most: float
+    """Exact upper bound of the share that is wrong, at the level of this draw; what has no label
+    counts as wrong."""
+    passed: bool
+    """Whether that is at most 5 %."""
 
 
 class EpochFigures(Frozen):
@@ -77,6 +92,8 @@ class LearningFigures(Frozen):
     """Those in which the large model answered otherwise."""
     differ_at_most: float | None
     """Exact upper bound (95 %) of the share that differs, by the checks alone."""
+    people: tuple[PeopleFigures, ...]
+    """What people say of the head in use, a draw each."""
     missing: int
     """Held-out inputs of this epoch without an answer of the large model: each is a difference."""
     asked_twice: int
@@ -116,6 +133,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     rows = store.rows()
     looks = [_look(*one, state) for one in store.looks()]
     used = next((look for look in looks if look.in_use), None)
+    people = _people(store.drawn(state), state.used) if state.used is not None else ()
     audit = Audit.model_validate_json(store.watching(state)[0]) if used else None
     live = [row for row in rows if _of(row, "source") == "run"]
     asked = [row for row in live if not _of(row, "by_small")]
@@ -136,7 +154,8 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         by_small=by_small,
         epochs=tuple(EpochFigures(epoch=e, first=f, why=why) for e, _, f, why in store.epochs()),
         looks=tuple(looks),
-        promise=_promise(used, state),
+        promise=_promise(used, state, people),
+        people=people,
         accepts=sum(bool(_of(row, "accepts")) for row in recent) / len(recent) if recent else None,
         checked=audit.checked if audit else 0,
         differ=audit.wrong if audit else 0,
@@ -214,13 +233,38 @@ def _look(
     )
 
 
-def _promise(used: LookFigures | None, state: State) -> str:
+def _people(drawn: Sequence[Drawn], look: int) -> tuple[PeopleFigures, ...]:
+    found: list[PeopleFigures] = []
+    for number in sorted({one.draw for one in drawn}):
+        rows = [one for one in drawn if one.draw == number]
+        labelled = [one for one in rows if one.label is not None]
+        wrong = sum(one.label != one.guess for one in labelled)
+        counted, level = wrong + len(rows) - len(labelled), level_of_draw(look, number)
+        found.append(
+            PeopleFigures(
+                drawn=len(rows),
+                labelled=len(labelled),
+                wrong=wrong,
+                at_most=upper_bound(counted, len(rows), 1.0 - level),
+                passed=tail(counted, len(rows), RISK) <= level,
+            )
+        )
+    return tuple(found)
+
+
+def _promise(used: LookFigures | None, state: State, people: Sequence[PeopleFigures]) -> str:
     if used is None:
         return f"Nothing is promised yet in epoch {state.epoch}, and all goes to the large model"
-    return (
+    promised = (
         f"Epoch {state.epoch}: with 95 % probability every head used differs from the large model "
         f"on at most {percent(RISK)} of what it accepts, for inputs drawn like those before"
     )
+    if any(one.passed for one in people):
+        promised += (
+            f". With 95 % probability, too, at most {percent(RISK)} of what it accepts is wrong by "
+            "people"
+        )
+    return promised
 
 
 def _next(store: AnswerStore, state: State, used: LookFigures | None) -> str:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from moa.calibration import Bound, Guarantee, percent
-from moa.calibration.answers import FORGOTTEN, AnswerStore, Rows, Spent, State
+from moa.calibration.answer_rows import FORGOTTEN, Rows, Spent, State
+from moa.calibration.answers import AnswerStore
 from moa.calibration.audit import Audit
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature, VectorFeature
@@ -44,10 +45,14 @@ MOST = 2000
 """Latest labels that are fitted to."""
 _FEWEST = 30
 """Labels that a fit takes."""
-_FOLDS = 10
+_FOLDS, _FOLDS_OF_MANY, _MANY = 10, 5, 20
+"""Parts of a cross-validation; fewer of them where there are more labels than the last, since a fit
+with 77 labels takes ten times as long as one with ten."""
 _OFTEN = 25
 """Rows after which audit and drift are looked at again."""
 _CONFIDENCE = 0.95
+TOLERANCE = 0.1
+"""Share of inputs that may be of another kind before a check on drift ends an epoch."""
 _logger = logging.getLogger(__name__)
 
 
@@ -143,6 +148,10 @@ class Learning:
         self._lock = threading.Lock()
         self._again = False
         self._working = threading.Lock()
+        self.stopped = ""
+        """Why this process learns no further head, and what to do; empty where it does."""
+        self._is_blind = False
+        """Whether the head in use can't be checked here, so that it isn't used."""
 
     def now(self) -> tuple[State, Head | None]:
         """Return where the learning is, and the head in use: it may be another process's."""
@@ -151,12 +160,12 @@ class Learning:
             found = self.store.head(state)
             head = found and Head(Calibration.model_validate_json(found[0]), state, found[1])
             current = self._current = (state, head or None)  # at once: threads share it
-        return current
+        return (state, None) if self._is_blind else current
 
     def wake(self, place: int) -> None:
         """Go on in a thread, where a row gives something to do."""
         with self._lock:
-            if place < self._next:
+            if place < self._next or self._is_blind:
                 return
             if self._thread is not None:
                 self._again = True
@@ -192,9 +201,34 @@ class Learning:
                 self._thread = None
 
     def step(self) -> None:
-        """Do all that is due: finish a look, check audit and drift, consider the next look."""
+        """Do all that is due: finish a look, check audit and drift, consider the next look.
+
+        After an error that isn't moa's the head in use is only checked; after a second one it isn't
+        used either, since nobody would notice that it no longer holds.
+        """
+        try:
+            self._step()
+        except MoaError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever the libraries that fit raise
+            self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        self._is_blind = bool(self.stopped)
+        if self.stopped:
+            return
+        name = type(error).__name__
+        self.stopped = (
+            f"nothing more is learned in this process, since it has failed ({name}: {error}). All "
+            "that was kept stays: start it again to go on, and if it fails again, report it, or "
+            f"begin other answers than those in {self.store.where}"
+        )
+        _logger.error("%s", self.stopped)
+        _logger.debug("it has failed here", exc_info=error)
+
+    def _step(self) -> None:
         state = self.store.state()
-        spent = self.store.unfinished(state)
+        spent = None if self.stopped else self.store.unfinished(state)
         if spent is not None:
             self._finish(state, spent)
             state = self.store.state()
@@ -202,7 +236,7 @@ class Learning:
             self.store.withdraw(state, why)
             state = self.store.state()
         self._next = self.store.last() + _OFTEN
-        if state.looks < len(LOOKS):
+        if state.looks < len(LOOKS) and not self.stopped:
             self._consider(state)
 
     def _consider(self, state: State) -> None:
@@ -219,7 +253,7 @@ class Learning:
         if fitted is None:
             return
         tests = self.store.to_test(state, cut)
-        made = self._proposed(state, fitted, tests)
+        made = self._proposed(state, fitted, rows, tests)
         if made is None:
             return
         spent = Spent(state.epoch, state.looks, cut, fitted.made.model_dump_json(), made.thresholds)
@@ -244,10 +278,11 @@ class Learning:
         count = count_due(planned.inputs, self.store.last() - state.first + 1)
         return (0, None) if count is None else (count, state.first + count - 1)
 
-    def _proposed(self, state: State, fitted: Fitted, tests: Rows) -> Proposal | None:
+    def _proposed(self, state: State, fitted: Fitted, rows: Rows, tests: Rows) -> Proposal | None:
         """Choose the thresholds of a look; `None`: by the fit side it isn't worth it."""
-        texts = len(set(tests.keys))
-        made = propose(fitted.sure, fitted.right, texts, level_of(state.looks))
+        texts, level = len(set(tests.keys)), level_of(state.looks)
+        apart = float(self._apart(rows.vectors, rows.vectors[:0]).mean())
+        made = propose(fitted.sure, fitted.right, texts, level, apart)
         _, head = self.now()
         accepts = 0.0
         if head is not None and len(tests):
@@ -265,7 +300,7 @@ class Learning:
             sure=sure,
             same=self._same(p, tests),
             labelled=np.array([label is not None for label in tests.labels], bool),
-            apart=self._apart(tests, known),
+            apart=self._apart(tests.vectors, known.vectors),
         )
         verdict = look(spent.thresholds, rows, level_of(spent.look))
         _, head = self.now()
@@ -284,12 +319,12 @@ class Learning:
             exceptions=self._exceptions(state, made) if used else (),
         )
 
-    def _apart(self, tests: Rows, known: Rows) -> Bools:
+    def _apart(self, vectors: Floats, known: Floats) -> Bools:
         """Tell which texts are no near-copies: by their vectors, if they have some."""
         if not isinstance(self.features[-1], VectorFeature):
-            return np.ones(len(tests), bool)
+            return np.ones(len(vectors), bool)
         start = len(self.options) * (len(self.features) - 1)
-        return unlike(np.nan_to_num(tests.vectors[:, start:]), known.vectors[:, start:])
+        return unlike(np.nan_to_num(vectors[:, start:]), known[:, start:])
 
     def _exceptions(self, state: State, made: Calibration) -> list[str]:
         """Name the texts to which the large model gave another answer, or none."""
@@ -333,7 +368,7 @@ class Learning:
                     "length": float(one["length"]),
                     "language": one["language"],
                     "accepted": float(accepts),
-                    "accepted confidence": one["sure"] if accepts else None,
+                    "accepted confidence": watched_sure(one["sure"]) if accepts else None,
                 }
             )
         if seen:
@@ -352,7 +387,8 @@ class Learning:
         given = np.array(labels, np.intp)
         if int(own.sum()) < _FEWEST or len(set(given[own].tolist())) < 2:
             return None
-        dealt = folds([k for k, o in zip(rows.keys, own, strict=True) if o], given[own], _FOLDS)
+        parts_of = _FOLDS if len(self.options) <= _MANY else _FOLDS_OF_MANY
+        dealt = folds([k for k, o in zip(rows.keys, own, strict=True) if o], given[own], parts_of)
         older = (~own) & (given >= 0)
         parts = self._parts(rows.vectors, given, own, older, dealt)
         found = tried(parts, given[own], dealt, risk=RISK, latency_penalty=0.0)
@@ -446,14 +482,23 @@ def _bound(verdict: Verdict) -> Bound:
     )
 
 
+def watched_sure(sure: float) -> float:
+    """Give a confidence as it is watched: by hundredths, since less says nothing of a risk."""
+    return round(sure, 2)
+
+
 def _watched(rows: Rows, p: Floats, takes: Bools) -> Drift | None:
-    """Start a check on drift, by the held-out rows, which the head wasn't fitted to."""
+    """Start a check on drift, by the held-out rows, which the head wasn't fitted to.
+
+    An alarm costs the promise, so it takes a change that matters: of more inputs than `TOLERANCE`,
+    and of a confidence by a hundredth.
+    """
     read = ~np.isnan(rows.vectors).any(1) if len(rows) else np.zeros(0, bool)
     watched: dict[str, list[Value]] = {
         "length": [float(length) for length in rows.lengths],
         "language": [name for name in rows.languages if name is not None],
         "accepted": takes[read].astype(float).tolist(),
-        "accepted confidence": p[takes & read].max(1).tolist() if (takes & read).any() else [],
+        "accepted confidence": [watched_sure(one) for one in p[takes & read].max(1).tolist()],
     }
     enough = {name: values for name, values in watched.items() if len(values) >= FEWEST}
-    return Drift.of(enough) if enough else None
+    return Drift.of(enough, tolerance=TOLERANCE) if enough else None

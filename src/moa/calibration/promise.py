@@ -48,6 +48,13 @@ time, tested on those held-out texts alone that are near-copies of no text of th
 held-out one before them. Both only make it stricter. They are for inputs that come in clumps, which
 are right or wrong together.
 
+**People.** A second promise says how often a head is right by people: of what it accepts at most 5
+% is wrong. It takes rows that are drawn at random for them, among those that the head in use has
+accepted, and which came after it was chosen. So their labels are draws that it doesn't depend on,
+whatever people's labels it was fitted to. Each head has at most three draws, each with its part of
+the failure probability of the look that the head has passed. A row that nobody labels counts as
+wrong; so more labels can only show more, and a draw may be looked at while they come in.
+
 **Audit.** Held-out inputs that come after the look, and that the head would accept, are checks of
 it. They are the bets of `moa.calibration.audit`, which withdraw a promise that is broken.
 """
@@ -57,9 +64,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, exp, lgamma
 
-from moa.calibration import allowed_errors, tail, upper_bound
+from moa.calibration import allowed_errors, log_choose, tail, upper_bound
 from moa.calibration.audit import Audit
 from moa.calibration.labelled import same_text
 from moa.decisions.arrays import Bools, Floats, Ints, coverage_line, np
@@ -72,14 +79,19 @@ TWICE = 0.1
 """Share of the held-out inputs that the large model is asked twice."""
 THRESHOLDS = 8
 """Most thresholds that a look tests."""
-_HOPELESS, _AS_GOOD = 0.2, 0.97
-"""A look isn't worth it where no threshold is likelier to pass than the one; and what passes nearly
-as likely as the likeliest, as the other says, is as good."""
+_HOPELESS = 0.2
+"""A look isn't worth it where no threshold is likelier to pass."""
 _LIKELY = 0.6
 """How likely the first threshold of a look must be to pass."""
 _GAIN = 0.03
 """Further share of the inputs that a later look must promise to accept."""
+_SOUGHT = RISK / 2
+"""Largest risk, by the fit side, of what a look would accept: half as large as the promised one, so
+that what passes by luck is seldom worse, and right answers are not lost for few calls more."""
 _GROWS = 1.25
+_FEARED, _MORE = 1.5, 1.0
+"""Wrong ones that are feared for one that the fit side has seen, and for none: what is chosen as
+the best of many thresholds looks better than it is."""
 _LOOKED_AT = 80
 """Thresholds of which the fit side is asked how likely they pass."""
 _NEAR = 0.3
@@ -102,6 +114,15 @@ LOOKS = (
     PlannedLook(0.015, inputs=900),
     PlannedLook(0.005, inputs=3600),
 )
+
+
+DRAWS = (0.6, 0.3, 0.1)
+"""Parts of a head's failure probability that the draws of rows for people spend."""
+
+
+def level_of_draw(look: int, draw: int) -> float:
+    """Level that a draw of rows for people is tested at, which the head of a look has accepted."""
+    return LOOKS[look].alpha * DRAWS[draw]
 
 
 def count_due(first: int, there: int) -> int | None:
@@ -182,17 +203,19 @@ class Proposal:
         return self.likely >= _LIKELY and self.share > (accepted + _GAIN if accepted else 0.0)
 
 
-def propose(sure: Floats, right: Bools, held_out: int, level: float) -> Proposal:
+def propose(
+    sure: Floats, right: Bools, held_out: int, level: float, apart: float = 1.0
+) -> Proposal:
     """Choose the thresholds of a look by the fit side alone.
 
-    The first is the one that accepts most among those likeliest to pass; the last accepts what the
-    risk would allow.
+    The first is the likeliest to pass; the last accepts as much as leaves half of the risk.
 
     Args:
         sure: How sure each decision of the fit side is, by a fit without its own label.
         right: Whether it is the large model's answer.
         held_out: Texts that are held out.
         level: Of the test.
+        apart: Share of texts that are near-copies of no others, by the fit side.
     """
     if not len(sure):
         return Proposal()
@@ -201,14 +224,13 @@ def propose(sure: Floats, right: Bools, held_out: int, level: float) -> Proposal
     some = np.unique(np.linspace(0, len(levels) - 1, _LOOKED_AT).astype(np.intp))
     shares, errors, levels = shares[some], errors[some], levels[some]
     n = shares * len(sure)
-    # Half an error more: that none of a few is wrong doesn't say that none is.
-    supposed = (errors * n + 0.5) / (n + 1)
-    likely = _likely(np.round(shares * held_out).astype(np.intp), supposed, level)
+    wrong, fair = _FEARED * errors * n + _MORE, (1 - errors) * n + _MORE
+    likely = _likely(np.round(shares * held_out * apart).astype(np.intp), wrong, fair, level)
     best = float(likely.max())
     if best < _HOPELESS:
         return Proposal()
-    start = int(np.flatnonzero(likely >= _AS_GOOD * best)[-1])
-    within = np.flatnonzero(supposed <= RISK)
+    start = int(likely.argmax())  # those behind it are tested too, and may fail without harm
+    within = np.flatnonzero(wrong <= _SOUGHT * (n + _MORE))
     end = max(start, int(within[-1]) if len(within) else 0)
     places = np.unique(np.round(np.linspace(start, end, THRESHOLDS)).astype(np.intp))
     hopeful = [place for place in places.tolist() if likely[place] >= 0.5] or [start]
@@ -216,14 +238,25 @@ def propose(sure: Floats, right: Bools, held_out: int, level: float) -> Proposal
     return Proposal(found, float(likely[start]), float(shares[hopeful[-1]]))
 
 
-def _likely(accepted: Ints, risk: Floats, level: float) -> Floats:
-    """Give the probability that each threshold passes, were so many accepted at such a risk."""
+def _likely(accepted: Ints, wrong: Floats, fair: Floats, level: float) -> Floats:
+    """Give the probability that each threshold passes, by the fit side.
+
+    Its risk isn't known, only how many of the fit side were wrong. So the risk is drawn from a beta
+    distribution, and the differences among those accepted are beta-binomial.
+    """
     allowed = allowed_errors(int(accepted.max()), risk=RISK, failure=level)
-    found = [
-        tail(allowed[n], n, min(r, 0.999)) if allowed[n] >= 0 else 0.0
-        for n, r in zip(map(int, accepted), map(float, risk), strict=True)
-    ]
-    return np.array(found)
+    known = zip(map(int, accepted), map(float, wrong), map(float, fair), strict=True)
+    found = [sum(_share_of(k, n, a, b) for k in range(allowed[n] + 1)) for n, a, b in known]
+    return np.array(found, float)
+
+
+def _share_of(k: int, n: int, a: float, b: float) -> float:
+    """Probability of `k` of `n`, whose risk is drawn from a beta distribution."""
+    return exp(log_choose(n, k) + _log_beta(k + a, n - k + b) - _log_beta(a, b))
+
+
+def _log_beta(a: float, b: float) -> float:
+    return lgamma(a) + lgamma(b) - lgamma(a + b)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -152,6 +152,7 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
 lessons = _typer(no_args_is_help=True, help="Look at a cascade that learns.")
 _add(lessons, learning.status)
 _add(lessons, learning.from_log, "from")
+_add(lessons, learning.draw)
 _add(lessons, learning.forget)
 
 for heading, commands in {

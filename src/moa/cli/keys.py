@@ -11,7 +11,7 @@ from moa.errors import ConfigError
 
 if TYPE_CHECKING:
     from moa.serving.keys import Key
-    from moa.serving.ledger import Standing
+    from moa.serving.limits import Standing
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Whose key it is: letters, digits, - and _.")

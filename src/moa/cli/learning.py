@@ -1,11 +1,14 @@
-"""moa learn status, from and forget: a cascade that learns, seen from outside."""
+"""moa learn status, from, draw and forget: a cascade that learns, seen from outside."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moa._files import save_text
 from moa.cli import options, screen
 from moa.errors import ConfigError
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from moa.context import RunContext
 
 _BARS, _WIDE = 20, 40
+ROWS_FOR_PEOPLE = 151
+"""Of so many in a first draw two may be wrong; it takes 79 where none is."""
 Answers = Annotated[
     str, typer.Argument(metavar="ANSWERS", help="The file, or postgresql://…#NAME, of learn =.")
 ]
@@ -82,6 +87,11 @@ def _show(found: LearningFigures) -> None:
             f"checked since: {found.checked}, of which {found.differ} differ (by these alone at "
             f"most {most})"
         )
+    for one in found.people:
+        console.print(
+            f"drawn for people: {one.drawn}, {one.labelled} of them labelled, {one.wrong} wrong "
+            f"(at most {percent(one.at_most)}; without a label is wrong)"
+        )
     if found.asked_twice:
         console.print(
             f"the large model was asked twice {found.asked_twice} times, and differed from itself "
@@ -107,7 +117,12 @@ def from_log(
         str, typer.Option("--graph", metavar="NAME", help="The cascade: a name or file.py:object.")
     ] = "cascade",
     people: Annotated[
-        bool, typer.Option("--people", help="The labels are people's: they are fitted to alone.")
+        bool,
+        typer.Option(
+            "--people",
+            help="The labels are people's: they are fitted to, and of rows that moa learn draw "
+            "drew they say how often what is answered small is right.",
+        ),
     ] = False,
     as_json: options.AsJson = False,
     given: options.ReadingAndAsking,
@@ -143,9 +158,13 @@ def from_log(
         taken = 0
         with screen.progress("reading") as progress:
             for number, row in enumerate(rows, start=1):
-                only_fit = people or row.chosen
                 taken += await student.take(
-                    row.text, row.label, context, case=row.case, people=only_fit
+                    row.text,
+                    row.label,
+                    context,
+                    case=row.case,
+                    chosen=row.chosen,
+                    people=people,
                 )
                 progress("learning", number, len(rows))
         learning = await student.ready(context)
@@ -159,6 +178,43 @@ def from_log(
         return 0
 
     raise typer.Exit(given.run(body, stopped="stopped; what was taken is kept"))
+
+
+def draw(
+    answers: Answers,
+    *,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", min=1, help="Texts to draw.")
+    ] = ROWS_FOR_PEOPLE,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.jsonl", help="Where to write them; a new file.")
+    ],
+) -> None:
+    """Draw rows at random for people, to find out how often what is answered small is right.
+
+    They are drawn among what the head in use accepts, and come without its answers: write a "label"
+    into each line, and take them in with moa learn from. It takes texts that are kept (keep_texts =
+    true in learn). While some of a draw have no label, these are written once more. Each head has
+    three draws at most: a row that stays without a label counts as wrong, so draw no more than will
+    be labelled.
+
+    Exit codes: 0 drawn, 2 usage or configuration.
+
+        moa learn draw answers.db --out drawn.jsonl
+        moa learn from drawn.jsonl --people --answers answers.db
+        moa learn status answers.db
+    """
+    from moa.calibration.answers import AnswerStore
+
+    if out.exists():
+        raise ConfigError(f"{out} is there already: name a file that isn't")
+    with AnswerStore(answers, begun=True) as store:
+        store.question()
+        found = store.draw(store.state(), rows)
+        lines = [json.dumps({"text": one.text}, ensure_ascii=False) for one in found]
+        save_text(out, "".join(f"{line}\n" for line in lines), private=True)
+    screen.out().print(f"{len(found)} rows to label, in {out}")
+    raise typer.Exit(0)
 
 
 def forget(

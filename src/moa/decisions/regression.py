@@ -158,7 +158,9 @@ def _lowest(
     """Minimise a smooth convex loss, given with its slope; the first `positive` are at least 0."""
     minimize = _minimize()
     limits = {"gtol": near, "ftol": 0.0, "maxiter": steps, "maxcor": 12}
-    bounds = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
+    # Of many weights, a list that says of none that it is bound takes as long as some steps.
+    some = [(0.0, None)] * positive + [(None, None)] * (len(start) - positive)
+    bounds = some if positive else None
     with one_blas_thread():
         point: Floats = minimize(
             loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits

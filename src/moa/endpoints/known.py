@@ -39,7 +39,8 @@ class Known(BaseModel):
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
     """How much its answers count beside the encoder's, by kind; 0 is not at all."""
     yes_bias: float = 0.0
-    """Mean log-odds of its yes where half of the answers are; taken out beside the encoder."""
+    """Log-odds that are taken out of its yes: where half of the right answers are yes, it says so
+    more often, or below 0 less often."""
     guesses: tuple[Kind, ...] = ()
     """Kinds of question about the facts of a text that it answers no better than one who doesn't
     read the text, as measured by `benchmarks/questions.py`."""

@@ -10,7 +10,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -36,7 +36,7 @@ _OTHERS = 20
 """Probabilities asked for beyond those of the labels."""
 _MOST_IN_VOCABULARY = 1_000_000
 """More tokens than any vocabulary has."""
-_PART_OF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+_NO_TEXT = ("", "\N{REPLACEMENT CHARACTER}")
 _MOST_SPELT = 10_000
 """Labels and examples whose tokens are kept."""
 _SMALLEST = 1e-45
@@ -162,7 +162,7 @@ class LabelReader(ABC):
         answers = (
             Answer(
                 question=question,
-                probabilities=reading.probabilities,
+                probabilities=self._without_bias(question, examples, reading).probabilities,
                 label_mass=reading.label_mass,
                 source="logprob",
             )
@@ -171,6 +171,21 @@ class LabelReader(ABC):
         context.note("answered", model, endpoint=name)
         amount = sum((reading.amount for reading in readings), NOTHING)
         return Decision(answers=tuple(answers), endpoint=name, model=model, amount=amount)
+
+    def _without_bias(
+        self, question: Question, examples: Sequence[Example], reading: LabelReading
+    ) -> LabelReading:
+        """Take out the bias to yes that is known of the model.
+
+        It was measured without examples, in the layout that is best for the model. Where one is
+        asked for, as by what is to be fitted to the answers, they are as the model gave them.
+        """
+        bias = known(self._client.model).yes_bias
+        if question.kind != "predicate" or question.layout or examples or not bias:
+            return reading
+        signs = [0.5 if option.value is True else -0.5 for option in question.options]
+        pairs = zip(reading.logprobs, signs, strict=True)
+        return replace(reading, logprobs=tuple(logprob - sign * bias for logprob, sign in pairs))
 
     async def _read_all(
         self, prompts: Sequence[LabelPrompt], context: RunContext
@@ -432,7 +447,7 @@ class LlamaCppReader(LabelReader):
     async def _probabilities(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
     ) -> tuple[dict[int, float] | None, Amount]:
-        """Read the tokens after a push; `None` where the sampled one is a part of a character."""
+        """Read the tokens after a push; `None` where the sampled one hides them; see `_sampled`."""
         hard = push == _HARD_PUSH
         sampling: dict[str, Any] = {
             "samplers": ["top_k", "temperature"] if hard else ["temperature"],
@@ -451,8 +466,7 @@ class LlamaCppReader(LabelReader):
     ) -> TokenReading:
         """Read tokens from the whole vocabulary, which takes a server long to write down.
 
-        It sends nothing where the token that it samples is a part of a character, as the first ones
-        of labels in Japanese may be. So a full stop is sampled here.
+        It sends nothing where the token that it samples writes no text, so a full stop is sampled.
         """
         *_, stop = await self._spelling(".", context)
         sampling = {"logit_bias": [[stop, _HARD_PUSH]], "n_probs": _MOST_IN_VOCABULARY}
@@ -466,7 +480,8 @@ class LlamaCppReader(LabelReader):
     ) -> tuple[dict[int, float] | None, Amount]:
         """Sample a token: probabilities, or their logarithms before sampling, of those asked for.
 
-        `None`: the token is a part of a character.
+        `None`: none are sent, as the token writes no text: it is a control token, or a part of a
+        character, as the first ones of labels in Japanese may be.
         """
         body: dict[str, Any] = {
             "model": self._client.model,
@@ -483,7 +498,7 @@ class LlamaCppReader(LabelReader):
         answer, amount = await self._client.post("/completions", body, context, estimate=estimate)
         try:
             choice = answer["choices"][0]
-            if choice["logprobs"] is None and choice["text"] == _PART_OF_CHARACTER:
+            if choice["logprobs"] is None and choice["text"] in _NO_TEXT:
                 return None, amount
             sent = choice["logprobs"]["content"][0]
             after = "top_probs" in sent

@@ -63,7 +63,7 @@ class Learner(Generic[In, Out]):
         small = student.may_answer(found) and not found.held
         if found.head is not None and isinstance(own.tracer, Span):
             own.tracer.set(names.DECISION_BOUND, found.head.bound.guarantee.risk)
-        place = await student.add(found, by_small=small)
+        place = await student.add(found, own, by_small=small)
         if small:
             return self._given(found, accepted=True)
         own.note("escalated", f"to {self.large.name!r}: {_why(found)}")

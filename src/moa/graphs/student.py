@@ -36,7 +36,7 @@ from moa.questions import NONE_OF_THESE, Answer, Question
 from moa.rows._stores import is_address
 
 if TYPE_CHECKING:
-    from moa.calibration.answers import Answered
+    from moa.calibration.answer_rows import Answered
     from moa.calibration.learning import Head, Judged, Learning
     from moa.calibration.promise import Side
 
@@ -70,6 +70,20 @@ def read_learn(given: object, info: ValidationInfo) -> object:
     if not isinstance(learn, Learn) or is_address(learn.where):
         return learn
     return learn.model_copy(update={"where": beside_config(learn.where, info)})
+
+
+def where_of(where: str | Path, owner: str) -> str | Path:
+    """Say where the answers of an owner of runs are: in `answers.db` those of nobody.
+
+    Those of `team` are in `answers.team.db`, or in Postgres under the name with `.team` behind it.
+    """
+    if not owner:
+        return where
+    if is_address(where):
+        address, _, name = str(where).partition("#")
+        return f"{address}#{name or 'answers'}.{owner}"
+    path = Path(where)
+    return path.with_name(f"{path.stem}.{owner}{path.suffix}")
 
 
 class TextRead(NamedTuple):
@@ -117,7 +131,8 @@ class Student:
         encoder = self.small.encoder
         self._encodes = encoder is not None and feeds_heads(encoder)
         self._lock = Lock()
-        self._learning: Learning | None = None
+        self._learning: dict[str, Learning] = {}
+        """By the owner of the runs: nobody's texts teach what answers another."""
 
     def check(self, large: object) -> None:
         """Make sure that the large model is another one.
@@ -133,18 +148,18 @@ class Student:
             )
 
     async def ready(self, context: RunContext | None = None) -> Learning:
-        """Open the answers, once.
+        """Open the answers, once; those of each owner of runs, such as a key, are kept apart.
 
         Raises:
             ConfigError: they belong to another question or other models, or can't be used.
             MissingDependency: what fits heads isn't installed.
         """
-        if self._learning is None:
-            context = context or RunContext(keep_notes=False)
+        context = context or RunContext(keep_notes=False)
+        if context.owner not in self._learning:
             async with self._lock.held(context.remaining_s()):
-                if self._learning is None:
-                    self._learning = await self._open(context)
-        return self._learning
+                if context.owner not in self._learning:
+                    self._learning[context.owner] = await self._open(context)
+        return self._learning[context.owner]
 
     async def _open(self, context: RunContext) -> Learning:
         from moa.calibration.answers import AnswerStore
@@ -152,7 +167,7 @@ class Student:
         from moa.decisions.regression import check_installed
 
         check_installed()
-        store = AnswerStore(self.learn.where)
+        store = AnswerStore(where_of(self.learn.where, context.owner))
         asked = QuestionRecord.model_validate(self.question).model_dump_json()
         made_of = await self._made_of(context)
 
@@ -192,6 +207,8 @@ class Student:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         learning = await self.ready(own)
         state, head = await learning.store.beside(learning.now)
+        if learning.stopped:
+            own.note("failed", learning.stopped)
         side = learning.store.coin.toss(text, case)
         read = await self._read(text, own)
         judged = None
@@ -219,9 +236,9 @@ class Student:
             expected_precision=None,
         )
 
-    async def add(self, found: Considered, *, by_small: bool = False) -> int:
+    async def add(self, found: Considered, own: RunContext, *, by_small: bool = False) -> int:
         """Keep a text before anybody is asked, and return its place."""
-        learning = await self.ready()
+        learning = await self.ready(own)
         place = await learning.store.beside(
             lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
         )
@@ -229,14 +246,15 @@ class Student:
             learning.wake(place)
         return place
 
-    async def spare(self, place: int, *, moot: bool) -> None:
+    async def spare(self, place: int, own: RunContext, *, moot: bool) -> None:
         """Keep that nobody asks the large model about a text.
 
         Args:
             place: Of the text.
+            own: Of the run.
             moot: Whether nobody would have, whatever the small answer is.
         """
-        learning = await self.ready()
+        learning = await self.ready(own)
         await learning.store.beside(lambda: learning.store.spare(place, moot=moot))
         learning.wake(place)
 
@@ -264,7 +282,7 @@ class Student:
             MoaError: it failed, which counts as another answer than any; or it is set up wrong,
                 which counts as nothing.
         """
-        from moa.calibration.answers import Answered
+        from moa.calibration.answer_rows import Answered
 
         store = (await self.ready(own)).store
         start = time.perf_counter()
@@ -274,39 +292,59 @@ class Student:
             await store.beside(lambda: store.drop(place))
             raise  # whatever the text is: it would be no difference
         except MoaError:
-            await self._settle(place, Answered(None, moot=moot))
+            await self._settle(place, Answered(None, moot=moot), own)
             raise
         seconds = time.perf_counter() - start
         said = _said(result, label(result.output))._replace(seconds=seconds, moot=moot)
         if again is not None:
             said = await self._again(again, label, said, own)
-        await self._settle(place, said)
+        await self._settle(place, said, own)
         return result
 
     async def take(
-        self, text: str, label: str, own: RunContext, *, case: str | None = None, people: bool
+        self,
+        text: str,
+        label: str,
+        own: RunContext,
+        *,
+        case: str | None = None,
+        chosen: bool = False,
+        people: bool = False,
     ) -> bool:
         """Keep an answer that is known, of a log or of people; `False`: the text is known.
 
-        Labels of people are fitted to. Of a log of the large model, texts are held out too.
+        Of a log of the large model, texts are held out too. Labels of people are fitted to, and of
+        texts that were drawn for them they count for what is promised by people.
+
+        Args:
+            text: What was answered.
+            label: The answer.
+            own: Of the run.
+            case: What it belongs to.
+            chosen: Whether it was chosen to be labelled, so that it is fitted to alone.
+            people: Whether people have labelled it.
 
         Raises:
             InputError: the label is none of the question's.
         """
-        from moa.calibration.answers import Answered
+        from moa.calibration.answer_rows import Answered
 
         learning = await self.ready(own)
         store = learning.store
         name = label_of(self.question, label)
         side = store.coin.toss(text, case)
-        if name is None or await store.beside(lambda: store.places_of(side)):
+        if name is None:
+            return False
+        drawn = people and await store.beside(lambda: store.label_drawn(side, name))
+        if not drawn and await store.beside(lambda: store.places_of(side)):
             return False
         state, _ = await store.beside(learning.now)
-        held = side.is_held_out(state.looks) and not people
+        fits_alone = people or chosen
+        held = side.is_held_out(state.looks) and not fits_alone
         found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
-        row = self._row(found, by_small=False)._replace(source="person" if people else "log")
+        row = self._row(found, by_small=False)._replace(source="person" if fits_alone else "log")
         place = await store.beside(lambda: store.add(row, state.epoch))
-        await self._settle(place, Answered(name, calls=0))
+        await self._settle(place, Answered(name, calls=0), own)
         return True
 
     async def _read(self, text: str, own: RunContext) -> TextRead | None:
@@ -338,7 +376,7 @@ class Student:
         return rounded(read.vector)
 
     def _row(self, found: Considered, *, by_small: bool) -> Any:
-        from moa.calibration.answers import Row
+        from moa.calibration.answer_rows import Row
 
         read, judged, head = found.read, found.judged, found.head
         return Row(
@@ -356,8 +394,8 @@ class Student:
             by_small=by_small,
         )
 
-    async def _settle(self, place: int, said: Answered) -> None:
-        learning = await self.ready()
+    async def _settle(self, place: int, said: Answered, own: RunContext) -> None:
+        learning = await self.ready(own)
         await learning.store.beside(lambda: learning.store.settle(place, said))
         learning.wake(place)
 
@@ -391,7 +429,7 @@ class Student:
 
 
 def _said(result: Result[Any], label: str | None) -> Answered:
-    from moa.calibration.answers import Answered
+    from moa.calibration.answer_rows import Answered
 
     total = result.usage.total
     cost = None if total.cost is None else float(total.cost)

@@ -70,7 +70,7 @@ class LearningIntent(TypedNode[Text, Opened]):
         intent: Choice[str | None] = student.small.read(
             [answer or Answer(question=student.question, status="missing")]
         )
-        place = await student.add(found)
+        place = await student.add(found, context)
         twice = found.held and found.side.is_asked_twice
         return Opened(intent=intent, place=place, held=found.held, twice=twice)
 
@@ -125,7 +125,7 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
         """Ask for the label of what is held out; keep of the others that nobody was asked."""
         opened = _opened(request)
         if not opened.held:
-            await self.student.spare(opened.place, moot=request.moot)
+            await self.student.spare(opened.place, context, moot=request.moot)
             return Label()
         context.note("audited", "it is held out, so that the large model labels it too")
         ask = partial(_labelled, self.labeller, request.letter)

@@ -29,7 +29,8 @@ from moa.budget import Budget, Look, Share
 from moa.context import Reference, RunContext
 from moa.errors import BudgetExceeded, ConfigError, RequestRefused, StoreError
 from moa.rows._stores import is_address
-from moa.serving.ledger import Grant, Ledger, Limits, spent_error
+from moa.serving.ledger import Grant, Ledger
+from moa.serving.limits import Limits, spent_error
 from moa.usage import Usage
 
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]

@@ -12,29 +12,24 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from decimal import ROUND_CEILING, Decimal
+from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from moa._sqlite import SQLite
 from moa.budget import Budget
 from moa.errors import KeySpent, MoaError, RequestRefused
 from moa.rows._stores import Postgres, Store, is_address
-from moa.usage import Amount, Usage
+from moa.serving.limits import Limits, Name, Standing, Sums, spent_error
+from moa.usage import Amount
 
 T = TypeVar("T")
 LEASE_S = 30.0
 """Seconds after which a process that says nothing is taken to be dead. It speaks three times as
 often."""
-_NANO = Decimal(1_000_000_000)
-"""Dollars are kept as whole billionths: sums of them are exact, in SQLite too."""
 _MINUTE_S = 60.0
 _TABLES = """
 create table if not exists moa_key_sums (
@@ -63,127 +58,6 @@ create table if not exists moa_keys (
     primary key (job, name), unique (job, sha256))
 """
 _logger = logging.getLogger(__name__)
-
-Name = Literal["usd_per_day", "usd_per_month", "calls_per_day", "calls_per_month"]
-_NAMES: tuple[Name, ...] = get_args(Name)
-_VERY_MUCH = 2**62
-
-
-class Limits(BaseModel):
-    """What a key may take. `None` switches a limit off; days and months are those of UTC."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
-    """US dollars. With such a limit, an endpoint whose price is unknown is not asked."""
-    usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
-    calls_per_day: int | None = Field(default=None, strict=True, ge=0, le=10**12)
-    """Calls to models, also small ones: a run makes several."""
-    calls_per_month: int | None = Field(default=None, strict=True, ge=0, le=10**12)
-    requests_per_minute: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
-    """Runs that begin within any 60 seconds."""
-    parallel: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
-    """Runs at once."""
-
-    @property
-    def budget(self) -> Budget:
-        """The budget of a run that has been given nothing yet.
-
-        Calls are asked for whether they are limited or not, so that what they took is known when
-        the process is killed.
-        """
-        has_cost = self.usd_per_day is not None or self.usd_per_month is not None
-        return Budget(cost=Decimal(0) if has_cost else None, calls=0, strict=has_cost)
-
-
-class Sums(NamedTuple):
-    """Calls, dollars in billionths, and those of the calls whose price isn't known."""
-
-    calls: int = 0
-    nano: int = 0
-    unpriced: int = 0
-
-    @property
-    def usd(self) -> Decimal:
-        """US dollars of the calls whose price is known."""
-        return self.nano / _NANO
-
-    def plus(self, other: Sums) -> Sums:
-        """Add another one."""
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def minus(self, other: Sums) -> Sums:
-        """Give what is more in this one."""
-        return Sums(*(a - b for a, b in zip(self, other, strict=True)))
-
-    def within(self, budget: Budget) -> Budget:
-        """Give a budget with the same limits, of this height."""
-        return replace(
-            budget,
-            calls=None if budget.calls is None else self.calls,
-            cost=None if budget.cost is None else self.usd,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a key stands at a moment."""
-
-    at: datetime
-    day: Sums
-    """Settled since midnight, UTC."""
-    month: Sums
-    held: Sums
-    """Set aside for runs in flight, of this process or others."""
-    waiting: Sums
-    """What of it those runs hold that can give nothing back before they get more."""
-    runs: int
-    """In flight."""
-    working: int
-    """Those that may give dollars back."""
-
-    def left(self, limits: Limits) -> dict[Name, int | float]:
-        """Give what is left of each limit on calls and dollars; never below 0."""
-        return {
-            name: max(left, 0) if name.startswith("calls") else max(float(left / _NANO), 0.0)
-            for name, left in self._left(limits, self.held)
-        }
-
-    def free(self, limits: Limits) -> Sums:
-        """Give the calls and the dollars that no limit keeps from a run; never below 0."""
-        left = [*self._left(limits, self.held)]
-        calls, nano = (
-            min([max(left, 0) for name, left in left if name.startswith(kind)], default=_VERY_MUCH)
-            for kind in ("calls", "usd")
-        )
-        return Sums(calls, nano)
-
-    def short(self, limits: Limits, want: Sums, held: Sums) -> set[Name]:
-        """Name the limits that leave less than `want`, if this is `held` by others."""
-        return {
-            name
-            for name, left in self._left(limits, held)
-            if left < (want.calls if name.startswith("calls") else want.nano)
-        }
-
-    def renews_at(self, names: Collection[Name]) -> datetime:
-        """Say when the last of some limits begins anew."""
-        today = self.at.replace(hour=0, minute=0, second=0, microsecond=0)
-        if any(name.endswith("month") for name in names):
-            return (today.replace(day=1) + timedelta(days=32)).replace(day=1)
-        return today + timedelta(days=1)
-
-    def _left(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
-        """Give what is left of each limit: calls, or billionths of dollars; it may be below 0."""
-        for name in _NAMES:
-            limit = getattr(limits, name)
-            spent = self.day if name.endswith("day") else self.month
-            if limit is None:
-                continue
-            if name.startswith("calls"):
-                yield name, limit - spent.calls - held.calls
-            else:
-                yield name, int(limit * _NANO) - spent.nano - held.nano
 
 
 class Grant(NamedTuple):
@@ -359,7 +233,7 @@ class Ledger:
         Where the store fails it is settled later, as long as this process lives.
         """
         try:
-            self.store.atomically(lambda: self._settled(run, _sums(spent)))
+            self.store.atomically(lambda: self._settled(run, Sums.of(spent)))
         except MoaError as error:
             self._unsettled[run] = spent
             _logger.warning("a run is settled later: %s", error)
@@ -447,13 +321,13 @@ class Ledger:
         known = self._run(
             "select calls, nano, unpriced from moa_key_runs where job = ? and run = ?", run
         )
-        used = _sums(spent)
+        used = Sums.of(spent)
         if known:
             self._book(name, used.minus(Sums(*known[0])))
         standing = self._standing(name, but=run)
         if not known:
             return Grant("gone", Sums(), Sums(), standing)
-        want, had = _asked(needed).minus(used), _asked(granted).minus(used)
+        want, had = Sums.within_limits(needed).minus(used), Sums.within_limits(granted).minus(used)
         short, free = standing.short(limits, want, standing.held), standing.free(limits)
         answer, hold = "granted", want
         if short:
@@ -575,57 +449,8 @@ class Ledger:
 
     def _settle_late(self) -> None:
         for run, spent in [*self._unsettled.items()]:
-            self.store.atomically(lambda run=run, spent=spent: self._settled(run, _sums(spent)))
+            self.store.atomically(lambda run=run, spent=spent: self._settled(run, Sums.of(spent)))
             del self._unsettled[run]
-
-
-def spent_error(
-    name: str,
-    limits: Limits,
-    standing: Standing,
-    names: Collection[Name],
-    spent: Usage | None = None,
-) -> KeySpent:
-    """Make the error of a key that may spend no more.
-
-    Args:
-        name: Of the key.
-        limits: Its limits.
-        standing: How it stands.
-        names: Those of its limits that are used up, or leave too little.
-        spent: What the run has used that was refused.
-    """
-    left, renews_at = standing.left(limits), standing.renews_at(names)
-    shown = ", ".join(
-        f"{left[key]:g} of {getattr(limits, key)} {_WORDS[key]}" for key in sorted(names)
-    )
-    return KeySpent(
-        f"the key {name!r} has left: {shown}. No further call was sent; it renews at "
-        f"{renews_at:%Y-%m-%d %H:%M} UTC",
-        spent=spent or Usage(),
-        left={str(name): one for name, one in left.items()},
-        renews_at=renews_at,
-    )
-
-
-_WORDS: Mapping[Name, str] = {
-    "usd_per_day": "US dollars a day",
-    "usd_per_month": "US dollars a month",
-    "calls_per_day": "calls a day",
-    "calls_per_month": "calls a month",
-}
-
-
-def _sums(amount: Amount) -> Sums:
-    return Sums(amount.calls, _nano(amount.priced_cost), amount.unpriced_calls)
-
-
-def _asked(budget: Budget) -> Sums:
-    return Sums(budget.calls or 0, _nano(Decimal(str(budget.cost or 0))))
-
-
-def _nano(usd: Decimal) -> int:
-    return int((usd * _NANO).to_integral_value(ROUND_CEILING))
 
 
 def _periods(seconds: float) -> tuple[str, str]:

@@ -22,7 +22,7 @@ with needed("jsonschema", extra="serve", purpose="to hold answers to the schema 
 
 _PATTERN_S = 0.1
 """Seconds that a pattern may take on one text."""
-_MOST_STEPS = 20_000
+_MOST_STEPS = 5_000
 """Parts of a schema that are named by others, and looked at for one value."""
 _REFUSED = {
     *("patternProperties", "unevaluatedProperties", "unevaluatedItems"),

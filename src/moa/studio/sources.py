@@ -106,7 +106,8 @@ def _job(given: str) -> Source:
 
 
 def _answers(given: str) -> Source:
-    from moa.calibration.answers import FIGURES, AnswerStore
+    from moa.calibration.answer_rows import FIGURES
+    from moa.calibration.answers import AnswerStore
     from moa.calibration.figures import figures_at
 
     def lines() -> Iterator[Values]:

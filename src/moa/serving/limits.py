@@ -1,0 +1,189 @@
+"""Limits: what a key may take in a minute, a day or a month, and what it has left of that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import ROUND_CEILING, Decimal
+from typing import Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moa.budget import Budget
+from moa.errors import KeySpent
+from moa.usage import Amount, Usage
+
+Name = Literal["usd_per_day", "usd_per_month", "calls_per_day", "calls_per_month"]
+_NAMES: tuple[Name, ...] = get_args(Name)
+_VERY_MUCH = 2**62
+_NANO = Decimal(1_000_000_000)
+"""Dollars are kept as whole billionths: sums of them are exact, in SQLite too."""
+
+
+class Limits(BaseModel):
+    """What a key may take. `None` switches a limit off; days and months are those of UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd_per_day: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
+    """US dollars. With such a limit, an endpoint whose price is unknown is not asked."""
+    usd_per_month: Decimal | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
+    calls_per_day: int | None = Field(default=None, strict=True, ge=0, le=10**12)
+    """Calls to models, also small ones: a run makes several."""
+    calls_per_month: int | None = Field(default=None, strict=True, ge=0, le=10**12)
+    requests_per_minute: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
+    """Runs that begin within any 60 seconds."""
+    parallel: int | None = Field(default=None, strict=True, ge=1, le=1_000_000)
+    """Runs at once."""
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of a run that has been given nothing yet.
+
+        Calls are asked for whether they are limited or not, so that what they took is known when
+        the process is killed.
+        """
+        has_cost = self.usd_per_day is not None or self.usd_per_month is not None
+        return Budget(cost=Decimal(0) if has_cost else None, calls=0, strict=has_cost)
+
+
+class Sums(NamedTuple):
+    """Calls, dollars in billionths, and those of the calls whose price isn't known."""
+
+    calls: int = 0
+    nano: int = 0
+    unpriced: int = 0
+
+    @classmethod
+    def of(cls, amount: Amount) -> Sums:
+        """Give what was used."""
+        return cls(amount.calls, _nano(amount.priced_cost), amount.unpriced_calls)
+
+    @classmethod
+    def within_limits(cls, budget: Budget) -> Sums:
+        """Give what a budget lets through; of what it doesn't limit, nothing."""
+        return cls(budget.calls or 0, _nano(Decimal(str(budget.cost or 0))))
+
+    @property
+    def usd(self) -> Decimal:
+        """US dollars of the calls whose price is known."""
+        return self.nano / _NANO
+
+    def plus(self, other: Sums) -> Sums:
+        """Add another one."""
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def minus(self, other: Sums) -> Sums:
+        """Give what is more in this one."""
+        return Sums(*(a - b for a, b in zip(self, other, strict=True)))
+
+    def within(self, budget: Budget) -> Budget:
+        """Give a budget with the same limits, of this height."""
+        return replace(
+            budget,
+            calls=None if budget.calls is None else self.calls,
+            cost=None if budget.cost is None else self.usd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a key stands at a moment."""
+
+    at: datetime
+    day: Sums
+    """Settled since midnight, UTC."""
+    month: Sums
+    held: Sums
+    """Set aside for runs in flight, of this process or others."""
+    waiting: Sums
+    """What of it those runs hold that can give nothing back before they get more."""
+    runs: int
+    """In flight."""
+    working: int
+    """Those that may give dollars back."""
+
+    def left(self, limits: Limits) -> dict[Name, int | float]:
+        """Give what is left of each limit on calls and dollars; never below 0."""
+        return {
+            name: max(left, 0) if name.startswith("calls") else max(float(left / _NANO), 0.0)
+            for name, left in self._left(limits, self.held)
+        }
+
+    def free(self, limits: Limits) -> Sums:
+        """Give the calls and the dollars that no limit keeps from a run; never below 0."""
+        left = [*self._left(limits, self.held)]
+        calls, nano = (
+            min([max(left, 0) for name, left in left if name.startswith(kind)], default=_VERY_MUCH)
+            for kind in ("calls", "usd")
+        )
+        return Sums(calls, nano)
+
+    def short(self, limits: Limits, want: Sums, held: Sums) -> set[Name]:
+        """Name the limits that leave less than `want`, if this is `held` by others."""
+        return {
+            name
+            for name, left in self._left(limits, held)
+            if left < (want.calls if name.startswith("calls") else want.nano)
+        }
+
+    def renews_at(self, names: Collection[Name]) -> datetime:
+        """Say when the last of some limits begins anew."""
+        today = self.at.replace(hour=0, minute=0, second=0, microsecond=0)
+        if any(name.endswith("month") for name in names):
+            return (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+        return today + timedelta(days=1)
+
+    def _left(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
+        """Give what is left of each limit: calls, or billionths of dollars; it may be below 0."""
+        for name in _NAMES:
+            limit = getattr(limits, name)
+            spent = self.day if name.endswith("day") else self.month
+            if limit is None:
+                continue
+            if name.startswith("calls"):
+                yield name, limit - spent.calls - held.calls
+            else:
+                yield name, int(limit * _NANO) - spent.nano - held.nano
+
+
+def spent_error(
+    name: str,
+    limits: Limits,
+    standing: Standing,
+    names: Collection[Name],
+    spent: Usage | None = None,
+) -> KeySpent:
+    """Make the error of a key that may spend no more.
+
+    Args:
+        name: Of the key.
+        limits: Its limits.
+        standing: How it stands.
+        names: Those of its limits that are used up, or leave too little.
+        spent: What the run has used that was refused.
+    """
+    left, renews_at = standing.left(limits), standing.renews_at(names)
+    shown = ", ".join(
+        f"{left[key]:g} of {getattr(limits, key)} {_WORDS[key]}" for key in sorted(names)
+    )
+    return KeySpent(
+        f"the key {name!r} has left: {shown}. No further call was sent; it renews at "
+        f"{renews_at:%Y-%m-%d %H:%M} UTC",
+        spent=spent or Usage(),
+        left={str(name): one for name, one in left.items()},
+        renews_at=renews_at,
+    )
+
+
+_WORDS: Mapping[Name, str] = {
+    "usd_per_day": "US dollars a day",
+    "usd_per_month": "US dollars a month",
+    "calls_per_day": "calls a day",
+    "calls_per_month": "calls a month",
+}
+
+
+def _nano(usd: Decimal) -> int:
+    return int((usd * _NANO).to_integral_value(ROUND_CEILING))

@@ -1,0 +1,28 @@
+"""A process that spends a look and then stands still to be killed: `python looking.py FILE`."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from moa.calibration import learning
+from moa.calibration.answers import AnswerStore
+from moa.calibration.features import LabelFeature
+from moa.calibration.promise import PlannedLook
+from moa.questions import Option, Question
+
+
+def stand_still(*_: object) -> None:
+    """Stand in the place of what says what a look says."""
+    sys.stdout.write("spent\n")
+    sys.stdout.flush()
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    learning.LOOKS = (PlannedLook(0.05, held_out=150),)
+    learning.Learning._finish = stand_still  # type: ignore[method-assign]
+    question = Question("q", "choice", "?", (Option("a", "a"), Option("b", "b")))
+    with AnswerStore(sys.argv[1]) as store:
+        store.bind("q", "m")
+        learning.Learning(store, question, (LabelFeature(name="small"),)).step()
