@@ -305,7 +305,7 @@ def _function_name(step: Step) -> str:
     """The name of a function of other steps; empty where it has none."""
     if not isinstance(step, FunctionStep):
         return ""
-    name = getattr(step.function, "__name__", "<lambda>")
+    name = getattr(step.function, "__name__", "<lambda>").lstrip("_")
     return name if name != "<lambda>" else ".".join(picked(step.function))
 
 
