@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
-from tests.studio.lines import HOSTILE, shop, written
 
 from moa import Agent, Graph, serve
 from moa.studio.app import beside, recent_runs, studio_app
@@ -17,6 +16,7 @@ from moa.studio.labels import Labels
 from moa.studio.report import page
 from moa.studio.sources import Shown, find_source
 from moa.testing import ScriptedEndpoint
+from studio.lines import HOSTILE, shop, written
 
 
 @pytest.fixture

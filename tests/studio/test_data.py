@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.studio.lines import row, shop, spans, written
 
 from moa.calibration import upper_bound
 from moa.calibration.labelled import Labelled
@@ -16,6 +15,7 @@ from moa.jobs import Job
 from moa.studio.data import Query
 from moa.studio.labels import Labels
 from moa.studio.sources import Shown, find_source
+from studio.lines import row, shop, spans, written
 
 
 @pytest.fixture

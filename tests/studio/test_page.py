@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import uvicorn
-from tests.studio.lines import HOSTILE, row, shop, spans, written
 
 from moa import Graph, serve
 from moa.studio.app import beside, studio_app
 from moa.studio.labels import Labels
 from moa.studio.report import write_report
 from moa.studio.sources import Shown, find_source
+from studio.lines import HOSTILE, row, shop, spans, written
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

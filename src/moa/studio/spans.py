@@ -14,12 +14,11 @@ from moa.errors import ConfigError
 from moa.rows.lines import bounded
 from moa.studio.book import as_values, notes_in
 from moa.studio.data import Bar
+from moa.telemetry import names
 
 Values = Mapping[str, Any]
-_ROW = "moa.row.id"
 _MARKS = ("moa.retried", "moa.waited", "moa.repaired", "moa.fell back", "moa.cached")
 _MARKS_OF_NOTES = ("retried", "waited", "repaired", "fell back", "cached", "escalated", "resumed")
-_ASKED, _ANSWERED = "gen_ai.input.messages", "gen_ai.output.messages"
 _NODES = ("invoke_agent ", "invoke_workflow ", "function ", "person ")
 _MOST = 400
 """Bars of a row."""
@@ -92,7 +91,7 @@ class Spans:
         if (node := _node_of(span)) is not None:
             ran = self._ran[trace]
             ran[node] = ran.get(node, 0.0) + float(span["end"]) - float(span["start"])
-        if (row := attributes.get(_ROW)) is not None:
+        if (row := attributes.get(names.ROW)) is not None:
             self._traces[str(row)] = trace
 
 
@@ -121,7 +120,7 @@ def bars_of_line(line: Values) -> tuple[Bar, ...]:
 
 def _node_of(span: Values) -> str | None:
     """Give the path of the node within a graph that a span is of; `None`: it is none of one."""
-    node = str(span["attributes"].get("moa.node", ""))
+    node = str(span["attributes"].get(names.NODE, ""))
     is_node = str(span.get("name", "")).startswith(_NODES)
     return node if is_node and "/" in node else None
 
@@ -147,20 +146,20 @@ def _bar(span: Values, depth: int, first: float) -> Bar:
     attributes = cast("Values", span["attributes"])
     events = [str(one["name"]) for one in span.get("events", ())]
     marks = [name.removeprefix("moa.") for name in dict.fromkeys(events) if name in _MARKS]
-    if attributes.get("moa.escalated") or attributes.get("moa.decision.escalated"):
+    if attributes.get("moa.escalated") or attributes.get(names.DECISION_ESCALATED):
         marks.append("escalated")
     kind, _, name = str(span["name"]).partition(" ")
     return Bar(
         name=name or kind,
-        kind=str(attributes.get("moa.kind") or _KINDS.get(kind, kind)),
-        node=str(attributes.get("moa.node", "")),
+        kind=str(attributes.get(names.KIND) or _KINDS.get(kind, kind)),
+        node=str(attributes.get(names.NODE, "")),
         depth=depth,
         start=round(span["start"] - first, 6),
         seconds=round(span["end"] - span["start"], 6),
         marks=tuple(marks),
         error=str(span.get("error", "")),
-        asked=_messages(attributes.get(_ASKED)),
-        answered=_messages(attributes.get(_ANSWERED)),
+        asked=_messages(attributes.get(names.INPUT_MESSAGES)),
+        answered=_messages(attributes.get(names.OUTPUT_MESSAGES)),
         detail=_detail(attributes),
     )
 
@@ -175,13 +174,14 @@ _KINDS = {
 
 
 def _detail(attributes: Values) -> str:
-    label, p = attributes.get("moa.decision.label"), attributes.get("moa.decision.probability")
+    label = attributes.get(names.DECISION_LABEL)
+    p = attributes.get(names.DECISION_PROBABILITY)
     if label is not None:
         sure = f" {p:.3f}" if isinstance(p, float) else ""
-        covered = attributes.get("moa.decision.accepted")
+        covered = attributes.get(names.DECISION_ACCEPTED)
         return f"{label}{sure}" + ("" if covered is None else f", accepted: {str(covered).lower()}")
-    into, out = (attributes.get(f"gen_ai.usage.{way}_tokens") for way in ("input", "output"))
-    return _amounts(into, out, attributes.get("gen_ai.usage.cost"))
+    into, out = map(attributes.get, (names.INPUT_TOKENS, names.OUTPUT_TOKENS))
+    return _amounts(into, out, attributes.get(names.COST))
 
 
 def _amounts(into: Any, out: Any, cost: Any) -> str:
