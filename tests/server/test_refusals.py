@@ -10,12 +10,15 @@ from typing import Any, cast
 
 import pytest
 from command import told
+from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from moa import errors
+from moa import Agent, errors
 from moa.serving.faults import fault_of
+from moa.serving.served import Served
 from moa.serving.server import Settings
+from moa.testing import ScriptedEndpoint
 from moa.usage import Usage
 
 from .harness import Slow, client_of, greeter, server_with
@@ -201,7 +204,8 @@ FAULTS: list[tuple[errors.MoaError, int, bool]] = [
     (errors.EndpointUnavailable("refused", endpoint="large"), 503, True),
     (errors.EndpointUnavailable("cut", endpoint="large", begun=True), 503, False),
     (errors.InvalidResponse("html", endpoint="large"), 502, False),
-    (errors.EndpointRejected("too long", endpoint="large", status=400), 502, False),
+    (errors.EndpointRejected("too long", endpoint="large", status=400), 400, False),
+    (errors.EndpointRejected("no such model", endpoint="large", status=404), 502, False),
     (errors.EndpointUnauthorized("sk-secret", endpoint="large", status=401), 502, False),
     (errors.QuotaExceeded("sk-secret", endpoint="large", status=402), 502, False),
     (errors.OutputError("no JSON", node="writer", text="{"), 502, False),
@@ -238,3 +242,14 @@ def test_an_origin_that_stands_for_many_is_refused(origin: str) -> None:
 def test_a_limit_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(errors.ConfigError, match=name):
         Settings(**cast("Any", {name: 0}))
+
+
+def test_a_schema_says_that_a_number_is_taken_for_a_text_where_it_is() -> None:
+    class Ticket(BaseModel):
+        model_config = ConfigDict(coerce_numbers_to_str=True)
+        id: str
+
+    asked = Agent(ScriptedEndpoint(), "Answer.", input=Ticket)
+    schema = Served(asked).input_schema
+    assert schema["properties"]["id"]["type"] == ["string", "number"]
+    assert Served(asked).parse({"id": 7}) == Ticket(id="7")

@@ -93,6 +93,10 @@ _TABLE: tuple[tuple[type[MoaError], int, str], ...] = (
 """Errors whose words are about the request, and are sent as they are."""
 
 
+_OF_INPUT = (400, 413, 422)
+"""Statuses by which a model refuses an input, such as one that is too long for it."""
+
+
 def fault_of(error: Exception) -> Fault:
     """Say how an error is answered; the words of one that is the server's go to the log."""
     if isinstance(error, RequestRefused):
@@ -158,7 +162,8 @@ def _of_endpoint(error: EndpointError) -> Fault:
         said, status, code = f"{who} can't be reached, or has too much to do", 503, "unavailable"
     else:
         said = f"{who} refused what it was asked (status {error.status}): a shorter input may help"
-        return Fault(status=502, message=said, code="endpoint_rejected")
+        status = 400 if error.status in _OF_INPUT else 502
+        return Fault(status=status, message=said, code="endpoint_rejected")
     return Fault(
         status=status,
         message=f"{said}: try again later",

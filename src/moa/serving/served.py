@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic.json_schema import JsonSchemaMode
+from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
+from pydantic_core import core_schema
 
 from moa._files import dumped, jsonable
 from moa.agents.deciding import DecidingAgent
@@ -151,6 +152,17 @@ class Served:
         }
 
 
+class _AsTaken(WithoutExamples):
+    """Says that a text may come as a number where the model takes one."""
+
+    def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
+        """See `GenerateJsonSchema`."""
+        made = super().str_schema(schema)
+        if self.mode == "validation" and self._config.coerce_numbers_to_str:
+            made["type"] = ["string", "number"]
+        return made
+
+
 class _OwnThreads:
     """A chat in whose threads nobody else writes or reads."""
 
@@ -177,6 +189,6 @@ def _schema(kind: Any, mode: JsonSchemaMode, place: str) -> Schema:
         return {}
     try:
         adapter = TypeAdapter[object](kind)
-        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=WithoutExamples)
+        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=_AsTaken)
     except (PydanticUserError, PydanticSchemaGenerationError):  # a class that pydantic can't tell
         return {}
