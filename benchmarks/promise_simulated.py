@@ -1,20 +1,25 @@
 """What a cascade that learns keeps of its promise, on simulated streams that are built to break it.
 
-    python benchmarks/promise_simulated.py --streams 100
+    python benchmarks/promise_simulated.py --streams 100 --kept FILE
 
 Vectors are drawn, a large model labels them, a head is fitted (a Gaussian for each label), and the
 coin, the looks, their thresholds and the audit are those of `moa.calibration.promise`. The true
-risk of each head that was used is measured on 8,000 further inputs. No model is asked.
+risk of each head that was used is measured on 8,000 further inputs. No model is asked. What is
+found is kept in a file, so that it can be stopped and gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kept import Kept
 from moa.calibration import upper_bound
 from moa.calibration.audit import Audit
 from moa.calibration.promise import (
@@ -342,32 +347,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=100, help="of each world")
     parser.add_argument("--only", default="", help="a part of the names of worlds; no page")
+    parser.add_argument("--kept", type=Path, help="file of what is found")
     given = parser.parse_args()
-    rows: list[tuple[object, ...]] = []
-    every, bad = 0, 0
-    for world in WORLDS:
-        if given.only not in world.name:
-            continue
-        found = [run(world, seed) for seed in range(given.streams)]
-        epochs, broken = sum(s.epochs for s in found), sum(s.broken for s in found)
-        every, bad = every + epochs, bad + broken
-        calls = np.array([s.calls for s in found], float)
-        at = [f"{100 * calls[:, a:b].mean():.0f}" for a, b in ((500, 600), (900, 1000))]
-        noticed = [s.noticed for s in found if s.noticed]
-        says = world.says
-        if world.turns_at:
-            says += f"; withdrawn {np.median(noticed):.0f} rows later in {len(noticed)} streams"
-        most = f"{100 * upper_bound(broken, epochs, 0.95):.1f} %"
-        rows.append(
-            (f"{world.name}: {says}", epochs, sum(s.promised for s in found), broken, most, *at)
-        )
-        print(rows[-1], flush=True)
-    most = f"{100 * upper_bound(bad, every, 0.95):.1f} %"
-    rows.append(("all", every, "", bad, most, "", ""))
-    print(rows[-1])
-    if not given.only:
+    kept = Kept(given.kept)
+    worlds = [world for world in WORLDS if given.only in world.name]
+    for seed in range(given.streams):  # so that all worlds have as many, whenever it is stopped
+        for world in worlds:
+            if _name(world, seed) not in kept.found:
+                kept.keep(_name(world, seed), _told(run(world, seed)))
+    rows = [
+        _row_of(world, [kept.found[_name(world, seed)] for seed in range(given.streams)])
+        for world in worlds
+    ]
+    every, bad = sum(int(row[1]) for row in rows), sum(int(row[3]) for row in rows)
+    rows.append(["all", every, "", bad, _at_most(bad, every), "", ""])
+    body = f"{TEXT}\n\n{table(HEAD, rows)}"
+    if given.only:
+        print(body)
+    else:
         command = f"python benchmarks/promise_simulated.py --streams {given.streams}"
-        write("promise", command, f"{TEXT}\n\n{table(HEAD, rows)}")
+        write("promise", command, body)
+
+
+def _name(world: World, seed: int) -> str:
+    return f"{world.name} {seed}"
+
+
+def _told(stream: Stream) -> dict[str, Any]:
+    """Say what is counted of a stream."""
+    calls = np.array(stream.calls, float)
+    return {
+        "epochs": stream.epochs,
+        "promised": stream.promised,
+        "broken": stream.broken,
+        "noticed": stream.noticed,
+        "calls": [100 * calls[500:600].mean(), 100 * calls[900:1000].mean()],
+    }
+
+
+def _row_of(world: World, found: Sequence[dict[str, Any]]) -> list[Any]:
+    epochs, broken = (sum(one[name] for one in found) for name in ("epochs", "broken"))
+    says = world.says
+    if world.turns_at:
+        noticed = [one["noticed"] for one in found if one["noticed"]]
+        says += f"; withdrawn {np.median(noticed):.0f} rows later in {len(noticed)} streams"
+    calls = np.array([one["calls"] for one in found]).mean(0)
+    promised = sum(one["promised"] for one in found)
+    most = _at_most(broken, epochs)
+    at = [f"{one:.0f}" for one in calls]
+    return [f"{world.name}: {says}", epochs, promised, broken, most, *at]
+
+
+def _at_most(broken: int, epochs: int) -> str:
+    return f"{100 * upper_bound(broken, epochs, 0.95):.1f} %"
 
 
 if __name__ == "__main__":
