@@ -13,6 +13,7 @@ import pytest
 from command import moa
 
 from moa.agents.classifier import Classifier
+from moa.agents.filter import Filter
 from moa.calibration import learning as module
 from moa.calibration.answer_rows import FIGURES
 from moa.calibration.answers import AnswerStore
@@ -369,6 +370,33 @@ async def test_nothing_is_learned_from_the_small_endpoint_itself(tmp_path: Path)
     cascade = Cascade(small=topic, large=topic, learn=tmp_path / "a.db")
     with pytest.raises(ConfigError, match="nothing can be learned"):
         await cascade.run("Hm.")
+
+
+async def test_a_filter_learns_the_verdicts_of_the_large_one_whatever_its_own_threshold(
+    tmp_path: Path,
+) -> None:
+    def rule(text: str) -> Step:
+        return {"filter": {"yes": 0.8 if "card" in text else 0.2}}
+
+    small, large = (
+        Filter(
+            SimulatedEndpoint(name=name, tier=tier, rule=rule),
+            "about cards",
+            action="drop",
+            threshold=threshold,
+        )
+        for name, tier, threshold in (("small", "slm", 0.999), ("large", "llm", 0.5))
+    )
+    cascade = Cascade(small=small, large=large, learn=tmp_path / "a.db")
+    stream = Stream(tmp_path)
+    for text in stream.texts(220):
+        await cascade.run(text)
+    assert cascade.learner is not None
+    (await cascade.learner.student.ready()).wait()
+    found = [(text, await cascade.run(text)) for text in stream.texts(40)]
+    by_small = [(text, one.output.kept) for text, one in found if one.tier == 0]
+    assert len(by_small) > 30
+    assert all(kept == ("card" not in text) for text, kept in by_small)
 
 
 def test_what_is_accepted_is_learned_and_not_given(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature, read_vector
 from moa.calibration.file import QuestionRecord
-from moa.calibration.labelled import label_of
+from moa.calibration.labelled import OTHERWISE, label_of
 from moa.context import RunContext, quiet
 from moa.endpoints.encoders import feeds_heads
 from moa.endpoints.known import identity_of
@@ -32,7 +33,7 @@ from moa.errors import (
 )
 from moa.graphs.fields import beside_config
 from moa.node import Frozen, Node, Result
-from moa.questions import NONE_OF_THESE, Answer, Question
+from moa.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.rows._stores import is_address
 
 if TYPE_CHECKING:
@@ -107,6 +108,26 @@ class Considered(NamedTuple):
     head: Head | None
 
 
+class Decision(NamedTuple):
+    """Another decision on the same texts, which isn't learned, and is to be the large model's too.
+
+    What doesn't change what becomes of a text makes no difference: both functions give the same
+    for it.
+    """
+
+    agent: DecidingAgent[Any]
+    """Asks one question."""
+    made: Callable[[Any], object]
+    """Of what the agent gives: what hangs on it; `None` where it gave no answer."""
+    said: Callable[[str], object]
+    """Of the name of the option that the large model gives: the same."""
+
+    @property
+    def name(self) -> str:
+        """Name of the question."""
+        return self.agent.questions[0].name
+
+
 class Student:
     """A node that learns from what a large model says to the same texts.
 
@@ -114,12 +135,15 @@ class Student:
         name: Of the graph, for errors.
         small: Asks one question.
         learn: Where it is kept, and whose answer is given.
+        others: Decisions that must be the large model's too where its own answer is given.
 
     Raises:
         ConfigError: the node asks no question, or several.
     """
 
-    def __init__(self, name: str, small: Node[Any, Any], learn: Learn) -> None:
+    def __init__(
+        self, name: str, small: Node[Any, Any], learn: Learn, others: Sequence[Decision] = ()
+    ) -> None:
         if not isinstance(small, DecidingAgent) or len(small.questions) != 1:
             raise ConfigError(
                 f"{name!r}: learn takes a small node that asks one question, such as a "
@@ -127,7 +151,11 @@ class Student:
             )
         self.small: DecidingAgent[Any] = cast("Any", small)
         self.learn = learn
-        self.question: Question = self.small.questions[0]
+        self.others = others
+        self.asked: Question = self.small.questions[0]
+        """What the small node asks."""
+        self.question = _with_otherwise(self.asked) if others else self.asked
+        """What is learned."""
         encoder = self.small.encoder
         self._encodes = encoder is not None and feeds_heads(encoder)
         self._lock = Lock()
@@ -181,18 +209,19 @@ class Student:
 
     async def _made_of(self, context: RunContext) -> str:
         """Say what reads texts: a head says nothing of what others read."""
-        small = self.small
-        asked = [small.endpoint] if small.asks_endpoint else []
+        small, agents = self.small, (self.small, *(other.agent for other in self.others))
+        asked = [small.endpoint] if any(agent.asks_endpoint for agent in agents) else []
         if small.encoder is not None and self._encodes:
             asked.append(small.encoder)
         found = [await identity_of(one, context) for one in asked]
-        ways = "".join(one.calibration.model_dump_json(exclude={"made"}) for one in small.scorers)
+        scorers = [scorer for agent in agents for scorer in agent.scorers]
+        ways = "".join(one.calibration.model_dump_json(exclude={"made"}) for one in scorers)
         digest = hashlib.sha256(ways.encode()).hexdigest()[:12]
-        return json.dumps({"small": digest, "models": [[one.model, one.digest] for one in found]})
+        return json.dumps({"calibrations": digest, "models": [[one.model, one.digest] for one in found]})
 
     async def _names(self, context: RunContext) -> Any:
         """Read the names of the options like texts: nobody had to label them."""
-        asked = self.question
+        asked = self.asked
         if not self._encodes or asked.kind != "choice":
             return None
         import numpy as np
@@ -226,15 +255,32 @@ class Student:
         """Give its own answer, by the head if one is in use; `None` where nothing was read."""
         if found.read is None:
             return None
-        if found.judged is None:
+        judged = found.judged
+        if judged is None or self._best(judged) == OTHERWISE:
             return replace(found.read.own, accepted=accepted)
+        own = judged.probabilities[: len(self.asked.options)]
         return Answer(
-            question=self.question,
-            probabilities=found.judged.probabilities,
+            question=self.asked,
+            probabilities=tuple(p / sum(own) for p in own),
             source="encoder",
             accepted=accepted,
             expected_precision=None,
         )
+
+    def label(self, given: Mapping[str, str], made: Mapping[str, object]) -> str | None:
+        """Give the label of a text, by what the large model says of it; `None`: it said nothing.
+
+        Args:
+            given: Names of the options that it gave, by the names of the questions.
+            made: What the agents of other decisions gave, by the same names.
+        """
+        asked = [self.asked.name, *(other.name for other in self.others)]
+        if not given.keys() >= set(asked):
+            return None
+        alike = all(
+            other.said(given[other.name]) == other.made(made[other.name]) for other in self.others
+        )
+        return given[self.asked.name] if alike else OTHERWISE
 
     async def add(self, found: Considered, own: RunContext, *, by_small: bool = False) -> int:
         """Keep a text before anybody is asked, and return its place."""
@@ -304,7 +350,7 @@ class Student:
     async def take(
         self,
         text: str,
-        label: str,
+        given: Mapping[str, object],
         own: RunContext,
         *,
         case: str | None = None,
@@ -318,20 +364,22 @@ class Student:
 
         Args:
             text: What was answered.
-            label: The answer.
+            given: The answers, by the names of the questions. Where those of others lack, the text
+                is fitted to alone.
             own: Of the run.
             case: What it belongs to.
             chosen: Whether it was chosen to be labelled, so that it is fitted to alone.
             people: Whether people have labelled it.
 
         Raises:
-            InputError: the label is none of the question's.
+            InputError: a label is none of its question's.
         """
         from moa.calibration.answer_rows import Answered
 
         learning = await self.ready(own)
         store = learning.store
-        name = label_of(self.question, label)
+        named = self._named(given)
+        name = named.get(self.asked.name)
         side = store.coin.toss(text, case)
         if name is None:
             return False
@@ -339,13 +387,23 @@ class Student:
         if not drawn and await store.beside(lambda: store.places_of(side)):
             return False
         state, _ = await store.beside(learning.now)
-        fits_alone = people or chosen
+        fits_alone = people or chosen or len(named) <= len(self.others)
+        if self.others and not fits_alone:
+            made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
+            name = self.label(named, made)
         held = side.is_held_out(state.looks) and not fits_alone
         found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
-        row = self._row(found, by_small=False)._replace(source="person" if fits_alone else "log")
+        source = "person" if people or chosen else "log"
+        row = self._row(found, by_small=False)._replace(source=source)
         place = await store.beside(lambda: store.add(row, state.epoch))
         await self._settle(place, Answered(name, calls=0), own)
         return True
+
+    def _named(self, given: Mapping[str, object]) -> dict[str, str]:
+        """Name the options that were given, of the questions that matter here."""
+        asked = (self.asked, *(other.agent.questions[0] for other in self.others))
+        found = {one.name: label_of(one, given[one.name]) for one in asked if one.name in given}
+        return {name: label for name, label in found.items() if label is not None}
 
     async def _read(self, text: str, own: RunContext) -> TextRead | None:
         """Read a text; `None` where it can't be, and the large model answers."""
@@ -365,9 +423,10 @@ class Student:
             options = range(len(answer.question.options))
             given = tuple(_WRITTEN if i == answer.written else rest for i in options)
             answer = Answer(question=answer.question, probabilities=given)
-        return TextRead(
-            answer, (*logs_of(answer).tolist(), *(further[0].vector if further else ()))
-        )
+        logs = logs_of(answer).tolist()
+        if self.others:
+            logs.append(-math.log(len(self.question.options)))  # it says nothing of OTHERWISE
+        return TextRead(answer, (*logs, *(further[0].vector if further else ())))
 
     @staticmethod
     def _rounded(read: TextRead) -> Any:
@@ -426,6 +485,10 @@ class Student:
     def _best(self, judged: Judged) -> str:
         place = judged.probabilities.index(max(judged.probabilities))
         return self.question.options[place].name
+
+
+def _with_otherwise(asked: Question) -> Question:
+    return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
 def _said(result: Result[Any], label: str | None) -> Answered:
