@@ -110,14 +110,14 @@ def test_a_file_whose_question_differs_in_a_word_says_in_which(tmp_path: Path) -
 
     with AnswerStore(tmp_path / "a.db") as store:
         store.bind(asked("a payment card"), "m")
-        with pytest.raises(ConfigError, match="card' means was .a payment card., and not .a map"):
+        with pytest.raises(ConfigError, match=r"card' means was .a payment card., and not .a map"):
             store.bind(asked("a map"), "m")
 
 
 def test_answers_of_an_older_version_say_what_to_do(store: AnswerStore, where: str) -> None:
     store._store.run("alter table moa_learn_rows drop column moot")
     for begun in (True, False):
-        with pytest.raises(ConfigError, match="older version.*moot.*another file"):
+        with pytest.raises(ConfigError, match=r"older version.*moot.*another file"):
             AnswerStore(where, begun=begun).open()
 
 

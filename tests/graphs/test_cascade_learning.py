@@ -273,7 +273,10 @@ async def label(cascade: Topic, rows: dict[str, str], *, people: bool = True) ->
     assert cascade.learner is not None
     student = cascade.learner.student
     said = rows.items()
-    return [await student.take(text, name, RunContext(), people=people) for text, name in said]
+    return [
+        await student.take(text, {"classifier": name}, RunContext(), people=people)
+        for text, name in said
+    ]
 
 
 async def test_people_show_how_often_it_is_right_on_rows_that_were_drawn_for_them(

@@ -217,7 +217,9 @@ class Student:
         scorers = [scorer for agent in agents for scorer in agent.scorers]
         ways = "".join(one.calibration.model_dump_json(exclude={"made"}) for one in scorers)
         digest = hashlib.sha256(ways.encode()).hexdigest()[:12]
-        return json.dumps({"calibrations": digest, "models": [[one.model, one.digest] for one in found]})
+        return json.dumps(
+            {"calibrations": digest, "models": [[one.model, one.digest] for one in found]}
+        )
 
     async def _names(self, context: RunContext) -> Any:
         """Read the names of the options like texts: nobody had to label them."""
