@@ -319,9 +319,9 @@ async def test_a_reply_that_breaks_off_is_a_draft_and_keeps_its_label(inbox: Inb
     support = inbox.support()
     (node,) = [one for one in support.members() if isinstance(one, LearningWriter)]
     for fence in ("", "```json\n"):
+        whole = json.dumps({"intent": "card", **CALM_SAID, "reply": "A colleague looks"})
         cut = Completion(
-            text=fence
-            + json.dumps({"intent": "card", **CALM_SAID, "reply": "A colleague looks"})[:-2],
+            text=fence + whole[:-2],
             endpoint="large",
             model="m",
             finish_reason="length",
