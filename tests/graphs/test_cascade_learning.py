@@ -272,11 +272,8 @@ def test_texts_are_kept_only_where_that_was_asked_for(tmp_path: Path, keep: bool
 async def label(cascade: Topic, rows: dict[str, str], *, people: bool = True) -> list[bool]:
     assert cascade.learner is not None
     student = cascade.learner.student
-    said = rows.items()
-    return [
-        await student.take(text, {"classifier": name}, RunContext(), people=people)
-        for text, name in said
-    ]
+    said = [(text, {"classifier": name}) for text, name in rows.items()]
+    return [await student.take(text, one, RunContext(), people=people) for text, one in said]
 
 
 async def test_people_show_how_often_it_is_right_on_rows_that_were_drawn_for_them(
