@@ -340,17 +340,18 @@ def test_a_small_node_that_asks_no_question_can_not_learn(tmp_path: Path) -> Non
         Cascade(small=agent, large=agent, learn=tmp_path / "a.db")
 
 
-async def test_a_wrong_key_leaves_no_row_that_would_count_as_a_difference(
-    tmp_path: Path,
+@pytest.mark.parametrize(("status", "rows"), [(401, 0), (403, 1)])
+async def test_a_wrong_key_leaves_no_row_and_a_text_that_moderation_refuses_leaves_one(
+    tmp_path: Path, status: int, rows: int
 ) -> None:
-    wrong = EndpointUnauthorized("wrong key", endpoint="large", status=401)
+    refused = EndpointUnauthorized("no", endpoint="large", status=status)
     small = SimulatedEndpoint(name="small", rule=lambda _: {"classifier": {"app": 0.9}})
-    large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: wrong)
+    large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: refused)
     first, last = (Classifier(one, LABELS) for one in (small, large))
     cascade: Topic = Cascade(small=first, large=last, learn=tmp_path / "a.db")
     with pytest.raises(EndpointUnauthorized):
         await cascade.run("Hm.")
-    assert (await figures(cascade)).inputs == 0
+    assert (await figures(cascade)).inputs == rows
 
 
 async def test_a_row_that_is_forgotten_counts_as_a_difference(stream: Stream) -> None:

@@ -214,8 +214,9 @@ async def test_what_differs_is_what_would_become_of_a_message(
 
 async def test_other_words_for_what_is_spam_take_other_answers(inbox: Inbox) -> None:
     await run(inbox.support(), "My card is gone.")
-    with pytest.raises(ConfigError, match="another set of models"):
-        await run(inbox.support(spam="a song"), "My card is gone.")
+    for given in ({"spam": "a song"}, {"threshold": 0.7}):
+        with pytest.raises(ConfigError, match="another set of models"):
+            await run(inbox.support(**given), "My card is gone.")
 
 
 async def test_a_log_without_the_other_answers_is_fitted_to_alone(inbox: Inbox) -> None:

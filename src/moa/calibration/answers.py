@@ -512,13 +512,13 @@ class AnswerStore:
         )
         return [(int(epoch), float(at), int(first), why) for epoch, at, first, why in found]
 
-    def looks(self) -> list[tuple[int, int, int, str | None, int, str | None]]:
-        """Return each look: epoch, number, last row, what it said, if it is used, its audit."""
+    def looks(self) -> list[tuple[int, int, int, str | None, int]]:
+        """Return each look: epoch, number, last row, what it said, if it is used."""
         found = self._run(
-            "select epoch, look, cut, said, used, audit from moa_learn_looks where job = ? "
+            "select epoch, look, cut, said, used from moa_learn_looks where job = ? "
             "order by epoch, look"
         )
-        return [(int(e), int(n), int(cut), said, int(u), a) for e, n, cut, said, u, a in found]
+        return [(int(e), int(n), int(cut), said, int(used)) for e, n, cut, said, used in found]
 
     def _read(self, which: str, *values: object) -> Rows:
         found = self._run(

@@ -48,7 +48,9 @@ _ENCODED = VectorFeature(name=ENCODER, source=ENCODER, sentences=True)
 _WRITTEN = 0.9
 """Probability that a label counts as having which was written, and has none."""
 SET_UP_WRONG = (EndpointUnauthorized, EndpointUnsupported, ConfigError)
-"""Errors that the large model gives to any text."""
+"""Errors of a large model that is set up wrong."""
+_OF_A_TEXT = (400, 403)
+"""Statuses that look like one of these, and that moderation gives to some texts alone."""
 
 
 class Learn(Frozen):
@@ -216,6 +218,7 @@ class Student:
         found = [await identity_of(one, context) for one in asked]
         scorers = [scorer for agent in agents for scorer in agent.scorers]
         ways = "".join(one.calibration.model_dump_json(exclude={"made"}) for one in scorers)
+        ways += "".join(str(getattr(other.agent, "threshold", "")) for other in self.others)
         digest = hashlib.sha256(ways.encode()).hexdigest()[:12]
         return json.dumps(
             {"calibrations": digest, "models": [[one.model, one.digest] for one in found]}
@@ -327,8 +330,8 @@ class Student:
             moot: Whether it is asked whatever the small answer is.
 
         Raises:
-            MoaError: it failed, which counts as another answer than any; or it is set up wrong,
-                which counts as nothing.
+            MoaError: it failed, which counts as another answer than any; or it is set up so wrong
+                that it would answer nothing, which counts as nothing.
         """
         from moa.calibration.answer_rows import Answered
 
@@ -336,11 +339,12 @@ class Student:
         start = time.perf_counter()
         try:
             result = await ask(own)
-        except SET_UP_WRONG:
-            await store.beside(lambda: store.drop(place))
-            raise  # whatever the text is: it would be no difference
-        except MoaError:
-            await self._settle(place, Answered(None, moot=moot), own)
+        except MoaError as error:
+            of_a_text = getattr(error, "status", None) in _OF_A_TEXT
+            if isinstance(error, SET_UP_WRONG) and not of_a_text:
+                await store.beside(lambda: store.drop(place))
+            else:
+                await self._settle(place, Answered(None, moot=moot), own)
             raise
         seconds = time.perf_counter() - start
         said = _said(result, label(result.output))._replace(seconds=seconds, moot=moot)
