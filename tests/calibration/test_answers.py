@@ -110,7 +110,7 @@ def test_a_file_whose_question_differs_in_a_word_says_in_which(tmp_path: Path) -
 
     with AnswerStore(tmp_path / "a.db") as store:
         store.bind(asked("a payment card"), "m")
-        with pytest.raises(ConfigError, match=r"card' means was .a payment card., and not .a map"):
+        with pytest.raises(ConfigError, match=r"card' means: was .a payment card., is .a map"):
             store.bind(asked("a map"), "m")
 
 

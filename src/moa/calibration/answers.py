@@ -557,7 +557,7 @@ def _difference(was: str, here: str) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{was}, and not {here}"
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    said = (f"{n} was {old.get(n, 'nothing')}, and not {new.get(n, 'nothing')}" for n in names)
+    said = (f"{n}: was {old.get(n, 'nothing')}, is {new.get(n, 'nothing')}" for n in names)
     return "; ".join(said)
 
 

@@ -111,18 +111,17 @@ class Considered(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Another decision on the same texts, which isn't learned, and is to be the large model's too.
+    """Another decision on the same texts: it isn't learned, and is to be as the large model's.
 
-    What doesn't change what becomes of a text makes no difference: both functions give the same
-    for it.
+    It is, where the same hangs on both, such as whether a text is set aside.
     """
 
     agent: DecidingAgent[Any]
     """Asks one question."""
     made: Callable[[Any], object]
-    """Of what the agent gives: what hangs on it; `None` where it gave no answer."""
+    """Tells what hangs on an answer of the agent's; `None`: it gave none."""
     said: Callable[[str], object]
-    """Of the name of the option that the large model gives: the same."""
+    """Tells what hangs on the option of this name, as the large model gives it."""
 
     @property
     def name(self) -> str:
@@ -264,9 +263,10 @@ class Student:
         if judged is None or self._best(judged) == OTHERWISE:
             return replace(found.read.own, accepted=accepted)
         own = judged.probabilities[: len(self.asked.options)]
+        total = sum(own)
         return Answer(
             question=self.asked,
-            probabilities=tuple(p / sum(own) for p in own),
+            probabilities=tuple(p / total for p in own),
             source="encoder",
             accepted=accepted,
             expected_precision=None,
