@@ -63,6 +63,8 @@ class World:
     """Longest run of near-copies; 0: none."""
     fails: float = 0.0
     """Share of calls that fail, of those alone in which the head would differ."""
+    others: bool = False
+    """Whether the first label says that another decision differs, so that it is never accepted."""
     turns_at: int = 0
     """Row from which on the large model calls one label by another's name; 0: none."""
 
@@ -84,6 +86,13 @@ WORLDS = (
         noise=0.05,
     ),
     World("bursts", "runs of up to 20 near-copies", apart=3.2, burst=20),
+    World(
+        "several decisions",
+        "for one input in eight another decision differs",
+        rare=0.12,
+        apart=3.5,
+        others=True,
+    ),
     World("failures", "calls fail where the head differs", apart=4.0, fails=0.5),
     World(
         "turn", "at row 1,500 one label takes another's name", apart=4.5, labels=6, turns_at=1500
@@ -138,9 +147,11 @@ class Gaussian:
 
     weights: Floats
     bias: Floats
+    others: bool
 
     @classmethod
-    def fit(cls, x: Floats, y: Ints, labels: int) -> Gaussian:
+    def fit(cls, x: Floats, y: Ints, world: World) -> Gaussian:
+        labels = world.labels
         target = np.eye(labels)[y]
         counts = target.sum(0)
         means = (target.T @ x) / np.maximum(counts, 1e-9)[:, None]
@@ -148,14 +159,15 @@ class Gaussian:
         spread = inside.T @ inside / max(1, len(x) - labels) + 0.3 * np.eye(x.shape[1])
         weights = np.linalg.solve(spread, means.T)
         prior = np.log((counts + 0.5) / (counts + 0.5).sum())
-        return cls(weights, prior - 0.5 * (means * weights.T).sum(1))
+        return cls(weights, prior - 0.5 * (means * weights.T).sum(1), world.others)
 
     def __call__(self, x: Floats) -> tuple[Ints, Floats]:
-        """Labels, and how sure it is of each."""
+        """Labels, and how sure it is of each; below 0 of what is never accepted."""
         logs = x @ self.weights + self.bias
         p = np.exp(logs - logs.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
-        return p.argmax(1), p.max(1)
+        given = p.argmax(1)
+        return given, np.where((given == 0) & self.others, -1.0, p.max(1))
 
 
 @dataclass
@@ -186,15 +198,15 @@ class Stream:
     """Rows from a turn to the withdrawal; 0: none."""
 
 
-def fit_side(x: Floats, y: Ints, labels: int, rng: np.random.Generator) -> tuple[Floats, Bools]:
+def fit_side(x: Floats, y: Ints, world: World, rng: np.random.Generator) -> tuple[Floats, Bools]:
     """How sure, and right, fits without each row are."""
     sure, right = np.zeros(len(x)), np.zeros(len(x), bool)
     parts = rng.permutation(len(x)) % 10
     for part in range(10):
         out = parts == part
-        given, sure[out] = Gaussian.fit(x[~out], y[~out], labels)(x[out])
-        right[out] = given == y[out]
-    return sure, right
+        given, sure[out] = Gaussian.fit(x[~out], y[~out], world)(x[out])
+        right[out] = (given == y[out]) & (sure[out] >= 0)
+    return np.maximum(sure, 0.0), right
 
 
 def run(world: World, seed: int, held_at_first: float | None = None) -> Stream:
@@ -303,8 +315,8 @@ def _look(
     counted = [r for r in epoch.held_rows if sides[r].key not in epoch.before]
     if len(fit) < 20 or len(set(y[fit].tolist())) < 2 or not counted:
         return None
-    head = Gaussian.fit(x[fit], y[fit], world.labels)
-    sure, right = fit_side(x[fit], y[fit], world.labels, rng)
+    head = Gaussian.fit(x[fit], y[fit], world)
+    sure, right = fit_side(x[fit], y[fit], world, rng)
     rows = np.array(counted)
     given, how = head(x[rows])
     missing = np.array([r in epoch.missing for r in counted])
