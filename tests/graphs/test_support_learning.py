@@ -179,20 +179,6 @@ async def test_an_intent_that_is_accepted_is_settled_without_a_call_of_the_large
     assert "95 % probability" in now.promise
 
 
-async def test_what_else_the_large_model_decides_otherwise_is_never_settled_without_it(
-    inbox: Inbox,
-) -> None:
-    inbox.said = {"card": {"sentiment": "negative"}}
-    support = await learned(inbox)
-    before = len(inbox.large.prompts)
-    texts = (await sides(support, inbox.texts(30), looks=1))[False]
-    for text in texts:
-        output = (await run(support, text)).output
-        assert isinstance(output, Answered if "card" in text else Routed)
-    cards = sum("card" in text for text in texts)
-    assert 0 < cards == len(inbox.large.prompts) - before
-
-
 @pytest.mark.parametrize(
     ("said", "differs"),
     [
