@@ -114,11 +114,16 @@ def test_a_file_whose_question_differs_in_a_word_says_in_which(tmp_path: Path) -
             store.bind(asked("a map"), "m")
 
 
-def test_answers_of_an_older_version_say_what_to_do(store: AnswerStore, where: str) -> None:
-    store._store.run("alter table moa_learn_rows drop column moot")
+def test_answers_of_an_older_version_say_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "answers.db"
+    with AnswerStore(file) as store:
+        store.bind("q", "m")
+    raw = sqlite3.connect(file)
+    raw.execute("alter table moa_learn_rows drop column moot")
+    raw.close()
     for begun in (True, False):
         with pytest.raises(ConfigError, match=r"older version.*moot.*another file"):
-            AnswerStore(where, begun=begun).open()
+            AnswerStore(file, begun=begun).open()
 
 
 def test_to_look_at_answers_that_are_not_there_makes_no_file(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_head_learns_where_another_decision_differs_and_accepts_nothing_there(
         places=np.arange(N),
         keys=tuple(map(str, range(N))),
         vectors=np.column_stack([np.full((N, 3), np.log(1 / 3)), vectors]),
-        labels=tuple(("a", "b", OTHERWISE)[one] for one in right),
+        labels=tuple(("a", "b", OTHERWISE)[int(one)] for one in right.tolist()),
         epochs=np.ones(N, np.intp),
         lengths=(1,) * N,
         languages=(None,) * N,

@@ -379,14 +379,10 @@ async def test_a_filter_learns_the_verdicts_of_the_large_one_whatever_its_own_th
     def rule(text: str) -> Step:
         return {"filter": {"yes": 0.8 if "card" in text else 0.2}}
 
+    ends = SimulatedEndpoint(name="small", rule=rule), SimulatedEndpoint(tier="llm", rule=rule)
     small, large = (
-        Filter(
-            SimulatedEndpoint(name=name, tier=tier, rule=rule),
-            "about cards",
-            action="drop",
-            threshold=threshold,
-        )
-        for name, tier, threshold in (("small", "slm", 0.999), ("large", "llm", 0.5))
+        Filter(one, "about cards", action="drop", threshold=threshold)
+        for one, threshold in zip(ends, (0.999, 0.5), strict=True)
     )
     cascade = Cascade(small=small, large=large, learn=tmp_path / "a.db")
     stream = Stream(tmp_path)

@@ -77,7 +77,9 @@ class Logged(Labelled):
         Raises:
             InputError: it has none to that.
         """
-        found = {**(self.model_extra or {}), **({name: self.label} if self.label else {})}
+        found: dict[str, object] = dict(self.model_extra or {})
+        if self.label:
+            found[name] = self.label
         if name not in found:
             raise InputError(f"the row with {self.text[:60]!r} has no label, and no {name!r}")
         return found

@@ -113,15 +113,15 @@ class Considered(NamedTuple):
 class Decision(NamedTuple):
     """Another decision on the same texts: it isn't learned, and is to be as the large model's.
 
-    It is, where the same hangs on both, such as whether a text is set aside.
+    All that hangs on it is whether it is one of its options, such as whether a text is spam.
     """
 
     agent: DecidingAgent[Any]
     """Asks one question."""
-    made: Callable[[Any], object]
-    """Tells what hangs on an answer of the agent's; `None`: it gave none."""
-    said: Callable[[str], object]
-    """Tells what hangs on the option of this name, as the large model gives it."""
+    option: str
+    """The name of that option."""
+    is_it: Callable[[Any], bool | None]
+    """Tells of what the agent gives whether it is that one; `None`: it gave no answer."""
 
     @property
     def name(self) -> str:
@@ -283,7 +283,8 @@ class Student:
         if not given.keys() >= set(asked):
             return None
         alike = all(
-            other.said(given[other.name]) == other.made(made[other.name]) for other in self.others
+            (given[other.name] == other.option) == other.is_it(made[other.name])
+            for other in self.others
         )
         return given[self.asked.name] if alike else OTHERWISE
 
@@ -385,24 +386,24 @@ class Student:
         learning = await self.ready(own)
         store = learning.store
         named = self._named(given)
-        name = named.get(self.asked.name)
+        label = named.get(self.asked.name)
         side = store.coin.toss(text, case)
-        if name is None:
+        if label is None:
             return False
-        drawn = people and await store.beside(lambda: store.label_drawn(side, name))
+        drawn = people and await store.beside(lambda: store.label_drawn(side, label))
         if not drawn and await store.beside(lambda: store.places_of(side)):
             return False
         state, _ = await store.beside(learning.now)
-        fits_alone = people or chosen or len(named) <= len(self.others)
+        fits_alone, learned = people or chosen or len(named) <= len(self.others), label
         if self.others and not fits_alone:
             made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
-            name = self.label(named, made)
+            learned = self.label(named, made)
         held = side.is_held_out(state.looks) and not fits_alone
         found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
         source = "person" if people or chosen else "log"
         row = self._row(found, by_small=False)._replace(source=source)
         place = await store.beside(lambda: store.add(row, state.epoch))
-        await self._settle(place, Answered(name, calls=0), own)
+        await self._settle(place, Answered(learned, calls=0), own)
         return True
 
     def _named(self, given: Mapping[str, object]) -> dict[str, str]:

@@ -198,10 +198,10 @@ class Lessons(NamedTuple):
 def _decision(agent: DecidingAgent[Any]) -> Decision:
     """Say what hangs on a decision: whether a message is quarantined, or written to."""
     if isinstance(agent, Filter):
-        return Decision(agent, _is_stopped, lambda name: name == "yes")
+        return Decision(agent, "yes", _is_stopped)
     if isinstance(agent, Sentiment):
-        return Decision(agent, _is_unhappy, lambda name: name == "negative")
-    return Decision(agent, _is_urgent, lambda name: name == URGENT)
+        return Decision(agent, "negative", _is_unhappy)
+    return Decision(agent, URGENT, _is_urgent)
 
 
 def _is_stopped(verdict: Verdict) -> bool:
