@@ -198,6 +198,16 @@ async def test_what_differs_is_what_would_become_of_a_message(
     assert [row["label"] for row in await rows(support)] == [OTHERWISE if differs else "card"]
 
 
+async def test_a_decision_that_need_not_be_alike_is_not_asked_for(inbox: Inbox) -> None:
+    inbox.said = {"": {"urgency": "now"}}
+    learn = {"where": inbox.where, "alike": ["spam"]}
+    await run(inbox.support(learn=learn), "My card is gone.")
+    assert [row["label"] for row in await rows(inbox.support(learn=learn))] == ["card"]
+    prompt = inbox.large.prompts[0]
+    assert prompt.json_schema is not None
+    assert prompt.json_schema["properties"].keys() == {"intent", "spam", "reply"}
+
+
 async def test_other_words_for_what_is_spam_take_other_answers(inbox: Inbox) -> None:
     await run(inbox.support(), "My card is gone.")
     for given in ({"spam": "a song"}, {"threshold": 0.7}):

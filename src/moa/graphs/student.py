@@ -63,6 +63,9 @@ class Learn(Frozen):
     same, and what it would save is known: that is how to try it on what is in use."""
     keep_texts: bool = False
     """Whether texts are kept too: vectors and labels are enough to learn from."""
+    alike: tuple[Literal["spam", "sentiment", "urgency"], ...] = ("spam", "sentiment", "urgency")
+    """Of `support`, the decisions beside the intent that are to be the large model's too where it
+    isn't asked: whether a message is spam, unhappy, or urgent. A cascade has none."""
 
 
 def read_learn(given: object, info: ValidationInfo) -> object:

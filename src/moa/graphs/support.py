@@ -302,7 +302,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         self.student: Student | None = None
         if not isinstance(self.learn, Learn):
             return None
-        lessons = Lessons.of(intent, others, self.learn, self._writer)
+        alike = [one for one in others if one.questions[0].name in self.learn.alike]
+        lessons = Lessons.of(intent, alike, self.learn, self._writer)
         self.student = lessons.student
         return lessons
 
