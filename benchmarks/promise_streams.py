@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 
 from kept import Kept
-from messages import DATA, encoded, read, text_of
+from messages import encoded, read
 from moa import Cascade, Classifier, Endpoint, RunContext
 from moa.calibration.features import VectorFeature
 from moa.calibration.figures import figures_of
@@ -46,7 +46,6 @@ class Task:
 
     name: str
     folder: str
-    """In the folder of labelled sets, or a file beside the benchmarks."""
     question: str
     aims: tuple[int | None, int | None]
     """In rows 501 to 600 and 901 to 1,000."""
@@ -61,7 +60,6 @@ TASKS = (
     Task("spam", "sms_spam", "Is this message spam?", (12, 6)),
     Task("tweets", "sentiment2_tweets", "What is the sentiment of the text?", (35, 20)),
     Task("film reviews", "sentiment2_movie", "What is the sentiment of the text?", (None, None)),
-    Task("inbox", "support_learn.jsonl", "What is this message about?", (None, None), False),
 )
 
 
@@ -90,12 +88,11 @@ class Stream:
 
 def load(task: Task, data: Path, vectors: Path) -> Stream:
     """Read a task's rows, and encode the texts whose vectors a file hasn't."""
-    ours = DATA / task.folder
-    rows = read(ours if ours.is_file() else data / task.folder / "dev.jsonl")
+    rows = read(data / task.folder / "dev.jsonl")
     if len(rows) < ROWS:
         raise ConfigError(f"{task.folder} has {len(rows)} rows, and a stream takes {ROWS}")
-    texts = [text_of(row) for row in rows]
-    gold = [str(row.get("label", row.get("intent")) or "other") for row in rows]
+    texts = [str(row["text"]) for row in rows]
+    gold = [str(row["label"]) for row in rows]
     labels = sorted(set(gold))
     (question,) = Classifier("embedded", labels, task=task.question).questions
     # The vectors of a store have 16 bits, and so have those that are judged.
