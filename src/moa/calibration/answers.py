@@ -201,11 +201,10 @@ class AnswerStore:
 
     def settle(self, place: int, said: Answered) -> None:
         """Keep what the large model said. What counted as failed meanwhile stays so."""
-        self._run(
-            "update moa_learn_rows set done = 1, label = ?, again = ?, calls = ?, tokens = ?, "
-            "cost = ?, seconds = ?, moot = ? where job = ? and place = ? and done = 0",
-            *(*said[:-1], int(said.moot), self._store.job, place),
-            job_first=False,
+        self._end(
+            place,
+            "label = ?, again = ?, calls = ?, tokens = ?, cost = ?, seconds = ?, moot = ?",
+            *(*said[:-1], int(said.moot)),
         )
 
     def spare(self, place: int, *, moot: bool) -> None:
@@ -215,25 +214,15 @@ class AnswerStore:
             place: Of the row.
             moot: Whether it wouldn't be asked whatever the small one says.
         """
-        self._run(
-            "update moa_learn_rows set done = 1, by_small = 1, moot = ? where job = ? "
-            "and place = ? and done = 0 and held = 0",
-            *(int(moot), self._store.job, place),
-            job_first=False,
-        )
+        self._end(place, "by_small = 1, moot = ?", int(moot), where="done = 0 and held = 0")
 
     def drop(self, place: int) -> None:
         """Empty a row that nobody could have answered, whatever it is: the key was wrong.
 
         Its place stays taken. Given to another row, it would be one that audits have read already.
         """
-        self._run(
-            "update moa_learn_rows set source = ?, key = ?, held = 0, vector = null, given = null, "
-            "guess = null, language = null, length = 0, look = null, done = 1 where job = ? "
-            "and place = ? and done = 0",
-            *(DROPPED, f"{DROPPED} {place}", self._store.job, place),
-            job_first=False,
-        )
+        key = f"{DROPPED} {place}"
+        self._end(place, f"{_EMPTY}, held = 0, look = null, source = ?, key = ?", DROPPED, key)
 
     def forget(self, place: int) -> bool:
         """Drop all that was read of a row, and its label; return whether there was such a row.
@@ -243,20 +232,25 @@ class AnswerStore:
         """
         if self._file is not None:
             self._store.run("pragma secure_delete = on")
-        found = self._run(
-            "update moa_learn_rows set vector = null, label = null, again = null, given = null, "
-            "guess = null, length = 0, language = null, done = 1, key = ? where job = ? "
-            "and place = ? returning place",
-            *(f"{FORGOTTEN}{place}", self._store.job, place),
-            job_first=False,
-        )
+        key = f"{FORGOTTEN}{place}"
+        found = self._end(place, f"{_EMPTY}, label = null, again = null, key = ?", key, where="1=1")
         self._run(
             "update moa_learn_people set label = null, key = ? where job = ? and place = ?",
-            *(f"{FORGOTTEN}{place}", self._store.job, place),
+            *(key, self._store.job, place),
             job_first=False,
         )
         if self._file is not None:
             self._store.run("pragma wal_checkpoint(truncate)")
+        return found
+
+    def _end(self, place: int, what: str, *values: object, where: str = "done = 0") -> bool:
+        """Change a row that is done then; `False`: there is no such row."""
+        found = self._run(
+            f"update moa_learn_rows set done = 1, {what} where job = ? and place = ? and {where} "
+            "returning place",
+            *(*values, self._store.job, place),
+            job_first=False,
+        )
         return bool(found)
 
     def places_of(self, side: Side) -> list[int]:
@@ -545,6 +539,8 @@ class AnswerStore:
         return self._store.run(sql, *((self._store.job,) if job_first else ()), *values)
 
 
+_EMPTY = "vector = null, given = null, guess = null, language = null, length = 0"
+"""What is no longer known of a row."""
 _BOUND_TO = ("question", "set of models")
 _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 from moa_learn_rows h
     where h.job = r.job and h.key = r.key and h.held = 1 and h.epoch < r.epoch)"""
