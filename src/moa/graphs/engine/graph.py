@@ -451,7 +451,7 @@ class Graph(Generic[In]):
         if known is None:
             self._problems.append(
                 f"the labels of {source.name!r} are not known: annotate it with a Choice of an "
-                "Enum or a Literal, or say match(…, labels=[…])"
+                "Enum or a Literal, which a lambda can't be, or say match(…, labels=[…])"
             )
         outer, ways = self._branch, cast("Callable[[Any], Handle[Any]]", branch)
         for label in known or (None,):

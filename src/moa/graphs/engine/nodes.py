@@ -18,7 +18,6 @@ from moa.graphs.engine.types import (
     fits,
     miscounted,
     name_of,
-    picked,
     shown,
     signature_of,
 )
@@ -56,7 +55,7 @@ class Loop:
     def goal(self) -> str:
         """What it runs until, as far as a name says it; may be empty."""
         called = name_of(self.until)
-        return ".".join(picked(self.until)) if called == "<lambda>" else called
+        return "" if called == "<lambda>" else called
 
     async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
         """Run passes until one is good enough, and give the last one's output."""

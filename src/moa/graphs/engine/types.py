@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
 import types
@@ -161,9 +160,6 @@ def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
     return cast("type", get_origin(annotation) or annotation), get_args(annotation)
 
 
-_PLAIN_READS = frozenset(("RESUME", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_ATTR", "RETURN_VALUE"))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """Types as annotated; `UNKNOWN` where an annotation is missing or can't be read."""
@@ -250,32 +246,6 @@ def signature_of(work: Any) -> Signature:
     no annotation does.
     """
     return _node_signature(work) if is_node(work) else _function_signature(work)
-
-
-def picked(function: Callable[..., Any]) -> tuple[str, ...]:
-    """What a function such as `lambda v: v.a.b` picks, as `("a", "b")`; empty for any other."""
-    code = getattr(function, "__code__", None)
-    if code is None or code.co_argcount != 1:
-        return ()
-    steps = list(dis.get_instructions(code))
-    if any(step.opname not in _PLAIN_READS for step in steps):
-        return ()
-    return tuple(str(step.argval) for step in steps if step.opname == "LOAD_ATTR")
-
-
-def field_type(source: object, fields: tuple[str, ...]) -> object:
-    """Type of a field of a field … of a value of type `source`, as far as annotations tell."""
-    return functools.reduce(_attribute, fields, source) if fields else UNKNOWN
-
-
-def _attribute(owner: object, name: str) -> object:
-    if not isinstance(owner, type):
-        return UNKNOWN
-    member = inspect.getattr_static(owner, name, None)
-    if isinstance(member, property) and member.fget is not None:
-        return _hints(member.fget).get("return", UNKNOWN)
-    found = _hints(owner).get(name, UNKNOWN)
-    return UNKNOWN if _has_type_variables(found) else found
 
 
 def _node_signature(node: Node[Any, Any]) -> Signature:
