@@ -10,7 +10,7 @@ from moa.context import RunContext, run_context
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Sketch, sketch_plan
-from moa.graphs.engine.nodes import Asked, Human, Loop, is_kept
+from moa.graphs.engine.nodes import Asked, Human, Loop, as_node, is_kept
 from moa.graphs.engine.plan import Plan, check, plan_of
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.steps import (
@@ -58,8 +58,9 @@ H = TypeVar("H")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
-Work = Node[T, U] | Callable[[T], Awaitable[U]]
-"""A node, or an asynchronous function of one argument that stands for one."""
+Work = Node[T, U] | Callable[[T], Awaitable[U]] | Callable[[T, RunContext], Awaitable[U]]
+"""A node, or an asynchronous function that stands for one: of its input, and of the run's context
+where it asks agents."""
 Condition = Handle[bool] | Handle[bool | Skipped]
 
 
@@ -177,8 +178,8 @@ class Graph(Generic[In]):
         doesn't accept `Skipped`. What needs a skipped node is skipped in turn.
 
         Args:
-            node: A node, or a function of one argument: asynchronous, quick, or with `thread` one
-                that blocks.
+            node: A node; `async def f(request, context: RunContext)`, which is one; or a function
+                of one argument: asynchronous, quick, or with `thread` one that blocks.
             source: What it is given.
             when: Decides whether it runs.
             otherwise: Stands in where it is skipped. Nothing that only this needs runs before.
@@ -193,6 +194,7 @@ class Graph(Generic[In]):
             WiringError: what is given is no node or no handle, or `thread` doesn't suit it.
         """
         check_work(node)
+        node = as_node(node)
         signature = signature_of(node)
         if thread and (is_node(node) or signature.waits):
             raise WiringError(
@@ -268,6 +270,7 @@ class Graph(Generic[In]):
             WiringError: what is given is no node or no handle.
         """
         check_work(body)
+        body = as_node(body)
         loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
         self._problems += loop.problems()
         return self.add(loop, source)

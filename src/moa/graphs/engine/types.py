@@ -23,6 +23,7 @@ from typing import (
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa.agents.base import said
+from moa.context import RunContext
 from moa.errors import InputError, OutputError, StoreError, WiringError
 from moa.node import Node, Result
 
@@ -189,6 +190,19 @@ class Signature:
 def is_node(work: object) -> bool:
     """Whether `work` has the shape of a node; else it is a function."""
     return hasattr(work, "run") and not isinstance(work, type)
+
+
+def takes_context(work: object) -> bool:
+    """Whether `work` is a function of a request and of a context: a node written as a function."""
+    if is_node(work) or isinstance(work, type) or not callable(work):
+        return False
+    try:
+        _, context = inspect.signature(work).parameters.values()
+    except (ValueError, TypeError):  # other than two parameters, or a builtin without a signature
+        return False
+    # Where a name is imported for checkers alone, the annotation stays a string.
+    named = context.annotation is context.empty and context.name == "context"
+    return named or context.annotation in (RunContext, "RunContext", "moa.RunContext")
 
 
 def miscounted(what: str, function: Callable[..., Any], given: int) -> Iterator[str]:
