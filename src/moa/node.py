@@ -57,6 +57,8 @@ class Result(Generic[Out_co]):
     messages: tuple[Message, ...] = ()
     """Of an agent that writes: what was said, with tool calls and results, for the next run's
     `history`. The agent's instructions and examples are not in it."""
+    new_messages: tuple[Message, ...] = ()
+    """Those of `messages` that this run added to its history."""
 
     def __repr__(self) -> str:
         return f"Result({self.output!r}, {self.usage.line()})"

@@ -29,7 +29,7 @@ from moa.usage import Tier
 
 T = TypeVar("T")
 In = TypeVar("In", default=str | BaseModel)
-Out = TypeVar("Out", bound=BaseModel, default=Reply)
+Out = TypeVar("Out", default=Reply)
 Make = TypeVar("Make", bound=Callable[..., Any])
 
 _WHO_CAN: dict[Capability, str] = {
@@ -101,7 +101,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
     input_type: Any
     """What it takes: a class, or a union of classes."""
     output_type: Any
-    """What it gives: a pydantic model."""
+    """What it gives: a pydantic model, or another type that JSON can hold."""
 
     def __init__(
         self, *, name: str | None = None, budget: Budget = UNLIMITED, timeout_s: float | None = None
