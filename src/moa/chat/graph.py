@@ -185,7 +185,9 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
 
     async def prompts(self, request: UserMessage, context: RunContext) -> list[SentPrompt]:
         """Write what is first sent for a message, and keep nothing of it."""
-        before = await self.threads.load(request.thread)
+        file: Path | None = getattr(self.threads.store, "file", None)
+        is_new = file is not None and not await asyncio.to_thread(file.exists)  # else made
+        before = Conversation() if is_new else await self.threads.load(request.thread)
         asked = _opened(request, before, context)
         return [*await rehearse(partial(Continuation(self).run, asked))]
 

@@ -77,7 +77,7 @@ def _show(path: str, asked: str, prompts: Sequence[SentPrompt], as_json: bool) -
     if asked == "later":
         said = "asked later, if at all: what is sent depends on earlier answers"
         said += ". Of the input alone it is:" if prompts else ""
-    out.print(f"{path}: {said}", style="bold", markup=False)
+    out.print(f"{path}: {said}".rstrip(), style="bold", markup=False)
     for sent in prompts:
         out.print(str(sent), markup=False, highlight=False, soft_wrap=True)
     out.print()
