@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,26 +40,21 @@ def rag(llm: ScriptedEndpoint) -> Rag:
     return Rag(retriever=BM25([passage]), writer=llm)
 
 
-@pytest.mark.parametrize(
-    ("make", "request_"),
-    [
-        pytest.param(lambda llm: Code(writer=llm), "Halve a number.", id="code"),
-        pytest.param(lambda llm: Write(llm=llm), Assignment(text="On ferries"), id="write"),
-        pytest.param(lambda llm: Summarize(llm=llm), Original(text=LONG), id="summarize"),
-        pytest.param(lambda llm: Solve(slm=llm, llm=llm), "3 bags at $4?", id="solve"),
-        pytest.param(rag, "How many cars does the ferry carry?", id="rag"),
-        pytest.param(
-            lambda llm: Research(llm=llm, answerer=rag(llm)), "How many cars?", id="research"
-        ),
-        pytest.param(
-            lambda llm: Mixture(proposers=[llm, llm], aggregator=llm), "Cars?", id="mixture"
-        ),
-        pytest.param(
-            lambda llm: Chat(slm=llm, llm=llm, store=":memory:"), UserMessage(text="Hi"), id="chat"
-        ),
-    ],
-)
-def test_a_recipe_shows_the_call_that_it_then_makes_first(make: Any, request_: Any) -> None:
+RECIPES: dict[str, tuple[Callable[[ScriptedEndpoint], Any], Any]] = {
+    "code": (lambda llm: Code(writer=llm), "Halve a number."),
+    "write": (lambda llm: Write(llm=llm), Assignment(text="On ferries")),
+    "summarize": (lambda llm: Summarize(llm=llm), Original(text=LONG)),
+    "solve": (lambda llm: Solve(slm=llm, llm=llm), "3 bags at $4?"),
+    "rag": (rag, "How many cars does the ferry carry?"),
+    "research": (lambda llm: Research(llm=llm, answerer=rag(llm)), "How many cars?"),
+    "mixture": (lambda llm: Mixture(proposers=[llm, llm], aggregator=llm), "Cars?"),
+    "chat": (lambda llm: Chat(slm=llm, llm=llm, store=":memory:"), UserMessage(text="Hi")),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_shows_the_call_that_it_then_makes_first(name: str) -> None:
+    make, request_ = RECIPES[name]
     llm = large()
     graph = make(llm)
     shown = graph.prompt(request_)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -99,9 +99,10 @@ def _agents(
         if isinstance(node, Agent) or node.asks_endpoint:
             yield here, node, is_wired
         return
-    members = getattr(node, "members", None)
+    members: Callable[[], Iterable[Any]] | None = getattr(node, "members", None)
     is_wired = isinstance(node, BuiltGraph | WiredRecipe)
-    for part in members() if members else parts_of(node) or ():
+    parts: Iterable[Any] = members() if members else parts_of(node) or ()
+    for part in parts:
         if is_node(part):
             yield from _agents(part, here, is_wired=is_wired)
 
