@@ -394,7 +394,8 @@ class Agent(TypedNode[In, Out]):
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write the first call that `request` makes; see `TypedNode.prompt`."""
-        messages, _ = self._opening(request, ())
+        talk = _TALK.get() or _Talk(())
+        messages, _ = self._opening(request, talk.history)
         return [await show(self.endpoint, self._prompt(messages, free=True), context)]
 
     async def _turns(

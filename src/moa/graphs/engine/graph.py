@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
+from moa._async import beside
 from moa.context import RunContext, run_context
+from moa.endpoints.rehearsal import rehearse
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Sketch, sketch_plan
@@ -41,6 +44,8 @@ from moa.questions import Choice
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
+
+    from moa.endpoints.sent import SentPrompt
 
 In = TypeVar("In")
 T = TypeVar("T")
@@ -561,6 +566,17 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
                 raise not_resumable(f"{own.node}/{self.plan.asks}")
             output = await Run(self.plan, own).output(request)
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
+
+    def prompt(self, request: In_contra, /) -> tuple[SentPrompt, ...]:
+        """Give the first model calls of a request without making them; see `TypedNode.prompt`.
+
+        Functions that stand before them are called.
+
+        Raises:
+            InputError: `request` is not of the graph's input type; nothing ran.
+            MoaError: it failed before it came to a call.
+        """
+        return beside(lambda: rehearse(partial(self.run, request)))
 
     def sketch(self, sketch: Sketch) -> None:
         """Draw its nodes, and what passes between them."""
