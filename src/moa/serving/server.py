@@ -68,8 +68,8 @@ class Settings:
     jobs: Path | None = None
     """Folder of the jobs; `None`: no jobs are taken."""
     starts_decide: bool = False
-    """Whether the small model that `decide` asks is started with the others, before `/ready`; else
-    at the first question. `moa serve` starts it."""
+    """Whether the small model that `decide` asks, if what is served is built on it too, is started
+    before `/ready`; else at the first question. `moa serve` starts it."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -205,10 +205,12 @@ class Server:
     async def _warm_decide(self) -> None:
         """Start what `decide` asks, with a question: its weights are read when it is asked first.
 
-        Where that fails, what was named is served all the same.
+        Where nothing that is served is built on it, or that fails, the first question does that.
         """
-        small = self.decides
-        if small is None or not isinstance(unwrapped(small), EmbeddedEndpoint):
+        built, small = self.endpoints.used, self.decides
+        if small is None or small not in built:
+            return
+        if not isinstance(unwrapped(small), EmbeddedEndpoint):
             return
         try:
             await warm([small])
