@@ -46,7 +46,7 @@ HOW = {
     "served": "--served NAME@URL…, models that a server such as vLLM has; `moa up` starts one",
     "scores": "--scores FILE, a model's scores of film reviews; where there is none it is made by "
     "the model that $MOA_MODEL names",
-    "vllm": "a vLLM in .vllm/: run `bash .ci/vllm make`",
+    "vllm": "a vLLM in .vllm/: run `bash .ci/vllm`",
 }
 """How to get what a section needs."""
 UNKNOWN = Stamp("unknown", "unknown")
