@@ -87,7 +87,7 @@ def told(notebook: Any) -> list[str]:
 
 
 def _steady(text: str) -> str:
-    return " ".join(re.sub(r"\d+\.\d+(e[+-]\d+)?", "#", text).split())
+    return " ".join(re.sub(r"\d+(\.\d+)?e[+-]\d+|\d+\.\d+", "#", text).split())
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ def docs(
         bool, typer.Option("--for-agents", help="Print the skill for coding agents.")
     ] = False,
 ) -> None:
-    """Print what a coding agent has to know to write with this version of moa.
+    """Print what coding agents have to know of moa.
 
-    It is a skill in the form of agentskills.io: how agents, graphs, calibrations, cascades and
-    tests are written, and ten mistakes. To have your coding agent find it, write it where that
+    It is a skill of this version, in the form of agentskills.io: how agents, graphs, calibrations,
+    cascades and tests are written, and ten mistakes. To have your coding agent find it, write it where that
     looks for skills:
 
         mkdir -p .claude/skills/moa
