@@ -35,7 +35,7 @@ def kept(name: str) -> Any:
     return cast("Any", nbformat).read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def executed(name: str, folder: Path) -> Any:
+def executed(name: str, folder: Path, *, cell_timeout_s: int | None = 240) -> Any:
     """Run a notebook from top to bottom, in a folder that looks like this project."""
     notebook = kept(name)
     place = folder / "examples"
@@ -43,7 +43,7 @@ def executed(name: str, folder: Path) -> Any:
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     client = NotebookClient(
         notebook,
-        timeout=240,
+        timeout=cell_timeout_s,
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
@@ -67,7 +67,7 @@ def outputs_of(notebook: Any) -> Iterator[tuple[str, str]]:
         for output in cell.get("outputs", ()):
             if "text" in output:
                 yield output.name, output.text
-            yield from output.get("data", {}).items()
+            yield from sorted(output.get("data", {}).items())
 
 
 def text_of(notebook: Any) -> str:
@@ -94,7 +94,7 @@ def main() -> None:
     """Keep the outputs of notebooks anew."""
     for name in sys.argv[1:] or [name for name in names() if name != WRITTEN]:
         with tempfile.TemporaryDirectory() as folder:
-            notebook = executed(name, Path(folder))
+            notebook = executed(name, Path(folder), cell_timeout_s=None)
         cast("Any", nbformat).write(notebook, FOLDER / f"{name}.ipynb")
         sys.stderr.write(f"{name}: {len(text_of(notebook))} characters of outputs\n")
 
