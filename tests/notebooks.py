@@ -78,7 +78,8 @@ def text_of(notebook: Any) -> str:
 def told(notebook: Any) -> list[str]:
     """Give what a notebook shows, without what differs from run to run and by machine.
 
-    These are figures with a point, such as seconds and probabilities, and pictures.
+    These are figures with a point, such as seconds and probabilities, pictures, and the order of
+    words: nodes that run side by side note what they did as they come.
     """
     return [
         kind if kind.startswith("image/") else f"{kind}: {_steady(str(what))}"
@@ -87,7 +88,8 @@ def told(notebook: Any) -> list[str]:
 
 
 def _steady(text: str) -> str:
-    return " ".join(re.sub(r"\d+(\.\d+)?e[+-]\d+|\d+\.\d+", "#", text).split())
+    words = re.sub(r"\d+(\.\d+)?e[+-]\d+|\d+\.\d+", "#", text).split()
+    return " ".join(sorted(words))
 
 
 def main() -> None:
