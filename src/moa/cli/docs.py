@@ -23,8 +23,8 @@ def docs(
     """Print what coding agents have to know of moa.
 
     It is a skill of this version, in the form of agentskills.io: how agents, graphs, calibrations,
-    cascades and tests are written, and ten mistakes. To have your coding agent find it, write it where that
-    looks for skills:
+    cascades and tests are written, and ten mistakes. To have your coding agent find it, write it
+    where that looks for skills:
 
         mkdir -p .claude/skills/moa
         moa docs --for-agents > .claude/skills/moa/SKILL.md
