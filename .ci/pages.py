@@ -1,10 +1,15 @@
-"""The site that mkdocs makes of the pages: examples as pages, pictures in light and dark."""
+"""The site that mkdocs makes of the pages: examples as pages, pictures in both schemes, `llms.txt`.
+
+`llms.txt` (llmstxt.org) lists the pages of the navigation for models, which read their Markdown: it
+lies beside the pages that are made of it, under the name that it has here.
+"""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,11 @@ _EXAMPLE = re.compile(r"\]\(\.\./examples/([\w/]+)\.(?:py|ipynb)\)")
 """A link to an example, which has a page of its own."""
 _OUTSIDE = re.compile(r"\[((?:`[^`]*`|[^\]`])+)\]\(\.\./[^)]*\)")
 """A link to a file that is no page."""
+_DRAWN = re.compile(r"!\[[^\]]*\]\(data:[^)]*\)\n*")
+"""A picture that a notebook holds itself, which no model reads as text."""
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+_NO_PROSE = ("#", "```", "!", "<", "|", ":::", "-", "[!")
+"""How blocks begin that don't say what a page is about."""
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([\w/.-]+)-(?:light|dark)\.png\)")
 """A picture that was taken in both schemes."""
 _DOCS = re.compile(r"\]\(\.\./docs/([^)]*)\)")
@@ -102,3 +112,47 @@ def _in_both_schemes(picture: re.Match[str]) -> str:
     """Show the picture that suits the reader's scheme: material hides the other."""
     said, name = picture.groups()
     return "".join(f"![{said}]({name}-{one}.png#only-{one})" for one in ("light", "dark"))
+
+
+def on_page_context(context: Any, page: Any, config: Any, nav: Any, **_: Any) -> Any:
+    """Write the Markdown of a page, and `llms.txt` with the first one; mkdocs calls it."""
+    site = Path(config.site_dir)
+    _write(site / page.file.src_uri, _DRAWN.sub("", page.markdown))
+    if page.is_homepage:
+        _write(site / "llms.txt", llms(config, nav))
+    return context
+
+
+def llms(config: Any, nav: Iterable[Any]) -> str:
+    """List the pages of a site under the headings of its navigation, each with what it is about."""
+    lines = [f"# {config.site_name}", "", f"> {config.site_description}"]
+    alone = [item for item in nav if not item.children]
+    headed = [(item.title, [item]) for item in nav if item.children]
+    for heading, items in ([("Start", alone)] if alone else []) + headed:
+        lines += ["", f"## {heading}", ""]
+        for page in (page for item in items for page in _pages(item)):
+            about = summary(page.markdown)
+            url = f"{config.site_url or ''}{page.file.src_uri}"
+            lines.append(f"- [{page.title}]({url})" + (f": {about}" if about else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _pages(item: Any) -> Iterator[Any]:
+    """Give the pages under a heading, however deep; links to elsewhere are none."""
+    if item.is_page:
+        yield item
+    for child in item.children or ():
+        yield from _pages(child)
+
+
+def summary(markdown: str) -> str:
+    """Give the first sentence of a page."""
+    blocks = (block.strip() for block in markdown.split("\n\n"))
+    prose = next((block for block in blocks if block and not block.startswith(_NO_PROSE)), "")
+    text = _LINK.sub(r"\1", " ".join(prose.split()))
+    return re.split(r"(?<=[.?]) ", text, maxsplit=1)[0].rstrip(":")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
