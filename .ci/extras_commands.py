@@ -145,6 +145,7 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield ("index", "papers", "--out", "index")
     yield ("chat",)
     yield ("new", "rag", "project")
+    yield ("docs", "--for-agents")
     yield ("mcp", "no such graph")
     yield ("serve", "no such graph")  # another one would be served until it is told to end
 

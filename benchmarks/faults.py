@@ -1,7 +1,7 @@
 """What a hundred faults of a server do to ten rows: `python benchmarks/faults.py`.
 
 Each peer runs in a process of its own against a failing server of its own. What is written goes
-into docs/reliability.md.
+into benchmarks/faults.md, and its sums into docs/faults.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from faults_server import FAULTS, Fault
 from report import table, write
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "reliability.md"
+PAGE = HERE.parent / "docs" / "faults.md"
+EACH = HERE / "faults.md"
+"""The page that has a line for each fault."""
 NAMES = {
     "moa": "`moa`",
     "openai": "`AsyncOpenAI`",
@@ -105,22 +107,30 @@ def _says(found: Found) -> str:
     return f"`{said.partition(':')[0]}`{said.partition(':')[2][:150]}"
 
 
-def body(found: dict[str, dict[str, Found]]) -> str:
-    """Write the section."""
+def sums(found: dict[str, dict[str, Found]]) -> str:
+    """Write what each peer lost, as a table."""
     totals = [
         [
             NAMES[peer],
             sum(max(0, best(f) - runs[f.name]["right"]) for f in FAULTS),
             sum(runs[f.name]["wrong"] for f in FAULTS),
-            f"{sum(runs[f.name]['seconds'] for f in FAULTS):.0f}",
             f"{max(runs[f.name]['seconds'] for f in FAULTS):.1f}",
-            sum(runs[f.name]["requests"] for f in FAULTS),
+            "**yes**" if any(runs[f.name]["leaked"] for f in FAULTS) else "no",
             f"{max(runs[f.name]['megabytes'] for f in FAULTS):.0f}",
         ]
         for peer, runs in found.items()
     ]
-    head = ["", "rows lost", "wrong answers given as right", "seconds in all", "longest fault, s"]
-    summary = table([*head, "requests", "peak memory, MB"], totals)
+    head = ["", "rows lost", "wrong answers given as right", "longest fault, s"]
+    return f"""\
+Ten rows at once, against a server that fails in one way, with each library's default retries. A row
+is *lost* if it could have been right. A text that is cut at `max_tokens` counts as wrong; the trace
+of `moa` says that it is cut. Each fault is in [`benchmarks/faults.md`](../benchmarks/faults.md).
+
+{table([*head, "key sent to another host", "peak memory, MB"], totals)}"""
+
+
+def each(found: dict[str, dict[str, Found]]) -> str:
+    """Write a line for each fault."""
     lines = [
         [
             f"{GROUPS[fault.work]}{fault.what}",
@@ -135,18 +145,14 @@ def body(found: dict[str, dict[str, Found]]) -> str:
         ["fault", "hits", "what `moa` says", "charged", *(NAMES[p] for p in found)], lines
     )
     return f"""\
-## A hundred faults of a server
-
 Ten rows at once against a server that fails in one way, on loopback. A fault hits one row of the
 ten each time, every row's first try, or all. All use a timeout of 1 s and their default retries,
 and collect failures instead of raising the first, so a bare `asyncio.gather` does worse than this.
-A row is *lost* where it could have been right and was not. The cells say: right rows of ten ·
-seconds until the last row ended · requests that the server saw. ⚠: rows were lost. *Charged* are
-the output tokens that `moa` counts against a budget; an answer has 8, and at most 512 were asked
-for: where nobody can know what was billed, it is the most that it can have been. A text that is
-cut at `max_tokens` is given by all; the trace of `moa` says that it is cut.
-
-{summary}
+The cells say: right rows of ten · seconds until the last row ended · requests that the server saw.
+⚠: rows were lost, that could have been right. *Charged* are the output tokens that `moa` counts
+against a budget; an answer has 8, and at most 512 were asked for: where nobody can know what was
+billed, it is the most that it can have been. All give a text that is cut at `max_tokens`; the trace
+of `moa` says that it is cut.
 
 {whole}"""
 
@@ -162,7 +168,8 @@ def main() -> None:
         found = dict(zip(peers, pool.map(lambda peer: try_all(peer, faults), peers), strict=True))
     if asked.only or peers != [*NAMES]:
         return
-    write("faults", "python benchmarks/faults.py", body(found), page=PAGE)
+    write("faults", "python benchmarks/faults.py", sums(found), page=PAGE)
+    write("faults", "python benchmarks/faults.py", each(found), page=EACH)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from sections import Stamp, commit_here, files_here, modules_of, section_of
+
+COMMIT, FILES = commit_here(), files_here()
+"""Those of the code that is measured: as it was when the benchmark was started."""
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Each section is written by the command it names. Figures are medians over repeats in one run;
-ratios travel between machines, absolute times don't.
+Each section is written by the command it names, and `python benchmarks/all.py` runs them all. A
+section is *of older code* where modules that it measures have changed since. Figures are medians
+over repeats in one run; ratios travel between machines, absolute times don't.
 """
 
 
@@ -46,10 +51,12 @@ def verdict(value: float, way: str, target: float, aim: float) -> str:
 
 
 def write(section: str, command: str, body: str, *, page: Path = PAGE) -> None:
-    """Replace a section of a page, or append it."""
+    """Replace a section of a page, or append it, and say of which code it is."""
     begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
     today = datetime.date.today().isoformat()
-    text = f"{begin}\n\n`{command}`, {today}, on {machine()}.\n\n{body.strip()}\n\n{end}"
+    ran = f"`{command}`, {today}, on {machine()}."
+    code = Stamp(COMMIT, modules_of(section_of(section), FILES))
+    text = f"{begin}{code}\n\n{ran}\n\n{body.strip()}\n\n{end}"
     whole = page.read_text() if page.exists() else HEAD
     if begin in whole:
         before, _, rest = whole.partition(begin)

@@ -25,10 +25,10 @@ from typing import Any
 
 import aiohttp
 import psutil
-import uvicorn
 
 import moa
 from moa import Agent, Graph, OpenAIEndpoint
+from moa.serving.listening import listening, uvicorn_for
 from report import table, verdict, write
 
 HERE = Path(__file__).parent
@@ -61,9 +61,8 @@ def agent_on(port: int) -> Agent[Any, Any]:
 async def serve(port: int) -> None:
     """Serve both, and tell what there is of this process whenever a line comes in."""
     app = moa.serve(graph_on(port), agent_on(port))
-    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    config = uvicorn.Config(app, ws="none", log_level="critical")
-    running = asyncio.ensure_future(uvicorn.Server(config).serve(sockets=[listener]))
+    listener = listening("127.0.0.1", 0)
+    running = asyncio.ensure_future(uvicorn_for(app, drain_s=5).serve(sockets=[listener]))
     print(listener.getsockname()[1], flush=True)
     own = psutil.Process()
     while await asyncio.to_thread(sys.stdin.readline):

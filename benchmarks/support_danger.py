@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from messages import DATA, MIXED, SHOP, encoded, learning, read_shop
+from heads import LANDMARKS
+from machines import Machine, Space, Sums
+from messages import DATA, LEVELS, MIXED, SHOP, Messages, encoded, learning, read_shop
 from moa.context import RunContext
 from moa.decisions.heads import shipped_heads
 from moa.decisions.relevance import words_head
+from moa.endpoints.encoders import E5_PARTS, USE_PARTS
 from moa.graphs.support import Support
 from moa.graphs.support_reading import DANGER, MAY_BE, SURE, DangerFinder
 from moa.testing import SimulatedEndpoint
@@ -30,21 +33,36 @@ TEXT = """
 {dangers} of {all} genuine messages to twenty-four businesses, to forty other trades and to the shop
 (held out) tell of danger to people: somebody is hurt or ill, or may be soon. One reader labelled
 them, among those whose urgency is `now`. *Found* is what goes to the queue `danger`; *false* are
-others that do, and *of them not urgent* those that aren't `now` either. The words and thresholds
-were chosen on the writers named first. The head of urgency was fitted to all of these messages but
-those to the shop, so that in new ones fewer may be found.
+others that do, and *of them not urgent* those that aren't `now` either. The words and the
+threshold of urgent messages were chosen on the writers named first, that of others on all but the
+shop's. The head of urgency was fitted to all of these messages but those to the shop, so that in
+new ones fewer are found: the last row reads them by heads that were fitted without their writer.
 
 {rows}
 """
 
 
-def called(vectors: Any) -> Any:
-    """Say of each message whether it goes to people first, as `with_danger` does."""
+def urgencies_apart(messages: Messages, vectors: Any) -> Any:
+    """Give the probabilities of urgency of genuine messages by heads without their writer."""
+    space = Space(vectors, (E5_PARTS, USE_PARTS), LANDMARKS)
+    own = messages.only(messages.genuine)
+    sums = Sums(space.features(vectors[messages.genuine]), own.writer)
+    return np.exp(Machine(space, sums, own.labels("urgency", LEVELS)).logs)
+
+
+def called(vectors: Any, urgency: Any = None) -> Any:
+    """Say of each message whether it goes to people first, as `with_danger` does.
+
+    Args:
+        vectors: Of the messages.
+        urgency: Probabilities of its levels; `None`: those of the shipped head.
+    """
     finder = DangerFinder(SimulatedEndpoint())
     (question,) = finder.questions
     head = asyncio.run(words_head(question, RunContext())).head
     danger = np.exp(head(vectors))[:, 0]
-    urgency = np.exp(shipped_heads("support")["urgency"](vectors))
+    if urgency is None:
+        urgency = np.exp(shipped_heads("support")["urgency"](vectors))
     least = Support.__pydantic_fields__["danger_threshold"].default  # type: ignore[attr-defined]
     urgent = urgency.argmax(1) == 2
     return (urgent & (danger >= least)) | ((urgency[:, 2] >= MAY_BE) & (danger >= max(least, SURE)))
@@ -61,7 +79,11 @@ def main() -> None:
     writer = np.concatenate([part.writer for part in parts])
     texts = [text for part in parts for text in part.texts]
     danger = np.isin(ids, (DATA / "support_danger.txt").read_text("utf-8").split())
-    first = called(encoded(given.cache / "messages.npz", texts))
+    found = encoded(given.cache / "messages.npz", [*learnt.texts, *texts])
+    whole, vectors = found[: len(learnt.rows)], found[len(learnt.rows) :]
+    first = called(vectors)
+    not_shops = learnt.writer[learnt.genuine] != SHOP
+    apart = called(whole[learnt.genuine][not_shops], urgencies_apart(learnt, whole)[not_shops])
     groups = {
         f"writers {', '.join(CHOSEN_ON)}: chosen on": np.isin(writer, CHOSEN_ON),
         "the other writers": ~np.isin(writer, CHOSEN_ON),
@@ -70,16 +92,26 @@ def main() -> None:
     }
     rows: list[list[object]] = []
     for name, own in groups.items():
-        found, false = first & danger & own, first & ~danger & own
+        right, false = first & danger & own, first & ~danger & own
         rows.append(
             [
                 name,
                 int(own.sum()),
-                f"{found.sum()} of {(danger & own).sum()}",
+                f"{right.sum()} of {(danger & own).sum()}",
                 f"{false.sum()} of {(~danger & own).sum()}",
                 int((false & ~now).sum()),
             ]
         )
+    few = slice(len(apart))
+    rows.append(
+        [
+            "all but the shop's, urgency without their writer",
+            len(apart),
+            f"{(apart & danger[few]).sum()} of {danger[few].sum()}",
+            f"{(apart & ~danger[few]).sum()} of {(~danger[few]).sum()}",
+            int((apart & ~danger[few] & ~now[few]).sum()),
+        ]
+    )
     shown = table(["", "messages", "found", "false", "of them not urgent"], rows)
     body = TEXT.format(dangers=int(danger.sum()), all=len(ids), rows=shown)
     print(f"{DANGER}\n{body}")

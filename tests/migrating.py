@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 import httpx2
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from openai import AsyncOpenAI
@@ -92,11 +91,7 @@ def _pydantic_ai(job: str, answer: Answer) -> dict[str, Any]:
             (tool,) = (*info.output_tools, *info.function_tools)
             return ModelResponse(parts=[ToolCallPart(tool.name, said)])
 
-        async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
-            for piece in _pieces(str((await say(messages, info)).text)):
-                yield piece
-
-        return FunctionModel(say, stream_function=stream)
+        return FunctionModel(say)
 
     return {
         "model": model(answer),
@@ -133,50 +128,19 @@ class ChatModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-class StreamingChatModel(ChatModel):
-    """One that streams."""
-
-    async def _astream(self, *given: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        for piece in _pieces(str(self.answer([], False))):
-            yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-
-
 def _langchain(job: str, answer: Answer) -> dict[str, Any]:
-    return {"model": (StreamingChatModel if job == "stream" else ChatModel)(answer=answer)}
+    return {"model": ChatModel(answer=answer)}
 
 
 def _openai(job: str, answer: Answer) -> dict[str, Any]:
     def serve(request: httpx2.Request) -> httpx2.Response:
-        body = json.loads(request.content)
-        used = any(message["role"] == "tool" for message in body["messages"])
-        said = answer([str(message.get("content")) for message in body["messages"]], used)
-        if body.get("stream"):
-            lines = [_line(piece) for piece in _pieces(str(said))]
-            return httpx2.Response(
-                200,
-                text="".join(lines) + "data: [DONE]\n\n",
-                headers={"content-type": "text/event-stream"},
-            )
-        message: dict[str, Any] = {"role": "assistant", "content": said}
-        logprobs: Any = None
-        if body.get("logprobs"):
-            label, confidence = ("card", 0.6) if body["model"] == "small" else ("app", 0.9)
-            message["content"] = label
-            token: Any = {"token": label, "logprob": math.log(confidence), "top_logprobs": []}
-            logprobs = {"content": [token]}
-        elif body.get("tools") and isinstance(said, dict):
-            call = {"name": body["tools"][0]["function"]["name"], "arguments": json.dumps(said)}
-            message["tool_calls"] = [{"id": "1", "type": "function", "function": call}]
-            message["content"] = None
-        elif isinstance(said, dict):
-            message["content"] = json.dumps(said)
-        choice: Any = {
-            "index": 0,
-            "message": message,
-            "finish_reason": "stop",
-            "logprobs": logprobs,
-        }
-        return httpx2.Response(200, json={**_HEAD, "choices": [choice]})
+        assert json.loads(request.content)["stream"]
+        lines = [_line(piece) for piece in _pieces(str(answer([], False)))]
+        return httpx2.Response(
+            200,
+            text="".join(lines) + "data: [DONE]\n\n",
+            headers={"content-type": "text/event-stream"},
+        )
 
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(serve))
     return {
@@ -184,31 +148,18 @@ def _openai(job: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-_HEAD = {"id": "1", "object": "chat.completion", "created": 1, "model": "stand-in"}
+_HEAD = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "stand-in"}
 
 
 def _line(piece: str) -> str:
     choice: Any = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
-    event: Any = {**_HEAD, "object": "chat.completion.chunk", "choices": [choice]}
+    event: Any = {**_HEAD, "choices": [choice]}
     return f"data: {json.dumps(event)}\n\n"
 
 
 def _dspy(job: str, answer: Answer) -> dict[str, Any]:
     dummy: Any = import_module("dspy.utils").DummyLM
-    said = {"extract": [{"order": json.dumps(ORDER)}], "tool": _STEPS, "chat": [_ADA]}
-    return {"lm": dummy(said.get(job, [{"answer": "Tomorrow."}]))}
-
-
-_STEPS = [
-    {
-        "next_thought": "Look it up.",
-        "next_tool_name": "in_stock",
-        "next_tool_args": '{"item": "pens"}',
-    },
-    {"next_thought": "Done.", "next_tool_name": "finish", "next_tool_args": "{}"},
-    {"reasoning": "It was looked up.", "answer": "There are 137 pens."},
-]
-_ADA = {"answer": "You are Ada."}
+    return {"lm": dummy([{"order": json.dumps(ORDER)}])}
 
 
 def _pieces(text: str) -> list[str]:

@@ -23,7 +23,10 @@ from moa.config.tables import AdapterConfig, AddressConfig, EngineConfig, Server
 from moa.graphs.loading import READY
 
 ROOT = Path(__file__).parent.parent
+SKILL = ROOT / "src" / "moa" / ".agents" / "skills" / "moa" / "SKILL.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXECUTED = [*PAGES, SKILL]
+"""Of which every block of Python runs, every command parses, every configuration is valid."""
 EMBEDDED = 'test="embedded"'
 ELSEWHERE = "job="
 """Of blocks that `test_migrating.py` runs."""
@@ -35,7 +38,7 @@ _ABSOLUTE = re.compile(r"(?<![\w.:/~$}])/(?:home|root|work|tmp|Users|usr|opt|var
 
 
 def _examples() -> Iterator[object]:
-    for example in find_examples(*PAGES):
+    for example in find_examples(*EXECUTED):
         if ELSEWHERE in example.prefix:
             continue
         marks = [pytest.mark.embedded] if EMBEDDED in example.prefix else []
@@ -48,7 +51,7 @@ def _blocks(page: Path, language: str) -> list[str]:
 
 
 def _commands() -> Iterator[object]:
-    for page in PAGES:
+    for page in EXECUTED:
         lines = "\n".join(_blocks(page, "bash")).replace("\\\n", " ").splitlines()
         for line in lines:
             for command in re.split(r"&&|\||;", line):
@@ -97,7 +100,7 @@ def test_the_files_and_functions_that_the_page_of_the_architecture_names_are_the
 
 
 def test_the_blocks_hold_under_a_strict_type_checker(tmp_path: Path) -> None:
-    for example in find_examples(*PAGES):
+    for example in find_examples(*EXECUTED):
         if ELSEWHERE in example.prefix:
             continue
         file = tmp_path / f"{example.path.stem}_{example.start_line}.py"
@@ -131,7 +134,7 @@ def test_a_command_is_one_that_moa_has(command: str) -> None:
         found.make_context(name, words)
 
 
-@pytest.mark.parametrize("block", [block for page in PAGES for block in _blocks(page, "toml")])
+@pytest.mark.parametrize("block", [block for page in EXECUTED for block in _blocks(page, "toml")])
 def test_a_configuration_is_valid(block: str, tmp_path: Path) -> None:
     file = tmp_path / "moa.toml"
     file.write_text(block, encoding="utf-8")
@@ -159,7 +162,7 @@ def test_links_inside_the_project_lead_somewhere(page: Path) -> None:
             assert anchor in _anchors(target), f"{page.name}: {link} names no heading"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
 def test_a_page_names_no_path_of_a_machine(page: Path) -> None:
     found = _ABSOLUTE.search(page.read_text(encoding="utf-8"))
     assert found is None, f"{page.name}: {found}"

@@ -18,6 +18,9 @@ STEERING = re.compile(
 )
 """Control characters but for line breaks and tabs, those that turn the direction of writing, and
 halves of characters, which no terminal takes."""
+_LONGEST = 400
+"""Characters of a cell in a table of HTML."""
+_STYLE = "color:inherit;background:none;text-align:left;white-space:pre-wrap"
 
 
 def words_in(text: str) -> list[str]:
@@ -60,12 +63,24 @@ def as_text(rows: Rows, *, right: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def as_html(rows: Rows) -> str:
-    """Write rows as a table of HTML, in which every cell is text."""
+def as_html(*tables: Rows) -> str:
+    """Write tables of HTML, in which every cell is text, cut where it is long.
+
+    They take the colours of the page around them, so that they can be read in dark mode too.
+    """
+    return "".join(map(_table, tables))
+
+
+def _table(rows: Rows) -> str:
     head, *body = rows
     lines = [_row(head, "th"), *(_row(row, "td") for row in body)]
-    return f"<table>{''.join(lines)}</table>"
+    return f'<table style="{_STYLE}">{"".join(lines)}</table>'
 
 
 def _row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<{tag}>{escape(_cut(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _cut(cell: str) -> str:
+    text = plain(cell)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

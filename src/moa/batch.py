@@ -22,6 +22,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, cast, get_args, get_or
 from pydantic import TypeAdapter, ValidationError
 
 from moa._async import cancel, gather
+from moa._text import as_html
 from moa.context import RunContext
 from moa.errors import (
     ConfigError,
@@ -33,7 +34,7 @@ from moa.errors import (
     QuorumNotMet,
 )
 from moa.journal import Journal
-from moa.node import Dropped, Node, Result, run_alone
+from moa.node import Dropped, Node, Result, note_rows, output_rows, run_alone
 from moa.trace import Note
 from moa.usage import Usage
 
@@ -132,6 +133,11 @@ class Item(Generic[Out_co]):
     def needed_llm(self) -> bool:
         """Whether a large model was asked, or would have been, had there been one."""
         return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
+
+    def _repr_html_(self) -> str:
+        rows = [(f"item {self.id}", self.status), ("input", str(self.input))]
+        rows += output_rows(self.output) if self.result else [("problem", self.problem or "")]
+        return as_html([*rows, ("used", self.usage.line()), *note_rows(self.trace)])
 
 
 def row_text(value: Value) -> str:

@@ -57,31 +57,36 @@ class Result(Generic[Out_co]):
     messages: tuple[Message, ...] = ()
     """Of an agent that writes: what was said, with tool calls and results, for the next run's
     `history`. The agent's instructions and examples are not in it."""
+    new_messages: tuple[Message, ...] = ()
+    """Those of `messages` that this run added to its history."""
 
     def __repr__(self) -> str:
         return f"Result({self.output!r}, {self.usage.line()})"
 
     def __str__(self) -> str:
-        notes = as_text(self._noted(), right=2)
-        return "\n\n".join(filter(None, (as_text(self._said(), right=2), str(self.usage), notes)))
+        notes = as_text(note_rows(self.trace), right=2)
+        said = as_text(output_rows(self.output), right=2)
+        return "\n\n".join(filter(None, (said, str(self.usage), notes)))
 
     def _repr_html_(self) -> str:
-        noted = self._noted()
-        tables = (self._said(), self.usage.table(), *([noted] if noted else ()))
-        return "".join(as_html(table) for table in tables)
+        noted = note_rows(self.trace)
+        tables = (output_rows(self.output), self.usage.table(), *([noted] if noted else ()))
+        return as_html(*tables)
 
-    def _said(self) -> list[tuple[str, str]]:
-        output: object = self.output
-        if not isinstance(output, BaseModel):
-            return [("output", str(output))]
-        name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
-        fields = output.model_dump().items()
-        return [("output", name), *((name, str(one)) for name, one in fields)]
 
-    def _noted(self) -> list[tuple[str, str]]:
-        """Give what is worth knowing beside who answered."""
-        notes = (note for note in self.trace if note.kind != "answered")
-        return [(note.kind, f"{note.node}: {note.text}") for note in notes]
+def output_rows(output: object) -> list[tuple[str, str]]:
+    """Give what came out in rows of a table: a text, or the fields of a model."""
+    if not isinstance(output, BaseModel):
+        return [("output", str(output))]
+    name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
+    fields = output.model_dump().items()
+    return [("output", name), *((name, str(one)) for name, one in fields)]
+
+
+def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:
+    """Give what is worth knowing beside who answered, in rows of a table."""
+    notes = (note for note in trace if note.kind != "answered")
+    return [(note.kind, f"{note.node}: {note.text}") for note in notes]
 
 
 class Node(Protocol[In_contra, Out_co]):

@@ -457,6 +457,43 @@ def answers_in(output: object, path: str = "") -> dict[str, Predicate | Choice[A
     }
 
 
+def answers_of(output: object, questions: Sequence[Question]) -> tuple[Answer, ...]:
+    """Read the answers to questions out of an output: the reverse of `fill` and of `of`.
+
+    Args:
+        output: An answer, to the one question that was asked, or a model made of answers.
+        questions: Those whose answers are wanted, in their order.
+    """
+    found = answers_in(output)
+    return tuple(_answer_to(one, found.get(one.name) or found[""]) for one in questions)
+
+
+def _answer_to(question: Question, typed: Predicate[Any] | Choice[Any] | Score[Any]) -> Answer:
+    names = [option.name for option in question.options]
+    picked = typed.said if typed.status == "answered" and not typed.untold else None
+    likely = typed.probabilities
+    return Answer(
+        question=question,
+        status=typed.status,
+        probabilities=tuple(likely[name] for name in names) if likely else None,
+        written=names.index(picked) if picked in names and not likely else None,
+        label_mass=typed.label_mass,
+        source=typed.source,
+        accepted=typed.accepted,
+        expected_precision=typed.expected_precision,
+        untold=typed.untold,
+        doubt="it is in doubt" if typed.doubtful else "",
+    )
+
+
+def gives_answers(kind: object) -> bool:
+    """Whether values of a type are an answer, or a model that is made of answers alone."""
+    if not isinstance(kind, type) or not issubclass(kind, BaseModel):
+        return False
+    fields = [field.annotation for field in kind.model_fields.values()]
+    return issubclass(kind, _Typed) or (bool(fields) and all(map(gives_answers, fields)))
+
+
 def questions_in(output: object) -> tuple[str, ...]:
     """Name the fields of a model that is made of typed answers alone; empty for any other."""
     names = tuple(answers_in(output))

@@ -227,16 +227,15 @@ class CostEstimate:
     how: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Price:
     """What an endpoint charges. All `None` means unknown, which is not free.
 
     A hosted model has prices per million tokens; a model on one's own hardware has a price per
-    hour of it. Where both are given they add up.
+    hour of it. Where both are given they add up. A float is read as it is written: `.1` is a tenth.
 
     Examples:
-        >>> from decimal import Decimal
-        >>> price = Price(input=Decimal("0.25"), output=Decimal(2))
+        >>> price = Price(input=.25, output=2)
         >>> large = ScriptedEndpoint(["Hello!"], price=price)
         >>> Agent(large, "Greet.").run_sync("Hi").usage.cost > 0
         True
@@ -250,6 +249,19 @@ class Price:
     """US dollars per million output tokens."""
     hour: Decimal | None = None
     """US dollars per hour of the hardware, charged for the seconds that a call takes."""
+
+    def __init__(
+        self,
+        *,
+        input: Decimal | float | None = None,
+        cached_input: Decimal | float | None = None,
+        output: Decimal | float | None = None,
+        hour: Decimal | float | None = None,
+    ) -> None:
+        given = {"input": input, "cached_input": cached_input, "output": output, "hour": hour}
+        for name, value in given.items():
+            exact = Decimal(repr(value)) if isinstance(value, float) else value
+            object.__setattr__(self, name, None if exact is None else Decimal(exact))
 
     @property
     def known(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -39,6 +39,31 @@ class Judge(Agent[Ballot, Verdict]):
 
 
 BALLOT = Ballot(question="Capital of Australia?", candidates=["Sydney", "Canberra"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "output"),
+    [
+        (int, '{"value": 3}', 3),
+        (list[str], '{"value": ["Rome", "Oslo"]}', ["Rome", "Oslo"]),
+        (list[str], '["Rome"]', ["Rome"]),
+        (Literal["yes", "no"], '{"value": "yes"}', "yes"),
+    ],
+)
+async def test_a_type_that_is_no_model_is_asked_for_as_one_and_given_itself(
+    kind: Any, written: str, output: Any
+) -> None:
+    endpoint = ScriptedEndpoint([written])
+    agent: Agent[Any, Any] = Agent(endpoint, "Find it.", output=kind, examples=[("a", output)])
+    assert (await agent.run("b")).output == output
+    schema: Any = endpoint.prompts[0].json_schema
+    assert schema["type"] == "object", "servers take no other"
+    assert '"value"' in endpoint.prompts[0].messages[2].content
+
+
+async def test_a_type_that_is_no_model_is_repaired_too() -> None:
+    agent = Agent(ScriptedEndpoint(['{"value": "many"}', '{"value": 3}']), "Count.", output=int)
+    assert (await agent.run("a")).output + 1 == 4
 
 
 class Cut(ScriptedEndpoint):
@@ -197,9 +222,10 @@ class Untyped(Agent):
         (lambda: Judge(ScriptedEndpoint(), repairs=-1), ConfigError, "repairs=-1"),
         (lambda: Agent(ScriptedEndpoint(), " "), ConfigError, "say what to do"),
         (lambda: Agent(ScriptedEndpoint(), "Go.", output=Image), ConfigError, "writes text"),
-        (lambda: Agent(ScriptedEndpoint(), "Go.", output=str), ConfigError, "give a pydantic"),  # pyright: ignore[reportArgumentType]
+        (lambda: Agent(ScriptedEndpoint(), "Go.", output=str), ConfigError, "leave it out"),
+        (lambda: Agent(ScriptedEndpoint(), "Go.", output=Greeter), ConfigError, "JSON can hold"),
     ],
-    ids=["endpoint", "types", "range", "instructions", "picture", "output"],
+    ids=["endpoint", "types", "range", "instructions", "picture", "text", "output"],
 )
 def test_what_cannot_work_is_refused_when_built(
     make: Callable[[], object], error: type[Exception], fault: str

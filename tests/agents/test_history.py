@@ -34,6 +34,7 @@ async def test_the_messages_of_a_result_are_the_history_of_the_next_run() -> Non
     assert [one.content for one in second.messages] == [
         *("I am Ada.", "Hello, Ada.", "Who am I?", "Ada.")
     ]
+    assert second.new_messages == second.messages[2:]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from moa.context import RunContext
 OUTPUTS = {"--out"}
 """Flags whose help names what is written, which differs by command; it begins with "Write"."""
 NO_QUIET = {
-    *("choose", "chat", "doctor", "draw", "graphs", "prompt", "status", "trust"),
+    *("choose", "chat", "docs", "doctor", "draw", "graphs", "prompt", "status", "trust"),
     *("models", "models add", "models fetch", "models list"),
     *("job status", "job retry", "job failed", "job export", "keys list"),
 }

@@ -1,7 +1,8 @@
-"""The page "Your inbox in half an hour", all of it, on a business that nothing was fitted to."""
+"""The tutorial, all of it but what serves, on a business that nothing was fitted to."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import kept, told, written
+from command import kept, moa, told
 
 from moa.calibration.learned import Learned
 from moa.endpoints.encoders import JointEncoder
@@ -41,35 +42,43 @@ class Labeller(StringIO):
         return ", ".join(f"{name}={words.get(it, it)}" for name, it in said.items()) + "\n"
 
 
-def commands() -> list[list[str]]:
+SERVES = {"studio", "serve"}
+"""Commands that end when they are told to: tests of their own start them."""
+
+
+def steps() -> list[list[str] | str]:
+    """List the commands of the page as words, and its Python as it stands, in their order."""
     page = (ROOT / "docs" / "inbox.md").read_text("utf-8")
-    blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    return [words[1:] for words in lines if words[0] == "moa" and "--write-examples" not in words]
+    found: list[list[str] | str] = []
+    for kind, block in re.findall(r"^```(bash|python)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        if kind == "python":
+            found.append(block)
+            continue
+        lines = (shlex.split(line) for line in block.splitlines())
+        found += [words[1:] for words in lines if words[0] == "moa" and words[1] not in SERVES]
+    return found
 
 
 @pytest.mark.embedded
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(JointEncoder.missing() is not None, reason="the encoder is not installed")
-def test_all_commands_of_the_page_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_steps_of_the_tutorial_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with MUSEUM.with_suffix(".jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file][:MESSAGES]
-    written("messages.jsonl", [{key: row[key] for key in ("id", "text")} for row in rows])
-    said: list[str] = []
-    for words in commands():
-        with monkeypatch.context() as patch:
-            screen = BytesIO()
-            if words[0] == "label":
-                patch.setattr("sys.stdin", Labeller(rows, screen))
-                patch.setattr("sys.stderr", TextIOWrapper(screen, encoding="utf-8"))
-                from moa.cli import main
-
-                with pytest.raises(SystemExit) as left:
-                    main(words)
-                assert left.value.code == 0
-                continue
-            said.append(told(*words).words)
-        if words[0] == "new":
+    with Path("messages.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ("id", "text"), extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    said: dict[str, str] = {}
+    for step in steps():
+        if isinstance(step, str):
+            exec(compile(step, "inbox.md", "exec"), {"__name__": "inbox"})
+            continue
+        if step[0] == "label":
+            label(step, rows, monkeypatch)
+            continue
+        said[" ".join(step)] = told(*step).words
+        if step[0] == "new":
             drafted = tomllib.loads(Path("moa.toml").read_text())["graphs"]["support"]["intents"]
             assert 4 <= len(drafted) <= 12
             Path("moa.toml").write_text(edited())
@@ -79,7 +88,19 @@ def test_all_commands_of_the_page_run_one_after_another(monkeypatch: pytest.Monk
     assert all(row[name] == right[row["id"]][name] for row in labelled for name in QUESTIONS)
     learned = Learned.load("inbox.json")
     assert Path("moa.toml").read_text().count('learned = "inbox.json"') == 1
-    assert f"learned: {learned.summary[:20]}" in said[3]
+    again = said["run support messages.csv --out runs.jsonl --overwrite"]
+    assert f"learned: {learned.summary[:20]}" in again
+    assert "<html" in Path("run.html").read_text("utf-8")
+    assert "700 inputs" in said["learn status try.db"]
+
+
+def label(words: list[str], rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run `moa label`, with somebody who answers."""
+    screen = BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", Labeller(rows, screen))
+        patch.setattr("sys.stderr", TextIOWrapper(screen, encoding="utf-8"))
+        assert moa(*words) == 0
 
 
 def edited() -> str:

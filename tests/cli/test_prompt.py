@@ -21,18 +21,32 @@ def _logger_as_it_was() -> Generator[None]:
     LOGGER.setLevel(level)
 
 
-def test_the_command_shows_the_prompts_of_every_agent_of_a_graph(folder: Path) -> None:
-    (folder / "moa.toml").write_text(
-        '[endpoints.slm]\ntier = "slm"\nbase_url = "http://127.0.0.1:9/v1"\n'
-        'model = "m"\ndecide = "text"\n'
-        '[endpoints.llm]\ntier = "llm"\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "large"\n'
-        "[graphs.support]\nheads = false\n"
-    )
+MODELS = (
+    '[endpoints.slm]\ntier = "slm"\nbase_url = "http://127.0.0.1:9/v1"\n'
+    'model = "m"\ndecide = "text"\n'
+    '[endpoints.llm]\ntier = "llm"\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "large"\n'
+)
+
+
+def test_the_command_shows_what_a_graph_asks_first_and_who_is_asked_later(folder: Path) -> None:
+    (folder / "moa.toml").write_text(f"{MODELS}[graphs.support]\nheads = false\n")
     said = told("prompt", "support", "--text", "Where is my parcel?", "--json").out
-    found = {line["agent"]: line["prompts"] for line in map(json.loads, said.splitlines())}
-    assert {"support/intent", "support/urgency", "support/reply"} <= set(found)
+    found = {line["agent"]: line for line in map(json.loads, said.splitlines())}
+    asked = {name: line["asked"] for name, line in found.items()}
+    assert (asked["support/intent"], asked["support/reply"]) == ("first", "later")
+    assert asked["support/urgency"] == "first"
     for name in ("support/intent", "support/reply"):
-        assert any("Where is my parcel?" in one["content"] for one in found[name][0]["messages"])
+        messages = found[name]["prompts"][0]["messages"]
+        assert any("Where is my parcel?" in one["content"] for one in messages)
+
+
+def test_of_a_recipe_that_writes_the_first_call_is_shown(folder: Path) -> None:
+    (folder / "moa.toml").write_text(MODELS)
+    said = told("prompt", "solve", "--text", "What is half of 84?", "--json").out
+    first, *later = map(json.loads, said.splitlines())
+    assert (first["agent"], first["asked"]) == ("solve/direct", "first")
+    assert "half of 84" in first["prompts"][0]["messages"][-1]["content"]
+    assert "solve/planner" in {line["agent"] for line in later if line["asked"] == "later"}
 
 
 def test_a_run_shows_its_prompts_on_standard_error(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -14,8 +13,9 @@ from moa.budget import Budget, Reservation
 from moa.context import RunContext
 from moa.usage import NOTHING, Amount, Part, Price, Usage
 
-PRICE = Price(input=Decimal("0.1"), cached_input=Decimal("0.033"), output=Decimal("0.7"))
-HOURLY = Price(hour=Decimal("1.1"))
+PRICE = Price(input=0.1, cached_input=0.033, output=0.7)
+"""A float is read as it is written: the sums below are exact."""
+HOURLY = Price(hour=1.1)
 ONE = Amount(calls=1, input_tokens=100, output_tokens=50)
 
 amounts = st.builds(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
 from decimal import Decimal
 
+import pytest
+
 from moa.agents.sentiment import Mood, Sentiment
+from moa.batch import Item
 from moa.budget import Budget
+from moa.calibration.file import Calibration, OptionRecord, QuestionRecord
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
 from moa.endpoints.vllm import VLLMEndpoint
 from moa.endpoints.wrappers import Fallback
+from moa.errors import InputError
+from moa.evals.comparison import Comparison, DesignReport
+from moa.evals.metrics import Interval
 from moa.node import Reply, Result
 from moa.testing import SimulatedEndpoint
 from moa.trace import Note
@@ -50,10 +59,77 @@ def test_a_result_prints_its_output_its_usage_and_its_notes() -> None:
     assert trace == "retried  reply: after 1 s"
 
 
-def test_a_notebook_shows_no_markup_of_a_text() -> None:
-    html = Result(output=Reply(text="<script>"))._repr_html_()  # pyright: ignore[reportPrivateUsage]
-    assert "&lt;script&gt;" in html
-    assert "<script>" not in html
+HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b[2J</table>" + "x" * 5000
+
+
+def in_a_notebook(value: object) -> str:
+    """Give what a notebook shows at the end of a cell."""
+    return str(vars(type(value))["_repr_html_"](value))
+
+
+def calibration(text: str) -> Calibration:
+    question = QuestionRecord(kind="choice", text=text, options=(OptionRecord(name=text),))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return Calibration(
+        made=now, question=question, models={}, features=(), origin=text, notes=(text,)
+    )
+
+
+def comparison(text: str) -> Comparison:
+    design = DesignReport(
+        name=text,
+        answered=1,
+        quality=Interval(0.5, 0.4, 0.6),
+        labels=None,
+        cost=0.1,
+        tokens=3,
+        llm_calls=1,
+        seconds_mean=0.1,
+        seconds_p95=0.1,
+        verdict=text,
+    )
+    return Comparison(
+        kind="texts", metric=text, n=1, reference=text, budget=None, designs=(design,)
+    )
+
+
+def shown(text: str) -> dict[str, object]:
+    """Values of which everything that others may have written is this text."""
+    result = Result(output=Reply(text=text), usage=SPENT, trace=(Note("retried", text, text),))
+    failed = InputError(text)
+    return {
+        "result": result,
+        "item": Item(number=1, id=text, input={"text": text}, status="answered", result=result),
+        "failed item": Item(number=1, id=1, input=text, status="failed", error=failed),
+        "calibration": calibration(text),
+        "comparison": comparison(text),
+    }
+
+
+@pytest.mark.parametrize("kind", list(shown("")))
+def test_a_notebook_shows_tables_of_which_no_text_is_markup(kind: str) -> None:
+    html = in_a_notebook(shown(HOSTILE)[kind])
+    assert re.sub(r'<(table style="[a-z:;-]+"|/table|/?tr|/?t[hd])>', "", html).count("<") == 0
+    assert "&lt;img" in html
+    assert not {"\u202e", "\x1b"} & {*html}
+    assert len(html) < 10_000
+
+
+@pytest.mark.parametrize("kind", list(shown("")))
+def test_a_table_in_a_notebook_has_the_colours_of_its_page(kind: str) -> None:
+    html = in_a_notebook(shown("a text")[kind])
+    assert "color:inherit;background:none" in html
+    assert not re.search(r'style="[^"]*#', html)
+
+
+def test_an_item_shows_its_input_its_output_and_what_it_took_or_why_it_failed() -> None:
+    assert "<td>Hello</td>" in in_a_notebook(shown("Hello")["item"])
+    assert "2 calls" not in in_a_notebook(shown("Hello")["failed item"])
+    assert "<td>InputError: Hello</td>" in in_a_notebook(shown("Hello")["failed item"])
+
+
+def test_a_calibration_shows_what_it_promises() -> None:
+    assert "<tr><td>promise</td><td>none</td></tr>" in in_a_notebook(calibration("Is it spam?"))
 
 
 def test_an_endpoint_says_what_it_serves_and_where_and_no_key() -> None:

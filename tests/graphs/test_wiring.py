@@ -75,6 +75,10 @@ async def triage(text: str) -> Triage:
     return Triage(topic=Choice[Topic](label=Topic.CARD), size=len(text))
 
 
+def topic_in(found: Triage) -> Choice[Topic]:
+    return found.topic
+
+
 async def untyped(value: Unread) -> Unread:
     return value
 
@@ -291,7 +295,7 @@ def test_an_otherwise_makes_a_skippable_output_build() -> None:
     assert built.output_type == int | str
 
 
-def test_labels_come_from_the_field_that_a_lambda_picks() -> None:
+def test_labels_come_from_what_a_function_says_that_it_returns() -> None:
     g = Graph("g", str)
     seen: list[Topic] = []
 
@@ -299,7 +303,7 @@ def test_labels_come_from_the_field_that_a_lambda_picks() -> None:
         seen.append(label)
         return g.add(shout, g.input)
 
-    g.build(g.match(g.add(triage, g.input).map(lambda t: t.topic), branch))
+    g.build(g.match(g.add(triage, g.input).map(topic_in), branch))
     assert seen == [Topic.CARD, Topic.LOAN]
 
 
@@ -345,14 +349,14 @@ def test_a_join_of_nothing_says_what_to_give() -> None:
 
 def test_a_node_for_several_labels_is_one_node() -> None:
     g = Graph("g", str)
-    topic = g.add(triage, g.input).map(lambda t: t.topic)
+    topic = g.add(triage, g.input).map(topic_in)
     built = g.build(g.match(topic, lambda label: g.add(shout, g.input)))
     assert [step.name for step in built.plan.steps if step.name.startswith("shout")] == ["shout"]
 
 
 def test_nodes_that_differ_by_label_are_named_after_it() -> None:
     g = Graph("g", str)
-    topic = g.add(triage, g.input).map(lambda t: t.topic)
+    topic = g.add(triage, g.input).map(topic_in)
 
     def branch(label: Topic) -> Handle[str]:
         return g.add(shout, g.input.map(lambda text: f"{label}{text}"))

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
-import uvicorn
 from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 
-from moa import Agent, Endpoints, Node, Result, RunContext
+from moa import Agent, Endpoint, Endpoints, Node, Result, RunContext
 from moa.context import Reference
 from moa.errors import RequestRefused
 from moa.serving.app import app_of
 from moa.serving.keys import Caller, Key, Keys, digest, key_store, new_secret
+from moa.serving.listening import address_of, uvicorn_for
+from moa.serving.listening import listening as bound
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 from moa.testing import ScriptedEndpoint
@@ -102,11 +102,14 @@ def greeter(*answers: Any, name: str = "greeter", **further: Any) -> Agent[Any, 
 
 
 def server_with(
-    *nodes: Node[Any, Any], keys: Keys | None = None, **settings: Any
+    *nodes: Node[Any, Any],
+    keys: Keys | None = None,
+    small: Endpoint | None = None,
+    **settings: Any,
 ) -> tuple[Server, Starlette]:
     """Serve nodes, on endpoints of their own."""
     served = [Served(node) for node in nodes]
-    endpoints = Endpoints.of(small=ScriptedEndpoint())
+    endpoints = Endpoints.of(small=small or ScriptedEndpoint())
     server = Server(served, endpoints, Settings(**settings), keys or Keys())
     return server, app_of(server)
 
@@ -122,14 +125,11 @@ async def client_of(app: Starlette, **options: Any) -> AsyncGenerator[httpx2.Asy
 
 
 @asynccontextmanager
-async def listening(app: Starlette, **options: Any) -> AsyncGenerator[str]:
-    """Run a real uvicorn, and give its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
-        app, log_level="error", ws="none", timeout_graceful_shutdown=5, **options
-    )
-    serving = uvicorn.Server(config)
+async def listening(app: Starlette) -> AsyncGenerator[str]:
+    """Run it as `moa serve` does, and give its address."""
+    listener = bound("127.0.0.1", 0)
+    address = address_of(listener)
+    serving = uvicorn_for(app, drain_s=4)
     running = asyncio.ensure_future(serving.serve(sockets=[listener]))
     await until(lambda: serving.started)
     try:

@@ -19,8 +19,11 @@ from .harness import client_of, greeter, server_with
 class Loading(EmbeddedEndpoint):
     """A model that is loaded when it is let."""
 
+    encoder = None
+
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__("loading")
+        self.asked = False
         self.let = asyncio.Event()
         self._error = error
 
@@ -28,6 +31,9 @@ class Loading(EmbeddedEndpoint):
         await self.let.wait()
         if self._error is not None:
             raise self._error
+
+    async def decide(self, *asked: Any, **named: Any) -> Any:
+        self.asked = True
 
 
 async def test_a_server_is_ready_once_models_are_loaded() -> None:
@@ -49,6 +55,27 @@ async def test_a_server_whose_models_cannot_be_loaded_never_is_ready() -> None:
         await asyncio.sleep(0.05)
         assert (await client.get("/ready")).status_code == 503
         assert isinstance(server.warming_failed, ModelNotFound)
+
+
+async def test_a_server_is_ready_once_its_small_model_can_be_asked() -> None:
+    loading = Loading()
+    _, app = server_with(greeter(), small=loading, starts_decide=True)
+    async with client_of(app) as client:
+        await asyncio.sleep(0.05)
+        assert (await client.get("/ready")).status_code == 503
+        loading.let.set()
+        await asyncio.sleep(0.05)
+        assert (await client.get("/ready")).status_code == 200
+    assert loading.asked
+
+
+async def test_a_server_that_does_without_its_small_model_is_ready() -> None:
+    loading = Loading(ModelNotFound("no weights"))
+    loading.let.set()
+    _, app = server_with(greeter(), small=loading, starts_decide=True)
+    async with client_of(app) as client:
+        await asyncio.sleep(0.05)
+        assert (await client.get("/ready")).status_code == 200
 
 
 async def test_metrics_count_runs_and_what_they_asked() -> None:

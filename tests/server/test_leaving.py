@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ from moa.trace import TextDelta
 from .harness import Ledger, Slow, SomeKeys, client_of, listening, server_with, until
 
 STREAM = {"accept": "text/event-stream"}
+
+
+async def connected(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection without sending anything."""
+    return await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("headers", [{}, STREAM], ids=["whole", "streamed"])
@@ -37,6 +49,50 @@ async def test_a_client_that_goes_away_cancels_its_run_and_what_was_paid_is_sett
         await until(slow.cancelled.is_set)
         await until(lambda: not server.runs.active)
     assert [usage.calls for usage in ann.settled] == [1]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
+async def test_a_client_whose_headers_do_not_come_is_not_waited_for(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moa.serving.listening.HEAD_S", 0.1)
+    _, app = server_with(Slow())
+    async with listening(app) as address:
+        reader, writer = await connected(address)
+        writer.write(sent)
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+        await close(writer)
+
+
+async def test_a_client_whose_headers_have_no_end_is_cut_off() -> None:
+    _, app = server_with(Slow())
+    async with listening(app) as address:
+        reader, writer = await connected(address)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
+        with suppress(ConnectionError):
+            for _ in range(1000):  # far more than the buffers of two sockets
+                writer.write(b"x" * 65536)
+                await writer.drain()
+            raise AssertionError("it takes all of them")
+        said = b""
+        with suppress(ConnectionError):
+            said = await reader.read()
+        assert not said or said.split()[1] in (b"400", b"431")
+        await close(writer)
+
+
+async def test_a_connection_that_waits_for_its_answer_is_left_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("moa.serving.listening.HEAD_S", 0.5)
+    _, app = server_with(Slow(0.8))
+    async with (
+        listening(app) as address,
+        httpx2.AsyncClient(base_url=address) as client,
+    ):
+        for _ in range(2):
+            assert (await client.post("/run/slow", json="Hi")).status_code == 200
 
 
 class Talker:
@@ -156,7 +212,7 @@ async def test_a_server_that_is_told_to_end_lets_what_runs_come_to_its_end(
         process.send_signal(signal.SIGTERM)
         answer = await asking
         assert answer.status_code == 200
-        assert '"output": "Hi"' in answer.text
+        assert '"output":"Hi"' in answer.text.replace(" ", "")
     assert await asyncio.to_thread(process.wait, 10) == -signal.SIGTERM
     process.stdout.close()
 

@@ -197,7 +197,7 @@ async def test_a_server_that_is_mounted_without_its_lifespan_says_what_is_missin
 
 FAULTS: list[tuple[errors.MoaError, int, bool]] = [
     (errors.InputError("the text is empty"), 400, False),
-    (errors.NotResumable("asks people"), 400, False),
+    (errors.NotResumable("asks people"), 501, False),
     (errors.BudgetExceeded("calls=2 of 1", spent=Usage()), 402, False),
     (errors.DeadlineExceeded("the time is up"), 504, False),
     (errors.EndpointTimeout("late", endpoint="large"), 504, False),

@@ -12,7 +12,18 @@ from jevcompat import runner
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
-from moa import Agent, Calibration, Classifier, Decider, Filter, Node, Predicate, predicate
+from moa import (
+    Agent,
+    Calibration,
+    Cascade,
+    Classifier,
+    Decider,
+    Filter,
+    Guarded,
+    Node,
+    Predicate,
+    predicate,
+)
 from moa.calibration import Bound, Guarantee
 from moa.calibration.defaults import as_asked
 from moa.calibration.file import FitRecord
@@ -91,6 +102,55 @@ def classifier(threshold: float | None = None) -> Classifier[str]:
     if threshold is None:
         return agent
     return agent.calibrated(promising(agent.questions[0], threshold))
+
+
+def cascade() -> Cascade[Any, Any]:
+    """Two tiers, of which the first is sure of what is short."""
+    large = SimulatedEndpoint(name="large", rule=lambda _: {"topic": {"app": 0.8}})
+    return Cascade(
+        small=classifier(),
+        large=Classifier(large, ["card", "app"], name="topic"),
+        confidence=0.95,
+        name="settled",
+    )
+
+
+def test_a_cascade_answers_its_own_question_by_the_tier_that_is_asked(post: Post) -> None:
+    reply = post({"mine": {**TOPIC}, "topic": {"type": "choice"}}, cascade(), model="settled")
+    assert reply.status_code == 200
+    assert {one["choice"] for one in reply.json()["answers"].values()} == {"app"}
+    assert reply.json()["answers"]["topic"]["probabilities"] == {
+        "card": pytest.approx(0.2),
+        "app": 0.8,
+    }
+
+
+def test_what_stands_within_guards_is_asked_through_them(post: Post) -> None:
+    words = SimulatedEndpoint(rule=lambda text: {"spam": {"yes": 0.9 if "twice" in text else 0.1}})
+    spam = Filter(words, "spam", action="drop", name="spam")
+    guarded = Guarded(node=classifier(), before=[spam], name="safe")
+    stopped = post({"topic": {"type": "choice"}}, guarded, model="safe").json()["answers"]
+    let = post({"topic": {"type": "choice"}}, guarded, model="safe", state="Hi").json()["answers"]
+    assert stopped == {"topic": {"type": "refusal", "name": "topic"}}
+    assert let["topic"]["choice"] == "card"
+
+
+def test_a_cascade_is_not_taken_apart_for_other_questions(post: Post) -> None:
+    reply = post({"refund": REFUND}, cascade(), model="settled")
+    assert reply.status_code == 422
+    assert "decide" in reply.json()["error"]["message"]
+
+
+def test_what_a_cascade_promises_is_told_by_the_tier_that_promises_it(post: Post) -> None:
+    large = SimulatedEndpoint(name="large", rule=lambda _: {"topic": {"app": 0.8}})
+    second = Classifier(large, ["card", "app"], name="topic")
+    first = Cascade(small=classifier(0.8), large=second, name="settled")
+    sent_on = Cascade(small=classifier(0.95), large=second, name="settled")
+    (kept,) = post({"q": TOPIC}, first, model="settled").json()["answers"].values()
+    (told,) = post({"q": TOPIC}, sent_on, model="settled").json()["answers"].values()
+    assert (kept["choice"], kept["accepted"], kept["bound"]["threshold"]) == ("card", True, 0.8)
+    assert told["choice"] == "app"
+    assert "bound" not in told
 
 
 async def test_jevcompat_passes_whole() -> None:

@@ -48,3 +48,20 @@ async def test_requests_without_a_trace_have_one_each(exporter: Any) -> None:
             await client.post("/run/greeter", json="Hi")
     runs = [one for one in exporter.get_finished_spans() if one.name == "run greeter"]
     assert len({one.context.trace_id for one in runs}) == 2
+
+
+async def test_a_run_of_mcp_goes_on_with_the_trace_of_its_request(exporter: Any) -> None:
+    pytest.importorskip("mcp", reason="mcp is not installed")
+    _, app = server_with(greeter("Hello!"))
+    asked = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "greeter", "arguments": {"text": "Hi"}},
+    }
+    async with client_of(app) as client:
+        headers = {"traceparent": CALLER, "accept": "application/json, text/event-stream"}
+        answer = await client.post("/mcp", json=asked, headers=headers)
+    assert answer.status_code == 200, answer.text
+    (run,) = [one for one in exporter.get_finished_spans() if one.name == "run greeter"]
+    assert run.context.trace_id == int(CALLER.split("-")[1], 16)

@@ -115,3 +115,21 @@ print(sorted(loaded & sys.modules.keys()))
 def test_the_names_of_the_conventions_stand_in_one_file() -> None:
     held = [path.name for path in SRC.rglob("*.py") if '"gen_ai.' in path.read_text("utf-8")]
     assert held == ["names.py"]
+
+
+def test_the_spans_of_a_trace_are_in_the_file_when_it_has_ended(rows: Path) -> None:
+    agent = Agent(ScriptedEndpoint(["Hello!", "Bye!"]), "Greet.")
+    with SpanFile("spans.jsonl") as file:
+        agent.run_sync("Hi", RunContext(tracer=Tracer(file=file)))
+        assert len(lines()) == 2
+        agent.run_sync("Hi", RunContext(tracer=Tracer(file=file)))
+        assert len(lines()) == 4
+
+
+def test_spans_that_end_after_their_trace_are_written_when_the_file_is_closed(rows: Path) -> None:
+    with SpanFile("spans.jsonl") as file:
+        run = Tracer(file=file).start("run", {})
+        late = run.start("late", {})
+        run.end()
+        late.end()
+    assert [line["name"] for line in lines()] == ["run", "late"]

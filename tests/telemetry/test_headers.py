@@ -11,6 +11,7 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from moa import Agent, RunContext
+from moa.endpoints.langchain import LangChainEndpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.telemetry import tracer_of
 from moa.testing import ScriptedEndpoint
@@ -68,6 +69,24 @@ async def test_a_server_is_told_of_the_span_of_its_call(
     assert call.attributes["gen_ai.response.model"] == "served-1"
     if client is not None:
         await client.close()
+
+
+async def test_a_chat_model_of_langchain_tells_its_server_too(
+    heard: Recorder, server: Server
+) -> None:
+    langchain: Any = pytest.importorskip("langchain_openai")
+    model = langchain.ChatOpenAI(
+        model="served",
+        base_url=server.url,
+        api_key="none",
+        model_kwargs={"extra_headers": {"x-own": "kept"}},
+    )
+    large = LangChainEndpoint(model, name="large")
+    await Agent(large, "Greet.").run("Hi", heard.context())
+    call, _ = heard.spans
+    (headers,) = server.headers
+    assert headers["traceparent"].startswith(f"00-{call.trace}-{call.span}-0")
+    assert headers["x-own"] == "kept"
 
 
 async def test_a_server_is_told_of_nothing_where_nobody_hears_of_spans(server: Server) -> None:

@@ -27,6 +27,7 @@ from moa.agents.base import In, Limits, Out, TypedNode, said
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability
+from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import NO_USAGE, amount_of, approximate_tokens, estimate_of
 from moa.endpoints.transport import known_error, worded
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
@@ -261,6 +262,12 @@ class Adapter(TypedNode[In, Out]):
     @abstractmethod
     async def ask(self, value: Any, calls: Calls) -> Any:
         """Have the framework work, and give what it gives."""
+
+    async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
+        """Say what the framework is given; what it makes of that is its own."""
+        del context
+        given = (("given", str(self._read(request))),)
+        return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", given)]
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Have the framework work within the budget and the time of the run."""

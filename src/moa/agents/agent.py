@@ -6,10 +6,19 @@ import re
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, Any, Unpack, cast, overload
+from functools import cache, partial
+from typing import TYPE_CHECKING, Annotated, Any, Unpack, cast, overload
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from moa._async import beside, closed_after, iterated
 from moa.agents.base import In, Limits, Out, TypedNode, ready, require, said
@@ -37,6 +46,9 @@ from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.messages import Message, files_needed, files_of
 from moa.node import Reply, Result, streamed
 from moa.trace import Event, TextDelta
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 REPLY = "Answer the message, in its language."
 """What to do, where nothing else is said."""
@@ -90,6 +102,7 @@ class Agent(TypedNode[In, Out]):
 
         Agent(endpoint, "Thank the customer.")                       # text in, a `Reply` out
         Agent(endpoint, "Find the order.", output=Order)             # an `Order` out
+        Agent(endpoint, "Name the cities.", output=list[str])        # a list out
         Agent(endpoint, "Find the order.", input=Mail, prompt="Mail: {body}", output=Order)
         Agent(endpoint, "Answer by the calendar.", tools=[events_of, add_event])
 
@@ -106,7 +119,8 @@ class Agent(TypedNode[In, Out]):
         endpoint: Who writes, or a string that names it: `"VENDOR:MODEL"`.
         instructions: What to do, in words; `None`: as the class says.
         input: What it takes: a text or any pydantic model, unless it is said.
-        output: What it gives: a `Reply`, unless another pydantic model is named.
+        output: What it gives: a `Reply`, unless another pydantic model is named, or a type that
+            JSON can hold, such as `int`, `list[str]` or a `Literal`.
         prompt: What the model reads, with `{field}` for each field of `input`; `None`: all of it.
         settings: See `Settings`.
 
@@ -142,7 +156,7 @@ class Agent(TypedNode[In, Out]):
         instructions: str,
         *,
         input: type[In] = ...,
-        output: type[Out] = ...,
+        output: TypeForm[Out] = ...,
         prompt: str | None = None,
         **settings: Unpack[Settings],
     ) -> None: ...
@@ -167,11 +181,8 @@ class Agent(TypedNode[In, Out]):
     ) -> None:
         if type(self) is Agent:
             input, output = input or str | BaseModel, output or Reply
-        if output is not None and not (isinstance(output, type) and issubclass(output, BaseModel)):
-            raise ConfigError(
-                f"output={output!r}: give a pydantic model with a field for each thing that is "
-                "wanted, or leave it out for a text"
-            )
+        if output is not None:
+            _check_output(output)
         said = {
             "input_type": input,
             "output_type": output,
@@ -181,9 +192,9 @@ class Agent(TypedNode[In, Out]):
         vars(self).update({key: value for key, value in said.items() if value is not None})
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
-        if next(iter(files_needed(self.output_type)), None):
+        if next(iter(files_needed(self._model)), None):
             raise ConfigError(
-                f"output={self.output_type.__name__}: an agent's model writes text, and no images "
+                f"output={self._model.__name__}: an agent's model writes text, and no images "
                 "or files. Give a pydantic model with fields of text, numbers and the like"
             )
         for kind in files_needed(self.input_type):
@@ -198,7 +209,7 @@ class Agent(TypedNode[In, Out]):
         self.repairs = repairs
         self.max_tokens = max_tokens
         self.temperature = temperature
-        self._schema = None if self.output_type is Reply else schema_of(self.output_type)
+        self._schema = None if self.output_type is Reply else schema_of(self._model)
         self._template = None if prompt is None else Template(prompt, self.input_type)
         self._examples = tuple(self._example(*example) for example in examples)
         self.max_tool_calls = max_tool_calls
@@ -207,6 +218,11 @@ class Agent(TypedNode[In, Out]):
             raise ConfigError(f"agent {self.name!r}: two tools have the same name: give one name=")
         if self.tools:
             self.endpoint = Tooled(self.endpoint)
+
+    @property
+    def _model(self) -> type[BaseModel]:
+        """What the model's JSON is read as."""
+        return _model_of(self.output_type)
 
     async def run(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
@@ -228,7 +244,8 @@ class Agent(TypedNode[In, Out]):
             result = await super().run(request, context)
         finally:
             _TALK.reset(token)
-        return replace(result, messages=talk.said)
+        new = talk.said[len(talk.history) :]
+        return replace(result, messages=talk.said, new_messages=new)
 
     def stream(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
@@ -248,11 +265,15 @@ class Agent(TypedNode[In, Out]):
         """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
         return iterated(streamed(partial(self.run, history=history), request, context))
 
-    def _example(self, request: Any, output: Any) -> tuple[In, Out]:
+    @property
+    def _writes_model(self) -> bool:
+        return self._model is self.output_type
+
+    def _example(self, request: Any, output: Any) -> tuple[In, BaseModel]:
         if self._schema is None and isinstance(output, str):
             output = {"text": output}
         try:
-            shown: Out = self.output_type.model_validate(output)
+            shown = self._model.model_validate(output if self._writes_model else {_VALUE: output})
         except ValidationError as error:
             raise ConfigError(
                 f"agent {self.name!r}: example {output!r:.100}: {said(error)}"
@@ -304,8 +325,12 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        output: Out = self.output_type.model_validate_json(unfenced(text))
-        return output
+        written, model = unfenced(text), self._model
+        if self._writes_model:
+            return cast("Out", model.model_validate_json(written))
+        if not written.startswith("{"):  # where no server holds it to the schema
+            return TypeAdapter[Out](self.output_type).validate_json(written)
+        return getattr(model.model_validate_json(written), _VALUE)
 
     def check(self, request: In, output: Out) -> None:
         """Say what the schema can't: whether the output fits this request.
@@ -339,7 +364,7 @@ class Agent(TypedNode[In, Out]):
                 if not left:
                     after = "1 try" if tries == 1 else f"{tries} tries"
                     raise OutputError(
-                        f"no valid {self.output_type.__name__} from {completion.endpoint!r} after "
+                        f"no valid {self._model.__name__} from {completion.endpoint!r} after "
                         f"{after}: {fault}. The answer begins {completion.text[:80]!r}",
                         node=self.name,
                         text=completion.text,
@@ -369,7 +394,8 @@ class Agent(TypedNode[In, Out]):
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write the first call that `request` makes; see `TypedNode.prompt`."""
-        messages, _ = self._opening(request, ())
+        talk = _TALK.get() or _Talk(())
+        messages, _ = self._opening(request, talk.history)
         return [await show(self.endpoint, self._prompt(messages, free=True), context)]
 
     async def _turns(
@@ -404,7 +430,7 @@ class Agent(TypedNode[In, Out]):
         """Cut what is too much, rather than have it all written again."""
         if self._schema is None:
             return completion
-        text, cut = fitted(self.output_type, unfenced(completion.text.strip()))
+        text, cut = fitted(self._model, unfenced(completion.text.strip()))
         for what in cut:
             context.note("truncated", what, endpoint=completion.endpoint)
         return replace(completion, text=text)
@@ -440,6 +466,37 @@ class Agent(TypedNode[In, Out]):
             return False
         # What `check` may reject is not shown: nobody could take it back.
         return self._schema is None and type(self).check is Agent[In, Out].check
+
+
+_VALUE = "value"
+"""The one field of a model that stands for a type which is none."""
+
+
+def _check_output(output: Any) -> None:
+    """See that a model can be asked for values of a type.
+
+    Raises:
+        ConfigError: JSON can't hold them, or it is a text, which is what an agent gives anyway.
+    """
+    if output is str:
+        raise ConfigError("output=str: leave it out, an agent gives a Reply, which has a text")
+    try:
+        TypeAdapter(output).json_schema()
+    except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUserError):
+        raise ConfigError(
+            f"output={output!r}: give a pydantic model with a field for each thing that is "
+            "wanted, a type that JSON can hold, or leave it out for a text"
+        ) from None
+
+
+@cache
+def _model_of(output: Any) -> type[BaseModel]:
+    """Give what a model is asked to write: servers take the schema of an object alone."""
+    if isinstance(output, type) and issubclass(cast("type[object]", output), BaseModel):
+        return cast("type[BaseModel]", output)
+    name = str(getattr(output, "__name__", "Answer"))
+    fields: dict[str, Any] = {_VALUE: (output, ...)}
+    return create_model(name, **fields)
 
 
 def unfenced(text: str) -> str:

@@ -7,6 +7,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from types import UnionType
 from typing import Any, ClassVar, NamedTuple, TypedDict, get_args, get_origin
 
@@ -19,6 +20,7 @@ from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext, run_context
 from moa.endpoints import PHRASES, Capability, Endpoint
 from moa.endpoints.named import as_endpoint
+from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
 from moa.journal import explained
@@ -29,7 +31,7 @@ from moa.usage import Tier
 
 T = TypeVar("T")
 In = TypeVar("In", default=str | BaseModel)
-Out = TypeVar("Out", bound=BaseModel, default=Reply)
+Out = TypeVar("Out", default=Reply)
 Make = TypeVar("Make", bound=Callable[..., Any])
 
 _WHO_CAN: dict[Capability, str] = {
@@ -101,7 +103,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
     input_type: Any
     """What it takes: a class, or a union of classes."""
     output_type: Any
-    """What it gives: a pydantic model."""
+    """What it gives: a pydantic model, or another type that JSON can hold."""
 
     def __init__(
         self, *, name: str | None = None, budget: Budget = UNLIMITED, timeout_s: float | None = None
@@ -154,10 +156,10 @@ class TypedNode(ABC, NodeBase[In, Out]):
             request = self._admitted(request)
             try:
                 if context.journal is None:
-                    output = await self.answer(request, context)
+                    output = await self._answer_or_show(request, context)
                 else:
                     with context.journal.inside(context.node, request) as context.journal:
-                        output = await self.answer(request, context)
+                        output = await self._answer_or_show(request, context)
             except (RuntimeError, KeyError) as error:
                 found = explained(error, context.node)
                 if found is error:
@@ -166,10 +168,12 @@ class TypedNode(ABC, NodeBase[In, Out]):
         return finish(output, context, seconds=time.perf_counter() - started)
 
     def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:
-        """Give what the first model call of a request is sent as, without making it.
+        """Give what the first model calls of a request are sent as, without making them.
 
-        A server may be asked what it is, and to count tokens; that is no call of its model. An
-        agent that asks no model for this request gives none, or what decides instead.
+        What comes before them is done: texts are cleaned, passages are found, and encoders in this
+        process decide. A server may be asked what it is, and to count tokens; that is no call of
+        its model. What depends on the answers isn't there, and where no model is asked there is
+        nothing, or what decides instead.
 
         Args:
             request: The input.
@@ -178,13 +182,30 @@ class TypedNode(ABC, NodeBase[In, Out]):
             InputError: `request` is not of the type that the agent takes.
             EndpointError: the server has to say what it is, and doesn't answer.
         """
-        context = RunContext().nested(self.name)
-        return tuple(beside(lambda: self.prompts(self._admitted(request), context)))
+        if self._shows_prompts:
+            context = RunContext().nested(self.name)
+            return tuple(beside(lambda: self.prompts(self._admitted(request), context)))
+        return beside(lambda: rehearse(partial(self.run, request)))
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write what `prompt` gives; an agent that asks a model overrides it."""
         del request, context
         return []
+
+    @property
+    def _shows_prompts(self) -> bool:
+        return type(self).prompts is not TypedNode.prompts
+
+    async def _answer_or_show(self, request: In, context: RunContext) -> Out:
+        """Answer, or in a rehearsal say what is asked, and answer where that is no model."""
+        rehearsal = REHEARSAL.get()
+        if rehearsal is None or not self._shows_prompts:
+            return await self.answer(request, context)
+        with rehearsal.at_work():
+            found = await self.prompts(request, context)
+        await rehearsal.hear(found, context.node)
+        with rehearsal.at_work():
+            return await self.answer(request, context)
 
     @abstractmethod
     async def answer(self, request: In, context: RunContext) -> Out:

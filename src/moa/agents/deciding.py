@@ -10,7 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel, create_model
 
@@ -50,6 +50,7 @@ from moa.telemetry.spans import start
 if TYPE_CHECKING:
     from moa.calibration.features import Progress
 
+M = TypeVar("M", bound=BaseModel)
 Calibrations = Calibration | Mapping[str, Calibration] | None
 """For the one question of an agent, or by the name of the question."""
 
@@ -539,7 +540,7 @@ class _FirstFit:
             self._found[question.name] = Calibrated(made[question.name], question, sources)
 
 
-class Decider(DecidingAgent[Out]):
+class Decider(DecidingAgent[M]):
     """Asks the questions that a pydantic model is made of, and gives the model back.
 
     Args:
@@ -568,7 +569,7 @@ class Decider(DecidingAgent[Out]):
     def __init__(
         self,
         endpoint: Endpoint | str,
-        questions: type[Out],
+        questions: type[M],
         *,
         examples: Sequence[Example] = (),
         calibration: Calibrations = None,
@@ -579,7 +580,7 @@ class Decider(DecidingAgent[Out]):
             endpoint, questions_of(questions), examples=examples, calibration=calibration, **limits
         )
 
-    def read(self, answers: Sequence[Answer]) -> Out:
+    def read(self, answers: Sequence[Answer]) -> M:
         """Fill the model in."""
         return fill(self.output_type, answers)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field
 
 from moa._files import load_model, save_text
+from moa._text import as_html
 from moa.calibration import Bound, Learn, rows_holding
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature
@@ -333,6 +334,19 @@ class Calibration(Frozen):
     def labels(self) -> tuple[str, ...]:
         """Names of the options."""
         return tuple(option.name for option in self.question.options)
+
+    def _repr_html_(self) -> str:
+        data, reached = self.data, self.reached
+        rows = [
+            ("calibration", self.question.text),
+            ("labels", ", ".join(self.labels)),
+            ("decides", self.origin),
+            ("promise", "none" if self.bound is None else self.bound.summary),
+            ("labelled rows", "none" if data is None else str(data.rows)),
+            ("accuracy", "unknown" if reached is None else f"{reached.accuracy:.3f}"),
+        ]
+        notes = (*filter(None, (self.doubtful,)), *self.notes)
+        return as_html([*rows, *(("note", note) for note in notes)])
 
     @property
     def roles(self) -> list[str]:

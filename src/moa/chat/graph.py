@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -22,6 +23,8 @@ from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.known import can_write
+from moa.endpoints.rehearsal import rehearse
+from moa.endpoints.sent import SentPrompt
 from moa.errors import InputError, MoaError
 from moa.graphs.fields import IN_PYTHON, Large, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch
@@ -179,6 +182,14 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         if last is None or not last.unfinished:
             return None
         return UserMessage(text=last.text, thread=thread, id=last.id)
+
+    async def prompts(self, request: UserMessage, context: RunContext) -> list[SentPrompt]:
+        """Write what is first sent for a message, and keep nothing of it."""
+        file: Path | None = getattr(self.threads.store, "file", None)
+        is_new = file is not None and not await asyncio.to_thread(file.exists)  # else made
+        before = Conversation() if is_new else await self.threads.load(request.thread)
+        asked = _opened(request, before, context)
+        return [*await rehearse(partial(Continuation(self).run, asked))]
 
     async def answer(self, request: UserMessage, context: RunContext) -> ChatReply:
         """Keep the message, sum up what no longer fits, have it answered, and keep the reply."""

@@ -14,6 +14,7 @@ from moa.cli import (
     chat,
     compare,
     decide,
+    docs,
     evaluate,
     index,
     keys,
@@ -176,7 +177,7 @@ for heading, commands in {
     ),
     "Serve graphs": (serve.serve, mcp.mcp),
     "Choose and serve models": (models.choose, servers.up, servers.down, servers.status),
-    "Set up": (new.new, servers.doctor, trust.trust),
+    "Set up": (new.new, docs.docs, servers.doctor, trust.trust),
 }.items():
     for command in commands:
         _add(app, command, "eval" if command is evaluate.evaluate else "", heading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,34 +19,49 @@ Name = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Allowed:
+    """What a key may run, and how much of it; see `moa.serving.limits.Limits`."""
+
+    graphs: Annotated[
+        str | None,
+        typer.Option("--graphs", metavar="A,B", help="What it may run; default: all."),
+    ] = None
+    usd_per_day: Annotated[
+        float | None, typer.Option("--usd-per-day", min=0, help="US dollars a day, UTC.")
+    ] = None
+    usd_per_month: Annotated[
+        float | None, typer.Option("--usd-per-month", min=0, help="US dollars a month, UTC.")
+    ] = None
+    calls_per_day: Annotated[
+        int | None,
+        typer.Option("--calls-per-day", min=0, help="Calls to models a day; a run makes several."),
+    ] = None
+    calls_per_month: Annotated[
+        int | None, typer.Option("--calls-per-month", min=0, help="Calls to models a month.")
+    ] = None
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option("--requests-per-minute", min=1, help="Runs that begin within 60 seconds."),
+    ] = None
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, metavar="N", help="Runs at once.")
+    ] = None
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """All of it, as a key keeps it."""
+        names = None if self.graphs is None else [one.strip() for one in self.graphs.split(",")]
+        if names is not None and not all(names):
+            raise ConfigError(f"--graphs takes names, separated by commas; got {self.graphs!r}")
+        return {**asdict(self), "graphs": names}
+
+
 def new(
     name: Name,
     *,
     keys: options.NeededKeys = "keys.toml",
-    graphs: Annotated[
-        str | None,
-        typer.Option("--graphs", metavar="A,B", help="What it may run; default: all."),
-    ] = None,
-    usd_per_day: Annotated[
-        float | None, typer.Option("--usd-per-day", min=0, help="US dollars a day, UTC.")
-    ] = None,
-    usd_per_month: Annotated[
-        float | None, typer.Option("--usd-per-month", min=0, help="US dollars a month, UTC.")
-    ] = None,
-    calls_per_day: Annotated[
-        int | None,
-        typer.Option("--calls-per-day", min=0, help="Calls to models a day; a run makes several."),
-    ] = None,
-    calls_per_month: Annotated[
-        int | None, typer.Option("--calls-per-month", min=0, help="Calls to models a month.")
-    ] = None,
-    requests_per_minute: Annotated[
-        int | None,
-        typer.Option("--requests-per-minute", min=1, help="Runs that begin within 60 seconds."),
-    ] = None,
-    parallel: Annotated[
-        int | None, typer.Option("--parallel", min=1, metavar="N", help="Runs at once.")
-    ] = None,
+    allowed: Allowed,
     quiet: options.Quiet = False,
 ) -> None:
     """Make a key, and print its secret, once: only its hash is kept.
@@ -60,32 +76,10 @@ def new(
         moa keys new shop --graphs support,sentiment --calls-per-month 100000 --parallel 8
         moa serve support --keys keys.toml
     """
-    from pydantic import ValidationError
-
-    from moa.serving.keys import Key, digest, key_store, new_secret
+    from moa.serving.keys import key_store, new_secret
 
     secret = new_secret()
-    only = None if graphs is None else [one.strip() for one in graphs.split(",")]
-    if only is not None and not all(only):
-        raise ConfigError(f"--graphs takes names, separated by commas; got {graphs!r}")
-    limits = {
-        "usd_per_day": usd_per_day,
-        "usd_per_month": usd_per_month,
-        "calls_per_day": calls_per_day,
-        "calls_per_month": calls_per_month,
-        "requests_per_minute": requests_per_minute,
-        "parallel": parallel,
-    }
-    try:
-        values = {"name": name, "sha256": digest(secret), "graphs": only, **limits}
-        key = Key.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        if first["loc"] == ("name",):
-            raise ConfigError(
-                f"a key is named by at most 64 letters, digits, - and _, and not {name!r:.80}"
-            ) from error
-        raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from error
+    key = _key(name, secret, allowed.settings)
     with key_store(keys) as store:
         store.add(key)
     screen.out().print(secret, soft_wrap=True)
@@ -94,6 +88,23 @@ def new(
         f"This is the key of {name}; it can't be shown again. It is kept as a hash in {where}. "
         "Send it as Authorization: Bearer, or give it to a client of OpenAI's as api_key"
     )
+
+
+def _key(name: str, secret: str, settings: dict[str, object]) -> Key:
+    """Make a key, or say in a `ConfigError` which option is wrong."""
+    from pydantic import ValidationError
+
+    from moa.serving.keys import Key, digest
+
+    try:
+        return Key.model_validate({"name": name, "sha256": digest(secret), **settings})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["loc"] == ("name",):
+            raise ConfigError(
+                f"a key is named by at most 64 letters, digits, - and _, and not {name!r:.80}"
+            ) from error
+        raise ConfigError(f"{first['loc'][0]}: {first['msg']}") from error
 
 
 def revoke(

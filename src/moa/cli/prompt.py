@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +13,9 @@ from moa.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from moa.agents.base import TypedNode
+    from moa.batch import Value
     from moa.endpoints.sent import SentPrompt
+    from moa.graphs.loading import AnyNode
 
 
 def prompt(
@@ -31,71 +33,99 @@ def prompt(
 ) -> None:
     """Show what models would be sent for a text, and call none.
 
-    That is messages, schema, labels and tokens. A server may be asked what it is, and to count
-    tokens. What is really sent in a run shows by moa run … --show-prompts.
-
-    Of a graph it shows the first request of each agent that takes a text, as if that were given
-    the text itself; agents that take what others found are named alone.
+    That is messages, schema, labels and tokens of the calls that come first. A server may be asked
+    what it is, and to count tokens. What stands before a call is done: documents are read and
+    searched, encoders in this process decide, and functions of your own graph are called. What is
+    asked later depends on earlier answers: moa run … --show-prompts shows all that is sent.
 
         moa prompt sentiment --text "What a lovely day"
-        moa prompt support --text "Where is my parcel?" --config moa.toml
-        moa prompt support inbox.jsonl
+        moa prompt code --text "A function that merges intervals"
+        moa prompt support inbox.jsonl --config moa.toml
     """
+    from moa.batch import reader_of
     from moa.config.endpoints import Endpoints
     from moa.graphs.loading import load_graph
 
     node = load_graph(name, Endpoints(options.configured(config), read_keys=False))
+    shows = getattr(node, "prompt", None)
+    if shows is None:
+        raise ConfigError(f"{name!r} doesn't say what it asks: it is no agent and no graph of moa")
     value = source if text else _first(source)
-    agents = list(_agents(node))
-    if not agents:
-        raise ConfigError(f"{name!r} has no agent in it that asks a model")
-    for path, agent in agents:
-        found = _prompts(agent, value)
-        if as_json:
-            screen.json_line({"agent": path, "prompts": found and [_as_json(one) for one in found]})
-            continue
-        out = screen.out()
-        said = "takes what others found, not a text" if found is None else ""
-        out.print(f"{path}: {said}" if said else f"{path}:", style="bold", markup=False)
-        for sent in found or ():
-            out.print(str(sent), markup=False, highlight=False, soft_wrap=True)
-        out.print()
+    found: Sequence[SentPrompt] = shows(reader_of(node)(value))
+    first: dict[str, list[SentPrompt]] = {}
+    for sent in found:
+        of_agent = first.setdefault(sent.node or node.name, [])
+        if sent not in of_agent:  # who is asked several times alike is shown once
+            of_agent.append(sent)
+    for path, prompts in first.items():
+        _show(path, "first", prompts, as_json)
+    if not any(sent.messages for sent in found) and not as_json:
+        screen.out().print("no model is asked for this input\n", style="bold")
+    heard = {path.rpartition("/")[2] for path in first}
+    for path, agent, is_wired in _agents(node):
+        if agent.name not in heard:
+            _show(path, "later", _alone(agent, value) if is_wired else (), as_json)
 
 
-def _agents(node: object, path: str = "") -> Iterator[tuple[str, TypedNode[Any, Any]]]:
-    """Find the agents in a node, with where they stand."""
+def _show(path: str, asked: str, prompts: Sequence[SentPrompt], as_json: bool) -> None:
+    """Print what an agent sends, or of one that is asked later what the input alone makes of it."""
+    if as_json:
+        screen.json_line({"agent": path, "asked": asked, "prompts": [*map(_as_json, prompts)]})
+        return
+    out = screen.out()
+    said = ""
+    if asked == "later":
+        said = "asked later, if at all: what is sent depends on earlier answers"
+        said += ". Of the input alone it is:" if prompts else ""
+    out.print(f"{path}: {said}".rstrip(), style="bold", markup=False)
+    for sent in prompts:
+        out.print(str(sent), markup=False, highlight=False, soft_wrap=True)
+    out.print()
+
+
+def _agents(
+    node: AnyNode, path: str = "", *, is_wired: bool = False
+) -> Iterator[tuple[str, TypedNode[Any, Any], bool]]:
+    """Find the agents in a node that ask a model: where, and whether a graph is wired of them."""
     from moa.agents.agent import Agent
     from moa.agents.deciding import DecidingAgent
+    from moa.graphs.engine.graph import BuiltGraph
+    from moa.graphs.engine.types import is_node
     from moa.graphs.loading import parts_of
+    from moa.graphs.recipe import WiredRecipe
 
-    name = str(getattr(node, "name", type(node).__name__))
-    here = f"{path}/{name}" if path else name
+    here = f"{path}/{node.name}" if path else node.name
     if isinstance(node, Agent | DecidingAgent):
-        yield here, node
+        if isinstance(node, Agent) or node.asks_endpoint:
+            yield here, node, is_wired
         return
-    for part in parts_of(node) or ():
-        yield from _agents(part, here)
+    members: Callable[[], Iterable[Any]] | None = getattr(node, "members", None)
+    is_wired = isinstance(node, BuiltGraph | WiredRecipe)
+    parts: Iterable[Any] = members() if members else parts_of(node) or ()
+    for part in parts:
+        if is_node(part):
+            yield from _agents(part, here, is_wired=is_wired)
 
 
-def _first(source: str) -> str:
-    """Give the text of the first row of a file."""
+def _alone(agent: TypedNode[Any, Any], value: Value) -> tuple[SentPrompt, ...]:
+    """Give what an agent would send of the input alone; nothing where it doesn't take that."""
+    from moa.batch import reader_of
+
+    try:
+        return agent.prompt(reader_of(agent)(value))
+    except InputError:
+        return ()
+
+
+def _first(source: str) -> Value:
+    """Give what stands in the first row of a file."""
     from moa import rows
-    from moa.batch import Row, row_text
+    from moa.batch import Row
 
     first = next(iter(rows.read(source, else_do="Give --text to ask about the words themselves")))
     if not isinstance(first, Row):
         raise ConfigError(f"{source}: its first row is malformed: {first.error}")
-    return row_text(first.value)
-
-
-def _prompts(agent: TypedNode[Any, Any], text: str) -> tuple[SentPrompt, ...] | None:
-    """Give what an agent would send; `None` where it doesn't take a text."""
-    from moa.batch import reader_of
-
-    try:
-        return agent.prompt(reader_of(agent)(text))
-    except InputError:
-        return None
+    return first.value
 
 
 def _as_json(sent: SentPrompt) -> dict[str, Any]:

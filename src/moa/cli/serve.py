@@ -7,7 +7,6 @@ import ipaddress
 import json
 import logging
 import shlex
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,57 +17,59 @@ from moa.cli import options, screen
 from moa.errors import ConfigError, needed
 
 if TYPE_CHECKING:
+    import socket
+
     import uvicorn
     from starlette.applications import Starlette
 
-    from moa.serving.server import Server
+    from moa.config.endpoints import Endpoints
+    from moa.serving.server import Server, Settings
 
-_LAST_S = 1
-"""Seconds that uvicorn waits beyond those that runs have to end."""
+Host = Annotated[
+    str, typer.Option("--host", help="Address to listen on; beyond this machine only with --keys.")
+]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any that is free.")]
+Jobs = Annotated[
+    Path | None,
+    typer.Option("--jobs", metavar="DIR", help="Keep the jobs of POST /jobs in this folder."),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="NAME",
+        help="Answer for this name too, beside localhost and addresses.",
+    ),
+]
+Cors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cors", metavar="ORIGIN", help="Let pages of this origin ask: https://app.example.org."
+    ),
+]
+Studio = Annotated[
+    bool,
+    typer.Option(
+        "--studio",
+        help="Show the last runs on a page, /studio/, which asks for a key: $MOA_STUDIO_KEY, "
+        "else one that is made and printed.",
+    ),
+]
 
 
 def serve(
     names: options.Served,
     *,
-    host: Annotated[
-        str,
-        typer.Option("--host", help="Address to listen on; beyond this machine only with --keys."),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port; 0: any that is free.")
-    ] = 8080,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
     keys: options.Keys = None,
-    jobs: Annotated[
-        Path | None,
-        typer.Option("--jobs", metavar="DIR", help="Keep the jobs of POST /jobs in this folder."),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-host",
-            metavar="NAME",
-            help="Answer for this name too, beside localhost and addresses.",
-        ),
-    ] = None,
-    cors: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--cors",
-            metavar="ORIGIN",
-            help="Let pages of this origin ask: https://app.example.org.",
-        ),
-    ] = None,
+    jobs: Jobs = None,
+    allow_host: AllowHost = None,
+    cors: Cors = None,
     deadline_s: options.RunTimeout = 300.0,
     concurrency: options.DefaultConcurrency = 256,
     demo: options.Demo = False,
-    studio: Annotated[
-        bool,
-        typer.Option(
-            "--studio",
-            help="Show the last runs on a page, /studio/, which asks for a key: $MOA_STUDIO_KEY, "
-            "else one that is made and printed.",
-        ),
-    ] = False,
+    studio: Studio = False,
     config: options.ConfigFile = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -96,13 +97,9 @@ def serve(
             "a key. Without --host it listens on 127.0.0.1 alone"
         )
     with needed("uvicorn", extra="serve", purpose="to serve"):
-        import uvicorn
-
-    from moa.config.endpoints import NO_LLM, Endpoints
+        from moa.serving.server import Settings
+    from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
-    from moa.endpoints.encoders import keep_vectors
-    from moa.serving.app import app_of, server_of
-    from moa.serving.server import Settings
 
     _show_warnings()
     settings = Settings(
@@ -111,30 +108,39 @@ def serve(
         timeout_s=deadline_s,
         concurrency=concurrency,
         jobs=jobs,
+        starts_decide=True,
     )
     endpoints = Endpoints(Config() if demo else options.configured(config))
+    server = _server_of(names, endpoints, keys, settings)
+    _listen(server, host, port, demo=demo, studio=studio)
+
+
+def _server_of(
+    names: Sequence[str], endpoints: Endpoints, keys: str | None, settings: Settings
+) -> Server:
+    from moa.config.endpoints import NO_LLM
+    from moa.endpoints.encoders import keep_vectors
+    from moa.serving.app import server_of
+
     keep_vectors()
     server = server_of(names, endpoints, keys=keys, settings=settings)
     if endpoints.stood_in:
         screen.notes().print(NO_LLM)
+    return server
+
+
+def _listen(server: Server, host: str, port: int, *, demo: bool, studio: bool) -> None:
+    """Say where it listens, and serve until told to end."""
+    from moa.serving.app import app_of
+    from moa.serving.listening import address_of, listening, uvicorn_for
+
     with listening(host, port) as listener:
         address = address_of(listener)
         _say(server, address, demo=demo)
         app = app_of(server, closes=True)
         if studio:
             app = _with_page(server, app, address)
-        serving = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                ws="none",
-                lifespan="on",
-                log_level="error",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=int(settings.drain_s) + _LAST_S,
-            )
-        )
+        serving = uvicorn_for(app, drain_s=server.settings.drain_s)
         asyncio.run(_serve(serving, server, listener))
 
 
@@ -168,24 +174,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """Listen on an address, or raise a `ConfigError`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"nothing can listen on {host}, port {port}: {error.strerror}. Give another --port, or "
-            "0 for any that is free"
-        ) from error
-
-
-def address_of(listener: socket.socket) -> str:
-    """Give the address of what listens, as a browser takes it."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _say(server: Server, address: str, *, demo: bool) -> None:

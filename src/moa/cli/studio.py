@@ -93,9 +93,7 @@ def studio(
         moa studio done.jsonl --of support
     """
     with needed("uvicorn", extra="serve", purpose="to show the page"):
-        import uvicorn
-
-    from moa.cli.serve import address_of, listening
+        from moa.serving.listening import address_of, listening, uvicorn_for
     from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
     from moa.graphs.learning import learns
@@ -126,18 +124,7 @@ def studio(
         )
         if open_page:
             typer.launch(address)
-        serving = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                ws="none",
-                lifespan="on",
-                log_level="error",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=2,
-            )
-        )
+        serving = uvicorn_for(app, drain_s=1)
         try:
             asyncio.run(serving.serve(sockets=[listener]))
         finally:

@@ -20,6 +20,7 @@ from moa.endpoints.calls import left_of_call_s
 from moa.endpoints.given import GivenClient, address_of, asks_openai, check_client
 from moa.endpoints.pacing import Pacing, Slots
 from moa.endpoints.pool import Pool, checked, is_openai
+from moa.endpoints.rehearsal import REHEARSAL
 from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (
     body_text,
@@ -43,6 +44,8 @@ from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+    from moa.endpoints.sent import SentPrompt
 
 JSON = dict[str, Any]
 """A JSON object as the server wrote it: untyped until a reader has looked at each field."""
@@ -148,7 +151,7 @@ class Client:
             BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
         """
-        call, body = await self._reserved(body, context, estimate)
+        call, body = await self._reserved(path, body, context, estimate)
         with call:
             answer, seconds = await self._answer(
                 self._wire(), path, body, context, at_root=at_root, call=call
@@ -171,7 +174,7 @@ class Client:
         usage: JSON = {}
         written: list[str] = []
         cut = False
-        call, body = await self._reserved(body, context, estimate)
+        call, body = await self._reserved(path, body, context, estimate)
         with call:
             wire = self._wire()
             async with self._slot(wire, context, call):
@@ -195,10 +198,19 @@ class Client:
         if wire is not None:
             await wire.close()
 
+    def _as_sent(self, path: str, body: Mapping[str, Any]) -> SentPrompt:
+        """Write down what no agent asks, such as for vectors."""
+        from moa.endpoints.sent import SentPrompt  # which is about all endpoints
+
+        text = json.dumps({key: value for key, value in body.items() if key != "model"})
+        return SentPrompt(self.name, self.model, path, (("body", text),))
+
     async def _reserved(
-        self, body: Mapping[str, Any], context: RunContext, estimate: Amount
+        self, path: str, body: Mapping[str, Any], context: RunContext, estimate: Amount
     ) -> tuple[Reservation, Mapping[str, Any]]:
         """Set aside what a request may take, and limit its answer to what was set aside."""
+        if estimate.calls and (rehearsal := REHEARSAL.get()) is not None:
+            await rehearsal.hear([self._as_sent(path, body)], context.node)
         limit = next((key for key in _ANSWER_LIMITS if key in body), None)
         call = await context.reserve(
             self.name, self.tier, estimate, price=self.price, cuttable=limit is not None

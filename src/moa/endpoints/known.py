@@ -7,6 +7,7 @@ kept in the cache, and come first.
 from __future__ import annotations
 
 import logging
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -23,6 +24,11 @@ from moa.endpoints.weights import cache_folder
 from moa.endpoints.wrappers import unwrapped
 from moa.questions import Kind, Layout, Question
 
+REPLIES_FROM = 7.0
+"""Billions of parameters from which on what a model writes may be a reply that nobody reads: of
+models with 0.5 and 1.5 billion most replies were not worth sending, and of those between nothing
+was measured."""
+_SIZE = re.compile(r"(?<![a-z\d.])(?:\d+x)?(\d+(?:\.\d+)?)(b|m)(?![a-z\d])", re.IGNORECASE)
 MOST_OPTIONS = 24
 """Options among which a small model is asked to choose where there is an encoder beside it."""
 
@@ -36,6 +42,8 @@ class Known(BaseModel):
     """A part of its name, in small letters."""
     writes: bool = True
     """Whether its drafts are worth more than none."""
+    replies: bool | None = None
+    """Whether what it writes may go out unread; `None`: not measured, its size says it."""
     weight: Mapping[Kind, float] = Field(default_factory=dict[Kind, float])
     """How much its answers count beside the encoder's, by kind; 0 is not at all."""
     yes_bias: float = 0.0
@@ -108,6 +116,20 @@ def known(model: str) -> Known:
 def can_write(model: str) -> bool:
     """Say whether a model's drafts are worth more than none, as far as is known."""
     return known(model).writes
+
+
+def can_reply(model: str) -> bool | None:
+    """Say whether what a model writes may go out unread; `None`: neither name nor measure says.
+
+    Where it wasn't measured that follows from its size, as its name has it.
+    """
+    found = known(model)
+    if not found.writes or found.replies is not None:
+        return found.writes and found.replies
+    size = _SIZE.search(model.rpartition("/")[2])
+    if size is None:
+        return None
+    return float(size[1]) / (1 if size[2].lower() == "b" else 1000) >= REPLIES_FROM
 
 
 def keep(found: Known) -> Path:

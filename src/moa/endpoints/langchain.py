@@ -27,6 +27,9 @@ from moa.usage import UNKNOWN_PRICE, Price, Tier
 
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
 """What models call the tokens of an answer."""
+_TAKES_HEADERS = {"default_headers", "model_kwargs"}
+"""Fields of models over HTTP whose `model_kwargs` go to a client that takes `extra_headers`, as
+OpenAI's and Anthropic's do."""
 _CUT = ("length", "max_tokens")
 _ENDED = ("finish_reason", "stop_reason", "done_reason")
 
@@ -81,7 +84,7 @@ class LangChainEndpoint(EndpointBase):
         """
         with await self._reserved(prompt, context) as call, self._mapped():
             async with in_time(context.remaining_s()):
-                message, parsed = await self._asked(prompt)
+                message, parsed = await self._asked(prompt, context)
             return self._finished(prompt, message, parsed, call, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
@@ -93,7 +96,7 @@ class LangChainEndpoint(EndpointBase):
             return
         with await self._reserved(prompt, context) as call, self._mapped():
             whole: AIMessageChunk | None = None
-            model = self._with_tools(prompt)
+            model = self._with_tools(prompt, context)
             asked = model.astream(_messages(prompt.messages), stop=_stop(prompt))
             async with closed_after(asked) as pieces:
                 while True:
@@ -121,19 +124,24 @@ class LangChainEndpoint(EndpointBase):
         estimate = estimate_of(*said, max_tokens=prompt.max_tokens, price=self.price)
         return await context.reserve(self.name, self.tier, estimate, price=self.price)
 
-    def _model(self, prompt: Prompt) -> BaseChatModel:
-        """Give the model with what a prompt sets of it."""
+    def _model(self, prompt: Prompt, context: RunContext) -> BaseChatModel:
+        """Give the model with what a prompt sets of it, and with the headers of the trace."""
         fields = type(self.chat_model).model_fields
         limit = next((name for name in _LIMITS if name in fields), None)
         update: dict[str, object] = {} if limit is None else {limit: prompt.max_tokens}
         # One that has none may refuse it, as OpenAI's reasoning models do.
-        own = getattr(self.chat_model, "temperature", None)
-        if prompt.temperature is not None and own is not None:
+        warmth = getattr(self.chat_model, "temperature", None)
+        if prompt.temperature is not None and warmth is not None:
             update["temperature"] = prompt.temperature
+        headers = context.tracer and context.tracer.headers
+        if headers and fields.keys() >= _TAKES_HEADERS:
+            given: dict[str, Any] = getattr(self.chat_model, "model_kwargs", None) or {}
+            own: Mapping[str, str] = given.get("extra_headers") or {}
+            update["model_kwargs"] = {**given, "extra_headers": {**headers, **own}}
         return self.chat_model.model_copy(update=update)
 
-    def _with_tools(self, prompt: Prompt) -> Runnable[Any, AIMessage]:
-        model = self._model(prompt)
+    def _with_tools(self, prompt: Prompt, context: RunContext) -> Runnable[Any, AIMessage]:
+        model = self._model(prompt, context)
         if not prompt.tools:
             return model
         told = [{"type": "function", "function": asdict(tool)} for tool in prompt.tools]
@@ -143,12 +151,13 @@ class LangChainEndpoint(EndpointBase):
             said = f"{self.model}: tools are not supported"
             raise EndpointRejected(said, endpoint=self.name, status=501) from error
 
-    async def _asked(self, prompt: Prompt) -> tuple[AIMessage, object]:
+    async def _asked(self, prompt: Prompt, context: RunContext) -> tuple[AIMessage, object]:
         """Ask; give the message, and what was parsed of it where the model holds to schemas."""
-        model, schema, messages = self._model(prompt), prompt.json_schema, prompt.messages
+        model, schema = self._model(prompt, context), prompt.json_schema
+        messages = prompt.messages
         if schema is None or prompt.tools:
             told = messages if schema is None else with_schema(messages, schema)
-            asked = self._with_tools(prompt).ainvoke(_messages(told), stop=_stop(prompt))
+            asked = self._with_tools(prompt, context).ainvoke(_messages(told), stop=_stop(prompt))
             return await asked, None
         try:
             if "properties" not in schema:  # LangChain makes a function of it, without the rest

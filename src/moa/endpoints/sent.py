@@ -56,6 +56,8 @@ class SentPrompt:
     not counted."""
     counted: bool = False
     """Whether the model's own tokenizer counted them; else they are estimated."""
+    node: str = ""
+    """Path of the agent that sends it, in a graph."""
 
     @property
     def text(self) -> str:

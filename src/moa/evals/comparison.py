@@ -11,6 +11,7 @@ from pydantic import Field
 
 from moa._async import map_async
 from moa._files import Existing
+from moa._text import as_html
 from moa.budget import Budget
 from moa.calibration import percent
 from moa.calibration.features import Progress
@@ -169,6 +170,10 @@ class Comparison(Frozen):
             *(f"* **{_escaped(design.name)}**: {design.verdict}." for design in self.designs),
         ]
         return "\n".join(lines) + "\n"
+
+    def _repr_html_(self) -> str:
+        worth = [("design", "is it worth having?"), *((d.name, d.verdict) for d in self.designs)]
+        return as_html([self.columns, *map(self.cells, self.designs)], worth)
 
 
 def figure(value: float | None) -> str:

@@ -30,7 +30,7 @@ from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import BuiltGraph
-from moa.graphs.engine.nodes import Human, Loop
+from moa.graphs.engine.nodes import FunctionNode, Human, Loop, as_node
 from moa.graphs.engine.steps import NodeStep
 from moa.graphs.fields import FromEndpoint, Mark, Table, settings_below
 from moa.graphs.recipe import FromTable, Recipe, WiredRecipe
@@ -261,7 +261,7 @@ def parts_of(node: object) -> Iterable[object] | None:
     if isinstance(node, Guarded):
         guarded = cast("Guarded[Any, Any]", node)
         return (guarded.node, *guarded.before, *guarded.beside, *guarded.after)
-    if isinstance(node, TypedNode) and not isinstance(node, Recipe):
+    if isinstance(node, TypedNode) and not isinstance(node, Recipe | FunctionNode):
         held = [one for value in vars(node).values() for one in _each(value)]
         return None if any(map(_is_endpoint, held)) else [one for one in held if _is_node(one)]
     return () if isinstance(node, Human) else None
@@ -340,6 +340,7 @@ def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
         raise ConfigError(
             f"{where} is a class: name an instance of it, or a function that makes one"
         )
+    found = as_node(found)
     if callable(found) and not _is_node(found):
         needed = [
             parameter
@@ -349,8 +350,9 @@ def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
         ]
         if len(needed) > 1:
             raise ConfigError(
-                f"{where} takes {len(needed)} arguments: give a node, or a function of the "
-                "endpoints, or of nothing, that returns one"
+                f"{where} takes {len(needed)} arguments: give a node, such as async def "
+                "f(request, context: RunContext), or a function of the endpoints, or of nothing, "
+                "that returns one"
             )
         try:
             found = found(*([endpoints] if needed else []))

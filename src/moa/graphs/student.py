@@ -25,6 +25,7 @@ from moa.calibration.labelled import OTHERWISE, label_of
 from moa.context import RunContext, quiet
 from moa.endpoints.encoders import feeds_heads
 from moa.endpoints.known import identity_of
+from moa.endpoints.rehearsal import REHEARSAL
 from moa.errors import (
     ConfigError,
     EndpointUnauthorized,
@@ -241,6 +242,9 @@ class Student:
 
     async def consider(self, text: str, own: RunContext, *, case: str | None = None) -> Considered:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
+        if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
+            shown = await self.small.prompts(text, own)
+            await rehearsal.hear(shown, f"{own.node}/{self.small.name}", hold=True)
         learning = await self.ready(own)
         state, head = await learning.store.beside(learning.now)
         if learning.stopped:

@@ -198,7 +198,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     be."""
     danger_threshold: float = Field(default=0.15, gt=0, lt=1)
     """Probability of danger from which on an urgent message does: a false alarm costs a look. One
-    that may be urgent takes 0.6."""
+    that may be urgent takes 0.5."""
     drop: tuple[Unwanted, ...] = ()
     """What is dropped instead of quarantined. Nothing, unless you say so: a customer whose message
     is dropped is never heard of again."""

@@ -20,7 +20,7 @@ from moa.documents import Passage, Passages
 from moa.documents.checks import Fault, Ground, faults_of
 from moa.documents.claims import unbracketed
 from moa.endpoints import Completion, Endpoint
-from moa.endpoints.known import can_write
+from moa.endpoints.known import can_reply
 from moa.graphs.engine.types import Skipped
 from moa.graphs.fields import Mark, beside_config
 from moa.graphs.support_reading import Intent, Reading
@@ -30,12 +30,7 @@ from moa.questions import NONE_OF_THESE, Question
 
 Sent = Literal["send", "draft"]
 """What becomes of what a model writes."""
-SENT_FROM = 7.0
-"""Billions of parameters from which on what a model writes may be a reply that nobody reads: of
-models with 0.5 and 1.5 billion most replies were not worth sending, and of those between nothing
-was measured."""
 _CUT: Literal["trailing-strings"] = "trailing-strings"
-_SIZE = re.compile(r"(?<![a-z\d.])(?:\d+x)?(\d+(?:\.\d+)?)(b|m)(?![a-z\d])", re.IGNORECASE)
 _FILE = re.compile(r"[^\n]+\.(?:md|txt)", re.IGNORECASE)
 _TO_PEOPLE = ("refusal", "empty", "repetition", "echo")
 """Faults of a text that helps nobody, not even as a draft."""
@@ -263,22 +258,13 @@ def letter_of(
     return letter.model_copy(update={**said, "mood": feels, "urgent": now})
 
 
-def billions(model: str) -> float | None:
-    """Read how many billions of parameters a model has from its name; `None`: it doesn't say."""
-    found = _SIZE.search(model.rpartition("/")[2])
-    return float(found[1]) / (1 if found[2].lower() == "b" else 1000) if found else None
-
-
 def is_sent(llm: Endpoint) -> bool:
     """Whether what an endpoint writes may go out unread, by what is known of its model.
 
-    That is its size, where its name says it; else its tier alone, which says what somebody takes
-    it for.
+    Where nothing is, its tier says what somebody takes it for.
     """
-    size = billions(llm.model)
-    if not can_write(llm.model):
-        return False
-    return llm.tier == "llm" if size is None else size >= SENT_FROM
+    may = can_reply(llm.model)
+    return llm.tier == "llm" if may is None else may
 
 
 def doubts_about(

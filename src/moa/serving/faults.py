@@ -83,7 +83,6 @@ class Fault:
 
 _TABLE: tuple[tuple[type[MoaError], int, str], ...] = (
     (InputError, 400, "invalid_input"),
-    (NotResumable, 400, "not_resumable"),
     (BudgetExceeded, 402, "budget_exceeded"),
     (DeadlineExceeded, 504, "deadline_exceeded"),
     (OutputError, 502, "invalid_output"),
@@ -122,6 +121,12 @@ def fault_of(error: Exception) -> Fault:
     for kind, status, code in _TABLE:
         if isinstance(error, kind):
             return Fault(status=status, message=str(error), code=code)
+    if isinstance(error, NotResumable):
+        said = (
+            "the run came to where a person is asked, and nobody can answer over HTTP: run it in a "
+            "program that keeps it until somebody does"
+        )
+        return Fault(status=501, message=said, code="asks_people")
     if isinstance(error, QuorumNotMet):
         said = "of the models that were asked together too few answered: the server's log says why"
         _logger.error("%s", error)

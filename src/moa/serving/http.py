@@ -12,14 +12,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from pydantic_core import from_json, to_jsonable_python
+from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moa._files import dumped
+from moa._files import encoded
 from moa.errors import RequestRefused
 from moa.serving.faults import fault_of
 from moa.serving.keys import Caller
@@ -82,8 +82,11 @@ class Checked:
                 code="server_busy",
                 retry_after_s=1,
             )
-        if _is_routed(scope):  # else it is 404 or 405, whatever its format
+        try:
             check_format(scope["method"], headers)
+        except RequestRefused:
+            if _is_routed(scope):  # else it is 404 or 405, whatever its format
+                raise
         check_length(headers.get("content-length"), settings)
         caller = await self._server.keys.caller(headers.get("authorization"))
         scope.setdefault("state", {})["caller"] = caller
@@ -181,8 +184,7 @@ def json_response(
     value: object, headers: Mapping[str, str] | None = None, status: int = 200
 ) -> Response:
     """Answer with JSON; what is no number is null there."""
-    said = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
-    return Response(dumped(said), status, headers, "application/json")
+    return Response(encoded(value), status, headers, "application/json")
 
 
 class Bounded:

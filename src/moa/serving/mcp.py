@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -24,6 +25,8 @@ from moa._async import first_in
 from moa.errors import MissingDependency, RequestRefused
 from moa.serving.http import read_json
 from moa.serving.server import Server
+from moa.telemetry import tracer_of
+from moa.telemetry.spans import attach_to
 
 if TYPE_CHECKING:
     from mcp.server import Server as Protocol
@@ -95,8 +98,10 @@ class Exchange:
 
         manager = StreamableHTTPSessionManager(self._protocol, stateless=True)
         try:
-            async with asyncio.timeout(self._limit_s), manager.run():
-                await manager.handle_request(scope, again, send)
+            # The SDK has a span of its own, and looks for what is around it in its protocol alone.
+            with attach_to(tracer_of(Headers(scope=scope))):
+                async with asyncio.timeout(self._limit_s), manager.run():
+                    await manager.handle_request(scope, again, send)
         except TimeoutError:
             _logger.warning("an exchange of MCP was cut off: it took too long")
 

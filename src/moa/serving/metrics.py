@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -40,6 +42,7 @@ class Metrics:
         self._cost = Counter(
             "moa_cost_dollars", "US dollars, of calls with a price.", asked, registry=registry
         )
+        self._asked = cache(self._count)
         active = Gauge("moa_runs_active", "Runs that go on.", registry=registry)
         active.set_function(lambda: server.runs.active)
         ready = Gauge("moa_ready", "Whether models are loaded.", registry=registry)
@@ -55,11 +58,20 @@ class Metrics:
         self._runs.labels(name, item.status).inc()
         self._seconds.labels(name).observe(item.seconds)
         for part, amount in item.usage.parts.items():
-            asked = (name, part.tier, part.endpoint)
-            self._calls.labels(*asked).inc(amount.calls)
-            self._tokens.labels(*asked, "in").inc(amount.input_tokens)
-            self._tokens.labels(*asked, "out").inc(amount.output_tokens)
-            self._cost.labels(*asked).inc(float(amount.priced_cost))
+            calls, read, written, cost = self._asked(name, part.tier, part.endpoint)
+            calls.inc(amount.calls)
+            read.inc(amount.input_tokens)
+            written.inc(amount.output_tokens)
+            cost.inc(float(amount.priced_cost))
+
+    def _count(self, *asked: str) -> tuple[Counter, Counter, Counter, Counter]:
+        """Find the counters of who was asked by whom."""
+        return (
+            self._calls.labels(*asked),
+            self._tokens.labels(*asked, "in"),
+            self._tokens.labels(*asked, "out"),
+            self._cost.labels(*asked),
+        )
 
 
 def routes(server: Server) -> list[Route]:

@@ -14,16 +14,26 @@ from pathlib import Path
 from moa._async import cancel
 from moa.config.endpoints import Endpoints, warm
 from moa.config.faults import nearest
+from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.encoders import JointEncoder, encoder_for
+from moa.endpoints.embedded import EmbeddedEndpoint
+from moa.endpoints.encoders import JointEncoder, encoder_beside, encoder_for
+from moa.endpoints.wrappers import unwrapped
 from moa.errors import ConfigError, MoaError, RequestRefused
 from moa.graphs.loading import endpoints_in, texts_to_encode
+from moa.questions import Option, Question
 from moa.serving.jobs import Jobs
 from moa.serving.keys import Caller, Keys
 from moa.serving.runs import Runs
 from moa.serving.served import Served
 
 _logger = logging.getLogger(__name__)
+_FIRST = Question(
+    "first",
+    "predicate",
+    "Is this a question?",
+    (Option("yes", value=True), Option("no", value=False)),
+)
 _ORIGIN = re.compile(r"https?://[^/*\s]+")
 
 
@@ -57,11 +67,14 @@ class Settings:
     """Seconds for which they are."""
     jobs: Path | None = None
     """Folder of the jobs; `None`: no jobs are taken."""
+    starts_decide: bool = False
+    """Whether the small model that `decide` asks, if what is served is built on it too, is started
+    before `/ready`; else at the first question. `moa serve` starts it."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if isinstance(value, int | float) and value <= 0:
+            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
                 raise ConfigError(f"{one.name}={value} is to be more than 0")
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
@@ -186,3 +199,23 @@ class Server:
         except MoaError as error:
             _logger.error("the models can't be loaded: %s", error)
             raise
+        if self.settings.starts_decide:
+            await self._warm_decide()
+
+    async def _warm_decide(self) -> None:
+        """Start what `decide` asks, with a question: its weights are read when it is asked first.
+
+        Where nothing that is served is built on it, or that fails, the first question does that.
+        """
+        built, small = self.endpoints.used, self.decides
+        if small is None or small not in built:
+            return
+        if not isinstance(unwrapped(small), EmbeddedEndpoint):
+            return
+        try:
+            await warm([small])
+            if encoder_beside(small) is not None:
+                await JointEncoder().read([_FIRST.text])
+            await small.decide(_FIRST.text, [_FIRST], RunContext())
+        except MoaError as error:
+            _logger.warning("the small model can't be asked questions: %s", error)

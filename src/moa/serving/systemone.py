@@ -23,8 +23,11 @@ from moa.agents.deciding import DecidingAgent
 from moa.calibration.file import Calibration
 from moa.context import RunContext, run_context
 from moa.errors import ConfigError, RequestRefused
-from moa.node import Result, finish
-from moa.questions import Answer, Kind, Option, Question
+from moa.graphs.cascade import Cascade
+from moa.graphs.engine.types import signature_of
+from moa.guards.guarded import Guarded
+from moa.node import Node, Result, finish
+from moa.questions import Answer, Kind, Option, Question, answers_in, answers_of, gives_answers
 from moa.serving.asking import Body, SomeText, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
@@ -151,8 +154,9 @@ class Asked:
 
     def __init__(self, agent: DecidingAgent[Any], name: str) -> None:
         self.agent, self.name = agent, name
+        self.calibrations = agent.calibrations
 
-    async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
+    async def run(self, request: Any, /, context: RunContext | None = None) -> Result[Answers]:
         """Ask about a text; raises as `DecidingAgent.answers` does."""
         started = time.perf_counter()
         own = run_context(context).nested(
@@ -160,6 +164,29 @@ class Asked:
         )
         answers = await self.agent.answers(request, own)
         return finish(Answers(tuple(answers)), own, seconds=time.perf_counter() - started)
+
+
+class AskedWhole:
+    """Runs a cascade, or what guards stand around, and gives the answers to some of its questions.
+
+    Args:
+        node: What runs; its output is made of answers.
+        questions: The node's own, in the order in which they are answered.
+    """
+
+    def __init__(self, node: Node[Any, Any], questions: Sequence[Question]) -> None:
+        self._node, self.name = node, node.name
+        self._questions = tuple(questions)
+        self.calibrations = _promising(node)
+
+    async def run(self, request: Any, /, context: RunContext | None = None) -> Result[Answers]:
+        """Run it; where a guard stops the request, no question is answered."""
+        result = await self._node.run(request, context)
+        if answers_in(result.output):
+            answers = answers_of(result.output, self._questions)
+        else:
+            answers = tuple(Answer(question=one, status="refused") for one in self._questions)
+        return Result(output=Answers(answers), usage=result.usage, trace=result.trace)
 
 
 class AnyQuestions(DecidingAgent[Any]):
@@ -179,7 +206,12 @@ def routes(server: Server) -> list[Route]:
         body = await _body(request, server)
         text = text_of(body.state)
         served, agent = decider(server, body.model, request)
-        node = Asked(asking(agent, body.questions, name=served.name), served.name)
+        questions = own_or_new(agent, body.questions)
+        node: Asked | AskedWhole
+        if served.node is agent:
+            node = Asked(agent.asking(questions), served.name)
+        else:
+            node = AskedWhole(served.node, _own(served, agent, questions))
         try:
             finished = await server.runs.finish(request, served.of(node), text)
         except ConfigError as error:
@@ -188,7 +220,7 @@ def routes(server: Server) -> list[Route]:
             # A question is over a limit of the model that decides, or its labels can't be told
             # apart there; nothing was sent.
             raise RequestRefused(str(error), status=501, code="model_limit") from error
-        return json_response(reply(body, node.agent, finished), finished.headers)
+        return json_response(reply(body, node.calibrations, finished), finished.headers)
 
     return [Route("/v1/systemone", systemone, methods=["POST"])]
 
@@ -256,8 +288,43 @@ def decider(server: Server, name: str, request: Request) -> tuple[Served, Decidi
 
 
 def deciding(node: object) -> DecidingAgent[Any] | None:
-    """Give the agent that a node is, if it decides; nobody is asked past what stands around one."""
-    return cast("DecidingAgent[Any]", node) if isinstance(node, DecidingAgent) else None
+    """Give the agent whose questions a node answers, where it decides.
+
+    Of a cascade it is the first, whose questions all of them are asked; what guards stand around
+    is asked through them.
+    """
+    if isinstance(node, DecidingAgent):
+        return cast("DecidingAgent[Any]", node)
+    if isinstance(node, Guarded):
+        parts: Sequence[Node[Any, Any]] = (cast("Guarded[Any, Any]", node).node,)
+    elif isinstance(node, Cascade):
+        parts = cast("Cascade[Any, Any]", node).tiers
+    else:
+        return None
+    return deciding(parts[0]) if all(map(_gives_answers, parts)) else None
+
+
+def _gives_answers(node: Node[Any, Any]) -> bool:
+    within = None if isinstance(node, DecidingAgent) else deciding(node)
+    return within is not None or gives_answers(signature_of(node).output)
+
+
+def _promising(node: object) -> dict[str, Calibration]:
+    """Give the calibrations with a promise by question; not where two tiers have one each."""
+    if isinstance(node, Guarded):
+        return _promising(cast("Guarded[Any, Any]", node).node)
+    tiers = cast("Cascade[Any, Any]", node).tiers if isinstance(node, Cascade) else (node,)
+    found: dict[str, Calibration] = {}
+    several: set[str] = set()
+    for tier in tiers:
+        if not isinstance(tier, DecidingAgent):
+            continue
+        known: Mapping[str, Calibration] = tier.calibrations
+        for name, calibration in known.items():
+            if calibration.bound is not None:
+                several |= {name} & found.keys()
+                found[name] = calibration
+    return {name: one for name, one in found.items() if name not in several}
 
 
 def text_of(told: Told) -> str:
@@ -265,13 +332,12 @@ def text_of(told: Told) -> str:
     return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
 
 
-def asking(
-    agent: DecidingAgent[Any], asked: Mapping[str, AnyAsked], *, name: str
-) -> DecidingAgent[Any]:
-    """Copy an agent so that it asks what a request does, in its order.
+def own_or_new(agent: DecidingAgent[Any], asked: Mapping[str, AnyAsked]) -> list[Question]:
+    """Give the questions that a request asks, in its order.
 
-    A question that is the agent's own is decided as the agent does, with its calibration and its
-    examples; so is one of its name and kind that says no more. Any other is asked of its endpoint.
+    One that is the agent's own is given as the agent has it, to be decided with its calibration and
+    its examples; so is one of its name and kind that says no more. Any other has a name that no
+    question of the agent has.
 
     Raises:
         RequestRefused: a question says too little, or its options can't be told apart (422).
@@ -288,7 +354,21 @@ def asking(
             found = question
         taken.add(found.name)
         questions.append(found)
-    return agent.asking(questions)
+    return questions
+
+
+def _own(
+    served: Served, agent: DecidingAgent[Any], questions: Sequence[Question]
+) -> Sequence[Question]:
+    """Refuse questions that a node would have to be taken apart for."""
+    for one in questions:
+        if one not in agent.questions:
+            names = ", ".join(repr(own.name) for own in agent.questions)
+            raise _wrong(
+                f"{served.name} answers its own questions alone, {names}: ask others of {DECIDE!r}",
+                "questions",
+            )
+    return questions
 
 
 def _as_asked(question: Question) -> object:
@@ -338,11 +418,16 @@ def _meaning(told: Told | None) -> str | None:
     return None if told is None else text_of(told)
 
 
-def reply(body: SystemOneRequest, agent: DecidingAgent[Any], finished: Finished) -> object:
+def reply(
+    body: SystemOneRequest, calibrations: Mapping[str, Calibration], finished: Finished
+) -> object:
     """Write the answers to a request."""
     output: Answers = finished.output
     given = zip(body.questions.items(), output.answers, strict=True)
-    answers = {id: _answer(id, asked, answer, agent) for (id, asked), answer in given}
+    answers = {
+        id: _answer(id, asked, answer, calibrations.get(answer.question.name))
+        for (id, asked), answer in given
+    }
     amount = finished.item.usage.total
     usage: dict[str, float] = {
         "input_tokens": amount.input_tokens,
@@ -354,13 +439,12 @@ def reply(body: SystemOneRequest, agent: DecidingAgent[Any], finished: Finished)
 
 
 def _answer(
-    id: str, asked: AnyAsked, answer: Answer, agent: DecidingAgent[Any]
+    id: str, asked: AnyAsked, answer: Answer, calibration: Calibration | None
 ) -> dict[str, object]:
     """Write an answer; one that isn't there leaves the others as they are."""
     if answer.status != "answered":
         return {"type": "refusal", "name": id}
     said = {"type": asked.type, **_SAID[asked.type](answer)}
-    calibration = agent.calibrations.get(answer.question.name)
     return said | _promised(answer, calibration) | _beside(answer)
 
 

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from pydantic_core import to_json
-
-from moa._files import Existing, LineFile, dumped
+from moa._files import Existing, LineFile, encoded
 from moa.errors import ConfigError
 
 _logger = logging.getLogger(__name__)
+_MOMENT_S = 0.05
+"""Seconds within which what ends is written together."""
 
 
 class SpanFile:
     """A file that the spans of runs are added to: `Tracer(file=…)` takes it while it is open.
 
-    A new one can be read by its owner alone. Where it can't be written any more, as on a full disk,
-    that is logged once, and runs go on without it.
+    A new one can be read by its owner alone. Spans that end in the same moment are written
+    together, and all of a trace when its first one ends. Where the file can't be written any more,
+    as on a full disk, that is logged once, and runs go on without it.
 
     Args:
         path: Of the file, which ends in `.jsonl`.
@@ -53,6 +54,8 @@ class SpanFile:
         self._file = LineFile(path, existing=existing, source=source)
         self._turn = threading.Lock()
         self._is_open = False
+        self._waiting: list[bytes] = []
+        self._written_at = 0.0
 
     def __enter__(self) -> Self:
         self._file.__enter__()
@@ -62,30 +65,37 @@ class SpanFile:
         self._is_open = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._turn:
+            if self._is_open:
+                self._write()
             self._is_open = False
             self._file.close()
 
-    def add(self, line: Mapping[str, object]) -> None:
-        """Write a span that has ended; nothing once the file is closed."""
+    def add(self, line: Mapping[str, object], *, last: bool) -> None:
+        """Write a span that has ended; nothing once the file is closed.
+
+        Args:
+            line: See docs/tracing.md.
+            last: Whether it is that of the whole trace.
+        """
+        written = encoded(line)
         with self._turn:
             if not self._is_open:
                 return
-            try:
-                self._file.add_line(_written(line))
-            except ConfigError as error:
-                self._is_open = False
-                _logger.warning("no further spans are written: %s", error)
+            self._waiting.append(written)
+            now = time.monotonic()
+            if last or now > self._written_at + _MOMENT_S:
+                self._written_at = now
+                self._write()
 
-
-def _written(line: Mapping[str, object]) -> bytes:
-    try:
-        return to_json(line)
-    except ValueError:  # half of a surrogate pair, which is no text
-        return dumped(line).encode()
+    def _write(self) -> None:
+        """Write what waits; a call for each line takes as long as making it."""
+        lines, self._waiting = self._waiting, []
+        if not lines:
+            return
+        try:
+            self._file.add_line(b"\n".join(lines))
+        except ConfigError as error:
+            self._is_open = False
+            _logger.warning("no further spans are written: %s", error)

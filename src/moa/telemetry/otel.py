@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.context import Context, get_current
 from opentelemetry.propagate import extract
 
 from moa.telemetry import names
@@ -74,9 +74,6 @@ class Sink:
             span.end(end_ns)
         except Exception:
             _logger.warning("a span can't be ended", exc_info=True)
-
-    attach = staticmethod(attach)
-    detach = staticmethod(detach)
 
     @staticmethod
     def within(span: trace.Span, around: Context | None) -> Context:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from decimal import Decimal
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
@@ -88,7 +86,8 @@ class Tracer:
         self.file = file
         self.pii = pii
         self._content = content
-        self._parent = parent
+        self.context = parent
+        """What the trace goes on from."""
 
     @property
     def content(self) -> bool:
@@ -114,7 +113,7 @@ class Tracer:
         sink, around = sink_of_process(), None
         before = _ids_in(resumes)
         if sink is not None:
-            around = self._parent or sink.ambient()
+            around = self.context or sink.ambient()
             if before is not None:
                 around = sink.remote(*before, around)
         return Span(
@@ -138,24 +137,6 @@ class Tracer:
         if not (amount.calls or amount.tokens):
             return None
         return _alone(self, part)
-
-
-class _Sum:
-    """What calls have taken."""
-
-    __slots__ = ("cached", "cost", "input", "output", "requests", "unpriced")
-
-    def __init__(self) -> None:
-        self.requests = self.input = self.cached = self.output = self.unpriced = 0
-        self.cost: Decimal = ZERO
-
-    def add(self, amount: Amount) -> None:
-        self.requests += amount.calls
-        self.input += amount.input_tokens
-        self.cached += amount.cached_input_tokens
-        self.output += amount.output_tokens
-        self.unpriced += amount.unpriced_calls
-        self.cost += amount.priced_cost
 
 
 class Span:
@@ -186,12 +167,10 @@ class Span:
         "_given",
         "_ids",
         "_later",
-        "_own",
+        "_paid",
         "_side",
         "_span",
         "_start_ns",
-        "_sum",
-        "_turn",
         "content",
         "is_call",
         "name",
@@ -225,10 +204,8 @@ class Span:
         self._side: Side = side
         self._start_ns = start_ns = start_ns or time.time_ns()
         self._error: str | None = None
-        self._own: _Sum | None = None
-        self._sum: _Sum | None = None
-        self._turn: threading.Lock = threading.Lock() if parent is None else parent._turn
-        """Of the sums of the trace: what is paid in threads is counted too."""
+        self._paid: list[Amount] = []
+        """What calls have taken: its own where it is that of a call, else those of all below it."""
         self._ended = False
         self.sink, self._around, self._context = sink, around, None
         self.recorded = True
@@ -299,8 +276,11 @@ class Span:
     @property
     def traceparent(self) -> str:
         """Where it is, as the header of that name says it."""
-        trace_id, span_id, _ = self.ids
-        flags = 1 if self._span is None else self._span.get_span_context().trace_flags
+        if self._span is None:
+            (trace_id, span_id, _), flags = self.ids, 1
+        else:
+            here = self._span.get_span_context()
+            trace_id, span_id, flags = here.trace_id, here.span_id, here.trace_flags
         return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
 
     def set(self, name: str, value: Value | None) -> None:
@@ -338,16 +318,10 @@ class Span:
 
     def settle(self, amount: Amount) -> None:
         """Count what the call has taken, here and in the sums of all spans around it."""
-        with self._turn:
-            if self._own is None:
-                self._own = _Sum()
-            self._own.add(amount)
-            around = self.parent
-            while around is not None:
-                if around._sum is None:
-                    around._sum = _Sum()
-                around._sum.add(amount)
-                around = around.parent
+        around: Span | None = self
+        while around is not None:
+            around._paid.append(amount)  # in one step, as threads pay too
+            around = around.parent
 
     def fail(self, error: BaseException) -> None:
         """Say what it ended with."""
@@ -372,26 +346,32 @@ class Span:
         if self.sink is not None and self._span is not None:
             self.sink.end(self._span, self._later, self._events, self._error, end_ns)
         if self.tracer.file is not None:
-            self.tracer.file.add(self._line(end_ns))
+            self.tracer.file.add(self._line(end_ns), last=self.parent is None)
 
     def _add_usage(self) -> None:
         """Set what a call has taken, and the sum of several; of a trace also where it is of one."""
-        later, own, total = self._later, self._own, self._sum
-        if own is not None:
-            later[names.INPUT_TOKENS] = own.input
-            later[names.OUTPUT_TOKENS] = own.output
-            if own.requests != 1:
-                later[names.REQUESTS] = own.requests
-            if own.cached:
-                later[names.CACHED_TOKENS] = own.cached
-            if not own.unpriced:
-                later[names.COST] = float(own.cost)
-        if total is not None and (self.parent is None or total.requests > 1):
-            later[names.SUM_REQUESTS] = total.requests
-            later[names.SUM_INPUT_TOKENS] = total.input
-            later[names.SUM_OUTPUT_TOKENS] = total.output
-            if not total.unpriced:
-                later[names.SUM_COST] = float(total.cost)
+        paid, later = self._paid, self._later
+        requests = sum([one.calls for one in paid])
+        if not paid or not (self.is_call or self.parent is None or requests > 1):
+            return
+        read = sum([one.input_tokens for one in paid])
+        written = sum([one.output_tokens for one in paid])
+        cost: float | None = None
+        if not sum([one.unpriced_calls for one in paid]):
+            cost = float(sum([one.priced_cost for one in paid], ZERO))
+        if not self.is_call:
+            later[names.SUM_REQUESTS] = requests
+            later[names.SUM_INPUT_TOKENS] = read
+            later[names.SUM_OUTPUT_TOKENS] = written
+            self.set(names.SUM_COST, cost)
+            return
+        later[names.INPUT_TOKENS] = read
+        later[names.OUTPUT_TOKENS] = written
+        self.set(names.COST, cost)
+        if requests != 1:
+            later[names.REQUESTS] = requests
+        if cached := sum([one.cached_input_tokens for one in paid]):
+            later[names.CACHED_TOKENS] = cached
 
     def _line(self, end_ns: int) -> Mapping[str, object]:
         """Write it as a line of a file; see docs/tracing.md."""
@@ -495,24 +475,26 @@ def _ids_in(traceparent: str | None) -> tuple[int, int] | None:
 
 @contextmanager
 def attach_to(around: Tracer | Span | None) -> Generator[None]:
-    """Make a span the current one of OpenTelemetry, for the spans of a user's own code.
+    """Make a span the current one of OpenTelemetry, for the spans of code that isn't ours.
 
     It stands around one `await`, and never around a `yield`: what is closed by another task would
     have to be detached there.
     """
-    sink, inner = (around.sink, around.context) if isinstance(around, Span) else (None, None)
-    if sink is None or inner is None:
+    inner = around and around.context
+    if inner is None:
         yield
         return
-    token = sink.attach(inner)
+    from opentelemetry.context import attach, detach
+
+    token = attach(inner)
     try:
         yield
     finally:
-        sink.detach(token)
+        detach(token)
 
 
 def _seconds(ns: int) -> float:
-    return round(ns / 1e9, 6)
+    return ns // 1000 / 1e6
 
 
 def _said_of(error: BaseException) -> dict[str, Value]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
@@ -80,7 +80,7 @@ class StateNode(Protocol[State_contra]):
 
 
 def as_langgraph(
-    node: Node[In, Out],
+    node: Node[In, Out] | Callable[[In, RunContext], Awaitable[Out]],
     *,
     read: Callable[[State], In],
     write: Callable[[Out], Mapping[str, Any]],
@@ -93,7 +93,7 @@ def as_langgraph(
     `ainvoke(…, context=Context(RunContext(…)))`.
 
     Args:
-        node: An agent, a graph, or any other node.
+        node: An agent, a graph, or any other node; or `async def f(request, context: RunContext)`.
         read: Picks the node's input out of the state.
         write: Turns the node's output into an update of the state.
 
@@ -108,15 +108,18 @@ def as_langgraph(
         >>> asyncio.run(compiled.ainvoke({"text": "Lovely!", "mood": ""}))["mood"]
         'positive'
     """
+    from moa.graphs.engine.nodes import as_node
+
+    found: Node[In, Out] = as_node(node)
 
     async def run(state: State) -> dict[str, Any]:
         from langgraph.runtime import get_runtime
 
         from moa.graphs.engine.durable import run_in
 
-        return dict(write(await run_in(get_runtime(), node, read(state))))
+        return dict(write(await run_in(get_runtime(), found, read(state))))
 
-    run.__name__ = node.name
+    run.__name__ = found.name
     return run
 
 

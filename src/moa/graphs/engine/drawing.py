@@ -27,7 +27,7 @@ from moa.graphs.engine.steps import (
     Step,
     label_name,
 )
-from moa.graphs.engine.types import UNKNOWN, picked, shown
+from moa.graphs.engine.types import UNKNOWN, shown
 from moa.usage import Tier
 
 Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
@@ -306,7 +306,7 @@ def _function_name(step: Step) -> str:
     if not isinstance(step, FunctionStep):
         return ""
     name = getattr(step.function, "__name__", "<lambda>").lstrip("_")
-    return name if name != "<lambda>" else ".".join(picked(step.function))
+    return "" if name == "<lambda>" else name
 
 
 def _joins(plan: Plan) -> set[Step]:

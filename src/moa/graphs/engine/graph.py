@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
+from moa._async import beside
 from moa.context import RunContext, run_context
+from moa.endpoints.rehearsal import rehearse
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Sketch, sketch_plan
-from moa.graphs.engine.nodes import Asked, Human, Loop, is_kept
+from moa.graphs.engine.nodes import Asked, Human, Loop, as_node, is_kept
 from moa.graphs.engine.plan import Plan, check, plan_of
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.steps import (
@@ -42,6 +45,8 @@ from moa.questions import Choice
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from moa.endpoints.sent import SentPrompt
+
 In = TypeVar("In")
 T = TypeVar("T")
 U = TypeVar("U")
@@ -58,8 +63,9 @@ H = TypeVar("H")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
-Work = Node[T, U] | Callable[[T], Awaitable[U]]
-"""A node, or an asynchronous function of one argument that stands for one."""
+Work = Node[T, U] | Callable[[T], Awaitable[U]] | Callable[[T, RunContext], Awaitable[U]]
+"""A node, or an asynchronous function that stands for one: of its input, and of the run's context
+where it asks agents."""
 Condition = Handle[bool] | Handle[bool | Skipped]
 
 
@@ -177,8 +183,8 @@ class Graph(Generic[In]):
         doesn't accept `Skipped`. What needs a skipped node is skipped in turn.
 
         Args:
-            node: A node, or a function of one argument: asynchronous, quick, or with `thread` one
-                that blocks.
+            node: A node; `async def f(request, context: RunContext)`, which is one; or a function
+                of one argument: asynchronous, quick, or with `thread` one that blocks.
             source: What it is given.
             when: Decides whether it runs.
             otherwise: Stands in where it is skipped. Nothing that only this needs runs before.
@@ -193,6 +199,7 @@ class Graph(Generic[In]):
             WiringError: what is given is no node or no handle, or `thread` doesn't suit it.
         """
         check_work(node)
+        node = as_node(node)
         signature = signature_of(node)
         if thread and (is_node(node) or signature.waits):
             raise WiringError(
@@ -268,6 +275,7 @@ class Graph(Generic[In]):
             WiringError: what is given is no node or no handle.
         """
         check_work(body)
+        body = as_node(body)
         loop = Loop(body, until=until, at_most=at_most, name=name or name_of(body))
         self._problems += loop.problems()
         return self.add(loop, source)
@@ -451,7 +459,7 @@ class Graph(Generic[In]):
         if known is None:
             self._problems.append(
                 f"the labels of {source.name!r} are not known: annotate it with a Choice of an "
-                "Enum or a Literal, or say match(…, labels=[…])"
+                "Enum or a Literal, which a lambda can't be, or say match(…, labels=[…])"
             )
         outer, ways = self._branch, cast("Callable[[Any], Handle[Any]]", branch)
         for label in known or (None,):
@@ -558,6 +566,17 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
                 raise not_resumable(f"{own.node}/{self.plan.asks}")
             output = await Run(self.plan, own).output(request)
         return finish(cast("Out_co", output), own, seconds=time.perf_counter() - start)
+
+    def prompt(self, request: In_contra, /) -> tuple[SentPrompt, ...]:
+        """Give the first model calls of a request without making them; see `TypedNode.prompt`.
+
+        Functions that stand before them are called.
+
+        Raises:
+            InputError: `request` is not of the graph's input type; nothing ran.
+            MoaError: it failed before it came to a call.
+        """
+        return beside(lambda: rehearse(partial(self.run, request)))
 
     def sketch(self, sketch: Sketch) -> None:
         """Draw its nodes, and what passes between them."""

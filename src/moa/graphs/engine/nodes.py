@@ -1,31 +1,77 @@
-"""Nodes that a graph makes itself: one that runs again and again, and one that asks a person."""
+"""Nodes that a graph makes itself: of a function, of a body that runs again, and of a person."""
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from moa.agents.base import said
+from moa.agents.base import TypedNode, said
 from moa.context import RunContext
+from moa.errors import MoaError, WiringError
 from moa.graphs.engine.plan import Plan, plan_of
-from moa.graphs.engine.run import Run, quickly
+from moa.graphs.engine.run import Run, failure_of, quickly
 from moa.graphs.engine.steps import NodeStep, Step
 from moa.graphs.engine.types import (
     UNKNOWN,
+    Skipped,
     fits,
     miscounted,
     name_of,
-    picked,
     shown,
     signature_of,
+    takes_context,
+    union,
 )
 from moa.node import Result, finish
+from moa.telemetry.names import Kind
 
 Asked = str | Mapping[str, Any]
 """What a person is shown."""
+
+
+class FunctionNode(TypedNode[Any, Any]):
+    """Runs `async def f(request, context: RunContext)`, which asks agents as plain Python does.
+
+    A resumed run finds each call in it again, so none is sent twice.
+
+    Raises:
+        WiringError: the function isn't asynchronous.
+    """
+
+    span_kind: ClassVar[Kind] = "function"
+    may_be_dear = True
+    """Nobody sees whom it asks, so it isn't started in vain."""
+
+    def __init__(self, function: Callable[[Any, RunContext], Any]) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise WiringError(f"{name_of(function)} takes a context: write it as async def")
+        signature = signature_of(function)
+        taken, given = signature.input(0), signature.output
+        self.function = function
+        self.input_type = Any if taken is UNKNOWN else taken
+        self.output_type = union((given, Skipped)) if signature.may_skip else given
+        super().__init__(name=name_of(function))
+
+    async def answer(self, request: Any, context: RunContext) -> Any:
+        """Call the function; what it raises names it."""
+        try:
+            return await self.function(request, context)
+        except MoaError:
+            raise
+        except Exception as error:
+            failure = failure_of(self.name, error)
+            if failure is error:
+                raise
+            raise failure from error
+
+
+def as_node(work: Any) -> Any:
+    """Make a node of a function that takes a context; give anything else back as it is."""
+    return FunctionNode(work) if takes_context(work) else work
 
 
 class Loop:
@@ -56,7 +102,7 @@ class Loop:
     def goal(self) -> str:
         """What it runs until, as far as a name says it; may be empty."""
         called = name_of(self.until)
-        return ".".join(picked(self.until)) if called == "<lambda>" else called
+        return "" if called == "<lambda>" else called
 
     async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
         """Run passes until one is good enough, and give the last one's output."""

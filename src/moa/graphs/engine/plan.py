@@ -151,9 +151,11 @@ def _is_in_the_way(step: NodeStep, branch: Branch | None) -> bool:
 
 
 def _is_dear(node: object) -> bool:
-    """Whether a node, or a node of a graph, asks a large model or a person."""
+    """Whether a node, or a node of a graph, may ask a large model or a person."""
     return any(
-        _is_person(one) or getattr(getattr(one, "endpoint", None), "tier", None) == "llm"
+        _is_person(one)
+        or getattr(one, "may_be_dear", False) is True
+        or getattr(getattr(one, "endpoint", None), "tier", None) == "llm"
         for one in _inside(node)
     )
 

@@ -395,7 +395,7 @@ async def _called(task: Task, value: Any, context: RunContext) -> NodeOutput:
     except MoaError:
         raise
     except Exception as error:
-        failure = explained(error, task.name) if task.is_node else _failure_of(task.name, error)
+        failure = explained(error, task.name) if task.is_node else failure_of(task.name, error)
         if failure is error:
             raise
         raise failure from error
@@ -413,14 +413,14 @@ def quickly(name: str, work: Callable[..., Any], *values: Any) -> Any:
     except MoaError:
         raise
     except Exception as error:
-        raise _failure_of(name, error) from error
+        raise failure_of(name, error) from error
     if inspect.iscoroutine(output):
         output.close()
         raise WiringError(f"{name!r} gave a coroutine, and nobody waits for it: use g.add for that")
     return output
 
 
-def _failure_of(name: str, error: Exception) -> Exception:
+def failure_of(name: str, error: Exception) -> Exception:
     """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
     if type(error).__module__.startswith("langgraph."):
         return error

@@ -9,7 +9,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from moa.errors import WiringError
-from moa.graphs.engine.types import UNKNOWN, Signature, field_type, name_of, picked, signature_of
+from moa.graphs.engine.types import Signature, name_of, signature_of
 from moa.questions import Choice, Question, labels_typed
 
 T_co = TypeVar("T_co", covariant=True)
@@ -244,15 +244,12 @@ def step_of(handle: object) -> Step:
 def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> FunctionStep:
     """Declare a `map` or a `join`."""
     signature = signature_of(function)
-    output, fields = signature.output, picked(function)
-    if output is UNKNOWN and not sources[0].may_skip:
-        output = field_type(sources[0].type, fields)
     called = name_of(function)
-    names = ".".join((", ".join(step.name for step in sources), *fields))
+    names = ", ".join(step.name for step in sources)
     return FunctionStep(
         graph=sources[0].graph,
         name=names if called == "<lambda>" else f"{called}({names})",
-        type=output,
+        type=signature.output,
         may_skip=signature.may_skip,
         branches=[innermost(step.branch for step in sources)],
         function=function,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
 import types
@@ -24,6 +23,7 @@ from typing import (
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa.agents.base import said
+from moa.context import RunContext
 from moa.errors import InputError, OutputError, StoreError, WiringError
 from moa.node import Node, Result
 
@@ -161,9 +161,6 @@ def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
     return cast("type", get_origin(annotation) or annotation), get_args(annotation)
 
 
-_PLAIN_READS = frozenset(("RESUME", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_ATTR", "RETURN_VALUE"))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """Types as annotated; `UNKNOWN` where an annotation is missing or can't be read."""
@@ -193,6 +190,19 @@ class Signature:
 def is_node(work: object) -> bool:
     """Whether `work` has the shape of a node; else it is a function."""
     return hasattr(work, "run") and not isinstance(work, type)
+
+
+def takes_context(work: object) -> bool:
+    """Whether `work` is a function of a request and of a context: a node written as a function."""
+    if is_node(work) or isinstance(work, type) or not callable(work):
+        return False
+    try:
+        _, context = inspect.signature(work).parameters.values()
+    except (ValueError, TypeError):  # other than two parameters, or a builtin without a signature
+        return False
+    # Where a name is imported for checkers alone, the annotation stays a string.
+    named = context.annotation is context.empty and context.name == "context"
+    return named or context.annotation in (RunContext, "RunContext", "moa.RunContext")
 
 
 def miscounted(what: str, function: Callable[..., Any], given: int) -> Iterator[str]:
@@ -250,32 +260,6 @@ def signature_of(work: Any) -> Signature:
     no annotation does.
     """
     return _node_signature(work) if is_node(work) else _function_signature(work)
-
-
-def picked(function: Callable[..., Any]) -> tuple[str, ...]:
-    """What a function such as `lambda v: v.a.b` picks, as `("a", "b")`; empty for any other."""
-    code = getattr(function, "__code__", None)
-    if code is None or code.co_argcount != 1:
-        return ()
-    steps = list(dis.get_instructions(code))
-    if any(step.opname not in _PLAIN_READS for step in steps):
-        return ()
-    return tuple(str(step.argval) for step in steps if step.opname == "LOAD_ATTR")
-
-
-def field_type(source: object, fields: tuple[str, ...]) -> object:
-    """Type of a field of a field … of a value of type `source`, as far as annotations tell."""
-    return functools.reduce(_attribute, fields, source) if fields else UNKNOWN
-
-
-def _attribute(owner: object, name: str) -> object:
-    if not isinstance(owner, type):
-        return UNKNOWN
-    member = inspect.getattr_static(owner, name, None)
-    if isinstance(member, property) and member.fget is not None:
-        return _hints(member.fget).get("return", UNKNOWN)
-    found = _hints(owner).get(name, UNKNOWN)
-    return UNKNOWN if _has_type_variables(found) else found
 
 
 def _node_signature(node: Node[Any, Any]) -> Signature:

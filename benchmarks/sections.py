@@ -1,0 +1,209 @@
+"""Which command writes each section, and which modules of `moa` it measures.
+
+A section of a page says which commit it measured, and a hash of these modules as they were then:
+where that is another hash today, the section is of older code, and `all.py --mark` says so in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+SOURCE = "src/moa"
+
+
+class Section(NamedTuple):
+    """A section of a page."""
+
+    command: str
+    """Words after `python benchmarks/`. `{data}`, `{models}`, `{served}` and `{vllm}` stand for
+    what `all.py` is given, and `{kept}` for a file of this section and these modules."""
+    measures: tuple[str, ...]
+    """Files and folders in `src/moa`, as patterns. What every run goes through, such as contexts
+    and budgets, is named where its own cost is measured."""
+
+
+CALLS = ("endpoints", "graphs/engine", "agents", "mixing", "*.py")
+VECTORS = ("decisions", "endpoints/enco*.py", "endpoints/vector_file.py", "endpoints/weights.py")
+DECIDING = ("agents", "calibration", "decisions", "endpoints", "questions.py")
+GUARDS = ("guards", "decisions", "endpoints")
+SUPPORT = (*DECIDING, "guards", "documents/checks.*", "graphs/support*")
+CHOICES = tuple(
+    f"graphs/{name}.py" for name in ("best_of_n", "choose_best", "mixture", "self_consistency")
+)
+
+SECTIONS: Mapping[str, Section] = {
+    "overhead": Section("overhead.py --repeats 5", (*CALLS, "graphs/mixture.py")),
+    "decisions": Section("decisions.py --data {data} --resume {kept}", DECIDING),
+    "routing": Section(
+        "trust.py --data {data} --steps routing --resume {kept}",
+        ("routing", "calibration/arithmetic.py", "decisions/regression.py"),
+    ),
+    "injection guard": Section("guards.py --data {data} --steps injection", GUARDS),
+    "injected lines": Section("guards.py --data {data} --steps lines", (*GUARDS, "agents")),
+    "calibration": Section(
+        "trust.py --data {data} --steps calibration --resume {kept}",
+        ("calibration", "decisions", "endpoints"),
+    ),
+    "documents": Section(
+        "documents.py --data {data} --steps search", ("documents", "graphs/rag.py", *VECTORS)
+    ),
+    "mixtures": Section("mixtures.py --repeats 3", (*CALLS, "graphs/mixture.py")),
+    "serving": Section("serving.py --config {vllm} --repeats 3", ("endpoints", "vllm", "*.py")),
+    "summaries": Section(
+        "summaries.py --data {data}",
+        ("graphs/summarize.py", "documents/sentences.py", "agents/prompts.py", *VECTORS),
+    ),
+    "mixing": Section(
+        "mixing.py --data {data} --steps embedded",
+        ("mixing", "agents", "endpoints", "evals", *CHOICES),
+    ),
+    "mixing, simulated": Section(
+        "mixing.py --steps simulated",
+        ("mixing", "agents", "evals", "testing.py", "graphs/debate.py", *CHOICES),
+    ),
+    "bounds": Section(
+        "trust.py --steps bounds", ("calibration/__init__.py", "calibration/bounds.py")
+    ),
+    "support": Section("support.py --slm {models} --chat {models} --json {kept}", SUPPORT),
+    "filters": Section("filters.py --alone {models} --json {kept}", DECIDING),
+    "encoder": Section("encoder.py --data {data}", ("calibration", *VECTORS)),
+    "encoder speed": Section("encoder.py speed", (*VECTORS, "_machine.py")),
+    "learning": Section(
+        "trust.py --steps learning --data {data} --scores {scores}",
+        ("calibration", "decisions", "endpoints"),
+    ),
+    "models": Section("models.py --data {data} --models {models} --resume {kept}", DECIDING),
+    "recipes": Section(
+        "recipes.py --data {data} --model {served} --json {kept}",
+        ("agents", "chat", "decisions", "documents", "endpoints", "graphs", "mixing", "routing"),
+    ),
+    "adaptation": Section(
+        "adaptation.py --data {data} --models {models} --resume {kept}", DECIDING
+    ),
+    "tools": Section("tools.py --model {served} --json {kept}", ("agents", "endpoints")),
+    "spam guard": Section("guards.py --data {data} --steps spam", GUARDS),
+    "pacing": Section("pacing.py --seconds 5", ("endpoints",)),
+    "heads": Section("heads.py support", VECTORS),
+    "pairs": Section("pairs.py --data {data}", (*VECTORS, "calibration/defaults.py")),
+    "promise": Section(
+        "promise_simulated.py --streams 100",
+        ("calibration/__init__.py", "calibration/audit.py", "calibration/promise.py"),
+    ),
+    "documents-asked": Section(
+        "documents.py --data {data} --models {models} --steps asked --kept {kept}",
+        ("agents", "documents", "endpoints", "graphs/rag.py", "graphs/research.py"),
+    ),
+    "support danger": Section("support_danger.py", (*VECTORS, "graphs/support*")),
+    "questions": Section("questions.py --models built-in {models} --resume {kept}", DECIDING),
+    "promise shown": Section(
+        "promise.py --data {data} --kept {kept}",
+        ("calibration", "graphs/student.py", *VECTORS),
+    ),
+    "promise drift": Section(
+        "promise_drift.py --streams 25", ("calibration/drift.py", "calibration/learning.py")
+    ),
+    "businesses": Section("businesses.py", SUPPORT),
+    "inbox": Section("inbox.py", (*SUPPORT, "evals/labelling.py", "evals/learning.py")),
+    "server": Section("server.py", ("serving", "endpoints", "*.py")),
+    "tracing": Section("tracing.py", (*CALLS, "telemetry")),
+    "faults": Section("faults.py", ("endpoints", "*.py")),
+}
+
+_STAMP = re.compile(
+    r"\n\nMeasured at commit `(?P<commit>[^`]*)`, modules `(?P<modules>\w+)`(?P<old>, \*\*of older"
+    r" code\*\*)?\."
+)
+
+
+class Stamp(NamedTuple):
+    """What a section says of the code that it measured."""
+
+    commit: str
+    modules: str
+    """Hash of them."""
+    old: bool = False
+    """Whether the section says that it is of older code."""
+
+    def __str__(self) -> str:
+        old = ", **of older code**" if self.old else ""
+        return f"\n\nMeasured at commit `{self.commit}`, modules `{self.modules}`{old}."
+
+
+def section_of(name: str) -> Section:
+    """Find a section; one with a detail behind a comma may be a kind of the one before it."""
+    found = SECTIONS.get(name) or SECTIONS.get(name.partition(",")[0])
+    if found is None:
+        raise SystemExit(f"add the section {name!r} to SECTIONS in benchmarks/sections.py")
+    return found
+
+
+def sections_in(page: str) -> Iterator[tuple[str, str]]:
+    """Give the name of each section of a page, and what stands between its marks."""
+    for found in re.finditer(r"<!-- begin (.+?) -->(.*?)<!-- end \1 -->", page, re.DOTALL):
+        yield found[1], found[2]
+
+
+def stamp_in(body: str) -> Stamp | None:
+    """Read what a section says of the code that it measured."""
+    found = _STAMP.match(body)
+    return found and Stamp(found["commit"], found["modules"], bool(found["old"]))
+
+
+def unstamped(body: str) -> str:
+    """Take that out of a section."""
+    return _STAMP.sub("", body, count=1)
+
+
+def modules_of(section: Section, files: Mapping[str, str]) -> str:
+    """Hash the modules that a section measures: their paths, and what stands in them."""
+    measured = sorted(path for path in files if _any(path, section.measures))
+    lines = "".join(f"{path} {files[path]}\n" for path in measured)
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+def _any(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a path is one of some files, or in one of some folders; `*` is no slash."""
+    return any(
+        path.startswith(f"{pattern}/")
+        or (fnmatchcase(path, pattern) and path.count("/") == pattern.count("/"))
+        for pattern in patterns
+    )
+
+
+def files_here() -> dict[str, str]:
+    """Give the files of `moa` in this folder, with their hashes as git makes them."""
+    source = ROOT / SOURCE
+    paths = (path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(source).as_posix(): _blob(path.read_bytes()) for path in paths}
+
+
+def files_at(commit: str) -> dict[str, str]:
+    """Give the files of `moa` in a commit, with their hashes."""
+    lines = git("ls-tree", "-r", commit, f"{SOURCE}/").splitlines()
+    pairs = (line.split("\t") for line in lines)
+    return {path.removeprefix(f"{SOURCE}/"): what.split()[2] for what, path in pairs}
+
+
+def _blob(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0%s" % (len(data), data), usedforsecurity=False).hexdigest()
+
+
+def commit_here() -> str:
+    """Name the commit of this folder, and whether it has changes; `unknown` without git."""
+    try:
+        return git("describe", "--always", "--dirty", "--abbrev=8", "--exclude=*").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def git(*words: str) -> str:
+    """Ask git about this folder."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout

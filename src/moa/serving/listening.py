@@ -1,0 +1,121 @@
+"""Listening: the socket, and uvicorn on it, which gives each connection a limited time and size.
+
+`moa serve` and `moa studio` both listen so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from moa.errors import ConfigError
+
+HEAD_BYTES = 64 << 10
+"""Most bytes of a request before its body: its line and its headers."""
+HEAD_S = 30.0
+"""Seconds in which they have to come, from the first byte on, or from when a client connects."""
+_LAST_S = 1
+"""Seconds that uvicorn waits beyond those that runs have to end."""
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Listen on an address, or raise a `ConfigError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can listen on {host}, port {port}: {error.strerror}. Give another --port, or "
+            "0 for any that is free"
+        ) from error
+
+
+def address_of(listener: socket.socket) -> str:
+    """Give the address of what listens, as a browser takes it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def uvicorn_for(app: ASGIApp, *, drain_s: float) -> uvicorn.Server:
+    """Make what serves an application, to be run on sockets that listen.
+
+    Args:
+        app: The application.
+        drain_s: Seconds that requests have left when it is told to end.
+    """
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=_Connection,
+            ws="none",
+            lifespan="on",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=int(drain_s) + _LAST_S,
+        )
+    )
+
+
+class _Connection(asyncio.Protocol):
+    """A connection of uvicorn's, which is closed where the head of a request doesn't come.
+
+    uvicorn waits for it for ever, and keeps, with one of its two parsers, all that comes of it.
+    """
+
+    def __init__(self, **about: Any) -> None:
+        self._inner: Any = AutoHTTPProtocol(**about)
+        self._transport: asyncio.Transport
+        self._size = 0
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport), "it listens on streams"
+        self._transport = transport
+        self._inner.connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        before = self._inner.cycle
+        self._inner.data_received(data)
+        if self._inner.cycle is not before:
+            self._size = 0
+            self._stop()
+        elif before is None or before.response_complete:
+            self._size += len(data)
+            if self._late is None:
+                self._wait()
+            if self._size > HEAD_BYTES and not self._transport.is_closing():
+                self._transport.write(_TOO_LARGE)
+                self._transport.close()
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def _wait(self) -> None:
+        self._late = asyncio.get_running_loop().call_later(HEAD_S, self._transport.abort)
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None

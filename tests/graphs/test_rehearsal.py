@@ -1,0 +1,129 @@
+"""A graph shows what it would ask first, without asking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counting import serving
+from pydantic import BaseModel
+
+from moa import Agent, Classifier, Decider, Graph, OpenAIEndpoint, Predicate, Text, predicate
+from moa.chat.graph import Chat
+from moa.chat.messages import UserMessage
+from moa.documents import Passage
+from moa.documents.retrieval import BM25
+from moa.errors import InputError, MoaError
+from moa.graphs.cascade import Cascade
+from moa.graphs.code import Code
+from moa.graphs.mixture import Mixture
+from moa.graphs.rag import Rag
+from moa.graphs.research import Research
+from moa.graphs.self_consistency import SelfConsistency
+from moa.graphs.solve import Solve
+from moa.graphs.summarize import Original, Summarize
+from moa.graphs.write import Assignment, Write
+from moa.testing import ScriptedEndpoint
+
+LONG = " ".join(f"On day {n} the ferry carried {n} cars across the sound." for n in range(60))
+
+
+def large() -> ScriptedEndpoint:
+    return ScriptedEndpoint(["Twelve cars."] * 9, name="large", tier="llm")
+
+
+def rag(llm: ScriptedEndpoint) -> Rag:
+    passage = Passage(document="sound.md", title="Sound", text="The ferry carries twelve cars.")
+    return Rag(retriever=BM25([passage]), writer=llm)
+
+
+RECIPES: dict[str, tuple[Callable[[ScriptedEndpoint], Any], Any]] = {
+    "code": (lambda llm: Code(writer=llm), "Halve a number."),
+    "write": (lambda llm: Write(llm=llm), Assignment(text="On ferries")),
+    "summarize": (lambda llm: Summarize(llm=llm), Original(text=LONG)),
+    "solve": (lambda llm: Solve(slm=llm, llm=llm), "3 bags at $4?"),
+    "rag": (rag, "How many cars does the ferry carry?"),
+    "research": (lambda llm: Research(llm=llm, answerer=rag(llm)), "How many cars?"),
+    "mixture": (lambda llm: Mixture(proposers=[llm, llm], aggregator=llm), "Cars?"),
+    "chat": (lambda llm: Chat(slm=llm, llm=llm, store=":memory:"), UserMessage(text="Hi")),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_shows_the_call_that_it_then_makes_first(name: str) -> None:
+    make, request_ = RECIPES[name]
+    llm = large()
+    graph = make(llm)
+    shown = graph.prompt(request_)
+    assert not llm.prompts
+    with suppress(MoaError):  # of what follows: the answers here are good for nobody
+        graph.run_sync(request_)
+    sent = tuple((one.role, one.content) for one in llm.prompts[0].messages)
+    assert shown[0].messages == sent
+    assert shown[0].node.startswith(graph.name)
+
+
+def test_all_who_are_asked_side_by_side_are_shown() -> None:
+    llm = large()
+    node = Agent(llm, "Count the cars.", temperature=0.7, name="count")
+    shown = SelfConsistency(node=node, samples=3).prompt("A ferry")  # a third where two differ
+    assert [one.node.split("/")[1] for one in shown] == ["count 1", "count 2"]
+    assert not llm.prompts
+
+
+class Late(BaseModel):
+    late: Predicate = predicate("Is the ferry late?")
+
+
+def test_a_graph_works_until_a_call_and_shows_nothing_of_what_follows() -> None:
+    llm = large()
+    g = Graph("ferry", Text)
+    tidy = g.input.map(lambda text: Text(text=text.text.upper()))
+    told = g.add(Agent(llm, "Say when it goes.", name="first"), tidy)
+    late = g.add(Decider(llm, Late, name="side"), tidy)
+    graph = g.build(g.join(lambda reply, late: reply, told, late))
+    shown = {one.node: one for one in graph.prompt(Text(text="at noon"))}
+    assert set(shown) == {"ferry/first", "ferry/side"}
+    assert all("AT NOON" in one.text for one in shown.values())
+    last = Graph("two", Text)
+    reply = last.add(Agent(llm, "Say when it goes.", name="first"), last.input)
+    two = last.build(last.add(Agent(llm, "Translate.", name="second"), reply))
+    assert [one.node for one in two.prompt(Text(text="at noon"))] == ["two/first"]
+    assert not llm.prompts
+
+
+def test_what_fails_before_a_call_is_an_error() -> None:
+    with pytest.raises(InputError, match="empty"):
+        rag(large()).prompt("  ")
+
+
+async def test_a_chat_keeps_nothing_of_what_is_only_shown() -> None:
+    llm = large()
+    chat = Chat(slm=llm, llm=llm, store=":memory:")
+    assert chat.prompt(UserMessage(text="Hello there"))
+    assert (await chat.threads.load("default")).last is None
+
+
+def test_a_cascade_that_learns_keeps_nothing_of_what_is_only_shown(tmp_path: Path) -> None:
+    small, llm = ScriptedEndpoint(name="small"), large()
+    first, second = (Classifier(one, ["card", "app"]) for one in (small, llm))
+    cascade = Cascade(small=first, large=second, learn=tmp_path / "answers.db")
+    (shown,) = cascade.prompt("It crashes.")
+    assert shown.endpoint == "small"
+    assert not list(tmp_path.iterdir())
+    assert not small.states
+
+
+async def test_vectors_that_a_server_would_make_are_a_call_too() -> None:
+    with serving() as (url, asked):
+        server = OpenAIEndpoint("vectors", model="m", base_url=url, capabilities=["embed"])
+        passage = Passage(document="a", title="A", text="The ferry carries twelve cars.")
+        graph = Rag(retriever=BM25([passage]), writer=large(), embedder=server)
+        (shown,) = graph.prompt("How many cars?")
+        assert not list(asked)
+        await server.close()
+    assert (shown.endpoint, shown.way) == ("vectors", "/embeddings")
+    assert "How many cars?" in shown.text
