@@ -93,7 +93,7 @@ def dollars(cost: float) -> str:
 def _curve(
     name: str, rows: Sequence[Entry], tested: Tested | None, next_step: str, cost: float | None
 ) -> Curve:
-    decided = [one for one in rows if name in one.decisions and one.decisions[name].probabilities]
+    decided = [one for one in rows if name in one.decisions and one.decisions[name].p is not None]
     known = [one for one in decided if name in one.right and one.decisions[name].answered]
     drawn = [one for one in known if name not in one.chosen]
     if not drawn:
