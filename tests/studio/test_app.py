@@ -123,7 +123,7 @@ def test_beside_a_server_its_last_runs_are_shown_without_their_texts() -> None:
 def test_what_is_tried_beside_a_server_with_keys_is_paid_by_one_of_them(tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     secret = new_secret()
-    KeyFile(keys).add(Key(name="shop", sha256=digest(secret), calls=1))
+    KeyFile(keys).add(Key(name="shop", sha256=digest(secret), calls_per_day=1))
     g = Graph("greet", str)
     greeter = Agent(ScriptedEndpoint(["Hello!", "Hello!"]), "Greet.", name="greeter")
     app: Starlette = serve(g.build(g.add(greeter, g.input)), keys=str(keys))

@@ -19,8 +19,8 @@ import uvicorn
 from moa import Graph, serve
 from moa.studio.app import beside, studio_app
 from moa.studio.labels import Labels
-from moa.studio.report import write_report
 from moa.studio.learning import Learning
+from moa.studio.report import write_report
 from moa.studio.sources import Shown, Source, find_source
 from moa.studio.trying import Trying
 from studio.lines import HOSTILE, row, shop, spans, written

@@ -368,9 +368,12 @@ def _nothing_known(id: str) -> Mapping[str, float]:
     return {}
 
 
+_NOTHING: Values = {}
+
+
 def as_values(value: object) -> Values:
-    """Give a mapping; of what is none, an empty one."""
-    return cast("Values", value) if isinstance(value, Mapping) else {}
+    """Give an object of JSON; of what is none, an empty one."""
+    return cast("Values", value) if isinstance(value, dict) else _NOTHING
 
 
 def notes_in(line: Values) -> list[Values]:

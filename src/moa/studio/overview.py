@@ -183,7 +183,7 @@ def _money(rows: Sequence[Entry]) -> Figure:
         return Figure(
             title="Cost",
             value=value,
-            detail="with the large model for all rows: unknown, as none with a price was configured",
+            detail="with the large model for all rows unknown: none with a price was configured",
         )
     would = each * len(rows)
     more = f", {would / sum(known):.1f} times as much" if known and sum(known) > 0 else ""

@@ -72,7 +72,8 @@ class Page {
   setUp() {
     const { overview } = this;
     document.getElementById("source").textContent = overview.source;
-    document.getElementById("source").title = overview.about;
+    document.getElementById("about").textContent = overview.about;
+    document.getElementById("about").title = overview.about;
     document.title = `${overview.source} · moa`;
     this.drawFigures();
     const has = { live: overview.can.run.length || overview.job || overview.learning || overview.can.learn };
