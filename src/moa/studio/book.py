@@ -78,6 +78,14 @@ class Entry:
     tags: frozenset[Tag] = frozenset()
     why: Why = "rest"
 
+    def is_said(self, label: str, question: str) -> bool:
+        """Whether a label was decided: of a question, or of any where that is empty."""
+        return any(
+            one.said == label
+            for name, one in self.decisions.items()
+            if not question or name == question
+        )
+
     def wrong(self) -> list[str]:
         """Name the questions that were decided otherwise than is right."""
         return [name for name in self.right if self.is_wrong(name)]
@@ -267,15 +275,10 @@ class Book:
 
     def _matches(self, entry: Entry, query: Query) -> bool:
         search = query.search.casefold()
-        said = [
-            one.said
-            for name, one in entry.decisions.items()
-            if not query.question or name == query.question
-        ]
         return (
             (not query.tag or query.tag in entry.tags)
             and (not query.queue or query.queue == entry.queue)
-            and (not query.label or query.label in said)
+            and (not query.label or entry.is_said(query.label, query.question))
             and (query.node is None or query.node in entry.nodes)
             and (not search or search in entry.text.casefold() or search == entry.id.casefold())
         )

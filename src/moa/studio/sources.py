@@ -146,11 +146,12 @@ def _job(given: str) -> Source:
             return _answers(given)
         raise
 
-    def states() -> Mapping[str, int]:
+    def done() -> int:
         with Job(given) as job:
-            return {**job.status().rows}
+            status = job.status()
+        return status.total - status.left
 
-    return Source(name=where, about="a job", lines=lines, job=given, mark=states)
+    return Source(name=where, about="a job", lines=lines, job=given, count=done, mark=done)
 
 
 def _answers(given: str) -> Source:

@@ -78,7 +78,7 @@ class Trying:
             raise RequestRefused("this isn't asked any more", status=404, code="not_asked")
         waits.set_result(answer)
 
-    async def ask(self, asked: Sequence[Interrupt]) -> Mapping[str, object]:
+    async def ask(self, asked: Sequence[Interrupt[Any]]) -> Mapping[str, object]:
         """Wait until people have answered all questions; give the answers by their ids."""
         own = {one.id: _question(one) for one in asked}
         waiting = {id: asyncio.get_running_loop().create_future() for id in own}
@@ -126,12 +126,12 @@ def _asking(node: Node[Any, Any]) -> Compilable[Any, Any] | None:
     return cast("Compilable[Any, Any]", node) if asks and isinstance(node, Compilable) else None
 
 
-def _interrupts(found: object) -> Sequence[Interrupt]:
+def _interrupts(found: object) -> Sequence[Interrupt[Any]]:
     fields = cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else {}
     return fields.get("__interrupt__", ())
 
 
-def _question(asked: Interrupt) -> Question:
+def _question(asked: Interrupt[Any]) -> Question:
     """Write what is asked; its own id, since one run may ask the same twice."""
     value: object = asked.value
     if isinstance(value, Mapping):
