@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -37,16 +38,20 @@ PICTURES = ROOT / "docs/studio"
 DESKTOP, PHONE = (1360, 850), (390, 844)
 
 
+DRAWN = 500
+"""Messages that the promise is made on."""
 PRICED, WRITTEN, BYTES_A_TOKEN = "gpt-5-mini", 5, 4
 """The hosted model whose price is counted, tokens of a label, and bytes of a prompt a token."""
 
 
 def record() -> None:
-    """Learn the questions of the graph support, and run it on messages with right labels."""
+    """Learn the intents of the graph support, and run it on messages with right labels."""
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         learned, config = at / "learned.json", at / "moa.toml"
-        moa("learn", str(LEARNT), "--graph", "support", "--risk", "0.05", "--out", str(learned))
+        labelled = at / "labelled.jsonl"
+        labelled.write_text("".join(intents()), "utf-8")
+        moa("learn", str(labelled), "--graph", "support", "--risk", "0.05", "--out", str(learned))
         config.write_text(f'[graphs.support]\nlearned = "{learned}"\n', "utf-8")
         messages, run, spans = (at / f"{name}.jsonl" for name in ("in", "run", "spans"))
         messages.write_text("".join(path.read_text("utf-8") for path in MESSAGES), "utf-8")
@@ -57,6 +62,15 @@ def record() -> None:
         for path, content in ((run, priced(run.read_text("utf-8"))), (spans, spans.read_text())):
             with gzip.GzipFile(EXAMPLE / f"{path.name}.gz", "wb", mtime=0) as packed:
                 packed.write(content.encode())
+
+
+def intents() -> Iterator[str]:
+    """Draw messages that the run doesn't have, with the labels of their intents alone."""
+    lines = LEARNT.read_text("utf-8").splitlines()
+    for line in random.Random(0).sample(lines, DRAWN):
+        given = json.loads(line)
+        kept = {name: given[name] for name in ("id", "subject", "text", "intent") if name in given}
+        yield f"{dumped(kept)}\n"
 
 
 def moa(*words: str) -> None:

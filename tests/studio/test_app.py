@@ -136,7 +136,7 @@ def test_what_is_tried_beside_a_server_with_keys_is_paid_by_one_of_them(tmp_path
         assert run(headers=headers).status_code == 401
         headers["x-moa-server-key"] = secret
         assert "event: result" in run(headers=headers).text
-        assert run(headers=headers).status_code == 429
+        assert run(headers=headers).status_code == 402
 
 
 def test_an_answer_that_nobody_waits_for_is_refused() -> None:

@@ -172,7 +172,7 @@ def asking() -> Any:
     async def intent(text: str) -> str:
         return text.upper()
 
-    async def letter(text: str, sends: bool, to: str) -> str:
+    def letter(text: str, sends: bool, to: str) -> str:
         return f"{text} to {to}" if sends else "not sent"
 
     said = g.add(intent, g.input)

@@ -253,6 +253,7 @@ class Shown:
         self._mark: object = None
         self._count: tuple[int, int | None] = 0, None
         self._failed: MoaError | None = None
+        self._thread: threading.Thread | None = None
         self.calibrations = self.calibrations or read_calibrations(self.source.calibration)
 
     @property
@@ -272,9 +273,9 @@ class Shown:
         Raises:
             ConfigError: they can't be read, as far as that is known by then.
         """
-        thread = threading.Thread(target=self._read_aside, daemon=True, name="moa-studio")
-        thread.start()
-        thread.join(within_s)
+        self._thread = threading.Thread(target=self._read_aside, daemon=True, name="moa-studio")
+        self._thread.start()
+        self._thread.join(within_s)
         if self._failed is not None:
             raise self._failed
 
@@ -297,6 +298,8 @@ class Shown:
 
     def state(self) -> State:
         """Say how far the rows are read, and whether there are others by now; nobody waits."""
+        if self._book is None and self._thread is None:
+            self.start(within_s=0)
         ready = self._book is not None
         rows, total = self._count
         return State(
