@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from moa._files import dumped
-from moa.calibration.learned import Learned
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
 from moa.endpoints.dialects import OPENAI, published_price
@@ -32,63 +30,28 @@ from moa.usage import Amount
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "src/moa/studio/example"
-LEARNT = ROOT / "benchmarks/data/support_learn.jsonl"
 MESSAGES = (ROOT / "examples/support/inbox.jsonl", ROOT / "benchmarks/data/support_held_out.jsonl")
 PICTURES = ROOT / "docs/studio"
 DESKTOP, PHONE = (1360, 850), (390, 844)
 
 
-DRAWN = 500
-"""Messages that the promise is made on."""
 PRICED, WRITTEN, BYTES_A_TOKEN = "gpt-5-mini", 5, 4
 """The hosted model whose price is counted, tokens of a label, and bytes of a prompt a token."""
 
 
 def record() -> None:
-    """Learn the intents of the graph support, and run it on messages with right labels."""
+    """Run the graph support on the example's messages, and on those with right labels."""
     with tempfile.TemporaryDirectory() as folder:
-        at = Path(folder)
-        learned, config = at / "learned.json", at / "moa.toml"
-        labelled = at / "labelled.jsonl"
-        labelled.write_text("".join(intents()), "utf-8")
-        moa("learn", str(labelled), "--graph", "support", "--risk", "0.05", "--out", str(learned))
-        config.write_text(f'[graphs.support]\nlearned = "{learned}"\n', "utf-8")
-        messages, run, spans = (at / f"{name}.jsonl" for name in ("in", "run", "spans"))
+        messages, run, spans = (Path(folder) / f"{name}.jsonl" for name in ("in", "run", "spans"))
         messages.write_text("".join(path.read_text("utf-8") for path in MESSAGES), "utf-8")
-        given = ["support", str(messages), "--config", str(config), "--out", str(run)]
-        moa("run", *given, "--trace", str(spans), "--trace-texts", "whole", "--concurrency", "1")
+        command = [sys.executable, "-m", "moa", "run", "support", str(messages)]
+        command += ["--out", str(run), "--trace", str(spans), "--trace-texts", "whole"]
+        subprocess.run([*command, "--concurrency", "1"], check=True)
         EXAMPLE.mkdir(exist_ok=True)
-        bounds_of(learned).save(EXAMPLE / "promise.json")
-        for path, content in ((run, priced(run.read_text("utf-8"))), (spans, spans.read_text())):
+        found = priced(run.read_text("utf-8")), spans.read_text("utf-8")
+        for path, content in zip((run, spans), found, strict=True):
             with gzip.GzipFile(EXAMPLE / f"{path.name}.gz", "wb", mtime=0) as packed:
                 packed.write(content.encode())
-
-
-def intents() -> Iterator[str]:
-    """Draw messages that the run doesn't have, with the labels of their intents alone."""
-    lines = LEARNT.read_text("utf-8").splitlines()
-    for line in random.Random(0).sample(lines, DRAWN):
-        given = json.loads(line)
-        kept = {name: given[name] for name in ("id", "subject", "text", "intent") if name in given}
-        yield f"{dumped(kept)}\n"
-
-
-def moa(*words: str) -> None:
-    """Run a command."""
-    subprocess.run([sys.executable, "-m", "moa", *words], check=True)
-
-
-def bounds_of(learned: Path) -> Learned:
-    """Leave of what was learned what is promised, and no fit."""
-    found = Learned.load(learned)
-    bare: dict[str, Any] = dict.fromkeys(("accepting", "full", "data", "drift", "uncertainty"))
-    bare |= {"expected": (), "candidates": ()}
-    kept = {
-        name: one.model_copy(update=bare).sealed()
-        for name, one in found.calibrations.items()
-        if one.bound is not None
-    }
-    return found.model_copy(update={"calibrations": kept})
 
 
 def priced(lines: str) -> str:

@@ -53,7 +53,6 @@ class Source:
         options: Names of what was decided between, where rows don't say it.
         count: Counts the rows, as far as that is quicker than reading them; `None`: it isn't.
         mark: Gives what is another value once there are other rows.
-        calibration: What `moa learn` made for what ran; `None`: unknown.
         live: Whether rows come while it is looked at, and are read again each time.
     """
 
@@ -66,7 +65,6 @@ class Source:
     graph: str = ""
     live: bool = False
     options: tuple[str, ...] = ()
-    calibration: Path | None = None
     count: Callable[[], int | None] = lambda: None
     mark: Callable[[], object] = lambda: None
 
@@ -92,7 +90,6 @@ def find_source(given: str | None) -> Source:
             lines=lambda: _packed(EXAMPLE / "run.jsonl.gz"),
             demo=True,
             graph="support",
-            calibration=EXAMPLE / "promise.json" if (EXAMPLE / "promise.json").is_file() else None,
         )
     path = Path(given)
     if is_address(given) or path.is_dir():
@@ -226,7 +223,7 @@ class Shown:
         source: The rows.
         trace: What `moa run --trace` wrote of them.
         labels: The file into which labels go; `None`: they can't be given.
-        calibrations: Those whose promises are looked at; none: those that the source knows.
+        calibrations: Those whose promises are looked at.
         graph: What ran, where it can be drawn, and its name.
         texts: Whether texts of rows are shown.
         can_run: Names that can be run from the page; `studio_app` says which.
@@ -254,7 +251,6 @@ class Shown:
         self._count: tuple[int, int | None] = 0, None
         self._failed: MoaError | None = None
         self._thread: threading.Thread | None = None
-        self.calibrations = self.calibrations or read_calibrations(self.source.calibration)
 
     @property
     def book(self) -> Book:
