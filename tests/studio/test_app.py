@@ -15,6 +15,7 @@ from moa.serving.keys import Key, KeyFile, digest, new_secret
 from moa.studio.app import beside, recent_runs, studio_app
 from moa.studio.data import Query
 from moa.studio.labels import Labels
+from moa.studio.learning import Learning
 from moa.studio.report import page
 from moa.studio.sources import Shown, find_source
 from moa.studio.trying import Trying
@@ -137,6 +138,13 @@ def test_what_is_tried_beside_a_server_with_keys_is_paid_by_one_of_them(tmp_path
         headers["x-moa-server-key"] = secret
         assert "event: result" in run(headers=headers).text
         assert run(headers=headers).status_code == 402
+
+
+def test_what_cannot_be_done_is_said_in_words(shown: Shown, tmp_path: Path) -> None:
+    shown.learning = Learning(tmp_path / "labelled.jsonl", "support")
+    with TestClient(beside(studio_app(shown)), base_url="http://127.0.0.1") as client:
+        refused = client.post("/studio/api/learn", json={})
+        assert (refused.status_code, "label some" in refused.text) == (409, True)
 
 
 def test_an_answer_that_nobody_waits_for_is_refused() -> None:

@@ -21,7 +21,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moa.errors import MoaError, RequestRefused
+from moa.errors import ConfigError, MoaError, RequestRefused
 from moa.rows.records import line
 from moa.serving.asking import Body, read_as
 from moa.serving.faults import fault_of
@@ -86,6 +86,8 @@ def studio_app(
 
     async def failed(request: Request, error: Exception) -> Response:
         del request
+        if isinstance(error, ConfigError):  # whoever looks has started it, and can mend that
+            error = RequestRefused(str(error), status=409, code="not_possible")
         return fault_of(error).response(None)
 
     handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
