@@ -186,12 +186,12 @@ def _money(rows: Sequence[Entry]) -> Figure:
             detail="with the large model for all rows unknown: none with a price was configured",
         )
     would = each * len(rows)
-    more = f", {would / sum(known):.1f} times as much" if known and sum(known) > 0 else ""
+    more = f", {would / sum(known):.1f} times as much," if known and sum(known) > 0 else ""
     tone = "good" if known and sum(known) < would else "plain"
     return Figure(
         title="Cost",
         value=value,
-        detail=f"with the large model for all rows about {dollars(would)}{more}",
+        detail=f"about {dollars(would)}{more} with the large model for all rows",
         tone=tone,
     )
 
