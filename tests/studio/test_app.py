@@ -145,6 +145,7 @@ def test_what_cannot_be_done_is_said_in_words(shown: Shown, tmp_path: Path) -> N
     with TestClient(beside(studio_app(shown)), base_url="http://127.0.0.1") as client:
         refused = client.post("/studio/api/learn", json={})
         assert (refused.status_code, "label some" in refused.text) == (409, True)
+    shown.close()
 
 
 def test_an_answer_that_nobody_waits_for_is_refused() -> None:

@@ -351,6 +351,7 @@ def test_learning_is_started_and_watched(page: Page, shown: Shown, folder: Path)
         learn.click()
         page.until(lambda: "it ended with 2" in page.text(".live"), seconds=60)
         assert page.text(".live pre.result")
+    shown.close()
 
 
 def test_with_a_key_the_page_asks_for_it_and_it_stands_in_no_address(
