@@ -123,12 +123,13 @@ def _asking(node: Node[Any, Any]) -> Compilable[Any, Any] | None:
     """Give a graph in which people may be asked; `None`: it is none."""
     plan = getattr(node, "plan", None)
     asks = isinstance(plan, Plan) and plan.asks is not None
-    return cast("Compilable[Any, Any]", node) if asks and isinstance(node, Compilable) else None
+    return node if asks and isinstance(node, Compilable) else None
 
 
 def _interrupts(found: object) -> Sequence[Interrupt[Any]]:
-    fields = cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else {}
-    return fields.get("__interrupt__", ())
+    if not isinstance(found, Mapping):
+        return ()
+    return cast("Mapping[str, Any]", found).get("__interrupt__", ())
 
 
 def _question(asked: Interrupt[Any]) -> Question:
