@@ -19,9 +19,9 @@ import numpy as np
 from encoder import SETS
 from heads import read
 from kept import Kept
-from moa import Classifier, Endpoint, RunContext
+from moa import Classifier, RunContext
 from moa._async import map_async
-from moa.endpoints import Example
+from moa.endpoints import Endpoint, Example
 from moa.endpoints.wrappers import Cached
 from moa.questions import Option, Question
 from models import AT_ONCE, CHOSEN_ON, ENCODER, EXAMPLES, share

@@ -21,8 +21,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import create_model
 
-from moa import Classifier, Endpoint, Example, Extractor, RunContext
+from moa import Classifier, Extractor, RunContext
 from moa.calibration.features import LabelFeature
+from moa.endpoints import Endpoint, Example
 from moa.endpoints.wrappers import Cached
 from moa.errors import MoaError
 from report import table, write

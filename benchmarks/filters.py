@@ -15,9 +15,10 @@ from statistics import mean
 from typing import Any
 
 from kept import Kept
-from moa import EmbeddedEndpoint, Endpoint, Filter
+from moa import EmbeddedEndpoint, Filter
 from moa.context import RunContext
 from moa.decisions.relevance import WELL_READ, words_head
+from moa.endpoints import Endpoint
 from report import table, write
 from support_reading import Alone
 

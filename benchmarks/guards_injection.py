@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from moa import Endpoint
+from moa.endpoints import Endpoint
 from moa.guards.injection import Injection, InjectionRules
 from report import table, write
 

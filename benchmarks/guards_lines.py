@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import moa.endpoints.logprobs as logprobs
 from guards_injection import each
-from moa import EmbeddedEndpoint, Endpoint, Filter, Sentiment
+from moa import EmbeddedEndpoint, Filter, Sentiment
+from moa.endpoints import Endpoint
 from moa.guards.injection import Injection, InjectionRules
 from report import table, write
 

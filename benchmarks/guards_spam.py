@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 from guards_injection import Row, count, each
-from moa import Endpoint, Filter, Spam
+from moa import Filter
+from moa.endpoints import Endpoint
+from moa.guards.spam import Spam
 from report import table, write
 
 LEARN = 500

@@ -17,7 +17,8 @@ from pathlib import Path
 from encoder import SETS
 from heads import read
 from kept import Kept
-from moa import Classifier, Endpoint, RunContext
+from moa import Classifier, RunContext
+from moa.endpoints import Endpoint
 from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.wrappers import Cached
 from moa.questions import Option, Question

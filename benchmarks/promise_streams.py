@@ -17,13 +17,13 @@ import numpy as np
 
 from kept import Kept
 from messages import encoded, read
-from moa import Cascade, Classifier, Endpoint, RunContext
+from moa import Cascade, Classifier, RunContext
 from moa.calibration.features import VectorFeature
 from moa.calibration.figures import figures_of
 from moa.calibration.learning import Learning
 from moa.decisions.arrays import log_softmax
 from moa.decisions.pairs import meanings_of, pair_head
-from moa.endpoints import Decision, Example
+from moa.endpoints import Decision, Endpoint, Example
 from moa.endpoints.dialects import OPENAI, published_price
 from moa.endpoints.encoders import JointEncoder
 from moa.endpoints.layouts import label_prompt

@@ -22,12 +22,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kept import Kept
-from moa import EmbeddedEndpoint, Endpoint, Endpoints, VLLMEndpoint
+from moa import EmbeddedEndpoint, Endpoints, VLLMEndpoint
 from moa.config.tables import EMBEDDED, Config
 from moa.context import RunContext
 from moa.documents.claims import claims_in
 from moa.documents.sentences import sentences
-from moa.endpoints import Completion, Prompt
+from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.wrappers import Wrapping
 from moa.graphs.code import SandboxResult, source_of
 from moa.usage import Amount, Tier

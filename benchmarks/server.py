@@ -28,6 +28,7 @@ import psutil
 
 import moa
 from moa import Agent, Graph, OpenAIEndpoint
+from moa.graphs import BuiltGraph
 from moa.serving.listening import listening, uvicorn_for
 from report import table, verdict, write
 
@@ -42,7 +43,7 @@ AIM = 0.15
 TEXT = "My parcel should have come on Friday, and it is not here. Where is it?"
 
 
-def graph_on(port: int) -> moa.BuiltGraph[str, moa.Reply]:
+def graph_on(port: int) -> BuiltGraph[str, moa.Reply]:
     """Two calls, one after the other."""
     large = OpenAIEndpoint("large", model=f"m-{CALL_MS}", base_url=f"http://127.0.0.1:{port}/v1")
     g = Graph("two", str)

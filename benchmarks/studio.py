@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moa._files import dumped
+from moa.config.endpoints import Endpoints
+from moa.config.tables import Config
+from moa.endpoints.dialects import OPENAI, published_price
+from moa.endpoints.layouts import label_prompt
+from moa.graphs.learning import agents_of
+from moa.graphs.loading import load_graph
+from moa.usage import Amount
+
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "src/moa/studio/example"
 MESSAGES = (ROOT / "examples/support/inbox.jsonl", ROOT / "benchmarks/data/support_held_out.jsonl")
 PICTURES = ROOT / "docs/studio"
 DESKTOP, PHONE = (1360, 850), (390, 844)
+
+
+PRICED, WRITTEN, BYTES_A_TOKEN = "gpt-5-mini", 5, 4
+"""The hosted model whose price is counted, tokens of a label, and bytes of a prompt a token."""
 
 
 def record() -> None:
@@ -34,9 +48,41 @@ def record() -> None:
         command += ["--out", str(run), "--trace", str(spans), "--trace-texts", "whole"]
         subprocess.run([*command, "--concurrency", "1"], check=True)
         EXAMPLE.mkdir(exist_ok=True)
-        for path in (run, spans):
+        found = priced(run.read_text("utf-8")), spans.read_text("utf-8")
+        for path, content in zip((run, spans), found, strict=True):
             with gzip.GzipFile(EXAMPLE / f"{path.name}.gz", "wb", mtime=0) as packed:
-                packed.write(path.read_bytes())
+                packed.write(content.encode())
+
+
+def priced(lines: str) -> str:
+    """Say what the decisions of each row would have cost, had they been asked of a hosted model.
+
+    Nobody is asked: the prompts are written as they would be, and their bytes counted.
+    """
+    agents = agents_of(load_graph("support", Endpoints(Config())))
+    price = published_price(PRICED, OPENAI)
+    made: list[str] = []
+    for line in lines.splitlines():
+        row = json.loads(line)
+        decided = (row["output"] or {}).get("decisions") or {}
+        asked = [
+            question
+            for name, agent in agents.items()
+            if decided.get(name) is not None
+            for question in agent.questions
+            if question.name == name
+        ]
+        prompts = [label_prompt(one, row["input"]["text"], (), layout="chat").text for one in asked]
+        read = sum(len(prompt.encode()) for prompt in prompts) // BYTES_A_TOKEN
+        spent = Amount(calls=len(asked), input_tokens=read, output_tokens=WRITTEN * len(asked))
+        how = (
+            f"{len(asked)} questions, {read} tokens of input at {BYTES_A_TOKEN} bytes a token, "
+            f"{WRITTEN} of output each, at the published price of {PRICED}; nobody was asked"
+        )
+        cost = price.of(spent)
+        row["usage"]["llm_alone_estimate"] = {"cost": float(cost or 0), "how": how}
+        made.append(f"{dumped(row)}\n")
+    return "".join(made)
 
 
 @contextmanager

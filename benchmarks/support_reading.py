@@ -6,9 +6,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from moa import EmbeddedEndpoint, Endpoint
+from moa import EmbeddedEndpoint
 from moa.context import RunContext
-from moa.endpoints import Prompt
+from moa.endpoints import Endpoint, Prompt
 from moa.errors import MoaError
 from moa.graphs.support import (
     INTENTS,

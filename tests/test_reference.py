@@ -18,17 +18,15 @@ from moa.agents.prompts import schema_of
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES = [page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.md"))]
+NAMED = re.findall(r"^::: (moa\.[\w.]+)$", "\n".join(PAGES), re.MULTILINE)
 GIVEN: dict[str, Any] = {
-    **{name: getattr(moa, name) for name in dir(moa)},
+    **{name.rpartition(".")[2]: pkgutil.resolve_name(name) for name in NAMED},
     **{one.__name__: one for one in (ScriptedEndpoint, SimulatedEndpoint, BaseModel, asyncio)},
     "__name__": "__main__",
 }
 """What every example has, as the pages of the reference say."""
 RULES = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
-
-
-PAGES = [page.read_text("utf-8") for page in sorted((DOCS / "reference").glob("*.md"))]
-NAMED = re.findall(r"^::: (moa\.[\w.]+)$", "\n".join(PAGES), re.MULTILINE)
 
 
 def test_every_public_name_stands_on_one_page_of_the_reference() -> None:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from moa import Agent, Budget, Extractor, Image, Reasoner, Reply, RunContext, Text
+from moa import Agent, Budget, Extractor, Reasoner, Reply, RunContext, Text
 from moa.agents.prompts import block
 from moa.agents.proposer import Answerer
 from moa.agents.reasoner import Reasoned
 from moa.endpoints import Completion, Prompt
 from moa.errors import BudgetExceeded, CapabilityError, ConfigError, InputError, OutputError
+from moa.messages import Image
 from moa.testing import ScriptedEndpoint
 from moa.trace import Event, TextDelta
 

@@ -14,7 +14,6 @@ from moa import (
     Choice,
     Classifier,
     Decider,
-    Example,
     Filter,
     Predicate,
     Score,
@@ -28,7 +27,7 @@ from moa.agents.filter import Action
 from moa.calibration.defaults import as_asked, made
 from moa.calibration.features import ASKED_AS, LabelFeature
 from moa.calibration.file import Calibration, FitRecord
-from moa.endpoints import Capability, Decision
+from moa.endpoints import Capability, Decision, Example
 from moa.endpoints.encoders import JointEncoder
 from moa.errors import (
     CalibrationError,

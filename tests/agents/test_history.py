@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from moa import Agent, Budget, EndpointUnavailable, Reply, RunContext, Text, TextDelta
+from moa import Agent, Budget, Reply, RunContext, Text
 from moa.agents.extractor import Extractor
-from moa.errors import CapabilityError, ConfigError, InputError
+from moa.errors import CapabilityError, ConfigError, EndpointUnavailable, InputError
 from moa.messages import File, Image, Message, ToolCall
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.trace import TextDelta
 
 
 def said(endpoint: ScriptedEndpoint) -> list[tuple[str, str]]:

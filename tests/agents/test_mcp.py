@@ -14,11 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from moa import Agent, BudgetExceeded, Tool
+from moa import Agent, Tool
 from moa.agents.mcp import Server, mcp_tools
 from moa.agents.tools import RemoteTool
 from moa.endpoints.vllm import free_port
 from moa.errors import (
+    BudgetExceeded,
     ConfigError,
     EndpointRejected,
     EndpointTimeout,

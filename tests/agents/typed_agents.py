@@ -12,21 +12,20 @@ from moa import (
     Choice,
     Classifier,
     Decider,
-    Endpoint,
     Extractor,
     Filter,
-    Mood,
     Node,
     Predicate,
     Reasoner,
     Reply,
     Sentiment,
     Text,
-    Verdict,
     predicate,
 )
+from moa.agents.filter import Verdict
 from moa.agents.reasoner import Reasoned
-from moa.agents.sentiment import Feeling
+from moa.agents.sentiment import Feeling, Mood
+from moa.endpoints import Endpoint
 
 
 class Topic(Enum):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command import told
 
-from moa import Agent, Budget, BudgetExceeded, Price, RunContext
-from moa.errors import PriceUnknown
+from moa import Agent, Budget, Price, RunContext
+from moa.errors import BudgetExceeded, PriceUnknown
 from moa.testing import ScriptedEndpoint
 from moa.usage import FREE, Amount, Usage
 

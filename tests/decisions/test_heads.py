@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 import moa.decisions
 from decisions.moods import MOOD, classifier
-from moa import Choice, Classifier, Decider, RunContext, Score, Sentiment, Spam, choice, score
+from moa import Choice, Classifier, Decider, RunContext, Score, Sentiment, choice, score
 from moa.agents.deciding import DecidingAgent
 from moa.calibration.defaults import made, shipped
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature
@@ -22,6 +22,7 @@ from moa.endpoints.encoders import JointEncoder
 from moa.errors import CalibrationError
 from moa.graphs.support import intent_of, urgency_of
 from moa.guards.injection import injection_filter
+from moa.guards.spam import Spam
 from moa.testing import SimulatedEndpoint
 from moa.trace import Note
 

@@ -11,10 +11,10 @@ from typing import get_args
 
 import pytest
 
-from moa import Example, RunContext
+from moa import RunContext
 from moa.budget import Budget
 from moa.decisions.probe import ENOUGH, LAYOUTS, probe, shipped_trials
-from moa.endpoints import Decision
+from moa.endpoints import Decision, Example
 from moa.endpoints.encoders import Encoder, JointEncoder, MultilingualEncoder
 from moa.endpoints.encoding import Readings
 from moa.endpoints.known import Known, keep, known, measurements

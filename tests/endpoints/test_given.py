@@ -356,12 +356,12 @@ async def test_a_client_and_a_model_are_an_endpoint(served: Served, client: Coun
 def test_nothing_else_loads_the_library(tmp_path: Any) -> None:
     script = """
 import asyncio, sys
-import moa
+import moa.errors
 endpoint = moa.endpoint("openai:m@http://127.0.0.1:9/v1")
 assert "openai" not in sys.modules
 try:
     moa.Agent(endpoint.endpoint, "Greet.").run_sync("Hi")
-except moa.EndpointUnavailable:
+except moa.errors.EndpointUnavailable:
     pass
 assert "aiohttp" in sys.modules and "openai" not in sys.modules
 """

@@ -133,7 +133,9 @@ def test_what_is_no_strategy_is_refused() -> None:
 def test_tenacity_is_loaded_at_the_first_failure() -> None:
     script = """
 import sys
-from moa import Agent, EndpointUnavailable, Retried
+from moa import Agent
+from moa.endpoints.retries import Retried
+from moa.errors import EndpointUnavailable
 from moa.testing import ScriptedEndpoint
 down = EndpointUnavailable("HTTP 500", endpoint="e", status=500)
 agent = Agent(Retried(ScriptedEndpoint(["hello", down, "hello"])), "Greet.")

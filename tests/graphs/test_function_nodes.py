@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from moa import Agent, Budget, BudgetExceeded, Graph, Reply, RunContext, WiringError
+from moa import Agent, Budget, Graph, Reply, RunContext
 from moa.config import Config
 from moa.config.endpoints import Endpoints
-from moa.errors import EndpointUnavailable, NodeError
+from moa.errors import BudgetExceeded, EndpointUnavailable, NodeError, WiringError
 from moa.graphs import BuiltGraph, as_langgraph
 from moa.graphs.loading import asked_by, load_graph
 from moa.testing import ScriptedEndpoint, Step

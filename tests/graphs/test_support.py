@@ -412,7 +412,7 @@ async def test_a_template_goes_out_only_where_the_intent_is_sure() -> None:
     unsure = {"intent": {"delivery": 0.9, "question": 0.1}}
     asked = (await outcome(decided=unsure)).output
     assert isinstance(asked, Answered)
-    assert (asked.written_by, "takes more certainty" in asked.reason) == ("llm", True)
+    assert (asked.written_by, "90 %" in asked.reason) == ("llm", True)
     sent = (await outcome(decided=unsure, reply_sure=0.9)).output
     assert isinstance(sent, Answered)
     assert sent.written_by == "template"

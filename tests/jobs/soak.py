@@ -19,10 +19,11 @@ from contextlib import aclosing
 import psutil
 from tenacity import wait_none
 
-from moa import Agent, Retried, RunContext
+from moa import Agent, RunContext
 from moa.batch import Row
 from moa.endpoints import Endpoint
 from moa.endpoints.openai import OpenAIEndpoint
+from moa.endpoints.retries import Retried
 from moa.errors import EndpointTimeout, EndpointUnavailable, InvalidResponse
 from moa.rows import RowFile, worked
 from moa.testing import Asked, SimulatedEndpoint, Step

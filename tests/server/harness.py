@@ -11,8 +11,9 @@ import httpx2
 from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 
-from moa import Agent, Endpoint, Endpoints, Node, Result, RunContext
+from moa import Agent, Endpoints, Node, Result, RunContext
 from moa.context import Reference
+from moa.endpoints import Endpoint
 from moa.errors import RequestRefused
 from moa.serving.app import app_of
 from moa.serving.keys import Caller, Key, Keys, digest, key_store, new_secret

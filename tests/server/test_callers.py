@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from moa import Agent, Budget, BudgetExceeded, Price
+from moa import Agent, Budget, Price
 from moa.endpoints.wrappers import Cached
 from moa.errors import (
+    BudgetExceeded,
     ConfigError,
     DeadlineExceeded,
     KeySpent,

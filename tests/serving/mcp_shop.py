@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, Field
 
-from moa import Agent, BuiltGraph, Graph, Price, Result
+from moa import Agent, Graph, Price, Result
 from moa.errors import ConfigError, InputError
+from moa.graphs import BuiltGraph
 from moa.testing import SimulatedEndpoint
 
 In = TypeVar("In")

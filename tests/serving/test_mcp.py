@@ -20,10 +20,12 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 from starlette.testclient import TestClient
 
-from moa import Agent, Classifier, Tool, ToolCall, mcp_tools
+from moa import Agent, Classifier, Tool
 from moa.agents.mcp import Server as Described
+from moa.agents.mcp import mcp_tools
 from moa.config.endpoints import Endpoints
 from moa.graphs.support import Support
+from moa.messages import ToolCall
 from moa.serving.app import app_of, serve
 from moa.serving.keys import Caller, Keys
 from moa.serving.mcp_tools import Shape

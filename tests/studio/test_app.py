@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from moa import Agent, Graph, serve
+from moa.serving.keys import Key, KeyFile, digest, new_secret
 from moa.studio.app import beside, recent_runs, studio_app
 from moa.studio.data import Query
 from moa.studio.labels import Labels
+from moa.studio.learning import Learning
 from moa.studio.report import page
 from moa.studio.sources import Shown, find_source
+from moa.studio.trying import Trying
 from moa.testing import ScriptedEndpoint
 from studio.lines import HOSTILE, shop, written
 
@@ -115,6 +119,43 @@ def test_beside_a_server_its_last_runs_are_shown_without_their_texts() -> None:
         said += client.get("/studio/api/rows/0", headers=key).text
         assert "secret" not in said
         assert client.get("/run/greet", headers=key).status_code == 405
+
+
+def test_what_is_tried_beside_a_server_with_keys_is_paid_by_one_of_them(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    secret = new_secret()
+    KeyFile(keys).add(Key(name="shop", sha256=digest(secret), calls_per_day=1))
+    g = Graph("greet", str)
+    greeter = Agent(ScriptedEndpoint(["Hello!", "Hello!"]), "Greet.", name="greeter")
+    app: Starlette = serve(g.build(g.add(greeter, g.input)), keys=str(keys))
+    shown = Shown(recent_runs(app.state.server), texts=False)
+    page = studio_app(shown, key="k", trying=Trying(app.state.server))
+    with TestClient(beside(page, app), base_url="http://127.0.0.1") as client:
+        headers = {"authorization": "Bearer k"}
+        run = partial(client.post, "/studio/api/run/greet", json="Hi")
+        assert run().status_code == 401
+        assert run(headers=headers).status_code == 401
+        headers["x-moa-server-key"] = secret
+        assert "event: result" in run(headers=headers).text
+        assert run(headers=headers).status_code == 402
+
+
+def test_what_cannot_be_done_is_said_in_words(shown: Shown, tmp_path: Path) -> None:
+    shown.learning = Learning(tmp_path / "labelled.jsonl", "support")
+    with TestClient(beside(studio_app(shown)), base_url="http://127.0.0.1") as client:
+        refused = client.post("/studio/api/learn", json={})
+        assert (refused.status_code, "label some" in refused.text) == (409, True)
+    shown.close()
+
+
+def test_an_answer_that_nobody_waits_for_is_refused() -> None:
+    app: Starlette = serve(Agent(ScriptedEndpoint(["Hello!"]), "Greet.", name="greeter"))
+    page = studio_app(Shown(find_source(None)), trying=Trying(app.state.server))
+    with TestClient(beside(page, app, only_page=True), base_url="http://127.0.0.1") as client:
+        assert client.get("/studio/api/questions").json() == []
+        given = client.post("/studio/api/questions/none", json={"answer": True})
+        assert given.status_code == 404
+        assert client.post("/run/greeter", json="Hi").status_code == 404
 
 
 def test_no_text_ends_the_block_of_data_in_a_file() -> None:

@@ -192,6 +192,44 @@ def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path
     assert curve.labelled == 3  # what was held out is a sample; the rest was asked for a reason
 
 
+def test_rows_that_came_in_between_are_read_again_with_the_labels_given_meanwhile(
+    tmp_path: Path, shown: Shown
+) -> None:
+    shown.label(2, "intent", "refund")
+    assert not shown.state().changed
+    written(tmp_path / "run.jsonl", [row("new", "New.", {"delivery": 0.9, "refund": 0.1}), *shop()])
+    assert shown.state().changed
+    shown.reload()
+    assert not shown.state().changed
+    assert shown.overview().total == 8
+    (labelled,) = shown.book.found(Query(search="It is broken?")).rows
+    assert labelled.said["intent"].right == "refund"
+    assert shown.undo().id == "doubt"
+    done = shown.label(0, "intent", "refund", id="fine")
+    assert done.id == "fine"
+    with pytest.raises(InputError, match="any more"):
+        shown.label(0, "intent", "refund", id="gone")
+
+
+def test_what_is_no_run_is_refused_at_once(tmp_path: Path) -> None:
+    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", []))))
+    with pytest.raises(ConfigError, match="no rows"):
+        shown.start(within_s=10)
+
+
+def test_what_ran_is_guessed_by_the_nodes_of_the_first_rows(tmp_path: Path) -> None:
+    lines = [{"id": "bad", "input": "?", "status": "failed", "error": "E"}, *shop()]
+    assert find_source(str(written(tmp_path / "run.jsonl", lines))).guess() == "shop"
+
+
+def test_the_large_model_alone_costs_what_it_costs_where_it_is_asked(tmp_path: Path) -> None:
+    lines = [row(str(i), f"text {i}", {"a": 0.9, "b": 0.1}) for i in range(3)]
+    lines.append(row("large", "text", {"a": 0.9, "b": 0.1}, tier="llm", cost=0.5))
+    cost = Shown(find_source(str(written(tmp_path / "run.jsonl", lines)))).overview().figures[2]
+    assert "US$ 2.00" in cost.detail
+    assert "4.0 times" in cost.detail
+
+
 def test_the_example_that_ships_opens_without_a_file() -> None:
     shown = Shown(find_source(None))
     overview = shown.overview()

@@ -19,8 +19,10 @@ import uvicorn
 from moa import Graph, serve
 from moa.studio.app import beside, studio_app
 from moa.studio.labels import Labels
+from moa.studio.learning import Learning
 from moa.studio.report import write_report
-from moa.studio.sources import Shown, find_source
+from moa.studio.sources import Shown, Source, find_source
+from moa.studio.trying import Trying
 from studio.lines import HOSTILE, row, shop, spans, written
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -163,6 +165,22 @@ def shouting() -> Any:
     return g.build(g.add(intent, g.input))
 
 
+def asking() -> Any:
+    """Make a graph that asks a person twice."""
+    g = Graph("shop", str)
+
+    async def intent(text: str) -> str:
+        return text.upper()
+
+    def letter(text: str, sends: bool, to: str) -> str:
+        return f"{text} to {to}" if sends else "not sent"
+
+    said = g.add(intent, g.input)
+    sends = g.ask_human(lambda text: f"Send {text}?", said, answer=bool, name="approve")
+    to = g.ask_human("To whom?", sends, answer=str, name="to")
+    return g.build(g.join(letter, said, sends, to))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     written(tmp_path / "run.jsonl", shop())
@@ -178,13 +196,19 @@ def shown(folder: Path) -> Shown:
         trace=folder / "spans.jsonl",
         labels=Labels(folder / "labelled.jsonl"),
         graph=("shop", graph),
-        can_run=("shop",),
     )
+
+
+def tried(shown: Shown, graph: Any) -> Any:
+    """Make a page from which a graph is tried."""
+    app = serve(graph)
+    page = studio_app(shown, trying=Trying(app.state.server))
+    return beside(page, app, only_page=True)
 
 
 @pytest.fixture
 def address(shown: Shown) -> Iterator[str]:
-    with running(beside(studio_app(shown), serve(shouting()))) as address:
+    with running(tried(shown, shouting())) as address:
         yield address
 
 
@@ -259,6 +283,75 @@ def test_an_input_is_tried_and_its_nodes_light_up(page: Page, address: str) -> N
     page.one(".go").click()
     page.until(lambda: "HELLO" in page.text(".result"))
     assert page.all(".place.done")
+
+
+def test_a_person_answers_on_the_page_what_a_graph_asks(
+    page: Page, shown: Shown, folder: Path
+) -> None:
+    with running(tried(shown, asking())) as address:
+        page.open(address, "#live")
+        page.one(".try textarea").send_keys("hello")
+        page.one(".go").click()
+        page.until(lambda: "Send HELLO?" in page.text(".question"))
+        assert page.faults() == []
+        next(one for one in page.all(".question button") if one.text == "Yes").click()
+        page.until(lambda: "To whom?" in page.text(".question"))
+        page.one(".question textarea").send_keys(HOSTILE)
+        next(one for one in page.all(".question button") if one.text == "Answer").click()
+        page.until(lambda: "HELLO to </script>" in page.text(".result"))
+        assert page.run("return window.hacked") is None
+        assert not page.all(".question")
+
+
+def test_rows_of_a_run_that_goes_on_appear_by_themselves(
+    page: Page, address: str, folder: Path
+) -> None:
+    page.open(address)
+    page.until(lambda: len(page.ids()) == 7)
+    with (folder / "run.jsonl").open("a") as file:
+        file.write(f"{json.dumps(row('late', 'Late.', {'delivery': 0.9, 'refund': 0.1}))}\n")
+    page.until(lambda: len(page.ids()) == 8)
+    page.run("document.querySelector('#row-1').click()")
+    page.one(".pane article")
+    with (folder / "run.jsonl").open("a") as file:
+        file.write(f"{json.dumps(row('later', 'Later.', {'delivery': 0.9, 'refund': 0.1}))}\n")
+    page.until(lambda: page.text(".again") == "Show new rows")
+    assert page.all(".pane article"), "nothing moves under one's hand"
+    page.one(".again").click()
+    page.until(lambda: len(page.ids()) == 9)
+    assert page.text(".again") == "Reload"
+
+
+def test_it_says_how_many_rows_are_read(page: Page, tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for i in range(1000):
+            yield {"id": i, "input": f"text {i}", "output": None}
+        go_on.wait(20)
+
+    shown = Shown(Source(name="slow", about="", lines=lines, count=lambda: 2000))
+    shown.start(within_s=0.01)
+    with running(beside(studio_app(shown))) as address:
+        page.driver.get(address)
+        page.until(lambda: "1,000 of 2,000 rows are read" in page.text(".reading"))
+        assert page.faults() == []
+        go_on.set()
+        page.until(lambda: page.all(".body .row"))
+
+
+def test_learning_is_started_and_watched(page: Page, shown: Shown, folder: Path) -> None:
+    shown.learning = Learning(folder / "labelled.jsonl", "support")
+    with running(beside(studio_app(shown))) as address:
+        page.open(address, "#live")
+        learn = next(one for one in page.all(".live button") if one.text.startswith("Learn"))
+        learn.click()
+        page.until(lambda: "label some rows first" in page.text(".live"))
+        written(folder / "labelled.jsonl", [{"text": "Hi.", "nonsense": 1}])
+        learn.click()
+        page.until(lambda: "it ended with 2" in page.text(".live"), seconds=60)
+        assert page.text(".live pre.result")
+    shown.close()
 
 
 def test_with_a_key_the_page_asks_for_it_and_it_stands_in_no_address(

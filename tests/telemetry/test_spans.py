@@ -16,17 +16,16 @@ from moa import (
     Budget,
     Cascade,
     Classifier,
-    EndpointUnavailable,
     Fallback,
     Filter,
     Graph,
     MoaError,
-    Retried,
     RunContext,
     Text,
-    TextDelta,
 )
 from moa.batch import Row
+from moa.endpoints.retries import Retried
+from moa.errors import EndpointUnavailable
 from moa.guards.guarded import Guarded
 from moa.guards.pii import Pii
 from moa.guards.recognizers import Pattern
@@ -34,6 +33,7 @@ from moa.journal import Journal
 from moa.messages import ToolCall
 from moa.node import run_alone
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
+from moa.trace import TextDelta
 from moa.usage import Price
 
 from .conftest import OfSdk, Recorder, Seen, module
@@ -119,7 +119,7 @@ async def test_a_stream_that_another_task_closes_is_one_trace_and_all_of_it_ends
 async def test_a_stream_of_an_endpoint_that_is_closed_elsewhere_ends_its_span(
     heard: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from moa import Prompt
+    from moa.endpoints import Prompt
 
     large = ScriptedEndpoint(["one two three"])
     pieces: Any = large.stream(Prompt.of("Go"), heard.context())

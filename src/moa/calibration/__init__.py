@@ -223,6 +223,7 @@ def tail(errors: int, n: int, risk: float) -> float:
     return min(1.0, total)
 
 
+@lru_cache(maxsize=4096)
 def upper_bound(errors: int, n: int, confidence: float) -> float:
     """Find the largest error rate that `errors` among `n` leave possible, with `confidence`."""
     if errors >= n:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -86,10 +87,6 @@ def new(
         moa new inbox shop --from messages.jsonl
         moa new inbox shop --from mails.csv --text-column body
     """
-    from moa.cli.intents import PLACE, as_toml, draft
-    from moa.config.file import add_block, check_block
-    from moa.rows import STDIN
-
     if source is None:
         if by_groups or yes:
             raise ConfigError(
@@ -97,27 +94,65 @@ def new(
             )
         _write(template, folder, _due(template, folder, overwrite=overwrite))
         _say_what_is_next(template, folder)
-        return
-    if template != "inbox":
+    elif template != "inbox":
         raise ConfigError(f"--from is for moa new inbox; {template} has rows of its own to replace")
-    inbox, config = source, folder / _CONFIG
-    check_block(config, PLACE, overwrite=overwrite)  # before anything is paid for
-    files: Sequence[Path] = ()
-    if not config.is_file():
-        files = _due(template, folder, overwrite=overwrite, given=(config, Path(inbox)))
+    else:
+        drafts = _Drafts(source, folder, reading, overwrite=overwrite)
+        raise typer.Exit(asking.run(partial(drafts.write, by_groups=by_groups, yes=yes)))
 
-    async def body(endpoints: Endpoints, context: RunContext) -> int:
+
+class _Drafts:
+    """Drafts the intents of an inbox, and writes them into its project.
+
+    Args:
+        messages: The file of its messages, or `-`.
+        folder: The project; where it has no configuration yet, the template is written too.
+        reading: How the messages are read.
+        overwrite: Whether what is there is replaced.
+
+    Raises:
+        ConfigError: something is there already.
+    """
+
+    def __init__(
+        self, messages: str, folder: Path, reading: options.Reading, *, overwrite: bool
+    ) -> None:
+        from moa.cli.intents import PLACE
+        from moa.config.file import check_block
+
+        self._messages, self._folder, self._reading = messages, folder, reading
+        self._overwrite = overwrite
+        self._config = folder / _CONFIG
+        check_block(self._config, PLACE, overwrite=overwrite)  # before anything is paid for
+        self._files: Sequence[Path] = ()
+        if not self._config.is_file():
+            given = (self._config, Path(messages))
+            self._files = _due("inbox", folder, overwrite=overwrite, given=given)
+
+    async def write(
+        self, endpoints: Endpoints, context: RunContext, *, by_groups: bool, yes: bool
+    ) -> int:
+        """Draft them, write all files, and say what is next; give the exit code."""
+        from moa.cli.intents import PLACE, as_toml, draft
+        from moa.config.file import add_block
+        from moa.rows import STDIN
+
+        messages, config = self._messages, self._config
         found = await draft(
-            inbox, config, endpoints, context, reading=reading, by_groups=by_groups, yes=yes
+            messages,
+            config,
+            endpoints,
+            context,
+            reading=self._reading,
+            by_groups=by_groups,
+            yes=yes,
         )
-        _write(template, folder, files)
-        if Path(_MESSAGES) in files and inbox != STDIN:
-            _write_messages(inbox, folder / _MESSAGES, reading)
-        add_block(config, as_toml(found), PLACE, overwrite=overwrite)
-        _say_intents(found, inbox, config)
+        _write("inbox", self._folder, self._files)
+        if Path(_MESSAGES) in self._files and messages != STDIN:
+            _write_messages(messages, self._folder / _MESSAGES, self._reading)
+        add_block(config, as_toml(found), PLACE, overwrite=self._overwrite)
+        _say_intents(found, messages, config)
         return 0
-
-    raise typer.Exit(asking.run(body))
 
 
 def _files(template: str) -> list[Path]:

@@ -16,7 +16,6 @@ from moa.errors import ConfigError, MoaError, needed
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
     from moa.graphs.engine.drawing import Drawable
     from moa.serving.server import Server
@@ -94,29 +93,15 @@ def studio(
     """
     with needed("uvicorn", extra="serve", purpose="to show the page"):
         from moa.serving.listening import address_of, listening, uvicorn_for
-    from moa.config.endpoints import Endpoints
     from moa.config.tables import Config
-    from moa.graphs.learning import learns
-    from moa.serving.app import app_of
-    from moa.studio.app import beside, studio_app
-    from moa.studio.labels import Labels
-    from moa.studio.learning import Learning
     from moa.studio.sources import find_source
 
     found = find_source(source)
-    labels = labels or Path("labelled-example.jsonl" if found.demo else "labelled.jsonl")
     settled = Config() if found.demo else options.configured(config)
     shown = _shown(found, trace, calibration, graph, settled)
-    shown.labels = Labels(labels)
-    if shown.graph and learns(shown.graph[0]):
-        shown.learning = Learning(labels, shown.graph[0], config)
-    shown.reload()
-    endpoints = Endpoints(settled)
-    server = _tried(graph or (found.graph if found.demo else None), endpoints)
-    shown.can_run = tuple(server.served) if server else ()
-    key = os.environ.get(KEY, "")
-    runs = app_of(server, closes=True) if server else None
-    app = beside(studio_app(shown, key=key), runs, key=key)
+    _correct(shown, labels, config)
+    app = _page(shown, graph or (found.graph if found.demo else None), settled)
+    shown.start()
     with listening("127.0.0.1", port) as listener:
         address = f"{address_of(listener)}/studio/"
         screen.details().print(
@@ -129,6 +114,33 @@ def studio(
             asyncio.run(serving.serve(sockets=[listener]))
         finally:
             shown.close()
+
+
+def _correct(shown: Shown, labels: Path | None, config: Path | None) -> None:
+    """Let rows be corrected on the page, and learnt from where what ran can learn."""
+    from moa.graphs.learning import learns
+    from moa.studio.labels import Labels
+    from moa.studio.learning import Learning
+
+    path = labels or Path("labelled-example.jsonl" if shown.source.demo else "labelled.jsonl")
+    shown.labels = Labels(path)
+    if shown.graph and learns(shown.graph[0]):
+        shown.learning = Learning(path, shown.graph[0], config)
+
+
+def _page(shown: Shown, tried: str | None, config: Config) -> Starlette:
+    """Make the page, and what runs the inputs that are tried on it, where a graph is named."""
+    from moa.config.endpoints import Endpoints
+    from moa.serving.app import app_of, server_of
+    from moa.studio.app import beside, studio_app
+    from moa.studio.trying import Trying
+
+    key = os.environ.get(KEY, "")
+    if tried is None:
+        return beside(studio_app(shown, key=key))
+    server = server_of([tried], Endpoints(config))
+    page = studio_app(shown, key=key, trying=Trying(server))
+    return beside(page, app_of(server, closes=True), only_page=True)
 
 
 def report(
@@ -163,9 +175,15 @@ def report(
         raise ConfigError(f"{out} is there already: --overwrite replaces it")
     shown = _shown(find_source(source), trace, calibration, graph, options.configured(config))
     shown.texts = texts
-    rows = write_report(shown, out, rows=limit)
+    with screen.waiting() as say:
+        shown.on_read = lambda read, total: say(_read_so_far(read, total))
+        rows = write_report(shown, out, rows=limit)
     shown.close()
     screen.out().print(f"{rows} of {len(shown.book.entries)} rows in {out}")
+
+
+def _read_so_far(read: int, total: int | None) -> str:
+    return f"{read:,} rows are read" if total is None else f"{read:,} of {total:,} rows are read"
 
 
 def key_of_page() -> str:
@@ -177,11 +195,13 @@ def served_page(server: Server, app: Starlette, key: str) -> Starlette:
     """Put the page of a server's last runs beside it."""
     from moa.studio.app import beside, recent_runs, studio_app
     from moa.studio.sources import Shown
+    from moa.studio.trying import Trying
 
     first = next(iter(server.served.values()))
     drawn = _drawable(first.node)
     shown = Shown(recent_runs(server), graph=drawn and (first.node.name, drawn), texts=False)
-    return beside(studio_app(shown, settings=server.settings, key=key), app)
+    page = studio_app(shown, settings=server.settings, key=key, trying=Trying(server))
+    return beside(page, app)
 
 
 def _shown(
@@ -194,7 +214,7 @@ def _shown(
     from moa.studio.sources import Shown, read_calibrations
 
     shown = Shown(source, trace=trace, calibrations=read_calibrations(calibration))
-    name = graph or source.graph or next(iter(shown.book.nodes), "").partition("/")[0]
+    name = graph or source.graph or source.guess()
     shown.graph = _drawn(name, config, asked_for=graph is not None)
     return shown
 
@@ -220,12 +240,3 @@ def _drawable(node: object) -> Drawable | None:
     from moa.graphs.engine.drawing import Drawable
 
     return node if isinstance(node, Drawable) else None
-
-
-def _tried(name: str | None, endpoints: Endpoints) -> Server | None:
-    """Serve what is tried from the page; the example's where its models are installed."""
-    from moa.serving.app import server_of
-
-    if name is None:
-        return None
-    return server_of([name], endpoints)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import floor
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -425,8 +426,11 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             return f"as {label!r} is answered one by one"
         if language not in replies:
             return f"as there is no template for {label!r} in {language or 'its language'}"
-        confidence = reading.intent.confidence or 0
-        return f"as a template for {label!r} takes more certainty (confidence {confidence:.2f})"
+        likely = floor(1000 * (reading.intent.confidence or 0)) / 10  # not up to what it lacks
+        return (
+            f"as {label!r} is only {likely:g} % likely, and its fixed reply is sent from "
+            f"{100 * self.reply_sure:g} % on (reply_sure)"
+        )
 
     def settle(
         self, reading: Reading | None, letter: Letter, reply: Reply | Dropped | Skipped

@@ -6,11 +6,12 @@ import asyncio
 import hmac
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -20,15 +21,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moa.errors import MoaError, RequestRefused
+from moa.errors import ConfigError, MoaError, RequestRefused
 from moa.rows.records import line
 from moa.serving.asking import Body, read_as
 from moa.serving.faults import fault_of
-from moa.serving.http import check_format, check_host, json_response, read_json
+from moa.serving.http import check_format, check_host, check_length, json_response, read_json
 from moa.serving.runs import Finished
 from moa.serving.server import Server, Settings
 from moa.studio.data import Query
 from moa.studio.sources import Shown, Source, Values
+from moa.studio.trying import Trying
 
 STATIC = Path(__file__).parent / "static"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -52,11 +54,24 @@ class Given(Body):
     """A label, as the page sends it."""
 
     place: int
+    id: str | None = None
     question: str
     label: str
 
 
-def studio_app(shown: Shown, *, settings: Settings | None = None, key: str = "") -> Starlette:
+class Told(Body):
+    """What a person answers to a question of a run."""
+
+    answer: JsonValue
+
+
+def studio_app(
+    shown: Shown,
+    *,
+    settings: Settings | None = None,
+    key: str = "",
+    trying: Trying | None = None,
+) -> Starlette:
     """Make the application of the page.
 
     Args:
@@ -64,36 +79,39 @@ def studio_app(shown: Shown, *, settings: Settings | None = None, key: str = "")
         settings: Names of hosts that it answers for, and limits of requests.
         key: What the page has to send to read anything, in the header `Authorization`; empty:
             whoever reaches it may look. It never stands in an address.
+        trying: Runs what is tried from the page; `None`: nothing can be.
     """
     own = settings or Settings()
+    shown.can_run = trying.names if trying else ()
 
     async def failed(request: Request, error: Exception) -> Response:
         del request
+        if isinstance(error, ConfigError):  # whoever looks has started it, and can mend that
+            error = RequestRefused(str(error), status=409, code="not_possible")
         return fault_of(error).response(None)
 
     handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
     return Starlette(
-        routes=[*_pages(), *_api(shown, own)],
+        routes=[*_pages(), *_api(shown, own), *(_live(trying) if trying else ())],
         middleware=[Middleware(Guarded, settings=own, key=key)],
         exception_handlers=handlers,
     )
 
 
-def beside(studio: Starlette, app: Starlette | None = None, *, key: str = "") -> Starlette:
+def beside(
+    studio: Starlette, app: Starlette | None = None, *, only_page: bool = False
+) -> Starlette:
     """Put the page under `/studio/`, beside a server of graphs where there is one.
 
     Args:
         studio: The page.
-        app: The server.
-        key: What is to be sent to the server too, of one that is there for the page alone.
+        app: The server; it is open while the page is.
+        only_page: Whether it is there for what is tried from the page alone.
     """
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        if app is None:
-            yield
-            return
-        async with app.router.lifespan_context(app):
+        async with app.router.lifespan_context(app) if app else nullcontext():
             yield
 
     async def to_page(request: Request) -> Response:
@@ -101,24 +119,17 @@ def beside(studio: Starlette, app: Starlette | None = None, *, key: str = "") ->
         return RedirectResponse("/studio/", status_code=307)
 
     routes: list[BaseRoute] = [Route("/studio", to_page), Mount("/studio", studio)]
-    if app is None:
-        routes.append(Route("/", to_page))
-    else:
-        guarded = Guarded(app, Settings(), key, within="/") if key else app
-        routes.append(Mount("/", guarded))
+    routes.append(Route("/", to_page) if app is None or only_page else Mount("/", app))
     return Starlette(routes=routes, lifespan=lifespan)
 
 
 class Guarded:
     """Refuses other hosts and strangers, and says what the page may load: what is its own."""
 
-    def __init__(
-        self, app: ASGIApp, settings: Settings, key: str, *, within: str = "/api/"
-    ) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, key: str) -> None:
         self._app = app
         self._settings = settings
         self._key = key
-        self._within = within
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer why not."""
@@ -142,9 +153,10 @@ class Guarded:
         headers = Headers(scope=scope)
         check_host(headers.get("host", ""), self._settings)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not path.startswith(self._within):
+        if not path.startswith("/api/"):
             return
         check_format(scope["method"], headers)
+        check_length(headers.get("content-length"), self._settings)
         given = headers.get("authorization", "").removeprefix("Bearer ")
         if self._key and not hmac.compare_digest(given.encode(), self._key.encode()):
             raise RequestRefused(
@@ -176,6 +188,10 @@ def _pages() -> list[Route]:
 
 
 def _api(shown: Shown, settings: Settings) -> list[Route]:
+    async def state(request: Request) -> Response:
+        del request
+        return json_response(await asyncio.to_thread(shown.state))
+
     async def overview(request: Request) -> Response:
         del request
         return json_response(await asyncio.to_thread(shown.overview))
@@ -191,7 +207,9 @@ def _api(shown: Shown, settings: Settings) -> list[Route]:
 
     async def label(request: Request) -> Response:
         given = read_as(Given, await read_json(request, settings))
-        done = await asyncio.to_thread(shown.label, given.place, given.question, given.label)
+        done = await asyncio.to_thread(
+            shown.label, given.place, given.question, given.label, id=given.id
+        )
         return json_response(done)
 
     async def undo(request: Request) -> Response:
@@ -211,12 +229,33 @@ def _api(shown: Shown, settings: Settings) -> list[Route]:
 
     return [
         Route("/api/learn", learn, methods=["GET", "POST"]),
+        Route("/api/state", state),
         Route("/api/overview", overview),
         Route("/api/rows", rows),
         Route("/api/rows/{place:int}", row),
         Route("/api/labels", label, methods=["POST"]),
         Route("/api/undo", undo, methods=["POST"]),
         Route("/api/reload", reload, methods=["POST"]),
+    ]
+
+
+def _live(trying: Trying) -> list[Route]:
+    async def run(request: Request) -> Any:
+        return await trying.run(request)
+
+    async def questions(request: Request) -> Response:
+        del request
+        return json_response(trying.questions)
+
+    async def answer(request: Request) -> Response:
+        told = read_as(Told, await read_json(request, trying.server.settings))
+        trying.answer(request.path_params["id"], told.answer)
+        return json_response(trying.questions)
+
+    return [
+        Route("/api/run/{name}", run, methods=["POST"]),
+        Route("/api/questions", questions),
+        Route("/api/questions/{id}", answer, methods=["POST"]),
     ]
 
 
@@ -247,4 +286,5 @@ def recent_runs(server: Server) -> Source:
         about="the last runs of this server",
         lines=lambda: list(kept),
         live=True,
+        mark=lambda: (len(kept), kept[-1]["id"] if kept else None),
     )

@@ -7,13 +7,16 @@ searched for, so that 100,000 of them are quick to page through.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
+
+from pydantic_core import to_json
 
 from moa._files import dumped
 from moa.calibration.labelled import label_of, same_text
@@ -30,6 +33,22 @@ _BEGINS = 400
 _ANSWERED = ("answered", "cached", "drafted")
 
 
+class Verdict(NamedTuple):
+    """What the list knows of a decision: all but its probabilities, which stand in the line."""
+
+    said: str
+    p: float | None
+    answered: bool
+    accepted: bool | None
+    doubtful: bool
+    filters: bool
+
+    @property
+    def confidence(self) -> float:
+        """Probability of what is decided; 0 where there is none."""
+        return self.p or 0.0
+
+
 @dataclass(slots=True)
 class Entry:
     """What the list knows of a row."""
@@ -37,7 +56,7 @@ class Entry:
     place: int
     id: str
     text: str
-    decisions: dict[str, Decision]
+    decisions: dict[str, Verdict]
     right: dict[str, str]
     """The right labels that came with the row, and those that people gave, by question."""
     chosen: frozenset[str]
@@ -59,15 +78,22 @@ class Entry:
     tags: frozenset[Tag] = frozenset()
     why: Why = "rest"
 
+    def is_said(self, label: str, question: str) -> bool:
+        """Whether a label was decided: of a question, or of any where that is empty."""
+        return any(
+            one.said == label
+            for name, one in self.decisions.items()
+            if not question or name == question
+        )
+
     def wrong(self) -> list[str]:
         """Name the questions that were decided otherwise than is right."""
-        return [
-            name
-            for name, right in self.right.items()
-            if name in self.decisions
-            and self.decisions[name].answered
-            and self.decisions[name].said != right
-        ]
+        return [name for name in self.right if self.is_wrong(name)]
+
+    def is_wrong(self, name: str) -> bool:
+        """Whether a question was decided otherwise than is right, as far as that is known."""
+        one = self.decisions.get(name)
+        return one is not None and one.answered and self.right.get(name, one.said) != one.said
 
 
 @dataclass(slots=True)
@@ -118,6 +144,7 @@ class Book:
         self.close = weakref.finalize(self, self._file.close)
         """Drops the lines, at the latest when nobody has this any more."""
         self._starts: list[int] = []
+        self._end = 0
         self.entries: list[Entry] = []
         self.nodes: dict[str, int] = {}
         """Paths of nodes that did something, and the place of each."""
@@ -144,6 +171,19 @@ class Book:
             raise InputError(f"there is no row {place}: there are {len(self._starts)}")
         self._file.seek(self._starts[place])
         return json.loads(self._file.readline())
+
+    def place_of(self, id: str, place: int) -> int:
+        """Find the row of an id, which was at a place before the rows were read again.
+
+        Raises:
+            InputError: there is none any more.
+        """
+        if 0 <= place < len(self.entries) and self.entries[place].id == id:
+            return place
+        found = next((one.place for one in self.entries if one.id == id), None)
+        if found is None:
+            raise InputError(f"there is no row {id!r:.80} any more: reload the page")
+        return found
 
     def question(self, name: str) -> Question:
         """Give a question by the options that were seen.
@@ -181,7 +221,7 @@ class Book:
                     options=tuple(option.name for option in self.question(name).options),
                     rows=len(decided),
                     labelled=len(known),
-                    wrong=sum(name in one.wrong() for one in known),
+                    wrong=sum(one.is_wrong(name) for one in known),
                 )
             )
         return tuple(found)
@@ -209,7 +249,7 @@ class Book:
             text=entry.text if texts else "",
             why=entry.why,
             tags=tuple(sorted(entry.tags)),
-            said={name: _shown(one, entry) for name, one in entry.decisions.items()},
+            said={name: _shown(name, one, entry) for name, one in entry.decisions.items()},
             by=entry.by,
             tier=entry.tier,
             queue=entry.queue,
@@ -235,15 +275,10 @@ class Book:
 
     def _matches(self, entry: Entry, query: Query) -> bool:
         search = query.search.casefold()
-        said = [
-            one.said
-            for name, one in entry.decisions.items()
-            if not query.question or name == query.question
-        ]
         return (
             (not query.tag or query.tag in entry.tags)
             and (not query.queue or query.queue == entry.queue)
-            and (not query.label or query.label in said)
+            and (not query.label or entry.is_said(query.label, query.question))
             and (query.node is None or query.node in entry.nodes)
             and (not search or search in entry.text.casefold() or search == entry.id.casefold())
         )
@@ -251,14 +286,17 @@ class Book:
     def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
         """Take a row in; give what is said of its right labels."""
         place = len(self.entries)
-        self._starts.append(self._file.tell())
-        self._file.write(f"{dumped(line)}\n".encode())
-        decisions = {one.name: one for one in _decisions_of(line)}
-        for name, one in decisions.items():
+        self._starts.append(self._end)
+        self._end += self._file.write(_packed(line))
+        decisions: dict[str, Verdict] = {}
+        for one in decisions_of(line):
+            name = sys.intern(one.name)
             options = self._names.setdefault(name, {})
-            options.update(dict.fromkeys(one.probabilities))
+            if one.probabilities.keys() - options.keys():
+                options.update(dict.fromkeys(one.probabilities))
             if one.answered:
                 options.setdefault(one.said)
+            decisions[name] = _verdict(one)
         self.entries.append(_entry(place, line, decisions, self._nodes(line)))
         return self._own(line, decisions)
 
@@ -315,14 +353,30 @@ class Book:
         return WHYS.index(one.why), sure, place
 
 
+def _packed(line: Values) -> bytes:
+    try:
+        return to_json(line) + b"\n"
+    except ValueError:  # half a character, which stands for itself in no file
+        return f"{dumped(line)}\n".encode()
+
+
+def _verdict(one: Decision) -> Verdict:
+    p = one.confidence if one.probabilities else None
+    said = sys.intern(one.said)
+    return Verdict(said, p, one.answered, one.accepted, one.doubtful, one.filters)
+
+
 def _nothing_known(id: str) -> Mapping[str, float]:
     del id
     return {}
 
 
+_NOTHING: Values = {}
+
+
 def as_values(value: object) -> Values:
-    """Give a mapping; of what is none, an empty one."""
-    return cast("Values", value) if isinstance(value, Mapping) else {}
+    """Give an object of JSON; of what is none, an empty one."""
+    return cast("Values", value) if isinstance(value, dict) else _NOTHING
 
 
 def notes_in(line: Values) -> list[Values]:
@@ -348,7 +402,8 @@ def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, st
             yield from fields_of(f"{name}.{key}", inner, deep + 1)
 
 
-def _decisions_of(line: Values) -> Iterator[Decision]:
+def decisions_of(line: Values) -> Iterator[Decision]:
+    """Give what was decided in a line."""
     if isinstance(scores := line.get("scores"), Mapping):  # of moa decide
         label, accepted = line.get("label"), line.get("accepted")
         yield Decision(
@@ -364,7 +419,7 @@ def _decisions_of(line: Values) -> Iterator[Decision]:
 
 
 def _entry(
-    place: int, line: Values, decisions: dict[str, Decision], nodes: tuple[int, ...]
+    place: int, line: Values, decisions: dict[str, Verdict], nodes: tuple[int, ...]
 ) -> Entry:
     usage, output, given = (as_values(line.get(key)) for key in ("usage", "output", "input"))
     by_tier = as_values(usage.get("by_tier"))
@@ -424,13 +479,13 @@ def _holding(found: Mapping[Tag, bool]) -> frozenset[Tag]:
     return frozenset(tag for tag, holds in found.items() if holds)
 
 
-def _shown(one: Decision, entry: Entry) -> Said:
+def _shown(name: str, one: Verdict, entry: Entry) -> Said:
     return Said(
         label=one.said,
-        p=round(one.confidence, 4) if one.probabilities else None,
+        p=None if one.p is None else round(one.p, 4),
         accepted=one.accepted,
         doubtful=one.doubtful,
-        right=entry.right.get(one.name),
+        right=entry.right.get(name),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from moa.node import Frozen
 
@@ -222,6 +222,32 @@ class JobFigures(Frozen):
     """Seconds that it will take at this rate."""
 
 
+class State(Frozen):
+    """How far the rows are read, and whether there are newer ones."""
+
+    ready: bool
+    """Whether they are read."""
+    rows: int
+    """Rows that are read so far."""
+    total: int | None
+    """Rows that there are to read; `None`: unknown."""
+    changed: bool = False
+    """Whether there is more by now than was read."""
+    failed: str = ""
+    """Why they can't be read."""
+    job: JobFigures | None = None
+
+
+class Question(Frozen):
+    """What a graph that is tried asks a person."""
+
+    id: str
+    asked: str
+    """The question, with what it is about."""
+    answers: dict[str, Any]
+    """JSON schema of what may be answered."""
+
+
 class Can(Frozen):
     """What can be done from the page."""
 
@@ -258,6 +284,7 @@ class Overview(Frozen):
     learning: dict[str, object] | None
     """`LearningFigures` of a cascade that learns, as JSON."""
     job: JobFigures | None
+    """As far as it was when the rows were read."""
     labels: str
     """The file into which labels go."""
     can: Can

@@ -26,6 +26,7 @@ _OURS = ("text", "case", "chosen", "labelled_by", "id", "input")
 @dataclass(frozen=True, slots=True)
 class _Change:
     place: int
+    id: str
     question: str
     before: dict[str, Any] | None
     """The line that it replaced; `None`: there was none."""
@@ -48,7 +49,7 @@ class Labels:
         self.path = path
         check_lines(path, existing="resume")
         self._changes: list[_Change] = []
-        self.known = self._read() if path.exists() else Known()
+        self.known()
 
     def give(
         self,
@@ -57,6 +58,7 @@ class Labels:
         question: Question,
         label: str,
         *,
+        id: str,
         was: str | None,
         others: Collection[str] = (),
     ) -> None:
@@ -67,6 +69,7 @@ class Labels:
             place: Its place.
             question: What it answers.
             label: Name of the option.
+            id: The row's.
             was: The label that the page showed.
             others: Names of all questions: what the row says of them is no label of a person.
 
@@ -84,10 +87,13 @@ class Labels:
         value = label if question.name == "label" else written_as(question, label)
         made = {**keep, "text": text, question.name: value, "labelled_by": PERSON, "chosen": True}
         before = self._put(text, question.name, made)
-        self._changes.append(_Change(place, question.name, before, was, text))
+        self._changes.append(_Change(place, id, question.name, before, was, text))
 
-    def take_back(self) -> tuple[int, str, str | None]:
-        """Undo the last change of this session; give its row, its question, and the label before.
+    def take_back(self) -> tuple[int, str, str, str | None]:
+        """Undo the last change of this session.
+
+        Returns:
+            Place and id of its row, its question, and the label before.
 
         Raises:
             InputError: there is none.
@@ -97,7 +103,7 @@ class Labels:
         change = self._changes[-1]
         self._put(change.text, change.question, change.before)
         self._changes.pop()
-        return change.place, change.question, change.was
+        return change.place, change.id, change.question, change.was
 
     @property
     def given(self) -> int:
@@ -133,8 +139,15 @@ class Labels:
                 file.cut(0)
         return before
 
-    def _read(self) -> Known:
+    def known(self) -> Known:
+        """Read the labels that are there.
+
+        Raises:
+            ConfigError: a line is none of a label.
+        """
         known = Known()
+        if not self.path.exists():
+            return known
         with LineFile(self.path, existing="resume") as file:
             for number, _, values in file.lines():
                 if not isinstance(text := values.get("text"), str):

@@ -35,8 +35,8 @@ class Learning:
     """
 
     def __init__(self, labels: Path, graph: str, config: Path | None = None) -> None:
-        self._out = labels.with_name("learned.json")
-        self._words = ["learn", str(labels), "--graph", graph, "--out", str(self._out)]
+        out = labels.with_name(f"{labels.stem.replace('labelled', 'learned')}.json")
+        self._words = ["learn", str(labels), "--graph", graph, "--out", str(out)]
         self._words += [] if config is None else ["--config", str(config)]
         self._labels = labels
         self._process: subprocess.Popen[bytes] | None = None

@@ -72,14 +72,16 @@ def curves(book: Book, calibrations: Calibrations, next_step: str) -> tuple[Curv
 def cost_of_large(rows: Iterable[Entry]) -> float | None:
     """Give the mean of what the large model costs for a row that it is asked about, in US dollars.
 
-    By the rows where it was, else by the estimates of what it would have cost.
+    By the rows where it was, else by the estimates of what it would have cost; `None`: neither
+    says anything.
     """
     asked = [one for one in rows if one.tier == "large"]
     costs = [one.large_cost for one in asked] or [
         one.alone for one in rows if one.alone is not None
     ]
     known = [cost for cost in costs if cost is not None]
-    return sum(known) / len(known) if known and len(known) == len(costs) else None
+    mean = sum(known) / len(known) if known and len(known) == len(costs) else None
+    return mean or None
 
 
 def dollars(cost: float) -> str:
@@ -93,7 +95,7 @@ def dollars(cost: float) -> str:
 def _curve(
     name: str, rows: Sequence[Entry], tested: Tested | None, next_step: str, cost: float | None
 ) -> Curve:
-    decided = [one for one in rows if name in one.decisions and one.decisions[name].probabilities]
+    decided = [one for one in rows if name in one.decisions and one.decisions[name].p is not None]
     known = [one for one in decided if name in one.right and one.decisions[name].answered]
     drawn = [one for one in known if name not in one.chosen]
     if not drawn:
@@ -173,23 +175,23 @@ def _tested(name: str, book: Book, calibrations: Calibrations) -> Tested | None:
 def _money(rows: Sequence[Entry]) -> Figure:
     costs = [one.cost for one in rows]
     known = [cost for cost in costs if cost is not None]
-    alone = [one.alone for one in rows if one.alone is not None]
+    each = cost_of_large(rows)
     value = dollars(sum(known)) if len(known) == len(costs) else "unknown"
     if value == "unknown" and known:
         value = f"≥ {dollars(sum(known))}"
-    if not alone:
+    if each is None:
         return Figure(
             title="Cost",
             value=value,
-            detail="with the large model alone: unknown, as none with a price was configured",
+            detail="with the large model for all rows unknown: none with a price was configured",
         )
-    would = sum(alone) / len(alone) * len(rows)
-    more = f", {would / sum(known):.1f} times as much" if known and sum(known) > 0 else ""
+    would = each * len(rows)
+    more = f", {would / sum(known):.1f} times as much," if known and sum(known) > 0 else ""
     tone = "good" if known and sum(known) < would else "plain"
     return Figure(
         title="Cost",
         value=value,
-        detail=f"with the large model alone about {dollars(would)}{more}",
+        detail=f"about {dollars(would)}{more} with the large model for all rows",
         tone=tone,
     )
 

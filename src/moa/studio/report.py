@@ -24,6 +24,7 @@ _MODULES = (
     "threshold.js",
     "graph.js",
     "row.js",
+    "question.js",
     "live.js",
     "app.js",
 )

@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moa.errors import CalibrationError, ConfigError
+from moa.errors import CalibrationError, ConfigError, MoaError
 from moa.rows._stores import is_address
 from moa.studio import graph as graphs
-from moa.studio.book import Book, fields_of, notes_in
-from moa.studio.data import Can, JobFigures, Noted, Overview, RowDetail, RowLine
+from moa.studio.book import Book, as_values, decisions_of, fields_of, notes_in
+from moa.studio.data import Can, JobFigures, Noted, Overview, RowDetail, RowLine, State
 from moa.studio.labels import Labels
 from moa.studio.learning import Learning
 from moa.studio.overview import Calibrations, curves, figures, no_calibrations
@@ -31,6 +32,10 @@ Values = Mapping[str, Any]
 EXAMPLE = Path(__file__).parent / "example"
 """The recorded run that is shown where none is named; `benchmarks/studio.py` makes it."""
 _SQLITE = b"SQLite format 3\0"
+_FIRST = 20
+"""Rows by which it is guessed what ran."""
+_EVERY = 500
+"""Rows after which it is said how many are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Source:
         job: The job that the rows are of.
         graph: Name of what ran, where that is known.
         options: Names of what was decided between, where rows don't say it.
+        count: Counts the rows, as far as that is quicker than reading them; `None`: it isn't.
+        mark: Gives what is another value once there are other rows.
         live: Whether rows come while it is looked at, and are read again each time.
     """
 
@@ -58,6 +65,15 @@ class Source:
     graph: str = ""
     live: bool = False
     options: tuple[str, ...] = ()
+    count: Callable[[], int | None] = lambda: None
+    mark: Callable[[], object] = lambda: None
+
+    def guess(self) -> str:
+        """Name what ran by the nodes of the first rows; empty where they say nothing of any."""
+        for line in islice(self.lines(), _FIRST):
+            for path in as_values(as_values(line.get("usage")).get("by_node")):
+                return str(path).partition("/")[0]
+        return ""
 
 
 def find_source(given: str | None) -> Source:
@@ -69,7 +85,8 @@ def find_source(given: str | None) -> Source:
     if given is None:
         return Source(
             name="Example inbox",
-            about="a recorded run of the graph support on the messages of the example",
+            about="a recorded run of the graph support. No large model was asked: its price is "
+            "that of the same prompts sent to gpt-5-mini",
             lines=lambda: _packed(EXAMPLE / "run.jsonl.gz"),
             demo=True,
             graph="support",
@@ -85,7 +102,30 @@ def find_source(given: str | None) -> Source:
     with path.open("rb") as file:
         if file.read(len(_SQLITE)) == _SQLITE:
             return _answers(given)
-    return Source(name=path.name, about="the lines of a run", lines=lambda: _lines(path))
+    return _file(path)
+
+
+def _file(path: Path) -> Source:
+    from moa import rows
+    from moa.rows.results import lines_beside
+
+    def where() -> Path:
+        beside = lines_beside(path)
+        return beside if beside.is_file() else path
+
+    return Source(
+        name=path.name,
+        about="the lines of a run",
+        lines=lambda: _lines(where()),
+        count=lambda: rows.count(str(where()), None),
+        mark=lambda: _stamp(where()),
+    )
+
+
+def _stamp(*files: Path) -> tuple[object, ...]:
+    """Tell apart what stands in files by when, and with how many bytes, they were written last."""
+    found = [path.stat() if path.exists() else None for path in files]
+    return tuple(one and (one.st_mtime_ns, one.st_size) for one in found)
 
 
 def _job(given: str) -> Source:
@@ -102,7 +142,13 @@ def _job(given: str) -> Source:
         if is_address(given):
             return _answers(given)
         raise
-    return Source(name=where, about="a job", lines=lines, job=given)
+
+    def done() -> int:
+        with Job(given) as job:
+            status = job.status()
+        return status.total - status.left
+
+    return Source(name=where, about="a job", lines=lines, job=given, count=done, mark=done)
 
 
 def _answers(given: str) -> Source:
@@ -120,12 +166,14 @@ def _answers(given: str) -> Source:
         options = tuple(one["name"] for one in json.loads(store.question()[0])["options"])
     name = "answers" if is_address(given) else Path(given).name
     about = "what a cascade that learns was asked"
+    files = () if is_address(given) else (Path(given), Path(f"{given}-wal"))
     return Source(
         name=name,
         about=about,
         lines=lines,
         learning=lambda: figures_at(given),
         options=options,
+        mark=lambda: _stamp(*files),
     )
 
 
@@ -153,10 +201,8 @@ def _learnt(row: Values) -> Values:
 def _lines(path: Path) -> Iterator[Values]:
     from moa import rows
     from moa.batch import Malformed
-    from moa.rows.results import lines_beside
 
-    beside = lines_beside(path)
-    for row in rows.read(beside if beside.is_file() else path):
+    for row in rows.read(path):
         if isinstance(row, Malformed):
             yield {"id": row.number, "input": row.raw, "status": "failed", "error": row.error}
         else:
@@ -171,7 +217,7 @@ def _packed(path: Path) -> Iterator[Values]:
 
 @dataclass
 class Shown:
-    """What the page shows of a source.
+    """What the page shows of a source: it is read when it is asked for first, or by `start`.
 
     Args:
         source: The rows.
@@ -180,8 +226,9 @@ class Shown:
         calibrations: Those whose promises are looked at.
         graph: What ran, where it can be drawn, and its name.
         texts: Whether texts of rows are shown.
-        can_run: Names that can be run from the page.
+        can_run: Names that can be run from the page; `studio_app` says which.
         learning: Learns from the labels; `None`: that can't be started here.
+        on_read: Is told, now and then, how many rows are read, and of how many.
     """
 
     source: Source
@@ -192,26 +239,73 @@ class Shown:
     texts: bool = True
     can_run: tuple[str, ...] = ()
     learning: Learning | None = None
+    on_read: Callable[[int, int | None], None] = lambda read, total: None
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._reloading = threading.Lock()
         self._seen: tuple[float, int] | None = None
         self._spans = _example_spans() if self.source.demo else Spans(self.trace)
-        self.book = self._read()
+        self._book: Book | None = None
+        self._mark: object = None
+        self._count: tuple[int, int | None] = 0, None
+        self._failed: MoaError | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def book(self) -> Book:
+        """The rows; whoever asks first waits until they are read."""
+        with self._lock:
+            if self._book is None:
+                self._book = self._read()
+            return self._book
+
+    def start(self, *, within_s: float = 0.5) -> None:
+        """Read the rows in a thread; `state` says how far that is.
+
+        Args:
+            within_s: Seconds to wait, so that what is no run is refused at once.
+
+        Raises:
+            ConfigError: they can't be read, as far as that is known by then.
+        """
+        self._thread = threading.Thread(target=self._read_aside, daemon=True, name="moa-studio")
+        self._thread.start()
+        self._thread.join(within_s)
+        if self._failed is not None:
+            raise self._failed
 
     def close(self) -> None:
         """Drop what was read."""
-        self.book.close()
+        if self._book is not None:
+            self._book.close()
         self._spans.close()
         if self.learning is not None:
             self.learning.close()
 
     def reload(self) -> None:
-        """Read the rows again."""
-        fresh = self._read()
-        with self._lock:
-            old, self.book = self.book, fresh
-            old.close()
+        """Read the rows again; until they are read, those from before are shown."""
+        with self._reloading:
+            fresh = self._read()
+            with self._lock:
+                old, self._book = self._book, fresh
+                if old is not None:
+                    old.close()
+
+    def state(self) -> State:
+        """Say how far the rows are read, and whether there are others by now; nobody waits."""
+        if self._book is None and self._thread is None:
+            self.start(within_s=0)
+        ready = self._book is not None
+        rows, total = self._count
+        return State(
+            ready=ready,
+            rows=rows,
+            total=total,
+            changed=ready and self.source.mark() != self._mark,
+            failed=str(self._failed or ""),
+            job=self._job(),
+        )
 
     def overview(self, *, sample: int | None = None) -> Overview:
         """Give all but the rows.
@@ -219,7 +313,7 @@ class Shown:
         Args:
             sample: Rows that the page has, where it has not all of them.
         """
-        if self.source.live:
+        if self.source.live and self.source.mark() != self._mark:
             self.reload()
         book = self.book
         learning = self.source.learning() if self.source.learning else None
@@ -257,6 +351,7 @@ class Shown:
         """
         with self._lock:
             line, entry = self.book.line(place), self.book.entries[place]
+            shown = self.book.shown(entry, texts=self.texts)
         bars = self._spans.bars(entry.id)
         timed = bool(bars)
         bars = bars or bars_of_line(line)
@@ -266,19 +361,25 @@ class Shown:
         fields += fields_of("output", line.get("output"))
         notes = notes_in(line)
         return RowDetail(
-            line=self.book.shown(entry, texts=self.texts),
+            line=shown,
             fields=tuple(one for one in fields if one[1]) if self.texts else (),
             likely={
-                name: tuple(sorted(one.probabilities.items(), key=lambda pair: -pair[1]))
-                for name, one in entry.decisions.items()
+                one.name: tuple(sorted(one.probabilities.items(), key=lambda pair: -pair[1]))
+                for one in decisions_of(line)
             },
             bars=bars,
             timed=timed,
             notes=tuple(self._noted(one) for one in notes),
         )
 
-    def label(self, place: int, question: str, label: str) -> RowLine:
+    def label(self, place: int, question: str, label: str, *, id: str | None = None) -> RowLine:
         """Take in a label.
+
+        Args:
+            place: The row's, as it was shown.
+            question: What is answered.
+            label: The right answer.
+            id: The row's, which is at another place where rows came in between.
 
         Raises:
             ConfigError: labels can't be given here, or their file not be written.
@@ -286,11 +387,12 @@ class Shown:
         """
         labels = self._labels
         with self._lock:
-            line, asked = self.book.line(place), self.book.question(question)
-            was = self.book.entries[place].right.get(question)
-            others = self.book.question_names
-            labels.give(line, place, asked, label, was=was, others=others)
-            return self._shown(self.book.correct(place, question, label).place)
+            book = self.book
+            place = place if id is None else book.place_of(id, place)
+            line, asked, entry = book.line(place), book.question(question), book.entries[place]
+            was, others = entry.right.get(question), book.question_names
+            labels.give(line, place, asked, label, id=entry.id, was=was, others=others)
+            return self._shown(book.correct(place, question, label).place)
 
     def undo(self) -> RowLine:
         """Take the last label back.
@@ -299,7 +401,8 @@ class Shown:
             InputError: there is none.
         """
         with self._lock:
-            place, question, was = self._labels.take_back()
+            place, id, question, was = self._labels.take_back()
+            place = self.book.place_of(id, place)
             self.book.correct(place, question, was)
             return self._shown(place)
 
@@ -307,7 +410,7 @@ class Shown:
     def _labels(self) -> Labels:
         if self.labels is None:
             raise ConfigError(
-                "labels can't be given here: moa studio FILE --labels FILE takes them"
+                "labels can't be given here: moa studio FILE --labels-file FILE takes them"
             )
         return self.labels
 
@@ -315,8 +418,26 @@ class Shown:
         return self.book.shown(self.book.entries[place], texts=self.texts)
 
     def _read(self) -> Book:
-        known = self.labels.known if self.labels else None
-        return Book(self.source.lines(), known, self._spans.ran, self.source.options)
+        mark, total = self.source.mark(), self.source.count()
+        known = self.labels.known() if self.labels else None
+        made = Book(self._counted(total), known, self._spans.ran, self.source.options)
+        self._mark = mark
+        return made
+
+    def _read_aside(self) -> None:
+        try:
+            _ = self.book
+        except MoaError as error:
+            self._failed = error
+
+    def _counted(self, total: int | None) -> Iterator[Values]:
+        number = 0
+        for number, line in enumerate(self.source.lines(), start=1):
+            if number % _EVERY == 0:
+                self._count = number, total
+                self.on_read(number, total)
+            yield line
+        self._count = number, number
 
     def _noted(self, note: Values) -> Noted:
         return Noted(

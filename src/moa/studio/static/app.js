@@ -1,5 +1,5 @@
 // The page: its figures, its views, and the keys that label a row.
-import { el } from "./dom.js";
+import { count, el, wait } from "./dom.js";
 import { Refused, openSource } from "./data.js";
 import { RowsView } from "./rows.js";
 import { ThresholdView } from "./threshold.js";
@@ -14,6 +14,7 @@ const VIEWS = [
   ["live", "Live"],
 ];
 const NO_QUERY = { search: "", tag: "", queue: "", label: "", node: "" };
+const PAUSE = 2000;
 
 class Page {
   constructor() {
@@ -28,7 +29,6 @@ class Page {
       const parts = name === "rows" ? [this.views.rows.node, this.pane.node] : [this.views[name].node];
       this.holders[name] = el("div", { class: `view ${name}`, id: `view-${name}`, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true }, parts);
     }
-    this.main.append(...Object.values(this.holders));
     addEventListener("hashchange", () => this.turn());
     addEventListener("keydown", (event) => this.pressed(event));
   }
@@ -39,12 +39,14 @@ class Page {
 
   async open_() {
     try {
+      await this.untilRead();
       this.overview = await this.source.overview();
     } catch (error) {
       if (error instanceof Refused && error.status === 401) this.askKey(error.message);
-      else this.say(`The page can't be read: ${error.message}`);
+      else this.main.replaceChildren(el("p", { class: "empty", role: "alert" }, `The rows can't be read: ${error.message}`));
       return;
     }
+    this.main.replaceChildren(...Object.values(this.holders));
     this.query.question = this.overview.questions[0]?.name || "";
     this.setUp();
     await this.views.rows.show();
@@ -52,10 +54,26 @@ class Page {
     this.watch();
   }
 
+  async untilRead() {
+    const bar = el("progress", { "aria-label": "Rows that are read" });
+    const said = el("p", {});
+    for (;;) {
+      const { ready, rows, total, failed } = await this.source.state();
+      if (failed) throw new Error(failed);
+      if (ready) return;
+      if (!bar.isConnected) this.main.replaceChildren(el("div", { class: "reading" }, said, bar));
+      said.textContent = total === null ? `${count(rows)} rows are read …` : `${count(rows)} of ${count(total)} rows are read …`;
+      if (total) bar.max = total;
+      if (total) bar.value = rows;
+      await wait(250);
+    }
+  }
+
   setUp() {
     const { overview } = this;
     document.getElementById("source").textContent = overview.source;
-    document.getElementById("source").title = overview.about;
+    document.getElementById("about").textContent = overview.about;
+    document.getElementById("about").title = overview.about;
     document.title = `${overview.source} · moa`;
     this.drawFigures();
     const has = { live: overview.can.run.length || overview.job || overview.learning || overview.can.learn };
@@ -66,6 +84,33 @@ class Page {
       ),
     );
     for (const view of Object.values(this.views)) view.setUp();
+    this.again = el("button", { type: "button", class: "again", hidden: !overview.can.reload, onclick: () => this.reload() }, "Reload");
+    document.getElementById("tabs").after(this.again);
+  }
+
+  // Rows that came in between: they are shown where nobody is at work on those that are there.
+  async reload() {
+    const began = performance.now();
+    this.again.disabled = true;
+    try {
+      this.overview = await this.source.reload();
+      if (!this.question) this.query.question = this.overview.questions[0]?.name || "";
+      if (this.opened !== null) await this.open(null);
+      this.drawFigures();
+      for (const view of Object.values(this.views)) (view.refresh ?? view.setUp).call(view);
+      await this.views.rows.show();
+      this.again.textContent = "Reload";
+      this.again.classList.remove("new");
+    } catch (error) {
+      this.say(error.message);
+    } finally {
+      this.again.disabled = false;
+      this.pause = Math.max(PAUSE, 10 * (performance.now() - began));
+    }
+  }
+
+  get isAtWork() {
+    return this.opened !== null || this.views.rows.at > 0 || this.views.rows.grid.scrollTop > 0 || this.views.rows.bar.contains(document.activeElement);
   }
 
   drawFigures() {
@@ -128,7 +173,7 @@ class Page {
   async label(row, question, label) {
     if (label === undefined) return;
     try {
-      this.changed(await this.source.label(row.place, question, label));
+      this.changed(await this.source.label(row, question, label));
       this.say(`${row.id}: ${question} is ${label}, written to ${this.overview.labels}. u takes it back.`);
     } catch (error) {
       this.say(error.message);
@@ -198,12 +243,21 @@ class Page {
     input.focus();
   }
 
-  watch() {
-    if (this.overview.job?.left) {
-      setInterval(async () => {
-        const fresh = await this.source.overview();
-        if (fresh.job) this.views.live.drawJob(fresh.job);
-      }, 2000);
+  async watch() {
+    if (!this.overview.can.reload) return;
+    for (;;) {
+      await wait(this.pause ?? PAUSE);
+      if (document.hidden) continue;
+      try {
+        const { changed, job } = await this.source.state();
+        if (job) this.views.live.drawJob(job);
+        if (changed && this.isAtWork) {
+          this.again.textContent = "Show new rows";
+          this.again.classList.add("new");
+        } else if (changed) await this.reload();
+      } catch {
+        this.pause = 5 * PAUSE; // the server is away; it may come back
+      }
     }
   }
 }

@@ -31,6 +31,10 @@ class Remote {
     sessionStorage.setItem("moa-studio-key", key);
   }
 
+  state() {
+    return this.ask("state");
+  }
+
   overview() {
     return this.ask("overview");
   }
@@ -44,8 +48,16 @@ class Remote {
     return this.ask(`rows/${place}`);
   }
 
-  label(place, question, label) {
-    return this.ask("labels", { place, question, label });
+  label(row, question, label) {
+    return this.ask("labels", { place: row.place, id: row.id, question, label });
+  }
+
+  questions() {
+    return this.ask("questions");
+  }
+
+  answer(id, answer) {
+    return this.ask(`questions/${id}`, { answer });
   }
 
   undo() {
@@ -65,6 +77,10 @@ class Embedded {
   constructor(data) {
     this.isFile = true;
     this.data = data;
+  }
+
+  async state() {
+    return { ready: true };
   }
 
   async overview() {

@@ -45,6 +45,10 @@ export function dollars(value) {
   return `$${value.toFixed(value >= 1 ? 2 : value >= 0.01 ? 4 : 6)}`;
 }
 
+export function wait(milliseconds) {
+  return new Promise((done) => setTimeout(done, milliseconds));
+}
+
 export function count(value) {
   return value.toLocaleString("en-US");
 }

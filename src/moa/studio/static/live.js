@@ -1,6 +1,7 @@
 // What goes on: an input that is tried while its nodes light up, a job, a cascade that learns.
-import { count, dollars, el, field, percent, seconds, select, svg } from "./dom.js";
+import { count, dollars, el, field, percent, seconds, select, svg, wait } from "./dom.js";
 import { center, drawGraph } from "./graph.js";
+import { questionForm } from "./question.js";
 
 export class LiveView {
   constructor(app) {
@@ -10,16 +11,17 @@ export class LiveView {
 
   setUp() {
     const { overview } = this.app;
-    const parts = [];
-    if (overview.can.run.length) parts.push(this.tried(overview));
-    if (overview.job) {
-      this.job = el("div", { class: "job" });
-      parts.push(el("h2", {}, "Job"), this.job);
-      this.drawJob(overview.job);
-    }
-    if (overview.can.learn) parts.push(this.lesson(overview));
-    if (overview.learning) parts.push(learningCurve(overview.learning));
-    this.node.replaceChildren(...parts);
+    this.job = el("div", { class: "job" });
+    this.curve = el("div", { class: "learning" });
+    const parts = [overview.job && this.job, overview.learning && this.curve, overview.can.run.length && this.tried(overview), overview.can.learn && this.lesson(overview)];
+    this.node.replaceChildren(...parts.filter(Boolean));
+    this.refresh();
+  }
+
+  refresh() {
+    const { job, learning } = this.app.overview;
+    if (job) this.drawJob(job);
+    if (learning) this.curve.replaceChildren(...learningCurve(learning));
   }
 
   show() {
@@ -34,6 +36,9 @@ export class LiveView {
     this.state = el("p", { class: "note", role: "status" });
     this.drawing = overview.graph ? drawGraph(overview.graph, null) : null;
     this.button = el("button", { type: "submit", class: "go" }, "Run");
+    this.asked = el("div", { class: "asked", "aria-live": "polite" });
+    this.key = el("input", { type: "password", autocomplete: "off" });
+    this.keyField = el("div", { hidden: true }, field("Key of the server, which pays for it", this.key));
     return el(
       "form",
       {
@@ -45,7 +50,9 @@ export class LiveView {
       },
       overview.can.run.length > 1 && field("Graph", select(overview.can.run.map((one) => [one, one]), this.name, (name) => (this.name = name))),
       field(`Try ${this.name}`, this.input),
+      this.keyField,
       el("div", { class: "actions" }, this.button, this.state),
+      this.asked,
       this.out,
       this.drawing && el("div", { class: "drawing", tabindex: "0", role: "group", "aria-label": "Nodes as they run" }, this.drawing),
     );
@@ -85,18 +92,51 @@ export class LiveView {
     this.out.textContent = "";
     this.button.disabled = true;
     this.state.textContent = "running …";
+    this.isRunning = true;
+    this.watchQuestions();
+    const headers = { "content-type": "application/json", ...this.app.source.headers("text/event-stream") };
+    if (this.key.value) headers["x-moa-server-key"] = this.key.value;
     try {
-      const response = await fetch(`../run/${encodeURIComponent(this.name)}`, {
-        method: "POST",
-        headers: { "content-type": "application/json", ...this.app.source.headers("text/event-stream") },
-        body: JSON.stringify(body),
-      });
+      const response = await fetch(`api/run/${encodeURIComponent(this.name)}`, { method: "POST", headers, body: JSON.stringify(body) });
+      if (response.status === 401) this.keyField.hidden = false;
       if (!response.ok) throw new Error((await response.json()).error?.message || response.statusText);
       await this.listen(response.body.pipeThrough(new TextDecoderStream()).getReader());
     } catch (error) {
       this.state.textContent = error.message;
     } finally {
+      this.isRunning = false;
       this.button.disabled = false;
+      this.asked.replaceChildren();
+    }
+  }
+
+  // What the graph asks people, and their answers; each is drawn once, so that nothing typed is lost.
+  async watchQuestions() {
+    for (; this.isRunning; await wait(500)) {
+      try {
+        this.drawQuestions(await this.app.source.questions());
+      } catch (error) {
+        this.state.textContent = error.message;
+      }
+    }
+  }
+
+  drawQuestions(questions) {
+    if (!this.isRunning) return;
+    const open = new Set(questions.map((one) => one.id));
+    for (const form of [...this.asked.children]) if (!open.has(form.dataset.id)) form.remove();
+    const drawn = new Set([...this.asked.children].map((form) => form.dataset.id));
+    for (const question of questions) {
+      if (!drawn.has(question.id)) this.asked.append(questionForm(question, (answer) => this.answer(question.id, answer)));
+    }
+    this.state.textContent = questions.length ? "waits for your answer" : "running …";
+  }
+
+  async answer(id, answer) {
+    try {
+      this.drawQuestions(await this.app.source.answer(id, answer));
+    } catch (error) {
+      this.state.textContent = error.message;
     }
   }
 
@@ -148,6 +188,7 @@ export class LiveView {
     ];
     const states = Object.entries(job.rows).map(([state, rows]) => `${state} ${count(rows)}`);
     this.job.replaceChildren(
+      el("h2", {}, "Job"),
       el("progress", { max: String(job.total || 1), value: String(done), "aria-label": "Rows that are done" }),
       el("p", {}, parts.filter(Boolean).join(" · ")),
       el("p", { class: "note" }, states.join(" · ")),
@@ -155,39 +196,45 @@ export class LiveView {
   }
 }
 
+const CURVE = { wide: 720, high: 220, left: 44, top: 10, bottom: 34 };
+
+// The bill: calls of each hundred inputs, and how many there would have been without its tests.
 function learningCurve(found) {
-  const wide = 720;
-  const high = 180;
   const { hundreds } = found;
-  const step = Math.min(40, wide / Math.max(hundreds.length, 1));
-  const bars = hundreds.map((one, i) => {
+  const inside = CURVE.high - CURVE.top - CURVE.bottom;
+  const step = Math.min(40, (CURVE.wide - CURVE.left) / Math.max(hundreds.length, 1));
+  const y = (share) => CURVE.top + inside * (1 - Math.min(1, share));
+  const rules = [0, 0.5, 1].flatMap((share) => [
+    svg("line", { class: "rule", x1: CURVE.left, x2: CURVE.wide, y1: y(share), y2: y(share) }),
+    svg("text", { x: CURVE.left - 8, y: y(share) + 4, "text-anchor": "end" }, percent(share)),
+  ]);
+  const bars = hundreds.flatMap((one, i) => {
     const inputs = one.last - one.first + 1;
-    const share = Math.min(1, one.calls / inputs);
-    const would = Math.min(1, one.would / inputs);
-    const gap = Math.min(3, step / 4);
+    const x = CURVE.left + i * step;
+    const width = step - Math.min(3, step / 4);
     return [
-      svg("rect", { class: "calls", x: i * step, y: high * (1 - share), width: step - gap, height: high * share }, svg("title", {}, `inputs ${one.first} to ${one.last}: ${one.calls} calls`)),
-      svg("rect", { class: "would", x: i * step, y: high * (1 - would) - 1, width: step - gap, height: 2 }),
+      svg("rect", { class: "calls", x, y: y(one.calls / inputs), width, height: inside * Math.min(1, one.calls / inputs) }, svg("title", {}, `inputs ${one.first} to ${one.last}: ${one.calls} calls`)),
+      svg("rect", { class: "would", x, y: y(one.would / inputs) - 1, width, height: 2 }),
     ];
   });
-  return el(
-    "div",
-    { class: "learning" },
+  const last = hundreds.at(-1);
+  const below = CURVE.high - CURVE.bottom + 16;
+  const axis = last
+    ? [
+        svg("text", { x: CURVE.left, y: below }, `input ${count(hundreds[0].first)}`),
+        hundreds.length > 4 && svg("text", { x: CURVE.left + hundreds.length * step, y: below, "text-anchor": "end" }, count(last.last)),
+      ]
+    : [];
+  return [
     el("h2", {}, "Calls of the large model, of each hundred inputs"),
-    el("figure", {}, svg("svg", { viewBox: `0 0 ${wide} ${high}`, class: "chart", role: "img", "aria-label": "Calls of the large model over time" }, svg("line", { class: "rule", x1: 0, x2: wide, y1: high - 0.5, y2: high - 0.5 }), bars.flat())),
+    el("figure", {}, svg("svg", { viewBox: `0 0 ${CURVE.wide} ${CURVE.high}`, class: "chart", role: "img", "aria-label": last ? `Of the last hundred inputs ${last.calls} took a call of the large model` : "No input yet" }, rules, bars, axis)),
+    el("p", { class: "key-of" }, el("span", { class: "calls" }), "calls made", el("span", { class: "would" }), "calls without its tests and checks"),
     el("p", {}, `${found.promise}. ${found.next}.`),
-    el(
-      "ul",
-      { class: "looks" },
-      found.looks.map((one) =>
-        el(
-          "li",
-          {},
-          `Epoch ${one.epoch}, look ${one.look} at row ${count(one.row)}: `,
-          one.passed ? `${percent(one.accepted / Math.max(1, one.held_out))} of ${count(one.held_out)} held-out texts accepted, ${one.differ} differ` : "nothing passed",
-          one.in_use ? el("b", {}, " in use") : "",
-        ),
-      ),
-    ),
-  );
+    el("ul", { class: "looks" }, found.looks.map(lookLine)),
+  ];
+}
+
+function lookLine(one) {
+  const passed = `${percent(one.accepted / Math.max(1, one.held_out))} of ${count(one.held_out)} held-out texts accepted, ${one.differ} differ`;
+  return el("li", {}, `Epoch ${one.epoch}, look ${one.look} at row ${count(one.row)}: `, one.passed ? passed : "nothing passed", one.in_use && el("b", {}, " in use"));
 }

@@ -14,7 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from moa import BuiltGraph, Cascade, Choice, Classifier, Endpoint, Endpoints, Graph, Text
+from moa import Cascade, Choice, Classifier, Endpoints, Graph, Text
+from moa.endpoints import Endpoint
+from moa.graphs import BuiltGraph
 
 Team = Literal["cards", "accounts", "transfers", "app"]
 TEAMS: dict[Team, str] = {

@@ -14,7 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from moa import BuiltGraph, Choice, Classifier, Endpoint, Endpoints, Extractor, Graph, Text
+from moa import Choice, Classifier, Endpoints, Extractor, Graph, Text
+from moa.endpoints import Endpoint
+from moa.graphs import BuiltGraph
 
 Wish = Literal["refund", "delivery", "invoice", "change"]
 WISHES: dict[Wish, str] = {

@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from moa import BuiltGraph, Endpoints, Graph, Node
+from moa import Endpoints, Graph, Node
+from moa.graphs import BuiltGraph
 from moa.graphs.loading import load_graph
 from moa.graphs.support import Answered, Rejected, Routed, SupportOutcome, Ticket
 

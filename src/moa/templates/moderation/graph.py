@@ -10,7 +10,12 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from moa import BuiltGraph, Endpoint, Endpoints, Filter, Graph, Injection, Spam, Verdict
+from moa import Endpoints, Filter, Graph
+from moa.agents.filter import Verdict
+from moa.endpoints import Endpoint
+from moa.graphs import BuiltGraph
+from moa.guards.injection import Injection
+from moa.guards.spam import Spam
 
 SURE = 0.8
 """The confidence from which on a comment is removed unread. What is less sure is held."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from moa import BuiltGraph, Endpoints, Graph, Node, Text
+from moa import Endpoints, Graph, Node, Text
+from moa.graphs import BuiltGraph
 from moa.graphs.loading import load_graph
 from moa.graphs.rag import NotInDocuments, RagOutcome, Sourced
 

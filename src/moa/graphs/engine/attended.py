@@ -1,0 +1,72 @@
+"""Attended: a graph that asks people, run while somebody is there to answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from uuid import uuid4
+
+from moa.context import RunContext
+from moa.graphs.engine.bridges import Compilable
+from moa.graphs.engine.plan import Plan
+from moa.node import Node, Result, finish
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+
+class Inquiry(NamedTuple):
+    """What a graph asks a person."""
+
+    id: str
+    value: object
+    """The question: a text, or a mapping."""
+    answers: dict[str, Any]
+    """JSON schema of what may be answered."""
+
+
+Answers = Callable[[Sequence[Inquiry]], Awaitable[Mapping[str, object]]]
+"""Waits until all are answered, and gives the answers by their ids."""
+
+
+class Attended:
+    """A graph that waits, kept in memory, until people have answered what it asks.
+
+    Args:
+        graph: The graph.
+        answers: Asks them.
+    """
+
+    def __init__(self, graph: Compilable[Any, Any], answers: Answers) -> None:
+        self.name = graph.name
+        self._graph = graph
+        self._answers = answers
+
+    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+        """Run it, and go on by the answers; no call that was answered is made again."""
+        from langgraph.checkpoint.memory import InMemorySaver
+        from langgraph.types import Command
+
+        own, start = (context or RunContext()).nested(), time.perf_counter()
+        graph: Any = self._graph.compile(checkpointer=InMemorySaver())
+        thread: RunnableConfig = {"configurable": {"thread_id": uuid4().hex}}
+        found = await graph.ainvoke(request, thread, context=own)
+        while asked := _inquiries(found):
+            answers = await self._answers(asked)
+            found = await graph.ainvoke(Command(resume=answers), thread, context=own)
+        return finish(found, own, seconds=time.perf_counter() - start)
+
+
+def attended(node: Node[Any, Any], answers: Answers) -> Node[Any, Any]:
+    """Let people be asked by a graph that may do so; any other node is given back."""
+    plan = getattr(node, "plan", None)
+    asks = isinstance(plan, Plan) and plan.asks is not None
+    return Attended(node, answers) if asks and isinstance(node, Compilable) else node
+
+
+def _inquiries(found: object) -> Sequence[Inquiry]:
+    if not isinstance(found, Mapping):
+        return ()
+    asked: Sequence[Any] = cast("Mapping[str, Any]", found).get("__interrupt__", ())
+    return [Inquiry(one.id, one.value, one.response_schema or {}) for one in asked]

@@ -1,0 +1,94 @@
+"""Trying: an input is run from the page, and people are asked on it what the graph asks them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import cast
+from uuid import uuid4
+
+from starlette.requests import Request
+
+from moa.errors import RequestRefused
+from moa.graphs.engine.attended import Inquiry, attended
+from moa.rows.decided import written
+from moa.serving.http import read_json
+from moa.serving.runs import Stream
+from moa.serving.server import Server
+from moa.serving.typed import written as sent
+from moa.studio.data import Question
+
+KEY = "x-moa-server-key"
+"""Header of a key of the server, where it has keys: whose budget pays for what is tried."""
+
+
+class Trying:
+    """Runs of what a server serves, started from the page.
+
+    Args:
+        server: The server; it is open while the page is.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._asked: dict[str, tuple[Question, asyncio.Future[object]]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of what can be run."""
+        return tuple(self.server.served)
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """What people are asked now."""
+        return [question for question, _ in self._asked.values()]
+
+    async def run(self, request: Request) -> Stream:
+        """Run an input, and tell of it while it goes on.
+
+        Raises:
+            InputError: the input doesn't fit.
+            RequestRefused: nothing of that name is served (404), or a key is missing (401).
+        """
+        key = request.headers.get(KEY)
+        caller = await self.server.keys.caller(key and f"Bearer {key}")
+        request.state.caller = caller
+        served = self.server.named(request.path_params["name"], caller)
+        value = served.parse(await read_json(request, self.server.settings))
+        node = attended(served.node, self.ask)
+        served = served if node is served.node else served.of(node)
+        return self.server.runs.stream(request, served, value, sent)
+
+    def answer(self, id: str, answer: object) -> None:
+        """Answer what a person is asked.
+
+        Raises:
+            RequestRefused: it isn't asked any more (404).
+        """
+        _, waits = self._asked.get(id, (None, None))
+        if waits is None or waits.done():
+            raise RequestRefused("this isn't asked any more", status=404, code="not_asked")
+        waits.set_result(answer)
+
+    async def ask(self, asked: Sequence[Inquiry]) -> Mapping[str, object]:
+        """Wait until people have answered all questions; give the answers by their ids."""
+        own = {one.id: _question(one) for one in asked}
+        waiting = {id: asyncio.get_running_loop().create_future() for id in own}
+        try:
+            for id, question in own.items():
+                self._asked[question.id] = question, waiting[id]
+            return {id: await one for id, one in waiting.items()}
+        finally:
+            for question in own.values():
+                del self._asked[question.id]
+
+
+def _question(asked: Inquiry) -> Question:
+    """Write what is asked; by an id of its own, since runs may ask the same."""
+    value = asked.value
+    if isinstance(value, Mapping):
+        lines = cast("Mapping[object, object]", value).items()
+        said = "\n".join(f"{name}: {written(one)}" for name, one in lines)
+    else:
+        said = written(value)
+    return Question(id=uuid4().hex, asked=said, answers=asked.answers)
