@@ -24,7 +24,7 @@ from moa.calibration import upper_bound
 from moa.calibration.promise import RISK
 from moa.endpoints.named import as_endpoint
 from moa.errors import MoaError
-from promise_beside import FIRST, LIKE, SURE, WAYS, beside
+from promise_beside import FIRST, LIKE, ROUTER, SURE, WAYS, beside, routed
 from promise_streams import (
     PRICED,
     ROWS,
@@ -54,7 +54,7 @@ Texts were encoded once; all else is `Cascade(small, large, learn=…)`, on a da
 each shuffle. The small model knows the names of the labels, and nothing was fitted to the sets
 before: no head for sentiment is used, and of the intents, which the scorer of pairs learnt from,
 the small model says nothing at first. Schedule and constants come from simulation and from spam;
-the other sets were run once.
+the other sets were run twice, the first time with another choice of thresholds.
 
 ![Calls of the large model a hundred rows, and how many of the small answers differ](promise.svg)
 
@@ -77,7 +77,10 @@ Beside it, on the same shuffles: a head that is fitted to the large model's answ
 {first} rows, which is as many as the cascade asks before its first look, and that answers from then
 on where it is surer than {sure}, or always, as SetFit's heads do (the encoder isn't tuned); and
 caches that give the answer to an earlier row where the text is the same, or the cosine of their
-vectors (of the Universal Sentence Encoder) is at least {like}. None of these promises anything.
+vectors (of the Universal Sentence Encoder) is at least {like}. And aurelio's semantic-router 1.1
+(`IndexedRouter`) on the same vectors: of the first {first} rows 300 are its utterances, `fit`
+calibrates its confidence on the other 100, and a route is taken from .95 on. None of these promises
+anything.
 
 {beside}
 """
@@ -110,6 +113,9 @@ def measure(given: Any) -> None:
         for stream in streams:
             large = larges[stream.task.name]
             _one(stream, seed, large, said[stream.task.name], kept)
+            routes = f"router {stream.task.name} {seed}"
+            if given.router and routes not in kept.found:
+                kept.keep(routes, routed(stream, seed, said[stream.task.name], given.router))
     if given.page:
         large = "the right answer itself" if answers is None else _recorded(name, answers)
         _write(name, large, streams, said, kept.found)
@@ -132,6 +138,9 @@ def _arguments() -> Any:
     parser.add_argument("--kept", type=Path, default=folder, help="folder of what is found")
     parser.add_argument("--answers", type=Path, help="what a real large model said; else gold")
     parser.add_argument("--large", metavar="VENDOR:MODEL", help="asked for answers missing there")
+    parser.add_argument(
+        "--router", type=Path, metavar="PYTHON", help="of an environment with semantic-router"
+    )
     given = parser.parse_args()
     if given.data is None:
         parser.error("give the folder of labelled sets, by --data or $MOA_DATA")
@@ -196,8 +205,13 @@ def _write(
         calls[task] = np.array([one["calls"] for one in found], float).mean(0)
         counts[task] = counted
         rows.append(_row(stream, found, counted))
-        names = (f"beside {task.name} {seed}" for seed in seeds)
-        besides = [kept[name] for name in names if name in kept]
+        besides: dict[str, list[Found]] = {}
+        for seed in seeds:
+            ways = dict(kept.get(f"beside {task.name} {seed}", {}))
+            if routes := kept.get(f"router {task.name} {seed}"):
+                ways[ROUTER] = routes
+            for way, one in ways.items():
+                besides.setdefault(way, []).append(one)
         others += _beside_rows(task, calls[task], counted, besides)
     head = ("rows", *(task.name for task in calls))
     hundreds = [
@@ -275,7 +289,7 @@ def _row(stream: Stream, found: Sequence[Found], counted: Sequence[Any]) -> list
 
 
 def _beside_rows(
-    task: Task, calls: Any, counted: Sequence[Any], besides: Sequence[Mapping[str, Found]]
+    task: Task, calls: Any, counted: Sequence[Any], besides: Mapping[str, Sequence[Found]]
 ) -> list[list[str]]:
     """Say of each way what it asks and what becomes of it; the cascade first."""
 
@@ -291,8 +305,10 @@ def _beside_rows(
     lines = [line("a cascade that learns", calls, own, right)]
     large = float(np.mean([one["large"] for one in counted]))
     lines.append(line(LABELLED, [100.0] * HUNDREDS, [], large))
-    for way in WAYS if besides else ():
-        found = [one[way] for one in besides]
+    for way in (*WAYS, ROUTER):
+        found = besides.get(way, ())
+        if not found:
+            continue
         asked = np.array([one["calls"] for one in found], float).mean(0)
         pairs = [(one["differ"], one["small"]) for one in found]
         lines.append(line(way, asked, pairs, float(np.mean([one["right"] for one in found]))))

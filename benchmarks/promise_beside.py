@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ FIRST, SURE, LIKE = 400, 0.8, 0.9
 """Rows that a head is fitted to, how sure it must be, and the cosine of a semantic cache."""
 FOLDS = 5
 WAYS = ("head, .8 sure", "head, always", "exact cache", "semantic cache")
+ROUTER = "semantic-router, .95 sure"
 
 
 def beside(stream: Stream, seed: int, said: Sequence[str]) -> dict[str, Found]:
@@ -31,6 +36,21 @@ def beside(stream: Stream, seed: int, said: Sequence[str]) -> dict[str, Found]:
     }
     gold = np.array([stream.labels.index(stream.gold[row]) for row in order])
     return {way: _counted(given, large, gold) for way, given in answers.items()}
+
+
+def routed(stream: Stream, seed: int, said: Sequence[str], python: Path) -> Found:
+    """Say the same of semantic-router, which the Python of an environment of its own runs."""
+    order = np.array(stream.order(seed))
+    large = np.array([stream.labels.index(said[row]) for row in order])
+    gold = np.array([stream.labels.index(stream.gold[row]) for row in order])
+    vectors = np.concatenate([part for both in split(stream.vectors[order]) for part in both], 1)
+    with tempfile.TemporaryDirectory() as inside:
+        source, out = Path(inside, "in.npz"), Path(inside, "out.json")
+        np.savez(source, vectors=vectors / np.linalg.norm(vectors[0]), answers=large[:FIRST])
+        script = Path(__file__).with_name("promise_router.py")
+        subprocess.run([python, script, source, out], check=True)
+        given = np.array(json.loads(out.read_text()))
+    return _counted(given, large, gold)
 
 
 def _counted(given: Any, large: Any, gold: Any) -> Found:

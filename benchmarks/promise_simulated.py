@@ -1,20 +1,25 @@
 """What a cascade that learns keeps of its promise, on simulated streams that are built to break it.
 
-    python benchmarks/promise_simulated.py --streams 100
+    python benchmarks/promise_simulated.py --streams 100 --kept FILE
 
 Vectors are drawn, a large model labels them, a head is fitted (a Gaussian for each label), and the
 coin, the looks, their thresholds and the audit are those of `moa.calibration.promise`. The true
-risk of each head that was used is measured on 8,000 further inputs. No model is asked.
+risk of each head that was used is measured on 8,000 further inputs. No model is asked. What is
+found is kept in a file, so that it can be stopped and gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kept import Kept
 from moa.calibration import upper_bound
 from moa.calibration.audit import Audit
 from moa.calibration.promise import (
@@ -58,6 +63,8 @@ class World:
     """Longest run of near-copies; 0: none."""
     fails: float = 0.0
     """Share of calls that fail, of those alone in which the head would differ."""
+    others: bool = False
+    """Whether the first label says that another decision differs, so that it is never accepted."""
     turns_at: int = 0
     """Row from which on the large model calls one label by another's name; 0: none."""
 
@@ -79,6 +86,13 @@ WORLDS = (
         noise=0.05,
     ),
     World("bursts", "runs of up to 20 near-copies", apart=3.2, burst=20),
+    World(
+        "several decisions",
+        "for one input in eight another decision differs",
+        rare=0.12,
+        apart=3.5,
+        others=True,
+    ),
     World("failures", "calls fail where the head differs", apart=4.0, fails=0.5),
     World(
         "turn", "at row 1,500 one label takes another's name", apart=4.5, labels=6, turns_at=1500
@@ -133,9 +147,11 @@ class Gaussian:
 
     weights: Floats
     bias: Floats
+    others: bool
 
     @classmethod
-    def fit(cls, x: Floats, y: Ints, labels: int) -> Gaussian:
+    def fit(cls, x: Floats, y: Ints, world: World) -> Gaussian:
+        labels = world.labels
         target = np.eye(labels)[y]
         counts = target.sum(0)
         means = (target.T @ x) / np.maximum(counts, 1e-9)[:, None]
@@ -143,14 +159,15 @@ class Gaussian:
         spread = inside.T @ inside / max(1, len(x) - labels) + 0.3 * np.eye(x.shape[1])
         weights = np.linalg.solve(spread, means.T)
         prior = np.log((counts + 0.5) / (counts + 0.5).sum())
-        return cls(weights, prior - 0.5 * (means * weights.T).sum(1))
+        return cls(weights, prior - 0.5 * (means * weights.T).sum(1), world.others)
 
     def __call__(self, x: Floats) -> tuple[Ints, Floats]:
-        """Labels, and how sure it is of each."""
+        """Labels, and how sure it is of each; below 0 of what is never accepted."""
         logs = x @ self.weights + self.bias
         p = np.exp(logs - logs.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
-        return p.argmax(1), p.max(1)
+        given = p.argmax(1)
+        return given, np.where((given == 0) & self.others, -1.0, p.max(1))
 
 
 @dataclass
@@ -181,15 +198,15 @@ class Stream:
     """Rows from a turn to the withdrawal; 0: none."""
 
 
-def fit_side(x: Floats, y: Ints, labels: int, rng: np.random.Generator) -> tuple[Floats, Bools]:
+def fit_side(x: Floats, y: Ints, world: World, rng: np.random.Generator) -> tuple[Floats, Bools]:
     """How sure, and right, fits without each row are."""
     sure, right = np.zeros(len(x)), np.zeros(len(x), bool)
     parts = rng.permutation(len(x)) % 10
     for part in range(10):
         out = parts == part
-        given, sure[out] = Gaussian.fit(x[~out], y[~out], labels)(x[out])
-        right[out] = given == y[out]
-    return sure, right
+        given, sure[out] = Gaussian.fit(x[~out], y[~out], world)(x[out])
+        right[out] = (given == y[out]) & (sure[out] >= 0)
+    return np.maximum(sure, 0.0), right
 
 
 def run(world: World, seed: int, held_at_first: float | None = None) -> Stream:
@@ -298,8 +315,8 @@ def _look(
     counted = [r for r in epoch.held_rows if sides[r].key not in epoch.before]
     if len(fit) < 20 or len(set(y[fit].tolist())) < 2 or not counted:
         return None
-    head = Gaussian.fit(x[fit], y[fit], world.labels)
-    sure, right = fit_side(x[fit], y[fit], world.labels, rng)
+    head = Gaussian.fit(x[fit], y[fit], world)
+    sure, right = fit_side(x[fit], y[fit], world, rng)
     rows = np.array(counted)
     given, how = head(x[rows])
     missing = np.array([r in epoch.missing for r in counted])
@@ -342,32 +359,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=100, help="of each world")
     parser.add_argument("--only", default="", help="a part of the names of worlds; no page")
+    parser.add_argument("--kept", type=Path, help="file of what is found")
     given = parser.parse_args()
-    rows: list[tuple[object, ...]] = []
-    every, bad = 0, 0
-    for world in WORLDS:
-        if given.only not in world.name:
-            continue
-        found = [run(world, seed) for seed in range(given.streams)]
-        epochs, broken = sum(s.epochs for s in found), sum(s.broken for s in found)
-        every, bad = every + epochs, bad + broken
-        calls = np.array([s.calls for s in found], float)
-        at = [f"{100 * calls[:, a:b].mean():.0f}" for a, b in ((500, 600), (900, 1000))]
-        noticed = [s.noticed for s in found if s.noticed]
-        says = world.says
-        if world.turns_at:
-            says += f"; withdrawn {np.median(noticed):.0f} rows later in {len(noticed)} streams"
-        most = f"{100 * upper_bound(broken, epochs, 0.95):.1f} %"
-        rows.append(
-            (f"{world.name}: {says}", epochs, sum(s.promised for s in found), broken, most, *at)
-        )
-        print(rows[-1], flush=True)
-    most = f"{100 * upper_bound(bad, every, 0.95):.1f} %"
-    rows.append(("all", every, "", bad, most, "", ""))
-    print(rows[-1])
-    if not given.only:
+    kept = Kept(given.kept)
+    worlds = [world for world in WORLDS if given.only in world.name]
+    for seed in range(given.streams):  # so that all worlds have as many, whenever it is stopped
+        for world in worlds:
+            if _name(world, seed) not in kept.found:
+                kept.keep(_name(world, seed), _told(run(world, seed)))
+    rows = [
+        _row_of(world, [kept.found[_name(world, seed)] for seed in range(given.streams)])
+        for world in worlds
+    ]
+    every, bad = sum(int(row[1]) for row in rows), sum(int(row[3]) for row in rows)
+    rows.append(["all", every, "", bad, _at_most(bad, every), "", ""])
+    body = f"{TEXT}\n\n{table(HEAD, rows)}"
+    if given.only:
+        print(body)
+    else:
         command = f"python benchmarks/promise_simulated.py --streams {given.streams}"
-        write("promise", command, f"{TEXT}\n\n{table(HEAD, rows)}")
+        write("promise", command, body)
+
+
+def _name(world: World, seed: int) -> str:
+    return f"{world.name} {seed}"
+
+
+def _told(stream: Stream) -> dict[str, Any]:
+    """Say what is counted of a stream."""
+    calls = np.array(stream.calls, float)
+    return {
+        "epochs": stream.epochs,
+        "promised": stream.promised,
+        "broken": stream.broken,
+        "noticed": stream.noticed,
+        "calls": [100 * calls[500:600].mean(), 100 * calls[900:1000].mean()],
+    }
+
+
+def _row_of(world: World, found: Sequence[dict[str, Any]]) -> list[Any]:
+    epochs, broken = (sum(one[name] for one in found) for name in ("epochs", "broken"))
+    says = world.says
+    if world.turns_at:
+        noticed = [one["noticed"] for one in found if one["noticed"]]
+        says += f"; withdrawn {np.median(noticed):.0f} rows later in {len(noticed)} streams"
+    calls = np.array([one["calls"] for one in found]).mean(0)
+    promised = sum(one["promised"] for one in found)
+    most = _at_most(broken, epochs)
+    at = [f"{one:.0f}" for one in calls]
+    return [f"{world.name}: {says}", epochs, promised, broken, most, *at]
+
+
+def _at_most(broken: int, epochs: int) -> str:
+    return f"{100 * upper_bound(broken, epochs, 0.95):.1f} %"
 
 
 if __name__ == "__main__":

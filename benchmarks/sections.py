@@ -93,7 +93,7 @@ SECTIONS: Mapping[str, Section] = {
     "heads": Section("heads.py support", VECTORS),
     "pairs": Section("pairs.py --data {data}", (*VECTORS, "calibration/defaults.py")),
     "promise": Section(
-        "promise_simulated.py --streams 100",
+        "promise_simulated.py --streams 100 --kept {kept}",
         ("calibration/__init__.py", "calibration/audit.py", "calibration/promise.py"),
     ),
     "documents-asked": Section(
@@ -107,7 +107,7 @@ SECTIONS: Mapping[str, Section] = {
         ("calibration", "graphs/student.py", *VECTORS),
     ),
     "promise drift": Section(
-        "promise_drift.py --streams 25", ("calibration/drift.py", "calibration/learning.py")
+        "promise_drift.py --streams 100", ("calibration/drift.py", "calibration/learning.py")
     ),
     "businesses": Section("businesses.py", SUPPORT),
     "inbox": Section("inbox.py", (*SUPPORT, "evals/labelling.py", "evals/learning.py")),

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -326,3 +326,17 @@ _ANSWERS = "create table if not exists answers (key blob primary key, answer tex
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def columns_of(tables: str) -> dict[str, set[str]]:
+    """Give the columns of each table that statements of SQL make, with `;` between two."""
+    with closing(sqlite3.connect(":memory:")) as made:
+        made.executescript(tables)
+        asked = (
+            "select t.name, c.name from sqlite_schema t join pragma_table_info(t.name) c "
+            "where t.type = 'table'"
+        )
+        found: dict[str, set[str]] = {}
+        for table, column in made.execute(asked):
+            found.setdefault(table, set()).add(column)
+    return found

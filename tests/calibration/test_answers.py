@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import subprocess
@@ -100,6 +101,29 @@ def test_no_text_is_in_the_file_unless_it_was_given(tmp_path: Path) -> None:
 def test_a_file_of_another_question_is_refused(store: AnswerStore, where: str) -> None:
     with AnswerStore(where) as other, pytest.raises(ConfigError, match="another"):
         other.bind("another question", "m")
+
+
+def test_a_file_whose_question_differs_in_a_word_says_in_which(tmp_path: Path) -> None:
+    def asked(means: str) -> str:
+        options = [{"name": "card", "description": means}, {"name": "app", "description": None}]
+        return json.dumps({"name": "q", "text": "Which?", "options": options})
+
+    with AnswerStore(tmp_path / "a.db") as store:
+        store.bind(asked("a payment card"), "m")
+        with pytest.raises(ConfigError, match=r"card' means: was .a payment card., is .a map"):
+            store.bind(asked("a map"), "m")
+
+
+def test_answers_of_an_older_version_say_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "answers.db"
+    with AnswerStore(file) as store:
+        store.bind("q", "m")
+    raw = sqlite3.connect(file)
+    raw.execute("alter table moa_learn_rows drop column moot")
+    raw.close()
+    for begun in (True, False):
+        with pytest.raises(ConfigError, match=r"older version.*moot.*another file"):
+            AnswerStore(file, begun=begun).open()
 
 
 def test_to_look_at_answers_that_are_not_there_makes_no_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from moa.calibration import learning as module
 from moa.calibration.answer_rows import Answered, Row, Rows
 from moa.calibration.answers import AnswerStore
 from moa.calibration.features import LabelFeature, VectorFeature
+from moa.calibration.labelled import OTHERWISE
 from moa.calibration.learning import Learning, probabilities_of
 from moa.calibration.promise import PlannedLook
 from moa.questions import Option, Question
@@ -49,6 +51,34 @@ def test_a_head_that_leaves_a_feature_out_judges_rows_that_have_both(
     assert fitted is not None
     given = probabilities_of(fitted.made, rows.vectors)[0].argmax(1)
     assert (given == right).mean() > 0.95
+
+
+def test_a_head_learns_where_another_decision_differs_and_accepts_nothing_there(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    right = rng.integers(0, 3, N)
+    vectors = rng.normal(size=(N, PARTS)) + 6.0 * np.eye(PARTS)[right]
+    rows = Rows(
+        places=np.arange(N),
+        keys=tuple(map(str, range(N))),
+        vectors=np.column_stack([np.full((N, 3), np.log(1 / 3)), vectors]),
+        labels=tuple(("a", "b", OTHERWISE)[int(one)] for one in right.tolist()),
+        epochs=np.ones(N, np.intp),
+        lengths=(1,) * N,
+        languages=(None,) * N,
+    )
+    asked = replace(QUESTION, options=(*QUESTION.options, Option(OTHERWISE, None)))
+    store = AnswerStore(tmp_path / "answers.db")
+    fitted = Learning(store, asked, (OWN, ENCODED)).fit(rows, epoch=1)
+    assert fitted is not None
+    p, sure = probabilities_of(fitted.made, rows.vectors)
+    differs = p.argmax(1) == 2
+    assert (differs == (right == 2)).mean() > 0.95
+    assert np.isneginf(sure[differs]).all()
+    assert (sure[~differs] > 0).all()
+    assert not fitted.right[fitted.sure == 0].any()
+    assert 0 < (fitted.sure == 0).sum() < N
 
 
 def filled(file: Path) -> AnswerStore:

@@ -13,6 +13,7 @@ import pytest
 from command import moa
 
 from moa.agents.classifier import Classifier
+from moa.agents.filter import Filter
 from moa.calibration import learning as module
 from moa.calibration.answer_rows import FIGURES
 from moa.calibration.answers import AnswerStore
@@ -271,8 +272,8 @@ def test_texts_are_kept_only_where_that_was_asked_for(tmp_path: Path, keep: bool
 async def label(cascade: Topic, rows: dict[str, str], *, people: bool = True) -> list[bool]:
     assert cascade.learner is not None
     student = cascade.learner.student
-    said = rows.items()
-    return [await student.take(text, name, RunContext(), people=people) for text, name in said]
+    said = [(text, {"classifier": name}) for text, name in rows.items()]
+    return [await student.take(text, one, RunContext(), people=people) for text, one in said]
 
 
 async def test_people_show_how_often_it_is_right_on_rows_that_were_drawn_for_them(
@@ -339,17 +340,18 @@ def test_a_small_node_that_asks_no_question_can_not_learn(tmp_path: Path) -> Non
         Cascade(small=agent, large=agent, learn=tmp_path / "a.db")
 
 
-async def test_a_wrong_key_leaves_no_row_that_would_count_as_a_difference(
-    tmp_path: Path,
+@pytest.mark.parametrize(("status", "rows"), [(401, 0), (403, 1)])
+async def test_a_wrong_key_leaves_no_row_and_a_text_that_moderation_refuses_leaves_one(
+    tmp_path: Path, status: int, rows: int
 ) -> None:
-    wrong = EndpointUnauthorized("wrong key", endpoint="large", status=401)
+    refused = EndpointUnauthorized("no", endpoint="large", status=status)
     small = SimulatedEndpoint(name="small", rule=lambda _: {"classifier": {"app": 0.9}})
-    large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: wrong)
+    large = SimulatedEndpoint(name="large", tier="llm", rule=lambda _: refused)
     first, last = (Classifier(one, LABELS) for one in (small, large))
     cascade: Topic = Cascade(small=first, large=last, learn=tmp_path / "a.db")
     with pytest.raises(EndpointUnauthorized):
         await cascade.run("Hm.")
-    assert (await figures(cascade)).inputs == 0
+    assert (await figures(cascade)).inputs == rows
 
 
 async def test_a_row_that_is_forgotten_counts_as_a_difference(stream: Stream) -> None:
@@ -369,6 +371,29 @@ async def test_nothing_is_learned_from_the_small_endpoint_itself(tmp_path: Path)
     cascade = Cascade(small=topic, large=topic, learn=tmp_path / "a.db")
     with pytest.raises(ConfigError, match="nothing can be learned"):
         await cascade.run("Hm.")
+
+
+async def test_a_filter_learns_the_verdicts_of_the_large_one_whatever_its_own_threshold(
+    tmp_path: Path,
+) -> None:
+    def rule(text: str) -> Step:
+        return {"filter": {"yes": 0.8 if "card" in text else 0.2}}
+
+    ends = SimulatedEndpoint(name="small", rule=rule), SimulatedEndpoint(tier="llm", rule=rule)
+    small, large = (
+        Filter(one, "about cards", action="drop", threshold=threshold)
+        for one, threshold in zip(ends, (0.999, 0.5), strict=True)
+    )
+    cascade = Cascade(small=small, large=large, learn=tmp_path / "a.db")
+    stream = Stream(tmp_path)
+    for text in stream.texts(220):
+        await cascade.run(text)
+    assert cascade.learner is not None
+    (await cascade.learner.student.ready()).wait()
+    found = [(text, await cascade.run(text)) for text in stream.texts(40)]
+    by_small = [(text, one.output.kept) for text, one in found if one.tier == 0]
+    assert len(by_small) > 30
+    assert all(kept == ("card" not in text) for text, kept in by_small)
 
 
 def test_what_is_accepted_is_learned_and_not_given(tmp_path: Path) -> None:

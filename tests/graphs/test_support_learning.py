@@ -18,6 +18,7 @@ from moa.calibration.answer_rows import FIGURES
 from moa.calibration.answers import AnswerStore
 from moa.calibration.defaults import as_asked
 from moa.calibration.figures import LearningFigures, figures_of
+from moa.calibration.labelled import OTHERWISE
 from moa.calibration.learned import Learned
 from moa.calibration.promise import PlannedLook
 from moa.config import load
@@ -48,6 +49,7 @@ CALM: dict[str, dict[str, float]] = {
     "urgency": {"can wait": 0.9},
     "danger": {"no": 0.9},
 }
+CALM_SAID = {"spam": "no", "sentiment": "neutral", "urgency": "can wait"}
 POLICY = "A colleague looks at cards and at the app."
 
 
@@ -66,11 +68,13 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Inbox:
-    """Messages whose intent the small model knows, and the large one says."""
+    """Messages that the small model reads rightly, and of which the large one says the same."""
 
     def __init__(self, where: Path) -> None:
         self.where = where
         self.decided: dict[str, dict[str, float]] = {}
+        self.said: dict[str, dict[str, str]] = {}
+        """What the large model says otherwise, of messages with a word."""
         self.fails: Step | None = None
         self.cut = False
         self._draw, self._count = random.Random(0), 0
@@ -97,7 +101,9 @@ class Inbox:
     def _large(self, text: str, asked: Asked) -> Step:
         if self.fails is not None:
             return self.fails
-        said = {"intent": "card" if "card" in text else "app"}
+        said = {"intent": "card" if "card" in text else "app", **CALM_SAID}
+        for word, otherwise in self.said.items():
+            said |= otherwise if word in text else {}
         assert asked.schema is not None, "labels are asked for"
         if "reply" in asked.schema["properties"]:
             said["reply"] = "Thank you. A colleague looks at it."
@@ -171,6 +177,57 @@ async def test_an_intent_that_is_accepted_is_settled_without_a_call_of_the_large
     now = await figures(support)
     assert now.by_small >= 25
     assert "95 % probability" in now.promise
+
+
+@pytest.mark.parametrize(
+    ("said", "differs"),
+    [
+        ({"sentiment": "negative"}, True),
+        ({"sentiment": "positive"}, False),
+        ({"urgency": "now"}, True),
+        ({"urgency": "today"}, False),
+        ({"spam": "yes"}, True),
+    ],
+)
+async def test_what_differs_is_what_would_become_of_a_message(
+    inbox: Inbox, said: dict[str, str], differs: bool
+) -> None:
+    inbox.said = {"": said}
+    support = inbox.support()
+    await run(support, "My card is gone.")
+    assert [row["label"] for row in await rows(support)] == [OTHERWISE if differs else "card"]
+
+
+async def test_a_decision_that_need_not_be_alike_is_not_asked_for(inbox: Inbox) -> None:
+    inbox.said = {"": {"urgency": "now"}}
+    learn = {"where": inbox.where, "alike": ["spam"]}
+    await run(inbox.support(learn=learn), "My card is gone.")
+    assert [row["label"] for row in await rows(inbox.support(learn=learn))] == ["card"]
+    prompt = inbox.large.prompts[0]
+    assert prompt.json_schema is not None
+    assert prompt.json_schema["properties"].keys() == {"intent", "spam", "reply"}
+
+
+async def test_other_words_for_what_is_spam_take_other_answers(inbox: Inbox) -> None:
+    await run(inbox.support(), "My card is gone.")
+    for given in ({"spam": "a song"}, {"threshold": 0.7}):
+        with pytest.raises(ConfigError, match="another set of models"):
+            await run(inbox.support(**given), "My card is gone.")
+
+
+async def test_a_log_without_the_other_answers_is_fitted_to_alone(inbox: Inbox) -> None:
+    student = inbox.support().student
+    assert student is not None
+    texts = inbox.texts(12)
+    for text in texts:
+        assert await student.take(text, {"intent": "card"}, RunContext())
+    assert not any(row["held"] for row in await rows(inbox.support()))
+    for text in inbox.texts(12):
+        given = {"intent": "card", **CALM_SAID, "urgency": "now"}
+        assert await student.take(text, given, RunContext())
+    new = (await rows(inbox.support()))[len(texts) :]
+    assert 0 < sum(row["held"] for row in new) < len(new)
+    assert {row["label"] for row in new} == {OTHERWISE}
 
 
 async def test_what_is_held_out_is_labelled_though_it_is_settled(inbox: Inbox) -> None:
@@ -259,8 +316,9 @@ async def test_a_reply_that_breaks_off_is_a_draft_and_keeps_its_label(inbox: Inb
     support = inbox.support()
     (node,) = [one for one in support.members() if isinstance(one, LearningWriter)]
     for fence in ("", "```json\n"):
+        whole = json.dumps({"intent": "card", **CALM_SAID, "reply": "A colleague looks"})
         cut = Completion(
-            text=fence + '{"intent": "card", "reply": "A colleague looks',
+            text=fence + whole[:-2],
             endpoint="large",
             model="m",
             finish_reason="length",
@@ -268,11 +326,12 @@ async def test_a_reply_that_breaks_off_is_a_draft_and_keeps_its_label(inbox: Inb
         )
         read = node.writer.read(cut)
         assert isinstance(read, Labelled)
-        assert (read.intent, read.text, read.cut) == ("card", "A colleague looks", True)
-    cut = replace(cut, text='{"intent": "app", "re')
+        assert (read.labels["intent"], read.text) == ("card", "A colleague looks")
+        assert read.cut
+    cut = replace(cut, text=json.dumps({"intent": "app", **CALM_SAID})[:-1] + ', "re')
     read = node.labeller.read(cut)
     assert isinstance(read, Labelled)
-    assert read.intent == "app"
+    assert read.labels == {"intent": "app", **CALM_SAID}
     with pytest.raises(ValueError, match="empty"):
         node.writer.read(cut)
 
@@ -381,8 +440,9 @@ async def test_a_run_that_is_killed_and_goes_on_asks_nobody_twice(
     disk = await killed(inbox.support, Ticket(text=text), monkeypatch, lives=lives)
     _, calls = await resumed(inbox.support, disk, monkeypatch)
     assert len(calls.answered) == 5 + 2 - lives
-    found = await rows(support)
-    assert [row["label"] for row in found if row["label"]] == ["card" if "card" in text else "app"]
+    label = "card" if "card" in text else "app"  # unless it isn't spam to the large model
+    found = [row["label"] for row in await rows(support) if row["label"]]
+    assert found == [label if spam == "no" else OTHERWISE]
 
 
 async def test_the_promise_of_the_store_stands_in_place_of_one_of_a_file(inbox: Inbox) -> None:

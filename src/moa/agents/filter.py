@@ -147,14 +147,14 @@ class Filter(DecidingAgent[Verdict]):
             )
 
     def read(self, answers: Sequence[Answer]) -> Verdict:
-        """Compare the probability with the threshold.
+        """Compare the probability with the threshold, unless a promise covers the likelier answer.
 
         Raises:
             Unanswered: the model refused, or left it out.
         """
         answer = Predicate.of(answers[0])
         p = answer.probability
-        met = answer.value if p is None else p >= self.threshold
+        met = answer.value if p is None or answer.accepted else p >= self.threshold
         sure = "as written by the model" if p is None else f"probability {p:.2f}"
         confidence = None if p is None else p if met else 1 - p
         reason = f"{'is' if met else 'is not'} {self.criterion} ({sure})"

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from moa._sqlite import SQLite
+from moa._sqlite import SQLite, columns_of
 from moa.calibration.answer_rows import (
     DROPPED,
     FIGURES,
@@ -30,7 +30,7 @@ from moa.calibration.answer_rows import (
 )
 from moa.calibration.promise import DRAWS, Coin, Side
 from moa.decisions.arrays import np
-from moa.errors import ConfigError
+from moa.errors import ConfigError, MoaError
 from moa.rows._stores import Postgres, Store, is_address
 
 T = TypeVar("T")
@@ -84,13 +84,30 @@ class AnswerStore:
             if self._begun and self._file is not None and not self._file.is_file():
                 raise ConfigError(f"there are no answers in {self._file}")
             self._store.open()
-            if self._begun and self._file is not None:
-                there = self._store.run("select 1 from sqlite_schema where name = 'moa_learn'")
-                if not there:
-                    self._store.close()
-                    raise ConfigError(f"{self._file} holds no answers that a cascade learns from")
+            try:
+                self._check_tables()
+            except MoaError:
+                self._store.close()
+                raise
             self._is_open = True
         return self
+
+    def _check_tables(self) -> None:
+        """Make sure that they are those of this version."""
+        asked = "select name from pragma_table_info(?)"
+        if self._file is None:
+            asked = "select column_name from information_schema.columns where table_name = ?"
+        tables = columns_of(TABLES)
+        found = {table: {name for (name,) in self._store.run(asked, table)} for table in tables}
+        if not found["moa_learn"]:
+            raise ConfigError(f"{self.where} holds no answers that a cascade learns from")
+        lacks = [name for table, names in tables.items() for name in names - found[table]]
+        if lacks:
+            raise ConfigError(
+                f"the answers in {self.where} were begun by an older version of moa, and lack "
+                f"{', '.join(sorted(lacks))}. Name another file or #NAME in learn, in which "
+                "learning begins anew; this one stays, for the version that began it"
+            )
 
     def close(self) -> None:
         """Close it; it is opened again by `open`."""
@@ -134,8 +151,8 @@ class AnswerStore:
         for was, here, what in zip(about, (question, made_of), _BOUND_TO, strict=True):
             if was != here:
                 raise ConfigError(
-                    f"the answers in {self.where} were begun with another {what}: {_shown(was)}, "
-                    f"and not {_shown(here)}. Give another file, or what it was begun with"
+                    f"the answers in {self.where} were begun with another {what}: "
+                    f"{_difference(was, here)}. Give another file, or what it was begun with"
                 )
 
     def question(self) -> tuple[str, str]:
@@ -184,11 +201,10 @@ class AnswerStore:
 
     def settle(self, place: int, said: Answered) -> None:
         """Keep what the large model said. What counted as failed meanwhile stays so."""
-        self._run(
-            "update moa_learn_rows set done = 1, label = ?, again = ?, calls = ?, tokens = ?, "
-            "cost = ?, seconds = ?, moot = ? where job = ? and place = ? and done = 0",
-            *(*said[:-1], int(said.moot), self._store.job, place),
-            job_first=False,
+        self._end(
+            place,
+            "label = ?, again = ?, calls = ?, tokens = ?, cost = ?, seconds = ?, moot = ?",
+            *(*said[:-1], int(said.moot)),
         )
 
     def spare(self, place: int, *, moot: bool) -> None:
@@ -198,25 +214,15 @@ class AnswerStore:
             place: Of the row.
             moot: Whether it wouldn't be asked whatever the small one says.
         """
-        self._run(
-            "update moa_learn_rows set done = 1, by_small = 1, moot = ? where job = ? "
-            "and place = ? and done = 0 and held = 0",
-            *(int(moot), self._store.job, place),
-            job_first=False,
-        )
+        self._end(place, "by_small = 1, moot = ?", int(moot), where="done = 0 and held = 0")
 
     def drop(self, place: int) -> None:
         """Empty a row that nobody could have answered, whatever it is: the key was wrong.
 
         Its place stays taken. Given to another row, it would be one that audits have read already.
         """
-        self._run(
-            "update moa_learn_rows set source = ?, key = ?, held = 0, vector = null, given = null, "
-            "guess = null, language = null, length = 0, look = null, done = 1 where job = ? "
-            "and place = ? and done = 0",
-            *(DROPPED, f"{DROPPED} {place}", self._store.job, place),
-            job_first=False,
-        )
+        key = f"{DROPPED} {place}"
+        self._end(place, f"{_EMPTY}, held = 0, look = null, source = ?, key = ?", DROPPED, key)
 
     def forget(self, place: int) -> bool:
         """Drop all that was read of a row, and its label; return whether there was such a row.
@@ -226,20 +232,25 @@ class AnswerStore:
         """
         if self._file is not None:
             self._store.run("pragma secure_delete = on")
-        found = self._run(
-            "update moa_learn_rows set vector = null, label = null, again = null, given = null, "
-            "guess = null, length = 0, language = null, done = 1, key = ? where job = ? "
-            "and place = ? returning place",
-            *(f"{FORGOTTEN}{place}", self._store.job, place),
-            job_first=False,
-        )
+        key = f"{FORGOTTEN}{place}"
+        found = self._end(place, f"{_EMPTY}, label = null, again = null, key = ?", key, where="1=1")
         self._run(
             "update moa_learn_people set label = null, key = ? where job = ? and place = ?",
-            *(f"{FORGOTTEN}{place}", self._store.job, place),
+            *(key, self._store.job, place),
             job_first=False,
         )
         if self._file is not None:
             self._store.run("pragma wal_checkpoint(truncate)")
+        return found
+
+    def _end(self, place: int, what: str, *values: object, where: str = "done = 0") -> bool:
+        """Change a row that is done then; `False`: there is no such row."""
+        found = self._run(
+            f"update moa_learn_rows set done = 1, {what} where job = ? and place = ? and {where} "
+            "returning place",
+            *(*values, self._store.job, place),
+            job_first=False,
+        )
         return bool(found)
 
     def places_of(self, side: Side) -> list[int]:
@@ -495,13 +506,13 @@ class AnswerStore:
         )
         return [(int(epoch), float(at), int(first), why) for epoch, at, first, why in found]
 
-    def looks(self) -> list[tuple[int, int, int, str | None, int, str | None]]:
-        """Return each look: epoch, number, last row, what it said, if it is used, its audit."""
+    def looks(self) -> list[tuple[int, int, int, str | None, int]]:
+        """Return each look: epoch, number, last row, what it said, if it is used."""
         found = self._run(
-            "select epoch, look, cut, said, used, audit from moa_learn_looks where job = ? "
+            "select epoch, look, cut, said, used from moa_learn_looks where job = ? "
             "order by epoch, look"
         )
-        return [(int(e), int(n), int(cut), said, int(u), a) for e, n, cut, said, u, a in found]
+        return [(int(e), int(n), int(cut), said, int(used)) for e, n, cut, said, used in found]
 
     def _read(self, which: str, *values: object) -> Rows:
         found = self._run(
@@ -528,18 +539,33 @@ class AnswerStore:
         return self._store.run(sql, *((self._store.job,) if job_first else ()), *values)
 
 
+_EMPTY = "vector = null, given = null, guess = null, language = null, length = 0"
+"""What is no longer known of a row."""
 _BOUND_TO = ("question", "set of models")
 _NEW_HELD = """held = 1 and epoch = ? and place >= ? and not exists (select 1 from moa_learn_rows h
     where h.job = r.job and h.key = r.key and h.held = 1 and h.epoch < r.epoch)"""
 
 
-def _shown(written: str) -> str:
-    """Say in words what a question, or a set of models, is that was written as JSON."""
+def _difference(was: str, here: str) -> str:
+    """Say in words how two questions differ, or two sets of models, that are written as JSON."""
     try:
-        asked = json.loads(written)
-        return f"{asked['text']!r} ({', '.join(one['name'] for one in asked['options'])})"
-    except (ValueError, KeyError, TypeError):
-        return written
+        old, new = (dict(_parts(json.loads(one))) for one in (was, here))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{was}, and not {here}"
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    said = (f"{n}: was {old.get(n, 'nothing')}, is {new.get(n, 'nothing')}" for n in names)
+    return "; ".join(said)
+
+
+def _parts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    options = record.get("options", ())
+    if options:
+        yield "its options", ", ".join(one["name"] for one in options)
+    for one in options:
+        yield f"what {one['name']!r} means", json.dumps(one.get("description"), ensure_ascii=False)
+    for name, value in record.items():
+        if name != "options":
+            yield f"its {name}", json.dumps(value, ensure_ascii=False)
 
 
 def _int(value: bool | None) -> int | None:

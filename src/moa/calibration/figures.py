@@ -137,8 +137,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     audit = Audit.model_validate_json(store.watching(state)[0]) if used else None
     live = [row for row in rows if _of(row, "source") == "run"]
     asked = [row for row in live if not _of(row, "by_small")]
-    costs = [_of(row, "cost") for row in asked]
-    known = [float(cost) for cost in costs if cost is not None]
+    known = _costs(asked)
     by_small = len(live) - len(asked)
     twice = [row for row in asked if _of(row, "again") is not None]
     recent = live[-HUNDRED:] if used else []
@@ -165,7 +164,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         missing=sum(_is_missing(row, state) for row in rows),
         asked_twice=len(twice),
         differs_from_itself=sum(_of(row, "again") != _of(row, "label") for row in twice),
-        spent=sum(known) if len(known) == len(costs) else None,
+        spent=sum(known) if len(known) == len(asked) else None,
         saved=sum(_saves(row) for row in live) * sum(known) / len(known) if known else None,
         next=_next(store, state, used),
     )
@@ -190,6 +189,11 @@ def _is_missing(row: Sequence[Any], state: State) -> bool:
     return bool(held and _of(row, "done") and _of(row, "label") is None)
 
 
+def _costs(rows: Sequence[Sequence[Any]]) -> list[float]:
+    """Give the costs that are known."""
+    return [float(cost) for row in rows if (cost := _of(row, "cost")) is not None]
+
+
 def _calls(row: Sequence[Any]) -> int:
     return 0 if _of(row, "by_small") else max(1, int(_of(row, "calls")))
 
@@ -205,21 +209,19 @@ def _is_asked(row: Sequence[Any]) -> bool:
 
 def _hundred(rows: Sequence[Sequence[Any]], at: int) -> Hundred:
     asked = [row for row in rows if not _of(row, "by_small")]
-    costs = [_of(row, "cost") for row in asked]
-    known = [float(cost) for cost in costs if cost is not None]
+    known = _costs(asked)
     return Hundred(
         first=at + 1,
         last=at + len(rows),
         calls=sum(map(_calls, rows)),
         would=sum(_calls(row) for row in asked if _is_asked(row)),
-        cost=sum(known) if len(known) == len(costs) else None,
+        cost=sum(known) if len(known) == len(asked) else None,
     )
 
 
 def _look(
-    epoch: int, look: int, cut: int, said: str | None, used: int, audit: str | None, state: State
+    epoch: int, look: int, cut: int, said: str | None, used: int, state: State
 ) -> LookFigures:
-    del audit
     found: dict[str, Any] = json.loads(said) if said else {}
     return LookFigures(
         epoch=epoch,

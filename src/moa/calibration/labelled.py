@@ -11,13 +11,15 @@ from math import ceil
 from statistics import median
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from moa._text import words_in
 from moa.errors import InputError
 from moa.node import Frozen
 from moa.questions import NONE_OF_THESE, Question
 
+OTHERWISE = "another decision differs"
+"""Label of a text for which a large model makes another decision otherwise. It is never given."""
 _LIKE_TEXTS, _LONG = 0.5, 30
 """A column in which more than this share of values are different, and most are at least this long,
 in characters, holds no labels."""
@@ -55,6 +57,32 @@ class Labelled(Frozen):
     out: what is promised must hold for texts as they come."""
     labelled_by: str | None = None
     """Who labelled it, where that is known."""
+
+
+class Logged(Labelled):
+    """A row of a log: a text with answers, by the names of the questions.
+
+    Examples:
+        >>> Logged.model_validate({"text": "Hi", "intent": "thanks"}).answers("intent")
+        {'intent': 'thanks'}
+    """
+
+    model_config = ConfigDict(extra="allow")
+    label: str = ""
+    """The answer to the question that is learned, whatever its name; it may stand under that."""
+
+    def answers(self, name: str) -> dict[str, object]:
+        """Give the answers, that to the question that is learned among them.
+
+        Raises:
+            InputError: it has none to that.
+        """
+        found: dict[str, object] = dict(self.model_extra or {})
+        if self.label:
+            found[name] = self.label
+        if name not in found:
+            raise InputError(f"the row with {self.text[:60]!r} has no label, and no {name!r}")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from moa.calibration.answers import AnswerStore
 from moa.calibration.audit import Audit
 from moa.calibration.drift import FEWEST, Drift, Value
 from moa.calibration.features import Feature, VectorFeature
-from moa.calibration.file import Calibration, FitRecord, QuestionRecord, now
+from moa.calibration.file import Calibration, FitRecord, OptionRecord, QuestionRecord, now
+from moa.calibration.labelled import OTHERWISE
 from moa.calibration.promise import (
     LOOKS,
     RISK,
@@ -39,7 +40,7 @@ from moa.calibration.scorer import Part, blend, tried
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, np
 from moa.decisions.regression import fit_head, folds
 from moa.errors import MoaError
-from moa.questions import Question
+from moa.questions import Option, Question
 
 MOST = 2000
 """Latest labels that are fitted to."""
@@ -90,7 +91,7 @@ def rounded(values: Sequence[float]) -> Floats:
 def probabilities_of(made: Calibration, vectors: Floats) -> tuple[Floats, Floats]:
     """Give probabilities of the options and how sure each decision is, by what was read of texts.
 
-    What wasn't read (`nan`) is never accepted: the large model answers it.
+    What wasn't read (`nan`) is never accepted, nor is `OTHERWISE`: the large model answers it.
     """
     known = ~np.isnan(vectors).any(1) & (vectors.shape[1] > 0)
     options = len(made.question.options)
@@ -98,8 +99,13 @@ def probabilities_of(made: Calibration, vectors: Floats) -> tuple[Floats, Floats
     sure = np.full(len(vectors), -np.inf)
     if known.any():
         p[known] = made.scored(_split(made.features, options, vectors[known]))
-        sure[known] = p[known].max(1)
+        sure[known] = np.where(_stands(p[known], made.question.options), p[known].max(1), -np.inf)
     return p, sure
+
+
+def _stands(p: Floats, options: Sequence[Option | OptionRecord]) -> Bools:
+    """Tell which decisions may be accepted, whatever their confidence."""
+    return np.array([option.name != OTHERWISE for option in options], bool)[p.argmax(1)]
 
 
 def _split(features: Sequence[Feature], options: int, vectors: Floats) -> list[Floats]:
@@ -405,7 +411,8 @@ class Learning:
             origin=f"learned from {int(own.sum())} answers of the large model",
         )
         p = best.probabilities
-        return Fitted(made, p.max(1), p.argmax(1) == given[own])
+        stands = _stands(p, self.question.options)
+        return Fitted(made, p.max(1) * stands, (p.argmax(1) == given[own]) & stands)
 
     def _parts(
         self, vectors: Floats, labels: Ints, own: Bools, older: Bools, dealt: Ints

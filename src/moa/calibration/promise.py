@@ -41,6 +41,12 @@ counts and of the fit side too, so it is a part of H(o). The alphas of the three
 a share `b` accepted and `a <= b` of it different, leaving out `m` that is different makes of `a/b`
 the smaller `(a - m) / (b - m)`.
 
+**Several decisions.** What becomes of a text may hang on other decisions too, which are made here.
+Then the label of a text for which the large model makes any of them otherwise is `OTHERWISE`, which
+is fitted to like another label, and which no head accepts. So an accepted text differs where any of
+its decisions does, and the share in which one given decision differs is no larger. One promise
+covers them all, and no alpha is divided between them.
+
 **Copies.** A text that comes often is on one side with all its copies, so it counts once. Texts of
 the fit side that come again have a known answer: where the head gives another it is an exception. A
 threshold must also keep the risk among all held-out rows, copies counted; and it must pass a second

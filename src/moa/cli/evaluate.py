@@ -36,8 +36,10 @@ def evaluate(
         moa eval intents.json labelled.jsonl
         moa eval intents.json labelled.jsonl --report report.json
     """
+    from moa.calibration.labelled import Labelled
+
     screen.check_target("--report", report)
-    rows = labelled_rows(source, given)
+    rows = labelled_rows(source, Labelled, given)
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
         from moa.calibration.file import Calibration

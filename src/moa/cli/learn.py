@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moa.config.endpoints import Endpoints
     from moa.context import RunContext
 
+L = TypeVar("L", bound="Labelled")
 RISK, RISK_OF_GRAPH = 0.05, 0.1
 Using = Literal["split", "nothing", "approximate"]
 _OF_ITS_OWN = "task labels risk confidence per_class learn latency_penalty minutes"
@@ -148,6 +149,7 @@ def learn(
         moa learn labelled.jsonl --task "Is this message spam?" --labels ham,spam \
             --risk 0.02 --confidence 0.99 --out spam.json
     """
+    from moa.calibration.labelled import Labelled
     from moa.cli.lessons import learn_graph, recheck_graph
 
     screen.check_target("--out", out)
@@ -163,7 +165,7 @@ def learn(
         _refuse(said)
         if graph is not None:
             raise typer.Exit(given.run(partial(recheck_graph, graph, recheck, source, given, out)))
-        rows = labelled_rows(source, given)
+        rows = labelled_rows(source, Labelled, given)
         raise typer.Exit(given.run(partial(_recheck, recheck, rows, out)))
     if graph is not None and (task or labels):
         raise ConfigError(
@@ -217,11 +219,11 @@ def _learn_task(
 ) -> int:
     """Learn one question from rows with text and label; the exit code."""
     from moa.calibration import Guarantee, prospect
-    from moa.calibration.labelled import sort_out
+    from moa.calibration.labelled import Labelled, sort_out
     from moa.evals.calibrations import detector, next_look
     from moa.evals.labelling import question_of
 
-    rows = labelled_rows(source, given)
+    rows = labelled_rows(source, Labelled, given)
     names = options.label_names(labels) if labels else None
     usable = sort_out(rows, names)  # says what is wrong with the labels before a model is asked
     question = question_of(task, names or sorted({row.label for row in rows}))
@@ -269,14 +271,13 @@ def _refuse(said: typer.Context) -> None:
         )
 
 
-def labelled_rows(source: str, given: options.Reading) -> list[Labelled]:
+def labelled_rows(source: str, model: type[L], given: options.Reading) -> list[L]:
     """Read rows with text and label."""
     from moa import rows
-    from moa.calibration.labelled import Labelled
 
     found = rows.typed(
         source,
-        Labelled,
+        model,
         format=given.format,
         text_column=given.text_column,
         encoding=given.encoding,

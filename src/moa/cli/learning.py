@@ -135,14 +135,18 @@ def from_log(
     of them with --people, are fitted to, and nothing is promised by them. A text that is known
     already is left out, so the command can be repeated.
 
+    With --graph support a row has text, intent, sentiment, urgency and spam, as moa label writes
+    them. One that lacks any of the last three is fitted to, and nothing is promised by it.
+
     Exit codes: 0 done, 2 usage, data or configuration, 130 stopped: what was taken is kept.
 
         moa learn from log.jsonl --task "Which team?" --labels card,app --answers answers.db
         moa learn status answers.db
     """
+    from moa.calibration.labelled import Logged
     from moa.cli.learn import labelled_rows
 
-    rows = labelled_rows(source, given)
+    rows = labelled_rows(source, Logged, given)
     names = options.label_names(labels) if labels else None
 
     async def body(endpoints: Endpoints, context: RunContext) -> int:
@@ -160,7 +164,7 @@ def from_log(
             for number, row in enumerate(rows, start=1):
                 taken += await student.take(
                     row.text,
-                    row.label,
+                    row.answers(student.asked.name),
                     context,
                     case=row.case,
                     chosen=row.chosen,

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple
 
 from moa.agents.base import In, Out
+from moa.agents.filter import Verdict
 from moa.calibration.labelled import label_of
 from moa.calibration.verifiers import answer_of
 from moa.context import RunContext
@@ -89,8 +90,9 @@ class Learner(Generic[In, Out]):
         """Name the option that the large model gave; `None`: it gave none."""
         if getattr(output, "status", "answered") != "answered":
             return None
+        given = output.met if isinstance(output, Verdict) else answer_of(output)
         try:
-            return label_of(self.student.question, answer_of(output))
+            return label_of(self.student.question, given)
         except InputError:
             return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature, read_vector
 from moa.calibration.file import QuestionRecord
-from moa.calibration.labelled import label_of
+from moa.calibration.labelled import OTHERWISE, label_of
 from moa.context import RunContext, quiet
 from moa.endpoints.encoders import feeds_heads
 from moa.endpoints.known import identity_of
@@ -33,7 +34,7 @@ from moa.errors import (
 )
 from moa.graphs.fields import beside_config
 from moa.node import Frozen, Node, Result
-from moa.questions import NONE_OF_THESE, Answer, Question
+from moa.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.rows._stores import is_address
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ _ENCODED = VectorFeature(name=ENCODER, source=ENCODER, sentences=True)
 _WRITTEN = 0.9
 """Probability that a label counts as having which was written, and has none."""
 SET_UP_WRONG = (EndpointUnauthorized, EndpointUnsupported, ConfigError)
-"""Errors that the large model gives to any text."""
+"""Errors of a large model that is set up wrong."""
+_OF_A_TEXT = (400, 403)
+"""Statuses that look like one of these, and that moderation gives to some texts alone."""
 
 
 class Learn(Frozen):
@@ -61,6 +64,9 @@ class Learn(Frozen):
     same, and what it would save is known: that is how to try it on what is in use."""
     keep_texts: bool = False
     """Whether texts are kept too: vectors and labels are enough to learn from."""
+    alike: tuple[Literal["spam", "sentiment", "urgency"], ...] = ("spam", "sentiment", "urgency")
+    """Of `support`, the decisions beside the intent that are to be the large model's too where it
+    isn't asked: whether a message is spam, unhappy, or urgent. A cascade has none."""
 
 
 def read_learn(given: object, info: ValidationInfo) -> object:
@@ -108,6 +114,25 @@ class Considered(NamedTuple):
     head: Head | None
 
 
+class Decision(NamedTuple):
+    """Another decision on the same texts: it isn't learned, and is to be as the large model's.
+
+    All that hangs on it is whether it is one of its options, such as whether a text is spam.
+    """
+
+    agent: DecidingAgent[Any]
+    """Asks one question."""
+    option: str
+    """The name of that option."""
+    is_it: Callable[[Any], bool | None]
+    """Tells of what the agent gives whether it is that one; `None`: it gave no answer."""
+
+    @property
+    def name(self) -> str:
+        """Name of the question."""
+        return self.agent.questions[0].name
+
+
 class Student:
     """A node that learns from what a large model says to the same texts.
 
@@ -115,12 +140,15 @@ class Student:
         name: Of the graph, for errors.
         small: Asks one question.
         learn: Where it is kept, and whose answer is given.
+        others: Decisions that must be the large model's too where its own answer is given.
 
     Raises:
         ConfigError: the node asks no question, or several.
     """
 
-    def __init__(self, name: str, small: Node[Any, Any], learn: Learn) -> None:
+    def __init__(
+        self, name: str, small: Node[Any, Any], learn: Learn, others: Sequence[Decision] = ()
+    ) -> None:
         if not isinstance(small, DecidingAgent) or len(small.questions) != 1:
             raise ConfigError(
                 f"{name!r}: learn takes a small node that asks one question, such as a "
@@ -128,7 +156,11 @@ class Student:
             )
         self.small: DecidingAgent[Any] = cast("Any", small)
         self.learn = learn
-        self.question: Question = self.small.questions[0]
+        self.others = others
+        self.asked: Question = self.small.questions[0]
+        """What the small node asks."""
+        self.question = _with_otherwise(self.asked) if others else self.asked
+        """What is learned."""
         encoder = self.small.encoder
         self._encodes = encoder is not None and feeds_heads(encoder)
         self._lock = Lock()
@@ -182,18 +214,22 @@ class Student:
 
     async def _made_of(self, context: RunContext) -> str:
         """Say what reads texts: a head says nothing of what others read."""
-        small = self.small
-        asked = [small.endpoint] if small.asks_endpoint else []
+        small, agents = self.small, (self.small, *(other.agent for other in self.others))
+        asked = [small.endpoint] if any(agent.asks_endpoint for agent in agents) else []
         if small.encoder is not None and self._encodes:
             asked.append(small.encoder)
         found = [await identity_of(one, context) for one in asked]
-        ways = "".join(one.calibration.model_dump_json(exclude={"made"}) for one in small.scorers)
+        scorers = [scorer for agent in agents for scorer in agent.scorers]
+        ways = "".join(one.calibration.model_dump_json(exclude={"made"}) for one in scorers)
+        ways += "".join(str(getattr(other.agent, "threshold", "")) for other in self.others)
         digest = hashlib.sha256(ways.encode()).hexdigest()[:12]
-        return json.dumps({"small": digest, "models": [[one.model, one.digest] for one in found]})
+        return json.dumps(
+            {"calibrations": digest, "models": [[one.model, one.digest] for one in found]}
+        )
 
     async def _names(self, context: RunContext) -> Any:
         """Read the names of the options like texts: nobody had to label them."""
-        asked = self.question
+        asked = self.asked
         if not self._encodes or asked.kind != "choice":
             return None
         import numpy as np
@@ -230,15 +266,34 @@ class Student:
         """Give its own answer, by the head if one is in use; `None` where nothing was read."""
         if found.read is None:
             return None
-        if found.judged is None:
+        judged = found.judged
+        if judged is None or self._best(judged) == OTHERWISE:
             return replace(found.read.own, accepted=accepted)
+        own = judged.probabilities[: len(self.asked.options)]
+        total = sum(own)
         return Answer(
-            question=self.question,
-            probabilities=found.judged.probabilities,
+            question=self.asked,
+            probabilities=tuple(p / total for p in own),
             source="encoder",
             accepted=accepted,
             expected_precision=None,
         )
+
+    def label(self, given: Mapping[str, str], made: Mapping[str, object]) -> str | None:
+        """Give the label of a text, by what the large model says of it; `None`: it said nothing.
+
+        Args:
+            given: Names of the options that it gave, by the names of the questions.
+            made: What the agents of other decisions gave, by the same names.
+        """
+        asked = [self.asked.name, *(other.name for other in self.others)]
+        if not given.keys() >= set(asked):
+            return None
+        alike = all(
+            (given[other.name] == other.option) == other.is_it(made[other.name])
+            for other in self.others
+        )
+        return given[self.asked.name] if alike else OTHERWISE
 
     async def add(self, found: Considered, own: RunContext, *, by_small: bool = False) -> int:
         """Keep a text before anybody is asked, and return its place."""
@@ -283,8 +338,8 @@ class Student:
             moot: Whether it is asked whatever the small answer is.
 
         Raises:
-            MoaError: it failed, which counts as another answer than any; or it is set up wrong,
-                which counts as nothing.
+            MoaError: it failed, which counts as another answer than any; or it is set up so wrong
+                that it would answer nothing, which counts as nothing.
         """
         from moa.calibration.answer_rows import Answered
 
@@ -292,11 +347,12 @@ class Student:
         start = time.perf_counter()
         try:
             result = await ask(own)
-        except SET_UP_WRONG:
-            await store.beside(lambda: store.drop(place))
-            raise  # whatever the text is: it would be no difference
-        except MoaError:
-            await self._settle(place, Answered(None, moot=moot), own)
+        except MoaError as error:
+            of_a_text = getattr(error, "status", None) in _OF_A_TEXT
+            if isinstance(error, SET_UP_WRONG) and not of_a_text:
+                await store.beside(lambda: store.drop(place))
+            else:
+                await self._settle(place, Answered(None, moot=moot), own)
             raise
         seconds = time.perf_counter() - start
         said = _said(result, label(result.output))._replace(seconds=seconds, moot=moot)
@@ -308,7 +364,7 @@ class Student:
     async def take(
         self,
         text: str,
-        label: str,
+        given: Mapping[str, object],
         own: RunContext,
         *,
         case: str | None = None,
@@ -322,34 +378,46 @@ class Student:
 
         Args:
             text: What was answered.
-            label: The answer.
+            given: The answers, by the names of the questions. Where those of others lack, the text
+                is fitted to alone.
             own: Of the run.
             case: What it belongs to.
             chosen: Whether it was chosen to be labelled, so that it is fitted to alone.
             people: Whether people have labelled it.
 
         Raises:
-            InputError: the label is none of the question's.
+            InputError: a label is none of its question's.
         """
         from moa.calibration.answer_rows import Answered
 
         learning = await self.ready(own)
         store = learning.store
-        name = label_of(self.question, label)
+        named = self._named(given)
+        label = named.get(self.asked.name)
         side = store.coin.toss(text, case)
-        if name is None:
+        if label is None:
             return False
-        drawn = people and await store.beside(lambda: store.label_drawn(side, name))
+        drawn = people and await store.beside(lambda: store.label_drawn(side, label))
         if not drawn and await store.beside(lambda: store.places_of(side)):
             return False
         state, _ = await store.beside(learning.now)
-        fits_alone = people or chosen
+        fits_alone, learned = people or chosen or len(named) <= len(self.others), label
+        if self.others and not fits_alone:
+            made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
+            learned = self.label(named, made)
         held = side.is_held_out(state.looks) and not fits_alone
         found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
-        row = self._row(found, by_small=False)._replace(source="person" if fits_alone else "log")
+        source = "person" if people or chosen else "log"
+        row = self._row(found, by_small=False)._replace(source=source)
         place = await store.beside(lambda: store.add(row, state.epoch))
-        await self._settle(place, Answered(name, calls=0), own)
+        await self._settle(place, Answered(learned, calls=0), own)
         return True
+
+    def _named(self, given: Mapping[str, object]) -> dict[str, str]:
+        """Name the options that were given, of the questions that matter here."""
+        asked = (self.asked, *(other.agent.questions[0] for other in self.others))
+        found = {one.name: label_of(one, given[one.name]) for one in asked if one.name in given}
+        return {name: label for name, label in found.items() if label is not None}
 
     async def _read(self, text: str, own: RunContext) -> TextRead | None:
         """Read a text; `None` where it can't be, and the large model answers."""
@@ -369,9 +437,10 @@ class Student:
             options = range(len(answer.question.options))
             given = tuple(_WRITTEN if i == answer.written else rest for i in options)
             answer = Answer(question=answer.question, probabilities=given)
-        return TextRead(
-            answer, (*logs_of(answer).tolist(), *(further[0].vector if further else ()))
-        )
+        logs = logs_of(answer).tolist()
+        if self.others:
+            logs.append(-math.log(len(self.question.options)))  # it says nothing of OTHERWISE
+        return TextRead(answer, (*logs, *(further[0].vector if further else ())))
 
     @staticmethod
     def _rounded(read: TextRead) -> Any:
@@ -430,6 +499,10 @@ class Student:
     def _best(self, judged: Judged) -> str:
         place = judged.probabilities.index(max(judged.probabilities))
         return self.question.options[place].name
+
+
+def _with_otherwise(asked: Question) -> Question:
+    return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
 def _said(result: Result[Any], label: str | None) -> Answered:

@@ -211,8 +211,9 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
     """Where the large model's labels are kept, for the intent to learn from, as in a cascade: a
     file, or `postgresql://USER@HOST/DATABASE#NAME`; or a `Learn`, which says more. At first the
-    large model writes all replies, and says beside each what the message is about; what was shown
-    to be decided alike is then settled without it. A promise in `learned` doesn't count beside."""
+    large model writes all replies, and says beside each what the message is about, how it sounds,
+    how urgent it is and whether it is spam; what was shown to be decided alike is then settled
+    without it. A promise in `learned` doesn't count beside."""
     labelled: Annotated[Path, AfterValidator(beside_config)] | None = None
     """A file of messages with their `intent`, beside the examples: JSON Lines as `moa label` writes
     them, in a table beside its `moa.toml`. The more there are, the better."""
@@ -248,15 +249,20 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
 
         unwanted = Spam(slm, criterion=self.spam, threshold=self.threshold)
         orders = injection_filter(slm, self.injection, threshold=self.threshold)
-        spam = g.add(self._by(unwanted, SPAM), extract, when=there)
+        spams, moods, urgencies = (
+            self._by(unwanted, SPAM),
+            self._by(Sentiment(slm)),
+            self._by(urgency_of(slm)),
+        )
+        spam = g.add(spams, extract, when=there)
         injection = g.add(self._by(orders, CRITERION), extract, when=there)
         rules = g.add(InjectionRules(name="rules"), text, when=there)
-        mood = g.add(self._by(Sentiment(slm)), extract, when=there)
+        mood = g.add(moods, extract, when=there)
         decides = self._by(intent_of(slm, self.intents, self.labelled))
-        lessons = self._lessons(decides)
+        lessons = self._lessons(decides, spams, moods, urgencies)
         opened = lessons and g.add(lessons.intent, extract, when=there)
         intent = g.add(decides, extract, when=there) if opened is None else opened.map(intent_in)
-        urgency = g.add(self._by(urgency_of(slm)), extract, when=there)
+        urgency = g.add(urgencies, extract, when=there)
 
         danger = g.add(
             self._by(DangerFinder(slm, self.danger)), extract, when=urgency.map(may_be_urgent)
@@ -279,7 +285,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         labels = g.add(lessons.labels, lesson, when=unwritten, eager=False)
         return g.build(g.join(self._settle_taught, reading, letter, reply, labels))
 
-    def _writer(self, labels: Question | None = None) -> ReplyWriter:
+    def _writer(self, labels: Sequence[Question] = ()) -> ReplyWriter:
         return ReplyWriter(
             self.llm,
             company=self.company,
@@ -290,12 +296,15 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             labels=labels,
         )
 
-    def _lessons(self, intent: Classifier[str | None]) -> Lessons | None:
+    def _lessons(
+        self, intent: Classifier[str | None], *others: DecidingAgent[Any]
+    ) -> Lessons | None:
         """Make what the intent learns with, if it learns."""
         self.student: Student | None = None
         if not isinstance(self.learn, Learn):
             return None
-        lessons = Lessons.of(intent, self.learn, self._writer)
+        alike = [one for one in others if one.questions[0].name in self.learn.alike]
+        lessons = Lessons.of(intent, alike, self.learn, self._writer)
         self.student = lessons.student
         return lessons
 
@@ -311,7 +320,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
             )
             for accepted in (True, False)
         }
-        return Lesson(letter=letter, opened=opened, moot=len(either) == 1)
+        return Lesson(letter=letter, opened=opened, moot=len(either) == 1, reading=reading)
 
     def is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
         """Whether the large model reads it, to write or to label it."""

@@ -1,19 +1,28 @@
-"""Support that learns: whoever writes says what a message wants, and the intent learns from it."""
+"""Support that learns: whoever writes says what a message wants, and the intent learns from it.
+
+Whoever writes also says how it sounds, how urgent it is, and whether it is spam. These are decided
+as ever; but where one of them is decided otherwise than the large model would, and another thing
+would become of the message, it counts as a difference.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from moa.agents.base import TypedNode
 from moa.agents.classifier import Classifier
+from moa.agents.deciding import DecidingAgent
+from moa.agents.filter import Filter, Verdict
+from moa.agents.sentiment import Mood, Sentiment
 from moa.context import RunContext, quiet
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MoaError, OutputError, check_recoverable
 from moa.graphs.engine.types import Skipped
-from moa.graphs.student import SET_UP_WRONG, Learn, Student
-from moa.graphs.support_replies import Letter, ReplyWriter
+from moa.graphs.student import SET_UP_WRONG, Decision, Learn, Student
+from moa.graphs.support_reading import URGENT, Reading, Urgency
+from moa.graphs.support_replies import Labelled, Letter, ReplyWriter
 from moa.node import Frozen, Reply, Result, Text
 from moa.questions import Answer, Choice, Question
 
@@ -39,12 +48,14 @@ class Lesson(Frozen):
     """`None` where there was nothing to read."""
     moot: bool
     """Whether the large model writes, or doesn't, whatever the intent is."""
+    reading: Reading | None = None
+    """What was decided."""
 
 
 class Label(Frozen):
-    """What the large model says of a message to which it writes nothing."""
+    """What is learned of a message to which the large model writes nothing."""
 
-    intent: str | None = None
+    label: str | None = None
     """`None`: it was not asked, or said nothing."""
 
 
@@ -76,13 +87,13 @@ class LearningIntent(TypedNode[Text, Opened]):
 
 
 class LearningWriter(TypedNode[Lesson, Reply]):
-    """Writes the reply, with the label that the intent learns from, in one call.
+    """Writes the reply, with the labels that the intent learns from, in one call.
 
     Args:
         student: What learns.
         writer: Writes both.
         plain: Writes the reply alone, where nothing valid came of both.
-        labeller: As `writer`, but breaks off behind the label, which it says a second time.
+        labeller: As `writer`, but breaks off behind the labels, which it says a second time.
     """
 
     def __init__(
@@ -99,7 +110,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
             result = await self.student.teach(
                 opened.place,
                 partial(self.writer.run, request.letter),
-                _label_in,
+                partial(_label_in, self.student, request),
                 context,
                 again=partial(_labelled, self.labeller, request.letter) if opened.twice else None,
                 moot=request.moot,
@@ -113,7 +124,7 @@ class LearningWriter(TypedNode[Lesson, Reply]):
 class HeldOutLabels(TypedNode[Lesson, Label]):
     """Has a message labelled that is held out, where no reply is written to it.
 
-    It is asked as whoever writes is, and breaks off behind the label: another prompt would be
+    It is asked as whoever writes is, and breaks off behind the labels: another prompt would be
     another large model.
     """
 
@@ -129,11 +140,12 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
             return Label()
         context.note("audited", "it is held out, so that the large model labels it too")
         ask = partial(_labelled, self.labeller, request.letter)
+        label = partial(_label_in, self.student, request)
         try:
             result = await self.student.teach(
                 opened.place,
                 ask,
-                _label_in,
+                label,
                 context,
                 again=ask if opened.twice else None,
                 moot=request.moot,
@@ -144,7 +156,7 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
             check_recoverable(error)
             context.note("failed", f"it has no label: {error}")
             return Label()
-        return Label(intent=_label_in(result.output))
+        return Label(label=label(result.output))
 
 
 class Lessons(NamedTuple):
@@ -159,20 +171,50 @@ class Lessons(NamedTuple):
     def of(
         cls,
         intent: Classifier[str | None],
+        others: Sequence[DecidingAgent[Any]],
         learn: Learn,
-        writer: Callable[[Question | None], ReplyWriter],
+        writer: Callable[[Sequence[Question]], ReplyWriter],
     ) -> Lessons:
-        """Make them of what decides the intent, and of what makes whoever writes, with labels."""
-        student = Student("support", intent, learn)
-        plain = writer(None)
-        both = writer(student.question)
-        labeller = both.for_label()
+        """Make them of what decides, and of what makes whoever writes, with labels.
+
+        Args:
+            intent: Learns.
+            others: Decide what else becomes of a message: spam, its mood and its urgency.
+            learn: Where it is kept, and whose answer is given.
+            writer: Makes whoever writes, and answers questions beside.
+        """
+        student = Student("support", intent, learn, [_decision(one) for one in others])
+        plain = writer(())
+        both = writer([student.asked, *(one.questions[0] for one in others)])
+        labeller = both.for_labels()
         return cls(
             student,
             LearningIntent(student, labeller),
             LearningWriter(student, both, plain, labeller),
             HeldOutLabels(student, labeller),
         )
+
+
+def _decision(agent: DecidingAgent[Any]) -> Decision:
+    """Say what hangs on a decision: whether a message is quarantined, or written to."""
+    if isinstance(agent, Filter):
+        return Decision(agent, "yes", _is_stopped)
+    if isinstance(agent, Sentiment):
+        return Decision(agent, "negative", _is_unhappy)
+    return Decision(agent, URGENT, _is_urgent)
+
+
+def _is_stopped(verdict: Verdict) -> bool:
+    return not verdict.kept
+
+
+def _is_unhappy(mood: Mood) -> bool | None:
+    return mood.label == "negative" if mood.status == "answered" else None
+
+
+def _is_urgent(urgency: Urgency) -> bool | None:
+    asked = urgency.urgency
+    return asked.level == URGENT if asked.status == "answered" else None
 
 
 def intent_in(opened: Opened | Skipped) -> Choice[str | None] | Skipped:
@@ -184,8 +226,17 @@ async def _labelled(labeller: ReplyWriter, letter: Letter, own: RunContext) -> R
     return await labeller.run(letter, quiet(own))  # that it breaks off is meant
 
 
-def _label_in(said: object) -> str | None:
-    return getattr(said, "intent", None)
+def _label_in(student: Student, request: Lesson, said: object) -> str | None:
+    """Give the label; `None` where the large model gave none."""
+    if not isinstance(said, Labelled) or request.reading is None:
+        return None
+    reading = request.reading
+    made: Mapping[str, object] = {
+        "spam": reading.spam,
+        "sentiment": reading.sentiment,
+        "urgency": Urgency(urgency=reading.urgency),
+    }
+    return student.label(said.labels, made)
 
 
 def _opened(request: Lesson) -> Opened:

@@ -47,10 +47,10 @@ _INSTRUCTIONS = (
 )
 _LABELLED = (
     "\n\nIf the customer is unhappy, the reply begins by saying that you are sorry. Before the "
-    "reply say what the message is about. {meanings}"
+    "reply answer these questions about the message.\n{questions}"
 )
-LABEL_TOKENS = 60
-"""Maximum tokens of a label, with the JSON around it."""
+LABEL_TOKENS = 100
+"""Maximum tokens of the labels, with the JSON around them."""
 
 
 class Letter(Frozen):
@@ -74,9 +74,10 @@ class Written(Reply):
 
 
 class Labelled(Written):
-    """A reply, and the label that stood before it."""
+    """A reply, and the labels that stood before it."""
 
-    intent: str
+    labels: dict[str, str]
+    """By the names of the questions."""
 
 
 class ReplyWriter(Agent[Letter, Reply]):
@@ -89,7 +90,7 @@ class ReplyWriter(Agent[Letter, Reply]):
         policy: The rules of the house.
         facts: What else may be said.
         max_tokens: Of a reply.
-        labels: A question that is answered in the same call, before the reply: it then reads as
+        labels: Questions that are answered in the same call, before the reply: it then reads as
             `Labelled`, and what was decided must not be told.
 
     Raises:
@@ -105,7 +106,7 @@ class ReplyWriter(Agent[Letter, Reply]):
         policy: str = "",
         facts: Sequence[str] = (),
         max_tokens: int,
-        labels: Question | None = None,
+        labels: Sequence[Question] = (),
     ) -> None:
         told = [f"Rules:\n{policy.strip()}\n\n"] if policy.strip() else []
         if facts:
@@ -116,8 +117,8 @@ class ReplyWriter(Agent[Letter, Reply]):
             knowledge="".join(told),
         )
         output: type[Any] = Reply
-        if labels is not None:
-            instructions += _LABELLED.format(meanings=_meanings(labels))
+        if labels:
+            instructions += _LABELLED.format(questions="\n".join(map(_listed, labels)))
             output = _labelled_model(labels)
             max_tokens += LABEL_TOKENS
         super().__init__(
@@ -152,9 +153,9 @@ class ReplyWriter(Agent[Letter, Reply]):
         return block(request.text)
 
     def read(self, completion: Completion) -> Reply:
-        """Read the reply, with its label if it has one, and whether it breaks off."""
+        """Read the reply, with its labels if it has some, and whether it breaks off."""
         cut = completion.finish_reason == "length"
-        if self._labels is None:
+        if not self._labels:
             return Written(text=super().read(completion).text, cut=cut)
         said: Any
         if cut:
@@ -165,10 +166,11 @@ class ReplyWriter(Agent[Letter, Reply]):
             said = super().read(completion)
         if not said.reply.strip() and not self._label_alone:
             raise ValueError("reply is empty")
-        return Labelled(text=said.reply, cut=cut, intent=said.intent)
+        labels = {one.name: getattr(said, one.name) for one in self._labels}
+        return Labelled(text=said.reply, cut=cut, labels=labels)
 
-    def for_label(self) -> ReplyWriter:
-        """Copy it, to be asked alike, and to break off behind the label."""
+    def for_labels(self) -> ReplyWriter:
+        """Copy it, to be asked alike, and to break off behind the labels."""
         copied = copy.copy(self)
         copied.name, copied.max_tokens, copied._label_alone = "labeller", LABEL_TOKENS, True
         return copied
@@ -205,29 +207,28 @@ class TextOrFile(Mark):
             raise ValueError(f"{path} can't be read as a text: {why}") from error
 
 
-def _meanings(question: Question) -> str:
-    """List what a message can be about."""
-    lines = [
-        f"- {option.name}: {_meaning(option.name, option.description)}"
-        for option in question.options
-    ]
-    return "A message is about one of these:\n" + "\n".join(lines)
+def _listed(question: Question) -> str:
+    """List what can be answered, and what it means where its name doesn't say that."""
+    lines = [f"{question.name}: {question.text}"]
+    for option in question.options:
+        means = "anything else" if option.name == NONE_OF_THESE else option.description
+        lines.append(f"- {option.name}: {means}" if means else f"- {option.name}")
+    return "\n".join(lines)
 
 
-def _meaning(name: str, description: str | None) -> str:
-    return "anything else" if name == NONE_OF_THESE else description or name
+def _labelled_model(questions: Sequence[Question]) -> type[BaseModel]:
+    """Make what a large model fills in: the labels, and behind them the reply.
 
-
-def _labelled_model(question: Question) -> type[BaseModel]:
-    """Make what a large model fills in: the label, and behind it the reply.
-
-    The label stands first, so that it is there where the reply breaks off, or isn't wanted.
+    The labels stand first, so that they are there where the reply breaks off, or isn't wanted.
     """
-    names = Literal[tuple(option.name for option in question.options)]
     fields: dict[str, Any] = {
-        "intent": (names, Field(description=question.text)),
-        "reply": (str, Field(description="the reply to the customer")),
+        one.name: (
+            Literal[tuple(option.name for option in one.options)],
+            Field(description=one.text),
+        )
+        for one in questions
     }
+    fields["reply"] = (str, Field(description="the reply to the customer"))
     return create_model("LabelledReply", **fields)
 
 
