@@ -116,7 +116,7 @@ class ReplyWriter(Agent[Letter, Reply]):
             tone=tone,
             knowledge="".join(told),
         )
-        output: type[Any] = Reply
+        output: Any = Reply
         if labels:
             instructions += _LABELLED.format(questions="\n".join(map(_listed, labels)))
             output = _labelled_model(labels)
