@@ -33,20 +33,20 @@ class Reference:
 
 
 class RunContext:
-    """What the nodes of one run share. It nests: what a nested run is charged, its parents are too.
+    """The shared state of a run: budget, deadline, usage. Nested runs also charge their parents.
 
     Args:
         budget: Limits on this run, on top of those of its parents.
-        timeout_s: Seconds from now until the run's deadline; `None` is no deadline.
+        timeout_s: Seconds from now until the run's deadline; `None`: no deadline.
         node: Name of the node that runs in it.
         reference: The large model to compare the cost with.
-        listener: Called with each event while the run goes on.
-        watcher: Called while a model in this machine writes, with the name of the node and the
-            tokens so far, whether the text is shown or not.
-        keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
-            it, each of which keeps its own notes.
-        tracer: Begins the spans of the runs in it; `None`: one that OpenTelemetry hears, where a
-            tracer provider is set. See `moa.telemetry`.
+        listener: Called with each event during the run.
+        watcher: Called while a model on this machine writes, with the node's name and the number
+            of tokens so far, even if the text isn't shown.
+        keep_notes: Collect notes in `trace`. Switch it off for a context that outlives many nested
+            runs; each of these keeps its own notes.
+        tracer: Starts the spans of nested runs; `None` uses OpenTelemetry's tracer provider, if
+            one is set. See `moa.telemetry`.
 
     Examples:
         >>> context = RunContext(budget=Budget(calls=10), timeout_s=30)
