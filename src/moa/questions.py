@@ -350,9 +350,9 @@ def predicate(
 
     Args:
         text: The question.
-        yes: What a yes means, where the question alone doesn't say it.
-        no: What a no means.
-        unknown: Whether `None` is an answer too, where the text doesn't tell; the field is then a
+        yes: The meaning of yes, if the question alone is unclear.
+        no: The meaning of no.
+        unknown: Allow the answer `None` if the text doesn't say; the field is then a
             `Predicate[bool | None]`.
 
     Examples:
@@ -374,14 +374,14 @@ def choice(
 ) -> Any:
     """Ask for one of several labels; the default of a `Choice` field.
 
-    Where its type has `None`, as in `Choice[Topic | None]`, "none of these" is an answer too.
+    If its type has `None`, as in `Choice[Topic | None]`, "none of these" is an answer too.
 
     Args:
         text: The question.
         labels: The labels of a `Choice[str]`; an Enum or a Literal brings its own.
-        describe: What a label means, by label.
-        unknown: Whether `None` means that the text doesn't tell, which is then an answer too, in
-            place of "none of these"; its type then has `None`.
+        describe: Descriptions, by label.
+        unknown: Let `None` mean that the text doesn't say, instead of "none of these"; the type
+            then has `None`.
 
     Examples:
         >>> class Asked(BaseModel):
@@ -405,7 +405,7 @@ def score(text: str, *, levels: Sequence[str], unknown: bool = False) -> Any:
     Args:
         text: The question.
         levels: Their names, lowest first.
-        unknown: Whether `None` is an answer too, where the text doesn't tell; the field is then a
+        unknown: Allow the answer `None` if the text doesn't say; the field is then a
             `Score[str | None]`.
 
     Examples:

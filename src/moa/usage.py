@@ -231,8 +231,8 @@ class CostEstimate:
 class Price:
     """What an endpoint charges. All `None` means unknown, which is not free.
 
-    A hosted model has prices per million tokens; a model on one's own hardware has a price per
-    hour of it. Where both are given they add up. A float is read as it is written: `.1` is a tenth.
+    A hosted model has prices per million tokens; a model on your own hardware has a price per
+    hour. If both are given, they add up. A float is read as it is written: `.1` is a tenth.
 
     Examples:
         >>> price = Price(input=.25, output=2)

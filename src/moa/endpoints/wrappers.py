@@ -202,11 +202,11 @@ class Wrapping(Asking):
 
 
 class Fallback(Wrapping):
-    """Asks the next endpoint when one fails. The trace says why, and the answer who gave it.
+    """Asks the next endpoint if one fails. The trace says why, the answer which one answered.
 
     Args:
-        endpoint: Who is asked first; its name, tier and price are shown.
-        others: Who is asked then, in order.
+        endpoint: The first endpoint; its name, tier and price are shown.
+        others: The next ones, in order.
 
     Examples:
         >>> down = EndpointUnavailable("connection refused", endpoint="first")
