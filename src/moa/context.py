@@ -160,10 +160,10 @@ class RunContext:
         return child
 
     def span(self, kind: Kind, name: str) -> AbstractContextManager[Span | None]:
-        """Open the span of what runs in this context, for a `with` around it.
+        """Open the span of a run in this context, for use in `with`.
 
         Args:
-            kind: What runs.
+            kind: Kind of the span.
             name: Its name.
         """
         if self.tracer is None or not self.tracer.recorded:
@@ -181,12 +181,12 @@ class RunContext:
 
     @property
     def limited(self) -> bool:
-        """Whether there is a budget, here or above."""
+        """True if this run or a parent has a budget."""
         return bool(self._purse.accounts)
 
     @property
     def usage(self) -> Usage:
-        """What has been spent in this run so far."""
+        """Usage of this run so far."""
         with self._purse.lock:
             return Usage(dict(self._purse.spent[0]))
 
@@ -203,13 +203,13 @@ class RunContext:
         endpoint: str | None = None,
         error: MoaError | None = None,
     ) -> None:
-        """Keep something for the result's trace, here and in every parent.
+        """Add a note to the trace of this run and of every parent.
 
         Args:
-            kind: What happened.
-            text: In words.
-            endpoint: Who answered, or failed.
-            error: Why, where it is to be logged too, without its words.
+            kind: Kind of the event.
+            text: Its description, in words.
+            endpoint: The endpoint that answered or failed.
+            error: The cause, to log its class (never its text).
         """
         if error is not None:
             status = getattr(error, "status", None)
@@ -286,20 +286,20 @@ class RunContext:
         price: Price = UNKNOWN_PRICE,
         cuttable: bool = False,
     ) -> Reservation:
-        """Set aside what a call is expected to take, before it is sent.
+        """Reserve the expected maximum of a call before it is sent.
 
-        Use it as a context manager around the call and `settle` it with what was really used.
-        What doesn't fit waits, in the order of arrival, for calls in flight that may settle for
-        less than they set aside; it doesn't wait for those that it is made within.
+        Use it as a context manager around the call, and `settle` it with the real usage. A call
+        that doesn't fit waits, in the order of arrival, for calls in flight that may use less than
+        they reserved; it doesn't wait for calls that enclose it.
 
         Args:
-            endpoint: Who will be asked.
+            endpoint: The endpoint to ask.
             tier: Its tier.
-            estimate: The most calls, tokens and cost expected.
-            price: What the endpoint charges.
-            cuttable: Whether the answer may be limited to fewer `output_tokens`: to what the
-                budget pays for once no call is in flight, if that is twice what answers to this
-                node took before. `Reservation.estimate` says how many.
+            estimate: Maximum calls, tokens and cost.
+            price: Price of the endpoint.
+            cuttable: Allow a smaller `output_tokens`: the number that the budget pays for once no
+                call is in flight, if it is at least twice that of this node's earlier answers.
+                `Reservation.estimate` has the number.
 
         Raises:
             BudgetExceeded: a limit here or above would be passed, whatever the calls in flight

@@ -82,7 +82,7 @@ class Settings(Limits, total=False):
 
 
 History = Iterable[Message | Mapping[str, Any]] | Result[Any]
-"""What was said before: the `messages` of a result, or messages as OpenAI writes them."""
+"""Earlier messages: a result, its `messages`, or messages in OpenAI's format."""
 
 
 @dataclass

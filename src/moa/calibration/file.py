@@ -278,14 +278,14 @@ class Calibration(Frozen):
     reached: Reached | None = None
     """`None` where there were no labels."""
     origin: str
-    """Where it comes from and why it is this scorer, as the trace says it."""
+    """Its origin and the reason for this scorer, for the trace."""
     doubtful: str = ""
-    """Why its answers can't be trusted: the model gives the same whatever the text is."""
+    """Why its answers are unreliable: the model gives the same for every text."""
     candidates: tuple[Candidate, ...] = ()
     drift: Drift | None = None
     """The check on drift before its first input: what new inputs are compared with."""
     notes: tuple[str, ...] = ()
-    """What was left out, and why; what is odd about the data."""
+    """Rows and features left out, with reasons; warnings about the data."""
     seal: str = ""
     """SHA-256 of what decisions depend on, so that an edited file is not taken for this one."""
 

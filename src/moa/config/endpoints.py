@@ -135,7 +135,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     @property
     def has_llm(self) -> bool:
-        """Whether a large model is configured, so that replies are more than drafts."""
+        """True if a large model is configured, so that replies can be more than drafts."""
         name = self.config.of_tier("llm") or EMBEDDED
         return name != EMBEDDED and self._configured(name).tier == "llm"
 
@@ -182,7 +182,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
         Args:
             asked: Names of the endpoints that will be asked; `None`: all that were built.
-            texts: What both encoders will be asked for; none: nothing is.
+            texts: Texts that both encoders embed in advance; none: they aren't asked.
 
         Raises:
             ModelNotFound: the weights of an embedded model can't be had, or not be loaded.

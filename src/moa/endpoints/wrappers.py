@@ -176,7 +176,7 @@ class Wrapping(Asking):
 
     @property
     def asks_several(self) -> bool:
-        """Whether what it wraps may ask different models for one call."""
+        """True if the wrapped endpoint may ask different models for one call."""
         return isinstance(self.endpoint, EndpointBase) and self.endpoint.asks_several
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:

@@ -52,12 +52,12 @@ _READ_EACH_OTHER = (
 
 
 class Mixed(Reply):
-    """What a mixture wrote, and what it is made of."""
+    """The text of a mixture, with the proposals behind it."""
 
     by: str
-    """Who wrote the text: the aggregator, or a proposer where it was not asked, or failed."""
+    """Who wrote the text: the aggregator, or a proposer if it failed or was not asked."""
     proposals: dict[str, str]
-    """What the last layer answered, by proposer."""
+    """Answers of the last layer, by proposer."""
     missing: tuple[str, ...] = ()
     """Proposers that gave no answer in one of the layers; the trace says why."""
 

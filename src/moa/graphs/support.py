@@ -172,8 +172,8 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     drafts, and urgent messages go to people: its advice on a stolen card helps nobody. The
     built-in model writes too badly even for drafts, so all these messages go to people."""
     replies: Sent | None = None
-    """`"send"`: a reply without `doubts` may be sent unread; `"draft"`: none may. `None`: `"send"` if
-    the model's name says 7 billion parameters or more, or says nothing and its tier is `llm`."""
+    """`"send"`: a reply without `doubts` may be sent unread; `"draft"`: none may. `None`: `"send"`
+    if the model's name says 7 billion parameters or more, or says nothing and its tier is `llm`."""
     policy: Annotated[str, TextOrFile()] = ""
     """Your rules, in words or as a file (`.md` or `.txt`): on returns, on bills, on what replies
     may never promise. The writer of replies reads all of it."""

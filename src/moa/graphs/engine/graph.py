@@ -327,9 +327,9 @@ class Graph(Generic[In]):
         is asked for again, with the reason.
 
         Args:
-            question: What is asked: a text or a dictionary, or a quick function that makes one of
-                what the source holds.
-            source: What the person is asked about.
+            question: A text or a dictionary, or a quick function that makes one from the source's
+                value.
+            source: The handle with the subject of the question.
             answer: Type of the answer, such as `bool`, `Literal["send", "stop"]` or a pydantic
                 model.
             when: Decides whether the person is asked.
@@ -438,14 +438,14 @@ class Graph(Generic[In]):
         *,
         labels: Sequence[L] | None = None,
     ) -> Handle[U]:
-        """Go one way for each label.
+        """Run one branch, chosen by a label.
 
         Args:
             choice: The answer whose label decides.
-            branch: Declares the way for a label; `None` is one, "none of these", where the type
-                has it, as `Choice[Topic | None]`. It is called at once for each, and each node it
-                adds runs only where its label was chosen.
-            labels: All labels, where no Enum or Literal tells them.
+            branch: Declares the branch of a label; `None` is the label "none of these" of a type
+                such as `Choice[Topic | None]`. It is called at once for each label. The nodes that
+                it adds run only if their label is chosen.
+            labels: All labels, if the type is no Enum or Literal.
         """
         source = step_of(choice)
         step = MatchStep(
@@ -476,10 +476,10 @@ class Graph(Generic[In]):
         """Check the graph and make a node of it.
 
         Args:
-            output: What the graph answers with. It may not be something that can be skipped.
+            output: The handle of the graph's answer, which must not be skippable.
 
         Raises:
-            WiringError: nodes do not fit together; the message names all of them that don't.
+            WiringError: nodes do not fit together; the message lists every fault.
         """
         end = step_of(output)
         problems = [*self._problems, *check(self, self._nodes, end)]
