@@ -118,7 +118,7 @@ def on_page_context(context: Any, page: Any, config: Any, nav: Any, **_: Any) ->
     """Write the Markdown of a page, and `llms.txt` with the first one; mkdocs calls it."""
     site = Path(config.site_dir)
     _write(site / page.file.src_uri, _DRAWN.sub("", page.markdown))
-    if page.is_homepage:
+    if page.file.src_uri == "index.md":
         _write(site / "llms.txt", llms(config, nav))
     return context
 

@@ -306,7 +306,7 @@ def test_a_guard_of_ones_own_is_found_beside_the_settings_that_name_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "short.py").write_text(
-        "from moa import Result, Verdict\n"
+        "from moa import Result\nfrom moa.agents.filter import Verdict\n"
         "class Short:\n"
         "    name = 'short'\n"
         "    async def run(self, request, context=None, /):\n"

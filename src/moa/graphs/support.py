@@ -183,7 +183,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """Files and folders with more facts, searched for each reply as in `rag`."""
     index: Annotated[Path, AfterValidator(beside_config)] | None = None
     """Folder of the stored index of documents; `None`: each process reads them again."""
-    company: str = "an online shop for headphones"
+    company: str = "a company"
     """The company, as the writer of replies is told."""
     tone: str = "friendly, concrete, at most five sentences"
     """Tone of the replies."""
