@@ -53,8 +53,8 @@ def chat(
     r"""Talk with a small and a large model, over many turns.
 
     The conversation is stored in chat.sqlite, beside moa.toml if there is one. --store takes
-    another file, the URL of a Postgres database, or :memory: to store nothing. An answer interrupted by a
-    crash is written again at the next start.
+    another file, the URL of a Postgres database, or :memory: to store nothing. An answer
+    interrupted by a crash is written again at the next start.
 
     Ctrl-C stops an answer; at the prompt it ends moa. A line that begins with / is a command:
 

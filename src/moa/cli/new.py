@@ -67,8 +67,8 @@ def new(
 
     A configured large model proposes them from 120 messages; the command states the cost first,
     and needs --yes if it may cost money. Otherwise, or with --by-groups, it groups similar
-    messages, and names the groups by their words: rename them, and merge those that are one. In a folder
-    with a moa.toml it writes only the intents into that file.
+    messages, and names the groups by their words: rename them, and merge those that are one. In a
+    folder with a moa.toml it writes only the intents into that file.
 
     It replaces nothing without --overwrite.
 

@@ -46,8 +46,8 @@ def up(
     """Start the vLLM servers of the configuration.
 
     The servers keep running after this command, restart after a crash, listen on 127.0.0.1 only,
-    and have a key that moa knows. Ctrl-C, before they are ready, stops them. If one fails or takes too
-    long, the others still start.
+    and have a key that moa knows. Ctrl-C, before they are ready, stops them. If one fails or
+    takes too long, the others still start.
 
     Exit codes: 0 all are ready (with --detach: all are started), 2 some aren't.
 
