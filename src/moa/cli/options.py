@@ -56,7 +56,7 @@ Served = Annotated[
     list[str],
     typer.Argument(
         metavar="NAME…",
-        help="Ready graphs and agents, which moa graphs lists, or file.py:object.",
+        help="Built-in graphs and agents (see moa graphs), or file.py:object.",
     ),
 ]
 _KEYS = typer.Option(

@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 GraphName = Annotated[
     str,
-    typer.Argument(help="A ready graph or agent, which moa graphs lists, or file.py:object."),
+    typer.Argument(help="A built-in graph or agent (see moa graphs), or file.py:object."),
 ]
 
 JobName = Annotated[
