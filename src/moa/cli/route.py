@@ -47,8 +47,8 @@ def fit(
 
     With weak_response in all rows it fits a cascade, which also reads the answer: it recomputes its
     sums, traces them back to the question, and looks for doubt. Otherwise it fits a router, which
-    reads only the prompt. Other short values in a row, such as a subject, group the rows if they
-    are frequent enough; leave out any that reveal the answer or won't be known later.
+    reads only the prompt. Other short values in a row, such as a subject, are used if they
+    repeat; leave out any that reveal the answer or won't be known later.
 
     It predicts the gain of the strong model. It compares candidates by cross-validation; the file
     lists their results and the choice. Use at least a few hundred rows, and run moa route eval on
