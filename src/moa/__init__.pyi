@@ -46,7 +46,7 @@ from moa.questions import Score as Score
 from moa.questions import choice as choice
 from moa.questions import predicate as predicate
 from moa.questions import score as score
+from moa.serving.app import serve as serve
 from moa.usage import Price as Price
 
 __all__: list[str]
-from moa.serving.app import serve as serve

@@ -23,15 +23,15 @@ from moa.usage import NOTHING, Amount, Part, Price, Tier, Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Limits on one run, everything under it included. `None` switches a limit off.
+    """Limits on one run and everything under it. `None` switches a limit off.
 
-    No interleaving passes them: the most that a call may take (the length of the prompt and
-    `max_tokens`) is reserved before it is sent, and what it took settled afterwards. What a server
-    takes beyond that is not foreseen, nor are dollars by the hour. A call whose price is unknown
-    counts against every limit but `cost`; a `strict` budget refuses it: `PriceUnknown`.
+    Parallel calls can't exceed them together: each call reserves its maximum (the prompt's length
+    and `max_tokens`) before it is sent, and is charged its real usage afterwards. Tokens beyond
+    `max_tokens`, and prices per hour, can't be reserved. A call with an unknown price counts
+    against every limit but `cost`; a `strict` budget refuses it with `PriceUnknown`.
 
     Raises:
-        ConfigError: a limit is no number, or below 0.
+        ConfigError: a limit is not a number, or below 0.
 
     Examples:
         >>> agent = Agent(ScriptedEndpoint(["Hello!"]), "Greet.", budget=Budget(calls=0))
@@ -42,19 +42,19 @@ class Budget:
     """
 
     cost: Decimal | float | None = None
-    """Most US dollars."""
+    """Maximum US dollars."""
     tokens: int | None = None
-    """Most tokens, input and output together."""
+    """Maximum tokens, input and output together."""
     calls: int | None = None
-    """Most calls to any endpoint."""
+    """Maximum calls to all endpoints."""
     slm_calls: int | None = None
-    """Most calls to small models."""
+    """Maximum calls to small models."""
     llm_calls: int | None = None
-    """Most calls to large models."""
+    """Maximum calls to large models."""
     tool_calls: int | None = None
-    """Most tools that models have used."""
+    """Maximum tool calls."""
     strict: bool = False
-    """Refuse calls, before they are sent, to endpoints whose price is unknown."""
+    """If true, refuse a call to an endpoint with an unknown price before it is sent."""
 
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():

@@ -33,20 +33,20 @@ class Reference:
 
 
 class RunContext:
-    """What the nodes of one run share. It nests: what a nested run is charged, its parents are too.
+    """The shared state of a run: budget, deadline, usage. Nested runs also charge their parents.
 
     Args:
         budget: Limits on this run, on top of those of its parents.
-        timeout_s: Seconds from now until the run's deadline; `None` is no deadline.
+        timeout_s: Seconds from now until the run's deadline; `None`: no deadline.
         node: Name of the node that runs in it.
         reference: The large model to compare the cost with.
-        listener: Called with each event while the run goes on.
-        watcher: Called while a model in this machine writes, with the name of the node and the
-            tokens so far, whether the text is shown or not.
-        keep_notes: Whether `trace` fills. Off for a context that outlives many runs nested in
-            it, each of which keeps its own notes.
-        tracer: Begins the spans of the runs in it; `None`: one that OpenTelemetry hears, where a
-            tracer provider is set. See `moa.telemetry`.
+        listener: Called with each event during the run.
+        watcher: Called while a model on this machine writes, with the node's name and the number
+            of tokens so far, even if the text isn't shown.
+        keep_notes: Collect notes in `trace`. Switch it off for a context that outlives many nested
+            runs; each of these keeps its own notes.
+        tracer: Starts the spans of nested runs; `None` uses OpenTelemetry's tracer provider, if
+            one is set. See `moa.telemetry`.
 
     Examples:
         >>> context = RunContext(budget=Budget(calls=10), timeout_s=30)
@@ -160,10 +160,10 @@ class RunContext:
         return child
 
     def span(self, kind: Kind, name: str) -> AbstractContextManager[Span | None]:
-        """Open the span of what runs in this context, for a `with` around it.
+        """Open the span of a run in this context, for use in `with`.
 
         Args:
-            kind: What runs.
+            kind: Kind of the span.
             name: Its name.
         """
         if self.tracer is None or not self.tracer.recorded:
@@ -186,7 +186,7 @@ class RunContext:
 
     @property
     def usage(self) -> Usage:
-        """The usage of this run so far."""
+        """Usage of this run so far."""
         with self._purse.lock:
             return Usage(dict(self._purse.spent[0]))
 
@@ -203,13 +203,13 @@ class RunContext:
         endpoint: str | None = None,
         error: MoaError | None = None,
     ) -> None:
-        """Add a note to the result's trace, here and in every parent.
+        """Add a note to the trace of this run and of every parent.
 
         Args:
-            kind: What happened.
-            text: In words.
-            endpoint: Who answered, or failed.
-            error: Why, where it is to be logged too, without its words.
+            kind: Kind of the event.
+            text: Its description, in words.
+            endpoint: The endpoint that answered or failed.
+            error: The cause, to log its class (never its text).
         """
         if error is not None:
             status = getattr(error, "status", None)
@@ -286,20 +286,20 @@ class RunContext:
         price: Price = UNKNOWN_PRICE,
         cuttable: bool = False,
     ) -> Reservation:
-        """Set aside what a call is expected to take, before it is sent.
+        """Reserve the expected maximum of a call before it is sent.
 
-        Use it as a context manager around the call and `settle` it with what was really used.
-        What doesn't fit waits, in the order of arrival, for calls in flight that may settle for
-        less than they set aside; it doesn't wait for those that it is made within.
+        Use it as a context manager around the call, and `settle` it with the real usage. A call
+        that doesn't fit waits, in the order of arrival, for calls in flight that may use less than
+        they reserved; it doesn't wait for calls that enclose it.
 
         Args:
-            endpoint: Who will be asked.
+            endpoint: The endpoint to ask.
             tier: Its tier.
-            estimate: The most calls, tokens and cost expected.
-            price: What the endpoint charges.
-            cuttable: Whether the answer may be limited to fewer `output_tokens`: to what the
-                budget pays for once no call is in flight, if that is twice what answers to this
-                node took before. `Reservation.estimate` says how many.
+            estimate: Maximum calls, tokens and cost.
+            price: Price of the endpoint.
+            cuttable: Allow a smaller `output_tokens`: the number that the budget pays for once no
+                call is in flight, if it is at least twice that of this node's earlier answers.
+                `Reservation.estimate` has the number.
 
         Raises:
             BudgetExceeded: a limit here or above would be passed, whatever the calls in flight

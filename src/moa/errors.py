@@ -30,16 +30,16 @@ class MoaError(Exception):
     """
 
     retryable: ClassVar[bool] = False
-    """Whether the same request can succeed when it is sent again."""
+    """True if the same request can succeed when sent again."""
     recoverable: bool = False
-    """Whether a node may have failed so where another one doesn't, or the same one another time.
+    """True if retrying, or asking another node, could succeed.
 
-    What is set up wrong, such as a key, is not: behind a stand-in nobody would see it.
+    A wrong setup, such as a wrong key, is not recoverable: a fallback would hide it.
     """
     escalates: bool = False
-    """Whether a small node that failed so is passed over for a large one, at the price of that.
+    """True if a large node may answer, at its price, for a small node that failed.
 
-    A refused key counts here as a node that is down: the large one answers, and the trace says why.
+    A small node with a refused key counts as down: the large one answers; the trace says why.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:

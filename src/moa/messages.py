@@ -146,9 +146,9 @@ class ToolCall:
 
     name: str
     arguments: str = "{}"
-    """JSON, as the model wrote it: it may be wrong."""
+    """JSON, as the model wrote it; it may be invalid."""
     id: str = ""
-    """Tells it from the other calls of a conversation."""
+    """Identifies the call in its conversation."""
 
     @classmethod
     def of(cls, name: str, /, **arguments: object) -> ToolCall:
@@ -188,11 +188,11 @@ class Message:
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
-    """Of an assistant: the tools that it wants used."""
+    """Tool calls of an assistant's message."""
     tool_call_id: str = ""
-    """Of a tool: the call that it answers."""
+    """In a tool's message: the `id` of the call that it answers."""
     files: tuple[File, ...] = ()
-    """Of a user: what is to be read with it."""
+    """Files of a user's message."""
 
     def as_dict(self, clean: Callable[[str], str] = str) -> dict[str, Any]:
         """Write it as OpenAI does.

@@ -46,19 +46,19 @@ class Result(Generic[Out_co]):
 
     output: Out_co
     usage: Usage = field(default_factory=Usage)
-    """Spent by this node and by everything under it."""
+    """Usage of this node and everything under it."""
     trace: tuple[Note, ...] = ()
-    """Who answered, what was dropped, cut, repaired or skipped, and why."""
+    """Notes: who answered; what was dropped, cut, repaired or skipped, and why."""
     seconds: float = 0.0
     """Wall time of this node."""
     llm_alone: CostEstimate | None = None
-    """An estimate of what the same requests would have cost on the LLM alone; `None` where the
-    run has no LLM to compare with."""
+    """Estimated cost of the same requests on the LLM alone; `None` if the run has no LLM to
+    compare with."""
     messages: tuple[Message, ...] = ()
-    """Of an agent that writes: what was said, with tool calls and results, for the next run's
-    `history`. The agent's instructions and examples are not in it."""
+    """Chat messages of an agent that writes, with tool calls and results, for the next run's
+    `history`; without the agent's instructions and examples."""
     new_messages: tuple[Message, ...] = ()
-    """Those of `messages` that this run added to its history."""
+    """The part of `messages` that this run added."""
 
     def __repr__(self) -> str:
         return f"Result({self.output!r}, {self.usage.line()})"

@@ -90,7 +90,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What an endpoint says to one question. Everything typed is worked out from this."""
+    """An endpoint's answer to one question. All typed answers derive from it."""
 
     question: Question
     status: Status = "answered"
@@ -99,21 +99,21 @@ class Answer:
     written: int | None = None
     """Index of the option that the model wrote, where it has no probabilities."""
     label_mass: float | None = None
-    """How much of the probability fell on the options before they were made to add up to 1."""
+    """Total probability of the options before normalisation."""
     source: Source = "native"
     accepted: bool | None = None
-    """Whether a calibration's promise covers it; `None` without a calibration."""
+    """True if a calibration's guarantee covers it; `None` without a calibration."""
     expected_precision: float | None = None
-    """Share of the decisions at least as sure as this one that are expected to be right, as others
-    were whose labels are known. It is no promise; `None` where nothing is known."""
+    """Expected share of right answers among decisions at least as confident as this one, from
+    other, labelled data. It is no guarantee; `None` if unknown."""
     untold: bool = False
-    """Whether the text doesn't tell, where that may be answered."""
+    """True if the text doesn't say, and the question allows that answer."""
     doubt: str = ""
-    """Why nothing should be done on it; empty where nothing speaks against it."""
+    """Why the answer is unreliable; empty if it isn't."""
 
     @property
     def doubtful(self) -> bool:
-        """Whether nothing should be done on it."""
+        """True if the answer is unreliable: don't act on it."""
         return bool(self.doubt)
 
     @property
@@ -153,19 +153,18 @@ class _Typed(BaseModel):
     """By the name of the option; empty where the model wrote its answer."""
     source: Source = "native"
     accepted: bool | None = None
-    """Whether a calibration's promise covers the answer; `None` without a calibration."""
+    """True if a calibration's guarantee covers the answer; `None` without a calibration."""
     expected_precision: float | None = Field(default=None, exclude_if=_is_none)
-    """Share of the decisions at least as sure as this one that are expected to be right, as others
-    were whose labels are known. It is no promise; `None`, and not written, where nothing is
-    known."""
+    """Expected share of right answers among decisions at least as confident as this one, from
+    other, labelled data. It is no guarantee; `None`, and not serialised, if unknown."""
     label_mass: float | None = None
-    """How much of the probability fell on the options before they were made to add up to 1; `None`
-    where that isn't known. It is an alarm within one prompt, and says nothing across prompts."""
+    """Total probability of the options before normalisation; `None` if unknown. Compare it only
+    within one prompt: a low value is an alarm there."""
     doubtful: bool = False
-    """Whether nothing should be done on it; the trace says why."""
+    """True if the answer is unreliable: don't act on it. The trace says why."""
     untold: bool = Field(default=False, exclude_if=operator.not_)
-    """Whether the text doesn't tell the answer, which may be said where a question has
-    `unknown=True`. It is written where it is so."""
+    """True if the text doesn't say, for a question with `unknown=True`. Serialised only if
+    true."""
 
     @cached_property
     def question(self) -> str:
@@ -350,9 +349,9 @@ def predicate(
 
     Args:
         text: The question.
-        yes: What a yes means, where the question alone doesn't say it.
-        no: What a no means.
-        unknown: Whether `None` is an answer too, where the text doesn't tell; the field is then a
+        yes: The meaning of yes, if the question alone is unclear.
+        no: The meaning of no.
+        unknown: Allow the answer `None` if the text doesn't say; the field is then a
             `Predicate[bool | None]`.
 
     Examples:
@@ -374,14 +373,14 @@ def choice(
 ) -> Any:
     """Ask for one of several labels; the default of a `Choice` field.
 
-    Where its type has `None`, as in `Choice[Topic | None]`, "none of these" is an answer too.
+    If its type has `None`, as in `Choice[Topic | None]`, "none of these" is an answer too.
 
     Args:
         text: The question.
         labels: The labels of a `Choice[str]`; an Enum or a Literal brings its own.
-        describe: What a label means, by label.
-        unknown: Whether `None` means that the text doesn't tell, which is then an answer too, in
-            place of "none of these"; its type then has `None`.
+        describe: Descriptions, by label.
+        unknown: Let `None` mean that the text doesn't say, instead of "none of these"; the type
+            then has `None`.
 
     Examples:
         >>> class Asked(BaseModel):
@@ -405,7 +404,7 @@ def score(text: str, *, levels: Sequence[str], unknown: bool = False) -> Any:
     Args:
         text: The question.
         levels: Their names, lowest first.
-        unknown: Whether `None` is an answer too, where the text doesn't tell; the field is then a
+        unknown: Allow the answer `None` if the text doesn't say; the field is then a
             `Score[str | None]`.
 
     Examples:

@@ -21,7 +21,7 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """What one call, or a sum of calls, consumed. Adds up; never mutated."""
+    """The usage of one call, or of several together. Adds up; never mutated."""
 
     calls: int = 0
     """Requests sent, failed ones included."""
@@ -111,7 +111,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a run consumed, by tier, node and endpoint. Adds up; never mutated.
+    """The usage of a run, by tier, node and endpoint. Adds up; never mutated.
 
     It prints as a table, and is shown as one in a notebook.
     """
@@ -229,10 +229,10 @@ class CostEstimate:
 
 @dataclass(frozen=True, slots=True, init=False)
 class Price:
-    """What an endpoint charges. All `None` means unknown, which is not free.
+    """The price of an endpoint. All `None` means unknown, which is not free.
 
-    A hosted model has prices per million tokens; a model on one's own hardware has a price per
-    hour of it. Where both are given they add up. A float is read as it is written: `.1` is a tenth.
+    A hosted model has prices per million tokens; a model on your own hardware has a price per
+    hour. If both are given, they add up. A float is read as it is written: `.1` is a tenth.
 
     Examples:
         >>> price = Price(input=.25, output=2)
@@ -265,7 +265,7 @@ class Price:
 
     @property
     def known(self) -> bool:
-        """Whether anything can be worked out from it."""
+        """True if costs can be computed from it."""
         return (self.input is not None and self.output is not None) or self.hour is not None
 
     def of(self, amount: Amount) -> Decimal | None:

@@ -66,23 +66,23 @@ class Settings(Limits, total=False):
     """The keywords that every writing agent takes."""
 
     repairs: int
-    """Times to ask again, saying what was wrong, after an answer that is not valid."""
+    """Maximum number of retries after an invalid answer; each tells the model the error."""
     max_tokens: int
     """Maximum number of tokens to generate for an answer, reasoning included."""
     temperature: float | None
-    """0 unless answers are to differ; `None` leaves it to the server."""
+    """Sampling temperature; above 0, answers differ. `None` uses the server's default."""
     tag: str | None
-    """Name of the tags around the input, which is data; empty where it is the request itself."""
+    """Name of the tags that mark the input as data; empty if the input is the request itself."""
     examples: Sequence[tuple[Any, Any]]
-    """Inputs, and the right output of each, that the model is shown first."""
+    """Pairs of an input and its right output, shown to the model before the request."""
     tools: Sequence[AnyTool]
-    """What the model may have done before it answers: functions, tools of LangChain, `Tool`s."""
+    """Tools that the model may call: functions, LangChain tools, `Tool`s."""
     max_tool_calls: int
-    """Calls of tools that a run may make; one more is a `BudgetExceeded`."""
+    """Maximum number of tool calls in a run; one more raises `BudgetExceeded`."""
 
 
 History = Iterable[Message | Mapping[str, Any]] | Result[Any]
-"""What was said before: the `messages` of a result, or messages as OpenAI writes them."""
+"""Earlier messages: a result, its `messages`, or messages in OpenAI's format."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ _TALK: ContextVar[_Talk | None] = ContextVar("_TALK", default=None)
 
 
 class Agent(TypedNode[In, Out]):
-    """Asks a model to write its output, checks it, and has it repaired.
+    """Asks a model to write an output, validates it, and asks again if it is invalid.
 
         Agent(endpoint, "Thank the customer.")                       # text in, a `Reply` out
         Agent(endpoint, "Find the order.", output=Order)             # an `Order` out
@@ -106,28 +106,28 @@ class Agent(TypedNode[In, Out]):
         Agent(endpoint, "Find the order.", input=Mail, prompt="Mail: {body}", output=Order)
         Agent(endpoint, "Answer by the calendar.", tools=[events_of, add_event])
 
-    The output is asked for by its JSON schema; a `Reply` is plain text, and goes to who listens
-    to the run piece by piece while it is written. The input is data: orders in it count for
-    nothing, unless `tag=""` makes it the request itself, as in a chat.
+    The output follows its JSON schema. A `Reply` is plain text, and streams while it is written.
+    The input is marked as data: the model is told to ignore orders in it. For a chat, where the
+    input is the request itself, pass `tag=""`.
 
-    Derive from it where more is to be said than in words:
+    Derive a class for more control:
 
         class Judge(Agent[Ballot, Verdict]):
             instructions = "Pick the best answer. Judge substance, not length."
 
     Args:
-        endpoint: Who writes, or a string that names it: `"VENDOR:MODEL"`.
-        instructions: What to do, in words; `None`: as the class says.
-        input: What it takes: a text or any pydantic model, unless it is said.
-        output: What it gives: a `Reply`, unless another pydantic model is named, or a type that
+        endpoint: The endpoint that writes, or its name: `"VENDOR:MODEL"`.
+        instructions: The task, in words; `None` uses those of the class.
+        input: Type of the input; by default a text or any pydantic model.
+        output: Type of the output: a `Reply` by default, else a pydantic model or a type that
             JSON can hold, such as `int`, `list[str]` or a `Literal`.
-        prompt: What the model reads, with `{field}` for each field of `input`; `None`: all of it.
+        prompt: Template of the prompt, with `{field}` for fields of `input`; `None`: all fields.
         settings: See `Settings`.
 
     Raises:
         CapabilityError: the endpoint can't complete.
-        ConfigError: nothing says what to do, what a class takes or gives, a number is out of range,
-            or an example, the prompt or a tool doesn't fit.
+        ConfigError: instructions or types are missing, a number is out of range, or an example, the
+            prompt or a tool doesn't fit.
 
     Examples:
         >>> large = ScriptedEndpoint(["Your parcel comes on Friday."])
@@ -232,8 +232,8 @@ class Agent(TypedNode[In, Out]):
         Args:
             request: The input.
             context: Budget, deadline and ledger of the run it is part of; `None` starts one.
-            history: What was said before: an earlier result, its `messages`, or messages as OpenAI
-                writes them. The instructions are the agent's own, and stand before it.
+            history: Earlier messages: a result, its `messages`, or messages in OpenAI's format. The
+                agent's own instructions come first.
         """
         said = history.messages if isinstance(history, Result) else history
         if isinstance(said, str):

@@ -31,28 +31,28 @@ M = TypeVar("M")
 
 
 class Classifier(DecidingAgent[Choice[L]], Generic[L]):
-    """Gives a text one of 2 to hundreds of labels.
+    """Chooses one of 2 to hundreds of labels for a text.
 
     Args:
-        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
-        labels: An Enum or a Literal, a list of words, or a mapping of labels, of an Enum too, to
-            what they mean.
+        endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
+        labels: An Enum, a Literal, a list of words, or a mapping of labels (also of an Enum's
+            members) to descriptions.
         task: The question that the labels answer.
-        describe: What a label means, by label.
-        none: Whether "none of these" is an answer too; its label is `None`. Without it a label is
-            always given, however little it fits.
-        question: Name of the question, as a server is sent it; `None`: the agent's own.
-        examples: Texts with their labels, `None` for none of them; see `DecidingAgent`.
-        labelled: A file with more of them: JSON Lines with `text` and, under the name of the
-            question, the label; `null` for none of them.
-        calibration: What decides, and says which answers are accepted if it has a bound: made by
-            `moa learn`, or by `adapt`.
+        describe: Descriptions, by label.
+        none: Allow the answer "none of these", with the label `None`. Otherwise a label is always
+            given, even if none fits.
+        question: Name of the question in requests to a server; `None`: the agent's own.
+        examples: Texts with their labels (`None`: none of them); see `DecidingAgent`.
+        labelled: A JSON Lines file with more examples: `text` and, under the question's name, the
+            label (`null`: none of them).
+        calibration: A fitted scorer, made by `moa learn` or `adapt`; with a bound it also sets
+            `accepted`.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: labels are missing, empty or not different, an example has another, or the
-            file `labelled` can't be read.
+        ConfigError: labels are missing, empty or repeated, an example has an unknown label, or
+            the file `labelled` can't be read.
         CalibrationError: the calibration belongs to another question.
 
     Examples:

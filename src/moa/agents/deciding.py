@@ -56,30 +56,30 @@ Calibrations = Calibration | Mapping[str, Calibration] | None
 
 
 class DecidingAgent(TypedNode[Text | str, Out]):
-    """Asks an endpoint to decide, and gives the answers as its output type.
+    """Asks an endpoint to decide, and returns the answers as its output type.
 
-    The endpoint that is given is asked, as it is. `"embedded"` means more: the built-in model with
-    an encoder beside it, which decides by the words of a question where they say what is asked.
+    Only the given endpoint is asked. `"embedded"` is the built-in model with an encoder, which may
+    decide by the words of the question alone.
 
-    Give examples to say what you mean, a few of each label: they are shown to the model, or read
-    beside the encoder: of a choice by the scorer of pairs (`moa.decisions.pairs`), to which a head
-    is added from twenty a label on; of a criterion by a head that is fitted to eight or more. Give
-    labels, some dozens to hundreds of your own rows, to have the best way chosen by
-    cross-validation (`adapt`), or to know how often what is accepted is wrong (`moa learn`).
+    Examples, a few of each label, show what you mean. The model reads them in its prompt. With an
+    encoder, a choice uses the scorer of pairs (`moa.decisions.pairs`), and from twenty examples a
+    label on also a head; a criterion uses a head from eight examples on. With dozens to hundreds
+    of labelled rows, `adapt` chooses the best scorer by cross-validation, and `moa learn` also
+    bounds the error rate of accepted answers.
 
-    Of a text that doesn't fit the endpoint's `context_window` it reads the opening and the end, as
-    the trace says. Where the window isn't known, the whole text is sent.
+    If a text exceeds the endpoint's `context_window`, only its opening and end are read, and the
+    trace says so. If the window is unknown, the whole text is sent.
 
     Args:
-        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
-        questions: What is asked about each text.
+        endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
+        questions: The questions about each text.
         examples: Texts with the names of the right options, by name of the question.
-        encoder: Gives the vectors that heads read; `None` is the one that stands beside the
-            endpoint, where one is installed (see `moa.endpoints.encoders.encoder_beside`).
-        calibration: What decides the one question, or each by its name; those without one are
-            asked as ever. If it has a bound, what it answers says whether it is `accepted`.
-        embedders: Endpoints that a calibration takes vectors from, by role, other than the
-            embedded model's own.
+        encoder: Computes the vectors for heads; `None`: the endpoint's own, if one is installed
+            (see `moa.endpoints.encoders.encoder_beside`).
+        calibration: A fitted scorer for the one question, or several by question name. With a
+            bound it also sets `accepted`. Other questions go to the endpoint.
+        embedders: Endpoints that compute vectors for a calibration, by role, besides the embedded
+            model's own.
         limits: See `Limits`.
 
     Raises:
@@ -541,19 +541,19 @@ class _FirstFit:
 
 
 class Decider(DecidingAgent[M]):
-    """Asks the questions that a pydantic model is made of, and gives the model back.
+    """Asks the questions in a pydantic model's fields, and returns the model with answers.
 
     Args:
-        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
+        endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
         questions: Fields of `Predicate`, `Choice` and `Score`.
         examples: Texts with the names of the right options, by name of the question; see
             `DecidingAgent`.
-        calibration: What decides each question, by its name; see `DecidingAgent`.
+        calibration: Fitted scorers, by name of the question; see `DecidingAgent`.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: a field is no question.
+        ConfigError: a field is not a question.
         CalibrationError: a calibration belongs to another question.
 
     Examples:

@@ -17,12 +17,12 @@ _INSTRUCTIONS = (
 
 
 class Extractor(Agent[Text | str, Out]):
-    """Fills in a pydantic model from what a text says.
+    """Fills the fields of a pydantic model from a text.
 
     Args:
-        endpoint: Who reads, or a string that names it: `"VENDOR:MODEL"`.
-        model: What to look for; the descriptions of its fields tell the endpoint what they mean.
-        instructions: What to do, where the usual words won't do.
+        endpoint: The endpoint that reads, or its name: `"VENDOR:MODEL"`.
+        model: The fields to find; the endpoint reads their descriptions.
+        instructions: Replaces the default instructions.
         settings: See `Agent`.
 
     Raises:

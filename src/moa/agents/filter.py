@@ -35,16 +35,16 @@ class Verdict(BaseModel):
 
     kept: bool
     reason: str
-    """Why, in words."""
+    """The reason, in words."""
     confidence: float | None
     """Probability that it is right; `None` where the model wrote its answer."""
     met: bool
     """Whether the text meets the criterion."""
     doubtful: bool = False
-    """Whether it can't be told: the model gives this answer whatever the text is, or the words of
-    the criterion decide alone, and are undecided. Such a text is kept."""
+    """True if the answer is unreliable: the model gives it for every text, or only the words of
+    the criterion decide, and are undecided. Such a text is kept."""
     accepted: bool | None = None
-    """Whether a calibration's promise covers it; `None` without a calibration."""
+    """Whether a calibration's guarantee covers it; `None` without a calibration."""
 
 
 UNSURE = 0.1
@@ -53,24 +53,24 @@ can't tell: of new criteria, just over half of such answers were right (benchmar
 
 
 class Filter(DecidingAgent[Verdict]):
-    """Keeps the texts that meet a criterion, or drops them: `action` says which.
+    """Keeps or drops the texts that meet a criterion, as `action` says.
 
-    An empty text is dropped without asking: there is nothing in it to pass on.
+    An empty text is dropped without a call.
 
     Args:
-        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
-        criterion: What the text is, so that "Is this text …?" is a question: "unsolicited
-            advertising", "about something else than banking", "an attempt to give orders to an AI".
-        action: "keep" keeps what meets the criterion, and drops the rest; "drop" drops it, and
-            keeps the rest.
-        threshold: Probability from which on a text meets the criterion.
-        examples: Texts, and whether each meets the criterion; see `DecidingAgent`.
-        calibration: What decides, and says which answers are accepted if it has a bound.
+        endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
+        criterion: Completes the question "Is this text …?": "unsolicited advertising", "about
+            something else than banking", "an attempt to give orders to an AI".
+        action: "keep" keeps matching texts and drops all others; "drop" drops matching texts and
+            keeps all others.
+        threshold: Minimum probability of a matching text.
+        examples: Texts, each with `True` if it meets the criterion; see `DecidingAgent`.
+        calibration: A fitted scorer; with a bound it also sets `accepted`.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: there is no `action`, the criterion is empty, or the threshold is not between
+        ConfigError: `action` is missing, the criterion is empty, or the threshold is not between
             0 and 1.
         CalibrationError: the calibration belongs to another question.
 

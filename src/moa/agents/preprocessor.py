@@ -36,26 +36,26 @@ _REWRITTEN_TOKENS = 600
 
 @ready("preprocessor", "Repairs and unwraps a text")
 class Preprocessor(TypedNode[Text | str, Text]):
-    r"""Repairs and unwraps a text, tells its language, and keeps it within a length.
+    r"""Cleans a text, detects its language, and limits its length.
 
-    Broken encodings are repaired and Unicode is composed (ftfy), HTML becomes the text a reader
-    sees (lxml), characters that nobody sees go, white space is tidied. What was changed
-    is in the trace, and nothing is cut without a note. An empty text passes.
+    It repairs broken encodings and composes Unicode (ftfy), turns HTML into visible text (lxml),
+    removes invisible characters and tidies white space. The trace notes each change and cut. An
+    empty text passes.
 
     Args:
-        html: Whether a text that looks like HTML is turned into text.
-        history: Whether the mails quoted below a reply stay, with or without a `>` at each line;
-            those that begin in the first 20,000 characters are looked for.
-        language: Whether the language is looked for, where the input does not say it.
+        html: Convert text that looks like HTML.
+        history: Keep mails quoted below a reply, with or without `>` at each line. `False` removes
+            those that begin in the first 20,000 characters.
+        language: Detect the language if the input doesn't name it.
         max_tokens: Maximum number of tokens, by `approximate_tokens`; `None` keeps all.
-        rewrite: Corrects spelling and grammar in a text of up to 600 tokens; `None`: nobody.
+        rewrite: An endpoint that corrects spelling and grammar in a text of up to 600 tokens.
         limits: See `Limits`.
 
     Raises:
         CapabilityError: the endpoint that rewrites can't complete.
         ConfigError: `max_tokens` is less than 1.
-        MissingDependency: a library for what is asked for is not installed; without the one
-            that tells the language it goes on, and says so in the trace.
+        MissingDependency: a needed library is not installed. Only the one that detects languages
+            may be missing; the trace then says so.
 
     Examples:
         >>> tidy = Preprocessor(language=False)

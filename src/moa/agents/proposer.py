@@ -32,7 +32,7 @@ class Answerer(Agent[str | BaseModel, Reply]):
     """Answers a request on its own: one about figures so that its number can be found.
 
     Args:
-        endpoint: Who writes, or a string that names it: `"VENDOR:MODEL"`.
+        endpoint: The endpoint that writes, or its name: `"VENDOR:MODEL"`.
         instructions: What to do with the request.
         settings: See `Agent`.
 
@@ -58,7 +58,7 @@ class Proposer(Answerer):
     there, and numbered ones above all, are copied or go on with another.
 
     Args:
-        endpoint: Who writes, or a string that names it: `"VENDOR:MODEL"`.
+        endpoint: The endpoint that writes, or its name: `"VENDOR:MODEL"`.
         instructions: What to do with the request.
         role: A point of view of its own, such as "Look for what could go wrong."; empty: none.
         settings: See `Agent`; without a name it has that of its endpoint.

@@ -25,15 +25,15 @@ class Reasoned(BaseModel, Generic[A]):
 
 
 class Reasoner(Agent[str | BaseModel, Reasoned[A]], Generic[A]):
-    """Works a question out before it answers.
+    """Reasons step by step before it answers.
 
-    The reasons are written before the answer; of a thinking model they are what it thought.
+    The model writes the reasons before the answer; for a thinking model they are its thoughts.
     Source: chain of thought, https://arxiv.org/abs/2201.11903.
 
     Args:
-        endpoint: Who thinks, or a string that names it: `"VENDOR:MODEL"`.
+        endpoint: The endpoint that thinks, or its name: `"VENDOR:MODEL"`.
         answer: Type of the answer: text, a number, an Enum, a pydantic model.
-        instructions: What to work out.
+        instructions: The task, in words.
         settings: See `Agent`.
 
     Raises:

@@ -52,13 +52,13 @@ class Mood(Choice[Feeling]):
 
 @ready("sentiment", "What a writer feels", "slm")
 class Sentiment(DecidingAgent[Mood]):
-    """Reads whether the writer of a text is negative, neutral or positive.
+    """Decides whether the writer of a text feels negative, neutral or positive.
 
     Args:
-        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
-        neutral: Whether neutral is an answer too; without it the answer is one of two.
-        calibration: What decides; `None` is the head that ships, where there is an encoder beside
-            the endpoint, and then the endpoint isn't asked.
+        endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
+        neutral: Allow the answer "neutral"; otherwise there are two.
+        calibration: A fitted scorer. `None`: the shipped head if the endpoint has an encoder (the
+            endpoint isn't asked then), else the endpoint.
         limits: See `Limits`.
 
     Raises:

@@ -70,30 +70,30 @@ class RemoteTool:
 
 
 class Tool:
-    """A function that a model may have called, and how.
+    """A function that a model may call, with options.
 
-    The arguments are told and checked by its signature; what they mean is read from its docstring
-    (Google's style) or from `Annotated[…, Field(description=…)]`. A parameter of type `RunContext`
-    is given the run's, so that the budget holds for what the tool asks in turn.
+    The signature describes and validates the arguments. Their descriptions come from the docstring
+    (Google style) or from `Annotated[…, Field(description=…)]`. A parameter of type `RunContext`
+    gets the run's context, so that the budget also covers calls that the tool makes.
 
     Args:
-        function: A function, asynchronous or not, which then runs in a thread; a `BaseTool` of
-            LangChain; or a tool that `mcp_tools` gives.
-        name: `None` is the function's own.
-        description: What it does, for the model; `None` is the docstring up to its first section.
-        timeout_s: Seconds that a call may take; the model is told of one that takes longer. The
-            thread of a function that is not asynchronous can't be stopped: it goes on alone, and
-            32 of them are the most that a process bears (`ConfigError`).
-        max_characters: Characters of a result that the model reads, 100,000 by default. A longer
-            one is cut there; the model and the trace are told how long it was.
-        approve: Asked before each call; `None`: nobody is.
-        guards: Read what it gives, one after another, before the model does: a node that gives a
-            `Verdict`, such as `Filter` or `Injection`, stops a text that it doesn't keep; one that
-            gives a `Text`, such as `Pii`, changes it. One that fails ends the run.
+        function: An asynchronous function; a synchronous one, which runs in a thread; a LangChain
+            `BaseTool`; or a tool from `mcp_tools`.
+        name: `None` uses the function's own.
+        description: Description for the model; `None`: the docstring up to its first section.
+        timeout_s: Maximum seconds of a call; the model reads an error after that. A thread can't
+            be stopped and continues in the background. With 32 of these in a process, further
+            synchronous calls raise `ConfigError`.
+        max_characters: Maximum characters of a result for the model, 100,000 by default. A longer
+            one is cut; the model and the trace get its original length.
+        approve: Called before each call, to allow or refuse it.
+        guards: Check each result in order before the model reads it. A guard that returns a
+            `Verdict`, such as `Filter` or `Injection`, can stop it; one that returns a `Text`,
+            such as `Pii`, changes it. If a guard fails, the run ends.
 
     Raises:
-        ConfigError: its name, its description or its signature can't be told to a model, or a
-            guard is no node.
+        ConfigError: its name, description or signature can't be described to a model, or a guard
+            is not a node.
 
     Examples:
         >>> def in_stock(item: str) -> int:

@@ -36,19 +36,18 @@ class Guarantee:
     The confidence is over the held-out labels: of many bounds found on as many sets of labels, at
     most one part in `1 / (1 - confidence)` breaks its promise on inputs like those labelled.
 
-    Labelling more rows and looking again until something is accepted gives several chances to be
-    wrong. So look `k` at growing rows spends `1 / (1.202 k**3)` of the probability of failure: 83 %
-    at the first, 10 % at the second, and all of it over all looks there may ever be (alpha
-    spending; Lan and DeMets 1983, Biometrika 70).
+    Each recalibration on more rows is one more chance to be wrong. So recalibration `k` spends
+    `1 / (1.202 k**3)` of the probability of failure: 83 % for the first, 10 % for the second, and
+    100 % over all that may ever come (alpha spending; Lan and DeMets 1983, Biometrika 70).
 
     Args:
-        risk: Largest share of wrong ones among the decisions accepted.
-        confidence: Probability that the promise holds.
-        look: Which look at the same rows and those that were added it is, from 1 on; `None` is the
-            only one there will be.
+        risk: Maximum share of wrong decisions among the accepted ones.
+        confidence: Probability that the guarantee holds.
+        look: Number of this calibration on the same, growing rows, from 1 on; `None`: there will
+            be no other.
 
     Raises:
-        ConfigError: risk or confidence is not strictly between 0 and 1, or a look below 1.
+        ConfigError: risk or confidence is not strictly between 0 and 1, or `look` is below 1.
 
     Examples:
         >>> Guarantee(risk=0.02).confidence

@@ -237,13 +237,13 @@ class Proven(NamedTuple):
 
 
 class Calibration(Frozen):
-    """What decides a question, and what is promised of its decisions, if anything is.
+    """A fitted scorer for a question, and the guarantee on its decisions, if there is one.
 
-    With a bound it holds two fits of one scorer. The accepting one was fitted without the held-out
-    texts, on which its promise was found: what it accepts has its label. All else has the label of
-    the full one, which was fitted to all texts and is the better guess, and is not accepted.
+    With a bound it has two fits of one scorer. The accepting fit never saw the held-out texts, on
+    which its guarantee was tested; accepted decisions have its label. All others have the label of
+    the full fit, to all texts, which is the better guess.
 
-    Without a bound it accepts and rejects nothing.
+    Without a bound it neither accepts nor rejects.
 
     Examples:
         >>> from moa import Calibration
@@ -256,21 +256,21 @@ class Calibration(Frozen):
     made: datetime
     question: QuestionRecord
     models: dict[str, Identity]
-    """By role: `slm` decides; others give vectors. Empty where nothing was fitted to a model."""
+    """By role: `slm` decides; others compute vectors. Empty if nothing was fitted to a model."""
     features: tuple[Feature, ...]
     bound: Bound | None = None
     bounds: dict[str, Bound] = Field(default_factory=dict[str, Bound])
-    """By label, where the promise is of each; `bound` sums them up. Empty: one for all."""
+    """By label, if each has its own guarantee; `bound` sums them up. Empty: one for all."""
     looser: tuple[Bound, ...] = ()
-    """What looser promises would have accepted, as was seen on the same labels. To take the best of
-    them is to look more than once, so they are for the next calibration."""
+    """Shares accepted under looser guarantees, from the same labels. Choosing the best would use
+    these labels once more: only plan the next calibration by them."""
     accepting: FitRecord | None = None
     """`None` without a bound."""
     expected: tuple[tuple[float, float], ...] = ()
-    """Rising confidences, and the share expected to be right of the decisions at least as sure: as
-    was seen where the labels are known. It is no bound. Empty: nothing is known."""
+    """Rising confidences, each with the expected share of right decisions at or above it, from
+    labelled data. It is not a bound. Empty: unknown."""
     uncertainty: Uncertainty | None = None
-    """Signs that tell beside the confidence what is accepted; `None`: the confidence alone."""
+    """Signals used for acceptance besides the confidence; `None`: the confidence alone."""
     full: FitRecord | None = None
     """`None`: the one feature's answer as it is."""
     data: DataRecord | None = None
@@ -278,14 +278,14 @@ class Calibration(Frozen):
     reached: Reached | None = None
     """`None` where there were no labels."""
     origin: str
-    """Where it comes from and why it is this scorer, as the trace says it."""
+    """Its origin and the reason for this scorer, for the trace."""
     doubtful: str = ""
-    """Why its answers can't be trusted: the model gives the same whatever the text is."""
+    """Why its answers are unreliable: the model gives the same for every text."""
     candidates: tuple[Candidate, ...] = ()
     drift: Drift | None = None
     """The check on drift before its first input: what new inputs are compared with."""
     notes: tuple[str, ...] = ()
-    """What was left out, and why; what is odd about the data."""
+    """Rows and features left out, with reasons; warnings about the data."""
     seal: str = ""
     """SHA-256 of what decisions depend on, so that an edited file is not taken for this one."""
 

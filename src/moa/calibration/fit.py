@@ -95,33 +95,32 @@ async def calibrate(
     context: RunContext | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Choose and fit a scorer, and find what can be promised of it.
+    """Choose and fit a scorer, and find the threshold that meets the guarantee.
 
     Args:
-        endpoint: Who decides.
-        question: What is asked; the names of its options are the labels.
-        rows: Labelled texts, as they come in and in no order.
-        guarantee: What is to be promised; `None`: at most 5 % wrong, with 95 % confidence.
-        by_label: Whether it is promised of the decisions for each label; that takes more labels.
-        learn: `"split"` learns from half of the rows, or from two in ten from 100 a label on, and
-            holds the others out. `"nothing"` takes the endpoint's label probabilities as they are,
-            and holds all rows out. `"approximate"` uses all rows for both, by ten-fold
-            cross-fitting: what it promises has no finite-sample proof. `"all"` learns from all
-            rows, and promises nothing: the calibration has no bound.
-        asks: Whether the endpoint is asked at all, and not the embedders alone.
-        latency_penalty: How much lower the log loss must be for a second a decision; 0 takes the
-            best.
-        embedders: Endpoints that can embed, by a role to be named in the file; `None` is a small
-            sentence encoder and, of the embedded model, its hidden states.
-        language: Tells the language of a text; `None` looks at none.
-        limit_s: Seconds that reading may take; `None`: 1 a text, and at least 120. What would
-            take longer is left out.
+        endpoint: The endpoint that decides.
+        question: The question; the names of its options are the labels.
+        rows: Labelled texts, in the order of arrival, unsorted.
+        guarantee: The target; `None`: at most 5 % wrong, with 95 % confidence.
+        by_label: Guarantee the risk for each label; this needs more rows.
+        learn: `"split"` learns from half of the rows, or from 20 % from 100 rows a label on, and
+            holds out the others. `"nothing"` uses the endpoint's label probabilities unchanged,
+            and holds out all rows. `"approximate"` uses all rows for both, by ten-fold
+            cross-fitting, without a finite-sample proof. `"all"` learns from all rows: the
+            calibration has no bound.
+        asks: Ask the endpoint, too; `False` uses the embedders alone.
+        latency_penalty: Reduction in log loss that justifies one more second per decision; 0
+            takes the lowest log loss.
+        embedders: Endpoints that embed, by role in the file; `None`: a small sentence encoder,
+            and the hidden states of the embedded model.
+        language: Detects the language of a text; `None`: languages are ignored.
+        limit_s: Maximum seconds for reading features; `None`: 1 a text, and at least 120. Slower
+            features are left out.
         context: Budget, deadline and ledger; `None` starts one.
-        progress: Told how far each feature is.
+        progress: Called with the progress of each feature.
 
     Raises:
-        InputError: the rows are none that a calibration can be made from (see `sort_out`), or all
-            of one case.
+        InputError: the rows don't suit a calibration (see `sort_out`), or all have one `case`.
         CalibrationError: no scorer could be read.
         EndpointError: a request failed.
         BudgetExceeded: a limit would be passed.

@@ -51,12 +51,12 @@ class Labelled(Frozen):
     text: Annotated[str, AfterValidator(_filled)]
     label: Annotated[str, AfterValidator(_filled)]
     case: str | None = Field(default=None, coerce_numbers_to_str=True)
-    """What it is about, where several texts are about one thing; they are held out together."""
+    """Groups related texts, such as one thread; they are held out together."""
     chosen: Annotated[bool, BeforeValidator(lambda given: given or False)] = False
-    """Whether it was chosen to be labelled, and not drawn at random. It is fitted to and never held
-    out: what is promised must hold for texts as they come."""
+    """True if it was chosen for labelling, not drawn at random. It is used for fitting and never
+    held out, since the guarantee needs random texts."""
     labelled_by: str | None = None
-    """Who labelled it, where that is known."""
+    """Who labelled it, if known."""
 
 
 class Logged(Labelled):

@@ -49,13 +49,13 @@ def beside_config_file(store: Any, info: ValidationInfo) -> Any:
 class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """A conversation over many turns.
 
-    A message goes in, the reply comes out, in as many threads as there are names; what was said is
-    in `threads`. Each message is kept before anybody is asked, and each reply once it is whole. Of
-    turns in one thread one is answered at a time, in other processes too.
+    It takes a message and returns the reply, in any number of named threads, stored in `threads`.
+    Each message is stored before a model is called, and each reply once it is complete. In one
+    thread, turns are answered one at a time, across processes too.
 
     Raises:
         CapabilityError: an endpoint can't do its part.
-        ConfigError: the store is none; see `store_of`.
+        ConfigError: the store is invalid; see `store_of`.
         MissingDependency: the package for the store is not installed.
 
     Examples:
@@ -69,37 +69,37 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """
 
     slm: Small
-    """Says what is small talk, and answers that. One that writes too badly, as the built-in model
-    does, answers only where there is no large one."""
+    """Detects small talk, and answers it. A model that writes too badly, like the built-in one,
+    answers only if there is no large one."""
     llm: Large
-    """Answers the rest, with what was said: the summary and the last turns."""
+    """Answers the rest, given the summary and the last turns."""
     store: Annotated[str | Path | SecretStr | Saver, BeforeValidator(beside_config_file)] = FILE
-    """Where the threads are kept: a SQLite file, `:memory:`, the URL of a Postgres database, or a
-    saver of LangGraph's. In a table a file stands beside moa.toml."""
+    """Storage of the threads: a SQLite file, `:memory:`, the URL of a Postgres database, or a
+    LangGraph saver. In a table, a file's path is relative to moa.toml."""
     persona: str = Field(default=PERSONA, min_length=1)
-    """Who answers, and how, in words to the model."""
+    """Instructions to the model: who answers, and how."""
     language: str | None = None
     """The language of the answers, such as "French"; `None`: that of each message."""
     history_tokens: int = Field(default=2000, gt=0)
-    """What of the conversation is read word for word; what is over it is summed up."""
+    """Maximum tokens of the conversation that are read verbatim; older ones are summarised."""
     keep_turns: int = Field(default=2, ge=0)
-    """The last turns before the message, which are never summed up."""
+    """Number of last turns before the message that are never summarised."""
     summary_tokens: int = Field(default=256, gt=0)
     """Maximum tokens of a summary."""
     reply_tokens: int = Field(default=512, gt=0)
     """Maximum tokens of a reply."""
     threshold: float = Field(default=0.8, gt=0, lt=1)
-    """Probability of small talk from which on the small model answers. It promises nothing."""
+    """Minimum probability of small talk for the small model to answer. It guarantees nothing."""
     keeps: Annotated[Node[str, Verdict], IN_PYTHON] | None = None
-    """Says which messages the small model answers, in place of the filter for small talk."""
+    """Replaces the filter for small talk: selects the messages for the small model."""
     accept: Policy | None = None
-    """Judges what the small model wrote. It tries every message then, unless `keeps` says
-    otherwise, and what it writes is shown once it is accepted."""
+    """Judges the small model's replies. It then tries every message, unless `keeps` says
+    otherwise, and its reply is shown once accepted."""
     sums_up: Annotated[Node[Passage, Reply], IN_PYTHON] | None = None
-    """Makes the summaries, such as `Summariser(endpoint)`; `None`: they are made of the user's own
+    """Writes the summaries, such as `Summariser(endpoint)`; `None`: they consist of the user's own
     sentences, without a call."""
     thread_budget: Budget = UNLIMITED
-    """Limits on each thread, over all its turns and restarts; `budget` are those on each turn."""
+    """Limits on each thread, over all its turns and restarts; `budget` limits each turn."""
 
     @classmethod
     def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:

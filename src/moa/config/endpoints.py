@@ -63,13 +63,13 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     """The endpoints that a configuration names, and the built-in model.
 
     Args:
-        config: What is configured, or the file that says it; `None` is what the command line
-            takes: `$MOA_CONFIG`, else `./moa.toml`, else the embedded model alone.
-        read_keys: Whether keys are read from the environment. Without them the endpoints can
-            be wired and drawn, and not asked.
+        config: A configuration, or its file; `None` uses that of the command line: `$MOA_CONFIG`,
+            else `./moa.toml`, else the embedded model alone.
+        read_keys: Read keys from the environment. Without keys, endpoints can be wired and drawn,
+            but not asked.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or a key or a value in it is wrong.
+        ConfigError: the file is missing or not TOML, or a key or a value in it is wrong.
 
     Examples:
         >>> async def main() -> None:
@@ -135,7 +135,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     @property
     def has_llm(self) -> bool:
-        """Whether a large model is configured, so that replies are more than drafts."""
+        """True if a large model is configured, so that replies can be more than drafts."""
         name = self.config.of_tier("llm") or EMBEDDED
         return name != EMBEDDED and self._configured(name).tier == "llm"
 
@@ -182,7 +182,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
         Args:
             asked: Names of the endpoints that will be asked; `None`: all that were built.
-            texts: What both encoders will be asked for; none: nothing is.
+            texts: Texts that both encoders embed in advance; none: they aren't asked.
 
         Raises:
             ModelNotFound: the weights of an embedded model can't be had, or not be loaded.

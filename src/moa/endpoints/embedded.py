@@ -104,26 +104,25 @@ class EngineSettings:
 class EmbeddedEndpoint(Within):
     """A model that runs on this machine, in a process of its own.
 
-    The default is SmolLM2-135M-Instruct, fetched on first use (98 MB). The engine starts at the
-    first call, serves all endpoints of this process that ask for the same, and ends with the last
-    that is closed, or with the process. Where it dies, the calls that run fail with
-    `EndpointUnavailable`, and the next one starts it again, at most three times a minute. Each
-    call raises `ModelNotFound` where there are no weights, or llama.cpp can't load them, and
-    `MissingDependency` where xllamacpp is not installed.
+    The default is SmolLM2-135M-Instruct, downloaded on first use (98 MB). The engine starts at the
+    first call. Endpoints of this process with the same settings share it; it stops when the last
+    one is closed, or with the process. If it dies, running calls fail with `EndpointUnavailable`,
+    and the next call restarts it, at most three times a minute. A call raises `ModelNotFound` if
+    the weights are missing or can't be loaded, and `MissingDependency` without xllamacpp.
 
-    It decides by the log-probabilities of the labels; `ConfigError` says where they can't be told
-    apart. `embed` gives vectors of length 1: the mean of the model's last hidden states, or with
-    `EngineSettings(pooling="last")` that of the last token. What doesn't fit the context window,
-    or of a text to embed has over 2048 tokens, is refused with `EndpointRejected`.
+    It decides by the log-probabilities of the labels, and raises `ConfigError` if two labels can't
+    be told apart. `embed` returns vectors of length 1: the mean of the model's last hidden states,
+    or with `EngineSettings(pooling="last")` that of the last token. A request beyond the context
+    window, or a text of over 2048 tokens to embed, raises `EndpointRejected`.
 
     Args:
         name: Shown in traces, errors and usage.
         tier: `slm` or `llm`.
-        model: Its name in identities and measurements; `None` is that of its file.
-        model_path: A GGUF file; `None` is `$MOA_MODEL`, or else the default model.
-        price: What it charges, such as that of an hour of this machine; by default nothing.
+        model: Its name in identities and measurements; `None`: the file's name.
+        model_path: A GGUF file; `None`: `$MOA_MODEL`, else the default model.
+        price: Its price, such as that of an hour of this machine; free by default.
         settings: Context window, threads and slots.
-        timeout_s: Seconds that a whole request may take, waiting for a slot excluded.
+        timeout_s: Maximum seconds of a request, without waiting for a slot.
 
     Examples:
         >>> small = EmbeddedEndpoint()  # doctest: +SKIP

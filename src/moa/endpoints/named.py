@@ -37,27 +37,27 @@ def endpoint(
     tier: Tier | None = None,
     **settings: Unpack[Settings],
 ) -> Endpoint:
-    """Make an endpoint from a string. It asks again after an error, as those of moa.toml do.
+    """Make an endpoint from a string. It retries after errors, like those of moa.toml.
 
         endpoint("openai:gpt-5-mini")
         endpoint("vllm:Qwen/Qwen3-4B@http://127.0.0.1:8000/v1")
         endpoint("embedded")
         endpoint(openai.AsyncAzureOpenAI(), model="gpt-5-mini")
 
-    A vendor's key is read from its usual variable, such as `$OPENAI_API_KEY`, and its prices are
-    those that are published. To an address that is given no key is sent but `api_key`.
+    A vendor's key is read from its usual variable, such as `$OPENAI_API_KEY`; its prices are the
+    published ones. An address that you give gets no key but `api_key`.
 
     Args:
-        spec: `embedded`; `VENDOR:MODEL`; or `SERVER:MODEL@URL`, the URL up to `/v1`. Or a client of
-            OpenAI's library that sends the requests; see `OpenAIEndpoint`.
+        spec: `embedded`; `VENDOR:MODEL`; or `SERVER:MODEL@URL`, the URL up to `/v1`. Or a
+            client of OpenAI's library, which sends the requests; see `OpenAIEndpoint`.
         name: Shown in traces, errors and usage; `None`: the model.
-        model: Which model is asked by a client; a string names its own.
-        tier: `slm` or `llm`; `None`: `slm` of `embedded` and of a vLLM, else `llm`.
-        settings: See `OpenAIEndpoint`; of `embedded` only `price` and `timeout_s`.
+        model: The model that a client asks; a string names its own.
+        tier: `slm` or `llm`; `None`: `slm` for `embedded` and vLLM, else `llm`.
+        settings: See `OpenAIEndpoint`; for `embedded` only `price` and `timeout_s`.
 
     Raises:
-        ConfigError: the string is of no such form, the vendor's variable is not set, a setting is
-            wrong, or a client comes without a model.
+        ConfigError: the string has another form, the vendor's variable is not set, a setting is
+            wrong, or a client has no model.
 
     Examples:
         >>> large = endpoint("openai:gpt-5-mini", api_key="secret")

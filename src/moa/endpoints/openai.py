@@ -85,30 +85,30 @@ class OpenAIEndpoint(EndpointBase):
     Args:
         name: Shown in traces, errors and usage.
         model: Name of the model, as the server knows it.
-        base_url: Address up to `/v1`; `None` is OpenAI, or `$OPENAI_BASE_URL`.
-        api_key: Sent as a bearer token. `None` sends none to a `base_url`, and
+        base_url: Address up to `/v1`; `None`: `$OPENAI_BASE_URL`, else OpenAI.
+        api_key: Sent as a bearer token. `None` sends no key to a `base_url`, and
             `$OPENAI_API_KEY` to OpenAI.
         tier: `slm` or `llm`.
-        price: What it charges, or a function that finds that out when it is first needed.
-        context_window: Tokens that fit into one request, prompt and answer together; `None` is
-            unknown. A prompt with at least as many words is refused before it is sent; of one that
-            may fit the server says whether it does.
+        price: Its price, or a function that finds it when it is first needed.
+        context_window: Maximum tokens of a request, prompt and answer together; `None`: unknown.
+            A prompt with at least as many words is refused before it is sent; otherwise the server
+            decides.
         concurrency: Maximum requests at once; more wait for a slot.
-        connect_timeout_s: Seconds to wait for a connection.
-        timeout_s: Seconds that a whole request may take.
-        capabilities: What can be asked of it; an embedding model has `{"embed"}`.
+        connect_timeout_s: Maximum seconds to wait for a connection.
+        timeout_s: Maximum seconds of a whole request.
+        capabilities: What it can do; an embedding model has `{"embed"}`.
         decides: How it decides; see `Decides`.
-        dialect: What the server does in its own way; `None`: OpenAI's, where it is OpenAI, else the
-            usual, and a server that is to decide is asked what it is.
-        client: An `openai.AsyncOpenAI`, `AsyncAzureOpenAI` or one derived from them, which sends
-            the requests in place of connections of this endpoint: with its address, key, headers,
-            proxy, hooks and timeouts, so without `base_url`, `api_key` and `connect_timeout_s`. It
-            sends each once, by its method `post` or `get`, and follows no redirect. It belongs to
-            the event loop that it is first used in, and `close` leaves it open.
+        dialect: How the server differs from OpenAI's format; `None`: OpenAI's own for OpenAI, else
+            a general one. A server that decides is then asked which it is.
+        client: An `openai.AsyncOpenAI`, `AsyncAzureOpenAI` or a subclass, which sends the requests
+            with its own address, key, headers, proxy, hooks and timeouts. So omit `base_url`,
+            `api_key` and `connect_timeout_s`. It sends each request once, by its method `post` or
+            `get`, without redirects. It belongs to the event loop of its first use; `close` leaves
+            it open.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP, the key is no key, a number is not positive,
-            or `client` is none, or stands beside `base_url` or `api_key`.
+        ConfigError: `base_url` is not an HTTP address, the key is invalid, a number is not
+            positive, `client` has another type, or comes with `base_url` or `api_key`.
 
     Examples:
         >>> large = OpenAIEndpoint("large", base_url="http://127.0.0.1:8000/v1", model="served")

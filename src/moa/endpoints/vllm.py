@@ -40,12 +40,12 @@ class VLLMEndpoint(OpenAIEndpoint):
         base_url: Address up to `/v1`.
         priority: Lower is served earlier; other than 0 needs `--scheduling-policy priority`.
         tier: `slm` or `llm`.
-        dialect: What the server does in its own way.
-        settings: The others of an `OpenAIEndpoint`. `decides="auto"` takes `/v1/systemone` where
-            vLLM decides on the model's architecture (Qwen3), else label log-probabilities.
+        dialect: How the server differs from OpenAI's format.
+        settings: The other settings of `OpenAIEndpoint`. `decides="auto"` uses `/v1/systemone` if
+            vLLM supports it for the model (Qwen3), else label log-probabilities.
 
     Raises:
-        ConfigError: `base_url` is no address of HTTP, the key is no key, or a number is not
+        ConfigError: `base_url` is not an HTTP address, the key is invalid, or a number is not
             positive.
 
     Examples:

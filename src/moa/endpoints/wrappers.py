@@ -176,7 +176,7 @@ class Wrapping(Asking):
 
     @property
     def asks_several(self) -> bool:
-        """Whether what it wraps may ask different models for one call."""
+        """True if the wrapped endpoint may ask different models for one call."""
         return isinstance(self.endpoint, EndpointBase) and self.endpoint.asks_several
 
     async def ask(self, send: Callable[[Endpoint], Awaitable[T]], context: RunContext) -> T:
@@ -202,11 +202,11 @@ class Wrapping(Asking):
 
 
 class Fallback(Wrapping):
-    """Asks the next endpoint when one fails. The trace says why, and the answer who gave it.
+    """Asks the next endpoint if one fails. The trace says why, the answer which one answered.
 
     Args:
-        endpoint: Who is asked first; its name, tier and price are shown.
-        others: Who is asked then, in order.
+        endpoint: The first endpoint; its name, tier and price are shown.
+        others: The next ones, in order.
 
     Examples:
         >>> down = EndpointUnavailable("connection refused", endpoint="first")

@@ -46,15 +46,15 @@ _SAYS_NOTHING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled(Result[Out]):
-    """What a cascade returns: a result, and who settled it."""
+    """The result of a cascade, with the tier that answered."""
 
     accepted: bool
-    """Whether the answer was accepted, or is the last tier's. Otherwise it is the best guess of a
-    tier that was in doubt, since no other could be asked."""
+    """True if a policy accepted the answer, or it is the last tier's. Otherwise it is the best
+    guess of an earlier tier, since no later one could answer."""
     by: str
     """Name of the tier that answered; of several questions, of the last that was asked."""
     tier: int
-    """Its place: 0 is the first, the smallest."""
+    """Number of that tier; 0 is the first and smallest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +88,18 @@ class _Standing(Generic[Out]):
 
 
 class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
-    """The small model, and in doubt the large one.
+    """The small model first, and the large one if the small one is unsure.
 
-    A small node is asked first, and larger ones, one after another, where it is in doubt. What
-    can't be judged, and what a tier fails to answer, goes on; where no further tier can answer, the
-    answer in doubt is given, with `accepted=False`. A last tier that is set up wrong,
-    such as without its key, is an error. Of several questions (a `Decider`) judged by `Confident`,
-    only the doubtful ones go on. What the last tier writes is streamed; the text of another is
-    shown once it is settled. In a table the tiers decide between labels.
+    A small node is asked first. If its answer isn't accepted, can't be judged or is missing, the
+    next tier is asked. If no further tier can answer, the result is the best answer so far, with
+    `accepted=False`. A wrong setup of the last tier, such as a missing key, is an error. If
+    `Confident` judges several questions (a `Decider`), only those not accepted go on. The last
+    tier's text streams; that of another tier is shown once it is accepted. In a table the tiers
+    decide between labels.
 
     Raises:
-        ConfigError: there are not as many policies as it takes, or no policy, and the answers of
-            the first tier don't say whether they are accepted.
+        ConfigError: the number of policies is wrong, or there is none, and the first tier's answers
+            have no `accepted`.
 
     Examples:
         >>> small = SimulatedEndpoint(name="small", rule=lambda _: {"classifier": {"card": 0.6}})
@@ -111,8 +111,8 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     """
 
     calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None
-    """What `moa learn` wrote for the small tier. In a table, its question and labels are those of
-    the tiers. Nobody watches what it promises; `learn` does."""
+    """A file of `moa learn` for the small tier. In a table, the tiers use its question and labels.
+    Its guarantee isn't checked in use; that of `learn` is."""
     small: Annotated[Node[In, Out], FromEndpoint(single_model, "slm", given=("calibration",))]
     """The first tier."""
     between: Annotated[Sequence[Node[In, Out]], _BETWEEN] = ()
@@ -120,15 +120,15 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
     large: Annotated[Node[In, Out], FromEndpoint(LARGE, given=("calibration",))]
     """The last tier, whose answer is always accepted."""
     accept: Policy | Sequence[Policy] | None = None
-    """What is accepted: one policy, or one for each tier but the last; `None`: what an answer says
-    of itself by `.accepted`, as those of calibrated agents do."""
+    """One policy, or one for each tier but the last. `None` uses the answer's own `.accepted`,
+    which calibrated agents set."""
     confidence: float | None = Field(default=None, ge=0, le=1)
-    """The confidence from which an answer is accepted, as with `accept=Confident(…)`. It promises
+    """Minimum confidence of an accepted answer, as in `accept=Confident(…)`. It guarantees
     nothing."""
     learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
-    """Where answers of the last tier are kept, for the first to learn from: a file, or
-    `postgresql://USER@HOST/DATABASE#NAME`; or a `Learn`, which says more. At first all goes to the
-    last tier; what was shown to be answered alike is then answered by the first."""
+    """Storage for the last tier's answers, from which the first one learns: a file,
+    `postgresql://USER@HOST/DATABASE#NAME`, or a `Learn` with more settings. At first all inputs go
+    to the last tier; once a test has passed, the first answers those above a threshold."""
 
     def prepare(self) -> None:
         """Put the tiers in a row, each but the last with its policy."""

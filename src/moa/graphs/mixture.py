@@ -52,12 +52,12 @@ _READ_EACH_OTHER = (
 
 
 class Mixed(Reply):
-    """What a mixture wrote, and what it is made of."""
+    """The text of a mixture, with the proposals behind it."""
 
     by: str
-    """Who wrote the text: the aggregator, or a proposer where it was not asked, or failed."""
+    """Who wrote the text: the aggregator, or a proposer if it failed or was not asked."""
     proposals: dict[str, str]
-    """What the last layer answered, by proposer."""
+    """Answers of the last layer, by proposer."""
     missing: tuple[str, ...] = ()
     """Proposers that gave no answer in one of the layers; the trace says why."""
 
@@ -66,18 +66,18 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
     """What a mixture and a self-mixture share: who is waited for, and how the answer is made."""
 
     quorum: int | None = Field(default=None, ge=1)
-    """Minimum number of answers of a layer to go on with. `None`: one, but all are waited for, and
-    the last one with no more than `straggler_timeout_s`."""
+    """Minimum number of answers in a layer. `None`: one, but the layer waits for all; after two
+    answers the last one gets only `straggler_timeout_s`."""
     proposer_timeout_s: float | None = Field(default=None, gt=0)
-    """Seconds that a proposer may take in a layer, retries included; `None`: as long as the run
-    has. Of a run with a deadline, time is kept back for what follows."""
+    """Maximum seconds of a proposer in a layer, retries included; `None`: the run's time. A run
+    with a deadline reserves time for later steps."""
     straggler_timeout_s: float | None = Field(default=0.2, ge=0)
-    """Seconds that the others get once the quorum of a layer is there; `None` waits for all."""
+    """Seconds left for the others after a layer's quorum; `None` waits for all."""
     agree: int | None = Field(default=None, ge=2)
-    """Answers that say the same, from which on nobody else is asked, and one of them is the answer;
-    `None` asks all."""
+    """Number of equal answers that ends the run, with one of them as the answer; `None` asks
+    all."""
     seed: int = 0
-    """Decides, with the request, the order in which answers are shown."""
+    """Seed for the order of the answers; the request also counts."""
 
     def arrange(
         self,
@@ -199,16 +199,15 @@ def _sampled_apart(layer: list[Any]) -> list[Any]:
 class Mixture(BaseMixture, recipe="mixture"):
     """Several models, merged by a large one.
 
-    Further layers read what the ones before wrote. A proposer that fails or is late is left out,
-    named in the trace, and not asked in the next layer. A budget that is too thin for all takes
-    proposers away, then layers, and leaves the aggregator alone at last; the trace says so. Where a
-    further layer gives too few answers in the time it has, those of the one before stand. Where the
-    aggregator can't be asked, fails or is late, a proposal stands in, and the output's `by` says
-    whose; what is set up wrong, such as its key, is an error. Only what the aggregator writes is
-    streamed: where it breaks off then, there is no stand-in.
+    Each further layer reads the answers of the one before. A proposer that fails or is late is left
+    out, named in the trace, and not asked in the next layer. A small budget drops proposers, then
+    layers, until the aggregator answers alone; the trace says so. If a further layer gives too few
+    answers in time, those of the layer before are used. If the aggregator can't be asked, fails or
+    is late, a proposal is the answer, and `by` names the proposer; a wrong setup, such as a wrong
+    key, is an error. Only the aggregator's text streams; if it fails after that, the run fails.
 
     Raises:
-        ConfigError: there are no proposers, or fewer in a layer than must answer.
+        ConfigError: there are no proposers, or fewer in a layer than the quorum.
         CapabilityError: an endpoint can't complete.
         WiringError: a node does not take what it is given.
 
@@ -224,15 +223,15 @@ class Mixture(BaseMixture, recipe="mixture"):
     proposers: Annotated[
         Sequence[Member] | Sequence[Sequence[Member]], FromEndpoints(proposer_of, spread=_named_in)
     ]
-    """Who is asked in each layer, or one list for each layer. `Proposer` gives an endpoint a
+    """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
     temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
     "Mind the cost." }`; an endpoint that stands there twice gets a temperature of 0.7. Missing: the
     default small one and the default large one, if both can write; else the aggregator alone is
     asked."""
     aggregator: Annotated[Member, FromEndpoint(aggregator_of)]
-    """Who writes the answer from those of the last layer."""
+    """Writes the answer from those of the last layer."""
     layers: int = Field(default=1, ge=1)
-    """Times that the proposers are asked, where one list is given."""
+    """Number of layers, if `proposers` is one list."""
 
     def prepare(self) -> None:
         """Lay out the layers."""

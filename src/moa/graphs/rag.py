@@ -151,9 +151,9 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     """Answers from your documents, with citations, or says that they don't hold the answer.
 
     Raises:
-        CapabilityError: an endpoint can't do what is asked of it.
-        CalibrationError: a calibration can't be read, or is for something else.
-        ConfigError: a small model is needed, and none is given.
+        CapabilityError: an endpoint lacks a capability.
+        CalibrationError: a calibration can't be read, or is for another question.
+        ConfigError: a small model is needed and missing.
 
     Examples:
         >>> from moa.documents import Passage
@@ -168,46 +168,45 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
 
     documents: _File | Sequence[_File] | None = None
     """Files and folders of text, Markdown, HTML and PDF, in a table beside its `moa.toml`; `None`:
-    what the index holds already."""
+    those in the index."""
     index: Annotated[Path, AfterValidator(beside_config)] | None = None
-    """Folder that keeps what was read; `None` reads it anew in each process."""
+    """Folder of the stored index; `None`: each process reads the files again."""
     search: Literal["words", "meaning", "both"] = "both"
-    """How passages are found. Without an endpoint that embeds it is by words."""
+    """Search by words, by meaning or by both. Without an endpoint that embeds: by words."""
     embedder: Large | None = None
-    """Turns texts into vectors; `None`: the built-in sentence encoder, where its packages are
+    """Turns texts into vectors; `None`: the built-in sentence encoder, if its packages are
     installed."""
     passage_tokens: int = Field(default=MAX_TOKENS, ge=1)
     """Maximum number of tokens of a passage."""
     retriever: Annotated[Node[Text | str, Passages], IN_PYTHON] | None = None
-    """Finds passages, in the place of a search in `documents`: `BM25`, `Dense`, `Hybrid`,
-    `Indexed`, or LangChain's by `FromLangChain`. Given in Python alone."""
+    """Replaces the search in `documents`: `BM25`, `Dense`, `Hybrid`, `Indexed`, or LangChain's by
+    `FromLangChain`. Only in Python."""
     top_k: int = Field(default=5, ge=1)
-    """Maximum number of passages that the writer is given."""
+    """Maximum number of passages for the writer."""
     writer: Large | Annotated[Node[Sheet, Reply], IN_PYTHON]
-    """Writes the answer, which is shown once it is checked: an endpoint, or in Python a node, as
-    `Answerer` is. A model that is too small to write gives the nearest sentence instead, as
-    `Extractive` does."""
+    """Writes the answer, which is shown once it is checked: an endpoint, or in Python a node, such
+    as `Answerer`. A model that is too small to write quotes the nearest sentence (`Extractive`)."""
     small: Small | None = None
-    """Rewrites, filters and checks, where that is asked for; in a table the default small model."""
+    """Rewrites, filters and checks, if set; in a table the default small model."""
     rewrite: bool | Annotated[Node[Text | str, Query], IN_PYTHON] = False
-    """Whether the question is also searched for as the small model rewrites it, a call each, or
-    what rewrites it; the passages for both are fused."""
+    """If true, also search for the question as the small model rewrites it, with one call; or pass
+    your own rewriter. The passages of both searches are fused."""
     filter: bool | _File | Annotated[Node[Text | str, Grade], IN_PYTHON] = False
-    """Whether the small model is asked of each passage whether it helps, a call each; or the file
-    of a calibration of it for that, or what says so. Else the search ranks them alone."""
+    """If true, the small model removes passages that don't help, with one call each; or pass the
+    file of a calibration for it, or your own filter. Otherwise only the search ranks."""
     relevant: float = Field(default=0.2, gt=0, lt=1)
-    """Probability of helping under which a passage is left out, where there is no calibration."""
+    """Minimum probability of a passage that helps, without a calibration."""
     check: bool | _File | Annotated[Node[Text | str, Grade], IN_PYTHON] = False
-    """Whether the small model checks each sentence against the passages that it cites, a call
-    each; or the file of a calibration of it for that, or what says so. Else it is looked whether
-    each sentence cites one."""
+    """If true, the small model checks each sentence against its cited passages, with one call each;
+    or pass the file of a calibration for it, or your own check. Otherwise each sentence must only
+    cite one."""
     supported: float = Field(default=0.5, gt=0, lt=1)
-    """Probability from which on a sentence is supported, where there is no calibration."""
+    """Minimum probability of a supported sentence, without a calibration."""
     near: float = Field(default=NEAR, ge=0, le=1)
-    """Cosine with the question from which on a sentence may answer it. Where none is so near, and
-    none holds a third of its words, the documents don't hold the answer, and no model is asked. By
-    the built-in encoder; another embedder takes another number. 0: everything is near. It is read
-    where the search is by meaning and no `filter` decides."""
+    """Minimum cosine of the question and a sentence that may answer it. If no sentence reaches it,
+    and none has a third of the question's words, the result is `NotInDocuments`, without a call.
+    The default suits the built-in encoder. 0: every sentence may. Used if the search is by meaning
+    and there is no `filter`."""
     max_tokens: int = Field(default=512, ge=1)
     """Maximum number of tokens of an answer."""
 

@@ -55,18 +55,18 @@ _OF_A_TEXT = (400, 403)
 
 
 class Learn(Frozen):
-    """How it is learned, in a table `learn = { where = "answers.db", answer = "large" }`."""
+    """Settings of learning; in a table `learn = { where = "answers.db", answer = "large" }`."""
 
     where: str | Path
     """A file, or `postgresql://USER@HOST/DATABASE#NAME`."""
     answer: Literal["small", "large"] = "small"
-    """Whose answer is given where both would do. With `large` nothing is saved, all else is the
-    same, and what it would save is known: that is how to try it on what is in use."""
+    """The model whose answer is returned if both have one. `large` saves no calls, but shows what
+    `small` would save: use it to try learning in production."""
     keep_texts: bool = False
-    """Whether texts are kept too: vectors and labels are enough to learn from."""
+    """If true, store texts, too. Learning needs only vectors and labels."""
     alike: tuple[Literal["spam", "sentiment", "urgency"], ...] = ("spam", "sentiment", "urgency")
-    """Of `support`, the decisions beside the intent that are to be the large model's too where it
-    isn't asked: whether a message is spam, unhappy, or urgent. A cascade has none."""
+    """For `support` only: the decisions besides the intent that the guarantee covers, so that they
+    agree with the large model's where it isn't asked."""
 
 
 def read_learn(given: object, info: ValidationInfo) -> object:

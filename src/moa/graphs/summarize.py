@@ -100,9 +100,9 @@ class Summary(Reply):
 
 
 class Summarize(Recipe[Original, Summary], recipe="summarize"):
-    """Summarises a text of any length, of which a large model reads what matters alone.
+    """Summarises a text of any length; a large model reads only the parts that matter.
 
-    Where the large model is too small to write, as the built-in one is, the summary is made of the
+    If the large model is too small to write, as the built-in one is, the summary consists of the
     text's own sentences.
 
     Raises:
@@ -123,14 +123,14 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     """Maximum number of sentences of the summary; `None`: from 3 to 8 by the length of the text,
     unless `words` are given."""
     words: int | None = Field(default=None, ge=1)
-    """Words of the summary, about."""
+    """Approximate number of words of the summary."""
     keep: float = Field(default=0.3, gt=0, le=1)
-    """Share of the tokens of a longer text that the large model reads, as far as the summary
-    doesn't need more."""
+    """Share of a longer text's tokens that the large model reads, unless the summary needs
+    more."""
     read_tokens: int = Field(default=3000, ge=1)
-    """Maximum number of tokens that it reads; a text with no more is read whole."""
+    """Maximum number of tokens that it reads; a shorter text is read whole."""
     chunk_tokens: int = Field(default=800, ge=1)
-    """Maximum number of tokens of a chunk, by an estimate on the safe side."""
+    """Maximum number of tokens of a chunk, by a cautious estimate."""
     encoder: Large | None = None
     """Turns sentences into vectors; `None`: the built-in one."""
 

@@ -148,10 +148,10 @@ SupportOutcome = Answered | Routed | Rejected
 class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     """A support inbox: drop, route, answer.
 
-    A message is cleaned, read by five small decisions side by side, then settled or written; one
-    more is asked of an urgent message, whether people are in danger. The decisions are on an
-    excerpt of a long message. Whoever writes the reply reads all of it, and so do the rules of
-    `InjectionRules`. What is written is looked at before it is a reply: see `doubts`.
+    A message is cleaned and gets five small decisions in parallel; then it is routed, or a model
+    writes the reply. For an urgent message one more decision asks if people are in danger. The
+    decisions read an excerpt of a long message; the writer of the reply and `InjectionRules` read
+    all of it. A written text is checked before it counts as a reply: see `doubts`.
 
     Raises:
         CapabilityError: `slm` can't decide, or `llm` can't complete.
@@ -168,72 +168,70 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     slm: Small
     """Decides."""
     llm: Large
-    """Writes what no routine settles. Of a model that is known to be small it is a draft, and
-    urgent messages go to people: its advice on a stolen card helps nobody. The built-in model
-    writes too badly even for drafts, so all those messages go to people."""
+    """Writes the replies that no fixed reply or queue covers. A model known to be small writes only
+    drafts, and urgent messages go to people: its advice on a stolen card helps nobody. The
+    built-in model writes too badly even for drafts, so all these messages go to people."""
     replies: Sent | None = None
-    """Whether what the model writes may be sent unread, where nothing speaks against the text
-    itself. `None`: what is known of the model decides: from 7 billion parameters on it may, as its
-    name tells them; where that tells nothing, that of an endpoint whose tier is `llm` may."""
+    """`"send"`: a reply without `doubts` may be sent unread; `"draft"`: none may. `None`: `"send"`
+    if the model's name says 7 billion parameters or more, or says nothing and its tier is `llm`."""
     policy: Annotated[str, TextOrFile()] = ""
-    """The rules of the house, in words, or a file of them (`.md` or `.txt`): what is taken back,
-    who looks at bills, what is never promised. Whoever writes replies reads all of it."""
+    """Your rules, in words or as a file (`.md` or `.txt`): on returns, on bills, on what replies
+    may never promise. The writer of replies reads all of it."""
     facts: tuple[str, ...] = ()
-    """What else may be said, such as prices and hours, a fact a text; all of them are read."""
+    """Facts for replies, such as prices and hours, one per text; the writer reads all of them."""
     documents: _File | Sequence[_File] | None = None
-    """Files and folders in which more facts are searched for each reply, as in `rag`."""
+    """Files and folders with more facts, searched for each reply as in `rag`."""
     index: Annotated[Path, AfterValidator(beside_config)] | None = None
-    """Folder that keeps what was read of the documents; `None` reads it anew in each process."""
+    """Folder of the stored index of documents; `None`: each process reads them again."""
     company: str = "an online shop for headphones"
-    """Who answers, as the writer of replies is told."""
+    """The company, as the writer of replies is told."""
     tone: str = "friendly, concrete, at most five sentences"
-    """How, as the writer of replies is told."""
+    """Tone of the replies."""
     spam: str = SPAM
-    """What is quarantined as spam."""
+    """Criterion of spam, which is quarantined."""
     injection: str = CRITERION
-    """What is quarantined as an injection."""
+    """Criterion of a prompt injection, which is quarantined."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Probability from which on a message is quarantined."""
+    """Minimum probability of a message that is quarantined."""
     danger: str = Field(default=DANGER, min_length=1)
-    """What goes to people before all else, to the queue `danger`, where a message is urgent or may
-    be."""
+    """Criterion of an urgent (or possibly urgent) message that goes first, to the queue
+    `danger`."""
     danger_threshold: float = Field(default=0.15, gt=0, lt=1)
-    """Probability of danger from which on an urgent message does: a false alarm costs a look. One
-    that may be urgent takes 0.5."""
+    """Minimum probability of danger for an urgent message; low, since a false alarm costs little. A
+    possibly urgent message needs 0.5."""
     drop: tuple[Unwanted, ...] = ()
-    """What is dropped instead of quarantined. Nothing, unless you say so: a customer whose message
-    is dropped is never heard of again."""
+    """Kinds of messages to drop instead of quarantining them. Empty by default: nobody sees a
+    dropped message."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
-    """What messages can want, by name."""
+    """The intents, by name."""
     learned: Annotated[Learned | None, FromFile(Learned.load)] = None
-    """What `moa learn --graph support` wrote: it decides the questions that it knows, before all
-    else. Of an intent that has a promise, what the promise doesn't cover is settled by nobody."""
+    """File of `moa learn --graph support`. It has priority for the questions in it. If its intent
+    has a guarantee, messages not covered by it go to the large model or to people."""
     learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None
-    """Where the large model's labels are kept, for the intent to learn from, as in a cascade: a
-    file, or `postgresql://USER@HOST/DATABASE#NAME`; or a `Learn`, which says more. At first the
-    large model writes all replies, and says beside each what the message is about, how it sounds,
-    how urgent it is and whether it is spam; what was shown to be decided alike is then settled
-    without it. A promise in `learned` doesn't count beside."""
+    """Storage for the large model's labels, from which the intent learns, as in a cascade: a file,
+    `postgresql://USER@HOST/DATABASE#NAME`, or a `Learn` with more settings. At first the large
+    model writes all replies, and labels each message's intent, mood, urgency and spam. Once a test
+    has passed, messages above a threshold are handled without it. A guarantee in `learned` is then
+    ignored."""
     labelled: Annotated[Path, AfterValidator(beside_config)] | None = None
     """A file of messages with their `intent`, beside the examples: JSON Lines as `moa label` writes
-    them, in a table beside its `moa.toml`. The more there are, the better."""
+    them, in a table beside its `moa.toml`. More are better."""
     heads: bool = True
-    """Whether the heads that ship decide, where the encoder is installed, whatever `slm` is;
-    `False`: as `slm` decides by itself."""
+    """If true and the encoder is installed, the shipped heads decide, whatever `slm` is; `False`:
+    `slm` decides by itself."""
     expected_precision: float = Field(default=0.9, ge=0, le=1)
-    """Share of the intents that are expected to be right among those that no LLM looks at; it reads
-    the other messages. That is expected of what is known of other sets of intents with as many
-    examples, and not promised. Where a calibration with a bound decides, its promise stands in its
-    place; where nothing is known, a model's own confidence does."""
+    """Expected share of right intents among messages that no LLM reads; the LLM reads the others.
+    The estimate comes from other sets of intents with as many examples; it is no guarantee. A
+    calibration with a bound replaces it by a guarantee. If nothing is known, the model's own
+    confidence is used."""
     reply_sure: float = Field(default=0.99, ge=0, le=1)
-    """Confidence in the intent below which no routine reply goes out: nobody reads it before the
-    customer does. By cross-validation on the messages that the heads learnt from, 31 of 267 replies
-    about a parcel and 20 of 208 to thanks were wrong from 0.5 on, and none of 41 and 62 from 0.99
-    on. Where no shipped head decides, a model may never be so sure: look at its confidence, and set
-    this lower."""
+    """Minimum confidence in the intent for a fixed reply, which nobody reads before the customer.
+    By cross-validation on the heads' training messages, 31 of 267 replies about a parcel and 20 of
+    208 to thanks were wrong from 0.5 on, and none of 41 and 62 from 0.99 on. Without a shipped
+    head, a model may never reach this: look at its confidence, and set a lower value."""
     read_tokens: int = Field(default=200, gt=0)
-    """Of a longer message the small model reads the opening and the end, so many tokens in all;
-    where the shipped heads decide, 1,000 at the least."""
+    """Maximum tokens that the small model reads, from the opening and the end of a longer message;
+    at least 1,000 if the shipped heads decide."""
     reply_tokens: int = Field(default=300, gt=0)
     """Maximum tokens of a reply."""
 

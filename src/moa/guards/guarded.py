@@ -33,17 +33,15 @@ Guard = Check | Pii
 class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
     """A node with guards before it, beside it and after it.
 
-    A check is any node that gives a `Verdict`. It is given every text of the request, or of the
-    output after the node, or what it says that it takes: the request itself, or an `Exchange` of
-    both. What it doesn't keep is stopped, and `Blocked` comes out. Where it fails, the run fails,
-    and nothing that the node wrote is given on.
+    A check is any node that returns a `Verdict`. It gets every text of the request (after the node:
+    of the output), or its declared input type: the request itself, or an `Exchange` of both. If it
+    doesn't keep a text, the run returns `Blocked`. If it fails, the run fails without output.
 
-    `Pii` before the node masks the request, for the guards that stand behind it too, and puts
-    everything back into what comes out, also while it streams. After the node it masks what the
-    node brought in, for good.
+    `Pii` before the node masks the request, also for the guards after it, and restores the secrets
+    in the output, also in streams. After the node it permanently masks secrets that the node added.
 
     Raises:
-        WiringError: a guard gives no `Verdict`, or `Pii` stands beside the node.
+        WiringError: a guard returns no `Verdict`, or `Pii` is beside the node.
 
     Examples:
         >>> small = SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.9}})
@@ -54,15 +52,15 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
     """
 
     node: Annotated[Node[In, Out], FromGraph("generator")]
-    """What is guarded. Its name is that of the whole, behind "guarded", where none is given."""
+    """The guarded node. It gives the whole its name, after "guarded", unless you pass one."""
     before: Sequence[Annotated[Guard, FromGraph()]] = ()
-    """Run one after another, and the node after them."""
+    """Guards that run one after another before the node."""
     beside: Sequence[Annotated[Check, FromGraph()]] = ()
-    """Run side by side with the node, which starts at once; it is cancelled where one says no, and
-    nothing that it writes is given on before all have said yes. The whole takes as long as the
-    slowest of them, and a stopped request may have cost tokens."""
+    """Guards that run in parallel with the node. If one stops the text, the node is cancelled. No
+    output is shown before all have passed. The run takes as long as the slowest of them, and a
+    stopped request may have cost tokens."""
     after: Sequence[Annotated[Guard, FromGraph()]] = ()
-    """Run one after another on the output, which is streamed only when all have said yes."""
+    """Guards that run one after another on the output, which streams only after all have passed."""
 
     def prepare(self) -> None:
         """Check that guards stand where they can."""

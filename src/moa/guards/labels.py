@@ -26,7 +26,7 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
     takes what `moa learn` made from your own labelled texts, and keeps its promise.
 
     Args:
-        endpoint: Who decides, or a string that names it: `"VENDOR:MODEL"`.
+        endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.
         labels: All of them, or what each means, by label; `None`: those of the calibration.
         stop: The labels that are stopped.
         task: The question that the labels answer; that of the calibration comes before it.

@@ -42,20 +42,21 @@ def serve(
     keys: str | None = None,
     settings: Settings | None = None,
 ) -> Starlette:
-    """Serve graphs and agents over HTTP: make a Starlette application of them.
+    """Make a Starlette application that serves graphs and agents over HTTP.
 
         app = moa.serve(graph)          # in app.py; then: uvicorn app:app
 
-    Mount it in one of your own, whose lifespan enters `app.router.lifespan_context(app)`.
+    To mount it in your own application, enter `app.router.lifespan_context(app)` in your lifespan.
 
     Args:
         nodes: Graphs and agents, or names that `load_graph` takes; each is served by its name.
-        endpoints: Whom those with names ask; `None`: those of `moa.toml`, closed with the server.
-        keys: File or table of the keys; `None`: whoever reaches the server may ask.
+        endpoints: Endpoints for nodes given by name; `None`: those of `moa.toml`, closed with the
+            server.
+        keys: File or table of the keys; `None`: everybody who reaches the server may use it.
         settings: Limits and hosts.
 
     Raises:
-        ConfigError: a name is unknown, two have the same one, or a setting is wrong.
+        ConfigError: a name is unknown or repeated, or a setting is wrong.
         MissingDependency: the extra `serve` isn't installed.
 
     Examples:

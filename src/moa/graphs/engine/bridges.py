@@ -85,9 +85,9 @@ def as_langgraph(
     read: Callable[[State], In],
     write: Callable[[Out], Mapping[str, Any]],
 ) -> StateNode[State]:
-    """Make a node of a user's own `StateGraph`.
+    """Make a node for your own `StateGraph`.
 
-    Budget, deadline and ledger are those of the `RunContext` that the state graph is run with:
+    Budget, deadline and ledger come from the `RunContext` that the state graph is run with:
     the context itself, or a field or a key of it, as `context: RunContext` in a dataclass
     `Context` with `StateGraph(State, context_schema=Context)` and
     `ainvoke(…, context=Context(RunContext(…)))`.

@@ -72,15 +72,15 @@ Condition = Handle[bool] | Handle[bool | Skipped]
 class Graph(Generic[In]):
     """Declares a graph, so that it can be checked, drawn and scheduled before it runs.
 
-    A node runs when it is needed and its sources are there: what only a branch that is not taken
-    would need does not run. Nodes that are ready together start together.
+    A node runs when it is needed and its sources are ready. A node that only an unused branch needs
+    doesn't run. Nodes that are ready together start together.
 
     Args:
         name: Shown in traces, errors and drawings.
         input_type: Type of the request.
 
     Raises:
-        WiringError: the name is none.
+        WiringError: the name is invalid.
 
     Examples:
         >>> small = SimulatedEndpoint(rule=lambda _: {"filter": {"yes": 0.1}})
@@ -179,20 +179,20 @@ class Graph(Generic[In]):
     ) -> Handle[Any]:
         """Declare a node.
 
-        It is skipped where its condition is false, and where its source was skipped and it
-        doesn't accept `Skipped`. What needs a skipped node is skipped in turn.
+        It is skipped if its condition is false, or if its source was skipped and it doesn't accept
+        `Skipped`. Nodes that need a skipped node are skipped in turn.
 
         Args:
             node: A node; `async def f(request, context: RunContext)`, which is one; or a function
                 of one argument: asynchronous, quick, or with `thread` one that blocks.
-            source: What it is given.
-            when: Decides whether it runs.
-            otherwise: Stands in where it is skipped. Nothing that only this needs runs before.
-            eager: Whether it starts as soon as its source is there, even where it may turn out
-                that nothing needs it. `None` is yes, but for a large model, which is too dear to
-                be asked in vain, a person, and what only stands in for another node.
-            thread: Whether it is a function that blocks: it runs in a thread, and the run waits for
-                it until its deadline; the thread itself goes on to its end.
+            source: Its input.
+            when: It runs if this holds `True`.
+            otherwise: Replaces it if it is skipped. Nodes that only this needs don't run before.
+            eager: Start it as soon as its source is ready, even if it may not be needed. `None`:
+                true, except for a large model, which is too expensive for that, a person, and a
+                node that only replaces another.
+            thread: Run a blocking function in a thread. The run waits for it until the deadline;
+                the thread itself continues to its end.
             name: `None` is the node's own name. Names differ within a graph.
 
         Raises:
@@ -258,16 +258,16 @@ class Graph(Generic[In]):
         at_most: int = 3,
         name: str | None = None,
     ) -> Handle[Any]:
-        """Declare a node that runs again on its own output, until that is good enough.
+        """Declare a node that runs again on its own output until that is good enough.
 
         It runs once at least. After `at_most` passes it gives the last output, with the note
         `degraded` in the trace.
 
         Args:
-            body: A node, a graph that is built, or a function of one argument, that gives what it
-                takes.
-            source: What the first pass is given.
-            until: A quick function of an output: whether it is good enough.
+            body: A node, a built graph or a function of one argument, with equal input and output
+                types.
+            source: The input of the first pass.
+            until: A quick function that returns `True` if an output is good enough.
             at_most: Maximum number of passes.
             name: `None` is the body's own name.
 
@@ -327,9 +327,9 @@ class Graph(Generic[In]):
         is asked for again, with the reason.
 
         Args:
-            question: What is asked: a text or a dictionary, or a quick function that makes one of
-                what the source holds.
-            source: What the person is asked about.
+            question: A text or a dictionary, or a quick function that makes one from the source's
+                value.
+            source: The handle with the subject of the question.
             answer: Type of the answer, such as `bool`, `Literal["send", "stop"]` or a pydantic
                 model.
             when: Decides whether the person is asked.
@@ -438,14 +438,14 @@ class Graph(Generic[In]):
         *,
         labels: Sequence[L] | None = None,
     ) -> Handle[U]:
-        """Go one way for each label.
+        """Run one branch, chosen by a label.
 
         Args:
             choice: The answer whose label decides.
-            branch: Declares the way for a label; `None` is one, "none of these", where the type
-                has it, as `Choice[Topic | None]`. It is called at once for each, and each node it
-                adds runs only where its label was chosen.
-            labels: All labels, where no Enum or Literal tells them.
+            branch: Declares the branch of a label; `None` is the label "none of these" of a type
+                such as `Choice[Topic | None]`. It is called at once for each label. The nodes that
+                it adds run only if their label is chosen.
+            labels: All labels, if the type is no Enum or Literal.
         """
         source = step_of(choice)
         step = MatchStep(
@@ -476,10 +476,10 @@ class Graph(Generic[In]):
         """Check the graph and make a node of it.
 
         Args:
-            output: What the graph answers with. It may not be something that can be skipped.
+            output: The handle of the graph's answer, which must not be skippable.
 
         Raises:
-            WiringError: nodes do not fit together; the message names all of them that don't.
+            WiringError: nodes do not fit together; the message lists every fault.
         """
         end = step_of(output)
         problems = [*self._problems, *check(self, self._nodes, end)]
