@@ -1,4 +1,4 @@
-"""Budget: the limits on what a run may consume, and what is set aside for calls in flight."""
+"""Budget: the limits of a run, and the reservations for its calls in flight."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Budget:
 
     @property
     def limits(self) -> dict[str, Any]:
-        """Those that are on, by name."""
+        """The limits that are set, by name."""
         given = ((name, getattr(self, name)) for name in _LIMITS)
         return {name: limit for name, limit in given if limit is not None}
 
@@ -78,7 +78,7 @@ class Budget:
         return next((f"{name}={value} of {limit}" for name, value, limit in over), None)
 
     def lacking(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> Budget | None:
-        """Give by how much `used` is over each limit that it is over; `None`: it is over none."""
+        """Return by how much `used` exceeds each limit; `None`: it exceeds none."""
         over = self._over(used, calls_by_tier)
         by: dict[str, Any] = {name: value - limit for name, value, limit in over}
         return Budget(**by) if by else None
@@ -93,7 +93,7 @@ class Budget:
         return replace(self, **by)
 
     def after(self, spent: Usage) -> Budget:
-        """Give what is left of it once `spent` is taken off; a limit that was passed leaves 0."""
+        """Return the budget less `spent`; an exceeded limit becomes 0."""
         calls: dict[Tier, int] = {tier: one.calls for tier, one in spent.by_tier().items()}
         left: dict[str, Any] = {
             name: max(limit - value, type(limit)())
@@ -109,7 +109,7 @@ class Budget:
     def _checks(
         self, used: Amount, calls_by_tier: Mapping[Tier, int]
     ) -> tuple[tuple[str, Any, Any], ...]:
-        """Give the name of each limit, what is used of it, and the limit."""
+        """Return name, usage and limit of each limit."""
         return (
             ("calls", used.calls, self.calls),
             ("slm_calls", calls_by_tier.get("slm", 0), self.slm_calls),
@@ -131,7 +131,7 @@ Planned = Sequence[tuple[Tier, Amount]]
 
 
 class Shortfall(NamedTuple):
-    """What a call doesn't find in a budget."""
+    """The part of a call's need that its budget can't cover."""
 
     limits: Budget
     """By how much it would pass each limit that it would pass."""
@@ -148,19 +148,19 @@ worth looking again."""
 
 @dataclass(slots=True)
 class Share:
-    """Whence an account gets more whose budget is a share of a larger one."""
+    """Requests more for an account whose budget is a share of a larger one."""
 
     more: More
     more_now: Callable[[Look], bool] | None
     """The same where nothing can be awaited; `None`: there is no more then."""
     most: Budget | None = None
-    """What the budget may become at most; `None`: that isn't known."""
+    """The budget's upper limit; `None`: unknown."""
     refused: Callable[[str, Usage], BudgetExceeded] | None = None
     """Makes the error of a call that is refused; `None`: as that of any budget."""
 
 
 class Account:
-    """What is spent and set aside under one budget. Used under the lock of its purse."""
+    """Spending and reservations under one budget. Used under the lock of its purse."""
 
     __slots__ = (
         "budget",
@@ -201,18 +201,18 @@ class Account:
         return self.budget.limit_passed(*self._with(planned, when_settled=when_settled))
 
     def passed_at_most(self, planned: Planned) -> str | None:
-        """Name the first limit that calls would pass, also with all that a share may become."""
+        """Name the first limit that calls would exceed even if a share grew to its maximum."""
         most = self.share.most if self.share else self.budget
         return None if most is None else most.limit_passed(*self._with(planned))
 
     def lacking(self, planned: Planned) -> Shortfall | None:
-        """Give what calls don't find in it."""
+        """Return the part of the calls' need that isn't covered."""
         limits = self.budget.lacking(*self._with(planned))
         return None if limits is None else Shortfall(limits, not self._is_stuck)
 
     @property
     def _is_stuck(self) -> bool:
-        """Whether no call in flight can settle before one that waits now."""
+        """Return True if every call in flight waits for another one."""
         return all(flight.waits for flight in self.flights)
 
     def _with(
@@ -230,28 +230,28 @@ class Account:
         self.calls[tier] = self.calls.get(tier, 0) + calls
 
     def hold(self, call: Reservation) -> None:
-        """Set aside what a call is expected to take."""
+        """Reserve the estimate of a call."""
         self.held += call.estimate
         self.count(call.part.tier, call.estimate.calls)
         if call.estimate.tokens or call.estimate.priced_cost:
             self.flights.add(call)
 
     def free(self, call: Reservation, back: Amount, calls: int) -> None:
-        """Give `back` what was set aside for a call; `calls` were made beyond it."""
+        """Free the reservation `back` of a call; `calls` were made beyond it."""
         self.held += back
         self.count(call.part.tier, calls)
         self.flights.discard(call)
         self.wake_first()
 
     def usual(self, part: Part, estimate: Amount) -> int:
-        """Tell for how many output tokens at least a call is worth sending."""
+        """Return the fewest output tokens for which a call is worth sending."""
         before = self.spent.get(part, NOTHING)
         if not before.output_tokens:
             return estimate.output_tokens
         return min(estimate.output_tokens, _USUAL * -(-before.output_tokens // (before.calls or 1)))
 
     def queued(self, waiter: _Waiter) -> bool:
-        """Let a call wait for those in flight that can settle before it; whether there are any."""
+        """Let a call wait for calls in flight; return False if none can settle before it."""
         if self._is_stuck:
             return False
         if waiter.account is not self:
@@ -261,7 +261,7 @@ class Account:
         return True
 
     def wake_first(self) -> None:
-        """Have the first try again; it may be in another thread. When it leaves, the next does."""
+        """Wake the first waiter, maybe in another thread. When it leaves, it wakes the next."""
         for waiter in islice(self.waiters, 1):
             waiter.loop.call_soon_threadsafe(waiter.turn.set)
 
@@ -297,7 +297,7 @@ class Purse:
     def refusal(
         self, planned: Planned, *, when_settled: bool = False
     ) -> tuple[Account, str] | None:
-        """Find the first account with a limit that calls would pass, and which."""
+        """Find the first account whose limit calls would exceed, and that limit."""
         for account in self.accounts:
             passed = account.passed(planned, when_settled=when_settled)
             if passed is not None:
@@ -364,17 +364,17 @@ class Purse:
                     call.waits -= 1
 
     async def _given_more(self, planned: Planned) -> bool:
-        """Ask for more where a budget is a share; whether it is worth looking again."""
+        """Request more from the larger budget. Return True if the limits may have changed."""
         found = self._short_share(planned)
         return found is not None and await found[0].more(found[1])
 
     def given_more_now(self, planned: Planned) -> bool:
-        """As `_given_more`, where nothing can be awaited."""
+        """Do the same as `_given_more` in synchronous code."""
         found = self._short_share(planned)
         return found is not None and bool(found[0].more_now and found[0].more_now(found[1]))
 
     def _short_share(self, planned: Planned) -> tuple[Share, Look] | None:
-        """Find the first share in which calls don't find what they need."""
+        """Find the first share that can't cover the calls."""
         for account in self.accounts:
 
             def look(account: Account = account) -> Shortfall | None:
@@ -388,7 +388,7 @@ class Purse:
     def _tried(
         self, waiter: _Waiter, part: Part, estimate: Amount, price: Price, *, cuttable: bool
     ) -> Reservation | None:
-        """Set aside what fits; `None`: it is worth waiting for calls in flight."""
+        """Reserve what fits; `None`: wait for calls in flight."""
         refused = self.refusal([(part.tier, estimate)])
         if refused is None:
             return self.set_aside(part, estimate, price)
@@ -414,7 +414,7 @@ class Purse:
         raise account.exceeded(part, passed)
 
     def settle(self, call: Reservation, actual: Amount) -> None:
-        """Charge what a call has used."""
+        """Charge a call's usage."""
         part = call.part
         if _logger.isEnabledFor(logging.DEBUG):
             read, written, seconds = actual.input_tokens, actual.output_tokens, actual.seconds
@@ -457,7 +457,7 @@ class Purse:
 
 
 class Payment(Protocol):
-    """Hears what a call has taken, once it is settled or released."""
+    """Receives the usage of a call, once it is settled or released."""
 
     def settle(self, actual: Amount, /) -> None:
         """Hear it."""
@@ -465,7 +465,7 @@ class Payment(Protocol):
 
 
 class Reservation:
-    """Something set aside in a run's budget for one call.
+    """A reservation in a run's budget for one call.
 
     Leaving it unsettled charges the estimate, since nobody knows what was billed; after an error
     that can't have been billed, the call alone: see `may_be_billed`.
@@ -489,7 +489,7 @@ class Reservation:
         _within.set((*_open_around(), self))
 
     def settle(self, actual: Amount) -> None:
-        """Charge what was really used, once; `seconds` is filled in where it is zero."""
+        """Charge the actual usage, once; a zero `seconds` is filled in."""
         assert not self.settled, "a reservation is settled once"
         self.settled = True
         if not actual.seconds:
@@ -530,7 +530,7 @@ _within: ContextVar[tuple[Reservation, ...]] = ContextVar("_within", default=())
 
 
 def open_call() -> Part | None:
-    """Say who asks whom in the call that the running code is within; `None`: it is in none."""
+    """Return the node and endpoint of the call that the running code is in; `None`: no call."""
     around = _open_around()
     return around[-1].part if around else None
 

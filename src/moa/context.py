@@ -26,7 +26,7 @@ _NOTHING_CHARGED: Mapping[str, Usage] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The large model that a run is compared with: what would it have cost there alone?"""
+    """The large model that a run's cost is compared with, as if it had done everything."""
 
     endpoint: str
     price: Price
@@ -117,7 +117,7 @@ class RunContext:
         return self._purse.own.budget if self._purse.own else UNLIMITED
 
     def share_budget(self, share: Share) -> Callable[[Budget], None]:
-        """Let the budget be a share of a larger one, and give what sets it to another share."""
+        """Make the budget a share of a larger one; return a function that sets another share."""
         account = self._purse.own
         assert account is not None, "a budget is shared where there is one"
         account.share = share
@@ -172,7 +172,7 @@ class RunContext:
         return opened
 
     def within(self, span: Span) -> RunContext:
-        """Give this context once more: the same budget, ledger and notes, but inside of a span."""
+        """Return a copy with the same budget, ledger and notes, inside a span."""
         inner = RunContext.__new__(RunContext)
         for slot in RunContext.__slots__:
             setattr(inner, slot, getattr(self, slot))
@@ -223,7 +223,7 @@ class RunContext:
             self.tracer.note(written, error)
 
     def charge(self, usage: Usage, *, back: bool = False, within: object = None) -> None:
-        """Count what was spent before, here and in every parent; with `back`, count it no more.
+        """Add earlier spending, here and in every parent; with `back`, subtract it.
 
         `within` is the highest context that it is counted in.
         """
@@ -234,7 +234,7 @@ class RunContext:
     def recall(
         self, key: str, usage: Usage, notes: Iterable[Note], *, within: object = None
     ) -> None:
-        """Count a call that was made before, and keep its notes where they are not kept yet.
+        """Count an earlier call, and add its notes unless they are there.
 
         `key` is that of the call in `charged`, and `within` the highest context that is charged.
         """
@@ -244,17 +244,17 @@ class RunContext:
                 level._notes.extend(notes)
 
     def is_within(self, other: object) -> bool:
-        """Whether what is spent here is spent there too."""
+        """True if spending here also counts there."""
         return any(level is other for level in self._lineage())
 
     def emit(self, event: Event) -> None:
-        """Tell whoever listens to this run."""
+        """Send an event to the run's listener."""
         if self.listener is not None:
             self.listener(event)
 
     @property
     def is_used_up(self) -> bool:
-        """Whether it ends early.
+        """True if the run ends early.
 
         A budget, here or above, has refused a call, its deadline has passed, or it was `ended_by`
         an error.
@@ -349,7 +349,7 @@ class RunContext:
                     raise account.exceeded(part, passed)
 
     def _heard(self, reserved: Reservation) -> Reservation:
-        """Have the span of a call hear what it takes."""
+        """Report a call's usage to its span."""
         if self.tracer is not None:
             reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
         return reserved
@@ -394,14 +394,14 @@ def run_context(given: RunContext | None) -> RunContext:
 
 
 def quiet(context: RunContext) -> RunContext:
-    """Open a context in which nobody listens, for what is not to be shown."""
+    """Open a context without a listener, for output that must not be shown."""
     inner = context.nested()
     inner.listener = None
     return inner
 
 
 def count_text_deltas(context: RunContext) -> tuple[Callable[[], int], RunContext]:
-    """Open a context, and count the pieces of text that are shown from it.
+    """Open a context, and count the pieces of text that it streams.
 
     What was shown can't be taken back: whoever broke off then has no stand-in.
     """

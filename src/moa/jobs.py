@@ -82,7 +82,7 @@ _ended: set[str] = set()
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """How far a job is."""
+    """Progress of a job."""
 
     rows: Mapping[State, int]
     """Rows by their state."""
@@ -102,12 +102,12 @@ class JobStatus:
 
     @property
     def left(self) -> int:
-        """Rows that are still worked on, or will be."""
+        """Rows that are due, leased or to be retried."""
         return sum(self.rows.get(state, 0) for state in ("due", "leased", "failed"))
 
 
 class Job:
-    """Rows on which one process works, or many, until each is done.
+    """Rows that one or more processes run until each is done.
 
         with Job("nightly", graph="support") as job:
             job.add(rows.read("inbox.jsonl"))
@@ -163,12 +163,12 @@ class Job:
 
     @property
     def lost(self) -> int:
-        """Finished calls so far that the store kept damaged, and that are made again."""
+        """Number of damaged finished calls, which are made again."""
         return self._calls.lost
 
     @property
     def where(self) -> str:
-        """Where it is kept, in words: the address of a database may hold a password."""
+        """The place of the store, in words, without the password of a database URL."""
         return self._store.where
 
     def __enter__(self) -> Self:
@@ -198,7 +198,7 @@ class Job:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give back what isn't done, and close the database."""
+        """Release unfinished rows, and close the database."""
         self._over.set()
         _ended.add(self.worker)
         try:
@@ -250,7 +250,7 @@ class Job:
         return count
 
     def _leave_out(self, seen: RowIndex) -> None:
-        """Leave out of the job what was not seen, unless others work on it."""
+        """Drop rows that were not seen, unless other processes work on the job."""
         self._free_the_dead()
         held = (
             "select key from moa_rows where job = ? and gone = 0 and key > ? order by key limit ?"
@@ -348,7 +348,7 @@ class Job:
         self._calls.settle(item.key, fate)
 
     def _give_back(self, key: str | None = None) -> None:
-        """Give back a row that this process has, or all of them."""
+        """Release a row that this process has leased, or all of them."""
         back = (
             "update moa_rows set state = 'due', worker = null where job = ? and worker = ? "
             "and state = 'leased'"
@@ -479,7 +479,7 @@ class Job:
         return any(self._rows(left, state) for state in ("due", "leased", "failed"))
 
     def _be_at_work(self) -> None:
-        """Say that this process is at work, now and as long as the job is open."""
+        """Record that this process is at work, now and while the job is open."""
         self._renew()
         if self._staying is None:
             self._staying = threading.Thread(target=self._stay, daemon=True, name="moa-job")

@@ -39,11 +39,11 @@ _ALONE = (
 def chat(
     *,
     thread: Annotated[
-        str, typer.Option("--thread", metavar="NAME", help="Which conversation to go on with.")
+        str, typer.Option("--thread", metavar="NAME", help="Conversation to continue.")
     ] = "default",
     store: Annotated[
         str | None,
-        typer.Option("--store", metavar="FILE|URL", help="Where conversations are kept."),
+        typer.Option("--store", metavar="FILE|URL", help="Store of the conversations."),
     ] = None,
     persona: Annotated[
         str | None, typer.Option("--persona", help='Who answers, and how: "You are a pirate."')
@@ -52,22 +52,22 @@ def chat(
 ) -> None:
     r"""Talk with a small and a large model, over many turns.
 
-    What is said is kept in chat.sqlite, beside moa.toml where there is one. --store takes another
-    file, the address of a Postgres database, or :memory: to keep nothing. An answer that was cut
-    off, by a crash or a reboot, is written anew at the next start.
+    The conversation is stored in chat.sqlite, beside moa.toml if there is one. --store takes
+    another file, the URL of a Postgres database, or :memory: to store nothing. An answer
+    interrupted by a crash is written again at the next start.
 
     Ctrl-C stops an answer; at the prompt it ends moa. A line that begins with / is a command:
 
         /threads        list the threads        /usage     what the thread has cost
-        /thread NAME    go to one, or begin it  /export    print the thread as JSON
+        /thread NAME    open or begin a thread  /export    print the thread as JSON
         /help           list the commands       /quit      end; so does Ctrl-D
 
-    Lines from a pipe are said one after another, and the answers go to standard output:
+    From a pipe each line is a message, and the answers go to standard output:
 
         printf 'I am Ann.\nWho am I?\n' | moa chat --thread script
 
-    The built-in model, which answers alone at first, is tiny and writes badly. These lines in
-    moa.toml name a large one; with a small one of yours beside it, that one answers small talk:
+    By default the tiny built-in model answers, badly. These lines in moa.toml add a large one; if
+    you add a small one too, it answers small talk:
 
         [endpoints.large]
         tier = "llm"
@@ -75,9 +75,9 @@ def chat(
 
     Exit codes: 0 ended, 1 a message was not answered, 2 usage or configuration, 130 stopped.
 
-        moa chat                                 goes on where you left off
-        moa chat --thread holidays               a conversation of its own, by name
-        moa chat --persona "You are a pirate."   who answers
+        moa chat                                 continue where you left off
+        moa chat --thread holidays               a separate conversation
+        moa chat --persona "You are a pirate."   set the persona
     """
     from moa.chat.messages import is_file
     from moa.config.endpoints import Endpoints

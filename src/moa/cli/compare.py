@@ -26,7 +26,7 @@ def compare(
     source: options.LabelledRows,
     *,
     designs: Annotated[
-        str, typer.Option("--designs", metavar="A,B,C", help="Ready names, or file.py:object.")
+        str, typer.Option("--designs", metavar="A,B,C", help="Built-in names, or file.py:object.")
     ] = "slm,llm",
     task: options.Task = None,
     labels: options.Labels = None,

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from moa.endpoints import Example
 
 SAMPLE = 256
-"""Most texts of the input that its bias is removed on; the first ones."""
+"""Maximum texts of the input, from its start, that bias is measured on."""
 _HEARD = (32, SAMPLE)
-"""After how many texts of standard input it is looked at which language they are in."""
+"""Texts of standard input after which their language is checked."""
 
 
 def decide(
@@ -38,7 +38,7 @@ def decide(
     examples: Annotated[
         Path | None,
         typer.Option(
-            "--examples", metavar="FILE", help="Labelled rows (text and label) that help decide."
+            "--examples", metavar="FILE", help="Labelled rows (text and label) to learn from."
         ),
     ] = None,
     none: Annotated[
@@ -58,30 +58,29 @@ def decide(
 ) -> None:
     r"""Decide on a label for every text of a file.
 
-    Each line has id, input, label, confidence (the label's probability) and scores (one a label,
-    adding up to 1), and is written as its row is done. In the line of a row that failed they are
-    null, null and {}, and error says why.
+    Each line has id, input, label, confidence (the label's probability) and scores (one per label,
+    adding up to 1), and is written as soon as its row is done. If a row failed they are null, null
+    and {}, and error says why.
 
     With a few labelled rows ({"text": …, "label": …}), which help a small model most:
 
         moa decide mails.jsonl --task "…" --labels billing,delivery,technical \
             --examples labelled.jsonl --out decided.jsonl
 
-    To decide by them again without fitting anew, moa learn writes a file.
+    To reuse them without fitting again, write a calibration by moa learn.
 
     "None of these" as an answer, and decisions that don't depend on the other rows of the file:
 
         moa decide mails.jsonl --task "…" --labels billing,delivery --none \
             --unlabelled last-month.jsonl --out decided.jsonl
 
-    As texts come in on a pipe. Without --unlabelled nothing is decided before 256 of them are
-    there:
+    From a pipe. Without --unlabelled decisions start only after 256 texts:
 
         tail -f mails.txt | moa decide - --task "…" --labels billing,delivery \
             --unlabelled last-month.jsonl --json
 
-    With what moa learn wrote, which knows task and labels. Where it has a promise, each line also
-    has accepted, true where that covers the decision:
+    With a calibration from moa learn, which knows task and labels. If it has a guarantee, each line
+    also has accepted: true if the guarantee covers the decision:
 
         moa decide mails.jsonl --calibration teams.json --out decided.jsonl
 
@@ -135,7 +134,7 @@ def decide(
 
 
 def line(item: Item[object], *, calibrated: bool = False) -> dict[str, object]:
-    """Write a decision as a line of JSON, with whether it is accepted if `calibrated`."""
+    """Write a decision as a line of JSON; if `calibrated`, with `accepted`."""
     from moa.questions import Choice
     from moa.rows import taken
 
@@ -180,7 +179,7 @@ def _adapted(
 
 @dataclass(frozen=True, slots=True)
 class _Calibrated:
-    """As a calibration says; where task or labels are given, it must be for them."""
+    """Decide by a calibration, which must be for the given task and labels, if any."""
 
     made: Calibration
     task: str | None
@@ -188,7 +187,7 @@ class _Calibrated:
 
     @property
     def promise(self) -> str:
-        """What holds of the decisions that are accepted, in words."""
+        """The guarantee for accepted decisions, in words."""
         if self.made.bound is None:
             return ""
         if self.made.bound.threshold is None:
@@ -226,7 +225,7 @@ class _Calibrated:
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext
     ) -> Classifier[Any]:
-        """Build it, and say before the first decision what the promise does not cover."""
+        """Build it, and warn before the first decision of what the guarantee doesn't cover."""
         from moa.agents.classifier import Classifier
         from moa.context import RunContext
         from moa.evals.calibrations import connected, other_language
@@ -258,7 +257,7 @@ class _Calibrated:
 
 @dataclass(frozen=True, slots=True)
 class _Adapted:
-    """As fits the task best with few labels or none."""
+    """Decide with few labels or none."""
 
     task: str
     names: list[str]
@@ -287,7 +286,7 @@ class _Adapted:
     async def agent(
         self, endpoints: Endpoints, texts: Sequence[str], context: RunContext
     ) -> Classifier[Any]:
-        """Fit it before the first decision, and show how far that is."""
+        """Fit it before the first decision, and show the progress."""
         from moa.agents.classifier import Classifier
 
         agent = Classifier(endpoints.slm, self.names, task=self.task, none=self.none, name="label")

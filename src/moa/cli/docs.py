@@ -20,11 +20,11 @@ def docs(
         bool, typer.Option("--for-agents", help="Print the skill for coding agents.")
     ] = False,
 ) -> None:
-    """Print what coding agents have to know of moa.
+    """Print a guide to moa for coding agents.
 
-    It is a skill of this version, in the form of agentskills.io: how agents, graphs, calibrations,
-    cascades and tests are written, and ten mistakes. To have your coding agent find it, write it
-    where that looks for skills:
+    It is a skill in the format of agentskills.io, for this version: how to write agents, graphs,
+    calibrations, cascades and tests, and ten mistakes. Write it into your coding agent's folder of
+    skills:
 
         mkdir -p .claude/skills/moa
         moa docs --for-agents > .claude/skills/moa/SKILL.md

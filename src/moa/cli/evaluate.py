@@ -27,9 +27,9 @@ def evaluate(
 ) -> None:
     """Measure the decisions of a calibration on labelled rows.
 
-    FILE is what moa learn --task wrote. The rows have text and label, and must be others than those
-    it was made from. Coverage is the share of decisions that are accepted; risk is the share of
-    wrong ones among the accepted, null where none is.
+    FILE is the output of moa learn --task. The rows have text and label; use none that it learned
+    from. Coverage is the share of decisions that are accepted; risk is the share of wrong ones
+    among the accepted, null if there are none.
 
     Exit codes: 0 measured, 2 usage, data or configuration, 130 stopped.
 

@@ -40,7 +40,7 @@ def index(
 ) -> None:
     """Read documents into an index, or bring one up to date.
 
-    The same again reads only what was added or changed, and forgets what was removed:
+    Repeat it to read only new and changed files, and drop removed ones:
 
         moa index manuals --out manuals.index
 
@@ -52,12 +52,12 @@ def index(
 
         moa run rag --text "How do I change the filter?"
 
-    Files that can't be read are named, with the reason, and the others go on.
+    It names unreadable files, with the reason, and continues.
 
-    Exit codes: 0 all read, 1 some files could not be read, 2 usage or configuration, 130 stopped;
-    what was read by then is kept.
+    Exit codes: 0 all read, 1 some files could not be read, 2 usage or configuration, 130 stopped:
+    files read so far stay in the index.
 
-    Read a folder of text, Markdown, HTML and PDF files, and keep what was read:
+    Read a folder of text, Markdown, HTML and PDF files into an index:
 
         moa index manuals --out manuals.index
     """

@@ -1,4 +1,4 @@
-"""moa keys: who may ask a server, what it may run, and what it may spend."""
+"""moa keys: API keys of a server, with what each may run and spend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moa.serving.limits import Standing
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="Whose key it is: letters, digits, - and _.")
+    str, typer.Argument(metavar="NAME", help="Name of the key: letters, digits, - and _.")
 ]
 
 
@@ -42,10 +42,12 @@ class Allowed:
     ] = None
     requests_per_minute: Annotated[
         int | None,
-        typer.Option("--requests-per-minute", min=1, help="Runs that begin within 60 seconds."),
+        typer.Option(
+            "--requests-per-minute", min=1, help="Maximum runs started within 60 seconds."
+        ),
     ] = None
     parallel: Annotated[
-        int | None, typer.Option("--parallel", min=1, metavar="N", help="Runs at once.")
+        int | None, typer.Option("--parallel", min=1, metavar="N", help="Maximum parallel runs.")
     ] = None
 
     @property
@@ -64,13 +66,13 @@ def new(
     allowed: Allowed,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a key, and print its secret, once: only its hash is kept.
+    """Make a key, and print its secret once: only its hash is stored.
 
-    A running server knows it at once. No number of calls at once, in several servers that share the
-    keys, passes a limit. With a limit on dollars, an endpoint whose price is unknown is not asked.
+    Running servers accept it at once. Parallel calls can't exceed a limit, even on several servers
+    that share the keys. Under a limit in dollars, endpoints without a known price aren't asked.
 
-    What belongs to a key, such as its runs and what it has spent, belongs to its name. To give it
-    another secret, revoke it, and make one of the same name.
+    Runs and spending belong to the key's name. To change its secret, revoke it, and make a key of
+    the same name.
 
         moa keys new alice --usd-per-day 5 --requests-per-minute 60
         moa keys new shop --graphs support,sentiment --calls-per-month 100000 --parallel 8
@@ -110,7 +112,7 @@ def _key(name: str, secret: str, settings: dict[str, object]) -> Key:
 def revoke(
     name: Name, *, keys: options.NeededKeys = "keys.toml", quiet: options.Quiet = False
 ) -> None:
-    """Revoke a key: no server lets it in from then on, and its runs make no further call.
+    """Revoke a key: servers refuse it at once, and its runs make no further call.
 
     moa keys revoke alice
     """
@@ -122,9 +124,9 @@ def revoke(
 
 
 def list_keys(*, keys: options.NeededKeys = "keys.toml", as_json: options.AsJson = False) -> None:
-    """List the keys: what each may do, and what it has spent today and in this month, UTC.
+    """List the keys: their limits, and their spending today and this month, UTC.
 
-    What runs in flight have set aside is not spent yet. With --json a line for each key.
+    Reservations of runs in flight don't count as spent. With --json one line per key.
 
         moa keys list
         moa keys list --json | jq .today.usd

@@ -49,7 +49,7 @@ def label(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="What moa run wrote by --out, or raw rows: .jsonl, .csv, .txt, .parquet or .xlsx.",
+            help="Output of moa run --out, or raw rows: .jsonl, .csv, .txt, .parquet or .xlsx.",
         ),
     ],
     *,
@@ -60,41 +60,41 @@ def label(
     reading: options.Reading,
     at_random: Annotated[
         bool,
-        typer.Option("--random", help="Draw all texts at random, which a promise is found on."),
+        typer.Option("--random", help="Draw all texts at random, as a guarantee needs."),
     ] = False,
     by_llm: Annotated[
         bool, typer.Option("--by-llm", help="Let the large model label them.")
     ] = False,
     limit: options.DefaultLimit = 40,
     read: Annotated[
-        int, typer.Option("--read", min=2, help="Texts that are read to choose among.")
+        int, typer.Option("--read", min=2, help="Number of texts to choose from.")
     ] = 300,
     asking: options.Asking,
 ) -> None:
     """Label the messages that teach most.
 
-    It shows one message after another, with what is decided about it now in brackets: all questions
-    of a graph at once. Enter accepts them all. What is wrong is corrected by a number or a name:
+    It shows one message after another, with the current decisions in brackets: all questions of a
+    graph at once. Enter accepts them all. Correct a wrong one by a number or a name:
 
         intent     [1 order]  2 refund  3 repair  4 none
         sentiment  5 negative  [6 neutral]  7 positive
         > 2 5
 
-    /skip passes over a message, /back takes the last one back, /quit ends. Answers may come from a
-    pipe, a line each. Each message is on disk at once, and the same command with --resume goes on,
-    also with other rows.
+    /skip skips a message, /back undoes the last one, /quit ends. Answers may come from a pipe, one
+    per line. Each message is stored at once; the same command with --resume continues, also with
+    other rows.
 
-    Half of the messages are drawn at random, since a promise can only be found on such; the others
-    are those that are decided least surely, each unlike those before it. Each line says which by
-    chosen. Look at every one as if nothing stood in brackets: what you accept unread teaches that
-    what is decided is right, and is counted so.
+    Half of the messages are drawn at random, since a guarantee can only be tested on such. The
+    others have the lowest confidence, each unlike those before it, and are marked "chosen": true.
+    Judge every message as if the brackets were empty: what you accept unread confirms wrong
+    decisions, and hides them in the test.
 
         moa run support inbox.jsonl --out runs.jsonl
         moa label support runs.jsonl --out labelled.jsonl
         moa label support runs.jsonl --out labelled.jsonl --resume --random --limit 200
         moa learn labelled.jsonl --graph support --out inbox.json
 
-    By the large model instead, at no more than one dollar. What is promised of such labels is that
+    By the large model instead, for at most one dollar. A guarantee from such labels says that
     decisions agree with that model:
 
         moa label support runs.jsonl --by-llm --budget-usd 1 --out labelled.jsonl

@@ -1,4 +1,4 @@
-"""moa learn: from labelled rows to better decisions, and to a promise where they suffice."""
+"""moa learn: better decisions from labelled rows, with a guarantee if there are enough."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def learn(
     graph: Annotated[
         str | None,
         typer.Option(
-            "--graph", metavar="NAME", help="A graph, such as support: all of its questions."
+            "--graph", metavar="NAME", help="Learn all questions of a graph, such as support."
         ),
     ] = None,
     task: options.Task = None,
@@ -55,8 +55,8 @@ def learn(
         Using,
         typer.Option(
             "--learn",
-            help="split: learn from a part of the rows, hold out the rest; nothing: hold out all; "
-            "approximate: all rows, by cross-fitting, without a proof.",
+            help="split: train on a part of the rows, test on the rest; nothing: test on all; "
+            "approximate: use all rows for both, by cross-fitting, without a proof.",
         ),
     ] = "split",
     out: Annotated[
@@ -67,7 +67,7 @@ def learn(
         typer.Option(
             "--latency-penalty",
             min=0,
-            help="Log loss that one second a decision is worth; 0 ignores time.",
+            help="Log loss that one second per decision may cost; 0 ignores time.",
         ),
     ] = 0.02,
     recheck: Annotated[
@@ -75,7 +75,7 @@ def learn(
         typer.Option(
             "--recheck",
             metavar="FILE",
-            help="What was learned, whose promise is tested on these rows; nothing is learned.",
+            help="Test the guarantee of this calibration on the rows, and learn nothing.",
         ),
     ] = None,
     minutes: Annotated[
@@ -83,7 +83,7 @@ def learn(
         typer.Option(
             "--minutes",
             min=0.1,
-            help="Minutes at most for reading the rows; default: 1 second a row.",
+            help="Maximum minutes for reading the rows; default: 1 second per row.",
         ),
     ] = None,
     write_examples: Annotated[
@@ -91,57 +91,52 @@ def learn(
         typer.Option(
             "--write-examples",
             help="Have the large model write 20 messages for each label of a graph's choice, and "
-            "learn from them too; nothing is promised on them. It says what that costs, and waits "
-            "for --yes.",
+            "train on them too, but not test. It states the cost first, and waits for --yes.",
         ),
     ] = False,
     yes: options.Agree = False,
     write: options.Write = True,
     given: options.ReadingAndAsking,
 ) -> None:
-    r"""Learn from labelled rows, and promise what they suffice for.
+    r"""Learn from labelled rows, with a guarantee if they suffice.
 
-    It fits what decides, and says what that gains: how many decisions were right before, how many
-    are by cross-validation now, and about what the next 50 labels would add. Where enough of the
-    labels are of texts drawn at random, it tests a promise: of the decisions that are accepted at
-    most --risk (0.05, of a graph 0.1) are wrong, with that --confidence. With fewer, nothing is
-    promised, and it says how many more that takes: of a graph about 200 for 10 %, and about 400
-    for 5 %.
+    It fits a classifier, and reports the gain: accuracy before, cross-validated accuracy now, and
+    roughly what the next 50 labels would add. With enough labels of random texts it tests a
+    guarantee: at most --risk (0.05, for a graph 0.1) of the accepted decisions are wrong, with that
+    --confidence. With fewer it guarantees nothing, and says how many more labels that takes: for a
+    graph about 200 for 10 %, and about 400 for 5 %.
 
     All questions of a graph are learned at once, from rows with a key for each, as moa label
-    writes them. One file holds what was learned, and the table of the graph names it: moa.toml is
-    written, unless --no-write is given. What gains nothing stays as it was.
+    writes them, into one file. moa.toml then names that file in the graph's table, unless
+    --no-write is given. A question without a gain stays as it was.
 
         moa learn labelled.jsonl --graph support --out inbox.json
         moa run support inbox.jsonl
 
-    Rows that were chosen to be labelled ("chosen": true) are learned from, and never count for a
-    promise. Rows of one case, such as the messages of one thread, are held out together where they
-    have a "case".
+    Rows that somebody chose to label ("chosen": true) only train, and never test. Rows that share
+    a "case", such as the messages of one thread, are held out together.
 
-    Rows may grow: label more, and learn again from all of them with the same --out. The file counts
-    how often a promise was looked for, and each look spends a part of the probability of failure,
-    so that the promise holds over all of them. Rows that no look has seen start anew with another
-    --out.
+    To add rows, label more, and learn again from all of them with the same --out. The file counts
+    these recalibrations, and each costs some confidence, so that the guarantee holds over all of
+    them. Only rows that were never tested may start over with another --out.
 
-    By default a promise is tested on a part of the rows, and the others are learned from. A model
-    that is good at the task as it is need not learn: --learn nothing holds all rows out, so that
-    more is accepted. Choose before you have seen what either accepts.
+    By default one part of the rows trains, and the other tests the guarantee. A model that is good
+    at the task already need not train: --learn nothing tests on all rows, so more is accepted.
+    Choose before you have seen what either accepts.
 
-    On another server, or for another language, test the promise on labelled rows from there:
+    For another server or language, test the guarantee on labelled rows from there:
 
         moa learn rows-from-there.jsonl --recheck intents.json --out intents-there.json
 
-    A cascade that learns by itself is looked at by moa learn status, filled by moa learn from, and
-    forgets by moa learn forget:
+    For a cascade that learns, moa learn status shows its state, from imports answers, and forget
+    removes some:
 
         moa learn status answers.db
 
     Exit codes: 0 learned or confirmed, 1 withdrawn, 2 usage, data or configuration, 130 stopped:
     then nothing is written.
 
-    One question of your own, from rows with text and label, from which the labels are read too;
-    then moa decide --calibration uses it:
+    One question of your own, with labels from the rows; moa decide --calibration then uses it:
 
         moa learn labelled.jsonl --task "What does the customer want?" --out intents.json
         moa decide new.jsonl --calibration intents.json --out decided.jsonl

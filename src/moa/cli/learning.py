@@ -32,9 +32,9 @@ def status(
     plot: options.Plot = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what a cascade that learns has saved, what it promises, and what would help.
+    """Show what a cascade that learns has saved, its guarantee, and what would help.
 
-    It reads the file alone, and asks nobody.
+    It only reads the file, and asks no model.
 
     Exit codes: 0 shown, 2 there are no answers there.
 
@@ -108,7 +108,7 @@ def from_log(
         typer.Option(
             "--answers",
             metavar="ANSWERS",
-            help="Where to keep them; default: learn = in [graphs.cascade].",
+            help="Where to store them; default: learn = in [graphs.cascade].",
         ),
     ] = None,
     task: options.Task = None,
@@ -129,14 +129,13 @@ def from_log(
 ) -> None:
     """Fill the answers of a cascade that learns from a log of its large model.
 
-    The log has rows with text and label, each what the large model answered. No large model is
-    asked. Texts are held out as they would be while they are answered, so that the cascade begins
-    with what the log is enough for. Rows that were chosen to be labelled ("chosen": true), and all
-    of them with --people, are fitted to, and nothing is promised by them. A text that is known
-    already is left out, so the command can be repeated.
+    The log has rows with text and label, the large model's answer. No large model is asked. Rows
+    are split into training and test as in a running cascade, so it starts with all that the log
+    supports. Rows that somebody chose to label ("chosen": true), and with --people all rows, only
+    train. Known texts are skipped, so you can repeat the command.
 
     With --graph support a row has text, intent, sentiment, urgency and spam, as moa label writes
-    them. One that lacks any of the last three is fitted to, and nothing is promised by it.
+    them. A row that lacks one of the last three only trains.
 
     Exit codes: 0 done, 2 usage, data or configuration, 130 stopped: what was taken is kept.
 
@@ -194,13 +193,12 @@ def draw(
         Path, typer.Option("--out", metavar="FILE.jsonl", help="Where to write them; a new file.")
     ],
 ) -> None:
-    """Draw rows at random for people, to find out how often what is answered small is right.
+    """Draw random rows for people to label, to measure how often the small model is right.
 
-    They are drawn among what the head in use accepts, and come without its answers: write a "label"
-    into each line, and take them in with moa learn from. It takes texts that are kept (keep_texts =
-    true in learn). While some of a draw have no label, these are written once more. Each head has
-    three draws at most: a row that stays without a label counts as wrong, so draw no more than will
-    be labelled.
+    They are rows that the current head accepts, without its answers. Write a "label" into each
+    line, and import them with moa learn from. This needs stored texts (keep_texts = true in learn).
+    Until all rows of a draw are labelled, the command writes the rest again. A head allows three
+    draws. A row without a label counts as wrong, so draw no more than you will label.
 
     Exit codes: 0 drawn, 2 usage or configuration.
 
@@ -224,16 +222,16 @@ def draw(
 def forget(
     answers: Answers,
     row: Annotated[
-        int | None, typer.Argument(metavar="[ROW]", help="Its number, as traces say it.")
+        int | None, typer.Argument(metavar="[ROW]", help="Number of the row, as in traces.")
     ] = None,
     *,
     text: Annotated[
         str | None, typer.Option("--text", metavar="TEXT", help="All rows with this text.")
     ] = None,
 ) -> None:
-    """Forget what was read of a row, and its label.
+    """Forget the features and the label of a row.
 
-    The row is still counted. What was fitted to it stays until the next head.
+    The row is still counted. The current head, which was trained on it, stays until the next one.
 
     Exit codes: 0 forgotten, 1 there is none, 2 usage or configuration.
 

@@ -22,19 +22,18 @@ def mcp(
 ) -> None:
     """Give graphs and agents to an MCP client as tools.
 
-    A client such as an editor or a chat starts it itself, and speaks to it over standard input and
-    output. Each graph is a tool: its input is the tool's arguments, its output the structured
-    result. Progress and errors are told to the client; remarks go to standard error. The budget is
-    for all calls until the client goes away, which ends their runs. moa serve has the same tools at
-    /mcp.
+    A client such as an editor starts the command, and talks to it over standard input and output.
+    Each graph is a tool: its input is the tool's arguments, its output the structured result. The
+    client gets progress and errors; remarks go to standard error. The budget covers all calls until
+    the client disconnects, which ends its runs. moa serve has the same tools at /mcp.
 
-    Exit codes: 0 the client has gone, 2 usage or configuration, 130 stopped.
+    Exit codes: 0 the client disconnected, 2 usage or configuration, 130 stopped.
 
     In the client's settings:
 
         {"mcpServers": {"moa": {"command": "moa", "args": ["mcp", "support"]}}}
 
-    Several, and one of your own; a client finds moa.toml only where it is named:
+    Several, one of them your own; name moa.toml, since clients start in another folder:
 
         moa mcp sentiment mine.py:graph --config shop/moa.toml --budget-usd 2
     """

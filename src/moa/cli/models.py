@@ -31,13 +31,13 @@ def models(
 ) -> None:
     """Show the configured endpoints, and whether they answer.
 
-    Every server is asked for its list of models, which costs nothing; nothing is started. Whether
-    one can decide natively shows at its first decision, so "can" says what it does otherwise, too.
+    It asks every server for its list of models, at no cost, and starts nothing. A server shows only
+    at its first decision if it decides natively, so "can" also names the fallback.
 
         moa models list           the models that moa knows
-        moa models add NAME       one of them as an endpoint
-        moa models fetch NAME     the file of one that runs in this machine
-        moa models probe NAME     how one is asked best
+        moa models add NAME       write one into moa.toml as an endpoint
+        moa models fetch NAME     download the file of one that runs on this machine
+        moa models probe NAME     find a model's best prompt layout
 
         moa models                            what ./moa.toml, or nothing, configures
         moa models --config other.toml
@@ -75,16 +75,18 @@ def list_models(
         Kind | None,
         typer.Option("--kind", help="Only open weights, vendors' models, or decision models."),
     ] = None,
-    job: Annotated[Skill | None, typer.Option("--for", help="Only those good for it.")] = None,
+    job: Annotated[
+        Skill | None, typer.Option("--for", help="Only models good for this task.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List the models that moa knows, small to large.
 
     One of them becomes an endpoint by: moa models add NAME
 
-    Weights in GB, the KV cache in kB a token, prices in US dollars per million tokens. ~ marks what
-    was computed and not published, * an entry with fields that were not compared with a source.
-    What a model is good for is an estimate.
+    Weights in GB, the KV cache in kB a token, prices in US dollars per million tokens. ~ marks
+    computed figures, * entries with fields not checked against a source. The tasks that a model is
+    good for are an estimate.
 
         moa models list
         moa models list --tier slm --for classify     small ones that classify
@@ -153,9 +155,8 @@ def add(
 ) -> None:
     """Write a known model into moa.toml as an endpoint.
 
-    How an open model is served (its quantisation, length and share of the GPU's memory) is worked
-    out from the memory of this machine, and is an estimate. Comments and order of the file are
-    kept.
+    For an open model it estimates quantisation, length and share of the GPU's memory from this
+    machine's memory. Comments and order of the file stay.
 
         moa models add mistral-7b --name small        served here by vLLM: moa up small
         moa models add qwen3-8b --concurrency 64 --context 2048
@@ -201,15 +202,15 @@ def fetch_model(
     *,
     config: options.ConfigFile = None,
 ) -> None:
-    """Fetch the GGUF file of a model that runs in this machine.
+    """Download the GGUF file of a model that runs on this machine.
 
-    It is checked by its SHA-256.
+    It checks the SHA-256.
 
-    It comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names; $HF_TOKEN, or
-    the token of `hf auth login`, is sent to it. After Ctrl-C or a broken connection the same
-    command goes on from where it was. The file is kept in $MOA_CACHE, or the user's cache folder,
-    unless another tool has put it in the cache of the hub. Without a network, put a GGUF file
-    anywhere on this machine, and give its path: model = "FOLDER/FILE.gguf".
+    The file comes from the Hugging Face hub, or the mirror that $HF_ENDPOINT names, with $HF_TOKEN
+    or the token of `hf auth login`. After Ctrl-C or a broken connection, repeat the command to
+    continue. The file is stored in $MOA_CACHE or the user's cache folder, unless the hub's own
+    cache has it. Without a network, copy a GGUF file to this machine, and set model =
+    "FOLDER/FILE.gguf".
 
         moa models fetch medium               the model of [endpoints.medium]
         moa models fetch qwen3-4b             a model of: moa models list
@@ -242,13 +243,12 @@ def probe_model(
     yes: options.Agree = False,
     asking: options.Asking,
 ) -> None:
-    """Find out in which layout of the prompt a model decides best.
+    """Find the prompt layout with which a model decides best.
 
-    About two hundred messages and twelve letters with known labels, of many tasks and in thirteen
-    languages, are read as a text to be continued and as a turn of a chat. For each kind of question
-    the layout with the lower log loss is kept in the cache, with how much the model counts beside
-    the encoder, and is used from then on. No run does that unasked. An endpoint that may cost money
-    waits for --yes.
+    The model reads some two hundred labelled messages, of many tasks and in thirteen languages,
+    once as a completion and once as a chat. For each kind of question later runs use the layout
+    with the lower log loss, and the measured weight of the model beside the encoder; both are
+    cached. An endpoint that may cost money needs --yes.
 
         moa models probe embedded             the built-in model, or that of $MOA_MODEL
         moa models probe small                the model of [endpoints.small]
@@ -304,28 +304,30 @@ _RANKED = ("", "pattern", "models", "quality", "a thousand items", "an item")
 
 
 def choose(
-    job: Annotated[Job, typer.Argument(help="What is done with each item.", metavar="JOB")],
+    job: Annotated[Job, typer.Argument(help="Task for each item.", metavar="JOB")],
     *,
     complexity: Annotated[
-        Complexity, typer.Option(help="How hard it is: how good a model has to be.")
+        Complexity, typer.Option(help="Difficulty, which sets the minimum quality.")
     ] = "moderate",
     prefer: Annotated[
-        Prefer, typer.Option(help="What decides among the models that are good enough.")
+        Prefer, typer.Option(help="How to rank the models of that quality.")
     ] = "balance",
     languages: Annotated[
         list[str] | None,
         typer.Option("--language", help="Language of the items, such as de; repeat for several."),
     ] = None,
     labels: Annotated[
-        int, typer.Option("--labelled", min=0, help="Number of labelled items that there are.")
+        int, typer.Option("--labelled", min=0, help="Number of labelled items that you have.")
     ] = 0,
     per_day: Annotated[int | None, typer.Option(min=1, help="Items a day.")] = None,
     latency_s: Annotated[
-        float | None, typer.Option("--latency", help="Seconds that an item may take.")
+        float | None, typer.Option("--latency", help="Maximum seconds per item.")
     ] = None,
     max_usd_per_thousand: Annotated[
         float | None,
-        typer.Option("--max-usd-per-thousand", min=0, help="US dollars for a thousand items."),
+        typer.Option(
+            "--max-usd-per-thousand", min=0, help="Maximum US dollars per thousand items."
+        ),
     ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="Ask no vendor: the items stay on this machine.")
@@ -355,9 +357,9 @@ def choose(
 ) -> None:
     """Choose models for a task and a machine.
 
-    By its resources, how hard the task is, and speed against depth.
+    It ranks them by the machine's resources, the task's difficulty, and speed against depth.
 
-    Nothing is started, fetched or sent. Figures are estimates. Exit codes: 0 there is a plan, 1
+    It starts, downloads and sends nothing. Figures are estimates. Exit codes: 0 there is a plan, 1
     nothing fits.
 
         moa choose classify --language de --per-day 10000 --latency 0.3

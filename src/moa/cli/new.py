@@ -28,10 +28,10 @@ _SHOWN = 10
 
 def new(
     template: Annotated[
-        Template, typer.Argument(metavar="TEMPLATE", help="inbox, moderation, … as said below.")
+        Template, typer.Argument(metavar="TEMPLATE", help="inbox, moderation, … as listed below.")
     ],
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of the project; made if it isn't there.")
+        Path, typer.Argument(metavar="DIR", help="Folder of the project; created if missing.")
     ],
     *,
     source: Annotated[
@@ -44,7 +44,7 @@ def new(
     ] = None,
     by_groups: Annotated[
         bool,
-        typer.Option("--by-groups", help="Ask no large model, though one is configured."),
+        typer.Option("--by-groups", help="Ask no large model, even if one is configured."),
     ] = False,
     overwrite: options.Overwrite = False,
     yes: options.Agree = False,
@@ -54,25 +54,23 @@ def new(
     """Make a small project that runs at once, with no key.
 
     It runs on the built-in models, and has a configuration, ten rows of data, a graph in Python, a
-    test, and a README of one screen that says what to change:
+    test, and a short README:
 
-        inbox         messages get a reply, or go to the people who take care of them
-        moderation    comments are published, held for somebody to read, or removed
-        extraction    mails become typed fields
-        cascade       a small model answers what it is sure of, a large one or people the rest
-        rag           questions are answered from a handbook, with sources
+        inbox         reply to messages, or send them to the people who take care of them
+        moderation    publish, hold or remove comments
+        extraction    turn mails into typed fields
+        cascade       a small model answers if it is sure; a large one or people do the rest
+        rag           answer questions from a handbook, with sources
 
-    With --from it drafts what people want from you, the intents in moa.toml, for you to edit: in
-    your own words they say best what you tell apart. What looks like spam, or like orders to a
-    machine, is left out.
+    With --from it drafts the intents of messages in moa.toml, for you to edit in your own words. It
+    leaves out spam and prompt injections.
 
-    Where a large model is configured it proposes them from 120 messages; what that costs is said
-    first, and what may cost money waits for --yes. Else, or with --by-groups, messages that are
-    alike are put into groups, which are named by their words: rename those, and put together what
-    is one. Where the folder has a moa.toml, the intents alone are written, into that; its other
-    tables stay.
+    A configured large model proposes them from 120 messages; the command states the cost first,
+    and needs --yes if it may cost money. Otherwise, or with --by-groups, it groups similar
+    messages, and names the groups by their words: rename them, and merge those that are one. In a
+    folder with a moa.toml it writes only the intents into that file.
 
-    Nothing that is there is replaced, unless --overwrite is given.
+    It replaces nothing without --overwrite.
 
     Exit codes: 0 written, 2 usage, data or configuration, 130 stopped: then nothing is written.
 

@@ -39,7 +39,7 @@ def _hushed(quiet: bool) -> bool:
 
 
 def _named(labels: str | None) -> str | None:
-    """Check labels before the words behind them, which with a blank between two would be one."""
+    """Check `--labels` first: of `a, b` the shell makes `b` an argument of its own."""
     if labels:
         label_names(labels)
     return labels
@@ -56,7 +56,7 @@ Served = Annotated[
     list[str],
     typer.Argument(
         metavar="NAME…",
-        help="Ready graphs and agents, which moa graphs lists, or file.py:object.",
+        help="Built-in graphs and agents (see moa graphs), or file.py:object.",
     ),
 ]
 _KEYS = typer.Option(
@@ -64,15 +64,15 @@ _KEYS = typer.Option(
     metavar="FILE",
     envvar="MOA_KEYS",
     show_envvar=False,
-    help="File of the keys, or postgresql://…#NAME, a table in a database; else $MOA_KEYS.",
+    help="File of the keys, or postgresql://…#NAME; default: $MOA_KEYS.",
 )
 Keys = Annotated[str | None, _KEYS]
 NeededKeys = Annotated[str, _KEYS]
 Demo = Annotated[
-    bool, typer.Option("--demo", help="Try it on what ships: inputs, or the built-in models.")
+    bool, typer.Option("--demo", help="Use the shipped example inputs, or the built-in models.")
 ]
 RunTimeout = Annotated[
-    float, typer.Option("--deadline-s", min=1, help="Seconds until a run is ended.")
+    float, typer.Option("--deadline-s", min=1, help="Time limit of a run, in seconds.")
 ]
 LabelledRows = Annotated[
     str,
@@ -88,8 +88,8 @@ OutTable = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        help="Write one line of JSON a row, as each is done; or, at the end, a table of .csv, "
-        ".parquet or .xlsx, beside its lines in FILE.jsonl.",
+        help="Write one line of JSON per row, as soon as it is done; or, at the end, a .csv, "
+        ".parquet or .xlsx table, with its lines in FILE.jsonl.",
         metavar="FILE",
     ),
 ]
@@ -99,7 +99,7 @@ Where = Annotated[
         "--where",
         metavar="WHICH",
         help="Rows of the table: kept, dropped, failed, accepted, quarantine, or FIELD=VALUE such "
-        "as label=spam; of several, all must hold.",
+        "as label=spam; a row must match all.",
     ),
 ]
 JobStore = Annotated[
@@ -107,8 +107,8 @@ JobStore = Annotated[
     typer.Option(
         "--job",
         metavar="DIR",
-        help="Keep rows and calls in a job, which goes on after a crash or a stop, and which "
-        "several processes share; or postgresql://…#NAME.",
+        help="Keep rows and calls in a job, a folder or postgresql://…#NAME: it resumes after a "
+        "crash, and several processes can share it.",
     ),
 ]
 RayAddress = Annotated[
@@ -116,20 +116,18 @@ RayAddress = Annotated[
     typer.Option(
         "--ray",
         metavar="[ADDRESS]",
-        help="Run on the Ray cluster at ADDRESS, such as 10.0.0.1:6379; without one at "
-        "$RAY_ADDRESS, else on one that is started on this machine.",
+        help="Run on the Ray cluster at ADDRESS, such as 10.0.0.1:6379; default: $RAY_ADDRESS, "
+        "else start one on this machine.",
     ),
 ]
 Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Go on with --out: only what it lacks, what failed, and what has changed is done.",
+        help="Continue --out: run only rows that are missing, failed or changed.",
     ),
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is there, instead of refusing to.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 Format = Annotated[
     Literal["jsonl", "csv", "txt", "parquet", "xlsx"] | None,
     typer.Option(
@@ -147,7 +145,7 @@ Encoding = Annotated[
     typer.Option(
         "--encoding",
         metavar="NAME",
-        help="What INPUT is written in, such as cp1252; default: UTF-8.",
+        help="Encoding of INPUT, such as cp1252; default: UTF-8.",
     ),
 ]
 TextItself = Annotated[
@@ -164,7 +162,7 @@ Labels = Annotated[
         "--labels",
         metavar="A,B,C",
         callback=_named,
-        help="Names of the labels; of labelled rows, else theirs.",
+        help="Names of the labels; default: those of the labelled rows.",
     ),
 ]
 _CALIBRATION_FILE = typer.Option("--calibration", metavar="FILE.json", help="What moa learn wrote.")
@@ -190,32 +188,28 @@ BudgetUsd = Annotated[
     typer.Option(
         "--budget-usd",
         min=0,
-        help="Maximum US dollars for the whole run; items that no longer fit fail. Calls to "
-        "endpoints without a price don't count; see --strict.",
+        help="Maximum US dollars for the whole run; items beyond it fail. Calls to endpoints "
+        "without a price don't count; see --strict.",
     ),
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Ask no endpoint whose price is unknown: that is an error."),
+    typer.Option("--strict", help="Refuse endpoints whose price is unknown."),
 ]
 HourlyUsd = Annotated[
     float | None,
-    typer.Option("--hourly-usd", min=0, help="US dollars that the machine costs an hour."),
+    typer.Option("--hourly-usd", min=0, help="Cost of the machine in US dollars per hour."),
 ]
 Tier = Annotated[
     Literal["slm", "llm"] | None,
-    typer.Option("--tier", help="Small or large model; default: both, or as the model is."),
+    typer.Option("--tier", help="Small or large model; default: both, or the model's own."),
 ]
-Write = Annotated[
-    bool, typer.Option("--write/--no-write", help="Write what was found into moa.toml.")
-]
-Agree = Annotated[
-    bool, typer.Option("--yes", help="Agree beforehand to what needs a yes, as said below.")
-]
+Write = Annotated[bool, typer.Option("--write/--no-write", help="Write the result into moa.toml.")]
+Agree = Annotated[bool, typer.Option("--yes", help="Answer yes to every question.")]
 AsJson = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print JSON, a line for each item or for all, everything else on stderr."
+        "--json", help="Print JSON, one line per item or in all; everything else goes to stderr."
     ),
 ]
 Report = Annotated[
@@ -230,15 +224,15 @@ Trace = Annotated[
     typer.Option(
         "--trace",
         metavar="FILE.jsonl",
-        help="Write what happened in each row as spans, a line each; see docs/tracing.md.",
+        help="Write the trace of each row, one line per span; see docs/tracing.md.",
     ),
 ]
 TraceTexts = Annotated[
     Literal["masked", "whole"] | None,
     typer.Option(
         "--trace-texts",
-        help="With --trace, write what models and tools were sent and said too: without personal "
-        "data, as the guard pii finds it, or whole. Default: no text.",
+        help="With --trace, record texts of models and tools too: masked (without personal data "
+        "that the guard pii finds) or whole. Default: no text.",
     ),
 ]
 Quiet = Annotated[
@@ -247,7 +241,7 @@ Quiet = Annotated[
         "--quiet",
         "-q",
         callback=_hushed,
-        help="Print results and errors alone: no progress, no remarks, no closing tables.",
+        help="Print only results and errors: no progress, no remarks, no closing tables.",
     ),
 ]
 

@@ -31,12 +31,12 @@ def prompt(
     as_json: options.AsJson = False,
     config: options.ConfigFile = None,
 ) -> None:
-    """Show what models would be sent for a text, and call none.
+    """Show the first prompts for a text, without calling a model.
 
-    That is messages, schema, labels and tokens of the calls that come first. A server may be asked
-    what it is, and to count tokens. What stands before a call is done: documents are read and
-    searched, encoders in this process decide, and functions of your own graph are called. What is
-    asked later depends on earlier answers: moa run … --show-prompts shows all that is sent.
+    It shows messages, schema, labels and tokens of the first calls. It may ask a server for its
+    kind and for token counts. Steps before a call do run: documents are searched, encoders in this
+    process decide, and your graph's functions are called. Later prompts depend on earlier answers:
+    moa run … --show-prompts shows them all.
 
         moa prompt sentiment --text "What a lovely day"
         moa prompt code --text "A function that merges intervals"

@@ -40,20 +40,19 @@ def fit(
 ) -> None:
     """Fit a router, or a cascade, from recorded answers of two models.
 
-    A row has prompt, weak_correct and strong_correct (true or false, or 1 or 0), and where the weak
-    model is asked first also its answer, weak_response:
+    A row has prompt, weak_correct and strong_correct (true or false, or 1 or 0), and for a cascade,
+    which asks the weak model first, its answer, weak_response:
 
         {"prompt": "…", "weak_correct": false, "strong_correct": true}
 
-    With weak_response in all rows it is a cascade, which looks at the answer too: it re-computes
-    its sums, follows them from the question to the result, and looks for doubt. Else it is a
-    router, which looks at the prompt alone. Other short texts in a row, such as a subject, group
-    the rows where their values come often enough; leave out what tells the answer, or what won't be
-    known later.
+    With weak_response in all rows it fits a cascade, which also reads the answer: it recomputes its
+    sums, traces them back to the question, and looks for doubt. Otherwise it fits a router, which
+    reads only the prompt. Other short values in a row, such as a subject, are used if they
+    repeat; leave out any that reveal the answer or won't be known later.
 
-    What is predicted is the gain of the strong model. Candidates are compared by cross-validation;
-    the file says what each reached, and what was chosen. Take some hundreds of rows at least, and
-    report moa route eval on rows that took no part in fitting.
+    It predicts the gain of the strong model. It compares candidates by cross-validation; the file
+    lists their results and the choice. Use at least a few hundred rows, and run moa route eval on
+    rows that took no part in fitting.
 
     Exit codes: 0 fitted, 2 usage, or rows from which nothing can be learnt.
 
@@ -88,12 +87,11 @@ def score(
     format: options.Format = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Score requests: the higher, the rather the strong model.
+    """Score requests: higher scores favour the strong model.
 
-    A row has prompt, and for a cascade weak_response; whether the answers are right needn't be
-    known, and isn't looked at. Each line has id (the row's own, else its line number), input, score
-    (the predicted gain of the strong model: the higher, the rather it) and model (weak or strong,
-    by the router's threshold), in the order of the rows.
+    A row has prompt, and for a cascade weak_response; weak_correct and strong_correct are ignored.
+    Each line has id (the row's own, else its line number), input, score (the predicted gain of the
+    strong model) and model (weak or strong, by the router's threshold), in the order of the rows.
 
     Exit codes: 0 all scored, 2 usage, or rows that the router wasn't made for.
 

@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 GraphName = Annotated[
     str,
-    typer.Argument(help="A ready graph or agent, which moa graphs lists, or file.py:object."),
+    typer.Argument(help="A built-in graph or agent (see moa graphs), or file.py:object."),
 ]
 
 JobName = Annotated[
@@ -54,7 +54,7 @@ def run(
         bool,
         typer.Option(
             "--show-prompts",
-            help="Print what models are sent, on standard error: it holds the texts of the rows.",
+            help="Print the prompts on standard error, texts of the rows included.",
         ),
     ] = False,
     writing: options.Writing,
@@ -65,7 +65,7 @@ def run(
 ) -> None:
     """Run a graph or an agent on every item of a file.
 
-    Try it on the shipped inbox, on a small model in this machine, without a key:
+    Try it on the example inbox, with the built-in models, without a key:
 
         moa run support --demo
 
@@ -74,16 +74,16 @@ def run(
         moa run sentiment --text "What a lovely day" --quiet
         moa run support inbox.jsonl --json | jq .status
 
-    A table from a pipe, whose texts stand in the column body:
+    A table from a pipe, with the texts in the column body:
 
         zcat mails.csv.gz | moa run sentiment - --format csv --text-column body --out done.jsonl
 
-    A table for a spreadsheet: the columns of the input, then those of what came out:
+    A table for a spreadsheet: the columns of the input, then those of the output:
 
         moa run sentiment reviews.csv --out result.xlsx --where label=negative
 
-    With --out or --json a line is written as each row is done, with the id of its row, or else its
-    line number; without them a table comes at the end.
+    With --out or --json each row gets a line as soon as it is done, with its id, or else its line
+    number; without them a table comes at the end.
 
     Your own graph, from a file:
 
@@ -91,19 +91,17 @@ def run(
 
     Exit codes: 0 all answered or dropped, 1 some failed, 2 usage or configuration, 130 stopped.
 
-    A big file, kept on disk as it goes, at no more than two dollars; and on from where that
-    stopped:
+    A large file, stored row by row, for at most two dollars; then continue where that stopped:
 
         moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2
         moa run support inbox.csv --out done.jsonl --concurrency 32 --budget-usd 2 --resume
 
-    A night's work, which goes on after a crash by the same command, and which several processes
-    share:
+    A night's work, which the same command resumes after a crash, or shares between processes:
 
         moa run support "mails/*.parquet" --job nightly --concurrency 32
         moa job export nightly --out done.jsonl
 
-    What took how long and cost what, as spans, a line each:
+    Times and costs, as spans:
 
         moa run support --demo --trace spans.jsonl
 
@@ -205,10 +203,10 @@ def demo_file() -> Path:
 
 
 def job_status(store: JobName, *, as_json: options.AsJson = False) -> None:
-    """Show how far a job is, what it cost, and why rows failed.
+    """Show a job's progress, its cost, and why rows failed.
 
-    It may be asked while others work on the job. Rows are due, leased by a process, done, failed
-    (and tried again), or dead (and not).
+    It also works while the job runs. Rows are due, leased by a process, done, failed (to be
+    retried), or dead (not to be retried).
 
         moa job status nightly
     """
@@ -239,9 +237,9 @@ def job_status(store: JobName, *, as_json: options.AsJson = False) -> None:
 
 
 def job_retry(store: JobName) -> None:
-    """Make the rows of a job that failed or are dead due again.
+    """Retry the rows of a job that failed or are dead.
 
-    The next `moa run GRAPH INPUT --job JOB` works on them.
+    They become due again: the next `moa run GRAPH INPUT --job JOB` runs them.
 
         moa job retry nightly
     """
@@ -277,9 +275,9 @@ def job_export(
     where: options.Where = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Write what came out, a line for each row in the order of the rows, as moa run --out does.
+    """Write the output lines of moa run --out, in the order of the rows.
 
-    Rows that failed have a line with their error; those that nobody has worked on have none.
+    Failed rows have a line with their error; rows that haven't run have none.
 
         moa job export nightly --out done.jsonl
     """
@@ -307,7 +305,7 @@ def draw(
 ) -> None:
     """Draw a graph.
 
-    Nothing is started, asked or sent for it, and no key is needed.
+    It starts and sends nothing, and needs no key.
 
         moa draw support                                Mermaid, for GitHub or https://mermaid.live
         moa draw support --out support.svg              a picture; .png works too
@@ -329,14 +327,13 @@ def draw(
 
 
 def graphs(*, as_json: options.AsJson = False) -> None:
-    """List the ready graphs and agents, and what each is worth.
+    """List the built-in graphs and agents, with measured results.
 
-    The last column says what one call to a model reached, what the graph reached with the same
-    model on the same items, at how many calls, and whether that pays. On another model it may
-    not be so: moa compare measures it on rows of yours.
+    The last column compares one call to a model with the graph on the same model and items: both
+    scores, the number of calls, and the verdict. Other models may differ: moa compare measures it
+    on your own rows.
 
-    Then moa run NAME INPUT runs one, and moa draw NAME draws it. One of your own is given as
-    file.py:object.
+    moa run NAME INPUT runs one, moa draw NAME draws it. Name your own by file.py:object.
 
         moa graphs
         moa graphs --json | jq .settings      what the table of each in moa.toml may say

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from moa.serving.server import Server, Settings
 
 Host = Annotated[
-    str, typer.Option("--host", help="Address to listen on; beyond this machine only with --keys.")
+    str,
+    typer.Option("--host", help="Address to listen on; other than this machine only with --keys."),
 ]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any that is free.")]
 Jobs = Annotated[
@@ -38,13 +39,13 @@ AllowHost = Annotated[
     typer.Option(
         "--allow-host",
         metavar="NAME",
-        help="Answer for this name too, beside localhost and addresses.",
+        help="Accept this Host too, besides localhost and IP addresses.",
     ),
 ]
 Cors = Annotated[
     list[str] | None,
     typer.Option(
-        "--cors", metavar="ORIGIN", help="Let pages of this origin ask: https://app.example.org."
+        "--cors", metavar="ORIGIN", help="Allow pages of this origin: https://app.example.org."
     ),
 ]
 Studio = Annotated[
@@ -75,15 +76,15 @@ def serve(
 ) -> None:
     """Serve graphs and agents over HTTP.
 
-    They are asked typed, as OpenAI's models are, and as System One. GET /health answers once
-    requests are taken, /ready once models are loaded. SIGTERM lets what runs end within 30 seconds.
-    Exit codes: 143 told to end, 2 usage or configuration, 130 Ctrl-C.
+    Clients use typed JSON, OpenAI's API or System One's. GET /health answers once the server
+    accepts requests, /ready once models are loaded. After SIGTERM runs have 30 seconds to finish.
+    Exit codes: 143 SIGTERM, 2 usage or configuration, 130 Ctrl-C.
 
-    With --demo the built-in models alone are asked, without a key, and commands to try printed:
+    With --demo only the built-in models answer, without a key, and it prints commands to try:
 
         moa serve support --demo
 
-    Several, and one of your own, which clients name as their model:
+    Several, one of them your own; clients pass the name as their model:
 
         moa serve support sentiment examples/custom_graph.py:graph --port 8000
 
@@ -130,7 +131,7 @@ def _server_of(
 
 
 def _listen(server: Server, host: str, port: int, *, demo: bool, studio: bool) -> None:
-    """Say where it listens, and serve until told to end."""
+    """Print the address, and serve until a signal."""
     from moa.serving.app import app_of
     from moa.serving.listening import address_of, listening, uvicorn_for
 
@@ -154,7 +155,7 @@ def _with_page(server: Server, app: Starlette, address: str) -> Starlette:
 
 
 async def _serve(serving: uvicorn.Server, server: Server, listener: socket.socket) -> None:
-    """Serve until told to end, or until it is known that models can't be loaded."""
+    """Serve until a signal, or until loading the models fails."""
 
     async def watch() -> None:
         while not serving.should_exit and not server.is_ready:
@@ -177,7 +178,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _say(server: Server, address: str, *, demo: bool) -> None:
-    """Say where what is served, and with --demo what to try."""
+    """Print the URLs, and with --demo commands to try."""
     say = screen.details().print
     names = ", ".join(server.served)
     say(f"{names} on {address}", markup=False, highlight=False, soft_wrap=True)
@@ -188,7 +189,7 @@ def _say(server: Server, address: str, *, demo: bool) -> None:
 
 
 def commands(server: Server, address: str) -> Sequence[str]:
-    """Write three commands that ask a server: typed, as events, and as OpenAI's clients do."""
+    """Write three example requests: typed, as events, and in OpenAI's format."""
     name = next(iter(server.served))
     text = "My parcel should have come on Friday, and it is not here. Where is it?"
     asked = {"model": name, "messages": [{"role": "user", "content": text}]}
@@ -202,7 +203,7 @@ def commands(server: Server, address: str) -> Sequence[str]:
 
 
 def _show_warnings() -> None:
-    """Print on standard error what the server warns of, without texts of requests."""
+    """Print the server's warnings on standard error, without texts of requests."""
     logging.getLogger("moa.serving").addHandler(_Warnings(logging.WARNING))
 
 

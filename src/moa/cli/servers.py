@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]…", help="Endpoints; none: all that are served here."),
+    typer.Argument(metavar="[NAME]…", help="Endpoints; default: all that are served here."),
 ]
 
 
@@ -35,19 +35,19 @@ def up(
         typer.Option(
             "--timeout-s",
             min=0,
-            help="Seconds to wait for each; one that takes longer goes on in the background.",
+            help="Seconds to wait for each server; slower ones go on starting in the background.",
         ),
     ] = 900.0,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return at once, and don't wait until they are ready.")
+        bool, typer.Option("--detach", help="Return at once, before they are ready.")
     ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Start the vLLM servers of the configuration.
 
-    The servers stay up when this command has ended, are started again after a crash, listen on
-    127.0.0.1 alone, and have a key that moa knows. Ctrl-C, before they are ready, stops them. One
-    that fails, or takes longer than its time, keeps none of the others from being started.
+    The servers keep running after this command, restart after a crash, listen on 127.0.0.1 only,
+    and have a key that moa knows. Ctrl-C, before they are ready, stops them. If one fails or
+    takes too long, the others still start.
 
     Exit codes: 0 all are ready (with --detach: all are started), 2 some aren't.
 
@@ -95,8 +95,8 @@ def down(
 def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False) -> None:
     """Show the vLLM servers: state, load, caches and speed.
 
-    It takes a second, in which generated tokens are counted. Figures since the server started:
-    restarts, and prefix hits, the share of prompt tokens that were in its cache.
+    It takes a second, to count generated tokens. Restarts and prefix hits (the share of prompt
+    tokens that were in the cache) count from the server's start.
 
         moa status
         moa status --json | jq .state
@@ -126,7 +126,7 @@ def status(*, config: options.ConfigFile = None, as_json: options.AsJson = False
 
 
 def doctor(*, config: options.ConfigFile = None) -> None:
-    """Check what moa needs on this machine, and say what mends it.
+    """Check what moa needs on this machine, and how to fix it.
 
     Exit codes: 0 nothing is missing, 1 something is, 2 the configuration can't be read.
 

@@ -1,4 +1,4 @@
-"""moa show: what became of rows, read from the lines that a run wrote."""
+"""moa show: rows of a run, read from its output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def show(
         str,
         typer.Argument(
             metavar="OUT",
-            help="What moa run --out or moa decide --out wrote: of a table, the lines beside it.",
+            help="Output of moa run --out or moa decide --out; for a table, its .jsonl file.",
         ),
     ],
     id: Annotated[
@@ -45,13 +45,13 @@ def show(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show one row of a run whole, or a table of some.
+    """Show one row of a run in full, or a table of some.
 
-    With its text, decisions with their probabilities, what came out, and the trace:
+    One row, with its text, decisions with their probabilities, output and trace:
 
         moa show done.jsonl m07
 
-    A table of what was quarantined, has failed, or is by a label:
+    A table of rows that were quarantined, failed, or have a label:
 
         moa show done.jsonl --where quarantine
         moa show done.jsonl --where failed --full
@@ -82,7 +82,7 @@ def show(
 
 
 def _lines(found: Iterator[Row | Malformed]) -> Iterator[tuple[int, Values]]:
-    """Give each line with its number; of what is no line, say so."""
+    """Yield each line with its number; report invalid ones."""
     from moa.batch import Malformed
 
     for row in found:
@@ -147,7 +147,7 @@ def _decisions(output: object) -> list[Decision]:
 
 
 def whole(number: int, line: Values) -> Table:
-    """Show all that a line says, a part of it on each row."""
+    """Show all parts of a line, one per table row."""
     from moa.rows.decided import written
 
     table = screen.named()

@@ -25,14 +25,16 @@ KEY = "MOA_STUDIO_KEY"
 """The variable with the key of the page."""
 Rows = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="What moa run --out wrote, or the folder of a job."),
+    typer.Argument(metavar="RUN", help="Output of moa run --out, or the folder of a job."),
 ]
 Trace = Annotated[
-    Path | None, typer.Option("--spans", metavar="FILE", help="What moa run --trace wrote.")
+    Path | None, typer.Option("--spans", metavar="FILE", help="Output of moa run --trace.")
 ]
 Graph = Annotated[
     str | None,
-    typer.Option("--of", metavar="NAME", help="What ran: a ready graph, or file.py:object."),
+    typer.Option(
+        "--of", metavar="NAME", help="The graph that ran: a built-in one, or file.py:object."
+    ),
 ]
 
 
@@ -73,21 +75,21 @@ def studio(
 
         moa studio
 
-    A run with its spans; labels go where moa learn reads them:
+    A run with its trace; moa learn reads the labels:
 
         moa run support inbox.jsonl --out done.jsonl --trace spans.jsonl
         moa studio done.jsonl --spans spans.jsonl --labels-file labelled.jsonl
         moa learn labelled.jsonl --graph support --out learned.json
 
-    A job while it is worked on, and a cascade that learns:
+    A running job, and a cascade that learns:
 
         moa studio nightly
         moa studio answers.db
 
-    With --of it can also be tried from the page, which asks models. The page listens on 127.0.0.1
-    alone; with $MOA_STUDIO_KEY it asks for that key.
+    With --of you can also try inputs on the page, which calls models. The page listens on 127.0.0.1
+    only; with $MOA_STUDIO_KEY it asks for that key.
 
-    Exit codes: 0 or 143 told to end, 2 usage or configuration, 130 Ctrl-C.
+    Exit codes: 0 or 143 ended by a signal, 2 usage or configuration, 130 Ctrl-C.
 
         moa studio done.jsonl --of support
     """
@@ -150,11 +152,9 @@ def report(
     trace: Trace = None,
     calibration: options.CalibrationFile = None,
     graph: Graph = None,
-    texts: Annotated[
-        bool, typer.Option("--texts", help="Write the texts of the rows into it, too.")
-    ] = False,
+    texts: Annotated[bool, typer.Option("--texts", help="Include the texts of the rows.")] = False,
     limit: Annotated[
-        int, typer.Option("--rows", min=1, help="Rows in it at most; figures are of all.")
+        int, typer.Option("--rows", min=1, help="Maximum rows in it; figures count all.")
     ] = 1000,
     overwrite: options.Overwrite = False,
     config: options.ConfigFile = None,
@@ -162,8 +162,8 @@ def report(
 ) -> None:
     """Write the page about a run into one file.
 
-    It opens anywhere, and loads nothing. Without --texts no text of a row is in it: labels,
-    figures and times alone.
+    It opens anywhere, and loads nothing. Without --texts it has only labels, figures and times, no
+    text of a row.
 
         moa report done.jsonl --out run.html
         moa report done.jsonl --spans spans.jsonl --texts --out run.html

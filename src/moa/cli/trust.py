@@ -1,4 +1,4 @@
-"""moa trust: which configurations, found and not named, may do what needs trust."""
+"""moa trust: trust in configurations that were found and not named."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ def trust(
     every: Annotated[bool, typer.Option("--list", help="List the files that are trusted.")] = False,
     revoke: Annotated[bool, typer.Option("--revoke", help="Trust the file no longer.")] = False,
 ) -> None:
-    """Trust a configuration, after showing what in it needs that.
+    """Trust a configuration, after showing what in it needs trust.
 
-    A moa.toml that is only found in the working directory may have come with the folder, from
-    anybody. Until you trust it, these stop it: code (FILE.py:OBJECT), a program, arguments or
-    variables of vLLM, paths outside of its folder, texts to hosts other than this machine and known
-    vendors, and a vendor's key to anybody but that vendor. A file that is named, by --config or
-    $MOA_CONFIG, needs no trust. Nothing of the file is run here.
+    A moa.toml found in the working directory may come from anybody. Until you trust it, commands
+    refuse it if it has code (FILE.py:OBJECT), a program, arguments or variables of vLLM, paths
+    outside its folder, texts to hosts other than this machine and known vendors, or a vendor's key
+    for another host. A file that you name, by --config or $MOA_CONFIG, needs no trust. This command
+    runs nothing of the file.
 
-    What is trusted is the file as it is: after a change it is shown and asked again, also where a
-    FILE.py that it names has changed. What such a file imports is not looked at. With --yes it is
-    shown, and not asked. Commands that write into a trusted moa.toml, such as moa models add, keep
-    it trusted.
+    Trust ends when the file, or a FILE.py that it names, changes; imports of such a file aren't
+    checked. --yes shows the file and doesn't ask. Commands that write into a trusted moa.toml, such
+    as moa models add, keep it trusted.
 
     Exit codes: 0 trusted, or nothing in it needs trust; 1 not trusted; 2 usage, or no such file.
 
-        moa trust                             look at ./moa.toml, and be asked
+        moa trust                             show ./moa.toml, and ask
         moa trust --yes                       in a script
         moa trust --list
         moa trust --revoke moa.toml

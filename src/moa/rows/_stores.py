@@ -1,4 +1,4 @@
-"""Stores: a database that a job is kept in, of this machine or shared by many."""
+"""Stores: the database of a job, on this machine or shared by several."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Store(Protocol):
-    """A database. In what it is asked `?` stands for a value."""
+    """A database. In its statements `?` stands for a value."""
 
     job: str
     where: str
@@ -28,7 +28,7 @@ class Store(Protocol):
     def open(self) -> None: ...
     def close(self) -> None: ...
     def now(self) -> float:
-        """Give the time that all who use it agree on, in seconds."""
+        """Return the database's own time, in seconds, which all processes share."""
         ...
 
     def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]: ...
@@ -37,7 +37,7 @@ class Store(Protocol):
         ...
 
     def atomically(self, work: Callable[[], T]) -> T:
-        """Do something in one transaction, of which all is kept or nothing.
+        """Run a function in one transaction, which is stored whole or not at all.
 
         It may be done again, where the connection is lost. In SQLite nobody else writes meanwhile;
         in Postgres others may, except in the rows that it has written.
@@ -175,7 +175,7 @@ class Postgres:
 
 
 def is_address(store: object) -> bool:
-    """Whether a store is named by the address of a database, and not by a path."""
+    """Return True for the URL of a database, False for a path."""
     return str(store).startswith(("postgresql://", "postgres://"))
 
 

@@ -16,7 +16,7 @@ _LABELS = ("label", "level", "value")
 
 
 class Decision(NamedTuple):
-    """What was decided about one question."""
+    """The decision about one question."""
 
     name: str
     """Of the question, or the field that it stands in."""
@@ -33,7 +33,7 @@ class Decision(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """Probability of what is decided; 0 where there is none."""
+        """Probability of the decision; 0 if there is none."""
         return self.probabilities.get(self.said, 0.0) if self.answered else 0.0
 
 
@@ -52,7 +52,7 @@ def decisions_in(value: object, name: str = "", deep: int = 0) -> Iterator[Decis
 
 
 def is_decision(fields: Values) -> bool:
-    """Whether these are the fields of a decision with probabilities."""
+    """Return True for the fields of a decision with probabilities."""
     return isinstance(fields.get("probabilities"), Mapping)
 
 
@@ -97,7 +97,7 @@ def _filtered(name: str, fields: Values) -> Decision:
 
 
 def numbers(found: Any) -> dict[str, float]:
-    """Give what of a mapping are numbers."""
+    """Return the numeric values of a mapping."""
     return {
         str(name): float(p)
         for name, p in found.items()

@@ -46,7 +46,7 @@ class _Feed:
 
 
 def separator_of(header: str) -> str:
-    """Give what stands most often between the columns of a header, outside of quotes."""
+    """Return the most frequent separator of a header, outside of quotes."""
     bare = re.sub(r'"[^"]*("|$)', "", header)
     return max(_SEPARATORS, key=bare.count)
 
@@ -62,7 +62,7 @@ def _begun(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
 
 
 def csv_rows(lines: Iterator[Line], say: Say = len) -> Iterator[Row | Malformed]:
-    """Read a table; a record that is none is malformed, and the next line is read."""
+    """Read a table; an invalid record is malformed, and reading continues at the next line."""
     csv.field_size_limit(_LONGEST_CELL)
     separator, lines = _begun(lines)
     if separator != ",":

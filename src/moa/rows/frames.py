@@ -24,7 +24,7 @@ _WITH_GAPS = {frozenset((bool, NoneType)): "boolean", frozenset((int, NoneType))
 def framed(
     frame: Frame, node: Node[Any, Any], column: str | None
 ) -> tuple[list[Row | Malformed], Callable[[Sequence[Item[object]]], Frame]]:
-    """Give the rows of a frame, and what copies it with what a node made of them."""
+    """Return the rows of a frame, and a function that copies it with a node's outputs."""
     rows = [_row(cell, column, i) for i, cell in enumerate(_cells_in(frame, column), 1)]
     names = _names(getattr(node, "output_type", None))
 

@@ -89,7 +89,7 @@ class RowIndex(Scratch):
         return None if copy is None else f"{name}/{copy}"
 
     def settle(self, key: str, start: int, *, failed: bool) -> None:
-        """Note where the line of a row starts, which was due."""
+        """Record where the line of a due row starts."""
         self.lines += 1
         which = "where given = ? and input = ? and copy = ?"
         if self._forgets and not self._has_lines and not failed:
@@ -99,7 +99,7 @@ class RowIndex(Scratch):
             self.run(done, start, failed, *_parts(key))
 
     def is_unfinished(self, key: str) -> bool:
-        """Whether a row has no good line."""
+        """Return True if a row has no good line."""
         asked = "select due or failed from row where given = ? and input = ? and copy = ?"
         return self.run(asked, *_parts(key)) == [(1,)]
 
@@ -124,7 +124,7 @@ class RowIndex(Scratch):
             yield start
 
     def has_replaced(self) -> bool:
-        """Whether there are lines that count no more."""
+        """Return True if later lines have replaced some."""
         return self._has_lines and sum(1 for _ in self.starts("start")) < self.lines
 
     def _unfail(self, name: str) -> int | None:

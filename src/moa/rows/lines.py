@@ -89,7 +89,7 @@ def _recoded(file: BinaryIO, encoding: str) -> Iterator[bytes]:
 
 
 def malformed(number: int, error: str, raw: str) -> Malformed:
-    """Make the row of a line that is none."""
+    """Make a malformed row of an invalid line."""
     return Malformed(number=number, error=error, raw=raw)
 
 
@@ -100,7 +100,7 @@ def row_of(number: int, value: dict[str, object]) -> Row:
 
 
 def own_id(value: Mapping[str, object]) -> str | int | None:
-    """Give the id that a row has by itself."""
+    """Return a row's own id."""
     given = value.get("id")
     usable = isinstance(given, str | int) and given != "" and not isinstance(given, bool)
     return cast("str | int", given) if usable else None

@@ -35,7 +35,7 @@ _LATE_S = 0.05
 
 
 class Ledger(Protocol):
-    """Keeps what becomes of rows."""
+    """Stores the results of rows."""
 
     async def take(self, item: Item[Any], context: RunContext, /) -> None:
         """Keep it: it is on disk when this returns."""
@@ -77,7 +77,7 @@ async def worked(
 async def _until_ended(
     rows: Iterable[Row | Malformed] | AsyncIterable[Row | Malformed], context: RunContext
 ) -> AsyncGenerator[Row | Malformed]:
-    """Give rows as long as the run goes on."""
+    """Yield rows until the run ends."""
     async with aclosing(numbered(rows)) as found:
         async for _, row in found:
             yield row
@@ -86,7 +86,7 @@ async def _until_ended(
 
 
 def fate_of(item: Item[Any], context: RunContext) -> Fate:
-    """Say what became of a row: it is due where the limit of the whole run has ended it."""
+    """Return a row's state: due if the limit of the whole run ended it."""
     error = item.error
     if error is None:
         return "done"
@@ -110,7 +110,7 @@ class RowJournal(Journal):
         """Whether some of them may be on disk."""
 
     def lose(self, key: str, fault: Exception, *, may_repeat: bool = True) -> None:
-        """Drop a record that can't be read, so that the call is made again."""
+        """Drop an unreadable record, so that the call is made again."""
         if not may_repeat:
             super().lose(key, fault, may_repeat=False)
         self.kept.pop(key, None)

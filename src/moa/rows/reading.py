@@ -143,7 +143,7 @@ def typed(
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a file is read."""
+    """Options for reading a file."""
 
     format: Format | None
     encoding: str | None
@@ -229,7 +229,7 @@ def format_of(source: str, format: Format | None = None) -> Format | None:
 
 
 def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | Malformed]:
-    """Give each row as `text` what stands in one of its columns.
+    """Copy one column of each row to `text`.
 
     Where the first row lacks it the column is wrong; a later one without it is malformed.
     """
@@ -255,7 +255,7 @@ def with_text(found: Iterator[Row | Malformed], column: str) -> Iterator[Row | M
 
 
 def count(source: str, limit: int | None, format: Format | None = None) -> int | None:
-    """Count the rows that will be read; `None` where only reading them would tell."""
+    """Count the rows; `None` if only reading them would tell."""
     path, kind = Path(source), format_of(source, format)
     if source == STDIN or kind not in ("jsonl", "txt") or not path.is_file():
         return None

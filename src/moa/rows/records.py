@@ -72,7 +72,7 @@ def _dollars(cost: Decimal | None) -> float | None:
 
 
 def name_of(id: object, input: object) -> str:
-    """Tell a row from all but its copies, by its id and its content: two digests, with `/`."""
+    """Return two digests, of a row's id and its content, with `/` between; copies share them."""
     return f"{_digest(id)}/{_digest(input)}"
 
 
@@ -112,7 +112,7 @@ def read_line(written: str) -> dict[str, Any] | None:
 
 
 def damaged_line(given: str, place: int) -> dict[str, Any]:
-    """Say of a row that what came out is lost."""
+    """Return a line which says that the row's output is lost."""
     row = read_line(given) or {}
     return {
         "id": row.get("id", place),

@@ -1,4 +1,4 @@
-"""Tally: what many items came to, and what the run has settled, in bounded memory."""
+"""Tally: counts of outcomes and the run's usage, in bounded memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Tally:
 
     @property
     def spent(self) -> Usage:
-        """What was used in all."""
+        """Total usage."""
         return self.before + self.usage
 
     @property
@@ -72,7 +72,7 @@ class Tally:
 
     @property
     def failed(self) -> bool:
-        """Whether one of them failed."""
+        """True if an item failed."""
         return self.statuses["failed"] > 0
 
     @property
@@ -199,7 +199,7 @@ def became(item: Item[object]) -> str:
 
 
 def _marked(name: str, value: object) -> Iterator[str]:
-    """Name the questions whose answers in an output, however deep, are doubtful."""
+    """Name the questions with doubtful answers anywhere in an output."""
     if not isinstance(value, BaseModel):
         return
     if getattr(value, "doubtful", False) is True:

@@ -50,7 +50,7 @@ WORDS: Mapping[str, Callable[[Line], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Conditions that a line meets or doesn't."""
+    """Conditions on a line."""
 
     conditions: tuple[Callable[[Line], bool], ...] = ()
 

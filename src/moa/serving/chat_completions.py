@@ -166,7 +166,7 @@ def _calls(output: Called) -> list[dict[str, Any]]:
 
 
 def _reason(turn: Turn, output: object) -> str:
-    """Say why it ends."""
+    """Return the finish reason."""
     if isinstance(output, Called):
         return "tool_calls"
     if isinstance(output, Blocked):
@@ -176,7 +176,7 @@ def _reason(turn: Turn, output: object) -> str:
 
 
 def usage(amount: Amount) -> dict[str, object]:
-    """Write what a run used; a cost that isn't known is left out."""
+    """Write a run's usage, without an unknown cost."""
     said: dict[str, object] = {
         "prompt_tokens": amount.input_tokens,
         "completion_tokens": amount.output_tokens,
@@ -238,7 +238,7 @@ class Chunks:
         yield DONE
 
     def _rest(self, output: object) -> str:
-        """Give what of the answer wasn't sent yet."""
+        """Return the part of the answer that wasn't sent yet."""
         whole = output.text if isinstance(output, Called) else self.turn.content(output)
         if whole.startswith(self.sent):
             return whole[len(self.sent) :]

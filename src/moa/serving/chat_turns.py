@@ -36,7 +36,7 @@ from moa.serving.served import Served
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What is run for a request, and how what comes out is written."""
+    """The node to run for a request, and the way to write its output."""
 
     served: Served
     """The node, under the name of what was asked."""
@@ -50,7 +50,7 @@ class Turn:
 
 
 def turn_of(body: ChatRequest, served: Served) -> Turn:
-    """Decide what is run for a request.
+    """Choose the node and input for a request.
 
     Raises:
         RequestRefused: it asks for what this node can't do, or its conversation has no end that

@@ -1,4 +1,4 @@
-"""HTTP: what is asked of every request, before any route sees it. Pure ASGI.
+"""HTTP: checks on every request, before any route sees it. Pure ASGI.
 
 Nothing here holds a response back or runs it in another context, as `BaseHTTPMiddleware` would.
 """
@@ -93,12 +93,12 @@ class Checked:
 
 
 def _is_routed(scope: Scope) -> bool:
-    """Whether a route takes a request."""
+    """Return True if a route matches a request."""
     return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].router.routes)
 
 
 def caller_of(request: Request) -> Caller:
-    """Say who sends a request."""
+    """Return the caller of a request."""
     return request.state.caller
 
 
@@ -123,7 +123,7 @@ def check_host(given: str, settings: Settings) -> None:
 
 
 def check_format(method: str, headers: Headers) -> None:
-    """Refuse what a page of another origin could send unasked.
+    """Refuse formats that a page of another origin could send without permission.
 
     Raises:
         RequestRefused: it brings something, and that is no JSON (415).
@@ -139,7 +139,7 @@ def check_format(method: str, headers: Headers) -> None:
 
 
 def check_length(given: str | None, settings: Settings) -> None:
-    """Refuse what is too large, as far as it says so itself.
+    """Refuse a request whose stated length is too large.
 
     Raises:
         RequestRefused: it is (413).
@@ -188,7 +188,7 @@ def json_response(
 
 
 class Bounded:
-    """A response that is cut off when its time is up, however slowly it is read."""
+    """A response with a time limit, which also ends slow reading."""
 
     def __init__(self, response: ASGIApp, timeout_s: float) -> None:
         self._response = response

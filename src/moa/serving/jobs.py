@@ -39,7 +39,7 @@ Phase = Literal["running", "stopped", "cancelled", "done"]
 
 
 class Owner(BaseModel):
-    """Whose a job is."""
+    """The owner of a job."""
 
     caller: str
     model: str

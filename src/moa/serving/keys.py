@@ -1,4 +1,4 @@
-"""Keys: who asks, what it may run, and what it may spend.
+"""Keys: callers of a server, with what each may run and spend.
 
 A key is a secret of 256 random bits, of which the SHA-256 is kept. A slow hash would protect a
 password, which can be guessed; nobody guesses one of 2**256, so each request is spared it.
@@ -159,7 +159,7 @@ def keys_in(address: str | None) -> Keys:
 
 
 class KeyStore(Protocol):
-    """Where keys are kept."""
+    """A store of keys."""
 
     def all(self) -> Mapping[str, Key]:
         """Give the keys by name, as they are at this moment.
@@ -447,7 +447,7 @@ def _unknown(said: str) -> RequestRefused:
 
 
 class KeyCaller(Caller):
-    """Who asks with a key."""
+    """A caller with a key."""
 
     def __init__(self, keys: StoredKeys, key: Key) -> None:
         self.name = key.name
@@ -481,7 +481,7 @@ class KeyCaller(Caller):
 
 
 class _Purchase:
-    """Asks the ledger for what the calls of a run need."""
+    """Reserves the needs of a run's calls in the ledger."""
 
     def __init__(
         self, keys: StoredKeys, key: Key, run: str, context: RunContext, most: Budget

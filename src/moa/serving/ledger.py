@@ -1,4 +1,4 @@
-"""Ledger: what each key has spent, and has set aside for its runs; several processes share it.
+"""Ledger: spending and reservations of each key, shared by several processes.
 
 A run holds what its calls may take before they are sent: no number of runs, in any number of
 processes, passes a limit. All amounts that a run names are those since it began, so that saying one
@@ -60,7 +60,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Grant(NamedTuple):
-    """What a run gets that asked for more."""
+    """The answer to a run's request for more."""
 
     answer: Literal["granted", "wait", "spent", "gone"]
     """`wait`: runs in flight may give back what it needs. `spent`: there won't be enough; what is
@@ -172,7 +172,7 @@ class Ledger:
         await asyncio.gather(*self._doing, return_exceptions=True)
 
     def lives(self, worker: str) -> bool:
-        """Whether a process is alive, as far as it was heard of."""
+        """Return True if a process has recently reported that it is alive."""
         alive = "select 1 from moa_key_workers where job = ? and worker = ? and until > ?"
         return worker == self.worker or bool(self._run(alive, worker, self.now()))
 
@@ -201,7 +201,7 @@ class Ledger:
         needed: Budget,
         may_settle: bool,
     ) -> Grant:
-        """Set aside what a run needs, or say why it can't be.
+        """Reserve what a run needs, or say why that fails.
 
         Args:
             run: Begun before.

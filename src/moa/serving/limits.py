@@ -1,4 +1,4 @@
-"""Limits: what a key may take in a minute, a day or a month, and what it has left of that."""
+"""Limits: what a key may use per minute, day or month, and how much is left."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a key stands at a moment."""
+    """Usage and reservations of a key at a moment."""
 
     at: datetime
     day: Sums
@@ -129,7 +129,7 @@ class Standing:
         }
 
     def renews_at(self, names: Collection[Name]) -> datetime:
-        """Say when the last of some limits begins anew."""
+        """Return when the last of some limits renews."""
         today = self.at.replace(hour=0, minute=0, second=0, microsecond=0)
         if any(name.endswith("month") for name in names):
             return (today.replace(day=1) + timedelta(days=32)).replace(day=1)

@@ -90,7 +90,7 @@ class Shape:
 
 
 class ServedTool:
-    """A tool: what is served, as a client of MCP sees it."""
+    """A served graph or agent, as an MCP tool."""
 
     def __init__(self, served: Served) -> None:
         self.served = served

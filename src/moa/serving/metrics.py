@@ -1,4 +1,4 @@
-"""Metrics: what runs came to, as Prometheus reads it."""
+"""Metrics: counters of runs and calls, for Prometheus."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What became of a run."""
+    """The result of a run."""
 
     id: str
     served: Served
@@ -224,7 +224,7 @@ class Runs:
 
     @property
     def active(self) -> int:
-        """Runs that go on."""
+        """Number of runs in progress."""
         return len(self._active)
 
     async def ended(self) -> None:
@@ -458,6 +458,6 @@ def _as_it_is(value: object) -> object:
 
 
 async def _gone(receive: Receive) -> None:
-    """Wait until the client has gone away."""
+    """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

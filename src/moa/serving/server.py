@@ -39,7 +39,7 @@ _ORIGIN = re.compile(r"https?://[^/*\s]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a server takes, and for how long.
+    """Limits of a server, in size and time.
 
     Raises:
         ConfigError: a limit is not positive.
@@ -122,7 +122,7 @@ class Server:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it takes requests, and models are loaded."""
+        """True once it accepts requests and models are loaded."""
         done = self.warming is not None and self.warming.done()
         return self.is_open and done and not self.warming_failed
 

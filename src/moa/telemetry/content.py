@@ -1,4 +1,4 @@
-"""Content: what models and tools are sent and say, as the conventions write it.
+"""Content: texts to and from models and tools, in the conventions' format.
 
 It is recorded only where that is asked for. Pictures and files are named, and not recorded.
 """
@@ -27,7 +27,7 @@ Writes = Mapping[str, Callable[[Clean], object]]
 
 
 def mask(text: str, pii: Masks | None) -> str | None:
-    """Give a text as it may be recorded; `None`: it can't be masked, and is left out."""
+    """Return a text as it may be recorded; `None`: it can't be masked, and is left out."""
     if pii is None:
         return text
     try:
@@ -63,7 +63,7 @@ async def record(span: Span, writes: Writes) -> None:
 
 
 def of_messages(messages: Sequence[Message]) -> Writes:
-    """Write what a model is sent: its instructions apart from what was said."""
+    """Write a prompt: the instructions separate from the messages."""
     rules = [one.content for one in messages if one.role == "system"]
     said = [one for one in messages if one.role != "system"]
     writes: dict[str, Callable[[Clean], object]] = {
@@ -75,14 +75,14 @@ def of_messages(messages: Sequence[Message]) -> Writes:
 
 
 def of_text(text: str) -> Writes:
-    """Write what is decided about."""
+    """Write the text of a decision."""
     return {
         names.INPUT_MESSAGES: lambda clean: [{"role": "user", "parts": [_text(text, clean)]}],
     }
 
 
 def of_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Writes:
-    """Write what a model said."""
+    """Write a model's answer."""
 
     def write(clean: Clean) -> object:
         parts = [{"type": "reasoning", "content": clean(reasoning)}] if reasoning else []
@@ -93,12 +93,12 @@ def of_answer(text: str, calls: Sequence[ToolCall], reasoning: str | None) -> Wr
 
 
 def of_arguments(arguments: str) -> Writes:
-    """Write what a tool is given."""
+    """Write a tool's arguments."""
     return {names.ARGUMENTS: lambda clean: _values(arguments, clean)}
 
 
 def of_result(result: str) -> Writes:
-    """Write what a tool says."""
+    """Write a tool's result."""
     return {names.RESULT: lambda clean: clean(result)}
 
 

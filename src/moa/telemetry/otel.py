@@ -63,7 +63,7 @@ class Sink:
         error: str | None,
         end_ns: int,
     ) -> None:
-        """End a span with all that was seen in it."""
+        """End a span with its attributes and events."""
         try:
             if error is not None:
                 span.set_status(trace.StatusCode.ERROR, error or None)
@@ -77,12 +77,12 @@ class Sink:
 
     @staticmethod
     def within(span: trace.Span, around: Context | None) -> Context:
-        """Give the context of what begins below a span."""
+        """Return the context for children of a span."""
         return trace.set_span_in_context(span, _NONE if around is None else around)
 
     @staticmethod
     def ambient() -> Context:
-        """Give the context that is current: of whoever begins a run."""
+        """Return the current context, in which a run begins."""
         return get_current()
 
     @staticmethod
@@ -102,7 +102,7 @@ _sink: Sink | None = None
 
 
 def sink() -> Sink | None:
-    """Give that of the provider which is set; `None`: none is."""
+    """Return the tracer of the provider; `None`: no provider is set."""
     global _sink
     try:
         provider = trace.get_tracer_provider()

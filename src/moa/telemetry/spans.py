@@ -40,7 +40,7 @@ UNTRACED: AbstractContextManager[None] = nullcontext()
 
 
 class Masks(Protocol):
-    """What takes personal data out of texts: `moa.guards.pii.Pii` does."""
+    """Masks personal data in texts, as `moa.guards.pii.Pii` does."""
 
     def session(self) -> AbstractContextManager[Any]:
         """Open what masks the texts of one span, by a method `mask`."""
@@ -130,7 +130,7 @@ class Tracer:
         )
 
     def note(self, note: Note, error: BaseException | None) -> None:
-        """Do without a note that belongs to no span."""
+        """Ignore a note that belongs to no span."""
 
     def paying(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
         """Begin the span of a call that no endpoint has begun one for; see `Span.paying`."""
@@ -324,7 +324,7 @@ class Span:
             around = around.parent
 
     def fail(self, error: BaseException) -> None:
-        """Say what it ended with."""
+        """Record the error that ended it."""
         ended = _ended_by(error)
         if ended is not None:
             self._later[names.ENDED] = ended
@@ -444,7 +444,7 @@ def start(
     start_ns: int | None = None,
     resumes: str | None = None,
 ) -> Span:
-    """Begin a span that is no call's: that of a node, a tool, a decision or a guard."""
+    """Begin a span of a node, a tool, a decision or a guard; calls have their own."""
     operation = names.OPERATIONS.get(kind)
     attributes: dict[str, Value] = {names.NODE: node}
     if operation is None:
@@ -507,7 +507,7 @@ def _said_of(error: BaseException) -> dict[str, Value]:
 
 
 def _ended_by(error: BaseException) -> str | None:
-    """Say how something ended that is no failure."""
+    """Return how a span ended without a failure."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return "cancelled"
     from moa.journal import interrupts_of  # it loads pydantic, which `moa --help` doesn't wait for
