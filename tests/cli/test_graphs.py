@@ -42,7 +42,7 @@ def test_every_ready_graph_is_listed_with_what_it_does() -> None:
 
 @pytest.mark.parametrize("words", ["run --help", "draw --help", "draw oops"])
 def test_whoever_needs_a_name_is_told_of_the_list(words: str) -> None:
-    assert "moa graphs lists" in told(*words.split(), leaves=2 * ("oops" in words)).words
+    assert "moa graphs" in told(*words.split(), leaves=2 * ("oops" in words)).words
 
 
 def test_a_node_of_ones_own_that_draws_itself_is_drawn_and_a_single_agent_is_refused(
