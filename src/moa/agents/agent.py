@@ -6,19 +6,17 @@ import re
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Unpack, cast, overload
 
 from pydantic import (
     BaseModel,
     Field,
-    PydanticSchemaGenerationError,
     PydanticUserError,
     TypeAdapter,
     ValidationError,
     create_model,
 )
-from pydantic.errors import PydanticInvalidForJsonSchema
 
 from moa._async import beside, closed_after, iterated
 from moa.agents.base import In, Limits, Out, TypedNode, ready, require, said
@@ -181,8 +179,6 @@ class Agent(TypedNode[In, Out]):
     ) -> None:
         if type(self) is Agent:
             input, output = input or str | BaseModel, output or Reply
-        if output is not None:
-            _check_output(output)
         said = {
             "input_type": input,
             "output_type": output,
@@ -192,6 +188,8 @@ class Agent(TypedNode[In, Out]):
         vars(self).update({key: value for key, value in said.items() if value is not None})
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
+        self._model = _model_of(self.output_type)
+        """What the model's JSON is read as."""
         if next(iter(files_needed(self._model)), None):
             raise ConfigError(
                 f"output={self._model.__name__}: an agent's model writes text, and no images "
@@ -218,11 +216,6 @@ class Agent(TypedNode[In, Out]):
             raise ConfigError(f"agent {self.name!r}: two tools have the same name: give one name=")
         if self.tools:
             self.endpoint = Tooled(self.endpoint)
-
-    @property
-    def _model(self) -> type[BaseModel]:
-        """What the model's JSON is read as."""
-        return _model_of(self.output_type)
 
     async def run(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
@@ -472,31 +465,26 @@ _VALUE = "value"
 """The one field of a model that stands for a type which is none."""
 
 
-def _check_output(output: Any) -> None:
-    """See that a model can be asked for values of a type.
+def _model_of(output: Any) -> type[BaseModel]:
+    """Give what a model is asked to write: servers take the schema of an object alone.
 
     Raises:
-        ConfigError: JSON can't hold them, or it is a text, which is what an agent gives anyway.
+        ConfigError: JSON can't hold it, or it is a text, which is what an agent gives anyway.
     """
     if output is str:
         raise ConfigError("output=str: leave it out, an agent gives a Reply, which has a text")
+    if isinstance(output, type) and issubclass(cast("type[object]", output), BaseModel):
+        return cast("type[BaseModel]", output)
+    fields: dict[str, Any] = {_VALUE: (output, ...)}
     try:
-        TypeAdapter(output).json_schema()
-    except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUserError):
+        model: type[BaseModel] = create_model(getattr(output, "__name__", "Answer"), **fields)
+        model.model_json_schema()
+    except PydanticUserError:
         raise ConfigError(
             f"output={output!r}: give a pydantic model with a field for each thing that is "
             "wanted, a type that JSON can hold, or leave it out for a text"
         ) from None
-
-
-@cache
-def _model_of(output: Any) -> type[BaseModel]:
-    """Give what a model is asked to write: servers take the schema of an object alone."""
-    if isinstance(output, type) and issubclass(cast("type[object]", output), BaseModel):
-        return cast("type[BaseModel]", output)
-    name = str(getattr(output, "__name__", "Answer"))
-    fields: dict[str, Any] = {_VALUE: (output, ...)}
-    return create_model(name, **fields)
+    return model
 
 
 def unfenced(text: str) -> str:

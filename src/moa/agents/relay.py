@@ -108,7 +108,8 @@ class Relay(Agent[Any, Any]):
             if kind not in agent.endpoint.capabilities:
                 raise InputError(f"the model of {agent.name} reads no {kind}: leave them out")
         if wishes.schema is not None:
-            self.output_type, self._schema, self._examples = Reply, dict(wishes.schema), ()
+            self.output_type = self._model = Reply
+            self._schema, self._examples = dict(wishes.schema), ()
         if wishes.max_tokens is not None:
             self.max_tokens = min(agent.max_tokens, wishes.max_tokens)
         if wishes.temperature is not None:

@@ -201,7 +201,8 @@ def takes_context(work: object) -> bool:
     except (ValueError, TypeError):  # other than two parameters, or a builtin without a signature
         return False
     # Where a name is imported for checkers alone, the annotation stays a string.
-    named = context.annotation is context.empty and context.name == "context"
+    bare = context.annotation is context.default is context.empty
+    named = bare and context.name == "context" and inspect.iscoroutinefunction(work)
     return named or context.annotation in (RunContext, "RunContext", "moa.RunContext")
 
 
