@@ -70,10 +70,15 @@ async def attempt(
     try:
         return await work
     except MoaError as error:
-        if not isinstance(error, MissingDependency):
-            check_recoverable(error)
+        _check(error)
         context.note(kind, f"{without}: {error}")
         return None
+
+
+def _check(error: MoaError) -> None:
+    """Raise an error that nothing may stand in for; a package that isn't installed is none."""
+    if not isinstance(error, MissingDependency):
+        check_recoverable(error)
 
 
 async def attempt_writing(
@@ -118,7 +123,7 @@ async def attempt_each(
         try:
             return await work(item)
         except MoaError as error:
-            check_recoverable(error)
+            _check(error)
             context.note("failed", f"{without(item)}: {error}")
             failed.append(error)
             return error
