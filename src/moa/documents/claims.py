@@ -309,6 +309,36 @@ async def checked_claims(
     return (*judged, *rest)
 
 
+async def check_answer(
+    answer: str,
+    passages: Sequence[Passage],
+    support: Node[Text | str, Grade] | None,
+    context: RunContext,
+    *,
+    question: str,
+    near: Sequence[Passage] = (),
+) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
+    """Check an answer's citations and sentences, and leave out what no passage says.
+
+    Args:
+        answer: What was written.
+        passages: What it was written from; `[1]` is the first.
+        support: Who says if a sentence's passages say it; `None`: words alone tell.
+        context: The context of the run.
+        question: What it answers.
+        near: Passages of which it must cite one, or all of it is unsupported; none: it need not.
+
+    Returns:
+        What is left of the answer, which may be nothing; the passages that this cites; and all
+        sentences, with a verdict on each.
+    """
+    text, citations = await cited(answer, passages, context)
+    claims = await checked_claims(text, passages, support, context, question=question)
+    if near and citations and not any(each.passage in near for each in citations):
+        claims = tuple(one.model_copy(update={"verdict": "unsupported"}) for one in claims)
+    return (*_without_unsupported(text, citations, claims, context), claims)
+
+
 def is_foreign(text: str, passages: Sequence[Passage]) -> bool:
     """Whether a text is known to be in another language than passages."""
     if not can_detect():
@@ -339,20 +369,10 @@ def _judged(claim: Claim, grade: Grade) -> Claim:
     return claim.model_copy(update={"verdict": verdict, "probability": grade.probability})
 
 
-def without_unsupported(
+def _without_unsupported(
     text: str, citations: Sequence[Citation], claims: Sequence[Claim], context: RunContext
 ) -> tuple[str, tuple[Citation, ...]]:
-    """Leave sentences that are unsupported out of a text, and the trace says which.
-
-    Args:
-        text: What was written.
-        citations: The passages that it cites.
-        claims: Its sentences.
-        context: Of the run that the trace is of.
-
-    Returns:
-        What is left, which may be nothing, and the passages that this cites.
-    """
+    """Leave out sentences that are unsupported, and citations that only these had; note them."""
     kept = [claim for claim in claims if claim.verdict != "unsupported"]
     if len(kept) == len(claims):
         return text, tuple(citations)

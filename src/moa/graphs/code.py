@@ -483,7 +483,8 @@ def _is_value(program: ast.Module) -> bool:
     match program.body:
         case [ast.Expr(value=ast.Dict() | ast.List() | ast.Constant())]:
             return True
-    return False
+        case _:
+            return False
 
 
 async def _run(sandbox: Sandbox, code: str, tests: str, context: RunContext) -> SandboxResult:
