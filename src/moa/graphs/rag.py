@@ -27,15 +27,15 @@ from moa.documents.claims import (
     Claim,
     Grade,
     Grader,
-    asked,
     check_answer,
-    cited,
-    copied,
-    graded,
+    cite,
+    filter_text,
+    grade_each,
     has_words,
     is_foreign,
-    listed,
-    unbracketed,
+    number_passages,
+    quote_claims,
+    without_brackets,
     word_shares,
 )
 from moa.documents.index import MAX_TOKENS, Index, Indexed
@@ -94,7 +94,7 @@ class Query(Frozen):
     query: str = Field(min_length=1, max_length=300)
 
 
-class Extracted(Reply):
+class Quote(Reply):
     """A sentence of a passage, with its citation; empty where none is near to the question."""
 
     near: tuple[int, ...] = ()
@@ -102,7 +102,7 @@ class Extracted(Reply):
     so; empty where nothing was compared by meaning."""
 
 
-class Sourced(Reply):
+class SourcedAnswer(Reply):
     """An answer that rests on passages."""
 
     kind: Literal["answer", "extract"]
@@ -143,7 +143,7 @@ class NotInDocuments(Frozen):
         return f"not in the documents: {self.reason}"
 
 
-RagOutcome = Sourced | NotInDocuments
+RagOutcome = SourcedAnswer | NotInDocuments
 
 
 class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
@@ -307,8 +307,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         """Leave out what is surely of no use; what nobody can judge stays."""
         if self.relevance is None:
             return found[: self.top_k]
-        texts = [asked(question, passage) for passage in found]
-        grades = await graded(self.relevance, texts, context)
+        texts = [filter_text(question, passage) for passage in found]
+        grades = await grade_each(self.relevance, texts, context)
         kept: list[Passage] = []
         for passage, grade in zip(found, grades, strict=True):
             if grade.met is False and grade.accepted is not False:
@@ -365,16 +365,20 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         uncited = sum(claim.verdict == "uncited" for claim in claims)
         if uncited:
             context.note("degraded", f"{uncited} of {len(claims)} sentences: no passage says")
-        return Sourced(
+        return SourcedAnswer(
             text=text, kind="answer", citations=citations, claims=claims, passages=passages
         )
 
     async def _quote(
-        self, extract: Extracted, passages: tuple[Passage, ...], context: RunContext
-    ) -> Sourced:
-        text, citations = await cited(extract.text, passages, context)
-        return Sourced(
-            text=text, kind="extract", citations=citations, claims=copied(text), passages=passages
+        self, extract: Quote, passages: tuple[Passage, ...], context: RunContext
+    ) -> SourcedAnswer:
+        text, citations = await cite(extract.text, passages, context)
+        return SourcedAnswer(
+            text=text,
+            kind="extract",
+            citations=citations,
+            claims=quote_claims(text),
+            passages=passages,
         )
 
     def sketch(self, sketch: Sketch) -> None:
@@ -402,11 +406,12 @@ class Answerer(Agent[Sheet, Reply]):
 
     def user_prompt(self, request: Sheet) -> str:
         """Put the passages first, so that a server can keep them, and the question last."""
+        passages = number_passages(request.passages)
         question = escaped(request.question)
-        return f"Passages:\n\n{listed(request.passages)}\n\n{self.asks}\n\nQuestion: {question}"
+        return f"Passages:\n\n{passages}\n\n{self.asks}\n\nQuestion: {question}"
 
 
-class Extractive(TypedNode[Sheet, Extracted]):
+class Extractive(TypedNode[Sheet, Quote]):
     """Answers by one sentence of the passages, where no model writes well enough; or by none.
 
     Sentences are ranked by the words that they share with the question, by meaning where there is
@@ -430,7 +435,7 @@ class Extractive(TypedNode[Sheet, Extracted]):
         self.endpoint = None if endpoint is None else require(endpoint, "embed", agent=self.name)
         self.least = least
 
-    async def answer(self, request: Sheet, context: RunContext) -> Extracted:
+    async def answer(self, request: Sheet, context: RunContext) -> Quote:
         """Rank the sentences, and give the first with the number of its passage."""
         numbers: dict[Passage, int] = {}
         for number, passage in enumerate(request.passages, 1):
@@ -451,8 +456,8 @@ class Extractive(TypedNode[Sheet, Extracted]):
         ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]
         best = next((each for each in fused_ranks([*ranks, numbers]) if each in near), None)
         if best is None:
-            return Extracted(text="", near=level)
-        return Extracted(text=f"{unbracketed(best.text)} [{numbers[best]}]", near=level)
+            return Quote(text="", near=level)
+        return Quote(text=f"{without_brackets(best.text)} [{numbers[best]}]", near=level)
 
     async def _by_meaning(
         self,

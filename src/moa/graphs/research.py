@@ -21,7 +21,7 @@ from moa.documents.claims import (
     Grade,
     check_answer,
     claims_in,
-    joined,
+    join_claims,
 )
 from moa.documents.retrieval import Retriever
 from moa.endpoints.known import can_write
@@ -405,7 +405,7 @@ def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, 
         claims.append(claim.model_copy(update={"numbers": marks}))
     return Finding(
         question=asked,
-        answer=joined(claims),
+        answer=join_claims(claims),
         citations=tuple(sorted({n for claim in claims for n in claim.numbers})),
         claims=tuple(claims),
         unsupported=tuple(unsupported),
