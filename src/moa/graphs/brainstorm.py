@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from moa.agents import Agent
 from moa.agents.base import require
@@ -61,6 +61,9 @@ class Pool(BaseModel):
 
 class Proposal(BaseModel):
     """What a persona proposes."""
+
+    # Where a server enforces no schema, its title is part of the prompt, which was measured.
+    model_config = ConfigDict(title="Proposed")
 
     ideas: list[Words] = Field(min_length=1)
 

@@ -17,7 +17,7 @@ from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal, NamedTuple, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moa._async import gather
 from moa.agents import Agent
@@ -165,6 +165,8 @@ class StepResult(Frozen):
 class StepAnswer(Frozen):
     """A step as a model worked it out."""
 
+    # Where a server enforces no schema, its title is part of the prompt, which was measured.
+    model_config = ConfigDict(title="Worked")
     # A model writes its fields in this order, so it reasons before it answers.
     reasons: str = Field(description="how the answer follows, each calculation as an equation")
     answer: str = Field(min_length=1, description="the answer alone; of a number, with its unit")
