@@ -140,27 +140,6 @@ class StepResult(Frozen):
     fault: str | None = None
     """What is wrong with it; `None`: nothing was found."""
 
-    @classmethod
-    def of(
-        cls,
-        step: Step,
-        answer: str = "",
-        reasons: str = "",
-        *,
-        by: Solver,
-        fault: str | None = None,
-    ) -> Self:
-        """Make the result of a step of a plan."""
-        return cls(
-            id=step.id,
-            question=step.question,
-            needs=step.needs,
-            by=by,
-            answer=answer.strip(),
-            reasons=reasons,
-            fault=fault,
-        )
-
 
 class StepAnswer(Frozen):
     """A step as a model worked it out."""
@@ -403,21 +382,26 @@ class PlanRun:
     async def _run(self, step: Step) -> StepResult:
         needed = {name: await self.done[name] for name in step.needs}
         missing = [name for name, result in needed.items() if not self._is_usable(result)]
+        result = StepResult(id=step.id, question=step.question, needs=step.needs, by=step.tier)
         if missing:
             fault = f"it needs {', '.join(missing)}, which failed"
-            result = StepResult.of(step, by=step.tier, fault=fault)
+            result = result.model_copy(update={"fault": fault})
         else:
-            result = await report_step(step.id, self._work_out(step, needed), self.context)
+            working = self._work_out(step, result, needed)
+            result = await report_step(step.id, working, self.context)
         self.done[step.id].set_result(result)
         return result
 
     def _is_usable(self, result: StepResult) -> bool:
         return bool(result.answer) and (self.uses_wrong or result.fault is None)
 
-    async def _work_out(self, step: Step, needed: Mapping[str, StepResult]) -> StepResult:
+    async def _work_out(
+        self, step: Step, empty: StepResult, needed: Mapping[str, StepResult]
+    ) -> StepResult:
+        """Fill an empty result, by the evaluator or by a model."""
         if step.compute is not None:
             try:
-                return self._compute(step, step.compute, needed)
+                return empty.model_copy(update=self._compute(step, step.compute, needed))
             except InputError as error:
                 self.context.note("degraded", f"step {step.id!r} is asked of a model: {error}")
         answers = {result.question: result.answer for result in needed.values()}
@@ -429,13 +413,14 @@ class PlanRun:
         except MoaError as error:
             self.failures.append(error)
             self.context.note("failed", f"step {step.id!r} has no result: {error}")
-            return StepResult.of(step, by=step.tier, fault=str(error))
-        wrong = wrong_sums(f"{found.reasons}\n{found.answer}")
-        return StepResult.of(
-            step, found.answer, found.reasons, by=step.tier, fault="; ".join(wrong) or None
-        )
+            return empty.model_copy(update={"fault": str(error)})
+        answer, reasons = found.answer.strip(), found.reasons
+        fault = "; ".join(wrong_sums(f"{reasons}\n{answer}")) or None
+        return empty.model_copy(update={"answer": answer, "reasons": reasons, "fault": fault})
 
-    def _compute(self, step: Step, expression: str, needed: Mapping[str, StepResult]) -> StepResult:
+    def _compute(
+        self, step: Step, expression: str, needed: Mapping[str, StepResult]
+    ) -> dict[str, str]:
         """Compute exactly; what is no calculation, or needs what is no number, is an error."""
         values = {
             name: self.exact[name] if name in self.exact else only_number(needed[name].answer)
@@ -447,7 +432,7 @@ class PlanRun:
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))
         self.exact[step.id] = value
         shown = written(value)
-        return StepResult.of(step, shown, f"{filled_in} = {shown}", by="arithmetic")
+        return {"by": "arithmetic", "answer": shown, "reasons": f"{filled_in} = {shown}"}
 
 
 def wrong_sums(text: str) -> list[str]:
