@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from moa import agents, graphs, guards
 from moa.agents import Agent
@@ -32,8 +33,8 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.nodes import FunctionNode, Human, Loop, as_node
 from moa.graphs.engine.steps import NodeStep
-from moa.graphs.fields import FromEndpoint, Mark, Table, settings_below
-from moa.graphs.recipe import FromTable, Recipe, WiredRecipe
+from moa.graphs.fields import FromEndpoint, Table, settings_below
+from moa.graphs.recipe import Recipe, WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.node import Node
 
@@ -76,10 +77,9 @@ class Ready(NamedTuple):
     """Makes a recipe of its table, or an agent, of an endpoint if it asks one."""
 
     @property
-    def settings(self) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
-        """What its table in moa.toml may say: types and marks, by name."""
-        asks = {} if self.made_by.tier is None else {"endpoint": (str, ())}
-        return settings_below(self.made_by.make) | asks
+    def settings(self) -> Mapping[str, FieldInfo]:
+        """What its table in moa.toml may say, by key."""
+        return settings_below(self.made_by)
 
     def build(self, table: Mapping[str, object], context: Table) -> AnyNode:
         """Build it.
@@ -90,7 +90,7 @@ class Ready(NamedTuple):
         try:
             return TypeAdapter(Annotated[Any, self.made_by]).validate_python(table, context=context)
         except ValidationError as error:
-            raise ConfigError(context.faults(error, self.made_by.make)) from None
+            raise ConfigError(context.explain(error, Annotated[Any, self.made_by])) from None
 
 
 class _Ready(Mapping[str, Ready]):
@@ -107,8 +107,7 @@ class _Ready(Mapping[str, Ready]):
         if name not in AGENTS:
             _import_all()
         agent = AGENTS[name]
-        kind = FromTable if hasattr(agent.make, "from_table") else FromEndpoint
-        return Ready(agent.does, kind(agent.make, agent.tier))
+        return Ready(agent.does, FromEndpoint(agent.make, agent.tier))
 
     def __iter__(self) -> Iterator[str]:
         _import_all()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
@@ -27,7 +27,7 @@ from moa.errors import (
     WiringError,
 )
 from moa.graphs.engine.types import fits, shown, signature_of
-from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
+from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.fan_out import fan_out
 from moa.mixing.packing import Asked, Call, Reader, readers_of
@@ -181,7 +181,7 @@ def _named_in(given: list[Any] | None, table: Table) -> list[Any]:
         given = able if len(able) > 1 else [[]]
     if "temperature" in table.shared:
         return given
-    if given and all(isinstance(layer, list) for layer in given):
+    if _is_nested(given):
         return [_sampled_apart(layer) for layer in given]
     return _sampled_apart(given)
 
@@ -194,6 +194,20 @@ def _sampled_apart(layer: list[Any]) -> list[Any]:
         {"temperature": _REPEATED, **table} if names.count(name) > 1 else table
         for table, name in zip(tables, names, strict=True)
     ]
+
+
+def _shape_of(given: object) -> str:
+    """Tell one list of proposers from a list for each layer."""
+    if isinstance(given, Sequence) and _is_nested(cast("Sequence[object]", given)):
+        return "layers"
+    return "one layer"
+
+
+def _is_nested(given: Sequence[object]) -> bool:
+    return len(given) > 0 and all(isinstance(one, list | tuple) for one in given)
+
+
+_Proposer = Annotated[Member, FromEndpoint(proposer_of)]
 
 
 class Mixture(BaseMixture, recipe="mixture"):
@@ -221,7 +235,10 @@ class Mixture(BaseMixture, recipe="mixture"):
     """
 
     proposers: Annotated[
-        Sequence[Member] | Sequence[Sequence[Member]], FromEndpoints(proposer_of, spread=_named_in)
+        Annotated[Sequence[_Proposer], Tag("one layer")]
+        | Annotated[Sequence[Sequence[_Proposer]], Tag("layers")],
+        Discriminator(_shape_of),
+        lists_in_tables(_named_in),
     ]
     """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
     temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
