@@ -9,38 +9,41 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from moa import agents, graphs, guards
-from moa.agents import Agent
-from moa.agents.base import AGENTS, TypedNode
+from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
 from moa.config.trust import object_in
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
-from moa.graphs.cascade import Cascade
-from moa.graphs.engine.graph import BuiltGraph
-from moa.graphs.engine.nodes import FunctionNode, Human, Loop, as_node
-from moa.graphs.engine.steps import NodeStep
+from moa.graphs.engine.nodes import as_node
+from moa.graphs.engine.types import is_node
 from moa.graphs.fields import FromEndpoint, Table, settings_below
-from moa.graphs.recipe import Recipe, WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.node import Node
 
 AnyNode = Node[Any, Any]
 _GUARDS = "guards"
 """The key of any graph's table that names what stands before it, beside it and after it."""
+
+
+@runtime_checkable
+class _ListsEndpoints(Protocol):
+    """A node that says whom it may ask."""
+
+    def list_endpoints(self) -> list[Endpoint] | None: ...
 
 
 class Measured(BaseModel):
@@ -231,39 +234,31 @@ def endpoints_in(node: object) -> list[Endpoint] | None:
 
     It is `None` where a node in it, however deep, is of a kind that may ask any.
     """
-    if isinstance(node, DecidingAgent):
-        return [node.endpoint] if node.asks_endpoint else []
-    if isinstance(node, Agent):
-        return [node.endpoint]
-    parts = parts_of(node)
-    found = None if parts is None else [endpoints_in(part) for part in parts]
-    if found is None or None in found:
-        return None
-    return [one for some in found if some for one in some]
+    found: list[Endpoint] = []
+    for one in nodes_in(node):
+        asked = one.list_endpoints() if isinstance(one, _ListsEndpoints) else None
+        if asked is None:
+            return None
+        found += asked
+    return found
 
 
 def texts_to_encode(node: object) -> list[str]:
     """Give what encoders will be asked for, whatever the inputs are; empty where they aren't."""
-    if isinstance(node, DecidingAgent):
-        return node.texts_to_encode
-    return [text for part in parts_of(node) or () for text in texts_to_encode(part)]
+    found: list[str] = []
+    for one in nodes_in(node):
+        if isinstance(one, DecidingAgent):
+            found += one.texts_to_encode
+    return found
 
 
-def parts_of(node: object) -> Iterable[object] | None:
-    """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
-    if isinstance(node, BuiltGraph | WiredRecipe | Loop):
-        steps = (step for step in node.plan.steps if isinstance(step, NodeStep))
-        # A quick function waits for nobody.
-        return [step.node for step in steps if step.thread or not step.signature.quick]
-    if isinstance(node, Cascade):
-        return cast("Cascade[Any, Any]", node).tiers
-    if isinstance(node, Guarded):
-        guarded = cast("Guarded[Any, Any]", node)
-        return (guarded.node, *guarded.before, *guarded.beside, *guarded.after)
-    if isinstance(node, TypedNode) and not isinstance(node, Recipe | FunctionNode):
-        held = [one for value in vars(node).values() for one in _each(value)]
-        return None if any(map(_is_endpoint, held)) else [one for one in held if _is_node(one)]
-    return () if isinstance(node, Human) else None
+def nodes_in(node: object) -> Iterator[object]:
+    """Give a node and those that it runs, however deep, as each names them; no functions."""
+    if is_node(node):
+        yield node
+        members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
+        for one in members():
+            yield from nodes_in(one)
 
 
 def fingerprints(
@@ -407,16 +402,6 @@ def _isobject_in(name: str, value: object, module: ModuleType) -> bool:
     """Whether a file may have it to be run: a node, or a function that was not imported."""
     made = inspect.isfunction(value) and value.__module__ == module.__name__
     return not name.startswith("_") and (made or _is_node(value))
-
-
-def _each(value: object) -> Iterable[object]:
-    if isinstance(value, Mapping):
-        return cast("Mapping[object, object]", value).values()
-    return cast("Iterable[object]", value) if isinstance(value, list | tuple) else (value,)
-
-
-def _is_endpoint(value: object) -> bool:
-    return not isinstance(value, type) and hasattr(value, "capabilities")
 
 
 def _is_node(value: object) -> bool:

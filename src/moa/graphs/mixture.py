@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, Discriminator, Field, Tag
@@ -113,6 +114,11 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                         f"{self.name}: {node.name!r} takes {shown(wanted)}, but is given "
                         f"{shown(given)}"
                     )
+
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give the proposers, and the aggregator."""
+        readers = (*chain.from_iterable(self.readers), self.top)
+        yield from {id(reader.node): reader.node for reader in readers}.values()
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Mixed:
         """Ask the proposers, layer by layer, and have their answers made into one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
@@ -29,13 +29,13 @@ from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
 from moa.config.faults import explain, fields_of, nearest
 from moa.context import RunContext, count_text_deltas
+from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Sketch as Sketch
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.run import Run
-from moa.graphs.engine.types import is_node
 from moa.graphs.fields import Table, markers_in, settings_of
 from moa.node import Node, Reply, Result
 from moa.telemetry.names import Kind
@@ -160,10 +160,6 @@ class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
         """
         del endpoints
         return table
-
-    def members(self) -> Iterator[Node[Any, Any]]:
-        """Give the nodes in it."""
-        yield from _nodes_in(vars(self).values())
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
         """Answer one request; a reply of which nothing was shown while it was written is shown.
@@ -308,12 +304,6 @@ class WiredRecipe(Recipe[In, Out]):
         """Give the nodes that are wired."""
         return self.graph.members()
 
-
-def _nodes_in(values: Any) -> Iterator[Node[Any, Any]]:
-    for value in values:
-        if is_node(value):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _nodes_in(cast("Mapping[object, object]", value).values())
-        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            yield from _nodes_in(cast("Sequence[object]", value))
+    def list_endpoints(self) -> list[Endpoint] | None:
+        """List none: its nodes ask; `None` where a function among them may ask any."""
+        return self.graph.list_endpoints()

@@ -7,7 +7,7 @@ its answer too: then the graph is a cascade.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,6 +104,10 @@ class Routed(Recipe[Any, Any], recipe="routed"):
         signature = signature_of(self.models[0])
         self.input_type, self.output_type = signature.input(0), signature.output
         self.cascade = self._cascade() if kinds == {"cascade"} else None
+
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give the models; routers read encoders alone, or the answers of these."""
+        return iter(self.models)
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
