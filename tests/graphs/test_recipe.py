@@ -90,7 +90,7 @@ def test_fields_that_are_given_by_place_are_refused_and_named() -> None:
 
 
 def test_a_table_names_endpoints_and_what_is_missing_is_the_default() -> None:
-    table = {"voices": ["other", {"tone": "warm"}], "rounds": 3}
+    table: dict[str, object] = {"voices": ["other", {"tone": "warm"}], "rounds": 3}
     chorus = chorus_of(table)
     assert [voice.name for voice in chorus.voices] == ["other", "large"]
     assert (chorus.llm.name, chorus.rounds, chorus.name) == ("large", 3, "chorus")

@@ -80,7 +80,7 @@ class Table:
         """Give an endpoint, or the one of a name; without a name the default one of the tier."""
         if _is_endpoint(name):
             return name
-        if not name:
+        if name is None or name == "":
             return self.endpoints.slm if tier == "slm" else self.endpoints.llm
         if isinstance(name, str):
             return self.endpoints.named(name)
@@ -132,13 +132,15 @@ class FromEndpoint:
             raise ValueError(f"takes {wanted}, {no_endpoint(value)}")
         if self.make is None:
             return info.context.endpoint(value, self.tier or "llm")
-        said = {"endpoint": value} if isinstance(value, str) and self.tier else value or {}
+        said: object = dict[str, object]() if value is None else value
+        if isinstance(said, str) and self.tier:
+            said = {"endpoint": said}
         if not isinstance(said, Mapping):
             names = "takes the name of an endpoint, or " if self.tier else "takes "
             raise ValueError(f"{names}a table, not {value!r}")
-        return self._made(self.make, cast("Mapping[str, object]", said), info.context, info)
+        return self._make_node(self.make, cast("Mapping[str, object]", said), info.context, info)
 
-    def _made(
+    def _make_node(
         self,
         make: Callable[..., Node[Any, Any]],
         said: Mapping[str, object],
@@ -177,21 +179,21 @@ def markers_in(kind: object) -> Iterator[FromEndpoint]:
 def only_in_tables(read: Callable[[Any, Table], Any]) -> BeforeValidator:
     """Have what stands in a table, or `None` for what is missing, replaced before it is read."""
 
-    def replaced(value: object, info: ValidationInfo) -> object:
+    def read_first(value: object, info: ValidationInfo) -> object:
         return read(value, info.context) if isinstance(info.context, Table) else value
 
-    return BeforeValidator(replaced)
+    return BeforeValidator(read_first)
 
 
 def lists_in_tables(complete: Callable[[list[Any] | None, Table], list[Any]]) -> BeforeValidator:
     """Have a list in a table, or `None` for a missing one, completed before its items are read."""
 
-    def completed(value: object, table: Table) -> object:
+    def complete_list(value: object, table: Table) -> object:
         if value is not None and not isinstance(value, list):
             return value
         return complete(cast("list[Any] | None", value), table)
 
-    return only_in_tables(completed)
+    return only_in_tables(complete_list)
 
 
 def _only_a_node(value: object) -> object:

@@ -25,6 +25,7 @@ from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
+from moa.config.tables import Toml
 from moa.config.trust import object_in
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
@@ -46,7 +47,7 @@ class _ListsEndpoints(Protocol):
     def list_endpoints(self) -> list[Endpoint] | None: ...
 
 
-class Measured(BaseModel):
+class Measurement(BaseModel):
     """What a graph reached beside one call to the same model: `benchmarks/recipes.py` writes it."""
 
     model: str
@@ -65,10 +66,10 @@ class Measured(BaseModel):
         return f"{self.measure} {self.plain:.2f} to {self.graph:.2f}, {calls}: {verdict}"
 
 
-def measured() -> dict[str, Measured]:
+def read_measurements() -> dict[str, Measurement]:
     """Give what was measured of the ready graphs, by name; others were not, or can't be."""
     text = resources.files("moa.graphs").joinpath("measured.json").read_text("utf-8")
-    return TypeAdapter(dict[str, Measured]).validate_json(text)
+    return TypeAdapter(dict[str, Measurement]).validate_json(text)
 
 
 class Ready(NamedTuple):
@@ -164,9 +165,9 @@ def load_graph(
         settings = endpoints.config.file
         if around and settings is not None:  # named in moa.toml, whose paths are beside it
             file = settings.parent / file
-        return _loaded(file, attribute, endpoints)
+        return _load_object(file, attribute, endpoints)
     if name.endswith(".py"):
-        raise ConfigError(_unnamed(Path(name)))
+        raise ConfigError(_explain_unnamed(Path(name)))
     inside = (*around, name)
 
     def other(wanted: str) -> AnyNode:
@@ -179,7 +180,7 @@ def load_graph(
                 raise
             raise ConfigError(f"{name!r} runs {wanted!r}, which can't be built: {error}") from error
 
-    ready, table, guards = _configured(name, endpoints, given)
+    ready, table, guards = _find_ready(name, endpoints, given)
     node = ready.build(table, Table(name, endpoints, other))
     if guards is None:
         return node
@@ -188,9 +189,9 @@ def load_graph(
     return guarded.from_table({**guards, "node": node, "name": node.name}, context)
 
 
-def _configured(
+def _find_ready(
     name: str, endpoints: Endpoints, given: Mapping[str, object] | None
-) -> tuple[Ready, dict[str, Any], dict[str, Any] | None]:
+) -> tuple[Ready, Toml, Toml | None]:
     """Find a ready one, its settings, and the names of the guards around it."""
     tables = endpoints.config.graphs
     for table in tables:
@@ -280,10 +281,10 @@ def fingerprints(
     files = {*files_in(config.graphs, config.file.parent if config.file else Path())}
     files |= {*files_in(given or {}, Path())}
     settings = {name: str(value) for name, value in (given or {}).items()}
-    known = [said, asked, settings, _digests(sorted(files))]
+    known = [said, asked, settings, _digest_files(sorted(files))]
     own = {name: object_in(name) for name in names}
     return {
-        name: json.dumps([*known, _digests([file[0]] if file else [])])
+        name: json.dumps([*known, _digest_files([file[0]] if file else [])])
         for name, file in own.items()
     }
 
@@ -308,7 +309,7 @@ def files_in(said: object, folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
+def _digest_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """Tell what stands in files, and in all files of folders."""
     files = [
         file
@@ -319,7 +320,7 @@ def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
     return [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
 
 
-def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
+def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     """Give the node that a file holds, or that a function in it makes.
 
     The file is executed; a function in it may take the endpoints, or nothing.
@@ -353,7 +354,7 @@ def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
         except MoaError:
             raise
         except Exception as error:
-            raise _raised(f"{where} makes no node", error) from error
+            raise _explain_error(f"{where} makes no node", error) from error
     if not _is_node(found):
         raise ConfigError(
             f"{where} is {type(found).__name__}, and no node: a node has a name and an "
@@ -362,7 +363,7 @@ def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     return cast("AnyNode", found)
 
 
-def _unnamed(file: Path) -> str:
+def _explain_unnamed(file: Path) -> str:
     """Say that a file needs the name of an object in it, and which there are."""
     module = _module(file)
     nodes = [
@@ -386,11 +387,11 @@ def _module(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise _raised(f"{file} can't be loaded", error) from error
+        raise _explain_error(f"{file} can't be loaded", error) from error
     return module
 
 
-def _raised(what: str, error: Exception) -> ConfigError:
+def _explain_error(what: str, error: Exception) -> ConfigError:
     said = f"{what}: {type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):  # which says its own place; it was raised by the importer
         return ConfigError(said)

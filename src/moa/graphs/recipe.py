@@ -240,7 +240,7 @@ async def each_tried(
     return found
 
 
-def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
+def read_state(file: Path | None, kind: type[S], *, what: str) -> S | None:
     """Read the state of a recipe that learns while it is used, if an earlier process kept one.
 
     Raises:
@@ -257,7 +257,7 @@ def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
         ) from error
 
 
-def keep(file: Path | None, state: BaseModel) -> None:
+def write_state(file: Path | None, state: BaseModel) -> None:
     """Write a state in place of the one before it; `None` keeps nothing.
 
     Raises:
