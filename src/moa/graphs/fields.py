@@ -260,12 +260,12 @@ def settings_of(make: Callable[..., Any]) -> Mapping[str, FieldInfo]:
     return {name: it for name, it in fields.items() if it.exclude is None}
 
 
-def settings_below(marker: FromEndpoint) -> dict[str, FieldInfo]:
-    """List what a table can say, with what it can say of the nodes in it."""
-    own, found = dict(marker.table_fields), dict[str, FieldInfo]()
-    for inner in (it for one in own.values() for it in markers_in(one)):
-        found |= settings_below(inner) if inner.make else {}
-    return found | own
+def settings_below(make: Callable[..., Any]) -> dict[str, FieldInfo]:
+    """List what a table can say, with what it can say of the nodes in it; see `settings_of`."""
+    own, found = settings_of(make), dict[str, FieldInfo]()
+    for marker in (it for one in own.values() for it in markers_in(one)):
+        found |= settings_below(marker.make) if marker.make else {}
+    return found | dict(own)
 
 
 @cache

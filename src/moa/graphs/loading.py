@@ -83,7 +83,8 @@ class Ready(NamedTuple):
     @property
     def settings(self) -> Mapping[str, FieldInfo]:
         """What its table in moa.toml may say, by key."""
-        return settings_below(self.made_by)
+        below = settings_below(self.made_by.make) if self.made_by.make else {}
+        return below | dict(self.made_by.table_fields)
 
     def build(self, table: Mapping[str, object], context: Table) -> AnyNode:
         """Build it.

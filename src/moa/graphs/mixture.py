@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
@@ -209,6 +209,14 @@ def _shape_of(given: object) -> str:
     return "one layer"
 
 
+def _refuse_mixed(given: object) -> object:
+    if isinstance(given, list | tuple):
+        nested = [isinstance(one, list | tuple) for one in cast("Sequence[object]", given)]
+        if any(nested) and not all(nested):
+            raise ValueError("give one list of proposers, or one list for each layer")
+    return cast("object", given)
+
+
 def _is_nested(given: Sequence[object]) -> bool:
     return len(given) > 0 and all(isinstance(one, list | tuple) for one in given)
 
@@ -245,6 +253,7 @@ class Mixture(BaseMixture, recipe="mixture"):
         | Annotated[Sequence[Sequence[_Proposer]], Tag("layers")],
         Discriminator(_shape_of),
         lists_in_tables(_named_in),
+        BeforeValidator(_refuse_mixed),
     ]
     """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
     temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =
