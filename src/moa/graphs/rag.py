@@ -53,7 +53,7 @@ from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError
 from moa.graphs.engine.types import is_node
-from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
+from moa.graphs.fields import File, Large, PythonNode, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import load_calibration
 from moa.graphs.writing import attempt
@@ -77,7 +77,6 @@ _REWRITE = (
     "Turn the question into a search query: the words and names, with synonyms, that a passage "
     "with the answer would contain, in the language of the question. Do not answer it."
 )
-_File = Annotated[str | Path, FromFile()]
 
 
 class Sheet(Frozen):
@@ -165,7 +164,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         Every 90 days [1]. ([1] Pump)
     """
 
-    documents: _File | Sequence[_File] | None = None
+    documents: File | Sequence[File] | None = None
     """Files and folders of text, Markdown, HTML and PDF, in a table beside its `moa.toml`; `None`:
     those in the index."""
     index: Annotated[Path, AfterValidator(beside_config)] | None = None
@@ -177,25 +176,25 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     installed."""
     passage_tokens: int = Field(default=MAX_TOKENS, ge=1)
     """Maximum number of tokens of a passage."""
-    retriever: Annotated[Node[Text | str, Passages], IN_PYTHON] | None = None
+    retriever: PythonNode[Text | str, Passages] | None = None
     """Replaces the search in `documents`: `BM25`, `Dense`, `Hybrid`, `Indexed`, or LangChain's by
     `FromLangChain`. Only in Python."""
     top_k: int = Field(default=5, ge=1)
     """Maximum number of passages for the writer."""
-    writer: Large | Annotated[Node[Sheet, Reply], IN_PYTHON]
+    writer: Large | PythonNode[Sheet, Reply]
     """Writes the answer, which is shown once it is checked: an endpoint, or in Python a node, such
     as `Answerer`. A model that is too small to write quotes the nearest sentence (`Extractive`)."""
     small: Small | None = None
     """Rewrites, filters and checks, if set; in a table the default small model."""
-    rewrite: bool | Annotated[Node[Text | str, Query], IN_PYTHON] = False
+    rewrite: bool | PythonNode[Text | str, Query] = False
     """If true, also search for the question as the small model rewrites it, with one call; or pass
     your own rewriter. The passages of both searches are fused."""
-    filter: bool | _File | Annotated[Node[Text | str, Grade], IN_PYTHON] = False
+    filter: bool | File | PythonNode[Text | str, Grade] = False
     """If true, the small model removes passages that don't help, with one call each; or pass the
     file of a calibration for it, or your own filter. Otherwise only the search ranks."""
     relevant: float = Field(default=0.2, gt=0, lt=1)
     """Minimum probability of a passage that helps, without a calibration."""
-    check: bool | _File | Annotated[Node[Text | str, Grade], IN_PYTHON] = False
+    check: bool | File | PythonNode[Text | str, Grade] = False
     """If true, the small model checks each sentence against its cited passages, with one call each;
     or pass the file of a calibration for it, or your own check. Otherwise each sentence must only
     cite one."""
@@ -210,7 +209,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     """Maximum number of tokens of an answer."""
 
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the default small model; documents are needed to run."""
         if not {"documents", "index"} & {*table} and endpoints.to_be_asked:
             raise ConfigError(

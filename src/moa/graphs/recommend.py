@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +23,7 @@ from moa.documents.retrieval import BM25, Dense, fused, searched
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError
-from moa.graphs.fields import FromFile, Large
+from moa.graphs.fields import File, Large
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.writing import attempt, attempt_writing, report_step
 from moa.node import Frozen, Reply
@@ -116,7 +115,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
 
     llm: Large
     """Writes the reasons."""
-    catalogue: Sequence[Item] | Annotated[str | Path, FromFile()]
+    catalogue: Sequence[Item] | File
     """All items, each with an id of its own, or the file of them, `.jsonl` or `.csv`, in a table
     beside its `moa.toml`: each row has an `id` and a `text`, and may have a `title` and further
     columns."""
@@ -127,7 +126,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     """Maximum number of items that are given."""
 
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the built-in encoder; a catalogue is needed to run."""
         if "catalogue" not in table and endpoints.to_be_asked:
             raise ConfigError(

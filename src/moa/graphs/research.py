@@ -27,9 +27,9 @@ from moa.documents.retrieval import Retriever
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens, window_of
 from moa.errors import MoaError, check_recoverable
-from moa.graphs.fields import IN_PYTHON, Large
+from moa.graphs.fields import FromEndpoint, Large, PythonNode
 from moa.graphs.rag import Answerer, NotInDocuments, Rag, RagOutcome, Sheet, question_of
-from moa.graphs.recipe import FromTable, Recipe, Sketch
+from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.writing import attempt_each, attempt_writing
 from moa.node import Frozen, Node, Reply, Text, in_place
 
@@ -206,13 +206,13 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     llm: Large
     """Divides the question, compares the findings, and writes the report. One that is too small to
     write isn't asked: the question is looked up as it is."""
-    answerer: Annotated[Node[Text | str, RagOutcome], FromTable(Rag)]
+    answerer: Annotated[Node[Text | str, RagOutcome], FromEndpoint(Rag, tier=None)]
     """Answers one question from sources, with citations, such as `Rag`."""
     max_parts: int = Field(default=5, ge=1)
     """Maximum number of parts of a question."""
     report_tokens: int = Field(default=2048, ge=1)
     """Maximum number of tokens of the report, reasoning included."""
-    support: Annotated[Node[Text | str, Grade], IN_PYTHON] | None = None
+    support: PythonNode[Text | str, Grade] | None = None
     """Says of each sentence of the report whether the passages it cites say so; `None`: what a
     `Rag` checks its answers by, else it is looked whether each sentence cites one. What the
     answerer found unsupported does not get into the report. Given in Python alone."""

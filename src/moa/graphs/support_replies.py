@@ -22,7 +22,7 @@ from moa.documents.claims import without_brackets
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_reply
 from moa.graphs.engine.types import Skipped
-from moa.graphs.fields import Mark, beside_config
+from moa.graphs.fields import beside_config
 from moa.graphs.support_reading import Intent, Reading
 from moa.messages import Message
 from moa.node import Dropped, Frozen, Reply, Text
@@ -190,21 +190,18 @@ class Waiting(TypedNode[Letter, Dropped]):
         return Dropped(reason=reason)
 
 
-class TextOrFile(Mark):
-    """Marks a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
-
-    def read(self, value: object, info: ValidationInfo) -> str:
-        """Give the text."""
-        if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
-            return value
-        if not isinstance(value, str | Path):
-            raise ValueError(f"takes a text, or the path of a file, but was given {value!r}")
-        path = beside_config(value.strip() if isinstance(value, str) else value, info)
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise ValueError(f"{path} can't be read as a text: {why}") from error
+def text_or_file(value: object, info: ValidationInfo) -> str:
+    """Give a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
+    if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
+        return value
+    if not isinstance(value, str | Path):
+        raise ValueError(f"takes a text, or the path of a file, but was given {value!r}")
+    path = beside_config(value.strip() if isinstance(value, str) else value, info)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"{path} can't be read as a text: {why}") from error
 
 
 def _listed(question: Question) -> str:
