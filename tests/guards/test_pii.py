@@ -249,7 +249,7 @@ def test_a_recogniser_that_raises_stops_everything_and_tells_nothing() -> None:
 def test_a_pattern_that_runs_out_of_time_stops_everything(
     pii: Pii, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moa.guards.recognizers._PATTERN_S", 1e-9)
+    monkeypatch.setattr("presidio_analyzer.pattern_recognizer.REGEX_TIMEOUT_SECONDS", 1e-9)
     with pytest.raises(GuardFailed, match="TimeoutError"):
         pii.find("4 " * 3000 + "never seen before")
 
