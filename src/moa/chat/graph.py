@@ -219,7 +219,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         own = context.nested(budget=self.thread_budget.after(thread.conversation.usage))
         text = _record(own)
         try:
-            shorter = await self.memory.shortened(thread.conversation, own)
+            shorter = await self.memory.shorten(thread.conversation, own)
             if shorter is not None:
                 await thread.save(shorter)
             spoken = await self.router.reply(self.memory.to_read(thread.conversation, own), own)
@@ -259,7 +259,7 @@ class Continuation(TypedNode[Conversation, Reply]):
         if last is None or not last.text.strip():
             raise InputError(f"{self.name}: the message is empty")
         memory = self.chat.memory
-        shorter = await memory.shortened(request, context)
+        shorter = await memory.shorten(request, context)
         read = memory.to_read(shorter or request, context)
         read = read.model_copy(update={"rules": self.rules})
         return Reply(text=(await self.chat.router.reply(read, context)).text)
@@ -311,7 +311,7 @@ async def _close(thread: ThreadWriter, context: RunContext, **facts: str) -> Tur
     last = thread.conversation.last
     assert last is not None, "a turn was opened"
     turn = last.model_copy(update=facts)
-    await thread.save(thread.conversation.with_last(turn).charged(context.usage))
+    await thread.save(thread.conversation.with_last(turn).with_usage(context.usage))
     return turn
 
 

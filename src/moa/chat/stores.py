@@ -91,14 +91,14 @@ class Store:
             ) from error
 
     @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[Saver]:
+    async def open(self) -> AsyncGenerator[Saver]:
         """Open a saver for a read."""
         with self.errors():
             async with self._saver() as saver:
                 yield saver
 
     @asynccontextmanager
-    async def locked(self, thread: str, context: RunContext) -> AsyncGenerator[Saver]:
+    async def lock(self, thread: str, context: RunContext) -> AsyncGenerator[Saver]:
         """Open a saver, and keep other processes out of a thread.
 
         Errors of the block itself are left alone. A process that dies lets go of the thread.

@@ -51,7 +51,7 @@ class Thread(Frozen):
     usage: Usage
 
 
-class Spent(Frozen):
+class NodeUsage(Frozen):
     """What one node asked of one endpoint, over all turns of a thread."""
 
     tier: Tier
@@ -71,7 +71,7 @@ class Transcript(Frozen):
     turns: tuple[Turn, ...]
     summary: Summary | None
     """What stands for the first turns when a model reads the thread."""
-    spent: tuple[Spent, ...]
+    spent: tuple[NodeUsage, ...]
     cut_off: int
     """Answers that were lost with their process, and what those took."""
 
@@ -141,7 +141,7 @@ class Threads:
         async with AsyncExitStack() as stack:
             async with in_time(context.remaining_s(), late):
                 await stack.enter_async_context(lock.held(None))
-            saver = await stack.enter_async_context(self.store.locked(name, context))
+            saver = await stack.enter_async_context(self.store.lock(name, context))
             with self.store.errors():
                 tip = await saver.aget_tuple(_config(name))
             conversation = _conversation(tip, self.store)
@@ -151,7 +151,7 @@ class Threads:
     async def list(self) -> tuple[Thread, ...]:
         """List the threads, the one that was used last first."""
         threads = list[Thread]()
-        async with self.store.opened() as saver:
+        async with self.store.open() as saver:
             firsts = [first async for first in saver.alist(None, filter={"moa_first": True})]
             for first in firsts:
                 opening = _conversation(first, self.store).recent[0].text
@@ -162,7 +162,7 @@ class Threads:
 
     async def load(self, name: str) -> Conversation:
         """Read what the next turn of a thread would need; an unknown thread is empty."""
-        async with self.store.opened() as saver:
+        async with self.store.open() as saver:
             return _conversation(await saver.aget_tuple(_config(name)), self.store)
 
     async def transcript(self, name: str) -> Transcript:
@@ -170,7 +170,7 @@ class Threads:
         turns = dict[int, Turn]()
         last: Conversation | None = None
         async with (
-            self.store.opened() as saver,
+            self.store.open() as saver,
             closed_after(saver.alist(_config(name))) as checkpoints,
         ):
             async for checkpoint in checkpoints:  # the newest first
@@ -184,7 +184,7 @@ class Threads:
             turns=tuple(turns[number] for number in sorted(turns)),
             summary=last.summary,
             spent=tuple(
-                Spent(
+                NodeUsage(
                     **part._asdict(),
                     calls=amount.calls,
                     input_tokens=amount.input_tokens,

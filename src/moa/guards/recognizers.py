@@ -46,7 +46,7 @@ class Finding:
     checked: bool = True
     """Whether it was looked at; where a text has too many numbers, their shape is enough."""
 
-    def moved(self, by: int) -> Finding:
+    def shift(self, by: int) -> Finding:
         """Say where it is in a text that begins so many characters earlier."""
         return Finding(self.kind, self.start + by, self.end + by, self.score, self.checked)
 
@@ -76,17 +76,17 @@ def find(
     asked = [one.reading() if isinstance(one, PresidioNumbers) else one for one in recognizers]
     for view in views(text):
         for recognizer in asked:
-            for finding in _asked(recognizer, view.text):
+            for finding in _ask(recognizer, view.text):
                 counts = finding.score >= least and finding.kind not in ignore
                 if counts and finding.end > finding.start:
                     if view.written is not None:
                         start, end = view.span(finding.start, finding.end)
                         finding = replace(finding, start=start, end=end)
                     found.append(finding)
-    return merged(found)
+    return merge(found)
 
 
-def _asked(recognizer: Recognizer, text: str) -> list[Finding]:
+def _ask(recognizer: Recognizer, text: str) -> list[Finding]:
     try:
         return list(recognizer.find(text))
     except Exception as error:  # noqa: BLE001  whatever it is, nothing may be sent
@@ -104,7 +104,7 @@ def _asked(recognizer: Recognizer, text: str) -> list[Finding]:
     )
 
 
-def merged(found: Iterable[Finding]) -> list[Finding]:
+def merge(found: Iterable[Finding]) -> list[Finding]:
     """Make one finding of those that overlap.
 
     It has the kind of the one with the highest score, of the longest among those, and covers all
@@ -115,14 +115,14 @@ def merged(found: Iterable[Finding]) -> list[Finding]:
     end = -1
     for finding in sorted(found, key=lambda f: f.start):
         if finding.start >= end and cluster:
-            made.append(_one(cluster))
+            made.append(_merge_cluster(cluster))
             cluster = []
         cluster.append(finding)
         end = max(end, finding.end)
-    return [*made, _one(cluster)] if cluster else []
+    return [*made, _merge_cluster(cluster)] if cluster else []
 
 
-def _one(cluster: Sequence[Finding]) -> Finding:
+def _merge_cluster(cluster: Sequence[Finding]) -> Finding:
     if len(cluster) == 1:
         return cluster[0]
     best = max(cluster, key=lambda f: (f.score, f.end - f.start, -f.start, f.kind))
@@ -185,7 +185,7 @@ class Pattern:
                 yield Finding(self.kind, match.start(), match.end(), self.score)
 
 
-def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
+def deny_list(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     """Find phrases of a list: in any case, with any white space between their words.
 
     A phrase is found as whole words, but for those that begin or end in a script without blanks.
@@ -193,11 +193,11 @@ def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     listed = sorted({" ".join(phrase.split()) for phrase in phrases}, key=len, reverse=True)
     if not listed or not all(listed):
         raise ConfigError("a deny list needs phrases, and none of them empty")
-    either = "|".join(map(_whole, listed))
+    either = "|".join(map(_as_words, listed))
     return Pattern(kind, f"(?i:{either})", seconds=_DENIED_S)
 
 
-def _whole(phrase: str) -> str:
+def _as_words(phrase: str) -> str:
     words = r"\s+".join(map(re.escape, phrase.split()))
     before = r"(?<!\w)" if _has_edge(phrase[0]) else ""
     after = r"(?!\w)" if _has_edge(phrase[-1]) else ""
@@ -416,7 +416,7 @@ class Reading:
             if found is None:
                 self._read += len(written)
                 found = self._stretches[written] = tuple(self._within(written))
-            for one in (each.moved(start) for each in found):
+            for one in (each.shift(start) for each in found):
                 if one.start < ends and (one.end if first else one.start + 1) > begins:
                     yield one
 
@@ -450,10 +450,10 @@ class Reading:
             elif found is None:
                 self._looked_up += len(match[0])
                 found = self._phones[around] = tuple(
-                    _looked_up(around, match.start() - begins, match.end() - begins)
+                    _look_up(around, match.start() - begins, match.end() - begins)
                 )
             for finding in found:
-                yield _with_context(self._phone_words, text, finding.moved(begins))
+                yield _with_context(self._phone_words, text, finding.shift(begins))
 
 
 def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
@@ -483,7 +483,7 @@ def _cut(text: str, begins: int, last: int) -> int:
     return behind + 1 if behind > begins else begins + _PART
 
 
-def _looked_up(text: str, begins: int, ends: int) -> Iterator[Finding]:
+def _look_up(text: str, begins: int, ends: int) -> Iterator[Finding]:
     """Find the phone numbers of any of the regions in what may be one."""
     from phonenumbers import PhoneNumberMatcher
 
