@@ -137,9 +137,12 @@ async def test_threads_are_listed_found_and_deleted_in_every_store(store: str) -
     for i, thread in enumerate(("a", "b", "a")):
         await talk.run(UserMessage(text=f"m{i}\x00 and a 'quote'", thread=thread, id=f"i{i}"))
     assert [(t.name, t.turns) for t in await talk.threads.list()] == [("a", 2), ("b", 1)]
-    again = UserMessage(text="m0\x00 and a 'quote'", thread="a", id="i0")
-    reply = (await talk.run(again)).output
-    assert (reply.turn, reply.kept) == (1, True)
+    found = await talk.threads.find("a", "i0")
+    assert found is not None
+    assert found.number == 1
+    assert (
+        await talk.run(UserMessage(text="m0\x00 and a 'quote'", thread="a", id="i0"))
+    ).output.kept
     assert await talk.threads.delete("a")
     assert [t.name for t in await talk.threads.list()] == ["b"]
 

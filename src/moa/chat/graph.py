@@ -196,7 +196,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         if not request.text.strip():
             raise InputError(f"{self.name}: the message is empty")
         async with self.threads.writer(request.thread, context) as thread:
-            turn = await self._earlier(request, thread)
+            turn = await self._earlier(request)
             if turn is not None:
                 return _reply(thread, turn, kept=True)
             last = thread.conversation.last
@@ -204,9 +204,11 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             await thread.save(_with_message(request, thread.conversation, context))
             return _reply(thread, await self._answer(thread, context), unfinished_before=again)
 
-    async def _earlier(self, request: UserMessage, thread: ThreadWriter) -> Turn | None:
+    async def _earlier(self, request: UserMessage) -> Turn | None:
         """Find the answered turn of a message that was sent before, with the same id."""
-        turn = None if request.id is None else await thread.find(request.id)
+        if request.id is None:
+            return None
+        turn = await self.threads.find(request.thread, request.id)
         if turn is not None and turn.text != request.text:
             raise InputError(
                 f"{self.name}: id {request.id!r} belongs to another message of thread "

@@ -1,6 +1,7 @@
 """Stores: where LangGraph's savers keep the threads, and who may write into one.
 
-A connection lasts for one read, or for one turn: nothing has to be closed at the end.
+Connections are closed after use: nothing has to be closed at the end, and while a model writes only
+the lock of its thread is held.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from contextlib import (
     nullcontext,
 )
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import AsyncFileLock
@@ -31,9 +33,6 @@ from moa._files import make_private
 from moa.chat.messages import is_file
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError, StoreError, needed
-
-if TYPE_CHECKING:
-    from psycopg import AsyncConnection
 
 _POLL_S = 0.02
 Saver = BaseCheckpointSaver[Any]
@@ -60,6 +59,10 @@ class PlainJson:
             raise ValueError("a checkpoint that is nested too deep") from error
 
 
+Locks = Callable[[str | None], AbstractAsyncContextManager[object]]
+"""Makes the lock of a thread, or of the setup (`None`)."""
+
+
 @dataclass
 class Store:
     """Opens savers, and lets one writer at a time into a thread.
@@ -72,13 +75,13 @@ class Store:
     advice: str
     """What to look at if it can't be read or written."""
     connect: Callable[[], AbstractAsyncContextManager[Saver]]
-    is_given: bool = False
-    """Whether the saver is the user's: it is set up, and its connection has other users."""
+    is_set_up: bool = False
+    """Whether its tables are there, as for a saver that is given."""
     file: Path | None = None
-    _is_set_up: bool = field(default=False, init=False)
+    _locks: Locks | None = field(default=None, init=False, repr=False)
 
     @contextmanager
-    def errors(self) -> Generator[None]:
+    def _errors(self) -> Generator[None]:
         """Raise a `StoreError` for whatever a saver raises."""
         try:
             yield
@@ -92,38 +95,32 @@ class Store:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Saver]:
-        """Open a saver for a read."""
-        with self.errors():
-            async with self._saver() as saver:
+        """Open a saver, and set it up the first time."""
+        with self._errors():
+            async with self.connect() as saver:
+                if not self.is_set_up:
+                    # Two at once would each make the tables; SQLite waits for nobody then.
+                    async with (await _locks_of(saver))(None):
+                        await getattr(saver, "setup")()  # noqa: B009  not of the base class
+                    self.is_set_up = True
                 yield saver
 
     @asynccontextmanager
-    async def lock(self, thread: str, context: RunContext) -> AsyncGenerator[Saver]:
-        """Open a saver, and keep other processes out of a thread.
-
-        Errors of the block itself are left alone. A process that dies lets go of the thread.
+    async def lock(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
+        """Keep other processes out of a thread; one that dies lets go of it.
 
         Raises:
             DeadlineExceeded: the thread isn't free in time.
         """
         late = late_for(thread, "another process", context)
         async with AsyncExitStack() as stack:
-            with self.errors():
-                saver = await stack.enter_async_context(self._saver())
-                lock = await _lock(saver, thread, is_given=self.is_given)
+            with self._errors():
+                if self._locks is None:
+                    async with self.connect() as saver:
+                        self._locks = await _locks_of(saver)
                 async with in_time(context.remaining_s(), late):
-                    await stack.enter_async_context(lock)
-            yield saver
-
-    @asynccontextmanager
-    async def _saver(self) -> AsyncGenerator[Saver]:
-        async with self.connect() as saver:
-            if not (self.is_given or self._is_set_up):
-                # Two at once would each make the tables, and SQLite waits for nobody meanwhile.
-                async with await _lock(saver, None, is_given=True):
-                    await getattr(saver, "setup")()  # noqa: B009  not of the base class
-                self._is_set_up = True
-            yield saver
+                    await stack.enter_async_context(self._locks(thread))
+            yield
 
 
 def late_for(thread: str, writer: str, context: RunContext) -> str:
@@ -147,7 +144,7 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
     if "://" not in text:
         return _given(InMemorySaver(serde=PlainJson()))
     scheme, rest = text.split("://", 1)
-    return _postgres(f"{scheme.lower()}://{rest}")  # libpq reads no capitals
+    return _postgres(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
 
 
 def _given(saver: Saver) -> Store:
@@ -159,7 +156,7 @@ def _given(saver: Saver) -> Store:
                 "with asynchronous methods. Take the asynchronous saver of that package"
             )
     advice = "Look whether it is open and asynchronous"
-    return Store(f"the {type(saver).__name__}", advice, lambda: nullcontext(saver), is_given=True)
+    return Store(f"the {type(saver).__name__}", advice, lambda: nullcontext(saver), is_set_up=True)
 
 
 def _sqlite(file: Path) -> Store:
@@ -179,7 +176,7 @@ def _sqlite(file: Path) -> Store:
     return Store(str(file), advice, connect, file=file)
 
 
-def _postgres(url: str) -> Store:
+def _postgres(url: SecretStr) -> Store:
     """Take a database. For a password that the URL lacks, libpq looks in `~/.pgpass`."""
     shown = _without_secrets(url)
     package, why = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
@@ -187,16 +184,16 @@ def _postgres(url: str) -> Store:
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
     def connect() -> AbstractAsyncContextManager[Saver]:
-        return AsyncPostgresSaver.from_conn_string(url, serde=PlainJson())
+        return AsyncPostgresSaver.from_conn_string(url.get_secret_value(), serde=PlainJson())
 
     advice = "Look whether the server runs, and whether the address and the rights are right"
     return Store(shown, advice, connect)
 
 
-def _without_secrets(url: str) -> str:
+def _without_secrets(url: SecretStr) -> str:
     """Say where a database is, or that its URL can't be read."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url.get_secret_value())
     except ValueError:
         parts = None
     if parts is None or "@" in parts.path + parts.fragment:
@@ -207,19 +204,21 @@ def _without_secrets(url: str) -> str:
     return f"postgres at {parts.hostname or 'this machine'}{parts.path}"
 
 
-async def _lock(
-    saver: Saver, thread: str | None, *, is_given: bool
-) -> AbstractAsyncContextManager[object]:
-    """Make the lock of a thread, or of all (`None`); savers of other kinds are of one process."""
+async def _locks_of(saver: Saver) -> Locks:
+    """Find out how threads are locked; savers of other kinds are of one process."""
     connection: Any = getattr(saver, "conn", None)
     if hasattr(connection, "execute_fetchall"):  # of aiosqlite
         files = await connection.execute_fetchall("pragma database_list")
         file = next((file for _, name, file in files if name == "main"), "")
-        return _file_lock(Path(file), thread) if file else nullcontext()
-    if hasattr(connection, "pgconn") or hasattr(connection, "getconn"):  # of psycopg
-        key = "moa.chat" if thread is None else f"moa.chat/{thread}"
-        return _advisory_lock(connection, key, is_shared=is_given)
-    return nullcontext()
+        if file:
+            return partial(_file_lock, Path(file))
+    if hasattr(connection, "pgconn") or hasattr(connection, "getconn"):  # of psycopg, or its pool
+        async with AsyncExitStack() as stack:
+            if hasattr(connection, "getconn"):
+                connection = await stack.enter_async_context(connection.connection())
+            info = connection.info
+            return partial(_advisory_lock, info.dsn, SecretStr(info.password))
+    return lambda _: nullcontext()
 
 
 def _file_lock(file: Path, thread: str | None) -> AsyncFileLock:
@@ -235,31 +234,23 @@ def _file_lock(file: Path, thread: str | None) -> AsyncFileLock:
 
 
 @asynccontextmanager
-async def _advisory_lock(connection: Any, key: str, *, is_shared: bool) -> AsyncGenerator[None]:
-    """Hold a lock of Postgres until its connection ends; a shared one stays open, so take another.
+async def _advisory_lock(
+    database: str, password: SecretStr, thread: str | None
+) -> AsyncGenerator[None]:
+    """Hold a lock of Postgres, which ends with its connection.
 
     It is asked for again and again. A statement that waits would hold up the indexes that
     LangGraph builds concurrently, for which whoever holds the lock may wait in turn:
     https://www.postgresql.org/docs/current/sql-createindex.html.
     """
+    import psycopg
+
     ask = "SELECT 1 WHERE pg_try_advisory_lock(hashtextextended(%s, 0))"
-    async with _another(connection) if is_shared else nullcontext(connection) as own:
+    key = "moa.chat" if thread is None else f"moa.chat/{thread}"
+    connect, secret = psycopg.AsyncConnection.connect, password.get_secret_value()
+    async with await connect(database, password=secret, autocommit=True) as connection:
         while True:
-            if await (await own.execute(ask, (key,))).fetchone() is not None:
+            if await (await connection.execute(ask, (key,))).fetchone() is not None:
                 break
             await asyncio.sleep(_POLL_S)
         yield
-
-
-@asynccontextmanager
-async def _another(connection: Any) -> AsyncGenerator[AsyncConnection[Any]]:
-    """Connect once more to the database of a connection or a pool."""
-    import psycopg
-
-    async with AsyncExitStack() as stack:
-        if hasattr(connection, "getconn"):
-            connection = await stack.enter_async_context(connection.connection())
-        info = connection.info
-    again = psycopg.AsyncConnection.connect
-    async with await again(info.dsn, password=info.password, autocommit=True) as other:
-        yield other

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 from moa._async import Lock, closed_after, in_time
 from moa.agents.base import said
 from moa.chat.messages import Conversation, Summary, Turn
-from moa.chat.stores import Saver, Store, late_for
+from moa.chat.stores import Store, late_for
 from moa.context import RunContext
 from moa.errors import StoreError
 from moa.node import Frozen
@@ -80,13 +80,12 @@ class ThreadWriter:
     """A thread that nobody else writes into meanwhile; `tip` is the id of its newest checkpoint."""
 
     def __init__(
-        self, name: str, conversation: Conversation, tip: str | None, *, store: Store, saver: Saver
+        self, name: str, conversation: Conversation, tip: str | None, store: Store
     ) -> None:
         self.name = name
         self.conversation = conversation
         self._tip = tip
         self._store = store
-        self._saver = saver
 
     async def save(self, conversation: Conversation) -> None:
         """Write a checkpoint, which any LangGraph graph with this channel reads."""
@@ -102,23 +101,11 @@ class ThreadWriter:
         metadata = _Metadata(source="update", step=turn.number, parents={}, moa_said=turn.id)
         if self._tip is None:
             metadata["moa_first"] = True
-        with self._store.errors():
-            config = _config(self.name, self._tip)
-            await self._saver.aput(config, checkpoint, metadata, versions)
+        config = _config(self.name, self._tip)
+        async with self._store.open() as saver:
+            await saver.aput(config, checkpoint, metadata, versions)
         self._tip = checkpoint["id"]
         self.conversation = conversation
-
-    async def find(self, message: str) -> Turn | None:
-        """Look for the newest turn whose message has an id; `None` where there is none."""
-        with self._store.errors():
-            found = self._saver.alist(_config(self.name), filter={"moa_said": message}, limit=1)
-            newest = [checkpoint async for checkpoint in found]
-        return _conversation(newest[0], self._store).last if newest else None
-
-    async def delete(self) -> None:
-        """Delete all of its checkpoints."""
-        with self._store.errors():
-            await self._saver.adelete_thread(self.name)
 
 
 class Threads:
@@ -141,12 +128,12 @@ class Threads:
         async with AsyncExitStack() as stack:
             async with in_time(context.remaining_s(), late):
                 await stack.enter_async_context(lock.held(None))
-            saver = await stack.enter_async_context(self.store.lock(name, context))
-            with self.store.errors():
+            await stack.enter_async_context(self.store.lock(name, context))
+            async with self.store.open() as saver:
                 tip = await saver.aget_tuple(_config(name))
             conversation = _conversation(tip, self.store)
             newest = None if tip is None else tip.checkpoint["id"]
-            yield ThreadWriter(name, conversation, newest, store=self.store, saver=saver)
+            yield ThreadWriter(name, conversation, newest, self.store)
 
     async def list(self) -> tuple[Thread, ...]:
         """List the threads, the one that was used last first."""
@@ -196,12 +183,20 @@ class Threads:
             cut_off=last.cut_off,
         )
 
+    async def find(self, name: str, message: str) -> Turn | None:
+        """Look for the newest turn whose message has an id; `None` where there is none."""
+        async with self.store.open() as saver:
+            found = saver.alist(_config(name), filter={"moa_said": message}, limit=1)
+            newest = [checkpoint async for checkpoint in found]
+        return _conversation(newest[0], self.store).last if newest else None
+
     async def delete(self, name: str, context: RunContext | None = None) -> bool:
         """Delete a thread, once nobody writes into it; return whether there was one."""
         async with self.writer(name, context or RunContext()) as thread:
             if thread.conversation.last is None:
                 return False
-            await thread.delete()
+            async with self.store.open() as saver:
+                await saver.adelete_thread(name)
         return True
 
 
