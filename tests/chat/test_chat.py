@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
 
 from moa._async import closed_after
 from moa.agents.filter import Verdict
@@ -418,6 +419,30 @@ async def test_a_saver_of_ones_own_keeps_it_too_but_not_under_the_name_of_anothe
     saver.put(other, empty_checkpoint(), {"source": "loop"}, {})
     with pytest.raises(StoreError, match="holds no conversation"):
         await say(alone(echo(), saver), "Hi", thread="other")
+
+
+class State(TypedDict):
+    conversation: dict[str, Any]
+
+
+async def test_a_graph_of_langgraph_on_the_same_saver_reads_a_thread_and_its_history() -> None:
+    saver = InMemorySaver()
+    for text in ("one", "two"):
+        await say(alone(echo(), saver), text)
+    builder: Any = StateGraph(State)
+    graph = builder.add_node("turn", print).add_edge(START, "turn").compile(checkpointer=saver)
+    config: RunnableConfig = {"configurable": {"thread_id": "default"}}
+    recent = (await graph.aget_state(config)).values["conversation"]["recent"]
+    assert [(turn["text"], turn["reply"]) for turn in recent] == [
+        ("one", "re: one"),
+        ("two", "re: two"),
+    ]
+    assert [state.metadata["step"] async for state in graph.aget_state_history(config)] == [
+        2,
+        2,
+        1,
+        1,
+    ]
 
 
 async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ async def test_what_is_summed_up_and_what_is_read_are_the_whole_conversation(
 ) -> None:
     whole = Conversation(recent=said)
     memory = Memory(Extract(), history_tokens=history_tokens, keep_turns=keep_turns)
-    shorter = await memory.shortened(whole, RunContext()) or whole
+    shorter = await memory.shorten(whole, RunContext()) or whole
     covered = shorter.summary.turns if shorter.summary else 0
     assert [t.number for t in shorter.recent] == list(range(covered + 1, len(said) + 1))
     assert len(shorter.recent) >= min(len(said), keep_turns + 1)
@@ -137,7 +137,7 @@ async def summary_of(
     said: list[Turn], sums_up: Summariser, *, history_tokens: int, keep_turns: int
 ) -> Summary:
     memory = Memory(sums_up, history_tokens=history_tokens, keep_turns=keep_turns)
-    shorter = await memory.shortened(Conversation(recent=tuple(said)), RunContext())
+    shorter = await memory.shorten(Conversation(recent=tuple(said)), RunContext())
     assert shorter is not None
     assert shorter.summary is not None
     return shorter.summary

@@ -43,7 +43,7 @@ from moa.context import RunContext
 from moa.chat.stores import store_of
 
 async def main():
-    async with store_of(sys.argv[1]).held("shared", RunContext()):
+    async with store_of(sys.argv[1]).lock("shared", RunContext()):
         print("held", flush=True)
         sys.stdin.read()
 
@@ -111,13 +111,13 @@ async def saver_of(store: str) -> AsyncGenerator[Any]:
 
 
 async def holding(store: Any) -> None:
-    async with store_of(store).held("shared", RunContext(timeout_s=0.3)):
+    async with store_of(store).lock("shared", RunContext(timeout_s=0.3)):
         pass
 
 
 async def test_a_saver_of_ones_own_keeps_others_out_of_a_thread_too(store: str) -> None:
     async with saver_of(store) as mine, saver_of(store) as theirs:
-        async with store_of(mine).held("shared", RunContext()):
+        async with store_of(mine).lock("shared", RunContext()):
             for other in (theirs, store):
                 with pytest.raises(DeadlineExceeded, match="another process"):
                     await asyncio.ensure_future(holding(other))
@@ -127,7 +127,7 @@ async def test_a_saver_of_ones_own_keeps_others_out_of_a_thread_too(store: str) 
 async def test_a_file_that_is_reached_by_a_link_is_the_same_store(tmp_path: Path) -> None:
     link = tmp_path / "link.sqlite"
     link.symlink_to(tmp_path / "chat.sqlite")
-    async with store_of(tmp_path / "chat.sqlite").held("shared", RunContext()):
+    async with store_of(tmp_path / "chat.sqlite").lock("shared", RunContext()):
         with pytest.raises(DeadlineExceeded, match="another process"):
             await asyncio.ensure_future(holding(link))
 

@@ -19,7 +19,7 @@ from guards.messages import Message, messages
 from moa.context import RunContext
 from moa.errors import ConfigError, GuardFailed
 from moa.guards.pii import Pii
-from moa.guards.recognizers import Finding, merged
+from moa.guards.recognizers import Finding, merge
 from moa.guards.texts import views
 from moa.node import Text
 
@@ -213,7 +213,7 @@ def test_kinds_can_be_left_alone(pii: Pii) -> None:
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 8), st.sampled_from([0.4, 0.6, 1.0]))))
 def test_of_findings_that_overlap_nothing_is_left_over(spans: list[tuple[int, int, float]]) -> None:
     found = [Finding(f"K{i}", s, s + n, score) for i, (s, n, score) in enumerate(spans)]
-    made = merged(found)
+    made = merge(found)
     assert {i for f in found for i in range(f.start, f.end)} == {
         i for f in made for i in range(f.start, f.end)
     }
@@ -222,8 +222,8 @@ def test_of_findings_that_overlap_nothing_is_left_over(spans: list[tuple[int, in
 
 def test_of_findings_that_overlap_the_surest_names_it_then_the_longest() -> None:
     sure, long, short = Finding("A", 4, 8, 1.0), Finding("B", 0, 9, 0.6), Finding("C", 2, 5, 0.6)
-    assert merged([long, sure, short]) == [Finding("A", 0, 9, 1.0)]
-    assert merged([short, long]) == [Finding("B", 0, 9, 0.6)]
+    assert merge([long, sure, short]) == [Finding("A", 0, 9, 1.0)]
+    assert merge([short, long]) == [Finding("B", 0, 9, 0.6)]
 
 
 @dataclass
@@ -249,7 +249,7 @@ def test_a_recogniser_that_raises_stops_everything_and_tells_nothing() -> None:
 def test_a_pattern_that_runs_out_of_time_stops_everything(
     pii: Pii, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moa.guards.recognizers._PATTERN_S", 1e-9)
+    monkeypatch.setattr("presidio_analyzer.pattern_recognizer.REGEX_TIMEOUT_SECONDS", 1e-9)
     with pytest.raises(GuardFailed, match="TimeoutError"):
         pii.find("4 " * 3000 + "never seen before")
 

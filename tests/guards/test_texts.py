@@ -9,13 +9,13 @@ import pytest
 from pydantic import BaseModel, PrivateAttr
 
 from moa.errors import InputError
-from moa.guards.texts import changed, texts_of
+from moa.guards.texts import change_texts, texts_of
 
 SECRET = "jane@example.org"
 
 
-def masked(value: object) -> object:
-    return changed(value, lambda text: text.replace(SECRET, "[EMAIL_1]"), strict=True)
+def mask_findings(value: object) -> object:
+    return change_texts(value, lambda text: text.replace(SECRET, "[EMAIL_1]"), strict=True)
 
 
 class Note(BaseModel):
@@ -38,7 +38,7 @@ class Note(BaseModel):
 def test_what_a_cached_property_of_a_model_holds_is_computed_anew() -> None:
     note = Note(text=f"Write to {SECRET}")
     assert SECRET in note.shown
-    made = masked(note)
+    made = mask_findings(note)
     assert isinstance(made, Note)
     assert made.shown == "Note: Write to [EMAIL_1]"
     assert SECRET not in repr(made.__dict__)
@@ -47,7 +47,7 @@ def test_what_a_cached_property_of_a_model_holds_is_computed_anew() -> None:
 
 def test_private_attributes_of_a_model_are_changed() -> None:
     note = Note(text="Hi").kept(SECRET)
-    made = masked(note)
+    made = mask_findings(note)
     assert isinstance(made, Note)
     assert (made.source, note.source) == ("[EMAIL_1]", SECRET)
     assert SECRET in texts_of(note)
@@ -55,12 +55,12 @@ def test_private_attributes_of_a_model_are_changed() -> None:
 
 def test_a_private_attribute_that_cant_be_looked_into_is_refused() -> None:
     with pytest.raises(InputError, match="object stands in the request"):
-        masked(Note(text="Hi").kept(object()))
+        mask_findings(Note(text="Hi").kept(object()))
 
 
 def test_a_model_without_a_secret_comes_back_as_it_is() -> None:
     note = Note(text="Hi").kept("a file")
-    assert masked(note) is note
+    assert mask_findings(note) is note
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class Small:
 def test_all_that_a_data_class_holds_is_changed() -> None:
     mail = Mail("Hi")
     assert SECRET in mail.shown
-    made = masked(mail)
+    made = mask_findings(mail)
     assert isinstance(made, Mail)
     assert made.shown == "[EMAIL_1]: Hi"
     assert SECRET not in repr(vars(made))
-    small = masked(Small("Hi"))
+    small = mask_findings(Small("Hi"))
     assert isinstance(small, Small)
     assert small.sender == "[EMAIL_1]"

@@ -33,12 +33,12 @@ from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     from moa.chat.stores import Saver
-    from moa.chat.threads import Held
+    from moa.chat.threads import ThreadWriter
 else:
     Saver = Any  # LangGraph is imported where a chat is made
 
 
-def beside_config_file(store: Any, info: ValidationInfo) -> Any:
+def beside_config_file(store: object, info: ValidationInfo) -> object:
     """Find a file beside moa.toml, and keep what may hold a password from being shown."""
     if not isinstance(store, str | SecretStr):
         return store
@@ -185,60 +185,62 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
 
     async def prompts(self, request: UserMessage, context: RunContext) -> list[SentPrompt]:
         """Write what is first sent for a message, and keep nothing of it."""
-        file: Path | None = getattr(self.threads.store, "file", None)
+        file = self.threads.store.file
         is_new = file is not None and not await asyncio.to_thread(file.exists)  # else made
         before = Conversation() if is_new else await self.threads.load(request.thread)
-        asked = _opened(request, before, context)
+        asked = _with_message(request, before, context)
         return [*await rehearse(partial(Continuation(self).run, asked))]
 
     async def answer(self, request: UserMessage, context: RunContext) -> ChatReply:
-        """Keep the message, sum up what no longer fits, have it answered, and keep the reply."""
+        """Store the message, sum up what no longer fits, have it answered, and store the reply."""
         if not request.text.strip():
             raise InputError(f"{self.name}: the message is empty")
-        async with self.threads.held(request.thread, context) as thread:
-            kept = await self._kept(request, thread)
-            if kept is not None:
-                return _reply(thread, kept, kept=True)
-            before = thread.conversation.last
-            again = before is not None and before.unfinished and _same(before, request)
-            await thread.save(_opened(request, thread.conversation, context))
-            answered = await self._answered(thread, context)
-            return _reply(thread, answered, unfinished_before=again)
+        async with self.threads.writer(request.thread, context) as thread:
+            turn = await self._earlier(request)
+            if turn is not None:
+                return _reply(thread, turn, kept=True)
+            last = thread.conversation.last
+            again = last is not None and last.unfinished and _is_same(last, request)
+            await thread.save(_with_message(request, thread.conversation, context))
+            return _reply(thread, await self._answer(thread, context), unfinished_before=again)
 
-    async def _kept(self, request: UserMessage, thread: Held) -> Turn | None:
-        """Find the reply to a message that was said before, with the same id."""
+    async def _earlier(self, request: UserMessage) -> Turn | None:
+        """Find the answered turn of a message that was sent before, with the same id."""
         if request.id is None:
             return None
-        found = await self.threads.find(request.thread, request.id)
-        if found is not None and found.text != request.text:
+        turn = await self.threads.find(request.thread, request.id)
+        if turn is not None and turn.text != request.text:
             raise InputError(
                 f"{self.name}: id {request.id!r} belongs to another message of thread "
                 f"{request.thread!r}. Give this one another id, or another thread"
             )
-        return found if found is not None and found.status == "answered" else None
+        return turn if turn is not None and turn.status == "answered" else None
 
-    async def _answered(self, thread: Held, context: RunContext) -> Turn:
+    async def _answer(self, thread: ThreadWriter, context: RunContext) -> Turn:
         """Have the last turn answered, and save whatever becomes of it."""
-        left = self.thread_budget.after(thread.conversation.usage)
-        own = context.nested(budget=left)
-        written = _written(own)
+        own = context.nested(budget=self.thread_budget.after(thread.conversation.usage))
+        text = _record(own)
         try:
-            shorter = await self.memory.shortened(thread.conversation, own)
+            shorter = await self.memory.shorten(thread.conversation, own)
             if shorter is not None:
                 await thread.save(shorter)
-            chat = self.memory.to_read(thread.conversation, own)
-            spoken = await self.router.reply(chat, own)
+            spoken = await self.router.reply(self.memory.to_read(thread.conversation, own), own)
         except asyncio.CancelledError:
-            await _close(thread, own, {"status": "stopped", "reply": written()})
+            await _close(thread, own, status="stopped", reply=text())
             raise
         except MoaError as error:
             status = "rejected" if is_refusal(error) else "failed"
-            failed = {"status": status, "reply": written(), "reason": str(error)}
-            await _close(thread, own, failed)
+            await _close(thread, own, status=status, reply=text(), reason=str(error))
             raise
-        endpoint = spoken.speaker.endpoint
-        facts = {"by": endpoint.tier, "endpoint": endpoint.name, "reason": spoken.reason}
-        return await _close(thread, own, {"status": "answered", "reply": spoken.text, **facts})
+        return await _close(
+            thread,
+            own,
+            status="answered",
+            reply=spoken.text,
+            by=spoken.speaker.endpoint.tier,
+            endpoint=spoken.speaker.endpoint.name,
+            reason=spoken.reason,
+        )
 
 
 class Continuation(TypedNode[Conversation, Reply]):
@@ -259,25 +261,27 @@ class Continuation(TypedNode[Conversation, Reply]):
         if last is None or not last.text.strip():
             raise InputError(f"{self.name}: the message is empty")
         memory = self.chat.memory
-        shorter = await memory.shortened(request, context)
+        shorter = await memory.shorten(request, context)
         read = memory.to_read(shorter or request, context)
         read = read.model_copy(update={"rules": self.rules})
         return Reply(text=(await self.chat.router.reply(read, context)).text)
 
 
-def _same(turn: Turn, request: UserMessage) -> bool:
+def _is_same(turn: Turn, request: UserMessage) -> bool:
     return turn.id == request.id if request.id is not None else turn.text == request.text
 
 
-def _opened(request: UserMessage, conversation: Conversation, context: RunContext) -> Conversation:
+def _with_message(
+    request: UserMessage, conversation: Conversation, context: RunContext
+) -> Conversation:
     """Put the message at the end of a conversation; one that is still unanswered is not doubled."""
     last = conversation.last
     lost = last is not None and last.status == "open"  # with its process
-    told = conversation.model_copy(update={"cut_off": conversation.cut_off + lost})
-    if last is not None and last.status != "answered" and _same(last, request):
+    longer = conversation.model_copy(update={"cut_off": conversation.cut_off + lost})
+    if last is not None and last.status != "answered" and _is_same(last, request):
         if last.unfinished:
             context.note("retried", f"the answer to turn {last.number} was cut off: written anew")
-        return told.with_last(last.model_copy(update={"status": "open", "reply": ""}))
+        return longer.with_last(last.model_copy(update={"status": "open", "reply": ""}))
     if last is not None and last.unfinished:
         context.note("degraded", f"turn {last.number} got no answer; this one answers both")
     turn = Turn(
@@ -286,35 +290,35 @@ def _opened(request: UserMessage, conversation: Conversation, context: RunContex
         text=request.text,
         at=datetime.now(UTC),
     )
-    return told.with_last(turn)
+    return longer.with_last(turn)
 
 
-def _written(context: RunContext) -> Callable[[], str]:
-    """Remember what is shown from a context, where somebody listens."""
+def _record(context: RunContext) -> Callable[[], str]:
+    """Record the text that a context shows, if somebody listens."""
     pieces: list[str] = []
-    heard = context.listener
-    if heard is not None:
+    listener = context.listener
+    if listener is not None:
 
         def listen(event: Event) -> None:
             if isinstance(event, TextDelta):
                 pieces.append(event.text)
-            heard(event)
+            listener(event)
 
         context.listener = listen
     return lambda: "".join(pieces)
 
 
-async def _close(thread: Held, context: RunContext, facts: Mapping[str, object]) -> Turn:
-    """Save what became of the last turn, and what it took."""
+async def _close(thread: ThreadWriter, context: RunContext, **facts: str) -> Turn:
+    """Save what became of the last turn, and its usage."""
     last = thread.conversation.last
     assert last is not None, "a turn was opened"
     turn = last.model_copy(update=facts)
-    await thread.save(thread.conversation.with_last(turn).charged(context.usage))
+    await thread.save(thread.conversation.with_last(turn).with_usage(context.usage))
     return turn
 
 
 def _reply(
-    thread: Held, turn: Turn, *, unfinished_before: bool = False, kept: bool = False
+    thread: ThreadWriter, turn: Turn, *, unfinished_before: bool = False, kept: bool = False
 ) -> ChatReply:
     summary = thread.conversation.summary
     assert turn.by is not None, "an answered turn"

@@ -94,7 +94,7 @@ class Extract(TypedNode[Passage, Reply]):
         before = (request.before or "").splitlines()
         lines = [line for line in before if line not in ("", LEFT_OUT)]
         lines += _lines(request.turns)
-        newest = sorted(range(len(lines)), key=lambda i: (_worth(lines[i]), i))
+        newest = sorted(range(len(lines)), key=lambda i: (_rank(lines[i]), i))
         kept: set[int] = set()
         left = self.max_tokens
         for place in reversed(newest):
@@ -106,10 +106,10 @@ class Extract(TypedNode[Passage, Reply]):
             return Reply(text=LEFT_OUT)
         if not kept:
             return Reply(text=f"{LEFT_OUT} {_tail(lines[newest[-1]], self.max_tokens)}")
-        return Reply(text="\n".join(_marked(lines, kept)))
+        return Reply(text="\n".join(_mark_gaps(lines, kept)))
 
 
-def _worth(line: str) -> int:
+def _rank(line: str) -> int:
     """Rank a line: what the user states of the matter is what later turns rest on."""
     if not line.startswith("user:"):
         return 0
@@ -124,7 +124,7 @@ def _lines(turns: tuple[Turn, ...]) -> Iterator[str]:
             yield f"assistant: {' '.join(sentence.split())}"
 
 
-def _marked(lines: list[str], kept: set[int]) -> Iterator[str]:
+def _mark_gaps(lines: list[str], kept: set[int]) -> Iterator[str]:
     for is_kept, places in groupby(range(len(lines)), kept.__contains__):
         yield from [lines[place] for place in places] if is_kept else [LEFT_OUT]
 
@@ -151,9 +151,7 @@ class Memory:
     instead: Node[Passage, Reply] = field(default_factory=lambda: Extract())
     """Makes the summary of what `sums_up` refuses."""
 
-    async def shortened(
-        self, conversation: Conversation, context: RunContext
-    ) -> Conversation | None:
+    async def shorten(self, conversation: Conversation, context: RunContext) -> Conversation | None:
         """Sum up the oldest turns where the conversation is over its limit; else give `None`.
 
         A summary that fails is noted, and the turns stay as they are.
@@ -163,7 +161,7 @@ class Memory:
             return None
         shorter = None
         for batch in self._batches(turn for turn in old if turn.status != "rejected"):
-            made = await self._summed_up(batch, shorter or conversation, context)
+            made = await self._sum_up(batch, shorter or conversation, context)
             if made is None:
                 break
             shorter = made
@@ -175,7 +173,7 @@ class Memory:
             )
         return shorter
 
-    async def _summed_up(
+    async def _sum_up(
         self, turns: Sequence[Turn], conversation: Conversation, context: RunContext
     ) -> Conversation | None:
         """Let a new summary stand for turns and the summary so far; `None`: nobody made one."""
@@ -196,7 +194,7 @@ class Memory:
         except MoaError as error:
             context.note("failed", f"no summary, so the turns stay as they are: {error}")
             return None
-        return conversation.summed_up(Summary(text=text, turns=turns[-1].number, by=node.name))
+        return conversation.with_summary(Summary(text=text, turns=turns[-1].number, by=node.name))
 
     def _batches(self, turns: Iterable[Turn]) -> Iterator[list[Turn]]:
         """Group turns so that each group is within the limit, or is one turn."""

@@ -191,7 +191,7 @@ class Conversation(Frozen):
             )
         )
 
-    def charged(self, usage: Usage) -> Conversation:
+    def with_usage(self, usage: Usage) -> Conversation:
         """Add what a turn took."""
         return self.model_copy(update={"spent": tuple((self.usage + usage).parts.items())})
 
@@ -200,7 +200,7 @@ class Conversation(Frozen):
         before = tuple(known for known in self.recent if known.number != turn.number)
         return self.model_copy(update={"recent": (*before, turn)})
 
-    def summed_up(self, summary: Summary) -> Conversation:
+    def with_summary(self, summary: Summary) -> Conversation:
         """Let a summary stand for the turns that it covers."""
         recent = tuple(turn for turn in self.recent if turn.number > summary.turns)
         return self.model_copy(update={"summary": summary, "recent": recent})

@@ -108,7 +108,7 @@ class Speaker(Agent[ChatContext, Reply]):
             told += f"\n\nWhat was said before, in short:\n{block(request.summary.text)}"
         return (
             Message("system", told),
-            *_said_before(request.turns),
+            *_earlier_messages(request.turns),
             Message("user", request.message),
         )
 
@@ -118,7 +118,7 @@ class Speaker(Agent[ChatContext, Reply]):
         return completion
 
 
-def _said_before(turns: Sequence[Turn]) -> Iterator[Message]:
+def _earlier_messages(turns: Sequence[Turn]) -> Iterator[Message]:
     """Give what was answered; a message without an answer goes with the next one that has one."""
     waiting: list[str] = []
     for turn in turns[:-1]:
@@ -136,7 +136,7 @@ def shown_reply(turn: Turn) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class SpokenReply:
     """A reply, and who gave it."""
 
     text: str
@@ -162,19 +162,19 @@ class ChatRouter:
     accept: Policy | None = None
     """Judges what the small model wrote, which is shown only then; `None`: it is shown at once."""
 
-    async def reply(self, chat: ChatContext, context: RunContext) -> Spoken:
+    async def reply(self, chat: ChatContext, context: RunContext) -> SpokenReply:
         """Have the last message answered; see `is_refusal` for one that is not taken."""
         if self.small is None:
-            return await self._by(self.large, chat, self.alone, context)
-        kept, reason = await self._kept(chat, context)
+            return await self._speak(self.large, chat, self.alone, context)
+        kept, reason = await self._is_for_small(chat, context)
         if kept:
-            spoken, reason = await self._tried(self.small, chat, reason, context)
+            spoken, reason = await self._try_small(self.small, chat, reason, context)
             if spoken is not None:
                 return spoken
         context.note("escalated", f"to {self.large.name!r}: {reason}")
-        return await self._by_the_large(self.small, chat, reason, context)
+        return await self._ask_large(self.small, chat, reason, context)
 
-    async def _kept(self, chat: ChatContext, context: RunContext) -> tuple[bool, str]:
+    async def _is_for_small(self, chat: ChatContext, context: RunContext) -> tuple[bool, str]:
         if self.keeps is None:
             return True, "the small model tries every message"
         try:
@@ -184,14 +184,14 @@ class ChatRouter:
             return False, "it could not be told whether the small model can answer"
         return verdict.kept, f"it {verdict.reason}"
 
-    async def _tried(
+    async def _try_small(
         self, small: Speaker, chat: ChatContext, reason: str, context: RunContext
-    ) -> tuple[Spoken | None, str]:
+    ) -> tuple[SpokenReply | None, str]:
         """Let the small model reply; `None` with the reason where that isn't taken."""
         shown, heard = count_text_deltas(context)
         try:
             if self.accept is None:
-                return await self._by(small, chat, reason, heard), ""
+                return await self._speak(small, chat, reason, heard), ""
             text = (await small.run(chat, quiet(context))).output.text
             judged = await self.accept.judge(chat.message, Reply(text=text), quiet(context))
         except _PASSING as error:
@@ -203,14 +203,14 @@ class ChatRouter:
         if not judged.accepted:
             return None, f"the small model's answer was not accepted: {why}"
         context.emit(TextDelta(context.node, text))
-        return Spoken(text, small, f"its answer was accepted: {why}"), ""
+        return SpokenReply(text, small, f"its answer was accepted: {why}"), ""
 
-    async def _by_the_large(
+    async def _ask_large(
         self, small: Speaker, chat: ChatContext, reason: str, context: RunContext
-    ) -> Spoken:
+    ) -> SpokenReply:
         shown, heard = count_text_deltas(context)
         try:
-            return await self._by(self.large, chat, reason, heard)
+            return await self._speak(self.large, chat, reason, heard)
         except (EndpointError, BudgetExceeded) as error:
             if shown() or is_refusal(error):
                 raise
@@ -219,14 +219,16 @@ class ChatRouter:
             )
             try:
                 why = "the large model could not be asked"
-                return await self._by(small, chat, why, context)
+                return await self._speak(small, chat, why, context)
             except EndpointRejected as refused:
                 context.note("failed", f"{small.name!r} took it neither: {refused}")
                 raise error from refused  # the large one may take the message another time
 
     @staticmethod
-    async def _by(speaker: Speaker, chat: ChatContext, reason: str, context: RunContext) -> Spoken:
-        return Spoken((await speaker.run(chat, context)).output.text, speaker, reason)
+    async def _speak(
+        speaker: Speaker, chat: ChatContext, reason: str, context: RunContext
+    ) -> SpokenReply:
+        return SpokenReply((await speaker.run(chat, context)).output.text, speaker, reason)
 
 
 def is_refusal(error: MoaError) -> bool:

@@ -1,7 +1,7 @@
-"""Stores: where LangGraph's checkpoints are kept, a SQLite file, Postgres or memory.
+"""Stores: where LangGraph's savers keep the threads, and who may write into one.
 
-Each use opens a connection of its own and closes it, so nothing has to be closed at the end, and
-nothing stays open while a model writes.
+Connections are closed after use: nothing has to be closed at the end, and while a model writes only
+the lock of its thread is held.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import sqlite3
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
 )
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import AsyncFileLock
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import SecretStr
 
 from moa._async import in_time
@@ -31,9 +33,6 @@ from moa._files import make_private
 from moa.chat.messages import is_file
 from moa.context import RunContext
 from moa.errors import ConfigError, MoaError, StoreError, needed
-
-if TYPE_CHECKING:
-    from psycopg import AsyncConnection
 
 _POLL_S = 0.02
 Saver = BaseCheckpointSaver[Any]
@@ -45,211 +44,88 @@ class PlainJson:
     LangGraph's own serializer can revive classes that a checkpoint names.
     """
 
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+    def dumps_typed(self, obj: object) -> tuple[str, bytes]:
         """Write a value that is JSON already."""
         return "json", json.dumps(obj).encode()
 
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """Read it back, or raise a `ValueError` where it was written otherwise."""
-        kind, written = data
+    def loads_typed(self, data: tuple[str, bytes]) -> object:
+        """Read it back, or raise a `ValueError` if it was written otherwise."""
+        kind, text = data
         if kind != "json":
             raise ValueError(f"a checkpoint of kind {kind!r}, and only JSON is read")
         try:
-            return json.loads(written)
+            return json.loads(text)
         except RecursionError as error:
             raise ValueError("a checkpoint that is nested too deep") from error
 
 
-class Store(ABC):
-    """Opens a saver of checkpoints, and lets one writer at a time into a thread.
+Locks = Callable[[str | None], AbstractAsyncContextManager[object]]
+"""Makes the lock of a thread, or of the setup (`None`)."""
 
-    What fails is a `StoreError`, and `DeadlineExceeded` where a thread isn't free in time.
+
+@dataclass
+class Store:
+    """Opens savers, and lets one writer at a time into a thread.
+
+    What a saver raises becomes a `StoreError`.
     """
 
     shown: str
     """What it is, in words without a secret."""
-    faults: tuple[type[Exception], ...]
-    """What its saver raises where the conversations can't be read or written."""
     advice: str
-    """What to look at then."""
-
-    @abstractmethod
-    def opened(self) -> AbstractAsyncContextManager[Saver]:
-        """Open a saver."""
-
-    @abstractmethod
-    def held(self, thread: str, context: RunContext) -> AbstractAsyncContextManager[None]:
-        """Wait until no other process writes into a thread, and keep the others out.
-
-        A process that dies lets go of it.
-        """
+    """What to look at if it can't be read or written."""
+    connect: Callable[[], AbstractAsyncContextManager[Saver]]
+    is_set_up: bool = False
+    """Whether its tables are there, as for a saver that is given."""
+    file: Path | None = None
+    _locks: Locks | None = field(default=None, init=False, repr=False)
 
     @contextmanager
-    def _told(self) -> Generator[None]:
+    def _errors(self) -> Generator[None]:
+        """Raise a `StoreError` for whatever a saver raises."""
         try:
             yield
         except MoaError:
             raise
-        except self.faults as error:
+        except Exception as error:  # savers and drivers raise what they like
             raise StoreError(
                 f"{self.shown}: the conversations in it can't be read or written: "
                 f"{type(error).__name__}: {error}. {self.advice}"
             ) from error
 
-
-class GivenStore(Store):
-    """A saver of the user's own, or memory.
-
-    Other processes are kept out of a thread where the saver is LangGraph's own for SQLite or
-    Postgres, by the locks of `SqliteStore` and `PostgresStore`; out of any other they are not.
-
-    Raises:
-        ConfigError: it has no asynchronous methods.
-    """
-
-    faults = (Exception,)  # a saver of anybody's raises what it likes
-    advice = "Look whether it is open and asynchronous"
-
-    def __init__(self, saver: Saver | None = None) -> None:
-        if saver is None:
-            from langgraph.checkpoint.memory import InMemorySaver
-
-            saver = InMemorySaver(serde=PlainJson())
-        asked = ("aput", "aget_tuple", "alist", "adelete_thread")
-        base = BaseCheckpointSaver[Any]  # whose own methods raise
-        missing = [name for name in asked if getattr(type(saver), name) is getattr(base, name)]
-        if missing:
-            raise ConfigError(
-                f"a {type(saver).__name__} has no {missing[0]}, and a chat keeps its conversations "
-                "with asynchronous methods. Take the asynchronous saver of that package"
-            )
-        self._saver = saver
-        self.shown = f"the {type(saver).__name__}"
-
     @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[Saver]:
-        """Give the saver."""
-        with self._told():
-            yield self._saver
-
-    @asynccontextmanager
-    async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
-        """Hold the lock of a thread, where the saver is one that other processes may have too."""
-        async with AsyncExitStack() as held:
-            with self._told():
-                connection: Any = getattr(self._saver, "conn", None)
-                if hasattr(connection, "execute_fetchall"):  # of aiosqlite
-                    files = await connection.execute_fetchall("pragma database_list")
-                    file = next((file for _, name, file in files if name == "main"), "")
-                    if file:
-                        lock = _file_lock(Path(file), thread)
-                        await wait_for(lock.acquire(poll_interval=_POLL_S), thread, context)
-                        held.push_async_callback(lock.release)
-                elif hasattr(connection, "pgconn") or hasattr(connection, "getconn"):  # of psycopg
-                    other = await held.enter_async_context(_another(connection))
-                    key = f"moa.chat/{thread}"
-                    await wait_for(_locked(other, key), thread, context)
-            yield
-
-
-class SqliteStore(Store):
-    """A SQLite file, made where it isn't there, with lock files in a folder beside it.
-
-    Raises:
-        MissingDependency: `langgraph-checkpoint-sqlite` is not installed.
-    """
-
-    faults = (sqlite3.Error, OSError, ValueError, TypeError)  # any type may be in any column
-    advice = "It has to be a SQLite file that moa chat made, in a folder that can be written"
-
-    def __init__(self, file: Path) -> None:
-        package, why = "langgraph-checkpoint-sqlite", "to keep conversations in a file"
-        with needed(package, extra="local", purpose=why):
-            from langgraph.checkpoint.sqlite import aio
-        self.file = file
-        self.shown = str(file)
-        self._savers = aio.AsyncSqliteSaver
-        self._is_set_up = False
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[Saver]:
-        """Connect to the file."""
-        with self._told():
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            make_private(self.file)
-            async with self._savers.from_conn_string(str(self.file)) as saver:
-                saver.serde = PlainJson()
-                if not self._is_set_up:
-                    # SQLite waits for nobody where it changes how a file is written.
-                    async with _file_lock(self.file, None):
-                        await saver.setup()
-                    self._is_set_up = True
+    async def open(self) -> AsyncGenerator[Saver]:
+        """Open a saver, and set it up the first time."""
+        with self._errors():
+            async with self.connect() as saver:
+                if not self.is_set_up:
+                    # Two at once would each make the tables; SQLite waits for nobody then.
+                    async with (await _locks_of(saver))(None):
+                        await getattr(saver, "setup")()  # noqa: B009  not of the base class
+                    self.is_set_up = True
                 yield saver
 
     @asynccontextmanager
-    async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
-        """Hold the lock file of a thread, which the system frees when its process ends."""
-        with self._told():
-            lock = _file_lock(self.file, thread)
-            await wait_for(lock.acquire(poll_interval=_POLL_S), thread, context)
-        try:
-            yield
-        finally:
-            await lock.release()
+    async def lock(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
+        """Keep other processes out of a thread; one that dies lets go of it.
 
-
-class PostgresStore(Store):
-    """A Postgres database, whose advisory locks keep other processes out of a thread.
-
-    What its address leaves out, such as the password, Postgres' own client looks for in its
-    variables and in `~/.pgpass`.
-
-    Raises:
-        ConfigError: the address can't be read.
-        MissingDependency: `langgraph-checkpoint-postgres` is not installed.
-    """
-
-    advice = "Look whether the server runs, and whether the address and the rights are right"
-
-    def __init__(self, url: SecretStr) -> None:
-        self.shown = _without_secrets(url)
-        package, why = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
-        with needed(package, extra="postgres", purpose=why):
-            import psycopg
-            from langgraph.checkpoint.postgres import aio
-        self.faults = (psycopg.Error, OSError, ValueError)
-        self._url = url
-        self._connect = psycopg.AsyncConnection.connect
-        self._savers = aio.AsyncPostgresSaver
-        self._made = False
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncGenerator[Saver]:
-        """Connect to the database, and make its tables where they aren't there."""
-        with self._told():
-            url = self._url.get_secret_value()
-            async with self._savers.from_conn_string(url, serde=PlainJson()) as saver:
-                if not self._made:
-                    # Two processes at once would each try to make the tables.
-                    async with await self._connected() as connection:
-                        await _locked(connection, "moa.chat")
-                        await saver.setup()
-                    self._made = True
-                yield saver
-
-    @asynccontextmanager
-    async def held(self, thread: str, context: RunContext) -> AsyncGenerator[None]:
-        """Hold the advisory lock of a thread, which Postgres frees when the connection ends."""
-        key = f"moa.chat/{thread}"
-        with self._told():
-            connection = await self._connected()
-        async with connection:
-            with self._told():
-                await wait_for(_locked(connection, key), thread, context)
+        Raises:
+            DeadlineExceeded: the thread isn't free in time.
+        """
+        late = late_for(thread, "another process", context)
+        async with AsyncExitStack() as stack:
+            with self._errors():
+                if self._locks is None:
+                    async with self.connect() as saver:
+                        self._locks = await _locks_of(saver)
+                async with in_time(context.remaining_s(), late):
+                    await stack.enter_async_context(self._locks(thread))
             yield
 
-    async def _connected(self) -> AsyncConnection[Any]:
-        return await self._connect(self._url.get_secret_value(), autocommit=True)
+
+def late_for(thread: str, writer: str, context: RunContext) -> str:
+    """Say why a turn was not begun in time."""
+    return f"{context.node}: thread {thread!r} was written to by {writer} until the time was up"
 
 
 def store_of(given: str | Path | SecretStr | Saver) -> Store:
@@ -261,14 +137,57 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
         MissingDependency: the package for it is not installed.
     """
     if isinstance(given, BaseCheckpointSaver):
-        return GivenStore(given)
+        return _given(given)
     text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
     if is_file(text):
-        return SqliteStore(Path(text))
+        return _sqlite(Path(text))
     if "://" not in text:
-        return GivenStore()
+        return _given(InMemorySaver(serde=PlainJson()))
     scheme, rest = text.split("://", 1)
-    return PostgresStore(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
+    return _postgres(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
+
+
+def _given(saver: Saver) -> Store:
+    base = BaseCheckpointSaver[Any]  # whose own methods raise
+    for name in ("aput", "aget_tuple", "alist", "adelete_thread"):
+        if getattr(type(saver), name) is getattr(base, name):
+            raise ConfigError(
+                f"a {type(saver).__name__} has no {name}, and a chat keeps its conversations "
+                "with asynchronous methods. Take the asynchronous saver of that package"
+            )
+    advice = "Look whether it is open and asynchronous"
+    return Store(f"the {type(saver).__name__}", advice, lambda: nullcontext(saver), is_set_up=True)
+
+
+def _sqlite(file: Path) -> Store:
+    package, why = "langgraph-checkpoint-sqlite", "to keep conversations in a file"
+    with needed(package, extra="local", purpose=why):
+        from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    @asynccontextmanager
+    async def connect() -> AsyncGenerator[Saver]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        make_private(file)
+        async with AsyncSqliteSaver.from_conn_string(str(file)) as saver:
+            saver.serde = PlainJson()
+            yield saver
+
+    advice = "It has to be a SQLite file that moa chat made, in a folder that can be written"
+    return Store(str(file), advice, connect, file=file)
+
+
+def _postgres(url: SecretStr) -> Store:
+    """Take a database. For a password that the URL lacks, libpq looks in `~/.pgpass`."""
+    shown = _without_secrets(url)
+    package, why = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
+    with needed(package, extra="postgres", purpose=why):
+        from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+    def connect() -> AbstractAsyncContextManager[Saver]:
+        return AsyncPostgresSaver.from_conn_string(url.get_secret_value(), serde=PlainJson())
+
+    advice = "Look whether the server runs, and whether the address and the rights are right"
+    return Store(shown, advice, connect)
 
 
 def _without_secrets(url: SecretStr) -> str:
@@ -285,51 +204,53 @@ def _without_secrets(url: SecretStr) -> str:
     return f"postgres at {parts.hostname or 'this machine'}{parts.path}"
 
 
+async def _locks_of(saver: Saver) -> Locks:
+    """Find out how threads are locked; savers of other kinds are of one process."""
+    connection: Any = getattr(saver, "conn", None)
+    if hasattr(connection, "execute_fetchall"):  # of aiosqlite
+        files = await connection.execute_fetchall("pragma database_list")
+        file = next((file for _, name, file in files if name == "main"), "")
+        if file:
+            return partial(_file_lock, Path(file))
+    if hasattr(connection, "pgconn") or hasattr(connection, "getconn"):  # of psycopg, or its pool
+        async with AsyncExitStack() as stack:
+            if hasattr(connection, "getconn"):
+                connection = await stack.enter_async_context(connection.connection())
+            info = connection.info
+            return partial(_advisory_lock, info.dsn, SecretStr(info.password))
+    return lambda _: nullcontext()
+
+
 def _file_lock(file: Path, thread: str | None) -> AsyncFileLock:
-    """Give the lock of a thread in a SQLite file, or of the file, whatever path leads to it."""
+    """Make the lock of a thread in a SQLite file, or of the file, whatever path leads to it."""
     name = "setup"
     if thread is not None:
         name = hashlib.sha256(thread.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     file = file.resolve()
     folder = file.with_name(f"{file.name}.locks")
     folder.mkdir(parents=True, exist_ok=True)
-    return AsyncFileLock(folder / f"{name}.lock", thread_local=False, run_in_executor=False)
+    lock = folder / f"{name}.lock"
+    return AsyncFileLock(lock, thread_local=False, run_in_executor=False, poll_interval=_POLL_S)
 
 
 @asynccontextmanager
-async def _another(connection: Any) -> AsyncGenerator[AsyncConnection[Any]]:
-    """Connect once more to the database of a connection or a pool: a lock takes one for itself."""
+async def _advisory_lock(
+    database: str, password: SecretStr, thread: str | None
+) -> AsyncGenerator[None]:
+    """Hold a lock of Postgres, which ends with its connection.
+
+    It is asked for again and again. A statement that waits would hold up the indexes that
+    LangGraph builds concurrently, for which whoever holds the lock may wait in turn:
+    https://www.postgresql.org/docs/current/sql-createindex.html.
+    """
     import psycopg
 
-    async with AsyncExitStack() as opened:
-        if hasattr(connection, "getconn"):
-            connection = await opened.enter_async_context(connection.connection())
-        info = connection.info
-    again = psycopg.AsyncConnection.connect
-    async with await again(info.dsn, password=info.password, autocommit=True) as other:
-        yield other
-
-
-async def _locked(connection: AsyncConnection[Any], key: str) -> None:
-    """Take an advisory lock, by asking again and again.
-
-    A statement that waits would hold up the indexes that LangGraph builds concurrently, for which
-    whoever holds the lock may wait in turn: https://www.postgresql.org/docs/current/sql-createindex.html.
-    """
-    while True:
-        asked = await connection.execute(
-            "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)
-        )
-        row = await asked.fetchone()
-        if row is not None and row[0]:
-            return
-        await asyncio.sleep(_POLL_S)
-
-
-async def wait_for(
-    waiting: Awaitable[object], thread: str, context: RunContext, *, by: str = "another process"
-) -> None:
-    """Wait for a thread that somebody else writes into, until the deadline of the run."""
-    late = f"{context.node}: thread {thread!r} was written to by {by} until the time was up"
-    async with in_time(context.remaining_s(), late):
-        await waiting
+    ask = "SELECT 1 WHERE pg_try_advisory_lock(hashtextextended(%s, 0))"
+    key = "moa.chat" if thread is None else f"moa.chat/{thread}"
+    connect, secret = psycopg.AsyncConnection.connect, password.get_secret_value()
+    async with await connect(database, password=secret, autocommit=True) as connection:
+        while True:
+            if await (await connection.execute(ask, (key,))).fetchone() is not None:
+                break
+            await asyncio.sleep(_POLL_S)
+        yield

@@ -6,27 +6,36 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_checkpoint
+from langgraph.checkpoint.base import (
+    ChannelVersions,
+    CheckpointMetadata,
+    CheckpointTuple,
+    empty_checkpoint,
+)
 from pydantic import BaseModel, ValidationError, field_validator
 
-from moa._async import Lock, closed_after
+from moa._async import Lock, closed_after, in_time
 from moa.agents.base import said
 from moa.chat.messages import Conversation, Summary, Turn
-from moa.chat.stores import Store, wait_for
+from moa.chat.stores import Store, late_for
 from moa.context import RunContext
 from moa.errors import StoreError
 from moa.node import Frozen
 from moa.usage import Tier, Usage
 
 _CHANNEL = "conversation"
-_FIRST = "moa_first"
-_SAID = "moa_said"
 _OPENING = 60
+
+
+class _Metadata(CheckpointMetadata, total=False):
+    """What checkpoints are found by: the first of each thread, and the id of the message."""
+
+    moa_first: bool
+    moa_said: str
 
 
 class Thread(Frozen):
@@ -42,7 +51,7 @@ class Thread(Frozen):
     usage: Usage
 
 
-class Spent(Frozen):
+class NodeUsage(Frozen):
     """What one node asked of one endpoint, over all turns of a thread."""
 
     tier: Tier
@@ -62,36 +71,39 @@ class Transcript(Frozen):
     turns: tuple[Turn, ...]
     summary: Summary | None
     """What stands for the first turns when a model reads the thread."""
-    spent: tuple[Spent, ...]
+    spent: tuple[NodeUsage, ...]
     cut_off: int
     """Answers that were lost with their process, and what those took."""
 
 
-class Held:
+class ThreadWriter:
     """A thread that nobody else writes into meanwhile; `tip` is the id of its newest checkpoint."""
 
     def __init__(
-        self, name: str, conversation: Conversation, *, store: Store, tip: str | None
+        self, name: str, conversation: Conversation, tip: str | None, store: Store
     ) -> None:
         self.name = name
         self.conversation = conversation
-        self._store = store
         self._tip = tip
+        self._store = store
 
     async def save(self, conversation: Conversation) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, which any LangGraph graph with this channel reads."""
         turn = conversation.last
         assert turn is not None, "there is nothing to save before something is said"
         checkpoint = empty_checkpoint()
+        # `aupdate_state` of a graph gives its checkpoint the clock's id. Where the clock is behind,
+        # the one before stays the newest, and the turn is lost.
         checkpoint["id"] = _after(self._tip, checkpoint["id"])
         checkpoint["channel_values"] = {_CHANNEL: conversation.model_dump(mode="json")}
         versions: ChannelVersions = {_CHANNEL: checkpoint["id"]}
         checkpoint["channel_versions"] = versions
-        metadata: Any = {"source": "update", "step": turn.number, "parents": {}, _SAID: turn.id}
+        metadata = _Metadata(source="update", step=turn.number, parents={}, moa_said=turn.id)
         if self._tip is None:
-            metadata[_FIRST] = True
-        async with self._store.opened() as saver:
-            await saver.aput(_config(self.name, self._tip), checkpoint, metadata, versions)
+            metadata["moa_first"] = True
+        config = _config(self.name, self._tip)
+        async with self._store.open() as saver:
+            await saver.aput(config, checkpoint, metadata, versions)
         self._tip = checkpoint["id"]
         self.conversation = conversation
 
@@ -109,92 +121,83 @@ class Threads:
         """Of the threads that somebody here writes into or waits for."""
 
     @asynccontextmanager
-    async def held(self, name: str, context: RunContext) -> AsyncGenerator[Held]:
+    async def writer(self, name: str, context: RunContext) -> AsyncGenerator[ThreadWriter]:
         """Wait for a thread, first come first served, and keep all others out of it."""
         lock = self._locks.setdefault(name, Lock())
-        by = "another turn, which this process answers,"
-        async with AsyncExitStack() as held:
-            mine = held.enter_async_context(lock.held(None))
-            await wait_for(mine, name, context, by=by)
-            await held.enter_async_context(self.store.held(name, context))
-            conversation, tip = await self._newest(name)
-            yield Held(name, conversation, store=self.store, tip=tip)
+        late = late_for(name, "another turn, which this process answers,", context)
+        async with AsyncExitStack() as stack:
+            async with in_time(context.remaining_s(), late):
+                await stack.enter_async_context(lock.held(None))
+            await stack.enter_async_context(self.store.lock(name, context))
+            async with self.store.open() as saver:
+                tip = await saver.aget_tuple(_config(name))
+            conversation = _conversation(tip, self.store)
+            newest = None if tip is None else tip.checkpoint["id"]
+            yield ThreadWriter(name, conversation, newest, self.store)
 
     async def list(self) -> tuple[Thread, ...]:
         """List the threads, the one that was used last first."""
-        async with self.store.opened() as saver:
-            firsts = [found async for found in saver.alist(None, filter={_FIRST: True})]
-            names = dict.fromkeys(_name(first) for first in firsts)
-            openings = {_name(first): self._read(first).recent[0].text for first in firsts}
-            tips = [await saver.aget_tuple(_config(name)) for name in names]
-        found = [_thread(tip, self._read(tip), openings) for tip in tips if tip is not None]
-        return tuple(sorted(found, key=lambda thread: thread.last_at, reverse=True))
+        threads = list[Thread]()
+        async with self.store.open() as saver:
+            firsts = [first async for first in saver.alist(None, filter={"moa_first": True})]
+            for first in firsts:
+                opening = _conversation(first, self.store).recent[0].text
+                tip = await saver.aget_tuple(_config(_name(first)))
+                if tip is not None:  # not deleted meanwhile
+                    threads.append(_thread(_name(tip), _conversation(tip, self.store), opening))
+        return tuple(sorted(threads, key=lambda thread: thread.last_at, reverse=True))
 
     async def load(self, name: str) -> Conversation:
         """Read what the next turn of a thread would need; an unknown thread is empty."""
-        return (await self._newest(name))[0]
-
-    async def _newest(self, name: str) -> tuple[Conversation, str | None]:
-        """Read the newest checkpoint, and its id; `None` where there is none."""
-        async with self.store.opened() as saver:
-            tip = await saver.aget_tuple(_config(name))
-        return (Conversation(), None) if tip is None else (self._read(tip), tip.checkpoint["id"])
+        async with self.store.open() as saver:
+            return _conversation(await saver.aget_tuple(_config(name)), self.store)
 
     async def transcript(self, name: str) -> Transcript:
         """Read all that was said in a thread, from its checkpoints."""
-        turns: dict[int, Turn] = {}
-        newest: Conversation | None = None
+        turns = dict[int, Turn]()
+        last: Conversation | None = None
         async with (
-            self.store.opened() as saver,
+            self.store.open() as saver,
             closed_after(saver.alist(_config(name))) as checkpoints,
         ):
-            async for found in checkpoints:
-                conversation = self._read(found)
-                newest = newest or conversation
+            async for checkpoint in checkpoints:  # the newest first
+                conversation = _conversation(checkpoint, self.store)
+                last = last or conversation
                 for turn in conversation.recent:
                     turns.setdefault(turn.number, turn)
-        newest = newest or Conversation()
+        last = last or Conversation()
         return Transcript(
             thread=name,
             turns=tuple(turns[number] for number in sorted(turns)),
-            summary=newest.summary,
+            summary=last.summary,
             spent=tuple(
-                Spent(
+                NodeUsage(
                     **part._asdict(),
                     calls=amount.calls,
                     input_tokens=amount.input_tokens,
                     output_tokens=amount.output_tokens,
                     cost=amount.cost,
                 )
-                for part, amount in newest.spent
+                for part, amount in last.spent
             ),
-            cut_off=newest.cut_off,
+            cut_off=last.cut_off,
         )
 
-    async def find(self, name: str, said_id: str) -> Turn | None:
-        """Look for the newest turn whose message had an id; `None` where there is none."""
-        async with self.store.opened() as saver:
-            newest = [f async for f in saver.alist(_config(name), filter={_SAID: said_id}, limit=1)]
-        return self._read(newest[0]).last if newest else None
+    async def find(self, name: str, message: str) -> Turn | None:
+        """Look for the newest turn whose message has an id; `None` where there is none."""
+        async with self.store.open() as saver:
+            found = saver.alist(_config(name), filter={"moa_said": message}, limit=1)
+            newest = [checkpoint async for checkpoint in found]
+        return _conversation(newest[0], self.store).last if newest else None
 
     async def delete(self, name: str, context: RunContext | None = None) -> bool:
-        """Delete a thread, once nobody writes into it; say whether there was one."""
-        async with self.held(name, context or RunContext()) as thread:
+        """Delete a thread, once nobody writes into it; return whether there was one."""
+        async with self.writer(name, context or RunContext()) as thread:
             if thread.conversation.last is None:
                 return False
-            async with self.store.opened() as saver:
+            async with self.store.open() as saver:
                 await saver.adelete_thread(name)
         return True
-
-    def _read(self, found: CheckpointTuple) -> Conversation:
-        """Validate what a checkpoint holds: a conversation, or else a `StoreError` is raised."""
-        try:
-            return _Checkpoint.model_validate(found.checkpoint).channel_values.conversation
-        except ValidationError as error:
-            raise StoreError(
-                f"thread {_name(found)!r} in {self.store.shown} holds no conversation of moa chat: "
-                f"{said(error)}. Take another name or another store"
-            ) from error
 
 
 class _Channels(BaseModel):
@@ -202,7 +205,7 @@ class _Channels(BaseModel):
 
     @field_validator("conversation")
     @classmethod
-    def _begun(cls, conversation: Conversation) -> Conversation:
+    def _has_turn(cls, conversation: Conversation) -> Conversation:
         if conversation.last is None:
             raise ValueError("it has no turn")
         return conversation
@@ -215,21 +218,34 @@ class _Checkpoint(BaseModel):
     channel_values: _Channels
 
 
+def _conversation(tip: CheckpointTuple | None, store: Store) -> Conversation:
+    """Validate what a checkpoint holds; without one, nothing has been said."""
+    if tip is None:
+        return Conversation()
+    try:
+        return _Checkpoint.model_validate(tip.checkpoint).channel_values.conversation
+    except ValidationError as error:
+        raise StoreError(
+            f"thread {_name(tip)!r} in {store.shown} holds no conversation of moa chat: "
+            f"{said(error)}. Take another name or another store"
+        ) from error
+
+
 def _config(name: str, checkpoint: str | None = None) -> RunnableConfig:
     place = {"thread_id": name, "checkpoint_ns": ""}
     return {"configurable": place if checkpoint is None else place | {"checkpoint_id": checkpoint}}
 
 
-def _name(found: CheckpointTuple) -> str:
-    return str(found.config.get("configurable", {})["thread_id"])
+def _name(tip: CheckpointTuple) -> str:
+    return str(tip.config.get("configurable", {})["thread_id"])
 
 
-def _thread(tip: CheckpointTuple, conversation: Conversation, openings: dict[str, str]) -> Thread:
+def _thread(name: str, conversation: Conversation, opening: str) -> Thread:
     last = conversation.last
     assert last is not None, "what is saved has a turn"
-    opening = " ".join(openings[_name(tip)].split())
+    opening = " ".join(opening.split())
     return Thread(
-        name=_name(tip),
+        name=name,
         turns=last.number,
         opening=opening if len(opening) <= _OPENING else f"{opening[: _OPENING - 1]}…",
         last_at=last.at,
@@ -239,7 +255,7 @@ def _thread(tip: CheckpointTuple, conversation: Conversation, openings: dict[str
 
 
 def _after(parent: str | None, new: str) -> str:
-    """Give an id that sorts after its parent's, also where this machine's clock is behind."""
+    """Give an id that sorts after its parent's."""
     if parent is None or new > parent:
         return new
     return str(UUID(int=UUID(parent).int + 1))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from moa.chat.messages import ChatReply
     from moa.node import Result
 
-_TOLD = ("truncated", "degraded", "failed", "retried")
+_NOTE_KINDS = ("truncated", "degraded", "failed", "retried")
 """Kinds of notes that whoever talks should know of."""
-_ALONE = (
+_NO_LARGE_MODEL = (
     "No large model is configured, so a small one answers everything. Take what it says for a "
     "draft: small models are there to decide, and the built-in one writes badly. "
     "`moa chat --help` says how to name one."
@@ -79,6 +79,7 @@ def chat(
         moa chat --thread holidays               a separate conversation
         moa chat --persona "You are a pirate."   set the persona
     """
+    from moa.chat.graph import Chat
     from moa.chat.messages import is_file
     from moa.config.endpoints import Endpoints
     from moa.graphs.loading import load_graph
@@ -93,9 +94,10 @@ def chat(
         endpoints = Endpoints(options.configured(config))
         try:
             node = load_graph("chat", endpoints, given=settings)
-            talk = Talk(cast("Chat", node), runner, thread=thread)
+            assert isinstance(node, Chat), "its name is built in"
+            talk = Talk(node, runner, thread=thread)
             if endpoints.stood_in:
-                talk.tell(_ALONE)
+                talk.tell(_NO_LARGE_MODEL)
                 runner.run(endpoints.warm())
             raise typer.Exit(talk.hold())
         except KeyboardInterrupt:
@@ -235,7 +237,7 @@ class Talk:
 
         said = UserMessage(text=text, thread=self.thread, id=id)
         self._shown = False
-        context = RunContext(listener=self._heard)
+        context = RunContext(listener=self._listen)
         try:
             result = self.run(self.chat.run(said, context))
         except KeyboardInterrupt:
@@ -249,7 +251,7 @@ class Talk:
         else:
             self._finish(result)
 
-    def _heard(self, event: Event) -> None:
+    def _listen(self, event: Event) -> None:
         if isinstance(event, TextDelta):
             self._shown = True
             self.show(event.text)
@@ -258,7 +260,7 @@ class Talk:
         reply = result.output
         self.show("\n" if self._shown else f"{reply.text}\n")
         for note in result.trace:
-            if note.kind in _TOLD:
+            if note.kind in _NOTE_KINDS:
                 self.tell(f"({note.kind}: {note.text})")
         if self._live:
             usage = result.usage

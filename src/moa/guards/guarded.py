@@ -20,7 +20,7 @@ from moa.graphs.fields import FROM_GRAPH
 from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Position
 from moa.guards.pii import Pii, PiiSession, Restoring
-from moa.guards.texts import changed, texts_of
+from moa.guards.texts import change_texts, texts_of
 from moa.node import Node, Text, unique_names
 from moa.telemetry import names
 from moa.trace import Event, NodeFinished, TextDelta
@@ -115,10 +115,10 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
             for guard in self.before:
                 if isinstance(guard, Pii):
                     session = open_sessions.enter_context(guard.session())
-                    request = await _masked(session, request, "before", context)
+                    request = await _mask(session, request, "before", context)
                     sessions.append(session)
                     session.note_found(context, by=f"{guard.name!r} ")
-                elif blocked := await _checked(guard, request, "before", context):
+                elif blocked := await _check(guard, request, "before", context):
                     return blocked
             events = _Events(context, sessions[::-1])
             output = await self._beside(request, context, events)
@@ -142,7 +142,7 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         """
         running = asyncio.ensure_future(self.node.run(request, events.context))
         try:
-            calls = [_checked(guard, request, "beside", context) for guard in self.beside]
+            calls = [_check(guard, request, "beside", context) for guard in self.beside]
             blocked = await _first(calls)
             if blocked:
                 return blocked
@@ -162,24 +162,22 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         for guard in self.after:
             if isinstance(guard, Pii):
                 with guard.session(sessions) as session:
-                    output = await _masked(session, exchange.output, "after", context)
+                    output = await _mask(session, exchange.output, "after", context)
                     exchange = Exchange(request=exchange.request, output=output)
                     await beside_the_loop(
                         partial(events.change, session.mask), context, characters=None
                     )
                     session.note_found(context, by=f"{guard.name!r} ")
-            elif blocked := await _checked(guard, exchange, "after", context):
+            elif blocked := await _check(guard, exchange, "after", context):
                 return blocked
         events.release()
         return cast("Out", exchange.output)
 
 
-async def _checked(
-    guard: Check, value: Any, place: Position, context: RunContext
-) -> Blocked | None:
+async def _check(guard: Check, value: Any, place: Position, context: RunContext) -> Blocked | None:
     own = context if context.tracer is None else context.nested()
     with own.span("guard", guard.name) as span:
-        result = await guard.run(_as_wanted(guard, value), own)
+        result = await guard.run(_adapt(guard, value), own)
         verdict = result.output
         if span is not None:
             span.set(names.GUARD_POSITION, place)
@@ -192,7 +190,7 @@ async def _checked(
     return Blocked(reason=verdict.reason, guard=guard.name, place=place)
 
 
-async def _masked(session: PiiSession, value: T, place: Position, context: RunContext) -> T:
+async def _mask(session: PiiSession, value: T, place: Position, context: RunContext) -> T:
     """Mask every text in a value."""
     own = context if context.tracer is None else context.nested()
     with own.span("guard", session.pii.name) as span:
@@ -203,13 +201,13 @@ async def _masked(session: PiiSession, value: T, place: Position, context: RunCo
     return masked
 
 
-def _as_wanted(guard: Check, value: Any) -> Any:
+def _adapt(guard: Check, value: Any) -> Any:
     """Give a guard the texts of a value, unless it says that it takes something else."""
     wanted = signature_of(guard).input(0)
     if fits(cast("object", type(value)), wanted) and wanted is not UNKNOWN:
         return value
     if isinstance(value, Exchange):
-        return _as_wanted(guard, value.output)
+        return _adapt(guard, value.output)
     text = "\n".join(texts_of(value))
     return text if fits(str, wanted) else Text(text=text)
 
@@ -252,7 +250,7 @@ class _Events:
         held: list[Event] = []
         for event in self._held:
             if not isinstance(event, TextDelta):
-                held.append(_changed(event, change))
+                held.append(_change_output(event, change))
             elif event.node in texts:
                 held.append(TextDelta(event.node, change(texts.pop(event.node))))
         self._held = held
@@ -286,7 +284,7 @@ class _Events:
         if not isinstance(event, TextDelta):
             if isinstance(event, NodeFinished):
                 self._end(event.node)
-            self._outer.emit(_changed(event, self._restored))
+            self._outer.emit(_change_output(event, self._restore))
             return
         if event.node not in self._streams:
             self._streams[event.node] = [session.restoring() for session in self._sessions]
@@ -296,15 +294,15 @@ class _Events:
         if text:
             self._outer.emit(TextDelta(event.node, text))
 
-    def _restored(self, text: str) -> str:
+    def _restore(self, text: str) -> str:
         for session in self._sessions:
             stage = session.restoring()
             text = stage.feed(text) + stage.close()
         return text
 
 
-def _changed(event: Event, change: Callable[[str], str]) -> Event:
+def _change_output(event: Event, change: Callable[[str], str]) -> Event:
     if not isinstance(event, NodeFinished):
         return event
-    output: Any = changed(event.output, change, strict=False)
+    output: Any = change_texts(event.output, change, strict=False)
     return replace(event, output=output)

@@ -13,8 +13,15 @@ from pydantic import Field, SecretStr
 from moa.agents.base import Limits, TypedNode, beside_the_loop, ready
 from moa.context import RunContext
 from moa.errors import ConfigError
-from moa.guards.recognizers import Finding, Pattern, Recognizer, denied, find, presidio_recognizers
-from moa.guards.texts import changed, texts_of
+from moa.guards.recognizers import (
+    Finding,
+    Pattern,
+    Recognizer,
+    deny_list,
+    find,
+    presidio_recognizers,
+)
+from moa.guards.texts import change_texts, texts_of
 from moa.node import Text
 
 T = TypeVar("T")
@@ -96,7 +103,7 @@ class Pii(TypedNode[Text | str, Redacted]):
             Pattern(_QUOTED, _PLACEHOLDER.pattern),  # it would be taken for one when it comes back
             *(presidio_recognizers() if recognizers is None else recognizers),
             *(Pattern(kind, expression) for kind, expression in (patterns or {}).items()),
-            *([denied(phrases)] if phrases else ()),
+            *([deny_list(phrases)] if phrases else ()),
         )
         self.is_own = bool(patterns or recognizers)
         """Whether some of them aren't ours, and may take long for a short text."""
@@ -161,7 +168,7 @@ class PiiSession:
 
     def mask(self, text: str) -> str:
         """Put placeholders in the place of everything that is found."""
-        return self.masked(text, self.pii.find(text))
+        return self.mask_findings(text, self.pii.find(text))
 
     def restore(self, text: str) -> str:
         """Put back what was masked; placeholders of nobody's stay, and such as a model altered.
@@ -180,7 +187,7 @@ class PiiSession:
         """
         before = self.unchecked
         masked = await beside_the_loop(
-            lambda: changed(value, self.mask, strict=True),
+            lambda: change_texts(value, self.mask, strict=True),
             context,
             characters=None if self.pii.is_own else sum(map(len, texts_of(value))),
         )
@@ -200,7 +207,7 @@ class PiiSession:
 
     def restore_all(self, value: T) -> T:
         """Put back what was masked in every text of a value."""
-        return changed(value, self.restore, strict=False)
+        return change_texts(value, self.restore, strict=False)
 
     def restoring(self) -> Restoring:
         """Restore a text that comes in pieces."""
@@ -212,13 +219,13 @@ class PiiSession:
         self._placeholders.clear()
         self._is_open = False
 
-    def masked(self, text: str, found: Iterable[Finding]) -> str:
+    def mask_findings(self, text: str, found: Iterable[Finding]) -> str:
         """Put placeholders in the place of what was found in a text."""
         pieces: list[str] = []
         end = 0
         for finding in found:
             secret = text[finding.start : finding.end]
-            if any(_as_made(secret) in other._secrets for other in self._within):
+            if any(_normal_form(secret) in other._secrets for other in self._within):
                 continue
             pieces += [text[end : finding.start], self._placeholder(finding.kind, secret)]
             self.found[finding.kind] += 1
@@ -242,7 +249,7 @@ class PiiSession:
         return _PLACEHOLDER.sub(self._secret, text)
 
     def _secret(self, found: re.Match[str]) -> str:
-        kept = self._secrets.get(_as_made(found[0]))
+        kept = self._secrets.get(_normal_form(found[0]))
         return found[0] if kept is None else kept.get_secret_value()
 
     def _note_altered(self, text: str) -> None:
@@ -257,7 +264,7 @@ class PiiSession:
 
     def is_begun(self, tail: str) -> bool:
         """Whether what a text ends in may go on as one of its placeholders."""
-        begun = _as_made(tail)
+        begun = _normal_form(tail)
         return any(made.startswith(begun) and len(tail) <= 2 * len(made) for made in self._secrets)
 
     def _check(self) -> None:
@@ -267,7 +274,7 @@ class PiiSession:
             )
 
 
-def _as_made(placeholder: str) -> str:
+def _normal_form(placeholder: str) -> str:
     """Write a placeholder, or the start of one, as it was made."""
     return placeholder.replace("\\", "").replace(" ", "").upper()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import time
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -45,7 +46,7 @@ class Finding:
     checked: bool = True
     """Whether it was looked at; where a text has too many numbers, their shape is enough."""
 
-    def moved(self, by: int) -> Finding:
+    def shift(self, by: int) -> Finding:
         """Say where it is in a text that begins so many characters earlier."""
         return Finding(self.kind, self.start + by, self.end + by, self.score, self.checked)
 
@@ -75,17 +76,17 @@ def find(
     asked = [one.reading() if isinstance(one, PresidioNumbers) else one for one in recognizers]
     for view in views(text):
         for recognizer in asked:
-            for finding in _asked(recognizer, view.text):
+            for finding in _ask(recognizer, view.text):
                 counts = finding.score >= least and finding.kind not in ignore
                 if counts and finding.end > finding.start:
                     if view.written is not None:
                         start, end = view.span(finding.start, finding.end)
                         finding = replace(finding, start=start, end=end)
                     found.append(finding)
-    return merged(found)
+    return merge(found)
 
 
-def _asked(recognizer: Recognizer, text: str) -> list[Finding]:
+def _ask(recognizer: Recognizer, text: str) -> list[Finding]:
     try:
         return list(recognizer.find(text))
     except Exception as error:  # noqa: BLE001  whatever it is, nothing may be sent
@@ -103,7 +104,7 @@ def _asked(recognizer: Recognizer, text: str) -> list[Finding]:
     )
 
 
-def merged(found: Iterable[Finding]) -> list[Finding]:
+def merge(found: Iterable[Finding]) -> list[Finding]:
     """Make one finding of those that overlap.
 
     It has the kind of the one with the highest score, of the longest among those, and covers all
@@ -114,14 +115,14 @@ def merged(found: Iterable[Finding]) -> list[Finding]:
     end = -1
     for finding in sorted(found, key=lambda f: f.start):
         if finding.start >= end and cluster:
-            made.append(_one(cluster))
+            made.append(_merge_cluster(cluster))
             cluster = []
         cluster.append(finding)
         end = max(end, finding.end)
-    return [*made, _one(cluster)] if cluster else []
+    return [*made, _merge_cluster(cluster)] if cluster else []
 
 
-def _one(cluster: Sequence[Finding]) -> Finding:
+def _merge_cluster(cluster: Sequence[Finding]) -> Finding:
     if len(cluster) == 1:
         return cluster[0]
     best = max(cluster, key=lambda f: (f.score, f.end - f.start, -f.start, f.kind))
@@ -184,7 +185,7 @@ class Pattern:
                 yield Finding(self.kind, match.start(), match.end(), self.score)
 
 
-def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
+def deny_list(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     """Find phrases of a list: in any case, with any white space between their words.
 
     A phrase is found as whole words, but for those that begin or end in a script without blanks.
@@ -192,11 +193,11 @@ def denied(phrases: Iterable[str], *, kind: str = "PRIVATE") -> Pattern:
     listed = sorted({" ".join(phrase.split()) for phrase in phrases}, key=len, reverse=True)
     if not listed or not all(listed):
         raise ConfigError("a deny list needs phrases, and none of them empty")
-    either = "|".join(map(_whole, listed))
+    either = "|".join(map(_as_words, listed))
     return Pattern(kind, f"(?i:{either})", seconds=_DENIED_S)
 
 
-def _whole(phrase: str) -> str:
+def _as_words(phrase: str) -> str:
     words = r"\s+".join(map(re.escape, phrase.split()))
     before = r"(?<!\w)" if _has_edge(phrase[0]) else ""
     after = r"(?!\w)" if _has_edge(phrase[-1]) else ""
@@ -207,10 +208,14 @@ def _has_edge(character: str) -> bool:
     return character.isalnum() and unicodedata.category(character) != "Lo"
 
 
-_AT = re.compile(r"(?<=[!#$%&'*+\-/=?^_`{|}~\w])@(?=\w)")
-_BEFORE = re.compile(r"[!#$%&'*+\-/=?^_`{|}~.\w]++")
-_DOMAIN = re.compile(r"\w++(?:-++\w++)*+(?:\.\w++(?:-++\w++)*+)++")
-_LETTER = re.compile(r"\w")
+_PUNCTUATION = r"!#$%&'*+\-/=?^`{|}~."
+_LABEL = r"\w++(?:-++\w++)*+"
+_RUN = re.compile(
+    rf"(?=[{_PUNCTUATION}\w])[{_PUNCTUATION}]*+"
+    rf"(?:(\w[{_PUNCTUATION}\w]*+(?<!\.)@{_LABEL}(?:\.{_LABEL})++)|[{_PUNCTUATION}\w]*+)"
+)
+"""An address with what stands before it, or else all of a run of characters that may stand in one:
+so each is read once."""
 _ADDRESS = re.compile(r"(https?://)?((?:(?!https?://)[a-z0-9.-]){1,253})", re.IGNORECASE)
 _PATH = re.compile(r"(?::\d{1,5})?/[^\s()<>\"']*")
 
@@ -225,20 +230,9 @@ class EmailAddresses:
 
     def find(self, text: str, /) -> Iterator[Finding]:
         """Find them, each up to the end of its domain."""
-        end = 0
-        for at in _AT.finditer(text):
-            place = at.start()
-            if place < end:
-                continue
-            domain = _DOMAIN.match(text, place + 1)
-            before = text[max(end, text.rfind("@", end, place) + 1) : place]
-            local = _BEFORE.match(before[::-1])
-            if domain is None or local is None:
-                continue
-            first = _LETTER.search(before, len(before) - local.end())
-            if first is not None:
-                end = domain.end()
-                yield Finding("EMAIL", place - len(before) + first.start(), end, 1.0)
+        for match in _RUN.finditer(text) if "@" in text else ():
+            if match[1]:
+                yield Finding("EMAIL", match.start(1), match.end(1), 1.0)
 
 
 class Urls:
@@ -328,8 +322,6 @@ _SHAPE = re.compile(rf"{_TOKEN}(?: {_TOKEN}){{0,15}}")
 """What counts as a number unchecked: words with digits, one after the other."""
 _UPPER = {code: code - 32 for code in range(ord("a"), ord("z") + 1)}
 
-_PATTERN_S = 10.0
-"""Seconds that one pattern may take for one place; it takes less than 0.01."""
 _PHONE_SCORE = 0.4
 
 
@@ -345,47 +337,36 @@ class _Silence(logging.Filter):
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The numbers of one kind: presidio's patterns and checksums, applied here.
-
-    Presidio's own loop makes an explanation for every match, valid or not.
-    """
+    """The numbers of one kind, which one of presidio's recognizers finds and checks."""
 
     kind: str
     recognizer: PatternRecognizer
-    patterns: tuple[tuple[Any, float], ...]
-    """Compiled by the `regex` module, with the score of a match."""
     words: re.Pattern[str] | None
     """Words that speak for a finding where they stand before it."""
 
-    def find(self, text: str, known: dict[tuple[str, str, float], float]) -> Iterator[Finding]:
+    def find(self, text: str) -> Iterator[Finding]:
+        """Find them.
+
+        Raises:
+            TimeoutError: it took so long that presidio may have skipped a pattern, which it
+                doesn't say.
+        """
+        from presidio_analyzer import pattern_recognizer
+
         # An IBAN may be written in small letters; other patterns ignore the case themselves.
         read = text.translate(_UPPER) if self.kind == "IBAN" else text
-        for pattern, score in self.patterns:
-            for match in pattern.finditer(read, timeout=_PATTERN_S):
-                for end in self._ends(match):
-                    written = read[match.start() : end]
-                    key = (self.kind, written, score)
-                    if key not in known:
-                        known[key] = self._checked(written, score)
-                    if known[key] > 0:
-                        yield _with_context(
-                            self.words, text, Finding(self.kind, match.start(), end, known[key])
-                        )
-                        break
-
-    def _ends(self, match: Any) -> Sequence[int]:
-        """Where it may end: an IBAN also before the words that follow it and look like groups."""
-        if self.kind != "IBAN":
-            return (match.end(),)
-        return [
-            max(match.end(group), 0) or match.end() for group in range(len(match.groups()), 0, -1)
-        ]
-
-    def _checked(self, written: str, score: float) -> float:
-        valid = self.recognizer.validate_result(written)
-        if self.recognizer.invalidate_result(written):
-            return 0.0
-        return score if valid is None else float(bool(valid))
+        clocks = (
+            time.process_time,
+            time.monotonic,
+        )  # which one `regex` reads depends on the system
+        begun = [clock() for clock in clocks]
+        results = self.recognizer.analyze(read, [])
+        seconds = max(clock() - start for clock, start in zip(clocks, begun, strict=True))
+        if seconds >= pattern_recognizer.REGEX_TIMEOUT_SECONDS:
+            raise TimeoutError
+        for result in results:
+            finding = Finding(self.kind, result.start, result.end, result.score)
+            yield _with_context(self.words, text, finding)
 
 
 class PresidioNumbers:
@@ -419,7 +400,6 @@ class Reading:
         self._kinds = kinds
         self._phone_words = _words(_PHONE_WORDS)
         self._stretches: dict[str, tuple[Finding, ...]] = {}
-        self._verdicts: dict[tuple[str, str, float], float] = {}
         self._phones: dict[str, tuple[Finding, ...]] = {}
         self._read = self._looked_up = 0
 
@@ -436,7 +416,7 @@ class Reading:
             if found is None:
                 self._read += len(written)
                 found = self._stretches[written] = tuple(self._within(written))
-            for one in (each.moved(start) for each in found):
+            for one in (each.shift(start) for each in found):
                 if one.start < ends and (one.end if first else one.start + 1) > begins:
                     yield one
 
@@ -448,7 +428,7 @@ class Reading:
                 finding
                 for kind in self._kinds
                 if not few or kind.kind in _WITHOUT_DIGITS
-                for finding in kind.find(text, self._verdicts)
+                for finding in kind.find(text)
             ]
         finally:
             _reading.reset(token)
@@ -470,10 +450,10 @@ class Reading:
             elif found is None:
                 self._looked_up += len(match[0])
                 found = self._phones[around] = tuple(
-                    _looked_up(around, match.start() - begins, match.end() - begins)
+                    _look_up(around, match.start() - begins, match.end() - begins)
                 )
             for finding in found:
-                yield _with_context(self._phone_words, text, finding.moved(begins))
+                yield _with_context(self._phone_words, text, finding.shift(begins))
 
 
 def _stretches(text: str) -> Iterator[tuple[int, int, int, int, bool]]:
@@ -503,7 +483,7 @@ def _cut(text: str, begins: int, last: int) -> int:
     return behind + 1 if behind > begins else begins + _PART
 
 
-def _looked_up(text: str, begins: int, ends: int) -> Iterator[Finding]:
+def _look_up(text: str, begins: int, ends: int) -> Iterator[Finding]:
     """Find the phone numbers of any of the regions in what may be one."""
     from phonenumbers import PhoneNumberMatcher
 
@@ -530,18 +510,20 @@ def presidio_recognizers() -> Sequence[Recognizer]:
     """Make recognisers of numbers and addresses that name a person, with presidio's patterns."""
     why = "to recognise numbers by their checksums"
     with needed("presidio-analyzer", extra="guards", purpose=why):
+        import presidio_analyzer
         import presidio_analyzer.predefined_recognizers as ready
     logging.getLogger("presidio-analyzer").addFilter(_Silence())
-    compiled = import_module("regex").compile
     kinds: list[_Numbers] = []
     for title, kind in {**_GENERIC, **{f"{name}Recognizer": "" for name in _NATIONAL}}.items():
-        made: Any = getattr(ready, title)()
+        made: PatternRecognizer = getattr(ready, title)()
         # Let India's PAN look for its letter and its digits in the number, not in all that follows.
-        linear = [(p.regex.replace("(?=.*?", r"(?=[\w@#$%^?~-]*?"), p.score) for p in made.patterns]
-        patterns = tuple((compiled(rx, made.global_regex_flags), score) for rx, score in linear)
-        kinds.append(
-            _Numbers(kind or made.supported_entities[0], made, patterns, _words(made.context))
-        )
+        made.patterns = [
+            presidio_analyzer.Pattern(
+                p.name, p.regex.replace("(?=.*?", r"(?=[\w@#$%^?~-]*?"), p.score
+            )
+            for p in made.patterns
+        ]
+        kinds.append(_Numbers(kind or made.supported_entities[0], made, _words(made.context)))
     return (EmailAddresses(), Urls(ready.UrlRecognizer.BASE_URL_REGEX), PresidioNumbers(kinds))
 
 

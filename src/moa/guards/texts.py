@@ -45,7 +45,7 @@ _LONGEST = 4
 times over would be a long text to read."""
 
 
-def changed(value: Any, change: Change, *, strict: bool) -> Any:
+def change_texts(value: Any, change: Change, *, strict: bool) -> Any:
     """Change every text in a value: in models, data classes, mappings and sequences.
 
     What doesn't change comes back as the same object. Models and data classes are copied without
@@ -53,7 +53,7 @@ def changed(value: Any, change: Change, *, strict: bool) -> Any:
     for. Private attributes and keys count too; what a cached property holds is computed anew. Where
     it is `strict`, what can't be looked into, and a number that would change, is an `InputError`.
     """
-    return _Walk(change, strict=strict).walked(value)
+    return _Walk(change, strict=strict).walk(value)
 
 
 def texts_of(value: Any) -> list[str]:
@@ -64,7 +64,7 @@ def texts_of(value: Any) -> list[str]:
         found.append(text)
         return text
 
-    changed(value, keep, strict=False)
+    change_texts(value, keep, strict=False)
     return found
 
 
@@ -73,7 +73,7 @@ class _Walk:
         self._change = change
         self._strict = strict
 
-    def walked(self, value: Any) -> Any:
+    def walk(self, value: Any) -> Any:
         if isinstance(value, _OPAQUE):
             return value
         if isinstance(value, str):
@@ -91,8 +91,8 @@ class _Walk:
     def _model(self, value: BaseModel) -> BaseModel:
         fields = {name: getattr(value, name) for name in type(value).model_fields}
         private = value.__pydantic_private__ or {}
-        update = self._differing({**fields, **(value.model_extra or {})})
-        hidden = self._differing(private)
+        update = self._differences({**fields, **(value.model_extra or {})})
+        hidden = self._differences(private)
         cached = value.__dict__.keys() - fields.keys()
         if not (update or hidden or cached):
             return value
@@ -108,7 +108,7 @@ class _Walk:
         own: Mapping[str, Any] = getattr(value, "__dict__", {})
         cached = [name for name in own if _is_cached(value, name)]
         others = [name for name in own if name not in names and name not in cached]
-        update = self._differing({name: getattr(value, name) for name in (*names, *others)})
+        update = self._differences({name: getattr(value, name) for name in (*names, *others)})
         if not (update or cached):
             return value
         made = copy(value)
@@ -118,17 +118,17 @@ class _Walk:
             object.__setattr__(made, name, inner)  # also where it is frozen
         return made
 
-    def _differing(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        made = {name: self.walked(inner) for name, inner in fields.items()}
+    def _differences(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        made = {name: self.walk(inner) for name, inner in fields.items()}
         return {name: inner for name, inner in made.items() if inner is not fields[name]}
 
     def _mapping(self, value: Mapping[Any, Any]) -> Any:
-        made = {self.walked(key): self.walked(inner) for key, inner in value.items()}
+        made = {self.walk(key): self.walk(inner) for key, inner in value.items()}
         same = all(key in made and made[key] is inner for key, inner in value.items())
         return value if same else made
 
     def _sequence(self, value: Any) -> Any:
-        made = [self.walked(inner) for inner in value]
+        made = [self.walk(inner) for inner in value]
         if all(one is other for one, other in zip(made, value, strict=True)):
             return value
         kind: Any = cast("Any", type(value))
