@@ -76,9 +76,13 @@ def label(
     It shows one message after another, with the current decisions in brackets: all questions of a
     graph at once. Enter accepts them all. Correct a wrong one by a number or a name:
 
-        intent     [1 order]  2 refund  3 repair  4 none
+        spam       1 yes  [2 no]
+        injection  3 yes  [4 no]
         sentiment  5 negative  [6 neutral]  7 positive
-        > 2 5
+        intent     [8 order]  9 refund  10 repair  11 none
+        urgency    [12 can wait]  13 today  14 now
+        danger     15 yes  [16 no]
+        > 5 9
 
     /skip skips a message, /back undoes the last one, /quit ends. Answers may come from a pipe, one
     per line. Each message is stored at once; the same command with --resume continues, also with

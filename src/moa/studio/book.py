@@ -10,7 +10,8 @@ import json
 import sys
 import tempfile
 import weakref
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -155,10 +156,18 @@ class Book:
             self._names[LABEL] = known
         self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._labels = labels or {}
+        self.rows_of: Counter[str] = Counter()
+        """Rows in which each question was decided."""
+        self._confidences: dict[str, array[float]] = defaultdict(_no_confidences)
+        self.changes: Counter[str] = Counter()
+        """Labels of each question that were given, or taken back, since the rows were read."""
         self._give_rights([self._add(line) for line in lines])
         self._tag()
+        self._sort()
         self._last: tuple[Query, list[int]] | None = None
         """The rows that were found last: those who scroll ask for them again and again."""
+        self._folded: list[str] = []
+        """Texts as they are searched, from the first search on."""
         self.order = sorted(range(len(self.entries)), key=self._urgency)
 
     def line(self, place: int) -> dict[str, Any]:
@@ -213,18 +222,25 @@ class Book:
         """Say what was decided, and how often rightly as far as labels tell."""
         found: list[Asked] = []
         for name in self.question_names:
-            decided = [one for one in self.entries if name in one.decisions]
-            known = [one for one in decided if name in one.right]
+            known = self.labelled(name)
             found.append(
                 Asked(
                     name=name,
                     options=tuple(option.name for option in self.question(name).options),
-                    rows=len(decided),
+                    rows=self.rows_of[name],
                     labelled=len(known),
                     wrong=sum(one.is_wrong(name) for one in known),
                 )
             )
         return tuple(found)
+
+    def labelled(self, name: str) -> list[Entry]:
+        """List the rows in which a question was decided, and whose right label is known."""
+        return [one for one in self.entries if name in one.right and name in one.decisions]
+
+    def confidences(self, name: str) -> Sequence[float]:
+        """Give the confidence of each decision of a question, in ascending order."""
+        return self._confidences[name]
 
     def counts(self) -> dict[str, int]:
         """Count rows by tag."""
@@ -234,8 +250,7 @@ class Book:
         """Find rows, in their order."""
         asked = query.model_copy(update={"offset": 0, "limit": 0})
         if self._last is None or self._last[0] != asked:
-            matching = [one for one in self.order if self._matches(self.entries[one], query)]
-            self._last = asked, matching
+            self._last = asked, self._matching(query)
         places = self._last[1]
         some = places[query.offset : query.offset + query.limit]
         rows = tuple(self.shown(self.entries[place], texts=texts) for place in some)
@@ -270,18 +285,18 @@ class Book:
             entry.chosen |= {name}
         tags = entry.tags - {"labelled", "corrected"}
         entry.tags = tags | _by_labels(entry)
+        self.changes[name] += 1
         self._last = None
         return entry
 
-    def _matches(self, entry: Entry, query: Query) -> bool:
-        search = query.search.casefold()
-        return (
-            (not query.tag or query.tag in entry.tags)
-            and (not query.queue or query.queue == entry.queue)
-            and (not query.label or entry.is_said(query.label, query.question))
-            and (query.node is None or query.node in entry.nodes)
-            and (not search or search in entry.text.casefold() or search == entry.id.casefold())
-        )
+    def _matching(self, query: Query) -> list[int]:
+        """List the rows that a query finds; those with its text first, since that is quick."""
+        places = self.order
+        if search := query.search.casefold():
+            folded = self._folded = self._folded or [one.text.casefold() for one in self.entries]
+            ids = {one.place for one in self.entries if one.id.casefold() == search}
+            places = [one for one in places if search in folded[one] or one in ids]
+        return [one for one in places if _matches(self.entries[one], query)]
 
     def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
         """Take a row in; give what is said of its right labels."""
@@ -296,7 +311,10 @@ class Book:
                 options.update(dict.fromkeys(one.probabilities))
             if one.answered:
                 options.setdefault(one.said)
-            decisions[name] = _verdict(one)
+            decisions[name] = verdict = _verdict(one)
+            self.rows_of[name] += 1
+            if verdict.p is not None:
+                self._confidences[name].append(verdict.p)
         self.entries.append(_entry(place, line, decisions, self._nodes(line)))
         return self._own(line, decisions)
 
@@ -345,12 +363,33 @@ class Book:
             one.tags = _holding(found) | _by_labels(one)
             one.why = _why(one)
 
+    def _sort(self) -> None:
+        """Sort once what figures are taken from again and again."""
+        self._confidences.update(
+            {name: array("d", sorted(values)) for name, values in self._confidences.items()}
+        )
+        for spent in self.spent.values():
+            spent.seconds.sort()
+
     def _urgency(self, place: int) -> tuple[int, float, int]:
         one = self.entries[place]
         wrong = [one.decisions[name].confidence for name in one.wrong()]
         main = [d.confidence for d in one.decisions.values() if d.answered and not d.filters]
         sure = -max(wrong) if one.why == "corrected" and wrong else min(main, default=1.0)
         return WHYS.index(one.why), sure, place
+
+
+def _no_confidences() -> array[float]:
+    return array("d")
+
+
+def _matches(entry: Entry, query: Query) -> bool:
+    return (
+        (not query.tag or query.tag in entry.tags)
+        and (not query.queue or query.queue == entry.queue)
+        and (not query.label or entry.is_said(query.label, query.question))
+        and (query.node is None or query.node in entry.nodes)
+    )
 
 
 def _packed(line: Values) -> bytes:

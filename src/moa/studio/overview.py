@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moa.calibration import percent, upper_bound
 from moa.errors import MissingDependency
-from moa.studio.book import Book, Entry
+from moa.studio.book import Book, Entry, Verdict
 from moa.studio.data import Curve, Figure, Point, Tested
 
 if TYPE_CHECKING:
@@ -54,19 +54,48 @@ def figures(
     )
 
 
-def curves(book: Book, calibrations: Calibrations, next_step: str) -> tuple[Curve, ...]:
-    """Give coverage against error of each question.
+def curve_of(
+    name: str, book: Book, calibrations: Calibrations, next_step: str, cost: float | None
+) -> Curve:
+    """Give coverage against error of a question.
 
     Args:
+        name: The question.
         book: The rows.
         calibrations: Those whose thresholds were tested.
         next_step: The command that tests a wish.
+        cost: US dollars that the large model costs for a row, by `cost_of_large`.
     """
-    cost = cost_of_large(book.entries)
-    return tuple(
-        _curve(name, book.entries, _tested(name, book, calibrations), next_step, cost)
-        for name in book.question_names
+    tested = _tested(name, book, calibrations)
+    known = [one for one in book.labelled(name) if _is_measured(one.decisions[name])]
+    drawn = [one for one in known if name not in one.chosen]
+    if not drawn:
+        also = f" The {len(known)} labelled here were chosen to be looked at." if known else ""
+        return Curve(
+            question=name,
+            chosen=len(known),
+            tested=tested,
+            next=next_step,
+            why_not="No row that was drawn at random has a right label, so nothing can be said "
+            f"of errors.{also} moa label --random draws some.",
+        )
+    try:
+        points = _points(name, drawn)
+    except MissingDependency as error:
+        return Curve(question=name, tested=tested, next=next_step, why_not=str(error))
+    sure, rows = book.confidences(name), len(book.entries)
+    return Curve(
+        question=name,
+        labelled=len(drawn),
+        chosen=len(known) - len(drawn),
+        tested=tested,
+        next=next_step,
+        points=tuple(_point(one, sure, rows, cost) for one in points),
     )
+
+
+def _is_measured(one: Verdict) -> bool:
+    return one.p is not None and one.answered
 
 
 def cost_of_large(rows: Iterable[Entry]) -> float | None:
@@ -92,37 +121,6 @@ def dollars(cost: float) -> str:
     return f"US$ {cost:,.{digits}f}"
 
 
-def _curve(
-    name: str, rows: Sequence[Entry], tested: Tested | None, next_step: str, cost: float | None
-) -> Curve:
-    decided = [one for one in rows if name in one.decisions and one.decisions[name].p is not None]
-    known = [one for one in decided if name in one.right and one.decisions[name].answered]
-    drawn = [one for one in known if name not in one.chosen]
-    if not drawn:
-        also = f" The {len(known)} labelled here were chosen to be looked at." if known else ""
-        return Curve(
-            question=name,
-            chosen=len(known),
-            tested=tested,
-            next=next_step,
-            why_not="No row that was drawn at random has a right label, so nothing can be said "
-            f"of errors.{also} moa label --random draws some.",
-        )
-    try:
-        points = _points(name, drawn)
-    except MissingDependency as error:
-        return Curve(question=name, tested=tested, next=next_step, why_not=str(error))
-    sure = sorted(one.decisions[name].confidence for one in decided)
-    return Curve(
-        question=name,
-        labelled=len(drawn),
-        chosen=len(known) - len(drawn),
-        tested=tested,
-        next=next_step,
-        points=tuple(_point(one, sure, len(rows), cost) for one in points),
-    )
-
-
 def _points(name: str, drawn: Sequence[Entry]) -> Sequence[CurvePoint]:
     from moa.calibration.bounds import Outcome
     from moa.calibration.curve import curve
@@ -141,7 +139,7 @@ def _points(name: str, drawn: Sequence[Entry]) -> Sequence[CurvePoint]:
 
 
 def _point(one: CurvePoint, sure: Sequence[float], rows: int, cost: float | None) -> Point:
-    share = (len(sure) - bisect_left(sure, one.threshold)) / rows
+    share = _share_from(one.threshold, sure, rows)
     return Point(
         threshold=one.threshold,
         share=share,
@@ -155,6 +153,11 @@ def _point(one: CurvePoint, sure: Sequence[float], rows: int, cost: float | None
     )
 
 
+def _share_from(threshold: float, sure: Sequence[float], rows: int) -> float:
+    """Give the share of all rows whose confidence is at least a threshold."""
+    return (len(sure) - bisect_left(sure, threshold)) / max(1, rows)
+
+
 def _tested(name: str, book: Book, calibrations: Calibrations) -> Tested | None:
     calibration = calibrations.get(name, calibrations.get(""))
     options = {one.name for one in book.question(name).options}
@@ -163,10 +166,9 @@ def _tested(name: str, book: Book, calibrations: Calibrations) -> Tested | None:
     bound = calibration.bound
     if bound is None or bound.threshold is None:
         return None
-    sure = [one.decisions[name].confidence for one in book.entries if name in one.decisions]
     return Tested(
         threshold=bound.threshold,
-        share=sum(one >= bound.threshold for one in sure) / max(1, len(book.entries)),
+        share=_share_from(bound.threshold, book.confidences(name), len(book.entries)),
         risk=bound.guarantee.risk,
         summary=bound.summary,
     )

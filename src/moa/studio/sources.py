@@ -18,10 +18,16 @@ from moa.errors import CalibrationError, ConfigError, MoaError
 from moa.rows._stores import is_address
 from moa.studio import graph as graphs
 from moa.studio.book import Book, as_values, decisions_of, fields_of, notes_in
-from moa.studio.data import Can, JobFigures, Noted, Overview, RowDetail, RowLine, State
+from moa.studio.data import Can, Curve, JobFigures, Noted, Overview, RowDetail, RowLine, State
 from moa.studio.labels import Labels
 from moa.studio.learning import Learning
-from moa.studio.overview import Calibrations, curves, figures, no_calibrations
+from moa.studio.overview import (
+    Calibrations,
+    cost_of_large,
+    curve_of,
+    figures,
+    no_calibrations,
+)
 from moa.studio.spans import Spans, bars_of_line
 
 if TYPE_CHECKING:
@@ -247,6 +253,8 @@ class Shown:
         self._seen: tuple[float, int] | None = None
         self._spans = _example_spans() if self.source.demo else Spans(self.trace)
         self._book: Book | None = None
+        self._curves: dict[str, tuple[Book, int, Curve]] = {}
+        """The curve of each question, and of how many changed labels of which rows it is."""
         self._mark: object = None
         self._count: tuple[int, int | None] = 0, None
         self._failed: MoaError | None = None
@@ -329,7 +337,7 @@ class Shown:
             queues=tuple(sorted({one.queue for one in book.entries if one.queue})),
             nodes=tuple(book.nodes),
             counts=book.counts(),
-            curves=curves(book, self.calibrations, self._next_step),
+            curves=self._curves_of(book),
             graph=graphs.draw(self.graph[1], self.graph[0], book) if self.graph else None,
             stats=graphs.stats(book),
             learning=learning and learning.model_dump(mode="json"),
@@ -342,6 +350,16 @@ class Shown:
                 reload=not self.source.demo and sample is None,
             ),
         )
+
+    def _curves_of(self, book: Book) -> tuple[Curve, ...]:
+        """Give the curve of each question, made anew only where its labels have changed."""
+        cost = cost_of_large(book.entries)
+        for name in book.question_names:
+            known, changes = self._curves.get(name), book.changes[name]
+            if known is None or known[0] is not book or known[1] != changes:
+                made = curve_of(name, book, self.calibrations, self._next_step, cost)
+                self._curves[name] = book, changes, made
+        return tuple(self._curves[name][2] for name in book.question_names)
 
     def detail(self, place: int) -> RowDetail:
         """Give one row whole.
