@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moa.calibration import percent, upper_bound
 from moa.errors import MissingDependency
 from moa.studio.book import Book, Entry, Verdict
-from moa.studio.data import Curve, Figure, Point, Tested
+from moa.studio.data import Curve, Figure, Point, TestedThreshold, Tone
 
 if TYPE_CHECKING:
     from moa.calibration.curve import CurvePoint
@@ -42,12 +42,12 @@ def figures(
         Figure(
             title="Without the large model",
             value=_share(small, len(rows)),
-            detail=f"{small:,} of {len(rows):,} rows{_beside(book)}",
+            detail=f"{small:,} of {len(rows):,} rows{_count_others(book)}",
         ),
         Figure(
             title="Asked the large model",
             value=_share(len(large), len(rows)),
-            detail=_asked(large),
+            detail=_describe_large(large),
         ),
         _money(rows),
         _promise(rows, calibrations),
@@ -66,7 +66,7 @@ def curve_of(
         next_step: The command that tests a wish.
         cost: US dollars that the large model costs for a row, by `cost_of_large`.
     """
-    tested = _tested(name, book, calibrations)
+    tested = _tested_threshold(name, book, calibrations)
     known = [one for one in book.labelled(name) if _is_measured(one.decisions[name])]
     drawn = [one for one in known if name not in one.chosen]
     if not drawn:
@@ -158,7 +158,7 @@ def _share_from(threshold: float, sure: Sequence[float], rows: int) -> float:
     return (len(sure) - bisect_left(sure, threshold)) / max(1, rows)
 
 
-def _tested(name: str, book: Book, calibrations: Calibrations) -> Tested | None:
+def _tested_threshold(name: str, book: Book, calibrations: Calibrations) -> TestedThreshold | None:
     calibration = calibrations.get(name, calibrations.get(""))
     options = {one.name for one in book.question(name).options}
     if calibration is None or not options <= {*calibration.labels}:
@@ -166,7 +166,7 @@ def _tested(name: str, book: Book, calibrations: Calibrations) -> Tested | None:
     bound = calibration.bound
     if bound is None or bound.threshold is None:
         return None
-    return Tested(
+    return TestedThreshold(
         threshold=bound.threshold,
         share=_share_from(bound.threshold, book.confidences(name), len(book.entries)),
         risk=bound.guarantee.risk,
@@ -214,7 +214,8 @@ def _promise(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
             return Figure(title=title, value="none", detail=bounds[0].summary, tone="warn")
         risk = max(bound.guarantee.risk for bound in used)
         value = f"≤ {percent(risk)} wrong"
-        return Figure(title=title, value=value, **_held(checked, risk))
+        detail, tone = _audit(checked, risk)
+        return Figure(title=title, value=value, detail=detail, tone=tone)
     if accepted:
         return Figure(
             title=title,
@@ -228,17 +229,17 @@ def _promise(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
     )
 
 
-def _held(checked: Sequence[bool], risk: float) -> dict[str, Any]:
+def _audit(checked: Sequence[bool], risk: float) -> tuple[str, Tone]:
     """Say whether labels drawn at random still agree with what was promised."""
     if not checked:
-        return {"detail": "no accepted row that was drawn at random has a label to check it by"}
+        return "no accepted row that was drawn at random has a label to check it by", "plain"
     wrong, count = sum(checked), len(checked)
     lower = 1.0 - upper_bound(count - wrong, count, _SURE)
     upper = upper_bound(wrong, count, _SURE)
     found = f"{wrong} of {count} checked are wrong, at most {percent(upper)} by these alone"
     if lower > risk:
-        return {"detail": f"broken: {found}, and at least {percent(lower)}", "tone": "warn"}
-    return {"detail": f"holds: {found}", "tone": "good"}
+        return f"broken: {found}, and at least {percent(lower)}", "warn"
+    return f"holds: {found}", "good"
 
 
 def _learning(found: LearningFigures) -> tuple[Figure, ...]:
@@ -276,7 +277,7 @@ def _learning(found: LearningFigures) -> tuple[Figure, ...]:
     )
 
 
-def _beside(book: Book) -> str:
+def _count_others(book: Book) -> str:
     counts = book.counts()
     failed, aside = counts.get("failed", 0), counts.get("quarantine", 0)
     said = [f"{aside:,} quarantined"] if aside else []
@@ -284,7 +285,7 @@ def _beside(book: Book) -> str:
     return "".join(f", {one}" for one in said)
 
 
-def _asked(large: Sequence[Entry]) -> str:
+def _describe_large(large: Sequence[Entry]) -> str:
     by = sorted({one.by for one in large if one.by})
     return f"{len(large):,} rows" + (f", by {', '.join(by[:2])}" if by else "")
 
