@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from kept import Kept
 from report import table, write
 from studio import DESKTOP, EXAMPLE, chromium, wait_for
 
@@ -40,15 +41,18 @@ def make_rows(path: Path, rows: int) -> None:
     own.
     """
     with gzip.open(EXAMPLE / "run.jsonl.gz", "rt", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
+        labelled = [json.loads(line) for line in file]
+    plain: list[str] = []
+    for row in labelled:
+        row["id"], row["input"]["text"] = "row-NUMBER", f"{row['input']['text']} (NUMBER)"
+        known = ("subject", "text")
+        given = {name: value for name, value in row["input"].items() if name in known}
+        plain.append(f"{json.dumps({**row, 'input': given}, ensure_ascii=False)}\n")
+    right = [f"{json.dumps(row, ensure_ascii=False)}\n" for row in labelled]
     with path.open("w", encoding="utf-8") as out:
         for number in range(rows):
-            row = {**lines[number % len(lines)], "id": f"row-{number}"}
-            given = {**row["input"], "text": f"{row['input']['text']} ({number})"}
-            if number >= LABELLED:
-                given = {name: given[name] for name in ("subject", "text") if name in given}
-            row["input"] = given
-            out.write(f"{json.dumps(row, ensure_ascii=False)}\n")
+            lines = right if number < LABELLED else plain
+            out.write(lines[number % len(lines)].replace("NUMBER", str(number)))
 
 
 def ask(path: str, body: Mapping[str, object] | None = None) -> Any:
@@ -100,7 +104,7 @@ def peak_mib(process: subprocess.Popen[bytes]) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
-def measure_server(file: Path, rows: int) -> tuple[list[Measured], list[Measured]]:
+def measure_server(file: Path, rows: int) -> Mapping[str, list[Measured]]:
     """Measure the server, and the page in a browser."""
     deep = [{"offset": rows * k // 10, "limit": 100} for k in range(10)]
     searched = [{"search": word} for word in WORDS]
@@ -131,7 +135,7 @@ def measure_server(file: Path, rows: int) -> tuple[list[Measured], list[Measured
         ]
         page = in_browser(f"http://127.0.0.1:{PORT}/studio/")
         found.append(("peak memory, MiB", str(peak_mib(process))))
-    return found, page
+    return {"of the server": found, "of the page": page}
 
 
 SCROLL = """
@@ -208,8 +212,9 @@ def in_browser(address: str) -> list[Measured]:
         ]
 
 
-def measure_report(file: Path) -> list[Measured]:
+def measure_report(file: Path, rows: int) -> Mapping[str, list[Measured]]:
     """Measure the report of a file."""
+    del rows
     out = file.with_suffix(".html")
     command = [sys.executable, "-m", "moa", "report", str(file), "--texts", "--out", str(out)]
     process = subprocess.Popen([*command, "--of", "support", "--quiet"], cwd=file.parent)
@@ -217,27 +222,39 @@ def measure_report(file: Path) -> list[Measured]:
     if status:
         raise SystemExit(f"moa report failed: {status}")
     page = in_browser(out.as_uri())
-    return [
+    measured = [
         ("the file is written", f"{1000 * (usage.ru_utime + usage.ru_stime):.0f}"),
         ("peak memory of that, MiB", f"{usage.ru_maxrss // 1024}"),
         ("size of the file, MiB", f"{out.stat().st_size / 2**20:.1f}"),
         *page,
     ]
+    return {"of the report": measured}
+
+
+PARTS: Mapping[str, Callable[[Path, int], Mapping[str, list[Measured]]]] = {
+    "server": measure_server,
+    "report": measure_report,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
+    parser.add_argument("--kept", type=Path, help="a file of what is measured already")
     parser.add_argument("--dry", action="store_true", help="print, and write no section")
     given = parser.parse_args()
+    kept = Kept(given.kept)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.jsonl"
-        make_rows(file, given.rows)
-        server, page = measure_server(file, given.rows)
-        report = measure_report(file)
-    tables = {"of the server": server, "of the page": page, "of the report": report}
-    body = "\n\n".join(table((f"CPU time {of}", "ms"), measured) for of, measured in tables.items())
-    if given.dry:
+        for part in given.parts:
+            if part not in kept.found:
+                if not file.exists():
+                    make_rows(file, given.rows)
+                kept.keep(part, PARTS[part](file, given.rows))
+    tables = {of: rows for part in PARTS for of, rows in kept.found.get(part, {}).items()}
+    body = "\n\n".join(table((f"CPU time {of}", "ms"), rows) for of, rows in tables.items())
+    if given.dry or kept.found.keys() != PARTS.keys():
         print(body)
     else:
         write("studio", "python benchmarks/studio_scale.py", f"{ABOUT}\n\n{body}")
