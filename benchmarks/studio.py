@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,9 @@ from moa.usage import Amount
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "src/moa/studio/example"
-INBOX = ROOT / "examples/support/inbox.jsonl"
-RIGHT = ROOT / "benchmarks/data/support_inbox.jsonl"
-HELD_OUT = ROOT / "benchmarks/data/support_held_out.jsonl"
-"""Messages that no head was fitted to. A part of them, drawn at random, is learnt from and tested
-on; the others are shown."""
-LEARNT_FROM = 130
+MESSAGES = (ROOT / "examples/support/inbox.jsonl", ROOT / "benchmarks/data/support_held_out.jsonl")
 PICTURES = ROOT / "docs/studio"
 DESKTOP, PHONE = (1360, 850), (390, 844)
-Row = dict[str, object]
 
 
 PRICED, WRITTEN, BYTES_A_TOKEN = "gpt-5-mini", 5, 4
@@ -47,47 +40,18 @@ PRICED, WRITTEN, BYTES_A_TOKEN = "gpt-5-mini", 5, 4
 
 
 def record() -> None:
-    """Learn the intents from a part of the messages, and run the graph support on the others."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        learn_from, shown = parted()
-        write_lines(folder / "labelled.jsonl", learn_from)
-        write_lines(folder / "in.jsonl", shown)
-        (folder / "moa.toml").write_text("[graphs.support]\n", "utf-8")
-        learning = "learn labelled.jsonl --graph support --out learned.json --minutes 60"
-        running = "run support in.jsonl --out run.jsonl --trace spans.jsonl --trace-texts whole"
-        for words in (learning, f"{running} --concurrency 1"):
-            command = [sys.executable, "-m", "moa", *words.split()]
-            subprocess.run(command, check=True, cwd=folder)
+    """Run the graph support on the example's messages, and on those with right labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        messages, run, spans = (Path(folder) / f"{name}.jsonl" for name in ("in", "run", "spans"))
+        messages.write_text("".join(path.read_text("utf-8") for path in MESSAGES), "utf-8")
+        command = [sys.executable, "-m", "moa", "run", "support", str(messages)]
+        command += ["--out", str(run), "--trace", str(spans), "--trace-texts", "whole"]
+        subprocess.run([*command, "--concurrency", "1"], check=True)
         EXAMPLE.mkdir(exist_ok=True)
-        shutil.copyfile(folder / "learned.json", EXAMPLE / "learned.json")
-        run, spans = ((folder / f"{one}.jsonl").read_text("utf-8") for one in ("run", "spans"))
-        for file, content in (("run", priced(run)), ("spans", spans)):
-            with gzip.GzipFile(EXAMPLE / f"{file}.jsonl.gz", "wb", mtime=0) as packed:
+        found = priced(run.read_text("utf-8")), spans.read_text("utf-8")
+        for path, content in zip((run, spans), found, strict=True):
+            with gzip.GzipFile(EXAMPLE / f"{path.name}.gz", "wb", mtime=0) as packed:
                 packed.write(content.encode())
-
-
-def parted() -> tuple[list[Row], list[Row]]:
-    """Part the messages into those that are learnt from, with their intents, and those shown."""
-    held_out = read_lines(HELD_OUT)
-    random.Random(0).shuffle(held_out)
-    asked = ("id", "subject", "text", "intent")
-    learn_from = [
-        {name: row[name] for name in asked if name in row} for row in held_out[:LEARNT_FROM]
-    ]
-    right = {row["id"]: row for row in read_lines(RIGHT)}
-    inbox = [{**row, **right[row["id"]]} for row in read_lines(INBOX)]
-    return learn_from, [*inbox, *held_out[LEARNT_FROM:]]
-
-
-def read_lines(path: Path) -> list[Row]:
-    """Read the rows of a file."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def write_lines(path: Path, rows: Iterable[Row]) -> None:
-    """Write the rows of a file."""
-    path.write_text("".join(f"{dumped(row)}\n" for row in rows), "utf-8")
 
 
 def priced(lines: str) -> str:

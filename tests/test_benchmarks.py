@@ -163,3 +163,10 @@ def test_a_figure_is_found_by_section_row_and_column(how: str, written: str) -> 
     assert readme.figure(page, f"pairs > all > right > {how}") == written
     with pytest.raises(SystemExit, match="has 'wrong' for 'all'"):
         readme.figure(page, f"pairs > all > wrong > {how}")
+
+
+def test_pictures_that_are_drawn_for_pages_are_dark_where_their_reader_prefers_that() -> None:
+    drawn = [path.read_text("utf-8") for path in (ROOT / "docs").glob("*.svg")]
+    plots = [picture for picture in drawn if "Matplotlib" in picture]
+    assert plots
+    assert all("prefers-color-scheme: dark" in picture for picture in plots)

@@ -81,6 +81,16 @@ def test_rows_that_were_chosen_to_be_labelled_say_nothing_of_errors(tmp_path: Pa
     assert view.overview().curves[0].labelled == before
 
 
+def test_a_curve_is_made_anew_once_a_label_of_its_question_has_changed(view: View) -> None:
+    (first,) = view.overview().curves
+    assert view.overview().curves[0] is first
+    view.label(2, "intent", "refund")
+    (second,) = view.overview().curves
+    assert second.chosen == first.chosen + 1
+    view.undo()
+    assert view.overview().curves[0].chosen == first.chosen
+
+
 def test_a_label_is_a_line_that_moa_learn_reads_as_chosen(tmp_path: Path, view: View) -> None:
     done = view.label(2, "intent", "refund")
     assert done.said["intent"].right == "refund"

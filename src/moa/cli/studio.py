@@ -213,7 +213,7 @@ def _open_view(
 ) -> View:
     from moa.studio.sources import View, read_calibrations
 
-    view = View(source, trace=trace, calibrations=read_calibrations(calibration or source.learned))
+    view = View(source, trace=trace, calibrations=read_calibrations(calibration))
     name = graph or source.graph or source.guess()
     view.graph = _load_drawing(name, config, asked_for=graph is not None)
     return view

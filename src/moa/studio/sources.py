@@ -56,7 +56,6 @@ class Source:
         learning: Reads the figures of a cascade that learns.
         job: The job that the rows are of.
         graph: Name of what ran, where that is known.
-        learned: What `moa learn` had written for the run, where that is known.
         options: Names of what was decided between, where rows don't say it.
         count: Counts the rows, as far as that is quicker than reading them; `None`: it isn't.
         mark: Gives what is another value once there are other rows.
@@ -70,7 +69,6 @@ class Source:
     learning: Callable[[], LearningFigures] | None = None
     job: str | None = None
     graph: str = ""
-    learned: Path | None = None
     live: bool = False
     options: tuple[str, ...] = ()
     count: Callable[[], int | None] = lambda: None
@@ -98,7 +96,6 @@ def find_source(given: str | None) -> Source:
             lines=lambda: _read_gzip(EXAMPLE / "run.jsonl.gz"),
             demo=True,
             graph="support",
-            learned=EXAMPLE / "learned.json",
         )
     path = Path(given)
     if is_address(given) or path.is_dir():
