@@ -26,7 +26,7 @@ from moa.rows.records import line
 from moa.serving.asking import Body, read_as
 from moa.serving.faults import fault_of
 from moa.serving.http import check_format, check_host, check_length, json_response, read_json
-from moa.serving.runs import Finished
+from moa.serving.runs import Finished, Stream
 from moa.serving.server import Server, Settings
 from moa.studio.data import Query
 from moa.studio.sources import Source, View
@@ -240,7 +240,7 @@ def _api(view: View, settings: Settings) -> list[Route]:
 
 
 def _live(trials: Trials) -> list[Route]:
-    async def run(request: Request) -> Response:
+    async def run(request: Request) -> Stream:
         return await trials.run(request)
 
     async def questions(request: Request) -> Response:
