@@ -238,6 +238,16 @@ def test_the_large_model_alone_costs_what_it_costs_where_it_is_asked(tmp_path: P
     assert "4.0 times" in cost.detail
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("in.txt", "Where is it?\n"), ("in.jsonl", '{"text": "Where is it?"}\n')]
+)
+def test_rows_that_nothing_ran_on_are_refused(tmp_path: Path, name: str, content: str) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(ConfigError, match="moa run"):
+        View(find_source(str(file))).start(within_s=10)
+
+
 def test_the_example_that_ships_opens_without_a_file() -> None:
     view = View(find_source(None))
     overview = view.overview()

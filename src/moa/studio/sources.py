@@ -40,6 +40,8 @@ EXAMPLE = Path(__file__).parent / "example"
 _SQLITE = b"SQLite format 3\0"
 _FIRST = 20
 """Rows by which it is guessed what ran."""
+_OF_A_RESULT = {"status", "scores", "output", "error"}
+"""Fields of which what `moa run` and `moa decide` write has one."""
 _EVERY = 500
 """Rows after which it is said how many are read."""
 
@@ -208,11 +210,19 @@ def _lines(path: Path) -> Iterator[Values]:
     from moa import rows
     from moa.batch import Malformed
 
+    is_run = False
     for row in rows.read(path):
         if isinstance(row, Malformed):
             yield {"id": row.number, "input": row.raw, "status": "failed", "error": row.error}
-        else:
-            yield {"input": row.value} if isinstance(row.value, str) else row.value
+            continue
+        line = {"input": row.value} if isinstance(row.value, str) else row.value
+        is_run = is_run or not _OF_A_RESULT.isdisjoint(line)
+        if not is_run:
+            raise ConfigError(
+                f"{path}, row {row.number} is an input without a result: run the rows by moa run "
+                "GRAPH FILE --out DONE.jsonl, and give what that wrote"
+            )
+        yield line
 
 
 def _read_gzip(path: Path) -> Iterator[Values]:
