@@ -228,6 +228,17 @@ def test_a_key_labels_the_row_and_another_takes_it_back(
     page.until(lambda: not file.exists() or not file.read_text("utf-8"))
 
 
+def test_a_server_that_is_gone_is_told_of_and_nothing_is_lost(page: Page, view: View) -> None:
+    with running(mount(studio_app(view))) as address:
+        page.open(address)
+        page.until(lambda: len(page.ids()) == 7)
+    for click in (".rows .chips button:nth-child(2)", ".body .row"):
+        page.run("document.querySelector('#said').textContent = ''")
+        page.run("document.querySelector(arguments[0]).click()", click)
+        page.until(lambda: "doesn't answer" in page.text("#said"))
+    assert page.ids()
+
+
 def test_rows_are_searched_and_filtered(page: Page, address: str) -> None:
     page.open(address)
     page.until(lambda: len(page.ids()) == 7)
