@@ -81,6 +81,14 @@ def test_rows_that_were_chosen_to_be_labelled_say_nothing_of_errors(tmp_path: Pa
     assert view.overview().curves[0].labelled == before
 
 
+def test_a_decision_that_stands_twice_in_a_row_counts_once(tmp_path: Path) -> None:
+    (line,) = [one for one in shop() if one["id"] == "fine"]
+    line["output"]["again"] = line["output"]["decisions"]
+    overview = View(find_source(str(written(tmp_path / "run.jsonl", [line])))).overview()
+    assert [one.rows for one in overview.questions] == [1]
+    assert [one.share for one in overview.curves[0].points] == [1.0]
+
+
 def test_a_curve_is_made_anew_once_a_label_of_its_question_has_changed(view: View) -> None:
     (first,) = view.overview().curves
     assert view.overview().curves[0] is first

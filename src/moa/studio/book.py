@@ -320,7 +320,8 @@ class Book:
                 options.update(dict.fromkeys(one.probabilities))
             if one.answered:
                 options.setdefault(one.said)
-            decisions[name] = verdict = _verdict(one)
+            decisions[name] = _verdict(one)
+        for name, verdict in decisions.items():
             self.rows_of[name] += 1
             if verdict.p is not None:
                 self._confidences[name].append(verdict.p)
