@@ -4,7 +4,8 @@ It takes hours. What is done stands in `--kept`, so that it can be stopped, and 
 goes on; once the modules that a section measures change, it is due again. What lacks data or models
 is left out, and said.
 
-`--mark` measures nothing: it says in each section whether it is of older code.
+`--mark` measures nothing: it says in each section whether it is of older code, and writes the table
+of figures in README.md from the sections.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import readme
 from kept import Kept
 from sections import (
     ROOT,
@@ -133,7 +135,7 @@ def _figures(body: str) -> list[str]:
 
 
 def mark() -> None:
-    """Mark all sections of all pages."""
+    """Mark all sections of all pages, and write the figures of the README."""
     files = files_here()
     for path in sorted(PAGES.glob("*.md")):
         page = path.read_text(encoding="utf-8")
@@ -141,6 +143,7 @@ def mark() -> None:
         if new != page:
             path.write_text(new, encoding="utf-8")
             print(f"marked {path.relative_to(ROOT)}")
+    readme.main()
 
 
 def main() -> None:

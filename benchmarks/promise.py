@@ -376,6 +376,22 @@ def draw(calls: Mapping[str, Any], differ: Mapping[str, Any]) -> None:
         )
         lower.set(xlabel="inputs so far", ylabel="small answers\nthat differ, %", ylim=(0, 7))
         figure.savefig(PICTURE, metadata={"Date": None})
+    follow_scheme(PICTURE)
+
+
+DARK = """
+@media (prefers-color-scheme: dark) {
+  [style*="fill: #ffffff"] { fill: #0d1117 !important; }
+  [style*="stroke: #000000"] { stroke: #c9d1d9 !important; }
+  text { fill: #c9d1d9; }
+}
+"""
+
+
+def follow_scheme(picture: Path) -> None:
+    """Let a picture of Matplotlib be dark where its reader prefers that."""
+    drawn = picture.read_text("utf-8")
+    picture.write_text(drawn.replace("</style>", f"{DARK}</style>", 1), "utf-8")
 
 
 if __name__ == "__main__":

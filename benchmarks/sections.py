@@ -114,6 +114,9 @@ SECTIONS: Mapping[str, Section] = {
     "inbox": Section("inbox.py", (*SUPPORT, "evals/labelling.py", "evals/learning.py")),
     "server": Section("server.py", ("serving", "endpoints", "*.py")),
     "tracing": Section("tracing.py", (*CALLS, "telemetry")),
+    "studio": Section(
+        "studio_scale.py --kept {kept}", ("studio/*.py", "studio/static", "rows", "cli/studio.py")
+    ),
     "faults": Section("faults.py", ("endpoints", "*.py")),
 }
 

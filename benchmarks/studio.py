@@ -155,9 +155,9 @@ def save(driver: Any, file: Path) -> None:
     seen.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
-def wait_for(driver: Any, selector: str) -> None:
+def wait_for(driver: Any, selector: str, *, within_s: float = 20) -> None:
     """Wait until something is on the page."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + within_s
     while not driver.find_elements("css selector", selector):
         if time.monotonic() > end:
             raise SystemExit(f"nothing is {selector} on the page: {driver.page_source[:2000]}")

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 every: Any = import_module("all")
+readme: Any = import_module("readme")
 report: Any = import_module("report")
 sections: Any = import_module("sections")
 
@@ -136,3 +137,36 @@ def test_a_section_that_lacks_something_is_left_out_and_it_is_said_how_to_get_it
 def test_another_section_can_not_be_written_unseen(project: Path) -> None:
     with pytest.raises(SystemExit, match=r"SECTIONS in benchmarks/sections\.py"):
         report.write("another", "python one.py", "Figures.", page=project / "page.md")
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    written = (ROOT / "README.md").read_text("utf-8")
+    page = (ROOT / "docs/benchmarks.md").read_text("utf-8")
+    assert written == readme.with_figures(written, page), "run python benchmarks/readme.py"
+
+
+CELL = "0.42 / 0.940 (3/4)"
+
+
+@pytest.mark.parametrize(
+    ("how", "written"),
+    [
+        (".0%", "42 %"),
+        ("second .1%", "94.0 %"),
+        ("words", "0.42 / 0.940 (3/4)"),
+        ("counts", "3 of 4"),
+    ],
+)
+def test_a_figure_is_found_by_section_row_and_column(how: str, written: str) -> None:
+    table = f"| set | n | right |\n| --- | --: | --: |\n| all | 9 | {CELL} |\n"
+    page = f"<!-- begin pairs -->\n\n{table}\n<!-- end pairs -->\n"
+    assert readme.figure(page, f"pairs > all > right > {how}") == written
+    with pytest.raises(SystemExit, match="has 'wrong' for 'all'"):
+        readme.figure(page, f"pairs > all > wrong > {how}")
+
+
+def test_pictures_that_are_drawn_for_pages_are_dark_where_their_reader_prefers_that() -> None:
+    drawn = [path.read_text("utf-8") for path in (ROOT / "docs").glob("*.svg")]
+    plots = [picture for picture in drawn if "Matplotlib" in picture]
+    assert plots
+    assert all("prefers-color-scheme: dark" in picture for picture in plots)

@@ -18,8 +18,6 @@ pytestmark = [
 ]
 ABSOLUTE = re.compile(r"(?<![\w.:/~$}])/(?:home|root|work|tmp|Users|usr|opt|var|mnt)\b|[A-Z]:\\")
 embedded = pytest.mark.embedded
-KEPT = [name for name in names() if name != "learning"]
-"""That one takes minutes, and a secret coin makes each run another: what it shows isn't kept."""
 
 
 @pytest.mark.parametrize(
@@ -41,6 +39,10 @@ def falls(shown: str) -> bool:
     calls = [int(n) for n in re.findall(r"^ *\d+ to \d+ +#* (\d+)$", shown, re.MULTILINE)]
     promised = "at most 5 % of what it accepts" in shown
     return min(calls[:3]) >= 100 and calls[-1] < 50 and promised and "image/png" in shown
+
+
+def test_the_notebook_on_learning_is_kept_with_a_bill_that_falls() -> None:
+    assert falls(text_of(kept("learning")))
 
 
 @embedded
@@ -104,7 +106,7 @@ def test_the_notebook_on_a_model_that_writes_shows_what_a_real_one_answered() ->
     assert "Error" not in shown.replace("ValueError", "")
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", names())
 def test_a_notebook_is_kept_with_the_outputs_of_its_code(name: str) -> None:
     notebook = kept(name)
     nbformat.validate(notebook)
@@ -114,14 +116,14 @@ def test_a_notebook_is_kept_with_the_outputs_of_its_code(name: str) -> None:
         assert notebook.metadata[CODE] == code_of(notebook), "run python tests/notebooks.py"
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", names())
 def test_a_notebook_that_is_kept_tells_nothing_of_the_machine(name: str) -> None:
     for kind, shown in outputs_of(kept(name)):
         assert kind != "stderr"
         assert kind.startswith("image/png") or not ABSOLUTE.search(str(shown))
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", names())
 def test_each_graph_in_a_notebook_is_kept_as_a_picture(name: str) -> None:
     notebook = kept(name)
     drawn = sum(".draw()" in cell.source for cell in notebook.cells if cell.cell_type == "code")

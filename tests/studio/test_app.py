@@ -12,26 +12,26 @@ from starlette.testclient import TestClient
 
 from moa import Agent, Graph, serve
 from moa.serving.keys import Key, KeyFile, digest, new_secret
-from moa.studio.app import beside, recent_runs, studio_app
+from moa.studio.app import mount, recent_runs, studio_app
 from moa.studio.data import Query
 from moa.studio.labels import Labels
 from moa.studio.learning import Learning
 from moa.studio.report import page
-from moa.studio.sources import Shown, find_source
-from moa.studio.trying import Trying
+from moa.studio.sources import View, find_source
+from moa.studio.trials import Trials
 from moa.testing import ScriptedEndpoint
 from studio.lines import HOSTILE, shop, written
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Shown:
+def view(tmp_path: Path) -> View:
     source = find_source(str(written(tmp_path / "run.jsonl", shop())))
-    return Shown(source, labels=Labels(tmp_path / "labelled.jsonl"))
+    return View(source, labels=Labels(tmp_path / "labelled.jsonl"))
 
 
 @pytest.fixture
-def client(shown: Shown) -> Iterator[TestClient]:
-    with TestClient(beside(studio_app(shown)), base_url="http://127.0.0.1") as client:
+def client(view: View) -> Iterator[TestClient]:
+    with TestClient(mount(studio_app(view)), base_url="http://127.0.0.1") as client:
         yield client
 
 
@@ -57,15 +57,15 @@ def test_nothing_but_the_page_is_served(client: TestClient, name: str) -> None:
     assert client.get(f"/studio/{name}").status_code == 404
 
 
-def test_a_label_is_written_by_a_post_of_json_alone(client: TestClient, shown: Shown) -> None:
+def test_a_label_is_written_by_a_post_of_json_alone(client: TestClient, view: View) -> None:
     given = {"place": 2, "question": "intent", "label": "refund"}
     assert client.post("/studio/api/labels", data=given).status_code == 415
     assert client.get("/studio/api/labels", params={"place": "2"}).status_code == 405
     assert (
         client.post("/studio/api/labels", json=given).json()["said"]["intent"]["right"] == "refund"
     )
-    assert shown.labels is not None
-    assert shown.labels.path.exists()
+    assert view.labels is not None
+    assert view.labels.path.exists()
     assert client.post("/studio/api/undo", json={}).status_code == 200
     assert client.post("/studio/api/undo", json={}).status_code == 400
 
@@ -89,14 +89,14 @@ def test_a_query_that_is_none_is_refused(client: TestClient, query: str) -> None
     assert client.get(f"/studio/api/rows?{query}").status_code == 400
 
 
-def test_another_host_is_not_answered(shown: Shown) -> None:
-    with TestClient(beside(studio_app(shown)), base_url="http://evil.example") as client:
+def test_another_host_is_not_answered(view: View) -> None:
+    with TestClient(mount(studio_app(view)), base_url="http://evil.example") as client:
         assert client.get("/studio/api/overview").status_code == 421
         assert client.get("/studio/").status_code == 421
 
 
-def test_with_a_key_the_page_holds_nothing_until_it_is_given(shown: Shown) -> None:
-    app = beside(studio_app(shown, key="secret"))
+def test_with_a_key_the_page_holds_nothing_until_it_is_given(view: View) -> None:
+    app = mount(studio_app(view, key="secret"))
     with TestClient(app, base_url="http://127.0.0.1") as client:
         assert client.get("/studio/").status_code == 200
         assert client.get("/studio/api/overview").status_code == 401
@@ -109,8 +109,8 @@ def test_beside_a_server_its_last_runs_are_shown_without_their_texts() -> None:
     g = Graph("greet", str)
     greeter = Agent(ScriptedEndpoint(["a secret answer"]), "Greet.", name="greeter")
     app: Starlette = serve(g.build(g.add(greeter, g.input)))
-    shown = Shown(recent_runs(app.state.server), texts=False)
-    both = beside(studio_app(shown, key="k"), app)
+    view = View(recent_runs(app.state.server), texts=False)
+    both = mount(studio_app(view, key="k"), app)
     with TestClient(both, base_url="http://127.0.0.1") as client:
         assert client.post("/run/greet", json="a secret text").status_code == 200
         key = {"authorization": "Bearer k"}
@@ -128,9 +128,9 @@ def test_what_is_tried_beside_a_server_with_keys_is_paid_by_one_of_them(tmp_path
     g = Graph("greet", str)
     greeter = Agent(ScriptedEndpoint(["Hello!", "Hello!"]), "Greet.", name="greeter")
     app: Starlette = serve(g.build(g.add(greeter, g.input)), keys=str(keys))
-    shown = Shown(recent_runs(app.state.server), texts=False)
-    page = studio_app(shown, key="k", trying=Trying(app.state.server))
-    with TestClient(beside(page, app), base_url="http://127.0.0.1") as client:
+    view = View(recent_runs(app.state.server), texts=False)
+    page = studio_app(view, key="k", trials=Trials(app.state.server))
+    with TestClient(mount(page, app), base_url="http://127.0.0.1") as client:
         headers = {"authorization": "Bearer k"}
         run = partial(client.post, "/studio/api/run/greet", json="Hi")
         assert run().status_code == 401
@@ -140,18 +140,18 @@ def test_what_is_tried_beside_a_server_with_keys_is_paid_by_one_of_them(tmp_path
         assert run(headers=headers).status_code == 402
 
 
-def test_what_cannot_be_done_is_said_in_words(shown: Shown, tmp_path: Path) -> None:
-    shown.learning = Learning(tmp_path / "labelled.jsonl", "support")
-    with TestClient(beside(studio_app(shown)), base_url="http://127.0.0.1") as client:
+def test_what_cannot_be_done_is_said_in_words(view: View, tmp_path: Path) -> None:
+    view.learning = Learning(tmp_path / "labelled.jsonl", "support")
+    with TestClient(mount(studio_app(view)), base_url="http://127.0.0.1") as client:
         refused = client.post("/studio/api/learn", json={})
         assert (refused.status_code, "label some" in refused.text) == (409, True)
-    shown.close()
+    view.close()
 
 
 def test_an_answer_that_nobody_waits_for_is_refused() -> None:
     app: Starlette = serve(Agent(ScriptedEndpoint(["Hello!"]), "Greet.", name="greeter"))
-    page = studio_app(Shown(find_source(None)), trying=Trying(app.state.server))
-    with TestClient(beside(page, app, only_page=True), base_url="http://127.0.0.1") as client:
+    page = studio_app(View(find_source(None)), trials=Trials(app.state.server))
+    with TestClient(mount(page, app, only_page=True), base_url="http://127.0.0.1") as client:
         assert client.get("/studio/api/questions").json() == []
         given = client.post("/studio/api/questions/none", json={"answer": True})
         assert given.status_code == 404
@@ -170,7 +170,7 @@ def test_no_text_ends_the_block_of_data_in_a_file() -> None:
 
 def test_pages_of_many_rows_come_by_their_place(tmp_path: Path) -> None:
     lines = [{"id": i, "input": f"text {i}", "output": None} for i in range(1000)]
-    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", lines))))
-    found = shown.book.found(Query(offset=990, limit=100))
+    view = View(find_source(str(written(tmp_path / "run.jsonl", lines))))
+    found = view.book.find(Query(offset=990, limit=100))
     assert found.total == 1000
     assert [one.id for one in found.rows] == [str(i) for i in range(990, 1000)]

@@ -14,22 +14,22 @@ from moa.errors import ConfigError, InputError
 from moa.jobs import Job
 from moa.studio.data import Query
 from moa.studio.labels import Labels
-from moa.studio.sources import Shown, find_source
+from moa.studio.sources import View, find_source
 from studio.lines import row, shop, spans, written
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Shown:
+def view(tmp_path: Path) -> View:
     source = find_source(str(written(tmp_path / "run.jsonl", shop())))
-    return Shown(source, labels=Labels(tmp_path / "labelled.jsonl"))
+    return View(source, labels=Labels(tmp_path / "labelled.jsonl"))
 
 
-def ids(shown: Shown, **query: Any) -> list[str]:
-    return [one.id for one in shown.book.found(Query(**query)).rows]
+def ids(view: View, **query: Any) -> list[str]:
+    return [one.id for one in view.book.find(Query(**query)).rows]
 
 
-def test_rows_that_were_sure_and_wrong_come_first_then_doubt_then_quarantine(shown: Shown) -> None:
-    assert ids(shown)[:5] == ["sure", "unsure", "doubt", "spam", "bad"]
+def test_rows_that_were_sure_and_wrong_come_first_then_doubt_then_quarantine(view: View) -> None:
+    assert ids(view)[:5] == ["sure", "unsure", "doubt", "spam", "bad"]
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def test_rows_that_were_sure_and_wrong_come_first_then_doubt_then_quarantine(sho
         ({"offset": 1, "limit": 2}, ["unsure", "doubt"]),
     ],
 )
-def test_rows_are_found_by(shown: Shown, query: dict[str, Any], found: list[str]) -> None:
-    assert ids(shown, **query) == found
+def test_rows_are_found_by(view: View, query: dict[str, Any], found: list[str]) -> None:
+    assert ids(view, **query) == found
 
 
-def test_the_four_numbers_are_of_all_rows(shown: Shown) -> None:
-    small, large, cost, promise = shown.overview().figures
+def test_the_four_numbers_are_of_all_rows(view: View) -> None:
+    small, large, cost, promise = view.overview().figures
     assert small.detail.startswith("5 of 7")
     assert large.detail.startswith("1 rows")
     assert "0.002" in cost.value or cost.value.startswith("≥")
@@ -61,8 +61,8 @@ def test_each_point_of_the_curve_has_the_exact_bound_of_what_it_accepts(tmp_path
         row(str(i), f"text {i}", {"a": 0.5 + i / 100, "b": 0.5 - i / 100}, right="ab"[i % 10 == 3])
         for i in range(40)
     ]
-    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", lines))))
-    (curve,) = shown.overview().curves
+    view = View(find_source(str(written(tmp_path / "run.jsonl", lines))))
+    (curve,) = view.overview().curves
     last = curve.points[-1]
     assert (last.accepted, last.errors, last.share) == (40, 4, 1.0)
     assert last.upper == pytest.approx(upper_bound(4, 40, 0.95))
@@ -71,18 +71,36 @@ def test_each_point_of_the_curve_has_the_exact_bound_of_what_it_accepts(tmp_path
 
 def test_rows_that_were_chosen_to_be_labelled_say_nothing_of_errors(tmp_path: Path) -> None:
     source = find_source(str(written(tmp_path / "run.jsonl", shop())))
-    shown = Shown(source, labels=Labels(tmp_path / "labelled.jsonl"))
-    before = shown.overview().curves[0].labelled
-    place = shown.book.found(Query(search="Please")).rows[0].place
-    shown.label(place, "intent", "delivery")
-    curve = shown.overview().curves[0]
+    view = View(source, labels=Labels(tmp_path / "labelled.jsonl"))
+    before = view.overview().curves[0].labelled
+    place = view.book.find(Query(search="Please")).rows[0].place
+    view.label(place, "intent", "delivery")
+    curve = view.overview().curves[0]
     assert (curve.labelled, curve.chosen) == (before, 1)
-    shown.reload()
-    assert shown.overview().curves[0].labelled == before
+    view.reload()
+    assert view.overview().curves[0].labelled == before
 
 
-def test_a_label_is_a_line_that_moa_learn_reads_as_chosen(tmp_path: Path, shown: Shown) -> None:
-    done = shown.label(2, "intent", "refund")
+def test_a_decision_that_stands_twice_in_a_row_counts_once(tmp_path: Path) -> None:
+    (line,) = [one for one in shop() if one["id"] == "fine"]
+    line["output"]["again"] = line["output"]["decisions"]
+    overview = View(find_source(str(written(tmp_path / "run.jsonl", [line])))).overview()
+    assert [one.rows for one in overview.questions] == [1]
+    assert [one.share for one in overview.curves[0].points] == [1.0]
+
+
+def test_a_curve_is_made_anew_once_a_label_of_its_question_has_changed(view: View) -> None:
+    (first,) = view.overview().curves
+    assert view.overview().curves[0] is first
+    view.label(2, "intent", "refund")
+    (second,) = view.overview().curves
+    assert second.chosen == first.chosen + 1
+    view.undo()
+    assert view.overview().curves[0].chosen == first.chosen
+
+
+def test_a_label_is_a_line_that_moa_learn_reads_as_chosen(tmp_path: Path, view: View) -> None:
+    done = view.label(2, "intent", "refund")
     assert done.said["intent"].right == "refund"
     (line,) = (tmp_path / "labelled.jsonl").read_text("utf-8").splitlines()
     values = json.loads(line)
@@ -90,26 +108,26 @@ def test_a_label_is_a_line_that_moa_learn_reads_as_chosen(tmp_path: Path, shown:
     assert (made.text, made.chosen, made.labelled_by) == ("It is broken?", True, "person")
 
 
-def test_undo_brings_back_what_was_there_label_by_label(tmp_path: Path, shown: Shown) -> None:
+def test_undo_brings_back_what_was_there_label_by_label(tmp_path: Path, view: View) -> None:
     file = tmp_path / "labelled.jsonl"
-    shown.label(2, "intent", "refund")
+    view.label(2, "intent", "refund")
     first = file.read_text("utf-8")
-    shown.label(2, "intent", "delivery")
+    view.label(2, "intent", "delivery")
     assert len(file.read_text("utf-8").splitlines()) == 1
-    assert shown.undo().said["intent"].right == "refund"
+    assert view.undo().said["intent"].right == "refund"
     assert file.read_text("utf-8") == first
-    assert shown.undo().said["intent"].right is None
+    assert view.undo().said["intent"].right is None
     assert not file.exists()
     with pytest.raises(InputError):
-        shown.undo()
+        view.undo()
 
 
-def test_labels_of_other_rows_and_other_people_stay(tmp_path: Path, shown: Shown) -> None:
+def test_labels_of_other_rows_and_other_people_stay(tmp_path: Path, view: View) -> None:
     file = tmp_path / "labelled.jsonl"
     written(file, [{"text": "Other.", "intent": "refund", "labelled_by": "ann", "chosen": False}])
     before = file.read_text("utf-8")
-    shown.label(2, "intent", "refund")
-    shown.undo()
+    view.label(2, "intent", "refund")
+    view.undo()
     assert file.read_text("utf-8") == before
 
 
@@ -118,28 +136,26 @@ def test_labels_go_into_a_file_of_lines_alone(tmp_path: Path) -> None:
         Labels(tmp_path / "labelled.csv")
 
 
-def test_no_label_is_written_that_the_question_does_not_have(shown: Shown) -> None:
+def test_no_label_is_written_that_the_question_does_not_have(view: View) -> None:
     with pytest.raises(InputError, match="never"):
-        shown.label(2, "intent", "nonsense")
+        view.label(2, "intent", "nonsense")
     with pytest.raises(InputError, match="no row"):
-        shown.label(99, "intent", "refund")
+        view.label(99, "intent", "refund")
 
 
 def test_nothing_is_said_with_texts_left_out(tmp_path: Path) -> None:
     secret = "the secret of the row"
     lines = [row("a", secret, {"x": 0.9, "y": 0.1}, error=f"BadThing: {secret}")]
     trace = written(tmp_path / "spans.jsonl", spans("a", prompt=secret))
-    shown = Shown(
-        find_source(str(written(tmp_path / "run.jsonl", lines))), trace=trace, texts=False
-    )
-    said = f"{shown.overview()}{shown.book.found(Query(), texts=False)}{shown.detail(0)}"
+    view = View(find_source(str(written(tmp_path / "run.jsonl", lines))), trace=trace, texts=False)
+    said = f"{view.overview()}{view.book.find(Query(), texts=False)}{view.detail(0)}"
     assert secret not in said
 
 
 def test_the_waterfall_has_spans_within_each_other_and_what_was_tried_again(tmp_path: Path) -> None:
     trace = written(tmp_path / "spans.jsonl", spans("sure"))
-    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", shop()))), trace=trace)
-    bars = shown.detail(3).bars
+    view = View(find_source(str(written(tmp_path / "run.jsonl", shop()))), trace=trace)
+    bars = view.detail(3).bars
     assert [(one.kind, one.depth) for one in bars] == [
         ("run", 0),
         ("workflow", 1),
@@ -149,14 +165,14 @@ def test_the_waterfall_has_spans_within_each_other_and_what_was_tried_again(tmp_
     assert bars[-1].marks == ("retried",)
     assert bars[-1].start == pytest.approx(0.1)
     assert bars[-1].asked == "user: Which is it?"
-    assert not shown.detail(0).timed
+    assert not view.detail(0).timed
 
 
 def test_a_trace_that_is_none_is_refused(tmp_path: Path) -> None:
     trace = written(tmp_path / "spans.jsonl", [{"id": 1}])
     source = find_source(str(written(tmp_path / "run.jsonl", shop())))
     with pytest.raises(ConfigError, match="line 1 is no span"):
-        Shown(source, trace=trace)
+        View(source, trace=trace)
 
 
 def test_a_job_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
@@ -165,7 +181,7 @@ def test_a_job_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "nightly"
     with Job(folder, graph="shop") as job:
         job.add(Row(number=i, id=i, value=f"text {i}") for i in range(1, 4))
-    overview = Shown(find_source(str(folder))).overview()
+    overview = View(find_source(str(folder))).overview()
     assert overview.job is not None
     assert (overview.job.total, overview.job.left, overview.total) == (3, 3, 0)
 
@@ -183,38 +199,38 @@ def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path
                 side, i % 2 == 0, "run", None, 6, text=f"text {i}", guess="a", sure=0.8, look=0
             )
             store.settle(store.add(kept, 1), Answered("ab"[i == 2], cost=0.01))
-    shown = Shown(find_source(str(file)))
-    overview = shown.overview()
+    view = View(find_source(str(file)))
+    overview = view.overview()
     assert overview.learning is not None
     assert overview.total == 6
-    assert [one.id for one in shown.book.found(Query(limit=1)).rows] == ["3"]
+    assert [one.id for one in view.book.find(Query(limit=1)).rows] == ["3"]
     (curve,) = overview.curves
     assert curve.labelled == 3  # what was held out is a sample; the rest was asked for a reason
 
 
 def test_rows_that_came_in_between_are_read_again_with_the_labels_given_meanwhile(
-    tmp_path: Path, shown: Shown
+    tmp_path: Path, view: View
 ) -> None:
-    shown.label(2, "intent", "refund")
-    assert not shown.state().changed
+    view.label(2, "intent", "refund")
+    assert not view.state().changed
     written(tmp_path / "run.jsonl", [row("new", "New.", {"delivery": 0.9, "refund": 0.1}), *shop()])
-    assert shown.state().changed
-    shown.reload()
-    assert not shown.state().changed
-    assert shown.overview().total == 8
-    (labelled,) = shown.book.found(Query(search="It is broken?")).rows
+    assert view.state().changed
+    view.reload()
+    assert not view.state().changed
+    assert view.overview().total == 8
+    (labelled,) = view.book.find(Query(search="It is broken?")).rows
     assert labelled.said["intent"].right == "refund"
-    assert shown.undo().id == "doubt"
-    done = shown.label(0, "intent", "refund", id="fine")
+    assert view.undo().id == "doubt"
+    done = view.label(0, "intent", "refund", id="fine")
     assert done.id == "fine"
     with pytest.raises(InputError, match="any more"):
-        shown.label(0, "intent", "refund", id="gone")
+        view.label(0, "intent", "refund", id="gone")
 
 
 def test_what_is_no_run_is_refused_at_once(tmp_path: Path) -> None:
-    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", []))))
+    view = View(find_source(str(written(tmp_path / "run.jsonl", []))))
     with pytest.raises(ConfigError, match="no rows"):
-        shown.start(within_s=10)
+        view.start(within_s=10)
 
 
 def test_what_ran_is_guessed_by_the_nodes_of_the_first_rows(tmp_path: Path) -> None:
@@ -225,16 +241,26 @@ def test_what_ran_is_guessed_by_the_nodes_of_the_first_rows(tmp_path: Path) -> N
 def test_the_large_model_alone_costs_what_it_costs_where_it_is_asked(tmp_path: Path) -> None:
     lines = [row(str(i), f"text {i}", {"a": 0.9, "b": 0.1}) for i in range(3)]
     lines.append(row("large", "text", {"a": 0.9, "b": 0.1}, tier="llm", cost=0.5))
-    cost = Shown(find_source(str(written(tmp_path / "run.jsonl", lines)))).overview().figures[2]
+    cost = View(find_source(str(written(tmp_path / "run.jsonl", lines)))).overview().figures[2]
     assert "US$ 2.00" in cost.detail
     assert "4.0 times" in cost.detail
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("in.txt", "Where is it?\n"), ("in.jsonl", '{"text": "Where is it?"}\n')]
+)
+def test_rows_that_nothing_ran_on_are_refused(tmp_path: Path, name: str, content: str) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(ConfigError, match="moa run"):
+        View(find_source(str(file))).start(within_s=10)
+
+
 def test_the_example_that_ships_opens_without_a_file() -> None:
-    shown = Shown(find_source(None))
-    overview = shown.overview()
+    view = View(find_source(None))
+    overview = view.overview()
     assert overview.demo
     assert overview.total > 200
     assert next(one for one in overview.curves if one.question == "intent").points
-    assert shown.detail(0).timed
-    shown.close()
+    assert view.detail(0).timed
+    view.close()

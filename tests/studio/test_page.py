@@ -17,12 +17,12 @@ import pytest
 import uvicorn
 
 from moa import Graph, serve
-from moa.studio.app import beside, studio_app
+from moa.studio.app import mount, studio_app
 from moa.studio.labels import Labels
 from moa.studio.learning import Learning
 from moa.studio.report import write_report
-from moa.studio.sources import Shown, Source, find_source
-from moa.studio.trying import Trying
+from moa.studio.sources import Source, View, find_source
+from moa.studio.trials import Trials
 from studio.lines import HOSTILE, row, shop, spans, written
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -189,9 +189,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shown(folder: Path) -> Shown:
+def view(folder: Path) -> View:
     graph = shouting()
-    return Shown(
+    return View(
         find_source(str(folder / "run.jsonl")),
         trace=folder / "spans.jsonl",
         labels=Labels(folder / "labelled.jsonl"),
@@ -199,16 +199,16 @@ def shown(folder: Path) -> Shown:
     )
 
 
-def tried(shown: Shown, graph: Any) -> Any:
+def tried(view: View, graph: Any) -> Any:
     """Make a page from which a graph is tried."""
     app = serve(graph)
-    page = studio_app(shown, trying=Trying(app.state.server))
-    return beside(page, app, only_page=True)
+    page = studio_app(view, trials=Trials(app.state.server))
+    return mount(page, app, only_page=True)
 
 
 @pytest.fixture
-def address(shown: Shown) -> Iterator[str]:
-    with running(tried(shown, shouting())) as address:
+def address(view: View) -> Iterator[str]:
+    with running(tried(view, shouting())) as address:
         yield address
 
 
@@ -226,6 +226,17 @@ def test_a_key_labels_the_row_and_another_takes_it_back(
     page.until(lambda: "refund" in page.text("#row-2 .label"))
     page.press("u")
     page.until(lambda: not file.exists() or not file.read_text("utf-8"))
+
+
+def test_a_server_that_is_gone_is_told_of_and_nothing_is_lost(page: Page, view: View) -> None:
+    with running(mount(studio_app(view))) as address:
+        page.open(address)
+        page.until(lambda: len(page.ids()) == 7)
+    for click in (".rows .chips button:nth-child(2)", ".body .row"):
+        page.run("document.querySelector('#said').textContent = ''")
+        page.run("document.querySelector(arguments[0]).click()", click)
+        page.until(lambda: "doesn't answer" in page.text("#said"))
+    assert page.ids()
 
 
 def test_rows_are_searched_and_filtered(page: Page, address: str) -> None:
@@ -286,9 +297,9 @@ def test_an_input_is_tried_and_its_nodes_light_up(page: Page, address: str) -> N
 
 
 def test_a_person_answers_on_the_page_what_a_graph_asks(
-    page: Page, shown: Shown, folder: Path
+    page: Page, view: View, folder: Path
 ) -> None:
-    with running(tried(shown, asking())) as address:
+    with running(tried(view, asking())) as address:
         page.open(address, "#live")
         page.one(".try textarea").send_keys("hello")
         page.one(".go").click()
@@ -330,9 +341,9 @@ def test_it_says_how_many_rows_are_read(page: Page, tmp_path: Path) -> None:
             yield {"id": i, "input": f"text {i}", "output": None}
         go_on.wait(20)
 
-    shown = Shown(Source(name="slow", about="", lines=lines, count=lambda: 2000))
-    shown.start(within_s=0.01)
-    with running(beside(studio_app(shown))) as address:
+    view = View(Source(name="slow", about="", lines=lines, count=lambda: 2000))
+    view.start(within_s=0.01)
+    with running(mount(studio_app(view))) as address:
         page.driver.get(address)
         page.until(lambda: "1,000 of 2,000 rows are read" in page.text(".reading"))
         assert page.faults() == []
@@ -340,9 +351,9 @@ def test_it_says_how_many_rows_are_read(page: Page, tmp_path: Path) -> None:
         page.until(lambda: page.all(".body .row"))
 
 
-def test_learning_is_started_and_watched(page: Page, shown: Shown, folder: Path) -> None:
-    shown.learning = Learning(folder / "labelled.jsonl", "support")
-    with running(beside(studio_app(shown))) as address:
+def test_learning_is_started_and_watched(page: Page, view: View, folder: Path) -> None:
+    view.learning = Learning(folder / "labelled.jsonl", "support")
+    with running(mount(studio_app(view))) as address:
         page.open(address, "#live")
         learn = next(one for one in page.all(".live button") if one.text.startswith("Learn"))
         learn.click()
@@ -351,13 +362,13 @@ def test_learning_is_started_and_watched(page: Page, shown: Shown, folder: Path)
         learn.click()
         page.until(lambda: "it ended with 2" in page.text(".live"), seconds=60)
         assert page.text(".live pre.result")
-    shown.close()
+    view.close()
 
 
 def test_with_a_key_the_page_asks_for_it_and_it_stands_in_no_address(
-    page: Page, shown: Shown
+    page: Page, view: View
 ) -> None:
-    with running(beside(studio_app(shown, key="secret"))) as address:
+    with running(mount(studio_app(view, key="secret"))) as address:
         page.driver.get(address)
         page.one("input[type=password]").send_keys("secret\n")
         page.until(lambda: page.all(".figure"))
@@ -383,7 +394,7 @@ def test_axe_finds_no_fault(page: Page, address: str, size: tuple[int, int], dar
     assert {view: found for view, found in faults.items() if found} == {}
 
 
-def hostile(folder: Path) -> Shown:
+def hostile(folder: Path) -> View:
     lines = [
         row(HOSTILE, HOSTILE, {HOSTILE: 0.9, "b": 0.1}, right="b", queue=HOSTILE),
         row("2", HOSTILE, {HOSTILE: 0.2, "b": 0.8}, right="b", error=HOSTILE),
@@ -396,7 +407,7 @@ def hostile(folder: Path) -> Shown:
     found = spans(HOSTILE, prompt=HOSTILE)
     found[0]["name"] = f"chat {HOSTILE}"
     found[0]["error"] = HOSTILE
-    return Shown(
+    return View(
         find_source(str(written(folder / "run.jsonl", lines))),
         trace=written(folder / "spans.jsonl", found),
         labels=Labels(folder / "labelled.jsonl"),
@@ -417,7 +428,7 @@ def look_everywhere(page: Page, address: str) -> None:
 
 
 def test_no_text_of_a_run_does_anything_but_stand_there(page: Page, tmp_path: Path) -> None:
-    with running(beside(studio_app(hostile(tmp_path)))) as address:
+    with running(mount(studio_app(hostile(tmp_path)))) as address:
         look_everywhere(page, address)
 
 
@@ -432,7 +443,7 @@ def test_nor_in_the_one_file_which_loads_nothing(page: Page, tmp_path: Path) -> 
 def test_the_one_file_says_that_it_is_a_sample_and_filters_it(page: Page, tmp_path: Path) -> None:
     out = tmp_path / "run.html"
     source = find_source(str(written(tmp_path / "run.jsonl", shop())))
-    assert write_report(Shown(source, texts=False), out, rows=4) == 4
+    assert write_report(View(source, texts=False), out, rows=4) == 4
     page.open(out.as_uri())
     page.until(lambda: len(page.ids()) == 4)
     assert "4 rows to look at first, of 7" in page.text("section.rows > .note")
@@ -443,8 +454,8 @@ def test_the_one_file_says_that_it_is_a_sample_and_filters_it(page: Page, tmp_pa
 
 def test_of_many_rows_only_those_that_are_seen_are_on_the_page(page: Page, tmp_path: Path) -> None:
     lines = [{"id": i, "input": f"text {i}", "output": None} for i in range(20_000)]
-    shown = Shown(find_source(str(written(tmp_path / "run.jsonl", lines))))
-    with running(beside(studio_app(shown))) as address:
+    view = View(find_source(str(written(tmp_path / "run.jsonl", lines))))
+    with running(mount(studio_app(view))) as address:
         page.open(address)
         page.one("#row-0")
         page.run("document.querySelector('.grid').focus()")

@@ -76,9 +76,13 @@ def label(
     It shows one message after another, with the current decisions in brackets: all questions of a
     graph at once. Enter accepts them all. Correct a wrong one by a number or a name:
 
-        intent     [1 order]  2 refund  3 repair  4 none
+        spam       1 yes  [2 no]
+        injection  3 yes  [4 no]
         sentiment  5 negative  [6 neutral]  7 positive
-        > 2 5
+        intent     [8 order]  9 refund  10 repair  11 none
+        urgency    [12 can wait]  13 today  14 now
+        danger     15 yes  [16 no]
+        > 5 9
 
     /skip skips a message, /back undoes the last one, /quit ends. Answers may come from a pipe, one
     per line. Each message is stored at once; the same command with --resume continues, also with
@@ -114,11 +118,11 @@ def label(
         async def body(endpoints: Endpoints, context: RunContext) -> int:
             if by_llm and not endpoints.has_llm:
                 raise ConfigError(_NO_LLM)
-            find = _of_file if what.endswith(".json") else _of_graph
-            asked = await find(what, source, reading, endpoints, context)
-            await session.pick(asked, limit, read, context, at_random=at_random)
+            find = _find_of_file if what.endswith(".json") else _find_of_graph
+            task = await find(what, source, reading, endpoints, context)
+            await session.pick(task, limit, read, context, at_random=at_random)
             if by_llm:
-                return await session.ask_llm(endpoints.llm, asked.by_llm(), context)
+                return await session.ask_llm(endpoints.llm, task.by_llm(), context)
             return DONE
 
         stopped = f"stopped; the labels are stored: {options.how_to_go_on(out)}"
@@ -146,7 +150,7 @@ def _say_next(what: str, file: LabelFile) -> None:
     )
 
 
-class _Asked(NamedTuple):
+class _Task(NamedTuple):
     """What is asked about some rows, and who decides it."""
 
     rows: Sequence[Unlabelled]
@@ -156,9 +160,9 @@ class _Asked(NamedTuple):
     """Gives those who ask the large model."""
 
 
-async def _of_file(
+async def _find_of_file(
     what: str, source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
-) -> _Asked:
+) -> _Task:
     """Ask the one question of a calibration."""
     from moa.calibration.file import Calibration
     from moa.evals.labelling import LABEL, read_unlabelled
@@ -174,16 +178,16 @@ async def _of_file(
         agent = single_model(endpoint, calibration=made, calibrated=calibrated)
         return {LABEL: cast("Classifier[str | None]", agent)}
 
-    return _Asked(
+    return _Task(
         rows,
         agents(endpoints.slm, calibrated=True),
         lambda: agents(endpoints.llm, calibrated=False),
     )
 
 
-async def _of_graph(
+async def _find_of_graph(
     what: str, source: str, reading: options.Reading, endpoints: Endpoints, context: RunContext
-) -> _Asked:
+) -> _Task:
     """Ask all questions of a graph."""
     from moa.evals.labelling import Unlabelled
     from moa.graphs.learning import Learner, agents_of, rows_of
@@ -197,7 +201,7 @@ async def _of_graph(
     rows = [Unlabelled(str(one.fields.get("text")), one.fields, one.texts) for one in messages]
     if not rows:
         raise ConfigError(f"{source}: no row has a text to be labelled")
-    return _Asked(
+    return _Task(
         rows,
         agents_of(learner.current),
         lambda: agents_of(learner.built(slm=endpoints.llm.name, heads=False)),
@@ -214,18 +218,18 @@ class _Session:
     questions: Sequence[Question] = ()
 
     async def pick(
-        self, asked: _Asked, most: int, read: int, context: RunContext, *, at_random: bool
+        self, task: _Task, most: int, read: int, context: RunContext, *, at_random: bool
     ) -> None:
         """Choose what is to be labelled."""
         from moa.evals.labelling import picked
 
-        self.rows = asked.rows
-        asks = [question for agent in asked.agents.values() for question in agent.questions]
-        self.questions = [question for question in asks if question.name in asked.agents]
+        self.rows = task.rows
+        asks = [question for agent in task.agents.values() for question in agent.questions]
+        self.questions = [question for question in asks if question.name in task.agents]
         with screen.progress("reading") as progress:
             self.picks = await picked(
-                asked.agents,
-                asked.rows,
+                task.agents,
+                task.rows,
                 most=most,
                 known=self.file.texts,
                 most_read=read,

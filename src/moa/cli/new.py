@@ -90,7 +90,7 @@ def new(
             raise ConfigError(
                 "--by-groups and --yes are about the intents of an inbox: give --from"
             )
-        _write(template, folder, _due(template, folder, overwrite=overwrite))
+        _write(template, folder, _plan_files(template, folder, overwrite=overwrite))
         _say_what_is_next(template, folder)
     elif template != "inbox":
         raise ConfigError(f"--from is for moa new inbox; {template} has rows of its own to replace")
@@ -125,7 +125,7 @@ class _Drafts:
         self._files: Sequence[Path] = ()
         if not self._config.is_file():
             given = (self._config, Path(messages))
-            self._files = _due("inbox", folder, overwrite=overwrite, given=given)
+            self._files = _plan_files("inbox", folder, overwrite=overwrite, given=given)
 
     async def write(
         self, endpoints: Endpoints, context: RunContext, *, by_groups: bool, yes: bool
@@ -160,7 +160,7 @@ def _files(template: str) -> list[Path]:
     return [path for path in found if not any(part.startswith(("__", ".")) for part in path.parts)]
 
 
-def _due(
+def _plan_files(
     template: str, folder: Path, *, overwrite: bool, given: Sequence[Path] = ()
 ) -> Sequence[Path]:
     """List the files that are to be written: those of the template, but for those `given`.

@@ -146,12 +146,12 @@ def _listen(server: Server, host: str, port: int, *, demo: bool, studio: bool) -
 
 
 def _with_page(server: Server, app: Starlette, address: str) -> Starlette:
-    from moa.cli.studio import key_of_page, served_page
+    from moa.cli.studio import add_page, key_of_page
 
     key = key_of_page()
     said = f"its last runs: {address}/studio/, with the key {key}"
     screen.err().print(said, markup=False, highlight=False, soft_wrap=True)
-    return served_page(server, app, key)
+    return add_page(server, app, key)
 
 
 async def _serve(serving: uvicorn.Server, server: Server, listener: socket.socket) -> None:

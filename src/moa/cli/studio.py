@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moa.config.tables import Config
     from moa.graphs.engine.drawing import Drawable
     from moa.serving.server import Server
-    from moa.studio.sources import Shown, Source
+    from moa.studio.sources import Source, View
 
 KEY = "MOA_STUDIO_KEY"
 """The variable with the key of the page."""
@@ -100,14 +100,14 @@ def studio(
 
     found = find_source(source)
     settled = Config() if found.demo else options.configured(config)
-    shown = _shown(found, trace, calibration, graph, settled)
-    _correct(shown, labels, config)
-    app = _page(shown, graph or (found.graph if found.demo else None), settled)
-    shown.start()
+    view = _open_view(found, trace, calibration, graph, settled)
+    _correct(view, labels, config)
+    app = _page(view, graph or (found.graph if found.demo else None), settled)
+    view.start()
     with listening("127.0.0.1", port) as listener:
         address = f"{address_of(listener)}/studio/"
         screen.details().print(
-            f"{shown.source.name} on {address}", markup=False, highlight=False, soft_wrap=True
+            f"{view.source.name} on {address}", markup=False, highlight=False, soft_wrap=True
         )
         if open_page:
             typer.launch(address)
@@ -115,34 +115,34 @@ def studio(
         try:
             asyncio.run(serving.serve(sockets=[listener]))
         finally:
-            shown.close()
+            view.close()
 
 
-def _correct(shown: Shown, labels: Path | None, config: Path | None) -> None:
+def _correct(view: View, labels: Path | None, config: Path | None) -> None:
     """Let rows be corrected on the page, and learnt from where what ran can learn."""
     from moa.graphs.learning import learns
     from moa.studio.labels import Labels
     from moa.studio.learning import Learning
 
-    path = labels or Path("labelled-example.jsonl" if shown.source.demo else "labelled.jsonl")
-    shown.labels = Labels(path)
-    if shown.graph and learns(shown.graph[0]):
-        shown.learning = Learning(path, shown.graph[0], config)
+    path = labels or Path("labelled-example.jsonl" if view.source.demo else "labelled.jsonl")
+    view.labels = Labels(path)
+    if view.graph and learns(view.graph[0]):
+        view.learning = Learning(path, view.graph[0], config)
 
 
-def _page(shown: Shown, tried: str | None, config: Config) -> Starlette:
+def _page(view: View, tried: str | None, config: Config) -> Starlette:
     """Make the page, and what runs the inputs that are tried on it, where a graph is named."""
     from moa.config.endpoints import Endpoints
     from moa.serving.app import app_of, server_of
-    from moa.studio.app import beside, studio_app
-    from moa.studio.trying import Trying
+    from moa.studio.app import mount, studio_app
+    from moa.studio.trials import Trials
 
     key = os.environ.get(KEY, "")
     if tried is None:
-        return beside(studio_app(shown, key=key))
+        return mount(studio_app(view, key=key))
     server = server_of([tried], Endpoints(config))
-    page = studio_app(shown, key=key, trying=Trying(server))
-    return beside(page, app_of(server, closes=True), only_page=True)
+    page = studio_app(view, key=key, trials=Trials(server))
+    return mount(page, app_of(server, closes=True), only_page=True)
 
 
 def report(
@@ -173,16 +173,16 @@ def report(
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} is there already: --overwrite replaces it")
-    shown = _shown(find_source(source), trace, calibration, graph, options.configured(config))
-    shown.texts = texts
+    view = _open_view(find_source(source), trace, calibration, graph, options.configured(config))
+    view.texts = texts
     with screen.waiting() as say:
-        shown.on_read = lambda read, total: say(_read_so_far(read, total))
-        rows = write_report(shown, out, rows=limit)
-    shown.close()
-    screen.out().print(f"{rows} of {len(shown.book.entries)} rows in {out}")
+        view.on_read = lambda read, total: say(_describe_progress(read, total))
+        rows = write_report(view, out, rows=limit)
+    view.close()
+    screen.out().print(f"{rows} of {len(view.book.entries)} rows in {out}")
 
 
-def _read_so_far(read: int, total: int | None) -> str:
+def _describe_progress(read: int, total: int | None) -> str:
     return f"{read:,} rows are read" if total is None else f"{read:,} of {total:,} rows are read"
 
 
@@ -191,35 +191,35 @@ def key_of_page() -> str:
     return os.environ.get(KEY) or secrets.token_urlsafe(24)
 
 
-def served_page(server: Server, app: Starlette, key: str) -> Starlette:
+def add_page(server: Server, app: Starlette, key: str) -> Starlette:
     """Put the page of a server's last runs beside it."""
-    from moa.studio.app import beside, recent_runs, studio_app
-    from moa.studio.sources import Shown
-    from moa.studio.trying import Trying
+    from moa.studio.app import mount, recent_runs, studio_app
+    from moa.studio.sources import View
+    from moa.studio.trials import Trials
 
     first = next(iter(server.served.values()))
     drawn = _drawable(first.node)
-    shown = Shown(recent_runs(server), graph=drawn and (first.node.name, drawn), texts=False)
-    page = studio_app(shown, settings=server.settings, key=key, trying=Trying(server))
-    return beside(page, app)
+    view = View(recent_runs(server), graph=drawn and (first.node.name, drawn), texts=False)
+    page = studio_app(view, settings=server.settings, key=key, trials=Trials(server))
+    return mount(page, app)
 
 
-def _shown(
+def _open_view(
     source: Source,
     trace: Path | None,
     calibration: Path | None,
     graph: str | None,
     config: Config,
-) -> Shown:
-    from moa.studio.sources import Shown, read_calibrations
+) -> View:
+    from moa.studio.sources import View, read_calibrations
 
-    shown = Shown(source, trace=trace, calibrations=read_calibrations(calibration))
+    view = View(source, trace=trace, calibrations=read_calibrations(calibration))
     name = graph or source.graph or source.guess()
-    shown.graph = _drawn(name, config, asked_for=graph is not None)
-    return shown
+    view.graph = _load_drawing(name, config, asked_for=graph is not None)
+    return view
 
 
-def _drawn(name: str, config: Config, *, asked_for: bool) -> tuple[str, Drawable] | None:
+def _load_drawing(name: str, config: Config, *, asked_for: bool) -> tuple[str, Drawable] | None:
     """Load what ran, to draw it; what was only guessed and can't be loaded isn't drawn."""
     from moa.config.endpoints import Endpoints
     from moa.graphs.loading import READY, load_graph

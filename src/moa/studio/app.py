@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 from starlette.applications import Starlette
@@ -19,18 +18,19 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from moa.errors import ConfigError, MoaError, RequestRefused
+from moa.rows.decided import Values
 from moa.rows.records import line
 from moa.serving.asking import Body, read_as
 from moa.serving.faults import fault_of
 from moa.serving.http import check_format, check_host, check_length, json_response, read_json
-from moa.serving.runs import Finished
+from moa.serving.runs import Finished, Stream
 from moa.serving.server import Server, Settings
 from moa.studio.data import Query
-from moa.studio.sources import Shown, Source, Values
-from moa.studio.trying import Trying
+from moa.studio.sources import Source, View
+from moa.studio.trials import Trials
 
 STATIC = Path(__file__).parent / "static"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -50,7 +50,7 @@ _MOST = 500
 """Rows that are sent at once."""
 
 
-class Given(Body):
+class LabelBody(Body):
     """A label, as the page sends it."""
 
     place: int
@@ -59,30 +59,30 @@ class Given(Body):
     label: str
 
 
-class Told(Body):
+class AnswerBody(Body):
     """What a person answers to a question of a run."""
 
     answer: JsonValue
 
 
 def studio_app(
-    shown: Shown,
+    view: View,
     *,
     settings: Settings | None = None,
     key: str = "",
-    trying: Trying | None = None,
+    trials: Trials | None = None,
 ) -> Starlette:
     """Make the application of the page.
 
     Args:
-        shown: What it shows.
+        view: What it shows.
         settings: Names of hosts that it answers for, and limits of requests.
         key: What the page has to send to read anything, in the header `Authorization`; empty:
             whoever reaches it may look. It never stands in an address.
-        trying: Runs what is tried from the page; `None`: nothing can be.
+        trials: Runs what is tried from the page; `None`: nothing can be.
     """
     own = settings or Settings()
-    shown.can_run = trying.names if trying else ()
+    view.can_run = trials.names if trials else ()
 
     async def failed(request: Request, error: Exception) -> Response:
         del request
@@ -90,17 +90,17 @@ def studio_app(
             error = RequestRefused(str(error), status=409, code="not_possible")
         return fault_of(error).response(None)
 
-    handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
+    handlers: dict[type[Exception], ExceptionHandler] = dict.fromkeys(
+        (MoaError, HTTPException, Exception), failed
+    )
     return Starlette(
-        routes=[*_pages(), *_api(shown, own), *(_live(trying) if trying else ())],
-        middleware=[Middleware(Guarded, settings=own, key=key)],
+        routes=[*_pages(), *_api(view, own), *(_live(trials) if trials else ())],
+        middleware=[Middleware(PageGuard, settings=own, key=key)],
         exception_handlers=handlers,
     )
 
 
-def beside(
-    studio: Starlette, app: Starlette | None = None, *, only_page: bool = False
-) -> Starlette:
+def mount(studio: Starlette, app: Starlette | None = None, *, only_page: bool = False) -> Starlette:
     """Put the page under `/studio/`, beside a server of graphs where there is one.
 
     Args:
@@ -123,7 +123,7 @@ def beside(
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-class Guarded:
+class PageGuard:
     """Refuses other hosts and strangers, and says what the page may load: what is its own."""
 
     def __init__(self, app: ASGIApp, settings: Settings, key: str) -> None:
@@ -167,7 +167,7 @@ class Guarded:
 
 
 @cache
-def static(name: str) -> tuple[bytes, str]:
+def static_file(name: str) -> tuple[bytes, str]:
     """Give a file of the page, and its media type.
 
     Raises:
@@ -181,50 +181,50 @@ def static(name: str) -> tuple[bytes, str]:
 
 def _pages() -> list[Route]:
     async def page(request: Request) -> Response:
-        body, kind = static(request.path_params.get("name") or "index.html")
+        body, kind = static_file(request.path_params.get("name") or "index.html")
         return Response(body, media_type=kind)
 
     return [Route("/", page), Route("/{name}", page)]
 
 
-def _api(shown: Shown, settings: Settings) -> list[Route]:
+def _api(view: View, settings: Settings) -> list[Route]:
     async def state(request: Request) -> Response:
         del request
-        return json_response(await asyncio.to_thread(shown.state))
+        return json_response(await asyncio.to_thread(view.state))
 
     async def overview(request: Request) -> Response:
         del request
-        return json_response(await asyncio.to_thread(shown.overview))
+        return json_response(await asyncio.to_thread(view.overview))
 
     async def rows(request: Request) -> Response:
         asked = {key: value for key, value in request.query_params.items() if value != ""}
         query = read_query(asked)
-        return json_response(await asyncio.to_thread(shown.book.found, query, texts=shown.texts))
+        return json_response(await asyncio.to_thread(view.book.find, query, texts=view.texts))
 
     async def row(request: Request) -> Response:
         place = int(request.path_params["place"])
-        return json_response(await asyncio.to_thread(shown.detail, place))
+        return json_response(await asyncio.to_thread(view.detail, place))
 
     async def label(request: Request) -> Response:
-        given = read_as(Given, await read_json(request, settings))
+        given = read_as(LabelBody, await read_json(request, settings))
         done = await asyncio.to_thread(
-            shown.label, given.place, given.question, given.label, id=given.id
+            view.label, given.place, given.question, given.label, id=given.id
         )
         return json_response(done)
 
     async def undo(request: Request) -> Response:
         del request
-        return json_response(await asyncio.to_thread(shown.undo))
+        return json_response(await asyncio.to_thread(view.undo))
 
     async def reload(request: Request) -> Response:
         del request
-        await asyncio.to_thread(shown.reload)
-        return json_response(await asyncio.to_thread(shown.overview))
+        await asyncio.to_thread(view.reload)
+        return json_response(await asyncio.to_thread(view.overview))
 
     async def learn(request: Request) -> Response:
-        if shown.learning is None:
+        if view.learning is None:
             raise RequestRefused("nothing learns here", status=404, code="no_learning")
-        does = shown.learning.start if request.method == "POST" else shown.learning.now
+        does = view.learning.start if request.method == "POST" else view.learning.now
         return json_response(await asyncio.to_thread(does))
 
     return [
@@ -239,18 +239,18 @@ def _api(shown: Shown, settings: Settings) -> list[Route]:
     ]
 
 
-def _live(trying: Trying) -> list[Route]:
-    async def run(request: Request) -> Any:
-        return await trying.run(request)
+def _live(trials: Trials) -> list[Route]:
+    async def run(request: Request) -> Stream:
+        return await trials.run(request)
 
     async def questions(request: Request) -> Response:
         del request
-        return json_response(trying.questions)
+        return json_response(trials.questions)
 
     async def answer(request: Request) -> Response:
-        told = read_as(Told, await read_json(request, trying.server.settings))
-        trying.answer(request.path_params["id"], told.answer)
-        return json_response(trying.questions)
+        body = read_as(AnswerBody, await read_json(request, trials.server.settings))
+        trials.answer(request.path_params["id"], body.answer)
+        return json_response(trials.questions)
 
     return [
         Route("/api/run/{name}", run, methods=["POST"]),

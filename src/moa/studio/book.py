@@ -10,11 +10,12 @@ import json
 import sys
 import tempfile
 import weakref
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from pydantic_core import to_json
 
@@ -22,10 +23,19 @@ from moa._files import dumped
 from moa.calibration.labelled import label_of, same_text
 from moa.errors import InputError
 from moa.questions import NONE_OF_THESE, Option, Question
-from moa.rows.decided import DEEP, Decision, decisions_in, is_decision, numbers, written
-from moa.studio.data import WHYS, Asked, Found, Query, RowLine, Said, Tag, Tier, Why
+from moa.rows.decided import DEEP, Decision, Values, decisions_in, is_decision, numbers, written
+from moa.studio.data import (
+    WHYS,
+    Query,
+    QuestionFigures,
+    RowDecision,
+    RowLine,
+    RowPage,
+    Tag,
+    Tier,
+    Why,
+)
 
-Values = Mapping[str, Any]
 LABEL = "label"
 """Name of the one question of a row that has no names for its questions."""
 _BEGINS = 400
@@ -139,7 +149,7 @@ class Book:
         ran: Callable[[str], Mapping[str, float]] | None = None,
         options: Iterable[str] = (),
     ) -> None:
-        self._ran: Callable[[str], Mapping[str, float]] = ran or _nothing_known
+        self._ran: Callable[[str], Mapping[str, float]] = ran or _no_seconds
         self._file = tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self.close = weakref.finalize(self, self._file.close)
         """Drops the lines, at the latest when nobody has this any more."""
@@ -155,13 +165,21 @@ class Book:
             self._names[LABEL] = known
         self._node_sets: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._labels = labels or {}
+        self.rows_of: Counter[str] = Counter()
+        """Rows in which each question was decided."""
+        self._confidences: dict[str, array[float]] = defaultdict(_no_confidences)
+        self.changes: Counter[str] = Counter()
+        """Labels of each question that were given, or taken back, since the rows were read."""
         self._give_rights([self._add(line) for line in lines])
         self._tag()
+        self._sort()
         self._last: tuple[Query, list[int]] | None = None
         """The rows that were found last: those who scroll ask for them again and again."""
+        self._folded: list[str] = []
+        """Texts as they are searched, from the first search on."""
         self.order = sorted(range(len(self.entries)), key=self._urgency)
 
-    def line(self, place: int) -> dict[str, Any]:
+    def line(self, place: int) -> Values:
         """Give the whole line of a row.
 
         Raises:
@@ -209,39 +227,45 @@ class Book:
             key=lambda name: -len(self._names[name]),
         )
 
-    def asked(self) -> tuple[Asked, ...]:
+    def question_figures(self) -> tuple[QuestionFigures, ...]:
         """Say what was decided, and how often rightly as far as labels tell."""
-        found: list[Asked] = []
+        found: list[QuestionFigures] = []
         for name in self.question_names:
-            decided = [one for one in self.entries if name in one.decisions]
-            known = [one for one in decided if name in one.right]
+            known = self.labelled(name)
             found.append(
-                Asked(
+                QuestionFigures(
                     name=name,
                     options=tuple(option.name for option in self.question(name).options),
-                    rows=len(decided),
+                    rows=self.rows_of[name],
                     labelled=len(known),
                     wrong=sum(one.is_wrong(name) for one in known),
                 )
             )
         return tuple(found)
 
+    def labelled(self, name: str) -> list[Entry]:
+        """List the rows in which a question was decided, and whose right label is known."""
+        return [one for one in self.entries if name in one.right and name in one.decisions]
+
+    def confidences(self, name: str) -> Sequence[float]:
+        """Give the confidence of each decision of a question, in ascending order."""
+        return self._confidences[name]
+
     def counts(self) -> dict[str, int]:
         """Count rows by tag."""
         return dict(Counter(tag for one in self.entries for tag in one.tags))
 
-    def found(self, query: Query, *, texts: bool = True) -> Found:
+    def find(self, query: Query, *, texts: bool = True) -> RowPage:
         """Find rows, in their order."""
         asked = query.model_copy(update={"offset": 0, "limit": 0})
         if self._last is None or self._last[0] != asked:
-            matching = [one for one in self.order if self._matches(self.entries[one], query)]
-            self._last = asked, matching
+            self._last = asked, self._matching(query)
         places = self._last[1]
         some = places[query.offset : query.offset + query.limit]
-        rows = tuple(self.shown(self.entries[place], texts=texts) for place in some)
-        return Found(total=len(places), rows=rows)
+        rows = tuple(self.row_line(self.entries[place], texts=texts) for place in some)
+        return RowPage(total=len(places), rows=rows)
 
-    def shown(self, entry: Entry, *, texts: bool = True) -> RowLine:
+    def row_line(self, entry: Entry, *, texts: bool = True) -> RowLine:
         """Write a row for the list."""
         return RowLine(
             place=entry.place,
@@ -249,7 +273,7 @@ class Book:
             text=entry.text if texts else "",
             why=entry.why,
             tags=tuple(sorted(entry.tags)),
-            said={name: _shown(name, one, entry) for name, one in entry.decisions.items()},
+            said={name: _row_decision(name, one, entry) for name, one in entry.decisions.items()},
             by=entry.by,
             tier=entry.tier,
             queue=entry.queue,
@@ -270,24 +294,24 @@ class Book:
             entry.chosen |= {name}
         tags = entry.tags - {"labelled", "corrected"}
         entry.tags = tags | _by_labels(entry)
+        self.changes[name] += 1
         self._last = None
         return entry
 
-    def _matches(self, entry: Entry, query: Query) -> bool:
-        search = query.search.casefold()
-        return (
-            (not query.tag or query.tag in entry.tags)
-            and (not query.queue or query.queue == entry.queue)
-            and (not query.label or entry.is_said(query.label, query.question))
-            and (query.node is None or query.node in entry.nodes)
-            and (not search or search in entry.text.casefold() or search == entry.id.casefold())
-        )
+    def _matching(self, query: Query) -> list[int]:
+        """List the rows that a query finds; those with its text first, since that is quick."""
+        places = self.order
+        if search := query.search.casefold():
+            folded = self._folded = self._folded or [one.text.casefold() for one in self.entries]
+            ids = {one.place for one in self.entries if one.id.casefold() == search}
+            places = [one for one in places if search in folded[one] or one in ids]
+        return [one for one in places if _matches(self.entries[one], query)]
 
     def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
         """Take a row in; give what is said of its right labels."""
         place = len(self.entries)
         self._starts.append(self._end)
-        self._end += self._file.write(_packed(line))
+        self._end += self._file.write(_encode(line))
         decisions: dict[str, Verdict] = {}
         for one in decisions_of(line):
             name = sys.intern(one.name)
@@ -297,6 +321,10 @@ class Book:
             if one.answered:
                 options.setdefault(one.said)
             decisions[name] = _verdict(one)
+        for name, verdict in decisions.items():
+            self.rows_of[name] += 1
+            if verdict.p is not None:
+                self._confidences[name].append(verdict.p)
         self.entries.append(_entry(place, line, decisions, self._nodes(line)))
         return self._own(line, decisions)
 
@@ -324,7 +352,7 @@ class Book:
         for entry, (key, own, chosen) in zip(self.entries, said, strict=True):
             for name in questions.keys() & entry.decisions.keys():
                 value, is_chosen = self._labels.get((key, name), (own.get(name, ...), chosen))
-                if value is not ... and (label := _named(questions[name], value)) is not None:
+                if value is not ... and (label := _label_name(questions[name], value)) is not None:
                     entry.right[name] = label
                     entry.chosen |= {name} if is_chosen else set()
 
@@ -342,8 +370,16 @@ class Book:
                 "slow": one.seconds > slow,
                 "dear": one.cost is not None and one.cost > dear,
             }
-            one.tags = _holding(found) | _by_labels(one)
+            one.tags = _keep_true(found) | _by_labels(one)
             one.why = _why(one)
+
+    def _sort(self) -> None:
+        """Sort once what figures are taken from again and again."""
+        self._confidences.update(
+            {name: array("d", sorted(values)) for name, values in self._confidences.items()}
+        )
+        for spent in self.spent.values():
+            spent.seconds.sort()
 
     def _urgency(self, place: int) -> tuple[int, float, int]:
         one = self.entries[place]
@@ -353,7 +389,20 @@ class Book:
         return WHYS.index(one.why), sure, place
 
 
-def _packed(line: Values) -> bytes:
+def _no_confidences() -> array[float]:
+    return array("d")
+
+
+def _matches(entry: Entry, query: Query) -> bool:
+    return (
+        (not query.tag or query.tag in entry.tags)
+        and (not query.queue or query.queue == entry.queue)
+        and (not query.label or entry.is_said(query.label, query.question))
+        and (query.node is None or query.node in entry.nodes)
+    )
+
+
+def _encode(line: Values) -> bytes:
     try:
         return to_json(line) + b"\n"
     except ValueError:  # half a character, which stands for itself in no file
@@ -366,7 +415,7 @@ def _verdict(one: Decision) -> Verdict:
     return Verdict(said, p, one.answered, one.accepted, one.doubtful, one.filters)
 
 
-def _nothing_known(id: str) -> Mapping[str, float]:
+def _no_seconds(id: str) -> Mapping[str, float]:
     del id
     return {}
 
@@ -433,7 +482,7 @@ def _entry(
     return Entry(
         place=place,
         id=written(line.get("id", place + 1)),
-        text=_begin(line),
+        text=_excerpt(line),
         decisions=decisions,
         right={},
         chosen=frozenset(),
@@ -453,7 +502,7 @@ def _entry(
     )
 
 
-def _begin(line: Values) -> str:
+def _excerpt(line: Values) -> str:
     given = as_values(line.get("input"))
     subject, text = given.get("subject"), text_of(line)
     both = f"{subject} — {text}" if isinstance(subject, str) and subject else text
@@ -465,7 +514,7 @@ def _by_labels(entry: Entry) -> frozenset[Tag]:
         "corrected": bool(entry.wrong()),
         "labelled": bool(entry.chosen),
     }
-    return _holding(found)
+    return _keep_true(found)
 
 
 def _why(entry: Entry) -> Why:
@@ -475,12 +524,12 @@ def _why(entry: Entry) -> Why:
     return "rest"
 
 
-def _holding(found: Mapping[Tag, bool]) -> frozenset[Tag]:
+def _keep_true(found: Mapping[Tag, bool]) -> frozenset[Tag]:
     return frozenset(tag for tag, holds in found.items() if holds)
 
 
-def _shown(name: str, one: Verdict, entry: Entry) -> Said:
-    return Said(
+def _row_decision(name: str, one: Verdict, entry: Entry) -> RowDecision:
+    return RowDecision(
         label=one.said,
         p=None if one.p is None else round(one.p, 4),
         accepted=one.accepted,
@@ -489,7 +538,7 @@ def _shown(name: str, one: Verdict, entry: Entry) -> Said:
     )
 
 
-def _named(question: Question, value: object) -> str | None:
+def _label_name(question: Question, value: object) -> str | None:
     try:
         return label_of(question, value)
     except InputError:  # the column means something else, or has a label that was never decided

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import JsonValue
 
 from moa.node import Frozen
 
@@ -21,6 +24,8 @@ Tag = Literal[
     "labelled",
 ]
 Tier = Literal["small", "large", "none"]
+Tone = Literal["plain", "good", "warn"]
+"""How a figure is coloured."""
 
 
 class Figure(Frozen):
@@ -29,10 +34,10 @@ class Figure(Frozen):
     title: str
     value: str
     detail: str
-    tone: Literal["plain", "good", "warn"] = "plain"
+    tone: Tone = "plain"
 
 
-class Asked(Frozen):
+class QuestionFigures(Frozen):
     """A question that was decided in the rows."""
 
     name: str
@@ -64,7 +69,7 @@ class Point(Frozen):
     """US dollars for the large model, for 1,000 rows; `None`: what it costs is unknown."""
 
 
-class Tested(Frozen):
+class TestedThreshold(Frozen):
     """The threshold that a calibration has tested."""
 
     threshold: float
@@ -83,7 +88,7 @@ class Curve(Frozen):
     """Rows with a label that count."""
     chosen: int = 0
     """Rows with a label that were chosen to be labelled: they say nothing of the others."""
-    tested: Tested | None = None
+    tested: TestedThreshold | None = None
     why_not: str = ""
     """Why there are no points."""
     next: str = ""
@@ -99,10 +104,10 @@ class Place(Frozen):
     look: str
     node: str
     """Its path in rows; empty: it has none."""
-    x: float
-    y: float
-    width: float
-    height: float
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 0.0
+    height: float = 0.0
     rows: int | None = None
     """Rows in which it did something; `None`: nothing is known."""
     share: float | None = None
@@ -122,7 +127,7 @@ class Line(Frozen):
     """Whether nothing but a decision passes; drawn dashed."""
 
 
-class Drawn(Frozen):
+class Drawing(Frozen):
     """A graph, laid out."""
 
     name: str
@@ -132,7 +137,7 @@ class Drawn(Frozen):
     lines: tuple[Line, ...]
 
 
-class Said(Frozen):
+class RowDecision(Frozen):
     """What was decided about one question in a row."""
 
     label: str
@@ -152,7 +157,7 @@ class RowLine(Frozen):
     """Its beginning; empty where texts are left out."""
     why: Why
     tags: tuple[Tag, ...]
-    said: dict[str, Said]
+    said: dict[str, RowDecision]
     """By question."""
     by: str
     """Endpoint that answered last."""
@@ -185,7 +190,7 @@ class Bar(Frozen):
     """Tokens, cost, label and probability, in words."""
 
 
-class Noted(Frozen):
+class Note(Frozen):
     """A note of a row's trace."""
 
     kind: str
@@ -206,7 +211,7 @@ class RowDetail(Frozen):
     """Its waterfall; of a run without spans, the seconds of its nodes, all from 0 on."""
     timed: bool
     """Whether the waterfall knows when each began."""
-    notes: tuple[Noted, ...]
+    notes: tuple[Note, ...]
 
 
 class JobFigures(Frozen):
@@ -244,7 +249,7 @@ class Question(Frozen):
     id: str
     asked: str
     """The question, with what it is about."""
-    answers: dict[str, Any]
+    answers: Mapping[str, JsonValue]
     """JSON schema of what may be answered."""
 
 
@@ -271,14 +276,14 @@ class Overview(Frozen):
     sample: int | None
     """Rows that the page has, where it has not all of them."""
     figures: tuple[Figure, ...]
-    questions: tuple[Asked, ...]
+    questions: tuple[QuestionFigures, ...]
     queues: tuple[str, ...]
     nodes: tuple[str, ...]
     """Paths of all nodes that did something in a row."""
     counts: dict[str, int]
     """Rows by tag."""
     curves: tuple[Curve, ...]
-    graph: Drawn | None
+    graph: Drawing | None
     stats: tuple[Place, ...]
     """Nodes with their figures, whether a graph is drawn or not."""
     learning: dict[str, object] | None
@@ -304,7 +309,7 @@ class Query(Frozen):
     node: int | None = None
 
 
-class Found(Frozen):
+class RowPage(Frozen):
     """Rows that a query finds."""
 
     total: int

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import TypedDict
 
 from moa.graphs.engine.drawing import Box, Drawable, diagram_of
 from moa.studio.book import Book, NodeSpent, percentile
-from moa.studio.data import Drawn, Line, Place
+from moa.studio.data import Drawing, Line, Place
 
 _WIDE, _HIGH, _SMALL = 148.0, 46.0, 84.0
 """Size of a box, and the width of one that is a join or an end."""
@@ -24,7 +24,7 @@ _SWEEPS = 8
 _SLIM = ("join", "terminal")
 
 
-def draw(graph: Drawable, name: str, book: Book) -> Drawn:
+def draw(graph: Drawable, name: str, book: Book) -> Drawing:
     """Lay a graph out.
 
     Args:
@@ -34,11 +34,11 @@ def draw(graph: Drawable, name: str, book: Book) -> Drawn:
     """
     diagram = diagram_of(graph, opened=False)
     arrows = {pair: one for pair, one in diagram.arrows.items() if pair[0] != pair[1]}
-    layers = _layered([*diagram.boxes], [*arrows])
+    layers = _assign_layers([*diagram.boxes], [*arrows])
     ways = {pair: _way(pair, layers) for pair in arrows}
-    rows = _ordered(layers, ways)
+    rows = _order_layers(layers, ways)
     widths = {key: _SMALL if box.look in _SLIM else _WIDE for key, box in diagram.boxes.items()}
-    middles, wide = _placed(rows, widths)
+    middles, wide = _place_stops(rows, widths)
     tall = len(rows) * (_HIGH + _BELOW) - _BELOW
     places = tuple(
         place(key, box, f"{name}/{box.label}", book, middles[key], layers[key], widths[key])
@@ -46,13 +46,13 @@ def draw(graph: Drawable, name: str, book: Book) -> Drawn:
     )
     lines = tuple(
         Line(
-            points=tuple(_through(ways[pair], middles, layers)),
+            points=tuple(_points_of(ways[pair], middles, layers)),
             label=", ".join(one.labels),
             decides=one.decides_only,
         )
         for pair, one in arrows.items()
     )
-    return Drawn(name=name, width=wide, height=tall, places=places, lines=lines)
+    return Drawing(name=name, width=wide, height=tall, places=places, lines=lines)
 
 
 def place(
@@ -77,7 +77,6 @@ def place(
 def stats(book: Book) -> tuple[Place, ...]:
     """Give the figures of each node that did something, the dearest of time first."""
     found = sorted(book.spent.items(), key=lambda one: -sum(one[1].seconds))
-    size: Mapping[str, Any] = {"x": 0.0, "y": 0.0, "width": 0.0, "height": 0.0}
     return tuple(
         Place(
             key=path,
@@ -85,14 +84,23 @@ def stats(book: Book) -> tuple[Place, ...]:
             detail="",
             look="agent",
             node=path,
-            **size,
             **figures(spent, len(book.entries)),
         )
         for path, spent in found
     )
 
 
-def figures(spent: NodeSpent | None, rows: int) -> Mapping[str, Any]:
+class NodeFigures(TypedDict, total=False):
+    """The fields of a `Place` that say what its node took."""
+
+    rows: int
+    share: float | None
+    p50: float | None
+    p95: float | None
+    cost: float | None
+
+
+def figures(spent: NodeSpent | None, rows: int) -> NodeFigures:
     """Sum up what a node took."""
     if spent is None:
         return {}
@@ -105,7 +113,7 @@ def figures(spent: NodeSpent | None, rows: int) -> Mapping[str, Any]:
     }
 
 
-def _layered(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
+def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
     """Give each box a layer below all that it waits for."""
     layers = dict.fromkeys(boxes, 0)
     for _ in boxes:  # no way is longer
@@ -126,7 +134,9 @@ def _way(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
     return [start, *(f"{start}>{end}@{layer}" for layer in between), end]
 
 
-def _ordered(layers: dict[str, int], ways: Mapping[tuple[str, str], list[str]]) -> list[list[str]]:
+def _order_layers(
+    layers: dict[str, int], ways: Mapping[tuple[str, str], list[str]]
+) -> list[list[str]]:
     """Order the stops of each layer by the middle of those that they are tied to."""
     rows: dict[int, list[str]] = defaultdict(list)
     for key, layer in layers.items():
@@ -153,7 +163,9 @@ def _ordered(layers: dict[str, int], ways: Mapping[tuple[str, str], list[str]]) 
     return order
 
 
-def _placed(rows: list[list[str]], widths: Mapping[str, float]) -> tuple[dict[str, float], float]:
+def _place_stops(
+    rows: list[list[str]], widths: Mapping[str, float]
+) -> tuple[dict[str, float], float]:
     """Give the middle of each stop, and the width of the widest layer."""
     totals = [sum(widths.get(key, _THIN) + _BESIDE for key in row) - _BESIDE for row in rows]
     wide = max(totals, default=0.0)
@@ -167,7 +179,7 @@ def _placed(rows: list[list[str]], widths: Mapping[str, float]) -> tuple[dict[st
     return middles, wide
 
 
-def _through(
+def _points_of(
     way: list[str], middles: Mapping[str, float], layers: Mapping[str, int]
 ) -> list[tuple[float, float]]:
     """Give the points of an arrow, from below its start to above its end."""

@@ -6,15 +6,15 @@ picks to look at are no sample, so they are fitted to, and nothing is promised b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moa._files import LineFile, check_lines, dumped, replace_text
 from moa.calibration.labelled import same_text, written_as
 from moa.errors import InputError
 from moa.questions import Question
+from moa.rows.decided import Values
 from moa.studio.book import as_values, text_of
 
 PERSON = "person"
@@ -28,7 +28,7 @@ class _Change:
     place: int
     id: str
     question: str
-    before: dict[str, Any] | None
+    before: Values | None
     """The line that it replaced; `None`: there was none."""
     was: str | None
     """The label that the row had on the page before."""
@@ -49,11 +49,11 @@ class Labels:
         self.path = path
         check_lines(path, existing="resume")
         self._changes: list[_Change] = []
-        self.known()
+        self.read()
 
     def give(
         self,
-        line: Mapping[str, Any],
+        line: Values,
         place: int,
         question: Question,
         label: str,
@@ -106,13 +106,11 @@ class Labels:
         return change.place, change.id, change.question, change.was
 
     @property
-    def given(self) -> int:
+    def count(self) -> int:
         """Changes of this session that were not undone."""
         return len(self._changes)
 
-    def _put(
-        self, text: str, question: str, made: Mapping[str, Any] | None
-    ) -> dict[str, Any] | None:
+    def _put(self, text: str, question: str, made: Values | None) -> Values | None:
         """Put a line in the place of the one about a text and a question; give that one.
 
         Added lines go to the end; else the file is replaced, whole or not at all.
@@ -127,10 +125,10 @@ class Labels:
             if before is None and made is not None:
                 file.add(made)
                 return None
-            left: list[Mapping[str, Any]] = []
+            left: list[Values] = []
             for one, it in zip(lines, is_it, strict=True):
                 if it and one is before:
-                    left += [] if made is None else [_merged(one, made, question)]
+                    left += [] if made is None else [_merge(one, made, question)]
                 else:
                     left.append(one)
             if left:
@@ -139,7 +137,7 @@ class Labels:
                 file.cut(0)
         return before
 
-    def known(self) -> Known:
+    def read(self) -> Known:
         """Read the labels that are there.
 
         Raises:
@@ -159,6 +157,6 @@ class Labels:
         return known
 
 
-def _merged(before: Mapping[str, Any], made: Mapping[str, Any], question: str) -> Mapping[str, Any]:
+def _merge(before: Values, made: Values, question: str) -> Values:
     """Change the label of one question in a line, which may hold those of others."""
     return {**before, question: made[question], "labelled_by": made["labelled_by"]}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moa.calibration import percent, upper_bound
 from moa.errors import MissingDependency
-from moa.studio.book import Book, Entry
-from moa.studio.data import Curve, Figure, Point, Tested
+from moa.studio.book import Book, Entry, Verdict
+from moa.studio.data import Curve, Figure, Point, TestedThreshold, Tone
 
 if TYPE_CHECKING:
     from moa.calibration.curve import CurvePoint
@@ -42,31 +42,60 @@ def figures(
         Figure(
             title="Without the large model",
             value=_share(small, len(rows)),
-            detail=f"{small:,} of {len(rows):,} rows{_beside(book)}",
+            detail=f"{small:,} of {len(rows):,} rows{_count_others(book)}",
         ),
         Figure(
             title="Asked the large model",
             value=_share(len(large), len(rows)),
-            detail=_asked(large),
+            detail=_describe_large(large),
         ),
         _money(rows),
         _promise(rows, calibrations),
     )
 
 
-def curves(book: Book, calibrations: Calibrations, next_step: str) -> tuple[Curve, ...]:
-    """Give coverage against error of each question.
+def curve_of(
+    name: str, book: Book, calibrations: Calibrations, next_step: str, cost: float | None
+) -> Curve:
+    """Give coverage against error of a question.
 
     Args:
+        name: The question.
         book: The rows.
         calibrations: Those whose thresholds were tested.
         next_step: The command that tests a wish.
+        cost: US dollars that the large model costs for a row, by `cost_of_large`.
     """
-    cost = cost_of_large(book.entries)
-    return tuple(
-        _curve(name, book.entries, _tested(name, book, calibrations), next_step, cost)
-        for name in book.question_names
+    tested = _tested_threshold(name, book, calibrations)
+    known = [one for one in book.labelled(name) if _is_measured(one.decisions[name])]
+    drawn = [one for one in known if name not in one.chosen]
+    if not drawn:
+        also = f" The {len(known)} labelled here were chosen to be looked at." if known else ""
+        return Curve(
+            question=name,
+            chosen=len(known),
+            tested=tested,
+            next=next_step,
+            why_not="No row that was drawn at random has a right label, so nothing can be said "
+            f"of errors.{also} moa label --random draws some.",
+        )
+    try:
+        points = _points(name, drawn)
+    except MissingDependency as error:
+        return Curve(question=name, tested=tested, next=next_step, why_not=str(error))
+    sure, rows = book.confidences(name), len(book.entries)
+    return Curve(
+        question=name,
+        labelled=len(drawn),
+        chosen=len(known) - len(drawn),
+        tested=tested,
+        next=next_step,
+        points=tuple(_point(one, sure, rows, cost) for one in points),
     )
+
+
+def _is_measured(one: Verdict) -> bool:
+    return one.p is not None and one.answered
 
 
 def cost_of_large(rows: Iterable[Entry]) -> float | None:
@@ -92,37 +121,6 @@ def dollars(cost: float) -> str:
     return f"US$ {cost:,.{digits}f}"
 
 
-def _curve(
-    name: str, rows: Sequence[Entry], tested: Tested | None, next_step: str, cost: float | None
-) -> Curve:
-    decided = [one for one in rows if name in one.decisions and one.decisions[name].p is not None]
-    known = [one for one in decided if name in one.right and one.decisions[name].answered]
-    drawn = [one for one in known if name not in one.chosen]
-    if not drawn:
-        also = f" The {len(known)} labelled here were chosen to be looked at." if known else ""
-        return Curve(
-            question=name,
-            chosen=len(known),
-            tested=tested,
-            next=next_step,
-            why_not="No row that was drawn at random has a right label, so nothing can be said "
-            f"of errors.{also} moa label --random draws some.",
-        )
-    try:
-        points = _points(name, drawn)
-    except MissingDependency as error:
-        return Curve(question=name, tested=tested, next=next_step, why_not=str(error))
-    sure = sorted(one.decisions[name].confidence for one in decided)
-    return Curve(
-        question=name,
-        labelled=len(drawn),
-        chosen=len(known) - len(drawn),
-        tested=tested,
-        next=next_step,
-        points=tuple(_point(one, sure, len(rows), cost) for one in points),
-    )
-
-
 def _points(name: str, drawn: Sequence[Entry]) -> Sequence[CurvePoint]:
     from moa.calibration.bounds import Outcome
     from moa.calibration.curve import curve
@@ -141,7 +139,7 @@ def _points(name: str, drawn: Sequence[Entry]) -> Sequence[CurvePoint]:
 
 
 def _point(one: CurvePoint, sure: Sequence[float], rows: int, cost: float | None) -> Point:
-    share = (len(sure) - bisect_left(sure, one.threshold)) / rows
+    share = _share_from(one.threshold, sure, rows)
     return Point(
         threshold=one.threshold,
         share=share,
@@ -155,7 +153,12 @@ def _point(one: CurvePoint, sure: Sequence[float], rows: int, cost: float | None
     )
 
 
-def _tested(name: str, book: Book, calibrations: Calibrations) -> Tested | None:
+def _share_from(threshold: float, sure: Sequence[float], rows: int) -> float:
+    """Give the share of all rows whose confidence is at least a threshold."""
+    return (len(sure) - bisect_left(sure, threshold)) / max(1, rows)
+
+
+def _tested_threshold(name: str, book: Book, calibrations: Calibrations) -> TestedThreshold | None:
     calibration = calibrations.get(name, calibrations.get(""))
     options = {one.name for one in book.question(name).options}
     if calibration is None or not options <= {*calibration.labels}:
@@ -163,10 +166,9 @@ def _tested(name: str, book: Book, calibrations: Calibrations) -> Tested | None:
     bound = calibration.bound
     if bound is None or bound.threshold is None:
         return None
-    sure = [one.decisions[name].confidence for one in book.entries if name in one.decisions]
-    return Tested(
+    return TestedThreshold(
         threshold=bound.threshold,
-        share=sum(one >= bound.threshold for one in sure) / max(1, len(book.entries)),
+        share=_share_from(bound.threshold, book.confidences(name), len(book.entries)),
         risk=bound.guarantee.risk,
         summary=bound.summary,
     )
@@ -212,7 +214,8 @@ def _promise(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
             return Figure(title=title, value="none", detail=bounds[0].summary, tone="warn")
         risk = max(bound.guarantee.risk for bound in used)
         value = f"≤ {percent(risk)} wrong"
-        return Figure(title=title, value=value, **_held(checked, risk))
+        detail, tone = _audit(checked, risk)
+        return Figure(title=title, value=value, detail=detail, tone=tone)
     if accepted:
         return Figure(
             title=title,
@@ -226,17 +229,17 @@ def _promise(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
     )
 
 
-def _held(checked: Sequence[bool], risk: float) -> dict[str, Any]:
+def _audit(checked: Sequence[bool], risk: float) -> tuple[str, Tone]:
     """Say whether labels drawn at random still agree with what was promised."""
     if not checked:
-        return {"detail": "no accepted row that was drawn at random has a label to check it by"}
+        return "no accepted row that was drawn at random has a label to check it by", "plain"
     wrong, count = sum(checked), len(checked)
     lower = 1.0 - upper_bound(count - wrong, count, _SURE)
     upper = upper_bound(wrong, count, _SURE)
     found = f"{wrong} of {count} checked are wrong, at most {percent(upper)} by these alone"
     if lower > risk:
-        return {"detail": f"broken: {found}, and at least {percent(lower)}", "tone": "warn"}
-    return {"detail": f"holds: {found}", "tone": "good"}
+        return f"broken: {found}, and at least {percent(lower)}", "warn"
+    return f"holds: {found}", "good"
 
 
 def _learning(found: LearningFigures) -> tuple[Figure, ...]:
@@ -274,7 +277,7 @@ def _learning(found: LearningFigures) -> tuple[Figure, ...]:
     )
 
 
-def _beside(book: Book) -> str:
+def _count_others(book: Book) -> str:
     counts = book.counts()
     failed, aside = counts.get("failed", 0), counts.get("quarantine", 0)
     said = [f"{aside:,} quarantined"] if aside else []
@@ -282,7 +285,7 @@ def _beside(book: Book) -> str:
     return "".join(f", {one}" for one in said)
 
 
-def _asked(large: Sequence[Entry]) -> str:
+def _describe_large(large: Sequence[Entry]) -> str:
     by = sorted({one.by for one in large if one.by})
     return f"{len(large):,} rows" + (f", by {', '.join(by[:2])}" if by else "")
 

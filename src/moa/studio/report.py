@@ -14,7 +14,7 @@ from pathlib import Path
 
 from moa._files import dumped, jsonable, save_text
 from moa.studio.data import Query
-from moa.studio.sources import Shown
+from moa.studio.sources import View
 
 STATIC = Path(__file__).parent / "static"
 _MODULES = (
@@ -35,11 +35,11 @@ ROWS = 1000
 """Rows in a file, unless told otherwise."""
 
 
-def write_report(shown: Shown, path: Path, *, rows: int = ROWS) -> int:
+def write_report(view: View, path: Path, *, rows: int = ROWS) -> int:
     """Write the page with its data into one file.
 
     Args:
-        shown: What it shows; its `texts` say whether texts of rows are in it.
+        view: What it shows; its `texts` say whether texts of rows are in it.
         path: The file.
         rows: Rows in it at most, those that are to be looked at first; figures are of all.
 
@@ -49,27 +49,27 @@ def write_report(shown: Shown, path: Path, *, rows: int = ROWS) -> int:
     Raises:
         ConfigError: it can't be written.
     """
-    found = shown.book.found(Query(limit=rows), texts=shown.texts)
+    found = view.book.find(Query(limit=rows), texts=view.texts)
     sample = len(found.rows) if len(found.rows) < found.total else None
     data = {
-        "overview": shown.overview(sample=sample),
+        "overview": view.overview(sample=sample),
         "rows": found.rows,
-        "details": {str(row.place): shown.detail(row.place) for row in found.rows},
+        "details": {str(row.place): view.detail(row.place) for row in found.rows},
     }
-    save_text(path, page(data, title=shown.source.name), private=True)
+    save_text(path, page(data, title=view.source.name), private=True)
     return len(found.rows)
 
 
 def page(data: object, *, title: str) -> str:
     """Write the page around data."""
-    script = "\n".join(_inlined(name) for name in _MODULES)
+    script = "\n".join(_inline(name) for name in _MODULES)
     style = (STATIC / "studio.css").read_text("utf-8")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
-    block = f'<script type="application/json" id="data">{escaped(data)}</script>'
+    block = f'<script type="application/json" id="data">{escape_json(data)}</script>'
     made = (STATIC / "index.html").read_text("utf-8")
     made = made.replace('<link rel="stylesheet" href="studio.css">', head)
     made = made.replace("<title>moa studio</title>", f"<title>{html.escape(title)}</title>")
@@ -79,7 +79,7 @@ def page(data: object, *, title: str) -> str:
     )
 
 
-def escaped(data: object) -> str:
+def escape_json(data: object) -> str:
     """Write JSON that can stand in a page: no tag begins or ends in it."""
     written = dumped(jsonable(data))
     for sign in "<>&\u2028\u2029":
@@ -87,7 +87,7 @@ def escaped(data: object) -> str:
     return written
 
 
-def _inlined(name: str) -> str:
+def _inline(name: str) -> str:
     """Give a module as a part of one script: what it imports stands before it."""
     source = (STATIC / name).read_text("utf-8")
     return _EXPORT.sub("", _IMPORT.sub("", source))

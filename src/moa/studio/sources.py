@@ -8,32 +8,40 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moa.errors import CalibrationError, ConfigError, MoaError
 from moa.rows._stores import is_address
+from moa.rows.decided import Values
 from moa.studio import graph as graphs
 from moa.studio.book import Book, as_values, decisions_of, fields_of, notes_in
-from moa.studio.data import Can, JobFigures, Noted, Overview, RowDetail, RowLine, State
+from moa.studio.data import Can, Curve, JobFigures, Note, Overview, RowDetail, RowLine, State
 from moa.studio.labels import Labels
 from moa.studio.learning import Learning
-from moa.studio.overview import Calibrations, curves, figures, no_calibrations
+from moa.studio.overview import (
+    Calibrations,
+    cost_of_large,
+    curve_of,
+    figures,
+    no_calibrations,
+)
 from moa.studio.spans import Spans, bars_of_line
 
 if TYPE_CHECKING:
     from moa.calibration.figures import LearningFigures
     from moa.graphs.engine.drawing import Drawable
 
-Values = Mapping[str, Any]
 EXAMPLE = Path(__file__).parent / "example"
 """The recorded run that is shown where none is named; `benchmarks/studio.py` makes it."""
 _SQLITE = b"SQLite format 3\0"
 _FIRST = 20
 """Rows by which it is guessed what ran."""
+_OF_A_RESULT = {"status", "scores", "output", "error"}
+"""Fields of which what `moa run` and `moa decide` write has one."""
 _EVERY = 500
 """Rows after which it is said how many are read."""
 
@@ -87,7 +95,7 @@ def find_source(given: str | None) -> Source:
             name="Example inbox",
             about="a recorded run of the graph support. No large model was asked: its price is "
             "that of the same prompts sent to gpt-5-mini",
-            lines=lambda: _packed(EXAMPLE / "run.jsonl.gz"),
+            lines=lambda: _read_gzip(EXAMPLE / "run.jsonl.gz"),
             demo=True,
             graph="support",
         )
@@ -110,8 +118,8 @@ def _file(path: Path) -> Source:
     from moa.rows.results import lines_beside
 
     def where() -> Path:
-        beside = lines_beside(path)
-        return beside if beside.is_file() else path
+        lines = lines_beside(path)
+        return lines if lines.is_file() else path
 
     return Source(
         name=path.name,
@@ -160,7 +168,7 @@ def _answers(given: str) -> Source:
         with AnswerStore(given, begun=True) as store:
             found = store.rows()
         for row in found:
-            yield _learnt(dict(zip(FIGURES, row, strict=True)))
+            yield _line_of_answer(dict(zip(FIGURES, row, strict=True)))
 
     with AnswerStore(given, begun=True) as store:
         options = tuple(one["name"] for one in json.loads(store.question()[0])["options"])
@@ -177,7 +185,7 @@ def _answers(given: str) -> Source:
     )
 
 
-def _learnt(row: Values) -> Values:
+def _line_of_answer(row: Values) -> Values:
     """Write a row of a cascade that learns as a line of a run."""
     by_small, guess, sure, said = (row[k] for k in ("by_small", "guess", "sure", "label"))
     label = said if guess is None else guess
@@ -202,21 +210,29 @@ def _lines(path: Path) -> Iterator[Values]:
     from moa import rows
     from moa.batch import Malformed
 
+    is_run = False
     for row in rows.read(path):
         if isinstance(row, Malformed):
             yield {"id": row.number, "input": row.raw, "status": "failed", "error": row.error}
-        else:
-            yield {"input": row.value} if isinstance(row.value, str) else row.value
+            continue
+        line = {"input": row.value} if isinstance(row.value, str) else row.value
+        is_run = is_run or not _OF_A_RESULT.isdisjoint(line)
+        if not is_run:
+            raise ConfigError(
+                f"{path}, row {row.number} is an input without a result: run the rows by moa run "
+                "GRAPH FILE --out DONE.jsonl, and give what that wrote"
+            )
+        yield line
 
 
-def _packed(path: Path) -> Iterator[Values]:
+def _read_gzip(path: Path) -> Iterator[Values]:
     with gzip.open(path, "rb") as file:
         for raw in file:
             yield json.loads(raw)
 
 
 @dataclass
-class Shown:
+class View:
     """What the page shows of a source: it is read when it is asked for first, or by `start`.
 
     Args:
@@ -247,6 +263,8 @@ class Shown:
         self._seen: tuple[float, int] | None = None
         self._spans = _example_spans() if self.source.demo else Spans(self.trace)
         self._book: Book | None = None
+        self._curves: dict[str, tuple[Book, int, Curve]] = {}
+        """The curve of each question, and of how many changed labels of which rows it is."""
         self._mark: object = None
         self._count: tuple[int, int | None] = 0, None
         self._failed: MoaError | None = None
@@ -325,11 +343,11 @@ class Shown:
             total=len(book.entries),
             sample=sample,
             figures=figures(book, self.calibrations, learning),
-            questions=book.asked(),
+            questions=book.question_figures(),
             queues=tuple(sorted({one.queue for one in book.entries if one.queue})),
             nodes=tuple(book.nodes),
             counts=book.counts(),
-            curves=curves(book, self.calibrations, self._next_step),
+            curves=self._curves_of(book),
             graph=graphs.draw(self.graph[1], self.graph[0], book) if self.graph else None,
             stats=graphs.stats(book),
             learning=learning and learning.model_dump(mode="json"),
@@ -343,6 +361,16 @@ class Shown:
             ),
         )
 
+    def _curves_of(self, book: Book) -> tuple[Curve, ...]:
+        """Give the curve of each question, made anew only where its labels have changed."""
+        cost = cost_of_large(book.entries)
+        for name in book.question_names:
+            known, changes = self._curves.get(name), book.changes[name]
+            if known is None or known[0] is not book or known[1] != changes:
+                made = curve_of(name, book, self.calibrations, self._next_step, cost)
+                self._curves[name] = book, changes, made
+        return tuple(self._curves[name][2] for name in book.question_names)
+
     def detail(self, place: int) -> RowDetail:
         """Give one row whole.
 
@@ -351,7 +379,7 @@ class Shown:
         """
         with self._lock:
             line, entry = self.book.line(place), self.book.entries[place]
-            shown = self.book.shown(entry, texts=self.texts)
+            row_line = self.book.row_line(entry, texts=self.texts)
         bars = self._spans.bars(entry.id)
         timed = bool(bars)
         bars = bars or bars_of_line(line)
@@ -361,7 +389,7 @@ class Shown:
         fields += fields_of("output", line.get("output"))
         notes = notes_in(line)
         return RowDetail(
-            line=shown,
+            line=row_line,
             fields=tuple(one for one in fields if one[1]) if self.texts else (),
             likely={
                 one.name: tuple(sorted(one.probabilities.items(), key=lambda pair: -pair[1]))
@@ -369,7 +397,7 @@ class Shown:
             },
             bars=bars,
             timed=timed,
-            notes=tuple(self._noted(one) for one in notes),
+            notes=tuple(self._note(one) for one in notes),
         )
 
     def label(self, place: int, question: str, label: str, *, id: str | None = None) -> RowLine:
@@ -392,7 +420,7 @@ class Shown:
             line, asked, entry = book.line(place), book.question(question), book.entries[place]
             was, others = entry.right.get(question), book.question_names
             labels.give(line, place, asked, label, id=entry.id, was=was, others=others)
-            return self._shown(book.correct(place, question, label).place)
+            return self._row_line(book.correct(place, question, label).place)
 
     def undo(self) -> RowLine:
         """Take the last label back.
@@ -404,7 +432,7 @@ class Shown:
             place, id, question, was = self._labels.take_back()
             place = self.book.place_of(id, place)
             self.book.correct(place, question, was)
-            return self._shown(place)
+            return self._row_line(place)
 
     @property
     def _labels(self) -> Labels:
@@ -414,13 +442,13 @@ class Shown:
             )
         return self.labels
 
-    def _shown(self, place: int) -> RowLine:
-        return self.book.shown(self.book.entries[place], texts=self.texts)
+    def _row_line(self, place: int) -> RowLine:
+        return self.book.row_line(self.book.entries[place], texts=self.texts)
 
     def _read(self) -> Book:
         mark, total = self.source.mark(), self.source.count()
-        known = self.labels.known() if self.labels else None
-        made = Book(self._counted(total), known, self._spans.ran, self.source.options)
+        known = self.labels.read() if self.labels else None
+        made = Book(self._count_lines(total), known, self._spans.ran, self.source.options)
         self._mark = mark
         return made
 
@@ -430,7 +458,7 @@ class Shown:
         except MoaError as error:
             self._failed = error
 
-    def _counted(self, total: int | None) -> Iterator[Values]:
+    def _count_lines(self, total: int | None) -> Iterator[Values]:
         number = 0
         for number, line in enumerate(self.source.lines(), start=1):
             if number % _EVERY == 0:
@@ -439,8 +467,8 @@ class Shown:
             yield line
         self._count = number, number
 
-    def _noted(self, note: Values) -> Noted:
-        return Noted(
+    def _note(self, note: Values) -> Note:
+        return Note(
             kind=str(note.get("kind", "")),
             node=str(note.get("node", "")),
             endpoint=str(note.get("endpoint") or ""),

@@ -8,20 +8,33 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
+
+from pydantic import JsonValue, TypeAdapter
 
 from moa.errors import ConfigError
+from moa.node import Frozen
+from moa.rows.decided import Values
 from moa.rows.lines import bounded
 from moa.studio.book import as_values, notes_in
 from moa.studio.data import Bar
 from moa.telemetry import names
 
-Values = Mapping[str, Any]
 _MARKS = ("moa.retried", "moa.waited", "moa.repaired", "moa.fell back", "moa.cached")
 _MARKS_OF_NOTES = ("retried", "waited", "repaired", "fell back", "cached", "escalated", "resumed")
 _NODES = ("invoke_agent ", "invoke_workflow ", "function ", "person ")
 _MOST = 400
 """Bars of a row."""
+
+
+class _Message(Frozen):
+    """A message, as the conventions of OpenTelemetry write it."""
+
+    role: str = ""
+    parts: tuple[dict[str, JsonValue], ...] = ()
+
+
+_MESSAGES = TypeAdapter(tuple[_Message, ...])
 
 
 class Spans:
@@ -184,7 +197,7 @@ def _detail(attributes: Values) -> str:
     return _amounts(into, out, attributes.get(names.COST))
 
 
-def _amounts(into: Any, out: Any, cost: Any) -> str:
+def _amounts(into: object, out: object, cost: object) -> str:
     words: list[str] = []
     if into or out:
         words.append(f"{into or 0} tokens in, {out or 0} out")
@@ -198,13 +211,13 @@ def _messages(written: object) -> str:
     if not isinstance(written, str):
         return ""
     try:
-        messages: Any = json.loads(written)
-        return "\n\n".join(_message(one) for one in messages)
-    except (ValueError, TypeError, AttributeError, KeyError):
+        messages = _MESSAGES.validate_json(written)
+    except ValueError:
         return written
+    return "\n\n".join(_message(one) for one in messages)
 
 
-def _message(one: Any) -> str:
-    parts = [part.get("content", part) for part in one.get("parts", ())]
+def _message(one: _Message) -> str:
+    parts = [part.get("content", part) for part in one.parts]
     said = "\n".join(part if isinstance(part, str) else json.dumps(part) for part in parts)
-    return f"{one.get('role', '')}: {said}"
+    return f"{one.role}: {said}"

@@ -156,7 +156,13 @@ class Page {
   async open(place) {
     this.opened = place;
     this.holders.rows.classList.toggle("with-pane", place !== null);
-    await this.pane.show(place);
+    try {
+      await this.pane.show(place);
+    } catch (error) {
+      this.say(error.message);
+      await this.open(null);
+      return;
+    }
     if (place === null) this.views.rows.grid.focus();
   }
 
@@ -199,7 +205,12 @@ class Page {
   }
 
   async count() {
-    this.overview = await this.source.overview();
+    try {
+      this.overview = await this.source.overview();
+    } catch (error) {
+      this.say(error.message);
+      return;
+    }
     this.drawFigures();
     this.views.rows.drawTags();
     this.views.threshold.show();

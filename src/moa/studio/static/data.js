@@ -21,7 +21,9 @@ class Remote {
     const headers = this.headers("application/json");
     if (body !== undefined) headers["content-type"] = "application/json";
     const how = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
-    const response = await fetch(`api/${path}`, { ...how, headers });
+    const response = await fetch(`api/${path}`, { ...how, headers }).catch(() => {
+      throw new Refused(0, "the server doesn't answer: is it still running?");
+    });
     const found = await response.json();
     if (!response.ok) throw new Refused(response.status, found.error?.message || "it failed");
     return found;

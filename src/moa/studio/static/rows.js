@@ -122,11 +122,15 @@ export class RowsView {
   }
 
   async show() {
-    this.pages.clear();
+    const before = this.pages;
+    this.pages = new Map();
     this.asked += 1;
     this.at = 0;
     this.grid.scrollTop = 0;
-    await this.fetch(0);
+    if (!(await this.fetch(0))) {
+      this.pages = before;
+      return;
+    }
     this.drawNew();
     const { overview } = this.app;
     const found = this.total === overview.total ? "" : `${count(this.total)} of ${count(overview.sample ?? overview.total)} rows. `;
@@ -139,18 +143,27 @@ export class RowsView {
     this.note.textContent = found + sample + keys;
   }
 
+  // Returns false where the server doesn't answer: what was shown then stays.
   async fetch(page) {
-    if (this.pages.has(page)) return;
+    if (this.pages.has(page)) return true;
     this.pages.set(page, null);
     const asked = this.asked;
     const { query } = this.app;
     const sent = { ...query, question: query.label ? query.question : "", offset: page * PAGE, limit: PAGE };
-    const found = await this.app.source.rows(sent);
-    if (asked !== this.asked) return;
+    let found;
+    try {
+      found = await this.app.source.rows(sent);
+    } catch (error) {
+      if (asked === this.asked) this.pages.delete(page); // scrolling there asks for it again
+      this.app.say(error.message);
+      return false;
+    }
+    if (asked !== this.asked) return true;
     this.total = found.total;
     this.pages.set(page, found.rows);
     this.grid.setAttribute("aria-rowcount", String(found.total + 1));
     this.draw();
+    return true;
   }
 
   rowAt(place) {

@@ -48,7 +48,7 @@ def desk_of(choice: Choice[Team]) -> Desk:
     return Desk(team=choice.label, by="model" if (choice.confidence or 0) >= SURE else "people")
 
 
-def settled(choice: Choice[Team]) -> Desk:
+def desk_of_cascade(choice: Choice[Team]) -> Desk:
     """Take an answer that the cascade gave: its large model has looked at what was in doubt."""
     return Desk(team=choice.label, by="model")
 
@@ -65,7 +65,7 @@ def cascade(
     tiers = Cascade(
         small=first, large=second, learn=learn, confidence=None if learn else SURE, name="teams"
     )
-    return g.build(g.add(settled, g.add(tiers, g.input)))
+    return g.build(g.add(desk_of_cascade, g.add(tiers, g.input)))
 
 
 def graph(endpoints: Endpoints) -> BuiltGraph[Text, Desk]:

@@ -42,7 +42,7 @@ def case_of(outcome: Answered | Routed | Rejected) -> Case:
 
 
 def inbox(support: Node[Ticket, SupportOutcome]) -> BuiltGraph[Ticket, Case]:
-    """Put the ready support graph in front of the rules above."""
+    """Put the built-in support graph in front of the rules above."""
     g = Graph("inbox", Ticket)
     outcome = g.add(support, g.input)
     return g.build(g.add(case_of, outcome))

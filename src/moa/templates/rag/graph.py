@@ -38,7 +38,7 @@ def answer_of(outcome: SourcedAnswer | NotInDocuments) -> Answer:
 
 
 def answers(rag: Node[Text | str, RagOutcome]) -> BuiltGraph[Text, Answer]:
-    """Put the ready graph that answers from documents in front of the rules above."""
+    """Put the built-in graph that answers from documents in front of the rules above."""
     g = Graph("answers", Text)
     return g.build(g.add(answer_of, g.add(rag, g.input)))
 

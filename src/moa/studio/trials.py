@@ -22,7 +22,7 @@ KEY = "x-moa-server-key"
 """Header of a key of the server, where it has keys: whose budget pays for what is tried."""
 
 
-class Trying:
+class Trials:
     """Runs of what a server serves, started from the page.
 
     Args:
