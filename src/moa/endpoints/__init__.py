@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from pydantic import TypeAdapter
 
@@ -36,7 +36,7 @@ class ToolSchema:
 
     name: str
     description: str
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, object]
     """JSON schema of its arguments."""
 
 
@@ -51,7 +51,7 @@ class Prompt:
     """
 
     messages: tuple[Message, ...]
-    json_schema: Mapping[str, Any] | None = None
+    json_schema: Mapping[str, object] | None = None
     """JSON schema that the answer must follow; `None` is free text. The messages don't hold it: an
     endpoint enforces it, or shows it to the model."""
     max_tokens: int = 512
@@ -74,7 +74,7 @@ class Prompt:
         user: str,
         *,
         system: str | None = None,
-        json_schema: Mapping[str, Any] | None = None,
+        json_schema: Mapping[str, object] | None = None,
         max_tokens: int = 512,
         temperature: float | None = None,
         stop: tuple[str, ...] = (),
@@ -402,7 +402,7 @@ def _answers() -> TypeAdapter[Answer]:
 
 
 _AMOUNT, COMPLETION, EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
-_JOURNALLED: Mapping[str, Callable[..., Any]] = {
+_JOURNALLED: Mapping[str, Callable[..., object]] = {
     "complete": journalled(_completing),
     "stream": journalled_stream(_completing),  # the same, whether it comes whole or not
     "decide": journalled(_deciding),

@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
+from moa._json import JSON, is_object, objects_of
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints.calls import left_of_call_s
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from moa.endpoints.sent import SentPrompt
-
-JSON = dict[str, Any]
-"""A JSON object as the server wrote it: untyped until a reader has looked at each field."""
 
 _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 """What limits the tokens of an answer in a request."""
@@ -135,7 +133,7 @@ class Client:
     async def post(
         self,
         path: str,
-        body: Mapping[str, Any],
+        body: Mapping[str, object],
         context: RunContext,
         *,
         estimate: Amount,
@@ -168,7 +166,7 @@ class Client:
         return answer
 
     async def stream(
-        self, path: str, body: Mapping[str, Any], context: RunContext, *, estimate: Amount
+        self, path: str, body: Mapping[str, object], context: RunContext, *, estimate: Amount
     ) -> AsyncGenerator[JSON | Amount, None]:
         """Send `body`, and yield each event of the answer; what it took comes last."""
         usage: JSON = {}
@@ -198,7 +196,7 @@ class Client:
         if wire is not None:
             await wire.close()
 
-    def _as_sent(self, path: str, body: Mapping[str, Any]) -> SentPrompt:
+    def _as_sent(self, path: str, body: Mapping[str, object]) -> SentPrompt:
         """Write down what no agent asks, such as for vectors."""
         from moa.endpoints.sent import SentPrompt  # which is about all endpoints
 
@@ -206,8 +204,8 @@ class Client:
         return SentPrompt(self.name, self.model, path, (("body", text),))
 
     async def _reserved(
-        self, path: str, body: Mapping[str, Any], context: RunContext, estimate: Amount
-    ) -> tuple[Reservation, Mapping[str, Any]]:
+        self, path: str, body: Mapping[str, object], context: RunContext, estimate: Amount
+    ) -> tuple[Reservation, Mapping[str, object]]:
         """Set aside what a request may take, and limit its answer to what was set aside."""
         if estimate.calls and (rehearsal := REHEARSAL.get()) is not None:
             await rehearsal.hear([self._as_sent(path, body)], context.node)
@@ -226,7 +224,7 @@ class Client:
         answer: JSON,
         seconds: float,
         context: RunContext,
-        sent: Mapping[str, Any],
+        sent: Mapping[str, object],
         written: Sequence[str],
     ) -> Amount:
         """Settle what an answer says that it took, or else the most that it may have taken."""
@@ -277,7 +275,7 @@ class Client:
         self,
         wire: Wire,
         path: str,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, object] | None,
         context: RunContext,
         *,
         at_root: bool,
@@ -306,15 +304,14 @@ class Client:
                 answer = wire.without_key(answer)
         except (ValueError, RecursionError) as error:
             raise self._invalid(reply, content, wire) from error
-        if not isinstance(answer, dict):
+        if not is_object(answer):
             raise self._invalid(reply, content, wire)
-        known = cast("JSON", answer)
-        if known.get("error") and not known.get("choices"):
-            raise stated_error(known, self.name, wire.secret)
-        return known
+        if answer.get("error") and not answer.get("choices"):
+            raise stated_error(answer, self.name, wire.secret)
+        return answer
 
     async def _events(
-        self, wire: Wire, path: str, body: Mapping[str, Any], context: RunContext
+        self, wire: Wire, path: str, body: Mapping[str, object], context: RunContext
     ) -> AsyncGenerator[JSON, None]:
         start, url = time.monotonic(), wire.url(path)
         until = start + self._most_s()
@@ -335,12 +332,11 @@ class Client:
                     await reply.drain()
                     return
                 event = wire.without_key(json.loads(data))
-                if not isinstance(event, dict):
+                if not is_object(event):
                     return
-                known = cast("JSON", event)
-                if known.get("error"):
-                    raise stated_error(known, self.name, wire.secret)
-                yield known
+                if event.get("error"):
+                    raise stated_error(event, self.name, wire.secret)
+                yield event
         except (ValueError, RecursionError) as error:
             raise InvalidResponse(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
@@ -448,15 +444,3 @@ async def _event(reply: Reply) -> bytes | None:
 def _is_cut(answer: JSON) -> bool:
     """Tell whether an answer, or an event of a stream, says that its limit cut it."""
     return any(it.get("finish_reason") == "length" for it in objects_of(answer.get("choices")))
-
-
-def object_of(value: object) -> JSON:
-    """Give a JSON object that a server sent; an empty one for anything else."""
-    return cast("JSON", value) if isinstance(value, dict) else {}
-
-
-def objects_of(value: object) -> list[JSON]:
-    """Give the JSON objects of a list; none for anything else."""
-    return (
-        [object_of(item) for item in cast("list[object]", value)] if isinstance(value, list) else []
-    )

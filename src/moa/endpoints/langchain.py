@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, cast
+from typing import cast
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from moa._async import closed_after, in_time
+from moa._json import object_of
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, need
@@ -135,12 +137,14 @@ class LangChainEndpoint(EndpointBase):
             update["temperature"] = prompt.temperature
         headers = context.tracer and context.tracer.headers
         if headers and fields.keys() >= _TAKES_HEADERS:
-            given: dict[str, Any] = getattr(self.chat_model, "model_kwargs", None) or {}
-            own: Mapping[str, str] = given.get("extra_headers") or {}
+            given = object_of(getattr(self.chat_model, "model_kwargs", None))
+            own = object_of(given.get("extra_headers"))
             update["model_kwargs"] = {**given, "extra_headers": {**headers, **own}}
         return self.chat_model.model_copy(update=update)
 
-    def _with_tools(self, prompt: Prompt, context: RunContext) -> Runnable[Any, AIMessage]:
+    def _with_tools(
+        self, prompt: Prompt, context: RunContext
+    ) -> Runnable[LanguageModelInput, AIMessage]:
         model = self._model(prompt, context)
         if not prompt.tools:
             return model
@@ -167,8 +171,10 @@ class LangChainEndpoint(EndpointBase):
         except NotImplementedError:
             shown = _messages(with_schema(messages, schema))
             return await model.ainvoke(shown, stop=_stop(prompt)), None
-        found = cast("Mapping[str, Any]", await held.ainvoke(_messages(messages)))
-        return found["raw"], found["parsed"]
+        found = object_of(await held.ainvoke(_messages(messages)))
+        raw = found["raw"]
+        assert isinstance(raw, AIMessage), "`include_raw` says so"
+        return raw, found["parsed"]
 
     def _finished(
         self,
@@ -190,7 +196,7 @@ class LangChainEndpoint(EndpointBase):
             context.note("degraded", NO_USAGE, endpoint=self.name)
         amount = self.price.charge(amount)
         call.settle(amount)
-        about: dict[str, Any] = message.response_metadata
+        about = object_of(message.response_metadata)
         ended = next((str(about[key]) for key in _ENDED if about.get(key)), "stop").lower()
         cut = ended in _CUT
         if parsed is None:
@@ -250,13 +256,13 @@ def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]
     return said
 
 
-def _written(call: ToolCall) -> Any:
+def _written(call: ToolCall) -> LangChainToolCall:
     """Write a call as LangChain does; arguments that are no object it can't hold."""
     try:
         values = replace(call, arguments=neutralise(call.arguments)).values
     except ValueError:
         values = {}
-    return {"type": "tool_call", "name": call.name, "args": values, "id": call.id}
+    return LangChainToolCall(type="tool_call", name=call.name, args=values, id=call.id)
 
 
 def _calls(message: AIMessage, prompt: Prompt) -> tuple[ToolCall, ...]:

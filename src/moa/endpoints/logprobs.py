@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 from moa._async import gather
+from moa._json import JSON, at, list_of, number_of, object_of, objects_of
 from moa.context import RunContext
 from moa.endpoints import Decision, Example, Request
-from moa.endpoints.client import JSON, Client
+from moa.endpoints.client import Client
 from moa.endpoints.known import known
 from moa.endpoints.layouts import MOST_AT_ONCE, LabelPrompt, label_prompt
 from moa.endpoints.sent import SentPrompt, log_sent
@@ -233,14 +234,15 @@ class LabelReader(ABC):
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read how probable each label is after a prompt, in which no control token is meant."""
 
-    async def _tokenized(self, body: Mapping[str, Any], context: RunContext) -> list[int]:
+    async def _tokenized(self, body: Mapping[str, object], context: RunContext) -> list[int]:
         """Have the server tokenize, which is free."""
         client = self._client
         answer, _ = await client.post("/tokenize", body, context, estimate=NOTHING, at_root=True)
-        tokens: object = answer.get("tokens")
-        if not isinstance(tokens, list) or not tokens:
+        sent = list_of(answer.get("tokens"))
+        tokens = [token for token in sent if isinstance(token, int)]
+        if not tokens or len(tokens) < len(sent):
             raise InvalidResponse("the tokenizer sent no tokens", endpoint=client.name)
-        return [int(token) for token in cast("list[int]", tokens)]
+        return tokens
 
 
 def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
@@ -291,7 +293,7 @@ class VLLMLabelReader(LabelReader):
         amount = NOTHING
         for start in range(0, len(candidates), MOST_AT_ONCE):
             few = candidates[start : start + MOST_AT_ONCE]
-            body: dict[str, Any] = {
+            body: JSON = {
                 "model": self._client.model,
                 "prompt": prompt,
                 "max_tokens": 1,
@@ -310,8 +312,8 @@ class VLLMLabelReader(LabelReader):
 
     def _logprobs(self, reply: JSON, candidates: Sequence[int]) -> list[float]:
         try:
-            found: Mapping[str, Any] = reply["choices"][0]["logprobs"]["top_logprobs"][0]
-            return [float(found[f"token_id:{token}"]) for token in candidates]
+            found = at(reply, "choices", 0, "logprobs", "top_logprobs", 0)
+            return [number_of(at(found, f"token_id:{token}")) for token in candidates]
         except KeyError as error:
             raise EndpointUnsupported(
                 f"log-probabilities of chosen tokens are not there ({error}). "
@@ -449,7 +451,7 @@ class LlamaCppReader(LabelReader):
     ) -> tuple[dict[int, float] | None, Amount]:
         """Read the tokens after a push; `None` where the sampled one hides them; see `_sampled`."""
         hard = push == _HARD_PUSH
-        sampling: dict[str, Any] = {
+        sampling: JSON = {
             "samplers": ["top_k", "temperature"] if hard else ["temperature"],
             "top_k": len(tokens) if hard else 0,
             "logit_bias": [[token, push] for token in tokens],
@@ -476,14 +478,14 @@ class LlamaCppReader(LabelReader):
         return TokenReading(tuple(found[token] for token in tokens), before + amount)
 
     async def _sampled(
-        self, prompt: Sequence[int], sampling: Mapping[str, Any], context: RunContext
+        self, prompt: Sequence[int], sampling: Mapping[str, object], context: RunContext
     ) -> tuple[dict[int, float] | None, Amount]:
         """Sample a token: probabilities, or their logarithms before sampling, of those asked for.
 
         `None`: none are sent, as the token writes no text: it is a control token, or a part of a
         character, as the first ones of labels in Japanese may be.
         """
-        body: dict[str, Any] = {
+        body: JSON = {
             "model": self._client.model,
             "prompt": list(prompt),
             "max_tokens": 1,
@@ -497,13 +499,15 @@ class LlamaCppReader(LabelReader):
         )
         answer, amount = await self._client.post("/completions", body, context, estimate=estimate)
         try:
-            choice = answer["choices"][0]
-            if choice["logprobs"] is None and choice["text"] in _NO_TEXT:
+            choice = at(answer, "choices", 0)
+            if at(choice, "logprobs") is None and at(choice, "text") in _NO_TEXT:
                 return None, amount
-            sent = choice["logprobs"]["content"][0]
-            after = "top_probs" in sent
-            named = sent["top_probs" if after else "top_logprobs"]
-            return {t["id"]: float(t["prob" if after else "logprob"]) for t in named}, amount
+            sent = object_of(at(choice, "logprobs", "content", 0))
+            tokens, value = ("top_logprobs", "logprob")
+            if "top_probs" in sent:
+                tokens, value = ("top_probs", "prob")
+            named = objects_of(sent[tokens])
+            return {int(number_of(one["id"])): number_of(one[value]) for one in named}, amount
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InvalidResponse(
                 "the answer holds no probabilities", endpoint=self._client.name

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import finalize
 
 from pydantic import SecretStr
@@ -97,7 +97,7 @@ class Pool(Wire):
     async def send(
         self,
         path: str,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
         also: Mapping[str, str] | None = None,

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Examples, Prompt, Questions
@@ -47,9 +47,9 @@ class SentPrompt:
     """Role and text of each message. The role `prompt` is a text that the model goes on with."""
     labels: tuple[str, ...] = ()
     """Continuations whose probabilities are read; empty where the model writes."""
-    schema: Mapping[str, Any] | None = None
+    schema: Mapping[str, object] | None = None
     """JSON schema that the answer has to follow."""
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, object] = field(default_factory=dict[str, object])
     """What else is sent, such as `max_tokens`."""
     tokens: int | None = None
     """Tokens of the messages, without what the model's chat template puts around them; `None`:

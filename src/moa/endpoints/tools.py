@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, cast
 
 from moa._async import closed_after
+from moa._json import JSON, is_object, object_of
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, ToolSchema
 from moa.endpoints.openai import OpenAIEndpoint, instructed
@@ -209,10 +209,10 @@ def _described(tool: ToolSchema) -> str:
     return f"- {tool.name}: {tool.description}\n  arguments: {form}"
 
 
-def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, Any] | None) -> dict[str, Any]:
+def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, object] | None) -> JSON:
     """Write the schema of one turn: a call of a tool, or the answer where one may be given."""
-    shared: dict[str, Any] = {}
-    forms: list[dict[str, Any]] = [
+    shared: JSON = {}
+    forms: list[dict[str, JSON]] = [
         {"tool": {"const": tool.name}, "arguments": _hoisted(tool.parameters, tool.name)}
         for tool in tools
     ]
@@ -220,18 +220,17 @@ def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, Any] | None) 
         forms.append({"answer": _hoisted(answer, "answer")})
     for form in forms:
         for part in form.values():
-            shared |= part.pop("$defs", {})
+            shared |= object_of(part.pop("$defs", None))
     closed = {"type": "object", "additionalProperties": False}
     turns = [{**closed, "properties": form, "required": [*form]} for form in forms]
-    return {"title": "Turn", "anyOf": turns} | ({"$defs": shared} if shared else {})
+    whole: JSON = {"title": "Turn", "anyOf": turns}
+    return {**whole, "$defs": shared} if shared else whole
 
 
-def _hoisted(schema: Mapping[str, Any], owner: str) -> dict[str, Any]:
+def _hoisted(schema: Mapping[str, object], owner: str) -> JSON:
     """Name the shared parts of a schema after their owner, so that they can stand beside others."""
-    text = json.dumps(schema).replace('"#/$defs/', f'"#/$defs/{owner}_')
-    hoisted: dict[str, Any] = json.loads(text)
-    if "$defs" in hoisted:
-        shared = cast("dict[str, Any]", hoisted["$defs"])
+    hoisted: JSON = json.loads(json.dumps(schema).replace('"#/$defs/', f'"#/$defs/{owner}_'))
+    if is_object(shared := hoisted.get("$defs")):
         hoisted["$defs"] = {f"{owner}_{name}": part for name, part in shared.items()}
     return hoisted
 
@@ -240,12 +239,11 @@ def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
     """Find `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
     for begin in islice(_CALL.finditer(text), _MAX_READ):
         try:
-            written: object = _JSON.raw_decode(text, begin.start())[0]
+            call = object_of(_JSON.raw_decode(text, begin.start())[0])
         except (ValueError, RecursionError):
             continue
-        call = cast("dict[str, object]", written)  # it begins with a brace
         name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
-        if len(call) == 2 and isinstance(name, str) and isinstance(arguments, dict):
+        if len(call) == 2 and isinstance(name, str) and is_object(arguments):
             return ToolCall(name, json.dumps(arguments), f"call_{len(prompt.messages)}")
     return None
 
@@ -253,7 +251,7 @@ def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
 def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
     """Read a turn; where the schema was not enforced and it is none, it is the answer."""
     try:
-        written: object = json.loads(completion.text)
+        turn = object_of(json.loads(completion.text))
     except ValueError:
         if completion.finish_reason != "length":
             return completion
@@ -262,7 +260,6 @@ def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Comple
             node=context.node or completion.endpoint,
             text=completion.text,
         ) from None
-    turn = cast("dict[str, Any]", written) if isinstance(written, dict) else {}
     if isinstance(name := turn.get("tool"), str):
         arguments = json.dumps(turn.get("arguments", {}), ensure_ascii=False)
         call = ToolCall(name, arguments, f"call_{len(prompt.messages)}")

@@ -17,9 +17,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from moa._json import is_list, is_object
 from moa.errors import (
     GATEWAY_TIMEOUTS,
     ConfigError,
@@ -189,10 +190,10 @@ def without_key(value: object, secret: str) -> object:
     """Take a key out of every text of a JSON value; `RecursionError`: it is nested too deep."""
     if isinstance(value, str):
         return masked(value, secret)
-    if isinstance(value, list):
-        return [without_key(item, secret) for item in cast("list[object]", value)]
-    if isinstance(value, dict):
-        items = cast("dict[str, object]", value).items()
+    if is_list(value):
+        return [without_key(item, secret) for item in value]
+    if is_object(value):
+        items = value.items()
         return {masked(name, secret): without_key(item, secret) for name, item in items}
     return value
 
@@ -436,18 +437,17 @@ def _words(body: object, depth: int = 0) -> tuple[str, str]:
         return body, ""
     if depth == _DEEPEST:
         return "", ""
-    if isinstance(body, list):
-        parts = [_words(item, depth + 1)[0] for item in cast("list[object]", body)]
+    if is_list(body):
+        parts = [_words(item, depth + 1)[0] for item in body]
         return "; ".join(part for part in parts if part), ""
-    if not isinstance(body, dict):
+    if not is_object(body):
         return "", ""
-    known = cast("dict[str, Any]", body)
     for key in ("error", "detail", "message", "msg"):
-        said, code = _words(_unwrapped(known.get(key)), depth + 1)
+        said, code = _words(_unwrapped(body.get(key)), depth + 1)
         if said:
-            loc = known.get("loc")
-            where = ".".join(map(str, cast("list[object]", loc))) if isinstance(loc, list) else loc
-            found = code or str(known.get("code") or known.get("error_type") or "")
+            loc = body.get("loc")
+            where = ".".join(map(str, loc)) if is_list(loc) else loc
+            found = code or str(body.get("code") or body.get("error_type") or "")
             return (f"{where}: {said}" if where else said), found
     return "", ""
 

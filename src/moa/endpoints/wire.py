@@ -9,7 +9,6 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from moa.endpoints.pacing import Slots
 from moa.endpoints.transport import without_key
@@ -127,7 +126,7 @@ class Wire(ABC):
     async def send(
         self,
         path: str,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
         also: Mapping[str, str] | None = None,
