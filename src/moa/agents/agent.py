@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequenc
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Unpack, cast, overload
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Unpack, cast, overload
 
 from pydantic import (
     BaseModel,
@@ -71,7 +71,7 @@ class Settings(Limits, total=False):
     """Sampling temperature; above 0, answers differ. `None` uses the server's default."""
     tag: str | None
     """Name of the tags that mark the input as data; empty if the input is the request itself."""
-    examples: Sequence[tuple[Any, Any]]
+    examples: Sequence[tuple[object, object]]
     """Pairs of an input and its right output, shown to the model before the request."""
     tools: Sequence[AnyTool]
     """Tools that the model may call: functions, LangChain tools, `Tool`s."""
@@ -79,7 +79,7 @@ class Settings(Limits, total=False):
     """Maximum number of tool calls in a run; one more raises `BudgetExceeded`."""
 
 
-History = Iterable[Message | Mapping[str, Any]] | Result[Any]
+History = Iterable[Message | Mapping[str, object]] | Result[object]
 """Earlier messages: a result, its `messages`, or messages in OpenAI's format."""
 
 
@@ -163,15 +163,15 @@ class Agent(TypedNode[In, Out]):
         endpoint: Endpoint | str,
         instructions: str | None = None,
         *,
-        input: Any = None,
-        output: Any = None,
+        input: object = None,
+        output: object = None,
         prompt: str | None = None,
         name: str | None = None,
         repairs: int = 1,
         max_tokens: int = 512,
         temperature: float | None = 0.0,
         tag: str | None = None,
-        examples: Sequence[tuple[Any, Any]] = (),
+        examples: Sequence[tuple[object, object]] = (),
         tools: Sequence[AnyTool] = (),
         max_tool_calls: int = 10,
         budget: Budget = UNLIMITED,
@@ -262,7 +262,7 @@ class Agent(TypedNode[In, Out]):
     def _writes_model(self) -> bool:
         return self._model is self.output_type
 
-    def _example(self, request: Any, output: Any) -> tuple[In, BaseModel]:
+    def _example(self, request: object, output: object) -> tuple[In, BaseModel]:
         if self._schema is None and isinstance(output, str):
             output = {"text": output}
         try:
@@ -279,10 +279,9 @@ class Agent(TypedNode[In, Out]):
         Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
         `tag` where the agent has one of its own.
         """
-        text = cast("Any", request)
         if self._template is not None:
-            return self._template.filled(text, tag=self.tag)
-        return data(text, tag=self.tag) if self.tag else written(text)
+            return self._template.filled(request, tag=self.tag)
+        return data(request, tag=self.tag) if self.tag else written(request)
 
     def messages(self, request: In) -> tuple[Message, ...]:
         """Write what the model reads; by default the instructions, and `user_prompt`."""
@@ -318,12 +317,11 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        written, model = unfenced(text), self._model
-        if self._writes_model:
-            return cast("Out", model.model_validate_json(written))
-        if not written.startswith("{"):  # where no server holds it to the schema
+        written = unfenced(text)
+        if not self._writes_model and not written.startswith("{"):  # no server holds it to that
             return TypeAdapter[Out](self.output_type).validate_json(written)
-        return getattr(model.model_validate_json(written), _VALUE)
+        found = self._model.model_validate_json(written)
+        return cast("Out", found) if self._writes_model else getattr(found, _VALUE)
 
     def check(self, request: In, output: Out) -> None:
         """Say what the schema can't: whether the output fits this request.
@@ -465,7 +463,11 @@ _VALUE = "value"
 """The one field of a model that stands for a type which is none."""
 
 
-def _model_of(output: Any) -> type[BaseModel]:
+def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _model_of(output: object) -> type[BaseModel]:
     """Give what a model is asked to write: servers take the schema of an object alone.
 
     Raises:
@@ -473,11 +475,11 @@ def _model_of(output: Any) -> type[BaseModel]:
     """
     if output is str:
         raise ConfigError("output=str: leave it out, an agent gives a Reply, which has a text")
-    if isinstance(output, type) and issubclass(cast("type[object]", output), BaseModel):
-        return cast("type[BaseModel]", output)
+    if _is_model(output):
+        return output
     fields: dict[str, Any] = {_VALUE: (output, ...)}
     try:
-        model: type[BaseModel] = create_model(getattr(output, "__name__", "Answer"), **fields)
+        model = create_model(getattr(output, "__name__", "Answer"), **fields)
         model.model_json_schema()
     except PydanticUserError:
         raise ConfigError(

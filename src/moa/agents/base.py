@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from types import UnionType
-from typing import Any, ClassVar, NamedTuple, TypedDict, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
@@ -32,7 +32,7 @@ from moa.usage import Tier
 T = TypeVar("T")
 In = TypeVar("In", default=str | BaseModel)
 Out = TypeVar("Out", default=Reply)
-Make = TypeVar("Make", bound=Callable[..., Any])
+Make = TypeVar("Make", bound=Callable[..., object])
 
 _WHO_CAN: dict[Capability, str] = {
     "complete": "any OpenAI-compatible server, and the embedded model",
@@ -216,16 +216,19 @@ class TypedNode(ABC, NodeBase[In, Out]):
             context: The agent's own, nested in that of the run.
         """
 
-    def _admitted(self, request: In) -> In:
+    def _admitted(self, request: object) -> In:
         if self._input is None:
             # Instances alone: pydantic would make an empty model of a dictionary for `BaseModel`.
-            if not isinstance(request, self.input_type):
+            if not self._is_input(request):
                 raise InputError(self._misfit(request))
             return request
         try:
             return self._input.validate_python(request, strict=True)
         except ValidationError as error:
             raise InputError(f"{self._misfit(request)}: {said(error)}") from error
+
+    def _is_input(self, request: object) -> TypeGuard[In]:
+        return isinstance(request, self.input_type)
 
     def _misfit(self, request: object) -> str:
         wanted = getattr(self.input_type, "__name__", None) or str(self.input_type)

@@ -94,7 +94,7 @@ def sampler(
     labels: Annotated[dict[str, str] | list[str] | None, Field(min_length=2)] = None,
     temperature: WarmTemperature = 0.7,
     max_tokens: MaxTokens = 512,
-) -> Node[Any, Any]:
+) -> Node[str | BaseModel, BaseModel]:
     """Make an agent whose answers to one request differ, to be asked several times.
 
     Without instructions it answers the request; with `labels`, or what each means, it chooses one.

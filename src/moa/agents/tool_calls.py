@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from pydantic_core import to_json
 
@@ -105,7 +104,7 @@ class ToolCalls:
         return text
 
     async def _approved(
-        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+        self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
         with context.span("tool", tool.name) as span:
             if span is None:
@@ -119,7 +118,7 @@ class ToolCalls:
             return text
 
     async def _if_allowed(
-        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+        self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
         allowed: object = True
         if tool.approve is not None:  # it sees what will run, and not what the model wrote
@@ -132,7 +131,7 @@ class ToolCalls:
         return _failed(call, "not allowed", str(allowed or "a person said no"), context, "refused")
 
     async def _called(
-        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+        self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
         one = Amount(tool_calls=1, seconds=_NO_TIME)
         (await context.reserve(self.endpoint.name, self.endpoint.tier, one)).settle(one)

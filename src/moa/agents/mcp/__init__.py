@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -17,7 +17,7 @@ from moa.errors import ConfigError, needed
 if TYPE_CHECKING:
     from moa.agents.mcp.connection import Connection
 
-Server = str | Sequence[str] | Mapping[str, Any]
+Server = str | Sequence[str] | Mapping[str, object]
 """The URL of a server; the command that starts one, which then speaks over stdin and stdout; or a
 dictionary of `url` and `headers`, or of `command`, `args`, `env` and `cwd`."""
 

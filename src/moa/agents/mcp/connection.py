@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
 
 from mcp.client import Client, ClientSession
 from mcp.shared.exceptions import MCPError
@@ -29,6 +28,7 @@ from pydantic import RootModel, ValidationError
 from pydantic_core import to_json
 
 from moa._async import first_in
+from moa._json import JSON, object_of
 from moa._terminal import escaped
 from moa.agents.base import said
 from moa.agents.mcp import Address, Command
@@ -55,7 +55,7 @@ _LONGEST_QUOTE = 300
 _logger = logging.getLogger(__name__)
 
 
-class _Raw(RootModel[dict[str, Any]]):
+class _Raw(RootModel[JSON]):
     """A result as it comes."""
 
 
@@ -131,7 +131,7 @@ class Connection:
             if (cursor := page.next_cursor) is None:
                 return tools
 
-    async def call(self, tool: str, arguments: Mapping[str, Any]) -> object:
+    async def call(self, tool: str, arguments: Mapping[str, object]) -> object:
         """Have a tool run, and give its text, or its structured content where it gives no text.
 
         Raises:
@@ -176,8 +176,7 @@ class Connection:
         return self._failed(EndpointUnavailable, f"the connection failed: {fault}")
 
     def _refused(self, error: MCPError) -> EndpointError:
-        why, data = _quoted(error.message), cast("object", error.data)
-        status = cast("dict[str, int]", data).get(STATUS) if isinstance(data, dict) else None
+        why, status = _quoted(error.message), object_of(error.data).get(STATUS)
         if error.code == REQUEST_TIMEOUT:
             return self._failed(EndpointTimeout, why)
         if error.code == PARSE_ERROR:
@@ -186,7 +185,7 @@ class Connection:
             return self._failed(InvalidResponse, f"{why}. Is this the address of an MCP server?")
         if status == UNREACHABLE:
             return self._failed(EndpointUnavailable, f"{why}. Is it up at that address?")
-        if status is None:
+        if not isinstance(status, int):
             return self._failed(EndpointRejected, f"it says no: {why}")
         why = f"HTTP {status}: {why}" if why else f"HTTP {status}"
         if status in (401, 403):

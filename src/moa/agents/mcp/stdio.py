@@ -18,7 +18,6 @@ from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import anyio
 import psutil
@@ -35,6 +34,7 @@ from mcp_types import (
 )
 from pydantic_core import from_json, to_json
 
+from moa._json import is_object
 from moa._terminal import escaped
 from moa.agents.mcp import Command
 from moa.errors import ConfigError, EndpointError, EndpointUnavailable, InvalidResponse
@@ -286,8 +286,8 @@ async def _too_long(stdout: asyncio.StreamReader) -> bytes:
 
 
 def _message(line: bytes) -> JSONRPCMessage:
-    found: Any = from_json(line)
-    if not isinstance(found, dict):
+    found: object = from_json(line)
+    if not is_object(found):
         raise ValueError("no object")
     if "method" in found:
         kind = JSONRPCRequest if "id" in found else JSONRPCNotification
