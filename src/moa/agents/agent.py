@@ -19,17 +19,17 @@ from pydantic import (
 )
 
 from moa._async import beside, closed_after, iterated
-from moa.agents.base import In, Limits, Out, TypedNode, ready, require, said
+from moa.agents.base import In, Limits, Out, TypedNode, fault_in, ready, require
 from moa.agents.prompts import (
     TAG,
     Template,
     again,
     data,
-    fitted,
+    fit_to_schema,
     schema_of,
     system,
     without_tags,
-    written,
+    write_input,
     wrong_with,
 )
 from moa.agents.tool_calls import ToolCalls
@@ -39,7 +39,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
 from moa.endpoints.sent import SentPrompt, show
-from moa.endpoints.tools import Tooled, plain
+from moa.endpoints.tools import WithTools, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.messages import Message, files_needed, files_of
 from moa.node import Reply, Result, streamed
@@ -88,7 +88,7 @@ class _Talk:
     """What a run is given of a conversation, and what it adds."""
 
     history: tuple[Message, ...]
-    said: tuple[Message, ...] = ()
+    fault_in: tuple[Message, ...] = ()
 
 
 _TALK: ContextVar[_Talk | None] = ContextVar("_TALK", default=None)
@@ -215,7 +215,7 @@ class Agent(TypedNode[In, Out]):
         if len(self.tools) < len(tools):
             raise ConfigError(f"agent {self.name!r}: two tools have the same name: give one name=")
         if self.tools:
-            self.endpoint = Tooled(self.endpoint)
+            self.endpoint = WithTools(self.endpoint)
 
     async def run(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
@@ -269,9 +269,9 @@ class Agent(TypedNode[In, Out]):
             shown = self._model.model_validate(output if self._writes_model else {_VALUE: output})
         except ValidationError as error:
             raise ConfigError(
-                f"agent {self.name!r}: example {output!r:.100}: {said(error)}"
+                f"agent {self.name!r}: example {output!r:.100}: {fault_in(error)}"
             ) from None
-        return self._admitted(request), shown
+        return self._check_input(request), shown
 
     def user_prompt(self, request: In) -> str:
         """Write the user message; by default the request alone, as data where there is a `tag`.
@@ -281,7 +281,7 @@ class Agent(TypedNode[In, Out]):
         """
         if self._template is not None:
             return self._template.filled(request, tag=self.tag)
-        return data(request, tag=self.tag) if self.tag else written(request)
+        return data(request, tag=self.tag) if self.tag else write_input(request)
 
     def messages(self, request: In) -> tuple[Message, ...]:
         """Write what the model reads; by default the instructions, and `user_prompt`."""
@@ -317,7 +317,7 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        written = unfenced(text)
+        written = strip_fence(text)
         if not self._writes_model and not written.startswith("{"):  # no server holds it to that
             return TypeAdapter[Out](self.output_type).validate_json(written)
         found = self._model.model_validate_json(written)
@@ -333,7 +333,7 @@ class Agent(TypedNode[In, Out]):
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask, have tools used, validate, check, and have it repaired."""
         talk = _TALK.get() or _Talk(())
-        before, asked = self._opening(request, talk.history)
+        before, asked = self._first_messages(request, talk.history)
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
@@ -345,11 +345,13 @@ class Agent(TypedNode[In, Out]):
             turns += more
             cut = completion.finish_reason == "length"
             try:
-                said_alone = self._unechoed(completion, self._tag_in(asked[-1].content), context)
-                output = self.read(self._fitted(said_alone, context))
+                said_alone = self._without_echo(
+                    completion, self._tag_in(asked[-1].content), context
+                )
+                output = self.read(self._cut_to_fit(said_alone, context))
                 self.check(request, output)
             except ValueError as error:
-                fault = said(error)
+                fault = fault_in(error)
                 if cut:
                     fault = f"it was cut at max_tokens={self.max_tokens} ({fault})"
                 if not left:
@@ -374,7 +376,7 @@ class Agent(TypedNode[In, Out]):
                 return output
         raise AssertionError("the last try returns or raises")
 
-    def _opening(
+    def _first_messages(
         self, request: In, history: Sequence[Message]
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         """Write all messages of the first call, and those of them that the request makes."""
@@ -386,7 +388,7 @@ class Agent(TypedNode[In, Out]):
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write the first call that `request` makes; see `TypedNode.prompt`."""
         talk = _TALK.get() or _Talk(())
-        messages, _ = self._opening(request, talk.history)
+        messages, _ = self._first_messages(request, talk.history)
         return [await show(self.endpoint, self._prompt(messages, free=True), context)]
 
     async def _turns(
@@ -404,7 +406,7 @@ class Agent(TypedNode[In, Out]):
             asked = Message("assistant", completion.text, completion.tool_calls)
             turns += (asked, *await calls.results(completion.tool_calls, context))
 
-    def _unechoed(self, completion: Completion, tag: str, context: RunContext) -> Completion:
+    def _without_echo(self, completion: Completion, tag: str, context: RunContext) -> Completion:
         """Take the tags of the data out of an answer."""
         if not tag or f"<{tag}>" in self.instructions:
             return completion
@@ -417,11 +419,11 @@ class Agent(TypedNode[In, Out]):
         context.note("changed", "the tags around the data, which the model repeated, are cut")
         return replace(completion, text=text)
 
-    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+    def _cut_to_fit(self, completion: Completion, context: RunContext) -> Completion:
         """Cut what is too much, rather than have it all written again."""
         if self._schema is None:
             return completion
-        text, cut = fitted(self._model, unfenced(completion.text.strip()))
+        text, cut = fit_to_schema(self._model, strip_fence(completion.text.strip()))
         for what in cut:
             context.note("truncated", what, endpoint=completion.endpoint)
         return replace(completion, text=text)
@@ -489,7 +491,7 @@ def _model_of(output: object) -> type[BaseModel]:
     return model
 
 
-def unfenced(text: str) -> str:
+def strip_fence(text: str) -> str:
     """Take JSON out of its code fence."""
     fenced = _FENCED.fullmatch(text)
     return fenced[1] if fenced else text

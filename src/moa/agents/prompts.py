@@ -38,10 +38,10 @@ def block(text: str, name: str = "", *, tag: str = TAG) -> str:
         tag: Name of the block's tags.
     """
     above = f"{name}:\n" if name else ""
-    return f"{above}<{tag}>\n{escaped(text, tag=tag)}\n</{tag}>"
+    return f"{above}<{tag}>\n{escape_tags(text, tag=tag)}\n</{tag}>"
 
 
-def escaped(text: str, *, tag: str = TAG) -> str:
+def escape_tags(text: str, *, tag: str = TAG) -> str:
     """Rewrite what reads as the tag of a block, so that `text` can neither close nor open one."""
     return rewritten(_read_as(tag), text, lambda _: "&lt;")
 
@@ -63,26 +63,26 @@ def without_tags(text: str, *, tag: str = TAG) -> str:
 
 
 def data(request: object, *, tag: str = TAG) -> str:
-    """Write an input as a block, in the words of `written`."""
-    return block(written(request), tag=tag)
+    """Write an input as a block, in the words of `write_input`."""
+    return block(write_input(request), tag=tag)
 
 
-def written(request: object) -> str:
+def write_input(request: object) -> str:
     """Write an input as it is read: by its `__str__` where it has one, else field by field."""
     if not isinstance(request, BaseModel) or type(request).__str__ is not BaseModel.__str__:
         return str(request)
-    return _worded(request.model_dump(mode="json", exclude_none=True, context=IN_WORDS))
+    return _write_value(request.model_dump(mode="json", exclude_none=True, context=IN_WORDS))
 
 
-def _worded(value: object) -> str:
+def _write_value(value: object) -> str:
     if isinstance(value, str):
         return value
     if value is None:
         return ""
     if is_list(value):
-        return "".join(f"\n- {_worded(item)}" for item in value)
+        return "".join(f"\n- {_write_value(item)}" for item in value)
     if is_object(value):
-        return "\n".join(f"{name}: {_worded(field)}" for name, field in value.items())
+        return "\n".join(f"{name}: {_write_value(field)}" for name, field in value.items())
     return json.dumps(value)
 
 
@@ -114,7 +114,7 @@ class Template:
             if name is not None:
                 value = getattr(request, name)
                 known = isinstance(value, str | BaseModel)
-                text = written(value) if known else _worded(dumped[name])
+                text = write_input(value) if known else _write_value(dumped[name])
                 pieces.append(block(text, tag=tag) if tag else text)
         return "".join(pieces)
 
@@ -162,9 +162,8 @@ def again(messages: Sequence[Message], wrong: str, *, tag: str = TAG) -> tuple[M
     A small model that reads its rejected answer may write it once more.
     """
     *before, last = messages
-    told = (
-        f"An earlier answer could not be used: {escaped(wrong, tag=tag)}. Answer again, correctly."
-    )
+    fault = escape_tags(wrong, tag=tag)
+    told = f"An earlier answer could not be used: {fault}. Answer again, correctly."
     if last.role != "user":
         return (*messages, Message("user", told))
     return (*before, replace(last, content=f"{last.content}\n\n{told}"))
@@ -198,7 +197,7 @@ def schema_of(model: type[BaseModel]) -> JSON:
     Every field is required, since a small model leaves out what it may; one with a default may be
     null, which stands for the default. A title that only repeats a field's name is left out.
     """
-    return model.model_json_schema(schema_generator=_Asked)
+    return model.model_json_schema(schema_generator=_SchemaForModels)
 
 
 class Untitled(GenerateJsonSchema):
@@ -220,7 +219,7 @@ class WithoutExamples(GenerateJsonSchema):
         return found
 
 
-class _Asked(WithoutExamples, Untitled):
+class _SchemaForModels(WithoutExamples, Untitled):
     def field_is_required(self, field: object, total: bool) -> bool:
         return True
 
@@ -240,7 +239,7 @@ def at_most(model: type[M], field: str, most: int) -> type[M]:
     return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
 
 
-def fitted(model: type[BaseModel], text: str) -> tuple[str, tuple[str, ...]]:
+def fit_to_schema(model: type[BaseModel], text: str) -> tuple[str, tuple[str, ...]]:
     """Mend JSON that nearly fits a model: a null where there is a default goes, too much is cut.
 
     Give the JSON, and what was cut, in words; what is wrong in another way stays as it is.
@@ -248,7 +247,7 @@ def fitted(model: type[BaseModel], text: str) -> tuple[str, tuple[str, ...]]:
     cut: list[str] = []
     while faults := _faults(model, text):
         value = json.loads(text)
-        mended = [_mended(value, fault, cut) for fault in faults]
+        mended = [_mend(value, fault, cut) for fault in faults]
         if not any(mended):  # else what is behind a fault comes to light when that is gone
             break
         text = json.dumps(value, ensure_ascii=False)
@@ -263,7 +262,7 @@ def _faults(model: type[BaseModel], text: str) -> list[ErrorDetails]:
     return []
 
 
-def _mended(value: Any, fault: ErrorDetails, cut: list[str]) -> bool:
+def _mend(value: Any, fault: ErrorDetails, cut: list[str]) -> bool:
     """Mend one fault in place, and say whether it could be; `cut` is told what was cut."""
     *path, last = fault["loc"] or ("",)
     for step in path:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from moa.agents.agent import Agent, History, unfenced
+from moa.agents.agent import Agent, History, strip_fence
 from moa.agents.prompts import TAG, block
 from moa.agents.tool_calls import ToolCalls
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, ToolSchema
-from moa.endpoints.tools import Tooled, plain
+from moa.endpoints.tools import WithTools, plain
 from moa.errors import InputError
 from moa.messages import File, Message, ToolCall
 from moa.node import Reply, Result
@@ -115,7 +115,7 @@ class Relay(Agent[object, object]):
         if wishes.temperature is not None:
             self.temperature = wishes.temperature
         if wishes.tools:
-            self.endpoint = Tooled(agent.endpoint, must_call=wishes.must_call)
+            self.endpoint = WithTools(agent.endpoint, must_call=wishes.must_call)
 
     async def run(
         self, request: object, /, context: RunContext | None = None, *, history: History = ()
@@ -149,7 +149,7 @@ class Relay(Agent[object, object]):
             raise ValueError("it calls no tool")
         if self.wishes.schema is None:
             return self.agent.read(completion)
-        text = unfenced(completion.text.strip())
+        text = strip_fence(completion.text.strip())
         try:
             value: object = json.loads(text)
         except RecursionError as error:
@@ -157,7 +157,7 @@ class Relay(Agent[object, object]):
         self.wishes.check(value)
         return Reply(text=text)
 
-    def _opening(
+    def _first_messages(
         self, request: object, history: Sequence[Message]
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         told, wishes = self.messages(request), self.wishes
@@ -195,10 +195,10 @@ class Relay(Agent[object, object]):
         wanted = completion.tool_calls[: 1 if self.wishes.one_call else None]
         return replace(completion, tool_calls=wanted), ()
 
-    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+    def _cut_to_fit(self, completion: Completion, context: RunContext) -> Completion:
         if completion.tool_calls or self.wishes.schema is not None:
             return completion
-        return super()._fitted(completion, context)
+        return super()._cut_to_fit(completion, context)
 
     def _streams(self, context: RunContext) -> bool:
         return self.wishes.schema is None and self.agent._streams(context)

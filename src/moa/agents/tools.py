@@ -167,7 +167,7 @@ class Tool:
         """Run it, and write its result as a model reads it, up to `max_characters`."""
         result = await self._invoke(values, context)
         if not isinstance(result, str):
-            result = await asyncio.to_thread(_written, result)
+            result = await asyncio.to_thread(_write_result, result)
         if len(result) <= self.max_characters:
             return result
         cut = f"the first {self.max_characters} of {len(result)} characters"
@@ -205,7 +205,7 @@ Invokes = Callable[[Mapping[str, object], RunContext], Awaitable[object]]
 _Parts = tuple[ToolSchema, Reads, Invokes]
 
 
-def _written(result: object) -> str:
+def _write_result(result: object) -> str:
     """Write a result as JSON, a large one piece by piece.
 
     Pydantic holds up every thread for as long as it writes.

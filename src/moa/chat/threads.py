@@ -15,7 +15,7 @@ from langgraph.checkpoint.base import ChannelVersions, CheckpointTuple, empty_ch
 from pydantic import BaseModel, ValidationError, field_validator
 
 from moa._async import Lock, closed_after
-from moa.agents.base import said
+from moa.agents.base import fault_in
 from moa.chat.messages import Conversation, Summary, Turn
 from moa.chat.stores import Store, wait_for
 from moa.context import RunContext
@@ -193,7 +193,7 @@ class Threads:
         except ValidationError as error:
             raise StoreError(
                 f"thread {_name(found)!r} in {self.store.shown} holds no conversation of moa chat: "
-                f"{said(error)}. Take another name or another store"
+                f"{fault_in(error)}. Take another name or another store"
             ) from error
 
 

@@ -20,7 +20,7 @@ from moa.endpoints import (
     Prompt,
 )
 from moa.endpoints.dialects import OPENAI
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.telemetry import Span, content, names
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ async def _record_answer(span: Span, answer: Answered) -> None:
 
 def _server_of(endpoint: Endpoint) -> Mapping[str, Value]:
     """Say where an endpoint asks, and whose server that is."""
-    server = unwrapped(endpoint)
+    server = innermost(endpoint)
     url: object = getattr(server, "base_url", None)
     if url is None and getattr(server, "dialect", None) is OPENAI:
         url = OPENAI.base_url

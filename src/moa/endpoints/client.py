@@ -20,7 +20,7 @@ from moa.context import RunContext
 from moa.endpoints.calls import left_of_call_s
 from moa.endpoints.given import GivenClient, address_of, asks_openai, check_client
 from moa.endpoints.pacing import Pacing, Slots
-from moa.endpoints.pool import Pool, checked, is_openai
+from moa.endpoints.pool import Pool, check_key, is_openai
 from moa.endpoints.rehearsal import REHEARSAL
 from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (
@@ -29,7 +29,7 @@ from moa.endpoints.transport import (
     check_address,
     error_of_response,
     is_near,
-    masked,
+    mask,
     stated_error,
 )
 from moa.endpoints.wire import Reply, Wire
@@ -52,7 +52,7 @@ _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 """What limits the tokens of an answer in a request."""
 
 
-class Posted(NamedTuple):
+class PostResult(NamedTuple):
     """What a request brought back. It is settled already."""
 
     body: JSON
@@ -107,7 +107,7 @@ class Client:
         self.timeout_s = timeout_s
         self._given = client
         self._base_url = base_url
-        self._api_key = None if api_key is None else checked(api_key, name)
+        self._api_key = None if api_key is None else check_key(api_key, name)
         self._concurrency = concurrency
         self._connect_timeout_s = connect_timeout_s
         self._pacing = Pacing(concurrency)
@@ -138,7 +138,7 @@ class Client:
         *,
         estimate: Amount,
         at_root: bool = False,
-    ) -> Posted:
+    ) -> PostResult:
         """Send `body`, and charge what its answer says it took, or else `estimate`.
 
         With an estimate of no calls, such as to a tokenizer, the request is free. With `at_root`
@@ -149,7 +149,9 @@ class Client:
             BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
         """
-        call, body = await self._reserved(path, body, context, estimate)
+        # Reserved before it is sent: if limits were checked first and charged after, calls that run
+        # at once would all pass.
+        call, body = await self._reserve(path, body, context, estimate)
         with call:
             answer, seconds = await self._answer(
                 self._wire(), path, body, context, at_root=at_root, call=call
@@ -158,7 +160,7 @@ class Client:
             amount = self._charge(call, answer, seconds, context, body, written)
         if _is_cut(answer):
             self._check_cut(call, estimate, context)
-        return Posted(answer, amount)
+        return PostResult(answer, amount)
 
     async def get(self, path: str, context: RunContext, *, at_root: bool = False) -> JSON:
         """Read something about the server. It is free: nothing is reserved or charged."""
@@ -172,14 +174,14 @@ class Client:
         usage: JSON = {}
         written: list[str] = []
         cut = False
-        call, body = await self._reserved(path, body, context, estimate)
+        call, body = await self._reserve(path, body, context, estimate)
         with call:
             wire = self._wire()
             async with self._slot(wire, context, call):
                 start = time.monotonic()
                 async with aclosing(self._events(wire, path, body, context)) as events:
                     async for event in events:
-                        if event.get("usage"):
+                        if event.get("usage"):  # some servers send it in several: the last counts
                             usage = event
                         written += texts_in(event, without="message")
                         cut = cut or _is_cut(event)
@@ -203,7 +205,7 @@ class Client:
         text = json.dumps({key: value for key, value in body.items() if key != "model"})
         return SentPrompt(self.name, self.model, path, (("body", text),))
 
-    async def _reserved(
+    async def _reserve(
         self, path: str, body: Mapping[str, object], context: RunContext, estimate: Amount
     ) -> tuple[Reservation, Mapping[str, object]]:
         """Set aside what a request may take, and limit its answer to what was set aside."""
@@ -213,6 +215,7 @@ class Client:
         call = await context.reserve(
             self.name, self.tier, estimate, price=self.price, cuttable=limit is not None
         )
+        # A budget with less left than a whole answer shortens the answer, before it refuses.
         tokens = call.estimate.output_tokens
         if limit is not None and tokens < estimate.output_tokens:
             body = {**body, limit: tokens}
@@ -231,7 +234,7 @@ class Client:
         amount, window = call.estimate, self.context_window
         if amount.calls:
             stated = amount_of(answer, estimate=amount, sent=sent, written=written, window=window)
-            if stated is None:
+            if stated is None:  # then the estimate, which is the most: a limit holds all the same
                 context.note("degraded", NO_USAGE, endpoint=self.name)
             amount = stated or amount
         amount = self.price.charge(replace(amount, seconds=seconds))
@@ -281,6 +284,7 @@ class Client:
         at_root: bool,
         call: Reservation | None = None,
     ) -> tuple[JSON, float]:
+        # The slot is held until the body is read: until then the server is busy with it.
         async with self._slot(wire, context, call):
             start = time.monotonic()
             url = wire.url(path, at_root=at_root)
@@ -290,9 +294,9 @@ class Client:
                 content = await reply.read()
             seconds = time.monotonic() - start
             self._check_status(reply, content, wire)
-            if body is not None:
+            if body is not None:  # a GET says nothing of how busy the model is
                 kind = (url, reply.sent.bit_length(), len(content).bit_length())
-                self._pacing.answered(start, kind, wire.slots.in_flight, reply.headers)
+                self._pacing.learn_answer(start, kind, wire.slots.in_flight, reply.headers)
         return self._read_json(reply, content, wire), seconds
 
     def _read_json(self, reply: Reply, content: bytes, wire: Wire) -> JSON:
@@ -306,6 +310,7 @@ class Client:
             raise self._invalid(reply, content, wire) from error
         if not is_object(answer):
             raise self._invalid(reply, content, wire)
+        # Gateways answer 200 around an error. Beside an answer it is only a remark.
         if answer.get("error") and not answer.get("choices"):
             raise stated_error(answer, self.name, wire.secret)
         return answer
@@ -321,11 +326,12 @@ class Client:
             content = b"" if reply.streams else await reply.read()
         self._check_status(reply, content, wire)
         if not reply.streams:
-            self._read_json(reply, content, wire)
+            self._read_json(reply, content, wire)  # raises the error that it may state
             raise self._invalid(reply, content, wire)
-        self._pacing.began(start, reply.sent, reply.headers)
+        self._pacing.learn_headers(start, reply.sent, reply.headers)
         try:
             while True:
+                # Around each wait and not around the `yield`, where it would cancel the reader.
                 async with self._in_time(until, wire, url, context):
                     data = await _event(reply)
                 if data is None or data.startswith(b"[DONE]"):
@@ -359,17 +365,17 @@ class Client:
                 f"{self.name}: the run's time was up before a slot was free. "
                 "Raise `concurrency`, or give it more time"
             ) from error
-        finally:
+        finally:  # also where the run was cancelled meanwhile
             if call is not None and not acquired:
                 call.settle(NOTHING)
         start = time.monotonic()
         try:
             yield
         except EndpointError as error:
-            error.seconds = time.monotonic() - start
+            error.seconds = time.monotonic() - start  # without the wait for the slot: see `Retried`
             if error.status == 429 and error.retryable:
                 others = wire.slots.in_flight - 1
-                self._pacing.refused(start, others, error.retry_after_s)
+                self._pacing.learn_refusal(start, others, error.retry_after_s)
             raise
         finally:
             wire.slots.free()
@@ -399,7 +405,7 @@ class Client:
             async with limit:
                 yield
         except (TimeoutError, EndpointError) as error:
-            if not limit.expired():
+            if not limit.expired():  # it is an error of the connection, whose own words say more
                 raise
             cause = cause_of(error, wire.secret)
             if run_ends_first:
@@ -419,7 +425,7 @@ class Client:
             )
 
     def _invalid(self, reply: Reply, content: bytes, wire: Wire) -> InvalidResponse:
-        start = " ".join(masked(body_text(content), wire.secret)[:80].split())
+        start = " ".join(mask(body_text(content), wire.secret)[:80].split())
         return InvalidResponse(
             f"{reply.url} answered {reply.status} with no JSON object: "
             f"{start!r}. Is `base_url` right?",

@@ -159,7 +159,7 @@ def response_format(schema: Mapping[str, object]) -> JSON:
     properties as required and allows no others; it is set where the schema can meet that
     without a change of meaning.
     """
-    closed, strict = _closed(dict(schema))
+    closed, strict = _close(dict(schema))
     strict = strict and schema.get("type") == "object" and "anyOf" not in schema
     name = str(schema.get("title") or "answer")
     name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)[:64]
@@ -179,10 +179,10 @@ _UNENFORCED = {
 <https://platform.openai.com/docs/guides/structured-outputs#supported-schemas>."""
 
 
-def _closed(value: object, *, named: bool = False) -> tuple[object, bool]:
+def _close(value: object, *, named: bool = False) -> tuple[object, bool]:
     """Close every object of a schema, and say whether all of them could be."""
     if is_object(value):
-        pairs = {key: _closed(inner, named=key in _NAMED) for key, inner in value.items()}
+        pairs = {key: _close(inner, named=key in _NAMED) for key, inner in value.items()}
         closed = {key: inner for key, (inner, _) in pairs.items()}
         strict = all(fine for _, fine in pairs.values())
         if named:  # its keys are names of the user's own
@@ -197,7 +197,7 @@ def _closed(value: object, *, named: bool = False) -> tuple[object, bool]:
             strict = strict and extra is False and set(required) == properties.keys()
         return closed, strict
     if is_list(value):
-        parts = [_closed(inner) for inner in value]
+        parts = [_close(inner) for inner in value]
         return [inner for inner, _ in parts], all(fine for _, fine in parts)
     return value, True
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Completion | Decision | Embeddings")
 Ask = Callable[..., Awaitable[T]]
 """An endpoint's method; the last argument without a name is the context."""
-Journalled = tuple[str, object, Form[T]]
+JournalEntry = tuple[str, object, Form[T]]
 """The kind of a call, the request, and the form of its answer."""
 
 
-def journalled(asked_of: Callable[..., Journalled[T] | None]) -> Callable[[Ask[T]], Ask[T]]:
+def journal_answer(asked_of: Callable[..., JournalEntry[T] | None]) -> Callable[[Ask[T]], Ask[T]]:
     """Make the wrapper of a method that returns one answer.
 
     Args:
@@ -55,8 +55,8 @@ def journalled(asked_of: Callable[..., Journalled[T] | None]) -> Callable[[Ask[T
     return wrapping
 
 
-def journalled_stream(
-    asked_of: Callable[[Endpoint, Prompt], Journalled[Completion]],
+def journal_stream(
+    asked_of: Callable[[Endpoint, Prompt], JournalEntry[Completion]],
 ) -> Callable[[Stream], Stream]:
     """Make the wrapper of a method that yields the pieces of a text, and the completion last."""
 

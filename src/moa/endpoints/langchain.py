@@ -22,7 +22,7 @@ from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, 
 from moa.endpoints.openai import with_schema
 from moa.endpoints.sent import as_given, log_sent
 from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, neutralise
-from moa.endpoints.transport import known_error, worded
+from moa.endpoints.transport import describe_error, known_error
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Price, Tier
@@ -84,10 +84,10 @@ class LangChainEndpoint(EndpointBase):
             InvalidResponse: the answer brought no text.
             OutputError: the model stopped before it wrote an answer.
         """
-        with await self._reserved(prompt, context) as call, self._mapped():
+        with await self._reserve(prompt, context) as call, self._map_errors():
             async with in_time(context.remaining_s()):
-                message, parsed = await self._asked(prompt, context)
-            return self._finished(prompt, message, parsed, call, context)
+                message, parsed = await self._ask(prompt, context)
+            return self._completion(prompt, message, parsed, call, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does. JSON comes in one piece."""
@@ -96,7 +96,7 @@ class LangChainEndpoint(EndpointBase):
             yield completion.text
             yield completion
             return
-        with await self._reserved(prompt, context) as call, self._mapped():
+        with await self._reserve(prompt, context) as call, self._map_errors():
             whole: AIMessageChunk | None = None
             model = self._with_tools(prompt, context)
             asked = model.astream(_messages(prompt.messages), stop=_stop(prompt))
@@ -111,12 +111,12 @@ class LangChainEndpoint(EndpointBase):
                         yield str(piece.text)
             if whole is None:
                 raise InvalidResponse("the stream brought nothing", endpoint=self.name)
-            yield self._finished(prompt, whole, None, call, context)
+            yield self._completion(prompt, whole, None, call, context)
 
     async def close(self) -> None:
         """Nothing: the model's connections are its own."""
 
-    async def _reserved(self, prompt: Prompt, context: RunContext) -> Reservation:
+    async def _reserve(self, prompt: Prompt, context: RunContext) -> Reservation:
         need(self, "complete", prompt)
         log_sent(lambda: as_given(self, prompt))
         said = [message.content for message in prompt.messages]
@@ -155,7 +155,7 @@ class LangChainEndpoint(EndpointBase):
             said = f"{self.model}: tools are not supported"
             raise EndpointRejected(said, endpoint=self.name, status=501) from error
 
-    async def _asked(self, prompt: Prompt, context: RunContext) -> tuple[AIMessage, object]:
+    async def _ask(self, prompt: Prompt, context: RunContext) -> tuple[AIMessage, object]:
         """Ask; give the message, and what was parsed of it where the model holds to schemas."""
         model, schema = self._model(prompt, context), prompt.json_schema
         messages = prompt.messages
@@ -176,7 +176,7 @@ class LangChainEndpoint(EndpointBase):
         assert isinstance(raw, AIMessage), "`include_raw` says so"
         return raw, found["parsed"]
 
-    def _finished(
+    def _completion(
         self,
         prompt: Prompt,
         message: AIMessage,
@@ -230,7 +230,7 @@ class LangChainEndpoint(EndpointBase):
         )
 
     @contextmanager
-    def _mapped(self) -> Generator[None]:
+    def _map_errors(self) -> Generator[None]:
         """Turn what a model raises into an error of moa."""
         try:
             yield
@@ -238,7 +238,7 @@ class LangChainEndpoint(EndpointBase):
             raise
         except Exception as error:
             who = "the chat model"
-            said = f"{who} raised {worded(error)}"
+            said = f"{who} raised {describe_error(error)}"
             found = known_error(error, endpoint=self.name, model=self.model, who=who)
             raise found or EndpointRejected(said, endpoint=self.name) from error
 
@@ -250,13 +250,15 @@ def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]
         if message.role == "tool":
             said.append(ToolMessage(text, tool_call_id=message.tool_call_id))
         elif message.tool_calls:
-            said.append(AIMessage(text, tool_calls=[_written(one) for one in message.tool_calls]))
+            said.append(
+                AIMessage(text, tool_calls=[_write_call(one) for one in message.tool_calls])
+            )
         else:
             said.append((message.role, text))
     return said
 
 
-def _written(call: ToolCall) -> LangChainToolCall:
+def _write_call(call: ToolCall) -> LangChainToolCall:
     """Write a call as LangChain does; arguments that are no object it can't hold."""
     try:
         values = replace(call, arguments=neutralise(call.arguments)).values

@@ -20,7 +20,7 @@ from moa._json import JSON, at, list_of, number_of, object_of, objects_of
 from moa.context import RunContext
 from moa.endpoints import Decision, Example, Request
 from moa.endpoints.client import Client
-from moa.endpoints.known import known
+from moa.endpoints.known import facts_of
 from moa.endpoints.layouts import MOST_AT_ONCE, LabelPrompt, label_prompt
 from moa.endpoints.sent import SentPrompt, log_sent
 from moa.endpoints.tokens import estimate_of, neutralise
@@ -181,7 +181,7 @@ class LabelReader(ABC):
         It was measured without examples, in the layout that is best for the model. Where one is
         asked for, as by what is to be fitted to the answers, they are as the model gave them.
         """
-        bias = known(self._client.model).yes_bias
+        bias = facts_of(self._client.model).yes_bias
         if question.kind != "predicate" or question.layout or examples or not bias:
             return reading
         signs = [0.5 if option.value is True else -0.5 for option in question.options]
@@ -208,13 +208,13 @@ class LabelReader(ABC):
                     await read(place)
         return [readings[place] for place in range(len(prompts))]
 
-    def shown(self, request: Request) -> list[SentPrompt]:
+    def preview(self, request: Request) -> list[SentPrompt]:
         """Write what is sent for a decision: a prompt for each question."""
         text, questions, examples = request
         return [self._as_sent(self._prompt(one, text, examples)) for one in questions]
 
     def _prompt(self, question: Question, text: str, examples: Sequence[Example]) -> LabelPrompt:
-        layout = question.layout or known(self._client.model).layout_of(question.kind)
+        layout = question.layout or facts_of(self._client.model).layout_of(question.kind)
         return label_prompt(question, text, examples, layout=layout)
 
     def _as_sent(self, prompt: LabelPrompt) -> SentPrompt:
@@ -234,7 +234,7 @@ class LabelReader(ABC):
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read how probable each label is after a prompt, in which no control token is meant."""
 
-    async def _tokenized(self, body: Mapping[str, object], context: RunContext) -> list[int]:
+    async def _tokenize(self, body: Mapping[str, object], context: RunContext) -> list[int]:
         """Have the server tokenize, which is free."""
         client = self._client
         answer, _ = await client.post("/tokenize", body, context, estimate=NOTHING, at_root=True)
@@ -342,11 +342,11 @@ class VLLMLabelReader(LabelReader):
 
     async def _tokens_of(self, text: str, context: RunContext, *, special: bool) -> list[int]:
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}
-        return await self._tokenized(body, context)
+        return await self._tokenize(body, context)
 
     async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
         body = {"messages": _messages(turns), "add_generation_prompt": True}
-        return await self._tokenized({"model": self._client.model, **body}, context)
+        return await self._tokenize({"model": self._client.model, **body}, context)
 
 
 class LlamaCppReader(LabelReader):
@@ -397,7 +397,7 @@ class LlamaCppReader(LabelReader):
                 return await self._in_vocabulary(prompt, tokens, context, before=amount)
             if len(relative) < len(tokens):
                 raise self._left_out()
-            known = _completed(known, relative)
+            known = _complete(known, relative)
         logprobs = tuple(math.log(max(known[token], _SMALLEST)) for token in tokens)
         return TokenReading(logprobs, amount)
 
@@ -409,7 +409,7 @@ class LlamaCppReader(LabelReader):
         Without `control` it is data from end to end.
         """
         body = {"content": text, "add_special": whole, "parse_special": control}
-        return await self._tokenized(body, context)
+        return await self._tokenize(body, context)
 
     async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
         """Tokenise turns of user and assistant as the model's chat template has them.
@@ -449,7 +449,7 @@ class LlamaCppReader(LabelReader):
     async def _probabilities(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
     ) -> tuple[dict[int, float] | None, Amount]:
-        """Read the tokens after a push; `None` where the sampled one hides them; see `_sampled`."""
+        """Read the tokens after a push; `None` where the sampled one hides them; see `_sample`."""
         hard = push == _HARD_PUSH
         sampling: JSON = {
             "samplers": ["top_k", "temperature"] if hard else ["temperature"],
@@ -458,7 +458,7 @@ class LlamaCppReader(LabelReader):
             "n_probs": len(tokens) + _OTHERS,
             "post_sampling_probs": True,
         }
-        found, amount = await self._sampled(prompt, sampling, context)
+        found, amount = await self._sample(prompt, sampling, context)
         if found is None:
             return None, amount
         return {token: p for token, p in found.items() if token in set(tokens)}, amount
@@ -472,12 +472,12 @@ class LlamaCppReader(LabelReader):
         """
         *_, stop = await self._spelling(".", context)
         sampling = {"logit_bias": [[stop, _HARD_PUSH]], "n_probs": _MOST_IN_VOCABULARY}
-        found, amount = await self._sampled(prompt, sampling, context)
+        found, amount = await self._sample(prompt, sampling, context)
         if found is None or not found.keys() >= set(tokens):
             raise self._left_out()
         return TokenReading(tuple(found[token] for token in tokens), before + amount)
 
-    async def _sampled(
+    async def _sample(
         self, prompt: Sequence[int], sampling: Mapping[str, object], context: RunContext
     ) -> tuple[dict[int, float] | None, Amount]:
         """Sample a token: probabilities, or their logarithms before sampling, of those asked for.
@@ -518,7 +518,7 @@ class LlamaCppReader(LabelReader):
         return InvalidResponse(said, endpoint=self._client.name)
 
 
-def _completed(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
+def _complete(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
     """Place the tokens that only the second reading shows beside those that both show."""
     shared = math.fsum(relative[token] for token in known)
     # Where the first push shows no label at all, each had less than this.

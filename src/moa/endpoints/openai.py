@@ -28,7 +28,7 @@ from moa.endpoints import (
     Request,
     need,
 )
-from moa.endpoints.client import Client, Posted
+from moa.endpoints.client import Client, PostResult
 from moa.endpoints.decide import Decides, DecisionClient
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.given import address_of
@@ -175,13 +175,13 @@ class OpenAIEndpoint(EndpointBase):
         """
         need(self, "complete", prompt)
         self._check_length(prompt)
-        answer, amount = await self._posted(prompt, context)
+        answer, amount = await self._post(prompt, context)
         if not objects_of(answer.get("choices")):
             raise InvalidResponse("the answer holds no choice", endpoint=self.name)
-        written = _Written(self.model)
+        written = _Transcript(self.model)
         written.add(answer, "message")
         written.splitter.finish()
-        return self._finished(written, prompt, amount, context)
+        return self._completion(written, prompt, amount, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does.
@@ -191,7 +191,7 @@ class OpenAIEndpoint(EndpointBase):
         """
         need(self, "stream", prompt)
         self._check_length(prompt)
-        written, amount = _Written(self.model), Amount()
+        written, amount = _Transcript(self.model), Amount()
         async with aclosing(self._events(prompt, context)) as events:
             tokens = 0
             async for event in events:
@@ -207,7 +207,7 @@ class OpenAIEndpoint(EndpointBase):
             raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)
         if piece := written.splitter.finish():
             yield piece
-        yield self._finished(written, prompt, amount, context)
+        yield self._completion(written, prompt, amount, context)
 
     async def decide(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
@@ -258,18 +258,18 @@ class OpenAIEndpoint(EndpointBase):
         """
         await self.client.close()
 
-    def shown(self, prompt: Prompt, /) -> SentPrompt:
+    def preview(self, prompt: Prompt, /) -> SentPrompt:
         """Write what a request for text is sent as; see `moa.endpoints.sent.ShowsPrompts`."""
         return self._as_sent(self._request(prompt)[0], prompt)
 
-    async def shown_questions(
+    async def preview_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Sequence[SentPrompt]:
         """Write what typed questions are sent as, by the way that is known to work or tried first.
 
         A server whose dialect isn't known is asked what it is, which is no call of its model.
         """
-        return await self._decider.shown(_neutral(text, questions, examples), context)
+        return await self._decider.preview(_neutral(text, questions, examples), context)
 
     def _as_sent(self, body: Mapping[str, object], prompt: Prompt) -> SentPrompt:
         shown = {"messages", "model", "stream", "stream_options", self.dialect.schema_field}
@@ -302,7 +302,7 @@ class OpenAIEndpoint(EndpointBase):
             body.update(self.dialect.constrained(schema))
         return body
 
-    async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
+    async def _post(self, prompt: Prompt, context: RunContext) -> PostResult:
         while True:
             body, estimate = self._request(prompt)
             log_sent(partial(self._as_sent, body, prompt))
@@ -366,8 +366,8 @@ class OpenAIEndpoint(EndpointBase):
                 endpoint=self.name,
             )
 
-    def _finished(
-        self, written: _Written, prompt: Prompt, amount: Amount, context: RunContext
+    def _completion(
+        self, written: _Transcript, prompt: Prompt, amount: Amount, context: RunContext
     ) -> Completion:
         text, reasoning = written.split()
         tool_calls = written.tool_calls(prompt)
@@ -437,10 +437,10 @@ def _readable(message: Mapping[str, object]) -> str:
 def with_schema(messages: Sequence[Message], schema: Mapping[str, object]) -> tuple[Message, ...]:
     """Show a schema to the model, at the end of the system message."""
     form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
-    return instructed(messages, f"Answer with JSON alone, by this schema: {form}")
+    return add_instruction(messages, f"Answer with JSON alone, by this schema: {form}")
 
 
-def instructed(messages: Sequence[Message], told: str) -> tuple[Message, ...]:
+def add_instruction(messages: Sequence[Message], told: str) -> tuple[Message, ...]:
     """Tell the model something at the end of the system message."""
     if messages[0].role != "system":
         return (Message("system", told), *messages)
@@ -524,7 +524,7 @@ class ThinkingSplitter:
             self._held += piece
             if any(len(self._held) < len(tag) and tag.startswith(self._held) for tag in _TAGS):
                 return ""
-            piece = self._begun()
+            piece = self._open_thought()
         return self._think(piece) if self._state == "thinking" else self._answer(piece)
 
     def finish(self) -> str:
@@ -534,7 +534,7 @@ class ThinkingSplitter:
             return ""
         return self._answer(self._take())
 
-    def _begun(self) -> str:
+    def _open_thought(self) -> str:
         """Find out whether a thought begins; return what follows its tag, or everything."""
         opening = next((tag for tag in _TAGS if self._held.startswith(tag)), None)
         if opening is None:
@@ -568,7 +568,7 @@ class ThinkingSplitter:
 
 
 @dataclass(slots=True)
-class _Written:
+class _Transcript:
     """What a model has written so far: as one message, or in pieces."""
 
     model: str

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 from moa._json import is_list, is_object
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.errors import EndpointError
 from moa.usage import Amount, Price
 
@@ -127,7 +127,7 @@ class CountsTokens(Protocol):
 
 async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -> int:
     """Count tokens by the endpoint's tokenizer, else approximately, on the safe side."""
-    server = None if endpoint is None else unwrapped(endpoint)
+    server = None if endpoint is None else innermost(endpoint)
     if text and isinstance(server, CountsTokens):
         with suppress(EndpointError):  # it lends none after all; a safe count does as well
             return await server.count_tokens(text, context)
@@ -136,7 +136,7 @@ async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -
 
 def window_of(endpoint: Endpoint | None) -> int | None:
     """Tokens that fit into one request, prompt and answer together; `None` is unknown."""
-    server = None if endpoint is None else unwrapped(endpoint)
+    server = None if endpoint is None else innermost(endpoint)
     window: object = getattr(server, "context_window", None)
     return window if isinstance(window, int) else None
 

