@@ -70,8 +70,8 @@ class Filter(DecidingAgent[Verdict]):
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: `action` is missing, the criterion is empty, or the threshold is not between
-            0 and 1.
+        ConfigError: `action` is another word, the criterion is empty, or the threshold is not
+            between 0 and 1.
         CalibrationError: the calibration belongs to another question.
 
     Examples:
