@@ -590,7 +590,7 @@ def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
         options = (Option("yes", True, extra.get("yes")), Option("no", False, extra.get("no")))
         return Question(name, "predicate", text, options, unknown=unknown)
     if issubclass(kind, Score):
-        levels = enumerate(extra.get("levels", ()))
+        levels = enumerate(extra.get("levels") or ())
         options = tuple(Option(level, index) for index, level in levels)
         return Question(name, "score", text, options, unknown=unknown)
     return Question(name, "choice", text, _choices(kind, extra), unknown=unknown)
@@ -602,10 +602,10 @@ def _may_be_none(kind: type[BaseModel]) -> bool:
 
 
 def _choices(kind: Any, extra: _Extra) -> tuple[Option, ...]:
-    described = extra.get("describe", {})
+    described = extra.get("describe") or {}
     values, none = labels_typed(kind)
     if values is None:
-        values = tuple(extra.get("labels", ()))
+        values = tuple(extra.get("labels") or ())
     options = (Option(_name(value), value, described.get(_name(value))) for value in values)
     none = none and not extra.get("unknown")
     return (*options, *([Option(NONE_OF_THESE, None)] if none else []))

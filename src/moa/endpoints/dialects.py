@@ -190,11 +190,9 @@ def _close(value: object, *, named: bool = False) -> tuple[object, bool]:
         strict = strict and not _UNENFORCED & value.keys()
         if value.get("type") == "object":
             extra = closed.setdefault("additionalProperties", False)
-            required, properties = (
-                list_of(value.get("required")),
-                object_of(value.get("properties")),
-            )
-            strict = strict and extra is False and set(required) == properties.keys()
+            properties = object_of(value.get("properties"))
+            complete = set(list_of(value.get("required"))) == properties.keys()
+            strict = strict and extra is False and complete
         return closed, strict
     if is_list(value):
         parts = [_close(inner) for inner in value]
