@@ -88,7 +88,7 @@ class _Talk:
     """What a run is given of a conversation, and what it adds."""
 
     history: tuple[Message, ...]
-    fault_in: tuple[Message, ...] = ()
+    said: tuple[Message, ...] = ()
 
 
 _TALK: ContextVar[_Talk | None] = ContextVar("_TALK", default=None)

@@ -191,7 +191,7 @@ def _in_words(fault: ErrorDetails) -> str:
             return f"{where} {said.removeprefix('Input ')}" if named else f"{where}: {said}"
 
 
-def schema_of(model: type[BaseModel]) -> JSON:
+def schema_of(model: type[BaseModel]) -> JsonSchemaValue:
     """Write the JSON schema of a pydantic model, for a model to write by.
 
     Every field is required, since a small model leaves out what it may; one with a default may be
