@@ -41,7 +41,7 @@ from moa.graphs.research import Research
 from moa.graphs.routed import Routed
 from moa.graphs.self_consistency import SelfConsistency
 from moa.graphs.self_mixture import SelfMixture
-from moa.graphs.solve import Solve, Step, Steps, Worked
+from moa.graphs.solve import Solve, Step, StepAnswer, Steps
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.support import Support, Ticket
 from moa.graphs.write import Assignment, Write
@@ -133,7 +133,7 @@ def coded() -> Code:
 
 def solved() -> Solve:
     steps = [Step(id=f"step_{tier}", question="?", tier=tier) for tier in ("slm", "llm")]
-    work = Worked(reasons="As it says.", answer="7")
+    work = StepAnswer(reasons="As it says.", answer="7")
     small = ScriptedEndpoint(name="small", steps=[work, {"right": {"yes": 0.9}}])
     llm = ScriptedEndpoint(
         name="large",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass as validated
 
-from moa._async import map_async
 from moa._files import replace_text
 from moa.agents.base import In, Out, TypedNode, fault_in, ready
 from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
 from moa.config.faults import explain, nearest
 from moa.context import RunContext, count_text_deltas
-from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
+from moa.errors import ConfigError
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Sketch as Sketch
 from moa.graphs.engine.graph import BuiltGraph
@@ -30,14 +28,10 @@ from moa.graphs.engine.types import is_node
 from moa.graphs.fields import FromEndpoint, FromEndpoints, Table, keys_in, settings_in, table_of
 from moa.node import Node, Reply, Result
 from moa.telemetry.names import Kind
-from moa.trace import NodeFinished, NodeStarted, NoteKind, TextDelta
+from moa.trace import TextDelta
 from moa.usage import Tier
 
-A = TypeVar("A")
 S = TypeVar("S", bound=BaseModel)
-T = TypeVar("T")
-MAX_CONCURRENCY = 8
-"""Calls that a recipe which writes makes side by side."""
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
@@ -196,64 +190,6 @@ def show(output: object, context: RunContext, shown: int) -> None:
     """Show a reply as a whole, unless some pieces of it were shown already."""
     if isinstance(output, Reply) and not shown:
         context.emit(TextDelta(context.node, output.text))
-
-
-async def told(step: str, work: Awaitable[T], context: RunContext) -> T:
-    """Do a step of a recipe, and tell who listens that it begins and ends."""
-    path, start = f"{context.node}/{step}", time.perf_counter()
-    context.emit(NodeStarted(path))
-    output = await work
-    context.emit(NodeFinished(path, output, time.perf_counter() - start))
-    return output
-
-
-async def tried(
-    work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
-) -> T | None:
-    """Do what a recipe can do without: where it fails, it gives `None`.
-
-    The trace says what becomes of the run `without` it, with the error behind that.
-
-    Raises:
-        MoaError: it is set up wrong, such as without a key.
-    """
-    try:
-        return await work
-    except MoaError as error:
-        if not isinstance(error, MissingDependency):
-            check_recoverable(error)
-        context.note(kind, f"{without}: {error}")
-        return None
-
-
-async def each_tried(
-    work: Callable[[A], Awaitable[T]],
-    items: Iterable[A],
-    context: RunContext,
-    without: Callable[[A], str],
-) -> list[T | MoaError]:
-    """Do something for each item, some side by side; where it fails, the error is in its place.
-
-    The trace says what becomes of an item `without` it, with the error behind that.
-
-    Raises:
-        MoaError: it failed for every item, with the first error; or it is set up wrong.
-    """
-    failed: list[MoaError] = []
-
-    async def one(item: A) -> T | MoaError:
-        try:
-            return await work(item)
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"{without(item)}: {error}")
-            failed.append(error)
-            return error
-
-    found = await map_async(one, items, max_concurrency=MAX_CONCURRENCY)
-    if found and len(failed) == len(found):
-        raise failed[0]
-    return found
 
 
 def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:

@@ -18,7 +18,7 @@ from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.checks import Fault, Ground, faults_of
-from moa.documents.claims import unbracketed
+from moa.documents.claims import without_brackets
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_reply
 from moa.graphs.engine.types import Skipped
@@ -144,7 +144,7 @@ class ReplyWriter(Agent[Letter, Reply]):
         language = named or "the language of the message"
         known.append(f"Write the reply to the customer in {language}.")
         found = "\n\n".join(f"{each.source}\n{each.text}" for each in request.passages)
-        parts = [rule.content, block(unbracketed(found), "More facts") if found else ""]
+        parts = [rule.content, block(without_brackets(found), "More facts") if found else ""]
         parts.append(" ".join(filter(None, known)))
         return (Message("system", "\n\n".join(filter(None, parts))), *asked)
 
