@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 
 from moa.agents import Agent
 from moa.agents.base import Limits, TypedNode, require
+from moa.agents.prompts import escape_tags
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, quiet
 from moa.documents import Passage, Passages
