@@ -123,7 +123,7 @@ class Remembering(Wrapping):
 
     def __init__(self, endpoint: EmbeddedEndpoint, kept: Kept) -> None:
         super().__init__(endpoint)
-        self.shown_questions = endpoint.shown_questions
+        self.preview_questions = endpoint.preview_questions
         self.kept = kept
         self.spent: Counter[str] = Counter()
         """Seconds and tokens of what was taken or asked since it was emptied."""
@@ -172,7 +172,7 @@ class Remembering(Wrapping):
     async def _key_of(
         self, text: str, question: Question, context: RunContext, examples: Sequence[Example]
     ) -> str:
-        shown = self.shown_questions
+        shown = self.preview_questions
         sent = await shown(text, [question], context, examples=examples)
         return _key(self.model, repr([(one.messages, one.labels) for one in sent]))
 

@@ -24,7 +24,7 @@ from moa.calibration.features import LabelFeature, layout_of
 from moa.calibration.fit import calibrate
 from moa.calibration.labelled import Labelled
 from moa.endpoints import Decision, Example
-from moa.endpoints.known import known
+from moa.endpoints.known import facts_of
 from moa.errors import CapabilityError
 from moa.questions import Option, Question
 from moa.testing import SimulatedEndpoint
@@ -174,7 +174,7 @@ async def _make(scores: Path, data: Path, *, done: int) -> None:
     model = os.environ.get("MOA_MODEL", "")
     made = endpoint_of("model", "slm", model) if "@" in model else EmbeddedEndpoint()
     async with made as endpoint:
-        read_as = known(endpoint.model).layout_of(QUESTION.kind)
+        read_as = facts_of(endpoint.model).layout_of(QUESTION.kind)
         layout = layout_of(QUESTION, read_as)
         member = LabelFeature(name="labels", read_as=read_as, layout=layout)
         rows = list(map(json.loads, lines[done:]))

@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "moa"
 LAYERS = [
-    {"_text"},
+    {"_text", "_json"},
     {"_terminal", "_machine"},
     {"usage"},
     {"errors"},

@@ -16,12 +16,24 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Any, Generic, Literal, Self, Union, cast, get_args, get_origin
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    Self,
+    TypedDict,
+    TypeGuard,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 from pydantic.fields import FieldInfo
 from typing_extensions import TypeVar
 
+from moa._json import JSON
 from moa.errors import ConfigError, Unanswered
 
 Kind = Literal["predicate", "choice", "score"]
@@ -202,18 +214,19 @@ class _Typed(BaseModel):
             "label_mass",
             "doubtful",
         )
-        fields: dict[str, Any] = {name: getattr(answer, name) for name in taken}
+        fields: JSON = {name: getattr(answer, name) for name in taken}
+        fields["probabilities"] = answer.named()
         if answer.untold:
             fields["untold"] = True
         elif answer.status == "answered":
             fields |= cls._said_in(answer)
-        typed = cls(probabilities=answer.named(), **fields)
+        typed = cls.model_validate(fields)
         # No field, so that what comes back from JSON equals what was written.
         object.__setattr__(typed, "question", answer.question.name)
         return typed
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> dict[str, Any]:
+    def _said_in(cls, answer: Answer) -> JSON:
         """Give the fields of what was answered."""
         raise NotImplementedError
 
@@ -253,7 +266,7 @@ class Predicate(_Typed, Generic[B]):
         return self.probabilities.get("yes")
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> dict[str, Any]:
+    def _said_in(cls, answer: Answer) -> JSON:
         return {"value": answer.best == 0}
 
 
@@ -292,7 +305,7 @@ class Choice(_Typed, Generic[L]):
         return NONE_OF_THESE if label is None else _name(label)
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> dict[str, Any]:
+    def _said_in(cls, answer: Answer) -> JSON:
         return {"label": answer.question.options[answer.best].value}
 
 
@@ -335,11 +348,26 @@ class Score(_Typed, Generic[S]):
         return self.level or UNTOLD
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> dict[str, Any]:
+    def _said_in(cls, answer: Answer) -> JSON:
         expected = float(answer.best)
         if answer.probabilities is not None:
             expected = sum(level * p for level, p in enumerate(answer.probabilities))
         return {"value": expected, "level": answer.question.options[answer.best].name}
+
+
+TypedAnswer = Predicate | Choice[Any] | Score
+"""An answer as a model has it; a `Choice` has labels of any type."""
+
+
+class _Extra(TypedDict, total=False):
+    """What a field of a question says beside its type."""
+
+    yes: str | None
+    no: str | None
+    labels: list[str]
+    describe: dict[str, str]
+    levels: list[str]
+    unknown: bool
 
 
 def predicate(
@@ -389,7 +417,7 @@ def choice(
         >>> Decider(small, Asked).run_sync("Nice weather.").output.topic.label is None
         True
     """
-    extra: dict[str, Any] = {
+    extra: dict[str, JsonValue] = {
         "unknown": unknown,
         "describe": {_name(label): words for label, words in (describe or {}).items()},
     }
@@ -429,23 +457,28 @@ def questions_of(model: type[BaseModel]) -> tuple[Question, ...]:
     return questions
 
 
+def _is_answer(kind: object) -> TypeGuard[type[_Typed]]:
+    return isinstance(kind, type) and issubclass(kind, _Typed)
+
+
 def fill(model: type[M], answers: Sequence[Answer]) -> M:
     """Build `model` from the answers to its questions."""
     typed: dict[str, BaseModel] = {}
     for answer in answers:
-        kind: Any = model.model_fields[answer.question.name].annotation
+        kind = model.model_fields[answer.question.name].annotation
+        assert _is_answer(kind), "`questions_of` has read it"
         typed[answer.question.name] = kind.of(answer)
     return model(**typed)
 
 
-def answers_in(output: object, path: str = "") -> dict[str, Predicate | Choice[Any] | Score]:
+def answers_in(output: object, path: str = "") -> dict[str, TypedAnswer]:
     """Find the typed answers in an output, however deep, by the path of their field.
 
     What is in a model of a field has its name in front, such as `decisions.spam`; an output that is
     an answer itself has the path that is given.
     """
     if isinstance(output, Predicate | Choice | Score):
-        return {path: cast("Predicate | Choice[Any] | Score", output)}
+        return {path: cast("TypedAnswer", output)}
     names = type(output).model_fields if isinstance(output, BaseModel) else ()
     return {
         at: answer
@@ -467,7 +500,7 @@ def answers_of(output: object, questions: Sequence[Question]) -> tuple[Answer, .
     return tuple(_answer_to(one, found.get(one.name) or found[""]) for one in questions)
 
 
-def _answer_to(question: Question, typed: Predicate[Any] | Choice[Any] | Score[Any]) -> Answer:
+def _answer_to(question: Question, typed: TypedAnswer) -> Answer:
     names = [option.name for option in question.options]
     picked = typed.said if typed.status == "answered" and not typed.untold else None
     likely = typed.probabilities
@@ -539,7 +572,7 @@ def can_be_sure(kind: object, within: tuple[type, ...] = ()) -> bool:
 
 
 def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
-    extra = cast("dict[str, Any]", field.json_schema_extra or {})
+    extra = cast("_Extra", field.json_schema_extra or {})
     text = field.description or ""
     kind: Any = field.annotation
     if not isinstance(kind, type) or not issubclass(kind, Predicate | Choice | Score):
@@ -557,8 +590,8 @@ def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
         options = (Option("yes", True, extra.get("yes")), Option("no", False, extra.get("no")))
         return Question(name, "predicate", text, options, unknown=unknown)
     if issubclass(kind, Score):
-        levels: list[str] = extra.get("levels") or []
-        options = tuple(Option(level, place) for place, level in enumerate(levels))
+        levels = enumerate(extra.get("levels") or ())
+        options = tuple(Option(level, index) for index, level in levels)
         return Question(name, "score", text, options, unknown=unknown)
     return Question(name, "choice", text, _choices(kind, extra), unknown=unknown)
 
@@ -568,8 +601,8 @@ def _may_be_none(kind: type[BaseModel]) -> bool:
     return any(None in _parts_of(arg) for arg in args)
 
 
-def _choices(kind: Any, extra: Mapping[str, Any]) -> tuple[Option, ...]:
-    described: Mapping[str, str] = extra.get("describe") or {}
+def _choices(kind: Any, extra: _Extra) -> tuple[Option, ...]:
+    described = extra.get("describe") or {}
     values, none = labels_typed(kind)
     if values is None:
         values = tuple(extra.get("labels") or ())
@@ -590,7 +623,7 @@ def labels_typed(kind: type[Choice[Any]]) -> tuple[tuple[object, ...] | None, bo
     return (tuple(known) if len(known) == len(told) > 0 else None), len(told) < len(parts)
 
 
-def _parts_of(labels: Any) -> tuple[object, ...]:
+def _parts_of(labels: object) -> tuple[object, ...]:
     """Give the labels of an Enum or a Literal, `None` for `None`, and any other type as it is."""
     if get_origin(labels) in (Union, UnionType):
         return tuple(part for member in get_args(labels) for part in _parts_of(member))

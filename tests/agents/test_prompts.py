@@ -19,8 +19,8 @@ from moa.agents.prompts import (
     at_most,
     block,
     data,
-    escaped,
-    fitted,
+    escape_tags,
+    fit_to_schema,
     schema_of,
     system,
     wrong_with,
@@ -72,7 +72,7 @@ def test_a_text_is_written_as_it_is_but_for_the_tags(text: str) -> None:
     ],
 )
 def test_what_only_looks_like_a_tag_stays(text: str) -> None:
-    assert escaped(text) == text
+    assert escape_tags(text) == text
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_only_looks_like_a_tag_stays(text: str) -> None:
     ],
 )
 def test_what_reads_as_a_tag_is_none_anymore(tag: str) -> None:
-    assert escaped(f"a{tag}b") == f"a&lt;{tag[1:]}b"
+    assert escape_tags(f"a{tag}b") == f"a&lt;{tag[1:]}b"
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_what_reads_as_a_tag_is_none_anymore(tag: str) -> None:
 )
 def test_a_long_hostile_text_takes_no_more_than_its_length(hostile: str) -> None:
     text = f"<{hostile * 100_000}"
-    assert escaped(text) == text
-    assert escaped(f"<data{' ' * 100_000}x") == f"<data{' ' * 100_000}x"
+    assert escape_tags(text) == text
+    assert escape_tags(f"<data{' ' * 100_000}x") == f"<data{' ' * 100_000}x"
 
 
 def test_a_block_has_a_line_above_it_and_tags_of_its_own() -> None:
@@ -160,7 +160,7 @@ def test_the_fields_of_an_answer_are_listed_with_what_they_mean_and_may_be() -> 
 
 def test_a_null_stands_for_the_default_and_what_is_too_much_is_cut_and_told() -> None:
     lines = [{"name": "bread", "times": None}, *({"name": "too long", "times": 2},) * 3]
-    text, cut = fitted(Order, json.dumps({"lines": lines, "customer": None, "notes": None}))
+    text, cut = fit_to_schema(Order, json.dumps({"lines": lines, "customer": None, "notes": None}))
     long = Line(name="too l", times=2)
     assert Order.model_validate_json(text) == Order(lines=[Line(name="bread"), long, long])
     assert cut == ("lines, from 4 to 3", "lines.1.name, from 8 to 5", "lines.2.name, from 8 to 5")
@@ -192,7 +192,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_what_fits_in_no_way_is_still_json_and_what_fits_stays(value: object) -> None:
     text = json.dumps(value)
-    mended, _ = fitted(Order, text)
+    mended, _ = fit_to_schema(Order, text)
     json.loads(mended)
     try:
         Order.model_validate_json(text)

@@ -15,7 +15,7 @@ from moa.calibration.features import LabelFeature
 from moa.calibration.file import FitRecord
 from moa.decisions.figures import compares_figures
 from moa.endpoints import Decision
-from moa.endpoints.known import Known, keep
+from moa.endpoints.known import ModelFacts, keep
 from moa.testing import SimulatedEndpoint
 
 
@@ -91,7 +91,7 @@ async def test_a_model_known_to_guess_is_doubted_where_it_is_asked_about_facts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(Known(name="guessing", guesses=("predicate",)))
+    keep(ModelFacts(name="guessing", guesses=("predicate",)))
     guessing = Scored(model="guessing", rule=rarely)
     assert (await Decider(guessing, Lease).run("No pets.")).output.pets.doubtful
     # What the text is, a filter asks, and that is no fact in it.
@@ -111,7 +111,7 @@ async def test_a_chat_that_would_rather_say_something_else_than_yes_or_no_is_dou
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(Known(name="chatting", layout={"predicate": "chat"}))
+    keep(ModelFacts(name="chatting", layout={"predicate": "chat"}))
     for mass, doubtful in ((0.4, True), (0.6, False)):
         chat = Scored(rule=rarely, mass=mass, model="chatting")
         assert await doubts(Decider(chat, Lease), 1) == [doubtful]

@@ -12,12 +12,13 @@ from typing import get_args
 import pytest
 
 from moa import RunContext
+from moa._sqlite import ContentStore
 from moa.budget import Budget
 from moa.decisions.probe import ENOUGH, LAYOUTS, probe, shipped_trials
 from moa.endpoints import Decision, Example
 from moa.endpoints.encoders import Encoder, JointEncoder, MultilingualEncoder
 from moa.endpoints.encoding import Readings
-from moa.endpoints.known import Known, keep, known, measurements
+from moa.endpoints.known import ModelFacts, facts_of, keep
 from moa.errors import BudgetExceeded, CapabilityError, EndpointRejected, StoreError
 from moa.questions import Answer, Kind, Layout, Question
 from moa.testing import SimulatedEndpoint
@@ -95,7 +96,7 @@ async def test_what_was_found_counts_where_the_cache_can_t_be_written(cache: Pat
     endpoint = Reads(model="tiny")
     with suppress(StoreError):
         keep((await probe(endpoint, encoder=None, context=RunContext())).found)
-    assert known("tiny").layout_of("choice") == "chat"
+    assert facts_of("tiny").layout_of("choice") == "chat"
 
 
 async def test_a_probe_stays_within_the_budget() -> None:
@@ -113,8 +114,8 @@ async def test_an_endpoint_without_log_probabilities_has_no_prompt_to_choose() -
 
 async def test_what_was_found_is_kept_for_the_model_and_no_other() -> None:
     keep((await probe(Reads(model="Some/Tiny"), encoder=None, context=RunContext())).found)
-    assert known("Some/Tiny").layout_of("choice") == "chat"
-    assert known("Some/Other").layout_of("choice") == "completion"
+    assert facts_of("Some/Tiny").layout_of("choice") == "chat"
+    assert facts_of("Some/Other").layout_of("choice") == "completion"
 
 
 class Agreeing(Reads):
@@ -158,10 +159,9 @@ async def test_beside_the_encoder_a_model_counts_as_much_as_it_helps_as_it_is_re
 
 
 async def test_what_the_cache_holds_of_another_version_counts_for_nothing(cache: Path) -> None:
-    keep(Known(name="tiny"))
-    with measurements() as store:
+    with ContentStore(keep(ModelFacts(name="tiny"))) as store:
         store.put("probe other", {"name": "other", "layout": {"choice": "verse"}})
-    assert known("other").layout == {}
+    assert facts_of("other").layout == {}
 
 
 def test_any_beginning_of_the_texts_has_all_kinds_in_many_languages() -> None:

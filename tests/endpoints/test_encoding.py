@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from moa.endpoints.encoding import Encoded, Encoding, Text
+from moa.endpoints.encoding import EncodedText, Encoding, Text
 
 LONG = "x" * 4000
 
@@ -25,7 +25,7 @@ class Gated:
         self.may_go = threading.Event()
         self.failure: Exception | None = None
 
-    def __call__(self, texts: Sequence[Text]) -> list[Encoded]:
+    def __call__(self, texts: Sequence[Text]) -> list[EncodedText]:
         words = [text.text for text in texts]
         self.given.append(words)
         if any(word in self.waits_at for word in words):
@@ -33,7 +33,7 @@ class Gated:
             assert self.may_go.wait(20)
         if self.failure is not None:
             raise self.failure
-        return [Encoded((float(len(word)),), len(word)) for word in words]
+        return [EncodedText((float(len(word)),), len(word)) for word in words]
 
     async def begun(self) -> None:
         assert await asyncio.to_thread(self.has_begun.wait, 20)
@@ -60,9 +60,9 @@ async def test_a_text_that_several_ask_for_at_once_is_encoded_once() -> None:
 async def test_texts_of_one_call_are_encoded_on_several_threads() -> None:
     meeting = threading.Barrier(2, timeout=20)
 
-    def engine(given: Sequence[Text]) -> list[Encoded]:
+    def engine(given: Sequence[Text]) -> list[EncodedText]:
         meeting.wait()
-        return [Encoded((1.0,), 1) for _ in given]
+        return [EncodedText((1.0,), 1) for _ in given]
 
     assert len((await Encoding(engine, threads=2).read(texts("a", "b"))).vectors) == 2
 

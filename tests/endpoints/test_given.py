@@ -22,7 +22,7 @@ from moa.endpoints.dialects import OPENAI
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -344,7 +344,7 @@ async def test_a_client_and_a_model_are_an_endpoint(served: Served, client: Coun
     there = openai.AsyncOpenAI(base_url="https://api.openai.com/v1", api_key=KEY)
     hosted = moa.endpoint(there, model="gpt-5-mini", name="large")
     assert hosted.price.known
-    assert cast("OpenAIEndpoint", unwrapped(hosted)).dialect is OPENAI
+    assert cast("OpenAIEndpoint", innermost(hosted)).dialect is OPENAI
     with pytest.raises(ConfigError, match="model=…"):
         moa.endpoint(client)
     with pytest.raises(ConfigError, match="model=…"):

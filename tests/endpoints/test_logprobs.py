@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from moa.context import RunContext
 from moa.endpoints import Example, Request
 from moa.endpoints.client import Client
-from moa.endpoints.known import Known, keep
+from moa.endpoints.known import ModelFacts, keep
 from moa.endpoints.layouts import (
     DEMONSTRATIONS,
     MOST_AT_ONCE,
@@ -269,7 +269,7 @@ async def test_the_layout_is_what_a_probe_kept_of_the_model_unless_the_question_
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
     reader = Reader("Some/Tiny")
-    keep(Known(name="Some/Tiny", layout={"choice": "chat"}))
+    keep(ModelFacts(name="Some/Tiny", layout={"choice": "chat"}))
     asked = question("a", "b")
     await reader.decide(Request("x", [asked]), RunContext())
     await reader.decide(Request("x", [replace(asked, layout="completion")]), RunContext())
@@ -280,7 +280,7 @@ async def test_the_bias_to_yes_that_is_known_of_a_model_is_out_but_where_a_layou
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOA_CACHE", str(tmp_path))
-    keep(Known(name="Some/Tiny", yes_bias=math.log(2)))
+    keep(ModelFacts(name="Some/Tiny", yes_bias=math.log(2)))
     asked = Question(
         "paid", "predicate", "Paid?", (Option("yes", value=True), Option("no", value=False))
     )

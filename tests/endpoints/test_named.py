@@ -17,7 +17,7 @@ from moa.endpoints.named import as_endpoint
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.retries import Retried
 from moa.endpoints.vllm import VLLMEndpoint
-from moa.endpoints.wrappers import Cached, unwrapped
+from moa.endpoints.wrappers import Cached, innermost
 from moa.errors import ConfigError
 from moa.graphs.self_consistency import SelfConsistency
 from moa.usage import Price
@@ -31,7 +31,7 @@ AT_ONCE = "http://127.0.0.1:9/v1"
 def made(spec: str, **settings: Any) -> OpenAIEndpoint:
     endpoint = moa.endpoint(spec, **settings)
     assert isinstance(endpoint, Retried)
-    return cast("OpenAIEndpoint", unwrapped(endpoint))
+    return cast("OpenAIEndpoint", innermost(endpoint))
 
 
 def test_a_vendor_brings_its_address_its_price_and_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,14 +93,14 @@ def test_agents_and_recipes_take_the_string_and_share_what_it_makes() -> None:
     writer, mood = Agent(spec, "Answer."), Sentiment(spec)
     vote = SelfConsistency[str](node=cast("Any", spec))
     assert writer.endpoint is mood.endpoint
-    assert unwrapped(writer.endpoint).name == "Qwen/Qwen3-4B"
+    assert innermost(writer.endpoint).name == "Qwen/Qwen3-4B"
     assert cast("Any", vote.node).endpoint is writer.endpoint
     cloud = "openai:gpt-5-mini@http://127.0.0.1:9/v1"
     assert as_endpoint(cloud) is as_endpoint(cloud, "llm")
 
 
 def test_a_server_with_a_vendors_name_is_spoken_to_as_the_vendor_is() -> None:
-    served = unwrapped(moa.endpoint("openai:gpt-5-mini@http://127.0.0.1:9/v1"))
+    served = innermost(moa.endpoint("openai:gpt-5-mini@http://127.0.0.1:9/v1"))
     assert cast("OpenAIEndpoint", served).dialect.name == "OpenAI"
 
 

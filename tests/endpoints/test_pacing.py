@@ -79,29 +79,29 @@ async def test_no_more_than_the_limit_are_in_flight_and_all_come_to_their_turn(
 
 def test_the_number_falls_by_a_part_and_rises_by_one_a_round() -> None:
     pacing = Pacing(20)
-    pacing.refused(time.monotonic(), 19, None)
+    pacing.learn_refusal(time.monotonic(), 19, None)
     assert pacing.limit == pytest.approx(18)
     for _ in range(18):
-        pacing.answered(time.monotonic(), KIND, 18, {})
+        pacing.learn_answer(time.monotonic(), KIND, 18, {})
     assert pacing.limit == pytest.approx(19)
     for _ in range(2000):
-        pacing.answered(time.monotonic(), KIND, 17, {})
+        pacing.learn_answer(time.monotonic(), KIND, 17, {})
     assert pacing.limit == 20
 
 
 def test_a_burst_that_is_refused_leaves_as_many_as_were_taken() -> None:
     pacing, sent = Pacing(64), time.monotonic()
     for others in range(63, 7, -1):
-        pacing.refused(sent, others, None)
+        pacing.learn_refusal(sent, others, None)
     assert 6 <= pacing.limit <= 8
 
 
 def test_where_even_a_single_request_is_refused_all_wait_longer_each_time() -> None:
     pacing = Pacing(8)
-    pacing.refused(time.monotonic(), 0, None)
+    pacing.learn_refusal(time.monotonic(), 0, None)
     holds: list[float] = []
     for _ in range(3):
-        pacing.refused(time.monotonic(), 0, None)
+        pacing.learn_refusal(time.monotonic(), 0, None)
         holds.append(pacing.held_until - time.monotonic())
     assert holds == sorted(holds)
     assert 0.05 < holds[0] < holds[-1] < 1
@@ -109,9 +109,9 @@ def test_where_even_a_single_request_is_refused_all_wait_longer_each_time() -> N
 
 def test_fewer_are_in_flight_where_the_server_lets_them_queue() -> None:
     pacing = Pacing(64)
-    pacing.answered(time.monotonic() - 0.1, KIND, 64, {})
+    pacing.learn_answer(time.monotonic() - 0.1, KIND, 64, {})
     for _ in range(64 * 20):
-        pacing.answered(time.monotonic() - 0.1 * pacing.limit / 8, KIND, int(pacing.limit), {})
+        pacing.learn_answer(time.monotonic() - 0.1 * pacing.limit / 8, KIND, int(pacing.limit), {})
     assert 32 < pacing.limit < 60
 
 
@@ -123,7 +123,7 @@ def test_a_batch_that_brings_more_or_long_requests_beside_short_ones_are_no_queu
     for number in range(1, 2000):
         in_flight = min(64, number)
         seconds = (0.1 if number % 2 else 1.0) if mixed else 0.1 * (1 + 0.05 * in_flight)
-        pacing.answered(time.monotonic() - seconds, KIND, in_flight, {})
+        pacing.learn_answer(time.monotonic() - seconds, KIND, in_flight, {})
     assert pacing.limit == 64
 
 

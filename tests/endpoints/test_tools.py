@@ -10,7 +10,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, ToolSchema
 from moa.endpoints.dialects import OPENAI, VLLM
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.tools import Tooled
+from moa.endpoints.tools import WithTools
 from moa.endpoints.wrappers import Cached
 from moa.messages import File, Image, Message, ToolCall
 from moa.testing import ScriptedEndpoint
@@ -122,7 +122,7 @@ async def test_a_server_that_takes_no_tools_is_asked_for_json(served: Served, sa
     refused = Answer(400, json={"error": {"message": said}})
     served.will(refused, chat('{"tool": "add", "arguments": {"a": 1}}'))
     context = RunContext()
-    completion = await Tooled(endpoint()).complete(ASKED, context)
+    completion = await WithTools(endpoint()).complete(ASKED, context)
     assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "call_1"),)
     assert "tools" not in served.bodies[1]
     assert served.bodies[1]["response_format"]["json_schema"]["schema"]["title"] == "Turn"
@@ -134,7 +134,7 @@ async def test_a_small_model_is_asked_by_a_schema_where_its_server_enforces_one(
     served: Served, tier: Tier, natively: bool
 ) -> None:
     served.will(chat('{"answer": "3"}'))
-    await Tooled(endpoint(tier=tier, dialect=VLLM)).complete(ASKED, RunContext())
+    await WithTools(endpoint(tier=tier, dialect=VLLM)).complete(ASKED, RunContext())
     assert ("tools" in served.bodies[0]) is natively
 
 
@@ -164,7 +164,7 @@ async def test_a_cache_tells_pictures_apart() -> None:
 async def test_a_call_that_a_model_writes_as_text_is_read_and_a_schema_taken_from_then_on() -> None:
     written = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     model = ScriptedEndpoint([written, '{"answer": "3"}'])
-    tooled, context = Tooled(model), RunContext()
+    tooled, context = WithTools(model), RunContext()
     (completion,) = [one async for one in tooled.stream(ASKED, context)]  # nothing is shown of it
     assert isinstance(completion, Completion)
     assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "call_1"),)
@@ -183,7 +183,7 @@ async def test_a_call_that_a_model_writes_as_text_is_read_and_a_schema_taken_fro
     ids=["doubled braces", "after words", "after a broken one"],
 )
 async def test_a_call_is_read_wherever_it_stands_in_the_text(text: str) -> None:
-    completion = await Tooled(ScriptedEndpoint([text])).complete(ASKED, RunContext())
+    completion = await WithTools(ScriptedEndpoint([text])).complete(ASKED, RunContext())
     assert completion.tool_calls == (ToolCall("add", '{"a": 1}', "call_1"),)
 
 
@@ -191,21 +191,21 @@ async def test_a_model_that_writes_nothing_but_spaces_is_asked_again_without_the
     served: Served,
 ) -> None:
     served.will(chat('{"answer":' + " " * 90, finish_reason="length"), chat('{"answer": "3"}'))
-    tooled = Tooled(endpoint(tier="slm", dialect=VLLM))
+    tooled = WithTools(endpoint(tier="slm", dialect=VLLM))
     assert (await tooled.complete(ASKED, RunContext())).text == "3"
     assert ["structured_outputs" in body for body in served.bodies] == [True, False]
 
 
 async def test_a_call_of_no_tool_among_words_is_part_of_the_answer() -> None:
     text = 'Write {"name": "delete", "arguments": {}} to delete it.'
-    completion = await Tooled(ScriptedEndpoint([text])).complete(ASKED, RunContext())
+    completion = await WithTools(ScriptedEndpoint([text])).complete(ASKED, RunContext())
     assert (completion.text, completion.tool_calls) == (text, ())
 
 
 @pytest.mark.parametrize("text", ['{"name": "Ada"}', "`x = {}` is empty", "<b>bold</b>", "{"])
 async def test_an_answer_that_only_looks_like_a_call_is_one(text: str) -> None:
     model = ScriptedEndpoint([text])
-    *pieces, completion = [one async for one in Tooled(model).stream(ASKED, RunContext())]
+    *pieces, completion = [one async for one in WithTools(model).stream(ASKED, RunContext())]
     assert "".join(map(str, pieces)) == text
     assert isinstance(completion, Completion)
     assert completion.text == text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from moa.endpoints.encoding import Encoded, Encoding, Text
+from moa.endpoints.encoding import EncodedText, Encoding, Text
 from moa.endpoints.vector_file import VectorFile
 
 VECTOR = tuple(array("f", [0.1, -0.7, 1 / 3]))
@@ -35,9 +35,9 @@ async def test_the_next_run_finds_what_one_has_encoded_and_reads_no_tokens(
 ) -> None:
     given: list[str] = []
 
-    def engine(texts: Sequence[Text]) -> list[Encoded]:
+    def engine(texts: Sequence[Text]) -> list[EncodedText]:
         given.extend(text.text for text in texts)
-        return [Encoded(VECTOR, 5) for _ in texts]
+        return [EncodedText(VECTOR, 5) for _ in texts]
 
     first, second = Encoding(engine, threads=1, batch=3), Encoding(engine, threads=1, batch=3)
     first.store, second.store = file, VectorFile(path, "tiny 1", parts=3)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from hub import CONTENT, SHA256, Hub, isolate, serving
 
-from moa.endpoints.weights import Fetched, HubFile, cache_folder, fetch, find_weights, kept_at
+from moa.endpoints.weights import FetchResult, HubFile, cache_folder, fetch, find_weights, kept_at
 from moa.errors import ConfigError, ModelNotFound
 
 FILE = HubFile("owner/name", "small-q4.gguf")
@@ -313,7 +313,7 @@ def test_what_names_no_whole_file_of_the_hub_is_refused(text: str, says: str) ->
 
 def test_a_file_of_the_hub_is_fetched_and_checked(hub: Hub, cache: Path) -> None:
     found = fetch(FILE)
-    assert found == Fetched(cache / "models/owner/name/small-q4.gguf", False, SHA256)
+    assert found == FetchResult(cache / "models/owner/name/small-q4.gguf", False, SHA256)
     assert found.path.read_bytes() == CONTENT
     assert [path for path, _ in hub.asked] == ["/owner/name/resolve/main/small-q4.gguf"]
     assert not part().exists()
@@ -436,7 +436,7 @@ def test_a_file_that_another_tool_fetched_from_the_hub_is_shared(hub: Hub, tmp_p
     tool: Any = import_module("huggingface_hub")
     theirs = Path(tool.hf_hub_download("owner/name", FILE.file, endpoint=hub.url))
     assert theirs.is_relative_to(tmp_path / "shared")
-    assert fetch(FILE) == Fetched(theirs, True, None)
+    assert fetch(FILE) == FetchResult(theirs, True, None)
     assert len(hub.asked) == 1
     assert kept_at(replace(FILE, sha256=SHA256)) == theirs
     assert kept_at(replace(FILE, sha256="1" * 64)) != theirs

@@ -23,13 +23,13 @@ from typing import Any, TypeVar, Unpack, cast, overload
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa._async import in_time
-from moa.agents.base import In, Limits, Out, TypedNode, said
+from moa.agents.base import In, Limits, Out, TypedNode, fault_in
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability
 from moa.endpoints.sent import SentPrompt
 from moa.endpoints.tokens import NO_USAGE, amount_of, approximate_tokens, estimate_of
-from moa.endpoints.transport import known_error, worded
+from moa.endpoints.transport import describe_error, known_error
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
 from moa.journal import explained
@@ -302,7 +302,7 @@ class Adapter(TypedNode[In, Out]):
         try:
             output: Out = TypeAdapter[Any](kind).validate_python(found)
         except ValidationError as error:
-            fault, text = f"gave no {kind.__name__}: {said(error)}", repr(cast("object", found))
+            fault, text = f"gave no {kind.__name__}: {fault_in(error)}", repr(cast("object", found))
             raise OutputError(fault, node=self.name, text=text) from error
         return output
 
@@ -311,7 +311,9 @@ class Adapter(TypedNode[In, Out]):
         while isinstance(error, ExceptionGroup):
             error = cast("ExceptionGroup[Exception]", error).exceptions[0]
         if {kind.__name__ for kind in type(error).__mro__} & _UNUSABLE:
-            return OutputError(f"no usable answer: {worded(error)}", node=self.name, text="")
+            return OutputError(
+                f"no usable answer: {describe_error(error)}", node=self.name, text=""
+            )
         found = explained(error, context.node)
         if isinstance(found, MoaError) or type(found).__module__.startswith("langgraph."):
             return found

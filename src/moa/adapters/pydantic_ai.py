@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from moa.adapters import TEXT, Adapter, Calls, Settings, Takes
 from moa.agents.base import In, Out
-from moa.agents.prompts import written
+from moa.agents.prompts import write_input
 from moa.errors import ConfigError, MissingDependency
 from moa.node import Reply
 from moa.usage import Amount, Part, Usage
@@ -110,7 +110,7 @@ class PydanticAINode(Adapter[In, Out]):
 
     def given(self, request: Any) -> Any:
         """Write the prompt."""
-        return written(request)
+        return write_input(request)
 
     async def ask(self, value: Any, calls: Calls) -> Any:
         """Run the agent; each of its requests is told to the ledger."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequenc
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Unpack, cast, overload
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Unpack, cast, overload
 
 from pydantic import (
     BaseModel,
@@ -19,17 +19,17 @@ from pydantic import (
 )
 
 from moa._async import beside, closed_after, iterated
-from moa.agents.base import In, Limits, Out, TypedNode, ready, require, said
+from moa.agents.base import In, Limits, Out, TypedNode, fault_in, ready, require
 from moa.agents.prompts import (
     TAG,
     Template,
     again,
     data,
-    fitted,
+    fit_to_schema,
     schema_of,
     system,
     without_tags,
-    written,
+    write_input,
     wrong_with,
 )
 from moa.agents.tool_calls import ToolCalls
@@ -39,7 +39,7 @@ from moa.context import RunContext
 from moa.endpoints import Completion, Endpoint, Prompt
 from moa.endpoints.known import can_write
 from moa.endpoints.sent import SentPrompt, show
-from moa.endpoints.tools import Tooled, plain
+from moa.endpoints.tools import WithTools, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.messages import Message, files_needed, files_of
 from moa.node import Reply, Result, streamed
@@ -71,7 +71,7 @@ class Settings(Limits, total=False):
     """Sampling temperature; above 0, answers differ. `None` uses the server's default."""
     tag: str | None
     """Name of the tags that mark the input as data; empty if the input is the request itself."""
-    examples: Sequence[tuple[Any, Any]]
+    examples: Sequence[tuple[object, object]]
     """Pairs of an input and its right output, shown to the model before the request."""
     tools: Sequence[AnyTool]
     """Tools that the model may call: functions, LangChain tools, `Tool`s."""
@@ -79,7 +79,7 @@ class Settings(Limits, total=False):
     """Maximum number of tool calls in a run; one more raises `BudgetExceeded`."""
 
 
-History = Iterable[Message | Mapping[str, Any]] | Result[Any]
+History = Iterable[Message | Mapping[str, object]] | Result[object]
 """Earlier messages: a result, its `messages`, or messages in OpenAI's format."""
 
 
@@ -163,15 +163,15 @@ class Agent(TypedNode[In, Out]):
         endpoint: Endpoint | str,
         instructions: str | None = None,
         *,
-        input: Any = None,
-        output: Any = None,
+        input: object = None,
+        output: object = None,
         prompt: str | None = None,
         name: str | None = None,
         repairs: int = 1,
         max_tokens: int = 512,
         temperature: float | None = 0.0,
         tag: str | None = None,
-        examples: Sequence[tuple[Any, Any]] = (),
+        examples: Sequence[tuple[object, object]] = (),
         tools: Sequence[AnyTool] = (),
         max_tool_calls: int = 10,
         budget: Budget = UNLIMITED,
@@ -215,7 +215,7 @@ class Agent(TypedNode[In, Out]):
         if len(self.tools) < len(tools):
             raise ConfigError(f"agent {self.name!r}: two tools have the same name: give one name=")
         if self.tools:
-            self.endpoint = Tooled(self.endpoint)
+            self.endpoint = WithTools(self.endpoint)
 
     async def run(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
@@ -262,16 +262,16 @@ class Agent(TypedNode[In, Out]):
     def _writes_model(self) -> bool:
         return self._model is self.output_type
 
-    def _example(self, request: Any, output: Any) -> tuple[In, BaseModel]:
+    def _example(self, request: object, output: object) -> tuple[In, BaseModel]:
         if self._schema is None and isinstance(output, str):
             output = {"text": output}
         try:
             shown = self._model.model_validate(output if self._writes_model else {_VALUE: output})
         except ValidationError as error:
             raise ConfigError(
-                f"agent {self.name!r}: example {output!r:.100}: {said(error)}"
+                f"agent {self.name!r}: example {output!r:.100}: {fault_in(error)}"
             ) from None
-        return self._admitted(request), shown
+        return self._check_input(request), shown
 
     def user_prompt(self, request: In) -> str:
         """Write the user message; by default the request alone, as data where there is a `tag`.
@@ -279,10 +279,9 @@ class Agent(TypedNode[In, Out]):
         Whoever overrides it puts what comes from outside through `moa.agents.prompts.block`, with
         `tag` where the agent has one of its own.
         """
-        text = cast("Any", request)
         if self._template is not None:
-            return self._template.filled(text, tag=self.tag)
-        return data(text, tag=self.tag) if self.tag else written(text)
+            return self._template.filled(request, tag=self.tag)
+        return data(request, tag=self.tag) if self.tag else write_input(request)
 
     def messages(self, request: In) -> tuple[Message, ...]:
         """Write what the model reads; by default the instructions, and `user_prompt`."""
@@ -318,12 +317,11 @@ class Agent(TypedNode[In, Out]):
             if not text:
                 raise ValueError("it is empty")
             return cast("Out", Reply(text=text))
-        written, model = unfenced(text), self._model
-        if self._writes_model:
-            return cast("Out", model.model_validate_json(written))
-        if not written.startswith("{"):  # where no server holds it to the schema
+        written = strip_fence(text)
+        if not self._writes_model and not written.startswith("{"):  # no server holds it to that
             return TypeAdapter[Out](self.output_type).validate_json(written)
-        return getattr(model.model_validate_json(written), _VALUE)
+        found = self._model.model_validate_json(written)
+        return cast("Out", found) if self._writes_model else getattr(found, _VALUE)
 
     def check(self, request: In, output: Out) -> None:
         """Say what the schema can't: whether the output fits this request.
@@ -335,7 +333,7 @@ class Agent(TypedNode[In, Out]):
     async def answer(self, request: In, context: RunContext) -> Out:
         """Ask, have tools used, validate, check, and have it repaired."""
         talk = _TALK.get() or _Talk(())
-        before, asked = self._opening(request, talk.history)
+        before, asked = self._first_messages(request, talk.history)
         messages = before
         calls = ToolCalls(self.tools, self.max_tool_calls, self.endpoint, self.tag or TAG)
         turns: tuple[Message, ...] = ()
@@ -347,11 +345,13 @@ class Agent(TypedNode[In, Out]):
             turns += more
             cut = completion.finish_reason == "length"
             try:
-                said_alone = self._unechoed(completion, self._tag_in(asked[-1].content), context)
-                output = self.read(self._fitted(said_alone, context))
+                said_alone = self._without_echo(
+                    completion, self._tag_in(asked[-1].content), context
+                )
+                output = self.read(self._cut_to_fit(said_alone, context))
                 self.check(request, output)
             except ValueError as error:
-                fault = said(error)
+                fault = fault_in(error)
                 if cut:
                     fault = f"it was cut at max_tokens={self.max_tokens} ({fault})"
                 if not left:
@@ -376,7 +376,7 @@ class Agent(TypedNode[In, Out]):
                 return output
         raise AssertionError("the last try returns or raises")
 
-    def _opening(
+    def _first_messages(
         self, request: In, history: Sequence[Message]
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         """Write all messages of the first call, and those of them that the request makes."""
@@ -388,7 +388,7 @@ class Agent(TypedNode[In, Out]):
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write the first call that `request` makes; see `TypedNode.prompt`."""
         talk = _TALK.get() or _Talk(())
-        messages, _ = self._opening(request, talk.history)
+        messages, _ = self._first_messages(request, talk.history)
         return [await show(self.endpoint, self._prompt(messages, free=True), context)]
 
     async def _turns(
@@ -406,7 +406,7 @@ class Agent(TypedNode[In, Out]):
             asked = Message("assistant", completion.text, completion.tool_calls)
             turns += (asked, *await calls.results(completion.tool_calls, context))
 
-    def _unechoed(self, completion: Completion, tag: str, context: RunContext) -> Completion:
+    def _without_echo(self, completion: Completion, tag: str, context: RunContext) -> Completion:
         """Take the tags of the data out of an answer."""
         if not tag or f"<{tag}>" in self.instructions:
             return completion
@@ -419,11 +419,11 @@ class Agent(TypedNode[In, Out]):
         context.note("changed", "the tags around the data, which the model repeated, are cut")
         return replace(completion, text=text)
 
-    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+    def _cut_to_fit(self, completion: Completion, context: RunContext) -> Completion:
         """Cut what is too much, rather than have it all written again."""
         if self._schema is None:
             return completion
-        text, cut = fitted(self._model, unfenced(completion.text.strip()))
+        text, cut = fit_to_schema(self._model, strip_fence(completion.text.strip()))
         for what in cut:
             context.note("truncated", what, endpoint=completion.endpoint)
         return replace(completion, text=text)
@@ -465,7 +465,11 @@ _VALUE = "value"
 """The one field of a model that stands for a type which is none."""
 
 
-def _model_of(output: Any) -> type[BaseModel]:
+def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _model_of(output: object) -> type[BaseModel]:
     """Give what a model is asked to write: servers take the schema of an object alone.
 
     Raises:
@@ -473,11 +477,11 @@ def _model_of(output: Any) -> type[BaseModel]:
     """
     if output is str:
         raise ConfigError("output=str: leave it out, an agent gives a Reply, which has a text")
-    if isinstance(output, type) and issubclass(cast("type[object]", output), BaseModel):
-        return cast("type[BaseModel]", output)
+    if _is_model(output):
+        return output
     fields: dict[str, Any] = {_VALUE: (output, ...)}
     try:
-        model: type[BaseModel] = create_model(getattr(output, "__name__", "Answer"), **fields)
+        model = create_model(getattr(output, "__name__", "Answer"), **fields)
         model.model_json_schema()
     except PydanticUserError:
         raise ConfigError(
@@ -487,7 +491,7 @@ def _model_of(output: Any) -> type[BaseModel]:
     return model
 
 
-def unfenced(text: str) -> str:
+def strip_fence(text: str) -> str:
     """Take JSON out of its code fence."""
     fenced = _FENCED.fullmatch(text)
     return fenced[1] if fenced else text

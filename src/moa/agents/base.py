@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import UnionType
-from typing import Any, ClassVar, NamedTuple, TypedDict, cast, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, cast, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
@@ -23,7 +23,6 @@ from moa.endpoints.named import as_endpoint
 from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
-from moa.journal import explained
 from moa.node import Node, Reply, Result, finish
 from moa.node_base import NodeBase
 from moa.telemetry.names import Kind
@@ -32,7 +31,7 @@ from moa.usage import Tier
 T = TypeVar("T")
 In = TypeVar("In", default=str | BaseModel)
 Out = TypeVar("Out", default=Reply)
-Make = TypeVar("Make", bound=Callable[..., Any])
+Make = TypeVar("Make", bound=Callable[..., object])
 
 _WHO_CAN: dict[Capability, str] = {
     "complete": "any OpenAI-compatible server, and the embedded model",
@@ -166,18 +165,12 @@ class TypedNode(ABC, NodeBase[In, Out]):
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
         with context.span(self.span_kind, self.name):
-            request = self._admitted(request)
-            try:
-                if context.journal is None:
+            request = self._check_input(request)
+            if context.journal is None:
+                output = await self._answer_or_show(request, context)
+            else:
+                with context.journal.inside(context.node, request) as context.journal:
                     output = await self._answer_or_show(request, context)
-                else:
-                    with context.journal.inside(context.node, request) as context.journal:
-                        output = await self._answer_or_show(request, context)
-            except (RuntimeError, KeyError) as error:
-                found = explained(error, context.node)
-                if found is error:
-                    raise
-                raise found from error
         return finish(output, context, seconds=time.perf_counter() - started)
 
     def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:
@@ -197,7 +190,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
         """
         if self._shows_prompts:
             context = RunContext().nested(self.name)
-            return tuple(beside(lambda: self.prompts(self._admitted(request), context)))
+            return tuple(beside(lambda: self.prompts(self._check_input(request), context)))
         return beside(lambda: rehearse(partial(self.run, request)))
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
@@ -229,16 +222,19 @@ class TypedNode(ABC, NodeBase[In, Out]):
             context: The agent's own, nested in that of the run.
         """
 
-    def _admitted(self, request: In) -> In:
+    def _check_input(self, request: object) -> In:
         if self._input is None:
             # Instances alone: pydantic would make an empty model of a dictionary for `BaseModel`.
-            if not isinstance(request, self.input_type):
+            if not self._is_input(request):
                 raise InputError(self._misfit(request))
             return request
         try:
             return self._input.validate_python(request, strict=True)
         except ValidationError as error:
-            raise InputError(f"{self._misfit(request)}: {said(error)}") from error
+            raise InputError(f"{self._misfit(request)}: {fault_in(error)}") from error
+
+    def _is_input(self, request: object) -> TypeGuard[In]:
+        return isinstance(request, self.input_type)
 
     def _misfit(self, request: object) -> str:
         wanted = getattr(self.input_type, "__name__", None) or str(self.input_type)
@@ -318,6 +314,6 @@ def no_endpoint(given: object) -> str:
     return f"but was given {given!r}"
 
 
-def said(error: Exception) -> str:
+def fault_in(error: Exception) -> str:
     """What was wrong, in one line: of pydantic's errors, each field and its fault."""
     return faults_of(error) if isinstance(error, ValidationError) else str(error)

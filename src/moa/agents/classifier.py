@@ -116,7 +116,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         describe: Mapping[Any, str] | None = None,
         none: bool = False,
         question: str | None = None,
-        examples: Sequence[tuple[str, Any]] = (),
+        examples: Sequence[tuple[str, object]] = (),
         labelled: str | Path | None = None,
         calibration: Calibration | None = None,
         **limits: Unpack[Limits],

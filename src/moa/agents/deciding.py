@@ -38,7 +38,7 @@ from moa.decisions import ENOUGH
 from moa.decisions.doubt import Doubts
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import JointEncoder, encoder_beside, encoder_for, feeds_heads
-from moa.endpoints.known import MOST_OPTIONS, known
+from moa.endpoints.known import MOST_OPTIONS, facts_of
 from moa.endpoints.sent import SentPrompt, show_questions
 from moa.endpoints.tokens import approximate_tokens, tokens_of, window_of
 from moa.errors import CalibrationError, ConfigError, InputError
@@ -128,16 +128,13 @@ class DecidingAgent(TypedNode[Text | str, Out]):
     @property
     def by_words(self) -> bool:
         """Whether the words of the questions decide alone."""
-        scorers = (scorer.calibration.features for scorer in self._scorers.values())
-        read = [feature for features in scorers for feature in features]
-        alone = all(isinstance(feature, WordsFeature) for feature in read)
-        return bool(read) and alone and not self._to_fit
+        alone = all(isinstance(feature, WordsFeature) for feature in self._features)
+        return bool(self._features) and alone and not self._to_fit
 
     @property
     def asks_endpoint(self) -> bool:
         """Whether the endpoint itself is asked, and not only what stands beside it."""
-        scorers = (scorer.calibration.features for scorer in self._scorers.values())
-        return any(feature.source == DECIDES for features in scorers for feature in features)
+        return any(feature.source == DECIDES for feature in self._features)
 
     def list_endpoints(self) -> list[Endpoint]:
         """List its endpoint, if that is asked itself."""
@@ -178,7 +175,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
         Where no encoder stands beside the endpoint it stays as it is.
         """
-        if self.encoder is None or not feeds_heads(self.encoder):
+        if not feeds_heads(self.encoder):
             return self
         (question,) = self.questions
         return self.calibrated(shipped(question, name, file=file))
@@ -235,7 +232,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """Set what decides each question, by its name; the others are decided as ever."""
         self.calibrations = given
         """What was given or ships, by name of the question."""
-        heads = self.encoder is not None and feeds_heads(self.encoder)
+        heads = feeds_heads(self.encoder)
         left = [question for question in self.questions if question.name not in given]
         self._to_fit = tuple(q for q in left if heads and _enough(q, self.examples))
         asked = [question for question in left if question not in self._to_fit]
@@ -247,7 +244,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         by_name |= {question.name: question for question in whether}
         made |= {question.name: as_asked(question) for question in whether}
         self._scorers = {n: Calibrated(c, by_name[n], self._sources) for n, c in made.items()}
-        self._plan = Plan.of(scorer.ask for scorer in self._scorers.values())
+        scorers = self._scorers.values()
+        self._features = [one for scorer in scorers for one in scorer.calibration.features]
+        self._plan = Plan.of(scorer.ask for scorer in scorers)
         self._doubts = {
             q.name: Doubts(q, self.endpoint.model, bare=_is_bare(q, shown)) for q in asked
         }
@@ -268,7 +267,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
         Not of very many, and not if it is known to guess.
         """
-        guesses = question.kind in known(self.endpoint.model).guesses
+        guesses = question.kind in facts_of(self.endpoint.model).guesses
         return not guesses and len(question.options) <= MOST_OPTIONS
 
     @abstractmethod
@@ -308,7 +307,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             labelled=labelled,
             unlabelled=unlabelled,
             own=self.examples,
-            encoder=encoder if encoder is not None and feeds_heads(encoder) else None,
+            encoder=encoder if feeds_heads(encoder) else None,
             context=(context or RunContext()).nested(self.name),
             progress=progress,
         )
@@ -316,7 +315,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
 
     async def prompts(self, request: Text | str, context: RunContext) -> list[SentPrompt]:
         """Write what is sent for each question, and what decides without being asked."""
-        text = await self._fitting(str(request), context)
+        text = await self._cut_to_window(str(request), context)
         found: list[SentPrompt] = []
         for asked in self._plan.requests:
             endpoint = self._sources[asked.source]
@@ -360,7 +359,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if not text.strip():
             raise InputError(f"{self.name}: the text is empty, so there is nothing to decide on")
         start_ns = 0 if context.tracer is None else time.time_ns()
-        text = await self._fitting(text, context)
+        text = await self._cut_to_window(text, context)
         scorers, plan = self._scorers, self._plan
         if self._to_fit:
             fitted = await self._first_fit.get(self._to_fit, self.examples, self._sources, context)
@@ -374,23 +373,23 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         reads = await plan.read(text, self._sources, context)
         further = reads.pop() if also else []
         pairs = zip(scorers.values(), reads, strict=True)
-        answers = {s.question.name: self._doubted(s.conclude(read, text)) for s, read in pairs}
+        answers = {s.question.name: self._with_doubt(s.conclude(read, text)) for s, read in pairs}
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        told = [_told(question, answers) for question in self.questions]
+        told = [_or_untold(question, answers) for question in self.questions]
         if context.tracer is not None and context.tracer.recorded:
             bounds = {name: scorer.calibration.bound for name, scorer in scorers.items()}
             for answer in told:
                 _trace(answer, bounds[answer.question.name], start_ns, context)
         return told, further
 
-    def _doubted(self, answer: Answer) -> Answer:
+    def _with_doubt(self, answer: Answer) -> Answer:
         """Say what speaks against an answer that nothing was fitted to."""
         doubts = self._doubts.get(answer.question.name)
         return replace(answer, doubt=doubts.of(answer)) if doubts and not answer.doubt else answer
 
-    async def _fitting(self, text: str, context: RunContext) -> str:
+    async def _cut_to_window(self, text: str, context: RunContext) -> str:
         """Cut a text that the endpoint can't read whole to its opening and its end, and say so.
 
         A quarter of the window is then left for the questions, whatever the tokenizer: it makes no
@@ -431,7 +430,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                 )
             if answer.doubt:
                 context.note("doubtful", f"question {name!r} is DOUBTFUL: {answer.doubt}")
-        said = (self._said(scorer.calibration) for scorer in scorers.values())
+        said = (self._describe_scorer(scorer.calibration) for scorer in scorers.values())
         for way in dict.fromkeys(filter(None, said)):
             context.note("changed", way)
 
@@ -445,7 +444,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if refused is not None and answers[name].status == "answered":
             context.note("refused", f"question {name!r} is decided without an answer: {refused}")
 
-    def _said(self, calibration: Calibration) -> str:
+    def _describe_scorer(self, calibration: Calibration) -> str:
         """Say who decided, where that isn't the endpoint as it is; a bound says for itself."""
         if calibration.bound is not None:
             return ""
@@ -456,7 +455,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return f"probabilities corrected: {calibration.origin}" if calibration.full else ""
 
 
-def _told(question: Question, answers: Mapping[str, Answer]) -> Answer:
+def _or_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     """Give the answer to a question, or that the text doesn't tell it, if that was asked too."""
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, Unpack, cast, get_args
+from typing import Literal, Unpack, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -70,8 +70,8 @@ class Filter(DecidingAgent[Verdict]):
 
     Raises:
         CapabilityError: the endpoint can't decide.
-        ConfigError: `action` is missing, the criterion is empty, or the threshold is not between
-            0 and 1.
+        ConfigError: `action` is another word, the criterion is empty, or the threshold is not
+            between 0 and 1.
         CalibrationError: the calibration belongs to another question.
 
     Examples:
@@ -171,8 +171,5 @@ class Filter(DecidingAgent[Verdict]):
             accepted=answer.accepted,
         )
 
-
-# So that whoever leaves it out is told what to say, and not only its name.
-cast("Any", Filter.__init__).__kwdefaults__["action"] = None
 
 ready("filter", "Drops what meets a criterion", "slm")(partial(Filter, action="drop"))

@@ -95,21 +95,21 @@ class Preprocessor(TypedNode[Text | str, Text]):
         """Clean, cut, rewrite, and look for the language."""
         given = str(request)
         text = await beside_the_loop(
-            lambda: self._fitting(self._cleaned(given, context), context),
+            lambda: self._cut(self._clean(given, context), context),
             context,
             characters=len(given),
         )
         if self.rewriter is not None and text:
-            text = await self._rewritten(self.rewriter, text, context)
+            text = await self._rewrite(self.rewriter, text, context)
         known = request.language if isinstance(request, Text) else None
         return Text(text=text, language=known or self._language(text, context))
 
-    def _cleaned(self, text: str, context: RunContext) -> str:
+    def _clean(self, text: str, context: RunContext) -> str:
         from_html = self.html and _HTML.search(text) is not None
         if from_html:
             text = html_to_text(text)
             context.note("changed", "HTML was turned into text")
-        repaired = _repaired(text, entities=not from_html)
+        repaired = _repair(text, entities=not from_html)
         if repaired != text:
             context.note("changed", "broken or unusual characters were repaired")
         seen = _INVISIBLE.sub("", repaired)
@@ -126,7 +126,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
             context.note("skipped", f"quoted mails that begin after {within} stay")
         return latest
 
-    def _fitting(self, text: str, context: RunContext) -> str:
+    def _cut(self, text: str, context: RunContext) -> str:
         if self.max_tokens is None or approximate_tokens(text) <= self.max_tokens:
             return text
         _, first = next(chunks(text, max_tokens=self.max_tokens), (0, ""))
@@ -137,7 +137,7 @@ class Preprocessor(TypedNode[Text | str, Text]):
         )
         return first
 
-    async def _rewritten(
+    async def _rewrite(
         self, rewriter: Agent[str | BaseModel, Reply], text: str, context: RunContext
     ) -> str:
         if approximate_tokens(text) > _REWRITTEN_TOKENS:
@@ -252,7 +252,7 @@ class _Reader:
         return "".join(self._pieces)
 
 
-def _repaired(text: str, *, entities: bool) -> str:
+def _repair(text: str, *, entities: bool) -> str:
     """Repair mojibake, line ends, control characters and `entities`; compose Unicode (NFC)."""
     from ftfy import TextFixerConfig, fix_and_explain
 

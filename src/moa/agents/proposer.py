@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Unpack
 from pydantic import BaseModel, Field, create_model
 
 from moa.agents import Agent, MaxTokens, Settings, WarmTemperature
-from moa.agents.prompts import block, escaped, written
+from moa.agents.prompts import block, escape_tags, write_input
 from moa.calibration.arithmetic import numbers
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
@@ -82,9 +82,9 @@ class Proposer(Answerer):
     def user_prompt(self, request: str | BaseModel) -> str:
         """Write the answers of others as data, and then the request."""
         if not isinstance(request, Consulted):
-            return written(request)
+            return write_input(request)
         drafts = (block(text, "Draft") for text in request.answers)
-        return "\n\n".join((_READ, *drafts, f"Request: {escaped(request.request)}"))
+        return "\n\n".join((_READ, *drafts, f"Request: {escape_tags(request.request)}"))
 
 
 def sampler(
@@ -94,7 +94,7 @@ def sampler(
     labels: Annotated[dict[str, str] | list[str] | None, Field(min_length=2)] = None,
     temperature: WarmTemperature = 0.7,
     max_tokens: MaxTokens = 512,
-) -> Node[Any, Any]:
+) -> Node[str | BaseModel, BaseModel]:
     """Make an agent whose answers to one request differ, to be asked several times.
 
     Without instructions it answers the request; with `labels`, or what each means, it chooses one.

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
-from moa.agents.agent import Agent, History, unfenced
+from moa.agents.agent import Agent, History, strip_fence
 from moa.agents.prompts import TAG, block
 from moa.agents.tool_calls import ToolCalls
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, ToolSchema
-from moa.endpoints.tools import Tooled, plain
+from moa.endpoints.tools import WithTools, plain
 from moa.errors import InputError
 from moa.messages import File, Message, ToolCall
 from moa.node import Reply, Result
@@ -38,7 +38,7 @@ class Wishes:
     """Whether one of the tools has to be called, instead of an answer in words."""
     one_call: bool = False
     """Whether no more than one may be called at once."""
-    schema: Mapping[str, Any] | None = None
+    schema: Mapping[str, object] | None = None
     """JSON schema of the answer; `None`: it is as the agent gives it."""
     check: Callable[[object], None] = lambda value: None
     """Raises `ValueError` where a value isn't of the schema."""
@@ -73,15 +73,15 @@ class Called(Reply):
     calls: tuple[ToolCall, ...]
 
 
-def as_relayed(node: object) -> Agent[Any, Any] | None:
+def as_relayed(node: object) -> Agent[object, object] | None:
     """Give a node that is an agent, if it writes in no way of its own: wishes reach its model."""
     if not isinstance(node, Agent):
         return None
-    agent = cast("Agent[Any, Any]", node)
-    return agent if type(agent).answer is Agent[Any, Any].answer else None
+    agent = cast("Agent[object, object]", node)
+    return agent if type(agent).answer is Agent[object, object].answer else None
 
 
-class Relay(Agent[Any, Any]):
+class Relay(Agent[object, object]):
     """Has an agent answer a whole conversation as its client wants it; made for one answer.
 
     Instructions, examples, tools and checks stay the agent's. What comes out is what the agent
@@ -95,7 +95,7 @@ class Relay(Agent[Any, Any]):
         InputError: both bring tools, or its endpoint can't read a file.
     """
 
-    def __init__(self, agent: Agent[Any, Any], wishes: Wishes) -> None:
+    def __init__(self, agent: Agent[object, object], wishes: Wishes) -> None:
         vars(self).update(vars(agent))
         self.agent, self.wishes = agent, wishes
         self.cut = False
@@ -115,28 +115,28 @@ class Relay(Agent[Any, Any]):
         if wishes.temperature is not None:
             self.temperature = wishes.temperature
         if wishes.tools:
-            self.endpoint = Tooled(agent.endpoint, must_call=wishes.must_call)
+            self.endpoint = WithTools(agent.endpoint, must_call=wishes.must_call)
 
     async def run(
-        self, request: Any, /, context: RunContext | None = None, *, history: History = ()
-    ) -> Result[Any]:
+        self, request: object, /, context: RunContext | None = None, *, history: History = ()
+    ) -> Result[object]:
         """Answer the message after what was said before; see `Agent.run`."""
         return await super().run(request, context, history=history or self.wishes.history)
 
-    def user_prompt(self, request: Any) -> str:
+    def user_prompt(self, request: object) -> str:
         """Write it as the agent does."""
         return self.agent.user_prompt(request)
 
-    def messages(self, request: Any) -> tuple[Message, ...]:
+    def messages(self, request: object) -> tuple[Message, ...]:
         """Write them as the agent does."""
         return self.agent.messages(request)
 
-    def check(self, request: Any, output: Any) -> None:
+    def check(self, request: object, output: object) -> None:
         """Check as the agent does what is the agent's to give."""
         if self.wishes.schema is None and not isinstance(output, Called):
             self.agent.check(request, output)
 
-    def read(self, completion: Completion) -> Any:
+    def read(self, completion: Completion) -> object:
         """Read what the model wrote: tool calls, an answer by the client's schema, or the agent's.
 
         Raises:
@@ -149,7 +149,7 @@ class Relay(Agent[Any, Any]):
             raise ValueError("it calls no tool")
         if self.wishes.schema is None:
             return self.agent.read(completion)
-        text = unfenced(completion.text.strip())
+        text = strip_fence(completion.text.strip())
         try:
             value: object = json.loads(text)
         except RecursionError as error:
@@ -157,8 +157,8 @@ class Relay(Agent[Any, Any]):
         self.wishes.check(value)
         return Reply(text=text)
 
-    def _opening(
-        self, request: Any, history: Sequence[Message]
+    def _first_messages(
+        self, request: object, history: Sequence[Message]
     ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         told, wishes = self.messages(request), self.wishes
         asked = tuple(one for one in told if one.role != "system")
@@ -195,10 +195,10 @@ class Relay(Agent[Any, Any]):
         wanted = completion.tool_calls[: 1 if self.wishes.one_call else None]
         return replace(completion, tool_calls=wanted), ()
 
-    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+    def _cut_to_fit(self, completion: Completion, context: RunContext) -> Completion:
         if completion.tool_calls or self.wishes.schema is not None:
             return completion
-        return super()._fitted(completion, context)
+        return super()._cut_to_fit(completion, context)
 
     def _streams(self, context: RunContext) -> bool:
         return self.wishes.schema is None and self.agent._streams(context)

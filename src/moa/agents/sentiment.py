@@ -13,6 +13,7 @@ from moa.calibration.defaults import shipped
 from moa.calibration.file import Calibration
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import reads_heads
+from moa.endpoints.named import as_endpoint
 from moa.questions import Answer, Choice, Option, Question
 
 Feeling = Literal["negative", "neutral", "positive"]
@@ -87,6 +88,7 @@ class Sentiment(DecidingAgent[Mood]):
             tuple(Option(label, label) for label in labels),
         )
         examples = examples_of(question, [pair for pair in _EXAMPLES if pair[1] in labels])
+        endpoint = as_endpoint(endpoint)  # once: an environment variable may name its key
         if calibration is None and reads_heads(endpoint):
             head = "sentiment" if neutral else "negative or positive"
             calibration = shipped(question, head, file="sentiment")

@@ -74,10 +74,10 @@ def chunks(
         ) from error
     splitter = MarkdownSplitter if markdown else TextSplitter
     most = max_tokens * (_WINDOW_MARKDOWN if markdown else _WINDOW)
-    return _windowed(splitter.from_callback(count, max_tokens).chunk_indices, text, most)
+    return _split_windows(splitter.from_callback(count, max_tokens).chunk_indices, text, most)
 
 
-def _windowed(
+def _split_windows(
     cut: Callable[[str], list[tuple[int, str]]], text: str, window: int
 ) -> Iterator[tuple[int, str]]:
     """Cut a text window by window, since the splitter takes quadratic time.

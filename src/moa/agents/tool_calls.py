@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from pydantic_core import to_json
 
 from moa._async import gather
 from moa._threads import USER_THREADS
-from moa.agents.base import said
+from moa.agents.base import fault_in
 from moa.agents.prompts import block
 from moa.agents.tools import Tool, in_thread
 from moa.context import RunContext
@@ -80,32 +79,36 @@ class ToolCalls:
             place = context.journal.inside(f"{context.node}/{call.name}", call)
         try:
             with place as own.journal:
-                return await self._settled(call, own)
+                return await self._answer(call, own)
         except Exception as error:
             if interrupts_of(error):
                 return error
-            raise
+            if (found := explained(error, context.node)) is error:
+                raise
+            raise found from error
 
-    async def _settled(self, call: ToolCall, context: RunContext) -> str:
+    async def _answer(self, call: ToolCall, context: RunContext) -> str:
         tool = self.tools.get(call.name)
         if tool is None:
-            return _failed(call, "no such tool", f"there is {', '.join(self.tools)}", context)
+            return _write_failure(
+                call, "no such tool", f"there is {', '.join(self.tools)}", context
+            )
         try:
             values = tool.read(call.arguments)
         except ValueError as error:
-            return _failed(call, "wrong arguments", _worded(error), context)
+            return _write_failure(call, "wrong arguments", _quote(error), context)
         if context.journal is None:
-            return await self._approved(tool, call, values, context)
+            return await self._trace(tool, call, values, context)
         kept = Call(context, f"tool {call.name}", call.arguments)
         if kept.is_kept(PLAIN, may_repeat=False):
             return str(kept.found())
         async with kept:
-            text = await self._approved(tool, call, values, kept.inner)
+            text = await self._trace(tool, call, values, kept.inner)
         await kept.keep(text)
         return text
 
-    async def _approved(
-        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+    async def _trace(
+        self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
         with context.span("tool", tool.name) as span:
             if span is None:
@@ -119,20 +122,22 @@ class ToolCalls:
             return text
 
     async def _if_allowed(
-        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+        self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
         allowed: object = True
         if tool.approve is not None:  # it sees what will run, and not what the model wrote
             asked = replace(call, arguments=to_json(dict(values), fallback=str).decode())
             allowed = await in_thread(partial(tool.approve, asked), f"approve of {tool.name}")
         if allowed is True:
-            return await self._called(tool, call, values, context)
+            return await self._make(tool, call, values, context)
         if not isinstance(allowed, str | bool):
             raise ConfigError(f"approve of tool {tool.name!r} gave {allowed!r}, not a bool or why")
-        return _failed(call, "not allowed", str(allowed or "a person said no"), context, "refused")
+        return _write_failure(
+            call, "not allowed", str(allowed or "a person said no"), context, "refused"
+        )
 
-    async def _called(
-        self, tool: Tool, call: ToolCall, values: Mapping[str, Any], context: RunContext
+    async def _make(
+        self, tool: Tool, call: ToolCall, values: Mapping[str, object], context: RunContext
     ) -> str:
         one = Amount(tool_calls=1, seconds=_NO_TIME)
         (await context.reserve(self.endpoint.name, self.endpoint.tier, one)).settle(one)
@@ -146,7 +151,7 @@ class ToolCalls:
             failure = None
         except DeadlineExceeded as error:
             context.remaining_s()  # raises where it is the run's own time that is up
-            text, failure = _worded(error), type(error).__name__
+            text, failure = _quote(error), type(error).__name__
         except _ENDS_A_RUN:
             raise
         except Exception as error:  # noqa: BLE001  a model can do without one tool
@@ -154,12 +159,12 @@ class ToolCalls:
         text, stopped = await tool.guarded(text, context)
         seconds = time.perf_counter() - begun
         if stopped is not None:
-            text = _failed(call, stopped, text, context, "dropped")
+            text = _write_failure(call, stopped, text, context, "dropped")
         elif failure is None:
             length = f"{len(text)} characters in {seconds:.2f} s"
-            context.note("called", f"{_shown(call)}: {length}")
+            context.note("called", f"{_describe(call)}: {length}")
         else:
-            text = _failed(call, failure, text, context)
+            text = _write_failure(call, failure, text, context)
         context.emit(ToolFinished(context.node, call.name, call.arguments, text, seconds))
         return text
 
@@ -179,22 +184,22 @@ class ToolCalls:
             if stuck := USER_THREADS.stuck().get(tool.name):
                 late += f"; nothing can stop its thread ({stuck} of it hang)"
             return late, "no result in time"
-        return _worded(error) or "it says no more", type(error).__name__
+        return _quote(error) or "it says no more", type(error).__name__
 
 
-def _failed(
+def _write_failure(
     call: ToolCall, kind: str, why: str, context: RunContext, note: NoteKind = "failed"
 ) -> str:
-    context.note(note, f"{_shown(call)}: {kind}: {why}")
+    context.note(note, f"{_describe(call)}: {kind}: {why}")
     if note == "failed" and isinstance(context.tracer, Span):
         context.tracer.set(names.ERROR, kind)
     return f"Error, {kind}: {why}"
 
 
-def _worded(error: Exception) -> str:
-    start = said(error)[: 10 * _LONGEST_QUOTE]  # a server may say megabytes
+def _quote(error: Exception) -> str:
+    start = fault_in(error)[: 10 * _LONGEST_QUOTE]  # a server may say megabytes
     return " ".join(start.split())[:_LONGEST_QUOTE]
 
 
-def _shown(call: ToolCall) -> str:
+def _describe(call: ToolCall) -> str:
     return f"{call.name}({call.arguments[:_LONGEST_QUOTE]})"

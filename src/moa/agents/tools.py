@@ -8,12 +8,13 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import to_json
 
+from moa._json import JSON, is_object, is_sequence
 from moa._threads import USER_THREADS
 from moa.agents.prompts import Untitled
 from moa.context import RunContext
@@ -24,6 +25,8 @@ from moa.node import Node, Text
 from moa.telemetry import names
 
 if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
     from moa.agents.filter import Verdict
 
 Approve = Callable[[ToolCall], bool | str | Awaitable[bool | str]]
@@ -46,7 +49,7 @@ class LangChainTool(Protocol):
     name: str
     description: str
 
-    async def ainvoke(self, input: Any, /) -> Any:
+    async def ainvoke(self, input: Any, /) -> object:
         """Run it."""
 
 
@@ -55,7 +58,7 @@ class RemoteTool:
     """A tool that stands on a server, which tells its schema and checks its arguments itself."""
 
     schema: ToolSchema
-    call: Callable[[Mapping[str, Any]], Awaitable[object]]
+    call: Callable[[Mapping[str, object]], Awaitable[object]]
     """Has it run with these arguments; raises `ToolFailed` where the tool says that it failed."""
 
     @property
@@ -107,7 +110,7 @@ class Tool:
 
     def __init__(
         self,
-        function: Callable[..., Any] | LangChainTool | RemoteTool,
+        function: Callable[..., object] | LangChainTool | RemoteTool,
         *,
         name: str | None = None,
         description: str | None = None,
@@ -121,7 +124,7 @@ class Tool:
         elif _is_langchains(function):
             parts = _of_langchain(function)
         else:
-            parts = _of_function(cast("Callable[..., Any]", function), name)
+            parts = _of_function(cast("Callable[..., object]", function), name)
         found, self._read, self._invoke = parts
         self.schema = ToolSchema(
             name or found.name, description or found.description, found.parameters
@@ -147,7 +150,7 @@ class Tool:
         if max_characters <= 0:
             raise ConfigError(f"tool {self.name!r}: max_characters={max_characters} isn't positive")
 
-    def read(self, arguments: str) -> Mapping[str, Any]:
+    def read(self, arguments: str) -> Mapping[str, object]:
         """Read the arguments that a model wrote.
 
         Raises:
@@ -160,11 +163,11 @@ class Tool:
         """Give a tool; one that is a `Tool` is given back."""
         return given if isinstance(given, Tool) else cls(given)
 
-    async def run(self, values: Mapping[str, Any], context: RunContext) -> str:
+    async def run(self, values: Mapping[str, object], context: RunContext) -> str:
         """Run it, and write its result as a model reads it, up to `max_characters`."""
         result = await self._invoke(values, context)
         if not isinstance(result, str):
-            result = await asyncio.to_thread(_written, result)
+            result = await asyncio.to_thread(_write_result, result)
         if len(result) <= self.max_characters:
             return result
         cut = f"the first {self.max_characters} of {len(result)} characters"
@@ -195,14 +198,14 @@ class Tool:
         return text, None
 
 
-AnyTool = Tool | Callable[..., Any] | LangChainTool | RemoteTool
+AnyTool = Tool | Callable[..., object] | LangChainTool | RemoteTool
 
-Reads = Callable[[str], Mapping[str, Any]]
-Invokes = Callable[[Mapping[str, Any], RunContext], Awaitable[object]]
+Reads = Callable[[str], Mapping[str, object]]
+Invokes = Callable[[Mapping[str, object], RunContext], Awaitable[object]]
 _Parts = tuple[ToolSchema, Reads, Invokes]
 
 
-def _written(result: object) -> str:
+def _write_result(result: object) -> str:
     """Write a result as JSON, a large one piece by piece.
 
     Pydantic holds up every thread for as long as it writes.
@@ -212,34 +215,33 @@ def _written(result: object) -> str:
 
 def _pieces(value: object, depth: int) -> Iterator[str]:
     """Write the items of a list or dictionary apart, where it is large or not far inside."""
-    kind = type(value)
-    items = cast("Sequence[object]", value) if kind in (list, tuple, dict) else ()
-    is_large = len(items) > _LARGE
+    size = len(value) if is_sequence(value) or is_object(value) else 0
+    is_large = size > _LARGE
     within = 0 if is_large else depth - 1
-    if not items or not (is_large or depth):
-        yield to_json(value, fallback=str).decode()
-    elif kind is not dict:
-        for place, inner in enumerate(items):
+    if is_sequence(value) and size and (is_large or depth):
+        for place, inner in enumerate(value):
             yield "," if place else "["
             yield from _pieces(inner, within)
         yield "]"
-    else:
-        for place, (key, inner) in enumerate(cast("dict[object, object]", value).items()):
+    elif is_object(value) and size and (is_large or depth):
+        for place, (key, inner) in enumerate(value.items()):
             yield "," if place else "{"
             yield to_json({key: 0}, fallback=str).decode()[1:-2]
             yield from _pieces(inner, within)
         yield "}"
+    else:
+        yield to_json(value, fallback=str).decode()
 
 
-def _of_function(function: Callable[..., Any], name: str | None) -> _Parts:
-    inner: Any = getattr(function, "func", function)  # of a partial
+def _of_function(function: Callable[..., object], name: str | None) -> _Parts:
+    inner: Callable[..., object] = getattr(function, "func", function)  # of a partial
     name = name or str(getattr(inner, "__name__", type(inner).__name__))
     called = inner if inspect.isroutine(inner) else type(inner).__call__
     doc, meanings = _docstring(inspect.getdoc(inner) or "")
     try:
         hints = get_type_hints(called, include_extras=True)
         given: Any = _arguments_of(function, hints)
-        adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(given)
+        adapter = TypeAdapter[JSON](given)
         parameters = adapter.json_schema(schema_generator=Untitled)
     except (NameError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
         raise ConfigError(
@@ -252,7 +254,7 @@ def _of_function(function: Callable[..., Any], name: str | None) -> _Parts:
             part.setdefault("description", meanings[key])
     wanted = [key for key, hint in hints.items() if hint is RunContext]
 
-    async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
+    async def invoke(values: Mapping[str, object], context: RunContext) -> object:
         called = partial(function, **values, **dict.fromkeys(wanted, context))
         return await in_thread(called, schema.name)
 
@@ -260,19 +262,20 @@ def _of_function(function: Callable[..., Any], name: str | None) -> _Parts:
     return schema, adapter.validate_json, invoke
 
 
-async def in_thread(work: partial[Any], name: str) -> Any:
+async def in_thread(work: partial[object], name: str) -> object:
     """Call a function, and await it where it is asynchronous; else it runs in a thread."""
-    if any(map(inspect.iscoroutinefunction, (work.func, type(work.func).__call__))):
-        return await work()
-    result = await USER_THREADS.run(work, name)
+    is_async = any(map(inspect.iscoroutinefunction, (work.func, type(work.func).__call__)))
+    result = work() if is_async else await USER_THREADS.run(work, name)
     return await result if inspect.isawaitable(result) else result
 
 
-def _arguments_of(function: Callable[..., Any], hints: Mapping[str, Any]) -> Callable[..., Any]:
+def _arguments_of(
+    function: Callable[..., object], hints: Mapping[str, object]
+) -> Callable[..., JSON]:
     """Make a function of the same parameters that gives what it is called with, by name."""
 
     @wraps(function, updated=())
-    def given(**values: Any) -> dict[str, Any]:
+    def given(**values: object) -> JSON:
         return values
 
     signature = inspect.signature(function)
@@ -285,9 +288,8 @@ def _arguments_of(function: Callable[..., Any], hints: Mapping[str, Any]) -> Cal
     for one in kept:
         if one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL):
             raise ConfigError(f"{function!r}: a model names its arguments, and {one} has no name")
-    shown: Any = given
-    shown.__signature__ = signature.replace(parameters=kept)
-    shown.__annotations__ = {key: hint for key, hint in hints.items() if key != "return"}
+    vars(given)["__signature__"] = signature.replace(parameters=kept)
+    given.__annotations__ = {key: hint for key, hint in hints.items() if key != "return"}
     return given
 
 
@@ -306,26 +308,26 @@ def _docstring(doc: str) -> tuple[str, Mapping[str, str]]:
     return " ".join(what.split()), meanings
 
 
-def _is_langchains(function: object) -> bool:
+def _is_langchains(function: object) -> TypeGuard[BaseTool]:
     return hasattr(function, "ainvoke") and hasattr(function, "args_schema")
 
 
 def _of_remote(tool: RemoteTool) -> _Parts:
-    async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
+    async def invoke(values: Mapping[str, object], context: RunContext) -> object:
         del context
         return await tool.call(values)
 
     return tool.schema, _read_json, invoke
 
 
-def _read_json(arguments: str) -> Mapping[str, Any]:
+def _read_json(arguments: str) -> Mapping[str, object]:
     return ToolCall("", arguments).values
 
 
-def _of_langchain(tool: Any) -> _Parts:
+def _of_langchain(tool: BaseTool) -> _Parts:
     from langchain_core.utils.function_calling import convert_to_openai_tool
 
-    async def invoke(values: Mapping[str, Any], context: RunContext) -> object:
+    async def invoke(values: Mapping[str, object], context: RunContext) -> object:
         del context
         call = {"type": "tool_call", "id": "call", "name": tool.name, "args": dict(values)}
         if _blocks(tool):
@@ -341,7 +343,7 @@ def _of_langchain(tool: Any) -> _Parts:
     return schema, _read_json, invoke
 
 
-def _blocks(tool: Any) -> bool:
+def _blocks(tool: object) -> bool:
     """Tell whether a tool of LangChain is not asynchronous: it would run in asyncio's own pool."""
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_core.tools import Tool as OfOneText

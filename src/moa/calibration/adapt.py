@@ -35,7 +35,7 @@ from moa.decisions.relevance import asks_what_it_is
 from moa.decisions.variants import confident, stand_in_texts
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.encoders import feeds_heads
-from moa.endpoints.known import MOST_OPTIONS, identity_of, known
+from moa.endpoints.known import MOST_OPTIONS, facts_of, identity_of
 from moa.questions import Question
 
 ENOUGH_TEXTS = 32
@@ -99,7 +99,7 @@ async def adapt(
     for question in questions:
         one = _Question(question, answers, shown_as(question, own), asks, context, progress)
         rows = labels_of(question, labelled)
-        if enough(question, rows, pairs=encoder is not None and feeds_heads(encoder)):
+        if enough(question, rows, pairs=feeds_heads(encoder)):
             found[question.name] = await one.to_labels(rows)
         else:
             found[question.name] = await one.to_texts(rows, unlabelled)
@@ -195,7 +195,9 @@ class _Question:
         if not self.asks or len(self.question.options) > MOST_OPTIONS:
             return 0.0
         is_choice = self.question.kind == "choice"
-        return _BESIDE_WORDS if is_choice else known(self.endpoint.model).weight_of(self.question)
+        return (
+            _BESIDE_WORDS if is_choice else facts_of(self.endpoint.model).weight_of(self.question)
+        )
 
     async def _model(
         self,

@@ -19,7 +19,7 @@ from moa.calibration.features import (
 )
 from moa.calibration.file import Calibration, FitRecord, HeadFile, QuestionRecord, ShippedHead, now
 from moa.endpoints import Endpoint, Example
-from moa.endpoints.known import known
+from moa.endpoints.known import facts_of
 from moa.questions import Question
 
 EXPECTED = Path(__file__).with_name("expected.json")
@@ -85,7 +85,7 @@ def by_words(
     question: Question, endpoint: Endpoint, examples: Sequence[Example] = ()
 ) -> Calibration:
     """Decide by the words of the question, and by the model as far as it is known to help."""
-    about = known(endpoint.model)
+    about = facts_of(endpoint.model)
     weight = about.weight_of(question)
     words, zeros = words_of(question, shown_as(question, examples)), (0.0,) * len(question.options)
     if not weight:

@@ -19,9 +19,9 @@ from moa.decisions import PromptVariant
 from moa.endpoints import Endpoint, Example
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import SentenceEncoder, encoder_for, feeds_heads
-from moa.endpoints.known import known
+from moa.endpoints.known import facts_of
 from moa.endpoints.layouts import label_prompt, one_line
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.errors import InvalidResponse
 from moa.node import Frozen
 from moa.questions import Answer, Layout, Question
@@ -55,9 +55,9 @@ def sources_of(
     """Give all that can be read from: who decides, its hidden states, encoders, by role."""
     found: dict[str, Endpoint] = {DECIDES: endpoint, SENTENCES: SentenceEncoder()}
     encoder = encoder or encoder_for(endpoint)
-    if encoder is not None and feeds_heads(encoder):
+    if feeds_heads(encoder):
         found[ENCODER] = encoder
-    inner = unwrapped(endpoint)
+    inner = innermost(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
         found[SENTENCES] = SentenceEncoder(price=inner.price)  # it runs on the same machine
         found[HIDDEN] = inner.hidden_states
@@ -94,7 +94,7 @@ class LabelFeature(Frozen):
         turned: bool = False,
     ) -> LabelFeature:
         """Read a question in the layout that suits the endpoint's model, and write that down."""
-        read_as = known(endpoint.model).layout_of(question.kind)
+        read_as = facts_of(endpoint.model).layout_of(question.kind)
         return cls(
             name=name,
             prompt_variants=tuple(shown),

@@ -112,7 +112,7 @@ class Speaker(Agent[ChatContext, Reply]):
             Message("user", request.message),
         )
 
-    def _unechoed(self, completion: Completion, tag: str, context: RunContext) -> Completion:
+    def _without_echo(self, completion: Completion, tag: str, context: RunContext) -> Completion:
         """Let a reply hold the tags of a block: a conversation can be about them."""
         del tag, context
         return completion

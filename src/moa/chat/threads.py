@@ -19,7 +19,7 @@ from langgraph.checkpoint.base import (
 from pydantic import BaseModel, ValidationError, field_validator
 
 from moa._async import Lock, closed_after, in_time
-from moa.agents.base import said
+from moa.agents.base import fault_in
 from moa.chat.messages import Conversation, Summary, Turn
 from moa.chat.stores import Store, late_for
 from moa.context import RunContext
@@ -227,7 +227,7 @@ def _conversation(tip: CheckpointTuple | None, store: Store) -> Conversation:
     except ValidationError as error:
         raise StoreError(
             f"thread {_name(tip)!r} in {store.shown} holds no conversation of moa chat: "
-            f"{said(error)}. Take another name or another store"
+            f"{fault_in(error)}. Take another name or another store"
         ) from error
 
 

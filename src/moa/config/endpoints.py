@@ -314,14 +314,14 @@ async def warm(endpoints: Iterable[Endpoint], *, texts: Collection[str] = ()) ->
     """Load and start what endpoints need; see `Endpoints.warm`."""
     from moa.endpoints.embedded import EmbeddedEndpoint
     from moa.endpoints.encoders import JointEncoder
-    from moa.endpoints.wrappers import unwrapped
+    from moa.endpoints.wrappers import innermost
 
     if texts:
         JointEncoder().load(texts)  # in threads, while the rest is made ready
     due = list(endpoints)
     if due:
         import_module("aiohttp")
-    for endpoint in map(unwrapped, due):
+    for endpoint in map(innermost, due):
         if isinstance(endpoint, EmbeddedEndpoint):
             await endpoint.start(RunContext())
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moa.decisions.figures import compares_figures
-from moa.endpoints.known import known
+from moa.endpoints.known import facts_of
 from moa.questions import Answer, Question
 
 CHANCE = 0.01
@@ -64,7 +64,7 @@ class Doubts:
         same = self._one_way(answer)
         if self.question.kind != "predicate":
             return same
-        if "predicate" in known(self.model).guesses:
+        if "predicate" in facts_of(self.model).guesses:
             return f"{self.model} answers such questions no better than one who reads no text"
         return self._at_once(answer) or same
 
@@ -73,7 +73,7 @@ class Doubts:
         if compares_figures(self.question.text):
             return "it compares figures, and a model that is scored can't work a sum out"
         # A text to be continued doesn't say that yes and no are all that there is.
-        chat = (self.question.layout or known(self.model).layout_of("predicate")) == "chat"
+        chat = (self.question.layout or facts_of(self.model).layout_of("predicate")) == "chat"
         mass = answer.label_mass
         if chat and mass is not None and mass < LEAST_MASS:
             return "less than half of the probability is on yes and no: it would say something else"

@@ -157,8 +157,11 @@ async def encode(
         whole = next(vectors)
         pieces = [next(vectors) for _ in own]
         mean: Floats = np.array(pieces or [whole]).mean(0)
-        both = [(whole, mean), *((piece, np.array(piece)) for piece in pieces if each)]
-        found.append(tuple(x for a, b in both for x in (*a, *(SENTENCES_WEIGH * b).tolist())))
+        numbers = [*whole, *(SENTENCES_WEIGH * mean).tolist()]
+        for piece in pieces if each else ():
+            numbers += piece
+            numbers += (SENTENCES_WEIGH * np.array(piece)).tolist()
+        found.append(tuple(numbers))
     return found
 
 

@@ -25,9 +25,9 @@ from moa.decisions.relevance import speaks, words_head
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import feeds_heads
-from moa.endpoints.known import Known, known
+from moa.endpoints.known import ModelFacts, facts_of
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.errors import CapabilityError, EndpointRejected, EndpointUnauthorized
 from moa.questions import Kind, Layout, Option, Question
 from moa.usage import FREE
@@ -59,7 +59,7 @@ class Trial:
 class Probe:
     """What a probe has found out about a model."""
 
-    found: Known
+    found: ModelFacts
     losses: Mapping[Kind, Mapping[Layout, float]]
     """Log loss without bias, at the best weight above 0, in natural logarithms."""
     texts: int
@@ -85,7 +85,7 @@ async def probe(
     """
     trials = shipped_trials()
     read = await _read_all(endpoint, trials, context, progress)
-    headed = encoder is not None and feeds_heads(encoder)
+    headed = feeds_heads(encoder)
     done = [place for place in range(len(trials)) if all((place, at) in read for at in LAYOUTS)]
     beside = await _beside([trials[place] for place in done], encoder, context)
     rows = [
@@ -93,7 +93,7 @@ async def probe(
         for place, words in zip(done, beside, strict=True)
     ]
     losses: dict[Kind, dict[Layout, float]] = {}
-    found = known(endpoint.model)
+    found = facts_of(endpoint.model)
     layouts, weights, yes_bias = dict(found.layout), dict(found.weight), found.yes_bias
     for kind in get_args(Kind):
         here = [row for row in rows if row.trial.question.kind == kind]
@@ -193,7 +193,7 @@ async def _beside(
 ) -> list[Floats]:
     """Log-probabilities of the options by the words of the questions; none of them, without."""
     nothing = [np.zeros(len(trial.question.options)) for trial in trials]
-    if encoder is None or not feeds_heads(encoder) or not trials:
+    if not feeds_heads(encoder) or not trials:
         return nothing
     vectors = np.array(await encode(encoder, [trial.text for trial in trials], context))
     found: list[Floats] = []
@@ -263,7 +263,7 @@ def costs_nothing(endpoint: Endpoint) -> bool:
 
     A server that has a price of an hour, of energy or of tokens costs that.
     """
-    inner = unwrapped(endpoint)
+    inner = innermost(endpoint)
     if isinstance(inner, EmbeddedEndpoint):
         return True
     near = isinstance(inner, OpenAIEndpoint) and inner.client.is_near

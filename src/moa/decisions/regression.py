@@ -104,7 +104,7 @@ def fit_head(
         given = np.concatenate([labels[rows], their_labels])
         prior = np.log(class_prior(labels[rows], options))
         start = ends.get(fold, Head(np.zeros((inside.shape[1], options)), prior))
-        ends[fold] = _fitted(np.concatenate([inside[rows], more]), given, start, penalty)
+        ends[fold] = _fit(np.concatenate([inside[rows], more]), given, start, penalty)
         return ends[fold]
 
     best: FittedHead | None = None
@@ -125,7 +125,7 @@ def fit_head(
     return best
 
 
-def _fitted(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
+def _fit(vectors: Floats, labels: Ints, start: Head, penalty: float) -> Head:
     n, size = vectors.shape
     options = len(start.bias)
     cut = size * options

@@ -76,7 +76,7 @@ class WordsHead(NamedTuple):
     """Balanced accuracy to expect."""
 
 
-class _Known(NamedTuple):
+class _KnownCriteria(NamedTuple):
     """What is known of criteria. Parts are those of `Directions`."""
 
     texts: Directions
@@ -118,9 +118,9 @@ def _unit(vectors: Floats) -> Floats:
 
 
 @cache
-def _known() -> _Known:
+def _known() -> _KnownCriteria:
     with np.load(FOLDER / "relevance.npz") as file:
-        return _Known(
+        return _KnownCriteria(
             texts=Directions(file["centre"].astype(float), file["languages"].astype(float)),
             criteria=Directions(file["middle"].astype(float), file["languages"][:0].astype(float)),
             directions=file["directions"] * float(file["directions step"]),
@@ -183,7 +183,7 @@ async def words_head(question: Question, context: RunContext) -> WordsHead:
 async def _of(criterion: str, context: RunContext) -> WordsHead:
     """Make the head of a yes-or-no question."""
     words, is_turned = turned(criterion)
-    scores, known = _scores(await _encoded([words], context)), _known()
+    scores, known = _scores(await _encode([words], context)), _known()
     expected = float(scores.expected[0])
     slope = (-1.0 if is_turned else 1.0) * _slope(expected)
     weights = slope * scores.weights
@@ -192,7 +192,7 @@ async def _of(criterion: str, context: RunContext) -> WordsHead:
     return WordsHead(head, expected)
 
 
-async def _encoded(words: Sequence[str], context: RunContext) -> Floats:
+async def _encode(words: Sequence[str], context: RunContext) -> Floats:
     """Encode criteria: their directions."""
     phrases = [PHRASE.format(criterion=word) for word in words]
     encoders = MultilingualEncoder(passage=True), UniversalEncoder()

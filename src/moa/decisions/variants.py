@@ -41,10 +41,10 @@ def halves(labelled: Sequence[Example], question: Question) -> list[PromptVarian
     most = _per_option(len(question.options)) or 1
     for place, option in enumerate(question.options):
         examples = [e for e in labelled if e.labels.get(question.name) == option.name]
-        ordered = sorted(_mixed(examples), key=lambda e: len(e.text) > _LONG)
+        ordered = sorted(_mix(examples), key=lambda e: len(e.text) > _LONG)
         for half, chosen in enumerate(sets):
             chosen += ordered[(half + place) % 2 :: 2][:most]
-    return [tuple(_mixed(chosen)) for chosen in sets if chosen]
+    return [tuple(_mix(chosen)) for chosen in sets if chosen]
 
 
 def confident(texts: Sequence[str], fair: Floats, question: Question) -> list[PromptVariant]:
@@ -62,14 +62,14 @@ def confident(texts: Sequence[str], fair: Floats, question: Question) -> list[Pr
         surest = [text for _, text in sorted(sure, reverse=True)[: 2 * most]]
         for half, chosen in enumerate(sets):
             chosen += [Example(text, {question.name: option.name}) for text in surest[half::2]]
-    return [tuple(_mixed(chosen)) for chosen in sets if chosen]
+    return [tuple(_mix(chosen)) for chosen in sets if chosen]
 
 
 def _per_option(options: int) -> int:
     return min(_MOST_PER_OPTION, _MOST_SHOWN // options)
 
 
-def _mixed(examples: Sequence[Example]) -> list[Example]:
+def _mix(examples: Sequence[Example]) -> list[Example]:
     """The same order every time, which says nothing of the labels."""
     mixed = list(examples)
     random.Random(len(mixed)).shuffle(mixed)

@@ -17,7 +17,7 @@ from typing import Unpack
 
 from moa._async import Lock, in_time
 from moa._files import make_private
-from moa.agents.base import Limits, require, said
+from moa.agents.base import Limits, fault_in, require
 from moa.agents.splitting import chunks
 from moa.context import RunContext
 from moa.documents import Document, Passage, Passages
@@ -314,7 +314,7 @@ def _fault(error: Exception) -> str:
             f"can't be used now: {error}. Free some space, let whoever writes to it finish, or "
             "name another folder"
         )
-    return f"is broken ({said(error)}): delete it, and it is built again"
+    return f"is broken ({fault_in(error)}): delete it, and it is built again"
 
 
 class Indexed(Retriever):

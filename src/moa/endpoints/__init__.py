@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from pydantic import TypeAdapter
 
 from moa.context import RunContext
-from moa.endpoints.journalled import Journalled, journalled, journalled_stream
+from moa.endpoints.journalled import JournalEntry, journal_answer, journal_stream
 from moa.errors import CapabilityError
 from moa.journal_records import JSON, Form, form_of
 from moa.messages import Message, ToolCall
@@ -36,7 +36,7 @@ class ToolSchema:
 
     name: str
     description: str
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, object]
     """JSON schema of its arguments."""
 
 
@@ -51,7 +51,7 @@ class Prompt:
     """
 
     messages: tuple[Message, ...]
-    json_schema: Mapping[str, Any] | None = None
+    json_schema: Mapping[str, object] | None = None
     """JSON schema that the answer must follow; `None` is free text. The messages don't hold it: an
     endpoint enforces it, or shows it to the model."""
     max_tokens: int = 512
@@ -74,7 +74,7 @@ class Prompt:
         user: str,
         *,
         system: str | None = None,
-        json_schema: Mapping[str, Any] | None = None,
+        json_schema: Mapping[str, object] | None = None,
         max_tokens: int = 512,
         temperature: float | None = None,
         stop: tuple[str, ...] = (),
@@ -285,8 +285,8 @@ class EndpointBase(ABC):
     """What all endpoints of `moa` derive from: they are closed at the end of an `async with`.
 
     Each `complete`, `decide`, `stream` and `embed` of a class that derives from it is wrapped, so
-    that a run that is resumed finds what was answered, and that a call is traced: see `journalled`.
-    If endpoints wrap each other, the outermost one keeps and traces it.
+    that a resumed run finds the answer, and the call is traced: see `moa.endpoints.journalled`. If
+    endpoints wrap each other, the outermost one keeps and traces it.
 
     What a class doesn't define it refuses with `CapabilityError`. It is no part of the `Endpoint`
     protocol.
@@ -356,7 +356,7 @@ def decision_form(questions: Sequence[Question]) -> Form[Decision]:
     return Form(_dump_decision, lambda kept: _load_decision(kept, questions))
 
 
-def asked(question: Question) -> object:
+def question_key(question: Question) -> object:
     """Write down all that an answer to a question depends on."""
     options = [(option.name, option.description) for option in question.options]
     return question.name, question.kind, question.text, options, question.layout
@@ -379,18 +379,18 @@ def _load_decision(kept: JSON, questions: Sequence[Question]) -> Decision:
     return Decision(answers=answers, endpoint=endpoint, model=model, amount=_AMOUNT.load(amount))
 
 
-def _completing(endpoint: Endpoint, prompt: Prompt) -> Journalled[Completion]:
+def _completing(endpoint: Endpoint, prompt: Prompt) -> JournalEntry[Completion]:
     return f"complete {endpoint.name}", (endpoint.model, prompt), COMPLETION
 
 
 def _deciding(
     endpoint: Endpoint, text: str, questions: Questions, examples: Examples = ()
-) -> Journalled[Decision]:
-    request = (endpoint.model, text, [asked(question) for question in questions], examples)
+) -> JournalEntry[Decision]:
+    request = (endpoint.model, text, [question_key(question) for question in questions], examples)
     return f"decide {endpoint.name}", request, decision_form(questions)
 
 
-def _embedding(endpoint: Endpoint, texts: Sequence[str]) -> Journalled[Embeddings] | None:
+def _embedding(endpoint: Endpoint, texts: Sequence[str]) -> JournalEntry[Embeddings] | None:
     if endpoint.price is FREE:  # sooner worked out than read
         return None
     return f"embed {endpoint.name}", (endpoint.model, texts), EMBEDDINGS
@@ -402,10 +402,10 @@ def _answers() -> TypeAdapter[Answer]:
 
 
 _AMOUNT, COMPLETION, EMBEDDINGS = form_of(Amount), form_of(Completion), form_of(Embeddings)
-_JOURNALLED: Mapping[str, Callable[..., Any]] = {
-    "complete": journalled(_completing),
-    "stream": journalled_stream(_completing),  # the same, whether it comes whole or not
-    "decide": journalled(_deciding),
-    "embed": journalled(_embedding),
+_JOURNALLED: Mapping[str, Callable[..., object]] = {
+    "complete": journal_answer(_completing),
+    "stream": journal_stream(_completing),  # the same, whether it comes whole or not
+    "decide": journal_answer(_deciding),
+    "embed": journal_answer(_embedding),
 }
 """What wraps the methods of an endpoint."""

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from moa._async import closed_after
 from moa.context import RunContext
-from moa.endpoints import Completion, Prompt
+from moa.endpoints import (
+    Completion,
+    Decision,
+    Embeddings,
+    Endpoint,
+    EndpointBase,
+    Pieces,
+    Prompt,
+)
 from moa.endpoints.dialects import OPENAI
+from moa.endpoints.wrappers import innermost
 from moa.telemetry import Span, content, names
 
 if TYPE_CHECKING:
     from moa.telemetry.spans import Value
 
+Answered = Completion | Decision | Embeddings
+T = TypeVar("T", bound=Answered)
+
 
 async def ask_in_span(
-    ask: Callable[..., Awaitable[Any]],
-    endpoint: Any,
-    asked: Sequence[Any],
+    ask: Callable[..., Awaitable[T]],
+    endpoint: Endpoint,
+    asked: Sequence[object],
     context: RunContext,
-    named: Mapping[str, Any],
-) -> Any:
+    named: Mapping[str, object],
+) -> T:
     """Ask an endpoint in the span of a call, unless there is one already or it only passes on."""
     span = _begun(endpoint, asked[0], context, embeds=ask.__name__ == "embed")
     if span is None:
@@ -40,8 +53,11 @@ async def ask_in_span(
 
 
 async def stream_in_span(
-    ask: Callable[..., AsyncIterator[Any]], endpoint: Any, prompt: Prompt, context: RunContext
-) -> AsyncIterator[Any]:
+    ask: Callable[[Endpoint, Prompt, RunContext], Pieces],
+    endpoint: Endpoint,
+    prompt: Prompt,
+    context: RunContext,
+) -> AsyncIterator[str | Completion]:
     """Stream in the span of a call; it ends with the stream, whoever closes that."""
     span = _begun(endpoint, prompt, context)
     if span is None:
@@ -68,12 +84,13 @@ async def stream_in_span(
 
 
 def _begun(
-    endpoint: Any, request: object, context: RunContext, *, embeds: bool = False
+    endpoint: Endpoint, request: object, context: RunContext, *, embeds: bool = False
 ) -> Span | None:
     """Begin the span of a call; `None`: it is part of one, or made by those that are asked."""
     around = context.tracer
     assert around is not None, "somebody hears of it"
-    if around.is_call or not around.recorded or endpoint.asks_several:
+    several = isinstance(endpoint, EndpointBase) and endpoint.asks_several
+    if around.is_call or not around.recorded or several:
         return None
     operation = names.EMBEDDINGS if embeds else names.CHAT
     model, name = endpoint.model, endpoint.name
@@ -94,7 +111,7 @@ def _begun(
     return around.start(f"{operation} {model}", attributes, side="client", is_call=True)
 
 
-def _tell_answer(span: Span, answer: Any, endpoint: Any) -> None:
+def _tell_answer(span: Span, answer: Answered, endpoint: Endpoint) -> None:
     """Say who answered, where that is another model than was asked for, and how it ended."""
     if answer.model != endpoint.model:
         span.set(names.RESPONSE_MODEL, answer.model)
@@ -110,29 +127,23 @@ async def _record_request(span: Span, request: object) -> None:
         await content.record(span, content.of_text(request))
 
 
-async def _record_answer(span: Span, answer: Any) -> None:
+async def _record_answer(span: Span, answer: Answered) -> None:
     """Record what a model said."""
     if isinstance(answer, Completion):
         said = content.of_answer(answer.text, answer.tool_calls, answer.reasoning)
         await content.record(span, said)
 
 
-def _server_of(endpoint: Any) -> Mapping[str, Value]:
+def _server_of(endpoint: Endpoint) -> Mapping[str, Value]:
     """Say where an endpoint asks, and whose server that is."""
-    while (url := getattr(endpoint, "base_url", None)) is None and hasattr(endpoint, "endpoint"):
-        endpoint = endpoint.endpoint
-    if url is None and getattr(endpoint, "dialect", None) is OPENAI:
+    server = innermost(endpoint)
+    url: object = getattr(server, "base_url", None)
+    if url is None and getattr(server, "dialect", None) is OPENAI:
         url = OPENAI.base_url
-    found = _SERVERS.get(url)
-    if found is None:
-        found = _SERVERS[url] = _server_at(url)
-    return found
+    return _server_at(url if isinstance(url, str) else None)
 
 
-_SERVERS: dict[str | None, Mapping[str, Value]] = {}
-"""By the address: there are few."""
-
-
+@cache  # there are few addresses
 def _server_at(url: str | None) -> Mapping[str, Value]:
     if url is None:
         return {names.PROVIDER: names.OWN_PROVIDER}

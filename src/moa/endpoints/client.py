@@ -9,17 +9,18 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from pydantic import SecretStr
 
+from moa._json import JSON, is_object, objects_of
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints.calls import left_of_call_s
 from moa.endpoints.given import GivenClient, address_of, asks_openai, check_client
 from moa.endpoints.pacing import Pacing, Slots
-from moa.endpoints.pool import Pool, checked, is_openai
+from moa.endpoints.pool import Pool, check_key, is_openai
 from moa.endpoints.rehearsal import REHEARSAL
 from moa.endpoints.tokens import NO_USAGE, amount_of, texts_in
 from moa.endpoints.transport import (
@@ -28,7 +29,7 @@ from moa.endpoints.transport import (
     check_address,
     error_of_response,
     is_near,
-    masked,
+    mask,
     stated_error,
 )
 from moa.endpoints.wire import Reply, Wire
@@ -47,14 +48,11 @@ if TYPE_CHECKING:
 
     from moa.endpoints.sent import SentPrompt
 
-JSON = dict[str, Any]
-"""A JSON object as the server wrote it: untyped until a reader has looked at each field."""
-
 _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens")
 """What limits the tokens of an answer in a request."""
 
 
-class Posted(NamedTuple):
+class PostResult(NamedTuple):
     """What a request brought back. It is settled already."""
 
     body: JSON
@@ -109,7 +107,7 @@ class Client:
         self.timeout_s = timeout_s
         self._given = client
         self._base_url = base_url
-        self._api_key = None if api_key is None else checked(api_key, name)
+        self._api_key = None if api_key is None else check_key(api_key, name)
         self._concurrency = concurrency
         self._connect_timeout_s = connect_timeout_s
         self._pacing = Pacing(concurrency)
@@ -135,12 +133,12 @@ class Client:
     async def post(
         self,
         path: str,
-        body: Mapping[str, Any],
+        body: Mapping[str, object],
         context: RunContext,
         *,
         estimate: Amount,
         at_root: bool = False,
-    ) -> Posted:
+    ) -> PostResult:
         """Send `body`, and charge what its answer says it took, or else `estimate`.
 
         With an estimate of no calls, such as to a tokenizer, the request is free. With `at_root`
@@ -151,7 +149,9 @@ class Client:
             BudgetExceeded: a limit would be passed; nothing was sent, or the answer was cut there.
             DeadlineExceeded: the run's time is up.
         """
-        call, body = await self._reserved(path, body, context, estimate)
+        # Reserved before it is sent: if limits were checked first and charged after, calls that run
+        # at once would all pass.
+        call, body = await self._reserve(path, body, context, estimate)
         with call:
             answer, seconds = await self._answer(
                 self._wire(), path, body, context, at_root=at_root, call=call
@@ -160,7 +160,7 @@ class Client:
             amount = self._charge(call, answer, seconds, context, body, written)
         if _is_cut(answer):
             self._check_cut(call, estimate, context)
-        return Posted(answer, amount)
+        return PostResult(answer, amount)
 
     async def get(self, path: str, context: RunContext, *, at_root: bool = False) -> JSON:
         """Read something about the server. It is free: nothing is reserved or charged."""
@@ -168,20 +168,20 @@ class Client:
         return answer
 
     async def stream(
-        self, path: str, body: Mapping[str, Any], context: RunContext, *, estimate: Amount
+        self, path: str, body: Mapping[str, object], context: RunContext, *, estimate: Amount
     ) -> AsyncGenerator[JSON | Amount, None]:
         """Send `body`, and yield each event of the answer; what it took comes last."""
         usage: JSON = {}
         written: list[str] = []
         cut = False
-        call, body = await self._reserved(path, body, context, estimate)
+        call, body = await self._reserve(path, body, context, estimate)
         with call:
             wire = self._wire()
             async with self._slot(wire, context, call):
                 start = time.monotonic()
                 async with aclosing(self._events(wire, path, body, context)) as events:
                     async for event in events:
-                        if event.get("usage"):
+                        if event.get("usage"):  # some servers send it in several: the last counts
                             usage = event
                         written += texts_in(event, without="message")
                         cut = cut or _is_cut(event)
@@ -198,16 +198,16 @@ class Client:
         if wire is not None:
             await wire.close()
 
-    def _as_sent(self, path: str, body: Mapping[str, Any]) -> SentPrompt:
+    def _as_sent(self, path: str, body: Mapping[str, object]) -> SentPrompt:
         """Write down what no agent asks, such as for vectors."""
         from moa.endpoints.sent import SentPrompt  # which is about all endpoints
 
         text = json.dumps({key: value for key, value in body.items() if key != "model"})
         return SentPrompt(self.name, self.model, path, (("body", text),))
 
-    async def _reserved(
-        self, path: str, body: Mapping[str, Any], context: RunContext, estimate: Amount
-    ) -> tuple[Reservation, Mapping[str, Any]]:
+    async def _reserve(
+        self, path: str, body: Mapping[str, object], context: RunContext, estimate: Amount
+    ) -> tuple[Reservation, Mapping[str, object]]:
         """Set aside what a request may take, and limit its answer to what was set aside."""
         if estimate.calls and (rehearsal := REHEARSAL.get()) is not None:
             await rehearsal.hear([self._as_sent(path, body)], context.node)
@@ -215,6 +215,7 @@ class Client:
         call = await context.reserve(
             self.name, self.tier, estimate, price=self.price, cuttable=limit is not None
         )
+        # A budget with less left than a whole answer shortens the answer, before it refuses.
         tokens = call.estimate.output_tokens
         if limit is not None and tokens < estimate.output_tokens:
             body = {**body, limit: tokens}
@@ -226,14 +227,14 @@ class Client:
         answer: JSON,
         seconds: float,
         context: RunContext,
-        sent: Mapping[str, Any],
+        sent: Mapping[str, object],
         written: Sequence[str],
     ) -> Amount:
         """Settle what an answer says that it took, or else the most that it may have taken."""
         amount, window = call.estimate, self.context_window
         if amount.calls:
             stated = amount_of(answer, estimate=amount, sent=sent, written=written, window=window)
-            if stated is None:
+            if stated is None:  # then the estimate, which is the most: a limit holds all the same
                 context.note("degraded", NO_USAGE, endpoint=self.name)
             amount = stated or amount
         amount = self.price.charge(replace(amount, seconds=seconds))
@@ -277,12 +278,13 @@ class Client:
         self,
         wire: Wire,
         path: str,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, object] | None,
         context: RunContext,
         *,
         at_root: bool,
         call: Reservation | None = None,
     ) -> tuple[JSON, float]:
+        # The slot is held until the body is read: until then the server is busy with it.
         async with self._slot(wire, context, call):
             start = time.monotonic()
             url = wire.url(path, at_root=at_root)
@@ -292,9 +294,9 @@ class Client:
                 content = await reply.read()
             seconds = time.monotonic() - start
             self._check_status(reply, content, wire)
-            if body is not None:
+            if body is not None:  # a GET says nothing of how busy the model is
                 kind = (url, reply.sent.bit_length(), len(content).bit_length())
-                self._pacing.answered(start, kind, wire.slots.in_flight, reply.headers)
+                self._pacing.learn_answer(start, kind, wire.slots.in_flight, reply.headers)
         return self._read_json(reply, content, wire), seconds
 
     def _read_json(self, reply: Reply, content: bytes, wire: Wire) -> JSON:
@@ -306,15 +308,15 @@ class Client:
                 answer = wire.without_key(answer)
         except (ValueError, RecursionError) as error:
             raise self._invalid(reply, content, wire) from error
-        if not isinstance(answer, dict):
+        if not is_object(answer):
             raise self._invalid(reply, content, wire)
-        known = cast("JSON", answer)
-        if known.get("error") and not known.get("choices"):
-            raise stated_error(known, self.name, wire.secret)
-        return known
+        # Gateways answer 200 around an error. Beside an answer it is only a remark.
+        if answer.get("error") and not answer.get("choices"):
+            raise stated_error(answer, self.name, wire.secret)
+        return answer
 
     async def _events(
-        self, wire: Wire, path: str, body: Mapping[str, Any], context: RunContext
+        self, wire: Wire, path: str, body: Mapping[str, object], context: RunContext
     ) -> AsyncGenerator[JSON, None]:
         start, url = time.monotonic(), wire.url(path)
         until = start + self._most_s()
@@ -324,23 +326,23 @@ class Client:
             content = b"" if reply.streams else await reply.read()
         self._check_status(reply, content, wire)
         if not reply.streams:
-            self._read_json(reply, content, wire)
+            self._read_json(reply, content, wire)  # raises the error that it may state
             raise self._invalid(reply, content, wire)
-        self._pacing.began(start, reply.sent, reply.headers)
+        self._pacing.learn_headers(start, reply.sent, reply.headers)
         try:
             while True:
+                # Around each wait and not around the `yield`, where it would cancel the reader.
                 async with self._in_time(until, wire, url, context):
                     data = await _event(reply)
                 if data is None or data.startswith(b"[DONE]"):
                     await reply.drain()
                     return
                 event = wire.without_key(json.loads(data))
-                if not isinstance(event, dict):
+                if not is_object(event):
                     return
-                known = cast("JSON", event)
-                if known.get("error"):
-                    raise stated_error(known, self.name, wire.secret)
-                yield known
+                if event.get("error"):
+                    raise stated_error(event, self.name, wire.secret)
+                yield event
         except (ValueError, RecursionError) as error:
             raise InvalidResponse(
                 "an event of the stream is no JSON. Is `base_url` right?", endpoint=self.name
@@ -363,17 +365,17 @@ class Client:
                 f"{self.name}: the run's time was up before a slot was free. "
                 "Raise `concurrency`, or give it more time"
             ) from error
-        finally:
+        finally:  # also where the run was cancelled meanwhile
             if call is not None and not acquired:
                 call.settle(NOTHING)
         start = time.monotonic()
         try:
             yield
         except EndpointError as error:
-            error.seconds = time.monotonic() - start
+            error.seconds = time.monotonic() - start  # without the wait for the slot: see `Retried`
             if error.status == 429 and error.retryable:
                 others = wire.slots.in_flight - 1
-                self._pacing.refused(start, others, error.retry_after_s)
+                self._pacing.learn_refusal(start, others, error.retry_after_s)
             raise
         finally:
             wire.slots.free()
@@ -403,7 +405,7 @@ class Client:
             async with limit:
                 yield
         except (TimeoutError, EndpointError) as error:
-            if not limit.expired():
+            if not limit.expired():  # it is an error of the connection, whose own words say more
                 raise
             cause = cause_of(error, wire.secret)
             if run_ends_first:
@@ -423,7 +425,7 @@ class Client:
             )
 
     def _invalid(self, reply: Reply, content: bytes, wire: Wire) -> InvalidResponse:
-        start = " ".join(masked(body_text(content), wire.secret)[:80].split())
+        start = " ".join(mask(body_text(content), wire.secret)[:80].split())
         return InvalidResponse(
             f"{reply.url} answered {reply.status} with no JSON object: "
             f"{start!r}. Is `base_url` right?",
@@ -448,15 +450,3 @@ async def _event(reply: Reply) -> bytes | None:
 def _is_cut(answer: JSON) -> bool:
     """Tell whether an answer, or an event of a stream, says that its limit cut it."""
     return any(it.get("finish_reason") == "length" for it in objects_of(answer.get("choices")))
-
-
-def object_of(value: object) -> JSON:
-    """Give a JSON object that a server sent; an empty one for anything else."""
-    return cast("JSON", value) if isinstance(value, dict) else {}
-
-
-def objects_of(value: object) -> list[JSON]:
-    """Give the JSON objects of a list; none for anything else."""
-    return (
-        [object_of(item) for item in cast("list[object]", value)] if isinstance(value, list) else []
-    )

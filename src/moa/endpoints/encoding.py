@@ -31,7 +31,7 @@ class Text(NamedTuple):
     """Whether it is what is looked for, instead of what looks for it."""
 
 
-class Encoded(NamedTuple):
+class EncodedText(NamedTuple):
     """The vector of a text, and the tokens that were read for it."""
 
     vector: Vector
@@ -54,7 +54,7 @@ class Store(Protocol):
     def put(self, vectors: Mapping[Text, Vector]) -> None: ...  # noqa: D102
 
 
-Engine = Callable[[Sequence[Text]], Sequence[Encoded]]
+Engine = Callable[[Sequence[Text]], Sequence[EncodedText]]
 """Turns some texts into vectors, in a thread, and blocks."""
 
 
@@ -65,7 +65,7 @@ class _Job:
         self.text = text
         self.number = number
         """Its place among all that came."""
-        self.future = Future[Encoded]()
+        self.future = Future[EncodedText]()
         self.seconds = 0.0
         self.waiters = 0
 
@@ -117,7 +117,7 @@ class Encoding:
         """
         jobs, new = self._join(dict.fromkeys(texts))
         try:
-            await _finished([job.future for job in jobs.values()])
+            await _wait_for([job.future for job in jobs.values()])
         finally:
             self._leave(jobs.values())
         found = {text: job.future.result() for text, job in jobs.items()}
@@ -164,7 +164,7 @@ class Encoding:
         while jobs := self._take():
             began = time.thread_time()
             try:
-                found = self._encoded([job.text for job in jobs])
+                found = self._encode([job.text for job in jobs])
                 pairs = list(zip(jobs, found, strict=True))
             except BaseException as error:  # noqa: BLE001  those who wait for the texts raise it
                 for job in jobs:
@@ -176,14 +176,14 @@ class Encoding:
             with self._lock:
                 self._at_long -= any(job.is_long for job in jobs)
 
-    def _encoded(self, texts: Sequence[Text]) -> list[Encoded]:
+    def _encode(self, texts: Sequence[Text]) -> list[EncodedText]:
         """Look texts up in the store, and encode those that it lacks.
 
         An empty one alone is always encoded, which loads the engine for those that will come.
         """
         if self.store is None or not any(text.text for text in texts):
             return list(self.engine(texts))
-        found = {text: Encoded(v, tokens=0) for text, v in self.store.find(texts).items()}
+        found = {text: EncodedText(v, tokens=0) for text, v in self.store.find(texts).items()}
         if lacking := [text for text in texts if text not in found]:
             new = dict(zip(lacking, self.engine(lacking), strict=True))
             self.store.put({text: encoded.vector for text, encoded in new.items()})
@@ -207,7 +207,7 @@ class Encoding:
         return jobs
 
 
-async def _finished(futures: Collection[Future[Encoded]]) -> None:
+async def _wait_for(futures: Collection[Future[EncodedText]]) -> None:
     """Wait until all are done; to be cancelled here cancels none of them."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
@@ -218,7 +218,7 @@ async def _finished(futures: Collection[Future[Encoded]]) -> None:
         if not done.done():
             done.set_result(None)
 
-    def count(_: Future[Encoded]) -> None:
+    def count(_: Future[EncodedText]) -> None:
         nonlocal left
         with lock:
             left -= 1

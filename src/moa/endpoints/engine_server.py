@@ -43,8 +43,8 @@ def _end_with_stdin() -> None:
 
 
 def _serve(settings: dict[str, Any]) -> Any:
-    xllamacpp: Any = import_module("xllamacpp")
-    params: Any = xllamacpp.CommonParams()
+    xllamacpp = import_module("xllamacpp")
+    params = xllamacpp.CommonParams()
     params.model.path = settings["path"]
     params.model_alias = {settings["model"]}
     params.hostnames = ["127.0.0.1"]

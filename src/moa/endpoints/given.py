@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
 from moa._files import paired
@@ -45,7 +45,7 @@ class GivenClient(Wire):
     async def send(
         self,
         path: str,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
         also: Mapping[str, str] | None = None,
@@ -80,7 +80,7 @@ class GivenClient(Wire):
         return error_of_client(error, endpoint=self._name, url=url, secret=self.secret)
 
     async def _response(
-        self, url: str, body: Mapping[str, Any] | None, also: Mapping[str, str] | None
+        self, url: str, body: Mapping[str, object] | None, also: Mapping[str, str] | None
     ) -> httpx2.Response:
         """Send once; the answer isn't read, nor made into anything."""
         import httpx2
@@ -97,7 +97,8 @@ class GivenClient(Wire):
             stream=True,
             stream_cls=AsyncStream[object],
         )
-        return cast("httpx2.Response", found)
+        assert isinstance(found, httpx2.Response), "it is what the client was asked for"
+        return found
 
     def _see_key(self, request: httpx2.Request | None) -> None:
         """Keep the key that was sent, which the client may have got just before."""

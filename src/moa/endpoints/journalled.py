@@ -1,6 +1,6 @@
-"""Journalled: methods whose answers a run keeps, so that one that goes on finds them.
+"""Journalled: wraps an endpoint's methods, so that a resumed run finds what was answered before.
 
-Where somebody hears of the spans of a run, each has one here: what is found is not asked, and has
+If somebody hears of the spans of a run, each call that is made has one; a call that was found has
 none.
 """
 
@@ -8,90 +8,96 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache, wraps
-from typing import Any, TypeVar
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 from moa._async import closed_after
 from moa.context import RunContext
 from moa.journal_records import Call, Form, once
 
-T = TypeVar("T")
-Journalled = tuple[str, object, Form[T]]
-"""What kind of call it is, what is asked, and how its answer is written."""
+if TYPE_CHECKING:
+    from moa.endpoints import Completion, Decision, Embeddings, Endpoint, Pieces, Prompt
+
+    Stream = Callable[[Endpoint, Prompt, RunContext], Pieces]
+
+T = TypeVar("T", bound="Completion | Decision | Embeddings")
+Ask = Callable[..., Awaitable[T]]
+"""An endpoint's method; the last argument without a name is the context."""
+JournalEntry = tuple[str, object, Form[T]]
+"""The kind of a call, the request, and the form of its answer."""
 
 
-def journalled(
-    asked_of: Callable[..., Journalled[Any] | None],
-) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
-    """Make what wraps a method, whose last argument by place is the context.
+def journal_answer(asked_of: Callable[..., JournalEntry[T] | None]) -> Callable[[Ask[T]], Ask[T]]:
+    """Make the wrapper of a method that returns one answer.
 
-    `asked_of` is given the endpoint and what it is asked; where it gives `None`, nothing is kept.
+    Args:
+        asked_of: Called with the endpoint and the request; if it returns `None`, the answer isn't
+            kept.
     """
 
-    def wrapping(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def wrapping(ask: Ask[T]) -> Ask[T]:
         @wraps(ask)
-        def call(self: object, *given: Any, **named: Any) -> Awaitable[Any]:
+        def call(self: Endpoint, *given: object, **named: object) -> Awaitable[T]:
             *asked, context = given
-            if context.journal is None or (kept := asked_of(self, *asked, **named)) is None:
-                if context.tracer is None:
-                    return ask(self, *given, **named)
-                return _in_spans()[0](ask, self, asked, context, named)
+            assert isinstance(context, RunContext), "it is the last argument without a name"
 
-            def again(inner: RunContext) -> Awaitable[Any]:
+            def made_in(inner: RunContext) -> Awaitable[T]:
                 if inner.tracer is None:
                     return ask(self, *asked, inner, **named)
-                return _in_spans()[0](ask, self, asked, inner, named)
+                return _spans().ask_in_span(ask, self, asked, inner, named)
 
-            return once(context, *kept, again)
+            kept = None if context.journal is None else asked_of(self, *asked, **named)
+            return made_in(context) if kept is None else once(context, *kept, made_in)
 
         return call
 
     return wrapping
 
 
-def journalled_stream(
-    asked_of: Callable[[Any, Any], Journalled[Any]],
-) -> Callable[[Callable[..., AsyncIterator[Any]]], Callable[..., AsyncIterator[Any]]]:
-    """Make what wraps a method that gives the pieces of a text, and what is no text: the whole."""
+def journal_stream(
+    asked_of: Callable[[Endpoint, Prompt], JournalEntry[Completion]],
+) -> Callable[[Stream], Stream]:
+    """Make the wrapper of a method that yields the pieces of a text, and the completion last."""
 
-    def wrapping(ask: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def wrapping(ask: Stream) -> Stream:
         @wraps(ask)
-        def stream(self: object, prompt: Any, context: RunContext, /) -> AsyncIterator[Any]:
+        def stream(self: Endpoint, prompt: Prompt, context: RunContext, /) -> Pieces:
             if context.journal is None:
-                return _asking(ask, self, prompt, context)
+                return _streamed(ask, self, prompt, context)
             what, request, form = asked_of(self, prompt)
-            return streamed(Call(context, what, request), form, self, prompt)
-
-        async def streamed(
-            call: Call, form: Form[Any], endpoint: object, prompt: Any
-        ) -> AsyncIterator[Any]:
-            if call.is_kept(form):
-                whole = call.found()
-                if whole.text:
-                    yield whole.text
-                yield whole
-                return
-            async with call, closed_after(_asking(ask, endpoint, prompt, call.inner)) as pieces:
-                async for piece in pieces:
-                    if not isinstance(piece, str):
-                        await call.keep(form.dump(piece))
-                    yield piece
+            call = Call(context, what, request)
+            return _kept_or(lambda: _streamed(ask, self, prompt, call.inner), call, form)
 
         return stream
 
     return wrapping
 
 
-@cache
-def _in_spans() -> tuple[Callable[..., Awaitable[Any]], Callable[..., AsyncIterator[Any]]]:
-    """Give what asks in a span; where nobody hears of spans it isn't loaded."""
-    from moa.endpoints.call_spans import ask_in_span, stream_in_span
+async def _kept_or(
+    stream: Callable[[], Pieces], call: Call, form: Form[Completion]
+) -> AsyncIterator[str | Completion]:
+    """Yield what is kept of a call; if nothing is, stream it, and keep its completion."""
+    if call.is_kept(form):
+        whole: Completion = call.found()
+        if whole.text:
+            yield whole.text
+        yield whole
+        return
+    async with call, closed_after(stream()) as pieces:
+        async for piece in pieces:
+            if not isinstance(piece, str):
+                await call.keep(form.dump(piece))
+            yield piece
 
-    return ask_in_span, stream_in_span
 
-
-def _asking(
-    ask: Callable[..., AsyncIterator[Any]], endpoint: object, prompt: Any, context: RunContext
-) -> AsyncIterator[Any]:
+def _streamed(ask: Stream, endpoint: Endpoint, prompt: Prompt, context: RunContext) -> Pieces:
     if context.tracer is None:
         return ask(endpoint, prompt, context)
-    return _in_spans()[1](ask, endpoint, prompt, context)
+    return _spans().stream_in_span(ask, endpoint, prompt, context)
+
+
+@cache
+def _spans() -> ModuleType:
+    """Import what makes spans, at the first call of a run whose spans somebody hears of."""
+    return import_module("moa.endpoints.call_spans")

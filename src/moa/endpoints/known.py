@@ -21,7 +21,7 @@ from moa._sqlite import ContentStore
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.weights import cache_folder
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.questions import Kind, Layout, Question
 
 REPLIES_FROM = 7.0
@@ -33,7 +33,7 @@ MOST_OPTIONS = 24
 """Options among which a small model is asked to choose where there is an encoder beside it."""
 
 
-class Known(BaseModel):
+class ModelFacts(BaseModel):
     """What is known of a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -85,7 +85,7 @@ class Identity(BaseModel):
 
 
 @runtime_checkable
-class Identified(Protocol):
+class HasIdentity(Protocol):
     """An endpoint that knows more of its model than the name. Asking is free."""
 
     async def identity(self, context: RunContext, /) -> Identity: ...  # noqa: D102
@@ -98,24 +98,24 @@ async def identity_of(endpoint: Endpoint, context: RunContext) -> Identity:
         ModelNotFound: the weights of the embedded model can't be had.
         MissingDependency: the encoder's packages are not installed.
     """
-    endpoint = unwrapped(endpoint)
-    if isinstance(endpoint, Identified):
+    endpoint = innermost(endpoint)
+    if isinstance(endpoint, HasIdentity):
         return await endpoint.identity(context)
     return Identity(model=endpoint.model, server=type(endpoint).__name__)
 
 
-UNKNOWN = Known(name="")
+UNKNOWN = ModelFacts(name="")
 
 
-def known(model: str) -> Known:
+def facts_of(model: str) -> ModelFacts:
     """Look a model up by its name, as its server knows it, or that of its file."""
     folder = cache_folder()
-    return _found_here.get((model, folder)) or _probed(model, folder) or _shipped(model)
+    return _found_here.get((model, folder)) or _load_probed(model, folder) or _load_shipped(model)
 
 
 def can_write(model: str) -> bool:
     """Say whether a model's drafts are worth more than none, as far as is known."""
-    return known(model).writes
+    return facts_of(model).writes
 
 
 def can_reply(model: str) -> bool | None:
@@ -123,7 +123,7 @@ def can_reply(model: str) -> bool | None:
 
     Where it wasn't measured that follows from its size, as its name has it.
     """
-    found = known(model)
+    found = facts_of(model)
     if not found.writes or found.replies is not None:
         return found.writes and found.replies
     size = _SIZE.search(model.rpartition("/")[2])
@@ -132,7 +132,7 @@ def can_reply(model: str) -> bool | None:
     return float(size[1]) / (1 if size[2].lower() == "b" else 1000) >= REPLIES_FROM
 
 
-def keep(found: Known) -> Path:
+def keep(found: ModelFacts) -> Path:
     """Keep what a probe found of the model `found.name`, in this process and in the cache.
 
     Raises:
@@ -145,15 +145,7 @@ def keep(found: Known) -> Path:
     return store.path
 
 
-def measurements() -> ContentStore:
-    """Open what was measured about models on this machine; a cache that can't be used holds none.
-
-    A key begins with what was measured, such as `probe`.
-    """
-    return ContentStore(cache_folder() / _MEASURED, optional=True)
-
-
-def installed(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     """Version of a package, where it is installed."""
     try:
         return version(package)
@@ -163,7 +155,7 @@ def installed(package: str) -> str | None:
 
 _MEASURED = "measured.sqlite"
 _logger = logging.getLogger(__name__)
-_found_here: dict[tuple[str, Path], Known] = {}
+_found_here: dict[tuple[str, Path], ModelFacts] = {}
 
 
 def _probe_of(model: str) -> str:
@@ -171,20 +163,20 @@ def _probe_of(model: str) -> str:
 
 
 @cache
-def _probed(model: str, folder: Path) -> Known | None:
+def _load_probed(model: str, folder: Path) -> ModelFacts | None:
     with ContentStore(folder / _MEASURED, optional=True) as store:
         found = store.get(_probe_of(model))
     try:
-        return None if found is None else Known.model_validate(found)
+        return None if found is None else ModelFacts.model_validate(found)
     except ValidationError:
         _logger.warning("what the cache holds of %s is of another version, and not used", model)
         return None
 
 
 @cache
-def _shipped(model: str) -> Known:
+def _load_shipped(model: str) -> ModelFacts:
     file = Path(__file__).with_name("known.toml")
     found = tomllib.loads(file.read_text(encoding="utf-8"))
     name = model.lower()
-    models = (Known.model_validate(entry) for entry in found["models"])
+    models = (ModelFacts.model_validate(entry) for entry in found["models"])
     return next((one for one in models if one.name in name), UNKNOWN)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, cast
+from typing import cast
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.runnables import Runnable
 from pydantic import BaseModel
 
 from moa._async import closed_after, in_time
+from moa._json import object_of
 from moa.budget import Reservation
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, EndpointBase, Pieces, Prompt, need
 from moa.endpoints.openai import with_schema
 from moa.endpoints.sent import as_given, log_sent
 from moa.endpoints.tokens import NO_USAGE, amount_of, estimate_of, neutralise
-from moa.endpoints.transport import known_error, worded
+from moa.endpoints.transport import describe_error, known_error
 from moa.errors import EndpointRejected, InvalidResponse, MoaError, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Price, Tier
@@ -82,10 +84,10 @@ class LangChainEndpoint(EndpointBase):
             InvalidResponse: the answer brought no text.
             OutputError: the model stopped before it wrote an answer.
         """
-        with await self._reserved(prompt, context) as call, self._mapped():
+        with await self._reserve(prompt, context) as call, self._map_errors():
             async with in_time(context.remaining_s()):
-                message, parsed = await self._asked(prompt, context)
-            return self._finished(prompt, message, parsed, call, context)
+                message, parsed = await self._ask(prompt, context)
+            return self._completion(prompt, message, parsed, call, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does. JSON comes in one piece."""
@@ -94,7 +96,7 @@ class LangChainEndpoint(EndpointBase):
             yield completion.text
             yield completion
             return
-        with await self._reserved(prompt, context) as call, self._mapped():
+        with await self._reserve(prompt, context) as call, self._map_errors():
             whole: AIMessageChunk | None = None
             model = self._with_tools(prompt, context)
             asked = model.astream(_messages(prompt.messages), stop=_stop(prompt))
@@ -109,12 +111,12 @@ class LangChainEndpoint(EndpointBase):
                         yield str(piece.text)
             if whole is None:
                 raise InvalidResponse("the stream brought nothing", endpoint=self.name)
-            yield self._finished(prompt, whole, None, call, context)
+            yield self._completion(prompt, whole, None, call, context)
 
     async def close(self) -> None:
         """Nothing: the model's connections are its own."""
 
-    async def _reserved(self, prompt: Prompt, context: RunContext) -> Reservation:
+    async def _reserve(self, prompt: Prompt, context: RunContext) -> Reservation:
         need(self, "complete", prompt)
         log_sent(lambda: as_given(self, prompt))
         said = [message.content for message in prompt.messages]
@@ -135,12 +137,14 @@ class LangChainEndpoint(EndpointBase):
             update["temperature"] = prompt.temperature
         headers = context.tracer and context.tracer.headers
         if headers and fields.keys() >= _TAKES_HEADERS:
-            given: dict[str, Any] = getattr(self.chat_model, "model_kwargs", None) or {}
-            own: Mapping[str, str] = given.get("extra_headers") or {}
+            given = object_of(getattr(self.chat_model, "model_kwargs", None))
+            own = object_of(given.get("extra_headers"))
             update["model_kwargs"] = {**given, "extra_headers": {**headers, **own}}
         return self.chat_model.model_copy(update=update)
 
-    def _with_tools(self, prompt: Prompt, context: RunContext) -> Runnable[Any, AIMessage]:
+    def _with_tools(
+        self, prompt: Prompt, context: RunContext
+    ) -> Runnable[LanguageModelInput, AIMessage]:
         model = self._model(prompt, context)
         if not prompt.tools:
             return model
@@ -151,7 +155,7 @@ class LangChainEndpoint(EndpointBase):
             said = f"{self.model}: tools are not supported"
             raise EndpointRejected(said, endpoint=self.name, status=501) from error
 
-    async def _asked(self, prompt: Prompt, context: RunContext) -> tuple[AIMessage, object]:
+    async def _ask(self, prompt: Prompt, context: RunContext) -> tuple[AIMessage, object]:
         """Ask; give the message, and what was parsed of it where the model holds to schemas."""
         model, schema = self._model(prompt, context), prompt.json_schema
         messages = prompt.messages
@@ -167,10 +171,12 @@ class LangChainEndpoint(EndpointBase):
         except NotImplementedError:
             shown = _messages(with_schema(messages, schema))
             return await model.ainvoke(shown, stop=_stop(prompt)), None
-        found = cast("Mapping[str, Any]", await held.ainvoke(_messages(messages)))
-        return found["raw"], found["parsed"]
+        found = object_of(await held.ainvoke(_messages(messages)))
+        raw = found["raw"]
+        assert isinstance(raw, AIMessage), "`include_raw` says so"
+        return raw, found["parsed"]
 
-    def _finished(
+    def _completion(
         self,
         prompt: Prompt,
         message: AIMessage,
@@ -190,7 +196,7 @@ class LangChainEndpoint(EndpointBase):
             context.note("degraded", NO_USAGE, endpoint=self.name)
         amount = self.price.charge(amount)
         call.settle(amount)
-        about: dict[str, Any] = message.response_metadata
+        about = object_of(message.response_metadata)
         ended = next((str(about[key]) for key in _ENDED if about.get(key)), "stop").lower()
         cut = ended in _CUT
         if parsed is None:
@@ -224,7 +230,7 @@ class LangChainEndpoint(EndpointBase):
         )
 
     @contextmanager
-    def _mapped(self) -> Generator[None]:
+    def _map_errors(self) -> Generator[None]:
         """Turn what a model raises into an error of moa."""
         try:
             yield
@@ -232,7 +238,7 @@ class LangChainEndpoint(EndpointBase):
             raise
         except Exception as error:
             who = "the chat model"
-            said = f"{who} raised {worded(error)}"
+            said = f"{who} raised {describe_error(error)}"
             found = known_error(error, endpoint=self.name, model=self.model, who=who)
             raise found or EndpointRejected(said, endpoint=self.name) from error
 
@@ -244,19 +250,21 @@ def _messages(messages: Sequence[Message]) -> list[BaseMessage | tuple[str, str]
         if message.role == "tool":
             said.append(ToolMessage(text, tool_call_id=message.tool_call_id))
         elif message.tool_calls:
-            said.append(AIMessage(text, tool_calls=[_written(one) for one in message.tool_calls]))
+            said.append(
+                AIMessage(text, tool_calls=[_write_call(one) for one in message.tool_calls])
+            )
         else:
             said.append((message.role, text))
     return said
 
 
-def _written(call: ToolCall) -> Any:
+def _write_call(call: ToolCall) -> LangChainToolCall:
     """Write a call as LangChain does; arguments that are no object it can't hold."""
     try:
         values = replace(call, arguments=neutralise(call.arguments)).values
     except ValueError:
         values = {}
-    return {"type": "tool_call", "name": call.name, "args": values, "id": call.id}
+    return LangChainToolCall(type="tool_call", name=call.name, args=values, id=call.id)
 
 
 def _calls(message: AIMessage, prompt: Prompt) -> tuple[ToolCall, ...]:

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 from moa._async import gather
+from moa._json import JSON, at, list_of, number_of, object_of, objects_of
 from moa.context import RunContext
 from moa.endpoints import Decision, Example, Request
-from moa.endpoints.client import JSON, Client
-from moa.endpoints.known import known
+from moa.endpoints.client import Client
+from moa.endpoints.known import facts_of
 from moa.endpoints.layouts import MOST_AT_ONCE, LabelPrompt, label_prompt
 from moa.endpoints.sent import SentPrompt, log_sent
 from moa.endpoints.tokens import estimate_of, neutralise
@@ -180,7 +181,7 @@ class LabelReader(ABC):
         It was measured without examples, in the layout that is best for the model. Where one is
         asked for, as by what is to be fitted to the answers, they are as the model gave them.
         """
-        bias = known(self._client.model).yes_bias
+        bias = facts_of(self._client.model).yes_bias
         if question.kind != "predicate" or question.layout or examples or not bias:
             return reading
         signs = [0.5 if option.value is True else -0.5 for option in question.options]
@@ -207,13 +208,13 @@ class LabelReader(ABC):
                     await read(place)
         return [readings[place] for place in range(len(prompts))]
 
-    def shown(self, request: Request) -> list[SentPrompt]:
+    def preview(self, request: Request) -> list[SentPrompt]:
         """Write what is sent for a decision: a prompt for each question."""
         text, questions, examples = request
         return [self._as_sent(self._prompt(one, text, examples)) for one in questions]
 
     def _prompt(self, question: Question, text: str, examples: Sequence[Example]) -> LabelPrompt:
-        layout = question.layout or known(self._client.model).layout_of(question.kind)
+        layout = question.layout or facts_of(self._client.model).layout_of(question.kind)
         return label_prompt(question, text, examples, layout=layout)
 
     def _as_sent(self, prompt: LabelPrompt) -> SentPrompt:
@@ -233,14 +234,15 @@ class LabelReader(ABC):
     async def read_labels(self, prompt: LabelPrompt, context: RunContext, /) -> LabelReading:
         """Read how probable each label is after a prompt, in which no control token is meant."""
 
-    async def _tokenized(self, body: Mapping[str, Any], context: RunContext) -> list[int]:
+    async def _tokenize(self, body: Mapping[str, object], context: RunContext) -> list[int]:
         """Have the server tokenize, which is free."""
         client = self._client
         answer, _ = await client.post("/tokenize", body, context, estimate=NOTHING, at_root=True)
-        tokens: object = answer.get("tokens")
-        if not isinstance(tokens, list) or not tokens:
+        sent = list_of(answer.get("tokens"))
+        tokens = [token for token in sent if isinstance(token, int)]
+        if not tokens or len(tokens) < len(sent):
             raise InvalidResponse("the tokenizer sent no tokens", endpoint=client.name)
-        return [int(token) for token in cast("list[int]", tokens)]
+        return tokens
 
 
 def _messages(turns: Sequence[str]) -> list[dict[str, str]]:
@@ -291,7 +293,7 @@ class VLLMLabelReader(LabelReader):
         amount = NOTHING
         for start in range(0, len(candidates), MOST_AT_ONCE):
             few = candidates[start : start + MOST_AT_ONCE]
-            body: dict[str, Any] = {
+            body: JSON = {
                 "model": self._client.model,
                 "prompt": prompt,
                 "max_tokens": 1,
@@ -310,8 +312,8 @@ class VLLMLabelReader(LabelReader):
 
     def _logprobs(self, reply: JSON, candidates: Sequence[int]) -> list[float]:
         try:
-            found: Mapping[str, Any] = reply["choices"][0]["logprobs"]["top_logprobs"][0]
-            return [float(found[f"token_id:{token}"]) for token in candidates]
+            found = at(reply, "choices", 0, "logprobs", "top_logprobs", 0)
+            return [number_of(at(found, f"token_id:{token}")) for token in candidates]
         except KeyError as error:
             raise EndpointUnsupported(
                 f"log-probabilities of chosen tokens are not there ({error}). "
@@ -340,11 +342,11 @@ class VLLMLabelReader(LabelReader):
 
     async def _tokens_of(self, text: str, context: RunContext, *, special: bool) -> list[int]:
         body = {"model": self._client.model, "prompt": text, "add_special_tokens": special}
-        return await self._tokenized(body, context)
+        return await self._tokenize(body, context)
 
     async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
         body = {"messages": _messages(turns), "add_generation_prompt": True}
-        return await self._tokenized({"model": self._client.model, **body}, context)
+        return await self._tokenize({"model": self._client.model, **body}, context)
 
 
 class LlamaCppReader(LabelReader):
@@ -395,7 +397,7 @@ class LlamaCppReader(LabelReader):
                 return await self._in_vocabulary(prompt, tokens, context, before=amount)
             if len(relative) < len(tokens):
                 raise self._left_out()
-            known = _completed(known, relative)
+            known = _complete(known, relative)
         logprobs = tuple(math.log(max(known[token], _SMALLEST)) for token in tokens)
         return TokenReading(logprobs, amount)
 
@@ -407,7 +409,7 @@ class LlamaCppReader(LabelReader):
         Without `control` it is data from end to end.
         """
         body = {"content": text, "add_special": whole, "parse_special": control}
-        return await self._tokenized(body, context)
+        return await self._tokenize(body, context)
 
     async def _turns(self, turns: Sequence[str], context: RunContext) -> list[int]:
         """Tokenise turns of user and assistant as the model's chat template has them.
@@ -447,16 +449,16 @@ class LlamaCppReader(LabelReader):
     async def _probabilities(
         self, prompt: Sequence[int], tokens: Sequence[int], context: RunContext, *, push: float
     ) -> tuple[dict[int, float] | None, Amount]:
-        """Read the tokens after a push; `None` where the sampled one hides them; see `_sampled`."""
+        """Read the tokens after a push; `None` where the sampled one hides them; see `_sample`."""
         hard = push == _HARD_PUSH
-        sampling: dict[str, Any] = {
+        sampling: JSON = {
             "samplers": ["top_k", "temperature"] if hard else ["temperature"],
             "top_k": len(tokens) if hard else 0,
             "logit_bias": [[token, push] for token in tokens],
             "n_probs": len(tokens) + _OTHERS,
             "post_sampling_probs": True,
         }
-        found, amount = await self._sampled(prompt, sampling, context)
+        found, amount = await self._sample(prompt, sampling, context)
         if found is None:
             return None, amount
         return {token: p for token, p in found.items() if token in set(tokens)}, amount
@@ -470,20 +472,20 @@ class LlamaCppReader(LabelReader):
         """
         *_, stop = await self._spelling(".", context)
         sampling = {"logit_bias": [[stop, _HARD_PUSH]], "n_probs": _MOST_IN_VOCABULARY}
-        found, amount = await self._sampled(prompt, sampling, context)
+        found, amount = await self._sample(prompt, sampling, context)
         if found is None or not found.keys() >= set(tokens):
             raise self._left_out()
         return TokenReading(tuple(found[token] for token in tokens), before + amount)
 
-    async def _sampled(
-        self, prompt: Sequence[int], sampling: Mapping[str, Any], context: RunContext
+    async def _sample(
+        self, prompt: Sequence[int], sampling: Mapping[str, object], context: RunContext
     ) -> tuple[dict[int, float] | None, Amount]:
         """Sample a token: probabilities, or their logarithms before sampling, of those asked for.
 
         `None`: none are sent, as the token writes no text: it is a control token, or a part of a
         character, as the first ones of labels in Japanese may be.
         """
-        body: dict[str, Any] = {
+        body: JSON = {
             "model": self._client.model,
             "prompt": list(prompt),
             "max_tokens": 1,
@@ -497,13 +499,15 @@ class LlamaCppReader(LabelReader):
         )
         answer, amount = await self._client.post("/completions", body, context, estimate=estimate)
         try:
-            choice = answer["choices"][0]
-            if choice["logprobs"] is None and choice["text"] in _NO_TEXT:
+            choice = at(answer, "choices", 0)
+            if at(choice, "logprobs") is None and at(choice, "text") in _NO_TEXT:
                 return None, amount
-            sent = choice["logprobs"]["content"][0]
-            after = "top_probs" in sent
-            named = sent["top_probs" if after else "top_logprobs"]
-            return {t["id"]: float(t["prob" if after else "logprob"]) for t in named}, amount
+            sent = object_of(at(choice, "logprobs", "content", 0))
+            tokens, value = ("top_logprobs", "logprob")
+            if "top_probs" in sent:
+                tokens, value = ("top_probs", "prob")
+            named = objects_of(sent[tokens])
+            return {int(number_of(one["id"])): number_of(one[value]) for one in named}, amount
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InvalidResponse(
                 "the answer holds no probabilities", endpoint=self._client.name
@@ -514,7 +518,7 @@ class LlamaCppReader(LabelReader):
         return InvalidResponse(said, endpoint=self._client.name)
 
 
-def _completed(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
+def _complete(known: dict[int, float], relative: dict[int, float]) -> dict[int, float]:
     """Place the tokens that only the second reading shows beside those that both show."""
     shared = math.fsum(relative[token] for token in known)
     # Where the first push shows no label at all, each had less than this.

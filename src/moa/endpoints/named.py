@@ -69,7 +69,7 @@ def endpoint(
     if model is not None:
         raise ConfigError(f"{spec!r} names its model: leave out model={model!r}")
     if spec == "embedded":
-        return _embedded(name or spec, tier or "slm", settings)
+        return _make_embedded(name or spec, tier or "slm", settings)
     found = _FORM.fullmatch(spec)
     dialect = _KINDS.get(found["kind"].lower()) if found else None
     if found is None or dialect is None or not (found["url"] or dialect.base_url):
@@ -106,15 +106,15 @@ def as_endpoint(given: Endpoint | str, tier: Tier | None = None) -> Endpoint:
     """
     if isinstance(given, str):
         keys = tuple(os.environ.get(vendor.api_key_env) for vendor in VENDORS)
-        usual = _shared(given, None, keys)
-        return usual if tier in (None, usual.tier) else _shared(given, tier, keys)
+        usual = _share(given, None, keys)
+        return usual if tier in (None, usual.tier) else _share(given, tier, keys)
     if is_client(given):
         raise ConfigError(_NO_MODEL)
     return Retried(given) if isinstance(given, OpenAIEndpoint) else given
 
 
 @cache
-def _shared(spec: str, tier: Tier | None, keys: tuple[str | None, ...]) -> Endpoint:
+def _share(spec: str, tier: Tier | None, keys: tuple[str | None, ...]) -> Endpoint:
     del keys  # another key makes another endpoint
     return endpoint(spec, tier=tier)
 
@@ -135,7 +135,7 @@ def _of_client(
     )
 
 
-def _embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
+def _make_embedded(name: str, tier: Tier, settings: Settings) -> Endpoint:
     from moa.endpoints.embedded import EmbeddedEndpoint
 
     if wrong := settings.keys() - _OF_EMBEDDED:

@@ -8,11 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Seque
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-from pydantic import SecretStr
+from pydantic import ConfigDict, SecretStr, TypeAdapter
 
 from moa._files import paired
+from moa._json import JSON, is_list, is_object, number_of, object_of, objects_of
 from moa.context import RunContext
 from moa.endpoints import (
     Capability,
@@ -27,7 +28,7 @@ from moa.endpoints import (
     Request,
     need,
 )
-from moa.endpoints.client import JSON, Client, Posted, object_of, objects_of
+from moa.endpoints.client import Client, PostResult
 from moa.endpoints.decide import Decides, DecisionClient
 from moa.endpoints.dialects import OPENAI, UNKNOWN, Dialect
 from moa.endpoints.given import address_of
@@ -64,6 +65,7 @@ _TAGS = {
 """What closes a thought, by what opens it."""
 _CLOSE = "</think>"
 """What closes a thought that the chat template opened."""
+_VECTOR = TypeAdapter(tuple[float, ...], config=ConfigDict(defer_build=True))
 
 
 class Settings(TypedDict, total=False):
@@ -173,13 +175,13 @@ class OpenAIEndpoint(EndpointBase):
         """
         need(self, "complete", prompt)
         self._check_length(prompt)
-        answer, amount = await self._posted(prompt, context)
+        answer, amount = await self._post(prompt, context)
         if not objects_of(answer.get("choices")):
             raise InvalidResponse("the answer holds no choice", endpoint=self.name)
-        written = _Written(self.model)
+        written = _Transcript(self.model)
         written.add(answer, "message")
         written.splitter.finish()
-        return self._finished(written, prompt, amount, context)
+        return self._completion(written, prompt, amount, context)
 
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; it raises what `complete` does.
@@ -189,7 +191,7 @@ class OpenAIEndpoint(EndpointBase):
         """
         need(self, "stream", prompt)
         self._check_length(prompt)
-        written, amount = _Written(self.model), Amount()
+        written, amount = _Transcript(self.model), Amount()
         async with aclosing(self._events(prompt, context)) as events:
             tokens = 0
             async for event in events:
@@ -205,7 +207,7 @@ class OpenAIEndpoint(EndpointBase):
             raise InvalidResponse("the stream ended before its answer did", endpoint=self.name)
         if piece := written.splitter.finish():
             yield piece
-        yield self._finished(written, prompt, amount, context)
+        yield self._completion(written, prompt, amount, context)
 
     async def decide(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
@@ -228,8 +230,8 @@ class OpenAIEndpoint(EndpointBase):
         answer, amount = await self.client.post("/embeddings", body, context, estimate=estimate)
         rows = objects_of(answer.get("data"))
         try:
-            rows.sort(key=lambda row: row["index"])
-            vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
+            rows.sort(key=lambda row: number_of(row["index"]))
+            vectors = tuple(_VECTOR.validate_python(row["embedding"]) for row in rows)
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidResponse("an embedding is no vector", endpoint=self.name) from error
         if len(vectors) != len(texts):
@@ -256,37 +258,36 @@ class OpenAIEndpoint(EndpointBase):
         """
         await self.client.close()
 
-    def shown(self, prompt: Prompt, /) -> SentPrompt:
+    def preview(self, prompt: Prompt, /) -> SentPrompt:
         """Write what a request for text is sent as; see `moa.endpoints.sent.ShowsPrompts`."""
         return self._as_sent(self._request(prompt)[0], prompt)
 
-    async def shown_questions(
+    async def preview_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Sequence[SentPrompt]:
         """Write what typed questions are sent as, by the way that is known to work or tried first.
 
         A server whose dialect isn't known is asked what it is, which is no call of its model.
         """
-        return await self._decider.shown(_neutral(text, questions, examples), context)
+        return await self._decider.preview(_neutral(text, questions, examples), context)
 
-    def _as_sent(self, body: Mapping[str, Any], prompt: Prompt) -> SentPrompt:
+    def _as_sent(self, body: Mapping[str, object], prompt: Prompt) -> SentPrompt:
         shown = {"messages", "model", "stream", "stream_options", self.dialect.schema_field}
-        messages: Sequence[Mapping[str, Any]] = body["messages"]
         return SentPrompt(
             self.name,
             self.model,
             "chat",
-            tuple((one["role"], _readable(one)) for one in messages),
+            tuple((_text(one["role"]), _readable(one)) for one in objects_of(body["messages"])),
             schema=prompt.json_schema,
             settings={key: value for key, value in body.items() if key not in shown},
         )
 
-    def chat(self, prompt: Prompt) -> dict[str, Any]:
+    def chat(self, prompt: Prompt) -> JSON:
         """Write a request in this server's words."""
         schema, messages = prompt.json_schema, prompt.messages
         if schema is not None and not prompt.tools and not self.dialect.holds_to(schema):
             messages = with_schema(messages, schema)
-        body: dict[str, Any] = {
+        body: JSON = {
             "model": self.model,
             "messages": [message.as_dict(neutralise) for message in messages],
             self.dialect.answer_limit: prompt.max_tokens,
@@ -301,7 +302,7 @@ class OpenAIEndpoint(EndpointBase):
             body.update(self.dialect.constrained(schema))
         return body
 
-    async def _posted(self, prompt: Prompt, context: RunContext) -> Posted:
+    async def _post(self, prompt: Prompt, context: RunContext) -> PostResult:
         while True:
             body, estimate = self._request(prompt)
             log_sent(partial(self._as_sent, body, prompt))
@@ -329,7 +330,7 @@ class OpenAIEndpoint(EndpointBase):
                     raise
                 self._leave_out(body, error, context)
 
-    def _request(self, prompt: Prompt, **more: object) -> tuple[dict[str, Any], Amount]:
+    def _request(self, prompt: Prompt, **more: object) -> tuple[JSON, Amount]:
         """Write a request without what the model refuses, and estimate what it takes."""
         body = {k: v for k, v in {**self.chat(prompt), **more}.items() if k not in self._refused}
         # The words around the messages stand for what the chat template puts there.
@@ -337,7 +338,7 @@ class OpenAIEndpoint(EndpointBase):
         return body, estimate_of(text, max_tokens=prompt.max_tokens, price=self.price)
 
     def _leave_out(
-        self, body: Mapping[str, Any], error: EndpointRejected, context: RunContext
+        self, body: Mapping[str, object], error: EndpointRejected, context: RunContext
     ) -> None:
         """Leave out for good what the model refuses and can do without; raise where it's no such.
 
@@ -365,11 +366,11 @@ class OpenAIEndpoint(EndpointBase):
                 endpoint=self.name,
             )
 
-    def _finished(
-        self, written: _Written, prompt: Prompt, amount: Amount, context: RunContext
+    def _completion(
+        self, written: _Transcript, prompt: Prompt, amount: Amount, context: RunContext
     ) -> Completion:
         text, reasoning = written.split()
-        tool_calls = _tool_calls(written.calls, prompt)
+        tool_calls = written.tool_calls(prompt)
         finish_reason = written.finish_reason or "stop"
         if not (text.strip() or tool_calls) or finish_reason == "content_filter":
             wrote = "thoughts and no answer" if reasoning else "nothing"
@@ -407,13 +408,13 @@ def _text(value: object) -> str:
     return paired(value) if isinstance(value, str) else ""
 
 
-def _content(message: Mapping[str, Any]) -> tuple[str, str]:
+def _content(message: Mapping[str, object]) -> tuple[str, str]:
     """Read what a message says and what was thought before it; Mistral sends both in parts."""
-    content: object = message.get("content")
+    content = message.get("content")
     thought = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
-    if not isinstance(content, list):
+    if not is_list(content):
         return _text(content), thought
-    parts = objects_of(cast("list[object]", content))
+    parts = objects_of(content)
     inner = [part for whole in parts for part in objects_of(whole.get("thinking"))]
     text = "".join(_text(part.get("text")) for part in parts)
     return text, thought + "".join(_text(part.get("text")) for part in inner)
@@ -424,63 +425,57 @@ def _neutral(text: str, questions: Questions, examples: Examples) -> Request:
     return Request(neutralise(text), questions, shown)
 
 
-def _readable(message: Mapping[str, Any]) -> str:
+def _readable(message: Mapping[str, object]) -> str:
     """Write a message for people: what isn't text as JSON, without the data of files."""
-    content: object = message.get("content")
+    content = message.get("content")
     extra = {k: v for k, v in message.items() if k not in ("role", "content")}
     parts = [content if isinstance(content, str) else _as_json(content)] if content else []
     parts += [_as_json(extra)] if extra else []
     return _DATA_URL.sub("(data)", "\n".join(parts))
 
 
-def with_schema(messages: Sequence[Message], schema: Mapping[str, Any]) -> tuple[Message, ...]:
+def with_schema(messages: Sequence[Message], schema: Mapping[str, object]) -> tuple[Message, ...]:
     """Show a schema to the model, at the end of the system message."""
     form = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
-    return instructed(messages, f"Answer with JSON alone, by this schema: {form}")
+    return add_instruction(messages, f"Answer with JSON alone, by this schema: {form}")
 
 
-def instructed(messages: Sequence[Message], told: str) -> tuple[Message, ...]:
+def add_instruction(messages: Sequence[Message], told: str) -> tuple[Message, ...]:
     """Tell the model something at the end of the system message."""
     if messages[0].role != "system":
         return (Message("system", told), *messages)
     return (Message("system", f"{messages[0].content}\n\n{told}"), *messages[1:])
 
 
-def _tool_calls(asked: object, prompt: Prompt) -> tuple[ToolCall, ...]:
-    """Read the tools that a message asks for; Gemini leaves their ids empty."""
-    found: list[ToolCall] = []
-    for call in objects_of(asked) if prompt.tools else ():
-        function = object_of(call.get("function"))
-        arguments: object = function.get("arguments")
-        if isinstance(arguments, dict):
+@dataclass(slots=True)
+class _ToolCallPart:
+    """A tool call as a message or an event of a stream has it, whole or in part."""
+
+    index: object
+    id: str
+    """Gemini leaves it empty."""
+    name: str
+    arguments: str
+
+    @classmethod
+    def of(cls, written: JSON) -> _ToolCallPart:
+        """Read it; some servers write the arguments as an object instead of as a text."""
+        function = object_of(written.get("function"))
+        arguments = function.get("arguments")
+        if is_object(arguments):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        id = _text(call.get("id")) or f"call_{len(prompt.messages)}_{len(found)}"
-        found.append(ToolCall(_text(function.get("name")), _text(arguments) or "{}", id))
-    return tuple(found)
+        id, name = _text(written.get("id")), _text(function.get("name"))
+        return cls(written.get("index"), id, name, _text(arguments))
 
+    def goes_on_with(self, part: _ToolCallPart) -> bool:
+        """Return True if a later part of a stream belongs to this call, and is no call of its own.
 
-def _add_part(calls: list[JSON], part: JSON) -> None:
-    """Add a piece of a streamed tool call; it goes on with one of its index, or is another one.
-
-    Another one has another id. Where ids are empty, as Gemini's, it has a name and follows one with
-    whole arguments; some servers repeat the name in each piece.
-    """
-    index, id, function = part.get("index"), _text(part.get("id")), object_of(part.get("function"))
-    named = bool(_text(function.get("name")))
-    same = (
-        one
-        for one in calls
-        if one["index"] == index
-        and (one["id"] == id if id else not (named and _is_json(one["function"]["arguments"])))
-    )
-    call = next(same, None)
-    if call is None:
-        call = JSON()
-        call |= {"index": index, "id": id, "function": {"name": "", "arguments": ""}}
-        calls.append(call)
-    written = call["function"]
-    written["name"] = written["name"] or _text(function.get("name"))
-    written["arguments"] += _text(function.get("arguments"))
+        A call of its own has another id. Where ids are empty, it has a name and comes after whole
+        arguments; a name alone doesn't tell, as some servers repeat it in each part.
+        """
+        if self.index != part.index:
+            return False
+        return self.id == part.id if part.id else not (part.name and _is_json(self.arguments))
 
 
 def _is_json(text: str) -> bool:
@@ -529,7 +524,7 @@ class ThinkingSplitter:
             self._held += piece
             if any(len(self._held) < len(tag) and tag.startswith(self._held) for tag in _TAGS):
                 return ""
-            piece = self._begun()
+            piece = self._open_thought()
         return self._think(piece) if self._state == "thinking" else self._answer(piece)
 
     def finish(self) -> str:
@@ -539,7 +534,7 @@ class ThinkingSplitter:
             return ""
         return self._answer(self._take())
 
-    def _begun(self) -> str:
+    def _open_thought(self) -> str:
         """Find out whether a thought begins; return what follows its tag, or everything."""
         opening = next((tag for tag in _TAGS if self._held.startswith(tag)), None)
         if opening is None:
@@ -573,14 +568,14 @@ class ThinkingSplitter:
 
 
 @dataclass(slots=True)
-class _Written:
+class _Transcript:
     """What a model has written so far: as one message, or in pieces."""
 
     model: str
     thought: str = ""
     refusal: str = ""
     finish_reason: str = ""
-    calls: list[JSON] = field(default_factory=list[JSON])
+    calls: list[_ToolCallPart] = field(default_factory=list[_ToolCallPart])
     splitter: ThinkingSplitter = field(default_factory=ThinkingSplitter)
 
     def add(self, body: JSON, key: Literal["message", "delta"]) -> str:
@@ -593,15 +588,25 @@ class _Written:
             self.thought += thought
             self.refusal += _text(message.get("refusal"))
             self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
-            for call in objects_of(message.get("tool_calls")):
-                if key == "delta":
-                    _add_part(self.calls, call)
+            for part in map(_ToolCallPart.of, objects_of(message.get("tool_calls"))):
+                same = (one for one in self.calls if key == "delta" and one.goes_on_with(part))
+                if (call := next(same, None)) is None:
+                    self.calls.append(part)
                 else:
-                    self.calls.append(call)
+                    call.name = call.name or part.name
+                    call.arguments += part.arguments
             answered = self.splitter.feed(content)
         return answered
 
     def split(self) -> tuple[str, str | None]:
-        """Give the answer and the reasoning."""
+        """Return the answer and the reasoning."""
         text, thought = self.splitter.split()
         return text, self.thought or thought
+
+    def tool_calls(self, prompt: Prompt) -> tuple[ToolCall, ...]:
+        """Return the tools that it asks for, each with an id; none where none was offered."""
+        made_up = f"call_{len(prompt.messages)}"
+        return tuple(
+            ToolCall(one.name, one.arguments or "{}", one.id or f"{made_up}_{number}")
+            for number, one in enumerate(self.calls if prompt.tools else ())
+        )

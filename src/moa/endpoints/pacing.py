@@ -71,17 +71,17 @@ class Pacing:
         self._names: tuple[tuple[str, str], ...] = ()
         self._answers = 0
 
-    def answered(
+    def learn_answer(
         self, start: float, kind: Kind, in_flight: int, headers: Mapping[str, str]
     ) -> None:
         """Learn from a good answer to a request that was sent at `start`."""
-        self.began(start, 1 << kind[1], headers)
+        self.learn_headers(start, 1 << kind[1], headers)
         self._round += 1
         self._queued += self._has_queued(kind, time.monotonic() - start, in_flight)
         if self._round >= self.limit:
             self._end_round()
 
-    def began(self, start: float, size: int, headers: Mapping[str, str]) -> None:
+    def learn_headers(self, start: float, size: int, headers: Mapping[str, str]) -> None:
         """Learn from the headers of a good answer to a request of `size` bytes, such as a stream's.
 
         Nothing is sent before a limit is renewed that is used up.
@@ -101,7 +101,7 @@ class Pacing:
                 if wait_s is not None and 0 < wait_s <= _LONGEST_HOLD_S:
                     self.held_until = max(self.held_until, time.monotonic() + wait_s)
 
-    def refused(self, start: float, in_flight: int, asked_s: float | None) -> None:
+    def learn_refusal(self, start: float, in_flight: int, asked_s: float | None) -> None:
         """Learn from a 429 to a request that was sent at `start`, others being in flight."""
         now = time.monotonic()
         if asked_s is not None and asked_s <= _LONGEST_HOLD_S:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import finalize
 
 from pydantic import SecretStr
@@ -21,7 +21,7 @@ from moa.endpoints.transport import (
     foreign_errors,
     is_loopback,
     proxy_of,
-    trusted,
+    ssl_context,
     was_lost,
     was_not_sent,
 )
@@ -84,7 +84,7 @@ class Pool(Wire):
         secured = any(url.lower().startswith("https:") for url in (base, proxy or ""))
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=trusted(name) if secured else True
+                limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=ssl_context(name) if secured else True
             ),
             headers=_headers(name, self.secret, paid=base_url is None or is_openai(base_url)),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -97,7 +97,7 @@ class Pool(Wire):
     async def send(
         self,
         path: str,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
         also: Mapping[str, str] | None = None,
@@ -107,16 +107,16 @@ class Pool(Wire):
         if body is not None:
             data = json.dumps(body).encode()
         try:
-            response = await self._sent(url, None if body is None else data, also)
+            response = await self._send(url, None if body is None else data, also)
         except foreign_errors() as error:
-            raise self._meant(error, url) from cause_of(error, self.secret)
+            raise self._map_error(error, url) from cause_of(error, self.secret)
         return _PooledReply(self, response, url, len(data))
 
     async def close(self) -> None:
         """See `Wire.close`."""
         await self._closing.aclose()
 
-    async def _sent(
+    async def _send(
         self, url: str, data: bytes | None, also: Mapping[str, str] | None
     ) -> aiohttp.ClientResponse:
         """Send a request, and again where the server had let go of a kept connection.
@@ -148,14 +148,14 @@ class Pool(Wire):
         try:
             return await response.content.readany()
         except foreign_errors() as error:
-            raise self._meant(error, url) from cause_of(error, self.secret)
+            raise self._map_error(error, url) from cause_of(error, self.secret)
 
     def free(self, response: aiohttp.ClientResponse) -> None:
         """Let go of an answer."""
         response.close()
         self._kept_until = time.monotonic() + _KEEP_IDLE_S
 
-    def _meant(self, error: BaseException, url: str) -> Exception:
+    def _map_error(self, error: BaseException, url: str) -> Exception:
         return error_of_exception(error, endpoint=self.name, url=url, secret=self.secret)
 
 
@@ -177,7 +177,7 @@ def is_openai(url: str) -> bool:
     return "://api.openai.com" in url
 
 
-def checked(key: SecretStr | str, name: str, what: str = "the key") -> SecretStr:
+def check_key(key: SecretStr | str, name: str, what: str = "the key") -> SecretStr:
     """Refuse, without showing it, what can't be sent as a key."""
     secret = SecretStr(key) if isinstance(key, str) else key
     if KEY.fullmatch(secret.get_secret_value()) is None:
@@ -196,7 +196,7 @@ def _secret(name: str, base_url: str | None, api_key: SecretStr | None) -> str:
                 f"{name}: no key for OpenAI. Set $OPENAI_API_KEY, or name another "
                 "variable by `api_key_env`; a server of your own needs `base_url`"
             )
-        api_key = checked(given, name)
+        api_key = check_key(given, name)
     return "" if api_key is None else api_key.get_secret_value()
 
 
@@ -211,7 +211,7 @@ def _headers(name: str, secret: str, *, paid: bool) -> dict[str, str]:
     if paid:
         for header, variable in _ACCOUNT.items():
             if given := os.environ.get(variable):
-                headers[header] = checked(given, name, f"${variable}").get_secret_value()
+                headers[header] = check_key(given, name, f"${variable}").get_secret_value()
     return headers
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moa.context import RunContext
 from moa.errors import MoaError
@@ -69,7 +69,7 @@ class Rehearsal:
 
 
 async def rehearse(
-    run: Callable[[RunContext], Coroutine[Any, Any, object]],
+    run: Callable[[RunContext], Coroutine[object, object, object]],
 ) -> tuple[SentPrompt, ...]:
     """Do what a run does before its first model calls, and give these, each with its node.
 

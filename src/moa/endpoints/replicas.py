@@ -21,7 +21,7 @@ from moa.endpoints import (
 )
 from moa.endpoints.breaker import Breaker
 from moa.endpoints.openai import OpenAIEndpoint
-from moa.endpoints.wrappers import Wrapping, shared_capabilities, unwrapped
+from moa.endpoints.wrappers import Wrapping, innermost, shared_capabilities
 from moa.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -43,7 +43,7 @@ Probe = Callable[[Endpoint, RunContext], Awaitable[object]]
 
 async def list_models(endpoint: Endpoint, context: RunContext) -> None:
     """Ask for `GET /v1/models`. An endpoint of another kind counts as there: it is tried."""
-    endpoint = unwrapped(endpoint)
+    endpoint = innermost(endpoint)
     if isinstance(endpoint, OpenAIEndpoint):
         await endpoint.client.get("/models", context)
 

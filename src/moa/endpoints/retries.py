@@ -151,12 +151,12 @@ class Retried(Wrapping):
         """Seconds until the next try; `None`: there is no sense or no time for one."""
         asked_s = (error.retry_after_s or 0.0) if isinstance(error, EndpointError) else 0.0
         strategies, state = self._strategies, self._state(error, call)
-        if asked_s > self._longest_asked_s or not await _said(strategies.retry, state):
+        if asked_s > self._longest_asked_s or not await _apply(strategies.retry, state):
             return None
         if self._breaker.is_open:  # that says when
             return 0.0 if self._may_wait(call) and call.left_s > 0 else None
-        state.upcoming_sleep = pause_s = max(asked_s, await _said(strategies.wait, state))
-        if await _said(strategies.stop, state):
+        state.upcoming_sleep = pause_s = max(asked_s, await _apply(strategies.wait, state))
+        if await _apply(strategies.stop, state):
             return None
         run_left_s = context.remaining_s()
         left_s = call.left_s if run_left_s is None else min(call.left_s, run_left_s)
@@ -230,6 +230,6 @@ def _is_retryable(state: RetryCallState) -> bool:
     return isinstance(error, EndpointError | OutputError) and error.retryable
 
 
-async def _said(strategy: Strategy[T], state: RetryCallState) -> T:
+async def _apply(strategy: Strategy[T], state: RetryCallState) -> T:
     found = strategy(state)
     return await cast("Awaitable[T]", found) if isawaitable(found) else cast("T", found)

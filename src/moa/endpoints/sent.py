@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Examples, Prompt, Questions
 from moa.endpoints.tokens import CountsTokens, approximate_tokens
-from moa.endpoints.wrappers import Wrapping, unwrapped
+from moa.endpoints.wrappers import Wrapping, innermost
 from moa.errors import EndpointError
 
 LOGGER = logging.getLogger("moa.prompts")
@@ -47,9 +47,9 @@ class SentPrompt:
     """Role and text of each message. The role `prompt` is a text that the model goes on with."""
     labels: tuple[str, ...] = ()
     """Continuations whose probabilities are read; empty where the model writes."""
-    schema: Mapping[str, Any] | None = None
+    schema: Mapping[str, object] | None = None
     """JSON schema that the answer has to follow."""
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, object] = field(default_factory=dict[str, object])
     """What else is sent, such as `max_tokens`."""
     tokens: int | None = None
     """Tokens of the messages, without what the model's chat template puts around them; `None`:
@@ -82,11 +82,11 @@ class SentPrompt:
 class ShowsPrompts(Protocol):
     """An endpoint that says what it would send, and sends nothing that is paid for."""
 
-    def shown(self, prompt: Prompt, /) -> SentPrompt:
+    def preview(self, prompt: Prompt, /) -> SentPrompt:
         """Write what a request for text is sent as."""
         ...
 
-    async def shown_questions(
+    async def preview_questions(
         self, text: str, questions: Questions, context: RunContext, /, *, examples: Examples = ()
     ) -> Sequence[SentPrompt]:
         """Write what typed questions are sent as; a server may be asked what it is."""
@@ -118,8 +118,8 @@ async def show(endpoint: Endpoint, prompt: Prompt, context: RunContext) -> SentP
     server = endpoint
     while isinstance(server, Wrapping):
         prompt, server = server.outgoing(prompt), server.endpoint
-    sent = server.shown(prompt) if isinstance(server, ShowsPrompts) else as_given(server, prompt)
-    return await _counted(sent, server, context)
+    sent = server.preview(prompt) if isinstance(server, ShowsPrompts) else as_given(server, prompt)
+    return await _count(sent, server, context)
 
 
 async def show_questions(
@@ -131,12 +131,12 @@ async def show_questions(
     examples: Examples = (),
 ) -> list[SentPrompt]:
     """Write what typed questions are sent as; of an endpoint that can't say, their words."""
-    server = unwrapped(endpoint)
+    server = innermost(endpoint)
     if isinstance(server, ShowsPrompts):
-        found = await server.shown_questions(text, questions, context, examples=examples)
+        found = await server.preview_questions(text, questions, context, examples=examples)
     else:
         found = [_in_words(server, text, questions, examples)]
-    return [await _counted(sent, server, context) for sent in found]
+    return [await _count(sent, server, context) for sent in found]
 
 
 def _in_words(server: Endpoint, text: str, questions: Questions, examples: Examples) -> SentPrompt:
@@ -147,7 +147,7 @@ def _in_words(server: Endpoint, text: str, questions: Questions, examples: Examp
     return SentPrompt(server.name, server.model, "typed questions", messages)
 
 
-async def _counted(sent: SentPrompt, server: Endpoint, context: RunContext) -> SentPrompt:
+async def _count(sent: SentPrompt, server: Endpoint, context: RunContext) -> SentPrompt:
     if not sent.messages:
         return sent
     if isinstance(server, CountsTokens):

@@ -13,11 +13,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from moa._json import is_list, is_object
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.errors import EndpointError
 from moa.usage import Amount, Price
 
@@ -126,7 +127,7 @@ class CountsTokens(Protocol):
 
 async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -> int:
     """Count tokens by the endpoint's tokenizer, else approximately, on the safe side."""
-    server = None if endpoint is None else unwrapped(endpoint)
+    server = None if endpoint is None else innermost(endpoint)
     if text and isinstance(server, CountsTokens):
         with suppress(EndpointError):  # it lends none after all; a safe count does as well
             return await server.count_tokens(text, context)
@@ -135,7 +136,7 @@ async def tokens_of(endpoint: Endpoint | None, text: str, context: RunContext) -
 
 def window_of(endpoint: Endpoint | None) -> int | None:
     """Tokens that fit into one request, prompt and answer together; `None` is unknown."""
-    server = None if endpoint is None else unwrapped(endpoint)
+    server = None if endpoint is None else innermost(endpoint)
     window: object = getattr(server, "context_window", None)
     return window if isinstance(window, int) else None
 
@@ -158,23 +159,21 @@ def texts_in(sent: object, *, without: str = "") -> list[str]:
         found = left.pop()
         if isinstance(found, str):
             texts.append(found)
-        elif isinstance(found, list):
-            items = cast("list[object]", found)
-            others = [item for item in items if not isinstance(item, int)]
-            if ids := len(items) - len(others):
+        elif is_list(found):
+            others = [item for item in found if not isinstance(item, int)]
+            if ids := len(found) - len(others):
                 texts.append("id, " * ids)
             left += others
-        elif isinstance(found, dict):
-            known = cast("dict[str, object]", found)
-            for key, value in known.items():
-                twice = key == "reasoning" and known.get("reasoning_content")
+        elif is_object(found):
+            for key, value in found.items():
+                twice = key == "reasoning" and found.get("reasoning_content")
                 if key in _HOLDS_TEXT and key != without and not twice:
                     left.append(value)
     return texts
 
 
 def amount_of(
-    body: Mapping[str, Any],
+    body: Mapping[str, object],
     *,
     estimate: Amount,
     sent: object = None,
@@ -199,14 +198,13 @@ def amount_of(
         It, not priced yet; `None`: it says nothing that can be true.
     """
     usage = body.get("usage")
-    if not isinstance(usage, dict):
+    if not is_object(usage):
         return None
-    known = cast("dict[str, Any]", usage)
     try:
-        taken = _count(known, "prompt_tokens", "input_tokens") or 0
-        answered = _count(known, "completion_tokens", "output_tokens")
-        total = _count(known, "total_tokens") or 0
-        cached = _cached(known)
+        taken = _count(usage, "prompt_tokens", "input_tokens") or 0
+        answered = _count(usage, "completion_tokens", "output_tokens")
+        total = _count(usage, "total_tokens") or 0
+        cached = _cached(usage)
     except ValueError:
         return None
     # A proxy that knows nothing may say 0, but no prompt has no token.
@@ -245,16 +243,16 @@ def may_fit(tokens: int, texts: Sequence[str]) -> bool:
     return True
 
 
-def _cached(usage: Mapping[str, Any]) -> int:
+def _cached(usage: Mapping[str, object]) -> int:
     for key in ("prompt_tokens_details", "input_tokens_details", "input_token_details"):
         details = usage.get(key)
-        if isinstance(details, dict):
-            return _count(cast("dict[str, Any]", details), "cached_tokens", "cache_read") or 0
+        if is_object(details):
+            return _count(details, "cached_tokens", "cache_read") or 0
     # DeepSeek's name for it, Mistral's, and pydantic-ai's.
     return _count(usage, "prompt_cache_hit_tokens", "num_cached_tokens", "cache_read_tokens") or 0
 
 
-def _count(usage: Mapping[str, Any], *names: str) -> int | None:
+def _count(usage: Mapping[str, object], *names: str) -> int | None:
     """Read the first of several counts; `None`: there is none. `ValueError`: it is no count."""
     value = next((usage[name] for name in names if usage.get(name) is not None), None)
     if value is None:

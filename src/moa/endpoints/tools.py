@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, cast
 
 from moa._async import closed_after
+from moa._json import JSON, is_object, object_of
 from moa.context import RunContext
 from moa.endpoints import Capability, Completion, Endpoint, Pieces, Prompt, ToolSchema
-from moa.endpoints.openai import OpenAIEndpoint, instructed
-from moa.endpoints.wrappers import Wrapping, unwrapped
+from moa.endpoints.openai import OpenAIEndpoint, add_instruction
+from moa.endpoints.wrappers import Wrapping, innermost
 from moa.errors import EndpointError, EndpointUnauthorized, OutputError
 from moa.messages import File, Message, Role, ToolCall
 
@@ -45,7 +45,7 @@ _TOLD_TO_CALL = (
 )
 
 
-class Tooled(Wrapping):
+class WithTools(Wrapping):
     """Takes tools, whatever it wraps.
 
     The model chooses by JSON, `{"tool": …, "arguments": …}` or `{"answer": …}`, one at a time,
@@ -83,7 +83,9 @@ class Tooled(Wrapping):
         """
         if (asked := self.outgoing(prompt)) is prompt:
             try:
-                return self._seen(await self.endpoint.complete(prompt, context), prompt, context)
+                return self._find_call(
+                    await self.endpoint.complete(prompt, context), prompt, context
+                )
             except EndpointError as error:
                 self._give_up(error, prompt, context)
                 asked = by_schema(prompt)
@@ -102,7 +104,7 @@ class Tooled(Wrapping):
                 async with closed_after(self.endpoint.stream(prompt, context)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Completion):
-                            piece = self._seen(piece, prompt, context)
+                            piece = self._find_call(piece, prompt, context)
                             if held and not piece.tool_calls:
                                 yield held
                             yield piece
@@ -119,7 +121,7 @@ class Tooled(Wrapping):
             yield completion.text
         yield completion
 
-    def _seen(self, completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
+    def _find_call(self, completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
         """Find a call that the model wrote as text, and choose by a schema from then on."""
         if completion.tool_calls or (call := _call_in(completion.text, prompt)) is None:
             return completion
@@ -150,7 +152,7 @@ class Tooled(Wrapping):
 
 def _is_held(endpoint: Endpoint) -> bool:
     """Whether a small model is sure to write the form of a turn, as it is not to write a call's."""
-    inner = unwrapped(endpoint)
+    inner = innermost(endpoint)
     held = isinstance(inner, OpenAIEndpoint) and inner.dialect.enforces == "all"
     return held and inner.tier == "slm"
 
@@ -164,11 +166,11 @@ def by_schema(prompt: Prompt, *, must_call: bool = False) -> Prompt:
     if not prompt.tools:
         return replace(prompt, messages=messages)
     told = _TOLD_TO_CALL if must_call else _TOLD
-    told = "\n".join((told, *(_described(tool) for tool in prompt.tools)))
+    told = "\n".join((told, *(_describe(tool) for tool in prompt.tools)))
     answer = None if must_call else prompt.json_schema or {"type": "string"}
     return replace(
         prompt,
-        messages=instructed(messages, told),
+        messages=add_instruction(messages, told),
         json_schema=_turn_schema(prompt.tools, answer),
         tools=(),
     )
@@ -204,34 +206,33 @@ def _values(call: ToolCall) -> object:
         return call.arguments
 
 
-def _described(tool: ToolSchema) -> str:
+def _describe(tool: ToolSchema) -> str:
     form = json.dumps(tool.parameters, ensure_ascii=False, separators=(",", ":"))
     return f"- {tool.name}: {tool.description}\n  arguments: {form}"
 
 
-def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, Any] | None) -> dict[str, Any]:
+def _turn_schema(tools: Sequence[ToolSchema], answer: Mapping[str, object] | None) -> JSON:
     """Write the schema of one turn: a call of a tool, or the answer where one may be given."""
-    shared: dict[str, Any] = {}
-    forms: list[dict[str, Any]] = [
-        {"tool": {"const": tool.name}, "arguments": _hoisted(tool.parameters, tool.name)}
+    shared: JSON = {}
+    forms: list[dict[str, JSON]] = [
+        {"tool": {"const": tool.name}, "arguments": _hoist(tool.parameters, tool.name)}
         for tool in tools
     ]
     if answer is not None:
-        forms.append({"answer": _hoisted(answer, "answer")})
+        forms.append({"answer": _hoist(answer, "answer")})
     for form in forms:
         for part in form.values():
-            shared |= part.pop("$defs", {})
+            shared |= object_of(part.pop("$defs", None))
     closed = {"type": "object", "additionalProperties": False}
     turns = [{**closed, "properties": form, "required": [*form]} for form in forms]
-    return {"title": "Turn", "anyOf": turns} | ({"$defs": shared} if shared else {})
+    whole: JSON = {"title": "Turn", "anyOf": turns}
+    return {**whole, "$defs": shared} if shared else whole
 
 
-def _hoisted(schema: Mapping[str, Any], owner: str) -> dict[str, Any]:
+def _hoist(schema: Mapping[str, object], owner: str) -> JSON:
     """Name the shared parts of a schema after their owner, so that they can stand beside others."""
-    text = json.dumps(schema).replace('"#/$defs/', f'"#/$defs/{owner}_')
-    hoisted: dict[str, Any] = json.loads(text)
-    if "$defs" in hoisted:
-        shared = cast("dict[str, Any]", hoisted["$defs"])
+    hoisted: JSON = json.loads(json.dumps(schema).replace('"#/$defs/', f'"#/$defs/{owner}_'))
+    if is_object(shared := hoisted.get("$defs")):
         hoisted["$defs"] = {f"{owner}_{name}": part for name, part in shared.items()}
     return hoisted
 
@@ -240,12 +241,11 @@ def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
     """Find `{"name": …, "arguments": {…}}`, as most models are trained to write a call."""
     for begin in islice(_CALL.finditer(text), _MAX_READ):
         try:
-            written: object = _JSON.raw_decode(text, begin.start())[0]
+            call = object_of(_JSON.raw_decode(text, begin.start())[0])
         except (ValueError, RecursionError):
             continue
-        call = cast("dict[str, object]", written)  # it begins with a brace
         name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
-        if len(call) == 2 and isinstance(name, str) and isinstance(arguments, dict):
+        if len(call) == 2 and isinstance(name, str) and is_object(arguments):
             return ToolCall(name, json.dumps(arguments), f"call_{len(prompt.messages)}")
     return None
 
@@ -253,7 +253,7 @@ def _call_in(text: str, prompt: Prompt) -> ToolCall | None:
 def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Completion:
     """Read a turn; where the schema was not enforced and it is none, it is the answer."""
     try:
-        written: object = json.loads(completion.text)
+        turn = object_of(json.loads(completion.text))
     except ValueError:
         if completion.finish_reason != "length":
             return completion
@@ -262,7 +262,6 @@ def _read(completion: Completion, prompt: Prompt, context: RunContext) -> Comple
             node=context.node or completion.endpoint,
             text=completion.text,
         ) from None
-    turn = cast("dict[str, Any]", written) if isinstance(written, dict) else {}
     if isinstance(name := turn.get("tool"), str):
         arguments = json.dumps(turn.get("arguments", {}), ensure_ascii=False)
         call = ToolCall(name, arguments, f"call_{len(prompt.messages)}")

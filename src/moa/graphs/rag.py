@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from moa.agents import Agent
 from moa.agents.base import Limits, TypedNode, require
-from moa.agents.prompts import escaped
+from moa.agents.prompts import escape_tags
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext, quiet
 from moa.documents import Passage, Passages
@@ -406,7 +406,7 @@ class Answerer(Agent[Sheet, Reply]):
     def user_prompt(self, request: Sheet) -> str:
         """Put the passages first, so that a server can keep them, and the question last."""
         passages = number_passages(request.passages)
-        question = escaped(request.question)
+        question = escape_tags(request.question)
         return f"Passages:\n\n{passages}\n\n{self.asks}\n\nQuestion: {question}"
 
 

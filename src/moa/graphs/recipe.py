@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass as validated
 from pydantic_core import ArgsKwargs
 
 from moa._files import replace_text
-from moa.agents.base import In, Out, TypedNode, ready, said
+from moa.agents.base import In, Out, TypedNode, fault_in, ready
 from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
 from moa.config.faults import explain, fields_of, nearest
@@ -187,7 +187,7 @@ def read_state(file: Path | None, kind: type[S], *, what: str) -> S | None:
     try:
         return kind.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
-        why = said(error) if isinstance(error, ValidationError) else str(error.strerror)
+        why = fault_in(error) if isinstance(error, ValidationError) else str(error.strerror)
         raise ConfigError(
             f"{file} keeps {what}, and can't be read: {why}. Mend it, or remove it to start anew"
         ) from error

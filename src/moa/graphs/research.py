@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from moa.agents import Agent
-from moa.agents.prompts import Words, at_most, block, escaped
+from moa.agents.prompts import Words, at_most, block, escape_tags
 from moa.context import RunContext, count_text_deltas, quiet
 from moa.documents import Passage, Passages
 from moa.documents.claims import (
@@ -156,7 +156,7 @@ class Synthesis(Agent[Findings, Reply]):
         if request.unanswered:
             left = "\n".join(each.question for each in request.unanswered)
             parts.append(block(left, "The sources leave open"))
-        return "\n\n".join([*parts, f"Question: {escaped(request.question)}"])
+        return "\n\n".join([*parts, f"Question: {escape_tags(request.question)}"])
 
 
 class AllPassages(Retriever):

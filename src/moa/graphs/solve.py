@@ -348,7 +348,7 @@ class Planner(Agent[str, Steps]):
 
     tag = ""
 
-    def _fitted(self, completion: Completion, context: RunContext) -> Completion:
+    def _cut_to_fit(self, completion: Completion, context: RunContext) -> Completion:
         return completion
 
 

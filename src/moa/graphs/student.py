@@ -162,7 +162,7 @@ class Student:
         self.question = _with_otherwise(self.asked) if others else self.asked
         """What is learned."""
         encoder = self.small.encoder
-        self._encodes = encoder is not None and feeds_heads(encoder)
+        self._encodes = feeds_heads(encoder)
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
         """By the owner of the runs: nobody's texts teach what answers another."""

@@ -239,7 +239,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         slm, g = self.slm, Graph(self.name, Ticket)
         text = g.add(Preprocessor(name="clean", history=False), g.input.map(as_one_text))
         encoder = encoder_for(slm) if self.heads else None
-        heads = encoder is not None and feeds_heads(encoder)
+        heads = feeds_heads(encoder)
         most = max(self.read_tokens, HEADS_READ) if heads else self.read_tokens
         extract = g.add(Excerpt(most), text)
         there = text.map(is_there)

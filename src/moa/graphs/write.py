@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from moa._text import word_count, words_in
-from moa.agents.prompts import Words, at_most, block, escaped
+from moa.agents.prompts import Words, at_most, block, escape_tags
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.graphs.fields import Large
@@ -89,7 +89,7 @@ class Assignment(Frozen):
     @property
     def shown(self) -> str:
         """The task, and the material as data."""
-        parts = [f"Task: {escaped(self.text)}"]
+        parts = [f"Task: {escape_tags(self.text)}"]
         if self.material:
             parts.append(block(self.material, "Material"))
         return "\n\n".join(parts)
@@ -273,11 +273,11 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         share = Length(words=max(1, round((length.words or 0) / len(outline.sections))))
         plan = str(outline)
         # An outline of foreign material may repeat orders that stand in it.
-        plan = block(plan, "Outline") if request.material else f"Outline:\n{escaped(plan)}"
+        plan = block(plan, "Outline") if request.material else f"Outline:\n{escape_tags(plan)}"
 
         async def write(section: tuple[int, Part]) -> Section:
             number, part = section
-            wanted = f"Write section {number} in {share}: {escaped(part.heading)}"
+            wanted = f"Write section {number} in {share}: {escape_tags(part.heading)}"
             prompt = "\n\n".join([request.shown, plan, wanted])
             what = f"section {number}"
             text = await write_to_length(self.section_writer, prompt, share, context, what=what)

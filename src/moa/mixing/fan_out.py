@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from moa._async import cancel, gather, in_time
 from moa.context import RunContext
 from moa.endpoints import Endpoint
-from moa.endpoints.wrappers import concurrency_of, unwrapped
+from moa.endpoints.wrappers import concurrency_of, innermost
 from moa.errors import (
     BudgetExceeded,
     ConfigError,
@@ -123,7 +123,7 @@ async def fan_out(
 def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
     """Whether an endpoint is asked by more members than it works on at once."""
     asked = (getattr(each, "endpoint", None) for each in members)
-    endpoints: list[Endpoint] = [unwrapped(each) for each in asked if each is not None]
+    endpoints: list[Endpoint] = [innermost(each) for each in asked if each is not None]
     return any(
         sum(other is endpoint for other in endpoints) > most
         for endpoint in endpoints

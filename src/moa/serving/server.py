@@ -18,7 +18,7 @@ from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.endpoints.embedded import EmbeddedEndpoint
 from moa.endpoints.encoders import JointEncoder, encoder_beside, encoder_for
-from moa.endpoints.wrappers import unwrapped
+from moa.endpoints.wrappers import innermost
 from moa.errors import ConfigError, MoaError, RequestRefused
 from moa.graphs.loading import endpoints_in, texts_to_encode
 from moa.questions import Option, Question
@@ -210,7 +210,7 @@ class Server:
         built, small = self.endpoints.used, self.decides
         if small is None or small not in built:
             return
-        if not isinstance(unwrapped(small), EmbeddedEndpoint):
+        if not isinstance(innermost(small), EmbeddedEndpoint):
             return
         try:
             await warm([small])

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from moa._async import gather
-from moa.agents.base import said
+from moa.agents.base import fault_in
 from moa.agents.tools import RemoteTool
 from moa.errors import ConfigError, needed
 
 if TYPE_CHECKING:
     from moa.agents.mcp.connection import Connection
 
-Server = str | Sequence[str] | Mapping[str, Any]
+Server = str | Sequence[str] | Mapping[str, object]
 """The URL of a server; the command that starts one, which then speaks over stdin and stdout; or a
 dictionary of `url` and `headers`, or of `command`, `args`, `env` and `cwd`."""
 
@@ -107,7 +107,7 @@ def _settings(name: str, server: Server) -> Address | Command:
         return kind.model_validate(dict(server))
     except ValidationError as error:
         raise ConfigError(
-            f"the MCP server {name!r} is described wrongly: {said(error)}. Give its URL, such as "
-            '"https://example.org/mcp", the command that starts it as a list, or a dictionary of '
-            "`url` and `headers`, or of `command`, `args`, `env` and `cwd`"
+            f"the MCP server {name!r} is described wrongly: {fault_in(error)}. Give its URL, such "
+            'as "https://example.org/mcp", the command that starts it as a list, or a dictionary '
+            "of `url` and `headers`, or of `command`, `args`, `env` and `cwd`"
         ) from None  # its text may hold a secret

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
 
 from mcp.client import Client, ClientSession
 from mcp.shared.exceptions import MCPError
@@ -29,8 +28,9 @@ from pydantic import RootModel, ValidationError
 from pydantic_core import to_json
 
 from moa._async import first_in
+from moa._json import JSON, object_of
 from moa._terminal import escaped
-from moa.agents.base import said
+from moa.agents.base import fault_in
 from moa.agents.mcp import Address, Command
 from moa.agents.mcp.http import NOT_MCP, STATUS, UNREACHABLE, HttpTransport
 from moa.agents.mcp.stdio import StdioTransport
@@ -55,7 +55,7 @@ _LONGEST_QUOTE = 300
 _logger = logging.getLogger(__name__)
 
 
-class _Raw(RootModel[dict[str, Any]]):
+class _Raw(RootModel[JSON]):
     """A result as it comes."""
 
 
@@ -108,7 +108,7 @@ class Connection:
                 listed.set_result(await self._list(client.session))
                 await self._stop.wait()
         except Exception as error:  # noqa: BLE001  whatever the SDK or a server of others raises
-            meant = await self._meant(error)
+            meant = await self._map_error(error)
             _logger.debug("MCP server %s: %s", self.name, meant)
             if not listed.done():
                 listed.set_result(meant)
@@ -131,7 +131,7 @@ class Connection:
             if (cursor := page.next_cursor) is None:
                 return tools
 
-    async def call(self, tool: str, arguments: Mapping[str, Any]) -> object:
+    async def call(self, tool: str, arguments: Mapping[str, object]) -> object:
         """Have a tool run, and give its text, or its structured content where it gives no text.
 
         Raises:
@@ -155,48 +155,49 @@ class Connection:
         except ToolFailed:
             raise
         except Exception as error:
-            raise await self._meant(error) from error
+            raise await self._map_error(error) from error
         text = "\n\n".join(map(_text, result.content))
         if result.is_error:
             raise ToolFailed(text or "it says no more")
         return text if text or result.structured_content is None else result.structured_content
 
-    async def _meant(self, error: BaseException) -> MoaError:
+    async def _map_error(self, error: BaseException) -> MoaError:
         """Say what an error of the SDK means."""
         error = first_in(error)
         if isinstance(error, MoaError):
             return error
         if isinstance(error, MCPError):
             if error.code == CONNECTION_CLOSED:
-                return await self._transport.lost(_quoted(error.message))
-            return self._refused(error)
+                return await self._transport.lost(_quote(error.message))
+            return self._map_refusal(error)
         if isinstance(error, ValidationError | RuntimeError):
-            return self._failed(InvalidResponse, f"its answer isn't MCP's: {_quoted(said(error))}")
-        fault = _quoted(f"{type(error).__name__}: {error}")
-        return self._failed(EndpointUnavailable, f"the connection failed: {fault}")
+            return self._error(
+                InvalidResponse, f"its answer isn't MCP's: {_quote(fault_in(error))}"
+            )
+        fault = _quote(f"{type(error).__name__}: {error}")
+        return self._error(EndpointUnavailable, f"the connection failed: {fault}")
 
-    def _refused(self, error: MCPError) -> EndpointError:
-        why, data = _quoted(error.message), cast("object", error.data)
-        status = cast("dict[str, int]", data).get(STATUS) if isinstance(data, dict) else None
+    def _map_refusal(self, error: MCPError) -> EndpointError:
+        why, status = _quote(error.message), object_of(error.data).get(STATUS)
         if error.code == REQUEST_TIMEOUT:
-            return self._failed(EndpointTimeout, why)
+            return self._error(EndpointTimeout, why)
         if error.code == PARSE_ERROR:
-            return self._failed(InvalidResponse, why)
+            return self._error(InvalidResponse, why)
         if status == NOT_MCP:
-            return self._failed(InvalidResponse, f"{why}. Is this the address of an MCP server?")
+            return self._error(InvalidResponse, f"{why}. Is this the address of an MCP server?")
         if status == UNREACHABLE:
-            return self._failed(EndpointUnavailable, f"{why}. Is it up at that address?")
-        if status is None:
-            return self._failed(EndpointRejected, f"it says no: {why}")
+            return self._error(EndpointUnavailable, f"{why}. Is it up at that address?")
+        if not isinstance(status, int):
+            return self._error(EndpointRejected, f"it says no: {why}")
         why = f"HTTP {status}: {why}" if why else f"HTTP {status}"
         if status in (401, 403):
             advice = "Give it a key, such as headers={'Authorization': 'Bearer …'}"
-            return self._failed(EndpointUnauthorized, f"{why}. {advice}", status)
+            return self._error(EndpointUnauthorized, f"{why}. {advice}", status)
         if status >= 500 or status == 429:
-            return self._failed(EndpointUnavailable, why, status)
-        return self._failed(EndpointRejected, why, status)
+            return self._error(EndpointUnavailable, why, status)
+        return self._error(EndpointRejected, why, status)
 
-    def _failed(
+    def _error(
         self, kind: type[EndpointError], message: str, status: int | None = None
     ) -> EndpointError:
         return kind(f"{message}{self._transport.last_words()}", endpoint=self.name, status=status)
@@ -233,5 +234,5 @@ def _text(part: ContentBlock) -> str:
     return f"[{part.type}: {part.mime_type}, left out]"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return escaped(" ".join(text[: 10 * _LONGEST_QUOTE].split())[:_LONGEST_QUOTE])

@@ -11,6 +11,7 @@ import httpx2
 from mcp.client.streamable_http import streamable_http_client
 from pydantic_core import from_json
 
+from moa._json import at, number_of, object_of
 from moa._terminal import escaped
 from moa.agents.mcp import Address
 from moa.agents.mcp.stdio import LARGEST_MESSAGE, Streams
@@ -95,8 +96,9 @@ class _Client(httpx2.AsyncClient):
             why = str(error).rstrip(".") or type(error).__name__
             return _failure(request, 503, f"it can't be reached: {why}", status=UNREACHABLE)
         kind = response.headers.get("content-type", "").lower()
-        if not kind.startswith("text/event-stream"):
-            response.stream = _Bounded(response.stream)
+        stream = response.stream
+        if not kind.startswith("text/event-stream") and isinstance(stream, httpx2.AsyncByteStream):
+            response.stream = _BoundedStream(stream)
         if response.status_code >= 400:
             return await _refusal(request, response)
         if _is_answer(response) and not kind.startswith(("application/json", "text/event-stream")):
@@ -127,13 +129,13 @@ async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2
     return _failure(request, status, message, code=code, status=status)
 
 
-def _error_in(body: bytes) -> tuple[int, str, Any]:
+def _error_in(body: bytes) -> tuple[int, str, object]:
     """Read an error of JSON-RPC."""
     try:
-        found: Any = from_json(body[:_LONGEST_ERROR])
-        error = found["error"]
-        return int(error["code"]), str(error["message"]), error.get("data")
-    except (ValueError, TypeError, KeyError, AttributeError):
+        error = at(from_json(body[:_LONGEST_ERROR]), "error")
+        code, message = int(number_of(at(error, "code"))), str(at(error, "message"))
+        return code, message, object_of(error).get("data")
+    except (ValueError, TypeError, KeyError):
         return _INTERNAL_ERROR, "", None
 
 
@@ -149,17 +151,17 @@ def _failure(
 
 
 def _answer(
-    request: httpx2.Request, status: int, code: int, message: str, data: Any
+    request: httpx2.Request, status: int, code: int, message: str, data: object
 ) -> httpx2.Response:
     error = {"code": code, "message": message, "data": data}
     body = {"jsonrpc": "2.0", "id": None, "error": error}
     return httpx2.Response(status, json=body, request=request)
 
 
-class _Bounded(httpx2.AsyncByteStream):
+class _BoundedStream(httpx2.AsyncByteStream):
     """A body up to the length that a message may have."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -18,7 +18,6 @@ from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import anyio
 import psutil
@@ -35,6 +34,7 @@ from mcp_types import (
 )
 from pydantic_core import from_json, to_json
 
+from moa._json import is_object
 from moa._terminal import escaped
 from moa.agents.mcp import Command
 from moa.errors import ConfigError, EndpointError, EndpointUnavailable, InvalidResponse
@@ -146,7 +146,7 @@ class StdioTransport:
             try:
                 message = _message(line)
             except ValueError:
-                self._garbage = _shown(line)
+                self._garbage = _quote(line)
                 garbage += 1
             else:
                 await incoming.send(SessionMessage(message))
@@ -179,7 +179,7 @@ class StdioTransport:
 
     def _hear(self, line: bytes) -> None:
         if line.strip():
-            self._errors.append(_shown(line))
+            self._errors.append(_quote(line))
             _logger.debug("MCP server %s: %s", self.name, self._errors[-1])
 
     async def lost(self, said: str = "") -> EndpointError:
@@ -187,7 +187,7 @@ class StdioTransport:
         del said
         if self._fault is not None:
             return self._fault
-        if self._process is not None and await _exited(self._process, _LAST_WORDS_S):
+        if self._process is not None and await _wait_exit(self._process, _LAST_WORDS_S):
             self._code = self._process.returncode
         ended = self._code is not None
         how = f"its process ended with code {self._code}" if ended else "it closed its output"
@@ -209,12 +209,12 @@ class StdioTransport:
         """Let it end by itself, else tell it to."""
         if process.stdin is not None:
             process.stdin.close()
-        if await _exited(process, _GRACE_S):
+        if await _wait_exit(process, _GRACE_S):
             self._code = process.returncode
         else:
             with suppress(ProcessLookupError):
                 process.terminate()
-            await _exited(process, _GRACE_S)
+            await _wait_exit(process, _GRACE_S)
 
     def kill(self) -> None:
         """End it and what it has started, at once; nothing happens where they have ended."""
@@ -235,7 +235,7 @@ class StdioTransport:
             self._pipes.close()  # kills the process itself, too
 
 
-async def _exited(process: Process, within_s: float) -> bool:
+async def _wait_exit(process: Process, within_s: float) -> bool:
     """Wait for its end; `Process.wait` would wait for those who have its pipes, too."""
     loop = asyncio.get_running_loop()
     end = loop.time() + within_s
@@ -286,8 +286,8 @@ async def _too_long(stdout: asyncio.StreamReader) -> bytes:
 
 
 def _message(line: bytes) -> JSONRPCMessage:
-    found: Any = from_json(line)
-    if not isinstance(found, dict):
+    found: object = from_json(line)
+    if not is_object(found):
         raise ValueError("no object")
     if "method" in found:
         kind = JSONRPCRequest if "id" in found else JSONRPCNotification
@@ -296,6 +296,6 @@ def _message(line: bytes) -> JSONRPCMessage:
     return kind.model_validate(found, by_name=False)
 
 
-def _shown(line: bytes) -> str:
+def _quote(line: bytes) -> str:
     text = line[: 4 * _LONGEST_LINE].decode(errors="replace")
     return escaped(" ".join(text.split())[:_LONGEST_LINE])

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from moa.agents.base import TypedNode, said
+from moa.agents.base import TypedNode, fault_in
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, WiringError
@@ -188,7 +188,7 @@ class Human:
             try:
                 answer = self._answer.validate_python(given)
             except ValidationError as error:
-                problem = f"{given!r} can't be taken: {said(error)}"
+                problem = f"{given!r} can't be taken: {fault_in(error)}"
                 own.note("repaired", f"asked again: {problem}")
                 asked = _with(question, problem)
             else:

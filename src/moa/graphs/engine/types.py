@@ -22,7 +22,7 @@ from typing import (
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa.agents.base import said
+from moa.agents.base import fault_in
 from moa.context import RunContext
 from moa.errors import InputError, OutputError, StoreError, WiringError
 from moa.node import Node, Result
@@ -397,8 +397,8 @@ class JsonForm:
             return self._adapters[int(place)].validate_python(value)
         except (TypeError, ValueError, IndexError) as error:
             raise StoreError(
-                f"the checkpoint holds for {self._owner!r} no {shown(self.kind)}: {said(error)}. "
-                "Was another graph kept in this thread? Take another one"
+                f"the checkpoint holds for {self._owner!r} no {shown(self.kind)}: "
+                f"{fault_in(error)}. Was another graph kept in this thread? Take another one"
             ) from error
 
     def admit(self, value: object) -> list[Any]:
@@ -410,7 +410,7 @@ class JsonForm:
         try:
             request: object = self._whole.validate_python(value)
         except ValidationError as error:
-            raise InputError(f"the request is no {shown(self.kind)}: {said(error)}") from error
+            raise InputError(f"the request is no {shown(self.kind)}: {fault_in(error)}") from error
         return self.dump(request)
 
 

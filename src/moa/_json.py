@@ -1,0 +1,74 @@
+"""JSON that was read: nothing is known of a value until somebody has looked at it.
+
+`JSON` is an object, `object` any other value. These functions look at values without a cast.
+"""
+
+from __future__ import annotations
+
+from typing_extensions import TypeIs
+
+JSON = dict[str, object]
+"""A JSON object, as it was read or as it is to be sent."""
+
+
+def is_object(value: object) -> TypeIs[JSON]:
+    """Return True if a JSON value is an object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeIs[list[object]]:
+    """Return True if a JSON value is a list."""
+    return isinstance(value, list)
+
+
+def is_sequence(value: object) -> TypeIs[list[object] | tuple[object, ...]]:
+    """Return True if a value is written as a list."""
+    return isinstance(value, list | tuple)
+
+
+def object_of(value: object) -> JSON:
+    """Return a JSON object; an empty one for anything else."""
+    return value if is_object(value) else {}
+
+
+def list_of(value: object) -> list[object]:
+    """Return a list of JSON; an empty one for anything else."""
+    return value if is_list(value) else []
+
+
+def objects_of(value: object) -> list[JSON]:
+    """Return the items of a list as JSON objects; an empty list for anything else."""
+    return [object_of(item) for item in list_of(value)]
+
+
+def at(value: object, *path: str | int) -> object:
+    """Return the value at a path of keys and indices.
+
+    Raises:
+        KeyError: an object lacks a key.
+        IndexError: a list is shorter.
+        TypeError: a key is asked of what is no object, or an index of what is no list.
+    """
+    for step in path:
+        value = _step(value, step)
+    return value
+
+
+def _step(value: object, step: str | int) -> object:
+    if isinstance(step, str) and is_object(value):
+        return value[step]
+    if isinstance(step, int) and is_list(value):
+        return value[step]
+    raise TypeError(f"{step!r} is asked of a {type(value).__name__}")
+
+
+def number_of(value: object) -> float:
+    """Return a number, also one that was written as a text.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: the text is no number.
+    """
+    if isinstance(value, int | float | str):
+        return float(value)
+    raise TypeError(f"a {type(value).__name__} is no number")
