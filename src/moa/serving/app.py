@@ -20,8 +20,7 @@ from starlette.routing import Route
 from moa.config.endpoints import Endpoints
 from moa.config.trust import object_in
 from moa.errors import MoaError
-from moa.graphs.loading import READY, load_graph
-from moa.node import Node
+from moa.graphs.loading import READY, AnyNode, load_graph
 from moa.serving import chat_completions, mcp, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import Checked, caller_of, json_response
@@ -37,7 +36,7 @@ them, are described in `/openapi.json`."""
 
 
 def serve(
-    *nodes: Node[Any, Any] | str,
+    *nodes: AnyNode | str,
     endpoints: Endpoints | None = None,
     keys: str | None = None,
     settings: Settings | None = None,
@@ -73,7 +72,7 @@ def serve(
 
 
 def server_of(
-    nodes: Iterable[Node[Any, Any] | str],
+    nodes: Iterable[AnyNode | str],
     endpoints: Endpoints,
     *,
     keys: str | None = None,
@@ -140,7 +139,7 @@ def _about(server: Server) -> list[Route]:
     ]
 
 
-def served_of(given: Node[Any, Any] | str, endpoints: Endpoints) -> Served:
+def served_of(given: AnyNode | str, endpoints: Endpoints) -> Served:
     """Give what is served of a node, or of a name that `load_graph` takes.
 
     A ready one has the name by which it was asked for, any other that by which it calls itself.

@@ -5,7 +5,7 @@ What would change the answer, and isn't done here, is refused; what changes noth
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -14,6 +14,7 @@ from moa.endpoints import ToolSchema
 from moa.errors import InputError, RequestRefused
 from moa.messages import Message
 from moa.serving.asking import WHOLE, Body, SomeText
+from moa.serving.served import Schema
 
 MOST_MESSAGES = 2048
 MOST_TOOLS = 128
@@ -46,7 +47,7 @@ class Function(_Loose):
 
     name: Annotated[str, Field(pattern=_NAME)]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
 
 
 class FunctionTool(_Loose):
@@ -76,7 +77,7 @@ class NamedTool(_Loose):
 
 class _SchemaNamed(_Loose):
     name: Annotated[str, Field(pattern=_NAME)]
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[Schema, Field(alias="schema")]
 
 
 class _FreeText(_Loose):
@@ -208,9 +209,9 @@ class ChatRequest(Body):
         Annotated[bool, Field(json_schema_extra={"const": False}), AfterValidator(_no)] | None
     ) = None
     top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    logit_bias: Annotated[dict[str, object], Field(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    functions: Annotated[list[object], Field(max_length=0)] | None = None
     function_call: Literal["none", "auto"] | None = None
     audio: None = None
     reasoning_effort: None = None
@@ -219,19 +220,19 @@ class ChatRequest(Body):
     moderation: None = None
 
     # What changes nothing: whose request it is, and how it is worked on.
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    seed: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    prediction: Any = None
+    user: object = None
+    metadata: object = None
+    store: object = None
+    seed: object = None
+    service_tier: object = None
+    safety_identifier: object = None
+    prompt_cache_key: object = None
+    prompt_cache_options: object = None
+    prompt_cache_retention: object = None
+    prediction: object = None
 
     @property
-    def json_schema(self) -> dict[str, Any] | None:
+    def json_schema(self) -> Schema | None:
         """The schema of the answer, `None` where it is free text."""
         match self.response_format:
             case _BySchema(json_schema=found):

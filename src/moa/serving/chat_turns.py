@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from moa.endpoints.tools import plain
 from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.steps import NodeStep
+from moa.graphs.loading import AnyNode
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.messages import Message
@@ -31,7 +32,10 @@ from moa.node import Node, Reply
 from moa.questions import Choice, Predicate, Score, questions_in
 from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported
 from moa.serving.schemas import checker
-from moa.serving.served import Served
+from moa.serving.served import Schema, Served
+
+
+_Answer = Choice[Any] | Predicate[Any] | Score[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Turn:
     """The node, under the name of what was asked."""
     value: object
     """What it takes."""
-    content: Callable[[Any], str]
+    content: Callable[[object], str]
     """Writes an output."""
     shown: str | None
     """Path of the node whose text is the answer, so that it is sent as it comes; `None`: nobody
@@ -118,7 +122,7 @@ def continued(node: object, rules: str) -> Node[Conversation, Any] | None:
     return None
 
 
-def _turn(body: ChatRequest, served: Served, node: Node[Any, Any], value: object) -> Turn:
+def _turn(body: ChatRequest, served: Served, node: AnyNode, value: object) -> Turn:
     schema = body.json_schema
     if schema is None:
         return Turn(served.of(node), value, content_of, shown_by(node))
@@ -166,14 +170,14 @@ def _refuse_files(message: Message, served: Served) -> None:
         raise refused(f"{served.name} reads texts: leave images and files out", "messages")
 
 
-def _checked(schema: Mapping[str, Any]) -> Callable[[object], None]:
+def _checked(schema: Schema) -> Callable[[object], None]:
     try:
         return checker(schema)
     except ValueError as error:
         raise refused(f"the schema of the answer: {error}", "response_format") from error
 
 
-def _as_json(served: Served, schema: Mapping[str, Any]) -> Callable[[Any], str]:
+def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
     """Give what writes an output as JSON by the client's schema, if what the node gives fits it.
 
     Raises:
@@ -189,7 +193,7 @@ def _as_json(served: Served, schema: Mapping[str, Any]) -> Callable[[Any], str]:
             "response_format",
         )
 
-    def write(output: Any) -> str:
+    def write(output: object) -> str:
         fault: ValueError | None = None
         for value in _forms(output, served):
             part = _projected(value, schema)
@@ -205,24 +209,24 @@ def _as_json(served: Served, schema: Mapping[str, Any]) -> Callable[[Any], str]:
     return write
 
 
-def _forms(output: Any, served: Served) -> Iterator[object]:
+def _forms(output: object, served: Served) -> Iterator[object]:
     """Give the ways in which an output is an object: whole, or what was decided, by question."""
     yield served.dump(output)
     names = questions_in(output)
     answers = {name: getattr(output, name) for name in names}
     if isinstance(output, Choice | Predicate | Score):
-        answers = {(output.question or "answer"): cast("Any", output)}
+        answers = {(output.question or "answer"): cast("_Answer", output)}
     yield {name: _plain(answer) for name, answer in answers.items()}
     yield {name: answer.said for name, answer in answers.items()}
 
 
-def _plain(answer: Choice[Any] | Predicate[Any] | Score[Any]) -> object:
+def _plain(answer: _Answer) -> object:
     if isinstance(answer, Choice):
         return None if answer.label is None else answer.said
     return answer.value
 
 
-def _projected(value: object, schema: Mapping[str, Any]) -> object:
+def _projected(value: object, schema: Schema) -> object:
     """Leave out the fields that a schema doesn't name."""
     named: object = schema.get("properties")
     if not isinstance(value, dict):
@@ -233,7 +237,7 @@ def _projected(value: object, schema: Mapping[str, Any]) -> object:
     return {key: one for key, one in fields.items() if key in named}
 
 
-def content_of(output: Any) -> str:
+def content_of(output: object) -> str:
     """Say what came out in words: the text, or what was decided; anything else is JSON."""
     if isinstance(output, Choice | Predicate | Score):
         return cast("Choice[object] | Predicate | Score", output).said

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
 import tomlkit
 from filelock import FileLock
@@ -33,6 +33,7 @@ from moa.serving.ledger import Grant, Ledger
 from moa.serving.limits import Limits, spent_error
 from moa.usage import Usage
 
+T = TypeVar("T")
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 _PREFIX = "moa-"
 """Of each secret, so that tools that look for secrets in files know one."""
@@ -61,7 +62,7 @@ class Key(Limits):
         }
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, object]:
         """All but its name, as JSON."""
         graphs = {} if self.graphs is None else {"graphs": [*self.graphs]}
         return graphs | self.limits | {"sha256": self.sha256}
@@ -271,7 +272,9 @@ class KeyFile:
                 f"{self._path} has {other!r}, and takes a table [keys.NAME] for each key, and "
                 'ledger = "…" above them'
             )
-        found = [self._key(name, table) for name, table in cast("dict[str, Any]", tables).items()]
+        found = [
+            self._key(name, table) for name, table in cast("dict[str, object]", tables).items()
+        ]
         self._keys = {key.name: key for key in found}
         self._by_digest = {key.sha256: key for key in found}
         self._ledger = ledger
@@ -280,7 +283,7 @@ class KeyFile:
 
     def _key(self, name: str, table: object) -> Key:
         try:
-            values = cast("dict[str, Any]", table) if isinstance(table, dict) else {}
+            values = cast("dict[str, object]", table) if isinstance(table, dict) else {}
             return Key.model_validate({**values, "name": name})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
@@ -427,7 +430,7 @@ class StoredKeys(Keys):
             raise _unknown("this key was revoked")
         return key
 
-    def _read(self, read: Callable[[], Any]) -> Any:
+    def _read(self, read: Callable[[], T]) -> T:
         """Read keys; where they can't be read nobody is let in, since any may be revoked."""
         try:
             return read()

@@ -71,7 +71,7 @@ class Shape:
         definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
         return cls({**outer, "additionalProperties": False, **definitions}, key)
 
-    def take(self, given: Mapping[str, Any]) -> Any:
+    def take(self, given: Mapping[str, object]) -> object:
         """Take the value out of an object.
 
         Raises:

@@ -61,7 +61,7 @@ class Finished:
     served: Served
     caller: str
     """Name of who asked."""
-    item: Item[Any]
+    item: Item[object]
     """Its output, or its error; what it used, and its notes."""
     headers: Mapping[str, str]
     """Those of its answer, `x-moa-…`; what isn't known is left out."""
@@ -101,7 +101,7 @@ class Finished:
         return replace(self, item=replace(self.item, input=None, result=bare, error=None))
 
 
-def headers_of(id: str, item: Item[Any]) -> dict[str, str]:
+def headers_of(id: str, item: Item[object]) -> dict[str, str]:
     """Say in headers who decided, how surely, whether that is accepted, and what it cost."""
     decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
     accepted, cost = accepted_in(item.output), item.usage.cost
@@ -328,7 +328,7 @@ class _Run:
 
     async def _work(self) -> Finished:
         start = time.perf_counter()
-        item: Item[Any] | None = None
+        item: Item[object] | None = None
         why: MoaError = _client_gone()
         try:
             late = "the run did not end in time, and was cut off"
@@ -346,7 +346,7 @@ class _Run:
             self.keep(finished)
         return finished
 
-    def _finished(self, item: Item[Any]) -> Finished:
+    def _finished(self, item: Item[object]) -> Finished:
         """Say what became of it."""
         return Finished(
             id=self.id,
@@ -357,7 +357,7 @@ class _Run:
             failure=None if item.error is None else type(item.error).__name__,
         )
 
-    def _failed(self, error: MoaError, start: float) -> Item[Any]:
+    def _failed(self, error: MoaError, start: float) -> Item[object]:
         """Say why it has no output."""
         return Item(
             number=1,

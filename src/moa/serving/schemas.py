@@ -31,7 +31,7 @@ _REFUSED = {
 """Keywords whose cost can't be bounded here; no vendor holds answers to them either."""
 
 
-def checker(schema: Mapping[str, Any]) -> Callable[[object], None]:
+def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
     """Give what raises `ValueError` where a value doesn't follow a schema.
 
     Raises:

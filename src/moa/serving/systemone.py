@@ -25,27 +25,27 @@ from moa.context import RunContext, run_context
 from moa.errors import ConfigError, RequestRefused
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
+from moa.graphs.loading import AnyNode
 from moa.guards.guarded import Guarded
-from moa.node import Node, Result, finish
+from moa.node import Result, finish
 from moa.questions import Answer, Kind, Option, Question, answers_in, answers_of, gives_answers
 from moa.serving.asking import Body, SomeText, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import Finished
-from moa.serving.served import Served
-from moa.serving.server import Server
+from moa.serving.served import Schema, Served
+from moa.serving.server import DECIDE, Server
 
-DECIDE = "decide"
-"""The name by which the server's small model is asked."""
 _ALIASES = (DECIDE, "jev-latest")
 """`jev-latest` is what the SDKs of this format ask, unless they are told another name."""
 MOST_QUESTIONS = 64
 MOST_OPTIONS = 255
 MOST_LEVELS = 10
 
-Told = SomeText | dict[str, Any] | list[Any]
+Told = SomeText | dict[str, object] | list[object]
 """A text, or JSON that is read as one."""
+_Decider = DecidingAgent[Any]
 _IS_TOLD: JsonDict = {"not": {"type": "null"}}
 _SIDE_TOLD: JsonDict = {
     "type": "object",
@@ -152,11 +152,11 @@ class Asked:
         name: Of the node.
     """
 
-    def __init__(self, agent: DecidingAgent[Any], name: str) -> None:
+    def __init__(self, agent: _Decider, name: str) -> None:
         self.agent, self.name = agent, name
         self.calibrations = agent.calibrations
 
-    async def run(self, request: Any, /, context: RunContext | None = None) -> Result[Answers]:
+    async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
         """Ask about a text; raises as `DecidingAgent.answers` does."""
         started = time.perf_counter()
         own = run_context(context).nested(
@@ -174,12 +174,12 @@ class AskedWhole:
         questions: The node's own, in the order in which they are answered.
     """
 
-    def __init__(self, node: Node[Any, Any], questions: Sequence[Question]) -> None:
+    def __init__(self, node: AnyNode, questions: Sequence[Question]) -> None:
         self._node, self.name = node, node.name
         self._questions = tuple(questions)
         self.calibrations = _promising(node)
 
-    async def run(self, request: Any, /, context: RunContext | None = None) -> Result[Answers]:
+    async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
         """Run it; where a guard stops the request, no question is answered."""
         result = await self._node.run(request, context)
         if answers_in(result.output):
@@ -227,7 +227,7 @@ def routes(server: Server) -> list[Route]:
 
 def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
     """Describe this route for OpenAPI."""
-    answer: dict[str, Any] = {
+    answer: Schema = {
         "type": "object",
         "required": ["model", "answers", "usage"],
         "properties": {
@@ -266,7 +266,7 @@ def _wrong(said: str, param: str | None) -> RequestRefused:
     )
 
 
-def decider(server: Server, name: str, request: Request) -> tuple[Served, DecidingAgent[Any]]:
+def decider(server: Server, name: str, request: Request) -> tuple[Served, _Decider]:
     """Give who is asked by a name.
 
     Raises:
@@ -287,16 +287,16 @@ def decider(server: Server, name: str, request: Request) -> tuple[Served, Decidi
     return served, agent
 
 
-def deciding(node: object) -> DecidingAgent[Any] | None:
+def deciding(node: object) -> _Decider | None:
     """Give the agent whose questions a node answers, where it decides.
 
     Of a cascade it is the first, whose questions all of them are asked; what guards stand around
     is asked through them.
     """
     if isinstance(node, DecidingAgent):
-        return cast("DecidingAgent[Any]", node)
+        return cast("_Decider", node)
     if isinstance(node, Guarded):
-        parts: Sequence[Node[Any, Any]] = (cast("Guarded[Any, Any]", node).node,)
+        parts: Sequence[AnyNode] = (cast("Guarded[Any, Any]", node).node,)
     elif isinstance(node, Cascade):
         parts = cast("Cascade[Any, Any]", node).tiers
     else:
@@ -304,7 +304,7 @@ def deciding(node: object) -> DecidingAgent[Any] | None:
     return deciding(parts[0]) if all(map(_gives_answers, parts)) else None
 
 
-def _gives_answers(node: Node[Any, Any]) -> bool:
+def _gives_answers(node: AnyNode) -> bool:
     within = None if isinstance(node, DecidingAgent) else deciding(node)
     return within is not None or gives_answers(signature_of(node).output)
 
@@ -332,7 +332,7 @@ def text_of(told: Told) -> str:
     return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
 
 
-def own_or_new(agent: DecidingAgent[Any], asked: Mapping[str, AnyAsked]) -> list[Question]:
+def own_or_new(agent: _Decider, asked: Mapping[str, AnyAsked]) -> list[Question]:
     """Give the questions that a request asks, in its order.
 
     One that is the agent's own is given as the agent has it, to be decided with its calibration and
@@ -357,9 +357,7 @@ def own_or_new(agent: DecidingAgent[Any], asked: Mapping[str, AnyAsked]) -> list
     return questions
 
 
-def _own(
-    served: Served, agent: DecidingAgent[Any], questions: Sequence[Question]
-) -> Sequence[Question]:
+def _own(served: Served, agent: _Decider, questions: Sequence[Question]) -> Sequence[Question]:
     """Refuse questions that a node would have to be taken apart for."""
     for one in questions:
         if one not in agent.questions:
@@ -377,7 +375,7 @@ def _as_asked(question: Question) -> object:
     return question.kind, question.text, options
 
 
-def _named(agent: DecidingAgent[Any], id: str, asked: AnyAsked) -> Question | None:
+def _named(agent: _Decider, id: str, asked: AnyAsked) -> Question | None:
     """Find the agent's own question that is meant by its name and kind alone."""
     if asked.instructions is not None or asked.criteria is not None:
         return None

@@ -18,7 +18,7 @@ from moa.serving.faults import fault_of
 from moa.serving.http import Bounded, caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Operation, Schemas, operation, parameter
-from moa.serving.runs import Finished
+from moa.serving.runs import Finished, Stream
 from moa.serving.served import Schema, Served
 from moa.serving.server import Server
 from moa.trace import (
@@ -48,7 +48,7 @@ _ID = parameter("id", {"type": "string"})
 def routes(server: Server) -> list[Route]:
     """Give `/run`, `/schema`, `/drawing`, `/traces` and `/jobs`."""
 
-    async def run(request: Request) -> Any:
+    async def run(request: Request) -> Response | Stream:
         served = server.named(request.path_params["name"], caller_of(request))
         value = served.parse(await read_json(request, server.settings))
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -106,7 +106,7 @@ def _job_routes(server: Server) -> list[Route]:
         found = await jobs.status(request.path_params["id"], caller_of(request))
         return json_response(found)
 
-    async def lines(request: Request) -> Any:
+    async def lines(request: Request) -> Bounded:
         states = request.query_params.getlist("state")
         found = jobs.lines(request.path_params["id"], caller_of(request), states)
         response = StreamingResponse(_in_threads(found), media_type=_LINES)
