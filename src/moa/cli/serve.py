@@ -159,15 +159,15 @@ async def _serve(serving: uvicorn.Server, server: Server, listener: socket.socke
 
     async def watch() -> None:
         while not serving.should_exit and not server.is_ready:
-            serving.should_exit = server.warming_failed is not None
+            serving.should_exit = server.warming_error is not None
             await asyncio.sleep(0.1)
 
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watch())
         await serving.serve(sockets=[listener])
         watching.cancel()
-    if server.warming_failed is not None:
-        raise server.warming_failed
+    if server.warming_error is not None:
+        raise server.warming_error
 
 
 def _is_loopback(host: str) -> bool:

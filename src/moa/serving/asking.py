@@ -77,11 +77,11 @@ def misfit(faults: Sequence[ErrorDetails], given: object, *, status: int) -> Req
 
     The one that lies deepest is what is at fault: of a choice, the form that fits best.
     """
-    places = [_place(one["loc"], given) for one in faults]
+    places = [_find_place(one["loc"], given) for one in faults]
     place, first = max(zip(places, faults, strict=True), key=lambda one: len(one[0]))
-    param = _written(place) or None
+    param = _write_place(place) or None
     said = "; ".join(
-        f"{_written(place)}: {_said(one)}".removeprefix(": ")
+        f"{_write_place(place)}: {_message(one)}".removeprefix(": ")
         for place, one in zip(places, faults, strict=True)
     )
     if first["type"] == "extra_forbidden":
@@ -92,19 +92,19 @@ def misfit(faults: Sequence[ErrorDetails], given: object, *, status: int) -> Req
         code=_CODES.get(first["type"], "invalid_value"),
         param=param,
         faults=[
-            {"loc": ["body", *place], "msg": _said(one), "type": one["type"]}
+            {"loc": ["body", *place], "msg": _message(one), "type": one["type"]}
             for place, one in zip(places, faults, strict=True)
         ],
     )
 
 
-def _said(fault: ErrorDetails) -> str:
+def _message(fault: ErrorDetails) -> str:
     if fault.get("ctx", {}).get("pattern") == _SOME:
         return "it is empty"
     return fault["msg"].removeprefix("Value error, ")
 
 
-def _place(location: tuple[str | int, ...], given: object) -> list[str | int]:
+def _find_place(location: tuple[str | int, ...], given: object) -> list[str | int]:
     """Find where in a request a fault is; pydantic's location also names the types it tried."""
     place: list[str | int] = []
     for number, part in enumerate(location, start=1):
@@ -118,7 +118,7 @@ def _place(location: tuple[str | int, ...], given: object) -> list[str | int]:
     return place
 
 
-def _written(place: Sequence[str | int]) -> str:
+def _write_place(place: Sequence[str | int]) -> str:
     """Write a place as clients do, such as `messages[0].role`."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return "".join(parts).removeprefix(".")[:_LONGEST]

@@ -28,7 +28,7 @@ from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
-from moa.serving.runs import Finished, Stream
+from moa.serving.runs import FinishedRun, Stream
 from moa.serving.served import Schema, Served
 from moa.serving.server import Server
 from moa.trace import Event, TextDelta
@@ -131,7 +131,7 @@ def _cut(takes: _Takes, schema: Schema) -> None:
     said.pop("discriminator", None)
 
 
-def completion(body: ChatRequest, turn: Turn, finished: Finished) -> dict[str, object]:
+def completion(body: ChatRequest, turn: Turn, finished: FinishedRun) -> dict[str, object]:
     """Write a whole answer."""
     output = finished.output
     message: dict[str, object] = {"role": "assistant", "content": None, "refusal": None}
@@ -201,9 +201,9 @@ class Chunks:
     """The text that was sent so far."""
     begun: bool = field(default=False, init=False)
 
-    def written(self, event: Event | Finished) -> Iterable[ServerSentEvent]:
+    def written(self, event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
         """Write an event, or what became of the run."""
-        if isinstance(event, Finished):
+        if isinstance(event, FinishedRun):
             yield from self._end(event)
         elif isinstance(event, TextDelta) and self._is_shown(event) and event.text:
             yield from self._begin()
@@ -219,7 +219,7 @@ class Chunks:
             self.begun = True
             yield self._delta({"role": "assistant", "content": ""})
 
-    def _end(self, finished: Finished) -> Iterator[ServerSentEvent]:
+    def _end(self, finished: FinishedRun) -> Iterator[ServerSentEvent]:
         try:
             output = finished.output
             rest = self._rest(output)

@@ -57,7 +57,7 @@ class FunctionTool(_Loose):
     function: Function
 
     @property
-    def schema_told(self) -> ToolSchema:
+    def tool_schema(self) -> ToolSchema:
         """It as endpoints take it."""
         one = self.function
         parameters = one.parameters or {"type": "object", "properties": {}}
@@ -75,7 +75,7 @@ class NamedTool(_Loose):
     function: _ToolName
 
 
-class _SchemaNamed(_Loose):
+class _NamedSchema(_Loose):
     name: Annotated[str, Field(pattern=_NAME)]
     schema_: Annotated[Schema, Field(alias="schema")]
 
@@ -90,7 +90,7 @@ class _AnyObject(_Loose):
 
 class _BySchema(_Loose):
     type: Literal["json_schema"]
-    json_schema: _SchemaNamed
+    json_schema: _NamedSchema
 
 
 AnyFormat = Annotated[_FreeText | _AnyObject | _BySchema, Field(discriminator="type")]
@@ -129,7 +129,7 @@ class _FilePart(_Loose):
 _AnyPart = Annotated[_TextPart | _ImagePart | _FilePart, Field(discriminator="type")]
 
 
-class _Called(_Loose):
+class _FunctionCall(_Loose):
     name: str
     arguments: str
 
@@ -137,7 +137,7 @@ class _Called(_Loose):
 class _CallMade(_Loose):
     id: str
     type: Literal["function"]
-    function: _Called
+    function: _FunctionCall
 
 
 class FromSystem(_Loose):
@@ -253,13 +253,13 @@ class ChatRequest(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
-    def tools_told(self) -> tuple[ToolSchema, ...]:
+    def tool_schemas(self) -> tuple[ToolSchema, ...]:
         """The tools that may be called.
 
         Raises:
             RequestRefused: two have the same name, or the one to be called isn't among them.
         """
-        given = [tool.schema_told for tool in self.tools or ()]
+        given = [tool.tool_schema for tool in self.tools or ()]
         told = {tool.name: tool for tool in given}
         if any(tool != told[tool.name] for tool in given):
             raise refused("two tools have the same name: give them others", "tools")
@@ -282,7 +282,7 @@ def refused(said: str, param: str, *, code: str = "invalid_value") -> RequestRef
     return RequestRefused(said, status=400, code=code, param=param)
 
 
-def unsupported(said: str, param: str) -> RequestRefused:
+def unsupported_error(said: str, param: str) -> RequestRefused:
     """Refuse a parameter that would change an answer, which nothing here can do."""
     return refused(said, param, code="unsupported_parameter")
 

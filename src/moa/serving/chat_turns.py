@@ -30,10 +30,9 @@ from moa.guards.guarded import Guarded
 from moa.messages import Message
 from moa.node import Node, Reply
 from moa.questions import Choice, Predicate, Score, questions_in
-from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported
+from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported_error
 from moa.serving.schemas import checker
 from moa.serving.served import Schema, Served
-
 
 _Answer = Choice[Any] | Predicate[Any] | Score[Any]
 
@@ -63,12 +62,12 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
     """
     messages = messages_of(body)
     if (agent := as_relayed(served.node)) is not None:
-        return _relayed(body, served, agent, messages)
+        return _relay_turn(body, served, agent, messages)
     _refuse_what_agents_take(body, served)
     if any(isinstance(one, FromUser) and one.is_blank for one in body.messages):
         raise refused("a text of the user is empty: leave it out", "messages")
     rules = "\n\n".join(one.content for one in messages if one.role == "system")
-    if (chat := continued(served.node, rules)) is not None:
+    if (chat := continuation(served.node, rules)) is not None:
         for message in messages:
             _refuse_files(message, served)
         return _turn(body, served, chat, Conversation.of(plain(messages)))
@@ -77,16 +76,16 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
     return _turn(body, served, served.node, _value(last, served))
 
 
-def _relayed(
+def _relay_turn(
     body: ChatRequest, served: Served, agent: Agent[Any, Any], messages: tuple[Message, ...]
 ) -> Turn:
     """Have an agent that writes answer as the client wants it."""
     last = max(place for place, message in enumerate(messages) if message.role == "user")
     writes = agent.output_type is Reply
     schema = body.json_schema if writes else None
-    tools = body.tools_told
+    tools = body.tool_schemas
     if tools and not writes:
-        raise unsupported(f"{served.name} gives an object, and calls no tools", "tools")
+        raise unsupported_error(f"{served.name} gives an object, and calls no tools", "tools")
     wishes = Wishes(
         history=messages[:last],
         since=messages[last + 1 :],
@@ -95,7 +94,7 @@ def _relayed(
         must_call=body.must_call,
         one_call=body.parallel_tool_calls is False,
         schema=schema,
-        check=_checked(schema) if schema else lambda _: None,
+        check=_make_check(schema) if schema else lambda _: None,
         max_tokens=body.most_tokens,
         temperature=body.temperature,
         stop=body.stops,
@@ -107,7 +106,7 @@ def _relayed(
     return _turn(body, served, relay, value)
 
 
-def continued(node: object, rules: str) -> Node[Conversation, Any] | None:
+def continuation(node: object, rules: str) -> Node[Conversation, Any] | None:
     """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
     from moa.chat.graph import Chat, Continuation
 
@@ -115,7 +114,7 @@ def continued(node: object, rules: str) -> Node[Conversation, Any] | None:
         return Continuation(node, rules=rules)
     if isinstance(node, Guarded):
         guarded = cast("Guarded[Any, Any]", node)
-        if (inner := continued(guarded.node, rules)) is not None:
+        if (inner := continuation(guarded.node, rules)) is not None:
             made = copy.copy(guarded)
             made.node, made.input_type = inner, Conversation
             return made
@@ -128,7 +127,7 @@ def _turn(body: ChatRequest, served: Served, node: AnyNode, value: object) -> Tu
         return Turn(served.of(node), value, content_of, shown_by(node))
     if served.fields is None:
         said = f"{served.name} gives a text, and no object: leave `response_format` out"
-        raise unsupported(said, "response_format")
+        raise unsupported_error(said, "response_format")
     return Turn(served.of(node), value, _as_json(served, schema), None)
 
 
@@ -139,15 +138,15 @@ def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
     nobody has chosen one.
     """
     tells = f"{served.name} is no single agent that writes, and has settings of its own: leave it"
-    if body.tools_told:
-        raise unsupported(f"`tools`: {tells} out", "tools")
+    if body.tool_schemas:
+        raise unsupported_error(f"`tools`: {tells} out", "tools")
     if body.temperature not in (None, 0, 1):
-        raise unsupported(f"`temperature`: {tells} out", "temperature")
+        raise unsupported_error(f"`temperature`: {tells} out", "temperature")
     if body.stops:
-        raise unsupported(f"`stop`: {tells} out", "stop")
+        raise unsupported_error(f"`stop`: {tells} out", "stop")
     if body.most_tokens is not None and not served.decides:
         name = "max_tokens" if body.max_tokens else "max_completion_tokens"
-        raise unsupported(f"`{name}`: {tells} out", name)
+        raise unsupported_error(f"`{name}`: {tells} out", name)
 
 
 def _value(message: Message, served: Served) -> object:
@@ -170,7 +169,7 @@ def _refuse_files(message: Message, served: Served) -> None:
         raise refused(f"{served.name} reads texts: leave images and files out", "messages")
 
 
-def _checked(schema: Schema) -> Callable[[object], None]:
+def _make_check(schema: Schema) -> Callable[[object], None]:
     try:
         return checker(schema)
     except ValueError as error:
@@ -183,11 +182,11 @@ def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
     Raises:
         RequestRefused: it doesn't, as far as the node says what it gives.
     """
-    check = _checked(schema)
+    check = _make_check(schema)
     wanted: list[str] = [*schema.get("required", ())] or [*schema.get("properties", ())][:1]
     given = served.fields or frozenset()
     if missing := [name for name in wanted if name not in given]:
-        raise unsupported(
+        raise unsupported_error(
             f"{served.name} gives an object with {', '.join(sorted(given))}, and none with "
             f"{', '.join(missing)}: GET /schema/{served.name} shows it",
             "response_format",
@@ -196,7 +195,7 @@ def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
     def write(output: object) -> str:
         fault: ValueError | None = None
         for value in _forms(output, served):
-            part = _projected(value, schema)
+            part = _project(value, schema)
             try:
                 check(part)
             except ValueError as error:
@@ -226,7 +225,7 @@ def _plain(answer: _Answer) -> object:
     return answer.value
 
 
-def _projected(value: object, schema: Schema) -> object:
+def _project(value: object, schema: Schema) -> object:
     """Leave out the fields that a schema doesn't name."""
     named: object = schema.get("properties")
     if not isinstance(value, dict):

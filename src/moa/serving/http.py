@@ -33,7 +33,7 @@ _BODY_S = 30.0
 """Seconds for which a client may take to send a request."""
 
 
-class Checked:
+class RequestChecks:
     """Refuses what no route is to see: other hosts, other formats, too much, and strangers.
 
     The caller is then `caller_of(request)`.
@@ -59,7 +59,7 @@ class Checked:
             return
         self._active += 1
         try:
-            await self._app(scope, _limited(receive, self._server.settings), send)
+            await self._app(scope, _count_body(receive, self._server.settings), send)
         finally:
             self._active -= 1
 
@@ -188,7 +188,7 @@ def json_response(
     return Response(encoded(value), status, headers, "application/json")
 
 
-class Bounded:
+class TimeLimit:
     """A response with a time limit, which also ends slow reading."""
 
     def __init__(self, response: ASGIApp, timeout_s: float) -> None:
@@ -202,7 +202,7 @@ class Bounded:
                 await self._response(scope, receive, send)
 
 
-def _limited(receive: Receive, settings: Settings) -> Receive:
+def _count_body(receive: Receive, settings: Settings) -> Receive:
     """Count the bytes of a body as they come."""
     read = 0
 

@@ -405,13 +405,13 @@ class StoredKeys(Keys):
         """See `Keys`."""
         kind, _, secret = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
-            raise _unknown("this server asks for a key: send Authorization: Bearer moa-…")
+            raise _key_error("this server asks for a key: send Authorization: Bearer moa-…")
         given = digest(secret.strip())
         found = await self.ledger.beside(lambda: self._read(lambda: self.store.by_digest(given)))
         # That a hash was found says nothing of the secret to who sends others. It is compared in
         # constant time nevertheless, whatever a store looks it up by.
         if not hmac.compare_digest(found.sha256 if found else _NOBODY, given) or found is None:
-            raise _unknown("this key is unknown here, or was revoked")
+            raise _key_error("this key is unknown here, or was revoked")
         return KeyCaller(self, found)
 
     def named(self, name: str) -> Caller | None:
@@ -427,7 +427,7 @@ class StoredKeys(Keys):
         """
         key = self._read(self.store.all).get(name)
         if key is None:
-            raise _unknown("this key was revoked")
+            raise _key_error("this key was revoked")
         return key
 
     def _read(self, read: Callable[[], T]) -> T:
@@ -444,7 +444,7 @@ class StoredKeys(Keys):
             ) from error
 
 
-def _unknown(said: str) -> RequestRefused:
+def _key_error(said: str) -> RequestRefused:
     headers = {"www-authenticate": "Bearer"}
     return RequestRefused(said, status=401, code="invalid_api_key", headers=headers)
 
@@ -496,7 +496,7 @@ class _Purchase:
         self._lock = threading.Lock()
         self._waits = 0
         self._refusal: Grant | None = None
-        self._share = Share(self._more, self._more_now, most, self._refused)
+        self._share = Share(self._more, self._more_now, most, self._refusal_error)
         self._grow = context.share_budget(self._share)
 
     async def _more(self, look: Look) -> bool:
@@ -534,7 +534,7 @@ class _Purchase:
             self._refusal = None if grant.answer == "granted" else grant
             return grant.answer
 
-    def _refused(self, passed: str, spent: Usage) -> BudgetExceeded:
+    def _refusal_error(self, passed: str, spent: Usage) -> BudgetExceeded:
         refusal = self._refusal
         if refusal is None:
             return BudgetExceeded(f"the key {self._key.name!r}: {passed}", spent=spent)

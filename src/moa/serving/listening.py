@@ -9,7 +9,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -100,8 +100,7 @@ class _Connection(asyncio.Protocol):
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport), "it listens on streams"
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of that class
         self._inner.connection_made(transport)
         self._wait()
 

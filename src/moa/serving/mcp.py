@@ -51,7 +51,7 @@ _TALKATIVE = ("mcp.server.streamable_http_manager", "mcp.server.streamable_http"
 def routes(server: Server) -> list[Route]:
     """Give `/mcp`, which says what to install where the SDK isn't there."""
     if find_spec("mcp") is None:
-        return [Route("/mcp", _missing, methods=["POST"])]
+        return [Route("/mcp", _refuse, methods=["POST"])]
     from moa.serving.mcp_tools import Tools
 
     for name in _TALKATIVE:
@@ -65,7 +65,7 @@ def routes(server: Server) -> list[Route]:
     return [Route("/mcp", exchange, methods=["POST"])]
 
 
-async def _missing(request: Request) -> NoReturn:
+async def _refuse(request: Request) -> NoReturn:
     del request
     missing = MissingDependency("mcp", extra="mcp", purpose="to serve MCP")
     raise RequestRefused(f"this server doesn't speak MCP: {missing}", status=501, code="no_mcp")

@@ -169,7 +169,7 @@ def _vectors(
         {
             "object": "embedding",
             "index": place,
-            "embedding": _packed(vector) if is_packed else vector,
+            "embedding": _pack(vector) if is_packed else vector,
         }
         for place, vector in enumerate(vectors)
     ]
@@ -177,6 +177,6 @@ def _vectors(
     return {"object": "list", "data": data, "model": body.model, "usage": usage}
 
 
-def _packed(vector: Sequence[float]) -> str:
+def _pack(vector: Sequence[float]) -> str:
     """Write a vector as OpenAI's SDK asks for it: 32-bit numbers, the lowest byte first."""
     return base64.b64encode(pack(f"<{len(vector)}f", *vector)).decode()

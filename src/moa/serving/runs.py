@@ -54,7 +54,7 @@ _CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class FinishedRun:
     """The result of a run."""
 
     id: str
@@ -94,7 +94,7 @@ class Finished:
             what["error"] = self.failure
         return what | taken(item)
 
-    def to_keep(self) -> Finished:
+    def to_keep(self) -> FinishedRun:
         """Leave out its input, its output and its error, which may hold much."""
         result = self.item.result
         bare = result and replace(result, output=None, trace=(), messages=())
@@ -135,18 +135,18 @@ class Runs:
     def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
         self._settings = settings
         self._endpoints = endpoints
-        self._kept: dict[str, Finished] = {}
+        self._kept: dict[str, FinishedRun] = {}
         self._notes = 0
         """Notes of the runs that are kept."""
         self._active: dict[str, _Run] = {}
         self._none = asyncio.Event()
         self._none.set()
-        self.listeners: list[Callable[[Finished], None]] = []
+        self.listeners: list[Callable[[FinishedRun], None]] = []
         """Called with each run that has ended, however it did."""
 
     async def finish(
         self, request: Request, served: Served, value: object, *, budget: Budget = UNLIMITED
-    ) -> Finished:
+    ) -> FinishedRun:
         """Run to the end, for a request whose body has been read.
 
         Args:
@@ -182,7 +182,7 @@ class Runs:
         listener: Callable[[Event], None] | None = None,
         *,
         budget: Budget = UNLIMITED,
-    ) -> Finished:
+    ) -> FinishedRun:
         """Run to the end, for a route that looks itself whether its client is there.
 
         Where the wait is cancelled, so is the run.
@@ -202,7 +202,7 @@ class Runs:
         request: Request,
         served: Served,
         value: object,
-        write: Callable[[Event | Finished], Iterable[ServerSentEvent]],
+        write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
         *,
         budget: Budget = UNLIMITED,
     ) -> Stream:
@@ -240,7 +240,7 @@ class Runs:
             async with asyncio.timeout(_LATE_S):
                 await self._none.wait()
 
-    def trace(self, id: str, caller: Caller) -> Finished:
+    def trace(self, id: str, caller: Caller) -> FinishedRun:
         """Give a run by its id.
 
         Raises:
@@ -257,7 +257,7 @@ class Runs:
             )
         return found
 
-    def _keep(self, finished: Finished) -> None:
+    def _keep(self, finished: FinishedRun) -> None:
         for listener in self.listeners:
             listener(finished)
         self._kept[finished.id] = finished.to_keep()
@@ -308,13 +308,13 @@ class _Run:
     caller: Caller
     context: RunContext
     timeout_s: float
-    keep: Callable[[Finished], None]
+    keep: Callable[[FinishedRun], None]
     id: str = field(default_factory=lambda: secrets.token_hex(16))
-    _working: asyncio.Future[Finished] | None = field(default=None, init=False)
+    _working: asyncio.Future[FinishedRun] | None = field(default=None, init=False)
     _why: RequestRefused | None = field(default=None, init=False)
     """Why it is ended early."""
 
-    def begin(self, listener: Callable[[Event], None] | None = None) -> asyncio.Future[Finished]:
+    def begin(self, listener: Callable[[Event], None] | None = None) -> asyncio.Future[FinishedRun]:
         """Begin to run; what became of it is kept, also where it is cancelled."""
         self.context.listener = listener
         self._working = asyncio.ensure_future(self._work())
@@ -326,7 +326,7 @@ class _Run:
             self._why = why
             self._working.cancel()
 
-    async def _work(self) -> Finished:
+    async def _work(self) -> FinishedRun:
         start = time.perf_counter()
         item: Item[object] | None = None
         why: MoaError = _client_gone()
@@ -342,13 +342,13 @@ class _Run:
                 raise
             why = self._why
         finally:
-            finished = self._finished(item or self._failed(why, start))
+            finished = self._result(item or self._failure(why, start))
             self.keep(finished)
         return finished
 
-    def _finished(self, item: Item[object]) -> Finished:
+    def _result(self, item: Item[object]) -> FinishedRun:
         """Say what became of it."""
-        return Finished(
+        return FinishedRun(
             id=self.id,
             served=self.served,
             caller=self.caller.name,
@@ -357,7 +357,7 @@ class _Run:
             failure=None if item.error is None else type(item.error).__name__,
         )
 
-    def _failed(self, error: MoaError, start: float) -> Item[object]:
+    def _failure(self, error: MoaError, start: float) -> Item[object]:
         """Say why it has no output."""
         return Item(
             number=1,
@@ -377,7 +377,7 @@ class Stream:
     def __init__(
         self,
         begun: Callable[[], AbstractAsyncContextManager[_Run]],
-        write: Callable[[Event | Finished], Iterable[ServerSentEvent]],
+        write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
         settings: Settings,
     ) -> None:
         self._begun = begun
@@ -387,7 +387,7 @@ class Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         async with self._begun() as run:
-            waiting = _Waiting(self._settings.waiting, lambda: run.stop(_too_slow()))
+            waiting = _EventQueue(self._settings.waiting, lambda: run.stop(_too_slow()))
             working = run.begin(waiting.add)
             working.add_done_callback(lambda _: waiting.end())
             response = EventSourceResponse(
@@ -405,7 +405,7 @@ class Stream:
                 await cancel([working])
 
     async def _messages(
-        self, waiting: _Waiting, working: asyncio.Future[Finished]
+        self, waiting: _EventQueue, working: asyncio.Future[FinishedRun]
     ) -> AsyncGenerator[ServerSentEvent]:
         while (event := await waiting.next()) is not None:
             for message in self._write(event):
@@ -414,7 +414,7 @@ class Stream:
             yield message
 
 
-class _Waiting:
+class _EventQueue:
     """Events that wait for a reader; of text the pieces of one node become one.
 
     Args:

@@ -128,10 +128,10 @@ class Server:
     def is_ready(self) -> bool:
         """True once it accepts requests and models are loaded."""
         done = self.warming is not None and self.warming.done()
-        return self.is_open and done and not self.warming_failed
+        return self.is_open and done and not self.warming_error
 
     @property
-    def warming_failed(self) -> BaseException | None:
+    def warming_error(self) -> BaseException | None:
         """Why models can't be loaded; `None`: they are, or will be."""
         warming = self.warming
         ended = warming is not None and warming.done() and not warming.cancelled()
