@@ -498,7 +498,7 @@ class LlamaCppReader(LabelReader):
         answer, amount = await self._client.post("/completions", body, context, estimate=estimate)
         try:
             choice = answer["choices"][0]
-            if choice["logprobs"] is None and choice["text"] in _NO_TEXT:
+            if choice["logprobs"] is None and choice["text"].strip() in _NO_TEXT:
                 return None, amount
             sent = choice["logprobs"]["content"][0]
             after = "top_probs" in sent
