@@ -235,19 +235,27 @@ def litellm(python: str, model: int, folder: Path) -> tuple[subprocess.Popen[byt
         f"api_base: 'http://127.0.0.1:{model}/v1'}}\n"
     )
     command = [Path(python).parent / "litellm", "--config", config, "--port", str(port)]
-    quiet = subprocess.DEVNULL
-    env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    process = subprocess.Popen(
-        [*map(str, command), "--host", "127.0.0.1"], stdout=quiet, stderr=quiet, env=env
-    )
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
+    env = {
+        **os.environ,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        # Here nobody else can ask; the server of moa has no keys either.
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
+    log = folder / "litellm.log"
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [*map(str, command), "--host", "127.0.0.1"], stdout=said, stderr=said, env=env
+        )
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             return process, port
         except OSError:
             time.sleep(0.5)
-    raise SystemExit("LiteLLM's proxy did not start")
+    process.kill()
+    raise SystemExit(f"LiteLLM's proxy did not start:\n{log.read_text()[-2000:]}")
 
 
 def report(ways: dict[str, Way], before: Any, after: Any, answered: int) -> str:

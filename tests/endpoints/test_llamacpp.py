@@ -78,7 +78,7 @@ async def test_a_label_that_the_first_push_leaves_hidden_is_pushed_harder(
 
 
 @pytest.mark.parametrize("first", [[], [probabilities({2: pushed(0.02, 0.02)})]])
-@pytest.mark.parametrize("text", ["\N{REPLACEMENT CHARACTER}", ""])
+@pytest.mark.parametrize("text", ["\N{REPLACEMENT CHARACTER}", " \N{REPLACEMENT CHARACTER}", ""])
 async def test_labels_are_read_from_the_whole_vocabulary_where_the_sampled_token_has_no_text(
     served: Served, reader: LlamaCppReader, first: list[Answer], text: str
 ) -> None:

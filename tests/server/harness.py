@@ -126,11 +126,11 @@ async def client_of(app: Starlette, **options: Any) -> AsyncGenerator[httpx2.Asy
 
 
 @asynccontextmanager
-async def listening(app: Starlette) -> AsyncGenerator[str]:
+async def listening(app: Starlette, *, drain_s: float = 4) -> AsyncGenerator[str]:
     """Run it as `moa serve` does, and give its address."""
     listener = bound("127.0.0.1", 0)
     address = address_of(listener)
-    serving = uvicorn_for(app, drain_s=4)
+    serving = uvicorn_for(app, drain_s=drain_s, end=app.state.server.runs.end)
     running = asyncio.ensure_future(serving.serve(sockets=[listener]))
     await until(lambda: serving.started)
     try:

@@ -54,7 +54,7 @@ async def test_a_server_whose_models_cannot_be_loaded_never_is_ready() -> None:
     async with client_of(app) as client:
         await asyncio.sleep(0.05)
         assert (await client.get("/ready")).status_code == 503
-        assert isinstance(server.warming_failed, ModelNotFound)
+        assert isinstance(server.warming_error, ModelNotFound)
 
 
 async def test_a_server_is_ready_once_its_small_model_can_be_asked() -> None:

@@ -489,6 +489,14 @@ CONVERSATIONS: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize("content", [" ", 5, [{"type": "text"}]])
+def test_the_place_of_a_fault_is_one_in_the_request(ask: Callable[..., Any], content: Any) -> None:
+    refused = ask(echo(), [{"role": "user", "content": content}]).json()
+    place = "messages[0].content" + ("[0].text" if isinstance(content, list) else "")
+    assert refused["error"]["param"] == place
+    assert refused["detail"][0]["loc"] == ["body", "messages", 0, "content"]
+
+
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 def test_no_conversation_is_refused(ask: Callable[..., Any], messages: Any) -> None:
     assert ask(echo(), messages).status_code == 400

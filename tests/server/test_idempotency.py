@@ -15,7 +15,7 @@ import pytest
 from moa import Agent
 from moa.errors import EndpointUnavailable
 from moa.serving.app import serve
-from moa.serving.idempotency import Answers, Kept
+from moa.serving.idempotency import Answers, StoredAnswer
 from moa.serving.ledger import Ledger
 from moa.testing import ScriptedEndpoint
 
@@ -161,7 +161,7 @@ async def test_one_that_was_cut_short_with_its_process_is_begun_anew(tmp_path: P
 async def test_an_answer_is_kept_for_a_day(tmp_path: Path) -> None:
     now = [1000.0]
     with Ledger(tmp_path / "ledger.sqlite", clock=lambda: now[0]) as ledger:
-        answers, kept = Answers(ledger), Kept(200, [(b"x-moa-cost", b"0")], b"{}", True)
+        answers, kept = Answers(ledger), StoredAnswer(200, [(b"x-moa-cost", b"0")], b"{}", True)
         await answers.begin("one", "alice", "request")
         await answers.keep("one", "alice", kept)
         now[0] += 86_000

@@ -217,6 +217,21 @@ async def test_a_server_that_is_told_to_end_lets_what_runs_come_to_its_end(
     process.stdout.close()
 
 
+@pytest.mark.parametrize("headers", [{}, STREAM], ids=["whole", "streamed"])
+async def test_a_client_whose_run_ends_with_the_server_is_told(headers: dict[str, str]) -> None:
+    slow, ann = Slow(), Ledger("ann")
+    _, app = server_with(slow, keys=SomeKeys(ann))
+    headers = {**headers, "authorization": "Bearer ann"}
+    async with httpx2.AsyncClient(headers=headers, timeout=20) as client:
+        async with listening(app, drain_s=0.2) as address:
+            asking = asyncio.ensure_future(client.post(f"{address}/run/slow", json="Hi"))
+            await slow.begun.wait()
+        answer = await asking
+    assert "server_ends" in answer.text
+    assert answer.status_code == (200 if "accept" in headers else 503)
+    assert [usage.calls for usage in ann.settled] == [1]
+
+
 async def test_clients_that_leave_at_any_moment_leave_no_task_and_no_run() -> None:
     ann = Ledger("ann")
     server, app = server_with(Slow(0.05), keys=SomeKeys(ann))

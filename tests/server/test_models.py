@@ -36,6 +36,17 @@ async def test_the_official_sdk_lists_what_is_served(client: openai.AsyncOpenAI)
         await client.models.retrieve("a/b?c")
 
 
+async def test_a_model_that_is_listed_and_asked_otherwise_says_how(
+    client: openai.AsyncOpenAI,
+) -> None:
+    with pytest.raises(openai.NotFoundError, match="/v1/systemone"):
+        await client.chat.completions.create(
+            model="decide", messages=[{"role": "user", "content": "Hi"}]
+        )
+    with pytest.raises(openai.NotFoundError, match="/v1/systemone"):
+        await client.embeddings.create(model="decide", input="Hi")
+
+
 async def test_moas_own_client_knows_the_server_by_its_models(client: openai.AsyncOpenAI) -> None:
     assert dialect_of((await client.models.list()).model_dump()).name == "moa"
 

@@ -48,6 +48,8 @@ async def test_a_name_that_was_bound_to_this_address_is_not_answered(
         assert answer.status_code == status
         health = await client.get("/health", headers={"host": host})
         assert health.status_code == status
+        two = [("host", host), ("host", "127.0.0.1")]
+        assert (await client.get("/health", headers=two)).status_code == 421
 
 
 @pytest.mark.parametrize(
@@ -213,6 +215,7 @@ FAULTS: list[tuple[errors.MoaError, int, bool]] = [
     (errors.QuorumNotMet("one of three", causes={}), 502, False),
     (errors.GuardFailed("pii could not look"), 503, False),
     (errors.ConfigError("/etc/moa.toml"), 500, False),
+    (errors.PriceUnknown("sk-secret"), 501, False),
     (errors.StoreError("disk full"), 500, False),
     (errors.NodeError("mine", ValueError("sk-secret")), 500, False),
 ]

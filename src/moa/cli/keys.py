@@ -20,7 +20,7 @@ Name = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Allowed:
+class KeyOptions:
     """What a key may run, and how much of it; see `moa.serving.limits.Limits`."""
 
     graphs: Annotated[
@@ -63,7 +63,7 @@ def new(
     name: Name,
     *,
     keys: options.NeededKeys = "keys.toml",
-    allowed: Allowed,
+    allowed: KeyOptions,
     quiet: options.Quiet = False,
 ) -> None:
     """Make a key, and print its secret once: only its hash is stored.

@@ -141,7 +141,7 @@ def _listen(server: Server, host: str, port: int, *, demo: bool, studio: bool) -
         app = app_of(server, closes=True)
         if studio:
             app = _with_page(server, app, address)
-        serving = uvicorn_for(app, drain_s=server.settings.drain_s)
+        serving = uvicorn_for(app, drain_s=server.settings.drain_s, end=server.runs.end)
         asyncio.run(_serve(serving, server, listener))
 
 
@@ -159,15 +159,15 @@ async def _serve(serving: uvicorn.Server, server: Server, listener: socket.socke
 
     async def watch() -> None:
         while not serving.should_exit and not server.is_ready:
-            serving.should_exit = server.warming_failed is not None
+            serving.should_exit = server.warming_error is not None
             await asyncio.sleep(0.1)
 
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watch())
         await serving.serve(sockets=[listener])
         watching.cancel()
-    if server.warming_failed is not None:
-        raise server.warming_failed
+    if server.warming_error is not None:
+        raise server.warming_error
 
 
 def _is_loopback(host: str) -> bool:

@@ -500,7 +500,7 @@ class LlamaCppReader(LabelReader):
         answer, amount = await self._client.post("/completions", body, context, estimate=estimate)
         try:
             choice = at(answer, "choices", 0)
-            if at(choice, "logprobs") is None and at(choice, "text") in _NO_TEXT:
+            if at(choice, "logprobs") is None and str(at(choice, "text")).strip() in _NO_TEXT:
                 return None, amount
             sent = object_of(at(choice, "logprobs", "content", 0))
             tokens, value = ("top_logprobs", "logprob")

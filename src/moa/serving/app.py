@@ -20,11 +20,10 @@ from starlette.routing import Route
 from moa.config.endpoints import Endpoints
 from moa.config.trust import object_in
 from moa.errors import MoaError
-from moa.graphs.loading import READY, load_graph
-from moa.node import Node
+from moa.graphs.loading import READY, AnyNode, load_graph
 from moa.serving import chat_completions, mcp, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
-from moa.serving.http import Checked, caller_of, json_response
+from moa.serving.http import RequestChecks, caller_of, json_response
 from moa.serving.idempotency import Idempotent
 from moa.serving.keys import keys_in
 from moa.serving.openapi import Schemas, document
@@ -37,7 +36,7 @@ them, are described in `/openapi.json`."""
 
 
 def serve(
-    *nodes: Node[Any, Any] | str,
+    *nodes: AnyNode | str,
     endpoints: Endpoints | None = None,
     keys: str | None = None,
     settings: Settings | None = None,
@@ -73,7 +72,7 @@ def serve(
 
 
 def server_of(
-    nodes: Iterable[Node[Any, Any] | str],
+    nodes: Iterable[AnyNode | str],
     endpoints: Endpoints,
     *,
     keys: str | None = None,
@@ -99,7 +98,7 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
     routes = _about(server)
     for module in _MODULES:
         routes += module.routes(server)
-    middleware = [Middleware(Checked, server=server), Middleware(Idempotent, server=server)]
+    middleware = [Middleware(RequestChecks, server=server), Middleware(Idempotent, server=server)]
     if server.settings.origins:
         cors: dict[str, Any] = {"allow_origins": server.settings.origins, "allow_headers": ["*"]}
         cors |= {"allow_methods": ["GET", "POST"], "expose_headers": ["*"]}
@@ -122,7 +121,7 @@ def _about(server: Server) -> list[Route]:
     async def ready(_: Request) -> Response:
         if server.is_ready:
             return json_response({"status": "ready"})
-        why = "can't be loaded: the log says why" if server.warming_failed else "are being loaded"
+        why = "can't be loaded: the log says why" if server.warming_error else "are being loaded"
         return json_response({"status": f"the models {why}"}, status=503)
 
     async def openapi(request: Request) -> Response:
@@ -140,7 +139,7 @@ def _about(server: Server) -> list[Route]:
     ]
 
 
-def served_of(given: Node[Any, Any] | str, endpoints: Endpoints) -> Served:
+def served_of(given: AnyNode | str, endpoints: Endpoints) -> Served:
     """Give what is served of a node, or of a name that `load_graph` takes.
 
     A ready one has the name by which it was asked for, any other that by which it calls itself.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -14,7 +14,8 @@ from moa.serving.served import Schema
 
 M = TypeVar("M", bound=BaseModel)
 
-SomeText = Annotated[str, Field(pattern=r"\S")]
+_SOME = r"\S"
+SomeText = Annotated[str, Field(pattern=_SOME)]
 """A text that is more than spaces."""
 WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
 """Takes a whole number however JSON writes it."""
@@ -43,8 +44,8 @@ def read_as(kind: type[M], given: object, *, status: int = 400) -> M:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise misfit(faults, status=status) from None
+        faults = error.errors(include_url=False, include_input=False)
+        raise misfit(faults, given, status=status) from None
 
 
 def body_of(
@@ -71,11 +72,18 @@ def body_of(
     return schemas.add(schema, place)
 
 
-def misfit(faults: Sequence[ErrorDetails], *, status: int) -> RequestRefused:
-    """Say what is wrong with a request, as OpenAI does, and each fault in a list."""
-    first = faults[0]
-    param = _place(first["loc"]) or None
-    said = "; ".join(f"{_place(one['loc'])}: {_said(one)}".removeprefix(": ") for one in faults)
+def misfit(faults: Sequence[ErrorDetails], given: object, *, status: int) -> RequestRefused:
+    """Say what is wrong with a request, as OpenAI does, and each fault in a list.
+
+    The one that lies deepest is what is at fault: of a choice, the form that fits best.
+    """
+    places = [_find_place(one["loc"], given) for one in faults]
+    place, first = max(zip(places, faults, strict=True), key=lambda one: len(one[0]))
+    param = _write_place(place) or None
+    said = "; ".join(
+        f"{_write_place(place)}: {_message(one)}".removeprefix(": ")
+        for place, one in zip(places, faults, strict=True)
+    )
     if first["type"] == "extra_forbidden":
         said = f"Unrecognized request argument supplied: {param}. Leave it out"
     return RequestRefused(
@@ -84,16 +92,33 @@ def misfit(faults: Sequence[ErrorDetails], *, status: int) -> RequestRefused:
         code=_CODES.get(first["type"], "invalid_value"),
         param=param,
         faults=[
-            {"loc": ["body", *one["loc"]], "msg": _said(one), "type": one["type"]} for one in faults
+            {"loc": ["body", *place], "msg": _message(one), "type": one["type"]}
+            for place, one in zip(places, faults, strict=True)
         ],
     )
 
 
-def _said(fault: Mapping[str, Any]) -> str:
-    return str(fault["msg"]).removeprefix("Value error, ")
+def _message(fault: ErrorDetails) -> str:
+    if fault.get("ctx", {}).get("pattern") == _SOME:
+        return "it is empty"
+    return fault["msg"].removeprefix("Value error, ")
 
 
-def _place(location: Sequence[str | int]) -> str:
-    """Write where a fault is, such as `messages[0].role`."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+def _find_place(location: tuple[str | int, ...], given: object) -> list[str | int]:
+    """Find where in a request a fault is; pydantic's location also names the types it tried."""
+    place: list[str | int] = []
+    for number, part in enumerate(location, start=1):
+        if isinstance(given, dict) and part in given:
+            given = cast("dict[str | int, object]", given)[part]
+        elif isinstance(given, list) and isinstance(part, int):
+            given = cast("list[object]", given)[part]
+        elif number < len(location) or not isinstance(given, dict):
+            continue
+        place.append(part)
+    return place
+
+
+def _write_place(place: Sequence[str | int]) -> str:
+    """Write a place as clients do, such as `messages[0].role`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return "".join(parts).removeprefix(".")[:_LONGEST]

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from moa._files import dumped
@@ -27,8 +28,8 @@ from moa.serving.faults import fault_of
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
-from moa.serving.runs import Finished
-from moa.serving.served import Served
+from moa.serving.runs import FinishedRun, Stream
+from moa.serving.served import Schema, Served
 from moa.serving.server import Server
 from moa.trace import Event, TextDelta
 from moa.usage import Amount
@@ -40,7 +41,7 @@ DONE = ServerSentEvent("[DONE]")
 def routes(server: Server) -> list[Route]:
     """Give `/v1/chat/completions`."""
 
-    async def completions(request: Request) -> Any:
+    async def completions(request: Request) -> Response | Stream:
         body = read_as(ChatRequest, await read_json(request, server.settings))
         turn = turn_of(body, server.named(body.model, caller_of(request)))
         if body.stream:
@@ -54,7 +55,7 @@ def routes(server: Server) -> list[Route]:
 
 def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
     """Describe these routes for OpenAPI."""
-    answer: dict[str, Any] = {
+    answer: Schema = {
         "type": "object",
         "required": ["id", "object", "created", "model", "choices", "usage"],
         "properties": {
@@ -96,7 +97,7 @@ def _takes(served: Served) -> _Takes:
     return _Takes(True, writes and not agent.tools, True, True, files)
 
 
-def _bodies(known: Sequence[Served], schemas: Schemas) -> list[dict[str, Any]]:
+def _bodies(known: Sequence[Served], schemas: Schemas) -> list[Schema]:
     """Write what may be sent to each kind of model; what takes no text is asked by `/run`."""
     kinds: dict[_Takes, list[str]] = {}
     for one in known:
@@ -108,7 +109,7 @@ def _bodies(known: Sequence[Served], schemas: Schemas) -> list[dict[str, Any]]:
     ]
 
 
-def _cut(takes: _Takes, schema: dict[str, Any]) -> None:
+def _cut(takes: _Takes, schema: Schema) -> None:
     """Take out of the schema of a request what a kind of model doesn't take."""
     fields, parts = schema["properties"], schema["$defs"]
     nothing = {"type": "null"}
@@ -130,7 +131,7 @@ def _cut(takes: _Takes, schema: dict[str, Any]) -> None:
     said.pop("discriminator", None)
 
 
-def completion(body: ChatRequest, turn: Turn, finished: Finished) -> dict[str, object]:
+def completion(body: ChatRequest, turn: Turn, finished: FinishedRun) -> dict[str, object]:
     """Write a whole answer."""
     output = finished.output
     message: dict[str, object] = {"role": "assistant", "content": None, "refusal": None}
@@ -154,7 +155,7 @@ def completion(body: ChatRequest, turn: Turn, finished: Finished) -> dict[str, o
     }
 
 
-def _calls(output: Called) -> list[dict[str, Any]]:
+def _calls(output: Called) -> list[dict[str, object]]:
     return [
         {
             "id": call.id,
@@ -200,9 +201,9 @@ class Chunks:
     """The text that was sent so far."""
     begun: bool = field(default=False, init=False)
 
-    def written(self, event: Event | Finished) -> Iterable[ServerSentEvent]:
+    def written(self, event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
         """Write an event, or what became of the run."""
-        if isinstance(event, Finished):
+        if isinstance(event, FinishedRun):
             yield from self._end(event)
         elif isinstance(event, TextDelta) and self._is_shown(event) and event.text:
             yield from self._begin()
@@ -218,7 +219,7 @@ class Chunks:
             self.begun = True
             yield self._delta({"role": "assistant", "content": ""})
 
-    def _end(self, finished: Finished) -> Iterator[ServerSentEvent]:
+    def _end(self, finished: FinishedRun) -> Iterator[ServerSentEvent]:
         try:
             output = finished.output
             rest = self._rest(output)
@@ -255,7 +256,9 @@ class Chunks:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         return self._chunk([choice], None)
 
-    def _chunk(self, choices: list[Any], used: Mapping[str, object] | None) -> ServerSentEvent:
+    def _chunk(
+        self, choices: Sequence[object], used: Mapping[str, object] | None
+    ) -> ServerSentEvent:
         chunk: dict[str, object] = {
             "id": self.id,
             "object": "chat.completion.chunk",

@@ -5,7 +5,7 @@ What would change the answer, and isn't done here, is refused; what changes noth
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -14,6 +14,7 @@ from moa.endpoints import ToolSchema
 from moa.errors import InputError, RequestRefused
 from moa.messages import Message
 from moa.serving.asking import WHOLE, Body, SomeText
+from moa.serving.served import Schema
 
 MOST_MESSAGES = 2048
 MOST_TOOLS = 128
@@ -46,7 +47,7 @@ class Function(_Loose):
 
     name: Annotated[str, Field(pattern=_NAME)]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
 
 
 class FunctionTool(_Loose):
@@ -56,7 +57,7 @@ class FunctionTool(_Loose):
     function: Function
 
     @property
-    def schema_told(self) -> ToolSchema:
+    def tool_schema(self) -> ToolSchema:
         """It as endpoints take it."""
         one = self.function
         parameters = one.parameters or {"type": "object", "properties": {}}
@@ -74,9 +75,9 @@ class NamedTool(_Loose):
     function: _ToolName
 
 
-class _SchemaNamed(_Loose):
+class _NamedSchema(_Loose):
     name: Annotated[str, Field(pattern=_NAME)]
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[Schema, Field(alias="schema")]
 
 
 class _FreeText(_Loose):
@@ -89,7 +90,7 @@ class _AnyObject(_Loose):
 
 class _BySchema(_Loose):
     type: Literal["json_schema"]
-    json_schema: _SchemaNamed
+    json_schema: _NamedSchema
 
 
 AnyFormat = Annotated[_FreeText | _AnyObject | _BySchema, Field(discriminator="type")]
@@ -128,7 +129,7 @@ class _FilePart(_Loose):
 _AnyPart = Annotated[_TextPart | _ImagePart | _FilePart, Field(discriminator="type")]
 
 
-class _Called(_Loose):
+class _FunctionCall(_Loose):
     name: str
     arguments: str
 
@@ -136,7 +137,7 @@ class _Called(_Loose):
 class _CallMade(_Loose):
     id: str
     type: Literal["function"]
-    function: _Called
+    function: _FunctionCall
 
 
 class FromSystem(_Loose):
@@ -208,9 +209,9 @@ class ChatRequest(Body):
         Annotated[bool, Field(json_schema_extra={"const": False}), AfterValidator(_no)] | None
     ) = None
     top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    logit_bias: Annotated[dict[str, object], Field(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    functions: Annotated[list[object], Field(max_length=0)] | None = None
     function_call: Literal["none", "auto"] | None = None
     audio: None = None
     reasoning_effort: None = None
@@ -219,19 +220,19 @@ class ChatRequest(Body):
     moderation: None = None
 
     # What changes nothing: whose request it is, and how it is worked on.
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    seed: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    prediction: Any = None
+    user: object = None
+    metadata: object = None
+    store: object = None
+    seed: object = None
+    service_tier: object = None
+    safety_identifier: object = None
+    prompt_cache_key: object = None
+    prompt_cache_options: object = None
+    prompt_cache_retention: object = None
+    prediction: object = None
 
     @property
-    def json_schema(self) -> dict[str, Any] | None:
+    def json_schema(self) -> Schema | None:
         """The schema of the answer, `None` where it is free text."""
         match self.response_format:
             case _BySchema(json_schema=found):
@@ -252,13 +253,13 @@ class ChatRequest(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
-    def tools_told(self) -> tuple[ToolSchema, ...]:
+    def tool_schemas(self) -> tuple[ToolSchema, ...]:
         """The tools that may be called.
 
         Raises:
             RequestRefused: two have the same name, or the one to be called isn't among them.
         """
-        given = [tool.schema_told for tool in self.tools or ()]
+        given = [tool.tool_schema for tool in self.tools or ()]
         told = {tool.name: tool for tool in given}
         if any(tool != told[tool.name] for tool in given):
             raise refused("two tools have the same name: give them others", "tools")
@@ -281,7 +282,7 @@ def refused(said: str, param: str, *, code: str = "invalid_value") -> RequestRef
     return RequestRefused(said, status=400, code=code, param=param)
 
 
-def unsupported(said: str, param: str) -> RequestRefused:
+def unsupported_error(said: str, param: str) -> RequestRefused:
     """Refuse a parameter that would change an answer, which nothing here can do."""
     return refused(said, param, code="unsupported_parameter")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,14 +24,17 @@ from moa.endpoints.tools import plain
 from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.steps import NodeStep
+from moa.graphs.loading import AnyNode
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.messages import Message
 from moa.node import Node, Reply
 from moa.questions import Choice, Predicate, Score, questions_in
-from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported
+from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported_error
 from moa.serving.schemas import checker
-from moa.serving.served import Served
+from moa.serving.served import Schema, Served
+
+_Answer = Choice[Any] | Predicate[Any] | Score[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Turn:
     """The node, under the name of what was asked."""
     value: object
     """What it takes."""
-    content: Callable[[Any], str]
+    content: Callable[[object], str]
     """Writes an output."""
     shown: str | None
     """Path of the node whose text is the answer, so that it is sent as it comes; `None`: nobody
@@ -59,12 +62,12 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
     """
     messages = messages_of(body)
     if (agent := as_relayed(served.node)) is not None:
-        return _relayed(body, served, agent, messages)
+        return _relay_turn(body, served, agent, messages)
     _refuse_what_agents_take(body, served)
     if any(isinstance(one, FromUser) and one.is_blank for one in body.messages):
         raise refused("a text of the user is empty: leave it out", "messages")
     rules = "\n\n".join(one.content for one in messages if one.role == "system")
-    if (chat := continued(served.node, rules)) is not None:
+    if (chat := continuation(served.node, rules)) is not None:
         for message in messages:
             _refuse_files(message, served)
         return _turn(body, served, chat, Conversation.of(plain(messages)))
@@ -73,16 +76,16 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
     return _turn(body, served, served.node, _value(last, served))
 
 
-def _relayed(
+def _relay_turn(
     body: ChatRequest, served: Served, agent: Agent[Any, Any], messages: tuple[Message, ...]
 ) -> Turn:
     """Have an agent that writes answer as the client wants it."""
     last = max(place for place, message in enumerate(messages) if message.role == "user")
     writes = agent.output_type is Reply
     schema = body.json_schema if writes else None
-    tools = body.tools_told
+    tools = body.tool_schemas
     if tools and not writes:
-        raise unsupported(f"{served.name} gives an object, and calls no tools", "tools")
+        raise unsupported_error(f"{served.name} gives an object, and calls no tools", "tools")
     wishes = Wishes(
         history=messages[:last],
         since=messages[last + 1 :],
@@ -91,7 +94,7 @@ def _relayed(
         must_call=body.must_call,
         one_call=body.parallel_tool_calls is False,
         schema=schema,
-        check=_checked(schema) if schema else lambda _: None,
+        check=_make_check(schema) if schema else lambda _: None,
         max_tokens=body.most_tokens,
         temperature=body.temperature,
         stop=body.stops,
@@ -103,7 +106,7 @@ def _relayed(
     return _turn(body, served, relay, value)
 
 
-def continued(node: object, rules: str) -> Node[Conversation, Any] | None:
+def continuation(node: object, rules: str) -> Node[Conversation, Any] | None:
     """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
     from moa.chat.graph import Chat, Continuation
 
@@ -111,20 +114,20 @@ def continued(node: object, rules: str) -> Node[Conversation, Any] | None:
         return Continuation(node, rules=rules)
     if isinstance(node, Guarded):
         guarded = cast("Guarded[Any, Any]", node)
-        if (inner := continued(guarded.node, rules)) is not None:
+        if (inner := continuation(guarded.node, rules)) is not None:
             made = copy.copy(guarded)
             made.node, made.input_type = inner, Conversation
             return made
     return None
 
 
-def _turn(body: ChatRequest, served: Served, node: Node[Any, Any], value: object) -> Turn:
+def _turn(body: ChatRequest, served: Served, node: AnyNode, value: object) -> Turn:
     schema = body.json_schema
     if schema is None:
         return Turn(served.of(node), value, content_of, shown_by(node))
     if served.fields is None:
         said = f"{served.name} gives a text, and no object: leave `response_format` out"
-        raise unsupported(said, "response_format")
+        raise unsupported_error(said, "response_format")
     return Turn(served.of(node), value, _as_json(served, schema), None)
 
 
@@ -135,15 +138,15 @@ def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
     nobody has chosen one.
     """
     tells = f"{served.name} is no single agent that writes, and has settings of its own: leave it"
-    if body.tools_told:
-        raise unsupported(f"`tools`: {tells} out", "tools")
+    if body.tool_schemas:
+        raise unsupported_error(f"`tools`: {tells} out", "tools")
     if body.temperature not in (None, 0, 1):
-        raise unsupported(f"`temperature`: {tells} out", "temperature")
+        raise unsupported_error(f"`temperature`: {tells} out", "temperature")
     if body.stops:
-        raise unsupported(f"`stop`: {tells} out", "stop")
+        raise unsupported_error(f"`stop`: {tells} out", "stop")
     if body.most_tokens is not None and not served.decides:
         name = "max_tokens" if body.max_tokens else "max_completion_tokens"
-        raise unsupported(f"`{name}`: {tells} out", name)
+        raise unsupported_error(f"`{name}`: {tells} out", name)
 
 
 def _value(message: Message, served: Served) -> object:
@@ -166,33 +169,33 @@ def _refuse_files(message: Message, served: Served) -> None:
         raise refused(f"{served.name} reads texts: leave images and files out", "messages")
 
 
-def _checked(schema: Mapping[str, Any]) -> Callable[[object], None]:
+def _make_check(schema: Schema) -> Callable[[object], None]:
     try:
         return checker(schema)
     except ValueError as error:
         raise refused(f"the schema of the answer: {error}", "response_format") from error
 
 
-def _as_json(served: Served, schema: Mapping[str, Any]) -> Callable[[Any], str]:
+def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
     """Give what writes an output as JSON by the client's schema, if what the node gives fits it.
 
     Raises:
         RequestRefused: it doesn't, as far as the node says what it gives.
     """
-    check = _checked(schema)
+    check = _make_check(schema)
     wanted: list[str] = [*schema.get("required", ())] or [*schema.get("properties", ())][:1]
     given = served.fields or frozenset()
     if missing := [name for name in wanted if name not in given]:
-        raise unsupported(
+        raise unsupported_error(
             f"{served.name} gives an object with {', '.join(sorted(given))}, and none with "
             f"{', '.join(missing)}: GET /schema/{served.name} shows it",
             "response_format",
         )
 
-    def write(output: Any) -> str:
+    def write(output: object) -> str:
         fault: ValueError | None = None
         for value in _forms(output, served):
-            part = _projected(value, schema)
+            part = _project(value, schema)
             try:
                 check(part)
             except ValueError as error:
@@ -205,24 +208,24 @@ def _as_json(served: Served, schema: Mapping[str, Any]) -> Callable[[Any], str]:
     return write
 
 
-def _forms(output: Any, served: Served) -> Iterator[object]:
+def _forms(output: object, served: Served) -> Iterator[object]:
     """Give the ways in which an output is an object: whole, or what was decided, by question."""
     yield served.dump(output)
     names = questions_in(output)
     answers = {name: getattr(output, name) for name in names}
     if isinstance(output, Choice | Predicate | Score):
-        answers = {(output.question or "answer"): cast("Any", output)}
+        answers = {(output.question or "answer"): cast("_Answer", output)}
     yield {name: _plain(answer) for name, answer in answers.items()}
     yield {name: answer.said for name, answer in answers.items()}
 
 
-def _plain(answer: Choice[Any] | Predicate[Any] | Score[Any]) -> object:
+def _plain(answer: _Answer) -> object:
     if isinstance(answer, Choice):
         return None if answer.label is None else answer.said
     return answer.value
 
 
-def _projected(value: object, schema: Mapping[str, Any]) -> object:
+def _project(value: object, schema: Schema) -> object:
     """Leave out the fields that a schema doesn't name."""
     named: object = schema.get("properties")
     if not isinstance(value, dict):
@@ -233,7 +236,7 @@ def _projected(value: object, schema: Mapping[str, Any]) -> object:
     return {key: one for key, one in fields.items() if key in named}
 
 
-def content_of(output: Any) -> str:
+def content_of(output: object) -> str:
     """Say what came out in words: the text, or what was decided; anything else is JSON."""
     if isinstance(output, Choice | Predicate | Score):
         return cast("Choice[object] | Predicate | Score", output).said

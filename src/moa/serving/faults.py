@@ -29,6 +29,7 @@ from moa.errors import (
     MoaError,
     NotResumable,
     OutputError,
+    PriceUnknown,
     QuorumNotMet,
     RequestRefused,
     StoreError,
@@ -81,15 +82,40 @@ class Fault:
         return JSONResponse(self.body, self.status, {**more, **(headers or {})})
 
 
-_TABLE: tuple[tuple[type[MoaError], int, str], ...] = (
-    (InputError, 400, "invalid_input"),
-    (BudgetExceeded, 402, "budget_exceeded"),
-    (DeadlineExceeded, 504, "deadline_exceeded"),
-    (OutputError, 502, "invalid_output"),
-    (Unanswered, 502, "unanswered"),
-    (GuardFailed, 503, "guard_failed"),
+_TABLE: tuple[tuple[type[MoaError], int, str, str | None], ...] = (
+    (InputError, 400, "invalid_input", None),
+    (BudgetExceeded, 402, "budget_exceeded", None),
+    (DeadlineExceeded, 504, "deadline_exceeded", None),
+    (OutputError, 502, "invalid_output", None),
+    (Unanswered, 502, "unanswered", None),
+    (GuardFailed, 503, "guard_failed", None),
+    (
+        NotResumable,
+        501,
+        "asks_people",
+        (
+            "the run came to where a person is asked, and nobody can answer over HTTP: run it in a "
+            "program that keeps it until somebody does"
+        ),
+    ),
+    (
+        PriceUnknown,
+        501,
+        "price_unknown",
+        (
+            "the key has a limit in dollars, and a model that the run needs has no price here: "
+            "whoever runs the server has to give it one"
+        ),
+    ),
+    (
+        QuorumNotMet,
+        502,
+        "quorum_not_met",
+        "of the models that were asked together too few answered: the server's log says why",
+    ),
 )
-"""Errors whose words are about the request, and are sent as they are."""
+"""Errors with their status and code, and what is said of each; `None`: its own words, which are
+about the request."""
 
 
 _OF_INPUT = (400, 413, 422)
@@ -118,19 +144,11 @@ def fault_of(error: Exception) -> Fault:
         error = next((one for one in error.causes.values() if isinstance(one, KeySpent)), error)
     if isinstance(error, KeySpent):
         return _of_key(error)
-    for kind, status, code in _TABLE:
+    for kind, status, code, said in _TABLE:
         if isinstance(error, kind):
-            return Fault(status=status, message=str(error), code=code)
-    if isinstance(error, NotResumable):
-        said = (
-            "the run came to where a person is asked, and nobody can answer over HTTP: run it in a "
-            "program that keeps it until somebody does"
-        )
-        return Fault(status=501, message=said, code="asks_people")
-    if isinstance(error, QuorumNotMet):
-        said = "of the models that were asked together too few answered: the server's log says why"
-        _logger.error("%s", error)
-        return Fault(status=502, message=said, code="quorum_not_met")
+            if said is not None:
+                _logger.error("a run failed: %s: %s", kind.__name__, error)
+            return Fault(status=status, message=said or str(error), code=code)
     _logger.error("a run failed: %s: %s", type(error).__name__, error)
     if isinstance(error, EndpointError):
         return _of_endpoint(error)

@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json
@@ -33,7 +33,7 @@ _BODY_S = 30.0
 """Seconds for which a client may take to send a request."""
 
 
-class Checked:
+class RequestChecks:
     """Refuses what no route is to see: other hosts, other formats, too much, and strangers.
 
     The caller is then `caller_of(request)`.
@@ -59,13 +59,14 @@ class Checked:
             return
         self._active += 1
         try:
-            await self._app(scope, _limited(receive, self._server.settings), send)
+            await self._app(scope, _count_body(receive, self._server.settings), send)
         finally:
             self._active -= 1
 
     async def _check(self, scope: Scope) -> None:
         headers, settings = Headers(scope=scope), self._server.settings
-        check_host(headers.get("host", ""), settings)
+        hosts = headers.getlist("host")
+        check_host(hosts[0] if len(hosts) == 1 else "", settings)
         if _path(scope) in OPEN:
             return
         if not self._server.is_open:
@@ -162,7 +163,7 @@ async def read_body(request: Request) -> bytes:
         raise RequestRefused(said, status=408, code="request_timeout", retry_after_s=1) from error
 
 
-async def read_json(request: Request, settings: Settings) -> Any:
+async def read_json(request: Request, settings: Settings) -> object:
     """Read the body of a request.
 
     Raises:
@@ -171,7 +172,7 @@ async def read_json(request: Request, settings: Settings) -> Any:
     """
     body = await read_body(request)
     try:
-        value: Any = from_json(body, allow_inf_nan=False)
+        value: object = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise RequestRefused(f"the body is no JSON: {error}", status=400, code="no_json") from error
     if _is_deeper(value, settings.depth):
@@ -187,7 +188,7 @@ def json_response(
     return Response(encoded(value), status, headers, "application/json")
 
 
-class Bounded:
+class TimeLimit:
     """A response with a time limit, which also ends slow reading."""
 
     def __init__(self, response: ASGIApp, timeout_s: float) -> None:
@@ -201,7 +202,7 @@ class Bounded:
                 await self._response(scope, receive, send)
 
 
-def _limited(receive: Receive, settings: Settings) -> Receive:
+def _count_body(receive: Receive, settings: Settings) -> Receive:
     """Count the bytes of a body as they come."""
     read = 0
 
@@ -226,7 +227,7 @@ def _too_large(settings: Settings) -> RequestRefused:
 
 
 def _is_deeper(value: object, most: int) -> bool:
-    level: list[Any] = [value]
+    level = [value]
     for _ in range(most + 1):
         level = [part for one in level for part in _parts(one)]
         if not level:
@@ -234,11 +235,11 @@ def _is_deeper(value: object, most: int) -> bool:
     return True
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _parts(value: object) -> Iterable[object]:
     """Give what an array or an object holds of these, or would if it weren't empty."""
     if isinstance(value, dict):
-        return cast("dict[str, Any]", value).values()
-    return cast("list[Any]", value) if isinstance(value, list) else ()
+        return cast("dict[str, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def _is_address(name: str) -> bool:

@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 _DROPPED = (b"content-length", b"date", b"server", b"connection", b"transfer-encoding")
 
 
-class Kept(NamedTuple):
+class StoredAnswer(NamedTuple):
     """An answer as it was sent."""
 
     status: int
@@ -49,7 +49,7 @@ class Kept(NamedTuple):
     """Whether it is all here; one that was too large is not."""
 
 
-Found = Kept | Literal["begun", "running", "other"]
+Found = StoredAnswer | Literal["begun", "running", "other"]
 """What is known of a request: nothing, so that it has begun now; that another one like it is worked
 on; or that the key was used for another request."""
 
@@ -72,9 +72,9 @@ class Answers:
             caller: Name of the caller.
             request: What tells it from another one.
         """
-        return await self._ledger.beside(lambda: self._begun(name, caller, request))
+        return await self._ledger.beside(lambda: self._begin(name, caller, request))
 
-    def _begun(self, name: str, caller: str, request: str) -> Found:
+    def _begin(self, name: str, caller: str, request: str) -> Found:
         store, worker = self._ledger.store, self._ledger.worker
         now = self._ledger.now()
         store.run("delete from moa_key_answers where job = ? and until < ?", store.job, now)
@@ -98,7 +98,7 @@ class Answers:
             return "other"
         if status is not None:
             pairs = [(a.encode("latin-1"), b.encode("latin-1")) for a, b in json.loads(headers)]
-            return Kept(status, pairs, bytes(body or b""), body is not None)
+            return StoredAnswer(status, pairs, bytes(body or b""), body is not None)
         if self._ledger.lives(other):
             return "running"
         taken = store.run(
@@ -108,11 +108,11 @@ class Answers:
         )
         return "begun" if taken else "running"
 
-    async def keep(self, name: str, caller: str, kept: Kept) -> None:
+    async def keep(self, name: str, caller: str, kept: StoredAnswer) -> None:
         """Keep the answer to a request that was begun here."""
         await self._ledger.beside(lambda: self._keep(name, caller, kept))
 
-    def _keep(self, name: str, caller: str, kept: Kept) -> None:
+    def _keep(self, name: str, caller: str, kept: StoredAnswer) -> None:
         store = self._ledger.store
         before = store.run(
             "select coalesce(sum(size), 0) from moa_key_answers where job = ? and caller = ?",
@@ -170,22 +170,22 @@ class Idempotent:
         path, query = scope["path"].encode("utf-8", "replace"), scope.get("query_string", b"")
         sent = _digest(path, query, request.headers.get("accept", "").encode("latin-1"), body)
         answers = Answers(self._server.keys.ledger)
-        found = await self._found(answers, name, caller.name, sent, receive)
-        if isinstance(found, Kept):
+        found = await self._await_answer(answers, name, caller.name, sent, receive)
+        if isinstance(found, StoredAnswer):
             await _again(found)(scope, receive, send)
             return
         copy = _Copy(send)
-        kept: Kept | None = None
+        kept: StoredAnswer | None = None
         try:
             await self._app(scope, _body(body), copy.send)
-            kept = copy.kept if self._succeeded(copy, request) else None
+            kept = copy.kept if self._is_success(copy, request) else None
         finally:
             try:
                 await (answers.keep(name, caller.name, kept) if kept else answers.drop(name))
             except MoaError as error:  # it was sent, all the same
                 _logger.warning("the answer to an Idempotency-Key can't be kept: %s", error)
 
-    async def _found(
+    async def _await_answer(
         self, answers: Answers, name: str, caller: str, sent: str, receive: Receive
     ) -> Found:
         """Look for an answer, and wait for it a while, unless the client goes away."""
@@ -212,7 +212,7 @@ class Idempotent:
             )
         return found
 
-    def _succeeded(self, copy: _Copy, request: Request) -> bool:
+    def _is_success(self, copy: _Copy, request: Request) -> bool:
         """Whether an answer is whole and no error; a stream that fails begins with 200, too."""
         if not copy.is_whole or not 200 <= copy.status < 300:
             return False
@@ -250,12 +250,12 @@ class _Copy:
         await self._send(message)
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> StoredAnswer:
         headers = [one for one in self.headers if one[0].lower() not in _DROPPED]
-        return Kept(self.status, headers, b"".join(self._parts), self._size <= _LARGEST)
+        return StoredAnswer(self.status, headers, b"".join(self._parts), self._size <= _LARGEST)
 
 
-def _again(kept: Kept) -> Response:
+def _again(kept: StoredAnswer) -> Response:
     if not kept.is_whole:
         raise RequestRefused(
             "this request was answered, by more than is kept for an Idempotency-Key. Give another "

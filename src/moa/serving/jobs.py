@@ -48,7 +48,7 @@ class Owner(BaseModel):
     phase: Phase = "running"
 
 
-class _Beginning(NamedTuple):
+class _Preparation(NamedTuple):
     """What is done before a job is begun, and who waits for that."""
 
     prepare: Callable[[], None]
@@ -176,7 +176,7 @@ class Jobs:
                 "causes": dict(found.causes),
             }
 
-        return _said(id, owner) | await asyncio.to_thread(look)
+        return _summary(id, owner) | await asyncio.to_thread(look)
 
     async def of(self, caller: Caller) -> list[dict[str, object]]:
         """List the jobs of a caller, the newest first."""
@@ -184,7 +184,7 @@ class Jobs:
         found = await asyncio.to_thread(lambda: list(self._owners()))
         own = [(id, owner) for id, owner in found if owner.caller == caller.name]
         own.sort(key=lambda one: -one[1].created)
-        return [_said(id, owner) for id, owner in own]
+        return [_summary(id, owner) for id, owner in own]
 
     def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[dict[str, Any]]:
         """Give the lines of rows that were worked on, as `moa run --out` writes them.
@@ -214,7 +214,7 @@ class Jobs:
     ) -> None:
         """Begin to work once the caller's budget lets it, and wait until rows are prepared."""
         begun = asyncio.get_running_loop().create_future()
-        working = self._start(id, owner, caller, _Beginning(prepare, begun))
+        working = self._start(id, owner, caller, _Preparation(prepare, begun))
         try:
             await asyncio.wait((begun, working), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:  # whoever began it has gone away, and doesn't know its id
@@ -224,7 +224,7 @@ class Jobs:
             working.result()  # raises why it didn't begin
 
     def _start(
-        self, id: str, owner: Owner, caller: Caller, beginning: _Beginning | None = None
+        self, id: str, owner: Owner, caller: Caller, beginning: _Preparation | None = None
     ) -> asyncio.Future[None]:
         working = asyncio.ensure_future(self._work(id, owner, caller, beginning))
         self._working[id] = working
@@ -232,7 +232,7 @@ class Jobs:
         return working
 
     async def _work(
-        self, id: str, owner: Owner, caller: Caller, beginning: _Beginning | None
+        self, id: str, owner: Owner, caller: Caller, beginning: _Preparation | None
     ) -> None:
         served = self._served[owner.model]
         phase: Phase = "stopped"
@@ -283,7 +283,7 @@ def _load(where: Path) -> Owner:
     return load_model(where / "owner.json", Owner, what="job", maker="POST /jobs")
 
 
-def _said(id: str, owner: Owner) -> dict[str, object]:
+def _summary(id: str, owner: Owner) -> dict[str, object]:
     return {"id": id, "model": owner.model, "phase": owner.phase, "created": owner.created}
 
 

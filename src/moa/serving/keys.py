@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
 import tomlkit
 from filelock import FileLock
@@ -33,6 +33,7 @@ from moa.serving.ledger import Grant, Ledger
 from moa.serving.limits import Limits, spent_error
 from moa.usage import Usage
 
+T = TypeVar("T")
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 _PREFIX = "moa-"
 """Of each secret, so that tools that look for secrets in files know one."""
@@ -61,7 +62,7 @@ class Key(Limits):
         }
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, object]:
         """All but its name, as JSON."""
         graphs = {} if self.graphs is None else {"graphs": [*self.graphs]}
         return graphs | self.limits | {"sha256": self.sha256}
@@ -271,7 +272,9 @@ class KeyFile:
                 f"{self._path} has {other!r}, and takes a table [keys.NAME] for each key, and "
                 'ledger = "…" above them'
             )
-        found = [self._key(name, table) for name, table in cast("dict[str, Any]", tables).items()]
+        found = [
+            self._key(name, table) for name, table in cast("dict[str, object]", tables).items()
+        ]
         self._keys = {key.name: key for key in found}
         self._by_digest = {key.sha256: key for key in found}
         self._ledger = ledger
@@ -280,7 +283,7 @@ class KeyFile:
 
     def _key(self, name: str, table: object) -> Key:
         try:
-            values = cast("dict[str, Any]", table) if isinstance(table, dict) else {}
+            values = cast("dict[str, object]", table) if isinstance(table, dict) else {}
             return Key.model_validate({**values, "name": name})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
@@ -402,13 +405,13 @@ class StoredKeys(Keys):
         """See `Keys`."""
         kind, _, secret = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
-            raise _unknown("this server asks for a key: send Authorization: Bearer moa-…")
+            raise _key_error("this server asks for a key: send Authorization: Bearer moa-…")
         given = digest(secret.strip())
         found = await self.ledger.beside(lambda: self._read(lambda: self.store.by_digest(given)))
         # That a hash was found says nothing of the secret to who sends others. It is compared in
         # constant time nevertheless, whatever a store looks it up by.
         if not hmac.compare_digest(found.sha256 if found else _NOBODY, given) or found is None:
-            raise _unknown("this key is unknown here, or was revoked")
+            raise _key_error("this key is unknown here, or was revoked")
         return KeyCaller(self, found)
 
     def named(self, name: str) -> Caller | None:
@@ -424,10 +427,10 @@ class StoredKeys(Keys):
         """
         key = self._read(self.store.all).get(name)
         if key is None:
-            raise _unknown("this key was revoked")
+            raise _key_error("this key was revoked")
         return key
 
-    def _read(self, read: Callable[[], Any]) -> Any:
+    def _read(self, read: Callable[[], T]) -> T:
         """Read keys; where they can't be read nobody is let in, since any may be revoked."""
         try:
             return read()
@@ -441,7 +444,7 @@ class StoredKeys(Keys):
             ) from error
 
 
-def _unknown(said: str) -> RequestRefused:
+def _key_error(said: str) -> RequestRefused:
     headers = {"www-authenticate": "Bearer"}
     return RequestRefused(said, status=401, code="invalid_api_key", headers=headers)
 
@@ -493,7 +496,7 @@ class _Purchase:
         self._lock = threading.Lock()
         self._waits = 0
         self._refusal: Grant | None = None
-        self._share = Share(self._more, self._more_now, most, self._refused)
+        self._share = Share(self._more, self._more_now, most, self._refusal_error)
         self._grow = context.share_budget(self._share)
 
     async def _more(self, look: Look) -> bool:
@@ -531,7 +534,7 @@ class _Purchase:
             self._refusal = None if grant.answer == "granted" else grant
             return grant.answer
 
-    def _refused(self, passed: str, spent: Usage) -> BudgetExceeded:
+    def _refusal_error(self, passed: str, spent: Usage) -> BudgetExceeded:
         refusal = self._refusal
         if refusal is None:
             return BudgetExceeded(f"the key {self._key.name!r}: {passed}", spent=spent)

@@ -184,11 +184,11 @@ class Ledger:
             RequestRefused: it has too many runs in a minute, or at once (429).
         """
         try:
-            return self.store.atomically(lambda: self._begun(name, limits, run))
+            return self.store.atomically(lambda: self._begin(name, limits, run))
         except (KeySpent, RequestRefused):
             if not self.charge_the_dead(name):
                 raise
-            return self.store.atomically(lambda: self._begun(name, limits, run))
+            return self.store.atomically(lambda: self._begin(name, limits, run))
 
     def reserve(
         self,
@@ -214,7 +214,7 @@ class Ledger:
         """
 
         def work() -> Grant:
-            return self._reserved(run, name, limits, spent, granted, needed, may_settle)
+            return self._reserve(run, name, limits, spent, granted, needed, may_settle)
 
         grant = self.store.atomically(work)
         if grant.answer in ("wait", "spent") and self.charge_the_dead(name):
@@ -227,7 +227,7 @@ class Ledger:
         Where the store fails it is settled later, as long as this process lives.
         """
         try:
-            self.store.atomically(lambda: self._settled(run, Sums.of(spent)))
+            self.store.atomically(lambda: self._settle(run, Sums.of(spent)))
         except MoaError as error:
             self._unsettled[run] = spent
             _logger.warning("a run is settled later: %s", error)
@@ -246,7 +246,7 @@ class Ledger:
             *(self.now(), *value),
         )
         for run, _ in dead:
-            self.store.atomically(lambda run=run: self._settled(run, None))
+            self.store.atomically(lambda run=run: self._settle(run, None))
         if dead:
             names = ", ".join(sorted({key for _, key in dead}))
             said = (
@@ -257,7 +257,7 @@ class Ledger:
 
     # What follows is done within a transaction.
 
-    def _begun(self, name: str, limits: Limits, run: str) -> Standing:
+    def _begin(self, name: str, limits: Limits, run: str) -> Standing:
         self._lock(name)
         if self._run("select 1 from moa_key_runs where job = ? and run = ?", run):
             return self._standing(name)  # the connection was lost once it had been written
@@ -301,7 +301,7 @@ class Ledger:
         self._run(add, name, number + 1, now)
         self._run(f"delete from moa_key_requests {where} <= ?", name, number + 1 - most)
 
-    def _reserved(
+    def _reserve(
         self,
         run: str,
         name: str,
@@ -344,7 +344,7 @@ class Ledger:
         )
         return Grant(answer, used.plus(hold), used.plus(free), standing, frozenset(short))
 
-    def _settled(self, run: str, used: Sums | None) -> None:
+    def _settle(self, run: str, used: Sums | None) -> None:
         """End a run; with `None` all that it has set aside is taken to be used."""
         begun = self._run("select name from moa_key_runs where job = ? and run = ?", run)
         if not begun:
@@ -443,16 +443,16 @@ class Ledger:
 
     def _settle_late(self) -> None:
         for run, spent in [*self._unsettled.items()]:
-            self.store.atomically(lambda run=run, spent=spent: self._settled(run, Sums.of(spent)))
+            self.store.atomically(lambda run=run, spent=spent: self._settle(run, Sums.of(spent)))
             del self._unsettled[run]
 
 
 def _periods(seconds: float) -> tuple[str, str]:
     """Name the day of a moment, and its month."""
-    return _named(int(seconds // 86400))
+    return _name_periods(int(seconds // 86400))
 
 
 @lru_cache(maxsize=4)
-def _named(days: int) -> tuple[str, str]:
+def _name_periods(days: int) -> tuple[str, str]:
     at = datetime.fromtimestamp(days * 86400, UTC)
     return f"{at:%Y-%m-%d}", f"{at:%Y-%m}"

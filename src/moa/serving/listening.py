@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from collections.abc import Callable
+from math import ceil
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,8 +21,8 @@ HEAD_BYTES = 64 << 10
 """Most bytes of a request before its body: its line and its headers."""
 HEAD_S = 30.0
 """Seconds in which they have to come, from the first byte on, or from when a client connects."""
-_LAST_S = 1
-"""Seconds that uvicorn waits beyond those that runs have to end."""
+_LAST_S = 2
+"""Seconds that uvicorn waits beyond those that runs have to end: for their last words."""
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -45,26 +47,44 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def uvicorn_for(app: ASGIApp, *, drain_s: float) -> uvicorn.Server:
+def uvicorn_for(
+    app: ASGIApp, *, drain_s: float, end: Callable[[], None] = lambda: None
+) -> uvicorn.Server:
     """Make what serves an application, to be run on sockets that listen.
 
     Args:
         app: The application.
         drain_s: Seconds that requests have left when it is told to end.
+        end: Called after those, to end what still runs.
     """
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=_Connection,
-            ws="none",
-            lifespan="on",
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=int(drain_s) + _LAST_S,
-        )
+    config = uvicorn.Config(
+        app,
+        http=_Connection,
+        ws="none",
+        lifespan="on",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=ceil(drain_s) + _LAST_S,
     )
+    return _Draining(config, drain_s, end)
+
+
+class _Draining(uvicorn.Server):
+    """Ends what still runs once its seconds are over, so that its clients are told."""
+
+    def __init__(self, config: uvicorn.Config, drain_s: float, end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain_s = drain_s
+        self._end = end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.get_running_loop().call_later(self._drain_s, self._end)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
 
 
 class _Connection(asyncio.Protocol):
@@ -80,8 +100,7 @@ class _Connection(asyncio.Protocol):
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport), "it listens on streams"
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of that class
         self._inner.connection_made(transport)
         self._wait()
 

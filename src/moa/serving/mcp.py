@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -51,21 +51,21 @@ _TALKATIVE = ("mcp.server.streamable_http_manager", "mcp.server.streamable_http"
 def routes(server: Server) -> list[Route]:
     """Give `/mcp`, which says what to install where the SDK isn't there."""
     if find_spec("mcp") is None:
-        return [Route("/mcp", _missing, methods=["POST"])]
+        return [Route("/mcp", _refuse, methods=["POST"])]
     from moa.serving.mcp_tools import Tools
 
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     protocol = Tools(server).protocol()
 
-    async def exchange(request: Request) -> Any:
+    async def exchange(request: Request) -> Exchange:
         await read_json(request, server.settings)
         return Exchange(protocol, await request.body(), server.settings.timeout_s + _LATE_S)
 
     return [Route("/mcp", exchange, methods=["POST"])]
 
 
-async def _missing(request: Request) -> Any:
+async def _refuse(request: Request) -> NoReturn:
     del request
     missing = MissingDependency("mcp", extra="mcp", purpose="to serve MCP")
     raise RequestRefused(f"this server doesn't speak MCP: {missing}", status=501, code="no_mcp")

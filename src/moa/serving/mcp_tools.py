@@ -37,7 +37,7 @@ from moa.errors import ConfigError, InputError, MoaError
 from moa.serving.faults import fault_of
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
-from moa.serving.runs import Finished
+from moa.serving.runs import FinishedRun
 from moa.serving.served import Schema, Served
 from moa.serving.server import Server
 from moa.trace import Event, NodeFinished, NodeSkipped, ToolFinished
@@ -71,7 +71,7 @@ class Shape:
         definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
         return cls({**outer, "additionalProperties": False, **definitions}, key)
 
-    def take(self, given: Mapping[str, Any]) -> Any:
+    def take(self, given: Mapping[str, object]) -> object:
         """Take the value out of an object.
 
         Raises:
@@ -112,7 +112,7 @@ class ServedTool:
             output_schema=self.output.schema,
         )
 
-    def result(self, finished: Finished) -> CallToolResult:
+    def result(self, finished: FinishedRun) -> CallToolResult:
         """Give what came out, structured and as a text; beside it the bill.
 
         Raises:
@@ -158,7 +158,7 @@ class Tools:
             on_call_tool=self._call,
         )
 
-    def _known(self, context: Context) -> tuple[Caller, dict[str, ServedTool]]:
+    def _tools_of(self, context: Context) -> tuple[Caller, dict[str, ServedTool]]:
         """Say who asks, and what it may know of."""
         request = context.request
         caller = self._owner if request is None else caller_of(request)
@@ -170,12 +170,12 @@ class Tools:
         self, context: Context, params: PaginatedRequestParams | None
     ) -> ListToolsResult:
         del params
-        _, tools = self._known(context)
+        _, tools = self._tools_of(context)
         return ListToolsResult(tools=[one.listed for one in tools.values()])
 
     async def _call(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         """Run a tool; what goes wrong is said in its result, for the model that had it called."""
-        caller, tools = self._known(context)
+        caller, tools = self._tools_of(context)
         if params.name not in tools:
             said = f"there is no tool {params.name!r} here{nearest(params.name, list(tools))}"
             raise MCPError(code=INVALID_PARAMS, message=said)
@@ -231,7 +231,7 @@ class Steps:
             self._last = event.node
             self._news.set()
 
-    async def told(self, running: Awaitable[Finished]) -> Finished:
+    async def told(self, running: Awaitable[FinishedRun]) -> FinishedRun:
         """Wait for a run, and tell of it meanwhile; where the wait is cancelled, so is the run."""
         run, telling = asyncio.ensure_future(running), asyncio.ensure_future(self._tell())
         try:
@@ -261,7 +261,7 @@ def _is_object(schema: Mapping[str, Any], root: Schema, seen: frozenset[str] = f
         return True
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        found = _referred(reference, root)
+        found = _definition(reference, root)
         return reference not in seen and _is_object(found, root, seen | {reference})
     branches: list[Mapping[str, Any]] = schema.get("anyOf") or schema.get("oneOf") or []
     return bool(branches) and all(_is_object(one, root, seen) for one in branches)
@@ -276,5 +276,5 @@ def _object_in(schema: Schema) -> Schema | None:
     return {**parts[0], **definitions}
 
 
-def _referred(reference: str, root: Schema) -> Mapping[str, Any]:
+def _definition(reference: str, root: Schema) -> Mapping[str, Any]:
     return root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from moa.serving.runs import Finished
+from moa.serving.runs import FinishedRun
 from moa.serving.server import Server
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -53,7 +53,7 @@ class Metrics:
         """Write them all."""
         return generate_latest(self._registry)
 
-    def _add(self, finished: Finished) -> None:
+    def _add(self, finished: FinishedRun) -> None:
         name, item = finished.served.name, finished.item
         self._runs.labels(name, item.status).inc()
         self._seconds.labels(name).observe(item.seconds)

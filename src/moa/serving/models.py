@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from struct import pack
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from starlette.requests import Request
@@ -23,12 +23,9 @@ from moa.serving.chat_request import refused
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation, parameter
-from moa.serving.served import Served
-from moa.serving.server import Server
-from moa.serving.systemone import DECIDE
+from moa.serving.served import Schema, Served
+from moa.serving.server import ENCODER, Server
 
-ENCODER = "encoder"
-"""The name by which texts are turned into vectors."""
 OWNER = "moa"
 """Who owns the models, by which a client of moa's knows the server."""
 MOST_TEXTS = 2048
@@ -48,7 +45,7 @@ class EmbeddingsRequest(Body):
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
-    user: Any = None
+    user: object = None
 
     @property
     def texts(self) -> list[str]:
@@ -116,9 +113,9 @@ def routes(server: Server) -> list[Route]:
 
 def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
     """Describe these routes for OpenAPI."""
-    listed: dict[str, Any] = {"type": "object", "required": ["object", "data", "models"]}
-    one: dict[str, Any] = {"type": "object", "required": ["id", "object", "created", "owned_by"]}
-    vectors: dict[str, Any] = {
+    listed: Schema = {"type": "object", "required": ["object", "data", "models"]}
+    one: Schema = {"type": "object", "required": ["id", "object", "created", "owned_by"]}
+    vectors: Schema = {
         "type": "object",
         "required": ["object", "data", "model", "usage"],
         "properties": {"data": {"type": "array", "minItems": 1}},
@@ -142,12 +139,7 @@ def known_to(server: Server, caller: Caller) -> Iterator[tuple[str, str]]:
     for name, served in server.served.items():
         if caller.may_run(name):
             yield name, served.description or f"{type(served.node).__name__} of this server"
-    for name, there, does in (
-        (DECIDE, server.decides, "Any questions, by /v1/systemone"),
-        (ENCODER, server.encoder, "Texts as vectors, by /v1/embeddings"),
-    ):
-        if there is not None and name not in server.served and caller.may_run(name):
-            yield name, does
+    yield from server.own_models(caller).items()
 
 
 def _model(name: str, started: datetime) -> dict[str, object]:
@@ -177,7 +169,7 @@ def _vectors(
         {
             "object": "embedding",
             "index": place,
-            "embedding": _packed(vector) if is_packed else vector,
+            "embedding": _pack(vector) if is_packed else vector,
         }
         for place, vector in enumerate(vectors)
     ]
@@ -185,6 +177,6 @@ def _vectors(
     return {"object": "list", "data": data, "model": body.model, "usage": usage}
 
 
-def _packed(vector: Sequence[float]) -> str:
+def _pack(vector: Sequence[float]) -> str:
     """Write a vector as OpenAI's SDK asks for it: 32-bit numbers, the lowest byte first."""
     return base64.b64encode(pack(f"<{len(vector)}f", *vector)).decode()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import TypedDict
 
 from moa.serving.keys import Caller
 from moa.serving.served import Schema
 from moa.serving.server import Server
 
-Operation = dict[str, Any]
+Operation = dict[str, object]
+"""What one method of a path does."""
+Parameter = TypedDict("Parameter", {"name": str, "in": str, "required": bool, "schema": Schema})
+"""What a path or a query holds."""
 _ERRORS = {
     400: "The request is wrong: the message says what to change.",
     401: "The key is missing, unknown or revoked.",
@@ -56,7 +59,7 @@ def operation(
     *,
     body: Schema | None = None,
     answers_with: str = "application/json",
-    parameters: list[dict[str, Any]] | None = None,
+    parameters: list[Parameter] | None = None,
     status: int = 200,
     streams: bool = False,
 ) -> Operation:
@@ -75,7 +78,9 @@ def operation(
     if streams:
         content["text/event-stream"] = {"schema": {}}
     refused = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    responses: dict[str, Any] = {str(status): {"description": "It went well.", "content": content}}
+    responses: dict[str, object] = {
+        str(status): {"description": "It went well.", "content": content}
+    }
     for code, said in _ERRORS.items():
         responses[str(code)] = {"description": said, "content": refused}
     found: Operation = {"summary": summary, "responses": responses}
@@ -87,7 +92,7 @@ def operation(
     return found
 
 
-def parameter(name: str, schema: Schema, *, within: str = "path") -> dict[str, Any]:
+def parameter(name: str, schema: Schema, *, within: str = "path") -> Parameter:
     """Describe a parameter of a path, or of a query."""
     return {"name": name, "in": within, "required": within == "path", "schema": schema}
 
@@ -112,7 +117,7 @@ class Schemas:
 
 def document(
     server: Server, caller: Caller, paths: Mapping[str, object], schemas: Schemas
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write the document for a caller, who is told only of what it may run."""
     names = ", ".join(one.name for one in server.known(caller))
     return {

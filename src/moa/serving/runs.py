@@ -45,6 +45,8 @@ _LATE_S = 5.0
 """Seconds beyond its deadline after which a run, or a stream, that doesn't heed it is cut off."""
 _SEND_S = 30.0
 """Seconds for which a client may read nothing of a stream."""
+_LAST_S = 1.0
+"""Seconds for the last words of a stream whose run is ended with the server."""
 _NOTES = 100
 """Notes of traces that are kept, for each run that is: a run of many nodes has thousands."""
 _CHUNK = 4096
@@ -52,14 +54,14 @@ _CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class FinishedRun:
     """The result of a run."""
 
     id: str
     served: Served
     caller: str
     """Name of who asked."""
-    item: Item[Any]
+    item: Item[object]
     """Its output, or its error; what it used, and its notes."""
     headers: Mapping[str, str]
     """Those of its answer, `x-moa-…`; what isn't known is left out."""
@@ -92,14 +94,14 @@ class Finished:
             what["error"] = self.failure
         return what | taken(item)
 
-    def to_keep(self) -> Finished:
+    def to_keep(self) -> FinishedRun:
         """Leave out its input, its output and its error, which may hold much."""
         result = self.item.result
         bare = result and replace(result, output=None, trace=(), messages=())
         return replace(self, item=replace(self.item, input=None, result=bare, error=None))
 
 
-def headers_of(id: str, item: Item[Any]) -> dict[str, str]:
+def headers_of(id: str, item: Item[object]) -> dict[str, str]:
     """Say in headers who decided, how surely, whether that is accepted, and what it cost."""
     decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
     accepted, cost = accepted_in(item.output), item.usage.cost
@@ -133,18 +135,18 @@ class Runs:
     def __init__(self, settings: Settings, endpoints: Endpoints) -> None:
         self._settings = settings
         self._endpoints = endpoints
-        self._kept: dict[str, Finished] = {}
+        self._kept: dict[str, FinishedRun] = {}
         self._notes = 0
         """Notes of the runs that are kept."""
-        self._active: set[str] = set()
+        self._active: dict[str, _Run] = {}
         self._none = asyncio.Event()
         self._none.set()
-        self.listeners: list[Callable[[Finished], None]] = []
+        self.listeners: list[Callable[[FinishedRun], None]] = []
         """Called with each run that has ended, however it did."""
 
     async def finish(
         self, request: Request, served: Served, value: object, *, budget: Budget = UNLIMITED
-    ) -> Finished:
+    ) -> FinishedRun:
         """Run to the end, for a request whose body has been read.
 
         Args:
@@ -158,7 +160,7 @@ class Runs:
         """
         caller, headers = caller_of(request), request.headers
         async with self.begun(caller, served, value, budget, headers=headers) as run:
-            working = asyncio.ensure_future(run.work())
+            working = run.begin()
             gone = asyncio.ensure_future(_gone(request.receive))
             try:
                 await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -180,7 +182,7 @@ class Runs:
         listener: Callable[[Event], None] | None = None,
         *,
         budget: Budget = UNLIMITED,
-    ) -> Finished:
+    ) -> FinishedRun:
         """Run to the end, for a route that looks itself whether its client is there.
 
         Where the wait is cancelled, so is the run.
@@ -193,14 +195,14 @@ class Runs:
             budget: See `finish`.
         """
         async with self.begun(caller, served, value, budget) as run:
-            return await run.work(listener)
+            return await run.begin(listener)
 
     def stream(
         self,
         request: Request,
         served: Served,
         value: object,
-        write: Callable[[Event | Finished], Iterable[ServerSentEvent]],
+        write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
         *,
         budget: Budget = UNLIMITED,
     ) -> Stream:
@@ -227,13 +229,18 @@ class Runs:
         """Number of runs in progress."""
         return len(self._active)
 
+    def end(self) -> None:
+        """End those that go on: their clients are told that the server ends."""
+        for run in [*self._active.values()]:
+            run.stop(_server_ends())
+
     async def ended(self) -> None:
         """Wait until those that go on have ended; not for long, as they are cancelled by then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_LATE_S):
                 await self._none.wait()
 
-    def trace(self, id: str, caller: Caller) -> Finished:
+    def trace(self, id: str, caller: Caller) -> FinishedRun:
         """Give a run by its id.
 
         Raises:
@@ -250,7 +257,7 @@ class Runs:
             )
         return found
 
-    def _keep(self, finished: Finished) -> None:
+    def _keep(self, finished: FinishedRun) -> None:
         for listener in self.listeners:
             listener(finished)
         self._kept[finished.id] = finished.to_keep()
@@ -284,31 +291,44 @@ class Runs:
             context = outer.nested(budget=budget)
             context.tracer = tracer_of(headers or {}) or context.tracer
             run = _Run(served, value, caller, context, timeout_s, self._keep)
-            self._active.add(run.id)
+            self._active[run.id] = run
             self._none.clear()
             try:
                 yield run
             finally:
-                self._active.discard(run.id)
+                del self._active[run.id]
                 if not self._active:
                     self._none.set()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
     served: Served
     value: object
     caller: Caller
     context: RunContext
     timeout_s: float
-    keep: Callable[[Finished], None]
+    keep: Callable[[FinishedRun], None]
     id: str = field(default_factory=lambda: secrets.token_hex(16))
+    _working: asyncio.Future[FinishedRun] | None = field(default=None, init=False)
+    _why: RequestRefused | None = field(default=None, init=False)
+    """Why it is ended early."""
 
-    async def work(self, listener: Callable[[Event], None] | None = None) -> Finished:
-        """Run, and keep what became of it, also where it is cancelled."""
+    def begin(self, listener: Callable[[Event], None] | None = None) -> asyncio.Future[FinishedRun]:
+        """Begin to run; what became of it is kept, also where it is cancelled."""
         self.context.listener = listener
+        self._working = asyncio.ensure_future(self._work())
+        return self._working
+
+    def stop(self, why: RequestRefused) -> None:
+        """End it early: it has failed, for this reason."""
+        if self._working is not None and self._why is None:
+            self._why = why
+            self._working.cancel()
+
+    async def _work(self) -> FinishedRun:
         start = time.perf_counter()
-        item: Item[Any] | None = None
+        item: Item[object] | None = None
         why: MoaError = _client_gone()
         try:
             late = "the run did not end in time, and was cut off"
@@ -317,14 +337,18 @@ class _Run:
                 item = await run_one(node, self.value, 1, _as_it_is, self.context)
         except DeadlineExceeded as error:
             why = error
+        except asyncio.CancelledError:
+            if self._why is None:
+                raise
+            why = self._why
         finally:
-            finished = self.finished(item or self.failed(why, start))
+            finished = self._result(item or self._failure(why, start))
             self.keep(finished)
         return finished
 
-    def finished(self, item: Item[Any]) -> Finished:
+    def _result(self, item: Item[object]) -> FinishedRun:
         """Say what became of it."""
-        return Finished(
+        return FinishedRun(
             id=self.id,
             served=self.served,
             caller=self.caller.name,
@@ -333,7 +357,7 @@ class _Run:
             failure=None if item.error is None else type(item.error).__name__,
         )
 
-    def failed(self, error: MoaError, start: float) -> Item[Any]:
+    def _failure(self, error: MoaError, start: float) -> Item[object]:
         """Say why it has no output."""
         return Item(
             number=1,
@@ -353,7 +377,7 @@ class Stream:
     def __init__(
         self,
         begun: Callable[[], AbstractAsyncContextManager[_Run]],
-        write: Callable[[Event | Finished], Iterable[ServerSentEvent]],
+        write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
         settings: Settings,
     ) -> None:
         self._begun = begun
@@ -363,15 +387,14 @@ class Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         async with self._begun() as run:
-            waiting = _Waiting(self._settings.waiting)
-            working = asyncio.ensure_future(run.work(waiting.add))
+            waiting = _EventQueue(self._settings.waiting, lambda: run.stop(_too_slow()))
+            working = run.begin(waiting.add)
             working.add_done_callback(lambda _: waiting.end())
-            waiting.working = working
             response = EventSourceResponse(
-                self._messages(run, waiting),
+                self._messages(waiting, working),
                 headers={"x-moa-trace": run.id},
                 send_timeout=_SEND_S,
-                shutdown_grace_period=self._settings.drain_s,
+                shutdown_grace_period=self._settings.drain_s + _LAST_S,
             )
             try:
                 async with asyncio.timeout(self._settings.timeout_s + 2 * _LATE_S):
@@ -381,33 +404,34 @@ class Stream:
             finally:
                 await cancel([working])
 
-    async def _messages(self, run: _Run, waiting: _Waiting) -> AsyncGenerator[ServerSentEvent]:
+    async def _messages(
+        self, waiting: _EventQueue, working: asyncio.Future[FinishedRun]
+    ) -> AsyncGenerator[ServerSentEvent]:
         while (event := await waiting.next()) is not None:
             for message in self._write(event):
                 yield message
-        if waiting.is_over:
-            finished = run.finished(run.failed(_too_slow(), time.perf_counter()))
-        else:
-            finished = await waiting.working
-        for message in self._write(finished):
+        for message in self._write(await working):
             yield message
 
 
-class _Waiting:
-    """Events that wait for a reader; of text the pieces of one node become one."""
+class _EventQueue:
+    """Events that wait for a reader; of text the pieces of one node become one.
 
-    def __init__(self, most: int) -> None:
+    Args:
+        most: How many may.
+        stop: Ends the run, where more would.
+    """
+
+    def __init__(self, most: int, stop: Callable[[], None]) -> None:
         self._most = most
+        self._stop = stop
         self._events: deque[Event] = deque()
         self._there = asyncio.Event()
         self._ended = False
-        self.is_over = False
-        """Whether more were to wait than may."""
-        self.working: asyncio.Future[Finished]
 
     def add(self, event: Event) -> None:
-        """Add one; where too much waits, the run is cancelled."""
-        if self.is_over:
+        """Add one; where too much waits, the run is stopped."""
+        if self._ended:
             return
         last = self._events[-1] if self._events else None
         if (
@@ -421,9 +445,9 @@ class _Waiting:
             self._events.append(event)
         self._there.set()
         if len(self._events) > self._most:
-            self.is_over = True
             self._events.clear()
-            self.working.cancel()
+            self.end()
+            self._stop()
 
     def end(self) -> None:
         """Say that no more come."""
@@ -433,7 +457,7 @@ class _Waiting:
     async def next(self) -> Event | None:
         """Give the next one, once it is there; `None`: no more come."""
         while not self._events:
-            if self._ended or self.is_over:
+            if self._ended:
                 return None
             self._there.clear()
             await self._there.wait()
@@ -442,6 +466,14 @@ class _Waiting:
 
 def _client_gone() -> RequestRefused:
     return RequestRefused("the client has gone away", status=499, code="client_gone")
+
+
+def _server_ends() -> RequestRefused:
+    return RequestRefused(
+        "the server was told to end, and the run had not ended by then: ask again",
+        status=503,
+        code="server_ends",
+    )
 
 
 def _too_slow() -> RequestRefused:

@@ -31,7 +31,7 @@ _REFUSED = {
 """Keywords whose cost can't be bounded here; no vendor holds answers to them either."""
 
 
-def checker(schema: Mapping[str, Any]) -> Callable[[object], None]:
+def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
     """Give what raises `ValueError` where a value doesn't follow a schema.
 
     Raises:
@@ -48,7 +48,7 @@ def checker(schema: Mapping[str, Any]) -> Callable[[object], None]:
 
     def check(value: object) -> None:
         nothing = cast("Any", Registry)()  # no other schema is known, nor looked for
-        validator = _bounded()(schema, registry=nothing)
+        validator = _make_validator()(schema, registry=nothing)
         try:
             fault = next(validator.iter_errors(value), None)
         except Unresolvable as error:
@@ -76,7 +76,7 @@ def _keys(value: object) -> set[str]:
     return found
 
 
-def _bounded() -> Any:
+def _make_validator() -> Any:
     """Make the class of validators of one value."""
     steps = count()
     follow: Any = Draft202012Validator.VALIDATORS["$ref"]
@@ -88,14 +88,14 @@ def _bounded() -> Any:
 
     def pattern(validator: Any, given: str, instance: Any, schema: Any) -> Iterator[Any]:
         del validator, schema
-        if isinstance(instance, str) and not _found(given, instance):
+        if isinstance(instance, str) and not _matches(given, instance):
             yield ValidationError(f"{instance[:100]!r} doesn't match {given[:100]!r}")
 
     extend: Any = validators
     return extend.extend(Draft202012Validator, {"$ref": ref, "pattern": pattern})
 
 
-def _found(pattern: str, text: str) -> bool:
+def _matches(pattern: str, text: str) -> bool:
     try:
         return regex.search(pattern, text, timeout=_PATTERN_S) is not None
     except TimeoutError:

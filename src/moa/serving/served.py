@@ -14,6 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
 from moa._files import dumped, jsonable
+from moa._sqlite import JSON
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter
 from moa.agents.prompts import WithoutExamples
@@ -22,7 +23,8 @@ from moa.chat.messages import ChatReply, UserMessage
 from moa.context import RunContext
 from moa.errors import InputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.node import Node, Result
+from moa.graphs.loading import AnyNode
+from moa.node import Result
 from moa.serving.keys import Caller
 
 Schema = dict[str, Any]
@@ -54,9 +56,7 @@ class Served:
         ({'type': 'string'}, Text(text='Hi', language=None))
     """
 
-    def __init__(
-        self, node: Node[Any, Any], *, name: str | None = None, description: str = ""
-    ) -> None:
+    def __init__(self, node: AnyNode, *, name: str | None = None, description: str = "") -> None:
         self.node = node
         self.name = name or node.name
         self.description = description
@@ -66,7 +66,7 @@ class Served:
         self._output: Any = object if signature.output is UNKNOWN else signature.output
         self._read = reader_for(self._input)
 
-    def of(self, node: Node[Any, Any]) -> Served:
+    def of(self, node: AnyNode) -> Served:
         """Serve another node under this name, for one request; its schemas stay."""
         made = copy.copy(self)
         made.node, made._input = node, object
@@ -82,12 +82,12 @@ class Served:
             raise InputError(f"{self.name} takes a text: send a JSON string")
         return self._read(given)  # pyright: ignore[reportArgumentType]
 
-    def node_of(self, caller: Caller) -> Node[Any, Any]:
+    def node_of(self, caller: Caller) -> AnyNode:
         """Give what runs for a caller: one with a name has conversations of its own."""
         of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
         return _OwnThreads(self.node, caller.name) if of_a_chat and caller.name else self.node
 
-    def dump(self, output: object) -> Any:
+    def dump(self, output: object) -> JSON:
         """Write an output as JSON, as `moa run --json` does."""
         return jsonable(output)
 
@@ -166,7 +166,7 @@ class _AsTaken(WithoutExamples):
 class _OwnThreads:
     """A chat in whose threads nobody else writes or reads."""
 
-    def __init__(self, node: Node[Any, Any], owner: str) -> None:
+    def __init__(self, node: AnyNode, owner: str) -> None:
         self._node = node
         self._owner = owner
         self.name = node.name

@@ -27,6 +27,10 @@ from moa.serving.keys import Caller, Keys
 from moa.serving.runs import Runs
 from moa.serving.served import Served
 
+DECIDE = "decide"
+"""The name by which the server's small model is asked."""
+ENCODER = "encoder"
+"""The name by which texts are turned into vectors."""
 _logger = logging.getLogger(__name__)
 _FIRST = Question(
     "first",
@@ -124,10 +128,10 @@ class Server:
     def is_ready(self) -> bool:
         """True once it accepts requests and models are loaded."""
         done = self.warming is not None and self.warming.done()
-        return self.is_open and done and not self.warming_failed
+        return self.is_open and done and not self.warming_error
 
     @property
-    def warming_failed(self) -> BaseException | None:
+    def warming_error(self) -> BaseException | None:
         """Why models can't be loaded; `None`: they are, or will be."""
         warming = self.warming
         ended = warming is not None and warming.done() and not warming.cancelled()
@@ -152,6 +156,18 @@ class Server:
         """The encoder that can be read beside the server's small model."""
         return None if self.decides is None else encoder_for(self.decides)
 
+    def own_models(self, caller: Caller) -> dict[str, str]:
+        """Name the models that a caller may ask beside what is served, and say what each gives."""
+        own = (
+            (DECIDE, self.decides, "answers to any questions, by /v1/systemone"),
+            (ENCODER, self.encoder, "vectors of texts, by /v1/embeddings"),
+        )
+        return {
+            name: does
+            for name, model, does in own
+            if model is not None and name not in self.served and caller.may_run(name)
+        }
+
     def named(self, name: str, caller: Caller) -> Served:
         """Give what is served under a name, as far as the caller may know of it.
 
@@ -160,8 +176,11 @@ class Server:
         """
         known = {one.name: one for one in self.known(caller)}
         if name not in known:
+            said = f"there is no model {name!r:.100} here{nearest(name, list(known))}"
+            if does := self.own_models(caller).get(name):
+                said = f"{name!r} can't be asked in this way. It gives {does}"
             raise RequestRefused(
-                f"there is no model {name!r:.100} here{nearest(name, list(known))}",
+                said,
                 status=404,
                 code="model_not_found",
                 param="model",

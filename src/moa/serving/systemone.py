@@ -25,41 +25,41 @@ from moa.context import RunContext, run_context
 from moa.errors import ConfigError, RequestRefused
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
+from moa.graphs.loading import AnyNode
 from moa.guards.guarded import Guarded
-from moa.node import Node, Result, finish
+from moa.node import Result, finish
 from moa.questions import Answer, Kind, Option, Question, answers_in, answers_of, gives_answers
 from moa.serving.asking import Body, SomeText, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
-from moa.serving.runs import Finished
-from moa.serving.served import Served
-from moa.serving.server import Server
+from moa.serving.runs import FinishedRun
+from moa.serving.served import Schema, Served
+from moa.serving.server import DECIDE, Server
 
-DECIDE = "decide"
-"""The name by which the server's small model is asked."""
 _ALIASES = (DECIDE, "jev-latest")
 """`jev-latest` is what the SDKs of this format ask, unless they are told another name."""
 MOST_QUESTIONS = 64
 MOST_OPTIONS = 255
 MOST_LEVELS = 10
 
-Told = SomeText | dict[str, Any] | list[Any]
+TextOrJson = SomeText | dict[str, object] | list[object]
 """A text, or JSON that is read as one."""
-_IS_TOLD: JsonDict = {"not": {"type": "null"}}
-_SIDE_TOLD: JsonDict = {
+_Decider = DecidingAgent[Any]
+_IS_GIVEN: JsonDict = {"not": {"type": "null"}}
+_SIDE_GIVEN: JsonDict = {
     "type": "object",
-    "anyOf": [{"required": [side], "properties": {side: _IS_TOLD}} for side in ("true", "false")],
+    "anyOf": [{"required": [side], "properties": {side: _IS_GIVEN}} for side in ("true", "false")],
 }
-_NOUL_TOLD: JsonDict = {
+_NOUL_GIVEN: JsonDict = {
     "anyOf": [
-        {"required": ["instructions"], "properties": {"instructions": _IS_TOLD}},
-        {"required": ["criteria"], "properties": {"criteria": _SIDE_TOLD}},
+        {"required": ["instructions"], "properties": {"instructions": _IS_GIVEN}},
+        {"required": ["criteria"], "properties": {"criteria": _SIDE_GIVEN}},
     ]
 }
-_ALL_TOLD: JsonDict = {
+_ALL_GIVEN: JsonDict = {
     "required": ["type", "instructions", "criteria"],
-    "properties": {"instructions": _IS_TOLD, "criteria": _IS_TOLD},
+    "properties": {"instructions": _IS_GIVEN, "criteria": _IS_GIVEN},
 }
 """What is to be said of a question that isn't an agent's own; those may be asked by their names."""
 
@@ -67,29 +67,29 @@ _ALL_TOLD: JsonDict = {
 class _Sides(Body):
     """What yes and no mean."""
 
-    true: Told | None = None
-    false: Told | None = None
+    true: TextOrJson | None = None
+    false: TextOrJson | None = None
 
 
-class Noul(Body):
+class NoulQuestion(Body):
     """A question of yes or no."""
 
-    model_config = ConfigDict(json_schema_extra={"allOf": [_NOUL_TOLD]})
+    model_config = ConfigDict(json_schema_extra={"allOf": [_NOUL_GIVEN]})
 
     type: Literal["noul"]
-    instructions: Told | None = None
+    instructions: TextOrJson | None = None
     criteria: _Sides | None = None
 
 
-class ChoiceAsked(Body):
+class ChoiceQuestion(Body):
     """A question with one of several options."""
 
-    model_config = ConfigDict(json_schema_extra={"allOf": [_ALL_TOLD]})
+    model_config = ConfigDict(json_schema_extra={"allOf": [_ALL_GIVEN]})
 
     type: Literal["choice"]
-    instructions: Told | None = None
+    instructions: TextOrJson | None = None
     criteria: Annotated[
-        dict[SomeText, Told | None] | None,
+        dict[SomeText, TextOrJson | None] | None,
         Field(
             min_length=2,
             max_length=MOST_OPTIONS,
@@ -99,21 +99,21 @@ class ChoiceAsked(Body):
     """What each option means, by its name; left out for a question of the agent's own."""
 
 
-class ScoreAsked(Body):
+class ScoreQuestion(Body):
     """A question with ordered levels."""
 
-    model_config = ConfigDict(json_schema_extra={"allOf": [_ALL_TOLD]})
+    model_config = ConfigDict(json_schema_extra={"allOf": [_ALL_GIVEN]})
 
     type: Literal["score"]
-    instructions: Told | None = None
+    instructions: TextOrJson | None = None
     criteria: Annotated[
-        list[Told] | None,
+        list[TextOrJson] | None,
         Field(min_length=2, max_length=MOST_LEVELS, json_schema_extra={"uniqueItems": True}),
     ] = None
     """The levels, the lowest first; left out for a question of the agent's own."""
 
 
-AnyAsked = Annotated[Noul | ChoiceAsked | ScoreAsked, Field(discriminator="type")]
+AnyQuestion = Annotated[NoulQuestion | ChoiceQuestion | ScoreQuestion, Field(discriminator="type")]
 _KINDS: dict[str, Kind] = {"noul": "predicate", "choice": "choice", "score": "score"}
 
 
@@ -124,9 +124,9 @@ class SystemOneRequest(Body):
 
     model: str = DECIDE
     """`decide` is the server's small model; else the name of an agent that decides."""
-    state: Told
+    state: TextOrJson
     """What the questions are about."""
-    questions: Annotated[dict[str, AnyAsked], Field(min_length=1, max_length=MOST_QUESTIONS)]
+    questions: Annotated[dict[str, AnyQuestion], Field(min_length=1, max_length=MOST_QUESTIONS)]
     images: None = None
     files: None = None
 
@@ -144,7 +144,7 @@ class Answers:
         return None if None in said else all(said)
 
 
-class Asked:
+class AgentNode:
     """A node that asks an agent's questions, and gives the answers as they are.
 
     Args:
@@ -152,11 +152,11 @@ class Asked:
         name: Of the node.
     """
 
-    def __init__(self, agent: DecidingAgent[Any], name: str) -> None:
+    def __init__(self, agent: _Decider, name: str) -> None:
         self.agent, self.name = agent, name
         self.calibrations = agent.calibrations
 
-    async def run(self, request: Any, /, context: RunContext | None = None) -> Result[Answers]:
+    async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
         """Ask about a text; raises as `DecidingAgent.answers` does."""
         started = time.perf_counter()
         own = run_context(context).nested(
@@ -166,7 +166,7 @@ class Asked:
         return finish(Answers(tuple(answers)), own, seconds=time.perf_counter() - started)
 
 
-class AskedWhole:
+class WholeNode:
     """Runs a cascade, or what guards stand around, and gives the answers to some of its questions.
 
     Args:
@@ -174,12 +174,12 @@ class AskedWhole:
         questions: The node's own, in the order in which they are answered.
     """
 
-    def __init__(self, node: Node[Any, Any], questions: Sequence[Question]) -> None:
+    def __init__(self, node: AnyNode, questions: Sequence[Question]) -> None:
         self._node, self.name = node, node.name
         self._questions = tuple(questions)
-        self.calibrations = _promising(node)
+        self.calibrations = _calibrations_in(node)
 
-    async def run(self, request: Any, /, context: RunContext | None = None) -> Result[Answers]:
+    async def run(self, request: str, /, context: RunContext | None = None) -> Result[Answers]:
         """Run it; where a guard stops the request, no question is answered."""
         result = await self._node.run(request, context)
         if answers_in(result.output):
@@ -207,11 +207,11 @@ def routes(server: Server) -> list[Route]:
         text = text_of(body.state)
         served, agent = decider(server, body.model, request)
         questions = own_or_new(agent, body.questions)
-        node: Asked | AskedWhole
+        node: AgentNode | WholeNode
         if served.node is agent:
-            node = Asked(agent.asking(questions), served.name)
+            node = AgentNode(agent.asking(questions), served.name)
         else:
-            node = AskedWhole(served.node, _own(served, agent, questions))
+            node = WholeNode(served.node, _own(served, agent, questions))
         try:
             finished = await server.runs.finish(request, served.of(node), text)
         except ConfigError as error:
@@ -227,7 +227,7 @@ def routes(server: Server) -> list[Route]:
 
 def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]:
     """Describe this route for OpenAPI."""
-    answer: dict[str, Any] = {
+    answer: Schema = {
         "type": "object",
         "required": ["model", "answers", "usage"],
         "properties": {
@@ -236,7 +236,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
             "usage": {"type": "object"},
         },
     }
-    names = [one.name for one in server.known(caller) if deciding(one.node)]
+    names = [one.name for one in server.known(caller) if decider_in(one.node)]
     if server.decides and DECIDE not in names and caller.may_run(DECIDE):
         names.append(DECIDE)
     body = body_of(SystemOneRequest, schemas, models=names)
@@ -266,7 +266,7 @@ def _wrong(said: str, param: str | None) -> RequestRefused:
     )
 
 
-def decider(server: Server, name: str, request: Request) -> tuple[Served, DecidingAgent[Any]]:
+def decider(server: Server, name: str, request: Request) -> tuple[Served, _Decider]:
     """Give who is asked by a name.
 
     Raises:
@@ -278,7 +278,7 @@ def decider(server: Server, name: str, request: Request) -> tuple[Served, Decidi
         agent = AnyQuestions(small, (), name=DECIDE)
         return Served(agent, name=DECIDE), agent
     served = server.named(name, caller)
-    if (agent := deciding(served.node)) is None:
+    if (agent := decider_in(served.node)) is None:
         raise _wrong(
             f"{name} decides no questions: ask it by /v1/chat/completions or /run/{name}, and "
             f"questions of {DECIDE!r}",
@@ -287,32 +287,32 @@ def decider(server: Server, name: str, request: Request) -> tuple[Served, Decidi
     return served, agent
 
 
-def deciding(node: object) -> DecidingAgent[Any] | None:
+def decider_in(node: object) -> _Decider | None:
     """Give the agent whose questions a node answers, where it decides.
 
     Of a cascade it is the first, whose questions all of them are asked; what guards stand around
     is asked through them.
     """
     if isinstance(node, DecidingAgent):
-        return cast("DecidingAgent[Any]", node)
+        return cast("_Decider", node)
     if isinstance(node, Guarded):
-        parts: Sequence[Node[Any, Any]] = (cast("Guarded[Any, Any]", node).node,)
+        parts: Sequence[AnyNode] = (cast("Guarded[Any, Any]", node).node,)
     elif isinstance(node, Cascade):
         parts = cast("Cascade[Any, Any]", node).tiers
     else:
         return None
-    return deciding(parts[0]) if all(map(_gives_answers, parts)) else None
+    return decider_in(parts[0]) if all(map(_gives_answers, parts)) else None
 
 
-def _gives_answers(node: Node[Any, Any]) -> bool:
-    within = None if isinstance(node, DecidingAgent) else deciding(node)
+def _gives_answers(node: AnyNode) -> bool:
+    within = None if isinstance(node, DecidingAgent) else decider_in(node)
     return within is not None or gives_answers(signature_of(node).output)
 
 
-def _promising(node: object) -> dict[str, Calibration]:
+def _calibrations_in(node: object) -> dict[str, Calibration]:
     """Give the calibrations with a promise by question; not where two tiers have one each."""
     if isinstance(node, Guarded):
-        return _promising(cast("Guarded[Any, Any]", node).node)
+        return _calibrations_in(cast("Guarded[Any, Any]", node).node)
     tiers = cast("Cascade[Any, Any]", node).tiers if isinstance(node, Cascade) else (node,)
     found: dict[str, Calibration] = {}
     several: set[str] = set()
@@ -327,12 +327,12 @@ def _promising(node: object) -> dict[str, Calibration]:
     return {name: one for name, one in found.items() if name not in several}
 
 
-def text_of(told: Told) -> str:
+def text_of(told: TextOrJson) -> str:
     """Write what was sent as a text."""
     return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
 
 
-def own_or_new(agent: DecidingAgent[Any], asked: Mapping[str, AnyAsked]) -> list[Question]:
+def own_or_new(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Question]:
     """Give the questions that a request asks, in its order.
 
     One that is the agent's own is given as the agent has it, to be decided with its calibration and
@@ -342,12 +342,12 @@ def own_or_new(agent: DecidingAgent[Any], asked: Mapping[str, AnyAsked]) -> list
     Raises:
         RequestRefused: a question says too little, or its options can't be told apart (422).
     """
-    own = {_as_asked(question): question for question in agent.questions}
+    own = {_key(question): question for question in agent.questions}
     taken = {question.name for question in agent.questions}
     questions: list[Question] = []
     for id, one in asked.items():
-        question = _named(agent, id, one) or _question(id, one)
-        found = own.get(_as_asked(question))
+        question = _own_question(agent, id, one) or _question(id, one)
+        found = own.get(_key(question))
         if found is None:
             while question.name in taken:
                 question = replace(question, name=f"{question.name}_")
@@ -357,9 +357,7 @@ def own_or_new(agent: DecidingAgent[Any], asked: Mapping[str, AnyAsked]) -> list
     return questions
 
 
-def _own(
-    served: Served, agent: DecidingAgent[Any], questions: Sequence[Question]
-) -> Sequence[Question]:
+def _own(served: Served, agent: _Decider, questions: Sequence[Question]) -> Sequence[Question]:
     """Refuse questions that a node would have to be taken apart for."""
     for one in questions:
         if one not in agent.questions:
@@ -371,13 +369,13 @@ def _own(
     return questions
 
 
-def _as_asked(question: Question) -> object:
+def _key(question: Question) -> object:
     """Tell a question from others, by all but its name."""
     options = tuple((option.name, option.description) for option in question.options)
     return question.kind, question.text, options
 
 
-def _named(agent: DecidingAgent[Any], id: str, asked: AnyAsked) -> Question | None:
+def _own_question(agent: _Decider, id: str, asked: AnyQuestion) -> Question | None:
     """Find the agent's own question that is meant by its name and kind alone."""
     if asked.instructions is not None or asked.criteria is not None:
         return None
@@ -385,11 +383,12 @@ def _named(agent: DecidingAgent[Any], id: str, asked: AnyAsked) -> Question | No
     return next((question for question in known if question.kind == _KINDS[asked.type]), None)
 
 
-def _question(id: str, asked: AnyAsked) -> Question:
+def _question(id: str, asked: AnyQuestion) -> Question:
     """Read a question."""
     options = _options(id, asked)
     text = "" if asked.instructions is None else text_of(asked.instructions)
-    if not text.strip() and isinstance(asked, Noul):  # what it is to be true of stands for it
+    # What it is to be true of stands for it.
+    if not text.strip() and isinstance(asked, NoulQuestion):
         text = options[0].description or options[1].description or ""
     try:
         return Question(id, _KINDS[asked.type], text, options)
@@ -397,8 +396,8 @@ def _question(id: str, asked: AnyAsked) -> Question:
         raise _wrong(str(error), "questions") from error
 
 
-def _options(id: str, asked: AnyAsked) -> tuple[Option, ...]:
-    if isinstance(asked, Noul):
+def _options(id: str, asked: AnyQuestion) -> tuple[Option, ...]:
+    if isinstance(asked, NoulQuestion):
         sides = asked.criteria or _Sides()
         return (
             Option("yes", value=True, description=_meaning(sides.true)),
@@ -407,19 +406,19 @@ def _options(id: str, asked: AnyAsked) -> tuple[Option, ...]:
     if asked.criteria is None:
         what = "options" if asked.type == "choice" else "levels"
         raise _wrong(f"question {id!r} has no criteria: give its {what}", "questions")
-    if isinstance(asked, ScoreAsked):
+    if isinstance(asked, ScoreQuestion):
         levels = map(text_of, asked.criteria)
         return tuple(Option(level, place) for place, level in enumerate(levels))
     told = asked.criteria.items()
     return tuple(Option(name, name, _meaning(meaning)) for name, meaning in told)
 
 
-def _meaning(told: Told | None) -> str | None:
+def _meaning(told: TextOrJson | None) -> str | None:
     return None if told is None else text_of(told)
 
 
 def reply(
-    body: SystemOneRequest, calibrations: Mapping[str, Calibration], finished: Finished
+    body: SystemOneRequest, calibrations: Mapping[str, Calibration], finished: FinishedRun
 ) -> object:
     """Write the answers to a request."""
     output: Answers = finished.output
@@ -439,13 +438,13 @@ def reply(
 
 
 def _answer(
-    id: str, asked: AnyAsked, answer: Answer, calibration: Calibration | None
+    id: str, asked: AnyQuestion, answer: Answer, calibration: Calibration | None
 ) -> dict[str, object]:
     """Write an answer; one that isn't there leaves the others as they are."""
     if answer.status != "answered":
         return {"type": "refusal", "name": id}
     said = {"type": asked.type, **_SAID[asked.type](answer)}
-    return said | _promised(answer, calibration) | _beside(answer)
+    return said | _promise(answer, calibration) | _extras(answer)
 
 
 def _noul(answer: Answer) -> dict[str, object]:
@@ -490,7 +489,7 @@ _SAID = {"noul": _noul, "choice": _choice, "score": _score}
 """How confidence is worked out is TypeSafe's way: section 4.5 of the specification."""
 
 
-def _promised(answer: Answer, calibration: Calibration | None) -> dict[str, object]:
+def _promise(answer: Answer, calibration: Calibration | None) -> dict[str, object]:
     """Say whether a promise covers it, and which; nothing where none is made."""
     if answer.accepted is None or calibration is None or calibration.bound is None:
         return {}
@@ -505,7 +504,7 @@ def _promised(answer: Answer, calibration: Calibration | None) -> dict[str, obje
     return {"accepted": answer.accepted, "bound": promise}
 
 
-def _beside(answer: Answer) -> dict[str, object]:
+def _extras(answer: Answer) -> dict[str, object]:
     """Say what else is known of it, under names that the specification leaves to servers."""
     said = {
         "x_expected_precision": answer.expected_precision,

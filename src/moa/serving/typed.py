@@ -15,10 +15,10 @@ from starlette.routing import Route
 from moa._files import dumped, jsonable
 from moa.errors import InputError, RequestRefused
 from moa.serving.faults import fault_of
-from moa.serving.http import Bounded, caller_of, json_response, read_json
+from moa.serving.http import TimeLimit, caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Operation, Schemas, operation, parameter
-from moa.serving.runs import Finished
+from moa.serving.runs import FinishedRun, Stream
 from moa.serving.served import Schema, Served
 from moa.serving.server import Server
 from moa.trace import (
@@ -48,7 +48,7 @@ _ID = parameter("id", {"type": "string"})
 def routes(server: Server) -> list[Route]:
     """Give `/run`, `/schema`, `/drawing`, `/traces` and `/jobs`."""
 
-    async def run(request: Request) -> Any:
+    async def run(request: Request) -> Response | Stream:
         served = server.named(request.path_params["name"], caller_of(request))
         value = served.parse(await read_json(request, server.settings))
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -106,11 +106,11 @@ def _job_routes(server: Server) -> list[Route]:
         found = await jobs.status(request.path_params["id"], caller_of(request))
         return json_response(found)
 
-    async def lines(request: Request) -> Any:
+    async def lines(request: Request) -> TimeLimit:
         states = request.query_params.getlist("state")
         found = jobs.lines(request.path_params["id"], caller_of(request), states)
         response = StreamingResponse(_in_threads(found), media_type=_LINES)
-        return Bounded(response, server.settings.timeout_s)
+        return TimeLimit(response, server.settings.timeout_s)
 
     async def cancel(request: Request) -> Response:
         await jobs.cancel(request.path_params["id"], caller_of(request))
@@ -129,7 +129,7 @@ def _job_routes(server: Server) -> list[Route]:
     ]
 
 
-def outcome(finished: Finished) -> dict[str, object]:
+def outcome(finished: FinishedRun) -> dict[str, object]:
     """Write what came out, what it used, and the id of its trace."""
     return {
         "output": finished.served.dump(finished.output),
@@ -140,9 +140,9 @@ def outcome(finished: Finished) -> dict[str, object]:
     }
 
 
-def written(event: Event | Finished) -> Iterable[ServerSentEvent]:
+def written(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
     """Write an event, or what became of the run, as it is sent."""
-    if not isinstance(event, Finished):
+    if not isinstance(event, FinishedRun):
         said = {one.name: jsonable(getattr(event, one.name)) for one in fields(event)}
         yield ServerSentEvent(dumped(said), event=EVENTS[type(event)])
     elif event.item.error is not None:

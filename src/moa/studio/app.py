@@ -26,7 +26,7 @@ from moa.rows.records import line
 from moa.serving.asking import Body, read_as
 from moa.serving.faults import fault_of
 from moa.serving.http import check_format, check_host, check_length, json_response, read_json
-from moa.serving.runs import Finished, Stream
+from moa.serving.runs import FinishedRun, Stream
 from moa.serving.server import Server, Settings
 from moa.studio.data import Query
 from moa.studio.sources import Source, View
@@ -275,7 +275,7 @@ def recent_runs(server: Server) -> Source:
     """Keep what becomes of a server's runs, without their texts, as long as it keeps traces."""
     kept: deque[Values] = deque(maxlen=server.settings.kept)
 
-    def keep(finished: Finished) -> None:
+    def keep(finished: FinishedRun) -> None:
         made = line(finished.item)
         name = finished.served.name
         kept.append({**made, "id": finished.id[:8], "input": None, "served": name})
