@@ -7,16 +7,20 @@ and end in another order each time. LangGraph's nested tasks are found by the or
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from moa.errors import BudgetExceeded, DeadlineExceeded, NotResumable, QuorumNotMet, StoreError
-from moa.usage import Usage
+
+if TYPE_CHECKING:
+    from moa.context import RunContext
 
 
 class Key:
@@ -56,15 +60,16 @@ class Journal:
         *,
         write: Callable[[str, str], Awaitable[None]] | None = None,
         inside: Callable[[str], AbstractContextManager[object]] | None = None,
-        context: object = None,
+        context: RunContext | None = None,
     ) -> None:
         self.name = name
         self.kept = dict(kept or {})
         self.inside = inside
         self.context = context
         self.root = Place(self)
-        self.paid: dict[Key | str, Usage] = {}
-        """What the calls took that this run has made or found, by key."""
+        self.made: list[Key | str] = []
+        """Keys of what this run has made or found."""
+        self._counted = frozenset(context.counted.get(name, ())) if context else frozenset[str]()
         self.found = 0
         """How many calls were found."""
         self._write = write
@@ -110,6 +115,15 @@ class Journal:
             found = self.numbered(*key.what)
             key.written = f"{found}.{self._failed_before[found]}"
         self._unwritten.clear()
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """Keys of what the run's context has paid for, here or in an earlier part of the run."""
+        return self._counted | {str(key) for key in self.made}
+
+    def is_counted(self, key: str) -> bool:
+        """Whether an earlier part of the run was charged for it, in the same context."""
+        return key in self._counted
 
     async def keep(self, key: str, record: str) -> None:
         """Keep a record."""
@@ -243,24 +257,31 @@ def behind(error: BaseException) -> Sequence[BaseException]:
 
 
 def interrupts_of(error: BaseException) -> Sequence[Any]:
-    """Give what a node asks people, where that is why it stopped; LangGraph raises it so."""
-    kind = type(error)
-    if kind.__name__ != "GraphInterrupt" or not kind.__module__.startswith("langgraph."):
-        return ()
-    return cast("Sequence[Any]", error.args[0])
+    """Give what a node asks people, if that is why it stopped; LangGraph raises it so."""
+    kind = _langgraph("errors", "GraphInterrupt")
+    return error.args[0] if kind is not None and isinstance(error, kind) else ()
 
 
-def together(errors: Sequence[Exception]) -> Exception:
+def join_interrupts(errors: Sequence[Exception]) -> Exception:
     """Make one of several errors by which nodes ask people."""
     return type(errors[0])(tuple(asked for error in errors for asked in interrupts_of(error)))
 
 
-def explained(error: Exception, node: str) -> Exception:
-    """Say what to do where a node asks people in a run that can't be resumed, or give it back."""
-    outside = isinstance(error, RuntimeError) and str(error).startswith("Called get_config outside")
-    if outside or (isinstance(error, KeyError) and error.args == ("__pregel_scratchpad",)):
-        return not_resumable(node)
+def explain(error: Exception, node: str) -> Exception:
+    """Say what to do if a node asks people in a run that can't be resumed, or give it back.
+
+    LangGraph's `interrupt` finds nobody to stop for there, and fails by whatever it misses first.
+    """
+    ask = _langgraph("types", "interrupt")
+    if ask is not None and isinstance(error, RuntimeError | KeyError):
+        if any(frame.f_code is ask.__code__ for frame, _ in walk_tb(error.__traceback__)):
+            return not_resumable(node)
     return error
+
+
+def _langgraph(module: str, name: str) -> Any:
+    """Give something of LangGraph; `None`: nothing has imported it, so nobody asks people."""
+    return getattr(sys.modules.get(f"langgraph.{module}"), name, None)
 
 
 def not_resumable(who: str) -> NotResumable:

@@ -143,16 +143,27 @@ class Call:
         assert self._kept is not None, "only what is kept is found"
         record, value, error, paid = self._kept
         journal, counted = self.place.journal, self._is_counted
-        within = journal.context if counted and not journal.charges_all else None
-        self.inner.recall(f"{journal.name}/{self.key}", record.spent, record.notes, within=within)
+        self._charge(record, paid)
         journal.found += len(record.calls)
         if counted:
-            journal.paid.update(paid)
+            journal.made += [self.key, *record.calls]
             self.place.count(record.calls)
         if error:
             self.place.failed_calls.append((error, self.key))
             raise error
         return value
+
+    def _charge(self, record: _Record, paid: Mapping[str, Usage]) -> None:
+        journal, run = self.place.journal, self.place.journal.context
+        if run is None or not self._is_counted:
+            self.inner.recall(record.spent, record.notes)
+        elif not journal.charges_all:
+            self.inner.recall(record.spent, record.notes, below=run.parent)
+        else:  # the run's context may have been charged in an earlier part of the run
+            self.inner.recall(record.spent, record.notes, below=run)
+            new = [usage for key, usage in paid.items() if not journal.is_counted(key)]
+            known = journal.is_counted(str(self.key))
+            run.recall(sum(new, Usage()), () if known else record.notes)
 
     async def keep(self, value: JSON, *, calls: Sequence[Key | str] | None = None) -> None:
         """Keep its answer; `calls` are those in it, counted already, and `None`: it is one."""
@@ -179,8 +190,8 @@ class Call:
         own = calls is None
         if calls is None:
             calls = [self.key]
-            if self._is_counted:
-                journal.paid[self.key] = usage
+        if self._is_counted:
+            journal.made.append(self.key)
         await journal.keep_call(self.key, partial(_written, value, error, usage, notes, calls))
         if own and self._is_counted:  # the places around it may name only what is kept
             self.place.count(calls)

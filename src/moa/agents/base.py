@@ -23,7 +23,7 @@ from moa.endpoints.named import as_endpoint
 from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
-from moa.journal import explained
+from moa.journal import explain
 from moa.node import Reply, Result, finish
 from moa.node_base import NodeBase
 from moa.telemetry.names import Kind
@@ -161,7 +161,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
                     with context.journal.inside(context.node, request) as context.journal:
                         output = await self._answer_or_show(request, context)
             except (RuntimeError, KeyError) as error:
-                found = explained(error, context.node)
+                found = explain(error, context.node)
                 if found is error:
                     raise
                 raise found from error

@@ -22,7 +22,7 @@ from moa.errors import (
     NotResumable,
     QuorumNotMet,
 )
-from moa.journal import explained, interrupts_of, together
+from moa.journal import explain, interrupts_of, join_interrupts
 from moa.journal_records import PLAIN, Call
 from moa.node import Node, Result, in_place, unique_names
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
@@ -259,7 +259,7 @@ class _Fan(Generic[Out]):
     def answers(self) -> list[Drawn[Out]]:
         """What is there, in the order of the members, if it is enough; see `fan_out`."""
         if self.asking:
-            raise together(self.asking)
+            raise join_interrupts(self.asking)
         if len(self.there) < self.minimum:
             raise self._too_few()
         return [self.there[place] for place in sorted(self.there)]
@@ -281,7 +281,7 @@ class _Fan(Generic[Out]):
             if interrupts_of(error):
                 self.asking.append(error)
                 return
-            error = explained(error, self._path(place))
+            error = explain(error, self._path(place))
             if isinstance(error, NotResumable):
                 raise error from error.__context__
             missed = NodeError(self.names[place], error)

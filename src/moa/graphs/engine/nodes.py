@@ -197,13 +197,9 @@ def is_kept(context: RunContext) -> bool:
     """Whether a run is kept until people answer: by LangGraph, with a checkpointer."""
     if context.journal is None:
         return False
-    from langgraph.config import get_config
+    from moa.graphs.engine.internals import can_ask
 
-    try:
-        config = get_config()
-    except RuntimeError:  # outside of LangGraph, as in a job
-        return False
-    return "__pregel_scratchpad" in config.get("configurable", {})
+    return can_ask()
 
 
 def _with(question: Asked, problem: str) -> Asked:

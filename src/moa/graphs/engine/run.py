@@ -16,7 +16,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
 from moa.graphs.engine.plan import Plan, Task
 from moa.graphs.engine.types import JsonForm, Skipped, kept_form
-from moa.journal import explained, interrupts_of, together
+from moa.journal import explain, interrupts_of, join_interrupts
 from moa.journal_records import Form, run_once
 from moa.questions import accepted_in
 from moa.telemetry.spans import UNTRACED
@@ -105,7 +105,7 @@ class Run:
             raise failure
         output = self._values[self._plan.output]
         if output is PENDING and self._asking:
-            raise together(self._asking)
+            raise join_interrupts(self._asking)
         if output is PENDING:  # a node cancelled itself, which a task group passes over
             raise asyncio.CancelledError(f"{self._running()} was cancelled from within")
         self._tell_idle()
@@ -395,7 +395,7 @@ async def _called(task: Task, value: Any, context: RunContext) -> NodeOutput:
     except MoaError:
         raise
     except Exception as error:
-        failure = explained(error, task.name) if task.is_node else failure_of(task.name, error)
+        failure = explain(error, task.name) if task.is_node else failure_of(task.name, error)
         if failure is error:
             raise
         raise failure from error
@@ -424,5 +424,5 @@ def failure_of(name: str, error: Exception) -> Exception:
     """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
     if type(error).__module__.startswith("langgraph."):
         return error
-    found = explained(error, name)
+    found = explain(error, name)
     return NodeError(name, error) if found is error else found
