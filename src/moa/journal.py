@@ -273,10 +273,10 @@ def explain(error: Exception, node: str) -> Exception:
     LangGraph's `interrupt` finds nobody to stop for there, and fails by whatever it misses first.
     """
     ask = _langgraph("types", "interrupt")
-    if ask is not None and isinstance(error, RuntimeError | KeyError):
-        if any(frame.f_code is ask.__code__ for frame, _ in walk_tb(error.__traceback__)):
-            return not_resumable(node)
-    return error
+    if ask is None or not isinstance(error, RuntimeError | KeyError):
+        return error
+    asked = any(frame.f_code is ask.__code__ for frame, _ in walk_tb(error.__traceback__))
+    return not_resumable(node) if asked else error
 
 
 def _langgraph(module: str, name: str) -> Any:

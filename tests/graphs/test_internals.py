@@ -63,7 +63,8 @@ async def test_a_task_knows_its_checkpointer_and_has_a_scratchpad_for_itself() -
 
 
 async def test_questions_are_known_by_ids_that_langgraph_gives_them() -> None:
-    saver, found = InMemorySaver(), dict[str, object]()
+    saver: Any = InMemorySaver()
+    found: dict[str, object] = {}
 
     def ask_twice() -> str:
         task = Task()
@@ -97,7 +98,8 @@ async def test_an_answer_is_found_in_the_task_once(by_id: bool) -> None:
 
 
 async def test_an_answer_that_is_taken_back_is_not_given_to_the_next_question() -> None:
-    saver, task_of = InMemorySaver(), list[Any]()
+    saver: Any = InMemorySaver()
+    task_of: list[object] = []
 
     def stop() -> object:
         task_of.append(Task().config.get("configurable", {}))

@@ -270,7 +270,7 @@ class Run:
                 f"{self._tasks[task.sources[0]].name!r} chose {label!r}, which has no branch in "
                 f"{self._plan.name!r}: name it in match(…, labels=[…])"
             )
-        for eager in task.eager[label]:
+        for eager in task.eager.get(label, ()):
             self._demand(eager)
         self._turn_to(index, task.cases[label])
 
@@ -313,8 +313,7 @@ class Run:
             if stage == RUNNING and self._values[index] is PENDING:
                 self._tell_skipped(self._tasks[index], "stopped: nothing needed it any more")
             elif stage != RUNNING and self._values[index] is PENDING:
-                reason = self._plan.idle_reasons.get(index, "nothing needed it")
-                self._tell_skipped(self._tasks[index], reason)
+                self._tell_skipped(self._tasks[index], self._tasks[index].idle_reason)
 
     def _tell_skipped(self, task: Task, reason: str) -> None:
         self._context.nested(task.name).note("skipped", reason)
