@@ -375,20 +375,20 @@ class RunContext:
             level = level.parent
 
 
-def run_context(given: RunContext | None) -> RunContext:
-    """Give the context that a node is run with, or begin one.
+def run_context(given: RunContext | None, node: str = "") -> RunContext:
+    """Give the context that a node is run with, or begin one; with `node`, open one in it for it.
 
     Raises:
         ConfigError: something else is given, such as a budget.
     """
     if given is None:
-        return RunContext()
+        return RunContext(node=node)
     if not isinstance(cast("object", given), RunContext):
         raise ConfigError(
             f"a node is run with a RunContext, not {given!r:.80}: give "
             "RunContext(budget=Budget(…), timeout_s=…)"
         )
-    return given
+    return given.nested(node) if node else given
 
 
 def quiet(context: RunContext) -> RunContext:

@@ -558,7 +558,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
             DeadlineExceeded: the time of the context is up.
             MoaError: the first that a node raised. All nodes beside it are cancelled.
         """
-        own = run_context(context).nested(self.name)
+        own = run_context(context, self.name)
         start = time.perf_counter()
         with own.span("workflow", self.name):
             self._admit(request)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from moa.agents.base import TypedNode, said
-from moa.context import RunContext
+from moa.context import RunContext, run_context
 from moa.errors import MoaError, WiringError
 from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run, failure_of, quickly
@@ -106,7 +106,7 @@ class Loop:
 
     async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
         """Run passes until one is good enough, and give the last one's output."""
-        own, start = (context or RunContext()).nested(self.name), time.perf_counter()
+        own, start = run_context(context, self.name), time.perf_counter()
         with own.span("workflow", self.name):
             output = await self._passes(request, own)
         return finish(output, own, seconds=time.perf_counter() - start)
@@ -161,7 +161,7 @@ class Human:
         Raises:
             GraphInterrupt: LangGraph's signal that nobody has answered yet.
         """
-        own, start = (context or RunContext()).nested(self.name), time.perf_counter()
+        own, start = run_context(context, self.name), time.perf_counter()
         with own.span("person", self.name):
             answer = self._asked(request, own)
         return finish(answer, own, seconds=time.perf_counter() - start)
