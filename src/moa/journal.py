@@ -98,7 +98,7 @@ class Journal:
         again = "" if may_repeat else ", and what a tool did is not done twice"
         raise StoreError(f"what the thread keeps can't be read{again}: {fault}") from fault
 
-    def numbered(self, *what: object) -> str:
+    def number(self, *what: object) -> str:
         """Tell something apart from all else in the run, and from what is equal to it."""
         found = digest(*what)
         self._seen[found] += 1
@@ -112,7 +112,7 @@ class Journal:
     def write_keys(self) -> None:
         """Work out the keys of calls, in the order in which they were made: equal ones count."""
         for key in self._unwritten:
-            found = self.numbered(*key.what)
+            found = self.number(*key.what)
             key.written = f"{found}.{self._failed_before[found]}"
         self._unwritten.clear()
 
@@ -179,14 +179,14 @@ class Place:
             request is self.request or digest(request) == digest(self.request)
         ):
             return nullcontext(self)
-        return self.entered(path, request)
+        return self.enter(path, request)
 
     @contextmanager
-    def entered(self, path: str, request: object) -> Generator[Place]:
+    def enter(self, path: str, request: object) -> Generator[Place]:
         """Enter a place in this one."""
         place, inside = Place(self.journal, path, request, self), self.journal.inside
         try:
-            with inside(self.journal.numbered(digest(path, request))) if inside else nullcontext():
+            with inside(self.journal.number(digest(path, request))) if inside else nullcontext():
                 yield place
         except Exception as error:
             self._failed.append((error, place.to_blame(error)))
@@ -201,7 +201,7 @@ class Place:
         """
         if isinstance(error, BudgetExceeded | DeadlineExceeded) or interrupts_of(error):
             return frozenset()  # what mends that is a larger limit, or a person, and no new answer
-        chain = behind(error)
+        chain = list_causes(error)
         if own := {key for one, key in self.failed_calls if one in chain}:
             return own
         within = [calls for one, calls in self._failed if one in chain]
@@ -243,7 +243,7 @@ def _ordered(value: object) -> object:
             return value
 
 
-def behind(error: BaseException) -> Sequence[BaseException]:
+def list_causes(error: BaseException) -> Sequence[BaseException]:
     """Give an error, and all that it was raised from, or put together of."""
     found = [error]
     for one in found:

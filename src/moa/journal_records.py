@@ -103,7 +103,7 @@ class Call:
         self._kept: _Kept | None = None
 
     def is_kept(self, form: Form[Any], *, may_repeat: bool = True) -> bool:
-        """Whether it was made before, so that `found` gives its answer.
+        """Whether it was made before, so that `reuse` gives its answer.
 
         Raises:
             StoreError: what is kept can't be read, and the journal doesn't let it be made again;
@@ -134,7 +134,7 @@ class Call:
         run = self.place.journal.context
         return run is None or self.inner.is_within(run)
 
-    def found(self) -> Any:
+    def reuse(self) -> Any:
         """Give its answer, which `is_kept` has read, and count what it took.
 
         Raises:
@@ -197,7 +197,7 @@ class Call:
             self.place.count(calls)
 
 
-async def once(
+async def call_once(
     context: RunContext,
     what: str,
     request: object,
@@ -207,7 +207,7 @@ async def once(
     """Make a call, or give what is kept of it: its answer, or the error that it ended with."""
     call = Call(context, what, request)
     if call.is_kept(form):
-        return cast("T", call.found())
+        return cast("T", call.reuse())
     async with call:
         answer = await ask(call.inner)
     await call.keep(form.dump(answer))
@@ -227,8 +227,8 @@ async def run_once(
     """
     call = Call(context, path, request, of_calls=True)
     if form and call.is_kept(form):
-        return cast("T", call.found())
-    with call.place.entered(path, request) as place:
+        return cast("T", call.reuse())
+    with call.place.enter(path, request) as place:
         call.inner.journal = place
         output = await run(call.inner)
     if form:

@@ -38,7 +38,7 @@ from moa.graphs import Graph, as_langgraph
 from moa.graphs.mixture import Mixture
 from moa.graphs.refine import Critic, Refine, writer_of
 from moa.graphs.self_consistency import SelfConsistency
-from moa.node import Reply, Result, finish, in_place
+from moa.node import Reply, Result, finish, run_in_place
 from moa.questions import Choice
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.usage import Price
@@ -363,7 +363,7 @@ class Sides(TypedNode[str, Reply]):
         self.person = person
 
     async def answer(self, request: str, context: RunContext) -> Reply:
-        calls = [in_place(self.person, part, context) for part in request.split()]
+        calls = [run_in_place(self.person, part, context) for part in request.split()]
         return Reply(text=", ".join(one.output.text for one in await gather(calls)))
 
 

@@ -98,7 +98,7 @@ class ToolCalls:
             return await self._approved(tool, call, values, context)
         kept = Call(context, f"tool {call.name}", call.arguments)
         if kept.is_kept(PLAIN, may_repeat=False):
-            return str(kept.found())
+            return str(kept.reuse())
         async with kept:
             text = await self._approved(tool, call, values, kept.inner)
         await kept.keep(text)

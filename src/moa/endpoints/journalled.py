@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from moa._async import closed_after
 from moa.context import RunContext
-from moa.journal_records import Call, Form, once
+from moa.journal_records import Call, Form, call_once
 
 T = TypeVar("T")
 Journalled = tuple[str, object, Form[T]]
@@ -41,7 +41,7 @@ def journalled(
                     return ask(self, *asked, inner, **named)
                 return _in_spans()[0](ask, self, asked, inner, named)
 
-            return once(context, *kept, again)
+            return call_once(context, *kept, again)
 
         return call
 
@@ -65,7 +65,7 @@ def journalled_stream(
             call: Call, form: Form[Any], endpoint: object, prompt: Any
         ) -> AsyncIterator[Any]:
             if call.is_kept(form):
-                whole = call.found()
+                whole = call.reuse()
                 if whole.text:
                     yield whole.text
                 yield whole

@@ -32,7 +32,7 @@ from moa.errors import InputError, MoaError, check_recoverable
 from moa.graphs.fields import IN_PYTHON, Large
 from moa.graphs.rag import Answerer, NotInDocuments, Rag, RagOutcome, Sheet
 from moa.graphs.recipe import FromTable, Recipe, Sketch, each_tried, tried
-from moa.node import Frozen, Node, Reply, Text, in_place
+from moa.node import Frozen, Node, Reply, Text, run_in_place
 
 
 class Finding(Frozen):
@@ -251,7 +251,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         if not question:
             raise InputError(f"{self.name}: the question is empty")
         if reader := await self._reader(question, context):
-            return _report_of(question, (await in_place(reader, question, context)).output)
+            return _report_of(question, (await run_in_place(reader, question, context)).output)
         silent = quiet(context)  # the report alone is shown
         asked = await self._divided(question, silent)
         found = await self._looked_up(question, asked, silent)
@@ -307,7 +307,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         """Look each part up, some at a time, and number all passages that are cited."""
 
         async def look_up(part: str) -> RagOutcome:
-            return (await in_place(self.answerer, part, context)).output
+            return (await run_in_place(self.answerer, part, context)).output
 
         found = await each_tried(
             look_up, asked, context, lambda part: f"{part!r} was not looked up"

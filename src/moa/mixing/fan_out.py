@@ -24,7 +24,7 @@ from moa.errors import (
 )
 from moa.journal import explain, interrupts_of, join_interrupts
 from moa.journal_records import PLAIN, Call
-from moa.node import Node, Result, in_place, unique_names
+from moa.node import Node, Result, run_in_place, unique_names
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
 
 In = TypeVar("In")
@@ -107,7 +107,7 @@ async def fan_out(
     )
     call = Call(context, "fan out", (fan.names, request)) if context.journal else None
     if call and call.is_kept(PLAIN):
-        await fan.ask_again(call.found(), members, request)
+        await fan.ask_again(call.reuse(), members, request)
         return fan.answers()
     fan.start(members, request)
     try:
@@ -200,7 +200,7 @@ class _Fan(Generic[Out]):
         late = "" if left is None else f"{name}: no answer within {left:.2f} s"
         async with in_time(left, late):
             alone = own.journal is None
-            run = member.run(request, own) if alone else in_place(member, request, own)
+            run = member.run(request, own) if alone else run_in_place(member, request, own)
             result = await run
         seconds = time.perf_counter() - start
         if heard:

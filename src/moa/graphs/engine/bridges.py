@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.types import RetryPolicy
 
-    from moa.graphs.engine.durable import Compiled
+    from moa.graphs.engine.durable import CompiledGraph
 
 State = TypeVar("State")
 State_contra = TypeVar("State_contra", contravariant=True)
@@ -45,7 +45,7 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
         *,
         checkpointer: BaseCheckpointSaver[Any] | None = None,
         retry: RetryPolicy | Sequence[RetryPolicy] = (),
-    ) -> Compiled:
+    ) -> CompiledGraph:
         """Make LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
 
         It takes the request, or the JSON of it, and gives the output. Budget and deadline come as
@@ -66,7 +66,7 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
         return compile_node(self, checkpointer, retry)
 
     @cached_property
-    def compiled(self) -> Compiled:
+    def compiled(self) -> CompiledGraph:
         """The graph as LangGraph's own kind, without a checkpointer of its own."""
         return self.compile()
 
@@ -74,7 +74,7 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
 class StateNode(Protocol[State_contra]):
     """What a `StateGraph` takes as a node."""
 
-    async def __call__(self, state: State_contra) -> dict[str, Any]:
+    async def __call__(self, state: State_contra) -> dict[str, object]:
         """Turn the state into an update of it."""
         ...
 
@@ -83,7 +83,7 @@ def as_langgraph(
     node: Node[In, Out] | Callable[[In, RunContext], Awaitable[Out]],
     *,
     read: Callable[[State], In],
-    write: Callable[[Out], Mapping[str, Any]],
+    write: Callable[[Out], Mapping[str, object]],
 ) -> StateNode[State]:
     """Make a node for your own `StateGraph`.
 
@@ -112,7 +112,7 @@ def as_langgraph(
 
     found: Node[In, Out] = as_node(node)
 
-    async def run(state: State) -> dict[str, Any]:
+    async def run(state: State) -> dict[str, object]:
         from moa.graphs.engine.durable import run_in_task
 
         return dict(write(await run_in_task(found, read(state))))

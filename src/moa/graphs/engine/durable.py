@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Never, TypeVar, cast
 
 from langchain_core.callbacks.manager import CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -29,11 +29,12 @@ from moa.context import RunContext
 from moa.errors import NotResumable
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Drawable, diagram_of
+from moa.graphs.engine.forms import JsonForm, channel_form, is_known
 from moa.graphs.engine.internals import Task, message_callbacks
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.run_store import open_journal
 from moa.graphs.engine.steps import FunctionStep, MatchStep, NodeStep
-from moa.graphs.engine.types import JsonForm, channel_form, is_known, name_of
+from moa.graphs.engine.types import name_of
 from moa.node import Node, run_alone
 from moa.trace import Event, NodeFinished, TextDelta
 
@@ -43,7 +44,7 @@ _IS_READ = "__moa_is_read__"
 """Where a configuration says whether somebody reads the custom stream of the graph."""
 
 
-class Compiled(Pregel[Any, Any, Any, Any]):
+class CompiledGraph(Pregel[Any, Any, Any, Any]):
     """LangGraph's own kind of graph, made of a node. Its `context=` is a `RunContext`."""
 
     def __init__(self, *, node: Drawable, **settings: Any) -> None:
@@ -131,17 +132,17 @@ def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | 
         )
 
 
-def _with_reading(config: RunnableConfig | None, options: Mapping[str, Any]) -> RunnableConfig:
-    is_read = any("custom" in (options.get(mode) or ()) for mode in ("stream_mode", "print_mode"))
+def _with_reading(config: RunnableConfig | None, options: Mapping[str, object]) -> RunnableConfig:
+    is_read = any("custom" in str(options.get(mode)) for mode in ("stream_mode", "print_mode"))
     settings = (config or {}).get("configurable") or {}
     return {**(config or {}), "configurable": {**settings, _IS_READ: is_read}}
 
 
 def compile_node(
-    node: Compilable[Any, Any],
+    node: Compilable[Never, object],
     checkpointer: BaseCheckpointSaver[Any] | None,
     retry: RetryPolicy | Sequence[RetryPolicy],
-) -> Compiled:
+) -> CompiledGraph:
     """Make LangGraph's own kind of graph of a node of nodes; see `Compilable.compile`."""
     kept = checkpointer is not None
     if kept:
@@ -149,17 +150,17 @@ def compile_node(
     request_form = channel_form(node.input_type, "input", kept=kept)
     output_form = channel_form(node.output_type, _source_of_output(node), kept=kept)
 
-    async def run(request: Any, *, blocking: bool = False) -> list[Any]:
+    async def run(request: Never, *, blocking: bool = False) -> list[object]:
         is_read = get_config().get("configurable", {}).get(_IS_READ) or Task().is_streamed
         write = get_runtime().stream_writer if is_read else None  # LangGraph has one in any case
         return output_form.dump(await run_in_task(node, request, write=write, blocking=blocking))
 
-    def run_now(request: Any) -> list[Any]:
+    def run_now(request: Never) -> list[object]:
         return asyncio.run(run(request, blocking=True))  # LangGraph calls it in a thread
 
     builder: Any = NodeBuilder()
     entry = RunnableLambda(run_now, afunc=run, name=node.name)
-    return Compiled(
+    return CompiledGraph(
         node=node,
         nodes={node.name: builder.subscribe_only(START).do(entry).write_to(END)},
         channels={START: _Request(request_form), END: _Output(output_form, END)},
@@ -202,7 +203,7 @@ async def run_in_task(
         listener.close()
 
 
-def _source_of_output(node: Node[Any, Any]) -> str:
+def _source_of_output(node: Compilable[Never, object]) -> str:
     """Name the node; of a graph the step that gives its output, if the type isn't known."""
     plan: object = getattr(node, "plan", None)
     if not isinstance(plan, Plan) or is_known(plan.steps[plan.output].type):

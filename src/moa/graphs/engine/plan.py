@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from moa.graphs.engine.steps import (
     Step,
     label_name,
 )
-from moa.graphs.engine.types import UNKNOWN, fits, is_node, miscounted, shown
+from moa.graphs.engine.types import UNKNOWN, check_arity, describe_type, fits, is_node, name_of
 from moa.questions import Choice, can_be_accepted
 
 
@@ -102,7 +102,7 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
         tentative=frozenset(places[step] for step in tentative),
         waits=frozenset(places[step] for step, starts in regions.items() if not starts),
         nodes=tuple(places[step] for step in nodes),
-        asks=next((one.name for one in inside if _is_person(one)), None),
+        asks=next((name_of(one) for one in inside if _is_person(one)), None),
     )
 
 
@@ -156,9 +156,9 @@ def _is_person(node: object) -> bool:
     return getattr(node, "asks_people", False) is True
 
 
-def _inside(node: object) -> Iterator[Any]:
+def _inside(node: object) -> Iterator[object]:
     """Give what a graph or a recipe is made of, however deep; any other node is given itself."""
-    members = getattr(node, "members", None)
+    members: Callable[[], Iterable[object]] | None = getattr(node, "members", None)
     if members is None:
         yield node
         return
@@ -179,9 +179,9 @@ def _task(
             name=name,
             kind="node",
             sources=sources,
-            work=step.node.run if runs else step.node,
+            work=step.node.run if is_node(step.node) else step.node,
             is_node=runs,
-            renamed=runs and name != step.node.name,
+            renamed=runs and name != name_of(step.node),
             quick=step.signature.quick and not step.thread,
             thread=step.thread,
             takes_skipped=step.signature.takes_skipped(),
@@ -281,7 +281,7 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
     if step.when is not None:
         yield from _misfit(step, step.when, bool, role=" as its when=")
     if not is_node(step.node):
-        yield from miscounted(f"the function of {step.name!r}", step.node, 1)
+        yield from check_arity(f"the function of {step.name!r}", step.node, 1)
     unnamed = getattr(step.node, "__name__", "") == "<lambda>"
     if unnamed and source.may_skip:
         yield (
@@ -293,14 +293,15 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
 def _function_problems(step: FunctionStep) -> Iterator[str]:
     if step.signature.waits:
         yield f"{step.name!r} is asynchronous, and map and join take quick functions: use add"
-    yield from miscounted(f"the function of {step.name!r}", step.function, len(step.sources))
+    yield from check_arity(f"the function of {step.name!r}", step.function, len(step.sources))
     for index, source in enumerate(step.sources):
         expected = step.signature.input(index)
         yield from _misfit(step, source, expected)
         if source.may_skip and expected is not UNKNOWN and not step.signature.takes_skipped(index):
             yield (
                 f"{step.name!r} is given {source.name!r}, which can be skipped, but takes "
-                f"{shown(expected)}: let it accept Skipped, or give {source.name!r} an otherwise="
+                f"{describe_type(expected)}: let it accept Skipped, or give {source.name!r} an "
+                "otherwise="
             )
 
 
@@ -310,7 +311,7 @@ def _accepted_problems(step: AcceptedStep) -> Iterator[str]:
         yield f"{step.name!r} is of what can be skipped: give {source.name!r} an otherwise="
     if not _says(source):
         yield (
-            f"{source.name!r} gives {shown(source.type)}, which doesn't say whether it is "
+            f"{source.name!r} gives {describe_type(source.type)}, which doesn't say whether it is "
             "accepted: take .accepted of a Cascade, or of an agent that has a calibration"
         )
 
@@ -334,6 +335,6 @@ def _match_problems(step: MatchStep) -> Iterator[str]:
 def _misfit(step: Step, source: Step, expected: object, role: str = "") -> Iterator[str]:
     if not fits(source.type, expected):
         yield (
-            f"{step.name!r} takes {shown(expected)}{role}, "
-            f"but {source.name!r} gives {shown(source.type)}"
+            f"{step.name!r} takes {describe_type(expected)}{role}, "
+            f"but {source.name!r} gives {describe_type(source.type)}"
         )

@@ -9,25 +9,27 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar
 
 from moa._threads import USER_THREADS
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
+from moa.graphs.engine.forms import JsonForm, kept_form
 from moa.graphs.engine.plan import Plan, Task
-from moa.graphs.engine.types import JsonForm, Skipped, kept_form
+from moa.graphs.engine.types import Skipped
 from moa.journal import explain, interrupts_of, join_interrupts
 from moa.journal_records import Form, run_once
 from moa.questions import accepted_in
 from moa.telemetry.spans import UNTRACED
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
+T = TypeVar("T")
 PENDING: object = object()
 """Stands where nothing has been worked out yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failure:
     """Stands where a node failed of which it is not known yet whether anything needs it."""
 
     error: MoaError
@@ -127,7 +129,7 @@ class Run:
                 self._spawn(self._work_on(index, group), group)
             await self._run_node(ready[0])
 
-    def _spawn(self, work: Coroutine[Any, Any, None], group: asyncio.TaskGroup) -> None:
+    def _spawn(self, work: Coroutine[object, None, None], group: asyncio.TaskGroup) -> None:
         worker = group.create_task(work)
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
@@ -155,7 +157,7 @@ class Run:
             if index not in self._plan.tentative:
                 raise
             context.nested(task.name).note("failed", str(error))
-            value = Failed(error)
+            value = Failure(error)
         except Exception as error:
             if not interrupts_of(error):
                 raise
@@ -197,7 +199,7 @@ class Run:
         if not self._all_there(index, (when,)):
             return False
         holds = self._values[when]
-        if isinstance(holds, Failed):
+        if isinstance(holds, Failure):
             self._resolve(index, holds)
         elif isinstance(holds, Skipped):
             self._skip(index, task, f"its condition was not worked out: {holds.reason}")
@@ -249,7 +251,7 @@ class Run:
         self._resolve(index, output)
 
     def _call_now(self, task: Task, values: list[object]) -> object:
-        output = quickly(task.name, task.work, *values)
+        output = call_quick(task.name, task.work, *values)
         self._context.remaining_s()  # nothing can interrupt it, so its time is checked afterwards
         return output
 
@@ -293,7 +295,7 @@ class Run:
         self._resolve(index, self._values[other])
 
     def _resolve(self, index: int, value: object) -> None:
-        if isinstance(value, Failed) and index not in self._plan.tentative:
+        if isinstance(value, Failure) and index not in self._plan.tentative:
             raise value.error
         self._values[index] = value
         for waiter in self._waiting.get(index, ()):
@@ -338,8 +340,8 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _first_failed(values: Iterable[object]) -> Failed | None:
-    return next((value for value in values if isinstance(value, Failed)), None)
+def _first_failed(values: Iterable[object]) -> Failure | None:
+    return next((value for value in values if isinstance(value, Failure)), None)
 
 
 NodeOutput = tuple[object, bool | None]
@@ -361,16 +363,19 @@ async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutp
 def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
     """Keep beside an output whether it is accepted, where that is said."""
 
-    def dump(given: NodeOutput) -> Any:
+    def dump(given: NodeOutput) -> list[object]:
         output, accepted = given
         written = form.dump(output)
         return written if accepted is None else [*written, accepted]
 
     def load(written: Any) -> NodeOutput:
-        if isinstance(written, list) and len(cast("list[Any]", written)) == 3:
-            *value, accepted = cast("list[Any]", written)
+        try:
+            *value, accepted = written
+        except TypeError:
+            return form.load(written), None  # which says what is wrong with it
+        if len(value) == 2:
             return form.load(value), accepted
-        return form.load(cast("list[Any]", written)), None
+        return form.load(written), None
 
     return Form(dump, load)
 
@@ -402,7 +407,7 @@ async def _call(task: Task, value: object, context: RunContext) -> NodeOutput:
         raise failure from error
 
 
-def quickly(name: str, work: Callable[..., Any], *values: Any) -> Any:
+def call_quick(name: str, work: Callable[..., T], *values: object) -> T:
     """Call a quick function.
 
     Raises:
