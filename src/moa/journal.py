@@ -67,9 +67,8 @@ class Journal:
         self.inside = inside
         self.context = context
         self.root = Place(self)
-        self.made: list[Key | str] = []
-        """Keys of what this run has made or found."""
-        self._counted = frozenset(context.counted.get(name, ())) if context else frozenset[str]()
+        self.counted = set(context.counted.get(name, ())) if context else set[str]()
+        """Keys of what `context` has paid for, here or in an earlier part of the run."""
         self.found = 0
         """How many calls were found."""
         self._write = write
@@ -115,15 +114,6 @@ class Journal:
             found = self.number(*key.what)
             key.written = f"{found}.{self._failed_before[found]}"
         self._unwritten.clear()
-
-    @property
-    def counted(self) -> frozenset[str]:
-        """Keys of what the run's context has paid for, here or in an earlier part of the run."""
-        return self._counted | {str(key) for key in self.made}
-
-    def is_counted(self, key: str) -> bool:
-        """Whether an earlier part of the run was charged for it, in the same context."""
-        return key in self._counted
 
     async def keep(self, key: str, record: str) -> None:
         """Keep a record."""

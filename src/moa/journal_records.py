@@ -142,11 +142,9 @@ class Call:
         """
         assert self._kept is not None, "only what is kept is found"
         record, value, error, paid = self._kept
-        journal, counted = self.place.journal, self._is_counted
         self._charge(record, paid)
-        journal.found += len(record.calls)
-        if counted:
-            journal.made += [self.key, *record.calls]
+        self.place.journal.found += len(record.calls)
+        if self._is_counted:
             self.place.count(record.calls)
         if error:
             self.place.failed_calls.append((error, self.key))
@@ -160,10 +158,11 @@ class Call:
         elif not journal.charges_all:
             self.inner.recall(record.spent, record.notes, below=run.parent)
         else:  # the run's context may have been charged in an earlier part of the run
+            own = str(self.key)
+            new = [usage for key, usage in paid.items() if key not in journal.counted]
             self.inner.recall(record.spent, record.notes, below=run)
-            new = [usage for key, usage in paid.items() if not journal.is_counted(key)]
-            known = journal.is_counted(str(self.key))
-            run.recall(sum(new, Usage()), () if known else record.notes)
+            run.recall(sum(new, Usage()), () if own in journal.counted else record.notes)
+            journal.counted |= {own, *paid}
 
     async def keep(self, value: JSON, *, calls: Sequence[Key | str] | None = None) -> None:
         """Keep its answer; `calls` are those in it, counted already, and `None`: it is one."""
@@ -190,8 +189,8 @@ class Call:
         own = calls is None
         if calls is None:
             calls = [self.key]
-        if self._is_counted:
-            journal.made.append(self.key)
+        if journal.charges_all and self._is_counted:
+            journal.counted.add(str(self.key))
         await journal.keep_call(self.key, partial(_written, value, error, usage, notes, calls))
         if own and self._is_counted:  # the places around it may name only what is kept
             self.place.count(calls)
