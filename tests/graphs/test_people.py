@@ -197,6 +197,11 @@ async def test_a_thread_without_a_run_is_named_when_one_goes_on_in_it(given: Any
         list(compiled.stream(given, thread))
 
 
+async def test_a_thread_that_is_not_named_is_missed_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="thread_id"):
+        await asking().ainvoke("a letter")
+
+
 async def test_a_request_that_does_not_fit_a_compiled_graph_is_an_error_of_moa() -> None:
     with pytest.raises(InputError, match="the request is no str: "):
         await asking().ainvoke(["a letter"], THREAD)

@@ -135,6 +135,8 @@ def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | 
 def _with_reading(config: RunnableConfig | None, options: Mapping[str, object]) -> RunnableConfig:
     is_read = any("custom" in str(options.get(mode)) for mode in ("stream_mode", "print_mode"))
     settings = (config or {}).get("configurable") or {}
+    if not settings and not is_read:
+        return config or {}  # LangGraph says that a thread_id is missing only if nothing is there
     return {**(config or {}), "configurable": {**settings, _IS_READ: is_read}}
 
 
