@@ -38,7 +38,7 @@ from moa.graphs.rag import (
     NotInDocuments,
     Rag,
     Sheet,
-    Sourced,
+    SourcedAnswer,
     is_absent,
 )
 from moa.graphs.research import Research
@@ -134,7 +134,7 @@ async def answered(graph: Rag, questions: list[Question]) -> list[str]:
         if isinstance(output, NotInDocuments):
             absent += 1
             continue
-        assert isinstance(output, Sourced), "one of the two"
+        assert isinstance(output, SourcedAnswer), "one of the two"
         cites += bool(output.citations)
         right += any(holds(each.passage.text, question.answers) for each in output.citations)
         in_text += holds(output.text, question.answers)

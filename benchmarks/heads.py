@@ -109,6 +109,8 @@ def fit(
         (("sentiment", "urgency"), messages.genuine, messages.writer),
         (UNWANTED, messages.genuine | True, messages.writer),
     ):
+        if not rest.any():  # the shop is left out
+            continue
         sums, own = Sums(features[rest], folds[rest]), messages.only(rest)
         labels = {question: own.labels(question, NAMES[question]) for question in asked}
         for question in asked:

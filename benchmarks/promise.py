@@ -2,9 +2,9 @@
 
 Each task is a stream of 1,000 rows, shuffled some times. The large model is the right answer
 itself, or a real one: `--answers FILE` holds what it said, by the hash of what it was asked, and
-`--large VENDOR:MODEL` is asked for what is missing there. All but the encoding of texts is what
-`Cascade(small, large, learn=…)` does. What is found is kept in a folder, so that it can be stopped
-and gone on with; several may run at once, with other `--tasks`.
+`--large VENDOR:MODEL` (or a GGUF file) is asked for what is missing there. All but the encoding of
+texts is what `Cascade(small, large, learn=…)` does. What is found is kept in a folder, so that it
+can be stopped and gone on with; several may run at once, with other `--tasks`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from kept import Kept
+from moa import EmbeddedEndpoint
 from moa.calibration import upper_bound
 from moa.calibration.promise import RISK
+from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.errors import MoaError
 from promise_beside import FIRST, LIKE, ROUTER, SURE, WAYS, beside, routed
@@ -40,6 +42,10 @@ from promise_streams import (
 from report import PAGE, table, write
 
 PICTURE = PAGE.parent / "promise.svg"
+DRAWN = """![Calls of the large model a hundred rows, and how many of the small answers differ]\
+(promise.svg)
+
+"""
 HUNDREDS = ROWS // 100
 CERTAIN = 0.99
 MOST = 1000
@@ -56,14 +62,9 @@ before: no head for sentiment is used, and of the intents, which the scorer of p
 the small model says nothing at first. Schedule and constants come from simulation and from spam;
 the other sets were run twice, the first time with another choice of thresholds.
 
-![Calls of the large model a hundred rows, and how many of the small answers differ](promise.svg)
-
-{calls}
-
-The aims, with gold as the large model, and what came of them:
+{picture}{calls}
 
 {aims}
-
 A stream has a promise where a look has passed. `Differ` is the share of what the small model
 answered that the large model answers otherwise, over all shuffles. A stream is `above 5 %` where
 the exact lower bound ({certain:.0f} %) of its own share passes 5 %. Right is the share of all rows
@@ -98,12 +99,12 @@ def main() -> None:
 def measure(given: Any) -> None:
     """Run the tasks that were given, and where these are all, write the page."""
     given.kept.mkdir(parents=True, exist_ok=True)
-    llm = as_endpoint(given.large, "llm") if given.large else None
+    llm = _large(given.large) if given.large else None
     answers = Kept(given.answers) if given.answers else None
     name = given.answers.stem if given.answers else "gold"
     kept = Kept(given.kept / f"streams {name}.jsonl")
     tasks = [task for task in TASKS if task.name in given.tasks]
-    streams = [load(task, given.data, given.kept / "messages.npz") for task in tasks]
+    streams = [load(task, given.data, given.kept) for task in tasks]
     said: dict[str, list[str]] = {}
     larges = {stream.task.name: large_of(stream, answers, llm) for stream in streams}
     for stream in streams:
@@ -119,6 +120,12 @@ def measure(given: Any) -> None:
     if given.page:
         large = "the right answer itself" if answers is None else _recorded(name, answers)
         _write(name, large, streams, said, kept.found)
+
+
+def _large(spec: str) -> Endpoint:
+    if spec.endswith(".gguf"):
+        return EmbeddedEndpoint("large", tier="llm", model_path=Path(spec), timeout_s=600)
+    return as_endpoint(spec, "llm")
 
 
 def _recorded(name: str, answers: Kept) -> str:
@@ -137,7 +144,9 @@ def _arguments() -> Any:
     folder = Path(tempfile.gettempdir()) / "moa-promise"
     parser.add_argument("--kept", type=Path, default=folder, help="folder of what is found")
     parser.add_argument("--answers", type=Path, help="what a real large model said; else gold")
-    parser.add_argument("--large", metavar="VENDOR:MODEL", help="asked for answers missing there")
+    parser.add_argument(
+        "--large", metavar="VENDOR:MODEL", help="asked for answers missing there; or a GGUF file"
+    )
     parser.add_argument(
         "--router", type=Path, metavar="PYTHON", help="of an environment with semantic-router"
     )
@@ -146,7 +155,7 @@ def _arguments() -> Any:
         parser.error("give the folder of labelled sets, by --data or $MOA_DATA")
     if given.large and not given.answers:
         parser.error("--large takes --answers FILE, which keeps what it says")
-    given.page = given.tasks == names
+    given.page = given.answers or given.tasks == names
     return given
 
 
@@ -221,8 +230,9 @@ def _write(
     body = TEXT.format(
         rows=ROWS,
         large=large,
+        picture=DRAWN if name == "gold" else "",
         calls=table(head, hundreds),
-        aims="\n".join(f"- {aim}" for stream in streams for aim in _aims(stream.task, calls)),
+        aims=_aimed(streams, calls) if name == "gold" else "",
         certain=100 * CERTAIN,
         priced=PRICED,
         written="five",
@@ -313,6 +323,12 @@ def _beside_rows(
         pairs = [(one["differ"], one["small"]) for one in found]
         lines.append(line(way, asked, pairs, float(np.mean([one["right"] for one in found]))))
     return lines
+
+
+def _aimed(streams: Sequence[Stream], calls: Mapping[Task, Any]) -> str:
+    aims = [f"- {aim}" for stream in streams for aim in _aims(stream.task, calls)]
+    head = "The aims, with gold as the large model, and what came of them:"
+    return "\n".join((head, "", *aims, ""))
 
 
 def _aims(task: Task, every: Mapping[Task, Any]) -> list[str]:

@@ -32,11 +32,13 @@ from moa.errors import ConfigError
 from moa.graphs.student import Learn, Student, TextRead
 from moa.questions import Answer, Question
 from moa.testing import SimulatedEndpoint
+from promise_inbox import NAMES, inbox, meanings
 
 ROWS = 1000
 """Rows of a stream; what a set has more is left out of each shuffle."""
 PRICED, WRITTEN = "gpt-5-mini", 5
 """The hosted model whose price is counted, and tokens of a label that it writes."""
+INBOX = "inbox"
 Found = dict[str, Any]
 
 
@@ -60,6 +62,7 @@ TASKS = (
     Task("spam", "sms_spam", "Is this message spam?", (12, 6)),
     Task("tweets", "sentiment2_tweets", "What is the sentiment of the text?", (35, 20)),
     Task("film reviews", "sentiment2_movie", "What is the sentiment of the text?", (None, None)),
+    Task("inbox", INBOX, "What does the customer want?", (None, None), False),
 )
 
 
@@ -86,24 +89,38 @@ class Stream:
         return rows[:ROWS]
 
 
-def load(task: Task, data: Path, vectors: Path) -> Stream:
-    """Read a task's rows, and encode the texts whose vectors a file hasn't."""
-    rows = read(data / task.folder / "dev.jsonl")
-    if len(rows) < ROWS:
-        raise ConfigError(f"{task.folder} has {len(rows)} rows, and a stream takes {ROWS}")
-    texts = [str(row["text"]) for row in rows]
-    gold = [str(row["label"]) for row in rows]
-    labels = sorted(set(gold))
+def load(task: Task, data: Path, kept: Path) -> Stream:
+    """Read a task's rows, and encode the texts whose vectors a folder hasn't."""
+    texts, gold, labels = _rows(task, data, kept)
+    vectors = kept / "messages.npz"
+    if len(texts) < ROWS:
+        raise ConfigError(f"{task.folder} has {len(texts)} rows, and a stream takes {ROWS}")
     (question,) = Classifier("embedded", labels, task=task.question).questions
     # The vectors of a store have 16 bits, and so have those that are judged.
     found = encoded(vectors, texts).astype("<f2").astype(float)
-    named = encoded(vectors, meanings_of(question)).astype(float)
+    known = (
+        meanings()
+        if task.folder == INBOX
+        else dict(zip(labels, meanings_of(question), strict=True))
+    )
+    named = encoded(vectors, list(known.values())).astype(float)
     own = np.full((len(texts), len(labels)), -np.log(len(labels)))
     if task.by_words:
         head = asyncio.run(pair_head(question, (), JointEncoder(), RunContext()))
         own = log_softmax(np.array([head.logs_of(tuple(one)) for one in found.tolist()]))
-    names = named, np.arange(len(labels))
+    names = named, np.array([labels.index(label) for label in known])
     return Stream(task, question, labels, texts, gold, found, own, names)
+
+
+def _rows(task: Task, data: Path, kept: Path) -> tuple[list[str], list[str], list[str]]:
+    """Give texts, their labels, and which labels there are."""
+    if task.folder == INBOX:
+        cache = kept / "heads"  # these also have the sentences of all businesses
+        cache.mkdir(exist_ok=True)
+        return *inbox(cache), list(NAMES)
+    rows = read(data / task.folder / "dev.jsonl")
+    gold = [str(row["label"]) for row in rows]
+    return [str(row["text"]) for row in rows], gold, sorted(set(gold))
 
 
 class Replayed(Student):

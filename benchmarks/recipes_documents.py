@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from moa import RunContext
-from moa.documents.claims import listed
+from moa.documents.claims import number_passages
 from moa.documents.retrieval import Retriever
 from moa.endpoints import Prompt
 from moa.graphs.loading import load_graph
@@ -123,7 +123,7 @@ def _from_documents(name: str) -> Any:
 async def _from_passages(models: Models, item: Item, ask: Plain) -> Answer:
     """One call with the passages that the graph's own retriever finds."""
     passages = (await _retriever(models).run(item["question"])).output.passages
-    user = f"Passages:\n\n{listed(passages)}\n\nQuestion: {item['question']}"
+    user = f"Passages:\n\n{number_passages(passages)}\n\nQuestion: {item['question']}"
     text = await ask(Prompt.of(user, system=_FROM_PASSAGES, max_tokens=512, temperature=0.0))
     sources = {str(n): Path(one.document).stem for n, one in enumerate(passages, 1)}
     return {"text": text, "sources": sources}

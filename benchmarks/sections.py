@@ -100,6 +100,7 @@ SECTIONS: Mapping[str, Section] = {
         "documents.py --data {data} --models {models} --steps asked --kept {kept}",
         ("agents", "documents", "endpoints", "graphs/rag.py", "graphs/research.py"),
     ),
+    "support replies": Section("support_replies.py --file {models} --json {kept}", SUPPORT),
     "support danger": Section("support_danger.py", (*VECTORS, "graphs/support*")),
     "questions": Section("questions.py --models built-in {models} --resume {kept}", DECIDING),
     "promise shown": Section(

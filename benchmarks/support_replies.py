@@ -3,7 +3,8 @@
 Each message of `data/support_replies.jsonl` goes through the graph, and to the same model with the
 same rules and facts in a plain prompt, at temperature 0. What came out is kept, and printed to be
 read: nothing here can tell whether a reply makes sense. Counted is what the graph sends, drafts or
-leaves to people, and what its checks say of plain answers and of the good replies in the data.
+leaves to people, and what its checks say of plain answers and of the good replies in the data. Of
+the half `report` this is written to the page.
 """
 
 from __future__ import annotations
@@ -25,12 +26,32 @@ from moa.endpoints import Prompt
 from moa.graphs.support import INTENTS, Answered, Support, Ticket
 from moa.graphs.support_replies import Letter, Written, doubts_about
 from moa.node import Reply
+from report import table, write
 
 MOST = 200
 """Tokens of a reply."""
 PLAIN = (
     "You answer messages to the customer support of {company}.\n\nOur policy:\n{policy}\n\n"
     "Facts:\n{facts}\n\nReply to the customer briefly, in their language."
+)
+TEXT = """
+## Replies of the support graph
+
+What becomes of {rows} messages to three businesses in eight languages, with rules and facts of
+each, and what the checks say of the plain answers of the same model to the same rules and facts.
+*Doubtful* is a text in which they find a refusal, an echo or a repetition, or a yes, a figure, a
+day or a promise that nothing given holds: they find that in {good} replies that people wrote.
+
+{table}
+"""
+HEAD = (
+    "model",
+    "sent",
+    "drafts (doubtful besides)",
+    "left to people",
+    "by a queue or template",
+    "danger: to people first",
+    "plain answers that are doubtful",
 )
 Row = dict[str, Any]
 
@@ -88,11 +109,28 @@ async def run(args: argparse.Namespace) -> None:
         for name in ("graph", "plain")
     }
     good = [doubts(r["reply"], r, known[r["business"]]) for r in rows if "reply" in r]
-    print(Counter(each["became"] for each in of["graph"]))
-    print(
-        f"doubtful: {sum(map(bool, good))} of {len(good)} good replies, "
-        f"{sum(bool(each['doubts']) for each in of['plain'])} of {len(rows)} plain answers"
+    body = TEXT.format(
+        rows=len(rows),
+        good=f"{sum(map(bool, good))} of {len(good)}",
+        table=table(HEAD, [_counted(args.file.stem, of["graph"], of["plain"])]),
     )
+    print(body)
+    if args.half == "report":
+        write("support replies", "python benchmarks/support_replies.py --file FILE", body)
+
+
+def _counted(model: str, graph: list[Row], plain: list[Row]) -> list[object]:
+    became = Counter(str(each["became"]) for each in graph)
+    drafts = [each for each in graph if each["became"] == "drafted"]
+    return [
+        model,
+        became["written"],
+        f"{len(drafts)} ({sum(len(each['doubts']) > 1 for each in drafts)})",
+        became["waiting"],
+        became["routed"] + became["answered"],
+        became["in danger"],
+        sum(bool(each["doubts"]) for each in plain),
+    ]
 
 
 def main() -> None:

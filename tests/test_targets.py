@@ -13,7 +13,7 @@ from disks import room
 
 from moa.cli.screen import check_target, write_text
 from moa.errors import ConfigError
-from moa.graphs.recipe import keep
+from moa.graphs.recipe import write_state
 from moa.node import Reply
 
 COMMANDS = {
@@ -69,7 +69,7 @@ def shown(file: Path) -> None:
 
 
 def kept(file: Path) -> None:
-    keep(file, Reply(text="x" * 200))
+    write_state(file, Reply(text="x" * 200))
 
 
 @pytest.mark.parametrize("write", [shown, kept])

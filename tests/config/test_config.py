@@ -74,7 +74,7 @@ WRONG = {
         for key in ("input", "output", "cached_input")
     },
     SMALL.replace('"http://127.0.0.1:1/v1"', "[]"): "base_url",
-    SMALL.replace('"http://127.0.0.1:1/v1"', "3"): r"\[endpoints.small\] base_url: .*\n.*a list",
+    SMALL.replace('"http://127.0.0.1:1/v1"', "3"): r"\[endpoints.small\] base_url: .*, or .*a list",
     SMALL + 'serve = "vlm"\n': r"\[endpoints.small\].*'serve = \"vllm\"'\?",
     SMALL + '[tiers]\nslm = "x"\nllm = "y"\n': r"slm = 'x' .*\n.*llm = 'y' ",
     LARGE + "priority = 3\n": "vLLM of your own",

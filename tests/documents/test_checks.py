@@ -26,6 +26,7 @@ def kinds(text: str, asked: str, language: str | None, given: str = RULES) -> se
         ("È possibile annullarlo?", "Salve! Sì, è ancora possibile farlo.", "it", "yes"),
         ("Bis Samstag?", "Wir werden den Kopfhörer bis Samstag anbieten.", "de", "day"),
         ("¿Y mi dinero?", "Lo siento, pero no puedo ayudarte con eso.", "es", "refusal"),
+        ("When?", "We are sorry. " * 3, "en", "repetition"),
         ("Nu?", "Gooi de doos uit het huis. Gooi de natte doos uit het huis.", "nl", "repetition"),
         ("Wann kommt die Lampe bei mir an?", "Wann kommt die Lampe bei mir an?", "de", "echo"),
         ("Où est ma commande ?", "Bonjour ! Comment puis-je vous aider ?", "fr", "empty"),

@@ -102,10 +102,12 @@ async def test_without_a_model_for_themes_ideas_stand_in_one_list() -> None:
     assert llm.prompts == []
 
 
-async def test_an_idea_that_cannot_be_scored_comes_last_without_a_score() -> None:
+@pytest.mark.parametrize(
+    "failure", [EndpointUnavailable("down", endpoint="small"), {"useful": {"fair": 1}}]
+)
+async def test_an_idea_that_cannot_be_scored_comes_last_without_a_score(failure: Step) -> None:
     def rule(state: str) -> Step:
-        broken = EndpointUnavailable("down", endpoint="small")
-        return broken if "offee" in state else {"useful": {"fair": 1}, "original": {"fair": 1}}
+        return failure if "offee" in state else {"useful": {"fair": 1}, "original": {"fair": 1}}
 
     small = SimulatedEndpoint(name="small", rule=rule)
     made = storm(proposing(["Coffee."], ["A bus."]), sorting(("all", [1, 2])), small=small)

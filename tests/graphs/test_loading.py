@@ -154,7 +154,7 @@ def needs_opaque(endpoint: Endpoint, *, guide: Opaque) -> Node[Any, Any]:
 def test_a_keyword_that_no_table_can_say_is_named(make: Any, table: object) -> None:
     mark = TypeAdapter[Any](Annotated[Any, FromEndpoint(make, "slm")])
     context = Table("opaque", Endpoints(Config()), lambda _: Timed("other", 0))
-    with pytest.raises(ValidationError, match=r"guide=…\) can be given in Python alone"):
+    with pytest.raises(ValidationError, match="can be given in Python alone"):
         mark.validate_python(table, context=context)
 
 

@@ -33,7 +33,7 @@ from moa.graphs.rag import (
     NotInDocuments,
     Rag,
     Sheet,
-    Sourced,
+    SourcedAnswer,
 )
 from moa.node import Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint, Step
@@ -70,9 +70,9 @@ def extracting(encoder: Endpoint | None = None, **settings: Any) -> Rag:
     return Rag(retriever=BM25(PASSAGES), writer=Extractive(encoder, **settings))
 
 
-async def sourced(graph: Rag, question: str = "How high is the tower?") -> Sourced:
+async def sourced(graph: Rag, question: str = "How high is the tower?") -> SourcedAnswer:
     output = (await graph.run(question)).output
-    assert isinstance(output, Sourced)
+    assert isinstance(output, SourcedAnswer)
     return output
 
 
@@ -124,7 +124,7 @@ async def test_a_title_with_which_a_passage_begins_stands_in_the_prompt_once() -
 async def test_where_a_writer_wrote_no_words_the_nearest_sentence_is_given(written: str) -> None:
     graph = answering(written)
     result = await graph.run("How high is the tower?")
-    assert isinstance(result.output, Sourced)
+    assert isinstance(result.output, SourcedAnswer)
     assert result.output.kind == "extract"
     assert "tower" in result.output.text.lower()
     assert "the writer wrote no words" in " ".join(note.text for note in result.trace)
@@ -147,7 +147,7 @@ async def test_the_sentence_that_is_given_instead_is_the_best_by_rank_not_by_pla
 )
 async def test_a_citation_is_mended_and_that_is_noted(written: str, text: str, note: str) -> None:
     result = await answering(written).run("How high is the tower?")
-    assert isinstance(result.output, Sourced)
+    assert isinstance(result.output, SourcedAnswer)
     assert result.output.text == text
     assert [one.passage for one in result.output.citations] == [TOWER]
     assert note in notes(result, "changed")[0]
@@ -192,7 +192,7 @@ async def test_passages_that_do_not_help_are_left_out() -> None:
     large = writer("Yes [1].")
     graph = Rag(retriever=BM25(PASSAGES), writer=Answerer(large), filter=filtered)
     result = await graph.run("How many metres is the bridge long?")
-    assert isinstance(result.output, Sourced)
+    assert isinstance(result.output, SourcedAnswer)
     assert result.output.passages == (TOWER,)
     assert "bridge is 50" not in large.prompts[0].messages[-1].content
     assert "dropped" in [note.kind for note in result.trace]
@@ -262,7 +262,7 @@ async def test_without_a_writer_the_nearest_sentence_is_given_word_for_word(
     encoder = None if failure is None else WordEncoder(name="vectors", failure=failure)
     result = await extracting(encoder).run("Who built the tower in Paris?")
     output = result.output
-    assert isinstance(output, Sourced)
+    assert isinstance(output, SourcedAnswer)
     assert (output.kind, output.text) == ("extract", "Paris built it. [1]")
     assert output.citations[0].passage == TOWER
     assert output.supported
@@ -317,7 +317,7 @@ async def test_sentences_that_a_check_finds_in_no_passage_are_no_answer() -> Non
 async def test_one_budget_holds_it_all() -> None:
     graph = answering("It is high [1].", check=grader("check", {"": 0.9}))
     result = await graph.run("tower", RunContext(budget=Budget(calls=1)))
-    assert isinstance(result.output, Sourced)
+    assert isinstance(result.output, SourcedAnswer)
     assert result.output.claims[0].verdict == "unchecked"
     with pytest.raises(BudgetExceeded):
         await answering("x").run("tower", RunContext(budget=Budget(calls=0)))

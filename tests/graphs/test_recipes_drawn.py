@@ -28,7 +28,7 @@ from moa.graphs.cascade import Cascade
 from moa.graphs.choose_best import ChooseBest
 from moa.graphs.code import Code, Review
 from moa.graphs.debate import Debate, Debater
-from moa.graphs.loading import READY
+from moa.graphs.loading import READY, endpoints_in
 from moa.graphs.mixture import Mixture
 from moa.graphs.monitor import Item as Post
 from moa.graphs.monitor import Monitor
@@ -41,7 +41,7 @@ from moa.graphs.research import Research
 from moa.graphs.routed import Routed
 from moa.graphs.self_consistency import SelfConsistency
 from moa.graphs.self_mixture import SelfMixture
-from moa.graphs.solve import Solve, Step, Steps, Worked
+from moa.graphs.solve import Solve, Step, StepAnswer, Steps
 from moa.graphs.summarize import Original, Summarize
 from moa.graphs.support import Support, Ticket
 from moa.graphs.write import Assignment, Write
@@ -133,7 +133,7 @@ def coded() -> Code:
 
 def solved() -> Solve:
     steps = [Step(id=f"step_{tier}", question="?", tier=tier) for tier in ("slm", "llm")]
-    work = Worked(reasons="As it says.", answer="7")
+    work = StepAnswer(reasons="As it says.", answer="7")
     small = ScriptedEndpoint(name="small", steps=[work, {"right": {"yes": 0.9}}])
     llm = ScriptedEndpoint(
         name="large",
@@ -260,6 +260,17 @@ async def test_the_nodes_that_run_are_those_that_are_drawn(
     # What is in a node that is drawn is a part of it.
     ran = {next((name for name in way if name in expected), way[-1]) for way in ways if any(way)}
     assert ran == expected
+
+
+@pytest.mark.parametrize("name", RECIPES)
+async def test_whom_a_recipe_asks_is_among_the_endpoints_of_its_nodes(name: str) -> None:
+    make, request = RECIPES[name]
+    recipe, context = make(), RunContext()
+    for one in cast("list[object]", request) if isinstance(request, list) else [request]:
+        await recipe.run(one, context)
+    listed = endpoints_in(recipe)
+    assert listed is not None
+    assert {part.endpoint for part in context.usage.parts} <= {one.name for one in listed}
 
 
 def test_every_recipe_is_here() -> None:

@@ -14,7 +14,7 @@ from moa.documents import Passage
 from moa.documents.claims import Citation, Claim, Grader
 from moa.documents.retrieval import BM25
 from moa.errors import ConfigError, EndpointUnavailable, InputError
-from moa.graphs.rag import NotInDocuments, Rag, Sourced
+from moa.graphs.rag import NotInDocuments, Rag, SourcedAnswer
 from moa.graphs.research import Report, Research
 from moa.node import Result, Text
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
@@ -26,12 +26,14 @@ ASKED = "How old is the bridge, and how long?"
 OLD, LONG, WIDE = "How old is the bridge?", "How long is the bridge?", "How wide is the bridge?"
 PAPER = Passage(document="paper", title="paper", text="The bridge is old, about 80 years.")
 GUIDE = Passage(document="guide", title="guide", text="It is 90 m long, some say 90 years old.")
-Outcome = Sourced | NotInDocuments
+Outcome = SourcedAnswer | NotInDocuments
 
 
-def sourced(text: str, *passages: Passage) -> Sourced:
+def sourced(text: str, *passages: Passage) -> SourcedAnswer:
     citations = tuple(Citation(number=n, passage=p) for n, p in enumerate(passages, 1))
-    return Sourced(text=text, kind="answer", citations=citations, claims=(), passages=passages)
+    return SourcedAnswer(
+        text=text, kind="answer", citations=citations, claims=(), passages=passages
+    )
 
 
 ANSWERS: Mapping[str, Outcome | Exception] = {

@@ -15,7 +15,7 @@ from moa.calibration.acceptance import Judgement, Policy
 from moa.calibration.verifiers import Length
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, EndpointUnavailable
-from moa.graphs.solve import Solution, Solve, Step, Steps, Worked
+from moa.graphs.solve import Solution, Solve, Step, StepAnswer, Steps
 from moa.node import Result
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.testing import Step as Scripted
@@ -53,8 +53,8 @@ def step(name: str, *needs: str, tier: Tier = "llm", compute: str | None = None)
     return Step(id=name, question=f"What is {name}?", needs=needs, tier=tier, compute=compute)
 
 
-def worked(answer: str, reasons: str = "As it says.") -> Worked:
-    return Worked(reasons=reasons, answer=answer)
+def step_answer(answer: str, reasons: str = "As it says.") -> StepAnswer:
+    return StepAnswer(reasons=reasons, answer=answer)
 
 
 def given_to(endpoint: ScriptedEndpoint, call: int) -> str:
@@ -75,7 +75,7 @@ async def test_a_problem_takes_one_call_where_its_answer_is_verified() -> None:
 
 
 async def test_steps_lead_to_a_verified_answer_and_the_plan_sees_what_was_wrong() -> None:
-    first = small(worked("4 apples"), YES)
+    first = small(step_answer("4 apples"), YES)
     second = planning(
         plan(step("bag", tier="slm"), step("all", "bag", compute="3 * {bag}")), "12 apples."
     )
@@ -92,7 +92,7 @@ async def test_steps_lead_to_a_verified_answer_and_the_plan_sees_what_was_wrong(
 
 async def test_a_plan_in_a_code_fence_is_read() -> None:
     fenced = f"```json\n{plan(step('bag', tier='slm')).model_dump_json()}\n```"
-    solution = await solved(small(worked("4"), YES), planning(fenced, "4 apples."))
+    solution = await solved(small(step_answer("4"), YES), planning(fenced, "4 apples."))
     assert ([s.answer for s in solution.steps], solution.verified) == (["4"], True)
 
 
@@ -106,7 +106,7 @@ async def test_a_policy_that_refuses_without_reasons_verifies_nothing() -> None:
 
 
 async def test_a_step_is_given_the_results_that_it_needs_and_no_others() -> None:
-    second = planning(plan(step("a"), step("b"), step("c", "a")), *map(worked, "xyz"), "Done.")
+    second = planning(plan(step("a"), step("b"), step("c", "a")), *map(step_answer, "xyz"), "Done.")
     await solved(small(YES), second)
     assert "What is a? x" in given_to(second, 4)
     assert "What is b?" not in given_to(second, 4)
@@ -136,7 +136,7 @@ def test_the_time_is_that_of_the_longest_chain(steps: list[Step], order: Any) ->
 
     def rule(text: str) -> Any:
         if "Question: " in text:
-            return worked("found")
+            return step_answer("found")
         if text == "Go.":
             return WRONG
         return "Done." if "Results of its steps" in text else plan(*steps)
@@ -199,11 +199,13 @@ UNKNOWN = '{"steps": [{"id": "a", "question": "?", "needs": ["z"]}]}'
     ],
 )
 async def test_a_wrong_plan_goes_back_once_with_what_is_wrong(wrong: Scripted, told: str) -> None:
-    second = planning(wrong, plan(step("c")), worked("x"))
+    second = planning(wrong, plan(step("c")), step_answer("x"))
     solution = await solved(small(YES), second, max_steps=1 if "most" in told else 8)
     assert (solution.text, [done.id for done in solution.steps]) == ("x", ["c"])
     assert told in given_to(second, 2)
-    result = await Solve(slm=small(YES), llm=planning(UNKNOWN, UNKNOWN, worked("x"))).run("Go.")
+    result = await Solve(slm=small(YES), llm=planning(UNKNOWN, UNKNOWN, step_answer("x"))).run(
+        "Go."
+    )
     assert result.output.text == "x"
     assert any("for want of a plan" in note.text for note in result.trace)
 
@@ -223,7 +225,7 @@ def test_a_calculation_must_need_what_it_computes_with() -> None:
     ],
 )
 async def test_a_calculation_that_is_none_is_asked_of_a_model(expression: str, fault: str) -> None:
-    second = planning(plan(step("a", compute=expression)), worked("7"))
+    second = planning(plan(step("a", compute=expression)), step_answer("7"))
     result = await Solve(slm=small(YES), llm=second).run("Go.")
     assert [(s.by, s.answer) for s in result.output.steps] == [("llm", "7")]
     assert fault in next(note.text for note in result.trace if note.kind == "degraded")
@@ -254,8 +256,8 @@ async def test_calculations_that_follow_each_other_are_exact() -> None:
 async def test_a_calculation_says_which_result_is_no_number() -> None:
     second = planning(
         plan(step("a"), step("b", "a", compute="{a} * 2")),
-        worked("2 or 3"),
-        worked("4 to 6"),
+        step_answer("2 or 3"),
+        step_answer("4 to 6"),
         "Hm.",
     )
     result = await Solve(slm=small(YES), llm=second).run("Go.")
@@ -266,8 +268,8 @@ async def test_a_calculation_says_which_result_is_no_number() -> None:
 
 async def test_the_next_try_sees_which_sum_was_wrong() -> None:
     second = planning(
-        plan(step("a"), step("b", "a")), worked("13", "3 * 4 = 13"),
-        plan(step("c")), worked("12", "3 * 4 = 12"),
+        plan(step("a"), step("b", "a")), step_answer("13", "3 * 4 = 13"),
+        plan(step("c")), step_answer("12", "3 * 4 = 12"),
     )  # fmt: skip
     solution = await solved(small(YES), second, tries=3)
     assert (solution.text, solution.verified, solution.tries) == ("12", True, 3)
@@ -279,7 +281,7 @@ async def test_the_next_try_sees_which_sum_was_wrong() -> None:
 async def test_the_next_try_sees_that_the_answer_was_not_plausible(
     last: Scripted, verified: bool
 ) -> None:
-    second = planning(plan(step("a")), worked("x"), plan(step("b")), worked("y"))
+    second = planning(plan(step("a")), step_answer("x"), plan(step("b")), step_answer("y"))
     solution = await solved(small(NO, last), second, tries=3)
     assert (solution.text, solution.verified, solution.tries) == ("y", verified, 3)
     assert "finds it plausible with 0.200" in given_to(second, 3)
@@ -287,7 +289,7 @@ async def test_the_next_try_sees_that_the_answer_was_not_plausible(
 
 
 async def test_a_wrong_sum_in_the_answer_itself_is_found() -> None:
-    second = planning(plan(step("a"), step("b")), worked("2"), worked("3"), "2 + 3 = 6")
+    second = planning(plan(step("a"), step("b")), step_answer("2"), step_answer("3"), "2 + 3 = 6")
     solution = await solved(small(), second)
     assert solution.reasons == ("2 + 3 = 6 is wrong: it is 5",)
 
@@ -311,6 +313,12 @@ async def test_without_budget_for_a_second_try_the_first_answer_stands_unverifie
     assert any(note.kind == "degraded" for note in result.trace)
 
 
+async def test_where_no_further_plan_can_be_made_the_last_answer_stands() -> None:
+    second = planning(plan(step("a"), step("b")), DOWN, step_answer("y"), DOWN)
+    solution = await solved(small(), second, tries=3)
+    assert (solution.text, solution.verified, solution.tries) == (WRONG, False, 2)
+
+
 async def test_a_verifier_that_is_down_leaves_the_answer_unverified() -> None:
     down = EndpointUnavailable("refused", endpoint="small")
     solution = await solved(small(down), large("x"), tries=1)
@@ -321,7 +329,7 @@ async def test_a_failing_step_stops_those_that_need_it_and_no_others() -> None:
     second = planning(
         plan(step("a"), step("b", tier="slm"), step("c", "a")), DOWN, "From b alone: y."
     )
-    result = await Solve(slm=small(worked("y")), llm=second, tries=2).run("Go.")
+    result = await Solve(slm=small(step_answer("y")), llm=second, tries=2).run("Go.")
     assert [s.answer for s in result.output.steps] == ["", "y", ""]
     assert result.output.steps[2].fault == "it needs a, which failed"
     assert not result.output.verified
@@ -336,7 +344,7 @@ async def test_where_the_first_try_fails_its_error_is_raised() -> None:
 
 
 async def test_a_rejected_answer_is_not_shown_and_steps_are_told() -> None:
-    second = planning(plan(step("a")), worked("x"), plan(step("b")), worked("y"))
+    second = planning(plan(step("a")), step_answer("x"), plan(step("b")), step_answer("y"))
     graph = Solve(slm=small(NO, YES), llm=second, tries=3)
     events = [event async for event in graph.stream("Go.")]
     assert [event.text for event in events if isinstance(event, TextDelta)] == ["y"]

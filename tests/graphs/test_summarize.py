@@ -18,7 +18,7 @@ from moa.errors import (
     MissingDependency,
     MoaError,
 )
-from moa.graphs.summarize import Cited, Original, Salience, Summarize
+from moa.graphs.summarize import Original, Salience, Sentence, Summarize
 from moa.testing import ScriptedEndpoint, SimulatedEndpoint
 from moa.trace import Event, TextDelta
 
@@ -107,10 +107,10 @@ COST = {"whales": 5, "whales and ships": 10}
 def test_the_sentences_that_say_most_are_taken_in_their_order(
     said: list[str], about: list[str], room: int, cost: dict[str, int], taken: list[int]
 ) -> None:
-    def full(some: list[Cited]) -> bool:
+    def full(some: list[Sentence]) -> bool:
         return sum(cost.get(one.text, 1) for one in some) > room
 
-    sentences = [Cited(text=text, chunks=(1,)) for text in said]
+    sentences = [Sentence(text=text, chunks=(1,)) for text in said]
     known = {**VECTORS, "hats": (0.0, 0.0, 1.0)}
     vectors = {text: known[text] for text in (*said, *about)}
     found = Salience(vectors, about).pick(sentences, full=full)
@@ -118,7 +118,7 @@ def test_the_sentences_that_say_most_are_taken_in_their_order(
 
 
 def test_of_sentences_as_central_as_each_other_those_with_figures_are_taken() -> None:
-    said = [Cited(text=each, chunks=(1,)) for each in ("The roof is next.", "It costs 4,100.")]
+    said = [Sentence(text=each, chunks=(1,)) for each in ("The roof is next.", "It costs 4,100.")]
     vectors = {each.text: (1.0, 0.2 * place) for place, each in enumerate(said)}
     taken = Salience(vectors).pick(said, full=lambda some: len(some) > 1)
     assert [each.text for each in taken] == ["It costs 4,100."]

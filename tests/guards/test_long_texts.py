@@ -21,7 +21,7 @@ from moa.calibration.arithmetic import check
 from moa.calibration.reply_signs import reply_features
 from moa.context import RunContext
 from moa.documents import Passage
-from moa.documents.claims import checked_claims, cited
+from moa.documents.claims import check_claims, cite
 from moa.documents.sentences import Length, sentences
 from moa.endpoints.tokens import approximate_tokens, neutralise
 from moa.errors import GuardFailed
@@ -125,8 +125,8 @@ READERS: dict[str, Read] = {
     "excerpt": beside(partial(excerpt, max_tokens=200)),
     "sentences": beside(sentences),
     "length": beside(Length(words=20, sentences=3).cut),
-    "cited": lambda text: cited(text, PASSAGES, RunContext()),
-    "claims": lambda text: checked_claims(text, PASSAGES, None, RunContext()),
+    "cited": lambda text: cite(text, PASSAGES, RunContext()),
+    "claims": lambda text: check_claims(text, PASSAGES, None, RunContext()),
     "tokens": beside(approximate_tokens),
     "control tokens": beside(neutralise),
     "block": beside(block),

@@ -6,10 +6,10 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import UnionType
-from typing import Any, ClassVar, NamedTuple, TypedDict, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, TypedDict, cast, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
@@ -24,7 +24,7 @@ from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
 from moa.journal import explain
-from moa.node import Reply, Result, finish
+from moa.node import Node, Reply, Result, finish
 from moa.node_base import NodeBase
 from moa.telemetry.names import Kind
 from moa.usage import Tier
@@ -129,6 +129,19 @@ class TypedNode(ABC, NodeBase[In, Out]):
                 if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
                     setattr(cls, which, given)
 
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give the nodes that it runs: those among its attributes, and in their lists."""
+        found = {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}
+        yield from cast("Iterable[Node[Any, Any]]", found.values())
+
+    def list_endpoints(self) -> list[Endpoint] | None:
+        """List the endpoints that it may ask itself, beside those of its members.
+
+        Calibrations may read others. `None`: nobody knows whom it asks.
+        """
+        found = {id(one): one for one in _parts_in(vars(self).values()) if _is_endpoint(one)}
+        return cast("list[Endpoint]", [*found.values()])
+
     @classmethod
     def _default_name(cls) -> str:
         """Give the class's name in snake case."""
@@ -230,6 +243,25 @@ class TypedNode(ABC, NodeBase[In, Out]):
     def _misfit(self, request: object) -> str:
         wanted = getattr(self.input_type, "__name__", None) or str(self.input_type)
         return f"{self.name}: takes {wanted}, but was given {type(request).__name__}"
+
+
+def _parts_in(values: Iterable[object]) -> Iterator[object]:
+    """Give values, and what stands in lists and mappings among them."""
+    for value in values:
+        if isinstance(value, Mapping):
+            yield from _parts_in(cast("Mapping[object, object]", value).values())
+        elif isinstance(value, list | tuple):
+            yield from _parts_in(cast("Sequence[object]", value))
+        else:
+            yield value
+
+
+def _is_node(value: object) -> bool:
+    return hasattr(value, "run") and isinstance(getattr(value, "name", None), str)
+
+
+def _is_endpoint(value: object) -> bool:
+    return hasattr(value, "capabilities") and not isinstance(value, type)
 
 
 async def beside_the_loop(

@@ -139,6 +139,10 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         scorers = (scorer.calibration.features for scorer in self._scorers.values())
         return any(feature.source == DECIDES for features in scorers for feature in features)
 
+    def list_endpoints(self) -> list[Endpoint]:
+        """List its endpoint, if that is asked itself."""
+        return [self.endpoint] if self.asks_endpoint else []
+
     @property
     def texts_to_encode(self) -> list[str]:
         """What both encoders are asked for, whatever the text is; empty where neither is.

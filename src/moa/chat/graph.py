@@ -26,7 +26,7 @@ from moa.endpoints.known import can_write
 from moa.endpoints.rehearsal import rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import InputError, MoaError
-from moa.graphs.fields import IN_PYTHON, Large, Small, beside_config
+from moa.graphs.fields import Large, PythonNode, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch
 from moa.node import Node, Reply
 from moa.trace import Event, TextDelta
@@ -90,19 +90,19 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
     """Maximum tokens of a reply."""
     threshold: float = Field(default=0.8, gt=0, lt=1)
     """Minimum probability of small talk for the small model to answer. It guarantees nothing."""
-    keeps: Annotated[Node[str, Verdict], IN_PYTHON] | None = None
+    keeps: PythonNode[str, Verdict] | None = None
     """Replaces the filter for small talk: selects the messages for the small model."""
     accept: Policy | None = None
     """Judges the small model's replies. It then tries every message, unless `keeps` says
     otherwise, and its reply is shown once accepted."""
-    sums_up: Annotated[Node[Passage, Reply], IN_PYTHON] | None = None
+    sums_up: PythonNode[Passage, Reply] | None = None
     """Writes the summaries, such as `Summariser(endpoint)`; `None`: they consist of the user's own
     sentences, without a call."""
     thread_budget: Budget = UNLIMITED
     """Limits on each thread, over all its turns and restarts; `budget` limits each turn."""
 
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Keep the threads beside moa.toml."""
         del endpoints
         return {"store": FILE, **table}

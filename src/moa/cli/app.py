@@ -150,7 +150,7 @@ def _taught(command: Callable[..., None]) -> dict[str, Any]:
     return {"help": does, "epilog": epilog}
 
 
-lessons = _typer(no_args_is_help=True, help="Look at a cascade that learns.")
+lessons = _typer(no_args_is_help=True, help="Watch a cascade that learns, and feed it.")
 _add(lessons, learning.status)
 _add(lessons, learning.from_log, "from")
 _add(lessons, learning.draw)
@@ -184,7 +184,7 @@ for heading, commands in {
 
 jobs = _typer(
     no_args_is_help=True,
-    help="Look at the jobs of moa run --job, and export them.",
+    help="Show the jobs of moa run --job, and export them.",
     epilog="After moa run support inbox.jsonl --job nightly: moa job status nightly",
 )
 app.add_typer(jobs, name="job", rich_help_panel="Ask")

@@ -53,16 +53,16 @@ def compare(
 ) -> None:
     r"""Compare designs on labelled rows, and say which pays.
 
-    Rows have text (or prompt) and label, or text and reference. A design is any ready graph or
-    agent by its name, with its table of moa.toml, or file.py:object. Each has an equal part of the
-    budget; a case that it has no answer for counts as wrong.
+    Rows have text (or prompt) and label, or text and reference. A design is a built-in
+    graph or agent by its name, with its table of moa.toml, or file.py:object. Each gets an equal
+    part of the budget; a row without an answer counts as wrong.
 
-    Without a calibration, by the labels of the rows; one of your own designs beside them:
+    Without a calibration, by the labels of the rows, with a design of your own:
 
         moa compare labelled.jsonl --designs slm,llm,mine.py:graph --task "Which team is it for?"
 
-    Texts against a reference, at the same budget, kept as it goes, and as a table and pictures;
-    with --resume it goes on where it stopped:
+    Texts against a reference, at the same budget, with every answer stored, a table and a plot;
+    --resume continues:
 
         moa compare problems.jsonl --designs slm,llm --task "Solve the problem." --metric numeric \
             --budget-usd 2 --out answers.jsonl --report report.md --plot report.svg

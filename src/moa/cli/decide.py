@@ -191,7 +191,7 @@ class _Calibrated:
         if self.made.bound is None:
             return ""
         if self.made.bound.threshold is None:
-            return "since nothing could be promised"
+            return "since nothing could be guaranteed"
         return str(replace(self.made.bound.guarantee, look=None))
 
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:

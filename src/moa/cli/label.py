@@ -121,7 +121,7 @@ def label(
                 return await session.ask_llm(endpoints.llm, asked.by_llm(), context)
             return DONE
 
-        stopped = f"stopped; what was labelled is kept: {options.how_to_go_on(out)}"
+        stopped = f"stopped; the labels are stored: {options.how_to_go_on(out)}"
         code = asking.run(body, stopped=stopped)
         if not (code or by_llm):
             code = session.ask_person()

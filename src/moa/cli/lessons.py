@@ -276,7 +276,7 @@ def _on_promise(one: Lesson, terms: Terms) -> list[str]:
         return [f"{bound.summary}. That is about {one.tested.more_rows} labels more in all"]
     if one.more > 0:
         more = f"takes about {one.more} more labels drawn at random (moa label --random)"
-        return [f"no promise yet: {promise}, {more}"]
+        return [f"no guarantee yet: {promise}, {more}"]
     return []
 
 
@@ -308,7 +308,7 @@ async def _show_settled(
     now = Settled(*map(sum, zip(*parts, strict=True)))
     console = screen.details()
     console.print(
-        f"Settled without an LLM: {_shares(before)} before; {_shares(now)} with half of the labels"
+        f"Handled without an LLM: {_shares(before)} before; {_shares(now)} with half of the labels"
     )
 
 
@@ -354,7 +354,7 @@ async def recheck_graph(
     tested = dict(learned.calibrations)
     promised = [name for name in tested if learned.promises(name)]
     if not promised:
-        raise ConfigError(f"{file} promises nothing, so there is nothing to be tested")
+        raise ConfigError(f"{file} guarantees nothing, so there is nothing to test")
     for name in promised:
         question, agent = learner.questions[name], learner.agents[name]
         made = learned.of(graph, question)

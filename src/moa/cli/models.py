@@ -275,7 +275,7 @@ def probe_model(
     console.print(
         f"{made.texts} texts in {len(LAYOUTS)} layouts, {used.input_tokens:,} tokens read"
     )
-    console.print(f"kept in {keep(made.found)}")
+    console.print(f"stored in {keep(made.found)}")
 
 
 async def _probed(config: Config, name: str, context: RunContext, *, may_cost: bool) -> Probe:

@@ -91,7 +91,6 @@ def _agents(
     from moa.agents.deciding import DecidingAgent
     from moa.graphs.engine.graph import BuiltGraph
     from moa.graphs.engine.types import is_node
-    from moa.graphs.loading import parts_of
     from moa.graphs.recipe import WiredRecipe
 
     here = f"{path}/{node.name}" if path else node.name
@@ -99,10 +98,9 @@ def _agents(
         if isinstance(node, Agent) or node.asks_endpoint:
             yield here, node, is_wired
         return
-    members: Callable[[], Iterable[Any]] | None = getattr(node, "members", None)
+    members: Callable[[], Iterable[Any]] = getattr(node, "members", tuple)
     is_wired = isinstance(node, BuiltGraph | WiredRecipe)
-    parts: Iterable[Any] = members() if members else parts_of(node) or ()
-    for part in parts:
+    for part in members():
         if is_node(part):
             yield from _agents(part, here, is_wired=is_wired)
 

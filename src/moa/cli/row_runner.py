@@ -188,8 +188,8 @@ class RowRunner:
         ledger = self._file or self._job
         if ledger and ledger.lost:
             yield (
-                f"{ledger.lost} finished calls were kept damaged: they were made again, and paid "
-                "again"
+                f"the records of {ledger.lost} finished calls were damaged: these were made again, "
+                "and paid again"
             )
         if self._job:
             counted = sorted(self._job.status().rows.items())

@@ -338,9 +338,9 @@ def graphs(*, as_json: options.AsJson = False) -> None:
         moa graphs
         moa graphs --json | jq .settings      what the table of each in moa.toml may say
     """
-    from moa.graphs.loading import READY, measured
+    from moa.graphs.loading import READY, read_measurements
 
-    found, worth = sorted(READY.items()), measured()
+    found, worth = sorted(READY.items()), read_measurements()
     if as_json:
         for name, ready in found:
             known = {"name": name, "does": ready.does, "settings": [*ready.settings]}

@@ -17,7 +17,7 @@ from pydantic import ValidationError, create_model
 
 from moa.config import trust
 from moa.config.faults import explain
-from moa.config.tables import FILE, Config
+from moa.config.tables import FILE, Config, Toml
 from moa.errors import ConfigError
 
 VARIABLE = "MOA_CONFIG"
@@ -84,7 +84,7 @@ def read_text(file: Path) -> str:
         raise ConfigError(f"{file} can't be read: it is no UTF-8 text") from error
 
 
-def parse(text: str, file: Path) -> dict[str, Any]:
+def parse(text: str, file: Path) -> Toml:
     """Read the tables of a configuration."""
     try:
         return tomllib.loads(text)
@@ -94,7 +94,7 @@ def parse(text: str, file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is nested too deep to be read") from error
 
 
-def config_of(tables: dict[str, Any], file: Path | None, *, variables: bool = True) -> Config:
+def config_of(tables: Toml, file: Path | None, *, variables: bool = True) -> Config:
     """Check the tables of a file, with the `MOA_…` variables before them, or without.
 
     Whether it is trusted is not looked at; see `load`.
@@ -126,7 +126,7 @@ def misspelt_variables() -> dict[str, str]:
     return found
 
 
-def _variables() -> dict[str, Any]:
+def _variables() -> Toml:
     """Read the tables that `MOA_…` variables say; pydantic-settings loads only where some do."""
     starts = tuple(f"{_PREFIX}{field}".lower() for field in Config.model_fields)
     if not any(name.lower().startswith(starts) for name in os.environ):
@@ -143,7 +143,7 @@ def _variables() -> dict[str, Any]:
         ) from error
 
 
-def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> Toml:
     """Merge tables, and those in them; where both say something, the first goes before."""
     both = {**second, **first}
     for key in first.keys() & second.keys():

@@ -137,7 +137,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     def has_llm(self) -> bool:
         """True if a large model is configured, so that replies can be more than drafts."""
         name = self.config.of_tier("llm") or EMBEDDED
-        return name != EMBEDDED and self._configured(name).tier == "llm"
+        return name != EMBEDDED and self._config_of(name).tier == "llm"
 
     @property
     def reference(self) -> Reference | None:
@@ -172,7 +172,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
                 the built-in model are fetched at first use.
         """
         if name not in self._built:
-            self._built[name] = self._wrapped(name, self._built_anew(name))
+            self._built[name] = self._wrap(name, self._build(name))
         return self._built[name]
 
     async def warm(
@@ -215,7 +215,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             ConfigError: it isn't there, has no address, its key is missing, or it is served by
                 `moa up`, and isn't running.
         """
-        config = self._configured(name)
+        config = self._config_of(name)
         if not isinstance(config, RemoteConfig):
             raise ConfigError(
                 f"[endpoints.{name}] has no address: its model runs in an engine of moa's own"
@@ -232,7 +232,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             key = config.key(name) if self.to_be_asked else _UNREAD
             found = [(urlsplit(url).netloc, url, key) for url in config.addresses(name)]
         return [
-            _server(f"{name}@{place}" if several else name, config, vllm, url, key)
+            _build_server(f"{name}@{place}" if several else name, config, vllm, url, key)
             for place, url, key in found
         ]
 
@@ -242,18 +242,18 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             return dict.fromkeys(vllm.ports, _UNREAD)
         return keys_of_running(self.config.server_of(name), vllm.ports)
 
-    def _built_anew(self, name: str) -> Endpoint:
+    def _build(self, name: str) -> Endpoint:
         from moa.endpoints.replicas import Replicas
         from moa.endpoints.retries import Retried
 
-        if name == EMBEDDED or isinstance(self._configured(name), EngineConfig):
-            return self._embedded(name)
+        if name == EMBEDDED or isinstance(self._config_of(name), EngineConfig):
+            return self._build_embedded(name)
         first, *others = self.servers(name)
         servers = Replicas(name, [first, *others]) if others else first
         vllm = self.config.vllm_of(name) if self.to_be_asked else None
-        return Retried(self._waiting(name, vllm, servers) if vllm else servers)
+        return Retried(self._add_waits(name, vllm, servers) if vllm else servers)
 
-    def _wrapped(self, name: str, endpoint: Endpoint) -> Endpoint:
+    def _wrap(self, name: str, endpoint: Endpoint) -> Endpoint:
         """Put a cache and a fallback around an endpoint, as its table says."""
         from moa.endpoints.wrappers import Cached, Fallback
 
@@ -267,13 +267,13 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             endpoint = Fallback(endpoint, self.named(config.fallback))
         return endpoint
 
-    def _embedded(self, name: str) -> EmbeddedEndpoint:
+    def _build_embedded(self, name: str) -> EmbeddedEndpoint:
         """Build an endpoint whose model runs in an engine of moa's own."""
         from moa.endpoints.embedded import EmbeddedEndpoint, EngineSettings
 
         if name == EMBEDDED:
             return EmbeddedEndpoint(EMBEDDED)
-        config, weights = self._configured(name), weights_of(self.config, name)
+        config, weights = self._config_of(name), weights_of(self.config, name)
         if self.to_be_asked:
             _check_there(self.config, name, weights)
         window, slots = config.context_window, config.concurrency
@@ -288,7 +288,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             timeout_s=config.timeout_s,
         )
 
-    def _waiting(self, name: str, vllm: VLLMConfig, endpoint: Endpoint) -> Endpoint:
+    def _add_waits(self, name: str, vllm: VLLMConfig, endpoint: Endpoint) -> Endpoint:
         """Let calls wait for a server that `moa up` starts again after a crash."""
         from moa.endpoints.vllm import VLLMServer, WaitForReady
 
@@ -303,7 +303,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
         return WaitForReady(endpoint, is_coming=is_coming, is_ready=is_ready)
 
-    def _configured(self, name: str) -> EndpointConfig:
+    def _config_of(self, name: str) -> EndpointConfig:
         if name not in self.config.endpoints:
             known = [*self.config.endpoints, EMBEDDED]
             raise ConfigError(f"there is no endpoint {name!r}{nearest(name, known)}")
@@ -326,7 +326,7 @@ async def warm(endpoints: Iterable[Endpoint], *, texts: Collection[str] = ()) ->
             await endpoint.start(RunContext())
 
 
-def _server(
+def _build_server(
     name: str, config: RemoteConfig, vllm: VLLMConfig | None, url: str, key: SecretStr | None
 ) -> OpenAIEndpoint:
     """Build the endpoint of one server; `vllm` says how, where `moa up` starts it."""

@@ -7,24 +7,49 @@ then what is wrong, then the nearest right name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    NamedTuple,
+    Protocol,
+    Union,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
-from pydantic import BaseModel, Tag, ValidationError
+from pydantic import Tag, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 Location = tuple[int | str, ...]
 """Keys and indices, from the outermost one on."""
+_TABLE = "a table, such as {KEY = VALUE}"
+_LIST = "a list, such as [VALUE, VALUE]"
 _TAKES = {
-    "dict_type": "a table, such as {KEY = VALUE}",
-    "model_type": "a table, such as {KEY = VALUE}",
-    "list_type": "a list, such as [VALUE, VALUE]",
-    "tuple_type": "a list, such as [VALUE, VALUE]",
-    "union_tag_not_found": "a table, such as {KEY = VALUE}",
+    "dataclass_type": _TABLE,
+    "dict_type": _TABLE,
+    "model_type": _TABLE,
+    "union_tag_not_found": _TABLE,
+    "list_type": _LIST,
+    "sequence_str": _LIST,
+    "tuple_type": _LIST,
+    "path_type": "a path",
+    "string_type": "a text",
 }
 """What a key takes that was given something else, in words of TOML."""
+
+
+@runtime_checkable
+class SaysFields(Protocol):
+    """Metadata of an annotation whose table has other keys than the type has."""
+
+    @property
+    def table_fields(self) -> Mapping[str, FieldInfo]:
+        """The keys, and what each reads."""
+        ...
 
 
 class _Table(NamedTuple):
@@ -39,6 +64,16 @@ class _Table(NamedTuple):
     """The keys of each kind."""
 
 
+class _Fault(NamedTuple):
+    """A sentence about a key, or about a table as a whole."""
+
+    start: str
+    """Where it is: the file, the table and the key."""
+    said: str
+    is_choice: bool
+    """True if another member of a union may have taken the value."""
+
+
 def nearest(wrong: str, known: Sequence[str]) -> str:
     """End a sentence about an unknown name with the nearest known one, or with all of them."""
     close = get_close_matches(wrong, known, n=1, cutoff=0.6)
@@ -47,59 +82,69 @@ def nearest(wrong: str, known: Sequence[str]) -> str:
     return f". Known: {', '.join(known)}" if known else ""
 
 
-def explain(
-    error: ValidationError,
-    known: type[BaseModel] | Callable[[Location], list[str]],
-    *,
-    where: str,
-    table: str | None = None,
-) -> str:
+def explain(error: ValidationError, kind: object, *, where: str, table: str | None = None) -> str:
     """Say in sentences what pydantic found wrong, with the nearest right key.
 
     Args:
         error: What pydantic found.
-        known: The model that was to be read, or a function that gives the keys of a location.
+        kind: What was to be read: a model, a dataclass, or an annotation.
         where: What each sentence starts with, such as the file.
         table: The table of the file that was read; `None`: the whole file.
     """
-
-    def find(location: Location) -> _Table:
-        if isinstance(known, type):
-            return _table_at(known, location)
-        return _Table(location, known(location))
-
-    problems = error.errors(include_url=False)
-    return "\n".join(line for it in problems for line in _sentences(it, find, where, table))
-
-
-def keys_at(annotation: Any, location: Location) -> list[str]:
-    """List the keys that may stand at a location within what an annotation reads."""
-    return _table_at(annotation, location).keys
+    sentences: dict[tuple[str, str], list[str]] = {}
+    for problem in error.errors(include_url=False):
+        for start, said, is_choice in _faults(problem, kind, where, table):
+            # The members of a union refuse one value, each in its own words.
+            sentences.setdefault((start, "" if is_choice else said), []).append(said)
+    return "\n".join(
+        f"{start} {', or '.join(dict.fromkeys(said))}" for (start, _), said in sentences.items()
+    )
 
 
-def _sentences(
-    problem: ErrorDetails, find: Callable[[Location], _Table], where: str, outer: str | None
-) -> list[str]:
-    location, kind, context = problem["loc"], problem["type"], problem.get("ctx", {})
-    place = find(location).place
-    if kind == "union_tag_invalid":  # said of the table, and not of one of its keys
-        place = (*place, "")
-    key = str(place[-1]) if place else ""
-    table = ".".join(str(part) for part in (outer, *place[:-1]) if part is not None)
+def fields_of(kind: object) -> Mapping[str, FieldInfo]:
+    """Give the keys of the table that an annotation, or a field, reads; none for other values.
+
+    Metadata of an annotation may say them by `table_fields`; else models and dataclasses do.
+    """
+    for one in _metadata(kind):
+        if isinstance(one, SaysFields):
+            return one.table_fields
+    members = _members(kind)
+    if members:
+        return {key: it for member in members.values() for key, it in fields_of(member).items()}
+    inner = _bare(kind)
+    return getattr(get_origin(inner) or inner, "__pydantic_fields__", {})
+
+
+def _faults(problem: ErrorDetails, kind: object, where: str, outer: str | None) -> list[_Fault]:
+    location, fault, context = problem["loc"], problem["type"], problem.get("ctx", {})
+    found = _table_at(kind, location)
+    place = (*found.place, "") if fault == "union_tag_invalid" else found.place
+    names = [] if outer is None else [outer]
+    for part in place:
+        if isinstance(part, int) and names:
+            names[-1] += f"[{part}]"
+        else:
+            names.append(str(part))
+    key = names.pop() if place else ""
+    table = ".".join(names)
     where = f"{where.removesuffix(':')}: [{table}]" if table else where
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return [f"{where} {_unknown(key, find(location[:-1]))}"]
-    if kind.startswith("missing"):
-        return [f"{where} needs {key!r}, and it is not there"]
+    if fault in ("extra_forbidden", "unexpected_keyword_argument"):
+        return [_Fault(where, _unknown(key, _table_at(kind, location[:-1])), False)]
+    if fault.startswith("missing"):
+        return [_Fault(where, f"needs {key!r}, and it is not there", False)]
     said = re.sub(r"^(?:Value error|Assertion failed), ", "", problem["msg"])
     said = said[:1].lower() + said[1:].replace(" after validation", "")
-    if kind == "union_tag_invalid":
-        tag, tags = str(context["tag"]), [*find((*location, "")).kinds]
-        said = f"{tag} is unknown{nearest(tag, tags)}"
-    elif kind in _TAKES:
-        said = f"takes {_TAKES[kind]}, not {problem['input']!r:.80}"
-    start = f"{where} {key}:" if key else f"{where}:"
-    return [f"{start} {line}" for line in said.splitlines() or [said]]
+    if fault == "union_tag_invalid":
+        tag = str(context["tag"])
+        said = f"{tag} is unknown{nearest(tag, [*found.kinds])}"
+    elif fault == "is_instance_of" and context.get("class") == "Sequence":
+        fault = "list_type"
+    if fault in _TAKES:
+        said = f"takes {_TAKES[fault]}, not {problem['input']!r:.80}"
+    start = f"{where} {key}:" if key else f"{where.removesuffix(':')}:"
+    is_choice = len(found.place) < len(location)
+    return [_Fault(start, line, is_choice) for line in said.splitlines() or [said]]
 
 
 def _unknown(key: str, table: _Table) -> str:
@@ -113,50 +158,66 @@ def _unknown(key: str, table: _Table) -> str:
     )
 
 
-def _table_at(annotation: Any, location: Location) -> _Table:
+def _table_at(kind: object, location: Location) -> _Table:
     place, found = list[int | str](), _Table((), [])
     for part in location:
-        members = _members(annotation)
-        if members:  # pydantic puts the member that it read into the location
-            kinds = {kind: _keys(member) for kind, member in members.items()}
-            annotation, found = members.get(str(part)), _Table((), [], str(part), kinds)
+        members = _members(kind)
+        # Pydantic puts the member of a union that it read into the location.
+        if str(part) in members or (members and "[" in str(part)):
+            kinds = {tag: [*fields_of(member)] for tag, member in members.items()}
+            kind, found = members.get(str(part)), _Table((), [], str(part), kinds)
         else:
             place.append(part)
-            annotation, found = _inner(annotation, part), _Table((), [])
-    return found._replace(place=tuple(place), keys=_keys(annotation))
+            kind, found = _inner(kind, part), _Table((), [])
+    kinds = found.kinds or {tag: list[str]() for tag in _members(kind)}
+    return found._replace(place=tuple(place), keys=[*fields_of(kind)], kinds=kinds)
 
 
-def _members(annotation: Any) -> dict[str, Any]:
-    """Map the members of a union by the words that pydantic has for them; none of `X | None`."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) not in (Union, UnionType):
-        return {}
-    members = [member for member in get_args(annotation) if member is not NoneType]
-    return {_tag(member): member for member in members} if len(members) > 1 else {}
-
-
-def _tag(member: Any) -> str:
-    return next((it.tag for it in get_args(member)[1:] if isinstance(it, Tag)), str(member))
-
-
-def _inner(annotation: Any, part: int | str) -> Any:
+def _inner(kind: object, part: int | str) -> object:
     """Give what reads the value at a key, or at an index."""
-    if get_origin(annotation) in (dict, list):
-        return get_args(annotation)[-1]
-    model = _model(annotation)
-    field = model.model_fields.get(str(part)) if model else None
-    return field.annotation if field else None
+    fields, bare = fields_of(kind), _bare(kind)
+    if str(part) in fields:
+        return fields[str(part)]
+    items = [it for it in get_args(bare) if it is not Ellipsis]
+    origin = get_origin(bare)
+    is_container = isinstance(origin, type) and issubclass(origin, Collection)
+    return items[-1] if items and is_container else None
 
 
-def _model(annotation: Any) -> type[BaseModel] | None:
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
+def _members(kind: object) -> dict[str, object]:
+    """Map the members of a union by the words that pydantic has for them; none of `X | None`."""
+    bare = _bare(kind)
+    if get_origin(bare) not in (Union, UnionType):
+        return {}
+    return {_tag(member): member for member in get_args(bare) if member is not NoneType}
 
 
-def _keys(annotation: Any) -> list[str]:
-    model = _model(annotation)
-    return list(model.model_fields) if model else []
+def _tag(member: object) -> str:
+    tags = (it.tag for it in _metadata(member) if isinstance(it, Tag))
+    return next(tags, getattr(member, "__name__", str(member)))
+
+
+def _metadata(kind: object) -> Sequence[object]:
+    """Give what stands beside a type; in `X | None` that of X."""
+    if isinstance(kind, FieldInfo):
+        return (*kind.metadata, *_metadata(kind.annotation))
+    own = getattr(kind, "__metadata__", ())
+    optional = _of_optional(kind)
+    return own if optional is None else _metadata(optional)
+
+
+def _bare(kind: object) -> object:
+    """Give the type of a field, of `Annotated[X, …]`, and of `X | None`, which is X."""
+    if isinstance(kind, FieldInfo):
+        return _bare(kind.annotation)
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    optional = _of_optional(kind)
+    return kind if optional is None else _bare(optional)
+
+
+def _of_optional(kind: object) -> object | None:
+    if get_origin(kind) not in (Union, UnionType):
+        return None
+    members = [member for member in get_args(kind) if member is not NoneType]
+    return members[0] if len(members) == 1 else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from moa._files import replace_text
 from moa.config import VARIABLE, config_of, merge, parse, read_text, trust
-from moa.config.tables import EMBEDDED, FILE, Config
+from moa.config.tables import EMBEDDED, FILE, Config, Toml
 from moa.errors import ConfigError
 from moa.usage import Tier
 
@@ -55,14 +55,14 @@ def write_endpoint(
     if there:
         after = _with_table(before, "endpoints", name, whole)
     else:
-        after = _joined(before, {"endpoints": {name: whole}})
+        after = _join(before, {"endpoints": {name: whole}})
     wanted = {**known, "endpoints": {**known.get("endpoints", {}), name: whole}}
     if tiers:
         wanted["tiers"] = {**known.get("tiers", {}), **tiers}
         if "tiers" in known:
             after = _with_keys(after, ["tiers"], tiers)
         else:
-            after = _joined(after, {"tiers": dict(tiers)})
+            after = _join(after, {"tiers": dict(tiers)})
     own = [("endpoints", name)]
     _replace(file, after, wanted, added={"endpoints": {name: whole}}, own=own)
     return file
@@ -85,13 +85,13 @@ def set_in_graph(path: str | Path | None, name: str, keys: Mapping[str, object])
     """
     file = target(path)
     before, known = _read(file)
-    graphs: dict[str, dict[str, Any]] = known.get("graphs", {})
+    graphs: dict[str, Toml] = known.get("graphs", {})
     there, given = graphs.get(name, {}), _plain(keys)
     whole = {**there, **given}
     if name in graphs:
         after = _with_keys(before, ["graphs", name], given)
     else:
-        after = _joined(before, {"graphs": {name: given}})
+        after = _join(before, {"graphs": {name: given}})
     wanted = {**known, "graphs": {**graphs, name: whole}}
     own = [("graphs", name, key) for key in keys]
     _replace(file, after, wanted, added={"graphs": {name: whole}}, own=own)
@@ -151,13 +151,13 @@ def _at(tables: Any, place: Sequence[str]) -> Any:
     return tables
 
 
-def _read(file: Path) -> tuple[str, dict[str, Any]]:
+def _read(file: Path) -> tuple[str, Toml]:
     """Read the text of a configuration, and the tables in it."""
     text = read_text(file) if file.exists() else ""
     return text, parse(text, file)
 
 
-def _joined(before: str, tables: Mapping[str, Any]) -> str:
+def _join(before: str, tables: Mapping[str, object]) -> str:
     """Put tables at the end of a text."""
     import tomlkit
 
@@ -165,10 +165,10 @@ def _joined(before: str, tables: Mapping[str, Any]) -> str:
     return f"{before.rstrip()}\n\n{block}" if before.strip() else block
 
 
-def _with_table(before: str, section: str, name: str, table: Mapping[str, Any]) -> str:
+def _with_table(before: str, section: str, name: str, table: Mapping[str, object]) -> str:
     """Put a table in the place of another; where it stands in one line, nothing is changed."""
     document = _document(before)
-    made = _document(_joined("", {section: {name: table}}) + "\n")
+    made = _document(_join("", {section: {name: table}}) + "\n")
     with suppress(ValueError):
         document[section][name] = made[section][name]
     return f"{document.as_string().rstrip()}\n"
@@ -196,9 +196,9 @@ def _document(text: str) -> Any:
 def _replace(
     file: Path,
     text: str,
-    wanted: dict[str, Any],
+    wanted: Toml,
     *,
-    added: Mapping[str, Any],
+    added: Mapping[str, object],
     own: Sequence[trust.Place],
 ) -> None:
     """Put a text in the place of a file, if it says what is wanted, and `load` would take it.
@@ -212,8 +212,7 @@ def _replace(
         written = None  # such as tables that stand in one line, which can't be added to
     if written != wanted:
         raise ConfigError(
-            f"{file} is laid out so that moa can't add to it. Add this by hand:\n"
-            f"{_joined('', added)}"
+            f"{file} is laid out so that moa can't add to it. Add this by hand:\n{_join('', added)}"
         )
     try:
         config_of(wanted, file)
@@ -229,7 +228,7 @@ def _replace(
             trust.trust(config, text.encode())
 
 
-def _to_trust(file: Path, wanted: dict[str, Any], own: Sequence[trust.Place]) -> Config | None:
+def _to_trust(file: Path, wanted: Toml, own: Sequence[trust.Place]) -> Config | None:
     """Give the configuration that is to be trusted once it is written; `None`: none is."""
     try:
         config = config_of(wanted, file, variables=False)
@@ -240,10 +239,10 @@ def _to_trust(file: Path, wanted: dict[str, Any], own: Sequence[trust.Place]) ->
     return config if needed and (not others or trust.is_trusted(file)) else None
 
 
-def _plain(table: Mapping[str, object]) -> dict[str, Any]:
+def _plain(table: Mapping[str, object]) -> Toml:
     """Turn a table into what TOML can say: tuples become lists, tables come after plain values."""
-    values: dict[str, Any] = {}
-    inner: dict[str, Any] = {}
+    values: Toml = {}
+    inner: Toml = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
             inner[key] = _plain(cast("Mapping[str, object]", value))

@@ -48,8 +48,9 @@ FILE = "moa.toml"
 EMBEDDED = "embedded"
 """The name that `[tiers]` uses for the model that runs inside this process's machine."""
 
+Toml = dict[str, Any]
+"""A table of a file, as `tomllib` reads it."""
 Dollars = Annotated[Decimal, Field(ge=0)]
-
 
 _CHECKED = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 """Built once, where `Config` first reads something: building each by itself takes as long again."""
@@ -282,7 +283,7 @@ class Config(BaseModel):
 
     endpoints: dict[str, AnyEndpoint] = Field(default_factory=dict[str, AnyEndpoint])
     tiers: Tiers = Tiers()
-    graphs: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    graphs: dict[str, Toml] = Field(default_factory=dict[str, Toml])
     """Settings of the ready graphs, checked by each graph's own model."""
     _file: Path | None = PrivateAttr(default=None)
 
@@ -346,15 +347,15 @@ class Config(BaseModel):
     def _fits_together(self) -> Self:
         """Check what one table says of another; each line is a fault."""
         faults = [
-            *self._wrong_names(),
-            *(it for name in self.endpoints for it in self._wrong_in(name)),
-            *self._wrong_ports(),
+            *self._find_wrong_names(),
+            *(it for name in self.endpoints for it in self._find_wrong_values(name)),
+            *self._find_shared_ports(),
         ]
         if faults:
             raise ValueError("\n".join(faults))
         return self
 
-    def _wrong_names(self) -> Iterator[str]:
+    def _find_wrong_names(self) -> Iterator[str]:
         """Find names of endpoints that are none, and fallbacks that lead back to their start."""
         if EMBEDDED in self.endpoints:
             yield f"[endpoints.{EMBEDDED}] is the name of the model that is built in"
@@ -373,7 +374,7 @@ class Config(BaseModel):
                     return
                 passed.append(following)
 
-    def _wrong_in(self, name: str) -> Iterator[str]:
+    def _find_wrong_values(self, name: str) -> Iterator[str]:
         entry, table = self.endpoints[name], f"[endpoints.{name}]"
         stated = {entry.input_price, entry.cached_input_price, entry.output_price} - {None}
         if stated and not entry.price().known:
@@ -382,13 +383,13 @@ class Config(BaseModel):
                 "input_price and output_price"
             )
         if isinstance(entry, AdapterConfig):
-            yield from self._wrong_server(entry, table)
+            yield from self._find_wrong_server(entry, table)
         elif isinstance(entry, ServerConfig):
-            yield from _unheeded(entry, name, entry, table)
+            yield from _find_unused_priority(entry, name, entry, table)
         elif isinstance(entry, AddressConfig) and entry.priority and entry.vendor:
             yield f"{table} has a priority, which only a vLLM of your own heeds. Leave it out"
 
-    def _wrong_server(self, entry: AdapterConfig, table: str) -> Iterator[str]:
+    def _find_wrong_server(self, entry: AdapterConfig, table: str) -> Iterator[str]:
         server = self.served.get(entry.served_by)
         if server is None:
             yield (
@@ -402,9 +403,9 @@ class Config(BaseModel):
                 f"{table} asks [endpoints.{entry.served_by}] for the model {entry.model!r}, which "
                 f"is neither its model nor one of its lora adapters{nearest(entry.model, models)}"
             )
-        yield from _unheeded(entry, entry.served_by, server, table)
+        yield from _find_unused_priority(entry, entry.served_by, server, table)
 
-    def _wrong_ports(self) -> Iterator[str]:
+    def _find_shared_ports(self) -> Iterator[str]:
         taken: dict[int, str] = {}
         for name, endpoint in self.served.items():
             for port in endpoint.vllm.ports:
@@ -417,7 +418,7 @@ class Config(BaseModel):
                     return
 
 
-def _unheeded(
+def _find_unused_priority(
     entry: ServerConfig | AdapterConfig, name: str, server: ServerConfig, table: str
 ) -> Iterator[str]:
     if entry.priority and not server.vllm.priority:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache, cached_property
@@ -45,6 +46,8 @@ _ALIKE = 0.7
 """Share of the words of two sentences that both have, from which on they say the same."""
 _FEWEST = 4
 """Words from which on a sentence can repeat another: short ones may be meant to."""
+_TIMES = 3
+"""Times that a shorter sentence must be said to be a repetition."""
 _LONG, _NEARLY = 6, 0.8
 """Words of a sentence of the question, and the share of them in one of the answer, from which on
 that repeats it, whatever else it says."""
@@ -210,6 +213,9 @@ def _repetitions(text: str, asked: str) -> Iterator[Fault]:
     said = [(one, {*words(one)}) for _, one in sentences(text)]
     long = [(one, own) for one, own in said if len(own) >= _FEWEST]
     twice = next((two for (_, a), (two, b) in combinations(long, 2) if _alike(a, b)), None)
+    often = Counter(one.casefold() for one, own in said if len(own) > 1)
+    if twice is None:
+        twice = next((one for one, count in often.items() if count >= _TIMES), None)
     if twice is not None:
         yield Fault("repetition", f"it says twice: {twice:.80}")
     heard = [own for _, one in sentences(asked) if len(own := {*words(one)}) >= _FEWEST]

@@ -87,8 +87,8 @@ class Grader(DecidingAgent[Grade]):
         endpoint: Who decides.
         question: A yes-or-no question.
         threshold: Probability from which on the answer is yes, where there is no calibration.
-        calibration: Made by `moa learn` from pairs as `asked` and `claimed` write them, with
-            the labels yes and no; its question comes before the one given.
+        calibration: Made by `moa learn` from pairs as `filter_text` and `claim_text` write them,
+            with the labels yes and no; its question comes before the one given.
         limits: See `Limits`.
 
     Raises:
@@ -134,13 +134,13 @@ class Grader(DecidingAgent[Grade]):
         return Grade(met=met, probability=p, accepted=answer.accepted)
 
 
-def listed(passages: Sequence[Passage]) -> str:
+def number_passages(passages: Sequence[Passage]) -> str:
     """Write passages for a prompt, each as data, under the number that it is cited by.
 
     Numbers in brackets inside a passage are put in parentheses, so that none of them can pass for
     a citation.
     """
-    shown = [unbracketed(f"{_heading(passage)}{passage.text}") for passage in passages]
+    shown = [without_brackets(f"{_heading(passage)}{passage.text}") for passage in passages]
     return "\n\n".join(f"[{number}]\n{block(text)}" for number, text in enumerate(shown, 1))
 
 
@@ -150,12 +150,12 @@ def _heading(passage: Passage) -> str:
     return "" if first.strip("#*= ") == passage.source else f"{passage.source}\n"
 
 
-def unbracketed(text: str) -> str:
+def without_brackets(text: str) -> str:
     """Put numbers that stand in brackets, as footnotes do, in parentheses."""
     return _BRACKETS.sub(r"(\1)", text)
 
 
-async def cited(
+async def cite(
     answer: str, passages: Sequence[Passage], context: RunContext
 ) -> tuple[str, tuple[Citation, ...]]:
     """Check the citations of an answer, and cite by words where a writer didn't; the trace says so.
@@ -169,7 +169,7 @@ async def cited(
         The answer, and each passage that it cites, once, in the order of their numbers.
     """
     text, numbered, unknown, added = await beside_the_loop(
-        lambda: _cited(answer, passages), context, characters=len(answer)
+        lambda: _cite(answer, passages), context, characters=len(answer)
     )
     if unknown:
         numbers = ", ".join(map(str, sorted(unknown)))
@@ -180,7 +180,7 @@ async def cited(
     return text, tuple(Citation(number=n, passage=passages[n - 1]) for n in numbered)
 
 
-def _cited(answer: str, passages: Sequence[Passage]) -> tuple[str, list[int], set[int], int]:
+def _cite(answer: str, passages: Sequence[Passage]) -> tuple[str, list[int], set[int], int]:
     """Give the answer, what it cites, what it cited that is unknown, and how much was added."""
     unknown: set[int] = set()
 
@@ -191,17 +191,17 @@ def _cited(answer: str, passages: Sequence[Passage]) -> tuple[str, list[int], se
         blank = " " if match[0][0].isspace() else ""
         return match[0] if known == numbers else "".join(f"{blank}[{n}]" for n in known)
 
-    text, added = _cited_by_words(_CITATION.sub(kept, answer), passages)
-    return text, sorted(_cited_in(text)), unknown, added
+    text, added = _cite_by_words(_CITATION.sub(kept, answer), passages)
+    return text, sorted(_numbers_in(text)), unknown, added
 
 
-def _cited_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
+def _cite_by_words(answer: str, passages: Sequence[Passage]) -> tuple[str, int]:
     held = [set(words(f"{passage.source} {passage.text}")) for passage in passages]
     parts, changed, end = list[str](), 0, 0
     for begin, sentence in sentences(answer):
         parts.append(answer[end:begin])
         end = begin + len(sentence)
-        cited_by = _cited_in(sentence)
+        cited_by = _numbers_in(sentence)
         bare = _CITATION.sub("", sentence).rstrip()
         shares = word_shares(bare[:_READ], held)
         best = max(range(len(shares)), key=shares.__getitem__, default=0)
@@ -227,7 +227,7 @@ def word_shares(sentence: str, held: Sequence[Set[str]], *more: Set[str]) -> lis
     return [sum(weights[word] for word in said & one) / whole for one in (*held, *more)]
 
 
-def _cited_in(text: str) -> set[int]:
+def _numbers_in(text: str) -> set[int]:
     return {n for match in _CITATION.finditer(text) for n in _numbers(match[1])}
 
 
@@ -250,7 +250,7 @@ def claims_in(answer: str, *, checked: int | None = None) -> list[Claim]:
     """
     found: list[Claim] = []
     for _, sentence in sentences(answer):
-        numbers = tuple(sorted(_cited_in(sentence)))
+        numbers = tuple(sorted(_numbers_in(sentence)))
         text = _CITATION.sub("", sentence).strip()
         if has_words(text):
             read = checked is None or len(found) < checked
@@ -264,18 +264,18 @@ def has_words(answer: str) -> bool:
     return any(map(str.isalnum, _CITATION.sub("", answer)))
 
 
-def asked(question: str, passage: Passage) -> str:
+def filter_text(question: str, passage: Passage) -> str:
     """Write a question and a passage as the text that a filter decides on."""
     return f"Question: {question}\n\nPassage: {searched(passage)}"
 
 
-def claimed(claim: str, passages: Sequence[Passage]) -> str:
+def claim_text(claim: str, passages: Sequence[Passage]) -> str:
     """Write a claim and the passages it cites as the text that a check decides on."""
     given = "\n\n".join(map(searched, passages))
     return f"Passage: {given}\n\nClaim: {claim}"
 
 
-async def checked_claims(
+async def check_claims(
     answer: str,
     passages: Sequence[Passage],
     support: Node[Text | str, Grade] | None,
@@ -302,11 +302,41 @@ async def checked_claims(
         )
         return (*found, *rest)
     texts = [
-        claimed(one.text, [passages[n - 1] for n in one.numbers]) for one in said if one.numbers
+        claim_text(one.text, [passages[n - 1] for n in one.numbers]) for one in said if one.numbers
     ]
-    grades = iter(await graded(support, texts, context))
-    judged = [_judged(one, next(grades)) if one.numbers else one for one in said]
+    grades = iter(await grade_each(support, texts, context))
+    judged = [_judge(one, next(grades)) if one.numbers else one for one in said]
     return (*judged, *rest)
+
+
+async def check_answer(
+    answer: str,
+    passages: Sequence[Passage],
+    support: Node[Text | str, Grade] | None,
+    context: RunContext,
+    *,
+    question: str,
+    near: Sequence[Passage] = (),
+) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
+    """Check an answer's citations and sentences, and leave out what no passage says.
+
+    Args:
+        answer: What was written.
+        passages: What it was written from; `[1]` is the first.
+        support: Who says if a sentence's passages say it; `None`: words alone tell.
+        context: The context of the run.
+        question: What it answers.
+        near: Passages of which it must cite one, or all of it is unsupported; none: it need not.
+
+    Returns:
+        What is left of the answer, which may be nothing; the passages that this cites; and all
+        sentences, with a verdict on each.
+    """
+    text, citations = await cite(answer, passages, context)
+    claims = await check_claims(text, passages, support, context, question=question)
+    if near and citations and not any(each.passage in near for each in citations):
+        claims = tuple(one.model_copy(update={"verdict": "unsupported"}) for one in claims)
+    return (*_without_unsupported(text, citations, claims, context), claims)
 
 
 def is_foreign(text: str, passages: Sequence[Passage]) -> bool:
@@ -332,48 +362,38 @@ def _by_words(said: Sequence[Claim], passages: Sequence[Passage], question: str)
         yield claim.model_copy(update={"verdict": "unsupported"}) if lacking else claim
 
 
-def _judged(claim: Claim, grade: Grade) -> Claim:
+def _judge(claim: Claim, grade: Grade) -> Claim:
     verdict: Verdict = "supported" if grade.met else "unsupported"
     if grade.met is None or grade.accepted is False:
         verdict = "unchecked"
     return claim.model_copy(update={"verdict": verdict, "probability": grade.probability})
 
 
-def without_unsupported(
+def _without_unsupported(
     text: str, citations: Sequence[Citation], claims: Sequence[Claim], context: RunContext
 ) -> tuple[str, tuple[Citation, ...]]:
-    """Leave sentences that are unsupported out of a text, and the trace says which.
-
-    Args:
-        text: What was written.
-        citations: The passages that it cites.
-        claims: Its sentences.
-        context: Of the run that the trace is of.
-
-    Returns:
-        What is left, which may be nothing, and the passages that this cites.
-    """
+    """Leave out sentences that are unsupported, and citations that only these had; note them."""
     kept = [claim for claim in claims if claim.verdict != "unsupported"]
     if len(kept) == len(claims):
         return text, tuple(citations)
     gone = " ".join(claim.text for claim in claims if claim.verdict == "unsupported")
     context.note("dropped", f"no passage says {gone!r:.1000}")
     numbers = {number for claim in kept for number in claim.numbers}
-    return joined(kept), tuple(each for each in citations if each.number in numbers)
+    return join_claims(kept), tuple(each for each in citations if each.number in numbers)
 
 
-def joined(claims: Sequence[Claim]) -> str:
+def join_claims(claims: Sequence[Claim]) -> str:
     """Put sentences one after another, each with its citations."""
     return " ".join(f"{c.text} {''.join(f'[{n}]' for n in c.numbers)}".strip() for c in claims)
 
 
-def copied(extract: str) -> tuple[Claim, ...]:
+def quote_claims(extract: str) -> tuple[Claim, ...]:
     """Give the sentences of an extract, which its passage says word for word."""
     said = claims_in(extract)
     return tuple(claim.model_copy(update={"verdict": "supported"}) for claim in said)
 
 
-async def graded(
+async def grade_each(
     grader: Node[Text | str, Grade], texts: Sequence[str], context: RunContext
 ) -> list[Grade]:
     """Grade texts side by side; one that fails has no grade, and is named in the trace.

@@ -97,6 +97,14 @@ class Length(Frozen):
             )
         return None
 
+    def shortfall(self, text: str) -> str | None:
+        """Say in words that a text is too short; `None` where it isn't."""
+        return None if self.too_long(text) else self.fault(text)
+
+    def miss(self, text: str) -> int:
+        """Return by how many words a text misses the words asked for."""
+        return abs(word_count(text) - (self.words or 0))
+
     def too_long(self, text: str) -> bool:
         """Whether a text is longer than was asked, shorter ones being no fault."""
         if self.words is not None and word_count(text) > self.words * _MOST:

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Generic, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import Field
 
 from moa.agents.base import In
 from moa.calibration.acceptance import text_of
 from moa.calibration.verifiers import Arithmetic
 from moa.context import RunContext
-from moa.graphs.fields import FromEndpoint, Table
+from moa.graphs.fields import FromEndpoint, Table, only_in_tables
 from moa.graphs.self_consistency import Sampling
 from moa.mixing.answer_extraction import written
 from moa.mixing.fan_out import fan_out
@@ -44,13 +44,9 @@ class BestOf(Reply):
     """Whether samples failed, or were too many for the budget or the time."""
 
 
-def _arithmetic(value: object, info: ValidationInfo) -> object:
+def _arithmetic(value: object, table: Table) -> object:
     """Read `by = "arithmetic"` in a table, for which no endpoint has to be there."""
-    table = info.context
-    if isinstance(table, Table) and table.shared.get("by") == "arithmetic":
-        table.known.add("by")
-        return ByPolicy(Arithmetic())
-    return value
+    return ByPolicy(Arithmetic()) if table.shared.get("by") == "arithmetic" else value
 
 
 class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
@@ -70,7 +66,7 @@ class BestOfN(Sampling[In, BestOf], Generic[In], recipe="best_of_n"):
         3 * 4 = 12, so $12.
     """
 
-    judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of), BeforeValidator(_arithmetic)]
+    judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of), only_in_tables(_arithmetic)]
     """Picks: `Listwise(endpoint)` or `ByPolicy(policy)` of `moa.mixing.judges`, or a node of one's
     own. In a table, `by = "list"` or `"arithmetic"` says which."""
     samples: int = Field(default=4, ge=1)

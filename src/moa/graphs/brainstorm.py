@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from moa._async import map_async
 from moa.agents import Agent
 from moa.agents.base import require
 from moa.agents.deciding import Decider
@@ -22,7 +21,8 @@ from moa.documents.retrieval import normalised, similarities, words
 from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import MAX_CONCURRENCY, Recipe, Sketch, told, tried
+from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.writing import attempt, attempt_each, attempt_writing, report_step
 from moa.mixing.fan_out import fan_out
 from moa.node import Frozen, Reply
 from moa.questions import Score, score
@@ -59,8 +59,11 @@ class Pool(BaseModel):
         return "\n".join(f"[{n}] {idea.text}" for n, idea in enumerate(self.ideas, 1))
 
 
-class Proposed(BaseModel):
+class Proposal(BaseModel):
     """What a persona proposes."""
+
+    # Where a server enforces no schema, its title is part of the prompt, which was measured.
+    model_config = ConfigDict(title="Proposed")
 
     ideas: list[Words] = Field(min_length=1)
 
@@ -120,7 +123,7 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
                 asked[n % len(asked)],
                 f"{view}\nPropose {self.ideas} ideas, as different from each other as possible, "
                 "each in one complete sentence. Use the language of the request.",
-                output=at_most(Proposed, "ideas", self.ideas),
+                output=at_most(Proposal, "ideas", self.ideas),
                 name=persona,
                 temperature=self.temperature,
                 max_tokens=1024,
@@ -145,13 +148,13 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
             for each in drawn
             for text in each.output.ideas
         ]
-        merged = await told("merge", self._merged(proposed, context), context)
-        ranked = self._ranked(text_of(request), merged, context)
-        pool = Pool(ideas=tuple(await told("rank", ranked, context)))
-        return _listed(await told("group", self._grouped(pool, context), context))
+        merged = await report_step("merge", self._merge(proposed, context), context)
+        scoring = self._rank(text_of(request), merged, context)
+        ranked = await report_step("rank", scoring, context)
+        return _list(await report_step("group", self._group(ranked, context), context))
 
     def sketch(self, sketch: Sketch) -> None:
-        """The personas side by side, and what becomes of their ideas."""
+        """Draw the personas side by side, and what becomes of their ideas."""
         merge, groups = sketch.box(label="merge"), [sketch.output]
         for view in self.views:
             sketch.arrow(sketch.input, sketch.box(view), merge)
@@ -159,60 +162,58 @@ class Brainstorm(Recipe[str | BaseModel, Ideas], recipe="brainstorm"):
             groups.insert(0, sketch.box(self.sorter))
         sketch.arrow(merge, sketch.box(self.scorer), *groups)
 
-    async def _merged(self, ideas: Sequence[Idea], context: RunContext) -> list[Idea]:
+    async def _merge(self, ideas: Sequence[Idea], context: RunContext) -> list[Idea]:
         """Keep the first of those that say the same; it names all who had it."""
         found = None
         if len(ideas) > 1:
             without = "ideas are compared by their words alone"
-            made = self.likeness.embed([idea.text for idea in ideas], context)
-            found = await tried(made, context, without, kind="degraded")
+            embedding = self.likeness.embed([idea.text for idea in ideas], context)
+            found = await attempt(embedding, context, without, kind="degraded")
         rows = None if found is None else normalised(found.vectors)
         said = [words(idea.text) for idea in ideas]
-        kept: dict[int, list[str]] = {}
+        names: dict[int, list[str]] = {}  # of personas, by the place of the idea that stays
         for place, idea in enumerate(ideas):
             near = [0.0] * place if found is None else similarities(rows, found.vectors[place])
-            alike = (k for k in kept if said[k] == said[place] or near[k] >= self.alike)
-            names = kept.setdefault(next(alike, place), [])
-            names += [name for name in idea.proposed_by if name not in names]
-        gone = len(ideas) - len(kept)
-        if gone:
+            alike = (k for k in names if said[k] == said[place] or near[k] >= self.alike)
+            names.setdefault(next(alike, place), []).extend(idea.proposed_by)
+        if gone := len(ideas) - len(names):
             context.note("dropped", f"{gone} of {len(ideas)} ideas say the same as others")
         return [
-            ideas[place].model_copy(update={"proposed_by": tuple(names)})
-            for place, names in kept.items()
+            ideas[place].model_copy(update={"proposed_by": tuple(dict.fromkeys(who))})
+            for place, who in names.items()
         ]
 
-    async def _ranked(
-        self, asked: str, ideas: Sequence[Idea], context: RunContext
-    ) -> Sequence[Idea]:
+    async def _rank(
+        self, request: str, ideas: Sequence[Idea], context: RunContext
+    ) -> tuple[Idea, ...]:
         """Score all, and put the best first; what can't be scored comes last."""
 
-        async def scored(idea: Idea) -> Idea:
-            text = f"What is asked: {asked}\n\nThe idea: {idea.text}"
-            scoring = self.scorer.run(text, context)
-            found = await tried(scoring, context, f"no score for {idea.text[:60]!r}")
-            if found is None:
-                return idea
-            total = found.output.useful.value + found.output.original.value
-            return idea.model_copy(update={"score": round(total / (2 * (len(_LEVELS) - 1)), 4)})
+        async def score(idea: Idea) -> float:
+            text = f"What is asked: {request}\n\nThe idea: {idea.text}"
+            worth = (await self.scorer.run(text, context)).output
+            total = worth.useful.value + worth.original.value
+            return round(total / (2 * (len(_LEVELS) - 1)), 4)
 
-        ranked = await map_async(scored, ideas, max_concurrency=MAX_CONCURRENCY)
+        scores = await attempt_each(
+            score, ideas, context, lambda idea: f"no score for {idea.text[:60]!r}", needed=0
+        )
+        ranked = [
+            idea.model_copy(update={"score": score}) if isinstance(score, float) else idea
+            for idea, score in zip(ideas, scores, strict=True)
+        ]
         ranked.sort(key=lambda idea: -1.0 if idea.score is None else idea.score, reverse=True)
         if self.max_ideas is not None and len(ranked) > self.max_ideas:
             context.note("dropped", f"{len(ranked) - self.max_ideas} ideas with the lowest scores")
-        return ranked[: self.max_ideas]
+        return tuple(ranked[: self.max_ideas])
 
-    async def _grouped(self, pool: Pool, context: RunContext) -> Sequence[Idea]:
+    async def _group(self, ideas: tuple[Idea, ...], context: RunContext) -> Sequence[Idea]:
         """Have a large model sort them by theme; else they stand in one list."""
-        if not pool.ideas or not can_write(self.llm.model):
-            return pool.ideas
-        found = await tried(self.sorter.run(pool, context), context, "no model named the themes")
-        if found is None:
-            return pool.ideas
-        themes = {number: each.theme for each in found.output.themes for number in each.ideas}
-        return [
-            idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(pool.ideas, 1)
-        ]
+        without = "no model named the themes"
+        sorting = await attempt_writing(self.sorter, Pool(ideas=ideas), context, without)
+        if sorting is None:
+            return ideas
+        themes = {number: each.theme for each in sorting.themes for number in each.ideas}
+        return [idea.model_copy(update={"group": themes[n]}) for n, idea in enumerate(ideas, 1)]
 
 
 class Worth(BaseModel):
@@ -255,10 +256,10 @@ class Sorter(Agent[Pool, Themes]):
             raise ValueError(f"put these ideas into a theme too: {left}")
 
 
-def _listed(found: Sequence[Idea]) -> Ideas:
+def _list(ranked: Sequence[Idea]) -> Ideas:
     """Put the ideas in the order of their themes, that of the best idea first."""
-    themes = list(dict.fromkeys(idea.group for idea in found))
-    ideas = sorted(found, key=lambda idea: themes.index(idea.group))
+    themes = list(dict.fromkeys(idea.group for idea in ranked))
+    ideas = sorted(ranked, key=lambda idea: themes.index(idea.group))
     lines: list[str] = []
     for theme in themes:
         lines += [f"{theme}:"] if theme else []

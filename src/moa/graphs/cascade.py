@@ -24,7 +24,7 @@ from moa.endpoints.calls import replaceable
 from moa.errors import BudgetExceeded, ConfigError, MoaError, Unanswered
 from moa.graphs.cascade_learning import Learner
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.graphs.fields import FromEndpoint, FromEndpoints, FromFile
+from moa.graphs.fields import FromEndpoint, from_file
 from moa.graphs.recipe import Recipe, Sketch, show
 from moa.graphs.single_model import LARGE, load_calibration, single_model
 from moa.graphs.student import Learn, Student, read_learn
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 else:
     Calibration = Any  # numpy is imported where one is read
 
-_BETWEEN = FromEndpoints(LARGE, given=("calibration",), spread=lambda given, _: given or [])
+_LARGE = FromEndpoint(LARGE, given=("calibration",))
 _SAYS_NOTHING = (
     "{} don't say whether they are accepted. Give the cascade accept=…, such as Confident(0.9), "
     "or a calibrated agent"
@@ -110,14 +110,14 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         'app'
     """
 
-    calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None
+    calibration: Annotated[Calibration, from_file(load_calibration)] | None = None
     """A file of `moa learn` for the small tier. In a table, the tiers use its question and labels.
     Its guarantee isn't checked in use; that of `learn` is."""
     small: Annotated[Node[In, Out], FromEndpoint(single_model, "slm", given=("calibration",))]
     """The first tier."""
-    between: Annotated[Sequence[Node[In, Out]], _BETWEEN] = ()
+    between: Sequence[Annotated[Node[In, Out], _LARGE]] = ()
     """Tiers between the first and the last, asked in this order."""
-    large: Annotated[Node[In, Out], FromEndpoint(LARGE, given=("calibration",))]
+    large: Annotated[Node[In, Out], _LARGE]
     """The last tier, whose answer is always accepted."""
     accept: Policy | Sequence[Policy] | None = None
     """One policy, or one for each tier but the last. `None` uses the answer's own `.accepted`,
@@ -144,7 +144,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Any]] = {}
 
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Say what is accepted, where it is only drawn."""
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         says = says or {"labels", "learn"} <= {*table}

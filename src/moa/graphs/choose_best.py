@@ -16,7 +16,7 @@ from moa.agents.proposer import sampler
 from moa.context import RunContext
 from moa.errors import ConfigError
 from moa.graphs.engine.types import signature_of
-from moa.graphs.fields import FromEndpoints, Table
+from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.answer_extraction import Key, stated, written
 from moa.mixing.fan_out import fan_out
@@ -63,7 +63,9 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         two 7
     """
 
-    nodes: Annotated[Sequence[Node[In, Any]], FromEndpoints(sampler, tier="slm", spread=_small_in)]
+    nodes: Annotated[
+        Sequence[Annotated[Node[In, Any], FromEndpoint(sampler, "slm")]], lists_in_tables(_small_in)
+    ]
     """The models, each a node that answers the request, with a name of its own and a temperature
     above 0. In a table: endpoints; missing: every small one that is configured."""
     samples: int = Field(default=3, ge=1)

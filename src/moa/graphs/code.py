@@ -27,7 +27,8 @@ from moa.endpoints import Completion
 from moa.endpoints.tokens import approximate_tokens
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, tried
+from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.writing import attempt, revise
 from moa.node import Frozen, Reply
 
 Parser = Literal["python", "json", "toml"]
@@ -150,8 +151,8 @@ class Coder(Agent[str, Reply]):
     is_limited = False
     """Whether it may be asked again with more tokens, so that one that is cut isn't repaired."""
 
-    def limited(self, max_tokens: int) -> Self:
-        """Give one that writes no more than so many tokens."""
+    def with_limit(self, max_tokens: int) -> Self:
+        """Return one that writes no more than so many tokens."""
         other = copy.copy(self)
         other.max_tokens = min(max_tokens, self.max_tokens)
         other.is_limited = other.max_tokens < self.max_tokens
@@ -190,11 +191,11 @@ class Tester(Coder):
         reply = super(Coder, self).read(completion)
         if completion.finish_reason == "length" and _is_open(reply.text):
             opened, lines, _, _ = _whole_lines(reply.text)
-            return Reply(text=_fenced(opened, lines))
+            return Reply(text=_fence(opened, lines))
         return reply
 
 
-class _Written(NamedTuple):
+class _Draft(NamedTuple):
     program: Program
     reply: str
     failed: int = 0
@@ -255,22 +256,22 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
 
     async def answer(self, request: str | BaseModel, context: RunContext) -> Program:
         """Write, review, run, and mend what is found."""
-        hidden = quiet(context)  # what may be rejected: nobody could take it back
+        silent = quiet(context)  # what may be rejected: nobody could take it back
         task = text_of(request)
-        tests = await self._tests(task, hidden)
-        written = [await self._tried(task, None, tests, hidden)]
-        while (last := written[-1]).program.faults and len(written) < self.tries:
-            context.note("refused", f"try {len(written)}: {'; '.join(last.program.faults)}")
-            try:
-                written.append(await self._tried(task, last, tests, hidden))
-            except MoaError as error:
-                context.note("degraded", f"no try after {len(written)}: {error}")
-                break
-        # Tests are often wrong too: a later program has to pass more of them to be believed.
-        best = min(written, key=lambda each: each.failed).program
-        return best.model_copy(update={"tries": len(written)})
+        tests = await self._write_tests(task, silent)
+        first = await self._try(task, None, tests, silent)
 
-    async def _tests(self, task: str, hidden: RunContext) -> Sequence[str]:
+        async def mend(draft: _Draft) -> _Draft:
+            return await self._try(task, draft, tests, silent)
+
+        drafts = await revise(
+            first, mend, lambda draft: draft.program.faults or None, context, tries=self.tries
+        )
+        # Tests are often wrong too: a later program has to pass more of them to be believed.
+        best = min(drafts, key=lambda draft: draft.failed).program
+        return best.model_copy(update={"tries": len(drafts)})
+
+    async def _write_tests(self, task: str, context: RunContext) -> Sequence[str]:
         """Write the tests from the task alone, so that they can't repeat a program's faults."""
         if self.tester is None:
             return ()
@@ -280,37 +281,38 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             "one assert statement a line, in one fenced block. Do not write the program itself."
         )
         without = "the program runs without tests"
-        writing = self._coded(self.tester, task, prompt, hidden)
-        wrote = await tried(writing, hidden, without, kind="degraded")
-        if wrote is None:
+        writing = self._write(self.tester, task, prompt, context)
+        reply = await attempt(writing, context, without, kind="degraded")
+        if reply is None:
             return ()
-        found = source_of(wrote)
-        if parser_of(found.language) != "python":
-            return (found.code,)
-        tests = _asserts(found.code)
+        code, language = source_of(reply)
+        if parser_of(language) != "python":
+            return (code,)
+        tests = _asserts(code)
         if not tests:
-            hidden.note("degraded", "the program runs without tests: none of them is an assert")
+            context.note("degraded", f"{without}: none of them is an assert")
         return tests
 
-    async def _coded(self, coder: Coder, task: str, prompt: str, hidden: RunContext) -> str:
+    async def _write(self, coder: Coder, task: str, prompt: str, context: RunContext) -> str:
         """Have it written in as many tokens as such a task takes, or else with all."""
         tokens = max(_LEAST_TOKENS, _TOKENS_A_TOKEN * approximate_tokens(task))
-        first = coder if self.thinks else coder.limited(tokens)
+        first = coder if self.thinks else coder.with_limit(tokens)
         try:
-            return (await first.run(prompt, hidden)).output.text
+            return (await first.run(prompt, context)).output.text
         except OutputError as error:
+            # A text that wasn't cut is wrong in another way, which more tokens don't mend.
             if not first.is_limited or (error.text and not isinstance(error, _Cut)):
                 raise
             self.thinks = not error.text  # all tokens went into thoughts, and will next time
-            hidden.note("repaired", f"asked again, with {coder.max_tokens} tokens: {error}")
-            return (await coder.run(prompt, hidden)).output.text
+            context.note("repaired", f"asked again, with {coder.max_tokens} tokens: {error}")
+            return (await coder.run(prompt, context)).output.text
 
-    async def _tried(
-        self, task: str, before: _Written | None, tests: Sequence[str], hidden: RunContext
-    ) -> _Written:
+    async def _try(
+        self, task: str, before: _Draft | None, tests: Sequence[str], context: RunContext
+    ) -> _Draft:
         """Write a program, or mend the one before it, and find its faults."""
-        prompt = task if before is None else _to_mend(task, before)
-        reply = await self._coded(self.coder, task, prompt, hidden)
+        prompt = task if before is None else _mend_prompt(task, before)
+        reply = await self._write(self.coder, task, prompt, context)
         code, language = source_of(reply)
         program = Program(
             text=code,
@@ -321,31 +323,31 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
         if self.critic is not None:
             prompt = f"Task: {task}\n\nProgram:\n````\n{code}\n````"
             try:
-                faults = (await self.critic.run(prompt, hidden)).output.faults
+                faults = (await self.critic.run(prompt, context)).output.faults
             except MoaError as error:
                 if before is not None or isinstance(error, ConfigError):
                     raise
-                hidden.note("degraded", f"the program is not reviewed, and not run: {error}")
-                return _Written(program, reply)
+                context.note("degraded", f"the program is not reviewed, and not run: {error}")
+                return _Draft(program, reply)
             program = program.model_copy(update={"faults": faults, "reviewed": True})
         if program.faults:
-            return _Written(program, reply, _NOT_RUN)
+            return _Draft(program, reply, _NOT_RUN)
         if self.sandbox is None:
-            return _Written(program, reply)
+            return _Draft(program, reply)
         try:
-            done = [await _run(self.sandbox, code, test, hidden) for test in tests or ("",)]
+            results = [await _run(self.sandbox, code, test, context) for test in tests or ("",)]
         except NodeError as error:
-            hidden.note("degraded", f"the program is not run: {error}")
-            return _Written(program, reply, _NOT_RUN)
-        failed = [one for one in done if not one.passed]
+            context.note("degraded", f"the program is not run: {error}")
+            return _Draft(program, reply, _NOT_RUN)
+        failed = [result for result in results if not result.passed]
         found: dict[str, object] = {"sandboxed": SandboxResult(passed=True)}
         if failed:
-            fault = f"it failed when it was run: {_end(failed[0].output, hidden)}"
+            fault = f"it failed when it was run: {_last_of(failed[0].output, context)}"
             found = {"sandboxed": failed[0], "faults": (fault,)}
-        return _Written(program.model_copy(update=found), reply, len(failed))
+        return _Draft(program.model_copy(update=found), reply, len(failed))
 
     def sketch(self, sketch: Sketch) -> None:
-        """One try: the program is written, reviewed, and run."""
+        """Draw one try: the program is written, reviewed, and run."""
         sandbox = None if self.sandbox is None else "sandbox"
         boxes = sketch.chain(self.tester, self.coder, self.critic, sandbox)
         coder = boxes[0 if self.tester is None else 1]
@@ -353,14 +355,14 @@ class Code(Recipe[str | BaseModel, Program], recipe="code"):
             sketch.arrow(boxes[-1], coder, label="faults")
 
 
-def _to_mend(task: str, draft: _Written) -> str:
+def _mend_prompt(task: str, draft: _Draft) -> str:
     faults = "\n".join(f"- {fault}" for fault in draft.program.faults)
     shown = f"Your draft:\n{draft.reply}\n\nWhat is wrong with it:\n{faults}"
     return f"{task}\n\n{shown}\n\nFix what is wrong, and keep the rest."
 
 
 def parser_of(language: str) -> Parser | None:
-    """Name what parses a language; `None`: nothing here does."""
+    """Return what parses a language; `None`: nothing here does."""
     return _PARSERS.get(language.strip().lower())
 
 
@@ -370,11 +372,9 @@ def source_of(text: str) -> Source:
     Raises:
         ValueError: there is none, it can't be parsed, or it is a value; the message says where.
     """
-    blocks = [
-        (found["language"].strip(), found["code"].strip("\n")) for found in _FENCE.finditer(text)
-    ]
-    named, code = (blocks or [("", text.strip())])[0]
-    language = named.split()[0] if named else "python"
+    block = _FENCE.search(text)
+    code = block["code"].strip("\n") if block else text.strip()
+    language = next(iter(block["language"].split() if block else ()), "python")
     parser = parser_of(language)
     if not code.strip():
         raise ValueError("the block is empty")
@@ -382,7 +382,7 @@ def source_of(text: str) -> Source:
         try:
             _parse(code, parser)
         except ValueError as error:
-            missing = "" if blocks else "there is no fenced block, and "
+            missing = "" if block else "there is no fenced block, and "
             raise ValueError(f"{missing}{error}") from error
     return Source(code, language)
 
@@ -401,7 +401,7 @@ def without_examples(text: str) -> str | None:
     opened, lines, cut, body = _whole_lines(text)
     last = _program_end(body)
     goes_on = cut.startswith((" ", "\t", "def ", "async ", "class ", "@"))
-    return None if last is None or goes_on else _fenced(opened, lines[:last])
+    return None if last is None or goes_on else _fence(opened, lines[:last])
 
 
 def _whole_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stmt]]:
@@ -424,7 +424,7 @@ def _whole_lines(text: str) -> tuple[str, list[str], str, Sequence[ast.stmt]]:
 
 
 def _program_end(body: Sequence[ast.stmt]) -> int | None:
-    """Give the line that a program ends in, before examples; `None`: there are none."""
+    """Return the line that a program ends in, before examples; `None`: there are none."""
     program = len(body)
     while program and isinstance(body[program - 1], ast.Expr):
         program -= 1
@@ -432,7 +432,7 @@ def _program_end(body: Sequence[ast.stmt]) -> int | None:
     return body[program - 1].end_lineno if made and len(body) - program >= _EXAMPLES else None
 
 
-def _fenced(opened: str, lines: Sequence[str]) -> str:
+def _fence(opened: str, lines: Sequence[str]) -> str:
     return "\n".join([opened, *lines, "```"])
 
 
@@ -479,7 +479,7 @@ def _parse(source: str, parser: Parser) -> None:
 
 
 def _is_value(program: ast.Module) -> bool:
-    """Whether all that there is, is a value that is written out, such as a plan in JSON."""
+    """Whether a program is only a value that is written out, such as a plan in JSON."""
     match program.body:
         case [ast.Expr(value=ast.Dict() | ast.List() | ast.Constant())]:
             return True
@@ -503,7 +503,7 @@ async def _run(sandbox: Sandbox, code: str, tests: str, context: RunContext) -> 
         raise NodeError("sandbox", error) from error
 
 
-def _end(output: str, context: RunContext) -> str:
+def _last_of(output: str, context: RunContext) -> str:
     if len(output) > _SHOWN:
         context.note("truncated", f"the sandbox's output, to its last {_SHOWN} characters")
     return output[-_SHOWN:].strip() or "nothing was printed"

@@ -19,7 +19,7 @@ from moa.calibration.acceptance import text_of
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, QuorumNotMet
-from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
+from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.answer_extraction import Key, stated
 from moa.mixing.fan_out import fan_out
@@ -128,14 +128,15 @@ class Debate(Recipe[str | BaseModel, Debated], recipe="debate"):
     """
 
     debaters: Annotated[
-        Sequence[Node[Exchange, Reply]], FromEndpoints(debater_of, spread=_enough_of)
+        Sequence[Annotated[Node[Exchange, Reply], FromEndpoint(debater_of)]],
+        lists_in_tables(_enough_of),
     ]
     """Two or more, such as `Debater(endpoint)`; they read answers without a name. In a table:
     endpoints, of which one alone debates with itself; missing: the default large one."""
     rounds: int = Field(default=2, ge=0)
     """Maximum number of times that answers are read and written anew; 0 is a vote. The calls are as
     many as debaters, times `rounds` and one."""
-    judge: Annotated[Node[Candidates, Picked] | None, FromEndpoint(judge_of)] = None
+    judge: Annotated[Node[Candidates, Picked], FromEndpoint(judge_of)] | None = None
     """Decides where they don't agree in the end, as in `BestOfN`; `None`: the majority."""
     key: Key = stated
     """Function that turns an answer, which is a `Reply`, into what is compared; see

@@ -9,31 +9,29 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from moa import agents, graphs, guards
-from moa.agents import Agent
-from moa.agents.base import AGENTS, TypedNode
+from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
+from moa.config.tables import Toml
 from moa.config.trust import object_in
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError, MoaError
-from moa.graphs.cascade import Cascade
-from moa.graphs.engine.graph import BuiltGraph
-from moa.graphs.engine.nodes import FunctionNode, Human, Loop, as_node
-from moa.graphs.engine.steps import NodeStep
-from moa.graphs.fields import FromEndpoint, Mark, Table, settings_below
-from moa.graphs.recipe import FromTable, Recipe, WiredRecipe
+from moa.graphs.engine.nodes import as_node
+from moa.graphs.engine.types import is_node
+from moa.graphs.fields import FromEndpoint, Table, settings_below
 from moa.guards.guarded import Guarded
 from moa.node import Node
 
@@ -42,7 +40,14 @@ _GUARDS = "guards"
 """The key of any graph's table that names what stands before it, beside it and after it."""
 
 
-class Measured(BaseModel):
+@runtime_checkable
+class _ListsEndpoints(Protocol):
+    """A node that says whom it may ask."""
+
+    def list_endpoints(self) -> list[Endpoint] | None: ...
+
+
+class Measurement(BaseModel):
     """What a graph reached beside one call to the same model: `benchmarks/recipes.py` writes it."""
 
     model: str
@@ -61,10 +66,10 @@ class Measured(BaseModel):
         return f"{self.measure} {self.plain:.2f} to {self.graph:.2f}, {calls}: {verdict}"
 
 
-def measured() -> dict[str, Measured]:
+def read_measurements() -> dict[str, Measurement]:
     """Give what was measured of the ready graphs, by name; others were not, or can't be."""
     text = resources.files("moa.graphs").joinpath("measured.json").read_text("utf-8")
-    return TypeAdapter(dict[str, Measured]).validate_json(text)
+    return TypeAdapter(dict[str, Measurement]).validate_json(text)
 
 
 class Ready(NamedTuple):
@@ -76,10 +81,10 @@ class Ready(NamedTuple):
     """Makes a recipe of its table, or an agent, of an endpoint if it asks one."""
 
     @property
-    def settings(self) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
-        """What its table in moa.toml may say: types and marks, by name."""
-        asks = {} if self.made_by.tier is None else {"endpoint": (str, ())}
-        return settings_below(self.made_by.make) | asks
+    def settings(self) -> Mapping[str, FieldInfo]:
+        """What its table in moa.toml may say, by key."""
+        below = settings_below(self.made_by.make) if self.made_by.make else {}
+        return below | dict(self.made_by.table_fields)
 
     def build(self, table: Mapping[str, object], context: Table) -> AnyNode:
         """Build it.
@@ -87,10 +92,11 @@ class Ready(NamedTuple):
         Raises:
             ConfigError: a key is unknown, or a value is wrong.
         """
+        reader: TypeAdapter[AnyNode] = TypeAdapter(Annotated[Any, self.made_by])
         try:
-            return TypeAdapter(Annotated[Any, self.made_by]).validate_python(table, context=context)
+            return reader.validate_python(table, context=context)
         except ValidationError as error:
-            raise ConfigError(context.faults(error, self.made_by.make)) from None
+            raise ConfigError(context.explain(error, Annotated[Any, self.made_by])) from None
 
 
 class _Ready(Mapping[str, Ready]):
@@ -107,8 +113,7 @@ class _Ready(Mapping[str, Ready]):
         if name not in AGENTS:
             _import_all()
         agent = AGENTS[name]
-        kind = FromTable if hasattr(agent.make, "from_table") else FromEndpoint
-        return Ready(agent.does, kind(agent.make, agent.tier))
+        return Ready(agent.does, FromEndpoint(agent.make, agent.tier))
 
     def __iter__(self) -> Iterator[str]:
         _import_all()
@@ -162,9 +167,9 @@ def load_graph(
         settings = endpoints.config.file
         if around and settings is not None:  # named in moa.toml, whose paths are beside it
             file = settings.parent / file
-        return _loaded(file, attribute, endpoints)
+        return _load_object(file, attribute, endpoints)
     if name.endswith(".py"):
-        raise ConfigError(_unnamed(Path(name)))
+        raise ConfigError(_explain_unnamed(Path(name)))
     inside = (*around, name)
 
     def other(wanted: str) -> AnyNode:
@@ -177,7 +182,7 @@ def load_graph(
                 raise
             raise ConfigError(f"{name!r} runs {wanted!r}, which can't be built: {error}") from error
 
-    ready, table, guards = _configured(name, endpoints, given)
+    ready, table, guards = _find_ready(name, endpoints, given)
     node = ready.build(table, Table(name, endpoints, other))
     if guards is None:
         return node
@@ -186,9 +191,9 @@ def load_graph(
     return guarded.from_table({**guards, "node": node, "name": node.name}, context)
 
 
-def _configured(
+def _find_ready(
     name: str, endpoints: Endpoints, given: Mapping[str, object] | None
-) -> tuple[Ready, dict[str, Any], dict[str, Any] | None]:
+) -> tuple[Ready, Toml, Toml | None]:
     """Find a ready one, its settings, and the names of the guards around it."""
     tables = endpoints.config.graphs
     for table in tables:
@@ -232,39 +237,31 @@ def endpoints_in(node: object) -> list[Endpoint] | None:
 
     It is `None` where a node in it, however deep, is of a kind that may ask any.
     """
-    if isinstance(node, DecidingAgent):
-        return [node.endpoint] if node.asks_endpoint else []
-    if isinstance(node, Agent):
-        return [node.endpoint]
-    parts = parts_of(node)
-    found = None if parts is None else [endpoints_in(part) for part in parts]
-    if found is None or None in found:
-        return None
-    return [one for some in found if some for one in some]
+    found: list[Endpoint] = []
+    for one in nodes_in(node):
+        asked = one.list_endpoints() if isinstance(one, _ListsEndpoints) else None
+        if asked is None:
+            return None
+        found += asked
+    return found
 
 
 def texts_to_encode(node: object) -> list[str]:
     """Give what encoders will be asked for, whatever the inputs are; empty where they aren't."""
-    if isinstance(node, DecidingAgent):
-        return node.texts_to_encode
-    return [text for part in parts_of(node) or () for text in texts_to_encode(part)]
+    found: list[str] = []
+    for one in nodes_in(node):
+        if isinstance(one, DecidingAgent):
+            found += one.texts_to_encode
+    return found
 
 
-def parts_of(node: object) -> Iterable[object] | None:
-    """Give the nodes that a node runs; none where it asks nothing, `None` where nobody knows."""
-    if isinstance(node, BuiltGraph | WiredRecipe | Loop):
-        steps = (step for step in node.plan.steps if isinstance(step, NodeStep))
-        # A quick function waits for nobody.
-        return [step.node for step in steps if step.thread or not step.signature.quick]
-    if isinstance(node, Cascade):
-        return cast("Cascade[Any, Any]", node).tiers
-    if isinstance(node, Guarded):
-        guarded = cast("Guarded[Any, Any]", node)
-        return (guarded.node, *guarded.before, *guarded.beside, *guarded.after)
-    if isinstance(node, TypedNode) and not isinstance(node, Recipe | FunctionNode):
-        held = [one for value in vars(node).values() for one in _each(value)]
-        return None if any(map(_is_endpoint, held)) else [one for one in held if _is_node(one)]
-    return () if isinstance(node, Human) else None
+def nodes_in(node: object) -> Iterator[object]:
+    """Give a node and those that it runs, however deep, as each names them; no functions."""
+    if is_node(node):
+        yield node
+        members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
+        for one in members():
+            yield from nodes_in(one)
 
 
 def fingerprints(
@@ -286,10 +283,10 @@ def fingerprints(
     files = {*files_in(config.graphs, config.file.parent if config.file else Path())}
     files |= {*files_in(given or {}, Path())}
     settings = {name: str(value) for name, value in (given or {}).items()}
-    known = [said, asked, settings, _digests(sorted(files))]
+    known = [said, asked, settings, _digest_files(sorted(files))]
     own = {name: object_in(name) for name in names}
     return {
-        name: json.dumps([*known, _digests([file[0]] if file else [])])
+        name: json.dumps([*known, _digest_files([file[0]] if file else [])])
         for name, file in own.items()
     }
 
@@ -314,7 +311,7 @@ def files_in(said: object, folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
+def _digest_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """Tell what stands in files, and in all files of folders."""
     files = [
         file
@@ -325,7 +322,7 @@ def _digests(paths: Iterable[Path]) -> list[tuple[str, str]]:
     return [(str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
 
 
-def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
+def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     """Give the node that a file holds, or that a function in it makes.
 
     The file is executed; a function in it may take the endpoints, or nothing.
@@ -359,7 +356,7 @@ def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
         except MoaError:
             raise
         except Exception as error:
-            raise _raised(f"{where} makes no node", error) from error
+            raise _explain_error(f"{where} makes no node", error) from error
     if not _is_node(found):
         raise ConfigError(
             f"{where} is {type(found).__name__}, and no node: a node has a name and an "
@@ -368,7 +365,7 @@ def _loaded(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     return cast("AnyNode", found)
 
 
-def _unnamed(file: Path) -> str:
+def _explain_unnamed(file: Path) -> str:
     """Say that a file needs the name of an object in it, and which there are."""
     module = _module(file)
     nodes = [
@@ -392,11 +389,11 @@ def _module(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise _raised(f"{file} can't be loaded", error) from error
+        raise _explain_error(f"{file} can't be loaded", error) from error
     return module
 
 
-def _raised(what: str, error: Exception) -> ConfigError:
+def _explain_error(what: str, error: Exception) -> ConfigError:
     said = f"{what}: {type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):  # which says its own place; it was raised by the importer
         return ConfigError(said)
@@ -408,16 +405,6 @@ def _isobject_in(name: str, value: object, module: ModuleType) -> bool:
     """Whether a file may have it to be run: a node, or a function that was not imported."""
     made = inspect.isfunction(value) and value.__module__ == module.__name__
     return not name.startswith("_") and (made or _is_node(value))
-
-
-def _each(value: object) -> Iterable[object]:
-    if isinstance(value, Mapping):
-        return cast("Mapping[object, object]", value).values()
-    return cast("Iterable[object]", value) if isinstance(value, list | tuple) else (value,)
-
-
-def _is_endpoint(value: object) -> bool:
-    return not isinstance(value, type) and hasattr(value, "capabilities")
 
 
 def _is_node(value: object) -> bool:

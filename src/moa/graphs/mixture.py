@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
@@ -27,7 +28,7 @@ from moa.errors import (
     WiringError,
 )
 from moa.graphs.engine.types import describe_type, fits, signature_of
-from moa.graphs.fields import FromEndpoint, FromEndpoints, Table
+from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.fan_out import fan_out
 from moa.mixing.packing import Asked, Call, Reader, readers_of
@@ -114,6 +115,11 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                         f"{describe_type(given)}"
                     )
 
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give the proposers, and the aggregator."""
+        readers = (*chain.from_iterable(self.readers), self.top)
+        yield from {id(reader.node): reader.node for reader in readers}.values()
+
     async def answer(self, request: str | BaseModel, context: RunContext) -> Mixed:
         """Ask the proposers, layer by layer, and have their answers made into one.
 
@@ -181,7 +187,7 @@ def _named_in(given: list[Any] | None, table: Table) -> list[Any]:
         given = able if len(able) > 1 else [[]]
     if "temperature" in table.shared:
         return given
-    if given and all(isinstance(layer, list) for layer in given):
+    if _is_nested(given):
         return [_sampled_apart(layer) for layer in given]
     return _sampled_apart(given)
 
@@ -194,6 +200,28 @@ def _sampled_apart(layer: list[Any]) -> list[Any]:
         {"temperature": _REPEATED, **table} if names.count(name) > 1 else table
         for table, name in zip(tables, names, strict=True)
     ]
+
+
+def _shape_of(given: object) -> str:
+    """Tell one list of proposers from a list for each layer."""
+    if isinstance(given, Sequence) and _is_nested(cast("Sequence[object]", given)):
+        return "layers"
+    return "one layer"
+
+
+def _refuse_mixed(given: object) -> object:
+    if isinstance(given, list | tuple):
+        nested = [isinstance(one, list | tuple) for one in cast("Sequence[object]", given)]
+        if any(nested) and not all(nested):
+            raise ValueError("give one list of proposers, or one list for each layer")
+    return cast("object", given)
+
+
+def _is_nested(given: Sequence[object]) -> bool:
+    return len(given) > 0 and all(isinstance(one, list | tuple) for one in given)
+
+
+_Proposer = Annotated[Member, FromEndpoint(proposer_of)]
 
 
 class Mixture(BaseMixture, recipe="mixture"):
@@ -221,7 +249,11 @@ class Mixture(BaseMixture, recipe="mixture"):
     """
 
     proposers: Annotated[
-        Sequence[Member] | Sequence[Sequence[Member]], FromEndpoints(proposer_of, spread=_named_in)
+        Annotated[Sequence[_Proposer], Tag("one layer")]
+        | Annotated[Sequence[Sequence[_Proposer]], Tag("layers")],
+        Discriminator(_shape_of),
+        lists_in_tables(_named_in),
+        BeforeValidator(_refuse_mixed),
     ]
     """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
     temperature and a role. In a table: endpoints, or tables such as `{ endpoint = "small", role =

@@ -213,7 +213,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     """Maximum tokens of a report."""
 
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the large model to write, where it can."""
         named = table.get("writer")
         writer = endpoints.named(named) if isinstance(named, str) else endpoints.llm

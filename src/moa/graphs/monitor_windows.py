@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from moa.calibration.drift import Counts, Moved, added, moved
-from moa.graphs.recipe import keep, read_kept
+from moa.graphs.recipe import read_state, write_state
 from moa.node import Frozen
 
 _EXAMPLES = 3
@@ -100,7 +100,7 @@ class Windows:
     """
 
     def __post_init__(self, counts: str) -> None:
-        kept = read_kept(self.file, State, what="the windows of a monitor") or State()
+        kept = read_state(self.file, State, what="the windows of a monitor") or State()
         counts = hashlib.sha256(f"{self.size}/{counts}".encode()).hexdigest()[:16]
         self.anew = kept.counts not in ("", counts)
         """Whether the file held counts of something else."""
@@ -127,7 +127,7 @@ class Windows:
             if place is self._line[0]:
                 while self._line and self._line[0].decided:
                     self._count(self._line.popleft())
-                keep(self.file, self.state)
+                write_state(self.file, self.state)
 
     @contextmanager
     def untold(self) -> Generator[Change | None]:
@@ -144,7 +144,7 @@ class Windows:
         try:
             yield change
             self.state.untold = tuple(one for one in self.state.untold if one is not change)
-            keep(self.file, self.state)
+            write_state(self.file, self.state)
         finally:
             self._telling.discard(change.window.number)
 

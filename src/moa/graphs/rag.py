@@ -27,16 +27,15 @@ from moa.documents.claims import (
     Claim,
     Grade,
     Grader,
-    asked,
-    checked_claims,
-    cited,
-    copied,
-    graded,
+    check_answer,
+    cite,
+    filter_text,
+    grade_each,
     has_words,
     is_foreign,
-    listed,
-    unbracketed,
-    without_unsupported,
+    number_passages,
+    quote_claims,
+    without_brackets,
     word_shares,
 )
 from moa.documents.index import MAX_TOKENS, Index, Indexed
@@ -54,11 +53,11 @@ from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError
 from moa.graphs.engine.types import is_node
-from moa.graphs.fields import IN_PYTHON, FromFile, Large, Small, beside_config
-from moa.graphs.recipe import Recipe, Sketch, tried
+from moa.graphs.fields import File, Large, PythonNode, Small, beside_config
+from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import load_calibration
+from moa.graphs.writing import attempt
 from moa.node import Became, Frozen, Node, Reply, Text
-from moa.trace import TextDelta
 
 ABSENT = "NOT IN THE DOCUMENTS"
 """What a writer may answer where the passages don't; it isn't asked to."""
@@ -78,7 +77,6 @@ _REWRITE = (
     "Turn the question into a search query: the words and names, with synonyms, that a passage "
     "with the answer would contain, in the language of the question. Do not answer it."
 )
-_File = Annotated[str | Path, FromFile()]
 
 
 class Sheet(Frozen):
@@ -95,7 +93,7 @@ class Query(Frozen):
     query: str = Field(min_length=1, max_length=300)
 
 
-class Extracted(Reply):
+class Quote(Reply):
     """A sentence of a passage, with its citation; empty where none is near to the question."""
 
     near: tuple[int, ...] = ()
@@ -103,7 +101,7 @@ class Extracted(Reply):
     so; empty where nothing was compared by meaning."""
 
 
-class Sourced(Reply):
+class SourcedAnswer(Reply):
     """An answer that rests on passages."""
 
     kind: Literal["answer", "extract"]
@@ -144,7 +142,7 @@ class NotInDocuments(Frozen):
         return f"not in the documents: {self.reason}"
 
 
-RagOutcome = Sourced | NotInDocuments
+RagOutcome = SourcedAnswer | NotInDocuments
 
 
 class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
@@ -166,7 +164,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
         Every 90 days [1]. ([1] Pump)
     """
 
-    documents: _File | Sequence[_File] | None = None
+    documents: File | Sequence[File] | None = None
     """Files and folders of text, Markdown, HTML and PDF, in a table beside its `moa.toml`; `None`:
     those in the index."""
     index: Annotated[Path, AfterValidator(beside_config)] | None = None
@@ -178,25 +176,25 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     installed."""
     passage_tokens: int = Field(default=MAX_TOKENS, ge=1)
     """Maximum number of tokens of a passage."""
-    retriever: Annotated[Node[Text | str, Passages], IN_PYTHON] | None = None
+    retriever: PythonNode[Text | str, Passages] | None = None
     """Replaces the search in `documents`: `BM25`, `Dense`, `Hybrid`, `Indexed`, or LangChain's by
     `FromLangChain`. Only in Python."""
     top_k: int = Field(default=5, ge=1)
     """Maximum number of passages for the writer."""
-    writer: Large | Annotated[Node[Sheet, Reply], IN_PYTHON]
+    writer: Large | PythonNode[Sheet, Reply]
     """Writes the answer, which is shown once it is checked: an endpoint, or in Python a node, such
     as `Answerer`. A model that is too small to write quotes the nearest sentence (`Extractive`)."""
     small: Small | None = None
     """Rewrites, filters and checks, if set; in a table the default small model."""
-    rewrite: bool | Annotated[Node[Text | str, Query], IN_PYTHON] = False
+    rewrite: bool | PythonNode[Text | str, Query] = False
     """If true, also search for the question as the small model rewrites it, with one call; or pass
     your own rewriter. The passages of both searches are fused."""
-    filter: bool | _File | Annotated[Node[Text | str, Grade], IN_PYTHON] = False
+    filter: bool | File | PythonNode[Text | str, Grade] = False
     """If true, the small model removes passages that don't help, with one call each; or pass the
     file of a calibration for it, or your own filter. Otherwise only the search ranks."""
     relevant: float = Field(default=0.2, gt=0, lt=1)
     """Minimum probability of a passage that helps, without a calibration."""
-    check: bool | _File | Annotated[Node[Text | str, Grade], IN_PYTHON] = False
+    check: bool | File | PythonNode[Text | str, Grade] = False
     """If true, the small model checks each sentence against its cited passages, with one call each;
     or pass the file of a calibration for it, or your own check. Otherwise each sentence must only
     cite one."""
@@ -211,7 +209,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     """Maximum number of tokens of an answer."""
 
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the default small model; documents are needed to run."""
         if not {"documents", "index"} & {*table} and endpoints.to_be_asked:
             raise ConfigError(
@@ -275,70 +273,41 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             InputError: the question is empty.
             ConfigError: a node can't work, as where a package or a calibration is missing.
         """
-        question = str(request).strip()
-        if not question:
-            raise InputError(f"{self.name}: the question is empty")
-        found = await self._found(question, context)
+        question = question_of(request, self.name)
+        found = await self._search(question, context)
         if not found:
             return NotInDocuments(reason="no passage was found")
-        kept = await self._kept(question, found, context)
+        kept = await self._filter(question, found, context)
         if not kept:
             reason = f"none of the {len(found)} passages that were found helps to answer it"
             return NotInDocuments(reason=reason, passages=found)
-        return await self._read(question, kept, context)
+        return await self._answer_from(kept, question, context)
 
-    async def _read(
-        self, question: str, passages: Sequence[Passage], context: RunContext
-    ) -> RagOutcome:
-        """Answer from these passages: write, and check.
-
-        Nobody is asked where no sentence is near to the question, by words or by meaning.
-        """
-        ranked = Sheet(question=question, passages=tuple(passages))
-        extracts = isinstance(self.answerer, Extractive)
-        nearest = self.answerer if isinstance(self.answerer, Extractive) else self.extractive
-        extract = (await nearest.run(ranked, context)).output
-        # Where no vectors were to be had, words alone don't tell.
-        judges = self.gates and extract.near and not is_foreign(question, passages)
-        if not extract.text and (extracts or judges):
-            return NotInDocuments(
-                reason="no sentence is near to the question", passages=ranked.passages
-            )
-        if extracts:
-            return await self._extracted(extract, ranked.passages, context)
-        reply = await self._written(ranked, context)
-        if not has_words(reply.text) and extract.text:
-            context.note("degraded", "the writer wrote no words, so the nearest sentence is given")
-            return await self._extracted(extract, ranked.passages, context)
-        judges = judges and self.support is None
-        near = [ranked.passages[n - 1] for n in extract.near] if judges else ()
-        return await self._checked(reply.text, ranked, near, context)
-
-    async def _found(self, question: str, context: RunContext) -> tuple[Passage, ...]:
+    async def _search(self, question: str, context: RunContext) -> tuple[Passage, ...]:
         """Search for the question, and for what it was rewritten to: a bad rewriting loses none."""
-        queries = [question, *await self._rewritten(question, context)]
+        queries = [question, *await self._rewrite(question, context)]
         found = [(await self.finder.run(query, context)).output for query in queries]
         several = sum(len(each.passages) for each in found)
         return fused(found, top_k=several).passages if len(found) > 1 else found[0].passages
 
-    async def _rewritten(self, question: str, context: RunContext) -> list[str]:
+    async def _rewrite(self, question: str, context: RunContext) -> list[str]:
         if self.rewriter is None:
             return []
         without = "the question was searched as it is"
-        rewritten = await tried(self.rewriter.run(question, context), context, without)
+        rewritten = await attempt(self.rewriter.run(question, context), context, without)
         if rewritten is None:
             return []
         query = rewritten.output.query
         return [query] if set(words(query)) - set(words(question)) else []
 
-    async def _kept(
+    async def _filter(
         self, question: str, found: tuple[Passage, ...], context: RunContext
     ) -> tuple[Passage, ...]:
         """Leave out what is surely of no use; what nobody can judge stays."""
         if self.relevance is None:
             return found[: self.top_k]
-        texts = [asked(question, passage) for passage in found]
-        grades = await graded(self.relevance, texts, context)
+        texts = [filter_text(question, passage) for passage in found]
+        grades = await grade_each(self.relevance, texts, context)
         kept: list[Passage] = []
         for passage, grade in zip(found, grades, strict=True):
             if grade.met is False and grade.accepted is not False:
@@ -348,59 +317,71 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
                 kept.append(passage)
         return tuple(kept[: self.top_k])
 
-    async def _written(self, ranked: Sheet, context: RunContext) -> Reply:
-        """Let the writer write what nobody is shown yet.
-
-        It is given passages by place, not by rank: prompts about the same passages then begin
-        alike, and a server that keeps what it has read doesn't read them again.
-        """
-        return (await self.answerer.run(_placed(ranked), quiet(context))).output
-
-    async def _checked(
-        self, written: str, ranked: Sheet, near: Sequence[Passage], context: RunContext
+    async def _answer_from(
+        self, passages: tuple[Passage, ...], question: str, context: RunContext
     ) -> RagOutcome:
-        """Show what the passages say of an answer; it has to rest on one that is `near`, if any."""
-        sheet = _placed(ranked)
+        """Answer from these passages: write, and check.
+
+        Nobody is asked where no sentence is near to the question, by words or by meaning.
+        """
+        ranked = Sheet(question=question, passages=passages)
+        quotes = isinstance(self.answerer, Extractive)
+        nearest = self.answerer if isinstance(self.answerer, Extractive) else self.extractive
+        extract = (await nearest.run(ranked, context)).output
+        # Where no vectors were to be had, words alone don't tell.
+        judges = self.gates and extract.near and not is_foreign(question, passages)
+        if not extract.text and (quotes or judges):
+            return NotInDocuments(reason="no sentence is near to the question", passages=passages)
+        if quotes:
+            return await self._quote(extract, passages, context)
+        # Given by place, not by rank, prompts about the same passages begin alike, and a server
+        # that keeps what it has read doesn't read them again.
+        placed = sorted(passages, key=lambda passage: (passage.document, passage.start))
+        sheet = Sheet(question=question, passages=tuple(placed))
+        # Nothing is shown before it is checked.
+        reply = (await self.answerer.run(sheet, quiet(context))).output
+        if not has_words(reply.text) and extract.text:
+            context.note("degraded", "the writer wrote no words, so the nearest sentence is given")
+            return await self._quote(extract, passages, context)
+        judges = judges and self.support is None
+        near = [passages[n - 1] for n in extract.near] if judges else ()
+        return await self._check(reply.text, sheet, near, context)
+
+    async def _check(
+        self, written: str, sheet: Sheet, near: Sequence[Passage], context: RunContext
+    ) -> RagOutcome:
+        """Keep what the passages say of an answer; it has to rest on one that is `near`, if any."""
+        passages, question = sheet.passages, sheet.question
         if is_absent(written) or not has_words(written):
-            return NotInDocuments(
-                reason="the passages do not hold the answer", passages=sheet.passages
-            )
-        text, citations = await cited(written, sheet.passages, context)
-        claims = await checked_claims(
-            text, sheet.passages, self.support, context, question=sheet.question
+            reason = "the passages do not hold the answer"
+            return NotInDocuments(reason=reason, passages=passages)
+        text, citations, claims = await check_answer(
+            written, passages, self.support, context, question=question, near=near
         )
-        if near and citations and not any(each.passage in near for each in citations):
-            claims = [one.model_copy(update={"verdict": "unsupported"}) for one in claims]
-        text, citations = without_unsupported(text, citations, claims, context)
         if not text:
             reason = "no passage says what was answered"
-            return NotInDocuments(reason=reason, passages=sheet.passages)
+            return NotInDocuments(reason=reason, passages=passages)
         uncited = sum(claim.verdict == "uncited" for claim in claims)
         if uncited:
             context.note("degraded", f"{uncited} of {len(claims)} sentences: no passage says")
-        context.emit(TextDelta(context.node, text))
-        return Sourced(
-            text=text,
-            kind="answer",
-            citations=citations,
-            claims=tuple(claims),
-            passages=sheet.passages,
+        return SourcedAnswer(
+            text=text, kind="answer", citations=citations, claims=claims, passages=passages
         )
 
-    async def _extracted(
-        self, extract: Extracted, passages: tuple[Passage, ...], context: RunContext
-    ) -> Sourced:
-        text, citations = await cited(extract.text, passages, context)
-        return Sourced(
+    async def _quote(
+        self, extract: Quote, passages: tuple[Passage, ...], context: RunContext
+    ) -> SourcedAnswer:
+        text, citations = await cite(extract.text, passages, context)
+        return SourcedAnswer(
             text=text,
             kind="extract",
             citations=citations,
-            claims=copied(text),
+            claims=quote_claims(text),
             passages=passages,
         )
 
     def sketch(self, sketch: Sketch) -> None:
-        """The nodes as they follow one another."""
+        """Draw the nodes as they follow one another."""
         filtered = self.relevance and (self.relevance, "filter each")
         checked = None if isinstance(self.answerer, Extractive) else self.support
         checks = checked and (checked, "check each sentence")
@@ -424,11 +405,12 @@ class Answerer(Agent[Sheet, Reply]):
 
     def user_prompt(self, request: Sheet) -> str:
         """Put the passages first, so that a server can keep them, and the question last."""
+        passages = number_passages(request.passages)
         question = escaped(request.question)
-        return f"Passages:\n\n{listed(request.passages)}\n\n{self.asks}\n\nQuestion: {question}"
+        return f"Passages:\n\n{passages}\n\n{self.asks}\n\nQuestion: {question}"
 
 
-class Extractive(TypedNode[Sheet, Extracted]):
+class Extractive(TypedNode[Sheet, Quote]):
     """Answers by one sentence of the passages, where no model writes well enough; or by none.
 
     Sentences are ranked by the words that they share with the question, by meaning where there is
@@ -452,7 +434,7 @@ class Extractive(TypedNode[Sheet, Extracted]):
         self.endpoint = None if endpoint is None else require(endpoint, "embed", agent=self.name)
         self.least = least
 
-    async def answer(self, request: Sheet, context: RunContext) -> Extracted:
+    async def answer(self, request: Sheet, context: RunContext) -> Quote:
         """Rank the sentences, and give the first with the number of its passage."""
         numbers: dict[Passage, int] = {}
         for number, passage in enumerate(request.passages, 1):
@@ -465,7 +447,7 @@ class Extractive(TypedNode[Sheet, Extracted]):
         if self.endpoint is not None and sentences:
             ranked = self._by_meaning(self.endpoint, request.question, numbers, context)
             without = "sentences are compared by words alone"
-            by_meaning = await tried(ranked, context, without, kind="degraded")
+            by_meaning = await attempt(ranked, context, without, kind="degraded")
             if by_meaning is not None:
                 rankings.append(by_meaning[0])
                 level = by_meaning[1]
@@ -473,8 +455,8 @@ class Extractive(TypedNode[Sheet, Extracted]):
         ranks = [{each: rank for rank, each in enumerate(found.passages, 1)} for found in rankings]
         best = next((each for each in fused_ranks([*ranks, numbers]) if each in near), None)
         if best is None:
-            return Extracted(text="", near=level)
-        return Extracted(text=f"{unbracketed(best.text)} [{numbers[best]}]", near=level)
+            return Quote(text="", near=level)
+        return Quote(text=f"{without_brackets(best.text)} [{numbers[best]}]", near=level)
 
     async def _by_meaning(
         self,
@@ -500,10 +482,16 @@ _BEGINNING = 500
 """Characters of an answer in which it says that it is none, if it is."""
 
 
-def _placed(ranked: Sheet) -> Sheet:
-    """Give passages by their documents, and by where they stand in them."""
-    placed = sorted(ranked.passages, key=lambda passage: (passage.document, passage.start))
-    return Sheet(question=ranked.question, passages=tuple(placed))
+def question_of(request: Text | str, graph: str) -> str:
+    """Return the question that a graph is asked.
+
+    Raises:
+        InputError: it is empty.
+    """
+    question = str(request).strip()
+    if not question:
+        raise InputError(f"{graph}: the question is empty")
+    return question
 
 
 def is_absent(text: str) -> bool:

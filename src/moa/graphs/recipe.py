@@ -2,61 +2,66 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass as validated
+from pydantic_core import ArgsKwargs
 
-from moa._async import map_async
 from moa._files import replace_text
 from moa.agents.base import In, Out, TypedNode, ready, said
 from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
-from moa.config.faults import explain, nearest
+from moa.config.faults import explain, fields_of, nearest
 from moa.context import RunContext, count_text_deltas
-from moa.errors import ConfigError, MissingDependency, MoaError, check_recoverable
+from moa.endpoints import Endpoint
+from moa.errors import ConfigError
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Sketch as Sketch
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.run import Run
-from moa.graphs.engine.types import is_node
-from moa.graphs.fields import FromEndpoint, FromEndpoints, Table, keys_in, settings_in, table_of
+from moa.graphs.fields import Table, markers_in, settings_of
 from moa.node import Node, Reply, Result
 from moa.telemetry.names import Kind
-from moa.trace import NodeFinished, NodeStarted, NoteKind, TextDelta
-from moa.usage import Tier
+from moa.trace import TextDelta
 
-A = TypeVar("A")
 S = TypeVar("S", bound=BaseModel)
-T = TypeVar("T")
-MAX_CONCURRENCY = 8
-"""Calls that a recipe which writes makes side by side."""
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
-class _Validated:
+class _KeywordOnly:
     """Tells type checkers that the fields of what derives from it are its keywords."""
 
 
 @validated(kw_only=True, config=_CONFIG)
-class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
+class Recipe(_KeywordOnly, TypedNode[In, Out], Compilable[In, Out]):
     """A node made of nodes that runs by plain Python, and can be drawn and streamed.
 
         class SelfConsistency(Recipe[In, Voted], Generic[In], recipe="self_consistency"):
-            node: Annotated[Node[In, Any], FromEndpoint(sampler)]
+            node: Annotated[Node[In, Any], FromEndpoint(sampler, "slm")]
             samples: int = Field(default=5, ge=1)
 
-    The fields are its keywords in Python and its table in moa.toml, checked alike; the class's
-    docstring begins with what `moa graphs` says of it. Answer in `answer`, draw in `sketch`, and
-    work out what follows from the fields in `prepare`.
+    It is a dataclass of pydantic: its fields are its keywords in Python and its table in moa.toml,
+    checked alike. The class's docstring begins with what `moa graphs` says of it. Answer in
+    `answer`, draw in `sketch`, and work out what follows from the fields in `prepare`.
+
+    Raises:
+        ConfigError: a keyword is unknown, or a value is wrong; each is named.
     """
 
     span_kind: ClassVar[Kind] = "workflow"
@@ -71,28 +76,38 @@ class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
         super().__init_subclass__()
         if recipe:
             cls.name = recipe
-            cls.__annotations__ = {"name": str, **cls.__annotations__}
             ready(recipe, (cls.__doc__ or "").partition("\n")[0].rstrip("."))(cls)
         validated(cls, kw_only=True, config=_CONFIG)
-        check = cls.__init__
 
-        def __init__(self: Any, *given: Any, **fields: Any) -> None:
-            if given:
-                raise ConfigError(
-                    f"{cls.name}: its fields are given by name, as in {_by_name(cls)}"
-                )
-            try:
-                check(self, **fields)
-            except ValidationError as error:
-                raise ConfigError(
-                    explain(error, partial(keys_in, cls), where=f"{cls.name}:")
-                ) from None
-
-        cls.__init__ = __init__
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain_faults(
+        cls, given: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        """Say in sentences what is wrong with its keywords; a table says it by itself."""
+        if isinstance(given, ArgsKwargs) and given.args:
+            fields = fields_of(cls)
+            needed = (f"{name}=…" for name, one in fields.items() if one.is_required())
+            raise ConfigError(
+                f"{cls._default_name()}: its fields are given by name, as in "
+                f"{cls.__name__}({', '.join(needed)}){nearest('', [*fields])}"
+            )
+        try:
+            return handler(given)
+        except ValidationError as error:
+            if info.context is not None:
+                raise
+            raise ConfigError(explain(error, cls, where=f"{cls._default_name()}:")) from None
 
     def __post_init__(self) -> None:
+        self.name = self.name or self._default_name()
         self.prepare()
         super().__init__(name=self.name, budget=self.budget, timeout_s=self.timeout_s)
+
+    @classmethod
+    def _default_name(cls) -> str:
+        """Give the name that it is run by, else that of the class."""
+        return cls.name or super()._default_name()
 
     def prepare(self) -> None:
         """Work out what follows from the fields, such as `input_type` where a field decides it."""
@@ -107,30 +122,29 @@ class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
         Raises:
             ConfigError: a key is unknown, or a value is wrong; each is named.
         """
-        fields, table = settings_in(cls), cls.completed(table, context.endpoints)
+        fields, table = fields_of(cls), cls.complete(table, context.endpoints)
         given = {name: value for name, value in table.items() if name in fields}
-        for name, one in cast("Any", cls).__pydantic_fields__.items():
-            marks = fields[name][1]
-            if one.is_required() and marks:
-                several = any(isinstance(mark, FromEndpoints) for mark in marks)
-                given.setdefault(name, None if several else {})
-        shared = {name: value for name, value in table.items() if name not in given}
-        context = replace(context, shared=shared, known=set())
-        made, faults = None, ""
+        for name, one in fields.items():
+            if one.is_required() and any(markers_in(one)):
+                given.setdefault(name, None)
+        shared = {name: value for name, value in table.items() if name not in fields}
+        makers = [it.make for name in given for it in markers_in(fields[name]) if it.make]
+        known = [*fields, *dict.fromkeys(key for make in makers for key in settings_of(make))]
+        made, faults = None, list[str]()
         try:
-            made = TypeAdapter(cls).validate_python(given, context=context)
+            adapter = TypeAdapter(cls)
+            made = adapter.validate_python(given, context=replace(context, shared=shared))
         except ValidationError as error:
-            faults = context.faults(error, cls)
-        known = [*fields, *sorted(context.known - {"endpoint", *fields})]
-        for name in shared.keys() - {*known}:
-            table_is = f"{context.file}: [graphs.{context.name}]"
-            faults += f"\n{table_is} has no key {name!r}{nearest(name, known)}"
+            faults.append(context.explain(error, cls))
+        where = f"{context.file}: [graphs.{context.name}]"
+        unknown = (name for name in shared if name not in known)
+        faults += [f"{where} has no key {name!r}{nearest(name, known)}" for name in unknown]
         if made is None or faults:
-            raise ConfigError(faults.strip())
+            raise ConfigError("\n".join(faults))
         return made
 
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Complete a table by what it may leave out, before it is read; by default nothing.
 
         Where the endpoints are not `to_be_asked`, the recipe is only drawn.
@@ -140,10 +154,6 @@ class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
         """
         del endpoints
         return table
-
-    def members(self) -> Iterator[Node[Any, Any]]:
-        """Give the nodes in it."""
-        yield from _nodes_in(vars(self).values())
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
         """Answer one request; a reply of which nothing was shown while it was written is shown.
@@ -160,103 +170,13 @@ class Recipe(_Validated, TypedNode[In, Out], Compilable[In, Out]):
         return result
 
 
-@dataclass(frozen=True)
-class FromTable(FromEndpoint):
-    """Marks a field that is a recipe; in a table it is a table of its own.
-
-    The recipe takes those settings of the table around it that are its fields, and no fields beside
-    it.
-
-    Args:
-        make: The recipe.
-    """
-
-    tier: Tier | None = None
-
-    def made(self, value: object, info: ValidationInfo) -> Node[Any, Any]:
-        """Build the recipe of its table."""
-        table = table_of(info, value, "a node")
-        if not isinstance(value, Mapping):
-            raise ValueError(f"a table, not {value!r}")
-        recipe = cast("type[Recipe[Any, Any]]", self.make)
-        shared = table.shared_with(settings_in(recipe))
-        return recipe.from_table({**shared, **cast("Mapping[str, object]", value)}, table)
-
-
-def _by_name(recipe: type[Recipe[Any, Any]]) -> str:
-    """Write a call of a recipe with all its fields, those that it needs first."""
-    own = cast("Any", recipe).__pydantic_fields__
-    needed = [f"{name}=…" for name, one in own.items() if one.is_required()]
-    others = [name for name, one in own.items() if not one.is_required()]
-    also = f" (and, if wanted, {', '.join(others)})" if others else ""
-    return f"{recipe.__name__}({', '.join(needed)}){also}"
-
-
 def show(output: object, context: RunContext, shown: int) -> None:
     """Show a reply as a whole, unless some pieces of it were shown already."""
     if isinstance(output, Reply) and not shown:
         context.emit(TextDelta(context.node, output.text))
 
 
-async def told(step: str, work: Awaitable[T], context: RunContext) -> T:
-    """Do a step of a recipe, and tell who listens that it begins and ends."""
-    path, start = f"{context.node}/{step}", time.perf_counter()
-    context.emit(NodeStarted(path))
-    output = await work
-    context.emit(NodeFinished(path, output, time.perf_counter() - start))
-    return output
-
-
-async def tried(
-    work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
-) -> T | None:
-    """Do what a recipe can do without: where it fails, it gives `None`.
-
-    The trace says what becomes of the run `without` it, with the error behind that.
-
-    Raises:
-        MoaError: it is set up wrong, such as without a key.
-    """
-    try:
-        return await work
-    except MoaError as error:
-        if not isinstance(error, MissingDependency):
-            check_recoverable(error)
-        context.note(kind, f"{without}: {error}")
-        return None
-
-
-async def each_tried(
-    work: Callable[[A], Awaitable[T]],
-    items: Iterable[A],
-    context: RunContext,
-    without: Callable[[A], str],
-) -> list[T | MoaError]:
-    """Do something for each item, some side by side; where it fails, the error is in its place.
-
-    The trace says what becomes of an item `without` it, with the error behind that.
-
-    Raises:
-        MoaError: it failed for every item, with the first error; or it is set up wrong.
-    """
-    failed: list[MoaError] = []
-
-    async def one(item: A) -> T | MoaError:
-        try:
-            return await work(item)
-        except MoaError as error:
-            check_recoverable(error)
-            context.note("failed", f"{without(item)}: {error}")
-            failed.append(error)
-            return error
-
-    found = await map_async(one, items, max_concurrency=MAX_CONCURRENCY)
-    if found and len(failed) == len(found):
-        raise failed[0]
-    return found
-
-
-def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
+def read_state(file: Path | None, kind: type[S], *, what: str) -> S | None:
     """Read the state of a recipe that learns while it is used, if an earlier process kept one.
 
     Raises:
@@ -273,7 +193,7 @@ def read_kept(file: Path | None, kind: type[S], *, what: str) -> S | None:
         ) from error
 
 
-def keep(file: Path | None, state: BaseModel) -> None:
+def write_state(file: Path | None, state: BaseModel) -> None:
     """Write a state in place of the one before it; `None` keeps nothing.
 
     Raises:
@@ -294,10 +214,10 @@ class WiredRecipe(Recipe[In, Out]):
     """The question whose answer has to be right where something is settled without a large model;
     empty where that is none."""
 
-    def __post_init__(self) -> None:
+    def prepare(self) -> None:
+        """Wire it; what a recipe prepares itself comes before that, or after."""
         self.graph: BuiltGraph[In, Out] = self.wire()
         self.input_type, self.output_type = self.graph.input_type, self.graph.output_type
-        super().__post_init__()
 
     @abstractmethod
     def wire(self) -> BuiltGraph[In, Out]:
@@ -320,12 +240,6 @@ class WiredRecipe(Recipe[In, Out]):
         """Give the nodes that are wired."""
         return self.graph.members()
 
-
-def _nodes_in(values: Any) -> Iterator[Node[Any, Any]]:
-    for value in values:
-        if is_node(value):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _nodes_in(cast("Mapping[object, object]", value).values())
-        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            yield from _nodes_in(cast("Sequence[object]", value))
+    def list_endpoints(self) -> list[Endpoint] | None:
+        """List none: its nodes ask; `None` where a function among them may ask any."""
+        return self.graph.list_endpoints()

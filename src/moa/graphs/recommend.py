@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,8 +23,9 @@ from moa.documents.retrieval import BM25, Dense, fused, searched
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError
-from moa.graphs.fields import FromFile, Large
-from moa.graphs.recipe import Recipe, Sketch, told, tried
+from moa.graphs.fields import File, Large
+from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.writing import attempt, attempt_writing, report_step
 from moa.node import Frozen, Reply
 from moa.rows import typed
 
@@ -47,7 +47,7 @@ class Item(BaseModel):
     title: str | None = None
 
     def __str__(self) -> str:
-        further: dict[str, Any] = self.model_extra or {}
+        further: Mapping[str, object] = self.model_extra or {}
         columns = [f"{name}: {value}" for name, value in further.items() if value not in (None, "")]
         return "\n".join([self.title or self.id, self.text, *columns])
 
@@ -66,7 +66,7 @@ class Interests(BaseModel):
         return self.text
 
 
-class Recommended(Frozen):
+class Recommendation(Frozen):
     """An item, and why it is shown."""
 
     item: Item
@@ -79,7 +79,7 @@ class Shelf(BaseModel):
 
     interests: Interests
     had: tuple[Item, ...]
-    items: tuple[Recommended, ...]
+    items: tuple[Recommendation, ...]
     """The best first."""
 
     def about(self) -> str:
@@ -92,7 +92,7 @@ class Shelf(BaseModel):
 class Recommendations(Reply):
     """A few items, the best first; the text lists them with their reasons."""
 
-    items: tuple[Recommended, ...]
+    items: tuple[Recommendation, ...]
 
 
 class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
@@ -115,7 +115,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
 
     llm: Large
     """Writes the reasons."""
-    catalogue: Sequence[Item] | Annotated[str | Path, FromFile()]
+    catalogue: Sequence[Item] | File
     """All items, each with an id of its own, or the file of them, `.jsonl` or `.csv`, in a table
     beside its `moa.toml`: each row has an `id` and a `text`, and may have a `title` and further
     columns."""
@@ -126,7 +126,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
     """Maximum number of items that are given."""
 
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Take the built-in encoder; a catalogue is needed to run."""
         if "catalogue" not in table and endpoints.to_be_asked:
             raise ConfigError(
@@ -167,17 +167,17 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         """
         if not self.items:
             raise ConfigError("the catalogue is empty: name a file of items")
-        shelf = await told("candidates", self._candidates(request, context), context)
-        return _listed(await told("reasons", self._with_reasons(shelf, context), context))
+        shelf = await report_step("candidates", self._find(request, context), context)
+        return _list(await report_step("reasons", self._explain(shelf, context), context))
 
     def sketch(self, sketch: Sketch) -> None:
-        """The search, and the reasons."""
+        """Draw the search, and the reasons."""
         writes = can_write(self.llm.model)
         sketch.chain("candidates", (self.writer, "reasons") if writes else None)
 
-    async def _candidates(self, request: Interests, context: RunContext) -> Shelf:
+    async def _find(self, request: Interests, context: RunContext) -> Shelf:
         """Search for what is wanted, and for each of the latest items of the history; fuse."""
-        had = self._had(request, context)
+        had = self._history(request, context)
         queries = [request.text] if request.text.strip() else []
         queries += [str(item) for item in had[-_RECENT:]]
         if not queries:
@@ -187,16 +187,17 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         else:
             depth = _DEPTH * self.shown + len(had)
             near = await self._searcher(context)
-            ranked = [await self._ranked(query, near, depth, context) for query in queries]
+            ranked = [await self._search(query, near, depth, context) for query in queries]
             found = fused(ranked, top_k=depth).passages
-        theirs = {item.id for item in had}
-        items = [self.items[each.document] for each in found if each.document not in theirs]
+        known = {item.id for item in had}
+        items = [self.items[each.document] for each in found if each.document not in known]
         if not items:
             context.note("skipped", "nothing in the catalogue is near to what is wanted")
-        shown = tuple(Recommended(item=item) for item in items[: self.shown])
+        shown = tuple(Recommendation(item=item) for item in items[: self.shown])
         return Shelf(interests=request, had=tuple(had), items=shown)
 
-    def _had(self, request: Interests, context: RunContext) -> list[Item]:
+    def _history(self, request: Interests, context: RunContext) -> list[Item]:
+        """Look the history up in the catalogue, by ids and by titles."""
         had: dict[str, Item] = {}
         unknown = 0
         for name in request.history:
@@ -208,26 +209,27 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
             context.note("skipped", f"{unknown} of the history are not in the catalogue")
         return list(had.values())
 
-    async def _ranked(
+    async def _search(
         self, query: str, near: Dense | None, depth: int, context: RunContext
     ) -> Passages:
+        """Rank the catalogue by words, and by meaning where that is possible; fuse."""
         found = [await asyncio.to_thread(self._by_words.best, query, top_k=depth)]
         if near is not None:
             nearest = near.nearest(query, context, top_k=depth)
-            by_meaning = await tried(nearest, context, _BY_WORDS, kind="degraded")
+            by_meaning = await attempt(nearest, context, _BY_WORDS, kind="degraded")
             found += [] if by_meaning is None else [by_meaning]
         return fused(found, top_k=depth)
 
     async def _searcher(self, context: RunContext) -> Dense | None:
-        """Give what searches by meaning; the vectors that are made stay, whatever fails later."""
+        """Return what searches by meaning; vectors stay once made, whatever fails later."""
         if self.encoder is None:
             return None
         async with self._lock.held(context.remaining_s()):
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]
-                embedded = self.encoder.embed([searched(each) for each in batch], context)
-                made = await tried(embedded, context, _BY_WORDS, kind="degraded")
+                embedding = self.encoder.embed([searched(each) for each in batch], context)
+                made = await attempt(embedding, context, _BY_WORDS, kind="degraded")
                 if made is None:
                     return None
                 self._vectors[begin:] = made.vectors
@@ -235,17 +237,15 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
                 self._by_meaning = Dense(self._passages, self._vectors, self.encoder)
             return self._by_meaning
 
-    async def _with_reasons(self, shelf: Shelf, context: RunContext) -> Shelf:
+    async def _explain(self, shelf: Shelf, context: RunContext) -> Shelf:
         """Have all reasons written in one call; where that fails, there are none."""
         if not shelf.items:
             return shelf
-        if not can_write(self.llm.model):
-            context.note("degraded", f"no reasons: {self.llm.model} is too small to write")
-            return shelf
-        written = await tried(self.writer.run(shelf, context), context, "no reasons were written")
+        without = "no reasons were written"
+        written = await attempt_writing(self.writer, shelf, context, without)
         if written is None:
             return shelf
-        by_number = {each.item: each.reason.strip() for each in written.output.reasons}
+        by_number = {each.item: each.reason.strip() for each in written.reasons}
         items = (
             each.model_copy(update={"reason": by_number[n]})
             for n, each in enumerate(shelf.items, 1)
@@ -271,8 +271,7 @@ class Writer(Agent[Shelf, Reasons]):
 
     instructions = (
         "Recommend each numbered item to this person: say in one sentence why it suits them. Use "
-        "only "
-        "what the item's description says, and the language of what the person looks for."
+        "only what the item's description says, and the language of what the person looks for."
     )
 
     def user_prompt(self, request: Shelf) -> str:
@@ -288,7 +287,7 @@ class Writer(Agent[Shelf, Reasons]):
             raise ValueError(f"it has reasons for items {given}, and one for each of {[*wanted]}")
 
 
-def _listed(shelf: Shelf) -> Recommendations:
+def _list(shelf: Shelf) -> Recommendations:
     lines = [
         f"- {each.item.title or each.item.id}{f': {each.reason}' if each.reason else ''}"
         for each in shelf.items

@@ -140,7 +140,7 @@ class Refine(Recipe[In, Refined], Generic[In], recipe="refine"):
     """Writes the first draft."""
     critic: Annotated[Node[Draft, Critique], FromEndpoint(critic_of)]
     """Finds faults and scores, such as `Critic(endpoint)`."""
-    reviser: Annotated[Node[Criticised, Reply] | None, FromEndpoint(reviser_of)] = None
+    reviser: Annotated[Node[Criticised, Reply], FromEndpoint(reviser_of)] | None = None
     """Mends a draft, such as `Reviser(endpoint)`; `None`: the writer's endpoint does."""
     rounds: int = Field(default=2, ge=1)
     """Maximum number of revisions."""

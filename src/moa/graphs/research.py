@@ -19,19 +19,18 @@ from moa.documents.claims import (
     Citation,
     Claim,
     Grade,
-    checked_claims,
-    cited,
+    check_answer,
     claims_in,
-    joined,
-    without_unsupported,
+    join_claims,
 )
 from moa.documents.retrieval import Retriever
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens, window_of
-from moa.errors import InputError, MoaError, check_recoverable
-from moa.graphs.fields import IN_PYTHON, Large
-from moa.graphs.rag import Answerer, NotInDocuments, Rag, RagOutcome, Sheet
-from moa.graphs.recipe import FromTable, Recipe, Sketch, each_tried, tried
+from moa.errors import MoaError, check_recoverable
+from moa.graphs.fields import FromEndpoint, Large, PythonNode
+from moa.graphs.rag import Answerer, NotInDocuments, Rag, RagOutcome, Sheet, question_of
+from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.writing import attempt_each, attempt_writing
 from moa.node import Frozen, Node, Reply, Text, run_in_place
 
 
@@ -123,9 +122,8 @@ class Comparer(Agent[Findings, Conflicts]):
 
     instructions = (
         "Compare the numbered findings. List where they contradict each other, or where one says "
-        "that "
-        "its sources do: what about, and the numbers of the findings. Something that only adds to "
-        "another finding is no contradiction. If there is none, give an empty list."
+        "that its sources do: what about, and the numbers of the findings. Something that only "
+        "adds to another finding is no contradiction. If there is none, give an empty list."
     )
 
     def user_prompt(self, request: Findings) -> str:
@@ -146,8 +144,7 @@ class Synthesis(Agent[Findings, Reply]):
     instructions = (
         "Answer the question from the findings only, in the language of the question. Keep the "
         "numbers in brackets after what they support. If findings disagree, report each side with "
-        "its "
-        "numbers and do not decide. Say what the sources leave open."
+        "its numbers and do not decide. Say what the sources leave open."
     )
 
     def user_prompt(self, request: Findings) -> str:
@@ -162,15 +159,15 @@ class Synthesis(Agent[Findings, Reply]):
         return "\n\n".join([*parts, f"Question: {escaped(request.question)}"])
 
 
-class Everything(Retriever):
-    """Gives all passages that there are, whatever is asked."""
+class AllPassages(Retriever):
+    """Returns all passages that there are, whatever is asked."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         super().__init__(name="passages")
         self.passages = tuple(passages)
 
     async def answer(self, request: Text | str, context: RunContext) -> Passages:
-        """Give them."""
+        """Return them."""
         del request, context
         return Passages(passages=self.passages)
 
@@ -209,13 +206,13 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
     llm: Large
     """Divides the question, compares the findings, and writes the report. One that is too small to
     write isn't asked: the question is looked up as it is."""
-    answerer: Annotated[Node[Text | str, RagOutcome], FromTable(Rag)]
+    answerer: Annotated[Node[Text | str, RagOutcome], FromEndpoint(Rag, tier=None)]
     """Answers one question from sources, with citations, such as `Rag`."""
     max_parts: int = Field(default=5, ge=1)
     """Maximum number of parts of a question."""
     report_tokens: int = Field(default=2048, ge=1)
     """Maximum number of tokens of the report, reasoning included."""
-    support: Annotated[Node[Text | str, Grade], IN_PYTHON] | None = None
+    support: PythonNode[Text | str, Grade] | None = None
     """Says of each sentence of the report whether the passages it cites say so; `None`: what a
     `Rag` checks its answers by, else it is looked whether each sentence cites one. What the
     answerer found unsupported does not get into the report. Given in Python alone."""
@@ -247,26 +244,21 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             ConfigError: the answerer has nothing to search in.
             MoaError: every part failed; what the first failed with.
         """
-        question = str(request).strip()
-        if not question:
-            raise InputError(f"{self.name}: the question is empty")
+        question = question_of(request, self.name)
         if reader := await self._reader(question, context):
             return _report_of(question, (await run_in_place(reader, question, context)).output)
         silent = quiet(context)  # the report alone is shown
-        asked = await self._divided(question, silent)
-        found = await self._looked_up(question, asked, silent)
+        found = await self._look_up(question, await self._divide(question, silent), silent)
         for each in found.findings:
             if each.unsupported:
-                context.note(
-                    "dropped", f"{each.question!r}: no passage says {' '.join(each.unsupported)!r}"
-                )
+                unsupported = " ".join(each.unsupported)
+                context.note("dropped", f"{each.question!r}: no passage says {unsupported!r}")
         for each in found.unanswered:
             context.note("skipped", f"{each.question!r} is not answered: {each.missing}")
         if not found.answered:
             reasons = "; ".join(dict.fromkeys(each.missing or "" for each in found.unanswered))
             return NotInDocuments(reason=f"the sources answer no part of it: {reasons}")
-        found = await self._compared(found, silent)
-        return await self._report(found, context)
+        return await self._report(await self._compare(found, silent), context)
 
     async def _reader(self, question: str, context: RunContext) -> Rag | None:
         """Make what answers all parts in one call; `None` where there is too much to read."""
@@ -287,7 +279,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             return None
         return Rag(
             name="whole",
-            retriever=Everything(found),
+            retriever=AllPassages(found),
             embedder=rag.embedder,
             writer=reader,
             check=self.support or False,
@@ -295,53 +287,38 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             top_k=most,
         )
 
-    async def _divided(self, question: str, context: RunContext) -> list[str]:
-        if not self.writes:
-            return [question]
-        divided = await tried(
-            self.divider.run(question, context), context, "the question was not divided"
-        )
-        return [question] if divided is None else [*dict.fromkeys(divided.output.questions)]
+    async def _divide(self, question: str, context: RunContext) -> list[str]:
+        without = "the question was not divided"
+        divided = await attempt_writing(self.divider, question, context, without)
+        return [question] if divided is None else [*dict.fromkeys(divided.questions)]
 
-    async def _looked_up(self, question: str, asked: list[str], context: RunContext) -> Findings:
+    async def _look_up(self, question: str, parts: Sequence[str], context: RunContext) -> Findings:
         """Look each part up, some at a time, and number all passages that are cited."""
 
         async def look_up(part: str) -> RagOutcome:
             return (await run_in_place(self.answerer, part, context)).output
 
-        found = await each_tried(
-            look_up, asked, context, lambda part: f"{part!r} was not looked up"
+        outcomes = await attempt_each(
+            look_up, parts, context, lambda part: f"{part!r} was not looked up"
         )
         numbers: dict[Passage, int] = {}
-        parts = zip(asked, found, strict=True)
-        findings = tuple(_finding(part, outcome, numbers) for part, outcome in parts)
+        each = zip(parts, outcomes, strict=True)
+        findings = tuple(_finding(part, outcome, numbers) for part, outcome in each)
         return Findings(question=question, findings=findings, passages=tuple(numbers))
 
-    async def _compared(self, found: Findings, context: RunContext) -> Findings:
-        if not self.writes or len(found.answered) < 2:
+    async def _compare(self, found: Findings, context: RunContext) -> Findings:
+        if len(found.answered) < 2:
             return found
-        compared = await tried(
-            self.comparer.run(found, context), context, "the findings were not compared"
-        )
+        without = "the findings were not compared"
+        compared = await attempt_writing(self.comparer, found, context, without)
         if compared is None:
             return found
-        return found.model_copy(update={"disagreements": tuple(compared.output.disagreements)})
+        return found.model_copy(update={"disagreements": tuple(compared.disagreements)})
 
     async def _report(self, found: Findings, context: RunContext) -> Report:
-        text, written = "", False
-        citations, claims = tuple[Citation, ...](), tuple[Claim, ...]()
-        if self.writes:
-            shown, heard = count_text_deltas(context)
-            try:
-                text, written = (await self.synthesis.run(found, heard)).output.text, True
-            except MoaError as error:
-                check_recoverable(error)
-                if shown():  # whoever reads along would be left with half a report
-                    raise
-                context.note("failed", f"no report was written: {error}")
-        if written:
-            text, citations, claims = await self._checked(text, found, context)
-            written = bool(text)
+        """Have the report written; else its text is the findings, one after another."""
+        text, citations, claims = await self._write(found, context)
+        written = bool(text)
         if not written:
             context.note("degraded", "the answers stand one after another, as no model wrote")
             text = str(found)
@@ -349,7 +326,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
                 Citation(number=n, passage=p) for n, p in enumerate(found.passages, 1)
             )
             claims = tuple(claim for each in found.answered for claim in each.claims)
-        if written and not citations:
+        elif not citations:
             context.note("degraded", "the report cites nothing")
         return Report(
             text=text,
@@ -361,18 +338,26 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
             written_by="llm" if written else "findings",
         )
 
-    async def _checked(
-        self, written: str, found: Findings, context: RunContext
+    async def _write(
+        self, found: Findings, context: RunContext
     ) -> tuple[str, tuple[Citation, ...], tuple[Claim, ...]]:
-        """Give what the passages say of a report, the passages that it cites, and its sentences."""
-        text, citations = await cited(written, found.passages, context)
-        claims = await checked_claims(
-            text, found.passages, self.support, context, question=found.question
-        )
-        return (*without_unsupported(text, citations, claims, context), claims)
+        """Write the report, and check it; without one its text is empty."""
+        if not self.writes:
+            return "", (), ()
+        shown, heard = count_text_deltas(context)
+        try:
+            text = (await self.synthesis.run(found, heard)).output.text
+        except MoaError as error:
+            check_recoverable(error)
+            if shown():  # whoever reads along would be left with half a report
+                raise
+            context.note("failed", f"no report was written: {error}")
+            return "", (), ()
+        passages, question = found.passages, found.question
+        return await check_answer(text, passages, self.support, context, question=question)
 
     def sketch(self, sketch: Sketch) -> None:
-        """Its nodes as they follow one another."""
+        """Draw its nodes as they follow one another."""
         each = (self.answerer, f"{self.answerer.name} each")
         checked = self.support and (self.support, "check each sentence")
         if self.writes:
@@ -401,7 +386,7 @@ def _report_of(question: str, outcome: RagOutcome) -> Report | NotInDocuments:
 
 
 def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, int]) -> Finding:
-    """Take an answer over, without what no passage says; add the passages it cites to `numbers`."""
+    """Take an answer over without what no passage says, and add what it cites to `numbers`."""
     if isinstance(outcome, MoaError):
         return Finding(question=asked, missing=f"it could not be looked up: {outcome}")
     if isinstance(outcome, NotInDocuments):
@@ -420,7 +405,7 @@ def _finding(asked: str, outcome: RagOutcome | MoaError, numbers: dict[Passage, 
         claims.append(claim.model_copy(update={"numbers": marks}))
     return Finding(
         question=asked,
-        answer=joined(claims),
+        answer=join_claims(claims),
         citations=tuple(sorted({n for claim in claims for n in claim.numbers})),
         claims=tuple(claims),
         unsupported=tuple(unsupported),

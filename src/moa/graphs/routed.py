@@ -7,7 +7,7 @@ its answer too: then the graph is a cascade.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from moa.endpoints.calls import replaceable
 from moa.errors import ConfigError, MoaError
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
-from moa.graphs.fields import FromEndpoints, FromFile, Table
+from moa.graphs.fields import FromEndpoint, Table, from_file, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import single_model
 from moa.node import Node, Result, unique_names
@@ -73,11 +73,12 @@ class Routed(Recipe[Any, Any], recipe="routed"):
     """
 
     models: Annotated[
-        Sequence[Node[Any, Any]], FromEndpoints(single_model, spread=_first_calibrated)
+        Sequence[Annotated[Node[Any, Any], FromEndpoint(single_model)]],
+        lists_in_tables(_first_calibrated),
     ]
     """The cheapest first, the best last; in a table without any, the default small model and the
     large one."""
-    router: Annotated[Router | Sequence[Router], FromFile(load_router)] = ()
+    router: Annotated[Router | Sequence[Router], from_file(load_router)] = ()
     """What `moa route fit` wrote, one for each model but the first: fitted with the first as the
     weak model and that one as the strong. The model that gains most beyond its threshold is chosen.
     Where they look at the weak model's answer, each was fitted on a model and the one after it.
@@ -104,8 +105,12 @@ class Routed(Recipe[Any, Any], recipe="routed"):
         self.input_type, self.output_type = signature.input(0), signature.output
         self.cascade = self._cascade() if kinds == {"cascade"} else None
 
+    def members(self) -> Iterator[Node[Any, Any]]:
+        """Give the models; routers read encoders alone, or the answers of these."""
+        return iter(self.models)
+
     @classmethod
-    def completed(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
         """Let it pass without a router where it is only drawn."""
         if not table.get("router") and endpoints.to_be_asked:
             raise ConfigError(

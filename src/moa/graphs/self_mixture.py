@@ -65,7 +65,7 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
     """Who is sampled: an endpoint, or a node that gives different answers to one request."""
     samples: int = Field(default=6, ge=1)
     """Times that it is asked, side by side."""
-    aggregator: Annotated[Member | None, FromEndpoint(aggregator_of)] = None
+    aggregator: Annotated[Member, FromEndpoint(aggregator_of)] | None = None
     """Who makes one answer; `None`: the same model, at temperature 0."""
     window: int | None = Field(default=None, ge=2)
     """Answers that are read at once, further ones then with the answer so far; `None`: all."""

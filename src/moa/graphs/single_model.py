@@ -13,12 +13,14 @@ from moa.agents.base import ready
 from moa.agents.classifier import Classifier
 from moa.endpoints import Endpoint
 from moa.errors import ConfigError
-from moa.graphs.fields import FromFile
+from moa.graphs.fields import from_file
 from moa.node import Node
 from moa.questions import NONE_OF_THESE
 
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
+else:
+    Calibration = Any  # numpy is imported where one is read
 
 Labels = Annotated[dict[str, str] | list[str] | None, Field(min_length=2)]
 """Labels, or what each means, by label."""
@@ -42,7 +44,7 @@ def single_model(
     task: str = "What is this text about?",
     labels: Labels = None,
     none: bool = False,
-    calibration: Annotated[Calibration | None, FromFile(load_calibration)] = None,
+    calibration: Annotated[Calibration, from_file(load_calibration)] | None = None,
     calibrated: bool = True,
     instructions: str = REPLY,
     max_tokens: MaxTokens = 512,

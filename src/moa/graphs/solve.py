@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal, Self
+from typing import Literal, NamedTuple, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from moa._async import gather
 from moa.agents import Agent
 from moa.agents.deciding import Decider
 from moa.agents.prompts import at_most
@@ -39,7 +40,8 @@ from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError, MoaError, OutputError
 from moa.graphs.fields import Large, Small
-from moa.graphs.recipe import Recipe, Sketch, told
+from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.writing import report_step, revise
 from moa.node import Frozen, Node, Reply
 from moa.questions import Predicate, predicate
 from moa.usage import Tier
@@ -139,9 +141,11 @@ class StepResult(Frozen):
     """What is wrong with it; `None`: nothing was found."""
 
 
-class Worked(Frozen):
+class StepAnswer(Frozen):
     """A step as a model worked it out."""
 
+    # Where a server enforces no schema, its title is part of the prompt, which was measured.
+    model_config = ConfigDict(title="Worked")
     # A model writes its fields in this order, so it reasons before it answers.
     reasons: str = Field(description="how the answer follows, each calculation as an equation")
     answer: str = Field(min_length=1, description="the answer alone; of a number, with its unit")
@@ -159,6 +163,15 @@ class Solution(Reply):
     """What speaks for it where nothing was found wrong, else what is wrong with it."""
     tries: int
     """Times it was worked out."""
+
+
+class _Try(NamedTuple):
+    solution: Solution
+    accepted: bool
+
+    @property
+    def faults(self) -> Sequence[str] | None:
+        return None if self.accepted else self.solution.reasons
 
 
 class Verdict(BaseModel):
@@ -215,8 +228,8 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             max_tokens=most,
         )
         by_tier: dict[Tier, Endpoint] = {"slm": self.slm, "llm": self.llm}
-        self.solvers: dict[Tier, Agent[str | BaseModel, Worked]] = {
-            tier: Agent(one, _STEP, output=Worked, name=f"step_{tier}", max_tokens=most, tag="")
+        self.solvers: dict[Tier, Agent[str | BaseModel, StepAnswer]] = {
+            tier: Agent(one, _STEP, output=StepAnswer, name=f"step_{tier}", max_tokens=most, tag="")
             for tier, one in by_tier.items()
         }
         self.writer = Agent(self.llm, _WRITE, name="writer", max_tokens=most, tag="")
@@ -229,77 +242,74 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
     async def answer(self, request: str | BaseModel, context: RunContext) -> Solution:
         """Try, verify, and try again with what failed."""
         problem = text_of(request)
-        hidden = quiet(context)  # what may be rejected: nobody could take it back
-        text = (await self.direct.run(problem, hidden)).output.text
-        best, accepted = await self._verified(problem, text, 1, hidden)
-        while not accepted:
-            context.note("refused", f"try {best.tries}: {'; '.join(best.reasons)}")
-            if best.tries == self.tries:
-                break
-            try:
-                best, accepted = await self._planned(problem, best, context)
-            except MoaError as error:
-                if not best.text:
-                    raise
-                context.note("degraded", f"the answer stands unverified, with no other: {error}")
-                break
-        return best
+        silent = quiet(context)  # what may be rejected: nobody could take it back
+        text = (await self.direct.run(problem, silent)).output.text
+        first = await self._verify(problem, text, (), 1, silent)
 
-    async def _planned(
-        self, problem: str, before: Solution, context: RunContext
-    ) -> tuple[Solution, bool]:
-        """Work it out by a plan; give what came of it, and whether it is accepted."""
-        number, hidden = before.tries + 1, quiet(context)
+        async def plan(before: _Try) -> _Try:
+            return await self._try_plan(problem, before.solution, context)
+
+        tries = await revise(first, plan, lambda one: one.faults, context, tries=self.tries)
+        # A plan whose steps failed has no answer; the first try has one.
+        last = next(one.solution for one in reversed(tries) if one.solution.text)
+        return last.model_copy(update={"tries": len(tries)})
+
+    async def _try_plan(self, problem: str, before: Solution, context: RunContext) -> _Try:
+        """Work the problem out by a plan."""
+        silent, number = quiet(context), before.tries + 1
         last = number == self.tries
-        plan = await self._plan(problem, before, hidden)
-        results = await CarriedOut(plan, problem, self.solvers, context, hidden, last).results()
-        if not last and any(result.fault for result in results):
-            return _solution("", number, results), False
-        text = await self._written(problem, results, hidden)
-        return await self._verified(problem, text, number, hidden, results)
+        plan = await self._plan(problem, before, silent)
+        results = await PlanRun(problem, self.solvers, context, uses_wrong=last).results(plan)
+        # With wrong steps another plan is better than an answer, if one is left.
+        answers = last or not any(result.fault for result in results)
+        text = await self._write(problem, results, silent) if answers else ""
+        return await self._verify(problem, text, results, number, silent)
 
-    async def _verified(
+    async def _verify(
         self,
         problem: str,
         text: str,
+        results: tuple[StepResult, ...],
         number: int,
-        hidden: RunContext,
-        results: tuple[StepResult, ...] = (),
-    ) -> tuple[Solution, bool]:
-        """Give a try with its answer, why that is accepted or isn't, and whether it is."""
-        found = _solution(text, number, results)
-        if found.reasons:
-            return found, False
-        accepted, reasons = await self._judged(problem, results, text, hidden)
+        context: RunContext,
+    ) -> _Try:
+        """Check steps and sums, and ask the policy where nothing is wrong with them."""
+        faults = [f"step {result.id!r}: {result.fault}" for result in results if result.fault]
+        faults += wrong_sums(text)
+        accepted, reasons = False, tuple(faults)
+        if not faults:
+            accepted, reasons = await self._judge(problem, results, text, context)
         verified = accepted and self.policy is not None
-        return found.model_copy(update={"reasons": reasons, "verified": verified}), accepted
+        solution = Solution(
+            text=text, steps=results, verified=verified, reasons=reasons, tries=number
+        )
+        return _Try(solution, accepted)
 
-    async def _plan(self, problem: str, failed: Solution, hidden: RunContext) -> Steps:
+    async def _plan(self, problem: str, failed: Solution, context: RunContext) -> Steps:
         lines = [f"- {step.question} {step.answer or 'no answer'}" for step in failed.steps]
         answer = [f"Its answer: {failed.text}"] if failed.text else []
         faults = [f"- {fault}" for fault in failed.reasons]
-        tried = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
+        earlier = ["An earlier attempt failed:", *lines, *answer, "What was wrong:", *faults]
         try:
-            return (await self.planner.run("\n".join([problem, "", *tried]), hidden)).output
+            return (await self.planner.run("\n".join([problem, "", *earlier]), context)).output
         except OutputError as error:
-            hidden.note("degraded", f"worked out in one step, for want of a plan: {error}")
+            context.note("degraded", f"worked out in one step, for want of a plan: {error}")
             return Steps(steps=(Step(id="answer", question=problem),))
 
-    async def _written(
-        self, problem: str, results: Sequence[StepResult], hidden: RunContext
-    ) -> str:
+    async def _write(self, problem: str, results: Sequence[StepResult], context: RunContext) -> str:
+        """Write the answer; of a single step it is that of the step."""
         if len(results) == 1 and results[0].answer:
             return results[0].answer
         found = (f"- {each.question} {each.answer or 'not found'}" for each in results)
         prompt = "\n".join([problem, "\nResults of its steps:", *found])
-        return (await self.writer.run(prompt, hidden)).output.text
+        return (await self.writer.run(prompt, context)).output.text
 
-    async def _judged(
-        self, problem: str, results: Sequence[StepResult], text: str, hidden: RunContext
+    async def _judge(
+        self, problem: str, results: Sequence[StepResult], text: str, context: RunContext
     ) -> tuple[bool, tuple[str, ...]]:
         """Ask the policy; what can't be judged is not accepted."""
-        worked = "".join(f"{r.question} {r.reasons} {r.answer}\n" for r in results)
-        whole = f"{worked}\n{text}" if worked else text
+        steps = "".join(f"{r.question} {r.reasons} {r.answer}\n" for r in results)
+        whole = f"{steps}\n{text}" if steps else text
         sums = len(check(whole))
         held = f"all sums hold ({sums})" if sums else "no sum was stated"
         reasons = [f"every step has an answer, and {held}" if results else held]
@@ -307,7 +317,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
             reasons.append("not verified: no other model read it")
             return True, tuple(reasons)
         try:
-            judged = await self.policy.judge(problem, Reply(text=whole), hidden)
+            judged = await self.policy.judge(problem, Reply(text=whole), context)
         except ConfigError:
             raise
         except MoaError as error:
@@ -315,7 +325,7 @@ class Solve(Recipe[str | BaseModel, Solution], recipe="solve"):
         return judged.accepted, (*reasons, *judged.reasons) if judged.accepted else judged.reasons
 
     def sketch(self, sketch: Sketch) -> None:
-        """Both ways; a plan has any number of steps of each kind."""
+        """Draw both ways; a plan has any number of steps of each kind."""
         direct, planner = sketch.box(self.direct), sketch.box(self.planner)
         steps = [sketch.box(one) for one in self.solvers.values()]
         writer = sketch.box(self.writer)
@@ -343,71 +353,74 @@ class Planner(Agent[str, Steps]):
 
 
 @dataclass(slots=True)
-class CarriedOut:
-    """One plan being carried out: a step starts as soon as the steps that it needs are done."""
+class PlanRun:
+    """Carries one plan out: a step starts as soon as the steps that it needs are done."""
 
-    plan: Steps
     problem: str
-    solvers: Mapping[Tier, Node[str, Worked]]
+    solvers: Mapping[Tier, Node[str, StepAnswer]]
     """Who works a step out, by the tier that the step asks for."""
     context: RunContext
-    """What is told of the steps goes there."""
-    hidden: RunContext
-    """The models run in it."""
-    hurried: bool
+    """Its listener hears of the steps, and of nothing that a model writes."""
+    uses_wrong: bool
     """Whether a step goes on from a result that is known to be wrong."""
-    tasks: dict[str, asyncio.Task[StepResult]] = field(default_factory=dict[str, Any])
+    done: dict[str, asyncio.Future[StepResult]] = field(
+        default_factory=dict[str, asyncio.Future[StepResult]]
+    )
     failures: list[MoaError] = field(default_factory=list[MoaError])
     exact: dict[str, Fraction] = field(default_factory=dict[str, Fraction])
     """A result shows a number rounded, and what is computed from it is computed from this."""
 
-    async def results(self) -> tuple[StepResult, ...]:
+    async def results(self, plan: Steps) -> tuple[StepResult, ...]:
         """Run every step, but those that need one that failed; where all failed it is an error."""
-        steps = self.plan.ordered
-        try:
-            async with asyncio.TaskGroup() as group:
-                for step in steps:
-                    self.tasks[step.id] = group.create_task(self._told(step))
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        results = tuple(task.result() for task in self.tasks.values())
+        loop = asyncio.get_running_loop()
+        self.done = {step.id: loop.create_future() for step in plan.steps}
+        results = await gather(map(self._run, plan.ordered))
         if self.failures and not any(result.answer for result in results):
             raise self.failures[0]
-        return results
+        return tuple(results)
 
-    async def _told(self, step: Step) -> StepResult:
-        needed = {name: await self.tasks[name] for name in step.needs}
-        missing = [name for name, result in needed.items() if not self._usable(result)]
+    async def _run(self, step: Step) -> StepResult:
+        needed = {name: await self.done[name] for name in step.needs}
+        missing = [name for name, result in needed.items() if not self._is_usable(result)]
+        result = StepResult(id=step.id, question=step.question, needs=step.needs, by=step.tier)
         if missing:
-            return _result(step, step.tier, fault=f"it needs {', '.join(missing)}, which failed")
-        return await told(step.id, self._worked_out(step, needed), self.context)
+            fault = f"it needs {', '.join(missing)}, which failed"
+            result = result.model_copy(update={"fault": fault})
+        else:
+            working = self._work_out(step, result, needed)
+            result = await report_step(step.id, working, self.context)
+        self.done[step.id].set_result(result)
+        return result
 
-    def _usable(self, result: StepResult) -> bool:
-        return bool(result.answer) and (self.hurried or result.fault is None)
+    def _is_usable(self, result: StepResult) -> bool:
+        return bool(result.answer) and (self.uses_wrong or result.fault is None)
 
-    async def _worked_out(self, step: Step, needed: Mapping[str, StepResult]) -> StepResult:
+    async def _work_out(
+        self, step: Step, empty: StepResult, needed: Mapping[str, StepResult]
+    ) -> StepResult:
+        """Fill an empty result, by the evaluator or by a model."""
         if step.compute is not None:
             try:
-                return self._computed(step, step.compute, needed)
+                return empty.model_copy(update=self._compute(step, step.compute, needed))
             except InputError as error:
-                self.hidden.note("degraded", f"step {step.id!r} is asked of a model: {error}")
+                self.context.note("degraded", f"step {step.id!r} is asked of a model: {error}")
         answers = {result.question: result.answer for result in needed.values()}
         known = [f"- {question} {answer}" for question, answer in answers.items()]
         known = ["\nKnown so far:", *known] if known else []
         prompt = "\n".join([self.problem, *known, f"\nQuestion: {step.question}"])
         try:
-            found = (await self.solvers[step.tier].run(prompt, self.hidden)).output
+            found = (await self.solvers[step.tier].run(prompt, quiet(self.context))).output
         except MoaError as error:
             self.failures.append(error)
-            self.hidden.note("failed", f"step {step.id!r} has no result: {error}")
-            return _result(step, step.tier, fault=str(error))
-        wrong = wrong_sums(f"{found.reasons}\n{found.answer}")
-        fault = "; ".join(wrong) or None
-        return _result(step, step.tier, found.answer, found.reasons, fault=fault)
+            self.context.note("failed", f"step {step.id!r} has no result: {error}")
+            return empty.model_copy(update={"fault": str(error)})
+        answer, reasons = found.answer.strip(), found.reasons
+        fault = "; ".join(wrong_sums(f"{reasons}\n{answer}")) or None
+        return empty.model_copy(update={"answer": answer, "reasons": reasons, "fault": fault})
 
-    def _computed(
+    def _compute(
         self, step: Step, expression: str, needed: Mapping[str, StepResult]
-    ) -> StepResult:
+    ) -> dict[str, str]:
         """Compute exactly; what is no calculation, or needs what is no number, is an error."""
         values = {
             name: self.exact[name] if name in self.exact else only_number(needed[name].answer)
@@ -418,7 +431,8 @@ class CarriedOut:
         # What is filled in makes it longer, and no less a sum.
         value = evaluate(filled_in, longest=LONGEST + max(0, len(filled_in) - len(expression)))
         self.exact[step.id] = value
-        return _result(step, "arithmetic", written(value), f"{filled_in} = {written(value)}")
+        shown = written(value)
+        return {"by": "arithmetic", "answer": shown, "reasons": f"{filled_in} = {shown}"}
 
 
 def wrong_sums(text: str) -> list[str]:
@@ -428,24 +442,3 @@ def wrong_sums(text: str) -> list[str]:
         for stated in check(text)
         if not stated.holds
     ]
-
-
-def _solution(text: str, number: int, results: tuple[StepResult, ...]) -> Solution:
-    """Give a try with what is wrong with it, as far as sums and steps tell."""
-    faults = tuple(f"step {result.id!r}: {result.fault}" for result in results if result.fault)
-    reasons = (*faults, *wrong_sums(text))
-    return Solution(text=text, steps=results, verified=False, reasons=reasons, tries=number)
-
-
-def _result(
-    step: Step, by: Solver, answer: str = "", reasons: str = "", *, fault: str | None = None
-) -> StepResult:
-    return StepResult(
-        id=step.id,
-        question=step.question,
-        needs=step.needs,
-        by=by,
-        answer=answer.strip(),
-        reasons=reasons,
-        fault=fault,
-    )

@@ -34,8 +34,8 @@ from moa.endpoints.encoders import SentenceEncoder
 from moa.endpoints.known import can_write
 from moa.endpoints.tokens import approximate_tokens
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, told, tried
-from moa.graphs.write import Prompted, to_length
+from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.writing import WholePrompt, attempt, report_step, write_to_length
 from moa.node import Frozen, Reply
 
 _SENTENCES, _MOST_SENTENCES, _WORDS_A_FURTHER = 3, 8, 300
@@ -81,7 +81,7 @@ class Original(Frozen):
         return tuple(each for each in (self.title, self.focus) if each)
 
 
-class Cited(Frozen):
+class Sentence(Frozen):
     """A sentence, and what it rests on."""
 
     text: str
@@ -92,7 +92,7 @@ class Cited(Frozen):
 class Summary(Reply):
     """A summary, sentence by sentence with the chunks of the text that each rests on."""
 
-    sentences: tuple[Cited, ...]
+    sentences: tuple[Sentence, ...]
     spans: tuple[tuple[int, int], ...]
     """Where each chunk stands in the text: its first character, and the one behind its last."""
     written_by: Literal["llm", "extract"]
@@ -137,12 +137,12 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
     def prepare(self) -> None:
         """Make the agents."""
         self.vectors = require(self.encoder or SentenceEncoder(), "embed", agent=self.name)
-        self.writer = Prompted(
+        self.writer = WholePrompt(
             self.llm, _WRITE, input=str, output=Reply, name="writer", max_tokens=_MAX_TOKENS
         )
 
     def _length_of(self, text: str) -> Length:
-        """Give the length that the summary of a text is to have."""
+        """Return the length that the summary of a text is to have."""
         if self.sentences is not None or self.words is not None:
             return Length(sentences=self.sentences, words=self.words)
         more = max(0, word_count(text) // _WORDS_A_FURTHER - 1)
@@ -157,21 +157,13 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         found, said = await asyncio.to_thread(_split, request.text, self.chunk_tokens)
         if not said:
             context.note("skipped", "the text is empty, and so is its summary")
-        written, taken, length = list[Cited](), said, self._length_of(request.text)
+        length, written, taken = self._length_of(request.text), list[Sentence](), said
         if length.too_long(request.text):
-            extracts = self._extracts(request, length, said, context)
-            kept, salience = await told("extracts", extracts, context)
-            if can_write(self.llm.model):
-                whole = len(kept) == len(said)
-                read = request.text if whole else "\n\n".join(map(_text, _by_chunk(kept)))
-                prompt = f"{_prompt(request, read)}\n\nSummarize the text in {length}."
-                writing = self._written(prompt, length, kept, context)
-                written = await told("summary", writing, context)
-                _note_figures(written, request, context)
-            else:
-                context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
+            extracting = self._extract(request, length, said, context)
+            kept, salience = await report_step("extracts", extracting, context)
+            written = await self._write(request, length, said, kept, context)
             if not written:
-                salience = salience or await self._salience(request, kept, context)
+                salience = salience or await self._rank(request, kept, context)
                 taken = salience.pick(kept, full=lambda some: length.too_long(_text(some)))
         return Summary(
             text=_text(written or taken),
@@ -181,13 +173,17 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         )
 
     def sketch(self, sketch: Sketch) -> None:
-        """The chunks, what is kept of each, and who writes."""
+        """Draw the chunks, what is kept of each, and who writes."""
         writes = can_write(self.llm.model)
         sketch.chain("chunks", "extracts", (self.writer, "summary") if writes else None)
 
-    async def _extracts(
-        self, request: Original, length: Length, said: Sequence[Cited], context: RunContext
-    ) -> tuple[Sequence[Cited], Salience | None]:
+    async def _extract(
+        self,
+        request: Original,
+        length: Length,
+        said: Sequence[Sentence],
+        context: RunContext,
+    ) -> tuple[Sequence[Sentence], Salience | None]:
         """Keep the sentences of each chunk that say most, then of all where they are too many.
 
         A text that is read at once is left whole.
@@ -197,7 +193,7 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             return said, None
         words = length.words or _WORDS_A_SENTENCE * (length.sentences or 1)
         share = max(self.keep, min(1.0, _ROOM * _TOKENS_A_WORD * words / total))
-        salience = await self._salience(request, said, context)
+        salience = await self._rank(request, said, context)
         kept = [
             each
             for chunk in _by_chunk(said)
@@ -208,13 +204,13 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
         context.note("changed", f"kept {_tokens(kept)} of about {total} tokens, as they stand")
         return kept, salience
 
-    async def _salience(
-        self, request: Original, said: Sequence[Cited], context: RunContext
+    async def _rank(
+        self, request: Original, said: Sequence[Sentence], context: RunContext
     ) -> Salience:
         """Rank the sentences; where the encoder fails, the first ones count as the best."""
         about = [text for text in request.about if text.strip()]
 
-        async def embedded() -> Mapping[str, Sequence[float]]:
+        async def embed() -> Mapping[str, Sequence[float]]:
             known: dict[str, Sequence[float]] = {}
             for batch in (about, *([each.text for each in chunk] for chunk in _by_chunk(said))):
                 new = [text for text in dict.fromkeys(batch) if text not in known]
@@ -224,17 +220,31 @@ class Summarize(Recipe[Original, Summary], recipe="summarize"):
             return known
 
         without = "the first sentences are taken, not the best"
-        return Salience(await tried(embedded(), context, without, kind="degraded"), about)
+        return Salience(await attempt(embed(), context, without, kind="degraded"), about)
 
-    async def _written(
-        self, prompt: str, length: Length, kept: Sequence[Cited], context: RunContext
-    ) -> list[Cited]:
-        """Have it written; nothing where that fails."""
+    async def _write(
+        self,
+        request: Original,
+        length: Length,
+        said: Sequence[Sentence],
+        kept: Sequence[Sentence],
+        context: RunContext,
+    ) -> list[Sentence]:
+        """Have it written from what is kept; nothing where that fails."""
+        if not can_write(self.llm.model):
+            context.note("degraded", f"{self.llm.model} is too small to write: sentences kept")
+            return []
+        whole = len(kept) == len(said)
+        read = request.text if whole else "\n\n".join(map(_text, _by_chunk(kept)))
+        prompt = f"{_prompt(request, read)}\n\nSummarize the text in {length}."
         silent = quiet(context)  # nothing is shown before its length is checked
-        written = to_length(self.writer, prompt, length, silent, what="the summary")
+        writing = write_to_length(self.writer, prompt, length, silent, what="the summary")
         without = "it is made of the text's own sentences, since it was not written"
-        text = await tried(written, context, without, kind="degraded")
-        return [] if text is None else _cited(text, [*_by_chunk(kept)])
+        trying = attempt(writing, context, without, kind="degraded")
+        text = await report_step("summary", trying, context)
+        written = [] if text is None else _cite(text, [*_by_chunk(kept)])
+        _note_figures(written, request, context)
+        return written
 
 
 class Salience:
@@ -255,12 +265,14 @@ class Salience:
             centroid = normalised(said or [*vectors.values()] or [()]).mean(axis=0)
             self._centroid = normalised([centroid])[0]
 
-    def pick(self, said: Sequence[Cited], *, full: Callable[[list[Cited]], bool]) -> list[Cited]:
+    def pick(
+        self, said: Sequence[Sentence], *, full: Callable[[list[Sentence]], bool]
+    ) -> list[Sentence]:
         """Take the sentences that say most, one after another; give them in the order of the text.
 
         Args:
             said: Those to choose from, in the order of the text.
-            full: Told those taken, the last of them on trial; `True` leaves that one out, and a
+            full: Given those taken, the last of them on trial; `True` leaves that one out, and a
                 shorter one may still be taken. The first is always taken.
         """
         if self._vectors is None:
@@ -284,13 +296,13 @@ class Salience:
             worth[best] = -math.inf
         return [said[n] for n in sorted(taken)]
 
-    def up_to(self, tokens: float, said: Sequence[Cited]) -> list[Cited]:
+    def up_to(self, tokens: float, said: Sequence[Sentence]) -> list[Sentence]:
         """Take the best sentences, up to so many tokens; one at least."""
         return self.pick(said, full=lambda taken: _tokens(taken) > tokens)
 
 
-def _note_figures(written: Sequence[Cited], original: Original, context: RunContext) -> None:
-    """Tell of figures in a summary that the text hasn't: they may be made up."""
+def _note_figures(written: Sequence[Sentence], original: Original, context: RunContext) -> None:
+    """Note figures in a summary that the text hasn't: they may be made up."""
     known = {*numbers(original.text), *numbers(original.title or "")}
     strange = [figure for each in written for figure in numbers(each.text) if figure not in known]
     if strange:
@@ -307,37 +319,37 @@ def _prompt(original: Original, read: str) -> str:
     return "\n\n".join(parts)
 
 
-def _cited(text: str, read: Sequence[Sequence[Cited]]) -> list[Cited]:
+def _cite(text: str, read: Sequence[Sequence[Sentence]]) -> list[Sentence]:
     """Find for each sentence the chunks that share most of its words."""
     held = [{word for each in chunk for word in words(each.text)} for chunk in read]
-    found: list[Cited] = []
+    found: list[Sentence] = []
     for _, sentence in sentences(text):
         shares = word_shares(sentence, held)
         best = sorted(range(len(read)), key=lambda n: -shares[n])[:_MAX_CHUNKS]
         enough = min(MOST_WORDS, shares[best[0]])
         rests_on = {c for n in best if shares[n] >= enough > 0 for c in read[n][0].chunks}
-        found.append(Cited(text=sentence, chunks=tuple(sorted(rests_on))))
+        found.append(Sentence(text=sentence, chunks=tuple(sorted(rests_on))))
     return found
 
 
-def _split(text: str, max_tokens: int) -> tuple[list[tuple[int, str]], list[Cited]]:
+def _split(text: str, max_tokens: int) -> tuple[list[tuple[int, str]], list[Sentence]]:
     """Give the chunks of a text, each with its place, and the sentences of each."""
     found = list(chunks(text, max_tokens=max_tokens))
     said = [
-        Cited(text=sentence, chunks=(n,))
+        Sentence(text=sentence, chunks=(n,))
         for n, (_, chunk) in enumerate(found, 1)
         for _, sentence in sentences(chunk)
     ]
     return found, said
 
 
-def _by_chunk(said: Iterable[Cited]) -> Iterator[list[Cited]]:
+def _by_chunk(said: Iterable[Sentence]) -> Iterator[list[Sentence]]:
     return ([*group] for _, group in groupby(said, key=lambda each: each.chunks))
 
 
-def _tokens(said: Iterable[Cited]) -> int:
+def _tokens(said: Iterable[Sentence]) -> int:
     return sum(approximate_tokens(each.text) for each in said)
 
 
-def _text(said: Iterable[Cited]) -> str:
+def _text(said: Iterable[Sentence]) -> str:
     return " ".join(each.text for each in said)

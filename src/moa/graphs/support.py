@@ -15,7 +15,7 @@ from math import floor
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from moa.agents.classifier import Classifier
 from moa.agents.deciding import DecidingAgent
@@ -29,7 +29,7 @@ from moa.endpoints.encoders import encoder_for, feeds_heads, sentence_encoder
 from moa.endpoints.known import can_write
 from moa.graphs.engine.graph import BuiltGraph, Graph, Handle
 from moa.graphs.engine.types import Skipped
-from moa.graphs.fields import FromFile, Large, Small, beside_config
+from moa.graphs.fields import File, Large, Small, beside_config, from_file
 from moa.graphs.recipe import WiredRecipe
 from moa.graphs.student import Learn, Student, read_learn
 from moa.graphs.support_learning import Label, Lesson, Lessons, Opened, intent_in
@@ -55,11 +55,11 @@ from moa.graphs.support_replies import (
     Letter,
     ReplyWriter,
     Sent,
-    TextOrFile,
     Waiting,
     doubts_about,
     is_sent,
     letter_of,
+    text_or_file,
 )
 from moa.guards.injection import CRITERION, InjectionRules, injection_filter
 from moa.guards.spam import CRITERION as SPAM
@@ -85,7 +85,6 @@ _BECAME: Mapping[str, Became] = {
 }
 """What it means to stand in a queue of the graph's own."""
 Unwanted = Literal["spam", "injection"]
-_File = Annotated[str | Path, FromFile()]
 D = TypeVar("D", bound=DecidingAgent[Any])
 
 
@@ -174,12 +173,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     replies: Sent | None = None
     """`"send"`: a reply without `doubts` may be sent unread; `"draft"`: none may. `None`: `"send"`
     if the model's name says 7 billion parameters or more, or says nothing and its tier is `llm`."""
-    policy: Annotated[str, TextOrFile()] = ""
+    policy: Annotated[str, PlainValidator(text_or_file)] = ""
     """Your rules, in words or as a file (`.md` or `.txt`): on returns, on bills, on what replies
     may never promise. The writer of replies reads all of it."""
     facts: tuple[str, ...] = ()
     """Facts for replies, such as prices and hours, one per text; the writer reads all of them."""
-    documents: _File | Sequence[_File] | None = None
+    documents: File | Sequence[File] | None = None
     """Files and folders with more facts, searched for each reply as in `rag`."""
     index: Annotated[Path, AfterValidator(beside_config)] | None = None
     """Folder of the stored index of documents; `None`: each process reads them again."""
@@ -204,7 +203,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     dropped message."""
     intents: dict[str, Intent] = Field(default=INTENTS, min_length=2)
     """The intents, by name."""
-    learned: Annotated[Learned | None, FromFile(Learned.load)] = None
+    learned: Annotated[Learned, from_file(Learned.load)] | None = None
     """File of `moa learn --graph support`. It has priority for the questions in it. If its intent
     has a guarantee, messages not covered by it go to the large model or to people."""
     learn: Annotated[Learn | str | Path | None, BeforeValidator(read_learn)] = None

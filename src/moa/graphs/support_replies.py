@@ -18,11 +18,11 @@ from moa.agents.prompts import block
 from moa.context import RunContext
 from moa.documents import Passage, Passages
 from moa.documents.checks import Fault, Ground, faults_of
-from moa.documents.claims import unbracketed
+from moa.documents.claims import without_brackets
 from moa.endpoints import Completion, Endpoint
 from moa.endpoints.known import can_reply
 from moa.graphs.engine.types import Skipped
-from moa.graphs.fields import Mark, beside_config
+from moa.graphs.fields import beside_config
 from moa.graphs.support_reading import Intent, Reading
 from moa.messages import Message
 from moa.node import Dropped, Frozen, Reply, Text
@@ -144,7 +144,7 @@ class ReplyWriter(Agent[Letter, Reply]):
         language = named or "the language of the message"
         known.append(f"Write the reply to the customer in {language}.")
         found = "\n\n".join(f"{each.source}\n{each.text}" for each in request.passages)
-        parts = [rule.content, block(unbracketed(found), "More facts") if found else ""]
+        parts = [rule.content, block(without_brackets(found), "More facts") if found else ""]
         parts.append(" ".join(filter(None, known)))
         return (Message("system", "\n\n".join(filter(None, parts))), *asked)
 
@@ -190,21 +190,18 @@ class Waiting(TypedNode[Letter, Dropped]):
         return Dropped(reason=reason)
 
 
-class TextOrFile(Mark):
-    """Marks a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
-
-    def read(self, value: object, info: ValidationInfo) -> str:
-        """Give the text."""
-        if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
-            return value
-        if not isinstance(value, str | Path):
-            raise ValueError(f"takes a text, or the path of a file, but was given {value!r}")
-        path = beside_config(value.strip() if isinstance(value, str) else value, info)
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise ValueError(f"{path} can't be read as a text: {why}") from error
+def text_or_file(value: object, info: ValidationInfo) -> str:
+    """Give a text; one that is a line and ends in `.md` or `.txt` is a file beside moa.toml."""
+    if isinstance(value, str) and _FILE.fullmatch(value.strip()) is None:
+        return value
+    if not isinstance(value, str | Path):
+        raise ValueError(f"takes a text, or the path of a file, but was given {value!r}")
+    path = beside_config(value.strip() if isinstance(value, str) else value, info)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"{path} can't be read as a text: {why}") from error
 
 
 def _listed(question: Question) -> str:

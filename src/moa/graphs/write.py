@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Generic, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
 from moa._text import word_count, words_in
-from moa.agents import Agent
-from moa.agents.base import Out
 from moa.agents.prompts import Words, at_most, block, escaped
 from moa.context import RunContext, quiet
 from moa.documents.sentences import Length, sentences
 from moa.graphs.fields import Large
-from moa.graphs.recipe import Recipe, Sketch, each_tried, told, tried
-from moa.node import Frozen, Node, Reply
+from moa.graphs.recipe import Recipe, Sketch
+from moa.graphs.writing import (
+    WholePrompt,
+    attempt,
+    attempt_each,
+    report_step,
+    write_to_length,
+)
+from moa.node import Frozen, Reply
 
 WHOLE_WORDS = 400
-"""Words up to which a text is written in one call: an outline and sections took six, and on the two
-topics that were tried with a model of 1.5B they met less of the task."""
+"""Words up to which a text is written in one call: an outline and its sections take six."""
 _WORDS_A_SECTION, _WORDS_A_SENTENCE = 100, 15
 _FEW = 5
 """Words from which on a sentence can repeat another; shorter ones may be meant to."""
@@ -36,7 +41,7 @@ _SAID = re.compile(
     r"([5-9]\d|[1-9]\d{2,4})[\s-]{0,3}(?:words?|w[oö]rte[rn]*|mots|palabras|palavras|parole|woorden|ord|słów|слов)\b",
     re.IGNORECASE,
 )
-"""How many words a task asks for itself; fewer than 50 are rather what it is about."""
+"""Finds the number of words that a task asks for; fewer than 50 are rather its topic."""
 _COUNTS = {
     **{str(number): number for number in range(1, 9)},
     **dict.fromkeys(("one", "einem", "une", "una", "uma", "een"), 1),
@@ -51,7 +56,7 @@ _SECTIONS_SAID = re.compile(
     r"|paragrafen|sekcj[eiaę]|rozdział\w*)\b",
     re.IGNORECASE,
 )
-"""How many sections a task asks for itself."""
+"""Finds the number of sections that a task asks for."""
 _WHOLE = (
     "You are a writer. Write a text for the task, in its language, in Markdown: a title that "
     "begins with #, then sections, each with a heading that begins with ##. Be concrete, write no "
@@ -175,10 +180,10 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         """Make the agents."""
         room = max(512, 4 * self.words)
         self.in_one = self.words <= WHOLE_WORDS and self.sections is None
-        self.whole = Prompted(
+        self.whole = WholePrompt(
             self.llm, _WHOLE, input=str, output=Reply, name="writer", max_tokens=room
         )
-        self.outliner = Prompted(
+        self.outliner = WholePrompt(
             self.llm,
             _OUTLINE,
             input=str,
@@ -186,12 +191,12 @@ class Write(Recipe[Assignment, Article], recipe="write"):
             name="outline",
             max_tokens=2048,
         )
-        self.section_writer = Prompted(
+        self.section_writer = WholePrompt(
             self.llm, _SECTION, input=str, output=Reply, name="section", max_tokens=room
         )
 
     def _form_of(self, request: Assignment) -> Form:
-        """Give the length and the number of sections: as the task says, or else as it is set."""
+        """Return the length and the number of sections: the task's own, else the settings."""
         said = _SAID.search(request.text)
         words = int(said[1]) if said else self.words
         by_length = min(_MAX_SECTIONS, max(_MIN_SECTIONS, round(words / _WORDS_A_SECTION)))
@@ -206,112 +211,92 @@ class Write(Recipe[Assignment, Article], recipe="write"):
         silent = quiet(context)  # nothing is shown before its length is checked
         form = self._form_of(request)
         if self.sections is None and form.words <= WHOLE_WORDS:
-            return await told("whole", self._in_one(request, form, context, silent), context)
-        outline = await told("outline", self._outlined(request, form, silent), context)
-        writing = self._sections(request, outline, form.length, context, silent)
-        return await told("sections", writing, context)
+            return await report_step("whole", self._write_whole(request, form, silent), context)
+        outline = await report_step("outline", self._outline(request, form, silent), context)
+        writing = self._write_sections(request, outline, form.length, silent)
+        return await report_step("sections", writing, context)
 
     def sketch(self, sketch: Sketch) -> None:
-        """One writer; or the outline and the sections."""
+        """Draw one writer; or the outline and the sections."""
         nodes = [self.whole] if self.in_one else [self.outliner, self.section_writer]
         sketch.chain(*nodes)
 
-    async def _in_one(
-        self, request: Assignment, form: Form, context: RunContext, silent: RunContext
-    ) -> Article:
-        """Write, and cut what is too much; what is too short is written again by its sections.
+    async def _write_whole(self, request: Assignment, form: Form, context: RunContext) -> Article:
+        """Write the text in one call; if it is too short, write it again by sections.
 
-        Of the two the one that is nearer to the length is kept.
+        The one of the two that is nearer to the length is kept.
         """
         length = form.length
         wanted = f"Write it in {length}: a title, then {form}."
-        text = (await self.whole.run(f"{request.shown}\n\n{wanted}", silent)).output.text
-        article = _tidied(article_of(text, request.text), length, context)
-        fault = length.fault(_prose(article.sections))
-        if fault is not None and not length.too_long(_prose(article.sections)):
+        text = (await self.whole.run(f"{request.shown}\n\n{wanted}", context)).output.text
+        article = _tidy(article_of(text, request.text), length, context)
+        if (fault := length.shortfall(_prose(article.sections))) is not None:
             context.note("repaired", f"asked again, section by section: {fault}")
-            again = self._longer(request, article, form, context, silent)
-            longer = await tried(again, context, "it was not written by sections")
+            again = self._write_longer(request, article, form, context)
+            longer = await attempt(again, context, "it was not written by sections")
             if longer is not None:
-                tidied = _tidied(longer, length, context)
-                article = min(article, tidied, key=lambda one: _off(one, length))
-        if (left := length.fault(_prose(article.sections))) is not None:
-            context.note("degraded", f"the length of the text: {left}")
+                both = (article, _tidy(longer, length, context))
+                article = min(both, key=lambda one: length.miss(_prose(one.sections)))
+        if (fault := length.fault(_prose(article.sections))) is not None:
+            context.note("degraded", f"the length of the text: {fault}")
         return article
 
-    async def _longer(
-        self,
-        request: Assignment,
-        article: Article,
-        form: Form,
-        context: RunContext,
-        silent: RunContext,
+    async def _write_longer(
+        self, request: Assignment, article: Article, form: Form, context: RunContext
     ) -> Article:
-        """Write each section of a draft by itself, unseen: what is shown would be copied."""
+        """Write each section of a draft by itself, unseen: models copy what they are shown."""
         parts = [Part(heading=one.heading, points=[one.heading]) for one in article.sections]
         if len(parts) < _MIN_SECTIONS:
-            outline = await self._outlined(request, form, silent)
+            outline = await self._outline(request, form, context)
         else:
             outline = Outline(title=article.title, conventions=[], sections=parts)
-        return await self._sections(request, outline, form.length, context, silent)
+        return await self._write_sections(request, outline, form.length, context)
 
-    async def _outlined(self, request: Assignment, form: Form, silent: RunContext) -> Outline:
-        """Plan; of sections of one name the first is kept."""
+    async def _outline(self, request: Assignment, form: Form, context: RunContext) -> Outline:
+        """Plan the sections; of those with the same heading the first stays."""
         wanted = f"Outline a text of {form.length} in {form.sections} sections."
-        outline = (await self.outliner.run(f"{request.shown}\n\n{wanted}", silent)).output
-        named = {part.heading.casefold(): part for part in reversed(outline.sections)}
-        kept = [part for part in outline.sections if named[part.heading.casefold()] is part]
-        if len(kept) < len(outline.sections):
-            silent.note("dropped", "sections with the heading of another")
-        return outline.model_copy(update={"sections": kept})
+        outline = (await self.outliner.run(f"{request.shown}\n\n{wanted}", context)).output
+        parts: dict[str, Part] = {}
+        for part in outline.sections:
+            parts.setdefault(part.heading.casefold(), part)
+        if len(parts) < len(outline.sections):
+            context.note("dropped", "sections with the heading of another")
+        return outline.model_copy(update={"sections": [*parts.values()]})
 
-    async def _sections(
-        self,
-        request: Assignment,
-        outline: Outline,
-        length: Length,
-        context: RunContext,
-        silent: RunContext,
+    async def _write_sections(
+        self, request: Assignment, outline: Outline, length: Length, context: RunContext
     ) -> Article:
         """Write all sections side by side, each to its share of the length.
 
         One that fails is left out.
         """
-        parts = outline.sections
-        each = Length(words=max(1, round((length.words or 0) / len(parts))))
-        # Written from material, an outline may carry orders of that on.
-        said = str(outline)
-        plan = block(said, "Outline") if request.material else f"Outline:\n{escaped(said)}"
+        share = Length(words=max(1, round((length.words or 0) / len(outline.sections))))
+        plan = str(outline)
+        # An outline of foreign material may repeat orders that stand in it.
+        plan = block(plan, "Outline") if request.material else f"Outline:\n{escaped(plan)}"
 
-        async def write(place: int) -> Section:
-            heading = parts[place].heading
-            wanted = f"Write section {place + 1} in {each}: {escaped(heading)}"
-            prompt, what = "\n\n".join([request.shown, plan, wanted]), f"section {place + 1}"
-            text = await to_length(self.section_writer, prompt, each, silent, what=what)
-            return Section(heading=heading, text=text)
+        async def write(section: tuple[int, Part]) -> Section:
+            number, part = section
+            wanted = f"Write section {number} in {share}: {escaped(part.heading)}"
+            prompt = "\n\n".join([request.shown, plan, wanted])
+            what = f"section {number}"
+            text = await write_to_length(self.section_writer, prompt, share, context, what=what)
+            return Section(heading=part.heading, text=text)
 
-        found = await each_tried(
+        sections = await attempt_each(
             write,
-            range(len(parts)),
+            enumerate(outline.sections, 1),
             context,
-            lambda place: f"section {parts[place].heading!r} is left out",
+            lambda section: f"section {section[1].heading!r} is left out",
         )
-        sections = tuple(each for each in found if isinstance(each, Section))
-        return _put_together(outline.title, _said_once(sections, context))
+        written = [each for each in sections if isinstance(each, Section)]
+        return _join(outline.title, _drop_repeats(written, context))
 
 
-class Prompted(Agent[str, Out], Generic[Out]):
-    """Takes its prompt whole: what is data in it stands in blocks already."""
-
-    def user_prompt(self, request: str) -> str:
-        """Show it as it is."""
-        return request
-
-
-def _tidied(article: Article, length: Length, context: RunContext) -> Article:
-    """Take out what is said twice, and then the ends of the longest sections."""
-    sections = _said_once(article.sections, context)
-    shorter = list(sections)
+def _tidy(article: Article, length: Length, context: RunContext) -> Article:
+    """Take out what is said twice; then cut the ends of the longest sections, to the length."""
+    sections = _drop_repeats(article.sections, context)
+    shorter = [*sections]
     while length.too_long(_prose(shorter)):
         longest = max(shorter, key=lambda section: word_count(section.text))
         begin, _ = sentences(longest.text)[-1]
@@ -319,54 +304,25 @@ def _tidied(article: Article, length: Length, context: RunContext) -> Article:
         if not text:
             break
         shorter[shorter.index(longest)] = longest.model_copy(update={"text": text})
-    if shorter != list(sections):
+    if shorter != sections:
         context.note("truncated", "the ends of the longest sections, by its length")
-    return _put_together(article.title, tuple(shorter))
-
-
-def _off(article: Article, length: Length) -> float:
-    return abs(word_count(_prose(article.sections)) - (length.words or 0))
-
-
-async def to_length(
-    writer: Node[str, Reply], prompt: str, length: Length, context: RunContext, *, what: str
-) -> str:
-    """Have a text written, and anew once where it is too short; what is too long is cut.
-
-    The draft isn't shown again: small models copy what they read last. Where the writer fails at
-    the second attempt, the first draft stands.
-    """
-    text = (await writer.run(prompt, context)).output.text
-    fault = length.fault(text)
-    if fault is not None and not length.too_long(text):
-        context.note("repaired", f"{what} asked again: {fault}")
-        longer = f"{prompt}\n\nA first draft was too short: {fault}. Say more, with details."
-        again = writer.run(longer, context)
-        anew = await tried(again, context, f"{what} was not written anew")
-        drafts = [text] if anew is None else [text, anew.output.text]
-        text = max(drafts, key=word_count)
-    cut = length.cut(text)
-    if len(cut) < len(text):
-        context.note("truncated", f"{what}, by its length")
-    if (left := length.fault(cut)) is not None:
-        context.note("degraded", f"the length of {what}: {left}")
-    return cut
+    return _join(article.title, shorter)
 
 
 def sections_in(task: str) -> int | None:
-    """Read how many sections a task asks for, as in "in two sections"; `None`: it doesn't say."""
-    found = _SECTIONS_SAID.search(task)
-    return None if found is None else _COUNTS[found[1].casefold()]
+    """Return how many sections a task asks for, as in "in two sections"; `None`: it doesn't say."""
+    said = _SECTIONS_SAID.search(task)
+    return None if said is None else _COUNTS[said[1].casefold()]
 
 
 def article_of(text: str, task: str) -> Article:
-    """Read the title, else the task, and the sections of a text with any levels of headings."""
-    found = [(len(m[1]), m[2], *m.span()) for m in _HEADING.finditer(text)]
+    """Read the sections of a text with headings of any levels, and its title, else the task."""
+    headings = [(len(m[1]), m[2], *m.span()) for m in _HEADING.finditer(text)]
     title, at = task, 0
-    if found and [level for level, *_ in found].count(found[0][0]) == 1:
-        (_, title, _, at), *found = found
-    top = min((level for level, *_ in found), default=0)
-    heads = [head for head in found if head[0] == top]
+    if headings and [level for level, *_ in headings].count(headings[0][0]) == 1:
+        (_, title, _, at), *headings = headings
+    top = min((level for level, *_ in headings), default=0)
+    heads = [heading for heading in headings if heading[0] == top]
     ends = [*(start for _, _, start, _ in heads), len(text)]
     before = text[at : ends[0]].strip()
     sections = [Section(heading=title, text=before)] if before else []
@@ -374,39 +330,38 @@ def article_of(text: str, task: str) -> Article:
         Section(heading=heading, text=text[begin:end].strip())
         for (_, heading, _, begin), end in zip(heads, ends[1:], strict=True)
     ]
-    return _put_together(title, tuple(sections))
+    return _join(title, sections)
 
 
 def _prose(sections: Sequence[Section]) -> str:
     return "\n\n".join(section.text for section in sections)
 
 
-def _said_once(sections: Sequence[Section], context: RunContext) -> tuple[Section, ...]:
-    """Take out sentences that one before them said word for word: near ones may mean more."""
+def _drop_repeats(sections: Sequence[Section], context: RunContext) -> list[Section]:
+    """Take out sentences that repeat an earlier one word for word: near ones may mean more."""
     seen: set[tuple[str, ...]] = set()
-    kept: list[Section] = []
+    left: list[Section] = []
     gone = 0
     for section in sections:
+        starts = [*(start for start, _ in sentences(section.text)), len(section.text)]
         pieces: list[str] = []
-        found = sentences(section.text)
-        ends = [*(start for start, _ in found), len(section.text)][1:]
-        for (start, sentence), end in zip(found, ends, strict=True):
-            said = tuple(words_in(sentence))
+        for start, end in pairwise(starts):
+            piece = section.text[start:end]
+            said = tuple(words_in(piece))
             if len(said) >= _FEW and said in seen:
                 gone += 1
-                continue
-            seen.add(said)
-            pieces.append(section.text[start:end])
+            else:
+                seen.add(said)
+                pieces.append(piece)
         if pieces or not section.text:
-            text = "".join(pieces).rstrip()
-            kept.append(section.model_copy(update={"text": text}))
+            left.append(section.model_copy(update={"text": "".join(pieces).rstrip()}))
     if gone:
         context.note("dropped", f"sentences that said again what was said: {gone}")
-    return tuple(kept)
+    return left
 
 
-def _put_together(title: str, sections: tuple[Section, ...]) -> Article:
+def _join(title: str, sections: Sequence[Section]) -> Article:
     """Write Markdown; a section that has the heading of the text stands without it."""
     parts = [f"# {title}"]
     parts += [s.text if s.heading == title else f"## {s.heading}\n\n{s.text}" for s in sections]
-    return Article(text="\n\n".join(parts), title=title, sections=sections)
+    return Article(text="\n\n".join(parts), title=title, sections=tuple(sections))

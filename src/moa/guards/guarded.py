@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -12,10 +12,11 @@ from typing import Annotated, Any, Generic, TypeVar, cast
 from moa._async import cancel
 from moa.agents.base import In, Out, beside_the_loop
 from moa.agents.filter import Verdict
+from moa.config.endpoints import Endpoints
 from moa.context import RunContext
 from moa.errors import WiringError
 from moa.graphs.engine.types import UNKNOWN, fits, signature_of, union
-from moa.graphs.fields import FromGraph
+from moa.graphs.fields import FROM_GRAPH
 from moa.graphs.recipe import Recipe, Sketch
 from moa.guards import Blocked, Exchange, Position
 from moa.guards.pii import Pii, PiiSession, Restoring
@@ -51,16 +52,22 @@ class Guarded(Recipe[In, Out | Blocked], Generic[In, Out], recipe="guarded"):
         'filter'
     """
 
-    node: Annotated[Node[In, Out], FromGraph("generator")]
+    node: Annotated[Node[In, Out], FROM_GRAPH]
     """The guarded node. It gives the whole its name, after "guarded", unless you pass one."""
-    before: Sequence[Annotated[Guard, FromGraph()]] = ()
+    before: Sequence[Annotated[Guard, FROM_GRAPH]] = ()
     """Guards that run one after another before the node."""
-    beside: Sequence[Annotated[Check, FromGraph()]] = ()
+    beside: Sequence[Annotated[Check, FROM_GRAPH]] = ()
     """Guards that run in parallel with the node. If one stops the text, the node is cancelled. No
     output is shown before all have passed. The run takes as long as the slowest of them, and a
     stopped request may have cost tokens."""
-    after: Sequence[Annotated[Guard, FromGraph()]] = ()
+    after: Sequence[Annotated[Guard, FROM_GRAPH]] = ()
     """Guards that run one after another on the output, which streams only after all have passed."""
+
+    @classmethod
+    def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
+        """Guard the default large model, where no node is named."""
+        del endpoints
+        return {"node": "generator", **table}
 
     def prepare(self) -> None:
         """Check that guards stand where they can."""

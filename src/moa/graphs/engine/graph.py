@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overloa
 
 from moa._async import beside
 from moa.context import RunContext, run_context
+from moa.endpoints import Endpoint
 from moa.endpoints.rehearsal import rehearse
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.bridges import Compilable
@@ -587,6 +588,10 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
     def members(self) -> Iterator[Any]:
         """Give the nodes in it, and the functions that stand for one."""
         return self.plan.members()
+
+    def list_endpoints(self) -> list[Endpoint] | None:
+        """List none: its nodes ask; `None` where a function among them may ask any."""
+        return self.plan.list_endpoints()
 
     def _admit(self, request: object) -> None:
         kind = self.input_type

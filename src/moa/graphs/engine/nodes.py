@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from moa.agents.base import TypedNode, said
 from moa.context import RunContext, run_context
+from moa.endpoints import Endpoint
 from moa.errors import MoaError, WiringError
 from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run, call_quick, failure_of
@@ -56,6 +57,10 @@ class FunctionNode(TypedNode[object, object]):
         self.output_type = union((given, Skipped)) if signature.may_skip else given
         super().__init__(name=name_of(function))
 
+    def list_endpoints(self) -> list[Endpoint] | None:
+        """Give `None`: nobody sees whom the function asks."""
+        return None
+
     async def answer(self, request: object, context: RunContext) -> object:
         """Call the function; what it raises names it."""
         try:
@@ -99,6 +104,7 @@ class Loop:
         self.plan: Plan = plan_of(name, start, once)
         """One pass."""
         self.members = self.plan.members
+        self.list_endpoints = self.plan.list_endpoints
 
     @property
     def goal(self) -> str:
@@ -158,6 +164,10 @@ class Human:
         self.input_type = signature_of(question).input(0) if callable(question) else UNKNOWN
         self.output_type = answer
         self._answer: TypeAdapter[object] = TypeAdapter(answer)
+
+    def list_endpoints(self) -> list[Endpoint]:
+        """List none: a person is asked."""
+        return []
 
     async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
         """Ask, and ask again with the reason where an answer is not of the type.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
+from moa.endpoints import Endpoint
 from moa.graphs.engine.steps import (
     AcceptedStep,
     Branch,
@@ -77,6 +78,12 @@ class Plan:
     def members(self) -> Iterator[Any]:
         """Give the nodes in it, and the functions that stand for one."""
         yield from (step.node for step in self.steps if isinstance(step, NodeStep))
+
+    def list_endpoints(self) -> list[Endpoint] | None:
+        """List none: its nodes ask; `None` where a function among them waits, maybe for any."""
+        nodes = (step for step in self.steps if isinstance(step, NodeStep))
+        functions = (step for step in nodes if not is_node(step.node))
+        return None if any(one.thread or not one.signature.quick for one in functions) else []
 
 
 def plan_of(name: str, start: Step, end: Step) -> Plan:
@@ -157,11 +164,9 @@ def _is_person(node: object) -> bool:
 
 
 def _inside(node: object) -> Iterator[object]:
-    """Give what a graph or a recipe is made of, however deep; any other node is given itself."""
-    members: Callable[[], Iterable[object]] | None = getattr(node, "members", None)
-    if members is None:
-        yield node
-        return
+    """Give a node, and what it is made of, however deep."""
+    members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
+    yield node
     for one in members():
         yield from _inside(one)
 

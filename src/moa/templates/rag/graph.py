@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from moa import Endpoints, Graph, Node, Text
 from moa.graphs import BuiltGraph
 from moa.graphs.loading import load_graph
-from moa.graphs.rag import NotInDocuments, RagOutcome, Sourced
+from moa.graphs.rag import NotInDocuments, RagOutcome, SourcedAnswer
 
 
 class Answer(BaseModel):
@@ -27,7 +27,7 @@ class Answer(BaseModel):
         return f"{self.text} ({', '.join(self.sources)})" if self.sources else self.text
 
 
-def answer_of(outcome: Sourced | NotInDocuments) -> Answer:
+def answer_of(outcome: SourcedAnswer | NotInDocuments) -> Answer:
     """Say what becomes of a question: this is the place for rules of your own."""
     if isinstance(outcome, NotInDocuments):
         return Answer(

@@ -1,0 +1,200 @@
+"""Writing: the steps that recipes share which write in several calls.
+
+Such a recipe plans, has the parts written side by side, and checks and joins what came. Any of its
+calls may fail, or be refused by a budget; what is there by then is paid for, and still an answer.
+So a recipe says in its `answer` what becomes of it `without` a step, and does the step by:
+
+- `report_step`: shows to whoever listens that a step begins and ends;
+- `attempt`, `attempt_writing`: one step, or one writer, that the recipe can do without;
+- `attempt_each`: one step for each part, some side by side;
+- `revise`: a draft is made anew, by what is wrong with it, until nothing is;
+- `write_to_length`: a text is written, once more where it is too short, and cut.
+
+That an answer is valid is no matter of these: an `Agent` checks that, and asks again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from moa._async import map_async
+from moa._text import word_count
+from moa.agents import Agent
+from moa.agents.base import In, Out
+from moa.context import RunContext
+from moa.documents.sentences import Length
+from moa.endpoints.known import can_write
+from moa.errors import MissingDependency, MoaError, check_recoverable
+from moa.node import Node, Reply
+from moa.trace import NodeFinished, NodeStarted, NoteKind
+
+Item = TypeVar("Item")
+T = TypeVar("T")
+MAX_CONCURRENCY = 8
+"""Calls that a recipe makes side by side."""
+
+
+class WholePrompt(Agent[str, Out], Generic[Out]):
+    """Sends the request as the prompt: its caller has put what is data into blocks."""
+
+    def user_prompt(self, request: str) -> str:
+        """Return the request."""
+        return request
+
+
+async def report_step(step: str, work: Awaitable[T], context: RunContext) -> T:
+    """Do a step, and tell the run's listener that it begins and ends."""
+    path, start = f"{context.node}/{step}", time.perf_counter()
+    context.emit(NodeStarted(path))
+    output = await work
+    context.emit(NodeFinished(path, output, time.perf_counter() - start))
+    return output
+
+
+async def attempt(
+    work: Awaitable[T], context: RunContext, without: str, *, kind: NoteKind = "failed"
+) -> T | None:
+    """Do what a recipe can do without; where it fails, return `None`.
+
+    Args:
+        work: What is done.
+        context: Its trace says why it failed.
+        without: What becomes of the run then, in words.
+        kind: Kind of the note.
+
+    Raises:
+        MoaError: it is set up wrong, such as without a key, or the run's time is up.
+    """
+    try:
+        return await work
+    except MoaError as error:
+        _check(error)
+        context.note(kind, f"{without}: {error}")
+        return None
+
+
+def _check(error: MoaError) -> None:
+    """Raise an error that nothing may stand in for; a package that isn't installed is none."""
+    if not isinstance(error, MissingDependency):
+        check_recoverable(error)
+
+
+async def attempt_writing(
+    writer: Agent[In, Out], request: In, context: RunContext, without: str
+) -> Out | None:
+    """Have an agent write what a recipe can do without, unless its model is too small to write.
+
+    Returns `None` without it; see `attempt`.
+    """
+    model = writer.endpoint.model
+    if not can_write(model):
+        context.note("degraded", f"{without}: {model} is too small to write")
+        return None
+    result = await attempt(writer.run(request, context), context, without)
+    return None if result is None else result.output
+
+
+async def attempt_each(
+    work: Callable[[Item], Awaitable[T]],
+    items: Iterable[Item],
+    context: RunContext,
+    without: Callable[[Item], str],
+    *,
+    needed: int = 1,
+) -> list[T | MoaError]:
+    """Do something for each item, some side by side; where it fails, the error is in its place.
+
+    Args:
+        work: What is done for one item.
+        items: The items.
+        context: Its trace says why an item failed.
+        without: Says what becomes of the run without an item.
+        needed: Minimum number of items that must succeed, unless there are none.
+
+    Raises:
+        MoaError: too few items succeeded, with the first error; or it is set up wrong, or the run's
+            time is up.
+    """
+    failed: list[MoaError] = []
+
+    async def work_on(item: Item) -> T | MoaError:
+        try:
+            return await work(item)
+        except MoaError as error:
+            _check(error)
+            context.note("failed", f"{without(item)}: {error}")
+            failed.append(error)
+            return error
+
+    results = await map_async(work_on, items, max_concurrency=MAX_CONCURRENCY)
+    if failed and len(results) - len(failed) < needed:
+        raise failed[0]
+    return results
+
+
+async def revise(
+    draft: T,
+    redo: Callable[[T], Awaitable[T]],
+    faults: Callable[[T], Sequence[str] | None],
+    context: RunContext,
+    *,
+    tries: int,
+) -> list[T]:
+    """Make a draft anew until nothing is wrong with it, or `tries` are used up.
+
+    Where the next draft fails, for whatever reason, those before it stand: they are paid for.
+
+    Args:
+        draft: The first draft.
+        redo: Makes the next draft out of the last one.
+        faults: Says what is wrong with a draft; `None`: it is accepted.
+        context: Its trace says what was wrong with each draft.
+        tries: Maximum number of drafts, with the first.
+
+    Returns:
+        All drafts, in order.
+    """
+    drafts = [draft]
+    while (wrong := faults(drafts[-1])) is not None:
+        context.note("refused", f"try {len(drafts)}: {'; '.join(wrong)}")
+        if len(drafts) == tries:
+            break
+        try:
+            drafts.append(await redo(drafts[-1]))
+        except MoaError as error:
+            context.note("degraded", f"no try after {len(drafts)}: {error}")
+            break
+    return drafts
+
+
+async def write_to_length(
+    writer: Node[str, Reply], prompt: str, length: Length, context: RunContext, *, what: str
+) -> str:
+    """Have a text written, once more where it is too short; what is too long is cut.
+
+    Args:
+        writer: Who writes.
+        prompt: The whole prompt.
+        length: How long the text is to be.
+        context: The context of the run.
+        what: The text's name in the trace, such as `section 2`.
+
+    Raises:
+        MoaError: nothing was written. If only the second text fails, the first stands.
+    """
+    text = (await writer.run(prompt, context)).output.text
+    if (fault := length.shortfall(text)) is not None:
+        context.note("repaired", f"{what} asked again: {fault}")
+        # The draft isn't shown: small models copy what they read last.
+        again = f"{prompt}\n\nA first draft was too short: {fault}. Say more, with details."
+        longer = await attempt(writer.run(again, context), context, f"{what} was not written anew")
+        if longer is not None:
+            text = max(text, longer.output.text, key=word_count)
+    cut = length.cut(text)
+    if len(cut) < len(text):
+        context.note("truncated", f"{what}, by its length")
+    if (fault := length.fault(cut)) is not None:
+        context.note("degraded", f"the length of {what}: {fault}")
+    return cut
