@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, cast
 
 from moa.budget import UNLIMITED, Budget, Planned, Purse, Reservation, Share
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # it loads pydantic, which `moa --help` doesn't wait for
     from moa.journal import Place
 
 _logger = logging.getLogger(__name__)
-_NOTHING_CHARGED: Mapping[str, Usage] = {}
+_NOTHING_COUNTED: Mapping[str, Set[str]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class RunContext:
     __slots__ = (
         "_notes",
         "_purse",
-        "charged",
+        "counted",
         "deadline",
         "ended_by",
         "journal",
@@ -106,8 +107,8 @@ class RunContext:
         self.deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.ended_by: MoaError | None = None
         """Why nothing more is asked in it, such as for a wrong key; `None`: it goes on."""
-        self.charged: Mapping[str, Usage] = _NOTHING_CHARGED
-        """What runs that can be resumed have spent here, by the key of each call."""
+        self.counted: Mapping[str, Set[str]] = _NOTHING_COUNTED
+        """Keys of the calls that are charged here, by the run that can be resumed."""
         self._purse = Purse(budget, node, parent and parent._purse)
         self._notes: list[Note] = []
 
@@ -222,25 +223,22 @@ class RunContext:
         if self.tracer is not None:
             self.tracer.note(written, error)
 
-    def charge(self, usage: Usage, *, back: bool = False, within: object = None) -> None:
+    def charge(self, usage: Usage, *, back: bool = False, below: RunContext | None = None) -> None:
         """Add earlier spending, here and in every parent; with `back`, subtract it.
 
-        `within` is the highest context that it is counted in.
+        `below` is the lowest context that it isn't counted in.
         """
         levels = list(self._lineage())
-        end = len(levels) if within is None else levels.index(cast("RunContext", within)) + 1
+        end = len(levels) if below is None else levels.index(below)
         self._purse.charge(usage, back=back, levels=end)
 
     def recall(
-        self, key: str, usage: Usage, notes: Iterable[Note], *, within: object = None
+        self, usage: Usage, notes: Iterable[Note], *, below: RunContext | None = None
     ) -> None:
-        """Count an earlier call, and add its notes unless they are there.
-
-        `key` is that of the call in `charged`, and `within` the highest context that is charged.
-        """
-        self.charge(usage, within=within)
-        for level in self._lineage():
-            if level.keep_notes and key not in level.charged:
+        """Count an earlier call and add its notes, here and in every parent below a context."""
+        self.charge(usage, below=below)
+        for level in takewhile(lambda level: level is not below, self._lineage()):
+            if level.keep_notes:
                 level._notes.extend(notes)
 
     def is_within(self, other: object) -> bool:
@@ -377,20 +375,20 @@ class RunContext:
             level = level.parent
 
 
-def run_context(given: RunContext | None) -> RunContext:
-    """Give the context that a node is run with, or begin one.
+def run_context(given: RunContext | None, node: str = "") -> RunContext:
+    """Give the context that a node is run with, or begin one; with `node`, open one in it for it.
 
     Raises:
         ConfigError: something else is given, such as a budget.
     """
     if given is None:
-        return RunContext()
+        return RunContext(node=node)
     if not isinstance(cast("object", given), RunContext):
         raise ConfigError(
             f"a node is run with a RunContext, not {given!r:.80}: give "
             "RunContext(budget=Budget(…), timeout_s=…)"
         )
-    return given
+    return given.nested(node) if node else given
 
 
 def quiet(context: RunContext) -> RunContext:

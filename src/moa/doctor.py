@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
+from moa._json import objects_of
 from moa.config.endpoints import Endpoints
 from moa.config.tables import EMBEDDED, Config
 from moa.context import RunContext
@@ -202,7 +203,7 @@ async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
     finally:
         await server.close()
     known = dialect_of(listed)
-    models = [str(entry.get("id")) for entry in listed.get("data") or ()]
+    models = [str(one.get("id")) for one in objects_of(listed.get("data") or ())]
     if models and not any(wanted == model.removeprefix("models/") for model in models):
         said = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
         return _Probe(said, known)

@@ -7,16 +7,20 @@ and end in another order each time. LangGraph's nested tasks are found by the or
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from moa.errors import BudgetExceeded, DeadlineExceeded, NotResumable, QuorumNotMet, StoreError
-from moa.usage import Usage
+
+if TYPE_CHECKING:
+    from moa.context import RunContext
 
 
 class Key:
@@ -56,15 +60,15 @@ class Journal:
         *,
         write: Callable[[str, str], Awaitable[None]] | None = None,
         inside: Callable[[str], AbstractContextManager[object]] | None = None,
-        context: object = None,
+        context: RunContext | None = None,
     ) -> None:
         self.name = name
         self.kept = dict(kept or {})
         self.inside = inside
         self.context = context
         self.root = Place(self)
-        self.paid: dict[Key | str, Usage] = {}
-        """What the calls took that this run has made or found, by key."""
+        self.counted = set(context.counted.get(name, ())) if context else set[str]()
+        """Keys of what `context` has paid for, here or in an earlier part of the run."""
         self.found = 0
         """How many calls were found."""
         self._write = write
@@ -93,7 +97,7 @@ class Journal:
         again = "" if may_repeat else ", and what a tool did is not done twice"
         raise StoreError(f"what the thread keeps can't be read{again}: {fault}") from fault
 
-    def numbered(self, *what: object) -> str:
+    def number(self, *what: object) -> str:
         """Tell something apart from all else in the run, and from what is equal to it."""
         found = digest(*what)
         self._seen[found] += 1
@@ -107,7 +111,7 @@ class Journal:
     def write_keys(self) -> None:
         """Work out the keys of calls, in the order in which they were made: equal ones count."""
         for key in self._unwritten:
-            found = self.numbered(*key.what)
+            found = self.number(*key.what)
             key.written = f"{found}.{self._failed_before[found]}"
         self._unwritten.clear()
 
@@ -165,14 +169,14 @@ class Place:
             request is self.request or digest(request) == digest(self.request)
         ):
             return nullcontext(self)
-        return self.entered(path, request)
+        return self.enter(path, request)
 
     @contextmanager
-    def entered(self, path: str, request: object) -> Generator[Place]:
+    def enter(self, path: str, request: object) -> Generator[Place]:
         """Enter a place in this one."""
         place, inside = Place(self.journal, path, request, self), self.journal.inside
         try:
-            with inside(self.journal.numbered(digest(path, request))) if inside else nullcontext():
+            with inside(self.journal.number(digest(path, request))) if inside else nullcontext():
                 yield place
         except Exception as error:
             self._failed.append((error, place.to_blame(error)))
@@ -187,7 +191,7 @@ class Place:
         """
         if isinstance(error, BudgetExceeded | DeadlineExceeded) or interrupts_of(error):
             return frozenset()  # what mends that is a larger limit, or a person, and no new answer
-        chain = behind(error)
+        chain = list_causes(error)
         if own := {key for one, key in self.failed_calls if one in chain}:
             return own
         within = [calls for one, calls in self._failed if one in chain]
@@ -229,7 +233,7 @@ def _ordered(value: object) -> object:
             return value
 
 
-def behind(error: BaseException) -> Sequence[BaseException]:
+def list_causes(error: BaseException) -> Sequence[BaseException]:
     """Give an error, and all that it was raised from, or put together of."""
     found = [error]
     for one in found:
@@ -243,24 +247,31 @@ def behind(error: BaseException) -> Sequence[BaseException]:
 
 
 def interrupts_of(error: BaseException) -> Sequence[Any]:
-    """Give what a node asks people, where that is why it stopped; LangGraph raises it so."""
-    kind = type(error)
-    if kind.__name__ != "GraphInterrupt" or not kind.__module__.startswith("langgraph."):
-        return ()
-    return cast("Sequence[Any]", error.args[0])
+    """Give what a node asks people, if that is why it stopped; LangGraph raises it so."""
+    kind = _langgraph("errors", "GraphInterrupt")
+    return error.args[0] if kind is not None and isinstance(error, kind) else ()
 
 
-def together(errors: Sequence[Exception]) -> Exception:
+def join_interrupts(errors: Sequence[Exception]) -> Exception:
     """Make one of several errors by which nodes ask people."""
     return type(errors[0])(tuple(asked for error in errors for asked in interrupts_of(error)))
 
 
-def explained(error: Exception, node: str) -> Exception:
-    """Say what to do where a node asks people in a run that can't be resumed, or give it back."""
-    outside = isinstance(error, RuntimeError) and str(error).startswith("Called get_config outside")
-    if outside or (isinstance(error, KeyError) and error.args == ("__pregel_scratchpad",)):
-        return not_resumable(node)
-    return error
+def explain(error: Exception, node: str) -> Exception:
+    """Say what to do if a node asks people in a run that can't be resumed, or give it back.
+
+    LangGraph's `interrupt` finds nobody to stop for there, and fails by whatever it misses first.
+    """
+    ask = _langgraph("types", "interrupt")
+    if ask is None or not isinstance(error, RuntimeError | KeyError):
+        return error
+    asked = any(frame.f_code is ask.__code__ for frame, _ in walk_tb(error.__traceback__))
+    return not_resumable(node) if asked else error
+
+
+def _langgraph(module: str, name: str) -> Any:
+    """Give something of LangGraph; `None`: nothing has imported it, so nobody asks people."""
+    return getattr(sys.modules.get(f"langgraph.{module}"), name, None)
 
 
 def not_resumable(who: str) -> NotResumable:

@@ -103,7 +103,7 @@ class Call:
         self._kept: _Kept | None = None
 
     def is_kept(self, form: Form[Any], *, may_repeat: bool = True) -> bool:
-        """Whether it was made before, so that `found` gives its answer.
+        """Whether it was made before, so that `reuse` gives its answer.
 
         Raises:
             StoreError: what is kept can't be read, and the journal doesn't let it be made again;
@@ -134,7 +134,7 @@ class Call:
         run = self.place.journal.context
         return run is None or self.inner.is_within(run)
 
-    def found(self) -> Any:
+    def reuse(self) -> Any:
         """Give its answer, which `is_kept` has read, and count what it took.
 
         Raises:
@@ -142,17 +142,27 @@ class Call:
         """
         assert self._kept is not None, "only what is kept is found"
         record, value, error, paid = self._kept
-        journal, counted = self.place.journal, self._is_counted
-        within = journal.context if counted and not journal.charges_all else None
-        self.inner.recall(f"{journal.name}/{self.key}", record.spent, record.notes, within=within)
-        journal.found += len(record.calls)
-        if counted:
-            journal.paid.update(paid)
+        self._charge(record, paid)
+        self.place.journal.found += len(record.calls)
+        if self._is_counted:
             self.place.count(record.calls)
         if error:
             self.place.failed_calls.append((error, self.key))
             raise error
         return value
+
+    def _charge(self, record: _Record, paid: Mapping[str, Usage]) -> None:
+        journal, run = self.place.journal, self.place.journal.context
+        if run is None or not self._is_counted:
+            self.inner.recall(record.spent, record.notes)
+        elif not journal.charges_all:
+            self.inner.recall(record.spent, record.notes, below=run.parent)
+        else:  # the run's context may have been charged in an earlier part of the run
+            own = str(self.key)
+            new = [usage for key, usage in paid.items() if key not in journal.counted]
+            self.inner.recall(record.spent, record.notes, below=run)
+            run.recall(sum(new, Usage()), () if own in journal.counted else record.notes)
+            journal.counted |= {own, *paid}
 
     async def keep(self, value: JSON, *, calls: Sequence[Key | str] | None = None) -> None:
         """Keep its answer; `calls` are those in it, counted already, and `None`: it is one."""
@@ -179,14 +189,14 @@ class Call:
         own = calls is None
         if calls is None:
             calls = [self.key]
-            if self._is_counted:
-                journal.paid[self.key] = usage
+        if journal.charges_all and self._is_counted:
+            journal.counted.add(str(self.key))
         await journal.keep_call(self.key, partial(_written, value, error, usage, notes, calls))
         if own and self._is_counted:  # the places around it may name only what is kept
             self.place.count(calls)
 
 
-async def once(
+async def call_once(
     context: RunContext,
     what: str,
     request: object,
@@ -196,7 +206,7 @@ async def once(
     """Make a call, or give what is kept of it: its answer, or the error that it ended with."""
     call = Call(context, what, request)
     if call.is_kept(form):
-        return cast("T", call.found())
+        return cast("T", call.reuse())
     async with call:
         answer = await ask(call.inner)
     await call.keep(form.dump(answer))
@@ -216,8 +226,8 @@ async def run_once(
     """
     call = Call(context, path, request, of_calls=True)
     if form and call.is_kept(form):
-        return cast("T", call.found())
-    with call.place.entered(path, request) as place:
+        return cast("T", call.reuse())
+    with call.place.enter(path, request) as place:
         call.inner.journal = place
         output = await run(call.inner)
     if form:

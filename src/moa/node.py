@@ -220,7 +220,7 @@ def finish(output: T, context: RunContext, *, seconds: float) -> Result[T]:
     )
 
 
-async def streamed(
+async def stream_run(
     run: Callable[[In, RunContext], Awaitable[Result[Out]]],
     request: In,
     context: RunContext | None = None,
@@ -271,7 +271,7 @@ async def run_alone(
         return await node.run(request, context)
 
 
-async def in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:
+async def run_in_place(node: Node[T, Out], request: T, context: RunContext) -> Result[Out]:
     """Run a node that stands beside others in a recipe, which may be itself with other requests.
 
     Where the run can be resumed, whom it asks is told apart from whom the others do.

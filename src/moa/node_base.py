@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from moa._async import beside, iterated
 from moa.batch import Item, Malformed, OnError, Progress, Row, Value, map_rows
 from moa.context import RunContext
-from moa.node import Node, Result, streamed
+from moa.node import Node, Result, stream_run
 from moa.trace import Event
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         Raises:
             MoaError: as `run`.
         """
-        return streamed(self.run, request, context)
+        return stream_run(self.run, request, context)
 
     def run_sync(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
@@ -75,7 +75,7 @@ class NodeBase(Generic[In_contra, Out_co]):
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Generator[Event | Result[Out_co]]:
         """As `stream`, where nothing is awaited: in a script, or in a notebook; see `run_sync`."""
-        return iterated(streamed(self.run, request, context))
+        return iterated(stream_run(self.run, request, context))
 
     def map(
         self: Node[In_contra, Out_co],

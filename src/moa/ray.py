@@ -183,7 +183,7 @@ class RayNode(NodeBase[Any, Any]):
                 await asyncio.sleep(_WAIT_S)
             else:
                 break
-        context.recall("", item.usage, item.trace)
+        context.recall(item.usage, item.trace)
         if item.error is not None:
             raise item.error
         assert item.result is not None, "an item without an error has a result"

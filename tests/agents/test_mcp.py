@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from moa import Agent, Tool
+from moa._json import at
 from moa.agents.mcp import Server, mcp_tools
 from moa.agents.tools import RemoteTool
 from moa.endpoints.vllm import free_port
@@ -95,7 +96,7 @@ async def test_a_model_uses_the_tools_of_a_server(
         result = await Agent(endpoint, "Do sums.", tools=tools).run("1 + 2?")
     add, *_ = endpoint.prompts[0].tools
     assert (add.name, add.description) == ("add", "Add two numbers.")
-    assert add.parameters["properties"]["a"]["type"] == "integer"
+    assert at(add.parameters, "properties", "a", "type") == "integer"
     added, failed = endpoint.prompts[1].messages[-2:]
     assert added.content == "<data>\n3\n</data>"
     assert "Error, ToolFailed: " in failed.content

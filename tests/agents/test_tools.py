@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from moa import Agent, Budget, Graph, RunContext
+from moa._json import at, object_of, objects_of
 from moa.agents.filter import Filter, Verdict
 from moa.agents.preprocessor import Preprocessor
 from moa.agents.tools import Tool
@@ -423,8 +424,8 @@ async def test_an_endpoint_without_tools_chooses_by_a_schema() -> None:
     assert result.output.text == "It is 2."
     first, second = endpoint.prompts
     assert first.json_schema is not None
-    call, answer = first.json_schema["anyOf"]
-    assert call["properties"]["tool"] == {"const": "add"}
+    call, answer = objects_of(first.json_schema["anyOf"])
+    assert at(call, "properties", "tool") == {"const": "add"}
     assert answer["properties"] == {"answer": {"type": "string"}}
     assert '- add: Add two numbers.\n  arguments: {"' in first.messages[0].content
     assert [one.role for one in second.messages] == ["system", "user", "assistant", "user"]
@@ -480,8 +481,8 @@ async def test_a_typed_answer_is_chosen_by_the_same_schema_as_the_tools() -> Non
     assert result.output == Sum(value=7)
     schema = endpoint.prompts[0].json_schema
     assert schema is not None
-    assert {*schema["$defs"]} == {"place_Order", "answer_Order"}
-    order = schema["anyOf"][0]["properties"]["arguments"]["properties"]["order"]
+    assert {*object_of(schema["$defs"])} == {"place_Order", "answer_Order"}
+    order = at(schema, "anyOf", 0, "properties", "arguments", "properties", "order")
     assert order == {"$ref": "#/$defs/place_Order"}
 
 
@@ -525,7 +526,7 @@ def test_an_endpoint_is_asked_again_for_an_agent_with_tools_too() -> None:
 async def test_what_is_bound_to_a_function_is_not_for_the_model_to_say() -> None:
     endpoint, agent = asking(ToolCall("add", '{"a": 1, "b": 8}'), "6.", tools=[partial(add, b=5)])
     await agent.run("Go.")
-    assert "b" not in endpoint.prompts[0].tools[0].parameters["properties"]
+    assert "b" not in object_of(endpoint.prompts[0].tools[0].parameters["properties"])
     assert "wrong arguments" in read(endpoint)[0]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from moa._json import at, number_of, objects_of
 from moa.context import RunContext
 from moa.endpoints.client import Client
 from moa.endpoints.decide import Decides
@@ -182,8 +183,8 @@ async def full(endpoint: OpenAIEndpoint, ids: list[int], wanted: list[int]) -> l
     answer, _ = await endpoint.client.post(
         "/completion", body, context, estimate=estimate, at_root=True
     )
-    top = answer["completion_probabilities"][0]["top_logprobs"]
-    found = {t["id"]: t["logprob"] for t in top}
+    top = objects_of(at(answer, "completion_probabilities", 0, "top_logprobs"))
+    found = {t["id"]: number_of(t["logprob"]) for t in top}
     return [found[token] for token in wanted]
 
 
@@ -225,7 +226,7 @@ async def test_a_control_token_in_a_text_is_plain_characters_to_the_engine(
     written = await LlamaCppReader(real.client).tokens("a<|im_end|>b", RunContext(), whole=True)
     body = {"content": "<|im_end|>", "parse_special": True}
     meant = await real.client.post("/tokenize", body, RunContext(), estimate=Amount(), at_root=True)
-    (control,) = meant.body["tokens"]
+    control = at(meant.body, "tokens", 0)
     assert control not in written
 
 

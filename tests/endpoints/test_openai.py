@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from moa._json import objects_of
 from moa.budget import Budget
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt
@@ -122,9 +123,9 @@ async def test_a_schema_that_the_server_may_not_enforce_is_shown(
 def test_openai_is_not_shown_what_it_enforces() -> None:
     hosted = OpenAIEndpoint("openai", model="gpt", api_key="k")
     prompt = Prompt.of("Who?", json_schema=Strict.model_json_schema())
-    assert [message["content"] for message in hosted.chat(prompt)["messages"]] == ["Who?"]
+    assert [one["content"] for one in objects_of(hosted.chat(prompt)["messages"])] == ["Who?"]
     loose = Prompt.of("Who?", json_schema=Loose.model_json_schema())
-    assert len(hosted.chat(loose)["messages"]) == 2
+    assert len(objects_of(hosted.chat(loose)["messages"])) == 2
 
 
 @pytest.mark.parametrize(

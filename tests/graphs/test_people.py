@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from moa.context import RunContext
 from moa.errors import InputError, NodeError, NotResumable, WiringError
 from moa.graphs import Graph
-from moa.graphs.engine import durable
+from moa.graphs.engine import run_store
 from moa.testing import SimulatedEndpoint
 
 from .killed import THREAD
@@ -161,7 +161,7 @@ async def test_of_two_that_answer_at_once_one_is_told_that_the_other_has(
 ) -> None:
     acts: list[bool] = []
     if processes == 2:
-        monkeypatch.setattr(durable, "_under_way", Blind())
+        monkeypatch.setattr(run_store, "_running", Blind())
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "runs.sqlite")) as saver:
         one, other = acting(acts, saver), acting(acts, saver)
         await one.ainvoke("a letter", THREAD)
@@ -195,6 +195,11 @@ async def test_a_thread_without_a_run_is_named_when_one_goes_on_in_it(given: Any
         await compiled.ainvoke(given, thread)
     with pytest.raises(NotResumable, match=nothing):
         list(compiled.stream(given, thread))
+
+
+async def test_a_thread_that_is_not_named_is_missed_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="thread_id"):
+        await asking().ainvoke("a letter")
 
 
 async def test_a_request_that_does_not_fit_a_compiled_graph_is_an_error_of_moa() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from moa._json import object_of
 from moa.budget import Budget
 from moa.calibration import learning as module
 from moa.calibration.answer_rows import FIGURES
@@ -205,7 +206,7 @@ async def test_a_decision_that_need_not_be_alike_is_not_asked_for(inbox: Inbox) 
     assert [row["label"] for row in await rows(inbox.support(learn=learn))] == ["card"]
     prompt = inbox.large.prompts[0]
     assert prompt.json_schema is not None
-    assert prompt.json_schema["properties"].keys() == {"intent", "spam", "reply"}
+    assert object_of(prompt.json_schema["properties"]).keys() == {"intent", "spam", "reply"}
 
 
 async def test_other_words_for_what_is_spam_take_other_answers(inbox: Inbox) -> None:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from moa import vllm
+from moa._json import at
 from moa.context import RunContext
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.errors import ConfigError, EndpointUnauthorized, EndpointUnavailable, MissingDependency
@@ -42,7 +43,7 @@ async def test_a_server_is_ready_inside_the_with_and_gone_after_it(fake: Fake, c
         "Qwen/Qwen3-0.6B", python=sys.executable, env=fake.env, max_model_len=2048
     ) as endpoint:
         listed = await endpoint.client.get("/models", RunContext())
-        assert listed["data"][0]["id"] == endpoint.model == "Qwen/Qwen3-0.6B"
+        assert at(listed, "data", 0, "id") == endpoint.model == "Qwen/Qwen3-0.6B"
         assert endpoint.context_window == 2048
         assert len(fake.left()) == 2
     assert fake.left() == []

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from moa import EmbeddedEndpoint, RunContext, Sentiment
+from moa._json import at, number_of, object_of
 from moa.agents.sentiment import Mood
 from moa.endpoints.openai import OpenAIEndpoint
 from moa.graphs.support import Excerpt, Support
@@ -127,4 +128,5 @@ async def scores(endpoint: OpenAIEndpoint, body: dict[str, Any]) -> dict[str, fl
     reply, _ = await endpoint.client.post(
         "/completions", body, RunContext(), estimate=Amount(calls=1)
     )
-    return reply["choices"][0]["logprobs"]["top_logprobs"][0]
+    top = object_of(at(reply, "choices", 0, "logprobs", "top_logprobs", 0))
+    return {token: number_of(logprob) for token, logprob in top.items()}

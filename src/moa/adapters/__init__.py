@@ -32,7 +32,7 @@ from moa.endpoints.tokens import NO_USAGE, amount_of, approximate_tokens, estima
 from moa.endpoints.transport import describe_error, known_error
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, OutputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.journal import explained
+from moa.journal import explain
 from moa.node import Reply
 from moa.trace import TextDelta
 from moa.usage import NOTHING, UNKNOWN_PRICE, Amount, Price, Tier
@@ -314,7 +314,7 @@ class Adapter(TypedNode[In, Out]):
             return OutputError(
                 f"no usable answer: {describe_error(error)}", node=self.name, text=""
             )
-        found = explained(error, context.node)
+        found = explain(error, context.node)
         if isinstance(found, MoaError) or type(found).__module__.startswith("langgraph."):
             return found
         known = known_error(error, endpoint=self.name, model=self.name, who=self.name)

@@ -42,7 +42,7 @@ from moa.endpoints.sent import SentPrompt, show
 from moa.endpoints.tools import WithTools, plain
 from moa.errors import ConfigError, InputError, InvalidResponse, OutputError
 from moa.messages import Message, files_needed, files_of
-from moa.node import Reply, Result, streamed
+from moa.node import Reply, Result, stream_run
 from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class Agent(TypedNode[In, Out]):
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> AsyncIterator[Event | Result[Out]]:
         """Run, and tell what happens while it happens. The result comes last; see `run`."""
-        return streamed(partial(self.run, history=history), request, context)
+        return stream_run(partial(self.run, history=history), request, context)
 
     def run_sync(
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
@@ -256,7 +256,7 @@ class Agent(TypedNode[In, Out]):
         self, request: In, /, context: RunContext | None = None, *, history: History = ()
     ) -> Generator[Event | Result[Out]]:
         """As `stream`, where nothing is awaited; see `run` and `NodeBase.run_sync`."""
-        return iterated(streamed(partial(self.run, history=history), request, context))
+        return iterated(stream_run(partial(self.run, history=history), request, context))
 
     @property
     def _writes_model(self) -> bool:

@@ -19,7 +19,7 @@ from moa.agents.tools import Tool, in_thread
 from moa.context import RunContext
 from moa.endpoints import Endpoint
 from moa.errors import BudgetExceeded, ConfigError, DeadlineExceeded, EndpointUnauthorized
-from moa.journal import Place, explained, interrupts_of, together
+from moa.journal import Place, explain, interrupts_of, join_interrupts
 from moa.journal_records import PLAIN, Call
 from moa.messages import Message, ToolCall
 from moa.telemetry import Span, content, names
@@ -65,7 +65,7 @@ class ToolCalls:
         found = await gather(self._one(call, context) for call in calls)
         waiting = [one for one in found if isinstance(one, Exception)]
         if waiting:
-            raise together(waiting)
+            raise join_interrupts(waiting)
         return tuple(
             Message("tool", block(str(text), tag=self.tag), tool_call_id=call.id)
             for call, text in zip(calls, found, strict=True)
@@ -83,7 +83,7 @@ class ToolCalls:
         except Exception as error:
             if interrupts_of(error):
                 return error
-            if (found := explained(error, context.node)) is error:
+            if (found := explain(error, context.node)) is error:
                 raise
             raise found from error
 
@@ -101,7 +101,7 @@ class ToolCalls:
             return await self._trace(tool, call, values, context)
         kept = Call(context, f"tool {call.name}", call.arguments)
         if kept.is_kept(PLAIN, may_repeat=False):
-            return str(kept.found())
+            return str(kept.reuse())
         async with kept:
             text = await self._trace(tool, call, values, kept.inner)
         await kept.keep(text)
@@ -173,7 +173,7 @@ class ToolCalls:
         error: Exception, tool: Tool, limit: asyncio.Timeout, context: RunContext
     ) -> tuple[str, str]:
         """Say why a tool failed, and of what kind that is; what ends the run is raised."""
-        found = explained(error, context.node)
+        found = explain(error, context.node)
         if found is not error:
             raise found from error
         if type(error).__module__.startswith("langgraph."):

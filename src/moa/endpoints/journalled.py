@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from moa._async import closed_after
 from moa.context import RunContext
-from moa.journal_records import Call, Form, once
+from moa.journal_records import Call, Form, call_once
 
 if TYPE_CHECKING:
     from moa.endpoints import Completion, Decision, Embeddings, Endpoint, Pieces, Prompt
@@ -48,7 +48,7 @@ def journal_answer(asked_of: Callable[..., JournalEntry[T] | None]) -> Callable[
                 return _spans().ask_in_span(ask, self, asked, inner, named)
 
             kept = None if context.journal is None else asked_of(self, *asked, **named)
-            return made_in(context) if kept is None else once(context, *kept, made_in)
+            return made_in(context) if kept is None else call_once(context, *kept, made_in)
 
         return call
 
@@ -79,7 +79,7 @@ async def _kept_or(
 ) -> AsyncIterator[str | Completion]:
     """Yield what is kept of a call; if nothing is, stream it, and keep its completion."""
     if call.is_kept(form):
-        whole: Completion = call.found()
+        whole: Completion = call.reuse()
         if whole.text:
             yield whole.text
         yield whole

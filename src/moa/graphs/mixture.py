@@ -27,7 +27,7 @@ from moa.errors import (
     QuorumNotMet,
     WiringError,
 )
-from moa.graphs.engine.types import fits, shown, signature_of
+from moa.graphs.engine.types import describe_type, fits, signature_of
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.fan_out import fan_out
@@ -111,8 +111,8 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
             for node in layer:
                 if not fits(given, wanted := signature_of(node).input(0)):
                     raise WiringError(
-                        f"{self.name}: {node.name!r} takes {shown(wanted)}, but is given "
-                        f"{shown(given)}"
+                        f"{self.name}: {node.name!r} takes {describe_type(wanted)}, but is given "
+                        f"{describe_type(given)}"
                     )
 
     def members(self) -> Iterator[Node[Any, Any]]:

@@ -31,7 +31,7 @@ from moa.graphs.fields import FromEndpoint, Large, PythonNode
 from moa.graphs.rag import Answerer, NotInDocuments, Rag, RagOutcome, Sheet, question_of
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.writing import attempt_each, attempt_writing
-from moa.node import Frozen, Node, Reply, Text, in_place
+from moa.node import Frozen, Node, Reply, Text, run_in_place
 
 
 class Finding(Frozen):
@@ -246,7 +246,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         """
         question = question_of(request, self.name)
         if reader := await self._reader(question, context):
-            return _report_of(question, (await in_place(reader, question, context)).output)
+            return _report_of(question, (await run_in_place(reader, question, context)).output)
         silent = quiet(context)  # the report alone is shown
         found = await self._look_up(question, await self._divide(question, silent), silent)
         for each in found.findings:
@@ -296,7 +296,7 @@ class Research(Recipe[Text | str, Report | NotInDocuments], recipe="research"):
         """Look each part up, some at a time, and number all passages that are cited."""
 
         async def look_up(part: str) -> RagOutcome:
-            return (await in_place(self.answerer, part, context)).output
+            return (await run_in_place(self.answerer, part, context)).output
 
         outcomes = await attempt_each(
             look_up, parts, context, lambda part: f"{part!r} was not looked up"

@@ -22,9 +22,9 @@ from moa.errors import (
     NotResumable,
     QuorumNotMet,
 )
-from moa.journal import explained, interrupts_of, together
+from moa.journal import explain, interrupts_of, join_interrupts
 from moa.journal_records import PLAIN, Call
-from moa.node import Node, Result, in_place, unique_names
+from moa.node import Node, Result, run_in_place, unique_names
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted, NoteKind
 
 In = TypeVar("In")
@@ -107,7 +107,7 @@ async def fan_out(
     )
     call = Call(context, "fan out", (fan.names, request)) if context.journal else None
     if call and call.is_kept(PLAIN):
-        await fan.ask_again(call.found(), members, request)
+        await fan.ask_again(call.reuse(), members, request)
         return fan.answers()
     fan.start(members, request)
     try:
@@ -200,7 +200,7 @@ class _Fan(Generic[Out]):
         late = "" if left is None else f"{name}: no answer within {left:.2f} s"
         async with in_time(left, late):
             alone = own.journal is None
-            run = member.run(request, own) if alone else in_place(member, request, own)
+            run = member.run(request, own) if alone else run_in_place(member, request, own)
             result = await run
         seconds = time.perf_counter() - start
         if heard:
@@ -259,7 +259,7 @@ class _Fan(Generic[Out]):
     def answers(self) -> list[Drawn[Out]]:
         """What is there, in the order of the members, if it is enough; see `fan_out`."""
         if self.asking:
-            raise together(self.asking)
+            raise join_interrupts(self.asking)
         if len(self.there) < self.minimum:
             raise self._too_few()
         return [self.there[place] for place in sorted(self.there)]
@@ -281,7 +281,7 @@ class _Fan(Generic[Out]):
             if interrupts_of(error):
                 self.asking.append(error)
                 return
-            error = explained(error, self._path(place))
+            error = explain(error, self._path(place))
             if isinstance(error, NotResumable):
                 raise error from error.__context__
             missed = NodeError(self.names[place], error)

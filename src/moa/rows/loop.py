@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from moa.batch import Item, Malformed, Progress, Row, map_rows, numbered, refusal_of
 from moa.context import RunContext
 from moa.errors import BudgetExceeded, DeadlineExceeded, InputError, NotResumable
-from moa.journal import Journal, Key, behind
+from moa.journal import Journal, Key, list_causes
 from moa.node import Node
 from moa.rows._stores import Store
 
@@ -90,7 +90,7 @@ def fate_of(item: Item[Any], context: RunContext) -> Fate:
     error = item.error
     if error is None:
         return "done"
-    ended = any(isinstance(one, BudgetExceeded | DeadlineExceeded) for one in behind(error))
+    ended = any(isinstance(one, BudgetExceeded | DeadlineExceeded) for one in list_causes(error))
     ended = ended or (context.ended_by is not None and refusal_of(error) is not None)
     if ended and context.is_used_up:
         return "due"

@@ -10,7 +10,7 @@ from uuid import uuid4
 from starlette.requests import Request
 
 from moa.errors import RequestRefused
-from moa.graphs.engine.attended import Inquiry, attended
+from moa.graphs.engine.attended import Inquiry, attend
 from moa.rows.decided import written
 from moa.serving.http import read_json
 from moa.serving.runs import Stream
@@ -55,7 +55,7 @@ class Trials:
         request.state.caller = caller
         served = self.server.named(request.path_params["name"], caller)
         value = served.parse(await read_json(request, self.server.settings))
-        node = attended(served.node, self.ask)
+        node = attend(served.node, self.ask)
         served = served if node is served.node else served.of(node)
         return self.server.runs.stream(request, served, value, sent)
 

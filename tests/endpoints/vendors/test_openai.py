@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
+from moa._json import at
 from moa.context import RunContext
 from moa.endpoints import Prompt
 from moa.endpoints.dialects import response_format
@@ -164,7 +165,7 @@ async def test_a_schema_is_strict_only_within_the_limits_of_strict_ones(
 
 def test_a_union_at_the_root_is_not_strict() -> None:
     union = {"anyOf": [Strict.model_json_schema(), Inner.model_json_schema()]}
-    assert response_format(union)["json_schema"]["strict"] is False
+    assert at(response_format(union), "json_schema", "strict") is False
 
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."

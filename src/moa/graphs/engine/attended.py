@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
 from moa.context import RunContext
@@ -14,6 +14,9 @@ from moa.node import Node, Result, finish
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class Inquiry(NamedTuple):
@@ -30,7 +33,7 @@ Answers = Callable[[Sequence[Inquiry]], Awaitable[Mapping[str, object]]]
 """Waits until all are answered, and gives the answers by their ids."""
 
 
-class Attended:
+class AttendedNode(Generic[In, Out]):
     """A graph that waits, kept in memory, until people have answered what it asks.
 
     Args:
@@ -38,18 +41,18 @@ class Attended:
         answers: Asks them.
     """
 
-    def __init__(self, graph: Compilable[Any, Any], answers: Answers) -> None:
+    def __init__(self, graph: Compilable[In, Out], answers: Answers) -> None:
         self.name = graph.name
         self._graph = graph
         self._answers = answers
 
-    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+    async def run(self, request: In, context: RunContext | None = None, /) -> Result[Out]:
         """Run it, and go on by the answers; no call that was answered is made again."""
         from langgraph.checkpoint.memory import InMemorySaver
         from langgraph.types import Command
 
         own, start = (context or RunContext()).nested(), time.perf_counter()
-        graph: Any = self._graph.compile(checkpointer=InMemorySaver())
+        graph = self._graph.compile(checkpointer=InMemorySaver())
         thread: RunnableConfig = {"configurable": {"thread_id": uuid4().hex}}
         found = await graph.ainvoke(request, thread, context=own)
         while asked := _inquiries(found):
@@ -58,11 +61,11 @@ class Attended:
         return finish(found, own, seconds=time.perf_counter() - start)
 
 
-def attended(node: Node[Any, Any], answers: Answers) -> Node[Any, Any]:
+def attend(node: Node[In, Out], answers: Answers) -> Node[In, Out]:
     """Let people be asked by a graph that may do so; any other node is given back."""
     plan = getattr(node, "plan", None)
     asks = isinstance(plan, Plan) and plan.asks is not None
-    return Attended(node, answers) if asks and isinstance(node, Compilable) else node
+    return AttendedNode(node, answers) if asks and isinstance(node, Compilable) else node
 
 
 def _inquiries(found: object) -> Sequence[Inquiry]:

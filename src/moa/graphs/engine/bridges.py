@@ -5,14 +5,14 @@ Neither is imported before it is used.
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+from moa._async import beside as run_beside
 from moa.context import RunContext
-from moa.errors import ConfigError, MoaError
+from moa.errors import MoaError
 from moa.graphs.engine.drawing import Drawable
 from moa.node import Node, Result
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.types import RetryPolicy
 
-    from moa.graphs.engine.durable import Compiled
+    from moa.graphs.engine.durable import CompiledGraph
 
 State = TypeVar("State")
 State_contra = TypeVar("State_contra", contravariant=True)
@@ -45,7 +45,7 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
         *,
         checkpointer: BaseCheckpointSaver[Any] | None = None,
         retry: RetryPolicy | Sequence[RetryPolicy] = (),
-    ) -> Compiled:
+    ) -> CompiledGraph:
         """Make LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
 
         It takes the request, or the JSON of it, and gives the output. Budget and deadline come as
@@ -61,12 +61,12 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
         Raises:
             WiringError: the type of a node's output is not known, so no checkpoint could keep it.
         """
-        from moa.graphs.engine.durable import compiled
+        from moa.graphs.engine.durable import compile_node
 
-        return compiled(self, checkpointer, retry)
+        return compile_node(self, checkpointer, retry)
 
     @cached_property
-    def compiled(self) -> Compiled:
+    def compiled(self) -> CompiledGraph:
         """The graph as LangGraph's own kind, without a checkpointer of its own."""
         return self.compile()
 
@@ -74,7 +74,7 @@ class Compilable(Drawable, Generic[In_contra, Out_co]):
 class StateNode(Protocol[State_contra]):
     """What a `StateGraph` takes as a node."""
 
-    async def __call__(self, state: State_contra) -> dict[str, Any]:
+    async def __call__(self, state: State_contra) -> dict[str, object]:
         """Turn the state into an update of it."""
         ...
 
@@ -83,7 +83,7 @@ def as_langgraph(
     node: Node[In, Out] | Callable[[In, RunContext], Awaitable[Out]],
     *,
     read: Callable[[State], In],
-    write: Callable[[Out], Mapping[str, Any]],
+    write: Callable[[Out], Mapping[str, object]],
 ) -> StateNode[State]:
     """Make a node for your own `StateGraph`.
 
@@ -112,12 +112,10 @@ def as_langgraph(
 
     found: Node[In, Out] = as_node(node)
 
-    async def run(state: State) -> dict[str, Any]:
-        from langgraph.runtime import get_runtime
+    async def run(state: State) -> dict[str, object]:
+        from moa.graphs.engine.durable import run_in_task
 
-        from moa.graphs.engine.durable import run_in
-
-        return dict(write(await run_in(get_runtime(), found, read(state))))
+        return dict(write(await run_in_task(found, read(state))))
 
     run.__name__ = found.name
     return run
@@ -126,7 +124,7 @@ def as_langgraph(
 def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:
     """Make a LangChain `Runnable` that gives the node's output.
 
-    `ainvoke`, `abatch` and the like run it; `invoke` works where no event loop runs.
+    `invoke` works in a notebook too, as `run_sync` does.
 
     Examples:
         >>> mood = Sentiment(SimulatedEndpoint(rule=lambda _: {"sentiment": {"positive": 0.9}}))
@@ -140,14 +138,7 @@ def as_runnable(node: Node[In, Out]) -> Runnable[In, Out]:
         return (await node.run(request)).output
 
     def run_now(request: In) -> Out:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(run(request))
-        raise ConfigError(
-            f"{node.name}: invoke was called while an event loop runs, as in a notebook or a "
-            "server: use `await runnable.ainvoke(…)`"
-        )
+        return run_beside(lambda: run(request))
 
     return RunnableLambda(run_now, afunc=run, name=node.name)
 

@@ -27,7 +27,7 @@ from moa.graphs.engine.steps import (
     Step,
     label_name,
 )
-from moa.graphs.engine.types import UNKNOWN, shown
+from moa.graphs.engine.types import UNKNOWN, describe_type
 from moa.usage import Tier
 
 Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
@@ -208,7 +208,11 @@ class Sketch:
     def _step(self, step: object) -> str:
         if isinstance(step, str):
             return self.box(label=step)
-        return self.box(*cast("Any", step)) if isinstance(step, tuple) else self.box(step)
+        return (
+            self.box(*cast("tuple[object, str]", step))
+            if isinstance(step, tuple)
+            else self.box(step)
+        )
 
     def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
         """Draw nodes that are asked at once, each with its label; give the key of their answers."""
@@ -361,7 +365,7 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
     drawn.sketch(sketch)
     given, gives = f"{key}_in", f"{key}_out"
     ends = {sketch.input: (given, given), sketch.output: (gives, gives)}
-    diagram.boxes[given] = Box(shown(drawn.input_type), look="terminal")
+    diagram.boxes[given] = Box(describe_type(drawn.input_type), look="terminal")
     for name, box in sketch.boxes.items():
         place = f"{key}_{name}"
         node = box.node.body if isinstance(box.node, Loop) else box.node
@@ -375,7 +379,7 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
         else:
             ends[name] = place, place
             diagram.boxes[place] = replace(box, node=node).looks
-    output = "output" if drawn.output_type is UNKNOWN else shown(drawn.output_type)
+    output = "output" if drawn.output_type is UNKNOWN else describe_type(drawn.output_type)
     diagram.boxes[gives] = Box(output, look="terminal")
     for start, end, label, decides in sketch.arrows:  # a second one adds its label
         pair = ends[start][1], ends[end][0]
@@ -389,8 +393,8 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
 def _look(node: object) -> tuple[Look, str]:
     """How a node looks, and what the second line of its box says."""
     if isinstance(node, Human):
-        return "person", f"a person · {shown(node.output_type)}"
-    endpoint: Any = getattr(node, "endpoint", None)
+        return "person", f"a person · {describe_type(node.output_type)}"
+    endpoint: object = getattr(node, "endpoint", None)
     tier: Tier | None = getattr(endpoint, "tier", None)
     if tier:
         by_head: str = getattr(node, "decided_by", "")

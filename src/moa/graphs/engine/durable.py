@@ -1,240 +1,213 @@
 """Durable: a node as LangGraph's own kind of graph, for checkpoints, interrupts and its streams.
 
-The same code runs in it as without it. With a checkpointer, what `moa.journal` keeps is written
-beside what LangGraph writes of a run that isn't finished: under the thread, and the checkpoint that
-the run began with. So a run that goes on finds it, and a new run of the thread doesn't.
+The same code runs in it as without it. With a checkpointer, the journal of an unfinished run is
+kept there (`run_store.py`). What LangGraph's public interface lacks is in `internals.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence, Set
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import fields, is_dataclass, replace
-from itertools import count
-from operator import itemgetter
-from typing import Any, TypeVar, cast
-from uuid import UUID, uuid4
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Never, TypeVar, cast
 
-from langchain_core.callbacks import CallbackManager
+from langchain_core.callbacks.manager import CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.runnables.graph import Edge, Graph
 from langchain_core.runnables.graph import Node as GraphNode
-from langchain_core.tracers._streaming import _StreamingCallbackHandler
-from langgraph.channels.ephemeral_value import EphemeralValue
-from langgraph.channels.last_value import LastValue
+from langgraph.channels import EphemeralValue, LastValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.config import get_config
 from langgraph.constants import END, START
-from langgraph.errors import EmptyInputError
-from langgraph.func import entrypoint
-from langgraph.pregel import Pregel
-from langgraph.runtime import Runtime
-from langgraph.types import (
-    Command,
-    RetryPolicy,
-    StateSnapshot,
-    _interrupt_id,  # pyright: ignore[reportPrivateUsage]
-)
+from langgraph.pregel import NodeBuilder, Pregel
+from langgraph.runtime import get_runtime
+from langgraph.types import Command, RetryPolicy, StateSnapshot
 
 from moa.context import RunContext
 from moa.errors import NotResumable
+from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Drawable, diagram_of
+from moa.graphs.engine.forms import JsonForm, channel_form, is_known
+from moa.graphs.engine.internals import Task, message_callbacks
 from moa.graphs.engine.plan import Plan
+from moa.graphs.engine.run_store import open_journal
 from moa.graphs.engine.steps import FunctionStep, MatchStep, NodeStep
-from moa.graphs.engine.types import JsonForm, channel_form, is_known, name_of
-from moa.journal import Journal, Place, interrupts_of, not_resumable
+from moa.graphs.engine.types import name_of
 from moa.node import Node, run_alone
 from moa.trace import Event, NodeFinished, TextDelta
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-_SAVER, _PAD, _SEND, _MAP = (
-    "__pregel_checkpointer",
-    "__pregel_scratchpad",
-    "__pregel_send",
-    "__pregel_resume_map",
-)
-"""What LangGraph's own `interrupt` reads in a configuration, and where its saver is."""
-_STREAM = "__pregel_stream"
-"""Where the stream of a graph around this one is, if it takes what is written inside."""
-_CHANNEL, _NO_TASK = "__moa__", str(UUID(int=0))
-_ANSWER, _CLAIM, _FAILED = "answer/", "claim/", "/failed"
-"""Keys: of an answer, of who gives it, and behind that of an answer by which a run has failed."""
-_under_way: dict[str, object] = {}
-"""Tasks that are run in this process, and the scratchpad of LangGraph's for each: what runs moa
-twice in one task has one."""
+_IS_READ = "__moa_is_read__"
+"""Where a configuration says whether somebody reads the custom stream of the graph."""
 
 
-class Compiled(Pregel[Any, Any, Any, Any]):
+class CompiledGraph(Pregel[Any, Any, Any, Any]):
     """LangGraph's own kind of graph, made of a node. Its `context=` is a `RunContext`."""
 
-    def __init__(self, *, node: Any, **made: Any) -> None:
-        cast("Any", super()).__init__(**made)
+    def __init__(self, *, node: Drawable, **settings: Any) -> None:
+        pregel: Any = super()
+        pregel.__init__(**settings)
         self.node = node
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
-        """Run it; nobody reads along, so no endpoint is asked to write piece by piece."""
-        with _unread(self.node, options):
-            return cast("Any", super()).invoke(input, config, **options)
-
-    async def ainvoke(
-        self, input: Any, config: RunnableConfig | None = None, **options: Any
-    ) -> Any:
-        """Run it; nobody reads along, so no endpoint is asked to write piece by piece."""
-        with _unread(self.node, options):
-            return await cast("Any", super()).ainvoke(input, config, **options)
-
     def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
-        """Run it, and say it where there is no run to go on with, or it is finished."""
-        if _is_answer(input):
-            _check_asked(self.get_state(config or {}))
-        with _going_on(input, config):
-            yield from cast("Any", super()).stream(input, config, **options)
+        """Run it; `invoke` does it by this.
+
+        Raises:
+            NotResumable: there is no run to go on with, or it is finished.
+        """
+        graph: Any = self
+        pregel: Any = super()
+        if _goes_on(input):
+            _check(input, config, graph.get_state(config or {}) if graph.checkpointer else None)
+        called = _with_reading(config, options)
+        yield from pregel.stream(input, called, **options)
 
     async def astream(
         self, input: Any, config: RunnableConfig | None = None, **options: Any
     ) -> AsyncIterator[Any]:
-        """Run it, and say it where there is no run to go on with, or it is finished."""
-        if _is_answer(input):
-            _check_asked(await self.aget_state(config or {}))
-        with _going_on(input, config):
-            async for piece in cast("Any", super()).astream(input, config, **options):
-                yield piece
+        """Run it; `ainvoke` does it by this.
+
+        Raises:
+            NotResumable: there is no run to go on with, or it is finished.
+        """
+        graph: Any = self
+        pregel: Any = super()
+        if _goes_on(input):
+            state = await graph.aget_state(config or {}) if graph.checkpointer else None
+            _check(input, config, state)
+        called = _with_reading(config, options)
+        async for piece in pregel.astream(input, called, **options):
+            yield piece
 
     def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
         """Draw what is in the node as LangChain does, which is what LangGraph's Studio shows."""
-        return _drawn(self.node)
+        return _draw(self.node)
 
     async def aget_graph(
         self, config: RunnableConfig | None = None, *, xray: int | bool = False
     ) -> Graph:
         """Draw it, see `get_graph`."""
-        return _drawn(self.node)
+        return _draw(self.node)
 
     def get_context_jsonschema(self) -> None:
-        """Tell of none: a `RunContext` comes from Python alone."""
+        """Return no schema: a `RunContext` comes from Python alone."""
+
+    if TYPE_CHECKING:  # a strict checker knows LangGraph's own types in part only
+
+        def invoke(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
+            """Run it where no event loop runs, and return its output."""
+
+        async def ainvoke(
+            self, input: Any, config: RunnableConfig | None = None, **options: Any
+        ) -> Any:
+            """Run it, and return its output."""
 
 
-@contextmanager
-def _going_on(given: object, config: RunnableConfig | None) -> Generator[None]:
-    """Say it where a thread holds no run: LangGraph takes what is given for a request then."""
-    try:
-        yield
-    except EmptyInputError as error:
-        if isinstance(given, Command) and not _is_answer(cast("Command[Any]", given)):
-            raise
-        thread = ((config or {}).get("configurable") or {}).get("thread_id")
-        raise NotResumable(
-            f"there is no run to go on with in thread {thread!r}: its checkpointer keeps none of "
-            "that thread_id. Give both as the run was begun with, or begin with a request"
-        ) from error
+def _goes_on(given: object) -> bool:
+    return given is None or _is_answer(given)
 
 
 def _is_answer(given: object) -> bool:
     return isinstance(given, Command) and cast("Command[Any]", given).resume is not None
 
 
-def _check_asked(state: StateSnapshot) -> None:
-    """See that the run that somebody answers is not finished: its output would look like theirs."""
-    if state.created_at is None or state.next:
-        return
-    thread = state.config.get("configurable", {}).get("thread_id")
-    raise NotResumable(
-        f"nothing is asked in thread {thread!r}: its run is finished, by an answer that was given "
-        "before. ainvoke(None, config) gives its output"
-    )
+def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | None) -> None:
+    """See that there is a run to go on with; LangGraph would take what is given for a request.
 
-
-_unread_node: ContextVar[object] = ContextVar("unread_node", default=None)
-"""The node that is invoked for its output alone."""
-
-
-@contextmanager
-def _unread(node: object, options: Mapping[str, Any]) -> Generator[None]:
-    is_read = any("custom" in options.get(mode, ()) for mode in ("stream_mode", "print_mode"))
-    token = _unread_node.set(None if is_read else node)
-    try:
-        yield
-    finally:
-        _unread_node.reset(token)
-
-
-def _writer(node: object, runtime: Runtime[Any]) -> Callable[[object], None] | None:
-    """Give what writes to LangGraph's custom stream; `None` where nobody reads it.
-
-    LangGraph gives a writer in any case. Inside another graph that one's stream may be read.
+    One that is finished has an output, which would look like that of an answer.
     """
-    unread = _unread_node.get() is node and _STREAM not in get_config().get("configurable", {})
-    _unread_node.set(None)  # what is invoked inside says it of itself
-    return None if unread else runtime.stream_writer
+    thread = ((config or {}).get("configurable") or {}).get("thread_id")
+    if state is None or state.created_at is None:
+        raise NotResumable(
+            f"there is no run to go on with in thread {thread!r}: its checkpointer keeps none of "
+            "that thread_id. Give both as the run was begun with, or begin with a request"
+        )
+    if _is_answer(given) and not state.next:
+        raise NotResumable(
+            f"nothing is asked in thread {thread!r}: its run is finished, by an answer that was "
+            "given before. ainvoke(None, config) gives its output"
+        )
 
 
-def compiled(
-    node: Any,
+def _with_reading(config: RunnableConfig | None, options: Mapping[str, object]) -> RunnableConfig:
+    is_read = any("custom" in str(options.get(mode)) for mode in ("stream_mode", "print_mode"))
+    settings = (config or {}).get("configurable") or {}
+    if not settings and not is_read:
+        return config or {}  # LangGraph says that a thread_id is missing only if nothing is there
+    return {**(config or {}), "configurable": {**settings, _IS_READ: is_read}}
+
+
+def compile_node(
+    node: Compilable[Never, object],
     checkpointer: BaseCheckpointSaver[Any] | None,
     retry: RetryPolicy | Sequence[RetryPolicy],
-) -> Compiled:
+) -> CompiledGraph:
     """Make LangGraph's own kind of graph of a node of nodes; see `Compilable.compile`."""
     kept = checkpointer is not None
     if kept:
-        _check(node)
-    given = channel_form(node.input_type, "input", kept=kept)
-    answer = channel_form(node.output_type, _giver(node), kept=kept)
+        _check_outputs(node)
+    request_form = channel_form(node.input_type, "input", kept=kept)
+    output_form = channel_form(node.output_type, _source_of_output(node), kept=kept)
 
-    async def entry(request: Any, runtime: Runtime[Any], *, now: bool = False) -> Any:
-        write = _writer(node, runtime)
-        return answer.dump(await run_in(runtime, node, request, write=write, now=now))
+    async def run(request: Never, *, blocking: bool = False) -> list[object]:
+        is_read = get_config().get("configurable", {}).get(_IS_READ) or Task().is_streamed
+        write = get_runtime().stream_writer if is_read else None  # LangGraph has one in any case
+        return output_form.dump(await run_in_task(node, request, write=write, blocking=blocking))
 
-    def entry_now(request: Any, runtime: Runtime[Any]) -> Any:
-        return asyncio.run(entry(request, runtime, now=True))  # LangGraph calls it in a thread
+    def run_now(request: Never) -> list[object]:
+        return asyncio.run(run(request, blocking=True))  # LangGraph calls it in a thread
 
-    entry.__name__ = node.name
-    schema: Any = RunContext
-    made_by: Any = entrypoint(checkpointer, context_schema=schema, retry_policy=retry)
-    pregel: Any = made_by(entry)
-    attributes = cast("dict[str, Any]", vars(pregel))
-    attributes.pop("__orig_class__", None)
-    made = Compiled(node=node, **attributes)
-    runs: Any = made.nodes[node.name].bound
-    runs.func = entry_now
-    channels = cast("dict[str, Any]", made.channels)  # pyright: ignore[reportUnknownMemberType]
-    channels[START] = JsonInput(given)
-    channels[END] = JsonOutput(answer, END)
-    return made
+    builder: Any = NodeBuilder()
+    entry = RunnableLambda(run_now, afunc=run, name=node.name)
+    return CompiledGraph(
+        node=node,
+        nodes={node.name: builder.subscribe_only(START).do(entry).write_to(END)},
+        channels={START: _Request(request_form), END: _Output(output_form, END)},
+        input_channels=START,
+        output_channels=END,
+        stream_channels=END,
+        stream_mode="updates",
+        stream_eager=True,
+        checkpointer=checkpointer,
+        context_schema=RunContext,
+        retry_policy=retry,
+    )
 
 
-async def run_in(
-    runtime: Runtime[Any],
+async def run_in_task(
     node: Node[In, Out],
     request: In,
     *,
     write: Callable[[Event], None] | None = None,
-    now: bool = False,
+    blocking: bool = False,
 ) -> Out:
-    """Run a node inside LangGraph, and give its output; `write` is told each event."""
+    """Run a node inside a task of LangGraph, and return its output.
+
+    Args:
+        node: The node.
+        request: Its input.
+        write: Called with each event.
+        blocking: Whether the graph was called without an event loop.
+    """
+    runtime = get_runtime()
     context = context_in(runtime.context) or RunContext()
     own = context.nested()
-    told = Told(get_config(), context.listener, write)
-    own.listener = told if told.is_heard else None
+    listener = Listener(get_config(), context.listener, write)
+    own.listener = listener if listener.is_needed else None
     try:
-        async with Keeping(runtime, context, now=now) as keeping:
-            own.journal = keeping.place
-            kept_in = keeping.place and keeping.place.journal
-            return (await run_alone(node, request, own, kept_in)).output
+        async with open_journal(runtime.execution_info, context, blocking=blocking) as journal:
+            own.journal = journal and journal.root
+            return (await run_alone(node, request, own, journal)).output
     finally:
-        told.end()
+        listener.close()
 
 
-def _giver(node: Node[Any, Any]) -> str:
-    """Name who gives the output of a node: of a graph a step in it, where its type is not known."""
-    plan = getattr(node, "plan", None)
+def _source_of_output(node: Compilable[Never, object]) -> str:
+    """Name the node; of a graph the step that gives its output, if the type isn't known."""
+    plan: object = getattr(node, "plan", None)
     if not isinstance(plan, Plan) or is_known(plan.steps[plan.output].type):
         return node.name
     step = plan.steps[plan.output]
@@ -244,7 +217,7 @@ def _giver(node: Node[Any, Any]) -> str:
     return f"{node.name}/{f'lambda({step.name})' if unnamed else step.name}"
 
 
-def _drawn(node: Drawable) -> Graph:
+def _draw(node: Drawable) -> Graph:
     drawn, diagrams = Graph(), [*diagram_of(node).walk()]
     for key, box in (each for diagram in diagrams for each in diagram.boxes.items()):
         drawn.nodes[key] = GraphNode(key, box.label, data=None, metadata=None)
@@ -254,13 +227,13 @@ def _drawn(node: Drawable) -> Graph:
     return drawn
 
 
-def _check(node: object) -> None:
+def _check_outputs(node: object) -> None:
     """See that a checkpoint can keep what the nodes of a graph give."""
-    plan = getattr(node, "plan", None)
+    plan: object = getattr(node, "plan", None)
     for step in plan.steps if isinstance(plan, Plan) else ():
         if isinstance(step, NodeStep):
             channel_form(step.signature.output, step.name, kept=True)
-            _check(step.node)
+            _check_outputs(step.node)
 
 
 def context_in(given: object) -> RunContext | None:
@@ -275,280 +248,56 @@ def context_in(given: object) -> RunContext | None:
     return next((value for value in held if isinstance(value, RunContext)), None)
 
 
-class Told:
-    """Tells LangChain's callbacks what nodes write: LangGraph's `stream_mode="messages"` listens.
-
-    Others are told each event as it is.
-    """
+class Listener:
+    """Passes each event on, and the texts that nodes write to `stream_mode="messages"`."""
 
     def __init__(self, config: RunnableConfig, *others: Callable[[Event], None] | None) -> None:
-        found: Any = CallbackManager.configure(
-            inheritable_callbacks=config.get("callbacks"),
-            inheritable_tags=config.get("tags"),
-            inheritable_metadata=config.get("metadata"),
-        )
-        kind: Any = _StreamingCallbackHandler
-        listens = [one for one in found.handlers if isinstance(one, kind)]
-        found.handlers = found.inheritable_handlers = listens
-        self._callbacks = found
+        self._messages = message_callbacks(config)
         self._others = [other for other in others if other is not None]
-        self._texts: dict[str, tuple[Any, str]] = {}
+        self._texts: dict[str, tuple[CallbackManagerForLLMRun, str]] = {}
         """By node that writes: the run of a chat model, as LangChain has it, and the text."""
 
     @property
-    def is_heard(self) -> bool:
+    def is_needed(self) -> bool:
         """Whether anybody listens."""
-        return bool(self._others or self._callbacks.handlers)
+        return bool(self._others or self._messages)
 
     def __call__(self, event: Event) -> None:
-        """Tell one event."""
+        """Pass one event on."""
         for other in self._others:
             other(event)
-        if not self._callbacks.handlers:
-            return
-        if isinstance(event, TextDelta):
+        if self._messages and isinstance(event, TextDelta):
             self._write(event.node, event.text)
         elif isinstance(event, NodeFinished):
             self._end(event.node)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the texts of those that wrote last."""
         for node in [*self._texts]:
             self._end(node)
 
     def _write(self, node: str, text: str) -> None:
-        run, before = self._texts.get(node, (None, ""))
-        if run is None:
-            named = {"name": node.rpartition("/")[2]}
-            callbacks = self._callbacks.copy()
-            callbacks.add_metadata({"moa_node": node})
-            (run,) = callbacks.on_chat_model_start(named, [[]])
+        run, before = self._texts.get(node) or (self._start(node), "")
         self._texts[node] = run, before + text
         message = AIMessageChunk(content=text, id=f"run-{run.run_id}")
         run.on_llm_new_token(text, chunk=ChatGenerationChunk(message=message))
 
+    def _start(self, node: str) -> CallbackManagerForLLMRun:
+        assert self._messages is not None, "somebody reads texts"
+        callbacks = self._messages.copy()
+        callbacks.add_metadata({"moa_node": node})
+        (run,) = callbacks.on_chat_model_start({"name": node.rpartition("/")[2]}, [[]])
+        return run
+
     def _end(self, node: str) -> None:
-        run, text = self._texts.pop(node, (None, ""))
-        if run is not None:
+        if node in self._texts:
+            run, text = self._texts.pop(node)
             message = AIMessage(content=text, id=f"run-{run.run_id}")
             run.on_llm_end(LLMResult(generations=[[ChatGeneration(message=message)]]))
 
 
-class Keeping:
-    """What is kept of one run, in the saver of the graph that runs it.
-
-    The context of the run may have been charged before, with what is found now. `now`: the graph
-    was invoked without an event loop, so its saver is synchronous.
-    """
-
-    def __init__(self, runtime: Runtime[Any], context: RunContext, *, now: bool = False) -> None:
-        self._config = get_config()
-        self._set = cast("Mapping[str, Any]", self._config.get("configurable", {}))
-        self._context = context
-        self._now = now
-        self._answers: dict[str, Any] = {}
-        """What people answered, by the id of the question."""
-        self._given: Counter[str] = Counter()
-        """How often, where a run has failed by the last answer."""
-        self._standing: set[str] = set()
-        """Questions whose last answer no run has failed by: it may be acted on at this moment."""
-        self._taken: list[str] = []
-        """Keys of the answers that are given now."""
-        saver, info = self._set.get(_SAVER), runtime.execution_info
-        self._saver: BaseCheckpointSaver[Any] | None = None
-        self._at: RunnableConfig = {}
-        if isinstance(saver, BaseCheckpointSaver) and info and info.thread_id:
-            self._saver = cast("BaseCheckpointSaver[Any]", saver)
-            around = info.checkpoint_ns.rpartition("|")[0]
-            at = {"checkpoint_ns": around, "checkpoint_id": info.checkpoint_id}
-            self._at = {"configurable": {"thread_id": info.thread_id, **at}}
-        self._task = info.task_id if info else ""
-
-    async def __aenter__(self) -> Keeping:
-        self._place = f"{id(self._saver)}/{self._at}/{self._task}"
-        pad = self._set.get(_PAD)
-        if self._saver and _under_way.get(self._place, pad) is not pad:
-            await self._write(_NO_TASK, None, channel="__resume__")  # or it would be found later
-            raise NotResumable(
-                f"thread {self._thread!r} is gone on with by another call in this process, by the "
-                "answer that was given there: wait for its output"
-            )
-        _under_way[self._place] = pad
-        try:
-            return await self._begun()
-        except BaseException:
-            _under_way.pop(self._place, None)
-            raise
-
-    @property
-    def _thread(self) -> object:
-        return self._at.get("configurable", {}).get("thread_id")
-
-    async def _begun(self) -> Keeping:
-        kept: dict[str, str] = {}
-        asked: set[str] = set()
-        for key, channel, value in await self._read():
-            if channel == _CHANNEL and key.startswith(_ANSWER):
-                self._take_over(key, value)
-            elif channel == _CHANNEL and key.startswith(f"{self._task}/"):
-                kept[key.partition("/")[2]] = value
-            elif channel == "__interrupt__" and key == self._task:
-                asked |= {question.id for question in value}
-        await self._take_answers(asked)
-        where = "/".join(str(value) for value in self._at.get("configurable", {}).values())
-        self.journal = Journal(
-            f"{where}/{self._task}",
-            kept,
-            write=self._keep if self._saver else None,
-            inside=self._inside,
-            context=self._context,
-        )
-        self._before = {
-            key: usage
-            for key, usage in self._context.charged.items()
-            if key.startswith(f"{self.journal.name}/")
-        }
-        for usage in self._before.values():
-            self._context.charge(usage, back=True)
-        return self
-
-    def _take_over(self, key: str, value: Any) -> None:
-        """Read what an earlier run kept of an answer."""
-        question = key.split("/")[1]
-        if key.endswith(_FAILED):
-            self._standing.discard(question)
-        else:
-            self._answers[question] = value
-            self._given[question] += 1
-            self._standing.add(question)
-
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        _under_way.pop(self._place, None)
-        journal, context = self.journal, self._context
-        paid = {f"{journal.name}/{key}": usage for key, usage in journal.paid.items()}
-        for key, usage in self._before.items():
-            if key not in paid:
-                context.charge(usage)
-        if error is not None or self._before:  # a run that has ended is not charged again
-            others = {
-                key: usage for key, usage in context.charged.items() if key not in self._before
-            }
-            context.charged = {**others, **({} if error is None else {**self._before, **paid})}
-        if journal.found:
-            context.note("resumed", f"{journal.found} calls were found, and not paid again")
-        if not isinstance(error, Exception):
-            return
-        asked = interrupts_of(error)
-        if asked and self._saver is None:
-            raise not_resumable(repr(asked[0].value)) from error
-        if not asked:
-            for key in self._taken:
-                await self._write(f"{key}{_FAILED}", None)
-            await journal.fail(error)
-
-    @property
-    def place(self) -> Place | None:
-        """What the run's context is given; `None` where nothing outlasts the run."""
-        return self.journal.root if self._saver else None
-
-    async def _read(self) -> Sequence[tuple[str, str, Any]]:
-        if self._saver is None:
-            return ()
-        if self._now:
-            found = await asyncio.to_thread(self._saver.get_tuple, self._at)
-        else:
-            found = await self._saver.aget_tuple(self._at)
-        return sorted(found.pending_writes or (), key=itemgetter(0)) if found else ()
-
-    async def _keep(self, key: str, record: str) -> None:
-        await self._write(f"{self._task}/{key}", record)
-
-    async def _write(self, key: str, value: Any, channel: str = _CHANNEL) -> None:
-        assert self._saver is not None, "nothing is written without a saver"
-        if self._now:
-            await asyncio.to_thread(self._saver.put_writes, self._at, [(channel, value)], key)
-        else:
-            await self._saver.aput_writes(self._at, [(channel, value)], key)
-
-    async def _take_answers(self, asked: Set[str]) -> None:
-        """Keep what people answer before anything runs, or it is lost where the run stops sooner.
-
-        `asked` has the ids of the questions that it stopped at.
-
-        Raises:
-            NotResumable: somebody else has answered one of them.
-        """
-        answers: dict[str, Any] = {**(self._set.get(_MAP) or {})}
-        if self._saver is None:
-            return
-        if len(asked) == 1 and not answers:
-            answer = self._set[_PAD].get_null_resume(True)
-            if answer is not None:
-                (question,) = asked
-                answers[question] = answer
-                await self._write(_NO_TASK, None, channel="__resume__")  # it was given once
-        for question, answer in answers.items():
-            if question in self._standing:
-                if self._answers[question] != answer:
-                    raise self._answered(repr(self._answers[question]))
-                continue  # it is given again, as after a crash
-            number = f"{question}/{self._given[question]:04}"
-            if not await self._claims(f"{_CLAIM}{number}"):
-                raise self._answered("somebody else, at this moment")
-            self._answers[question] = answer
-            self._taken.append(f"{_ANSWER}{number}")
-            await self._write(self._taken[-1], answer)
-
-    async def _claims(self, key: str) -> bool:
-        """Say whether this run is the first to write there: a saver keeps what is first."""
-        mine = uuid4().hex
-        await self._write(key, mine)
-        claimed = [
-            value for at, channel, value in await self._read() if (at, channel) == (key, _CHANNEL)
-        ]
-        return claimed == [mine]
-
-    def _answered(self, by: str) -> NotResumable:
-        return NotResumable(
-            f"what is asked in thread {self._thread!r} is answered already: {by}. Where that run "
-            "was stopped, ainvoke(None, config) goes on with it"
-        )
-
-    @contextmanager
-    def _inside(self, place: str) -> Generator[None]:
-        """Have LangGraph's `interrupt` number questions in each place on its own.
-
-        It counts those of a task, and the nodes of a run are no tasks: they ask in any order.
-        """
-        outer = self._set.get(_PAD)
-        if outer is None:
-            yield
-            return
-        where = f"{self._set['checkpoint_ns']}|{place}"
-        given: list[Any] = []
-
-        def answer(consume: bool = False) -> Any:
-            return self._answers.get(_interrupt_id(where, len(given)))
-
-        def ignore(writes: object) -> None:
-            """Take an answer that LangGraph would keep for the whole task."""
-
-        pad = replace(
-            outer,
-            interrupt_counter=count().__next__,
-            resume=given,
-            get_null_resume=answer,
-        )
-        inner = {**self._set, "checkpoint_ns": where, _PAD: pad, _SEND: ignore}
-        token = var_child_runnable_config.set({**self._config, "configurable": inner})
-        try:
-            yield
-        finally:
-            var_child_runnable_config.reset(token)
-
-
-class _JsonTyped:
-    """A channel of LangGraph's: JSON inside, a value for who reads it."""
+class _Typed:
+    """A channel of LangGraph that holds JSON, and shows a value of a type."""
 
     typ: JsonForm
 
@@ -564,23 +313,13 @@ class _JsonTyped:
         return self.typ.load(cast("Any", super()).get())
 
 
-class JsonInput(_JsonTyped, EphemeralValue[Any]):
-    """The channel of the request."""
-
+class _Request(_Typed, EphemeralValue[Any]):
     typ: JsonForm
 
     def update(self, values: Sequence[Any]) -> bool:
-        """Keep the JSON of a request.
-
-        Raises:
-            EmptyInputError: it is a command to go on, in a thread that holds no run.
-        """
-        if any(isinstance(value, Command) for value in values):
-            raise EmptyInputError("a command is no request")
+        """Hold a request, which may be given as JSON."""
         return super().update([self.typ.admit(value) for value in values])
 
 
-class JsonOutput(_JsonTyped, LastValue[Any]):
-    """The channel of the output."""
-
+class _Output(_Typed, LastValue[Any]):
     typ: JsonForm

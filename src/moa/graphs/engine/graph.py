@@ -14,7 +14,7 @@ from moa.endpoints.rehearsal import rehearse
 from moa.errors import InputError, WiringError
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.drawing import Sketch, sketch_plan
-from moa.graphs.engine.nodes import Asked, Human, Loop, as_node, is_kept
+from moa.graphs.engine.nodes import Human, HumanQuestion, Loop, as_node, is_kept
 from moa.graphs.engine.plan import Plan, check, plan_of
 from moa.graphs.engine.run import Run
 from moa.graphs.engine.steps import (
@@ -23,7 +23,7 @@ from moa.graphs.engine.steps import (
     MatchStep,
     NodeStep,
     Step,
-    apart,
+    exclude_each_other,
     function_step,
     labels_of,
     path,
@@ -32,9 +32,9 @@ from moa.graphs.engine.steps import (
 from moa.graphs.engine.types import (
     Skipped,
     check_work,
+    describe_type,
     is_node,
     name_of,
-    shown,
     signature_of,
     union,
 )
@@ -169,11 +169,11 @@ class Graph(Generic[In]):
     ) -> Handle[U | V]: ...
     def add(
         self,
-        node: Any,
-        source: Handle[Any],
+        node: object,
+        source: Handle[object],
         *,
-        when: Handle[Any] | None = None,
-        otherwise: Handle[Any] | None = None,
+        when: Handle[object] | None = None,
+        otherwise: Handle[object] | None = None,
         eager: bool | None = None,
         thread: bool = False,
         name: str | None = None,
@@ -252,10 +252,10 @@ class Graph(Generic[In]):
     ) -> Handle[T | Skipped]: ...
     def loop(
         self,
-        body: Any,
-        source: Handle[Any],
+        body: object,
+        source: Handle[object],
         *,
-        until: Callable[[Any], bool],
+        until: Callable[..., bool],
         at_most: int = 3,
         name: str | None = None,
     ) -> Handle[Any]:
@@ -284,7 +284,7 @@ class Graph(Generic[In]):
     @overload
     def ask_human(
         self,
-        question: Asked | Callable[[T], Asked],
+        question: HumanQuestion | Callable[[T], HumanQuestion],
         source: Handle[T],
         *,
         answer: TypeForm[A],
@@ -293,7 +293,7 @@ class Graph(Generic[In]):
     @overload
     def ask_human(
         self,
-        question: Asked | Callable[[T], Asked],
+        question: HumanQuestion | Callable[[T], HumanQuestion],
         source: Handle[T | Skipped],
         *,
         answer: TypeForm[A],
@@ -303,7 +303,7 @@ class Graph(Generic[In]):
     @overload
     def ask_human(
         self,
-        question: Asked | Callable[[T], Asked],
+        question: HumanQuestion | Callable[[T], HumanQuestion],
         source: Handle[T | Skipped],
         *,
         answer: TypeForm[A],
@@ -313,12 +313,12 @@ class Graph(Generic[In]):
     ) -> Handle[A | V]: ...
     def ask_human(
         self,
-        question: Any,
-        source: Handle[Any],
+        question: HumanQuestion | Callable[..., HumanQuestion],
+        source: Handle[object],
         *,
-        answer: Any,
-        when: Handle[Any] | None = None,
-        otherwise: Handle[Any] | None = None,
+        answer: object,
+        when: Handle[object] | None = None,
+        otherwise: Handle[object] | None = None,
         name: str = "human",
     ) -> Handle[Any]:
         """Declare a node that asks a person, by LangGraph's `interrupt`, and gives their answer.
@@ -414,7 +414,7 @@ class Graph(Generic[In]):
         h: Handle[H],
         /,
     ) -> Handle[U]: ...
-    def join(self, function: Callable[..., Any], /, *handles: Handle[Any]) -> Handle[Any]:
+    def join(self, function: Callable[..., Any], /, *handles: Handle[object]) -> Handle[Any]:
         """Bring several handles together with a quick, synchronous function.
 
         It is given what the handles hold, `Skipped` included where a node can be skipped.
@@ -501,7 +501,9 @@ class Graph(Generic[In]):
 
     def _declare(self, step: NodeStep) -> Handle[Any]:
         twin = self._named(step.name)
-        if twin is not None and all(apart(other, self._branch) for other in twin.branches):
+        if twin is not None and all(
+            exclude_each_other(other, self._branch) for other in twin.branches
+        ):
             if _same(twin, step):
                 twin.branches.append(self._branch)
                 return Handle(twin)
@@ -559,7 +561,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
             DeadlineExceeded: the time of the context is up.
             MoaError: the first that a node raised. All nodes beside it are cancelled.
         """
-        own = run_context(context).nested(self.name)
+        own = run_context(context, self.name)
         start = time.perf_counter()
         with own.span("workflow", self.name):
             self._admit(request)
@@ -583,7 +585,7 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         """Draw its nodes, and what passes between them."""
         sketch_plan(self.plan, sketch)
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterator[Any]:
         """Give the nodes in it, and the functions that stand for one."""
         return self.plan.members()
 
@@ -595,5 +597,5 @@ class BuiltGraph(Compilable[In_contra, Out_co], NodeBase[In_contra, Out_co]):
         kind = self.input_type
         if isinstance(kind, type) and not isinstance(request, kind):
             raise InputError(
-                f"{self.name}: takes {shown(kind)}, but was given {type(request).__name__}"
+                f"{self.name}: takes {describe_type(kind)}, but was given {type(request).__name__}"
             )

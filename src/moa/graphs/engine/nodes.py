@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from moa.agents.base import TypedNode, fault_in
-from moa.context import RunContext
+from moa.context import RunContext, run_context
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, WiringError
 from moa.graphs.engine.plan import Plan, plan_of
-from moa.graphs.engine.run import Run, failure_of, quickly
+from moa.graphs.engine.run import Run, call_quick, failure_of
 from moa.graphs.engine.steps import NodeStep, Step
 from moa.graphs.engine.types import (
     UNKNOWN,
     Skipped,
+    check_arity,
+    describe_type,
     fits,
-    miscounted,
     name_of,
-    shown,
     signature_of,
     takes_context,
     union,
@@ -30,11 +30,11 @@ from moa.graphs.engine.types import (
 from moa.node import Result, finish
 from moa.telemetry.names import Kind
 
-Asked = str | Mapping[str, Any]
+HumanQuestion = str | Mapping[str, object]
 """What a person is shown."""
 
 
-class FunctionNode(TypedNode[Any, Any]):
+class FunctionNode(TypedNode[object, object]):
     """Runs `async def f(request, context: RunContext)`, which asks agents as plain Python does.
 
     A resumed run finds each call in it again, so none is sent twice.
@@ -47,7 +47,7 @@ class FunctionNode(TypedNode[Any, Any]):
     may_be_dear = True
     """Nobody sees whom it asks, so it isn't started in vain."""
 
-    def __init__(self, function: Callable[[Any, RunContext], Any]) -> None:
+    def __init__(self, function: Callable[[Any, RunContext], Awaitable[object]]) -> None:
         if not inspect.iscoroutinefunction(function):
             raise WiringError(f"{name_of(function)} takes a context: write it as async def")
         signature = signature_of(function)
@@ -61,7 +61,7 @@ class FunctionNode(TypedNode[Any, Any]):
         """Give `None`: nobody sees whom the function asks."""
         return None
 
-    async def answer(self, request: Any, context: RunContext) -> Any:
+    async def answer(self, request: object, context: RunContext) -> object:
         """Call the function; what it raises names it."""
         try:
             return await self.function(request, context)
@@ -82,14 +82,16 @@ def as_node(work: Any) -> Any:
 class Loop:
     """Runs a node or a function again on its own output; see `Graph.loop`."""
 
-    def __init__(self, body: Any, *, until: Callable[[Any], bool], at_most: int, name: str) -> None:
+    def __init__(
+        self, body: object, *, until: Callable[..., object], at_most: int, name: str
+    ) -> None:
         self.name = name
         self.body = body
         self.until = until
         self.at_most = at_most
         self._signature = signature_of(body)
-        self.input_type: Any = self._signature.input(0)
-        self.output_type: Any = self._signature.output
+        self.input_type = self._signature.input(0)
+        self.output_type = self._signature.output
         start = Step(graph=self, name="input", type=self.input_type)
         once = NodeStep(
             graph=self,
@@ -110,19 +112,19 @@ class Loop:
         called = name_of(self.until)
         return "" if called == "<lambda>" else called
 
-    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+    async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
         """Run passes until one is good enough, and give the last one's output."""
-        own, start = (context or RunContext()).nested(self.name), time.perf_counter()
+        own, start = run_context(context, self.name), time.perf_counter()
         with own.span("workflow", self.name):
             output = await self._passes(request, own)
         return finish(output, own, seconds=time.perf_counter() - start)
 
-    async def _passes(self, request: Any, own: RunContext) -> Any:
+    async def _passes(self, request: object, own: RunContext) -> object:
         output = request
         for number in range(1, self.at_most + 1):
             output = await Run(self.plan, own.nested(f"pass {number}")).output(output)
             told = f"pass {number} of {self.at_most}{self.goal and f', until {self.goal}'}"
-            if quickly(f"{self.name}, until", self.until, output):
+            if call_quick(f"{self.name}, until", self.until, output):
                 own.note("repeated", f"{told}: done")
                 break
             if number < self.at_most:
@@ -134,17 +136,17 @@ class Loop:
     def problems(self) -> Iterator[str]:
         """Say what is wrong with it, a sentence each."""
         goes, until = signature_of(self.until), f"the until= of {self.name!r}"
-        gives = shown(self.output_type) + " | Skipped" * self._signature.may_skip
+        gives = describe_type(self.output_type) + " | Skipped" * self._signature.may_skip
         if not fits(self.output_type, self.input_type) or self._signature.may_skip:
-            takes = shown(self.input_type)
+            takes = describe_type(self.input_type)
             yield f"{self.name!r} takes {takes} and gives {gives}: a loop is given what it gave"
-        yield from miscounted(until, self.until, 1)
+        yield from check_arity(until, self.until, 1)
         if not fits(self.output_type, goes.input(0)):
-            yield f"{until} takes {shown(goes.input(0))}, but {self.name!r} gives {gives}"
+            yield f"{until} takes {describe_type(goes.input(0))}, but {self.name!r} gives {gives}"
         if goes.waits:
             yield f"{until} is asynchronous: let the body ask, and give the answer in its output"
         elif not fits(goes.output, bool):
-            yield f"{until} gives {shown(goes.output)}, and not a bool"
+            yield f"{until} gives {describe_type(goes.output)}, and not a bool"
         if self.at_most < 1:
             yield f"{self.name!r} runs at_most={self.at_most} times: give 1 or more"
 
@@ -154,34 +156,36 @@ class Human:
 
     asks_people = True
 
-    def __init__(self, question: Asked | Callable[[Any], Asked], answer: Any, *, name: str) -> None:
+    def __init__(
+        self, question: HumanQuestion | Callable[..., HumanQuestion], answer: Any, *, name: str
+    ) -> None:
         self.name = name
         self.question = question
-        self.input_type: Any = signature_of(question).input(0) if callable(question) else UNKNOWN
-        self.output_type: Any = answer
-        self._answer: TypeAdapter[Any] = TypeAdapter(answer)
+        self.input_type = signature_of(question).input(0) if callable(question) else UNKNOWN
+        self.output_type = answer
+        self._answer: TypeAdapter[object] = TypeAdapter(answer)
 
     def list_endpoints(self) -> list[Endpoint]:
         """List none: a person is asked."""
         return []
 
-    async def run(self, request: Any, context: RunContext | None = None, /) -> Result[Any]:
+    async def run(self, request: object, context: RunContext | None = None, /) -> Result[object]:
         """Ask, and ask again with the reason where an answer is not of the type.
 
         Raises:
             GraphInterrupt: LangGraph's signal that nobody has answered yet.
         """
-        own, start = (context or RunContext()).nested(self.name), time.perf_counter()
+        own, start = run_context(context, self.name), time.perf_counter()
         with own.span("person", self.name):
-            answer = self._asked(request, own)
+            answer = self._ask(request, own)
         return finish(answer, own, seconds=time.perf_counter() - start)
 
-    def _asked(self, request: Any, own: RunContext) -> Any:
+    def _ask(self, request: object, own: RunContext) -> object:
         from langgraph.types import interrupt
 
         question = self.question
         if callable(question):
-            question = quickly(self.name, question, request)
+            question = call_quick(self.name, question, request)
         asked, schema = question, self._answer.json_schema()
         while True:
             given = interrupt(asked, response_schema=schema)
@@ -198,7 +202,7 @@ class Human:
     def problems(self) -> Iterator[str]:
         """Say what is wrong with it, a sentence each."""
         if callable(self.question):
-            yield from miscounted(f"the question of {self.name!r}", self.question, 1)
+            yield from check_arity(f"the question of {self.name!r}", self.question, 1)
             if signature_of(self.question).waits:
                 yield f"the question of {self.name!r} is asynchronous: work it out in a node before"
 
@@ -207,16 +211,12 @@ def is_kept(context: RunContext) -> bool:
     """Whether a run is kept until people answer: by LangGraph, with a checkpointer."""
     if context.journal is None:
         return False
-    from langgraph.config import get_config
+    from moa.graphs.engine.internals import can_ask
 
-    try:
-        config = get_config()
-    except RuntimeError:  # outside of LangGraph, as in a job
-        return False
-    return "__pregel_scratchpad" in config.get("configurable", {})
+    return can_ask()
 
 
-def _with(question: Asked, problem: str) -> Asked:
+def _with(question: HumanQuestion, problem: str) -> HumanQuestion:
     if isinstance(question, str):
         return f"{question}\n{problem}"
     return {**question, "problem": problem}

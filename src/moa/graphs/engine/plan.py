@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from moa.graphs.engine.steps import (
     Step,
     label_name,
 )
-from moa.graphs.engine.types import UNKNOWN, fits, is_node, miscounted, shown
+from moa.graphs.engine.types import UNKNOWN, check_arity, describe_type, fits, is_node, name_of
 from moa.questions import Choice, can_be_accepted
 
 
@@ -50,6 +50,8 @@ class Task:
     cases: dict[object, int] = field(default_factory=dict[object, int])
     eager: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
     """What starts as soon as a label is chosen."""
+    idle_reason: str = ""
+    """Why a node did not run, if nothing asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,6 @@ class Plan:
     """The nodes that start only when it is certain that something needs them."""
     nodes: tuple[int, ...]
     """Where the nodes are: what can be skipped, and is told about."""
-    idle_reasons: dict[int, str]
-    """Why a node that nothing asked for did not run."""
     asks: str | None
     """Name of a node that may ask a person, however deep; `None`: none does."""
 
@@ -90,40 +90,54 @@ def plan_of(name: str, start: Step, end: Step) -> Plan:
     """Number the steps, and work out what a run needs."""
     steps = (start, *(step for step in reachable(end) if step is not start))
     places = {step: index for index, step in enumerate(steps)}
-    eager: dict[tuple[object, object], list[int]] = {}
-    tentative: set[Step] = set()
-    certain = _closure([end], _surely_needs)
-    in_the_way = _closure([end], _needs_unless_skipped)
-    waits: set[int] = set()
     nodes = [step for step in steps if isinstance(step, NodeStep)]
+    certain = _closure(end, _surely_needs)
+    regions = {step: _regions(step, end) for step in nodes if step not in certain}
+    eager: dict[Branch | None, list[int]] = {}
+    tentative: set[Step] = set()
+    for step, starts in regions.items():
+        for branch in starts:
+            eager.setdefault(branch, []).append(places[step])
+            tentative |= _closure(step, lambda one: (*one.needs, *one.may_need)) - certain
     inside = (one for step in nodes for one in _inside(step.node))
-    for step in nodes:
-        if step in certain:
-            continue
-        if not _is_eager(step, in_the_way):
-            waits.add(places[step])
-        else:
-            tentative |= _closure([step], lambda one: (*one.needs, *one.may_need)) - certain
-            for branch in step.branches:
-                if step.eager or _is_in_the_way(step, branch):
-                    eager.setdefault(_chosen_by(branch), []).append(places[step])
     return Plan(
         name=name,
         steps=steps,
-        tasks=tuple(_task(step, places, eager) for step in steps),
+        tasks=tuple(_task(step, steps, places, eager) for step in steps),
         output=places[end],
-        eager=tuple(eager.get((None, None), ())),
+        eager=tuple(eager.get(None, ())),
         tentative=frozenset(places[step] for step in tentative),
-        waits=frozenset(waits),
+        waits=frozenset(places[step] for step, starts in regions.items() if not starts),
         nodes=tuple(places[step] for step in nodes),
-        idle_reasons=_idle_reasons(steps, places),
-        asks=next((one.name for one in inside if _is_person(one)), None),
+        asks=next((name_of(one) for one in inside if _is_person(one)), None),
     )
 
 
-def _closure(start: list[Step], needs: Callable[[Step], tuple[Step, ...]]) -> set[Step]:
+def _regions(step: NodeStep, end: Step) -> list[Branch | None]:
+    """Find where a node starts before it is known to be needed: with the run, or with a label.
+
+    It does where it was declared, if that region needs it to come to its end, other than in the
+    place of a skipped node. `eager` may say otherwise; a large model or a person always waits.
+    """
+    if step.eager is not None:
+        return step.branches if step.eager else []
+    if any(map(_is_expensive, _inside(step.node))):
+        return []
+    return [branch for branch in step.branches if step in _straight(branch, end)]
+
+
+def _straight(branch: Branch | None, end: Step) -> set[Step]:
+    """What a branch, or the graph, needs without what stands in for a skipped node."""
+    start = end if branch is None else branch.match.cases[branch.label]
+    return _closure(
+        start,
+        lambda one: one.needs if isinstance(one, NodeStep) else (*one.needs, *one.may_need),
+    )
+
+
+def _closure(start: Step, needs: Callable[[Step], tuple[Step, ...]]) -> set[Step]:
     found: set[Step] = set()
-    todo = start
+    todo = [start]
     while todo:
         step = todo.pop()
         if step not in found:
@@ -139,51 +153,29 @@ def _surely_needs(step: Step) -> tuple[Step, ...]:
     return step.needs
 
 
-def _needs_unless_skipped(step: Step) -> tuple[Step, ...]:
-    """What it needs, without what stands in for it."""
-    return step.needs if isinstance(step, NodeStep) else (*step.needs, *step.may_need)
-
-
-def _is_eager(step: NodeStep, in_the_way: set[Step]) -> bool:
-    if step.eager is not None:
-        return step.eager
-    return step in in_the_way and not _is_dear(step.node)
-
-
-def _is_in_the_way(step: NodeStep, branch: Branch | None) -> bool:
-    """Whether a branch needs a node that several share: in some it may only stand in."""
-    if branch is None or len(step.branches) == 1:
-        return True
-    return step in _closure([branch.match.cases[branch.label]], _needs_unless_skipped)
-
-
-def _is_dear(node: object) -> bool:
-    """Whether a node, or a node of a graph, may ask a large model or a person."""
-    return any(
-        _is_person(one)
-        or getattr(one, "may_be_dear", False) is True
-        or getattr(getattr(one, "endpoint", None), "tier", None) == "llm"
-        for one in _inside(node)
-    )
+def _is_expensive(node: object) -> bool:
+    """Whether a node asks a large model or a person."""
+    tier = getattr(getattr(node, "endpoint", None), "tier", None)
+    return _is_person(node) or getattr(node, "may_be_dear", False) is True or tier == "llm"
 
 
 def _is_person(node: object) -> bool:
     return getattr(node, "asks_people", False) is True
 
 
-def _inside(node: object) -> Iterator[Any]:
+def _inside(node: object) -> Iterator[object]:
     """Give a node, and what it is made of, however deep."""
+    members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
     yield node
-    for one in getattr(node, "members", tuple)():
+    for one in members():
         yield from _inside(one)
 
 
-def _chosen_by(branch: Branch | None) -> tuple[object, object]:
-    return (None, None) if branch is None else (branch.match, branch.label)
-
-
 def _task(
-    step: Step, places: dict[Step, int], eager: dict[tuple[object, object], list[int]]
+    step: Step,
+    steps: Sequence[Step],
+    places: Mapping[Step, int],
+    eager: Mapping[Branch | None, Sequence[int]],
 ) -> Task:
     name, sources = step.name, tuple(places[source] for source in step.sources)
     if isinstance(step, NodeStep):
@@ -192,15 +184,16 @@ def _task(
             name=name,
             kind="node",
             sources=sources,
-            work=step.node.run if runs else step.node,
+            work=step.node.run if is_node(step.node) else step.node,
             is_node=runs,
-            renamed=runs and name != step.node.name,
+            renamed=runs and name != name_of(step.node),
             quick=step.signature.quick and not step.thread,
             thread=step.thread,
             takes_skipped=step.signature.takes_skipped(),
             output=step.signature.output,
             when=None if step.when is None else places[step.when],
             otherwise=None if step.otherwise is None else places[step.otherwise],
+            idle_reason=_idle_reason(step, steps),
         )
     if isinstance(step, FunctionStep):
         return Task(name=name, kind="function", sources=sources, work=step.function)
@@ -210,26 +203,28 @@ def _task(
             kind="match",
             sources=sources,
             cases={label: places[case] for label, case in step.cases.items()},
-            eager={label: tuple(eager.get((step, label), ())) for label in step.cases},
+            eager={
+                branch.label: tuple(started)
+                for branch, started in eager.items()
+                if branch is not None and branch.match is step
+            },
         )
     return Task(
         name=name, kind="accepted" if isinstance(step, AcceptedStep) else "input", sources=sources
     )
 
 
-def _idle_reasons(steps: tuple[Step, ...], places: dict[Step, int]) -> dict[int, str]:
-    """The first consumer tells why a node was not asked for."""
-    reasons: dict[int, str] = {}
-    for step in steps:
-        for other in step.needs:
-            reasons.setdefault(places[other], f"only {step.name!r} needs it, and that did not run")
-        if isinstance(step, NodeStep) and step.otherwise is not None:
-            reasons.setdefault(places[step.otherwise], f"{step.name!r} ran instead")
-    for step in steps:
-        if isinstance(step, NodeStep) and step.branch is not None:
-            (choice,), label = step.branch.match.sources, label_name(step.branch.label)
-            reasons[places[step]] = f"{choice.name!r} did not choose {label!r}"
-    return reasons
+def _idle_reason(step: Step, steps: Sequence[Step]) -> str:
+    """Say why nothing asked for a node, by its branch, or by the first that may need it."""
+    if step.branch is not None:
+        (choice,) = step.branch.match.sources
+        return f"{choice.name!r} did not choose {label_name(step.branch.label)!r}"
+    for other in steps:
+        if step in other.needs:
+            return f"only {other.name!r} needs it, and that did not run"
+        if isinstance(other, NodeStep) and other.otherwise is step:
+            return f"{other.name!r} ran instead"
+    return "nothing needed it"
 
 
 def check(graph: object, declared: Sequence[NodeStep], end: Step) -> list[str]:
@@ -291,7 +286,7 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
     if step.when is not None:
         yield from _misfit(step, step.when, bool, role=" as its when=")
     if not is_node(step.node):
-        yield from miscounted(f"the function of {step.name!r}", step.node, 1)
+        yield from check_arity(f"the function of {step.name!r}", step.node, 1)
     unnamed = getattr(step.node, "__name__", "") == "<lambda>"
     if unnamed and source.may_skip:
         yield (
@@ -303,14 +298,15 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
 def _function_problems(step: FunctionStep) -> Iterator[str]:
     if step.signature.waits:
         yield f"{step.name!r} is asynchronous, and map and join take quick functions: use add"
-    yield from miscounted(f"the function of {step.name!r}", step.function, len(step.sources))
+    yield from check_arity(f"the function of {step.name!r}", step.function, len(step.sources))
     for index, source in enumerate(step.sources):
         expected = step.signature.input(index)
         yield from _misfit(step, source, expected)
         if source.may_skip and expected is not UNKNOWN and not step.signature.takes_skipped(index):
             yield (
                 f"{step.name!r} is given {source.name!r}, which can be skipped, but takes "
-                f"{shown(expected)}: let it accept Skipped, or give {source.name!r} an otherwise="
+                f"{describe_type(expected)}: let it accept Skipped, or give {source.name!r} an "
+                "otherwise="
             )
 
 
@@ -320,7 +316,7 @@ def _accepted_problems(step: AcceptedStep) -> Iterator[str]:
         yield f"{step.name!r} is of what can be skipped: give {source.name!r} an otherwise="
     if not _says(source):
         yield (
-            f"{source.name!r} gives {shown(source.type)}, which doesn't say whether it is "
+            f"{source.name!r} gives {describe_type(source.type)}, which doesn't say whether it is "
             "accepted: take .accepted of a Cascade, or of an agent that has a calibration"
         )
 
@@ -344,6 +340,6 @@ def _match_problems(step: MatchStep) -> Iterator[str]:
 def _misfit(step: Step, source: Step, expected: object, role: str = "") -> Iterator[str]:
     if not fits(source.type, expected):
         yield (
-            f"{step.name!r} takes {shown(expected)}{role}, "
-            f"but {source.name!r} gives {shown(source.type)}"
+            f"{step.name!r} takes {describe_type(expected)}{role}, "
+            f"but {source.name!r} gives {describe_type(source.type)}"
         )

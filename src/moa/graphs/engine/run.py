@@ -5,29 +5,31 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar
 
 from moa._threads import USER_THREADS
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
+from moa.graphs.engine.forms import JsonForm, kept_form
 from moa.graphs.engine.plan import Plan, Task
-from moa.graphs.engine.types import JsonForm, Skipped, kept_form
-from moa.journal import explained, interrupts_of, together
+from moa.graphs.engine.types import Skipped
+from moa.journal import explain, interrupts_of, join_interrupts
 from moa.journal_records import Form, run_once
 from moa.questions import accepted_in
 from moa.telemetry.spans import UNTRACED
 from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
-PENDING: Any = object()
+T = TypeVar("T")
+PENDING: object = object()
 """Stands where nothing has been worked out yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failure:
     """Stands where a node failed of which it is not known yet whether anything needs it."""
 
     error: MoaError
@@ -51,27 +53,26 @@ class Run:
         self._tasks = plan.tasks
         self._context = context
         self._asking: list[Exception] = []
-        self._values: list[Any] = [PENDING] * size
+        self._values: list[object] = [PENDING] * size
         self._stages = [IDLE] * size
         self._missing = [0] * size
-        self._waiting: list[list[int]] = [[] for _ in range(size)]
+        self._waiting: defaultdict[int, list[int]] = defaultdict(list)
         self._chosen: dict[int, int] = {}
         self._accepted: dict[int, bool | None] = {}
         self._todo: deque[int] = deque()
         self._ready: list[int] = []
         self._workers: set[asyncio.Task[None]] = set()
 
-    async def output(self, request: Any) -> Any:
+    async def output(self, request: object) -> object:
         """Work out what the graph answers to `request`.
 
         Raises:
             DeadlineExceeded: the time of the context is up.
             MoaError: the first that a node raised; all other nodes are cancelled then.
         """
-        left = self._context.remaining_s()
-        if left is None:
+        if self._context.deadline is None:
             return await self._work_out(request)
-        timeout = asyncio.timeout(left)
+        timeout = asyncio.timeout(self._context.remaining_s())
         try:
             async with timeout:
                 return await self._work_out(request)
@@ -83,7 +84,7 @@ class Run:
             "finished; give it more time or less to do"
         )
 
-    async def _work_out(self, request: Any) -> Any:
+    async def _work_out(self, request: object) -> object:
         self._begin(request)
         failure: BaseException | None = None
         try:
@@ -105,13 +106,13 @@ class Run:
             raise failure
         output = self._values[self._plan.output]
         if output is PENDING and self._asking:
-            raise together(self._asking)
+            raise join_interrupts(self._asking)
         if output is PENDING:  # a node cancelled itself, which a task group passes over
             raise asyncio.CancelledError(f"{self._running()} was cancelled from within")
         self._tell_idle()
         return output
 
-    def _begin(self, request: Any) -> None:
+    def _begin(self, request: object) -> None:
         self._values[0] = request
         self._demand(self._plan.output)
         self._drain()
@@ -128,7 +129,7 @@ class Run:
                 self._spawn(self._work_on(index, group), group)
             await self._run_node(ready[0])
 
-    def _spawn(self, work: Coroutine[Any, Any, None], group: asyncio.TaskGroup) -> None:
+    def _spawn(self, work: Coroutine[object, None, None], group: asyncio.TaskGroup) -> None:
         worker = group.create_task(work)
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
@@ -139,22 +140,24 @@ class Run:
 
     async def _run_node(self, index: int) -> None:
         task = self._tasks[index]
-        context = self._context
+        context, given = self._context, self._values[task.sources[0]]
+        call = _call if context.journal is None else _call_once
+        value: object
         try:
             if context.listener is None:
-                value, accepted = await call(task, self._values[task.sources[0]], context)
+                value, accepted = await call(task, given, context)
             else:
                 path = self._path(task)
                 context.emit(NodeStarted(path))
                 start = time.perf_counter()
-                value, accepted = await call(task, self._values[task.sources[0]], context)
+                value, accepted = await call(task, given, context)
                 context.emit(NodeFinished(path, value, time.perf_counter() - start))
             self._accepted[index] = accepted
         except MoaError as error:
             if index not in self._plan.tentative:
                 raise
             context.nested(task.name).note("failed", str(error))
-            value = Failed(error)
+            value = Failure(error)
         except Exception as error:
             if not interrupts_of(error):
                 raise
@@ -162,7 +165,7 @@ class Run:
             return
         self._resolve(index, value)
         self._drain()
-        if self._values[self._plan.output] is not PENDING:
+        if self._workers and self._values[self._plan.output] is not PENDING:
             self._stop_others()
 
     def _demand(self, index: int) -> None:
@@ -178,33 +181,33 @@ class Run:
                 self._advance(index)
 
     def _advance(self, index: int) -> None:
+        """Take a step on, as far as what it waited for lets it."""
         task, stage = self._tasks[index], self._stages[index]
-        if stage == CONDITION:
-            self._check_condition(index, task)
-        elif stage == SOURCES:
-            self._start(index, task)
-        elif stage == ALTERNATIVE:
+        if stage == ALTERNATIVE:
             self._follow(index, self._chosen[index])
+            return
+        if stage == CONDITION:
+            if task.when is not None and not self._holds(index, task, task.when):
+                return
+            self._stages[index] = SOURCES
+            if not self._all_there(index, task.sources):
+                return
+        self._start(index, task)
 
-    def _check_condition(self, index: int, task: Task) -> None:
-        if task.when is not None:
-            if not self._all_there(index, (task.when,)):
-                return
-            holds = self._values[task.when]
-            if isinstance(holds, Failed):
-                self._resolve(index, holds)
-                return
-            if isinstance(holds, Skipped):
-                self._skip(index, task, f"its condition was not worked out: {holds.reason}")
-                return
-            if not holds:
-                self._skip(
-                    index, task, f"its condition, {self._tasks[task.when].name!r}, does not hold"
-                )
-                return
-        self._stages[index] = SOURCES
-        if self._all_there(index, task.sources):
-            self._start(index, task)
+    def _holds(self, index: int, task: Task, when: int) -> bool:
+        """Say whether the condition holds; if it is there and doesn't, the step is skipped."""
+        if not self._all_there(index, (when,)):
+            return False
+        holds = self._values[when]
+        if isinstance(holds, Failure):
+            self._resolve(index, holds)
+        elif isinstance(holds, Skipped):
+            self._skip(index, task, f"its condition was not worked out: {holds.reason}")
+        elif not holds:
+            self._skip(index, task, f"its condition, {self._tasks[when].name!r}, does not hold")
+        else:
+            return True
+        return False
 
     def _all_there(self, index: int, wanted: tuple[int, ...]) -> bool:
         """Demand what is wanted, and come back when it is there."""
@@ -219,12 +222,12 @@ class Run:
 
     def _start(self, index: int, task: Task) -> None:
         self._stages[index] = RUNNING
-        values = [self._values[source] for source in task.sources]
-        failed = next((value for value in values if isinstance(value, Failed)), None)
-        if failed is not None:
+        values = [*map(self._values.__getitem__, task.sources)]
+        failed = self._plan.tentative and _first_failed(values)
+        if failed:
             self._resolve(index, failed)
         elif task.kind == "match":
-            self._take_branch(index, task)
+            self._take_branch(index, task, values[0])
         elif task.kind == "function":
             self._resolve(index, self._call_now(task, values))
         elif task.kind == "accepted":
@@ -236,7 +239,7 @@ class Run:
         else:
             self._ready.append(index)
 
-    def _run_now(self, index: int, task: Task, values: list[Any]) -> None:
+    def _run_now(self, index: int, task: Task, values: list[object]) -> None:
         context = self._context
         if context.listener is None:
             self._resolve(index, self._call_now(task, values))
@@ -247,8 +250,8 @@ class Run:
         context.emit(NodeFinished(path, output, time.perf_counter() - start))
         self._resolve(index, output)
 
-    def _call_now(self, task: Task, values: list[Any]) -> Any:
-        output = quickly(task.name, task.work, *values)
+    def _call_now(self, task: Task, values: list[object]) -> object:
+        output = call_quick(task.name, task.work, *values)
         self._context.remaining_s()  # nothing can interrupt it, so its time is checked afterwards
         return output
 
@@ -263,14 +266,14 @@ class Run:
             )
         return accepted
 
-    def _take_branch(self, index: int, task: Task) -> None:
-        label = self._values[task.sources[0]].label
+    def _take_branch(self, index: int, task: Task, choice: object) -> None:
+        label: object = getattr(choice, "label", None)
         if label not in task.cases:
             raise WiringError(
                 f"{self._tasks[task.sources[0]].name!r} chose {label!r}, which has no branch in "
                 f"{self._plan.name!r}: name it in match(…, labels=[…])"
             )
-        for eager in task.eager[label]:
+        for eager in task.eager.get(label, ()):
             self._demand(eager)
         self._turn_to(index, task.cases[label])
 
@@ -291,11 +294,11 @@ class Run:
         self._accepted[index] = self._accepted.get(other)
         self._resolve(index, self._values[other])
 
-    def _resolve(self, index: int, value: Any) -> None:
-        if isinstance(value, Failed) and index not in self._plan.tentative:
+    def _resolve(self, index: int, value: object) -> None:
+        if isinstance(value, Failure) and index not in self._plan.tentative:
             raise value.error
         self._values[index] = value
-        for waiter in self._waiting[index]:
+        for waiter in self._waiting.get(index, ()):
             self._missing[waiter] -= 1
             if not self._missing[waiter]:
                 self._todo.append(waiter)
@@ -313,8 +316,7 @@ class Run:
             if stage == RUNNING and self._values[index] is PENDING:
                 self._tell_skipped(self._tasks[index], "stopped: nothing needed it any more")
             elif stage != RUNNING and self._values[index] is PENDING:
-                reason = self._plan.idle_reasons.get(index, "nothing needed it")
-                self._tell_skipped(self._tasks[index], reason)
+                self._tell_skipped(self._tasks[index], self._tasks[index].idle_reason)
 
     def _tell_skipped(self, task: Task, reason: str) -> None:
         self._context.nested(task.name).note("skipped", reason)
@@ -338,48 +340,52 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-NodeOutput = tuple[Any, bool | None]
+def _first_failed(values: Iterable[object]) -> Failure | None:
+    return next((value for value in values if isinstance(value, Failure)), None)
+
+
+NodeOutput = tuple[object, bool | None]
 """What a node gave, and whether its result says that it is accepted."""
 
 
-async def call(task: Task, value: Any, context: RunContext) -> NodeOutput:
-    """Run a node, or a function.
-
-    Where the run can be resumed, what it gives is kept, and given again.
-
-    Raises:
-        NodeError: a function raised something that is no `MoaError`.
-    """
-    if context.journal is None:
-        return await _called(task, value, context)
+async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutput:
+    """Run a node or a function in a run that can be resumed, or give what it gave before."""
     form = kept_form(task.output, task.name)
     return await run_once(
         context,
         f"{context.node}/{task.name}",
         value,
         form and _node_output_form(form),
-        lambda inner: _called(task, value, inner),
+        lambda inner: _call(task, value, inner),
     )
 
 
 def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
     """Keep beside an output whether it is accepted, where that is said."""
 
-    def dump(given: NodeOutput) -> Any:
+    def dump(given: NodeOutput) -> list[object]:
         output, accepted = given
         written = form.dump(output)
         return written if accepted is None else [*written, accepted]
 
     def load(written: Any) -> NodeOutput:
-        if isinstance(written, list) and len(cast("list[Any]", written)) == 3:
-            *value, accepted = cast("list[Any]", written)
+        try:
+            *value, accepted = written
+        except TypeError:
+            return form.load(written), None  # which says what is wrong with it
+        if len(value) == 2:
             return form.load(value), accepted
-        return form.load(cast("list[Any]", written)), None
+        return form.load(written), None
 
     return Form(dump, load)
 
 
-async def _called(task: Task, value: Any, context: RunContext) -> NodeOutput:
+async def _call(task: Task, value: object, context: RunContext) -> NodeOutput:
+    """Run a node or a function.
+
+    Raises:
+        NodeError: a function raised something that is no `MoaError`.
+    """
     try:
         if task.is_node:
             own = context.nested(task.name) if task.renamed else context
@@ -395,13 +401,13 @@ async def _called(task: Task, value: Any, context: RunContext) -> NodeOutput:
     except MoaError:
         raise
     except Exception as error:
-        failure = explained(error, task.name) if task.is_node else failure_of(task.name, error)
+        failure = explain(error, task.name) if task.is_node else failure_of(task.name, error)
         if failure is error:
             raise
         raise failure from error
 
 
-def quickly(name: str, work: Callable[..., Any], *values: Any) -> Any:
+def call_quick(name: str, work: Callable[..., T], *values: object) -> T:
     """Call a quick function.
 
     Raises:
@@ -424,5 +430,5 @@ def failure_of(name: str, error: Exception) -> Exception:
     """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
     if type(error).__module__.startswith("langgraph."):
         return error
-    found = explained(error, name)
+    found = explain(error, name)
     return NodeError(name, error) if found is error else found

@@ -26,18 +26,18 @@ class Branch:
     """The branch that the `match` itself stands in."""
 
 
-def innermost(branches: Iterable[Branch | None]) -> Branch | None:
+def find_innermost(branches: Iterable[Branch | None]) -> Branch | None:
     """The deepest of several branches."""
     return max(branches, key=lambda branch: len(_lineage(branch)), default=None)
 
 
-def apart(one: Branch | None, other: Branch | None) -> bool:
+def exclude_each_other(one: Branch | None, other: Branch | None) -> bool:
     """Whether two branches are never taken together."""
     labels = {branch.match: branch.label for branch in _lineage(one)}
     return any(b.match in labels and labels[b.match] != b.label for b in _lineage(other))
 
 
-def shared(one: Branch | None, other: Branch | None) -> Branch | None:
+def find_common(one: Branch | None, other: Branch | None) -> Branch | None:
     """The innermost branch around both."""
     around = _lineage(other)
     return next((branch for branch in _lineage(one) if branch in around), None)
@@ -79,7 +79,7 @@ class Step:
     @property
     def branch(self) -> Branch | None:
         """The innermost branch around all those that it was declared in."""
-        return reduce(shared, self.branches)
+        return reduce(find_common, self.branches)
 
     @property
     def needs(self) -> tuple[Step, ...]:
@@ -119,7 +119,7 @@ class NodeStep(Step):
 class FunctionStep(Step):
     """A `map` or a `join`: a quick function of what other steps hold."""
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
     signature: Signature
 
 
@@ -225,7 +225,7 @@ class Handle(Generic[T_co]):
         __hash__ = object.__hash__
 
 
-def _holds_nothing(handle: Handle[Any], instead: str) -> str:
+def _holds_nothing(handle: Handle[object], instead: str) -> str:
     return f"the handle of {handle.name!r} holds nothing before the graph runs: write {instead}"
 
 
@@ -236,12 +236,12 @@ def step_of(handle: object) -> Step:
         WiringError: it is none.
     """
     if isinstance(handle, Handle):
-        return cast("Handle[Any]", handle)._step  # pyright: ignore[reportPrivateUsage]
+        return cast("Handle[object]", handle)._step  # pyright: ignore[reportPrivateUsage]
     given = repr(handle) if isinstance(handle, str | bool) else type(handle).__name__
     raise WiringError(f"{given} is no handle: give g.input, or what add, map, join or match gave")
 
 
-def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> FunctionStep:
+def function_step(function: Callable[..., object], sources: tuple[Step, ...]) -> FunctionStep:
     """Declare a `map` or a `join`."""
     signature = signature_of(function)
     called = name_of(function)
@@ -251,7 +251,7 @@ def function_step(function: Callable[..., Any], sources: tuple[Step, ...]) -> Fu
         name=names if called == "<lambda>" else f"{called}({names})",
         type=signature.output,
         may_skip=signature.may_skip,
-        branches=[innermost(step.branch for step in sources)],
+        branches=[find_innermost(step.branch for step in sources)],
         function=function,
         signature=signature,
         sources=sources,

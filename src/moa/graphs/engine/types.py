@@ -1,4 +1,4 @@
-"""Types at run time: what nodes take and give, whether the one fits the other, and their JSON."""
+"""Types at run time: what nodes take and give, and whether the one fits the other."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
@@ -20,12 +21,12 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-
-from moa.agents.base import fault_in
 from moa.context import RunContext
-from moa.errors import InputError, OutputError, StoreError, WiringError
+from moa.errors import WiringError
 from moa.node import Node, Result
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +96,18 @@ def union(members: tuple[object, ...]) -> object:
     return joined
 
 
-def shown(annotation: object) -> str:
+def describe_type(annotation: object) -> str:
     """Write a type as one would in source."""
     annotation = _bare(annotation)
     if is_union(annotation):
-        return " | ".join(shown(member) for member in get_args(annotation))
+        return " | ".join(describe_type(member) for member in get_args(annotation))
     if annotation is type(None):
         return "None"
     if get_origin(annotation) is None and isinstance(annotation, type):
         return annotation.__name__
     arguments = get_args(annotation)
     if isinstance(get_origin(annotation), type) and arguments:
-        inner = ", ".join("…" if a is Ellipsis else shown(a) for a in arguments)
+        inner = ", ".join("…" if a is Ellipsis else describe_type(a) for a in arguments)
         return f"{cast('type', get_origin(annotation)).__name__}[{inner}]"
     return str(annotation).replace("typing.", "")
 
@@ -155,7 +156,7 @@ def _class_fits(given: object, expected: object) -> bool:
 
 def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
     """A class and its arguments; pydantic keeps those of its generic models apart."""
-    generic: Any = getattr(annotation, "__pydantic_generic_metadata__", None)
+    generic: Mapping[str, Any] | None = getattr(annotation, "__pydantic_generic_metadata__", None)
     if generic and generic["origin"] is not None:
         return generic["origin"], generic["args"]
     return cast("type", get_origin(annotation) or annotation), get_args(annotation)
@@ -187,7 +188,7 @@ class Signature:
         return split_skipped(self.input(index))[1]
 
 
-def is_node(work: object) -> bool:
+def is_node(work: object) -> TypeIs[Node[Any, Any]]:
     """Whether `work` has the shape of a node; else it is a function."""
     return hasattr(work, "run") and not isinstance(work, type)
 
@@ -206,7 +207,7 @@ def takes_context(work: object) -> bool:
     return named or context.annotation in (RunContext, "RunContext", "moa.RunContext")
 
 
-def miscounted(what: str, function: Callable[..., Any], given: int) -> Iterator[str]:
+def check_arity(what: str, function: Callable[..., object], given: int) -> Iterator[str]:
     """Say that a function can't be called with so many values, as far as its signature tells."""
     try:
         signature = inspect.signature(function)
@@ -219,11 +220,11 @@ def miscounted(what: str, function: Callable[..., Any], given: int) -> Iterator[
         yield f"{what} is given {values}, but takes ({', '.join(signature.parameters)})"
 
 
-def name_of(work: Any) -> str:
+def name_of(work: object) -> str:
     """Name of a node, or of a function."""
     if is_node(work):
         return work.name
-    inner = getattr(work, "func", work)
+    inner: object = getattr(work, "func", work)
     return getattr(inner, "__name__", type(inner).__name__)
 
 
@@ -254,7 +255,7 @@ def check_work(work: object) -> None:
     )
 
 
-def signature_of(work: Any) -> Signature:
+def signature_of(work: object) -> Signature:
     """Read the signature of a node or a function.
 
     A node's own `input_type` and `output_type` come first, so that generic agents can say what
@@ -263,8 +264,8 @@ def signature_of(work: Any) -> Signature:
     return _node_signature(work) if is_node(work) else _function_signature(work)
 
 
-def _node_signature(node: Node[Any, Any]) -> Signature:
-    hints = _hints(type(node).run)
+def _node_signature(node: object) -> Signature:
+    hints = _hints(getattr(type(node), "run", None))
     variables = _bound_variables(node)
     parameters = [name for name in hints if name not in ("return", "context")]
     taken = _declared(node, "input_type")
@@ -283,12 +284,12 @@ def _declared(node: object, name: str) -> object:
     return UNKNOWN if found is None or isinstance(found, property | TypeVar) else found
 
 
-def _function_signature(function: Any) -> Signature:
-    inner = function
+def _function_signature(function: object) -> Signature:
+    inner: object = function
     while isinstance(inner, functools.partial):
-        inner = cast("functools.partial[Any]", inner).func
+        inner = cast("functools.partial[object]", inner).func
     plain = isinstance(function, type) or inspect.isroutine(inner)
-    called: Any = inner if plain else type(inner).__call__
+    called: object = inner if plain else getattr(type(inner), "__call__", None)  # noqa: B004
     if isinstance(function, type):
         hints = {**_hints(function.__init__), "return": function}
     else:
@@ -308,7 +309,9 @@ def _function_signature(function: Any) -> Signature:
     )
 
 
-def _positional(function: Any) -> tuple[str, ...]:
+def _positional(function: object) -> tuple[str, ...]:
+    if not callable(function):
+        return ()
     try:
         parameters = inspect.signature(function).parameters.values()
     except (ValueError, TypeError):  # a builtin without a signature
@@ -317,7 +320,7 @@ def _positional(function: Any) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind in kinds)
 
 
-def _hints(annotated: Any) -> dict[str, Any]:
+def _hints(annotated: object) -> dict[str, object]:
     try:
         return get_type_hints(annotated)
     except (NameError, AttributeError, TypeError):  # a name that is imported for checkers only
@@ -327,7 +330,7 @@ def _hints(annotated: Any) -> dict[str, Any]:
 def _bound_variables(node: object) -> dict[object, object]:
     """What a class and its bases put in the place of type variables."""
     bound: dict[object, object] = {}
-    bases: list[Any] = [getattr(node, "__orig_class__", None)]
+    bases: list[object] = [getattr(node, "__orig_class__", None)]
     for kind in type(node).__mro__:
         bases.extend(kind.__dict__.get("__orig_bases__", ()))
     for base in bases:
@@ -346,112 +349,3 @@ def _has_type_variables(annotation: object) -> bool:
     return isinstance(annotation, TypeVar) or any(
         _has_type_variables(inner) for inner in get_args(annotation)
     )
-
-
-class JsonForm:
-    """Turns values of one type, those of `owner`, into JSON and back.
-
-    A union keeps the place of the member beside the value, since two models can look alike. Of
-    a subclass only the fields of the declared class are kept.
-    """
-
-    def __init__(self, kind: Any, *, owner: str) -> None:
-        self.kind = kind
-        self._owner = owner
-        members: list[Any] = [one for one in _members(kind) if one is not BaseModel]
-        self._adapters = [TypeAdapter[Any](member) for member in (*members, Skipped)]
-        self._whole = TypeAdapter[Any](kind)
-
-    def dump(self, value: object) -> list[Any]:
-        """Write a value as JSON, with its place among the members.
-
-        Raises:
-            OutputError: it is of another type.
-        """
-        for place, adapter in enumerate(self._adapters):
-            try:
-                adapter.validate_python(value, strict=True)
-            except ValidationError:
-                continue
-            return [place, adapter.dump_python(value, mode="json")]
-        given = type(value).__name__
-        if isinstance(value, BaseModel) and BaseModel in _members(self.kind):
-            raise InputError(
-                f"{self._owner}: a checkpoint can't keep {given}, since {shown(self.kind)} doesn't "
-                f"name it. Put the node into a graph that does, as Graph('name', {given})"
-            )
-        raise OutputError(
-            f"gave {given}, but says that it gives {shown(self.kind)}",
-            node=self._owner,
-            text=repr(value),
-        )
-
-    def load(self, written: Sequence[Any]) -> Any:
-        """Read a value back.
-
-        Raises:
-            StoreError: a checkpoint holds something else.
-        """
-        try:
-            place, value = written
-            return self._adapters[int(place)].validate_python(value)
-        except (TypeError, ValueError, IndexError) as error:
-            raise StoreError(
-                f"the checkpoint holds for {self._owner!r} no {shown(self.kind)}: "
-                f"{fault_in(error)}. Was another graph kept in this thread? Take another one"
-            ) from error
-
-    def admit(self, value: object) -> list[Any]:
-        """Take a value as it is, or as the JSON of it.
-
-        Raises:
-            InputError: it is of another type.
-        """
-        try:
-            request: object = self._whole.validate_python(value)
-        except ValidationError as error:
-            raise InputError(f"the request is no {shown(self.kind)}: {fault_in(error)}") from error
-        return self.dump(request)
-
-
-class AsItIs(JsonForm):
-    """Passes values of an unknown type on, where no checkpoint keeps them."""
-
-    def dump(self, value: object) -> list[Any]:
-        """Pass a value on."""
-        return [0, value]
-
-    def load(self, written: Sequence[Any]) -> Any:
-        """Pass a value on."""
-        return written[1]
-
-
-def is_known(kind: object) -> bool:
-    """Whether values of a type can be told from their JSON."""
-    return kind is not UNKNOWN and kind is not Any and kind is not BaseModel
-
-
-@functools.cache
-def kept_form(kind: object, owner: str) -> JsonForm | None:
-    """Say how the values of a type are kept; `None`: it is not known, so they can't be."""
-    return JsonForm(kind, owner=owner) if is_known(kind) else None
-
-
-def channel_form(kind: object, owner: str, *, kept: bool) -> JsonForm:
-    """Say how LangGraph passes values of a type on, and whether a checkpoint keeps them.
-
-    Raises:
-        WiringError: it does, and their type is not known, so their JSON could not be turned back.
-    """
-    if is_known(kind) and (kept or BaseModel not in get_args(kind)):
-        return JsonForm(kind, owner=owner)
-    if kept:
-        raise WiringError(
-            f"the type of {owner!r} is not known, so a checkpoint can't keep it: "
-            "annotate what its function returns"
-        )
-    return AsItIs(Any, owner=owner)
-
-
-def _members(kind: object) -> tuple[object, ...]:
-    return get_args(kind) if is_union(kind) else (kind,)

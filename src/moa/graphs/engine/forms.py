@@ -1,0 +1,133 @@
+"""Forms: the values of a type as JSON, and back, as checkpoints keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from moa.agents.base import fault_in
+from moa.errors import InputError, OutputError, StoreError, WiringError
+from moa.graphs.engine.types import UNKNOWN, Skipped, describe_type, is_union
+
+
+class JsonForm:
+    """Turns values of one type, those of `owner`, into JSON and back.
+
+    A union keeps the place of the member beside the value, since two models can look alike. Of
+    a subclass only the fields of the declared class are kept.
+    """
+
+    def __init__(self, kind: object, *, owner: str) -> None:
+        self.kind: Any = kind
+        self._type = describe_type(kind)
+        self._owner = owner
+        members = [one for one in _members(kind) if one is not BaseModel]
+        self._adapters = [_adapter(member) for member in (*members, Skipped)]
+        self._whole = _adapter(kind)
+
+    def dump(self, value: object) -> list[object]:
+        """Write a value as JSON, with its place among the members.
+
+        Raises:
+            OutputError: it is of another type.
+        """
+        for place, adapter in enumerate(self._adapters):
+            try:
+                adapter.validate_python(value, strict=True)
+            except ValidationError:
+                continue
+            return [place, adapter.dump_python(value, mode="json")]
+        given = type(value).__name__
+        if isinstance(value, BaseModel) and BaseModel in _members(self.kind):
+            raise InputError(
+                f"{self._owner}: a checkpoint can't keep {given}, since {self._type} doesn't "
+                f"name it. Put the node into a graph that does, as Graph('name', {given})"
+            )
+        raise OutputError(
+            f"gave {given}, but says that it gives {self._type}",
+            node=self._owner,
+            text=repr(value),
+        )
+
+    def load(self, written: Sequence[object]) -> object:
+        """Read a value back.
+
+        Raises:
+            StoreError: a checkpoint holds something else.
+        """
+        try:
+            place, value = written
+            return self._adapters[_number(place)].validate_python(value)
+        except (TypeError, ValueError, IndexError) as error:
+            raise StoreError(
+                f"the checkpoint holds for {self._owner!r} no {self._type}: {fault_in(error)}. "
+                "Was another graph kept in this thread? Take another one"
+            ) from error
+
+    def admit(self, value: object) -> list[object]:
+        """Take a value as it is, or as the JSON of it.
+
+        Raises:
+            InputError: it is of another type.
+        """
+        try:
+            request = self._whole.validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"the request is no {self._type}: {fault_in(error)}") from error
+        return self.dump(request)
+
+
+class AsItIs(JsonForm):
+    """Passes values of an unknown type on, where no checkpoint keeps them."""
+
+    def dump(self, value: object) -> list[object]:
+        """Pass a value on."""
+        return [0, value]
+
+    def load(self, written: Sequence[object]) -> object:
+        """Pass a value on."""
+        return written[1]
+
+
+def is_known(kind: object) -> bool:
+    """Whether values of a type can be told from their JSON."""
+    return kind is not UNKNOWN and kind is not Any and kind is not BaseModel
+
+
+@cache
+def kept_form(kind: object, owner: str) -> JsonForm | None:
+    """Say how the values of a type are kept; `None`: it is not known, so they can't be."""
+    return JsonForm(kind, owner=owner) if is_known(kind) else None
+
+
+def channel_form(kind: object, owner: str, *, kept: bool) -> JsonForm:
+    """Say how LangGraph passes values of a type on, and whether a checkpoint keeps them.
+
+    Raises:
+        WiringError: it does, and their type is not known, so their JSON could not be turned back.
+    """
+    if is_known(kind) and (kept or BaseModel not in get_args(kind)):
+        return JsonForm(kind, owner=owner)
+    if kept:
+        raise WiringError(
+            f"the type of {owner!r} is not known, so a checkpoint can't keep it: "
+            "annotate what its function returns"
+        )
+    return AsItIs(Any, owner=owner)
+
+
+def _adapter(kind: Any) -> TypeAdapter[object]:
+    return TypeAdapter[object](kind)
+
+
+def _number(place: object) -> int:
+    if not isinstance(place, int):
+        raise TypeError(f"{place!r} is no place of a member")
+    return place
+
+
+def _members(kind: object) -> tuple[object, ...]:
+    return get_args(kind) if is_union(kind) else (kind,)

@@ -1,0 +1,223 @@
+"""Run store: the journal of a run, and people's answers to it, in a checkpointer of LangGraph.
+
+Both are pending writes of the checkpoint that the run began with. So a run that goes on finds them,
+and a new run in the thread doesn't. A graph in another one keeps them with the outermost one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from operator import itemgetter
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.runtime import ExecutionInfo
+
+from moa.context import RunContext
+from moa.errors import NotResumable
+from moa.graphs.engine.internals import FORGOTTEN, Task, pending_questions
+from moa.journal import Journal, interrupts_of, not_resumable
+
+_CHANNEL = "__moa__"
+_ANSWER, _FAILED = "answer/", "/failed"
+"""How the key of an answer begins, and how that ends which says that a run has failed by it."""
+_running: dict[str, object] = {}
+"""Tasks that run in this process, each with LangGraph's scratchpad, which runs of it don't share.
+
+What runs moa twice in one task has one scratchpad."""
+
+
+class _Writes:
+    """Pending writes of the checkpoint that a run began with.
+
+    A checkpointer keeps the first value that is written under a key. `blocking`: the graph was
+    invoked without an event loop, so its checkpointer is synchronous.
+    """
+
+    def __init__(
+        self, saver: BaseCheckpointSaver[str], info: ExecutionInfo, *, blocking: bool
+    ) -> None:
+        self.thread = info.thread_id
+        self.task = info.task_id
+        namespace = info.checkpoint_ns.rpartition("|")[0]  # of the graph, without the task
+        self.run = f"{info.thread_id}/{namespace}/{info.checkpoint_id}/{info.task_id}"
+        self._saver = saver
+        self._blocking = blocking
+        self._at: RunnableConfig = {
+            "configurable": {
+                "thread_id": info.thread_id,
+                "checkpoint_ns": namespace,
+                "checkpoint_id": info.checkpoint_id,
+            }
+        }
+
+    async def read(self) -> Sequence[tuple[str, str, Any]]:
+        """Read all, ordered by key: each with its key, its channel and its value."""
+        if self._blocking:
+            found = await asyncio.to_thread(self._saver.get_tuple, self._at)
+        else:
+            found = await self._saver.aget_tuple(self._at)
+        return sorted(found.pending_writes or (), key=itemgetter(0)) if found else ()
+
+    async def keep(self, key: str, record: str) -> None:
+        """Write a record of the journal."""
+        await self.write(f"{self.task}/{key}", record)
+
+    async def forget_answer(self) -> None:
+        """Take back an answer that was given for no task in particular."""
+        task, channel, value = FORGOTTEN
+        await self.write(task, value, channel)
+
+    async def write(self, key: str, value: object, channel: str = _CHANNEL) -> None:
+        """Write a value that JSON can hold."""
+        if self._blocking:
+            await asyncio.to_thread(self._saver.put_writes, self._at, [(channel, value)], key)
+        else:
+            await self._saver.aput_writes(self._at, [(channel, value)], key)
+
+
+class _Answers:
+    """People's answers to the questions of a run.
+
+    An answer is kept before anything runs by it, or it would be lost if the run stops sooner.
+    """
+
+    def __init__(self, writes: _Writes) -> None:
+        self.values: dict[str, object] = {}
+        """By the id of the question."""
+        self._writes = writes
+        self._counts: Counter[str] = Counter()
+        """How many were given: more than one where a run has failed by an earlier one."""
+        self._standing: set[str] = set()
+        """Questions whose last answer no run has failed by: one may act on it at this moment."""
+        self._new: list[str] = []
+        """Keys of the answers that are given now."""
+
+    def load(self, key: str, value: Sequence[Any]) -> None:
+        """Take over what an earlier run kept; keys come in order."""
+        question = key.split("/")[1]
+        if key.endswith(_FAILED):
+            self._standing.discard(question)
+            return
+        _, self.values[question] = value
+        self._counts[question] += 1
+        self._standing.add(question)
+
+    async def add(self, question: str, answer: object) -> None:
+        """Keep a new answer. One that is given again, as after a crash, is known.
+
+        Raises:
+            NotResumable: somebody else has given another one.
+        """
+        if question in self._standing:
+            if self.values[question] != answer:
+                raise self._conflict(repr(self.values[question]))
+            return
+        key, mine = f"{_ANSWER}{question}/{self._counts[question]:04}", [uuid4().hex, answer]
+        await self._writes.write(key, mine)
+        first = [value for at, _, value in await self._writes.read() if at == key]
+        if first != [mine]:
+            raise self._conflict("somebody else, at this moment")
+        self.values[question] = answer
+        self._new.append(key)
+
+    async def fail(self) -> None:
+        """Keep that a run has failed by the new answers, so that others may be given."""
+        for key in self._new:
+            await self._writes.write(f"{key}{_FAILED}", None)
+
+    def _conflict(self, by: str) -> NotResumable:
+        return NotResumable(
+            f"what is asked in thread {self._writes.thread!r} is answered already: {by}. Where "
+            "that run was stopped, ainvoke(None, config) goes on with it"
+        )
+
+
+@asynccontextmanager
+async def open_journal(
+    info: ExecutionInfo | None, context: RunContext, *, blocking: bool = False
+) -> AsyncGenerator[Journal | None]:
+    """Open the journal of the run in this task of LangGraph; `None`: it has no checkpointer.
+
+    Args:
+        info: About the task.
+        context: The context of the run. An earlier part of the run may have been charged to it.
+        blocking: Whether the checkpointer is synchronous.
+
+    Raises:
+        NotResumable: another call goes on with the run; somebody else has given an answer; or the
+            run asks people, and has no checkpointer.
+    """
+    task = Task()
+    if task.saver is None or info is None or info.thread_id is None:
+        try:
+            yield None
+        except Exception as error:
+            if asked := interrupts_of(error):
+                raise not_resumable(repr(asked[0].value)) from error
+            raise
+        return
+    writes = _Writes(task.saver, info, blocking=blocking)
+    place, scratchpad = f"{id(task.saver)}/{writes.run}", task.scratchpad
+    if _running.get(place, scratchpad) is not scratchpad:
+        await writes.forget_answer()
+        raise NotResumable(
+            f"thread {info.thread_id!r} is gone on with by another call in this process, by the "
+            "answer that was given there: wait for its output"
+        )
+    _running[place] = scratchpad
+    try:
+        answers, journal = await _load(writes, task, context)
+        async with _record(answers, journal, context):
+            yield journal
+    finally:
+        _running.pop(place, None)
+
+
+async def _load(writes: _Writes, task: Task, context: RunContext) -> tuple[_Answers, Journal]:
+    answers, records = _Answers(writes), dict[str, str]()
+    found = await writes.read()
+    for key, channel, value in found:
+        if channel == _CHANNEL and key.startswith(_ANSWER):
+            answers.load(key, value)
+        elif channel == _CHANNEL and key.startswith(f"{writes.task}/"):
+            records[key.partition("/")[2]] = value
+    given = {**task.answers}
+    asked = pending_questions(found, writes.task)
+    if len(asked) == 1 and not given and (answer := task.take_answer()) is not None:
+        given = dict.fromkeys(asked, answer)
+        await writes.forget_answer()
+    for question, answer in given.items():
+        await answers.add(question, answer)
+    journal = Journal(
+        writes.run,
+        records,
+        write=writes.keep,
+        inside=lambda place: task.ask_in(place, answers.values),
+        context=context,
+    )
+    return answers, journal
+
+
+@asynccontextmanager
+async def _record(answers: _Answers, journal: Journal, context: RunContext) -> AsyncGenerator[None]:
+    """Record how the run ends: what it failed by, and what its context has paid for."""
+    others = {run: keys for run, keys in context.counted.items() if run != journal.name}
+    try:
+        yield
+    except BaseException as error:
+        context.counted = {**others, journal.name: journal.counted}
+        if isinstance(error, Exception) and not interrupts_of(error):
+            await answers.fail()
+            await journal.fail(error)
+        raise
+    else:
+        context.counted = others  # the run has ended, and nothing goes on with it
+    finally:
+        if journal.found:
+            context.note("resumed", f"{journal.found} calls were found, and not paid again")
