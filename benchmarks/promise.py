@@ -22,7 +22,7 @@ import numpy as np
 from kept import Kept
 from moa import EmbeddedEndpoint
 from moa.calibration import upper_bound
-from moa.calibration.promise import RISK
+from moa.calibration.epochs import RISK
 from moa.endpoints import Endpoint
 from moa.endpoints.named import as_endpoint
 from moa.errors import MoaError

@@ -94,7 +94,7 @@ SECTIONS: Mapping[str, Section] = {
     "pairs": Section("pairs.py --data {data}", (*VECTORS, "calibration/defaults.py")),
     "promise": Section(
         "promise_simulated.py --streams 100 --kept {kept}",
-        ("calibration/__init__.py", "calibration/audit.py", "calibration/promise.py"),
+        ("calibration/__init__.py", "calibration/audit.py", "calibration/epochs.py"),
     ),
     "documents-asked": Section(
         "documents.py --data {data} --models {models} --steps asked --kept {kept}",

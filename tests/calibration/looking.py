@@ -7,8 +7,8 @@ import time
 
 from moa.calibration import learning
 from moa.calibration.answers import AnswerStore
+from moa.calibration.epochs import PlannedLook
 from moa.calibration.features import LabelFeature
-from moa.calibration.promise import PlannedLook
 from moa.questions import Option, Question
 
 

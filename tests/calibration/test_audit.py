@@ -1,4 +1,4 @@
-"""The audit: a promise that holds stays, a broken one is withdrawn."""
+"""The audit: a guarantee that holds stays, a broken one is withdrawn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moa.calibration.bounds import Outcome, bound_along
 
 
 def withdrawn_after(risk: float, *, seed: int, most: int, changed: float | None = None) -> int:
-    """Checks until the promise of at most 5 % is withdrawn; `most` where it isn't."""
+    """Checks until the guarantee of at most 5 % is withdrawn; `most` where it isn't."""
     rng = random.Random(seed)
     audit = Audit(risk=0.05)
     for check in range(most):

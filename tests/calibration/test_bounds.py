@@ -1,4 +1,4 @@
-"""Bounds: what is promised of accepted decisions holds, also where little is known."""
+"""Bounds: what is guaranteed of accepted decisions holds, also where little is known."""
 
 from __future__ import annotations
 
@@ -92,24 +92,24 @@ def worlds(risk: float) -> dict[str, World]:
     }
 
 
-def broken_of(world: World, n: int, promise: Guarantee, *, seed: int) -> int:
-    """How many of `DRAWS` promises are broken."""
+def broken_of(world: World, n: int, guarantee: Guarantee, *, seed: int) -> int:
+    """How many of `DRAWS` guarantees are broken."""
     rng = np.random.default_rng(seed)
     broken = 0
     for _ in range(DRAWS // 8):
         fitting = world.draw(n, rng)
         for _ in range(8):
-            broken += world.broken(find_bound(fitting, world.draw(n, rng), promise))
+            broken += world.broken(find_bound(fitting, world.draw(n, rng), guarantee))
     return broken
 
 
-def breaks_too_often(broken: int, draws: int, promise: Guarantee) -> bool:
-    """A binomial test, which finds promises that hold too often broken once in 1,000 times."""
-    return 1 - tail(broken - 1, draws, promise.failure) < 0.001
+def breaks_too_often(broken: int, draws: int, guarantee: Guarantee) -> bool:
+    """A binomial test, which finds guarantees that hold too often broken once in 1,000 times."""
+    return 1 - tail(broken - 1, draws, guarantee.failure) < 0.001
 
 
 @pytest.mark.parametrize(
-    ("promise", "n", "name"),
+    ("guarantee", "n", "name"),
     [
         *((LOOSE, n, name) for n in (11, 60) for name in worlds(0.2)),
         *((PROMISE, 200, name) for name in ("calibrated", "no better when surer")),
@@ -117,10 +117,10 @@ def breaks_too_often(broken: int, draws: int, promise: Guarantee) -> bool:
     ],
 )
 def test_a_promise_is_broken_no_more_often_than_stated(
-    promise: Guarantee, n: int, name: str
+    guarantee: Guarantee, n: int, name: str
 ) -> None:
-    broken = broken_of(worlds(promise.risk)[name], n, promise, seed=n)
-    assert not breaks_too_often(broken, DRAWS, promise)
+    broken = broken_of(worlds(guarantee.risk)[name], n, guarantee, seed=n)
+    assert not breaks_too_often(broken, DRAWS, guarantee)
 
 
 def test_a_threshold_that_only_looked_good_would_be_seen_to_break_its_promise() -> None:

@@ -1,4 +1,4 @@
-"""Calibration: a scorer is chosen, a promise found, and its file refuses what it isn't for."""
+"""Calibration: a scorer is chosen, a guarantee found, and its file refuses what it isn't for."""
 
 from __future__ import annotations
 

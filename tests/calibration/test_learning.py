@@ -15,10 +15,10 @@ import pytest
 from moa.calibration import learning as module
 from moa.calibration.answer_rows import Answered, Row, Rows
 from moa.calibration.answers import AnswerStore
+from moa.calibration.epochs import PlannedLook
 from moa.calibration.features import LabelFeature, VectorFeature
 from moa.calibration.labelled import OTHERWISE
 from moa.calibration.learning import Learning, probabilities_of
-from moa.calibration.promise import PlannedLook
 from moa.questions import Option, Question
 
 OWN, ENCODED = LabelFeature(name="small"), VectorFeature(name="encoder", source="encoder")

@@ -161,7 +161,7 @@ def test_a_fit_promises_nothing_so_there_is_nothing_to_test_again() -> None:
     learned()
     rows = written("rows.jsonl", [row.replace("one", "other") for row in EXAMPLES])
     said = told("learn", "--recheck", "fit.json", rows, leaves=2).err
-    assert "nothing is promised of these decisions" in " ".join(said.split())
+    assert "nothing is guaranteed of these decisions" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("row", ['{"text": "x", "label": "yellow"}', '{"text": "x"}', "{"])

@@ -208,7 +208,7 @@ def test_the_rows_said_to_be_missing_are_about_enough() -> None:
 
 def test_ten_labels_promise_nothing_and_say_how_many_it_takes() -> None:
     out = calibrated(rows(10)).words
-    assert "promise: nothing; expected:" in out
+    assert "guarantee: none; expected:" in out
     assert f"at least {rows_needed(Guarantee(look=1))} rows" in out
     written("new.jsonl", [{"text": "hello 0.999"}])
     assert moa("decide", "new.jsonl", "--calibration", "c.json", "--out", "out.jsonl") == 0

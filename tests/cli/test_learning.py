@@ -1,4 +1,4 @@
-"""`moa learn --graph`: from labelled messages to one file that decides, and what it promises."""
+"""`moa learn --graph`: from labelled messages to one file that decides, and what it guarantees."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_is_learned_decides_from_then_on_and_a_run_says_what_is_expected() 
     run = told("run", "support", new, "--out", "out.jsonl")
     (line,) = kept()
     assert line["output"]["decisions"]["intent"]["label"] == "order"
-    assert "promised: nothing. Expected: intent right in 100 %" in run.words
+    assert "guaranteed: nothing. Expected: intent right in 100 %" in run.words
 
 
 def test_nothing_is_promised_on_messages_that_were_chosen() -> None:
@@ -93,9 +93,9 @@ def test_nothing_is_promised_on_messages_that_were_chosen() -> None:
 def test_where_labels_suffice_a_promise_is_tested_and_what_it_leaves_out_is_not_settled() -> None:
     said = learn(rows(210))
     made = Learned.load("inbox.json")
-    assert made.promises("intent")
+    assert made.guarantees("intent")
     assert made.looks == 1
-    assert "promised: intent, at most 10 % wrong, with 95 % confidence" in said.words
+    assert "guaranteed: intent, at most 10 % wrong, with 95 % confidence" in said.words
     texts = ("Hello, this is about the order of a lamp", "Hello, is there anybody in the shop?")
     told("run", "support", written("new.jsonl", [{"text": t} for t in texts]), "--out", "out.jsonl")
     first, second = kept()
@@ -118,7 +118,7 @@ def test_a_promise_is_confirmed_or_withdrawn_on_other_rows() -> None:
     assert "intent: confirmed" in told("learn", written("b.jsonl", rows(120)), *graph).out
     bad = written("c.jsonl", rows(121, wrong=0.9))
     assert "intent: withdrawn" in told("learn", bad, *graph, "--out", "c.json", leaves=1).out
-    assert not Learned.load("c.json").promises("intent")
+    assert not Learned.load("c.json").guarantees("intent")
 
 
 def test_lines_of_a_run_count_as_their_input() -> None:

@@ -129,7 +129,7 @@ def test_an_item_shows_its_input_its_output_and_what_it_took_or_why_it_failed() 
 
 
 def test_a_calibration_shows_what_it_promises() -> None:
-    assert "<tr><td>promise</td><td>none</td></tr>" in in_a_notebook(calibration("Is it spam?"))
+    assert "<tr><td>guarantee</td><td>none</td></tr>" in in_a_notebook(calibration("Is it spam?"))
 
 
 def test_an_endpoint_says_what_it_serves_and_where_and_no_key() -> None:

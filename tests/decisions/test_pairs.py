@@ -146,7 +146,7 @@ async def test_what_is_expected_is_told_and_not_promised() -> None:
     slm = SimulatedEndpoint(encoder=JointEncoder(), rule=lambda _: {"intent": {}})
     agent = Classifier(slm, MEANS, none=True, name="intent", examples=EXAMPLES)
     result = await agent.run("invoice please")
-    assert any("expected, not promised" in note.text for note in result.trace)
+    assert any("expected, not guaranteed" in note.text for note in result.trace)
     assert '"expected_precision"' in result.output.model_dump_json()
 
 

@@ -17,8 +17,8 @@ from moa.agents.filter import Filter
 from moa.calibration import learning as module
 from moa.calibration.answer_rows import FIGURES
 from moa.calibration.answers import AnswerStore
+from moa.calibration.epochs import PlannedLook
 from moa.calibration.figures import LearningFigures, figures_of
-from moa.calibration.promise import PlannedLook
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -42,7 +42,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
     plan = (PlannedLook(0.05, held_out=90),)
     monkeypatch.setattr(module, "LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.25)
+    monkeypatch.setattr("moa.calibration.epochs._LIKELY", 0.25)
     monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
     monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", fixed)
 
@@ -202,7 +202,7 @@ async def test_a_large_node_that_answers_otherwise_withdraws_the_promise(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cascade = await learned(stream)
-    monkeypatch.setattr("moa.calibration.promise.HELD_LATER", 0.3)
+    monkeypatch.setattr("moa.calibration.epochs.HELD_LATER", 0.3)
     stream.turned = True
     found = await go(cascade, stream.texts(60))
     now = await figures(cascade)

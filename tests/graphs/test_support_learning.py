@@ -18,10 +18,10 @@ from moa.calibration import learning as module
 from moa.calibration.answer_rows import FIGURES
 from moa.calibration.answers import AnswerStore
 from moa.calibration.defaults import as_asked
+from moa.calibration.epochs import PlannedLook
 from moa.calibration.figures import LearningFigures, figures_of
 from moa.calibration.labelled import OTHERWISE
 from moa.calibration.learned import Learned
-from moa.calibration.promise import PlannedLook
 from moa.config import load
 from moa.config.endpoints import Endpoints
 from moa.context import RunContext
@@ -63,7 +63,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at fewer texts, so that a test takes fewer; and toss the same coin in each test."""
     plan = (PlannedLook(0.05, held_out=60),)
     monkeypatch.setattr(module, "LOOKS", plan)
-    monkeypatch.setattr("moa.calibration.promise._LIKELY", 0.25)
+    monkeypatch.setattr("moa.calibration.epochs._LIKELY", 0.25)
     monkeypatch.setattr("moa.calibration.figures.LOOKS", plan)
     monkeypatch.setattr("moa.calibration.answers.secrets.token_hex", fixed)
 

@@ -1,4 +1,5 @@
-"""System One: any questions by the small model or by an agent, and what is promised of answers."""
+"""System One: any questions by the small model or by an agent, and what is guaranteed of
+answers."""
 
 from __future__ import annotations
 

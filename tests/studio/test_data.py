@@ -49,11 +49,11 @@ def test_rows_are_found_by(view: View, query: dict[str, Any], found: list[str]) 
 
 
 def test_the_four_numbers_are_of_all_rows(view: View) -> None:
-    small, large, cost, promise = view.overview().figures
+    small, large, cost, guarantee = view.overview().figures
     assert small.detail.startswith("5 of 7")
     assert large.detail.startswith("1 rows")
     assert "0.002" in cost.value or cost.value.startswith("≥")
-    assert promise.value == "none"
+    assert guarantee.value == "none"
 
 
 def test_each_point_of_the_curve_has_the_exact_bound_of_what_it_accepts(tmp_path: Path) -> None:

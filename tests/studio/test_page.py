@@ -262,7 +262,7 @@ def test_the_slider_says_what_is_known_of_a_point_and_promises_nothing(
     assert "2 of 3 labelled" in page.text(".readout")
     assert "--risk" in page.text(".command")
     assert not page.all(".chart .tested")
-    assert "promises nothing" in page.text(".threshold")
+    assert "guarantees nothing" in page.text(".threshold")
 
 
 def test_a_click_on_a_node_shows_its_rows(page: Page, address: str) -> None:

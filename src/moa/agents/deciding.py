@@ -463,7 +463,7 @@ def _or_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     told = answers[question.whether_told.name]
     if told.status != "answered" or told.best == 0:
         return answer
-    # What a calibration promises or expects is of the option, which isn't given.
+    # What a calibration guarantees or expects is of the option, which isn't given.
     accepted = None if answer.accepted is None else False
     return replace(answer, untold=True, accepted=accepted, expected_precision=None)
 

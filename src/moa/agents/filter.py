@@ -147,7 +147,8 @@ class Filter(DecidingAgent[Verdict]):
             )
 
     def read(self, answers: Sequence[Answer]) -> Verdict:
-        """Compare the probability with the threshold, unless a promise covers the likelier answer.
+        """Compare the probability with the threshold, unless a guarantee covers the likelier
+        answer.
 
         Raises:
             Unanswered: the model refused, or left it out.

@@ -1,4 +1,4 @@
-"""Calibration: what is promised of accepted decisions, and how many errors keep it.
+"""Calibration: what is guaranteed of accepted decisions, and how many errors keep it.
 
 The bounds on an error rate are exact, and one-sided: those of Clopper and Pearson, "The use of
 confidence or fiducial limits illustrated in the case of the binomial", Biometrika 26 (1934).
@@ -26,15 +26,15 @@ _HELD_OUT, _HELD_OUT_OF_MANY = 0.5, 0.8
 _MANY = 100
 Learn = Literal["split", "nothing", "approximate", "all"]
 """What labelled rows are for: a part to learn from and the rest to be held out; all to be held out;
-all for both, by cross-fitting; or all to learn from, so that nothing is promised."""
+all for both, by cross-fitting; or all to learn from, so that nothing is guaranteed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """The promise "among the decisions accepted, at most `risk` are wrong, with `confidence`".
+    """The guarantee "among the decisions accepted, at most `risk` are wrong, with `confidence`".
 
     The confidence is over the held-out labels: of many bounds found on as many sets of labels, at
-    most one part in `1 / (1 - confidence)` breaks its promise on inputs like those labelled.
+    most one part in `1 / (1 - confidence)` breaks its guarantee on inputs like those labelled.
 
     Each recalibration on more rows is one more chance to be wrong. So recalibration `k` spends
     `1 / (1.202 k**3)` of the probability of failure: 83 % for the first, 10 % for the second, and
@@ -69,7 +69,7 @@ class Guarantee:
 
     @property
     def failure(self) -> float:
-        """Largest probability that the promise is broken, at this look."""
+        """Largest probability that the guarantee is broken, at this look."""
         spent = 1.0 if self.look is None else 1.0 / (_ALL_LOOKS * self.look**3)
         return (1.0 - self.confidence) * spent
 
@@ -134,16 +134,16 @@ def prospect(rows: int, labels: int, guarantee: Guarantee, *, learn: Learn = "sp
         return None
     doubled = Guarantee(min(0.5, 2 * guarantee.risk), guarantee.confidence, guarantee.look)
     larger = rows_needed(doubled, labels, learn=learn)
-    best, promise = percent(guarantee.shown_by(rows)), replace(guarantee, look=None)
+    best, wanted = percent(guarantee.shown_by(rows)), replace(guarantee, look=None)
     gives = {
         "split": f"All {rows} will be learnt from, so that labels get better, but none of them is "
         f"accepted. Held out as a whole (--learn nothing), they could show {best} at best",
         "nothing": f"{rows} could show {best} at best",
         "approximate": f"{rows} could show {best} at best",
-        "all": "Nothing is promised of rows that all are learnt from",
+        "all": "Nothing is guaranteed of rows that all are learnt from",
     }
     return (
-        f"{rows} rows are too few to accept anything: {promise}, takes at least {fewest_rows} "
+        f"{rows} rows are too few to accept anything: {wanted}, takes at least {fewest_rows} "
         f"rows, and more if any of those held out is decided wrong; {percent(doubled.risk)} takes "
         f"at least {larger}. {gives[learn]}"
     )
@@ -166,7 +166,7 @@ class Bound(Frozen):
     """Wrong ones among the accepted."""
     upper: float = 1.0
     """Largest error rate that these counts leave possible, at this threshold alone; it never
-    passes the risk. The promise is the guarantee's risk, since the threshold was searched for."""
+    passes the risk. What holds is the guarantee's risk, since the threshold was searched for."""
     more_labels: int | None = None
     """About how many more held-out labels it takes to accept something; `None`: something is
     accepted, or labels alone won't help."""

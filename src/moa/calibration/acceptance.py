@@ -80,7 +80,7 @@ class Policy(ABC):
 
         Args:
             graded: Replies of the small model, and whether each was good enough.
-            guarantee: What is promised of the replies it accepts.
+            guarantee: What is guaranteed of the replies it accepts.
             context: Budget, deadline and ledger of the calls to models; `None` starts one.
             seed: Another one splits the replies otherwise.
 
@@ -188,7 +188,7 @@ class Confident(Policy):
 
     Args:
         threshold: A confidence, or the bound that was found for the scorer. A number that wasn't
-            found on one's own labels promises nothing.
+            found on one's own labels guarantees nothing.
 
     Raises:
         ConfigError: the threshold is not between 0 and 1.
@@ -289,7 +289,7 @@ class Fitted(Policy):
     """What each adds to the log odds."""
     bias: float
     bound: Bound
-    """From which probability on a reply is accepted, and what is promised of those."""
+    """From which probability on a reply is accepted, and what is guaranteed of those."""
 
     async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
         """Ask all policies, and weigh what they say."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from moa.calibration.promise import Side
+from moa.calibration.epochs import Side
 from moa.decisions.arrays import Floats, Ints
 
 FORGOTTEN = "forgotten "

@@ -28,7 +28,7 @@ from moa.calibration.answer_rows import (
     Spent,
     State,
 )
-from moa.calibration.promise import DRAWS, Coin, Side
+from moa.calibration.epochs import DRAWS, Coin, Side
 from moa.decisions.arrays import np
 from moa.errors import ConfigError, MoaError
 from moa.rows._stores import Postgres, Store, is_address

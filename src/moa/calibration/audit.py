@@ -1,4 +1,4 @@
-"""Audit: a random share of accepted decisions is checked, and a broken promise is withdrawn.
+"""Audit: a random share of accepted decisions is checked, and a broken guarantee is withdrawn.
 
 The evidence may be looked at after every observation: someone starts with a wealth of 1 and bets
 against a claim at odds that are fair if it holds. Then the wealth ever reaches `1 / alpha` with a
@@ -74,7 +74,7 @@ class Audit(Frozen):
     Each check is a bet against "the risk of this decision is at most `risk`", by the ratio of the
     likelihoods under a larger risk and under this one (a mixture of Wald's sequential probability
     ratio tests; Waudby-Smith and Ramdas 2023, "Estimating means of bounded random variables by
-    betting", JRSS-B 86). A promise that holds is ever withdrawn with a probability of at most
+    betting", JRSS-B 86). A guarantee that holds is ever withdrawn with a probability of at most
     `alpha`, however long the audit runs and whenever it is looked at.
 
     Simulated with a risk of 5 % and an `alpha` of 5 %: decisions that are twice as risky from the
@@ -88,9 +88,9 @@ class Audit(Frozen):
     """
 
     risk: float = Field(gt=0, lt=1)
-    """Largest share of wrong ones among the accepted decisions that was promised."""
+    """Largest share of wrong ones among the accepted decisions that was guaranteed."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Largest probability of ever withdrawing a promise that holds."""
+    """Largest probability of ever withdrawing a guarantee that holds."""
     share: float = Field(default=0.02, ge=0, le=1)
     """Share of the accepted decisions that is checked."""
     seed: int = 0
@@ -104,7 +104,7 @@ class Audit(Frozen):
     """Wrong ones among the checked."""
     evidence: Evidence = Evidence()
     withdrawn: bool = False
-    """Whether the promise was found broken. It stays so."""
+    """Whether the guarantee was found broken. It stays so."""
 
     @classmethod
     def of(cls, bound: Bound, *, share: float = 0.02, alpha: float = 0.05, seed: int = 0) -> Self:
@@ -143,10 +143,10 @@ class Audit(Frozen):
             found += f" ({percent(self.wrong / self.checked)})"
         if self.withdrawn:
             return (
-                f"the promise of at most {percent(self.risk)} wrong is withdrawn: {found}. "
+                f"the guarantee of at most {percent(self.risk)} wrong is withdrawn: {found}. "
                 "Everything is escalated until it is calibrated again"
             )
-        return f"the promise of at most {percent(self.risk)} wrong stands: {found}"
+        return f"the guarantee of at most {percent(self.risk)} wrong stands: {found}"
 
 
 def _sum_of_logs(first: float, second: float) -> float:

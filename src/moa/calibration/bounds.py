@@ -1,15 +1,15 @@
-"""Bounds: from which confidence on decisions can be accepted, at a risk that is promised.
+"""Bounds: from which confidence on decisions can be accepted, at a risk that is guaranteed.
 
 Thresholds are tested one after another, from a strict one on, until the first that fails
 ("fixed-sequence testing" in Learn then Test; Angelopoulos, Bates, Candès, Jordan and Lei 2021,
 arXiv:2110.01052). How many held-out decisions each accepts is fixed before their labels are looked
 at, by the labels that the scorer was fitted on; their scores say where it lies. Given the score
 below it, the decisions above are a sample of those that it accepts, so the wrong ones among them
-are binomial, whatever the scores mean. Since testing stops at the first failure, the promise breaks
-only where the first threshold that should have failed passes, so that no part of the confidence is
-lost to the number of thresholds. That is proven where the risk crosses the target once as the
-threshold falls; where it crosses it more often, tests and simulations found no more promises broken
-than stated.
+are binomial, whatever the scores mean. Since testing stops at the first failure, the guarantee
+breaks only where the first threshold that should have failed passes, so that no part of the
+confidence is lost to the number of thresholds. That is proven where the risk crosses the target
+once as the threshold falls; where it crosses it more often, tests and simulations found no more
+guarantees broken than stated.
 
 Where several decisions belong to one case they are wrong together, and the binomial doesn't hold.
 Then one decision of each case is drawn for the test, before any is looked at, so that each case
@@ -64,7 +64,7 @@ def find_bound(
             may be none, where the scorer was fitted on no labels.
         held_out: Decisions on labels that took no part in anything before, of the same scorer.
             Decisions about one case stand all on one side.
-        guarantee: What is promised.
+        guarantee: What is guaranteed.
 
     Raises:
         InputError: a confidence is not between 0 and 1, or a case stands on both sides.
@@ -85,9 +85,9 @@ def find_bounds_by_label(
 ) -> dict[str, Bound]:
     """Find for each label from which confidence on it is accepted, at the risk of that label.
 
-    All the promises hold together with the confidence (Bonferroni). Arguments and errors are those
-    of `find_bound`. Labels that `fitting` gives too rarely to be accepted ever are not tested, and
-    cost the others nothing.
+    All the guarantees hold together with the confidence (Bonferroni). Arguments and errors are
+    those of `find_bound`. Labels that `fitting` gives too rarely to be accepted ever are not
+    tested, and cost the others nothing.
     """
     ratio = len(held_out) / len(fitting) if fitting else 1.0
     seen = fitting or held_out  # which label was given, not which one is right

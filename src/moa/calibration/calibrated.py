@@ -66,8 +66,8 @@ class Calibrated:
         """Decide by what each feature read of a text.
 
         An answer that was refused says nothing: all its options are as likely. Where nothing else
-        was read, it stands as it came; so does one that was written, which nothing can be promised
-        of.
+        was read, it stands as it came; so does one that was written, which nothing can be
+        guaranteed of.
 
         Raises:
             CapabilityError: the label was written, and there is a bound.
@@ -160,7 +160,7 @@ def check_models(calibration: Calibration, found: Mapping[str, Identity]) -> lis
             warnings.append(
                 f"{was.model} was served by {_served(was)} when the calibration was made, and "
                 f"is by {_served(here)} now: scores move a little between servers. Confirm the "
-                "promise with moa learn --recheck"
+                "guarantee with moa learn --recheck"
             )
     return warnings
 

@@ -1,7 +1,7 @@
 """Curve: what each threshold would accept, and how many errors that leaves possible there.
 
-Each point stands for itself, and promises nothing: whoever looks at all of them and takes the best
-has looked many times. What is promised of a threshold is tested, on new rows (`bounds.py`).
+Each point stands for itself, and guarantees nothing: whoever looks at all of them and takes the
+best has looked many times. What is guaranteed of a threshold is tested, on new rows (`bounds.py`).
 """
 
 from __future__ import annotations

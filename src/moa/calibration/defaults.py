@@ -64,7 +64,7 @@ def with_expected(calibration: Calibration) -> Calibration:
     from moa.decisions.pairs import expected_of
 
     expected = expected_of(calibration.question.question(), words.examples)
-    origin = f"{calibration.origin} (precision expected, not promised)"
+    origin = f"{calibration.origin} (precision expected, not guaranteed)"
     return calibration.model_copy(update={"expected": expected, "origin": origin})
 
 
@@ -112,7 +112,7 @@ def shipped(question: Question, name: str, *, file: HeadFile = "support") -> Cal
     origin = f"shipped with moa, fitted to labelled messages ({file})"
     expected = shipped_expectations().get(f"{file} {name}", ())
     if expected:
-        origin += " (precision expected, not promised)"
+        origin += " (precision expected, not guaranteed)"
     return made(question, [vector], fit, origin).model_copy(update={"expected": expected})
 
 

@@ -1,4 +1,4 @@
-"""Figures: what a cascade that learns has saved so far, what it promises, and what would help."""
+"""Figures: what a cascade that learns has saved so far, what it guarantees, and what would help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moa.calibration import percent, tail, upper_bound
 from moa.calibration.answer_rows import FIGURES, Drawn, State
 from moa.calibration.answers import AnswerStore
 from moa.calibration.audit import Audit
-from moa.calibration.promise import LOOKS, RISK, level_of_draw
+from moa.calibration.epochs import LOOKS, RISK, level_of_draw
 from moa.node import Frozen
 
 HUNDRED = 100
@@ -153,7 +153,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         by_small=by_small,
         epochs=tuple(EpochFigures(epoch=e, first=f, why=why) for e, _, f, why in store.epochs()),
         looks=tuple(looks),
-        promise=_promise(used, state, people),
+        promise=_guarantee_text(used, state, people),
         people=people,
         accepts=sum(bool(_of(row, "accepts")) for row in recent) / len(recent) if recent else None,
         checked=audit.checked if audit else 0,
@@ -254,19 +254,19 @@ def _people(drawn: Sequence[Drawn], look: int) -> tuple[PeopleFigures, ...]:
     return tuple(found)
 
 
-def _promise(used: LookFigures | None, state: State, people: Sequence[PeopleFigures]) -> str:
+def _guarantee_text(used: LookFigures | None, state: State, people: Sequence[PeopleFigures]) -> str:
     if used is None:
-        return f"Nothing is promised yet in epoch {state.epoch}, and all goes to the large model"
-    promised = (
+        return f"Nothing is guaranteed yet in epoch {state.epoch}, and all goes to the large model"
+    guaranteed = (
         f"Epoch {state.epoch}: with 95 % probability every head used differs from the large model "
         f"on at most {percent(RISK)} of what it accepts, for inputs drawn like those before"
     )
     if any(one.passed for one in people):
-        promised += (
+        guaranteed += (
             f". With 95 % probability, too, at most {percent(RISK)} of what it accepts is wrong by "
             "people"
         )
-    return promised
+    return guaranteed
 
 
 def _next(store: AnswerStore, state: State, used: LookFigures | None) -> str:

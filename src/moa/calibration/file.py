@@ -152,7 +152,7 @@ class DataRecord(Frozen):
     fitted: int
     """Texts that the accepting fit was made from."""
     held_out: int
-    """Texts that the promise was found on."""
+    """Texts that the guarantee was found on."""
     labels: dict[str, int]
     """Texts by label."""
     chosen: int = 0
@@ -341,7 +341,7 @@ class Calibration(Frozen):
             ("calibration", self.question.text),
             ("labels", ", ".join(self.labels)),
             ("decides", self.origin),
-            ("promise", "none" if self.bound is None else self.bound.summary),
+            ("guarantee", "none" if self.bound is None else self.bound.summary),
             ("labelled rows", "none" if data is None else str(data.rows)),
             ("accuracy", "unknown" if reached is None else f"{reached.accuracy:.3f}"),
         ]
@@ -362,8 +362,8 @@ class Calibration(Frozen):
         """
         if self.bound is None or self.data is None or self.reached is None:
             raise CalibrationError(
-                f"nothing is promised of these decisions ({self.origin}): they were fitted without "
-                "rows held out. moa learn finds a bound on labelled rows"
+                f"nothing is guaranteed of these decisions ({self.origin}): they were fitted "
+                "without rows held out. moa learn finds a bound on labelled rows"
             )
         return Proven(self.bound, self.data, self.reached)
 

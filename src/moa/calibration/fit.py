@@ -1,11 +1,11 @@
-"""Fit: from labelled texts to a scorer, chosen by cross-validation, and a promise.
+"""Fit: from labelled texts to a scorer, chosen by cross-validation, and a guarantee.
 
 The texts are split once, before any label is looked at. On the fitting part, features are read,
 fitted and compared, and the scorer is chosen; the held-out part is then looked at once, to find
 from which confidence on its decisions can be accepted (`moa.calibration.bounds`). A scorer that
 learns nothing leaves all texts to be held out. The scorer is fitted a second time to all texts, for
-the labels of what isn't accepted: that fit has seen the held-out labels, so nothing is promised of
-it.
+the labels of what isn't accepted: that fit has seen the held-out labels, so nothing is guaranteed
+of it.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ async def calibrate(
 
     Examples:
         >>> from moa import calibrate
-        >>> promised = Guarantee(risk=0.05)
-        >>> made = calibrate(slm, question, rows, guarantee=promised)  # doctest: +SKIP
+        >>> guaranteed = Guarantee(risk=0.05)
+        >>> made = calibrate(slm, question, rows, guarantee=guaranteed)  # doctest: +SKIP
         >>> asyncio.run(made).save("spam.json")  # doctest: +SKIP
     """
     data = sort_out(rows, names := option_names(question))
@@ -221,7 +221,7 @@ def _written(
     models: dict[str, Identity],
     language: Detect | None,
 ) -> Calibration:
-    """Look at the held-out texts, and write down what was fitted and what can be promised."""
+    """Look at the held-out texts, and write down what was fitted and what can be guaranteed."""
     everything = np.ones(len(task.labels), bool)
     parts = [task.part(part.reading, everything, part.penalty) for part in made.best.parts]
     drawn = [row.text for row in task.data.rows if not row.chosen]
@@ -243,11 +243,11 @@ def _written(
     )
     said, fitting = _rehearsed(task, made, unbound)
     tested = task.outcomes(said, task.tested)
-    bound, bounds = task.promised(task.guarantee, fitting, tested)
+    bound, bounds = task.find_bounds(task.guarantee, fitting, tested)
     found = {
         "bound": bound,
         "bounds": bounds,
-        "looser": tuple(task.promised(it, fitting, tested)[0] for it in task.guarantee.looser()),
+        "looser": tuple(task.find_bounds(it, fitting, tested)[0] for it in task.guarantee.looser()),
         "reached": _reached(task, made.best, parts, (said, bound)),
     }
     calibration = unbound.model_copy(update=found)
@@ -318,13 +318,13 @@ class _Task:
 
     @property
     def tested(self) -> Ints:
-        """Texts that the promise is found on."""
+        """Texts that the guarantee is found on."""
         return np.flatnonzero(self.drawn if self.learn == "approximate" else self.held)
 
-    def promised(
+    def find_bounds(
         self, guarantee: Guarantee, fitting: Sequence[Outcome], held_out: Sequence[Outcome]
     ) -> tuple[Bound, dict[str, Bound]]:
-        """Find what can be promised: of all decisions, and of those for each label if asked."""
+        """Find what can be guaranteed: of all decisions, and of those for each label if asked."""
         if not self.by_label:
             return self._said(find_bound(fitting, held_out, guarantee)), {}
         found = find_bounds_by_label(fitting, held_out, guarantee)
@@ -532,7 +532,7 @@ def _unlearnt(task: _Task, parts: Sequence[Part], latency_penalty: float) -> _Ma
 
 
 def _rehearsed(task: _Task, made: _Made, fitted: Calibration) -> tuple[Judged, list[Outcome]]:
-    """Judge the texts that the promise is found on, and give the outcomes on the fitting part."""
+    """Judge the texts that the guarantee is found on, and give the outcomes on the fitting part."""
     if task.learn == "approximate":
         p, sure, mass = made.rehearsed
         rows = task.tested

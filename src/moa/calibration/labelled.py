@@ -161,14 +161,14 @@ def _oddities(
     if doubled:
         yield (
             f"{doubled} of {rows} rows repeat the text of another and are left out: copies "
-            "would make the promise look surer than it is"
+            "would make the guarantee look surer than it is"
         )
     if torn:
         yield f"{torn} texts stand there with more than one label; the first one counts"
     if chosen:
         yield (
             f"{chosen} rows were chosen to be labelled: they are fitted to and not held out, since "
-            "a promise can only be found on rows that were drawn at random"
+            "a guarantee can only be found on rows that were drawn at random"
         )
     if leaks:
         yield f"{leaks} chosen rows are left out: their case has rows drawn at random too"
@@ -203,7 +203,7 @@ def near_copies_of(rows: Sequence[Labelled]) -> Iterator[str]:
         yield (
             f"at least {copies} of {len(rows)} rows are near-copies of an earlier one without the "
             f"same case ({_ALIKE:.0%} of the words of both are the same): they are right or wrong "
-            "together, so the promise is broken more often than stated. Give rows that belong "
+            "together, so the guarantee is broken more often than stated. Give rows that belong "
             "together the same 'case', or leave the copies out"
         )
 

@@ -19,15 +19,15 @@ from moa.questions import Question
 class Learned(Frozen):
     """A calibration for each question of a graph that something was learned about.
 
-    What it has a bound for is promised; of the others it is only known how often they were right by
-    cross-validation.
+    What it has a bound for is guaranteed; of the others it is only known how often they were right
+    by cross-validation.
     """
 
     format: Literal[1] = 1
     graph: str
     """Name of the ready graph."""
     looks: int = 0
-    """Times that a promise was tested on the same rows and those that were added."""
+    """Times that a guarantee was tested on the same rows and those that were added."""
     calibrations: dict[str, Calibration]
     """By name of the question."""
 
@@ -78,26 +78,26 @@ class Learned(Frozen):
             ) from error
         return calibration
 
-    def promises(self, name: str) -> bool:
-        """Whether some answers to a question come with a promise."""
+    def guarantees(self, name: str) -> bool:
+        """Whether some answers to a question come with a guarantee."""
         made = self.calibrations.get(name)
         return made is not None and made.bound is not None and made.bound.threshold is not None
 
     @property
     def summary(self) -> str:
-        """Say what is promised, and what is only expected."""
-        promised = "; ".join(self._promised()) or "nothing"
+        """Say what is guaranteed, and what is only expected."""
+        guaranteed = "; ".join(self._guaranteed_questions()) or "nothing"
         expected = ", ".join(self._expected())
-        return f"promised: {promised}" + (f". Expected: {expected}" if expected else "")
+        return f"guaranteed: {guaranteed}" + (f". Expected: {expected}" if expected else "")
 
-    def _promised(self) -> Iterator[str]:
+    def _guaranteed_questions(self) -> Iterator[str]:
         for name, calibration in self.calibrations.items():
             bound = calibration.bound
-            if bound is not None and self.promises(name):
+            if bound is not None and self.guarantees(name):
                 said = replace(bound.guarantee, look=None)
                 yield f"{name}, {said}, of the {percent(bound.coverage)} that are accepted"
 
     def _expected(self) -> Iterator[str]:
         for name, calibration in self.calibrations.items():
-            if not self.promises(name) and calibration.reached is not None:
+            if not self.guarantees(name) and calibration.reached is not None:
                 yield f"{name} right in {percent(calibration.reached.accuracy)}"

@@ -1,6 +1,6 @@
 """Learning: fits heads to the answers of a large model while it runs, and tests each before use.
 
-It is what `moa.calibration.promise` says, on the rows of an `AnswerStore`. Nothing here asks a
+It is what `moa.calibration.epochs` says, on the rows of an `AnswerStore`. Nothing here asks a
 model. Any process that shares the rows may do the next step: a look is spent by whoever claims it
 first, and finished by whoever finds it unfinished, with the same outcome.
 """
@@ -19,10 +19,7 @@ from moa.calibration.answer_rows import FORGOTTEN, Rows, Spent, State
 from moa.calibration.answers import AnswerStore
 from moa.calibration.audit import Audit
 from moa.calibration.drift import FEWEST, Drift, Value
-from moa.calibration.features import Feature, VectorFeature
-from moa.calibration.file import Calibration, FitRecord, OptionRecord, QuestionRecord, now
-from moa.calibration.labelled import OTHERWISE
-from moa.calibration.promise import (
+from moa.calibration.epochs import (
     LOOKS,
     RISK,
     HeldOut,
@@ -35,6 +32,9 @@ from moa.calibration.promise import (
     started_audit,
     unlike,
 )
+from moa.calibration.features import Feature, VectorFeature
+from moa.calibration.file import Calibration, FitRecord, OptionRecord, QuestionRecord, now
+from moa.calibration.labelled import OTHERWISE
 from moa.calibration.reader import Reading
 from moa.calibration.scorer import Part, blend, tried
 from moa.decisions.arrays import Bools, Floats, Ints, log_loss, np
@@ -63,7 +63,7 @@ class Judged(NamedTuple):
     probabilities: tuple[float, ...]
     sure: float
     accepted: bool
-    """Whether its promise covers it, and it may be answered so."""
+    """Whether its guarantee covers it, and it may be answered so."""
     passes: bool
     """Whether it is as sure as is asked for; `accepted` is less, where the text is an exception."""
 
@@ -345,7 +345,7 @@ class Learning:
         return np.array([a == b and is_known for a, b, is_known in found], bool)
 
     def _broken(self, state: State) -> str:
-        """Read on with audit and drift; why the promise is withdrawn, or nothing."""
+        """Read on with audit and drift; why the guarantee is withdrawn, or nothing."""
         _, head = self.now()
         found, audited, drift, drifted = self.store.watching(state)
         if head is None or head.state != state:
@@ -469,7 +469,7 @@ def _whole(full: FitRecord, features: Sequence[Feature], used: Sequence[Feature]
 
 
 def _bound(verdict: Verdict) -> Bound:
-    promised = Guarantee(RISK, _CONFIDENCE)
+    guaranteed = Guarantee(RISK, _CONFIDENCE)
     said = "nothing was shown to be accepted"
     if verdict.threshold is not None:
         said = (
@@ -479,7 +479,7 @@ def _bound(verdict: Verdict) -> Bound:
             "confidence over the epoch"
         )
     return Bound(
-        guarantee=promised,
+        guarantee=guaranteed,
         threshold=verdict.threshold,
         labels=verdict.held_out,
         accepted=verdict.accepted,
@@ -497,8 +497,8 @@ def watched_sure(sure: float) -> float:
 def _watched(rows: Rows, p: Floats, takes: Bools) -> Drift | None:
     """Start a check on drift, by the held-out rows, which the head wasn't fitted to.
 
-    An alarm costs the promise, so it takes a change that matters: of more inputs than `TOLERANCE`,
-    and of a confidence by a hundredth.
+    An alarm costs the guarantee, so it takes a change that matters: of more inputs than
+    `TOLERANCE`, and of a confidence by a hundredth.
     """
     read = ~np.isnan(rows.vectors).any(1) if len(rows) else np.zeros(0, bool)
     watched: dict[str, list[Value]] = {

@@ -1,4 +1,4 @@
-"""Measuring: how good a calibration is on labelled texts, and whether its promise holds there."""
+"""Measuring: how good a calibration is on labelled texts, and whether its guarantee holds there."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Rechecked(NamedTuple):
     """A calibration as it stands where it was tested again."""
 
     calibration: Calibration
-    """With the promise of here: its bound has no threshold where it isn't kept."""
+    """With the guarantee of here: its bound has no threshold where it isn't kept."""
     notes: tuple[str, ...]
     """What was left out, and what is odd about the rows."""
 
@@ -87,7 +87,7 @@ async def recheck(
     language: Detect | None = None,
     progress: Progress | None = None,
 ) -> Rechecked:
-    """Test a calibration's promise where it is used now: on another server, or in a language.
+    """Test a calibration's guarantee where it is used now: on another server, or in a language.
 
     Its threshold was fixed before, so one exact test on new labels confirms or withdraws it.
 
@@ -109,7 +109,7 @@ async def recheck(
     bound, made_from, _ = calibration.proven
     if bound.threshold is None:
         raise CalibrationError(
-            "the calibration accepts nothing, so there is no promise to confirm: " + bound.summary
+            "the calibration accepts nothing, so there is no guarantee to confirm: " + bound.summary
         )
     if sort_out(rows, calibration.labels).fingerprint == made_from.sha256:
         raise InputError(
@@ -137,19 +137,19 @@ async def recheck(
 
 
 def _drawn(rows: Sequence[Labelled], labels: Sequence[str]) -> Sorted:
-    """Sort out the rows that were drawn at random, the only ones to test a promise on."""
+    """Sort out the rows that were drawn at random, the only ones to test a guarantee on."""
     drawn = [row for row in rows if not row.chosen]
     chosen = len(rows) - len(drawn)
     if not drawn:
         raise InputError(
-            f"all {chosen} rows were chosen to be labelled, and a promise can only be tested on "
+            f"all {chosen} rows were chosen to be labelled, and a guarantee can only be tested on "
             "rows that were drawn at random: give some"
         )
     data = sort_out(drawn, labels)
     notes = [*data.notes, *near_copies_of(data.rows)]
     if chosen:
         notes.append(
-            f"{chosen} rows were chosen to be labelled and are left out: a promise can only be "
+            f"{chosen} rows were chosen to be labelled and are left out: a guarantee can only be "
             "tested on rows that were drawn at random"
         )
     return replace(data, notes=tuple(notes))

@@ -127,7 +127,7 @@ def decide(
     runner = RowRunner(
         given,
         Input(rows=found, live=live),
-        RowDisplay(as_json=writing.as_json, total=total, line=write, promise=way.promise),
+        RowDisplay(as_json=writing.as_json, total=total, line=write, guarantee=way.guarantee),
         file=file_of(given, writing, source=None if live else source, line=write),
     )
     raise typer.Exit(runner.run(prepare))
@@ -186,7 +186,7 @@ class _Calibrated:
     labels: str | None
 
     @property
-    def promise(self) -> str:
+    def guarantee(self) -> str:
         """The guarantee for accepted decisions, in words."""
         if self.made.bound is None:
             return ""
@@ -250,7 +250,9 @@ class _Calibrated:
         await ready.answer("Hello", RunContext())  # so that no row waits, and nothing else starts
         other = other_language(self._languages, texts)
         screen.warn([*warnings, *([other] if other else [])])
-        said = f"fitted: {made.origin}" if made.bound is None else f"promise: {made.bound.summary}"
+        said = (
+            f"fitted: {made.origin}" if made.bound is None else f"guarantee: {made.bound.summary}"
+        )
         screen.notes().print(said)
         return agent
 
@@ -264,7 +266,7 @@ class _Adapted:
     none: bool
     labelled: Sequence[Example]
     unlabelled: Path | None
-    promise: str = ""
+    guarantee: str = ""
 
     def look(self, found: Rows, *, live: bool) -> tuple[Sequence[str], Rows]:
         """Take the texts to remove bias on, of a file or of the input; all rows come back."""

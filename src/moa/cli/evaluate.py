@@ -55,7 +55,7 @@ def evaluate(
         console = screen.out(as_json=as_json)
         _show_evaluation(console, found)
         if calibration.bound is not None:
-            console.print(f"promise: {calibration.bound.summary}")
+            console.print(f"guarantee: {calibration.bound.summary}")
         screen.report(found, report, as_json=as_json)
         return 0
 

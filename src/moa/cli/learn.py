@@ -179,7 +179,7 @@ def learn(
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What is wanted of a promise, as options say it."""
+    """What is wanted of a guarantee, as options say it."""
 
     risk: float | None
     """`None`: as is usual."""
@@ -305,7 +305,7 @@ async def _recheck(
 
 
 def show(made: Calibration) -> None:
-    """Print what was tried, what was chosen, and what is promised."""
+    """Print what was tried, what was chosen, and what is guaranteed."""
     from rich.table import Table
 
     from moa.calibration import percent
@@ -338,12 +338,12 @@ def show(made: Calibration) -> None:
         right = (
             "" if made.reached is None else f"; expected: {percent(made.reached.accuracy)} right"
         )
-        screen.out().print(f"promise: nothing{right}")
+        screen.out().print(f"guarantee: none{right}")
     else:
-        _show_promise(console, made)
+        _show_guarantee(console, made)
 
 
-def _show_promise(console: Console, made: Calibration) -> None:
+def _show_guarantee(console: Console, made: Calibration) -> None:
     from dataclasses import replace
 
     from moa.calibration import percent
@@ -356,7 +356,7 @@ def _show_promise(console: Console, made: Calibration) -> None:
         )
     for label, of_label in made.bounds.items():
         console.print(f"{label}: {of_label.summary}")
-    screen.out().print(f"promise: {bound.summary}")
+    screen.out().print(f"guarantee: {bound.summary}")
     for other in made.looser:
         accepts = percent(other.coverage) if other.threshold is not None else "nothing"
         guarantee = replace(other.guarantee, look=None)

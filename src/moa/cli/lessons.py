@@ -260,23 +260,23 @@ def _show(found: Mapping[str, Lesson], left: Mapping[str, str], terms: Terms) ->
     for name, one in found.items():
         if one.taken is None:
             console.print(f"{name}: stays as it is, since what was learned is no better")
-        for line in _on_promise(one, terms):
+        for line in _on_guarantee(one, terms):
             console.print(f"{name}: {line}")
     for name, why in left.items():
         console.print(f"{name}: stays as it is: {why}")
 
 
-def _on_promise(one: Lesson, terms: Terms) -> list[str]:
-    """Say what came of the promise, or what it takes."""
-    promise = replace(terms.guarantee, look=None)
+def _on_guarantee(one: Lesson, terms: Terms) -> list[str]:
+    """Say what came of the guarantee, or what it takes."""
+    guarantee = replace(terms.guarantee, look=None)
     if one.tested is not None:
         bound = one.tested.proven.bound
-        if one.promises or one.tested.more_rows is None:
+        if one.guarantees or one.tested.more_rows is None:
             return [bound.summary]
         return [f"{bound.summary}. That is about {one.tested.more_rows} labels more in all"]
     if one.more > 0:
         more = f"takes about {one.more} more labels drawn at random (moa label --random)"
-        return [f"no guarantee yet: {promise}, {more}"]
+        return [f"no guarantee yet: {guarantee}, {more}"]
     return []
 
 
@@ -342,7 +342,7 @@ async def recheck_graph(
     endpoints: Endpoints,
     context: RunContext,
 ) -> int:
-    """Test the promises of a graph on labelled rows; the exit code."""
+    """Test the guarantees of a graph on labelled rows; the exit code."""
     from moa.calibration.calibrated import Calibrated
     from moa.calibration.features import sources_of
     from moa.calibration.learned import Learned
@@ -352,13 +352,13 @@ async def recheck_graph(
     learned = Learned.load(file)
     learner, messages = await read_messages(graph, source, given, endpoints, context)
     tested = dict(learned.calibrations)
-    promised = [name for name in tested if learned.promises(name)]
-    if not promised:
+    guaranteed = [name for name in tested if learned.guarantees(name)]
+    if not guaranteed:
         raise ConfigError(f"{file} guarantees nothing, so there is nothing to test")
-    for name in promised:
+    for name in guaranteed:
         question, agent = learner.questions[name], learner.agents[name]
         made = learned.of(graph, question)
-        assert made is not None, "it is promised"
+        assert made is not None, "it is guaranteed"
         sources = sources_of(agent.endpoint, encoder=agent.encoder)
         with screen.progress("reading") as progress:
             tested[name], notes = await recheck(
@@ -376,4 +376,4 @@ async def recheck_graph(
     if out is not None:
         here.save(out)
         screen.details().print(f"written to {out}")
-    return 0 if all(map(here.promises, promised)) else 1
+    return 0 if all(map(here.guarantees, guaranteed)) else 1

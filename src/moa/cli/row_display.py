@@ -147,7 +147,7 @@ class RowDisplay:
         full: Whether the table cuts no outcome.
         total: Items that there are; `None`: nobody knows.
         line: Writes an item, for `as_json`.
-        promise: What holds of the answers that are accepted, in words.
+        guarantee: What holds of the answers that are accepted, in words.
     """
 
     def __init__(
@@ -157,10 +157,10 @@ class RowDisplay:
         full: bool = False,
         total: int | None = None,
         line: Line = line,
-        promise: str = "",
+        guarantee: str = "",
     ) -> None:
         self.line = line
-        self.tally = Tally(labels=_labels, promise=promise)
+        self.tally = Tally(labels=_labels, guarantee=guarantee)
         self.errors = screen.err()
         self.counts_dollars = False
         """Whether a budget counts them, so that endpoints without a price are to be told."""
@@ -280,7 +280,7 @@ class RowDisplay:
 
 
 def _labels() -> str:
-    """Say how many labels a calibration takes, by what it promises where nothing else is said."""
+    """Say how many labels a calibration takes, by what it guarantees where nothing else is said."""
     from moa.calibration import Guarantee, percent, rows_needed
 
     asked = Guarantee(look=1)

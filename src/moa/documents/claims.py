@@ -77,7 +77,7 @@ class Grade(Frozen):
     probability: float | None = None
     """That it is met; `None` where the model wrote its answer, or gave none."""
     accepted: bool | None = None
-    """Whether a calibration's promise covers it; `None` without a calibration."""
+    """Whether a calibration's guarantee covers it; `None` without a calibration."""
 
 
 class Grader(DecidingAgent[Grade]):

@@ -63,7 +63,7 @@ def other_language(was: dict[str, float], texts: Sequence[str]) -> str | None:
     shown = ", ".join(f"{name} ({share:.0%})" for name, share in new.items())
     return (
         f"the input is in {shown}, and the calibration was made on {', '.join(sorted(known))}: its "
-        "promise does not cover that. Confirm it with labelled rows of that language: "
+        "guarantee does not cover that. Confirm it with labelled rows of that language: "
         "moa learn --recheck FILE ROWS"
     )
 

@@ -1,6 +1,6 @@
 """Labelling: which texts teach most, and rows made by labelling them.
 
-Half of the texts that are picked are drawn at random: a promise can only be found on such. The
+Half of the texts that are picked are drawn at random: a guarantee can only be found on such. The
 others are those that some question is undecided about, each far from those before it: the gradients
 that their labels could cause are compared, as BADGE does (Ash et al. 2020, "Deep Batch Active
 Learning by Diverse, Uncertain Gradient Lower Bounds", arXiv 1906.03671), of all questions together,
@@ -245,7 +245,7 @@ async def picked(
     """Pick the texts to label next, drawn and chosen ones in turn, those that teach most first.
 
     Which texts can be drawn, and in which order, depends on their words alone. So it makes no
-    difference to the promise whether they are labelled in one session or in several. A text that
+    difference to the guarantee whether they are labelled in one session or in several. A text that
     comes twice counts once, and one that is `known` is picked no more.
 
     Args:
@@ -254,7 +254,7 @@ async def picked(
         most: Maximum of picks.
         known: Texts that are labelled already.
         most_read: Maximum of texts that are read to choose among.
-        at_random: Whether all are drawn at random, for a promise.
+        at_random: Whether all are drawn at random, for a guarantee.
         context: Budget, deadline and ledger; `None` starts one.
         progress: Told how many texts are read.
     """

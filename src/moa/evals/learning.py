@@ -1,4 +1,4 @@
-"""Learning: what the labels of a question gain, what more would, and what can be promised.
+"""Learning: what the labels of a question gain, what more would, and what can be guaranteed.
 
 Of a question with labels the scorer is fitted to all of them, and, to see how much labels gain, to
 each half, which is looked at on the other one. From these two points on the curve of learning,
@@ -38,7 +38,7 @@ from moa.questions import Question
 LABELS_MORE = 50
 """Labels of which it is estimated what they would gain."""
 _OFTEN_ENOUGH = 20
-"""Over the risk, how many labels drawn at random it takes before a promise is worth a look: each
+"""Over the risk, how many labels drawn at random it takes before a guarantee is worth a look: each
 look takes half of them away from learning, and spends a part of the confidence."""
 HALVES = (0, 1)
 _FOLDS = 8
@@ -46,7 +46,7 @@ _FOLDS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What is to be promised, and how it is tested."""
+    """What is to be guaranteed, and how it is tested."""
 
     guarantee: Guarantee
     by_label: bool = False
@@ -54,12 +54,12 @@ class Terms:
     latency_penalty: float | None = None
     limit_s: float | None = None
     insists: bool = False
-    """Whether a promise is tested as soon as that is possible, though it hardly can hold."""
+    """Whether a guarantee is tested as soon as that is possible, though it hardly can hold."""
 
     def wanted(self, question: Question, rows: Sequence[Labelled]) -> int:
-        """Say how many more labels drawn at random it takes before a promise is tested.
+        """Say how many more labels drawn at random it takes before a guarantee is tested.
 
-        Of a yes-or-no question a promise over both answers says little where one of them is rare,
+        Of a yes-or-no question a guarantee over both answers says little where one of them is rare,
         so it takes `by_label`.
         """
         drawn = sum(not row.chosen for row in rows)
@@ -92,9 +92,9 @@ class Lesson:
     halves: tuple[Calibration, ...]
     """What was learned from each half."""
     tested: Calibration | None = None
-    """What a promise was tested with, if one was."""
+    """What a guarantee was tested with, if one was."""
     more: int = 0
-    """Labels drawn at random that are missing before a promise is tested; -1: none is."""
+    """Labels drawn at random that are missing before a guarantee is tested; -1: none is."""
 
     @property
     def after(self) -> float:
@@ -111,8 +111,8 @@ class Lesson:
         return min(1 - self.after, by_doubling * math.log2(1 + LABELS_MORE / self.labels))
 
     @property
-    def promises(self) -> bool:
-        """Whether a promise holds."""
+    def guarantees(self) -> bool:
+        """Whether a guarantee holds."""
         bound = None if self.tested is None else self.tested.bound
         return bound is not None and bound.threshold is not None
 
@@ -123,7 +123,7 @@ class Lesson:
         It counts how many are right of the texts drawn at random with all labels, and of all texts
         with half of them: of the first there are often too few to tell by them alone.
         """
-        if self.promises:
+        if self.guarantees:
             return self.tested
         gain = round((self.after - self.before) * (self.drawn or self.labels)) + self.gained
         return self.made if gain > 0 or (self.as_before and gain == 0) else None
@@ -145,7 +145,7 @@ async def learn_from(
         agent: Who decides it as things are. It has seen none of the labels.
         question: One of the agent's.
         rows: Texts with labels, those chosen to be labelled among them.
-        terms: What is to be promised.
+        terms: What is to be guaranteed.
         context: Budget, deadline and ledger.
         more: Texts that are fitted to, and count for nothing else, such as what a model wrote.
         progress: Told how far each feature is.

@@ -107,7 +107,7 @@ class LabelMetrics(Frozen):
     """Mean squared distance of the probabilities from the right answer, 0 to 2 (Brier 1950)."""
     coverage_at_risk: float | None
     """Largest share of these cases, in the order of `ranked`, among which at most `risk` are wrong.
-    What was seen here, and no promise: a promise takes `moa learn`."""
+    What was seen here, and no guarantee: a guarantee takes `moa learn`."""
     risk: float
     """The risk of `coverage_at_risk`."""
     coverage: float | None

@@ -1,7 +1,7 @@
 """Cascade: a small node first, and a larger one where the small one's answer isn't accepted.
 
 After Chen, Zaharia and Zou 2023, "FrugalGPT", arXiv:2305.05176. What is accepted is a policy's to
-say (`moa.calibration.acceptance`); with a bound behind it, what is accepted comes with a promise.
+say (`moa.calibration.acceptance`); with a bound behind it, what is accepted comes with a guarantee.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             raise ConfigError(
                 f"[graphs.{cls.name}] needs calibration = the file that moa learn wrote. Or "
                 "give labels and learn = a file, which learns from the large model while it is "
-                "used; or labels and confidence, with which nothing is promised"
+                "used; or labels and confidence, with which nothing is guaranteed"
             )
         unsaid = {name: value for name, value in table.items() if name != "confidence"}
         return table if says else {"accept": Accepted(), **unsaid}

@@ -107,7 +107,7 @@ def _why(found: Considered) -> str:
     if found.held:
         return "held out, to test what is learned"
     if head is None:
-        return "nothing is promised yet, and its answer is learned from"
+        return "nothing is guaranteed yet, and its answer is learned from"
     if judged is None:
         return "the text could not be read"
     if judged.accepted:

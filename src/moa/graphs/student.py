@@ -1,6 +1,6 @@
 """Student: a node of one question that learns from a large model's answers while it is used.
 
-What is learned, and when it may be used, stands in `moa.calibration.promise`.
+What is learned, and when it may be used, stands in `moa.calibration.epochs`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from moa.rows._stores import is_address
 
 if TYPE_CHECKING:
     from moa.calibration.answer_rows import Answered
+    from moa.calibration.epochs import Side
     from moa.calibration.learning import Head, Judged, Learning
-    from moa.calibration.promise import Side
 
 T = TypeVar("T")
 _OWN = LabelFeature(name="small")
@@ -374,7 +374,7 @@ class Student:
         """Keep an answer that is known, of a log or of people; `False`: the text is known.
 
         Of a log of the large model, texts are held out too. Labels of people are fitted to, and of
-        texts that were drawn for them they count for what is promised by people.
+        texts that were drawn for them they count for what is guaranteed by people.
 
         Args:
             text: What was answered.

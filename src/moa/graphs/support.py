@@ -408,12 +408,12 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         """Say why an intent isn't expected to be right as often as asked; `None` where it is."""
         confidence, expected = intent.confidence or 0.0, intent.expected_precision
         if intent.accepted is not None:
-            return None if intent.accepted else "no promise covers it"
+            return None if intent.accepted else "no guarantee covers it"
         if expected is None:
             return None if confidence >= self.expected_precision else f"confidence {confidence:.2f}"
         if expected >= self.expected_precision:
             return None
-        return f"confidence {confidence:.2f}, expected precision {expected:.2f}, not promised"
+        return f"confidence {confidence:.2f}, expected precision {expected:.2f}, not guaranteed"
 
     def _why_not_routine(self, reading: Reading) -> str:
         """Say why a message of a known intent has no routine."""

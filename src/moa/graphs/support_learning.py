@@ -31,7 +31,7 @@ class Opened(Frozen):
     """A message whose intent was decided, and whose side is known."""
 
     intent: Choice[str | None]
-    """Accepted where a promise covers it."""
+    """Accepted where a guarantee covers it."""
     place: int
     """Where its answer is kept."""
     held: bool
@@ -60,7 +60,7 @@ class Label(Frozen):
 
 
 class LearningIntent(TypedNode[Text, Opened]):
-    """Decides the intent, by what was learned where a promise holds, and tosses the coin."""
+    """Decides the intent, by what was learned where a guarantee holds, and tosses the coin."""
 
     def __init__(self, student: Student, labeller: ReplyWriter) -> None:
         super().__init__(name="intent")

@@ -23,7 +23,7 @@ class LabelGuard(TypedNode[Text | str, Verdict]):
 
     A criterion in words alone is a `Filter`: `Filter(slm, "medical advice", action="drop")` stops
     what meets it, `Filter(slm, "about banking", action="keep")` everything else. This guard
-    takes what `moa learn` made from your own labelled texts, and keeps its promise.
+    takes what `moa learn` made from your own labelled texts, and keeps its guarantee.
 
     Args:
         endpoint: The endpoint that decides, or its name: `"VENDOR:MODEL"`.

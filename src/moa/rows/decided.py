@@ -26,7 +26,7 @@ class Decision(NamedTuple):
     """By name of the option; empty where there are none."""
     answered: bool = True
     accepted: bool | None = None
-    """Whether a promise covers it; `None`: nothing says so."""
+    """Whether a guarantee covers it; `None`: nothing says so."""
     doubtful: bool = False
     filters: bool = False
     """Whether it comes from a filter or a guard, which says if a text meets its criterion."""

@@ -29,10 +29,10 @@ class Tally:
     What is `doubtful` is counted in all outputs. `labels` says how many labels mend a question.
     """
 
-    def __init__(self, *, labels: Callable[[], str] = lambda: "some", promise: str = "") -> None:
+    def __init__(self, *, labels: Callable[[], str] = lambda: "some", guarantee: str = "") -> None:
         self._labels = labels
-        self.promise = promise
-        """What is promised of the answers that are accepted, in words."""
+        self.guarantee = guarantee
+        """What is guaranteed of the answers that are accepted, in words."""
         self.start()
         self.statuses: Counter[str] = Counter()
         self.needed_llm = 0
@@ -44,7 +44,7 @@ class Tally:
         self.tells = False
         """Whether an output said who goes on with its input, if anybody has to."""
         self.accepted = 0
-        """Items whose answer a calibration's promise covers."""
+        """Items whose answer a calibration's guarantee covers."""
         self.calibrated = False
         """Whether an answer said if it is accepted."""
         self.questions: set[str] = set()
@@ -121,7 +121,7 @@ class Tally:
         said = [one for one in (getattr(a, "accepted", None) for a in answers) if one is not None]
         if said:
             self.calibrated = True
-            # An outcome holds decisions that nothing is promised of: those that say it count.
+            # An outcome holds decisions that nothing is guaranteed of: those that say it count.
             covered = all(said) if isinstance(output, Outcome) else accepted_in(output)
             self.accepted += bool(covered)
         notes = [note for note in item.trace if note.kind == "doubtful"]
@@ -134,8 +134,8 @@ class Tally:
     def rows(self) -> list[tuple[str, str]]:
         """Name what is worth a row of the closing table, and say it in words."""
         rows = list(self._worth()) if self.tells else []
-        if self.calibrated or self.promise:
-            said = f", {self.promise}" if self.promise else ""
+        if self.calibrated or self.guarantee:
+            said = f", {self.guarantee}" if self.guarantee else ""
             rows.append(("accepted", f"{self.accepted} of {self.items}{said}"))
         if self.doubts:
             counts = sorted(self.doubts.items())

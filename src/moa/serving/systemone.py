@@ -2,7 +2,7 @@
 
 `POST /v1/systemone` is spoken by vLLM, llama.cpp, Ollama, SGLang and OpenRouter:
 <https://github.com/mandu5/jevcompat/blob/main/SPEC.md>. What is added here: where a calibration
-with a promise decides, its answer says whether it is `accepted`, and by which `bound`.
+with a guarantee decides, its answer says whether it is `accepted`, and by which `bound`.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Answers:
 
     @property
     def accepted(self) -> bool | None:
-        """Whether promises cover all of them; `None` where nothing is promised of one."""
+        """Whether guarantees cover all of them; `None` where nothing is guaranteed of one."""
         said = [answer.accepted for answer in self.answers]
         return None if None in said else all(said)
 
@@ -310,7 +310,7 @@ def _gives_answers(node: AnyNode) -> bool:
 
 
 def _calibrations_in(node: object) -> dict[str, Calibration]:
-    """Give the calibrations with a promise by question; not where two tiers have one each."""
+    """Give the calibrations with a guarantee by question; not where two tiers have one each."""
     if isinstance(node, Guarded):
         return _calibrations_in(cast("Guarded[Any, Any]", node).node)
     tiers = cast("Cascade[Any, Any]", node).tiers if isinstance(node, Cascade) else (node,)
@@ -444,7 +444,7 @@ def _answer(
     if answer.status != "answered":
         return {"type": "refusal", "name": id}
     said = {"type": asked.type, **_SAID[asked.type](answer)}
-    return said | _promise(answer, calibration) | _extras(answer)
+    return said | _guarantee_of(answer, calibration) | _extras(answer)
 
 
 def _noul(answer: Answer) -> dict[str, object]:
@@ -489,19 +489,19 @@ _SAID = {"noul": _noul, "choice": _choice, "score": _score}
 """How confidence is worked out is TypeSafe's way: section 4.5 of the specification."""
 
 
-def _promise(answer: Answer, calibration: Calibration | None) -> dict[str, object]:
-    """Say whether a promise covers it, and which; nothing where none is made."""
+def _guarantee_of(answer: Answer, calibration: Calibration | None) -> dict[str, object]:
+    """Say whether a guarantee covers it, and which; nothing where none is made."""
     if answer.accepted is None or calibration is None or calibration.bound is None:
         return {}
     label = answer.question.options[answer.best].name
     bound = calibration.bounds.get(label, calibration.bound)
-    promise = {
+    guarantee = {
         "risk": bound.guarantee.risk,
         "confidence": bound.guarantee.confidence,
         "threshold": bound.threshold,
         "labels": bound.labels,
     }
-    return {"accepted": answer.accepted, "bound": promise}
+    return {"accepted": answer.accepted, "bound": guarantee}
 
 
 def _extras(answer: Answer) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Labels: what a person corrects on the page, in the file that `moa learn` and `moa label` share.
 
 Each label is a line with the fields of its row, `labelled_by` and `chosen`: rows that somebody
-picks to look at are no sample, so they are fitted to, and nothing is promised by them.
+picks to look at are no sample, so they are fitted to, and nothing is guaranteed by them.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def figures(
             detail=_describe_large(large),
         ),
         _money(rows),
-        _promise(rows, calibrations),
+        _guarantee_figure(rows, calibrations),
     )
 
 
@@ -198,7 +198,7 @@ def _money(rows: Sequence[Entry]) -> Figure:
     )
 
 
-def _promise(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
+def _guarantee_figure(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
     accepted = [one for one in rows if "accepted" in one.tags]
     checked = [
         (one.right[name] != one.decisions[name].said)
@@ -220,17 +220,17 @@ def _promise(rows: Sequence[Entry], calibrations: Calibrations) -> Figure:
         return Figure(
             title=title,
             value=f"{_share(len(accepted), len(rows))} accepted",
-            detail="by a calibration: give --calibration FILE to see its promise checked",
+            detail="by a calibration: give --calibration FILE to see its guarantee checked",
         )
     return Figure(
         title=title,
         value="none",
-        detail="nothing is promised without a calibration: moa learn makes one",
+        detail="nothing is guaranteed without a calibration: moa learn makes one",
     )
 
 
 def _audit(checked: Sequence[bool], risk: float) -> tuple[str, Tone]:
-    """Say whether labels drawn at random still agree with what was promised."""
+    """Say whether labels drawn at random still agree with what was guaranteed."""
     if not checked:
         return "no accepted row that was drawn at random has a label to check it by", "plain"
     wrong, count = sum(checked), len(checked)

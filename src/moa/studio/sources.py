@@ -239,7 +239,7 @@ class View:
         source: The rows.
         trace: What `moa run --trace` wrote of them.
         labels: The file into which labels go; `None`: they can't be given.
-        calibrations: Those whose promises are looked at.
+        calibrations: Those whose guarantees are looked at.
         graph: What ran, where it can be drawn, and its name.
         texts: Whether texts of rows are shown.
         can_run: Names that can be run from the page; `studio_app` says which.

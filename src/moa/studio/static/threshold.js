@@ -1,4 +1,4 @@
-// The slider: coverage against error, with the exact bound of each point, which promises nothing.
+// The slider: coverage against error, with the exact bound of each point, which guarantees nothing.
 import { count, dollars, el, percent, svg } from "./dom.js";
 
 const PAD = { left: 48, right: 20, top: 28, bottom: 40 };
@@ -73,7 +73,7 @@ export class ThresholdView {
     this.move(curve, wanted);
     const tested = curve.tested
       ? `◆ the tested threshold, ${curve.tested.threshold.toFixed(3)}: ${curve.tested.summary}`
-      : "No threshold of this question was tested, so nothing is promised.";
+      : "No threshold of this question was tested, so nothing is guaranteed.";
     const chosen = curve.chosen
       ? ` ${count(curve.chosen)} more were chosen to be labelled, and say nothing of the others.`
       : "";
@@ -89,7 +89,7 @@ export class ThresholdView {
         "p",
         { class: "note" },
         `By ${count(curve.labelled)} labelled rows.${chosen} The band is the exact bound (Clopper and Pearson, 95 % on each side) of each point by itself. `,
-        "Moving the slider promises nothing: it sets the wish for the next calibration, on new rows that are drawn at random.",
+        "Moving the slider guarantees nothing: it sets the wish for the next calibration, on new rows that are drawn at random.",
       ),
       el("div", { class: "wish" }, el("span", {}, "To test this wish"), this.wish, this.copyButton()),
     ];

@@ -29,7 +29,7 @@ TEAMS: dict[Team, str] = {
 TASK = "Which team is it for?"
 SURE = 0.7
 """The confidence from which on the small model's answer counts, where nothing was learnt. It is a
-wish, and promises nothing: a cascade that learns tests what it promises."""
+wish, and guarantees nothing: a cascade that learns tests what it guarantees."""
 
 
 class Desk(BaseModel):

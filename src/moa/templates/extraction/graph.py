@@ -40,7 +40,7 @@ EXAMPLES: list[tuple[str, Wish | None]] = [
 ]
 """Mails, and what they want, in the languages that people write in; `None`: something else."""
 SURE = 0.65
-"""The confidence from which on the wish counts. It promises nothing: labels of yours can."""
+"""The confidence from which on the wish counts. It guarantees nothing: labels of yours can."""
 
 ORDER = re.compile(r"(?:order|Bestellung|commande)\s+(?:no\.?\s*)?(\d{4,})", re.IGNORECASE)
 AMOUNT = re.compile(r"(\d[\d.,]*\d)\s*(euros?|EUR|€|USD|GBP)", re.IGNORECASE)

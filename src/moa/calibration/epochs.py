@@ -1,9 +1,10 @@
-"""Promise: what a head may answer alone, tested on held-out inputs of a stream that it changes.
+"""Guarantee: what a head may answer alone, tested on held-out inputs of a stream that it changes.
 
 A large model answers a stream of inputs, and its answers are labels. A head that is fitted to some
-of them takes over what it is surest of. Promised is, of each epoch and with 95 % confidence: every
-head that was used differs from the large model on at most 5 % of what it accepts, for inputs drawn
-like those before. Nothing here reads or writes: `moa.calibration.answers` keeps what is said here.
+of them takes over what it is surest of. Guaranteed is, of each epoch and with 95 % confidence:
+every head that was used differs from the large model on at most 5 % of what it accepts, for inputs
+drawn like those before. Nothing here reads or writes: `moa.calibration.answers` keeps what is said
+here.
 
 **Sides.** A keyed coin over the text (or its case) says before anything is read whether an input is
 held out: half of them until the first look of an epoch, 2 % afterwards. The coin of a text is the
@@ -21,8 +22,8 @@ where the exact binomial test at the level of the look refutes that more than th
 (Clopper and Pearson 1934).
 
 *One look.* Given the fit side, head and thresholds are fixed, and held-out texts are draws that
-they don't depend on: given `n`, `k` is binomial. Say that some thresholds break the promise. To use
-one of these, the first of them in the sequence must pass, which has at most the level's
+they don't depend on: given `n`, `k` is binomial. Say that some thresholds break the guarantee. To
+use one of these, the first of them in the sequence must pass, which has at most the level's
 probability. So the last threshold that passes keeps the risk but with that probability, whether the
 risk falls from threshold to threshold or not (fixed sequence testing).
 
@@ -31,11 +32,11 @@ depends on held-out labels, though only through what earlier looks said. These h
 `outcomes` different things to say. For each of them let the epoch go on as it would have, and call
 the head that the later look would test then H(o). H(o) is a function of texts, coins and labels of
 the fit side alone: what an exception (below) sends to the large model is a held-out text and never
-fitted to. So H(o) breaks its promise with at most the probability of the level that it is tested
+fitted to. So H(o) breaks its guarantee with at most the probability of the level that it is tested
 at; the level is divided by `outcomes`, and the sum over all o, of which one happens, is at most the
 alpha of the look (Bonferroni). When a look is made, and whether it is worth it, is a matter of
 counts and of the fit side too, so it is a part of H(o). The alphas of the three looks add up to 5
-%. When a promise is withdrawn the epoch ends, which takes chances away and adds none.
+%. When a guarantee is withdrawn the epoch ends, which takes chances away and adds none.
 
 **Exceptions.** A head doesn't answer a text that the large model was seen to answer otherwise. With
 a share `b` accepted and `a <= b` of it different, leaving out `m` that is different makes of `a/b`
@@ -44,7 +45,7 @@ the smaller `(a - m) / (b - m)`.
 **Several decisions.** What becomes of a text may hang on other decisions too, which are made here.
 Then the label of a text for which the large model makes any of them otherwise is `OTHERWISE`, which
 is fitted to like another label, and which no head accepts. So an accepted text differs where any of
-its decisions does, and the share in which one given decision differs is no larger. One promise
+its decisions does, and the share in which one given decision differs is no larger. One guarantee
 covers them all, and no alpha is divided between them.
 
 **Copies.** A text that comes often is on one side with all its copies, so it counts once. Texts of
@@ -53,16 +54,15 @@ threshold must also keep the risk among all held-out rows, copies counted; and i
 time, tested on those held-out texts alone that are near-copies of no text of the fit side and of no
 held-out one before them. Both only make it stricter. They are for inputs that come in clumps, which
 are right or wrong together.
-
-**People.** A second promise says how often a head is right by people: of what it accepts at most 5
-% is wrong. It takes rows that are drawn at random for them, among those that the head in use has
+ **People.** A second guarantee says how often a head is right by people: of what it accepts at most
+5 % is wrong. It takes rows that are drawn at random for them, among those that the head in use has
 accepted, and which came after it was chosen. So their labels are draws that it doesn't depend on,
 whatever people's labels it was fitted to. Each head has at most three draws, each with its part of
 the failure probability of the look that the head has passed. A row that nobody labels counts as
 wrong; so more labels can only show more, and a draw may be looked at while they come in.
 
 **Audit.** Held-out inputs that come after the look, and that the head would accept, are checks of
-it. They are the bets of `moa.calibration.audit`, which withdraw a promise that is broken.
+it. They are the bets of `moa.calibration.audit`, which withdraw a guarantee that is broken.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ _HOPELESS = 0.2
 _LIKELY = 0.6
 """How likely the first threshold of a look must be to pass."""
 _GAIN = 0.03
-"""Further share of the inputs that a later look must promise to accept."""
+"""Further share of the inputs that a later look must be expected to accept."""
 _SOUGHT = RISK / 2
-"""Largest risk, by the fit side, of what a look would accept: half as large as the promised one, so
-that what passes by luck is seldom worse, and right answers are not lost for few calls more."""
+"""Largest risk, by the fit side, of what a look would accept: half as large as the guaranteed one,
+so that what passes by luck is seldom worse, and right answers are not lost for few calls more."""
 _GROWS = 1.25
 _FEARED, _MORE = 1.5, 1.0
 """Wrong ones that are feared for one that the fit side has seen, and for none: what is chosen as

@@ -1,4 +1,4 @@
-"""The construction of a learning cascade: sides, looks, and what they can promise."""
+"""The construction of a learning cascade: sides, looks, and what they can guarantee."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa.calibration import tail
-from moa.calibration.promise import (
+from moa.calibration.epochs import (
     LOOKS,
     RISK,
     THRESHOLDS,
