@@ -86,6 +86,7 @@ def inputs(folder: Path, no_encoders: None, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MOA_CACHE", str(folder / "cache"))
     large = SimulatedEndpoint(name="large", tier="llm", rule=endpoint().rule, price=PRICE)
     monkeypatch.setenv("MOA_CONFIG", "moa.toml")
+    monkeypatch.setattr("moa.cli.screen._SAID_EVERY_S", 3600.0)  # a slow machine says more
     monkeypatch.setattr(Endpoints, "slm", endpoint())
     monkeypatch.setattr(Endpoints, "llm", large)
     Path("moa.toml").write_text(CONFIG)
