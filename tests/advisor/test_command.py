@@ -261,7 +261,7 @@ def test_a_vendor_is_asked_where_its_key_is_set_unless_the_items_are_private(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("classify --language klingon", "the task: [languages]"),
+        ("classify --language klingon", "the task languages[0]"),
         ("classify --vendor opnai", "Did you mean 'openai'"),
         ("classify --vendor openai --private", "contradict"),
         ("sing", "'JOB'"),

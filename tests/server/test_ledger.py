@@ -234,7 +234,7 @@ def test_a_run_that_the_store_could_not_be_told_the_end_of_is_settled_later(
     with Ledger(tmp_path / "ledger.sqlite", clock=clock) as ledger:
         ledger.begin("alice", LIMITS, "one")
         with monkeypatch.context() as broken:
-            broken.setattr(ledger, "_settled", full_disk)
+            broken.setattr(ledger, "_settle", full_disk)
             ledger.settle("one", Amount(calls=2))
         assert ledger.standing("alice").runs == 1
         ledger.renew()

@@ -147,8 +147,7 @@ class Filter(DecidingAgent[Verdict]):
             )
 
     def read(self, answers: Sequence[Answer]) -> Verdict:
-        """Compare the probability with the threshold, unless a guarantee covers the likelier
-        answer.
+        """Compare the probability with the threshold, unless a guarantee covers the answer.
 
         Raises:
             Unanswered: the model refused, or left it out.
