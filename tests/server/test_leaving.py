@@ -51,6 +51,20 @@ async def test_a_client_that_goes_away_cancels_its_run_and_what_was_paid_is_sett
     assert [usage.calls for usage in ann.settled] == [1]
 
 
+async def test_a_client_that_leaves_before_its_request_has_come_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, app = server_with(Slow())
+    async with listening(app) as address:
+        _, writer = await connected(address)
+        head = b"POST /run/slow HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        writer.write(head + b'Content-Length: 100\r\n\r\n"Hi')
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        await close(writer)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
 async def test_a_client_whose_headers_do_not_come_is_not_waited_for(
     sent: bytes, monkeypatch: pytest.MonkeyPatch

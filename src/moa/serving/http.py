@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -153,7 +153,8 @@ async def read_body(request: Request) -> bytes:
     """Read the body of a request.
 
     Raises:
-        RequestRefused: it is too large (413), or takes too long to come (408).
+        RequestRefused: it is too large (413), takes too long to come (408), or its client left
+            before all of it had come (400, which nobody reads).
     """
     try:
         async with asyncio.timeout(_BODY_S):
@@ -161,6 +162,9 @@ async def read_body(request: Request) -> bytes:
     except TimeoutError as error:
         said = f"the request took more than {_BODY_S:g} seconds to come: send it again"
         raise RequestRefused(said, status=408, code="request_timeout", retry_after_s=1) from error
+    except ClientDisconnect as error:
+        said = "the client left before its request had come"
+        raise RequestRefused(said, status=400, code="client_disconnected") from error
 
 
 async def read_json(request: Request, settings: Settings) -> object:
