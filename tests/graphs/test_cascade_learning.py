@@ -208,7 +208,7 @@ async def test_a_large_node_that_answers_otherwise_withdraws_the_promise(
     now = await figures(cascade)
     assert [epoch.epoch for epoch in now.epochs] == [1, 2]
     assert now.epochs[1].why.startswith("audit")
-    assert "Nothing is promised yet in epoch 2" in now.promise
+    assert "Nothing is guaranteed yet in epoch 2" in now.promise
     assert found[-1].tier == 1
 
 
