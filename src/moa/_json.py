@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from typing_extensions import TypeIs
 
 JSON = dict[str, object]
 """A JSON object, as it was read or as it is to be sent."""
+JSONValue = Any
+"""A JSON value that a store gives back as it was put in, so that its owner knows what it is."""
 
 
 def is_object(value: object) -> TypeIs[JSON]:

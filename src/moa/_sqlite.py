@@ -17,11 +17,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from moa._files import make_private
+from moa._json import JSONValue
 from moa.errors import ConfigError, StoreError
 
 T = TypeVar("T")
-JSON = Any
-"""What JSON can hold."""
 BUSY_S = 60.0
 """Seconds that a process waits for others that write the same file."""
 _CACHE_S = 5.0
@@ -258,7 +257,7 @@ class ContentStore:
     ) -> None:
         self.close()
 
-    def get(self, key: str) -> JSON | None:
+    def get(self, key: str) -> JSONValue | None:
         """Return the value of a key; `None`: there is none."""
         if self._optional and self._file is None and not os.path.exists(self.path):
             return None
@@ -269,7 +268,7 @@ class ContentStore:
             self._warn(f"{self.path} holds an answer damaged ({error}): it counts as none")
             return None
 
-    def put(self, key: str, value: JSON) -> None:
+    def put(self, key: str, value: JSONValue) -> None:
         """Keep a value, in place of one that is there."""
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))

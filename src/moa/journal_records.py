@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from pydantic import TypeAdapter
 
 import moa.errors
+from moa._json import JSONValue
 from moa.context import RunContext
 from moa.errors import EndpointError, MoaError, OutputError
 from moa.journal import Key
@@ -18,16 +19,14 @@ from moa.trace import Note
 from moa.usage import Amount, Part, Usage
 
 T = TypeVar("T")
-JSON = Any
-"""What JSON can hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form(Generic[T]):
     """How a value is written as JSON, and read back."""
 
-    dump: Callable[[T], JSON]
-    load: Callable[[JSON], T]
+    dump: Callable[[T], JSONValue]
+    load: Callable[[JSONValue], T]
 
 
 def form_of(kind: type[T]) -> Form[T]:
@@ -51,7 +50,7 @@ _Error = tuple[str, str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    value: JSON
+    value: JSONValue
     error: _Error | None
     usage: Sequence[tuple[Part, Amount]]
     notes: Sequence[Note]
@@ -164,7 +163,7 @@ class Call:
             run.recall(sum(new, Usage()), () if own in journal.counted else record.notes)
             journal.counted |= {own, *paid}
 
-    async def keep(self, value: JSON, *, calls: Sequence[Key | str] | None = None) -> None:
+    async def keep(self, value: JSONValue, *, calls: Sequence[Key | str] | None = None) -> None:
         """Keep its answer; `calls` are those in it, counted already, and `None`: it is one."""
         await self._keep(value, None, calls)
 
@@ -183,7 +182,7 @@ class Call:
             await self._keep(None, (type(error).__name__, str(error), vars(error)), None)
 
     async def _keep(
-        self, value: JSON, error: _Error | None, calls: Sequence[Key | str] | None
+        self, value: JSONValue, error: _Error | None, calls: Sequence[Key | str] | None
     ) -> None:
         journal, usage, notes = self.place.journal, self.inner.usage, self.inner.trace
         own = calls is None
@@ -236,7 +235,7 @@ async def run_once(
 
 
 def _written(
-    value: JSON,
+    value: JSONValue,
     error: _Error | None,
     usage: Usage,
     notes: Sequence[Note],

@@ -14,10 +14,11 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from pydantic import TypeAdapter
 
+from moa._json import JSONValue
 from moa.context import RunContext
 from moa.endpoints.journalled import JournalEntry, journal_answer, journal_stream
 from moa.errors import CapabilityError
-from moa.journal_records import JSON, Form, form_of
+from moa.journal_records import Form, form_of
 from moa.messages import Message, ToolCall
 from moa.questions import Answer, Question
 from moa.usage import FREE, Amount, Price, Tier
@@ -362,7 +363,7 @@ def question_key(question: Question) -> object:
     return question.name, question.kind, question.text, options, question.layout
 
 
-def _dump_decision(decision: Decision) -> JSON:
+def _dump_decision(decision: Decision) -> JSONValue:
     answers = [
         _answers().dump_python(answer, mode="json", exclude={"question"})
         for answer in decision.answers
@@ -370,7 +371,7 @@ def _dump_decision(decision: Decision) -> JSON:
     return [answers, decision.endpoint, decision.model, _AMOUNT.dump(decision.amount)]
 
 
-def _load_decision(kept: JSON, questions: Sequence[Question]) -> Decision:
+def _load_decision(kept: JSONValue, questions: Sequence[Question]) -> Decision:
     written, endpoint, model, amount = kept
     answers = tuple(
         _answers().validate_python({**answer, "question": question})

@@ -67,14 +67,14 @@ def journal_stream(
                 return _streamed(ask, self, prompt, context)
             what, request, form = asked_of(self, prompt)
             call = Call(context, what, request)
-            return _kept_or(lambda: _streamed(ask, self, prompt, call.inner), call, form)
+            return _replay_or_stream(lambda: _streamed(ask, self, prompt, call.inner), call, form)
 
         return stream
 
     return wrapping
 
 
-async def _kept_or(
+async def _replay_or_stream(
     stream: Callable[[], Pieces], call: Call, form: Form[Completion]
 ) -> AsyncIterator[str | Completion]:
     """Yield what is kept of a call; if nothing is, stream it, and keep its completion."""

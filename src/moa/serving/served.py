@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
 from moa._files import dumped, jsonable
-from moa._sqlite import JSON
+from moa._json import JSONValue
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter
 from moa.agents.prompts import WithoutExamples
@@ -87,7 +87,7 @@ class Served:
         of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
         return _OwnThreads(self.node, caller.name) if of_a_chat and caller.name else self.node
 
-    def dump(self, output: object) -> JSON:
+    def dump(self, output: object) -> JSONValue:
         """Write an output as JSON, as `moa run --json` does."""
         return jsonable(output)
 
