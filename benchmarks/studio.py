@@ -39,7 +39,7 @@ LEARNED = EXAMPLE / "learned.json"
 MESSAGES = "support_guarantee"
 """Labelled messages that no head was fitted to: one half is learned from and tested on, the other
 half is shown."""
-BESIDE = "support_learn", 500
+BESIDE = "support_learn", 300
 """The messages that the shipped heads are fitted to, and how many of them are learned from too."""
 PICTURES = ROOT / "docs/studio"
 DESKTOP, PHONE = (1360, 850), (390, 844)
