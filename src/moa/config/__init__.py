@@ -11,10 +11,10 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError, create_model
 
+from moa._json import is_table
 from moa.config import trust
 from moa.config.faults import explain
 from moa.config.tables import FILE, Config, Toml
@@ -133,7 +133,7 @@ def _variables() -> Toml:
         return {}
     from pydantic_settings import BaseSettings, EnvSettingsSource
 
-    fields: dict[str, Any] = {name: (it.annotation, it) for name, it in Config.model_fields.items()}
+    fields = {name: (it.annotation, it) for name, it in Config.model_fields.items()}
     settings = create_model("Variables", __base__=BaseSettings, **fields)
     try:
         return EnvSettingsSource(settings, env_prefix=_PREFIX, env_nested_delimiter="__")()
@@ -143,10 +143,11 @@ def _variables() -> Toml:
         ) from error
 
 
-def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> Toml:
-    """Merge tables, and those in them; where both say something, the first goes before."""
+def merge(first: Mapping[str, object], second: Mapping[str, object]) -> Toml:
+    """Merge tables, and those in them; if both have a value, the first one counts."""
     both = {**second, **first}
     for key in first.keys() & second.keys():
-        if isinstance(first[key], Mapping) and isinstance(second[key], Mapping):
-            both[key] = merge(first[key], second[key])
+        one, other = first[key], second[key]
+        if is_table(one) and is_table(other):
+            both[key] = merge(one, other)
     return both
