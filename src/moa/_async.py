@@ -19,7 +19,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from typing_extensions import TypeIs
@@ -86,7 +86,7 @@ def first_in(error: BaseException) -> BaseException:
     return error
 
 
-async def cancel(tasks: Sequence[asyncio.Future[T]]) -> None:
+async def cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
     """Cancel tasks, and wait until they have ended; what they raise is let go."""
     for task in tasks:
         task.cancel()

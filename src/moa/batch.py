@@ -184,7 +184,7 @@ def reader_of(node: object) -> Reader:
     return reader_for(getattr(node, "input_type", object))
 
 
-def reader_for(kind: object) -> Reader:
+def reader_for(kind: Any) -> Reader:
     """Return the function that turns a row's value into an input of a type; see `reader_of`."""
     if str in (get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)):
         return row_text

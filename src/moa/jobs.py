@@ -25,7 +25,6 @@ from typing import Any, Literal, Self, TypeVar
 import psutil
 
 from moa._files import dumped
-from moa._json import JSON
 from moa._sqlite import SQLite, SQLRow
 from moa.batch import Item, Malformed, Progress, Row
 from moa.context import RunContext
@@ -389,7 +388,7 @@ class Job:
         )
         return len(self._rows(again))
 
-    def lines(self, *states: State) -> Iterator[JSON]:
+    def lines(self, *states: State) -> Iterator[dict[str, Any]]:
         """Give the lines of rows as `moa run --out` writes them, in the order of the rows.
 
         Where the store holds a line damaged, a line says so, by an `error`.

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from traceback import walk_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -246,7 +246,7 @@ def list_causes(error: BaseException) -> Sequence[BaseException]:
     return found
 
 
-def interrupts_of(error: BaseException) -> Sequence[object]:
+def interrupts_of(error: BaseException) -> Sequence[Any]:
     """Give what a node asks people, if that is why it stopped; LangGraph raises it so."""
     errors = sys.modules.get("langgraph.errors")  # not imported: then nobody asks people
     return error.args[0] if errors and isinstance(error, errors.GraphInterrupt) else ()

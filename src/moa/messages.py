@@ -235,7 +235,9 @@ class Message:
             raise InputError(f"no message: its role is {given.get('role')!r}, not {list(_ROLES)}")
         try:
             content = given.get("content") or ""
-            parts = [{"text": content}] if isinstance(content, str) else _parts_of(content)
+            parts: list[JSON] = [{"text": content}]
+            if not isinstance(content, str):
+                parts = _parts_of(content)
             calls = _parts_of(given.get("tool_calls") or [])
             return cls(
                 role,

@@ -627,11 +627,15 @@ def _parts_of(labels: object) -> tuple[object, ...]:
     """Give the labels of an Enum or a Literal, `None` for `None`, and any other type as it is."""
     if get_origin(labels) in (Union, UnionType):
         return tuple(part for member in get_args(labels) for part in _parts_of(member))
-    if isinstance(labels, type) and issubclass(labels, Enum):
+    if _is_enum(labels):
         return tuple(labels)
     if get_origin(labels) is Literal:
         return get_args(labels)
     return (None if labels is NoneType else labels,)
+
+
+def _is_enum(kind: object) -> TypeGuard[type[Enum]]:
+    return isinstance(kind, type) and issubclass(kind, Enum)
 
 
 def _name(label: object) -> str:

@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel
 
@@ -53,7 +53,7 @@ class Asked:
         return "\n".join(one.content for one in messages if one.role == "system")
 
     @property
-    def schema(self) -> Mapping[str, object] | None:
+    def schema(self) -> Mapping[str, Any] | None:
         """The JSON schema that the answer must follow; `None`: free text, or a decision."""
         return self.prompt.json_schema if self.prompt else None
 

@@ -299,15 +299,15 @@ class Adapter(TypedNode[In, Out]):
     def _check_output(self, answer: object) -> Out:
         if self._write is not None:
             return self._write(answer)
-        kind = self.output_type
-        if kind is Reply and not isinstance(answer, Reply):
+        wants_reply = self.output_type is Reply
+        if wants_reply and not isinstance(answer, Reply):
             answer = Reply(text=_text_of(answer))
         elif is_table(answer) and "structured_response" in answer:
             return self._check_output(answer["structured_response"])
         try:
-            return TypeAdapter[Out](kind).validate_python(answer)
+            return TypeAdapter[Out](self.output_type).validate_python(answer)
         except ValidationError as error:
-            fault = f"gave no {kind.__name__}: {fault_in(error)}"
+            fault = f"gave no {self.output_type.__name__}: {fault_in(error)}"
             raise OutputError(fault, node=self.name, text=repr(answer)) from error
 
     def _translate(self, error: Exception, context: RunContext) -> Exception:

@@ -80,7 +80,7 @@ class DSPyNode(Adapter[In, Out]):
         callbacks = [*dspy.settings.get("callbacks", []), meter]
         try:
             with dspy.context(callbacks=callbacks, usage_tracker=meter):
-                if callable(getattr(type(self.module), "aforward", None)):
+                if callable(getattr(self.module.__class__, "aforward", None)):
                     found = await self.module.acall(**value)
                 else:
                     found = await USER_THREADS.run(partial(self.module, **value), self.name)

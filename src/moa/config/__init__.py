@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError, create_model
 
@@ -94,7 +95,7 @@ def parse(text: str, file: Path) -> Toml:
         raise ConfigError(f"{file} is nested too deep to be read") from error
 
 
-def config_of(tables: Toml, file: Path | None, *, variables: bool = True) -> Config:
+def config_of(tables: Mapping[str, object], file: Path | None, *, variables: bool = True) -> Config:
     """Check the tables of a file, with the `MOA_…` variables before them, or without.
 
     Whether it is trusted is not looked at; see `load`.
@@ -106,7 +107,7 @@ def config_of(tables: Toml, file: Path | None, *, variables: bool = True) -> Con
     if variables:
         tables = merge(_variables(), tables)
     try:
-        config = Config(**tables)
+        config = Config.model_validate(tables)
     except ValidationError as error:
         raise ConfigError(explain(error, Config, where=where)) from error
     config._file = file  # pyright: ignore[reportPrivateUsage]
@@ -133,7 +134,7 @@ def _variables() -> Toml:
         return {}
     from pydantic_settings import BaseSettings, EnvSettingsSource
 
-    fields = {name: (it.annotation, it) for name, it in Config.model_fields.items()}
+    fields: dict[str, Any] = {name: (it.annotation, it) for name, it in Config.model_fields.items()}
     settings = create_model("Variables", __base__=BaseSettings, **fields)
     try:
         return EnvSettingsSource(settings, env_prefix=_PREFIX, env_nested_delimiter="__")()

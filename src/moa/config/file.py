@@ -65,7 +65,7 @@ def write_endpoint(
     if tiers:
         wanted["tiers"] = {**defaults, **tiers}
         if "tiers" in known:
-            after = _with_keys(after, ["tiers"], tiers)
+            after = _with_keys(after, ["tiers"], {**tiers})
         else:
             after = _join(after, {"tiers": dict(tiers)})
     own = [("endpoints", name)]
