@@ -168,3 +168,5 @@ class FigureRow(NamedTuple):
     cost: float | None
     seconds: float | None
     moot: int
+    excepted: int
+    """True if the head that was asked makes an exception of its text."""

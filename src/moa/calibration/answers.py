@@ -236,6 +236,12 @@ class AnswerStore:
         """
         if self._file is not None:
             self._store.run("pragma secure_delete = on")
+        self._run(  # the key would tell whether a text was there
+            "delete from moa_learn_exceptions where job = ? and key = (select key from "
+            "moa_learn_rows r where r.job = ? and place = ? and not exists (select 1 from "
+            "moa_learn_rows o where o.job = r.job and o.key = r.key and o.place <> r.place))",
+            *(self._store.job, place),
+        )
         key = f"{FORGOTTEN}{place}"
         found = self._finish_row(
             place, f"{_EMPTY}, label = null, again = null, key = ?", key, where="1=1"
@@ -290,8 +296,12 @@ class AnswerStore:
 
     def last_answered_place(self) -> int:
         """Return the last row up to which all held-out rows are answered or failed."""
-        late = self._store.now() - STALE_S
-        self._run("update moa_learn_rows set done = 1 where job = ? and done = 0 and at < ?", late)
+        now = self._store.now()
+        self._run(  # a clock that was set back may have dated rows later than now
+            "update moa_learn_rows set done = 1, calls = 1 where job = ? and done = 0 "
+            "and at not between ? and ?",
+            *(now - STALE_S, now + STALE_S),
+        )
         last = self.last_place()
         first = "select min(place) from moa_learn_rows where job = ? and held = 1 and done = 0"
         waits = self._run(first)[0][0]
@@ -500,8 +510,12 @@ class AnswerStore:
 
     def read_figure_rows(self) -> list[FigureRow]:
         """Return the columns that figures are computed from, of all rows in order."""
-        columns = ", ".join(FigureRow._fields)
-        found = self._run(f"select {columns} from moa_learn_rows where job = ? order by place")
+        *columns, excepted = FigureRow._fields
+        found = self._run(
+            f"select {', '.join(columns)}, exists (select 1 from moa_learn_exceptions e "
+            "where e.job = r.job and e.epoch = r.epoch and e.look = r.look and e.key = r.key) "
+            f"as {excepted} from moa_learn_rows r where job = ? order by place"
+        )
         return [FigureRow(*one) for one in found]
 
     def read_epochs(self) -> list[tuple[int, float, int, str]]:

@@ -140,7 +140,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     audit = Audit.model_validate_json(store.read_checks(state)[0]) if used else None
     live = [row for row in rows if row.source == "run"]
     asked = [row for row in live if not row.by_small]
-    known = _known_costs(asked)
+    one_call = _cost_of_one_call(asked)
     by_small = len(live) - len(asked)
     twice = [row for row in asked if row.again is not None]
     recent = live[-HUNDRED:] if used else []
@@ -148,7 +148,8 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         where=store.where,
         inputs=len(live),
         hundreds=tuple(
-            _count_hundred(live[at : at + HUNDRED], at) for at in range(0, len(live), HUNDRED)
+            _count_hundred(live[at : at + HUNDRED], at, one_call)
+            for at in range(0, len(live), HUNDRED)
         ),
         from_logs=sum(row.source == "log" for row in rows),
         from_people=sum(row.source == "person" for row in rows),
@@ -169,8 +170,8 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         missing=sum(_is_missing(row, state) for row in rows),
         asked_twice=len(twice),
         differs_from_itself=sum(row.again != row.label for row in twice),
-        spent=sum(known) if len(known) == len(asked) else None,
-        saved=sum(_is_saved(row) for row in live) * sum(known) / len(known) if known else None,
+        spent=_sum_costs(asked, one_call),
+        saved=_saved_cost(live, one_call),
         next=_describe_next(store, state, used),
     )
 
@@ -190,33 +191,52 @@ def _is_missing(row: FigureRow, state: LearningState) -> bool:
     return bool(held and row.done and row.label is None)
 
 
-def _known_costs(rows: Sequence[FigureRow]) -> list[float]:
-    """Return the known costs."""
-    return [float(cost) for row in rows if (cost := row.cost) is not None]
+def _saved_cost(live: Sequence[FigureRow], one_call: float | None) -> float | None:
+    calls = sum(bool(row.by_small and not row.moot) for row in live)
+    return 0.0 if not calls else None if one_call is None else calls * one_call
+
+
+def _cost_of_one_call(asked: Sequence[FigureRow]) -> float | None:
+    """Return the mean cost of asking once; `None`: unknown."""
+    known = [
+        float(row.cost) / (1 if row.again is None else 2)
+        for row in asked
+        if row.label is not None and row.cost is not None
+    ]
+    return sum(known) / len(known) if known else None
+
+
+def _sum_costs(asked: Sequence[FigureRow], one_call: float | None) -> float | None:
+    """Sum the costs of rows; a call whose end nobody saw counts as an average one."""
+    total = 0.0
+    for row in filter(_count_calls, asked):
+        cost = one_call if row.tokens is None else row.cost
+        if cost is None:
+            return None
+        total += float(cost)
+    return total
 
 
 def _count_calls(row: FigureRow) -> int:
-    return 0 if row.by_small else max(1, int(row.calls))
-
-
-def _is_saved(row: FigureRow) -> bool:
-    return bool(row.by_small and not row.moot)
+    if row.by_small:
+        return 0
+    return int(row.calls) if row.done else 1
 
 
 def _is_always_asked(row: FigureRow) -> bool:
-    """Whether a row goes to the large model also where small answers are given."""
-    return bool(row.held or row.moot or not row.accepts)
+    """Return True if the large model is asked even where small answers are used."""
+    accepts = row.accepts and not row.excepted
+    return bool(row.held or row.moot or not accepts)
 
 
-def _count_hundred(rows: Sequence[FigureRow], at: int) -> Hundred:
+def _count_hundred(rows: Sequence[FigureRow], at: int, one_call: float | None) -> Hundred:
     asked = [row for row in rows if not row.by_small]
-    known = _known_costs(asked)
     return Hundred(
         first=at + 1,
         last=at + len(rows),
         calls=sum(map(_count_calls, rows)),
         would=sum(_count_calls(row) for row in asked if _is_always_asked(row)),
-        cost=sum(known) if len(known) == len(asked) else None,
+        cost=_sum_costs(asked, one_call),
     )
 
 
