@@ -81,7 +81,7 @@ class Page:
     def open(self, address: str, view: str = "") -> None:
         self.driver.get("about:blank")
         self.driver.get(f"{address}{view}")
-        self.until(lambda: self.all(".figure"))
+        self.until(lambda: self.all(".view:not([hidden])"))
 
     def run(self, script: str, *given: object) -> Any:
         return self.driver.execute_script(script, *given)

@@ -284,7 +284,5 @@ def _next(store: AnswerStore, state: State, used: LookFigures | None) -> str:
         )
     there = store.last() - state.first + 1
     if there < planned.inputs:
-        return (
-            f"The next look is possible at input {planned.inputs} of the epoch, which is at {there}"
-        )
+        return f"The next look is possible at input {planned.inputs} of the epoch, now at {there}"
     return "The next look waits until what it would accept is worth it"
