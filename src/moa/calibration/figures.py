@@ -308,5 +308,5 @@ def _describe_next(store: AnswerStore, state: LearningState, used: LookFigures |
         )
     there = store.last_place() - state.first + 1
     if there < planned.inputs:
-        return f"The next look is considered at input {planned.inputs} of the epoch, of {there}"
+        return f"The next look is possible at input {planned.inputs} of the epoch, now at {there}"
     return "The next look waits until what it would accept is worth it"
