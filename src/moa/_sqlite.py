@@ -15,12 +15,15 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import finalize
 
 from moa._files import make_private
 from moa._json import JSONValue
 from moa.errors import ConfigError, StoreError
 
 T = TypeVar("T")
+SQLRow = tuple[Any, ...]
+"""A row of a database, whose statement says the types."""
 BUSY_S = 60.0
 """Seconds that a process waits for others that write the same file."""
 _CACHE_S = 5.0
@@ -84,7 +87,7 @@ class SQLite:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         make_private(self.path)
         _check_header(self.path)
-        self._connect(str(self.path))
+        self._connect(str(self.path.absolute()))  # SQLite may take `file:…` to be an address
         if self._alone:
             self._file.execute("pragma locking_mode = exclusive")
         self._use_wal()
@@ -114,6 +117,8 @@ class SQLite:
             check_same_thread=False,
             uri=address.startswith("file:"),
         )
+        # Closed with the last user; at the end of the process a thread may still be using it.
+        finalize(self, self._file.close).atexit = False
 
     def _use_wal(self) -> None:
         """Let others read while one writes. SQLite's own waiting doesn't cover this change."""
@@ -136,7 +141,7 @@ class SQLite:
         """Return the time in seconds."""
         return time.time()
 
-    def run(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def run(self, sql: str, *values: object) -> list[SQLRow]:
         """Run a statement, and return its rows."""
         with self._lock, self._mapped_errors():
             return self._file.execute(sql, values).fetchall()
@@ -158,7 +163,7 @@ class SQLite:
                 if self._file.in_transaction:
                     self._file.execute("rollback")
 
-    def each(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
+    def each(self, sql: str, *values: object) -> Iterator[SQLRow]:
         """Run a statement, and give its rows one by one."""
         with self._mapped_errors():
             yield from self._file.execute(sql, values)
@@ -288,7 +293,7 @@ class ContentStore:
                 self._file.close()
             self._file = None
 
-    def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    def _run(self, statement: str, *values: object) -> list[SQLRow]:
         try:
             return self._opened().run(statement, *values)
         except (StoreError, ConfigError) as error:
