@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -93,8 +94,9 @@ def find_source(given: str | None) -> Source:
     if given is None:
         return Source(
             name="Example inbox",
-            about="a recorded run of the graph support. No large model was asked: its price is "
-            "that of the same prompts sent to gpt-5-mini",
+            about="a recorded run of the graph support, which had learned the intents from other "
+            "messages. No large model was asked: its price is that of the same prompts sent to "
+            "gpt-5-mini",
             lines=lambda: _read_gzip(EXAMPLE / "run.jsonl.gz"),
             demo=True,
             graph="support",
@@ -262,7 +264,8 @@ class View:
         self._seen: tuple[float, int] | None = None
         self._spans = _example_spans() if self.source.demo else Spans(self.trace)
         if self.source.demo and not self.calibrations:
-            self.calibrations = read_calibrations(EXAMPLE / "learned.json")
+            with _unpacked("learned.json") as learned:
+                self.calibrations = read_calibrations(learned)
         self._book: Book | None = None
         self._curves: dict[str, tuple[Book, int, Curve]] = {}
         """The curve of each question, and of how many changed labels of which rows it is."""
@@ -506,11 +509,18 @@ _NO_TEXTS = {"asked": "", "answered": "", "error": "", "detail": ""}
 
 
 def _example_spans() -> Spans:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "spans.jsonl"
-        with gzip.open(EXAMPLE / "spans.jsonl.gz") as packed, path.open("wb") as out:
-            shutil.copyfileobj(packed, out)
+    with _unpacked("spans.jsonl") as path:
         return Spans(path)
+
+
+@contextmanager
+def _unpacked(name: str) -> Iterator[Path]:
+    """Give a file of the example, until it is read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        with gzip.open(EXAMPLE / f"{name}.gz") as packed, path.open("wb") as out:
+            shutil.copyfileobj(packed, out)
+        yield path
 
 
 def read_calibrations(path: Path | None) -> Calibrations:
