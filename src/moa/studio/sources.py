@@ -94,9 +94,8 @@ def find_source(given: str | None) -> Source:
     if given is None:
         return Source(
             name="Example inbox",
-            about="a recorded run of the graph support, which had learned the intents from other "
-            "messages. No large model was asked: its price is that of the same prompts sent to "
-            "gpt-5-mini",
+            about="a recorded run of the graph support. No large model was asked: its price is "
+            "that of the same prompts sent to gpt-5-mini",
             lines=lambda: _read_gzip(EXAMPLE / "run.jsonl.gz"),
             demo=True,
             graph="support",
