@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -513,7 +513,7 @@ def _example_spans() -> Spans:
 
 
 @contextmanager
-def _unpacked(name: str) -> Iterator[Path]:
+def _unpacked(name: str) -> Generator[Path]:
     """Give a file of the example, until it is read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
