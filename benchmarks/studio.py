@@ -24,7 +24,7 @@ from typing import Any
 
 from messages import DATA, Row, read
 from moa._files import dumped
-from moa.calibration.labelled import same_text
+from moa.calibration.labelled import normalise_text
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
 from moa.endpoints.dialects import OPENAI, published_price
@@ -63,7 +63,7 @@ def drawn(rows: list[Row]) -> list[Row]:
     """Put rows into an order that only a keyed hash of their texts decides."""
 
     def place(row: Row) -> bytes:
-        return hmac.digest(MESSAGES.encode(), same_text(row["text"]).encode(), hashlib.sha256)
+        return hmac.digest(MESSAGES.encode(), normalise_text(row["text"]).encode(), hashlib.sha256)
 
     return sorted(rows, key=place)
 
