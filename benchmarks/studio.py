@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moa._files import dumped
+from moa._files import dump_json
 from moa.config.endpoints import Endpoints
 from moa.config.tables import Config
 from moa.endpoints.dialects import OPENAI, published_price
@@ -81,7 +81,7 @@ def priced(lines: str) -> str:
         )
         cost = price.of(spent)
         row["usage"]["llm_alone_estimate"] = {"cost": float(cost or 0), "how": how}
-        made.append(f"{dumped(row)}\n")
+        made.append(f"{dump_json(row)}\n")
     return "".join(made)
 
 

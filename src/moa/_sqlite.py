@@ -292,7 +292,7 @@ class ContentStore:
 
     def _run(self, statement: str, *values: object) -> list[SQLRow]:
         try:
-            return self._opened().run(statement, *values)
+            return self._open().run(statement, *values)
         except (StoreError, ConfigError) as error:
             with suppress(sqlite3.Error):
                 self.close()
@@ -301,7 +301,7 @@ class ContentStore:
             self._warn(str(error))
             return []
 
-    def _opened(self) -> SQLite:
+    def _open(self) -> SQLite:
         with self._lock:
             if self._file is None:
                 file = SQLite(

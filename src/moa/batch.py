@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Union, get_args, g
 
 from pydantic import TypeAdapter, ValidationError
 
-from moa._async import cancel, closed_after, gather
+from moa._async import cancel, closing_stream, gather
 from moa._text import as_html
 from moa.context import RunContext
 from moa.errors import (
@@ -259,9 +259,9 @@ async def map_rows(
         wrong = "one text, not many" if isinstance(inputs, str) else f"{max_concurrency=}"
         raise ConfigError(f"{node.name}: maps many inputs, at least one at once, and got {wrong}")
     total = len(inputs) if isinstance(inputs, Sized) else None
-    told = _told(progress, total, node.name)
+    bar = _open_progress(progress, total, node.name)
     context = context or RunContext(keep_notes=False)
-    batch = _Batch(node, enumerate_inputs(inputs), context, on_error, told)
+    batch = _Batch(node, enumerate_inputs(inputs), context, on_error, bar)
     working = asyncio.ensure_future(batch.run(max_concurrency))
     waiting, following = dict[int, Item[Out]](), 1
     try:
@@ -276,7 +276,7 @@ async def map_rows(
         await working
     except asyncio.CancelledError:
         await cancel([working])
-        waiting |= batch.left()
+        waiting |= batch.take_finished()
         for place in sorted(waiting):
             yield waiting[place]
         raise
@@ -285,13 +285,13 @@ async def map_rows(
         await batch.inputs.aclose()
 
 
-def _told(
+def _open_progress(
     progress: Progress, total: int | None, what: str
 ) -> AbstractContextManager[Callable[[int], None]]:
     if progress is True:
-        from moa._terminal import shown
+        from moa._terminal import show_progress
 
-        return shown(total, what)
+        return show_progress(total, what)
     return nullcontext((lambda done: progress(done, total)) if progress else lambda _: None)
 
 
@@ -303,7 +303,7 @@ class _Batch(Generic[In, Out]):
     inputs: AsyncGenerator[tuple[int, In | Row | Malformed]]
     context: RunContext
     on_error: OnError
-    told: AbstractContextManager[Callable[[int], None]]
+    bar: AbstractContextManager[Callable[[int], None]]
     """Gives what is told how many are finished."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     done: asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None] = field(
@@ -319,7 +319,7 @@ class _Batch(Generic[In, Out]):
     async def run(self, max_concurrency: int) -> None:
         """Work on all inputs; `None` is the last of `done`."""
         try:
-            with self.told as tell:
+            with self.bar as tell:
                 await gather(self._work(tell) for _ in range(max_concurrency))
         finally:
             self.done.put_nowait(None)
@@ -349,7 +349,7 @@ class _Batch(Generic[In, Out]):
             self.context.ended_by = self.refusals.add(item)
         return item
 
-    def left(self) -> dict[int, Item[Out]]:
+    def take_finished(self) -> dict[int, Item[Out]]:
         """Give what was finished, and not yet taken."""
         found: dict[int, Item[Out]] = {}
         while not self.done.empty():
@@ -404,7 +404,7 @@ async def enumerate_inputs(
     """Number inputs from 1. Closing it closes them, if they are a generator."""
     numbers = count(1)
     if isinstance(inputs, AsyncIterable):
-        async with closed_after(aiter(inputs)) as items:
+        async with closing_stream(aiter(inputs)) as items:
             async for item in items:
                 yield next(numbers), item
         return

@@ -172,7 +172,7 @@ class RunContext:
         self.tracer = opened = start(self.tracer, kind, name, self.node)
         return opened
 
-    def within(self, span: Span) -> RunContext:
+    def in_span(self, span: Span) -> RunContext:
         """Return a copy with the same budget, ledger and notes, inside a span."""
         inner = RunContext.__new__(RunContext)
         for slot in RunContext.__slots__:
@@ -181,7 +181,7 @@ class RunContext:
         return inner
 
     @property
-    def limited(self) -> bool:
+    def has_budget(self) -> bool:
         """True if this run or a parent has a budget."""
         return bool(self._purse.accounts)
 
@@ -307,17 +307,17 @@ class RunContext:
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
-            self._purse.check_priced(endpoint)
+            self._purse.check_price_known(endpoint)
         part = Part(tier, self.node, endpoint)
         with self._purse.lock:
             reserved = None
             if self._purse.refusal([(tier, estimate)]) is None:
                 reserved = self._purse.set_aside(part, estimate, price)
         if reserved is None:
-            reserved = await self._purse.awaited(
+            reserved = await self._purse.wait_and_reserve(
                 part, estimate, price, cuttable=cuttable, remaining_s=self.remaining_s
             )
-        return self._heard(reserved)
+        return self._report_to_span(reserved)
 
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
@@ -332,7 +332,7 @@ class RunContext:
         """
         self.remaining_s()
         if estimate.unpriced_calls and self._purse.accounts:
-            self._purse.check_priced(endpoint)
+            self._purse.check_price_known(endpoint)
         part = Part(tier, self.node, endpoint)
         planned: Planned = [(tier, estimate)]
         while True:
@@ -340,13 +340,13 @@ class RunContext:
                 refused = self._purse.refusal(planned)
                 reserved = None if refused else self._purse.set_aside(part, estimate, price)
             if reserved is not None:
-                return self._heard(reserved)
-            if refused and not self._purse.given_more_now(planned):
+                return self._report_to_span(reserved)
+            if refused and not self._purse.request_more_now(planned):
                 account, passed = refused
                 with self._purse.lock:
-                    raise account.exceeded(part, passed)
+                    raise account.refuse(part, passed)
 
-    def _heard(self, reserved: Reservation) -> Reservation:
+    def _report_to_span(self, reserved: Reservation) -> Reservation:
         """Report a call's usage to its span."""
         if self.tracer is not None:
             reserved.payment = self.tracer.paying(reserved.part, reserved.estimate)
@@ -365,7 +365,7 @@ class RunContext:
         """
         planned = list(calls)
         with self._purse.lock:
-            found = (account.passed_at_most(planned) for account in self._purse.accounts)
+            found = (account.name_exceeded_at_most(planned) for account in self._purse.accounts)
             return next((passed for passed in found if passed is not None), None)
 
     def _lineage(self) -> Iterator[RunContext]:

@@ -23,7 +23,7 @@ from moa.endpoints.embedded import EmbeddedEndpoint, check_engine
 from moa.endpoints.weights import SMOLLM2, cache_folder
 from moa.errors import ConfigError, DeadlineExceeded, MoaError
 from moa.usage import Price, Tier
-from moa.vllm.command import find_environment, how_to
+from moa.vllm.command import find_environment, install_hint
 from moa.vllm.settings import local_url
 from moa.vllm.state import ServerFolder
 
@@ -67,7 +67,7 @@ _LOST = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surveyed:
+class EndpointStatus:
     """One endpoint, as it was found."""
 
     name: str
@@ -88,12 +88,12 @@ class Surveyed:
     """How it decides, as far as is known before the first decision."""
 
     @property
-    def there(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether it can be used: one replica is enough."""
         return self.answering > 0
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all replicas can be used."""
         return self.answering == self.servers
 
@@ -105,7 +105,7 @@ class Surveyed:
             "tier": self.tier,
             "model": self.model,
             "address": self.address,
-            "reachable": self.there,
+            "reachable": self.is_usable,
             "replicas": self.servers,
             "replicas_reachable": self.answering,
             "state": self.state,
@@ -116,15 +116,15 @@ class Surveyed:
         }
 
     @property
-    def able(self) -> str:
+    def abilities(self) -> str:
         """What it can do in words, and how it decides."""
         return ", ".join(f"{it} ({self.decides})" if it == "decide" else it for it in self.can)
 
 
-async def survey(config: Config) -> list[Surveyed]:
+async def survey(config: Config) -> list[EndpointStatus]:
     """Look at every configured endpoint, side by side, and at the built-in model."""
-    found = await asyncio.gather(*(_endpoint(config, name) for name in config.endpoints))
-    return [*found, _embedded(config, EMBEDDED)]
+    found = await asyncio.gather(*(_survey_endpoint(config, name) for name in config.endpoints))
+    return [*found, _survey_embedded(config, EMBEDDED)]
 
 
 def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
@@ -132,19 +132,19 @@ def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
     return tuple(tier for tier in tiers if config.default(tier) == name)
 
 
-async def _endpoint(config: Config, name: str) -> Surveyed:
+async def _survey_endpoint(config: Config, name: str) -> EndpointStatus:
     if config.embeds(name):
-        return _embedded(config, name)
+        return _survey_embedded(config, name)
     entry = config.endpoints[name]
     unkeyed = Endpoints(config, read_keys=False)
-    probes = await _probed(config, name)
+    probes = await _probe_servers(config, name)
     address = urlsplit(_addresses(config, name)[0])  # shown without a password
     answering = sum(probe.wrong is None for probe in probes)
     try:
         can = tuple(sorted(unkeyed.server(name).capabilities))
     except ConfigError:  # the probe has said what is wrong
         can = ()
-    return Surveyed(
+    return EndpointStatus(
         name=name,
         default_of=_default_of(config, name),
         tier=entry.tier,
@@ -174,7 +174,7 @@ class _Probe(NamedTuple):
     known: Dialect | None = None
 
 
-async def _probed(config: Config, name: str) -> list[_Probe]:
+async def _probe_servers(config: Config, name: str) -> list[_Probe]:
     """Ask each server for its list of models, which every vendor's knows and which costs nothing.
 
     Replicas that were never started count as those that don't answer.
@@ -184,7 +184,7 @@ async def _probed(config: Config, name: str) -> list[_Probe]:
     except ConfigError as error:
         return [_Probe(str(error))]
     wanted = config.endpoints[name].model
-    found = await asyncio.gather(*(_asked(server, wanted) for server in servers))
+    found = await asyncio.gather(*(_probe_server(server, wanted) for server in servers))
     vllm = config.vllm_of(name)
     ports = vllm.ports if vllm else ()
     if any(p.wrong for p in found) and any(ServerFolder.of(port).is_watched for port in ports):
@@ -193,7 +193,7 @@ async def _probed(config: Config, name: str) -> list[_Probe]:
     return [*found, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
 
 
-async def _asked(server: OpenAIEndpoint, wanted: str) -> _Probe:
+async def _probe_server(server: OpenAIEndpoint, wanted: str) -> _Probe:
     try:
         listed = await server.client.get("/models", RunContext(timeout_s=PROBE_S))
     except DeadlineExceeded:
@@ -219,11 +219,11 @@ def _state(probes: list[_Probe]) -> str:
     return f"{len(probes) - len(wrong)} of {len(probes)} replicas reachable; {wrong[0]}"
 
 
-def _embedded(config: Config, name: str) -> Surveyed:
+def _survey_embedded(config: Config, name: str) -> EndpointStatus:
     entry = config.endpoints.get(name)
     built_in = Endpoints(config).named(EMBEDDED)
-    there, state = _local(config, name)
-    return Surveyed(
+    there, state = _check_local(config, name)
+    return EndpointStatus(
         name=name,
         default_of=_default_of(config, name),
         tier=entry.tier if entry else built_in.tier,
@@ -237,7 +237,7 @@ def _embedded(config: Config, name: str) -> Surveyed:
     )
 
 
-def _local(config: Config, name: str) -> tuple[bool, str]:
+def _check_local(config: Config, name: str) -> tuple[bool, str]:
     """Look for the engine and the weights, without starting or fetching anything."""
     try:
         check_engine()
@@ -273,7 +273,7 @@ async def checks(config: Config) -> list[Check]:
     endpoints = [_endpoint_check(surveyed) for surveyed in await survey(config)]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
-        *(_package_check(it) for it in optional() if it.name != _ENCODER),
+        *(_package_check(it) for it in list_requirements() if it.name != _ENCODER),
         _encoder_check(),
         Check("configuration", True, found, hint),
         *_vllm_checks(config),
@@ -281,7 +281,7 @@ async def checks(config: Config) -> list[Check]:
     ]
 
 
-def optional(extra: str = _EXTRA) -> list[Requirement]:
+def list_requirements(extra: str = _EXTRA) -> list[Requirement]:
     """List what an extra installs, with the extras that it takes in, by name."""
     found: dict[str, Requirement] = {}
     for text in requires(_OWN) or ():
@@ -289,7 +289,7 @@ def optional(extra: str = _EXTRA) -> list[Requirement]:
         if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
             continue
         if requirement.name == _OWN:
-            inner = (one for name in requirement.extras for one in optional(name))
+            inner = (one for name in requirement.extras for one in list_requirements(name))
             found |= {one.name: one for one in inner}
         else:
             found[requirement.name] = requirement
@@ -333,17 +333,17 @@ def _vllm_checks(config: Config) -> list[Check]:
                 found.append(Check(name, False, str(error)))
             else:
                 words = 'not installed; only needed for serve = "vllm"'
-                found.append(Check(name, True, words, f"To install it: {how_to()}"))
+                found.append(Check(name, True, words, f"To install it: {install_hint()}"))
             continue
         kind = "for the processor" if there.cpu else "for a GPU"
         found.append(Check(name, True, f"{there.version} {kind}, in {there.python}"))
     return found
 
 
-def _endpoint_check(endpoint: Surveyed) -> Check | None:
+def _endpoint_check(endpoint: EndpointStatus) -> Check | None:
     if endpoint.name == EMBEDDED and not endpoint.default_of:
         return None  # nobody asks it
     name = f"endpoint {endpoint.name} ({endpoint.model})"
-    unpriced = endpoint.there and endpoint.tier == "llm" and not endpoint.price.known
+    unpriced = endpoint.is_usable and endpoint.tier == "llm" and not endpoint.price.known
     mend = f"Set input_price and output_price in [endpoints.{endpoint.name}] to see costs"
-    return Check(name, endpoint.whole, endpoint.state, mend if unpriced else None)
+    return Check(name, endpoint.is_complete, endpoint.state, mend if unpriced else None)

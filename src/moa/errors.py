@@ -99,7 +99,7 @@ class MissingDependency(ConfigError):
 
 
 @contextmanager
-def needed(
+def require_package(
     package: str, *, extra: str, purpose: str, command: str | None = None
 ) -> Generator[None]:
     """Say in a `MissingDependency` which package is needed, where an import fails."""
@@ -212,7 +212,7 @@ class EndpointError(MoaError):
         self.seconds: float | None = None
         """How long the request took that failed, waiting for its turn excluded; `None`: unknown."""
 
-    def again(self, message: str) -> Self:
+    def with_message(self, message: str) -> Self:
         """Say it in other words; all else stays."""
         said = copy(self)
         said.args, said.message = (f"{self.endpoint}: {message}",), message

@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import psutil
 
-from moa._files import dumped
+from moa._files import dump_json
 from moa._sqlite import SQLite, SQLRow
 from moa.batch import Item, Malformed, Progress, Row
 from moa.context import RunContext
@@ -76,7 +76,7 @@ _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
 """What is leased: the latter where there is none of the former. With an `or` no index is used."""
 
 
-_ended: set[str] = set()
+_ended_workers: set[str] = set()
 """Who was at work in this process, and is no longer; where the disk was full none could say so."""
 
 
@@ -157,7 +157,7 @@ class Job:
         """How often each row in the hands of this process has failed."""
         self._turn = threading.Lock()
         """Of the threads in which the database is asked: what is in hand is the same in both."""
-        self._staying: threading.Thread | None = None
+        self._renewing: threading.Thread | None = None
         """Says again and again that this process is at work."""
         self._over = threading.Event()
 
@@ -200,10 +200,10 @@ class Job:
     ) -> None:
         """Release unfinished rows, and close the database."""
         self._over.set()
-        _ended.add(self.worker)
+        _ended_workers.add(self.worker)
         try:
-            if self._staying is not None:
-                self._staying.join()
+            if self._renewing is not None:
+                self._renewing.join()
                 self._calls.close()
                 self._give_back()
                 self._rows("delete from moa_workers where job = ? and worker = ?", self.worker)
@@ -234,7 +234,7 @@ class Job:
             "where moa_rows.place <> excluded.place or moa_rows.gone <> 0 "
             "or moa_rows.given <> excluded.given"  # that is so where it was damaged
         )
-        self._be_at_work()
+        self._start_renewing()
         given, count = iter(found), 0
         with closing(RowIndex()) as seen:
             while batch := list(islice(given, _BATCH)):
@@ -257,7 +257,7 @@ class Job:
         )
         out = "update moa_rows set gone = 1 where job = ? and key = ?"
         last, self.not_given = "", 0
-        others = self._others()
+        others = self._list_others()
         while keys := [key for (key,) in self._rows(held, last, _BATCH)]:
             last = keys[-1]
             lacking = [(key,) for key in keys if key not in seen]
@@ -306,13 +306,13 @@ class Job:
             at_once: Rows that are leased together.
         """
         self._failures.clear()
-        await self._beside(self._begin)
+        await self._run_locked(self._begin)
         while not context.is_used_up:
-            leased = await self._beside(lambda: self._leased(at_once))
+            leased = await self._run_locked(lambda: self._lease(at_once))
             for row in leased:
                 yield row
             if not leased:
-                if not await self._beside(self._unfinished):
+                if not await self._run_locked(self._has_unfinished):
                     return
                 await asyncio.sleep(_WAIT_S)
 
@@ -323,7 +323,7 @@ class Job:
         the whole run ended it, it is due.
         """
         fate = fate_of(item, context)
-        await self._beside(lambda: self._settle(item, fate))
+        await self._run_locked(lambda: self._settle(item, fate))
 
     def _settle(self, item: Item[object], fate: Fate) -> None:
         failures = self._failures.pop(item.key, 0)
@@ -341,7 +341,7 @@ class Job:
                 "cause = ?, calls = ?, cost = ?, llm = ? where job = ? and key = ? "
                 "and (worker = ? or (cast(? as text) = 'done' and state <> 'done'))",
                 *(fate, failures, self._store.now() + wait_s if fate == "failed" else 0.0),
-                *(dumped(line(item)), item.error and type(item.error).__name__),
+                *(dump_json(line(item)), item.error and type(item.error).__name__),
                 *(item.usage.total.calls, float(item.usage.cost or 0), int(item.needed_llm)),
                 *(self._store.job, item.key, self.worker, fate),
             )
@@ -424,7 +424,7 @@ class Job:
         chosen = Where.of(where)
         return exported(lambda: filter(chosen.matches, self.lines()), path)
 
-    async def _beside(self, work: Callable[[], T]) -> T:
+    async def _run_locked(self, work: Callable[[], T]) -> T:
         def in_turn() -> T:
             with self._turn:
                 return work()
@@ -435,7 +435,7 @@ class Job:
         """Run a statement whose first value is the job."""
         return self._store.run(sql, self._store.job, *values)
 
-    def _leased(self, most: int) -> list[Row | Malformed]:
+    def _lease(self, most: int) -> list[Row | Malformed]:
         """Lease rows: those that are due, or else those whose wait has run out."""
         now = self._store.now()
         longest = now + _RETRY_S * 2**self._tries  # a clock that was set back ends no wait
@@ -459,7 +459,7 @@ class Job:
         return sorted(found, key=lambda row: row.number)
 
     def _begin(self) -> None:
-        self._be_at_work()
+        self._start_renewing()
         self._calls.close()
         self._give_back()  # what an earlier run of this job had in hand
         self._rows(  # a process may have been killed when a row was done, and its calls still there
@@ -468,7 +468,7 @@ class Job:
         )
         self._free_the_dead()
 
-    def _unfinished(self) -> bool:
+    def _has_unfinished(self) -> bool:
         # Those whose lease was told to nobody, since the connection was lost then.
         held = "select key from moa_rows where job = ? and worker = ? and state = 'leased'"
         for (key,) in self._rows(held, self.worker):
@@ -478,14 +478,16 @@ class Job:
         left = "select 1 from moa_rows where job = ? and gone = 0 and state = ? limit 1"
         return any(self._rows(left, state) for state in ("due", "leased", "failed"))
 
-    def _be_at_work(self) -> None:
+    def _start_renewing(self) -> None:
         """Record that this process is at work, now and while the job is open."""
         self._renew()
-        if self._staying is None:
-            self._staying = threading.Thread(target=self._stay, daemon=True, name="moa-job")
-            self._staying.start()
+        if self._renewing is None:
+            self._renewing = threading.Thread(
+                target=self._keep_renewing, daemon=True, name="moa-job"
+            )
+            self._renewing.start()
 
-    def _stay(self) -> None:
+    def _keep_renewing(self) -> None:
         while not self._over.wait(self._lease_s / 3):
             with suppress(StoreError):  # what is done next says so too, unless it has passed
                 self._renew()
@@ -498,18 +500,18 @@ class Job:
             *(self.worker, self._store.now() + self._lease_s, time.monotonic() + self._lease_s),
         )
 
-    def _others(self) -> list[tuple[str, float, float]]:
+    def _list_others(self) -> list[tuple[str, float, float]]:
         others = "select worker, until, steady from moa_workers where job = ? and worker <> ?"
         return [(who, until, steady) for who, until, steady in self._rows(others, self.worker)]
 
     def _free_the_dead(self) -> None:
         """Free the rows of processes that are gone; one that kills too many of them is dead."""
         now = self._store.now()
-        for worker, until, steady in self._others():
+        for worker, until, steady in self._list_others():
             machine, pid, _ = worker.split("|")
             here = machine == _machine()  # where clocks may be set, and processes be looked up
             late = steady < time.monotonic() if here else until < now
-            if late or worker in _ended or (here and not _lives(int(pid))):
+            if late or worker in _ended_workers or (here and not _is_alive(int(pid))):
                 self._rows("delete from moa_workers where job = ? and worker = ?", worker)
         self._rows(
             "update moa_rows set state = 'due', worker = null, deaths = deaths + 1 "
@@ -529,7 +531,7 @@ class Job:
             self._store.run(
                 "update moa_rows set state = 'dead', cause = ?, line = ? where job = ? "
                 "and key = ? and state = 'due'",
-                *(type(error).__name__, dumped(line(died)), self._store.job, key),
+                *(type(error).__name__, dump_json(line(died)), self._store.job, key),
             )
 
 
@@ -543,7 +545,7 @@ def _machine() -> str:
     return "/".join(parts)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -76,11 +76,11 @@ class Journal:
         self._write = write
         failures = [key for key in self.kept if key.startswith(_FAILURE)] if kept else []
         self._failures = len(failures)
-        self._failed_before = Counter(call for key in failures for call in self._blamed(key))
+        self._failed_before = Counter(call for key in failures for call in self._read_blamed(key))
         self._seen: Counter[str] = Counter()
         self._unwritten: list[Key] = []
 
-    def _blamed(self, key: str) -> Sequence[str]:
+    def _read_blamed(self, key: str) -> Sequence[str]:
         """Read which calls a run has failed by."""
         try:
             calls: object = from_json(self.kept[key])
@@ -135,7 +135,7 @@ class Journal:
 
         What ended well stays, and so does what failed where something else stood in.
         """
-        if blamed := self.root.to_blame(error):
+        if blamed := self.root.find_blamed(error):
             calls = sorted(str(key).rpartition(".")[0] for key in blamed)
             await self.keep(f"{_FAILURE}{self._failures}", to_json(calls).decode())
 
@@ -181,10 +181,10 @@ class Place:
             with inside(self.journal.number(digest(path, request))) if inside else nullcontext():
                 yield place
         except Exception as error:
-            self._failed.append((error, place.to_blame(error)))
+            self._failed.append((error, place.find_blamed(error)))
             raise
 
-    def to_blame(self, error: Exception) -> Set[Key]:
+    def find_blamed(self, error: Exception) -> Set[Key]:
         """Give the keys of the calls whose answers may be why it ended with an error.
 
         Where the error came from one of its own calls, that is it alone: what was answered before
@@ -267,10 +267,10 @@ def explain(error: Exception, node: str) -> Exception:
         return error
     ask = types.interrupt.__code__
     asked = any(frame.f_code is ask for frame, _ in walk_tb(error.__traceback__))
-    return not_resumable(node) if asked else error
+    return not_resumable_error(node) if asked else error
 
 
-def not_resumable(who: str) -> NotResumable:
+def not_resumable_error(who: str) -> NotResumable:
     """Say what to do where somebody asks people in a run of which nothing is kept."""
     return NotResumable(
         f"{who}: people may be asked, and nothing of this run is kept until they answer. "

@@ -126,14 +126,14 @@ def files_of(value: object) -> Iterator[File]:
             yield from files_of(item)
 
 
-def files_needed(kind: object) -> Iterator[Literal["images", "files"]]:
+def required_file_kinds(kind: object) -> Iterator[Literal["images", "files"]]:
     """Give the kinds of files without which no value of a type can be made."""
     if isinstance(kind, type) and issubclass(kind, File):
         yield kind.kind
     elif isinstance(kind, type) and issubclass(kind, BaseModel):
         for field in kind.model_fields.values():
             if field.is_required():
-                yield from files_needed(field.annotation)
+                yield from required_file_kinds(field.annotation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class Reply(Frozen):
         return self.text
 
 
-class Consulted(Frozen):
+class Consultation(Frozen):
     """A request, and what others answered to it, without a word of whose it is."""
 
     request: str

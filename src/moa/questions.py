@@ -83,7 +83,7 @@ class Question:
     """Whether it may be answered that the text doesn't tell."""
 
     @property
-    def whether_told(self) -> Question:
+    def told_question(self) -> Question:
         """Ask whether the text tells the answer; no question of a model has its name."""
         asked = f'Does the text answer the question "{self.text}"?'
         yes_or_no = Option("yes", value=True), Option("no", value=False)
@@ -141,7 +141,7 @@ class Answer:
             raise Unanswered(self.question.name, status=self.status)
         return self.written
 
-    def named(self) -> dict[str, float]:
+    def by_name(self) -> dict[str, float]:
         """Probabilities by the name of the option; empty where there are none."""
         if self.probabilities is None:
             return {}
@@ -215,18 +215,18 @@ class _Typed(BaseModel):
             "doubtful",
         )
         fields: JSON = {name: getattr(answer, name) for name in taken}
-        fields["probabilities"] = answer.named()
+        fields["probabilities"] = answer.by_name()
         if answer.untold:
             fields["untold"] = True
         elif answer.status == "answered":
-            fields |= cls._said_in(answer)
+            fields |= cls._fields_of(answer)
         typed = cls.model_validate(fields)
         # No field, so that what comes back from JSON equals what was written.
         object.__setattr__(typed, "question", answer.question.name)
         return typed
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> JSON:
+    def _fields_of(cls, answer: Answer) -> JSON:
         """Give the fields of what was answered."""
         raise NotImplementedError
 
@@ -266,7 +266,7 @@ class Predicate(_Typed, Generic[B]):
         return self.probabilities.get("yes")
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> JSON:
+    def _fields_of(cls, answer: Answer) -> JSON:
         return {"value": answer.best == 0}
 
 
@@ -305,7 +305,7 @@ class Choice(_Typed, Generic[L]):
         return NONE_OF_THESE if label is None else _name(label)
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> JSON:
+    def _fields_of(cls, answer: Answer) -> JSON:
         return {"label": answer.question.options[answer.best].value}
 
 
@@ -348,7 +348,7 @@ class Score(_Typed, Generic[S]):
         return self.level or UNTOLD
 
     @classmethod
-    def _said_in(cls, answer: Answer) -> JSON:
+    def _fields_of(cls, answer: Answer) -> JSON:
         expected = float(answer.best)
         if answer.probabilities is not None:
             expected = sum(level * p for level, p in enumerate(answer.probabilities))
@@ -533,7 +533,7 @@ def questions_in(output: object) -> tuple[str, ...]:
     return names if made_of else ()
 
 
-def accepted_in(output: object) -> bool | None:
+def is_accepted(output: object) -> bool | None:
     """Whether an answer is accepted, as it says itself; of several questions all must be.
 
     `None` where it doesn't say, since nothing calibrated gave it.
@@ -547,7 +547,7 @@ def accepted_in(output: object) -> bool | None:
     return all(accepted)
 
 
-def can_be_accepted(kind: object) -> bool:
+def may_be_accepted(kind: object) -> bool:
     """Whether values of a type may say if they are accepted; where it is no model: perhaps."""
     if not isinstance(kind, type):
         return True
@@ -556,19 +556,19 @@ def can_be_accepted(kind: object) -> bool:
     return "accepted" in fields or (bool(asks) and all("accepted" in one for one in asks))
 
 
-def can_be_sure(kind: object, within: tuple[type, ...] = ()) -> bool:
+def may_have_confidence(kind: object, within: tuple[type, ...] = ()) -> bool:
     """Whether values of a type may have a confidence: of their own, or in answers that they hold.
 
     `within` are the models that it is a field of; outside of them, what is no model may have one.
     """
     if get_origin(kind) in (Union, UnionType):
-        return any(can_be_sure(part, within) for part in get_args(kind))
+        return any(may_have_confidence(part, within) for part in get_args(kind))
     if not isinstance(kind, type) or not issubclass(kind, BaseModel):
         return not within and kind is not str
     if "confidence" in kind.model_fields or hasattr(kind, "confidence"):
         return True
     inner = [field.annotation for field in kind.model_fields.values()]
-    return kind not in within and any(can_be_sure(one, (*within, kind)) for one in inner)
+    return kind not in within and any(may_have_confidence(one, (*within, kind)) for one in inner)
 
 
 def _question(model: type[BaseModel], name: str, field: FieldInfo) -> Question:
@@ -603,7 +603,7 @@ def _may_be_none(kind: type[BaseModel]) -> bool:
 
 def _choices(kind: type[BaseModel], extra: _Extra) -> tuple[Option, ...]:
     described = extra.get("describe") or {}
-    values, none = labels_typed(kind)
+    values, none = labels_of_type(kind)
     if values is None:
         values = tuple(extra.get("labels") or ())
     options = (Option(_name(value), value, described.get(_name(value))) for value in values)
@@ -611,7 +611,7 @@ def _choices(kind: type[BaseModel], extra: _Extra) -> tuple[Option, ...]:
     return (*options, *([Option(NONE_OF_THESE, None)] if none else []))
 
 
-def labels_typed(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bool]:
+def labels_of_type(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bool]:
     """Give the labels that a type of `Choice` tells, and whether "none of these" is one more.
 
     Labels that are words are `None`.

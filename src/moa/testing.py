@@ -127,7 +127,7 @@ class _Double(EndpointBase):
         self.states.append(text)
         step, amount = await self._answer(Asked(text=text, questions=tuple(questions)), context)
         assert isinstance(step, Mapping), f"{self.name}: {step!r} holds no probabilities"
-        answers = tuple(_decided(question, step.get(question.name)) for question in questions)
+        answers = tuple(_build_answer(question, step.get(question.name)) for question in questions)
         context.note("answered", self.model, endpoint=self.name)
         return Decision(answers=answers, endpoint=self.name, model=self.model, amount=amount)
 
@@ -229,7 +229,7 @@ def _takes_two(rule: Callable[..., Step]) -> bool:
     return len(needed) > 1
 
 
-def _decided(question: Question, given: Probabilities | None) -> Answer:
+def _build_answer(question: Question, given: Probabilities | None) -> Answer:
     if given is None:
         return Answer(question=question, status="missing")
     names = [option.name for option in question.options]

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moa._async import first_in, in_time
+from moa._async import first_error, time_limit
 from moa._json import JSON, is_sequence, is_table
 from moa.agents.base import In, Limits, Out, TypedNode, fault_in
 from moa.budget import UNLIMITED, Reservation
@@ -109,7 +109,7 @@ class Call:
         self.reservation.settle(amount)
         self.context.note("answered", name, endpoint=name)
 
-    def failed(self, error: BaseException | None) -> None:
+    def fail(self, error: BaseException | None) -> None:
         """Charge the estimate; where it was refused or nobody was reached, the call alone."""
         meant = error
         if isinstance(error, Exception) and not isinstance(error, MoaError):
@@ -168,12 +168,12 @@ class Calls:
             DeadlineExceeded: the run's time is up.
         """
         price = self.asked.price
-        reserved = await self.context.reserve(*self._planned(texts, model), price=price)
+        reserved = await self.context.reserve(*self._plan(texts, model), price=price)
         call = Call(reserved, self.context, price)
         try:
             yield call
         except BaseException as error:
-            call.failed(error)
+            call.fail(error)
             raise
         if not reserved.settled:
             call.used(None)
@@ -183,7 +183,7 @@ class Calls:
         if self.ended:
             raise DeadlineExceeded(f"{self.context.node}: the run has ended")
         price = self.asked.price
-        reserved = self.context.reserve_now(*self._planned(texts, model), price=price)
+        reserved = self.context.reserve_now(*self._plan(texts, model), price=price)
         self.open[key] = Call(reserved, self.context, price)
 
     def answer(self, key: object, usage: object, *written: str) -> None:
@@ -194,9 +194,9 @@ class Calls:
     def fail(self, key: object, error: BaseException | None) -> None:
         """Charge a call that failed; see `Call.failed`."""
         if call := self.open.pop(key, None):
-            call.failed(error)
+            call.fail(error)
 
-    def cached(self, key: object) -> None:
+    def release(self, key: object) -> None:
         """Charge nothing: the framework had the answer."""
         if call := self.open.pop(key, None):
             call.reservation.release()
@@ -219,7 +219,7 @@ class Calls:
         else:
             self.loop.call_soon_threadsafe(self.context.emit, event)
 
-    def _planned(self, texts: Sequence[str], model: str | None) -> tuple[str, Tier, Amount]:
+    def _plan(self, texts: Sequence[str], model: str | None) -> tuple[str, Tier, Amount]:
         estimate = estimate_of(*texts, max_tokens=0, price=self.asked.price)
         return model or self.asked.name, self.asked.tier, estimate
 
@@ -281,7 +281,7 @@ class Adapter(TypedNode[In, Out]):
         calls = Calls(context, self.endpoint)
         late = f"{context.node}: the time given to the run is up"
         try:
-            async with in_time(context.remaining_s(), late):
+            async with time_limit(context.remaining_s(), late):
                 answer = await self.ask(self._read(request), calls)
             return self._check_output(answer)
         except Exception as error:
@@ -312,7 +312,7 @@ class Adapter(TypedNode[In, Out]):
 
     def _translate(self, error: Exception, context: RunContext) -> Exception:
         """Return the error of moa for one of the framework's; moa's own and signals stay."""
-        first = first_in(error)
+        first = first_error(error)
         error = first if isinstance(first, Exception) else error
         if {kind.__name__ for kind in type(error).__mro__} & _UNUSABLE:
             return OutputError(

@@ -141,4 +141,4 @@ class _Meter:
         elif usage is not None or self._settings.usage_tracker is not self:
             self._calls.answer(call_id, usage)
         else:
-            self._calls.cached(call_id)
+            self._calls.release(call_id)

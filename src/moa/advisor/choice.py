@@ -144,7 +144,7 @@ class Plan:
 
     def busy(self, member: LocalModel) -> float:
         """Estimate how many servers of a member a day's items keep busy; 0: not known."""
-        if member.place.reached is None or not self.task.per_day:
+        if member.place.throughput is None or not self.task.per_day:
             return 0.0
         each = member.busy_s(self.task.reads, self.task.writes)
         return self.task.per_day * dict(self.shares)[member] * each / _DAY_S
@@ -181,7 +181,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejection:
     """A plan, or a model, that breaks a limit of the task."""
 
     what: str
@@ -202,7 +202,7 @@ class Ranking:
     task: Task
     machine: Machine
     plans: tuple[Plan, ...]
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[Rejection, ...]
     """One for each cause, the nearest miss."""
     suggestions: tuple[str, ...] = ()
     """Where nothing is good enough: what would be; each was tried."""
@@ -261,11 +261,11 @@ def _rank(task: Task, there: Machine, hourly_usd: Decimal | None) -> Ranking:
         else:
             plans.append(plan)
     plans.sort(key=_order)
-    nearest: dict[Cause, Rejected] = {}
+    nearest: dict[Cause, Rejection] = {}
     for one in sorted(rejected, key=lambda it: it.miss):
         nearest.setdefault(one.cause, one)
     misses = tuple(nearest.values())
-    return Ranking(task=task, machine=there, plans=_varied(plans), rejected=misses)
+    return Ranking(task=task, machine=there, plans=_keep_varied(plans), rejected=misses)
 
 
 def _order(plan: Plan) -> tuple[object, ...]:
@@ -286,7 +286,7 @@ def _order(plan: Plan) -> tuple[object, ...]:
     return short, *ways[plan.task.prefer], str(plan)
 
 
-def _varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
+def _keep_varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
     """Keep the best few: of a pattern at most two, and of the same models one."""
     kept: dict[tuple[str, ...], Plan] = {}
     for plan in plans:
@@ -296,17 +296,17 @@ def _varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
     return tuple(kept.values())
 
 
-def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejected]]:
+def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejection]]:
     """List the models that may be asked, and those that can't be, with the reason."""
     members: list[Member] = []
-    rejected: list[Rejected] = []
+    rejected: list[Rejection] = []
     where = places(there)
     for model in models().values():
         if model.retired:
             continue
         if foreign := _not_spoken(model, task):
             why = f"its makers don't name {', '.join(foreign)}"
-            rejected.append(Rejected(model.name, "other language", why))
+            rejected.append(Rejection(model.name, "other language", why))
             continue
         if model.vendor and model.vendor.name.lower() in task.vendors and model.price.known:
             members.append(VendorModel(model, model.vendor))
@@ -323,9 +323,9 @@ def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejected]]:
                 fitting.setdefault((one.quantisation, one.place.gpu and one.place.gpu.name), one)
         members += fitting.values()
         if found and not fitting:
-            rejected.append(_too_big(min(found, key=LocalModel.lacking)))
+            rejected.append(_too_big(min(found, key=LocalModel.missing_bytes)))
     if not task.vendors:
-        rejected.append(Rejected("models of vendors", "no vendor", "none may be asked"))
+        rejected.append(Rejection("models of vendors", "no vendor", "none may be asked"))
     return members, rejected
 
 
@@ -354,7 +354,7 @@ def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Ite
     large = [it for it in members if it.model.tier == "llm"]
     for one, low in _lightest(small, asked):
         for other, high in _lightest(large, task):
-            beside = _beside(other, one)
+            beside = _share_machine(other, one)
             if high > low and (beside.place is None or beside.fits):
                 yield Plan(
                     task=task,
@@ -378,7 +378,7 @@ def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float
     return kept
 
 
-def _beside(member: Member, other: Member) -> Member:
+def _share_machine(member: Member, other: Member) -> Member:
     """Give what is left for a member where another one has some of its place's memory."""
     if member.place is None or other.place is None:
         return member
@@ -403,39 +403,39 @@ def _quality(member: Member, task: Task) -> float:
     return value
 
 
-def _too_big(wanted: LocalModel) -> Rejected:
+def _too_big(wanted: LocalModel) -> Rejection:
     why = (
         f"in {wanted.quantisation} it takes {wanted.needed / 1e9:.1f} GB for {wanted.tokens} "
         f"tokens, and {wanted.place} has {wanted.budget / 1e9:.1f} GB left"
     )
-    return Rejected(wanted.model.name, "too big", why, wanted.needed / max(wanted.budget, 1))
+    return Rejection(wanted.model.name, "too big", why, wanted.needed / max(wanted.budget, 1))
 
 
-def _broken_limits(plan: Plan) -> Iterator[Rejected]:
+def _broken_limits(plan: Plan) -> Iterator[Rejection]:
     """Check a plan against the task's limits."""
     task, tokens = plan.task, plan.task.prompt + plan.task.writes
     if plan.quality < task.needed_quality - _SLACK:
         why = f"about {plan.quality:.1f} of 5, where {task.needed_quality:g} are asked for"
         miss = task.needed_quality / plan.quality if plan.quality else inf
-        yield Rejected(str(plan), "too weak", why, miss)
+        yield Rejection(str(plan), "too weak", why, miss)
     for member in plan.members:
         most = member.model.context
         if most is not None and tokens > most:
             why = f"{tokens} tokens, and {member} takes {most}"
-            yield Rejected(str(plan), "too long", why, tokens / most)
+            yield Rejection(str(plan), "too long", why, tokens / most)
         if member.place is None:
             continue
         busy = plan.busy(member) / member.place.replicas
         if busy > 1:
             why = f"{member} can do about {(task.per_day or 0) / busy:,.0f} a day"
-            yield Rejected(str(plan), "too slow", why, busy)
+            yield Rejection(str(plan), "too slow", why, busy)
     if task.latency_s and plan.seconds is not None and plan.seconds > task.latency_s:
         why = f"{shown_seconds(plan.seconds)}, where {shown_seconds(task.latency_s)} are allowed"
-        yield Rejected(str(plan), "too slow", why, plan.seconds / task.latency_s)
+        yield Rejection(str(plan), "too slow", why, plan.seconds / task.latency_s)
     limit, usd = task.max_usd_per_thousand, plan.usd_per_thousand
     if limit is not None and usd is not None and usd > limit:
         why = f"{shown_usd(usd)} for a thousand items, where {shown_usd(limit)} are allowed"
-        yield Rejected(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
+        yield Rejection(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
 
 
 def _suggestions(task: Task, there: Machine, hourly_usd: Decimal | None) -> Iterator[str]:
@@ -493,7 +493,7 @@ def _of_member(member: Member, plan: Plan) -> Iterator[str]:
         f"{member.budget / 1e9:.1f} GB on {member.place}; at most {member.max_sequences} items at "
         "once"
     )
-    if member.place.reached is None:
+    if member.place.throughput is None:
         yield f"how fast {member.place} is isn't known to moa"
         return
     yield (

@@ -215,7 +215,7 @@ class Placement:
         return able is not None and able < _AMPERE
 
     @cached_property
-    def reached(self) -> tuple[float, float] | None:
+    def throughput(self) -> tuple[float, float] | None:
         """Bytes and operations a second that it reaches; `None`: its GPU isn't known."""
         if self.gpu is None:
             many = max(_SOCKET_BANDWIDTH, self.cores * _SERVER_CORE_BANDWIDTH)
@@ -271,7 +271,7 @@ def places(machine: Machine) -> list[Placement]:
     return found
 
 
-def described(
+def describe_machine(
     here: Machine,
     *,
     gpus: Sequence[str] = (),
@@ -288,7 +288,7 @@ def described(
     if not (gpus or no_gpu or ram or cores):
         return here
     size = _size(ram) if ram else here.ram
-    given = tuple(gpu for text in gpus for gpu in _described_gpus(text))
+    given = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
     return Machine(
         cores=cores or here.cores,
         ram=size,
@@ -297,7 +297,7 @@ def described(
     )
 
 
-def _described_gpus(text: str) -> tuple[GPU, ...]:
+def _parse_gpus(text: str) -> tuple[GPU, ...]:
     name, _, rest = text.partition(":")
     count, _, memory = rest.partition(":")
     if not name or (count and not count.isdigit()) or count == "0":

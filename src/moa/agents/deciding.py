@@ -240,7 +240,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         shown = [example for example in self.examples if names & set(example.labels)]
         made = {q.name: self._default(q, shown, heads=heads) for q in asked} | dict(given)
         by_name = {question.name: question for question in self.questions}
-        whether = [question.whether_told for question in self.questions if question.unknown]
+        whether = [question.told_question for question in self.questions if question.unknown]
         by_name |= {question.name: question for question in whether}
         made |= {question.name: as_asked(question) for question in whether}
         self._scorers = {n: Calibrated(c, by_name[n], self._sources) for n, c in made.items()}
@@ -460,7 +460,7 @@ def _or_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
-    told = answers[question.whether_told.name]
+    told = answers[question.told_question.name]
     if told.status != "answered" or told.best == 0:
         return answer
     # What a calibration guarantees or expects is of the option, which isn't given.
@@ -517,7 +517,7 @@ class _FirstFit:
     ) -> Mapping[str, Calibrated]:
         """Give it; those who ask while it is being fitted wait."""
         if any(question.name not in self._found for question in questions):
-            async with self._lock.held(context.remaining_s()):
+            async with self._lock.hold(context.remaining_s()):
                 await self._fit(questions, examples, sources, context)
         return {question.name: self._found[question.name] for question in questions}
 

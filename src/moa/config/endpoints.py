@@ -275,7 +275,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             return EmbeddedEndpoint(EMBEDDED)
         config, weights = self._config_of(name), weights_of(self.config, name)
         if self.to_be_asked:
-            _check_there(self.config, name, weights)
+            _check_weights(self.config, name, weights)
         window, slots = config.context_window, config.concurrency
         settings = EngineSettings(slots=slots if "concurrency" in config.model_fields_set else 0)
         return EmbeddedEndpoint(
@@ -360,7 +360,7 @@ def weights_of(config: Config, name: str) -> Local:
         raise ConfigError(f"[endpoints.{name}] model: {error}") from error
 
 
-def weights_named(config: Config, name: str) -> Local:
+def locate_weights(config: Config, name: str) -> Local:
     """Find the weights of an endpoint, of a model of the catalogue, or of a file of the hub."""
     from moa.advisor.catalogue import BUILT_IN, local, models
 
@@ -382,7 +382,7 @@ def weights_named(config: Config, name: str) -> Local:
     )
 
 
-def _check_there(config: Config, name: str, weights: Local) -> None:
+def _check_weights(config: Config, name: str, weights: Local) -> None:
     """Refuse what has to be fetched first: some gigabytes are never fetched unasked."""
     if weights.built_in or weights.path.is_file():
         return

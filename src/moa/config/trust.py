@@ -148,14 +148,14 @@ def trust(config: Config, data: bytes) -> None:
         sha256=_digest(data),
         programs={path: _digest(_bytes(path)) for path in sorted(filter(None, programs))},
     )
-    kept = _kept_in(config.file)
+    kept = _entry_path(config.file)
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_text(kept, entry.model_dump_json())
 
 
 def revoke(file: Path) -> bool:
     """Trust a file no longer; `False` where it was not trusted."""
-    kept = _kept_in(file)
+    kept = _entry_path(file)
     there = kept.exists()
     kept.unlink(missing_ok=True)
     return there
@@ -373,7 +373,7 @@ def _folder() -> Path:
     return platformdirs.user_data_path("moa", appauthor=False) / "trusted"
 
 
-def _kept_in(file: Path) -> Path:
+def _entry_path(file: Path) -> Path:
     name = hashlib.sha256(os.fsencode(_path_of(file))).hexdigest()
     return _folder() / f"{name}.json"
 
@@ -384,7 +384,7 @@ def _path_of(file: Path) -> Path:
 
 
 def _entry(file: Path) -> Entry | None:
-    entry = _read(_kept_in(file))
+    entry = _read(_entry_path(file))
     return entry if entry is not None and entry.file == _path_of(file) else None
 
 

@@ -224,7 +224,7 @@ class Recommend(Recipe[Interests, Recommendations], recipe="recommend"):
         """Return what searches by meaning; vectors stay once made, whatever fails later."""
         if self.encoder is None:
             return None
-        async with self._lock.held(context.remaining_s()):
+        async with self._lock.hold(context.remaining_s()):
             while len(self._vectors) < len(self._passages):
                 begin = len(self._vectors)
                 batch = self._passages[begin : begin + BATCH]

@@ -189,7 +189,7 @@ class Student:
         """
         context = context or RunContext(keep_notes=False)
         if context.owner not in self._learning:
-            async with self._lock.held(context.remaining_s()):
+            async with self._lock.hold(context.remaining_s()):
                 if context.owner not in self._learning:
                     self._learning[context.owner] = await self._open(context)
         return self._learning[context.owner]
@@ -454,7 +454,7 @@ class Student:
         read, judged, head = found.read, found.judged, found.head
         return Row(
             side=found.side,
-            held=found.held,
+            held=found.hold,
             source="run",
             vector=None if read is None else read.vector,
             length=len(found.text),

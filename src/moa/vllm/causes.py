@@ -157,7 +157,7 @@ def explain(lines: Sequence[str], *, spec: ServerSpec, code: int) -> str:
     return _unknown(said, code)
 
 
-def port_taken(spec: ServerSpec) -> str:
+def describe_taken_port(spec: ServerSpec) -> str:
     """Say that another program listens where the server is to."""
     return _about(spec, _PORT_TAKEN)
 

