@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="BaseModel")
 
 Existing = Literal["refuse", "resume", "overwrite"]
-"""What is done with lines that a file has already."""
+"""What to do if a file has lines already."""
 _ADDED_TO = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
@@ -155,7 +155,7 @@ class LineFile:
         self.close()
 
     def lines(self) -> Iterator[tuple[int, int, JSON]]:
-        """Give the number of each line that is there, where it starts, and what stands in it.
+        """Yield the number of each line that is there, where it starts, and what stands in it.
 
         What a killed process left of a last line is removed. There are none but with `resume`.
         Where a line is no JSON object, or can't be read, the file is closed.

@@ -94,7 +94,7 @@ def one_blas_thread() -> Generator[None]:
 
 
 class _Pools(Protocol):
-    """What threadpoolctl knows of the libraries that compute in threads."""
+    """The part of threadpoolctl's controller that is used."""
 
     def limit(self, *, limits: int, user_api: str) -> AbstractContextManager[object]: ...
 

@@ -275,10 +275,6 @@ class ContentStore:
         statement = "insert or replace into answers values (?, ?)"
         self._run(statement, _digest(key), json.dumps(value))
 
-    def is_empty(self) -> bool:
-        """Whether it holds nothing."""
-        return not self._run("select 1 from answers limit 1")
-
     def clear(self) -> None:
         """Drop all values."""
         self._run("delete from answers")
@@ -330,7 +326,7 @@ def _digest(key: str) -> bytes:
 
 
 def columns_of(tables: str) -> dict[str, set[str]]:
-    """Give the columns of each table that statements of SQL make, with `;` between two."""
+    """Return the columns of each table that statements of SQL make, with `;` between two."""
     with closing(sqlite3.connect(":memory:")) as made:
         made.executescript(tables)
         asked = (

@@ -107,12 +107,12 @@ class Threads:
             raise
 
     def count_stuck(self) -> Mapping[str, int]:
-        """Count the calls that are stuck, by name."""
+        """Count the stuck calls, by name."""
         with self._lock:
             return Counter(call.name for call in self._calls if call.is_stuck)
 
     def _begin(self, name: str, work: Callable[[], object]) -> _Call | None:
-        """Give a call a thread; `None` where none has a place for it yet."""
+        """Start a call in a thread; return `None` if there is no place for it yet."""
         stuck = self.count_stuck()
         own = stuck.get(name, 0)
         if own >= self.most_stuck_of_one or sum(stuck.values()) >= self.most_stuck:
@@ -206,7 +206,7 @@ class Threads:
 
 
 USER_THREADS = Threads()
-"""Those of this process."""
+"""The threads of this process."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=USER_THREADS.reset)

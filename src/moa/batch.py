@@ -44,10 +44,10 @@ Out = TypeVar("Out")
 Out_co = TypeVar("Out_co", covariant=True)
 Status = Literal["answered", "dropped", "failed"]
 OnError = Literal["return", "raise"]
-"""What a failure of one input is: an item with an `error`, or the end of all."""
+"""What to do if one input fails: return an item with an `error`, or raise and end the run."""
 Progress = bool | Callable[[int, int | None], None]
-"""Whether a bar shows how far a map is; or what is called with how many are done, and of how many,
-which is `None` where nobody knows."""
+"""True to show a bar; or a function that is called with the number of finished inputs and their
+total, which may be `None`."""
 _REFUSALS = 3
 """Inputs that fail one after the other by an endpoint's refusal of its key, before a map ends."""
 Value = str | dict[str, object]
@@ -66,13 +66,13 @@ class Row:
     """The row's own, else its line number."""
     value: Value
     key: str = field(default="", compare=False)
-    """Of the row in what keeps it; see `moa.rows`."""
+    """Key of the row in its store; see `moa.rows`."""
     journal: Journal | None = field(default=None, compare=False)
-    """What is kept of its calls."""
+    """Journal of its calls."""
 
     @property
     def input(self) -> Value:
-        """What is written down of it."""
+        """The input, as result files have it."""
         return self.value
 
 
@@ -85,7 +85,7 @@ class Malformed:
     raw: str
     """The line, as far as it can be shown."""
     key: str = field(default="", compare=False)
-    """Of the row in what keeps it."""
+    """Key of the row in its store."""
 
     @property
     def id(self) -> int:
@@ -94,13 +94,13 @@ class Malformed:
 
     @property
     def input(self) -> Value:
-        """What is written down of it."""
+        """The input, as result files have it."""
         return self.raw
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item(Generic[Out_co]):
-    """What became of one input."""
+    """The result of one input."""
 
     number: int
     """Place of the input, from 1; of a row, the number of its line."""
@@ -108,11 +108,11 @@ class Item(Generic[Out_co]):
     """The row's own, else `number`."""
     input: object
     key: str = ""
-    """Of the row in what keeps it."""
+    """Key of the row in its store."""
     status: Status
     """Answered, or dropped: the output is a `Dropped`, or its `kept` is false; or failed."""
     result: Result[Out_co] | None = None
-    """What the node returned; `None` where it failed."""
+    """The node's result; `None` if it failed."""
     error: MoaError | None = None
     """Why it failed."""
     seconds: float = 0.0
@@ -122,19 +122,19 @@ class Item(Generic[Out_co]):
 
     @property
     def output(self) -> Out_co | None:
-        """What came out; `None` where it failed."""
+        """The output; `None` if it failed."""
         return self.result.output if self.result else None
 
     @property
     def problem(self) -> str | None:
-        """Why it failed, in words; `None` where it didn't."""
+        """Why it failed, in words; `None` if it didn't."""
         if self.error is None or isinstance(self.error, MalformedRow):
             return self.error and str(self.error)
         return f"{type(self.error).__name__}: {self.error}"
 
     @property
     def needed_llm(self) -> bool:
-        """Whether a large model was asked, or would have been, had there been one."""
+        """True if a large model was asked, or would have been, had there been one."""
         return "llm" in self.usage.by_tier() or any(n.kind == "escalated" for n in self.trace)
 
     def _repr_html_(self) -> str:
@@ -144,7 +144,7 @@ class Item(Generic[Out_co]):
 
 
 def row_text(value: Value) -> str:
-    """Give the text of a row.
+    """Return the text of a row.
 
     Raises:
         InputError: it has none.
@@ -248,7 +248,7 @@ async def map_rows(
             their turn wait in memory.
         progress: `True` shows a bar on standard error, where that is a terminal, or in the cell of
             a notebook; a function is called with how many are finished, and of how many, which is
-            `None` where `inputs` has no length.
+            `None` if `inputs` has no length.
 
     Raises:
         ConfigError: `max_concurrency` is not positive, or `inputs` is a single text.
@@ -297,14 +297,14 @@ def _open_progress(
 
 @dataclass
 class _Batch(Generic[In, Out]):
-    """What the workers of one run share."""
+    """State that the workers of one run share."""
 
     node: Node[In, Out]
     inputs: AsyncGenerator[tuple[int, In | Row | Malformed]]
     context: RunContext
     on_error: OnError
     bar: AbstractContextManager[Callable[[int], None]]
-    """Gives what is told how many are finished."""
+    """Opens the bar: called with the number of finished inputs."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     done: asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None] = field(
         default_factory=asyncio.Queue[tuple[int, Item[Out], asyncio.Event] | None]
@@ -350,7 +350,7 @@ class _Batch(Generic[In, Out]):
         return item
 
     def take_finished(self) -> dict[int, Item[Out]]:
-        """Give what was finished, and not yet taken."""
+        """Return what was finished, and not yet taken."""
         found: dict[int, Item[Out]] = {}
         while not self.done.empty():
             if (finished := self.done.get_nowait()) is not None:

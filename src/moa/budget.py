@@ -77,7 +77,7 @@ class Budget:
         return {name: limit for name, _, limit in self._checks(NOTHING, {})}
 
     def name_exceeded(self, used: Amount, calls_by_tier: Mapping[Tier, int]) -> str | None:
-        """Name the first limit that `used` is over, as `calls=9 of 8`, or `None`."""
+        """Name the first exceeded limit, such as `calls=9 of 8`; `None`: none is."""
         over = self._over(used, calls_by_tier)
         return next((f"{name}={value} of {limit}" for name, value, limit in over), None)
 
@@ -133,7 +133,7 @@ class Shortfall(NamedTuple):
     limits: Budget
     """By how much it would pass each limit that it would pass."""
     may_settle: bool
-    """Whether a call in flight may settle before it, for less than it set aside."""
+    """True if a call in flight may settle before it, for less than it set aside."""
 
 
 Look = Callable[[], Shortfall | None]
@@ -188,7 +188,7 @@ class Account:
         self.unpriced: set[str] = set()
         """Endpoints of which it was told that no limit on the cost holds for them."""
         self.is_used_up = False
-        """Whether it has refused a call."""
+        """True if it has refused a call."""
 
     def name_exceeded(self, planned: Planned, *, when_settled: bool = False) -> str | None:
         """Name the first limit that calls would pass.
@@ -263,7 +263,7 @@ class Account:
             waiter.loop.call_soon_threadsafe(waiter.turn.set)
 
     def refuse(self, part: Part, passed: str) -> BudgetExceeded:
-        """Make the error of a call that is refused."""
+        """Return the error of a refused call."""
         self.is_used_up = True
         _logger.info("%s: the budget is used up: %s", part.node or "run", passed)
         spent = Usage(dict(self.spent))
@@ -277,7 +277,7 @@ class Account:
 
 
 class Purse:
-    """What the calls of a run are paid from: its own budget, and those of the runs around it."""
+    """The budgets that pay for the calls of a run: its own, and those of the runs around it."""
 
     __slots__ = ("accounts", "lock", "own", "spent")
 
@@ -287,7 +287,7 @@ class Purse:
         """The account of its budget, where there is one."""
         self.lock = around.lock if around else threading.Lock()
         self.spent: tuple[dict[Part, Amount], ...] = (own, *(around.spent if around else ()))
-        """What was used in it, and in each run around it."""
+        """Usage of this run, and of each run around it."""
         accounts = around.accounts if around else ()
         self.accounts: tuple[Account, ...] = (self.own, *accounts) if self.own else accounts
 
@@ -321,7 +321,7 @@ class Purse:
             )
 
     def set_aside(self, part: Part, estimate: Amount, price: Price) -> Reservation:
-        """Set aside what fits."""
+        """Reserve a call that fits."""
         call = Reservation(self, part, estimate, price)
         for account in self.accounts:
             account.hold(call)
@@ -336,7 +336,7 @@ class Purse:
         cuttable: bool,
         remaining_s: Callable[[], float | None],
     ) -> Reservation:
-        """Set aside what doesn't fit now once it does; see `RunContext.reserve`."""
+        """Wait until a call fits, and reserve it; see `RunContext.reserve`."""
         waiter = _Waiter()
         with self.lock:
             for call in waiter.around:
@@ -475,7 +475,7 @@ class Reservation:
     def __init__(self, purse: Purse, part: Part, estimate: Amount, price: Price) -> None:
         self.part = part
         self.estimate = estimate
-        """What is set aside."""
+        """The amount that is reserved."""
         self.waits = 0
         """How many calls that are made within this one wait, so that it can't settle."""
         self.payment: Payment | None = None
@@ -483,7 +483,7 @@ class Reservation:
         self._purse = purse
         self._price = price
         self.settled = False
-        """Whether it has been charged, or released."""
+        """True if it has been charged, or released."""
         self._start = time.perf_counter()
         _enclosing_calls.set((*_list_open_calls(), self))
 
@@ -544,7 +544,7 @@ class _Waiter:
 
     around: tuple[Reservation, ...] = field(default_factory=_list_open_calls)
     account: Account | None = None
-    """Where it queues: whose limit it would pass."""
+    """The account it waits for: the one whose limit it would exceed."""
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 

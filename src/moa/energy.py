@@ -16,13 +16,13 @@ from moa._machine import start_nvml
 
 SYSFS = Path("/sys")
 WATTS_PER_CORE = 5.0
-"""What a busy core is taken to draw, where nothing is measured: a guess for a small computer."""
+"""Assumed power of a busy core if nothing is measured: a guess for a small computer."""
 
 _MICRO = 1e-6
 _MILLI = 1e-3
 
 Part = Literal["processor", "gpu"]
-"""What a model runs on."""
+"""The hardware that a model runs on."""
 Read = Callable[[], float]
 """Gives a counter of joules that only rises."""
 
@@ -33,9 +33,9 @@ class Reading:
 
     joules: float
     measured: bool
-    """Whether it was measured; otherwise it is an estimate."""
+    """True if it was measured; otherwise it is an estimate."""
     source: str
-    """What measured it, or what the estimate assumes."""
+    """The meter, or the assumption of the estimate."""
 
     def __str__(self) -> str:
         return f"{self.joules:.2f} J ({'measured' if self.measured else 'estimate'}: {self.source})"
@@ -51,11 +51,11 @@ class Meter:
         self._start = self._now()
 
     def joules(self) -> float:
-        """Give the joules since its start."""
+        """Return the joules since its start."""
         return max(0.0, self._now() - self._start)
 
     def since(self, before: float) -> Reading:
-        """Give the joules since an earlier reading of `joules`."""
+        """Return the joules since an earlier reading of `joules`."""
         spent = max(0.0, self.joules() - before)
         return Reading(joules=spent, measured=self.measured, source=self.source)
 

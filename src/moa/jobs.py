@@ -73,11 +73,11 @@ create index if not exists moa_rows_failed on moa_rows (job, until)
     where state = 'failed' and gone = 0
 """
 _DUE = ("state = 'due'", "state = 'failed' and (until < ? or until > ?)")
-"""What is leased: the latter where there is none of the former. With an `or` no index is used."""
+"""Rows to lease: the second kind if there is none of the first. An `or` would use no index."""
 
 
 _ended_workers: set[str] = set()
-"""Who was at work in this process, and is no longer; where the disk was full none could say so."""
+"""Workers of this process that have ended; with a full disk they could not record it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +150,13 @@ class Job:
         self._tries = tries
         self._lease_s = lease_s
         self.worker = f"{_machine()}|{os.getpid()}|{secrets.token_hex(4)}"
-        """Who this is: its machine, its process, and which of its uses."""
+        """Identifies this worker: its machine, its process, and a random part."""
         self.not_given = 0
         """Rows that the job holds and the last `add` lacked, where other processes work on it."""
         self._failures: dict[str, int] = {}
         """How often each row in the hands of this process has failed."""
         self._turn = threading.Lock()
-        """Of the threads in which the database is asked: what is in hand is the same in both."""
+        """Held while a thread uses the database, so that state in memory and on disk agree."""
         self._renewing: threading.Thread | None = None
         """Says again and again that this process is at work."""
         self._over = threading.Event()
@@ -296,7 +296,7 @@ class Job:
     async def left(
         self, context: RunContext, *, at_once: int = 8
     ) -> AsyncGenerator[Row | Malformed]:
-        """Give the rows that are to be done, leased to this process, until none is left.
+        """Yield the rows that are to be done, leased to this process, until none is left.
 
         Rows that others work on are waited for: those that fail, or that a process had which died,
         are given here. What a row has paid for before is in its `journal`.
@@ -389,7 +389,7 @@ class Job:
         return len(self._rows(again))
 
     def lines(self, *states: State) -> Iterator[dict[str, Any]]:
-        """Give the lines of rows as `moa run --out` writes them, in the order of the rows.
+        """Yield the lines of rows as `moa run --out` writes them, in the order of the rows.
 
         Where the store holds a line damaged, a line says so, by an `error`.
 

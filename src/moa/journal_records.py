@@ -43,7 +43,7 @@ def form_of(kind: type[T]) -> Form[T]:
 
 
 PLAIN = Form[JSONValue](lambda value: value, lambda value: value)
-"""Of what is JSON already."""
+"""The form of a value that is JSON already."""
 _Error = tuple[str, str, JSON]
 """Class, text and attributes."""
 
@@ -98,7 +98,7 @@ class Call:
         if not of_calls:
             self.place.own_calls.append(self.key)
         self.inner = context.nested()
-        """What it is made in, so that all of it is counted, and nothing in it kept once more."""
+        """Context of the call: it counts all usage, and keeps nothing a second time."""
         self.inner.journal = None
 
     def find(self, form: Form[T], *, may_repeat: bool = True) -> _FinishedCall[T] | None:

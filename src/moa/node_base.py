@@ -33,7 +33,7 @@ Out = TypeVar("Out")
 
 
 class NodeBase(Generic[In_contra, Out_co]):
-    """What every node of `moa` can do beside `run`."""
+    """Methods that every node of `moa` has beside `run`."""
 
     def stream(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
@@ -74,7 +74,7 @@ class NodeBase(Generic[In_contra, Out_co]):
     def stream_sync(
         self: Node[In_contra, Out_co], request: In_contra, /, context: RunContext | None = None
     ) -> Generator[Event | Result[Out_co]]:
-        """As `stream`, where nothing is awaited: in a script, or in a notebook; see `run_sync`."""
+        """Stream in synchronous code, also in a notebook; see `stream` and `run_sync`."""
         return iterate_sync(stream_run(self.run, request, context))
 
     def map(

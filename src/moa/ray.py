@@ -113,7 +113,7 @@ def map_dataset(
 
 
 class MappedDataset:
-    """What comes out of `map_dataset`."""
+    """The result of `map_dataset`."""
 
     def __init__(self, rows: Dataset, ledger: _LedgerHandle) -> None:
         self.rows = rows

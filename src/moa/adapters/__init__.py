@@ -53,21 +53,21 @@ _UNUSABLE = {
     "UnexpectedModelBehavior",
     "UsageLimitExceeded",
 }
-"""What frameworks raise where a model gave no usable answer."""
+"""Errors of frameworks that mean that a model gave no usable answer."""
 
 
 class Settings(Limits, total=False):
     """The keywords that every adapter takes."""
 
     tier: Tier
-    """Of the models behind it: `llm`, unless it is `slm`."""
+    """Tier of its models: `llm`, unless it is `slm`."""
     price: Price
-    """What they charge. Where it isn't known, dollars are charged that an answer itself names."""
+    """Price of its models. If it isn't known, the cost that an answer states is charged."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignModels:
-    """Who a foreign node asks, for drawings and the order of a graph. It can do nothing itself."""
+    """The models behind a foreign node, for drawings and scheduling. It can do nothing itself."""
 
     name: str
     tier: Tier
@@ -76,7 +76,7 @@ class ForeignModels:
 
     @property
     def model(self) -> str:
-        """As the name."""
+        """The same as the name."""
         return self.name
 
 
@@ -89,7 +89,7 @@ class Call:
     price: Price
 
     def used(self, usage: object, *written: str) -> None:
-        """Charge what it took, once; where that can't be read, an estimate.
+        """Charge its usage, once; an estimate if the usage can't be read.
 
         Args:
             usage: As a client gives it: an object or a mapping with the words of OpenAI,
@@ -110,7 +110,7 @@ class Call:
         self.context.note("answered", name, endpoint=name)
 
     def fail(self, error: BaseException | None) -> None:
-        """Charge the estimate; where it was refused or nobody was reached, the call alone."""
+        """Charge the estimate; if it was refused or nobody was reached, the call alone."""
         meant = error
         if isinstance(error, Exception) and not isinstance(error, MoaError):
             name = self.reservation.part.endpoint
@@ -140,12 +140,12 @@ class Calls:
     """The calls of one run of foreign code: each is set aside, and charged when it is answered."""
 
     context: RunContext
-    """Of the run."""
+    """Context of the run."""
     asked: ForeignModels
     open: dict[object, Call] = field(default_factory=dict[object, Call], init=False)
     """Calls under way that a framework tells of, by its own key."""
     answered: Amount = field(default=NOTHING, init=False)
-    """What calls took that ended well."""
+    """Usage of the calls that ended well."""
     ended: bool = field(default=False, init=False)
     loop: asyncio.AbstractEventLoop = field(
         default_factory=asyncio.get_running_loop, init=False, repr=False
@@ -153,7 +153,7 @@ class Calls:
 
     @asynccontextmanager
     async def one(self, *texts: str, model: str | None = None) -> AsyncGenerator[Call]:
-        """Set a call aside, make it in the block, and say what it took by its `used`.
+        """Reserve a call, make it in the block, and report its usage by its `used`.
 
             async with calls.one(question, model="gpt-5-mini") as call:
                 answer = await client.chat.completions.create(model="gpt-5-mini", messages=…)
@@ -179,7 +179,7 @@ class Calls:
             call.used(None)
 
     def begin(self, key: object, *texts: str, model: str | None = None) -> None:
-        """Set a call aside where nothing can be awaited: what doesn't fit now is refused."""
+        """Reserve a call in synchronous code: what doesn't fit now is refused."""
         if self.ended:
             raise DeadlineExceeded(f"{self.context.node}: the run has ended")
         price = self.asked.price
@@ -204,13 +204,13 @@ class Calls:
             self.context.note("cached", f"{name} was not asked", endpoint=name)
 
     def end(self) -> None:
-        """Charge the estimate of what nobody said the end of."""
+        """Charge the estimate of each call that is still open."""
         self.ended = True
         for key in [*self.open]:
             self.fail(key, None)
 
     def show(self, text: str) -> None:
-        """Give whoever listens to the run the next piece of the answer, from any thread."""
+        """Emit the next piece of the answer to the run's listener, from any thread."""
         if not text:
             return
         event = TextDelta(self.context.node, text)
@@ -225,7 +225,7 @@ class Calls:
 
 
 class Adapter(TypedNode[In, Out]):
-    """What the adapters share: what goes in and out is checked, errors are named, time is held.
+    """The base of the adapters: it checks input and output, translates errors, and limits time.
 
     Raises:
         OutputError: what came out is no `output`, or the framework got no usable answer.

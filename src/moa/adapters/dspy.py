@@ -110,7 +110,7 @@ class _Meter:
         self._active = import_module("dspy.utils.callback").ACTIVE_CALL_ID
         self._usage: dict[str, object] = {}
         self.usage_data = defaultdict[str, list[object]](list)
-        """Where trackers within this one leave theirs."""
+        """Usage that trackers inside this one leave here."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if not name.startswith("on_"):

@@ -61,7 +61,7 @@ class VendorModel:
 
     @property
     def weight(self) -> float:
-        """What tokens cost: US dollars for a million in and a million out."""
+        """Price of tokens: US dollars for a million in and a million out."""
         return float(self.model.price.of(Amount(input_tokens=10**6, output_tokens=10**6)) or 0)
 
     def seconds(self, reads: int, writes: int) -> float:
@@ -87,11 +87,11 @@ class Plan:
     quality: float
     """1 (poor) to 5 (as good as the best), for this task: a hint, to be measured."""
     hourly_usd: Decimal | None = None
-    """What the machine costs an hour; `None`: not known."""
+    """US dollars an hour for the machine; `None`: not known."""
 
     @property
     def good_enough(self) -> bool:
-        """Whether it is as good as the task's complexity asks for."""
+        """True if it is as good as the task's complexity asks for."""
         return self.quality >= self.task.needed_quality
 
     @property
@@ -134,12 +134,12 @@ class Plan:
 
     @property
     def exists(self) -> bool:
-        """Whether `--write` can write it; a cascade takes a calibration besides."""
+        """True if `--write` can write it; a cascade takes a calibration besides."""
         return self.pattern != "cascade"
 
     @property
     def needs_network(self) -> bool:
-        """Whether it asks a vendor while it runs."""
+        """True if it asks a vendor while it runs."""
         return any(member.place is None for member in self.members)
 
     def busy(self, member: LocalModel) -> float:
@@ -151,11 +151,11 @@ class Plan:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What it takes and gives, in sentences with numbers."""
+        """Its merits and costs, in sentences with numbers."""
         return tuple(_reasons(self))
 
     def values(self) -> dict[str, object]:
-        """Give it as JSON can write it; `null` is unknown."""
+        """Return it as JSON can write it; `null` is unknown."""
         usd = self.usd_per_thousand
         return {
             "pattern": self.pattern,
@@ -197,7 +197,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """Plans for a task on a machine, best first; empty where nothing fits."""
+    """Plans for a task on a machine, best first; empty if nothing fits."""
 
     task: Task
     machine: Machine
@@ -205,7 +205,7 @@ class Ranking:
     rejected: tuple[Rejection, ...]
     """One for each cause, the nearest miss."""
     suggestions: tuple[str, ...] = ()
-    """Where nothing is good enough: what would be; each was tried."""
+    """Changes that would help if nothing is good enough; each was tried."""
 
     @property
     def best(self) -> Plan | None:
@@ -213,7 +213,7 @@ class Ranking:
         return self.plans[0] if self.plans else None
 
     def values(self) -> dict[str, object]:
-        """Give plans and what was rejected as JSON can write them."""
+        """Return plans and what was rejected as JSON can write them."""
         return {
             "machine": str(self.machine),
             "plans": [plan.values() for plan in self.plans],
@@ -379,7 +379,7 @@ def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float
 
 
 def _share_machine(member: Member, other: Member) -> Member:
-    """Give what is left for a member where another one has some of its place's memory."""
+    """Return what is left for a member where another one has some of its place's memory."""
     if member.place is None or other.place is None:
         return member
     here, there = (it.gpu.name if it.gpu else "" for it in (member.place, other.place))

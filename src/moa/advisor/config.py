@@ -32,11 +32,11 @@ class Setup:
     """The endpoint that a model becomes, and what to say of it."""
 
     table: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Of the endpoint; empty: it needs none."""
+    """Table of the endpoint; empty: it needs none."""
     notes: tuple[str, ...]
-    """What its user should know."""
+    """Notes for the user."""
     steps: tuple[str, ...] = ()
-    """What its user does next, commands among them."""
+    """Next steps of the user, commands among them."""
     tiers: Mapping[Tier, str] = field(default_factory=dict[Tier, str])
     """Defaults to be written with it: which endpoint its tier had so far, where none was named."""
 
@@ -169,7 +169,7 @@ def _without(config: Config, *names: str) -> Config:
 
 
 def _free_port(config: Config) -> int:
-    """Give the first port, from vLLM's own on, that no endpoint is served at."""
+    """Return the first port, from vLLM's own on, that no endpoint is served at."""
     used = {port for endpoint in config.served.values() for port in endpoint.vllm.ports}
     used |= {urlsplit(url).port for it in config.endpoints.values() for url in it.urls}
     port = VLLMConfig().port

@@ -64,7 +64,7 @@ class LocalModel:
     place: Placement
     quantisation: Quantisation
     tokens: int
-    """Of one sequence, prompt and answer."""
+    """Tokens of one sequence, prompt and answer."""
     concurrency: int = 1
     """Sequences in flight that there has to be room for."""
     taken: int = 0
@@ -86,7 +86,7 @@ class LocalModel:
 
     @property
     def weight(self) -> float:
-        """What a token takes: bytes that are read."""
+        """Bytes that are read for a token."""
         return self.weights * self.active
 
     @property
@@ -126,7 +126,7 @@ class LocalModel:
 
     @property
     def fits(self) -> bool:
-        """Whether all that was asked for fits."""
+        """True if all that was asked for fits."""
         return self.missing_bytes() <= 0
 
     @property

@@ -42,7 +42,7 @@ _AMPERE = (8, 0)
 _BANDWIDTH_SHARE, _FLOPS_SHARE = 0.7, 0.4
 """Parts of a memory's peak that decoding reaches, and of a GPU's arithmetic that reading does."""
 _FLOPS_A_BYTE = 75
-"""Of a GPU that isn't known: an RTX 3090 does 76 for each byte, and newer cards do more."""
+"""Assumed of an unknown GPU: an RTX 3090 does 76 for each byte, and newer cards do more."""
 _CORE_BANDWIDTH, _SOCKET_BANDWIDTH, _SERVER_CORE_BANDWIDTH = 10e9, 50e9, 3e9
 """Bytes a second of RAM: a core takes about 10 GB/s, two channels of DDR4 or DDR5 give about 50
 GB/s together; a processor with more than 16 cores has more channels, about 3 GB/s a core."""
@@ -64,7 +64,7 @@ class Card(NamedTuple):
     capability: tuple[int, int] | None
     """CUDA compute capability; `None`: no CUDA."""
     shared: bool = False
-    """Whether its memory is the machine's RAM."""
+    """True if its memory is the machine's RAM."""
 
 
 CARDS = (
@@ -102,7 +102,7 @@ CARDS = (
 
 
 def card(name: str) -> Card | None:
-    """Find the card that a driver or a user means; `None` where it is none of the known ones.
+    """Find the card that a driver or a user means; `None` if it is none of the known ones.
 
     Every word of the card's name has to stand in `name`; of several, the one with most words is
     meant: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
@@ -129,7 +129,7 @@ class GPU:
     bandwidth: float | None = None
     """Bytes a second of its memory, as the driver's bus width and clock say; `None`: not known."""
     shared: bool = False
-    """Whether its memory is the machine's RAM."""
+    """True if its memory is the machine's RAM."""
 
     @property
     def usable(self) -> int:
@@ -195,7 +195,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where on a machine a model runs: so many of its GPUs, or its processor."""
+    """A place for a model on a machine: a number of its GPUs, or its processor."""
 
     engine: Literal["vllm", "llama.cpp"]
     gpu: GPU | None = None
@@ -210,7 +210,7 @@ class Placement:
 
     @property
     def only_float16(self) -> bool:
-        """Whether its GPU doesn't compute in `bfloat16`."""
+        """True if its GPU doesn't compute in `bfloat16`."""
         able = self.gpu.capability if self.gpu else None
         return able is not None and able < _AMPERE
 
@@ -354,7 +354,7 @@ def _read(nvml: ModuleType, handle: object) -> GPU | None:
 
 
 def _on_chip(ram: int, free: int) -> tuple[GPU, ...]:
-    """Give the GPU that shares the machine's memory, where the board has one that is known."""
+    """Return the GPU that shares the machine's memory, where the board has one that is known."""
     known = card(_chip())
     if known is None or not known.shared:
         return ()

@@ -26,7 +26,7 @@ VARIABLES = (VARIABLE, "MOA_CACHE", "MOA_KEYS", "MOA_MODEL", "MOA_VECTORS")
 """All that are read, beside those of `Config`."""
 _PREFIX = "MOA_"
 _MOST_BYTES = 2 << 20
-"""Of a configuration: each text in it is looked at before anything runs, which has to be quick."""
+"""Maximum size of a configuration: each text in it is checked before anything runs."""
 
 
 def find(path: str | Path | None = None) -> Path | None:

@@ -56,7 +56,7 @@ people. To have a large model write, put three lines into moa.toml:
 
 
 TO_WRITE = "A large model writes better: name one in moa.toml, as [endpoints.large]"
-"""What to do about drafts that are bad."""
+"""The advice about bad drafts."""
 
 
 class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
@@ -83,9 +83,9 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
     ) -> None:
         self.config = config if isinstance(config, Config) else load(config)
         self.to_be_asked = read_keys
-        """Whether they can be asked; without keys they are only there to be drawn."""
+        """True if they can be asked; without keys they are only there to be drawn."""
         self.stood_in = False
-        """Whether a large model has been asked for, and a small one given."""
+        """True if a large model has been asked for, and a small one given."""
         self._built: dict[str, Endpoint] = {}
 
     @classmethod
@@ -157,11 +157,11 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     @property
     def used(self) -> tuple[Endpoint, ...]:
-        """Those built so far."""
+        """The endpoints that were built so far."""
         return tuple(self._built.values())
 
     def named(self, name: str) -> Endpoint:
-        """Give an endpoint of the configuration.
+        """Return an endpoint of the configuration.
 
         Args:
             name: Its name, or `embedded`: the model that runs in this machine.

@@ -39,7 +39,7 @@ _TAKES = {
     "path_type": "a path",
     "string_type": "a text",
 }
-"""What a key takes that was given something else, in words of TOML."""
+"""The expected kind of value, in words of TOML, by pydantic's type of error."""
 
 
 @runtime_checkable
@@ -68,7 +68,7 @@ class _Fault(NamedTuple):
     """A sentence about a key, or about a table as a whole."""
 
     start: str
-    """Where it is: the file, the table and the key."""
+    """Its place: the file, the table and the key."""
     said: str
     is_choice: bool
     """True if another member of a union may have taken the value."""
@@ -102,7 +102,7 @@ def explain(error: ValidationError, kind: object, *, where: str, table: str | No
 
 
 def fields_of(kind: object) -> Mapping[str, FieldInfo]:
-    """Give the keys of the table that an annotation, or a field, reads; none for other values.
+    """Return the keys of the table that an annotation, or a field, reads; none for other values.
 
     Metadata of an annotation may say them by `table_fields`; else models and dataclasses do.
     """
@@ -174,7 +174,7 @@ def _table_at(kind: object, location: Location) -> _Table:
 
 
 def _inner(kind: object, part: int | str) -> object:
-    """Give what reads the value at a key, or at an index."""
+    """Return what reads the value at a key, or at an index."""
     fields, bare = fields_of(kind), _bare(kind)
     if str(part) in fields:
         return fields[str(part)]
@@ -198,7 +198,7 @@ def _tag(member: object) -> str:
 
 
 def _metadata(kind: object) -> Sequence[object]:
-    """Give what stands beside a type; in `X | None` that of X."""
+    """Return what stands beside a type; in `X | None` that of X."""
     if isinstance(kind, FieldInfo):
         return (*kind.metadata, *_metadata(kind.annotation))
     own = getattr(kind, "__metadata__", ())
@@ -207,7 +207,7 @@ def _metadata(kind: object) -> Sequence[object]:
 
 
 def _bare(kind: object) -> object:
-    """Give the type of a field, of `Annotated[X, …]`, and of `X | None`, which is X."""
+    """Return the type of a field, of `Annotated[X, …]`, and of `X | None`, which is X."""
     if isinstance(kind, FieldInfo):
         return _bare(kind.annotation)
     if get_origin(kind) is Annotated:

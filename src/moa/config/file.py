@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def target(path: str | Path | None = None) -> Path:
-    """Give the file to write, there or not: `path`, else `$MOA_CONFIG`, else `./moa.toml`."""
+    """Return the file to write, there or not: `path`, else `$MOA_CONFIG`, else `./moa.toml`."""
     return Path(path or os.environ.get(VARIABLE) or FILE)
 
 
@@ -232,7 +232,7 @@ def _replace(
 
 
 def _to_trust(file: Path, wanted: Toml, own: Sequence[trust.Place]) -> Config | None:
-    """Give the configuration that is to be trusted once it is written; `None`: none is."""
+    """Return the configuration that is to be trusted once it is written; `None`: none is."""
     try:
         config = config_of(wanted, file, variables=False)
     except ConfigError:  # variables complete it, so that nobody knows what they hide

@@ -47,7 +47,7 @@ _PLAIN = re.compile(r"[!-\[\]-~]+")
 _ONE_NAME = re.compile(r"[^/\\:~\0]*")
 """A text without what divides a path, or begins one elsewhere."""
 _NUMBERS = ("VLLM_CPU_KVCACHE_SPACE", "--tensor-parallel-size")
-"""What `moa models add` writes into `env` and `args`, so that its file may be edited by hand."""
+"""`env` and `args` that `moa models add` writes: its file may be edited by hand."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -83,7 +83,7 @@ class Entry(BaseModel):
         return "trusted" if self.holds(data) else "changed since it was trusted"
 
     def holds(self, data: bytes) -> bool:
-        """Whether the file, which holds `data` now, and its programs are what they were."""
+        """Return True if the file, which holds `data` now, and its programs are what they were."""
         programs = {path: _digest(_bytes(path)) for path in self.programs}
         return (_digest(data), programs) == (self.sha256, self.programs)
 
@@ -128,7 +128,7 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
 
 
 def is_trusted(file: Path) -> bool:
-    """Whether a file is trusted as it stands."""
+    """Return True if a file is trusted as it stands."""
     entry, data = _entry(file), _bytes(file)
     return entry is not None and data is not None and entry.holds(data)
 
@@ -154,7 +154,7 @@ def trust(config: Config, data: bytes) -> None:
 
 
 def revoke(file: Path) -> bool:
-    """Trust a file no longer; `False` where it was not trusted."""
+    """Trust a file no longer; `False` if it was not trusted."""
     kept = _entry_path(file)
     there = kept.exists()
     kept.unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def entries() -> list[Entry]:
 
 
 def object_in(text: str) -> tuple[Path, str] | None:
-    """Read `FILE.py:OBJECT`; `None` where a text isn't written so."""
+    """Read `FILE.py:OBJECT`; `None` if a text isn't written so."""
     file, colon, attribute = text.rpartition(":")
     return (Path(file), attribute) if colon and file.endswith(".py") else None
 
@@ -232,7 +232,7 @@ def _unknown(place: Place, table: BaseModel, known: frozenset[str]) -> Iterator[
 
 
 def _is_number(name: str, *values: str) -> bool:
-    """Whether it is a number that moa itself gives vLLM, so that it only takes memory or GPUs."""
+    """Return True if it is a number that moa gives vLLM itself: it takes memory or GPUs alone."""
     return name in _NUMBERS and len(values) == 1 and re.fullmatch("[0-9]+", values[0]) is not None
 
 
@@ -278,13 +278,13 @@ def _in_text(config: Config, place: Place, text: str) -> Iterator[Need]:
 
 
 def _is_database(text: str) -> bool:
-    """Whether it is a URL that a graph may connect to: links of the web are texts to it."""
+    """Return True if it is a URL that a graph may connect to: links of the web are texts to it."""
     scheme = _URL.match(text)
     return scheme is not None and scheme[0].lower() not in ("http://", "https://")
 
 
 def _is_local_database(url: str) -> bool:
-    """Whether it is on this machine; what stands behind `?` could name another host."""
+    """Return True if it is on this machine; what stands behind `?` could name another host."""
     try:
         here = urlsplit(url).netloc in ("", "localhost") or is_loopback(url)
     except ValueError:
@@ -293,7 +293,7 @@ def _is_local_database(url: str) -> bool:
 
 
 def _is_near(url: str) -> bool:
-    """Whether an address is that of this machine, or of a known vendor."""
+    """Return True if an address is that of this machine, or of a known vendor."""
     origin = _origin(url)
     return origin is not None and (
         is_loopback(url) or origin in {_origin(vendor.base_url) for vendor in VENDORS}
@@ -301,9 +301,9 @@ def _is_near(url: str) -> bool:
 
 
 def _origin(url: str) -> str | None:
-    """Give scheme, host and port of an address, with whatever else stands between the slashes.
+    """Return scheme, host and port of an address, with whatever else stands between the slashes.
 
-    It is `None` where libraries could read it in several ways.
+    It is `None` if libraries could read it in several ways.
     """
     try:
         parts = urlsplit(url)
@@ -327,7 +327,7 @@ def _server(url: str) -> str:
 
 
 def _leads_out(folder: Path, text: str) -> bool:
-    """Whether a text, read as a path, leads out of a folder: also by a link, or one in it.
+    """Return True if a text, read as a path, leads out of a folder: also by a link, or one in it.
 
     A `~` and `..` are read in each way in which some code may read them.
     """
@@ -354,7 +354,7 @@ def _links_in(folder: str) -> list[str]:
 
 
 def _is_in(tables: object, place: Place) -> bool:
-    """Whether tables say what stands at a place, be it as a part of a list."""
+    """Return True if tables say what stands at a place, be it as a part of a list."""
     for part in place:
         if not is_mapping(tables):
             return True

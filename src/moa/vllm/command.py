@@ -51,7 +51,7 @@ _CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 _KV_SHARE, _KV_MOST_GIB = 0.25, 16
 _GIB = 1024**3
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as the largest rank of an adapter."""
+"""Values that vLLM takes for the largest rank of an adapter."""
 _DEFAULT_RANK = 16
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -63,7 +63,7 @@ class ServerSpec(Server):
     env: dict[str, str] = Field(repr=False)
     """May hold the hub's token, so it is never shown."""
     tethered: bool = False
-    """Whether it ends with the process that starts it, and its folder with it."""
+    """True if it ends with the process that starts it, and its folder with it."""
     most_restarts: int = 5
     """Tries to bring it up again after a crash, until it has been up for `steady_s`."""
     first_wait_s: float = 1.0
@@ -106,11 +106,11 @@ class Environment:
     python: str
     version: str
     cpu: bool
-    """Whether its vLLM runs on the processor."""
+    """True if its vLLM runs on the processor."""
 
 
 def own_folder() -> Path:
-    """Where an environment with vLLM is looked for, beside this one."""
+    """Return the folder of an environment with vLLM that is searched beside this one."""
     return cache_folder() / "vllm"
 
 
@@ -166,7 +166,7 @@ def _probe(python: str, env: Mapping[str, str]) -> Environment | None:
 
 
 def install_hint() -> str:
-    """Say what to do where there is no vLLM; with what stands before it, in three lines."""
+    """Return how to install vLLM, in three lines."""
     folder = own_folder()
     return (
         'pip install "mixture-of-agents[vllm]", where there is a GPU\n'
@@ -252,7 +252,7 @@ def variables(
 
 
 def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> float | None:
-    """Give the share of a GPU's memory that each replica takes; `None`: vLLM's default.
+    """Return the share of a GPU's memory that each replica takes; `None`: vLLM's default.
 
     vLLM counts the share for each server, so that those on one GPU divide it among them.
     """

@@ -50,7 +50,7 @@ class LaunchedServer:
     tether: subprocess.Popen[bytes] | None = None
     """Its supervisor, where it ends with this process: it stops at the end of its input."""
     joined: bool = False
-    """Whether another started it."""
+    """True if another started it."""
 
     def release(self) -> None:
         """Stop it where it is tethered, and wait until it has ended."""
@@ -265,13 +265,13 @@ def _raise(failed: Mapping[str, MoaError], *, of: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerReport:
-    """What is known of one server."""
+    """The state of one server."""
 
     name: str
     model: str
     port: int
     phase: str = "down"
-    """As its supervisor wrote it, or `down`, `stopping`, `not answering`."""
+    """The phase that its supervisor wrote, or `down`, `stopping`, `not answering`."""
     pid: int | None = None
     up_s: float | None = None
     """Seconds since it became ready."""
@@ -300,7 +300,7 @@ class ServerReport:
 
 
 async def report_servers(wanted: Iterable[ServerReport]) -> list[ServerReport]:
-    """Tell of all servers that are wanted, given as if down, and of others that aren't down."""
+    """Report on all wanted servers, given as if down, and on others that aren't down."""
     kept = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
     found = await asyncio.gather(*(_report(*one) for one in kept))
     configured = {(report.name, report.port): report for report in wanted}

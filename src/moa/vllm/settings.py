@@ -30,7 +30,7 @@ class VLLMConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     port: int = Field(default=8000, ge=1, le=_LAST_PORT)
-    """Where it listens on 127.0.0.1; further replicas on the ports after it."""
+    """Its port on 127.0.0.1; further replicas have the ports after it."""
     replicas: int = Field(default=1, ge=1)
     """Servers of the same model, behind one name."""
     dtype: Word = "auto"
@@ -51,7 +51,7 @@ class VLLMConfig(BaseModel):
     max_num_seqs: int | None = Field(default=None, gt=0)
     """Maximum requests worked on at once; `None`: vLLM's default."""
     priority: bool = False
-    """Whether requests are served by priority: see `priority` of an endpoint."""
+    """True if requests are served by priority: see `priority` of an endpoint."""
     python: str | None = None
     """Interpreter, or virtual environment, that has vLLM; `None`: this one, else the one that
     `moa doctor` tells how to make."""
@@ -75,7 +75,7 @@ class VLLMConfig(BaseModel):
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """Where its replicas listen."""
+        """The ports of its replicas."""
         return tuple(range(self.port, self.port + self.replicas))
 
 

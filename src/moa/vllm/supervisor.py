@@ -37,7 +37,7 @@ from moa.vllm.command import ServerSpec
 from moa.vllm.state import Phase, Server, ServerFolder, ServerState
 
 STARTED, JOINED = "started", "joined"
-"""What a supervisor answers; anything else is why it does not start."""
+"""Answers of a supervisor; any other one is the reason why it does not start."""
 _POLL_S = 0.25
 _LONGEST_WAIT_S = 60.0
 _LOCK_S = 1.0
@@ -190,7 +190,7 @@ def _keep(
 
 
 def _ignore_signal(number: int, frame: FrameType | None) -> None:
-    """Do nothing; a signal that is ignored would be ignored by the server as well."""
+    """Do nothing: a signal set to be ignored would be ignored by the server as well."""
 
 
 def _await_end(server: subprocess.Popen[str], there: Connection, grace_s: float) -> None:
