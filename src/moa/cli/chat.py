@@ -96,7 +96,7 @@ def chat(
             node = load_graph("chat", endpoints, given=settings)
             assert isinstance(node, Chat), "its name is built in"
             talk = Talk(node, runner, thread=thread)
-            if endpoints.stood_in:
+            if endpoints.used_slm_as_llm:
                 talk.tell(_NO_LARGE_MODEL)
                 runner.run(endpoints.warm())
             raise typer.Exit(talk.hold())

@@ -125,7 +125,7 @@ def _server_of(
 
     keep_vectors()
     server = server_of(names, endpoints, keys=keys, settings=settings)
-    if endpoints.stood_in:
+    if endpoints.used_slm_as_llm:
         screen.notes().print(NO_LLM)
     return server
 

@@ -82,9 +82,9 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         self, config: Config | str | Path | None = None, *, read_keys: bool = True
     ) -> None:
         self.config = config if isinstance(config, Config) else load(config)
-        self.to_be_asked = read_keys
+        self.can_be_asked = read_keys
         """True if they can be asked; without keys they are only there to be drawn."""
-        self.stood_in = False
+        self.used_slm_as_llm = False
         """True if a large model has been asked for, and a small one given."""
         self._built: dict[str, Endpoint] = {}
 
@@ -130,7 +130,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         Raises:
             ConfigError: several are configured and none is the default, or its key is missing.
         """
-        self.stood_in = self.stood_in or not self.has_llm
+        self.used_slm_as_llm = self.used_slm_as_llm or not self.has_llm
         return self.named(self.config.default("llm"))
 
     @property
@@ -229,7 +229,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         else:
             assert isinstance(config, AddressConfig), "any other has a server of moa up"
             several = len(config.urls) > 1
-            key = config.key(name) if self.to_be_asked else _UNREAD
+            key = config.key(name) if self.can_be_asked else _UNREAD
             found = [(urlsplit(url).netloc, url, key) for url in config.addresses(name)]
         return [
             _build_server(f"{name}@{place}" if several else name, config, vllm, url, key)
@@ -238,7 +238,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
 
     def _keys(self, name: str, vllm: VLLMConfig) -> dict[int, SecretStr]:
         """The keys of the servers that `moa up` started for an endpoint, by their ports."""
-        if not self.to_be_asked:
+        if not self.can_be_asked:
             return dict.fromkeys(vllm.ports, _UNREAD)
         return keys_of_running(self.config.server_of(name), vllm.ports)
 
@@ -250,7 +250,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
             return self._build_embedded(name)
         first, *others = self.servers(name)
         servers = Replicas(name, [first, *others]) if others else first
-        vllm = self.config.vllm_of(name) if self.to_be_asked else None
+        vllm = self.config.vllm_of(name) if self.can_be_asked else None
         return Retried(self._add_waits(name, vllm, servers) if vllm else servers)
 
     def _wrap(self, name: str, endpoint: Endpoint) -> Endpoint:
@@ -274,7 +274,7 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         if name == EMBEDDED:
             return EmbeddedEndpoint(EMBEDDED)
         config, weights = self._config_of(name), weights_of(self.config, name)
-        if self.to_be_asked:
+        if self.can_be_asked:
             _check_weights(self.config, name, weights)
         window, slots = config.context_window, config.concurrency
         settings = EngineSettings(slots=slots if "concurrency" in config.model_fields_set else 0)

@@ -148,7 +148,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         """Say what is accepted, where it is only drawn."""
         says = "calibration" in table or {"labels", "confidence"} <= {*table}
         says = says or {"labels", "learn"} <= {*table}
-        if not says and endpoints.to_be_asked:
+        if not says and endpoints.can_be_asked:
             raise ConfigError(
                 f"[graphs.{cls.name}] needs calibration = the file that moa learn wrote. Or "
                 "give labels and learn = a file, which learns from the large model while it is "
