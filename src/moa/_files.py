@@ -34,8 +34,8 @@ def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
     A new one that is `private` can be read by its owner alone, as what models wrote should.
     """
     target = path.resolve()
-    there = target.exists()
-    if there and not target.is_file():
+    exists = target.exists()
+    if exists and not target.is_file():
         with target.open("wb") as file:
             yield file
         return
@@ -46,7 +46,7 @@ def replacing(path: Path, *, private: bool = True) -> Generator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if there:
+        if exists:
             draft.chmod(target.stat().st_mode & 0o777)
         draft.replace(target)
     finally:
@@ -268,8 +268,8 @@ def encode_json(value: object) -> bytes:
     try:
         return to_json(value, inf_nan_mode="null", fallback=str)
     except ValueError:  # half of a surrogate pair, which is no text
-        said = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
-        return dump_json(said).encode()
+        plain = to_jsonable_python(value, inf_nan_mode="null", fallback=str)
+        return dump_json(plain).encode()
 
 
 def to_jsonable(value: object) -> object:

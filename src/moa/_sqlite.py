@@ -263,9 +263,9 @@ class ContentStore:
         """Return the value of a key; `None`: there is none."""
         if self._optional and self._file is None and not os.path.exists(self.path):
             return None
-        found = self._run("select answer from answers where key = ?", _digest(key))
+        rows = self._run("select answer from answers where key = ?", _digest(key))
         try:
-            return json.loads(found[0][0]) if found else None
+            return json.loads(rows[0][0]) if rows else None
         except (TypeError, ValueError) as error:
             self._warn(f"{self.path} holds an answer damaged ({error}): it counts as none")
             return None
@@ -327,13 +327,13 @@ def _digest(key: str) -> bytes:
 
 def columns_of(tables: str) -> dict[str, set[str]]:
     """Return the columns of each table that statements of SQL make, with `;` between two."""
-    with closing(sqlite3.connect(":memory:")) as made:
-        made.executescript(tables)
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(tables)
         asked = (
             "select t.name, c.name from sqlite_schema t join pragma_table_info(t.name) c "
             "where t.type = 'table'"
         )
-        found: dict[str, set[str]] = {}
-        for table, column in made.execute(asked):
-            found.setdefault(table, set()).add(column)
-    return found
+        columns: dict[str, set[str]] = {}
+        for table, column in database.execute(asked):
+            columns.setdefault(table, set()).add(column)
+    return columns

@@ -114,4 +114,4 @@ class PlainStream:
 
 def escape_json(json: str) -> str:
     """Write what could steer a terminal as JSON's escapes; the values stay the same."""
-    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
+    return STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", json)

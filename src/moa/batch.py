@@ -266,19 +266,19 @@ async def map_rows(
     waiting, following = dict[int, Item[Out]](), 1
     try:
         while (finished := await batch.done.get()) is not None:
-            place, waiting[finished[0]], taken = finished
-            while (item := waiting.pop(following if ordered else place, None)) is not None:
+            index, waiting[finished[0]], taken = finished
+            while (item := waiting.pop(following if ordered else index, None)) is not None:
                 following += 1
                 yield item
             taken.set()
-        for place in sorted(waiting):  # the one whose turn it is won't come
-            yield waiting.pop(place)
+        for index in sorted(waiting):  # the one whose turn it is won't come
+            yield waiting.pop(index)
         await working
     except asyncio.CancelledError:
         await cancel([working])
         waiting |= batch.take_finished()
-        for place in sorted(waiting):
-            yield waiting[place]
+        for index in sorted(waiting):
+            yield waiting[index]
         raise
     finally:
         await cancel([working])
@@ -340,22 +340,22 @@ class _Batch(Generic[In, Out]):
             self.done.put_nowait((given[0], item, taken))
             await taken.wait()
 
-    async def _item(self, place: int, given: In | Row | Malformed) -> Item[Out]:
+    async def _item(self, number: int, given: In | Row | Malformed) -> Item[Out]:
         """Run the node on one input, unless the run has ended."""
         if (ended_by := self.context.ended_by) is not None:
-            return Item(**_origin_of(given, place), status="failed", error=ended_by)
-        item = await run_one(self.node, given, place, self.read, self.context.nested())
+            return Item(**_origin_of(given, number), status="failed", error=ended_by)
+        item = await run_one(self.node, given, number, self.read, self.context.nested())
         if self.context.ended_by is None:
             self.context.ended_by = self.refusals.add(item)
         return item
 
     def take_finished(self) -> dict[int, Item[Out]]:
         """Return what was finished, and not yet taken."""
-        found: dict[int, Item[Out]] = {}
+        items: dict[int, Item[Out]] = {}
         while not self.done.empty():
             if (finished := self.done.get_nowait()) is not None:
-                found[finished[0]] = finished[1]
-        return found
+                items[finished[0]] = finished[1]
+        return items
 
 
 class _Refusals:
@@ -381,8 +381,8 @@ class _Refusals:
         self._count[refused] = self._count.get(refused, 0) + 1
         if self._count[refused] < _REFUSALS:
             return None
-        said = f"the run has ended, as {_REFUSALS} inputs in a row were refused: {error.message}"
-        return type(error)(said, endpoint=error.endpoint, status=error.status)
+        message = f"the run has ended, as {_REFUSALS} inputs in a row were refused: {error.message}"
+        return type(error)(message, endpoint=error.endpoint, status=error.status)
 
 
 def refusal_of(error: BaseException | None) -> EndpointUnauthorized | None:
@@ -395,7 +395,7 @@ def refusal_of(error: BaseException | None) -> EndpointUnauthorized | None:
     causes: Sequence[BaseException | None] = [error.__cause__]
     if isinstance(error, QuorumNotMet):
         causes = [*causes, *error.causes.values()]
-    return next((found for cause in causes if (found := refusal_of(cause))), None)
+    return next((refusal for cause in causes if (refusal := refusal_of(cause))), None)
 
 
 async def enumerate_inputs(
@@ -426,16 +426,16 @@ class _Origin(TypedDict):
     key: str
 
 
-def _origin_of(given: object, place: int) -> _Origin:
+def _origin_of(given: object, number: int) -> _Origin:
     if isinstance(given, Row | Malformed):
         return _Origin(number=given.number, id=given.id, input=given.input, key=given.key)
-    return _Origin(number=place, id=place, input=given, key="")
+    return _Origin(number=number, id=number, input=given, key="")
 
 
 async def run_one(
     node: Node[Any, Out],
     given: object,
-    place: int,
+    number: int,
     read: Reader,
     context: RunContext,
 ) -> Item[Out]:
@@ -444,12 +444,12 @@ async def run_one(
     Args:
         node: What runs.
         given: What it takes; or a row, which is read by `read`.
-        place: Number of the item, and its id where it is no row.
+        number: Number of the item, and its id if it is no row.
         read: See `reader_of`.
         context: Of this run alone.
     """
     row = given if isinstance(given, Row | Malformed) else None
-    origin = _origin_of(given, place)
+    origin = _origin_of(given, number)
     if isinstance(row, Malformed):
         error = MalformedRow(f"line {row.number} is malformed: {row.error}")
         return Item(**origin, status="failed", error=error)

@@ -311,9 +311,9 @@ class Purse:
                 f"no price of {endpoint} is known, and the budget is strict: it was not asked. "
                 "Give input_price and output_price in moa.toml, or a `price` where it is made"
             )
-        told = self.accounts[-1].unpriced
-        if endpoint not in told and any(one.budget.cost is not None for one in self.accounts):
-            told.add(endpoint)
+        warned = self.accounts[-1].unpriced
+        if endpoint not in warned and any(one.budget.cost is not None for one in self.accounts):
+            warned.add(endpoint)
             _logger.warning(
                 "No price of %s is known: calls to it don't count against Budget(cost=…). Give it "
                 "a `price`, or limit its calls or tokens instead",
@@ -364,13 +364,13 @@ class Purse:
 
     async def _request_more(self, planned: Planned) -> bool:
         """Request more from the larger budget. Return True if the limits may have changed."""
-        found = self._short_share(planned)
-        return found is not None and await found[0].more(found[1])
+        short = self._short_share(planned)
+        return short is not None and await short[0].more(short[1])
 
     def request_more_now(self, planned: Planned) -> bool:
         """Do the same as `_request_more` in synchronous code."""
-        found = self._short_share(planned)
-        return found is not None and bool(found[0].more_now and found[0].more_now(found[1]))
+        short = self._short_share(planned)
+        return short is not None and bool(short[0].more_now and short[0].more_now(short[1]))
 
     def _short_share(self, planned: Planned) -> tuple[Share, Look] | None:
         """Find the first share that can't cover the calls."""
@@ -417,8 +417,8 @@ class Purse:
         part = call.part
         if _logger.isEnabledFor(logging.DEBUG):
             read, written, seconds = actual.input_tokens, actual.output_tokens, actual.seconds
-            said = "%s: %s took %d tokens in, %d out, %.2f s"
-            _logger.debug(said, part.node or "run", part.endpoint, read, written, seconds)
+            message = "%s: %s took %d tokens in, %d out, %.2f s"
+            _logger.debug(message, part.node or "run", part.endpoint, read, written, seconds)
         with self.lock:
             for spent in self.spent:
                 before = spent.get(part)

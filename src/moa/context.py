@@ -365,8 +365,8 @@ class RunContext:
         """
         planned = list(calls)
         with self._purse.lock:
-            found = (account.name_exceeded_at_most(planned) for account in self._purse.accounts)
-            return next((passed for passed in found if passed is not None), None)
+            exceeded = (account.name_exceeded_at_most(planned) for account in self._purse.accounts)
+            return next((passed for passed in exceeded if passed is not None), None)
 
     def _lineage(self) -> Iterator[RunContext]:
         level: RunContext | None = self

@@ -123,8 +123,8 @@ class EndpointStatus:
 
 async def survey(config: Config) -> list[EndpointStatus]:
     """Look at every configured endpoint, side by side, and at the built-in model."""
-    found = await asyncio.gather(*(_survey_endpoint(config, name) for name in config.endpoints))
-    return [*found, _survey_embedded(config, EMBEDDED)]
+    statuses = await asyncio.gather(*(_survey_endpoint(config, name) for name in config.endpoints))
+    return [*statuses, _survey_embedded(config, EMBEDDED)]
 
 
 def _default_of(config: Config, name: str) -> tuple[Tier, ...]:
@@ -184,13 +184,13 @@ async def _probe_servers(config: Config, name: str) -> list[_Probe]:
     except ConfigError as error:
         return [_Probe(str(error))]
     wanted = config.endpoints[name].model
-    found = await asyncio.gather(*(_probe_server(server, wanted) for server in servers))
+    probes = await asyncio.gather(*(_probe_server(server, wanted) for server in servers))
     vllm = config.vllm_of(name)
     ports = vllm.ports if vllm else ()
-    if any(p.wrong for p in found) and any(ServerFolder.of(port).is_watched for port in ports):
-        return [_Probe("it is coming up: see moa status") if p.wrong else p for p in found]
-    missing = len(_addresses(config, name)) - len(found)
-    return [*found, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
+    if any(p.wrong for p in probes) and any(ServerFolder.of(port).is_watched for port in ports):
+        return [_Probe("it is coming up: see moa status") if p.wrong else p for p in probes]
+    missing = len(_addresses(config, name)) - len(probes)
+    return [*probes, *(_Probe("a replica is not running. Run: moa up") for _ in range(missing))]
 
 
 async def _probe_server(server: OpenAIEndpoint, wanted: str) -> _Probe:
@@ -205,8 +205,8 @@ async def _probe_server(server: OpenAIEndpoint, wanted: str) -> _Probe:
     known = dialect_of(listed)
     models = [str(one.get("id")) for one in objects_of(listed.get("data") or ())]
     if models and not any(wanted == model.removeprefix("models/") for model in models):
-        said = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
-        return _Probe(said, known)
+        problem = f"reachable, but serves {', '.join(models[:5])} and no {wanted!r}"
+        return _Probe(problem, known)
     return _Probe(None, known)
 
 
@@ -222,14 +222,14 @@ def _state(probes: list[_Probe]) -> str:
 def _survey_embedded(config: Config, name: str) -> EndpointStatus:
     entry = config.endpoints.get(name)
     built_in = Endpoints(config).named(EMBEDDED)
-    there, state = _check_local(config, name)
+    is_usable, state = _check_local(config, name)
     return EndpointStatus(
         name=name,
         default_of=_default_of(config, name),
         tier=entry.tier if entry else built_in.tier,
         model=entry.known_as if entry else built_in.model,
         address="this machine",
-        answering=int(there),
+        answering=int(is_usable),
         state=state,
         price=entry.price() if entry else built_in.price,
         can=tuple(sorted(built_in.capabilities)),
@@ -246,9 +246,9 @@ def _check_local(config: Config, name: str) -> tuple[bool, str]:
         return False, str(error)
     assert isinstance(endpoint, EmbeddedEndpoint)
     given = endpoint.model_path
-    kept = given or cache_folder() / SMOLLM2.file
-    if kept.is_file():
-        return True, f"ready, weights in {kept.parent}"
+    weights = given or cache_folder() / SMOLLM2.file
+    if weights.is_file():
+        return True, f"ready, weights in {weights.parent}"
     if name == EMBEDDED and given:
         return False, f"$MOA_MODEL names {str(given)!r}, and there is no such file"
     return True, f"ready, {SMOLLM2.size // 1_000_000} MB are fetched at first use"
@@ -268,14 +268,14 @@ class Check:
 async def checks(config: Config) -> list[Check]:
     """Look at Python, the packages, the configuration and every endpoint."""
     file = config.file
-    found = str(file) if file else "none, so the embedded model serves both tiers"
+    where = str(file) if file else "none, so the embedded model serves both tiers"
     hint = None if file else "See `moa run --help`, or write a moa.toml to use an LLM"
     endpoints = [_endpoint_check(surveyed) for surveyed in await survey(config)]
     return [
         Check("python", sys.version_info >= (3, 11), sys.version.split()[0]),
         *(_package_check(it) for it in list_requirements() if it.name != _ENCODER),
         _encoder_check(),
-        Check("configuration", True, found, hint),
+        Check("configuration", True, where, hint),
         *_vllm_checks(config),
         *(check for check in endpoints if check is not None),
     ]
@@ -283,29 +283,29 @@ async def checks(config: Config) -> list[Check]:
 
 def list_requirements(extra: str = _EXTRA) -> list[Requirement]:
     """List what an extra installs, with the extras that it takes in, by name."""
-    found: dict[str, Requirement] = {}
+    requirements: dict[str, Requirement] = {}
     for text in requires(_OWN) or ():
         requirement = Requirement(text)
         if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
             continue
         if requirement.name == _OWN:
             inner = (one for name in requirement.extras for one in list_requirements(name))
-            found |= {one.name: one for one in inner}
+            requirements |= {one.name: one for one in inner}
         else:
-            found[requirement.name] = requirement
-    return [found[name] for name in sorted(found)]
+            requirements[requirement.name] = requirement
+    return [requirements[name] for name in sorted(requirements)]
 
 
 def _package_check(requirement: Requirement) -> Check:
     mend = f'Run: pip install "{_OWN}[{_EXTRA}]"'
     name = f"{requirement.name} ({DOES.get(requirement.name, _EXTRA)})"
     try:
-        there = version(requirement.name)
+        installed = version(requirement.name)
     except PackageNotFoundError:
         return Check(name, False, "not installed", mend)
-    if requirement.specifier.contains(there, prereleases=True):
-        return Check(name, True, there)
-    return Check(name, False, f"{there}, and {requirement.specifier} is needed", mend)
+    if requirement.specifier.contains(installed, prereleases=True):
+        return Check(name, True, installed)
+    return Check(name, False, f"{installed}, and {requirement.specifier} is needed", mend)
 
 
 def _encoder_check() -> Check:
@@ -323,21 +323,21 @@ def _encoder_check() -> Check:
 def _vllm_checks(config: Config) -> list[Check]:
     """Look for vLLM in each Python that is to run it; without a server to run, it may lack."""
     pythons = {entry.vllm.python: entry.vllm.env for entry in config.served.values()}
-    found: list[Check] = []
+    checks: list[Check] = []
     for python, env in (pythons or {None: dict[str, str]()}).items():
         name = f"vllm ({python})" if python else "vllm"
         try:
-            there = find_environment(python, env=env)
+            environment = find_environment(python, env=env)
         except ConfigError as error:
             if pythons:
-                found.append(Check(name, False, str(error)))
+                checks.append(Check(name, False, str(error)))
             else:
                 words = 'not installed; only needed for serve = "vllm"'
-                found.append(Check(name, True, words, f"To install it: {install_hint()}"))
+                checks.append(Check(name, True, words, f"To install it: {install_hint()}"))
             continue
-        kind = "for the processor" if there.cpu else "for a GPU"
-        found.append(Check(name, True, f"{there.version} {kind}, in {there.python}"))
-    return found
+        kind = "for the processor" if environment.cpu else "for a GPU"
+        checks.append(Check(name, True, f"{environment.version} {kind}, in {environment.python}"))
+    return checks
 
 
 def _endpoint_check(endpoint: EndpointStatus) -> Check | None:

@@ -96,31 +96,31 @@ def rapl(sysfs: Path = SYSFS) -> list[Read]:
     of a package are in its own counter. Some packages have a second one, by memory-mapped
     registers, which counts the same.
     """
-    found: list[tuple[str, Read]] = []
+    counters: list[tuple[str, Read]] = []
     zones = (sysfs / "class" / "powercap").glob("*:*")
     for zone in sorted(zones, key=lambda zone: (_is_second(zone), zone.name)):
         with suppress(OSError, ValueError):
             name = (zone / "name").read_text().strip()
-            if not (_is_second(zone) and name in (known for known, _ in found)):
-                found.append((name, _rising(zone)))
-    platform = [read for name, read in found if name == "psys"]
+            if not (_is_second(zone) and name in (known for known, _ in counters)):
+                counters.append((name, _rising(zone)))
+    platform = [read for name, read in counters if name == "psys"]
     return platform or [
-        read for name, read in found if name.startswith("package") or name == "dram"
+        read for name, read in counters if name.startswith("package") or name == "dram"
     ]
 
 
 def nvml() -> list[Read]:
     """Find the GPUs that count their energy (NVIDIA's, from Volta on); none without a driver."""
     library, count = start_nvml()
-    found: list[Read] = []
+    counters: list[Read] = []
     for index in range(count):
         with suppress(library.NVMLError):  # a card that doesn't count
             card = library.nvmlDeviceGetHandleByIndex(index)
             library.nvmlDeviceGetTotalEnergyConsumption(card)
-            found.append(
+            counters.append(
                 lambda card=card: library.nvmlDeviceGetTotalEnergyConsumption(card) * _MILLI
             )
-    return found
+    return counters
 
 
 def cpu_estimate(watts_per_core: float = WATTS_PER_CORE) -> Read:

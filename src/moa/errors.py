@@ -214,9 +214,9 @@ class EndpointError(MoaError):
 
     def with_message(self, message: str) -> Self:
         """Return a copy with another message."""
-        said = copy(self)
-        said.args, said.message = (f"{self.endpoint}: {message}",), message
-        return said
+        error = copy(self)
+        error.args, error.message = (f"{self.endpoint}: {message}",), message
+        return error
 
 
 class EndpointTimeout(EndpointError):

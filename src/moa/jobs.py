@@ -210,14 +210,14 @@ class Job:
         finally:
             self._store.close()
 
-    def add(self, found: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
+    def add(self, inputs: Iterable[Row | Malformed], *, all_rows: bool = True) -> int:
         """Add rows; those that are there already, by their id and content, stay as they are.
 
         Where another process works on the job, rows that are not among these stay in it, whatever
         `all_rows`: they may be the input of that one.
 
         Args:
-            found: The rows. Of rows that are copies each counts.
+            inputs: The rows. Of rows that are copies each counts.
             all_rows: Whether they are all that there are: others that the job holds are left out of
                 it and of its export, until they are added again.
 
@@ -235,7 +235,7 @@ class Job:
             "or moa_rows.given <> excluded.given"  # that is so where it was damaged
         )
         self._start_renewing()
-        given, count = iter(found), 0
+        given, count = iter(inputs), 0
         with closing(RowIndex()) as seen:
             while batch := list(islice(given, _BATCH)):
                 numbered = enumerate(batch, start=count + 1)
@@ -452,11 +452,11 @@ class Job:
             return []
         journals = self._calls.journals([key for key, *_ in leased])
         self._failures |= {key: failures for key, _, failures, _ in leased}
-        found = [
+        rows = [
             read_row(given, place, journal)
             for (_, given, _, place), journal in zip(leased, journals, strict=True)
         ]
-        return sorted(found, key=lambda row: row.number)
+        return sorted(rows, key=lambda row: row.number)
 
     def _begin(self) -> None:
         self._start_renewing()
@@ -475,8 +475,8 @@ class Job:
             if key not in self._failures:
                 self._give_back(key)
         self._free_the_dead()
-        left = "select 1 from moa_rows where job = ? and gone = 0 and state = ? limit 1"
-        return any(self._rows(left, state) for state in ("due", "leased", "failed"))
+        unfinished = "select 1 from moa_rows where job = ? and gone = 0 and state = ? limit 1"
+        return any(self._rows(unfinished, state) for state in ("due", "leased", "failed"))
 
     def _start_renewing(self) -> None:
         """Record that this process is at work, now and while the job is open."""

@@ -101,9 +101,9 @@ class Journal:
 
     def number(self, *what: object) -> str:
         """Return an id that tells a call from all others in the run, and from equal ones."""
-        found = digest(*what)
-        self._seen[found] += 1
-        return f"{found}.{self._seen[found]}"
+        key = digest(*what)
+        self._seen[key] += 1
+        return f"{key}.{self._seen[key]}"
 
     def key(self, *what: object) -> Key:
         """Return a call's key. One that is blamed for an earlier failure gets a new one."""
@@ -113,8 +113,8 @@ class Journal:
     def write_keys(self) -> None:
         """Work out the keys of calls, in the order in which they were made: equal ones count."""
         for key in self._unwritten:
-            found = self.number(*key.what)
-            key.written = f"{found}.{self._failed_before[found]}"
+            number = self.number(*key.what)
+            key.written = f"{number}.{self._failed_before[number]}"
         self._unwritten.clear()
 
     async def keep(self, key: str, record: str) -> None:
@@ -235,15 +235,15 @@ def _order(value: object) -> object:
 
 def list_causes(error: BaseException) -> Sequence[BaseException]:
     """Return an error, and all that it was raised from, or put together of."""
-    found = [error]
-    for one in found:
+    causes = [error]
+    for one in causes:
         around = [each for each in (one.__cause__, one.__context__) if each is not None]
         if isinstance(one, QuorumNotMet):
             around += one.causes.values()
         elif is_group(one):
             around += one.exceptions
-        found += [each for each in around if each not in found]
-    return found
+        causes += [each for each in around if each not in causes]
+    return causes
 
 
 def interrupts_of(error: BaseException) -> Sequence[Any]:

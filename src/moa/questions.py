@@ -206,7 +206,7 @@ class _Typed(BaseModel):
     @classmethod
     def of(cls, answer: Answer) -> Self:
         """Read an endpoint's answer."""
-        taken = (
+        copied = (
             "status",
             "source",
             "accepted",
@@ -214,7 +214,7 @@ class _Typed(BaseModel):
             "label_mass",
             "doubtful",
         )
-        fields: JSON = {name: getattr(answer, name) for name in taken}
+        fields: JSON = {name: getattr(answer, name) for name in copied}
         fields["probabilities"] = answer.by_name()
         if answer.untold:
             fields["untold"] = True
@@ -496,8 +496,8 @@ def answers_of(output: object, questions: Sequence[Question]) -> tuple[Answer, .
         output: An answer, to the one question that was asked, or a model made of answers.
         questions: Those whose answers are wanted, in their order.
     """
-    found = answers_in(output)
-    return tuple(_answer_to(one, found.get(one.name) or found[""]) for one in questions)
+    answers = answers_in(output)
+    return tuple(_answer_to(one, answers.get(one.name) or answers[""]) for one in questions)
 
 
 def _answer_to(question: Question, typed: TypedAnswer) -> Answer:
@@ -618,9 +618,9 @@ def labels_of_type(kind: type[BaseModel]) -> tuple[tuple[object, ...] | None, bo
     """
     args = kind.__pydantic_generic_metadata__["args"]
     parts = _parts_of(args[0]) if args else ()
-    told = [part for part in parts if part is not None]
-    known = [part for part in told if isinstance(part, str | bytes | int | Enum)]
-    return (tuple(known) if len(known) == len(told) > 0 else None), len(told) < len(parts)
+    labels = [part for part in parts if part is not None]
+    known = [part for part in labels if isinstance(part, str | bytes | int | Enum)]
+    return (tuple(known) if len(known) == len(labels) > 0 else None), len(labels) < len(parts)
 
 
 def _parts_of(labels: object) -> tuple[object, ...]:

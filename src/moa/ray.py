@@ -466,7 +466,7 @@ def _prepare_build(graph: Build, config: Config | str | Path | None) -> tuple[Bu
         graph = f"{Path(file).absolute()}:{name}" if colon and file.endswith(".py") else graph
         loaded = config if isinstance(config, Config) else load(config)
     try:
-        said = ray.get(ray.remote(_try_build).options(num_cpus=0).remote(graph, loaded))
+        problem = ray.get(ray.remote(_try_build).options(num_cpus=0).remote(graph, loaded))
     except (TypeError, ray.exceptions.RayError) as error:
         cause = getattr(error, "cause", None) or error
         (last, *_) = str(cause).strip().splitlines()[-1:] or [""]
@@ -475,8 +475,8 @@ def _prepare_build(graph: Build, config: Config | str | Path | None) -> tuple[Bu
             f"{last}. Each machine needs the same packages and modules; give what makes the graph "
             "as 'file.py:object', or as a function that holds no connections and no locks"
         ) from error
-    if said is not None:
-        raise ConfigError(f"the graph can't be built on a worker: {said}")
+    if problem is not None:
+        raise ConfigError(f"the graph can't be built on a worker: {problem}")
     return graph, loaded
 
 

@@ -258,8 +258,8 @@ class Price:
         output: Decimal | float | None = None,
         hour: Decimal | float | None = None,
     ) -> None:
-        given = {"input": input, "cached_input": cached_input, "output": output, "hour": hour}
-        for name, value in given.items():
+        prices = {"input": input, "cached_input": cached_input, "output": output, "hour": hour}
+        for name, value in prices.items():
             exact = Decimal(repr(value)) if isinstance(value, float) else value
             object.__setattr__(self, name, None if exact is None else Decimal(exact))
 

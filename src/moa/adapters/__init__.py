@@ -129,10 +129,10 @@ def _cost(usage: JSON) -> Decimal | None:
 
 def _fields_of(usage: object) -> JSON:
     if is_table(usage):
-        found = {**usage}
+        fields = {**usage}
     else:
-        found = dict(usage) if isinstance(usage, BaseModel) else getattr(usage, "__dict__", {})
-    return {name: dict(one) if isinstance(one, BaseModel) else one for name, one in found.items()}
+        fields = dict(usage) if isinstance(usage, BaseModel) else getattr(usage, "__dict__", {})
+    return {name: dict(one) if isinstance(one, BaseModel) else one for name, one in fields.items()}
 
 
 @dataclass(eq=False)
@@ -271,8 +271,8 @@ class Adapter(TypedNode[In, Out]):
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Show the framework's input; the prompts that it makes of it are its own."""
         del context
-        given = (("given", str(self._read(request))),)
-        return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", given)]
+        parts = (("given", str(self._read(request))),)
+        return [SentPrompt(self.name, self.endpoint.model, "a framework of its own", parts)]
 
     async def answer(self, request: In, context: RunContext) -> Out:
         """Have the framework work within the budget and the time of the run."""
@@ -367,16 +367,16 @@ class FunctionNode(Adapter[In, Out]):
     ) -> None:
         signature, name = signature_of(ask), getattr(ask, "__name__", "function")
         gives = Reply if signature.output is str else signature.output
-        taken = signature.input(0)
+        input_type = signature.input(0)
         if not (signature.waits and isinstance(gives, type) and issubclass(gives, BaseModel)):
             raise ConfigError(
                 f"{name!r} is to be asynchronous, and its annotations are to name what it takes, "
                 f"and a str or a pydantic model that it gives: async def {name}(text: str, calls: "
                 "Calls) -> str"
             )
-        taken = object if taken is UNKNOWN else taken
+        input_type = object if input_type is UNKNOWN else input_type
         super().__init__(
-            input=taken, output=gives, read=None, write=None, default_name=name, **settings
+            input=input_type, output=gives, read=None, write=None, default_name=name, **settings
         )
         self._ask = ask
 

@@ -138,16 +138,16 @@ class Model(BaseModel):
     @cached_property
     def weights(self) -> Mapping[Quantisation, Weights]:
         """Size of the weights by how they are kept; empty if the parameters are not known."""
-        found: dict[Quantisation, Weights] = {}
+        weights: dict[Quantisation, Weights] = {}
         for kind, bits in BITS.items():
             where = self.repositories.get(kind, self.hub if kind == "bf16" else None)
             if kind in self.published:
-                found[kind] = Weights(self.published[kind], True, where)
+                weights[kind] = Weights(self.published[kind], True, where)
             elif self.parameters is not None:
-                kept = 0 if kind in GGUF else self.embeddings
-                size = int((self.parameters - kept) * bits / 8) + kept * 2
-                found[kind] = Weights(size, False, where)
-        return MappingProxyType(found)
+                unquantised = 0 if kind in GGUF else self.embeddings
+                size = int((self.parameters - unquantised) * bits / 8) + unquantised * 2
+                weights[kind] = Weights(size, False, where)
+        return MappingProxyType(weights)
 
     @property
     def gguf(self) -> HubFile | None:

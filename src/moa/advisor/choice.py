@@ -222,7 +222,7 @@ class Ranking:
         }
 
     def __str__(self) -> str:
-        lines = [f"{place}. {plan}" for place, plan in enumerate(self.plans, 1)]
+        lines = [f"{rank}. {plan}" for rank, plan in enumerate(self.plans, 1)]
         return "\n".join(lines or ["Nothing fits.", *self.suggestions])
 
 
@@ -245,15 +245,15 @@ def choose(
         >>> ranking.plans[0].pattern
         'slm'
     """
-    there = on_machine or machine()
-    ranking = _rank(task, there, hourly_usd)
+    here = on_machine or machine()
+    ranking = _rank(task, here, hourly_usd)
     if ranking.best is not None and ranking.best.good_enough:
         return ranking
-    return replace(ranking, suggestions=tuple(_suggestions(task, there, hourly_usd)))
+    return replace(ranking, suggestions=tuple(_suggestions(task, here, hourly_usd)))
 
 
-def _rank(task: Task, there: Machine, hourly_usd: Decimal | None) -> Ranking:
-    members, rejected = _members(task, there)
+def _rank(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Ranking:
+    members, rejected = _members(task, machine)
     plans: list[Plan] = []
     for plan in _plans(task, members, hourly_usd):
         if broken := next(_broken_limits(plan), None):
@@ -265,7 +265,7 @@ def _rank(task: Task, there: Machine, hourly_usd: Decimal | None) -> Ranking:
     for one in sorted(rejected, key=lambda it: it.miss):
         nearest.setdefault(one.cause, one)
     misses = tuple(nearest.values())
-    return Ranking(task=task, machine=there, plans=_keep_varied(plans), rejected=misses)
+    return Ranking(task=task, machine=machine, plans=_keep_varied(plans), rejected=misses)
 
 
 def _order(plan: Plan) -> tuple[object, ...]:
@@ -288,19 +288,19 @@ def _order(plan: Plan) -> tuple[object, ...]:
 
 def _keep_varied(plans: Iterable[Plan]) -> tuple[Plan, ...]:
     """Keep the best few: of a pattern at most two, and of the same models one."""
-    kept: dict[tuple[str, ...], Plan] = {}
+    plans_by_models: dict[tuple[str, ...], Plan] = {}
     for plan in plans:
         names = plan.pattern, *(it.model.name for it in plan.members)
-        if sum(it.pattern == plan.pattern for it in kept.values()) < 2:
-            kept.setdefault(names, plan)
-    return tuple(kept.values())
+        if sum(it.pattern == plan.pattern for it in plans_by_models.values()) < 2:
+            plans_by_models.setdefault(names, plan)
+    return tuple(plans_by_models.values())
 
 
-def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejection]]:
+def _members(task: Task, machine: Machine) -> tuple[list[Member], list[Rejection]]:
     """List the models that may be asked, and those that can't be, with the reason."""
     members: list[Member] = []
     rejected: list[Rejection] = []
-    where = places(there)
+    where = places(machine)
     for model in models().values():
         if model.retired:
             continue
@@ -310,7 +310,7 @@ def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejection]]
             continue
         if model.vendor and model.vendor.name.lower() in task.vendors and model.price.known:
             members.append(VendorModel(model, model.vendor))
-        found = [
+        candidates = [
             LocalModel(
                 model=model, place=place, quantisation=kind, tokens=task.prompt + task.writes
             )
@@ -318,12 +318,12 @@ def _members(task: Task, there: Machine) -> tuple[list[Member], list[Rejection]]
             for kind in quantisations(model, place)
         ]
         fitting: dict[object, Member] = {}
-        for one in found:  # few GPUs first: on more of them it would run as well
+        for one in candidates:  # few GPUs first: on more of them it would run as well
             if one.fits:
                 fitting.setdefault((one.quantisation, one.place.gpu and one.place.gpu.name), one)
         members += fitting.values()
-        if found and not fitting:
-            rejected.append(_too_big(min(found, key=LocalModel.missing_bytes)))
+        if candidates and not fitting:
+            rejected.append(_too_big(min(candidates, key=LocalModel.missing_bytes)))
     if not task.vendors:
         rejected.append(Rejection("models of vendors", "no vendor", "none may be asked"))
     return members, rejected
@@ -367,15 +367,15 @@ def _plans(task: Task, members: list[Member], hourly_usd: Decimal | None) -> Ite
 
 def _lightest(members: Iterable[Member], task: Task) -> list[tuple[Member, float]]:
     """Judge those that are better than every lighter one, here and at vendors: few are left."""
-    kept: list[tuple[Member, float]] = []
+    lightest: list[tuple[Member, float]] = []
     best = {True: 0.0, False: 0.0}
     judged = [(member, _quality(member, task)) for member in members]
     for member, value in sorted(judged, key=lambda it: (it[0].weight, -it[1])):
         sold = member.place is None
         if value > best[sold]:
             best[sold] = value
-            kept.append((member, value))
-    return kept
+            lightest.append((member, value))
+    return lightest
 
 
 def _share_machine(member: Member, other: Member) -> Member:
@@ -438,17 +438,17 @@ def _broken_limits(plan: Plan) -> Iterator[Rejection]:
         yield Rejection(str(plan), "too dear", why, float(usd / max(limit, Decimal("1e-6"))))
 
 
-def _suggestions(task: Task, there: Machine, hourly_usd: Decimal | None) -> Iterator[str]:
+def _suggestions(task: Task, machine: Machine, hourly_usd: Decimal | None) -> Iterator[str]:
     """Change one thing at a time, and say which change makes a good enough plan possible."""
 
-    def best(on: Machine = there, **changes: object) -> Plan | None:
+    def best(on: Machine = machine, **changes: object) -> Plan | None:
         plan = _rank(task.model_copy(update=changes), on, hourly_usd).best
         return plan if plan is not None and plan.good_enough else None
 
     if not task.vendors and (plan := best(vendors=VENDOR_NAMES)):
         yield f"if a vendor may be asked: {plan}"
     for name in _LADDER:
-        if plan := best(replace(there, gpus=(GPU.named(name),))):
+        if plan := best(replace(machine, gpus=(GPU.named(name),))):
             yield f"with a GPU such as {name}: {plan}"
             break
     if task.latency_s and (plan := best(latency_s=None)) and plan.seconds is not None:

@@ -257,8 +257,8 @@ def _taken_bytes(place: Placement, machine: Machine, config: Config | None) -> i
         }
         weights = sum(sizes.get(it.model, 0) for it in config.served.values())
         caches = (it.vllm.env.get("VLLM_CPU_KVCACHE_SPACE", "0") for it in config.served.values())
-        left = int(machine.ram * RAM_SHARE) - weights - sum(map(int, caches)) * GIB
+        free = int(machine.ram * RAM_SHARE) - weights - sum(map(int, caches)) * GIB
     else:
         shares = (it.vllm.gpu_memory_utilization or UTILISATION for it in config.served.values())
-        left = int((UTILISATION - sum(shares)) * place.gpu.memory * place.count)
-    return max(0, place.memory - left)
+        free = int((UTILISATION - sum(shares)) * place.gpu.memory * place.count)
+    return max(0, place.memory - free)

@@ -107,9 +107,9 @@ def card(name: str) -> Card | None:
     Every word of the card's name has to stand in `name`; of several, the one with most words is
     meant: `NVIDIA A100-SXM4-40GB` is the card `A100 40GB`.
     """
-    given = _words(name)
-    found = [known for known in CARDS if _words(known.name) <= given]
-    return max(found, key=lambda known: len(_words(known.name)), default=None)
+    words = _words(name)
+    matches = [known for known in CARDS if _words(known.name) <= words]
+    return max(matches, key=lambda known: len(_words(known.name)), default=None)
 
 
 def _words(name: str) -> set[str]:
@@ -257,18 +257,18 @@ def places(machine: Machine) -> list[Placement]:
     """
     ram = int(machine.ram_free * RAM_SHARE)
     place = partial(Placement, cores=machine.cores)
-    found = [place(engine="llama.cpp", memory=ram)]
+    placements = [place(engine="llama.cpp", memory=ram)]
     for same in machine.kinds_of_gpu.values():
         gpu = min(same, key=lambda it: it.usable)
         if gpu.shared:
-            found.append(place(engine="llama.cpp", gpu=gpu, memory=min(gpu.usable, ram)))
+            placements.append(place(engine="llama.cpp", gpu=gpu, memory=min(gpu.usable, ram)))
             continue
         for count in (2**power for power in range(len(same).bit_length())):
             servers, memory = len(same) // count, gpu.usable * count
-            found.append(
+            placements.append(
                 place(engine="vllm", gpu=gpu, count=count, replicas=servers, memory=memory)
             )
-    return found
+    return placements
 
 
 def describe_machine(
@@ -288,12 +288,12 @@ def describe_machine(
     if not (gpus or no_gpu or ram or cores):
         return here
     size = _size(ram) if ram else here.ram
-    given = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
+    described = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
     return Machine(
         cores=cores or here.cores,
         ram=size,
         ram_free=int(size * _FREE),
-        gpus=() if no_gpu else given or here.gpus,
+        gpus=() if no_gpu else described or here.gpus,
     )
 
 

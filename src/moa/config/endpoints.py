@@ -106,9 +106,9 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
         first = {one.tier: name for name, one in reversed(known.items())}
         tiers = Tiers(slm=first.get("slm"), llm=first.get("llm"))
         # Not checked: an endpoint in Python may have the name of the built-in model.
-        found = cls(Config.model_construct(endpoints=known, tiers=tiers, graphs={}))
-        found._built.update(named)
-        return found
+        endpoints = cls(Config.model_construct(endpoints=known, tiers=tiers, graphs={}))
+        endpoints._built.update(named)
+        return endpoints
 
     def __repr__(self) -> str:
         known = (f"{name}={one.model!r}" for name, one in self.config.endpoints.items())
@@ -221,19 +221,19 @@ class Endpoints(AbstractAsyncContextManager["Endpoints", None]):
                 f"[endpoints.{name}] has no address: its model runs in an engine of moa's own"
             )
         vllm = self.config.vllm_of(name)
-        found: list[tuple[str, str, SecretStr | None]]
+        servers: list[tuple[str, str, SecretStr | None]]
         if vllm is not None:
             several = vllm.replicas > 1
             keys = self._keys(name, vllm).items()
-            found = [(str(port), local_url(port), key) for port, key in keys]
+            servers = [(str(port), local_url(port), key) for port, key in keys]
         else:
             assert isinstance(config, AddressConfig), "any other has a server of moa up"
             several = len(config.urls) > 1
             key = config.key(name) if self.can_be_asked else _UNREAD
-            found = [(urlsplit(url).netloc, url, key) for url in config.addresses(name)]
+            servers = [(urlsplit(url).netloc, url, key) for url in config.addresses(name)]
         return [
-            _build_server(f"{name}@{place}" if several else name, config, vllm, url, key)
-            for place, url, key in found
+            _build_server(f"{name}@{suffix}" if several else name, config, vllm, url, key)
+            for suffix, url, key in servers
         ]
 
     def _keys(self, name: str, vllm: VLLMConfig) -> dict[int, SecretStr]:

@@ -125,14 +125,14 @@ class EndpointConfig(BaseModel):
 
     def price(self) -> Price:
         """Return its price: as configured, else as published, else unknown."""
-        given = {
+        configured = {
             "input": self.input_price,
             "cached_input": self.cached_input_price,
             "output": self.output_price,
         }
         stated = self.input_price is not None and self.output_price is not None
         published = Price() if stated else published_price(self.model, self.vendor)
-        return replace(published, **{key: it for key, it in given.items() if it is not None})
+        return replace(published, **{key: it for key, it in configured.items() if it is not None})
 
 
 class RemoteConfig(EndpointConfig):
@@ -158,8 +158,8 @@ class AddressConfig(RemoteConfig):
     @property
     def urls(self) -> tuple[str, ...]:
         """The addresses that `base_url` gives."""
-        given = self.base_url or ()
-        return (given,) if isinstance(given, str) else given
+        addresses = self.base_url or ()
+        return (addresses,) if isinstance(addresses, str) else addresses
 
     @property
     def vendor(self) -> Dialect | None:
@@ -360,9 +360,11 @@ class Config(BaseModel):
         if EMBEDDED in self.endpoints:
             yield f"[endpoints.{EMBEDDED}] is the name of the model that is built in"
         known = [*self.endpoints, EMBEDDED]
-        said = {f"[tiers] {tier}": name for tier, name in self.tiers.model_dump().items()}
-        said |= {f"[endpoints.{name}] fallback": it.fallback for name, it in self.endpoints.items()}
-        for place, name in said.items():
+        named = {f"[tiers] {tier}": name for tier, name in self.tiers.model_dump().items()}
+        named |= {
+            f"[endpoints.{name}] fallback": it.fallback for name, it in self.endpoints.items()
+        }
+        for place, name in named.items():
             if name is not None and name not in known:
                 yield f"{place} = {name!r} is no endpoint{nearest(name, known)}"
         for name in self.endpoints:
@@ -406,10 +408,10 @@ class Config(BaseModel):
         yield from _find_unused_priority(entry, entry.served_by, server, table)
 
     def _find_shared_ports(self) -> Iterator[str]:
-        taken: dict[int, str] = {}
+        names: dict[int, str] = {}
         for name, endpoint in self.served.items():
             for port in endpoint.vllm.ports:
-                other = taken.setdefault(port, name)
+                other = names.setdefault(port, name)
                 if other != name:
                     yield (
                         f"[endpoints.{name}.vllm] and [endpoints.{other}.vllm] both take port "

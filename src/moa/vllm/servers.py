@@ -79,8 +79,8 @@ def launch(spec: ServerSpec) -> LaunchedServer:
     process = _start_supervisor(spec, folder)
     assert process.stdin is not None
     assert process.stdout is not None
-    with process.stdout as told:
-        answer = told.read().decode()
+    with process.stdout as output:
+        answer = output.read().decode()
     if answer == STARTED and spec.tethered:
         return LaunchedServer(spec, folder, tether=process)
     process.stdin.close()
@@ -163,8 +163,8 @@ def _why_not(launched: LaunchedServer, state: ServerState | None) -> str:
 
 
 def _describe_death(folder: ServerFolder) -> str:
-    said = _last_line(folder.path / _SUPERVISOR_LOG)
-    return f"what watches over vLLM ended by itself{f': {said}' if said else ''}"
+    line = _last_line(folder.path / _SUPERVISOR_LOG)
+    return f"what watches over vLLM ended by itself{f': {line}' if line else ''}"
 
 
 def _last_line(log: Path) -> str:
@@ -301,11 +301,11 @@ class ServerReport:
 
 async def report_servers(wanted: Iterable[ServerReport]) -> list[ServerReport]:
     """Report on all wanted servers, given as if down, and on others that aren't down."""
-    kept = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
-    found = await asyncio.gather(*(_report(*one) for one in kept))
+    states = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
+    reports = await asyncio.gather(*(_report(*one) for one in states))
     configured = {(report.name, report.port): report for report in wanted}
-    known = {(report.name, report.port) for report in found}
-    shown = [it for it in found if it.phase != "down" or (it.name, it.port) in configured]
+    known = {(report.name, report.port) for report in reports}
+    shown = [it for it in reports if it.phase != "down" or (it.name, it.port) in configured]
     return [*shown, *(down for key, down in configured.items() if key not in known)]
 
 

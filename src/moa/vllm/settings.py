@@ -70,8 +70,8 @@ class VLLMConfig(BaseModel):
     def gpus_each(self) -> int:
         """GPUs that one server spreads over, as its arguments say."""
         words = [part for word in self.args for part in word.split("=", 1)]
-        said = [after for word, after in pairwise(words) if word in _TENSOR_PARALLEL]
-        return max(1, int(said[-1])) if said and said[-1].isdecimal() else 1
+        sizes = [after for word, after in pairwise(words) if word in _TENSOR_PARALLEL]
+        return max(1, int(sizes[-1])) if sizes and sizes[-1].isdecimal() else 1
 
     @property
     def ports(self) -> tuple[int, ...]:

@@ -89,8 +89,8 @@ class ServerFolder:
     @classmethod
     def all(cls) -> Iterator[ServerFolder]:
         """List those that there are, by port."""
-        found = state_folder().glob("[0-9]*")
-        yield from map(cls, sorted(found, key=lambda path: path.name.zfill(5)))
+        folders = state_folder().glob("[0-9]*")
+        yield from map(cls, sorted(folders, key=lambda path: path.name.zfill(5)))
 
     @property
     def log(self) -> Path:

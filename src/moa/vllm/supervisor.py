@@ -143,9 +143,9 @@ class _Log(logging.handlers.RotatingFileHandler):
 
     def add(self, lines: IO[str]) -> None:
         for line in lines:
-            if kept := line.rstrip()[:_LONGEST_LINE]:
-                self.tail.append(kept)
-                self.emit(logging.makeLogRecord({"msg": kept}))
+            if text := line.rstrip()[:_LONGEST_LINE]:
+                self.tail.append(text)
+                self.emit(logging.makeLogRecord({"msg": text}))
 
     def handleError(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
