@@ -164,12 +164,12 @@ class Account:
         "calls",
         "flights",
         "held",
+        "is_used_up",
         "node",
         "share",
         "spent",
         "total",
         "unpriced",
-        "used_up",
         "waiters",
     )
 
