@@ -260,7 +260,7 @@ class RunContext:
         if self.ended_by is not None:
             return True
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        return late or any(account.used_up for account in self._purse.accounts)
+        return late or any(account.is_used_up for account in self._purse.accounts)
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, or `None` if there is none.

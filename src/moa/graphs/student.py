@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 from pydantic import ValidationInfo
 
 from moa._async import Lock
-from moa._files import paired
+from moa._files import join_surrogates
 from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature, read_vector
@@ -506,7 +506,7 @@ class Student:
 
 def _storable(text: str) -> str:
     """Replace what a database can't hold in a text."""
-    return paired(text).replace("\0", "\ufffd")
+    return join_surrogates(text).replace("\0", "\ufffd")
 
 
 def _with_otherwise(asked: Question) -> Question:
