@@ -455,7 +455,7 @@ class Student:
         read, judged, head = found.read, found.judged, found.head
         return Row(
             side=found.side,
-            held=found.hold,
+            held=found.held,
             source="run",
             vector=None if read is None else read.vector,
             length=len(found.text),
