@@ -288,12 +288,12 @@ def describe_machine(
     if not (gpus or no_gpu or ram or cores):
         return here
     size = _size(ram) if ram else here.ram
-    described = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
+    describe_machine = tuple(gpu for text in gpus for gpu in _parse_gpus(text))
     return Machine(
         cores=cores or here.cores,
         ram=size,
         ram_free=int(size * _FREE),
-        gpus=() if no_gpu else described or here.gpus,
+        gpus=() if no_gpu else describe_machine or here.gpus,
     )
 
 

@@ -302,10 +302,10 @@ class ServerReport:
 async def report_servers(wanted: Iterable[ServerReport]) -> list[ServerReport]:
     """Report on all wanted servers, given as if down, and on others that aren't down."""
     states = [(folder, state) for folder in ServerFolder.all() if (state := folder.read())]
-    reports = await asyncio.gather(*(_report(*one) for one in states))
+    report_servers = await asyncio.gather(*(_report(*one) for one in states))
     configured = {(report.name, report.port): report for report in wanted}
-    known = {(report.name, report.port) for report in reports}
-    shown = [it for it in reports if it.phase != "down" or (it.name, it.port) in configured]
+    known = {(report.name, report.port) for report in report_servers}
+    shown = [it for it in report_servers if it.phase != "down" or (it.name, it.port) in configured]
     return [*shown, *(down for key, down in configured.items() if key not in known)]
 
 
