@@ -86,7 +86,7 @@ class Learner(Generic[In, Out]):
             own.note("failed", f"{self.large.name!r} gave no answer: {error}")
             return self._given(found, accepted=False)
         except (Exception, asyncio.CancelledError):  # while a row waits, no look goes past it
-            await student.miss(place, own)
+            await student.record_failure(place, own)
             raise
         return Answering(result.output, False, True)
 

@@ -40,9 +40,9 @@ from moa.rows._stores import is_address
 from moa.usage import Usage
 
 if TYPE_CHECKING:
-    from moa.calibration.answer_rows import Answered
+    from moa.calibration.answer_rows import LargeAnswer
     from moa.calibration.epochs import Side
-    from moa.calibration.learning import Head, Judged, Learning
+    from moa.calibration.learning import Head, HeadJudgement, Learning
 
 T = TypeVar("T")
 _OWN = LabelFeature(name="small")
@@ -111,7 +111,7 @@ class Considered(NamedTuple):
     epoch: int
     read: TextRead | None
     """`None` where it couldn't be read."""
-    judged: Judged | None
+    judged: HeadJudgement | None
     """`None` where no head is in use, or nothing was read."""
     head: Head | None
 
@@ -216,7 +216,7 @@ class Student:
             if self._large:
                 store.bind_large(self._large)
 
-        await store.beside(begin)
+        await store.run_in_thread(begin)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
         return Learning(store, self.question, features, await self._names(context))
 
@@ -252,9 +252,9 @@ class Student:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
             shown = await self.small.prompts(text, own)
-            await rehearsal.hear(shown, f"{own.node}/{self.small.name}", hold=True)
+            await rehearsal.record(shown, f"{own.node}/{self.small.name}", hold=True)
         learning = await self.ready(own)
-        state, head = await learning.store.beside(learning.now)
+        state, head = await learning.store.run_in_thread(learning.current)
         if learning.stopped:
             own.note("failed", learning.stopped)
         side = learning.store.coin.toss(text, case)
@@ -306,7 +306,7 @@ class Student:
     async def add(self, found: Considered, own: RunContext, *, by_small: bool = False) -> int:
         """Keep a text before anybody is asked, and return its place."""
         learning = await self.ready(own)
-        place = await learning.store.beside(
+        place = await learning.store.run_in_thread(
             lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
         )
         if by_small:
@@ -322,7 +322,7 @@ class Student:
             moot: Whether nobody would have, whatever the small answer is.
         """
         learning = await self.ready(own)
-        await learning.store.beside(lambda: learning.store.spare(place, moot=moot))
+        await learning.store.run_in_thread(lambda: learning.store.settle_by_small(place, moot=moot))
         learning.wake(place)
 
     async def teach(
@@ -356,7 +356,7 @@ class Student:
         except MoaError as error:
             of_a_text = getattr(error, "status", None) in _OF_A_TEXT
             if isinstance(error, SET_UP_WRONG) and not of_a_text:
-                await store.beside(lambda: store.drop(place))
+                await store.run_in_thread(lambda: store.drop(place))
             else:
                 said = _taken(asked.usage, None)._replace(moot=moot)
                 await self._settle(place, said, own)
@@ -368,11 +368,11 @@ class Student:
         await self._settle(place, said, own)
         return result
 
-    async def miss(self, place: int, own: RunContext) -> None:
-        """Keep that nobody will hear what the large model says, which counts as another answer."""
-        from moa.calibration.answer_rows import Answered
+    async def record_failure(self, place: int, own: RunContext) -> None:
+        """Store that the large model gave no answer, which counts as a difference."""
+        from moa.calibration.answer_rows import LargeAnswer
 
-        await self._settle(place, Answered(None), own)
+        await self._settle(place, LargeAnswer(None), own)
 
     async def take(
         self,
@@ -401,7 +401,7 @@ class Student:
         Raises:
             InputError: a label is none of its question's.
         """
-        from moa.calibration.answer_rows import Answered
+        from moa.calibration.answer_rows import LargeAnswer
 
         learning = await self.ready(own)
         store = learning.store
@@ -410,10 +410,10 @@ class Student:
         side = store.coin.toss(text, case)
         if label is None:
             return False
-        drawn = people and await store.beside(lambda: store.label_drawn(side, label))
-        if not drawn and await store.beside(lambda: store.places_of(side)):
+        drawn = people and await store.run_in_thread(lambda: store.add_person_label(side, label))
+        if not drawn and await store.run_in_thread(lambda: store.places_of(side)):
             return False
-        state, _ = await store.beside(learning.now)
+        state, _ = await store.run_in_thread(learning.current)
         fits_alone, learned = people or chosen or len(named) <= len(self.others), label
         if self.others and not fits_alone:
             made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
@@ -422,8 +422,8 @@ class Student:
         found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
         source = "person" if people or chosen else "log"
         row = self._row(found, by_small=False)._replace(source=source)
-        place = await store.beside(lambda: store.add(row, state.epoch))
-        await self._settle(place, Answered(learned, calls=0), own)
+        place = await store.run_in_thread(lambda: store.add(row, state.epoch))
+        await self._settle(place, LargeAnswer(learned, calls=0), own)
         return True
 
     def _named(self, given: Mapping[str, object]) -> dict[str, str]:
@@ -457,15 +457,15 @@ class Student:
 
     @staticmethod
     def _rounded(read: TextRead) -> Any:
-        from moa.calibration.learning import rounded
+        from moa.calibration.learning import round_as_stored
 
-        return rounded(read.vector)
+        return round_as_stored(read.vector)
 
     def _row(self, found: Considered, *, by_small: bool) -> Any:
-        from moa.calibration.answer_rows import Row
+        from moa.calibration.answer_rows import NewRow
 
         read, judged, head = found.read, found.judged, found.head
-        return Row(
+        return NewRow(
             side=found.side,
             held=found.held,
             source="run",
@@ -480,18 +480,18 @@ class Student:
             by_small=by_small,
         )
 
-    async def _settle(self, place: int, said: Answered, own: RunContext) -> None:
+    async def _settle(self, place: int, said: LargeAnswer, own: RunContext) -> None:
         learning = await self.ready(own)
-        await learning.store.beside(lambda: learning.store.settle(place, said))
+        await learning.store.run_in_thread(lambda: learning.store.settle(place, said))
         learning.wake(place)
 
     async def _again(
         self,
         ask: Callable[[RunContext], Awaitable[Result[Any]]],
         label: Callable[[Any], str | None],
-        said: Answered,
+        said: LargeAnswer,
         own: RunContext,
-    ) -> Answered:
+    ) -> LargeAnswer:
         """Ask once more: how far the large model differs from itself is the least that can be.
 
         Whatever becomes of it, such as a budget that is used up, the first answer stays.
@@ -511,7 +511,7 @@ class Student:
             cost=cost,
         )
 
-    def _best(self, judged: Judged) -> str:
+    def _best(self, judged: HeadJudgement) -> str:
         place = judged.probabilities.index(max(judged.probabilities))
         return self.question.options[place].name
 
@@ -525,9 +525,9 @@ def _with_otherwise(asked: Question) -> Question:
     return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
-def _taken(usage: Usage, label: str | None) -> Answered:
-    from moa.calibration.answer_rows import Answered
+def _taken(usage: Usage, label: str | None) -> LargeAnswer:
+    from moa.calibration.answer_rows import LargeAnswer
 
     total = usage.total
     cost = None if total.cost is None else float(total.cost)
-    return Answered(label, calls=total.calls, tokens=total.tokens, cost=cost)
+    return LargeAnswer(label, calls=total.calls, tokens=total.tokens, cost=cost)

@@ -102,11 +102,11 @@ class Tally:
 
     @property
     def mean(self) -> float:
-        """Mean of the seconds of work that an item took."""
+        """Mean of the seconds that the calls of an item took together."""
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
     def percentile(self, share: float) -> float:
-        """Seconds of work that did for `share` of the items, from 0 to 1 (nearest rank)."""
+        """Call seconds that did for `share` of the items, from 0 to 1 (nearest rank)."""
         rank = max(1, ceil(share * len(self._seconds)))
         return sorted(self._seconds)[rank - 1] if self._seconds else 0.0
 
