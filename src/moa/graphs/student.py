@@ -165,6 +165,8 @@ class Student:
         """What is learned."""
         encoder = self.small.encoder
         self._encodes = feeds_heads(encoder)
+        self._large = ""
+        """Name of the large model; empty where it isn't known."""
         self._lock = Lock()
         self._learning: dict[str, Learning] = {}
         """By the owner of the runs: nobody's texts teach what answers another."""
@@ -175,12 +177,14 @@ class Student:
         Raises:
             ConfigError: it is the small one.
         """
-        if getattr(large, "endpoint", None) is self.small.endpoint:
+        endpoint = getattr(large, "endpoint", None)
+        if endpoint is self.small.endpoint:
             name = getattr(large, "name", "")
             raise ConfigError(
                 f"{name!r} asks the endpoint of the small node, from which nothing can be "
                 "learned. Configure a large model: moa models add --help"
             )
+        self._large = str(getattr(endpoint, "model", ""))
 
     async def ready(self, context: RunContext | None = None) -> Learning:
         """Open the answers, once; those of each owner of runs, such as a key, are kept apart.
@@ -209,6 +213,8 @@ class Student:
         def begin() -> None:
             store.open()
             store.bind(asked, made_of)
+            if self._large:
+                store.bind_large(self._large)
 
         await store.run_in_thread(begin)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
@@ -361,6 +367,12 @@ class Student:
             said = await self._again(again, label, said, own)
         await self._settle(place, said, own)
         return result
+
+    async def record_failure(self, place: int, own: RunContext) -> None:
+        """Store that the large model gave no answer, which counts as a difference."""
+        from moa.calibration.answer_rows import LargeAnswer
+
+        await self._settle(place, LargeAnswer(None), own)
 
     async def take(
         self,
