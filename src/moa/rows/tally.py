@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from moa.batch import Item
 from moa.node import Outcome
-from moa.questions import accepted_in, answers_in
+from moa.questions import answers_in, is_accepted
 from moa.usage import Usage
 
 _KEPT = 10_000
@@ -122,7 +122,7 @@ class Tally:
         if said:
             self.calibrated = True
             # An outcome holds decisions that nothing is guaranteed of: those that say it count.
-            covered = all(said) if isinstance(output, Outcome) else accepted_in(output)
+            covered = all(said) if isinstance(output, Outcome) else is_accepted(output)
             self.accepted += bool(covered)
         notes = [note for note in item.trace if note.kind == "doubtful"]
         marked = set(_marked("", item.output))
