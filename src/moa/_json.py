@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import TypeIs
@@ -23,6 +24,11 @@ def is_object(value: object) -> TypeIs[JSON]:
 def is_list(value: object) -> TypeIs[list[object]]:
     """Return True if a JSON value is a list."""
     return isinstance(value, list)
+
+
+def is_mapping(value: object) -> TypeIs[Mapping[str, object]]:
+    """Return True if a value has keys, as an object of JSON or a table has."""
+    return isinstance(value, Mapping)
 
 
 def is_sequence(value: object) -> TypeIs[list[object] | tuple[object, ...]]:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, cast
+from typing import TYPE_CHECKING, Annotated, Generic
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from moa._async import beside
 from moa.agents.base import In, Out
@@ -35,7 +35,7 @@ from moa.telemetry import Span, names
 if TYPE_CHECKING:
     from moa.calibration.file import Calibration
 else:
-    Calibration = Any  # numpy is imported where one is read
+    Calibration = object  # numpy is imported where one is read
 
 _LARGE = FromEndpoint(LARGE, given=("calibration",))
 _SAYS_NOTHING = (
@@ -61,7 +61,7 @@ class Settled(Result[Out]):
 class Accepted(Policy):
     """Accepts what says of itself that it is accepted, as calibrated agents' answers do."""
 
-    async def judge(self, request: Any, reply: Any, context: RunContext) -> Judgement:
+    async def judge(self, request: object, reply: object, context: RunContext) -> Judgement:
         """Read `.accepted`; of several questions all must be.
 
         Raises:
@@ -141,7 +141,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         outputs = [signature.output for signature in signatures]
         self.input_type = signatures[0].input(0)
         self.output_type = outputs[0] if outputs.count(outputs[0]) == len(outputs) else UNKNOWN
-        self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Any]] = {}
+        self._parts: dict[tuple[int, tuple[str, ...]], Node[In, Out]] = {}
 
     @classmethod
     def complete(cls, table: Mapping[str, object], endpoints: Endpoints) -> Mapping[str, object]:
@@ -330,10 +330,10 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             names, part = (), self.tiers[place]
         last = place == len(self.tiers) - 1
         own = own if last else quiet(own)  # nobody could take back what is rejected
-        output: Any = (await part.run(request, own)).output
-        if names and before is not None:
+        output = (await part.run(request, own)).output
+        if names and before is not None and isinstance(before.output, BaseModel):
             answers = {name: getattr(output, name) for name in names}
-            output = cast("Any", before.output).model_copy(update=answers)
+            output = before.output.model_copy(update=answers)
         if last:
             return _Standing(output, place, accepted=True)
         return await self._judged(place, request, output, names, own)
@@ -351,9 +351,9 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         said = await _judge(policy, request, output, own)
         return _Standing(output, place, said.accepted, (), ", ".join(said.reasons))
 
-    def _part(self, place: int, names: tuple[str, ...]) -> Node[In, Any] | None:
+    def _part(self, place: int, names: tuple[str, ...]) -> Node[In, Out] | None:
         """A tier that is asked some of its questions; `None` where it can't be, or all are."""
-        only: Any = getattr(self.tiers[place], "only", None)
+        only = getattr(self.tiers[place], "only", None)
         if not names or only is None:
             return None
         if (place, names) not in self._parts:
@@ -366,14 +366,14 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         own.note(kind, f"{self.tiers[place].name!r} gave no answer{further}: {error}")
 
 
-def _labels(tier: Node[Any, Any]) -> dict[str, set[str]]:
+def _labels(tier: object) -> dict[str, set[str]]:
     """Give the labels of each question of a tier; of a single one by no name, as names may vary."""
     asked = tier.questions if isinstance(tier, DecidingAgent) else ()
     single = len(asked) == 1
     return {"" if single else one.name: {o.name for o in one.options} for one in asked}
 
 
-async def _judge(policy: Policy, request: Any, output: Any, own: RunContext) -> Judgement:
+async def _judge(policy: Policy, request: object, output: object, own: RunContext) -> Judgement:
     try:
         return await policy.judge(request, output, own)
     except MoaError as error:

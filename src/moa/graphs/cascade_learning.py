@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Generic, NamedTuple
+from typing import Generic, NamedTuple
 
 from moa.agents.base import In, Out
 from moa.agents.filter import Verdict
@@ -86,7 +86,7 @@ class Learner(Generic[In, Out]):
             return self._given(found, accepted=False)
         return Answering(result.output, False, True)
 
-    def _label(self, output: Any) -> str | None:
+    def _label(self, output: object) -> str | None:
         """Name the option that the large model gave; `None`: it gave none."""
         if getattr(output, "status", "answered") != "answered":
             return None

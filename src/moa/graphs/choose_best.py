@@ -7,7 +7,7 @@ arXiv:2510.05077: small models that read each other get worse, and choosing amon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Generic
+from typing import Annotated, Generic
 
 from pydantic import Field
 
@@ -35,11 +35,11 @@ class Chosen(Voted):
     """Others that agree with themselves as much, and that nothing told apart from it."""
 
 
-def _small_in(given: list[Any] | None, table: Table) -> list[Any]:
+def _small_in(given: list[object] | None, table: Table) -> list[object]:
     """Give the models of a table: every small one that is configured where there are none."""
     configured = table.endpoints.config.endpoints
     small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
-    return given or small or [{}]
+    return given or [*small] or [{}]
 
 
 class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
@@ -64,7 +64,8 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
     """
 
     nodes: Annotated[
-        Sequence[Annotated[Node[In, Any], FromEndpoint(sampler, "slm")]], lists_in_tables(_small_in)
+        Sequence[Annotated[Node[In, object], FromEndpoint(sampler, "slm")]],
+        lists_in_tables(_small_in),
     ]
     """The models, each a node that answers the request, with a name of its own and a temperature
     above 0. In a table: endpoints; missing: every small one that is configured."""
@@ -99,7 +100,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         """
         members = [node for node in self.nodes for _ in range(self.samples)]
         drawn = await fan_out(members, request, context, straggler_timeout_s=None)
-        outputs: list[dict[int, Any]] = [{} for _ in self.nodes]
+        outputs: list[dict[int, object]] = [{} for _ in self.nodes]
         for one in drawn:
             model, place = divmod(one.place, self.samples)
             outputs[model][place] = one.output
@@ -118,7 +119,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         answers = sketch.side_by_side(sketch.input, asked)
         sketch.arrow(answers, sketch.box(label="choice"), sketch.output)
 
-    def _chosen(self, outputs: Sequence[Mapping[int, Any]], came: int) -> Chosen:
+    def _chosen(self, outputs: Sequence[Mapping[int, object]], came: int) -> Chosen:
         """Give the answer of the best model, and name those that nothing tells from it."""
         tallies = [
             Tally.of({place: self.key(output) for place, output in given.items()}, self.samples)

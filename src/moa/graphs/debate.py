@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 from pydantic import BaseModel, Field
 
@@ -97,7 +97,7 @@ def debater_of(
     )
 
 
-def _enough_of(given: list[Any] | None, table: Table) -> list[Any]:
+def _enough_of(given: list[object] | None, table: Table) -> list[object]:
     """Give the debaters of a table: where one model debates with itself, three of it."""
     del table
     named = given or [{}]

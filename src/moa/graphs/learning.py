@@ -44,13 +44,13 @@ class Message(NamedTuple):
 
     fields: dict[str, object]
     """All that stands in the row."""
-    request: Any
+    request: object
     """What the graph takes."""
     texts: Mapping[str, str]
     """What each question is decided on, by its name."""
     labels: Mapping[str, str]
     """Names of the right options, by name of the question."""
-    marks: Mapping[str, Any]
+    marks: Mapping[str, object]
     """Whether it was chosen, its case, and by whom it was labelled, where the row says so."""
 
 
@@ -86,18 +86,18 @@ class Learner:
             )
 
     @cached_property
-    def current(self) -> WiredRecipe[Any, Any]:
+    def current(self) -> WiredRecipe[object, object]:
         """The graph as its table says, with what was learned before."""
         return self._wired({"llm": EMBEDDED})
 
     def built(
         self, made: Mapping[str, Calibration] | None = None, /, **given: object
-    ) -> WiredRecipe[Any, Any]:
+    ) -> WiredRecipe[object, object]:
         """Build the graph with what was learned, or without; no large model writes in it."""
         learned = None if made is None else Learned(graph=self.name, calibrations=dict(made))
         return self._wired({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
-    def _wired(self, given: Mapping[str, object]) -> WiredRecipe[Any, Any]:
+    def _wired(self, given: Mapping[str, object]) -> WiredRecipe[object, object]:
         # What is learned here is fitted to labels that are given, and to no large model's.
         node: AnyNode = load_graph(self.name, self.endpoints, {"learn": None, **given})
         if isinstance(node, Guarded):
@@ -106,7 +106,7 @@ class Learner:
         return node
 
     @cached_property
-    def node(self) -> WiredRecipe[Any, Any]:
+    def node(self) -> WiredRecipe[object, object]:
         """The graph, as it decides where nothing was learned."""
         return self.built()
 
@@ -166,7 +166,7 @@ class Learner:
         except InputError as error:
             raise ConfigError(f"{where}: {error}") from error
 
-    async def _texts(self, request: Any, context: RunContext) -> dict[str, str]:
+    async def _texts(self, request: object, context: RunContext) -> dict[str, str]:
         texts: dict[Step, str] = {}
         for source in {*self._sources.values()}:
             plan = plan_of(self.name, self.node.plan.steps[0], source)
@@ -196,7 +196,7 @@ class Learner:
 
     async def settled(
         self,
-        node: WiredRecipe[Any, Any],
+        node: WiredRecipe[object, object],
         messages: Sequence[Message],
         context: RunContext,
         progress: Progress | None = None,
@@ -229,7 +229,7 @@ def learned_in(node: object) -> Learned | None:
     return learned if isinstance(learned, Learned) else None
 
 
-def agents_of(node: WiredRecipe[Any, Any]) -> dict[str, DecidingAgent[Any]]:
+def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]]:
     """Give the agents of a graph that decide, by the name of each question."""
     found: dict[str, DecidingAgent[Any]] = {}
     for one in node.members():
@@ -260,7 +260,11 @@ def _input_of(line: dict[str, object]) -> dict[str, object]:
 
 
 def rows_of(
-    source: str, *, format: Any = None, text_column: str | None = None, encoding: str | None = None
+    source: str,
+    *,
+    format: Format | None = None,
+    text_column: str | None = None,
+    encoding: str | None = None,
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """Read the rows of a file: where each stands, and its fields.
 

@@ -9,18 +9,19 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from moa import agents, graphs, guards
+from moa._json import is_list, is_mapping, is_object, is_sequence
 from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
@@ -96,7 +97,7 @@ class Ready(NamedTuple):
         try:
             return reader.validate_python(table, context=context)
         except ValidationError as error:
-            raise ConfigError(context.explain(error, Annotated[Any, self.made_by])) from None
+            raise ConfigError(context.explain(error, Annotated[object, self.made_by])) from None
 
 
 class _Ready(Mapping[str, Ready]):
@@ -187,8 +188,7 @@ def load_graph(
     if guards is None:
         return node
     context = Table(f"{name}.{_GUARDS}", endpoints, other)
-    guarded: type[Guarded[Any, Any]] = Guarded
-    return guarded.from_table({**guards, "node": node, "name": node.name}, context)
+    return Guarded[object, object].from_table({**guards, "node": node, "name": node.name}, context)
 
 
 def _find_ready(
@@ -213,17 +213,16 @@ def _find_ready(
     settings = ready.settings.keys() if given else ()
     known = {key: value for key, value in (given or {}).items() if key in settings}
     whole = {**tables.get(name, {}), **known}
-    around: Any = whole.pop(_GUARDS, None)
+    around: object = whole.pop(_GUARDS, None)
     if isinstance(around, str | int | float):
         raise ConfigError(
             f'[graphs.{name}] guards: takes a list of names, such as ["pii"], not {around!r}'
         )
-    if isinstance(around, list):  # what masks stands before the node, whatever else beside it
-        names = cast("list[object]", around)
+    if is_list(around):  # what masks stands before the node, whatever else beside it
         known = {name: getattr(ready.make, "masks", False) for name, ready in AGENTS.items()}
-        masks = [guard for guard in names if isinstance(guard, str) and known.get(guard)]
-        around = {"before": masks, "beside": [guard for guard in names if guard not in masks]}
-    return ready, whole, around
+        masks = [guard for guard in around if isinstance(guard, str) and known.get(guard)]
+        around = {"before": masks, "beside": [guard for guard in around if guard not in masks]}
+    return ready, whole, around if is_object(around) else None
 
 
 def asked_by(node: object) -> frozenset[str] | None:
@@ -297,12 +296,12 @@ _WRITTEN = ("index", "learn", "state", "store")
 
 def files_in(said: object, folder: Path) -> Iterator[Path]:
     """Find the files and folders that tables name, but for those that their graphs write."""
-    if isinstance(said, Mapping):
-        for key, value in cast("Mapping[str, object]", said).items():
+    if is_mapping(said):
+        for key, value in said.items():
             if key not in _WRITTEN:
                 yield from files_in(value, folder)
-    elif isinstance(said, list | tuple):
-        for value in cast("Sequence[object]", said):
+    elif is_sequence(said):
+        for value in said:
             yield from files_in(value, folder)
     elif isinstance(said, str | Path) and str(said):
         own = object_in(str(said))
@@ -362,7 +361,7 @@ def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
             f"{where} is {type(found).__name__}, and no node: a node has a name and an "
             "asynchronous run. Give an agent, or what Graph.build returns"
         )
-    return cast("AnyNode", found)
+    return found
 
 
 def _explain_unnamed(file: Path) -> str:
@@ -407,7 +406,7 @@ def _isobject_in(name: str, value: object, module: ModuleType) -> bool:
     return not name.startswith("_") and (made or _is_node(value))
 
 
-def _is_node(value: object) -> bool:
+def _is_node(value: object) -> TypeGuard[AnyNode]:
     return (
         not isinstance(value, type)
         and isinstance(getattr(value, "name", None), str)

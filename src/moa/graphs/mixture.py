@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Annotated, Any, cast
+from typing import Annotated, Never, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
+from moa._json import is_object, is_sequence
 from moa.agents import Instructions, MaxTokens, Temperature
 from moa.agents.proposer import ANSWER, Proposer
 from moa.context import RunContext, count_text_deltas
@@ -27,7 +28,7 @@ from moa.errors import (
     QuorumNotMet,
     WiringError,
 )
-from moa.graphs.engine.types import describe_type, fits, signature_of
+from moa.graphs.engine.types import describe_type, fits, is_node, signature_of
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.fan_out import fan_out
@@ -35,7 +36,7 @@ from moa.mixing.packing import Asked, Call, Reader, readers_of
 from moa.mixing.voting import agree, most_agreed
 from moa.node import Consulted, Node, Reply
 
-Member = Endpoint | Node[Any, Any]
+Member = Endpoint | Node[Never, object]
 """An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""
 
 MAX_TOKENS = 1024
@@ -82,8 +83,8 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
 
     def arrange(
         self,
-        layers: Sequence[Sequence[Node[Any, Any]]],
-        aggregator: Node[Any, Any],
+        layers: Sequence[Sequence[Node[Never, object]]],
+        aggregator: Node[Never, object],
         *,
         aggregations: int = 1,
     ) -> None:
@@ -115,7 +116,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                         f"{describe_type(given)}"
                     )
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterator[Node[Never, object]]:
         """Give the proposers, and the aggregator."""
         readers = (*chain.from_iterable(self.readers), self.top)
         yield from {id(reader.node): reader.node for reader in readers}.values()
@@ -158,6 +159,12 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
         return run.mixed(text, by)
 
 
+def node_of(member: Member) -> Node[Never, object]:
+    """Return a member that was read, so that it is a node."""
+    assert is_node(member), "a proposer is made of an endpoint"
+    return member
+
+
 def proposer_of(
     endpoint: Endpoint,
     *,
@@ -179,12 +186,12 @@ def aggregator_of(
     return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 
-def _named_in(given: list[Any] | None, table: Table) -> list[Any]:
+def _named_in(given: list[object] | None, table: Table) -> list[object]:
     """Give the proposers of a table: the default models where there are none."""
     if given is None:
         both = (table.endpoints.slm, table.endpoints.llm)
         able = [one.name for one in both if can_write(one.model)]
-        given = able if len(able) > 1 else [[]]
+        given = [*able] if len(able) > 1 else [[]]
     if "temperature" in table.shared:
         return given
     if _is_nested(given):
@@ -192,9 +199,9 @@ def _named_in(given: list[Any] | None, table: Table) -> list[Any]:
     return _sampled_apart(given)
 
 
-def _sampled_apart(layer: list[Any]) -> list[Any]:
+def _sampled_apart(layer: Sequence[object]) -> list[object]:
     """Have an endpoint that is asked more than once in a layer give different answers."""
-    tables: list[Any] = [one if isinstance(one, dict) else {"endpoint": one} for one in layer]
+    tables = [one if is_object(one) else {"endpoint": one} for one in layer]
     names = [table.get("endpoint") for table in tables]
     return [
         {"temperature": _REPEATED, **table} if names.count(name) > 1 else table
@@ -204,21 +211,19 @@ def _sampled_apart(layer: list[Any]) -> list[Any]:
 
 def _shape_of(given: object) -> str:
     """Tell one list of proposers from a list for each layer."""
-    if isinstance(given, Sequence) and _is_nested(cast("Sequence[object]", given)):
-        return "layers"
-    return "one layer"
+    return "layers" if is_sequence(given) and _is_nested(given) else "one layer"
 
 
 def _refuse_mixed(given: object) -> object:
-    if isinstance(given, list | tuple):
-        nested = [isinstance(one, list | tuple) for one in cast("Sequence[object]", given)]
+    if is_sequence(given):
+        nested = [isinstance(one, list | tuple) for one in given]
         if any(nested) and not all(nested):
             raise ValueError("give one list of proposers, or one list for each layer")
-    return cast("object", given)
+    return given
 
 
-def _is_nested(given: Sequence[object]) -> bool:
-    return len(given) > 0 and all(isinstance(one, list | tuple) for one in given)
+def _is_nested(given: Sequence[object]) -> TypeGuard[Sequence[Sequence[object]]]:
+    return len(given) > 0 and all(map(is_sequence, given))
 
 
 _Proposer = Annotated[Member, FromEndpoint(proposer_of)]
@@ -267,17 +272,17 @@ class Mixture(BaseMixture, recipe="mixture"):
 
     def prepare(self) -> None:
         """Lay out the layers."""
-        self.arrange([*self._layers()], cast("Any", self.aggregator))
+        self.arrange([*self._layers()], node_of(self.aggregator))
 
-    def _layers(self) -> Iterator[Sequence[Node[Any, Any]]]:
-        proposers = cast("list[Any]", self.proposers)
-        if proposers == [[]]:  # what a table says that names none, where one model alone can write
+    def _layers(self) -> Iterator[Sequence[Node[Never, object]]]:
+        given: Sequence[object] = self.proposers
+        if given == [[]]:  # what a table says that names none, where one model alone can write
             return
-        nested = [isinstance(one, Sequence) for one in proposers]
-        if not any(nested):
-            yield from [proposers] * self.layers
-        elif all(nested) and self.layers in (1, len(proposers)):
-            yield from proposers
+        layers = [[*filter(is_node, layer)] for layer in filter(is_sequence, given)]
+        if not layers:
+            yield from [[*filter(is_node, given)]] * self.layers
+        elif len(layers) == len(given) and self.layers in (1, len(layers)):
+            yield from layers
         else:
             raise ConfigError(
                 f"{self.name}: give one list of proposers and the number of layers, or one list "

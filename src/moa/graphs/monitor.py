@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
@@ -27,7 +27,7 @@ from moa.graphs.monitor_windows import Change, Windows
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
 from moa.node import Dropped, Frozen, Node, Reply
-from moa.questions import Choice, Predicate, Question, Score
+from moa.questions import Question, TypedAnswer, answers_in
 
 Seen = Callable[[Any], Mapping[str, str]]
 """Reads the labels that are watched out of a decision, by the name of the question."""
@@ -113,17 +113,14 @@ def labels_in(decision: object) -> dict[str, str]:
     return found
 
 
-def watched_in(
-    decision: object, name: str = ""
-) -> Iterator[tuple[str, Verdict | Predicate | Choice[Any] | Score]]:
+def watched_in(decision: object, name: str = "") -> Iterator[tuple[str, Verdict | TypedAnswer]]:
     """Find the answers in a decision, and in the models in it, by the name of the question.
 
     What is in a model of a field has its name in front, such as `decisions.spam`.
     """
     if isinstance(decision, Verdict):
         yield name or "filter", decision
-    elif isinstance(decision, Predicate | Choice | Score):
-        answer = cast("Predicate | Choice[Any] | Score", decision)
+    elif (answer := answers_in(decision).get("")) is not None:
         yield name or answer.question or "label", answer
     elif isinstance(decision, BaseModel):
         for field in type(decision).model_fields:
@@ -136,7 +133,7 @@ def decider(
     labels: Labels = None,
     task: str = "What is this text about?",
     criterion: Annotated[str | None, Field(min_length=1)] = None,
-) -> Node[Any, BaseModel]:
+) -> Node[str, BaseModel]:
     """Build what decides on a text: by labels, by a criterion, or else by what its writer feels.
 
     Args:
@@ -188,7 +185,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         [5]
     """
 
-    decider: Annotated[Node[Any, BaseModel], FromEndpoint(decider, "slm")]
+    decider: Annotated[Node[str, BaseModel], FromEndpoint(decider, "slm")]
     """Decides on a text: a `Sentiment`, `Classifier`, `Filter`, `Decider`, or a graph. In a table
     by labels, by a criterion, or else it is sentiment."""
     writer: Large | None = None
@@ -298,7 +295,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         return sketch.arrow(report, sketch.output)
 
 
-def counted_by(decider: Node[Any, BaseModel]) -> str:
+def counted_by(decider: object) -> str:
     """Tell what a node decides from what any other does: its questions, or those in its graph."""
     questions: tuple[Question, ...] = getattr(decider, "questions", ())
     said = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]

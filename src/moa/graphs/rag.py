@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Unpack, cast
+from typing import Annotated, Literal, Unpack
 
 from pydantic import AfterValidator, Field
 
@@ -52,8 +52,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError
-from moa.graphs.engine.types import is_node
-from moa.graphs.fields import File, Large, PythonNode, Small, beside_config
+from moa.graphs.fields import File, Large, PythonNode, Small, beside_config, is_endpoint
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import load_calibration
 from moa.graphs.writing import attempt
@@ -230,8 +229,8 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             top_k=self.top_k,
             name="passages",
         )
-        large = cast("Any", self.writer)
-        if is_node(large):
+        large = self.writer
+        if not is_endpoint(large):
             self.answerer: Node[Sheet, Reply] = large
         elif can_write(large.model):
             self.answerer = Answerer(large, max_tokens=self.max_tokens)

@@ -12,9 +12,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Never
 
 from pydantic import ValidationInfo
+from typing_extensions import TypeVar
 
 from moa._async import Lock
 from moa.agents.deciding import DecidingAgent
@@ -38,10 +39,12 @@ from moa.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.rows._stores import is_address
 
 if TYPE_CHECKING:
-    from moa.calibration.answer_rows import Answered
+    from moa.calibration.answer_rows import Answered, Row
     from moa.calibration.epochs import Side
     from moa.calibration.learning import Head, Judged, Learning
+    from moa.decisions.arrays import Floats, Ints
 
+Out_co = TypeVar("Out_co", covariant=True, default=object)
 T = TypeVar("T")
 _OWN = LabelFeature(name="small")
 """What the small node says by itself is read like the label probabilities of a model."""
@@ -133,7 +136,7 @@ class Decision(NamedTuple):
         return self.agent.questions[0].name
 
 
-class Student:
+class Student(Generic[Out_co]):
     """A node that learns from what a large model says to the same texts.
 
     Args:
@@ -147,14 +150,14 @@ class Student:
     """
 
     def __init__(
-        self, name: str, small: Node[Any, Any], learn: Learn, others: Sequence[Decision] = ()
+        self, name: str, small: Node[Never, Out_co], learn: Learn, others: Sequence[Decision] = ()
     ) -> None:
         if not isinstance(small, DecidingAgent) or len(small.questions) != 1:
             raise ConfigError(
                 f"{name!r}: learn takes a small node that asks one question, such as a "
                 f"Classifier, and {small.name!r} is none"
             )
-        self.small: DecidingAgent[Any] = cast("Any", small)
+        self.small: DecidingAgent[Out_co] = small
         self.learn = learn
         self.others = others
         self.asked: Question = self.small.questions[0]
@@ -227,7 +230,7 @@ class Student:
             {"calibrations": digest, "models": [[one.model, one.digest] for one in found]}
         )
 
-    async def _names(self, context: RunContext) -> Any:
+    async def _names(self, context: RunContext) -> tuple[Floats, Ints] | None:
         """Read the names of the options like texts: nobody had to label them."""
         asked = self.asked
         if not self._encodes or asked.kind != "choice":
@@ -324,7 +327,7 @@ class Student:
         label: Callable[[T], str | None],
         own: RunContext,
         *,
-        again: Callable[[RunContext], Awaitable[Result[Any]]] | None = None,
+        again: Callable[[RunContext], Awaitable[Result[T]]] | None = None,
         moot: bool = False,
     ) -> Result[T]:
         """Ask the large model, which must see nothing of the small answer, and keep its label.
@@ -443,12 +446,12 @@ class Student:
         return TextRead(answer, (*logs, *(further[0].vector if further else ())))
 
     @staticmethod
-    def _rounded(read: TextRead) -> Any:
+    def _rounded(read: TextRead) -> Floats:
         from moa.calibration.learning import rounded
 
         return rounded(read.vector)
 
-    def _row(self, found: Considered, *, by_small: bool) -> Any:
+    def _row(self, found: Considered, *, by_small: bool) -> Row:
         from moa.calibration.answer_rows import Row
 
         read, judged, head = found.read, found.judged, found.head
@@ -474,8 +477,8 @@ class Student:
 
     async def _again(
         self,
-        ask: Callable[[RunContext], Awaitable[Result[Any]]],
-        label: Callable[[Any], str | None],
+        ask: Callable[[RunContext], Awaitable[Result[T]]],
+        label: Callable[[T], str | None],
         said: Answered,
         own: RunContext,
     ) -> Answered:
@@ -505,7 +508,7 @@ def _with_otherwise(asked: Question) -> Question:
     return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
-def _said(result: Result[Any], label: str | None) -> Answered:
+def _said(result: Result[object], label: str | None) -> Answered:
     from moa.calibration.answer_rows import Answered
 
     total = result.usage.total

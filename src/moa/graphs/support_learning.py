@@ -62,7 +62,7 @@ class Label(Frozen):
 class LearningIntent(TypedNode[Text, Opened]):
     """Decides the intent, by what was learned where a guarantee holds, and tosses the coin."""
 
-    def __init__(self, student: Student, labeller: ReplyWriter) -> None:
+    def __init__(self, student: Student[Choice[str | None]], labeller: ReplyWriter) -> None:
         super().__init__(name="intent")
         self.student, self.agent, self.labeller = student, student.small, labeller
 
@@ -78,9 +78,7 @@ class LearningIntent(TypedNode[Text, Opened]):
         found = await student.consider(request.text, context)
         accepted = student.may_answer(found)
         answer = student.answer(found, accepted=accepted)
-        intent: Choice[str | None] = student.small.read(
-            [answer or Answer(question=student.question, status="missing")]
-        )
+        intent = student.small.read([answer or Answer(question=student.question, status="missing")])
         place = await student.add(found, context)
         twice = found.held and found.side.is_asked_twice
         return Opened(intent=intent, place=place, held=found.held, twice=twice)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from moa._async import cancel, gather, in_time
 from moa.context import RunContext
@@ -120,7 +120,7 @@ async def fan_out(
     return answers
 
 
-def _take_turns(members: Sequence[Node[Any, Any]]) -> bool:
+def _take_turns(members: Sequence[object]) -> bool:
     """Whether an endpoint is asked by more members than it works on at once."""
     asked = (getattr(each, "endpoint", None) for each in members)
     endpoints: list[Endpoint] = [innermost(each) for each in asked if each is not None]
@@ -145,10 +145,10 @@ class _Fan(Generic[Out]):
     straggler_timeout_s: float
     quorum: int | None
     enough: Callable[[Sequence[Out]], bool] | None
-    running: dict[asyncio.Task[Drawn[Any]], int] = field(
-        default_factory=dict[asyncio.Task[Drawn[Any]], int]
+    running: dict[asyncio.Task[Drawn[Out]], int] = field(
+        default_factory=dict[asyncio.Task[Drawn[Out]], int]
     )
-    ended: list[asyncio.Task[Drawn[Any]]] = field(default_factory=list[asyncio.Task[Drawn[Any]]])
+    ended: list[asyncio.Task[Drawn[Out]]] = field(default_factory=list[asyncio.Task[Drawn[Out]]])
     turn: asyncio.Future[None] | None = None
     """Done once a member has ended."""
     contexts: dict[int, RunContext] = field(default_factory=dict[int, RunContext])

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any, Never
 
 from pydantic import BaseModel
 
@@ -203,8 +203,10 @@ class Reader:
     and the request decide; its output is taken as text.
     """
 
-    def __init__(self, node: Node[Any, Any], *, name: str | None = None, seed: int = 0) -> None:
-        self.node = node
+    def __init__(
+        self, node: Node[Never, object], *, name: str | None = None, seed: int = 0
+    ) -> None:
+        self.node: Node[Any, Any] = node
         self.name = name or node.name
         self.seed = seed
         self.endpoint: Endpoint | None = getattr(node, "endpoint", None)
@@ -252,7 +254,7 @@ class Reader:
         packed = await pack(
             text_of(asked.request),
             asked.answers,
-            write=cast("Any", getattr(self.node, "user_prompt", Consulted.model_dump_json)),
+            write=getattr(self.node, "user_prompt", Consulted.model_dump_json),
             count=count,
             room=room,
             seed=f"{self.seed}/{self.name}",
@@ -269,7 +271,7 @@ class Reader:
         return max(0, window - self.max_tokens - around)
 
 
-def readers_of(nodes: Sequence[Node[Any, Any]], *, seed: int = 0) -> list[Reader]:
+def readers_of(nodes: Sequence[Node[Never, object]], *, seed: int = 0) -> list[Reader]:
     """Make a reader of each node, with unique names."""
     names = unique_names([node.name for node in nodes])
     return [Reader(node, name=name, seed=seed) for node, name in zip(nodes, names, strict=True)]

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from pydantic import Field
 
@@ -106,7 +105,7 @@ class Tally:
         """Place of the first sample that answers so."""
         return next(place for place, given in self.ballots if given == answer)
 
-    def majority(self, outputs: Mapping[int, Any], node: str) -> Voted:
+    def majority(self, outputs: Mapping[int, object], node: str) -> Voted:
         """Give the leading answer, as the first sample that gives it says it.
 
         Raises:
@@ -150,7 +149,7 @@ def unreadable(count: int, node: str, text: str, *, else_do: str = "") -> Output
     )
 
 
-def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[Any]], bool]:
+def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool]:
     """Give the test that ends a fan-out once enough answers are the same.
 
     Args:
@@ -164,7 +163,7 @@ def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[Any]], bool]:
     if least < 2:
         raise ConfigError(f"{least} answers can't agree: it takes at least 2")
 
-    def enough(answers: Sequence[Any]) -> bool:
+    def enough(answers: Sequence[object]) -> bool:
         found = Counter(key(answer) for answer in answers)
         found.pop(None, None)
         return max(found.values(), default=0) >= least
@@ -172,7 +171,7 @@ def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[Any]], bool]:
     return enough
 
 
-def most_agreed(answers: Sequence[Any], *, key: Key = stated) -> int:
+def most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
     """Give the place of the first answer of the largest group that says the same.
 
     Where all differ, it is the one whose words the others use most.

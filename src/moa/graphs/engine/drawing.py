@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from moa._json import is_sequence
 from moa.errors import ConfigError, MissingDependency
 from moa.graphs.engine.nodes import Human, Loop
 from moa.graphs.engine.plan import Plan
@@ -36,8 +37,8 @@ Look = Literal["terminal", "join", "function", "agent", "person", "slm", "llm"]
 class Drawable(ABC):
     """A node of nodes, which says what is to be drawn of it."""
 
-    input_type: Any
-    output_type: Any
+    input_type: object
+    output_type: object
 
     @abstractmethod
     def sketch(self, sketch: Sketch) -> None:
@@ -208,11 +209,10 @@ class Sketch:
     def _step(self, step: object) -> str:
         if isinstance(step, str):
             return self.box(label=step)
-        return (
-            self.box(*cast("tuple[object, str]", step))
-            if isinstance(step, tuple)
-            else self.box(step)
-        )
+        if is_sequence(step):
+            node, label = step
+            return self.box(node, str(label))
+        return self.box(step)
 
     def side_by_side(self, start: str, asked: Iterable[tuple[object, str]]) -> str:
         """Draw nodes that are asked at once, each with its label; give the key of their answers."""

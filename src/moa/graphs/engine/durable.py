@@ -7,9 +7,9 @@ kept there (`run_store.py`). What LangGraph's public interface lacks is in `inte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Never, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 from langchain_core.callbacks.manager import CallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -25,6 +25,7 @@ from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import get_runtime
 from langgraph.types import Command, RetryPolicy, StateSnapshot
 
+from moa._json import is_mapping
 from moa.context import RunContext
 from moa.errors import NotResumable
 from moa.graphs.engine.bridges import Compilable
@@ -47,39 +48,43 @@ _IS_READ = "__moa_is_read__"
 class CompiledGraph(Pregel[Any, Any, Any, Any]):
     """LangGraph's own kind of graph, made of a node. Its `context=` is a `RunContext`."""
 
-    def __init__(self, *, node: Drawable, **settings: Any) -> None:
-        pregel: Any = super()
-        pregel.__init__(**settings)
+    checkpointer: BaseCheckpointSaver[str] | bool | None
+
+    def __init__(self, *, node: Drawable, **settings: object) -> None:
+        self._pregel.__init__(**settings)
         self.node = node
 
-    def stream(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
+    @property
+    def _pregel(self) -> Any:
+        """The methods of LangGraph's class, whose types a strict checker knows in part only."""
+        return super()
+
+    def stream(
+        self, input: object, config: RunnableConfig | None = None, **options: object
+    ) -> Iterator[Any]:
         """Run it; `invoke` does it by this.
 
         Raises:
             NotResumable: there is no run to go on with, or it is finished.
         """
-        graph: Any = self
-        pregel: Any = super()
         if _goes_on(input):
-            _check(input, config, graph.get_state(config or {}) if graph.checkpointer else None)
+            _check(input, config, self.get_state(config or {}) if self.checkpointer else None)
         called = _with_reading(config, options)
-        yield from pregel.stream(input, called, **options)
+        yield from self._pregel.stream(input, called, **options)
 
     async def astream(
-        self, input: Any, config: RunnableConfig | None = None, **options: Any
+        self, input: object, config: RunnableConfig | None = None, **options: object
     ) -> AsyncIterator[Any]:
         """Run it; `ainvoke` does it by this.
 
         Raises:
             NotResumable: there is no run to go on with, or it is finished.
         """
-        graph: Any = self
-        pregel: Any = super()
         if _goes_on(input):
-            state = await graph.aget_state(config or {}) if graph.checkpointer else None
+            state = await self.aget_state(config or {}) if self.checkpointer else None
             _check(input, config, state)
         called = _with_reading(config, options)
-        async for piece in pregel.astream(input, called, **options):
+        async for piece in self._pregel.astream(input, called, **options):
             yield piece
 
     def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Graph:
@@ -95,13 +100,15 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
     def get_context_jsonschema(self) -> None:
         """Return no schema: a `RunContext` comes from Python alone."""
 
-    if TYPE_CHECKING:  # a strict checker knows LangGraph's own types in part only
+    if TYPE_CHECKING:
 
-        def invoke(self, input: Any, config: RunnableConfig | None = None, **options: Any) -> Any:
+        def invoke(
+            self, input: object, config: RunnableConfig | None = None, **options: object
+        ) -> Any:
             """Run it where no event loop runs, and return its output."""
 
         async def ainvoke(
-            self, input: Any, config: RunnableConfig | None = None, **options: Any
+            self, input: object, config: RunnableConfig | None = None, **options: object
         ) -> Any:
             """Run it, and return its output."""
 
@@ -111,7 +118,7 @@ def _goes_on(given: object) -> bool:
 
 
 def _is_answer(given: object) -> bool:
-    return isinstance(given, Command) and cast("Command[Any]", given).resume is not None
+    return getattr(given, "resume", None) is not None and isinstance(given, Command)
 
 
 def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | None) -> None:
@@ -142,7 +149,7 @@ def _with_reading(config: RunnableConfig | None, options: Mapping[str, object]) 
 
 def compile_node(
     node: Compilable[Never, object],
-    checkpointer: BaseCheckpointSaver[Any] | None,
+    checkpointer: BaseCheckpointSaver[str] | None,
     retry: RetryPolicy | Sequence[RetryPolicy],
 ) -> CompiledGraph:
     """Make LangGraph's own kind of graph of a node of nodes; see `Compilable.compile`."""
@@ -239,8 +246,8 @@ def _check_outputs(node: object) -> None:
 def context_in(given: object) -> RunContext | None:
     """Find the context of the run in what a state graph was run with."""
     held: list[object] = [given]
-    if isinstance(given, Mapping):
-        held += cast("Mapping[str, object]", given).values()
+    if is_mapping(given):
+        held += given.values()
     elif is_dataclass(given):
         held += [getattr(given, field.name) for field in fields(given)]
     else:
@@ -308,18 +315,19 @@ class _Typed:
 
     UpdateType = ValueType
 
-    def get(self) -> Any:
+    def get(self) -> object:
         """Read the value."""
-        return self.typ.load(cast("Any", super()).get())
+        channel: Any = super()
+        return self.typ.load(channel.get())
 
 
-class _Request(_Typed, EphemeralValue[Any]):
+class _Request(_Typed, EphemeralValue[object]):
     typ: JsonForm
 
-    def update(self, values: Sequence[Any]) -> bool:
+    def update(self, values: Sequence[object]) -> bool:
         """Hold a request, which may be given as JSON."""
         return super().update([self.typ.admit(value) for value in values])
 
 
-class _Output(_Typed, LastValue[Any]):
+class _Output(_Typed, LastValue[object]):
     typ: JsonForm

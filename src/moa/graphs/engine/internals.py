@@ -30,6 +30,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.config import get_config
 from langgraph.types import Interrupt
 
+from moa._json import is_sequence
+
 FORGOTTEN = (NULL_TASK_ID, RESUME, None)
 """Task, channel and value of a write that takes back an answer given for no task in particular.
 
@@ -112,12 +114,11 @@ def question_id(namespace: str, number: int) -> str:
     return Interrupt.from_ns(None, f"{namespace}|{number}" if number else namespace).id
 
 
-def pending_questions(writes: Sequence[tuple[str, str, Any]], task: str) -> frozenset[str]:
+def pending_questions(writes: Sequence[tuple[str, str, object]], task: str) -> frozenset[str]:
     """Find the ids of the questions that a task has stopped at."""
-    asked: Sequence[Interrupt[Any]] = next(
-        (value for at, channel, value in writes if (at, channel) == (task, INTERRUPT)), ()
-    )
-    return frozenset(question.id for question in asked)
+    asked = next((value for at, channel, value in writes if (at, channel) == (task, INTERRUPT)), ())
+    questions = asked if is_sequence(asked) else ()
+    return frozenset(question.id for question in questions if isinstance(question, Interrupt))
 
 
 def can_ask() -> bool:

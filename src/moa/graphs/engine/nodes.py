@@ -5,20 +5,22 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, overload
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from moa.agents.base import TypedNode, fault_in
 from moa.context import RunContext, run_context
 from moa.endpoints import Endpoint
 from moa.errors import MoaError, WiringError
+from moa.graphs.engine.forms import adapter_of
 from moa.graphs.engine.plan import Plan, plan_of
 from moa.graphs.engine.run import Run, call_quick, failure_of
 from moa.graphs.engine.steps import NodeStep, Step
 from moa.graphs.engine.types import (
     UNKNOWN,
     Skipped,
+    Work,
     check_arity,
     describe_type,
     fits,
@@ -27,8 +29,12 @@ from moa.graphs.engine.types import (
     takes_context,
     union,
 )
-from moa.node import Result, finish
+from moa.node import Node, Result, finish
 from moa.telemetry.names import Kind
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+T = TypeVar("T")
 
 HumanQuestion = str | Mapping[str, object]
 """What a person is shown."""
@@ -47,7 +53,7 @@ class FunctionNode(TypedNode[object, object]):
     may_be_dear = True
     """Nobody sees whom it asks, so it isn't started in vain."""
 
-    def __init__(self, function: Callable[[Any, RunContext], Awaitable[object]]) -> None:
+    def __init__(self, function: Callable[..., Awaitable[object]]) -> None:
         if not inspect.iscoroutinefunction(function):
             raise WiringError(f"{name_of(function)} takes a context: write it as async def")
         signature = signature_of(function)
@@ -74,7 +80,11 @@ class FunctionNode(TypedNode[object, object]):
             raise failure from error
 
 
-def as_node(work: Any) -> Any:
+@overload
+def as_node(work: Node[In, Out] | Callable[[In, RunContext], Awaitable[Out]]) -> Node[In, Out]: ...
+@overload
+def as_node(work: T) -> T | FunctionNode: ...
+def as_node(work: object) -> object:
     """Make a node of a function that takes a context; give anything else back as it is."""
     return FunctionNode(work) if takes_context(work) else work
 
@@ -83,7 +93,7 @@ class Loop:
     """Runs a node or a function again on its own output; see `Graph.loop`."""
 
     def __init__(
-        self, body: object, *, until: Callable[..., object], at_most: int, name: str
+        self, body: Work, *, until: Callable[..., object], at_most: int, name: str
     ) -> None:
         self.name = name
         self.body = body
@@ -157,13 +167,13 @@ class Human:
     asks_people = True
 
     def __init__(
-        self, question: HumanQuestion | Callable[..., HumanQuestion], answer: Any, *, name: str
+        self, question: HumanQuestion | Callable[..., HumanQuestion], answer: object, *, name: str
     ) -> None:
         self.name = name
         self.question = question
         self.input_type = signature_of(question).input(0) if callable(question) else UNKNOWN
         self.output_type = answer
-        self._answer: TypeAdapter[object] = TypeAdapter(answer)
+        self._answer = adapter_of(answer)
 
     def list_endpoints(self) -> list[Endpoint]:
         """List none: a person is asked."""

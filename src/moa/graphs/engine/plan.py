@@ -17,7 +17,15 @@ from moa.graphs.engine.steps import (
     Step,
     label_name,
 )
-from moa.graphs.engine.types import UNKNOWN, check_arity, describe_type, fits, is_node, name_of
+from moa.graphs.engine.types import (
+    UNKNOWN,
+    Work,
+    check_arity,
+    describe_type,
+    fits,
+    is_node,
+    name_of,
+)
 from moa.questions import Choice, can_be_accepted
 
 
@@ -75,7 +83,7 @@ class Plan:
     asks: str | None
     """Name of a node that may ask a person, however deep; `None`: none does."""
 
-    def members(self) -> Iterator[Any]:
+    def members(self) -> Iterator[Work]:
         """Give the nodes in it, and the functions that stand for one."""
         yield from (step.node for step in self.steps if isinstance(step, NodeStep))
 

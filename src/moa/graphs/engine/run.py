@@ -9,8 +9,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from moa._json import is_sequence
 from moa._threads import USER_THREADS
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
@@ -368,13 +369,10 @@ def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
         written = form.dump(output)
         return written if accepted is None else [*written, accepted]
 
-    def load(written: Any) -> NodeOutput:
-        try:
+    def load(written: object) -> NodeOutput:
+        if is_sequence(written) and len(written) == 3:
             *value, accepted = written
-        except TypeError:
-            return form.load(written), None  # which says what is wrong with it
-        if len(value) == 2:
-            return form.load(value), accepted
+            return form.load(value), bool(accepted)
         return form.load(written), None
 
     return Form(dump, load)

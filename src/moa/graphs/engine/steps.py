@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeGuard, TypeVar
 
 from moa.errors import WiringError
-from moa.graphs.engine.types import Signature, name_of, signature_of
+from moa.graphs.engine.types import Signature, Work, name_of, signature_of
 from moa.questions import Choice, Question, labels_typed
 
 T_co = TypeVar("T_co", covariant=True)
@@ -96,7 +96,7 @@ class Step:
 class NodeStep(Step):
     """A node, or a function that stands for one."""
 
-    node: Any
+    node: Work
     signature: Signature
     when: Step | None = None
     otherwise: Step | None = None
@@ -236,7 +236,7 @@ def step_of(handle: object) -> Step:
         WiringError: it is none.
     """
     if isinstance(handle, Handle):
-        return cast("Handle[object]", handle)._step  # pyright: ignore[reportPrivateUsage]
+        return handle._step  # pyright: ignore[reportPrivateUsage]
     given = repr(handle) if isinstance(handle, str | bool) else type(handle).__name__
     raise WiringError(f"{given} is no handle: give g.input, or what add, map, join or match gave")
 
@@ -258,6 +258,10 @@ def function_step(function: Callable[..., object], sources: tuple[Step, ...]) ->
     )
 
 
+def _is_choice(kind: object) -> TypeGuard[type[Choice[object]]]:
+    return isinstance(kind, type) and issubclass(kind, Choice)
+
+
 def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...] | None:
     """All labels: as given, else of the choice's type, else of the one question that its node asks.
 
@@ -267,8 +271,8 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
     """
     labels: tuple[object, ...] | None = None
     none, kind = False, choice.type
-    if isinstance(kind, type) and issubclass(kind, Choice):
-        labels, none = labels_typed(cast("type[Choice[Any]]", kind))
+    if _is_choice(kind):
+        labels, none = labels_typed(kind)
     if given is not None:
         labels = tuple(given)
     if labels is None and isinstance(choice, NodeStep):

@@ -13,9 +13,10 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    Never,
+    TypeGuard,
     TypeVar,
     Union,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -27,6 +28,9 @@ from moa.node import Node, Result
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
+
+Work = Node[Never, object] | Callable[..., object]
+"""A node, or a function that stands for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def union(members: tuple[object, ...]) -> object:
     """The union of several types; `UNKNOWN` where one of them is."""
     if any(member is UNKNOWN for member in members):
         return UNKNOWN
-    joined: Any = Union[members]  # noqa: UP007 - the members are known only at run time
+    joined: object = Union[members]  # noqa: UP007 - the members are known only at run time
     return joined
 
 
@@ -105,10 +109,11 @@ def describe_type(annotation: object) -> str:
         return "None"
     if get_origin(annotation) is None and isinstance(annotation, type):
         return annotation.__name__
+    origin: object = get_origin(annotation)
     arguments = get_args(annotation)
-    if isinstance(get_origin(annotation), type) and arguments:
+    if isinstance(origin, type) and arguments:
         inner = ", ".join("…" if a is Ellipsis else describe_type(a) for a in arguments)
-        return f"{cast('type', get_origin(annotation)).__name__}[{inner}]"
+        return f"{origin.__name__}[{inner}]"
     return str(annotation).replace("typing.", "")
 
 
@@ -159,7 +164,9 @@ def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
     generic: Mapping[str, Any] | None = getattr(annotation, "__pydantic_generic_metadata__", None)
     if generic and generic["origin"] is not None:
         return generic["origin"], generic["args"]
-    return cast("type", get_origin(annotation) or annotation), get_args(annotation)
+    kind: object = get_origin(annotation) or annotation
+    assert isinstance(kind, type), "what is none is undecidable"
+    return kind, get_args(annotation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,12 +195,12 @@ class Signature:
         return split_skipped(self.input(index))[1]
 
 
-def is_node(work: object) -> TypeIs[Node[Any, Any]]:
+def is_node(work: object) -> TypeIs[Node[Never, object]]:
     """Whether `work` has the shape of a node; else it is a function."""
     return hasattr(work, "run") and not isinstance(work, type)
 
 
-def takes_context(work: object) -> bool:
+def takes_context(work: object) -> TypeGuard[Callable[..., Awaitable[object]]]:
     """Whether `work` is a function of a request and of a context: a node written as a function."""
     if is_node(work) or isinstance(work, type) or not callable(work):
         return False
@@ -228,8 +235,8 @@ def name_of(work: object) -> str:
     return getattr(inner, "__name__", type(inner).__name__)
 
 
-def check_work(work: object) -> None:
-    """See that something can stand in a graph.
+def check_work(work: object) -> Work:
+    """Return what can stand in a graph.
 
     Raises:
         WiringError: it is neither a node nor a function; what to give instead.
@@ -243,7 +250,7 @@ def check_work(work: object) -> None:
     if name == "run" and is_node(getattr(work, "__self__", None)):
         raise WiringError("the run of a node was given: give the node itself")
     if is_node(work) or callable(work):
-        return
+        return work
     if hasattr(work, "build"):
         raise WiringError(f"graph {getattr(work, 'name', '')!r} is not built: give g.build(output)")
     if hasattr(work, "capabilities"):
@@ -286,8 +293,8 @@ def _declared(node: object, name: str) -> object:
 
 def _function_signature(function: object) -> Signature:
     inner: object = function
-    while isinstance(inner, functools.partial):
-        inner = cast("functools.partial[object]", inner).func
+    while (wrapped := getattr(inner, "func", None)) and isinstance(inner, functools.partial):
+        inner = wrapped
     plain = isinstance(function, type) or inspect.isroutine(inner)
     called: object = inner if plain else getattr(type(inner), "__call__", None)  # noqa: B004
     if isinstance(function, type):
