@@ -18,9 +18,9 @@ from moa.errors import ConfigError
 from moa.graphs.engine.types import signature_of
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
-from moa.mixing.answer_extraction import Key, stated, written
+from moa.mixing.answer_extraction import Key, stated, write_answer
 from moa.mixing.fan_out import fan_out
-from moa.mixing.voting import Tally, Voted, unreadable
+from moa.mixing.voting import Tally, Voted, unreadable_error
 from moa.node import Node
 
 
@@ -35,7 +35,7 @@ class Chosen(Voted):
     """Others that agree with themselves as much, and that nothing told apart from it."""
 
 
-def _small_in(given: list[object] | None, table: Table) -> list[object]:
+def _complete_models(given: list[object] | None, table: Table) -> list[object]:
     """Give the models of a table: every small one that is configured where there are none."""
     configured = table.endpoints.config.endpoints
     small = [name for name, endpoint in configured.items() if endpoint.tier == "slm"]
@@ -65,7 +65,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
 
     nodes: Annotated[
         Sequence[Annotated[Node[In, object], FromEndpoint(sampler, "slm")]],
-        lists_in_tables(_small_in),
+        lists_in_tables(_complete_models),
     ]
     """The models, each a node that answers the request, with a name of its own and a temperature
     above 0. In a table: endpoints; missing: every small one that is configured."""
@@ -131,7 +131,7 @@ class ChooseBest(Recipe[In, Chosen], Generic[In], recipe="choose_best"):
         read = [place for place, tally in enumerate(tallies) if tally.leaders]
         if not read:
             output = next(output for given in outputs for output in given.values())
-            raise unreadable(came, self.name, written(output, None))
+            raise unreadable_error(came, self.name, write_answer(output, None))
         ranks = {place: (shares[place], self.accuracy.get(names[place], 0.0)) for place in read}
         best = max(read, key=ranks.__getitem__)  # the first of those that rank alike
         voted = tallies[best].majority(outputs[best], self.name)

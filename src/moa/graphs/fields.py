@@ -223,7 +223,7 @@ FROM_GRAPH = PlainValidator(_graph)
 """Reads a node: in a table the name of a graph, or `file.py:object`."""
 
 
-def beside_config(path: str | Path, info: ValidationInfo) -> Path:
+def resolve_path(path: str | Path, info: ValidationInfo) -> Path:
     """Find a path that a table names beside its moa.toml; use it as an `AfterValidator`."""
     file = info.context.endpoints.config.file if isinstance(info.context, Table) else None
     return Path(path) if file is None else file.parent / path
@@ -232,7 +232,7 @@ def beside_config(path: str | Path, info: ValidationInfo) -> Path:
 def _path(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path):
         raise ValueError(f"takes a path, but was given {value!r}")
-    return beside_config(value, info)
+    return resolve_path(value, info)
 
 
 File = Annotated[str | Path, PlainValidator(_path)]
@@ -244,7 +244,7 @@ def from_file(load: Callable[[Path], object]) -> PlainValidator:
 
     def read(value: object, info: ValidationInfo) -> object:
         if isinstance(value, str | Path):
-            return load(beside_config(value, info))
+            return load(resolve_path(value, info))
         if is_list(value):
             return [read(one, info) for one in value]
         if isinstance(value, bool | int | float | dict):

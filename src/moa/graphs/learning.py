@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from moa._json import is_object
 from moa.agents.deciding import DecidingAgent
 from moa.batch import map_rows, reader_of
 from moa.calibration.features import Progress
@@ -32,6 +33,9 @@ from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.node import Outcome
 from moa.questions import Question
+
+if TYPE_CHECKING:
+    from moa.rows import Format
 
 LEARNED = "learned"
 """The setting of a graph that learns."""
@@ -54,7 +58,7 @@ class Message(NamedTuple):
     """Whether it was chosen, its case, and by whom it was labelled, where the row says so."""
 
 
-class Settled(NamedTuple):
+class SettledCount(NamedTuple):
     """How many messages are settled without a large model, and how many of those are right."""
 
     messages: int
@@ -88,27 +92,25 @@ class Learner:
     @cached_property
     def current(self) -> WiredRecipe[object, object]:
         """The graph as its table says, with what was learned before."""
-        return self._wired({"llm": EMBEDDED})
+        return self._load({"llm": EMBEDDED})
 
-    def built(
+    def build(
         self, made: Mapping[str, Calibration] | None = None, /, **given: object
     ) -> WiredRecipe[object, object]:
         """Build the graph with what was learned, or without; no large model writes in it."""
         learned = None if made is None else Learned(graph=self.name, calibrations=dict(made))
-        return self._wired({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
+        return self._load({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
-    def _wired(self, given: Mapping[str, object]) -> WiredRecipe[object, object]:
+    def _load(self, given: Mapping[str, object]) -> WiredRecipe[object, object]:
         # What is learned here is fitted to labels that are given, and to no large model's.
-        node: AnyNode = load_graph(self.name, self.endpoints, {"learn": None, **given})
-        if isinstance(node, Guarded):
-            node = cast("Guarded[Any, Any]", node).node
+        node = _without_guards(load_graph(self.name, self.endpoints, {"learn": None, **given}))
         assert isinstance(node, WiredRecipe), "what learns is wired"
         return node
 
     @cached_property
     def node(self) -> WiredRecipe[object, object]:
         """The graph, as it decides where nothing was learned."""
-        return self.built()
+        return self.build()
 
     @cached_property
     def agents(self) -> dict[str, DecidingAgent[Any]]:
@@ -118,7 +120,7 @@ class Learner:
     @property
     def questions(self) -> dict[str, Question]:
         """What is asked, by name."""
-        return {name: one for a in self.agents.values() for name, one in _named(a).items()}
+        return {one.name: one for agent in self.agents.values() for one in agent.questions}
 
     async def messages(
         self,
@@ -148,7 +150,7 @@ class Learner:
                 request = take(fields)
             except InputError as error:
                 raise ConfigError(f"{where}: {error}") from error
-            texts = await self._texts(request, context)
+            texts = await self._read_texts(request, context)
             if any(text.strip() for text in texts.values()):
                 given = [name for name in texts if labels and name in fields]
                 read = {name: self._label(where, name, fields) for name in given}
@@ -166,7 +168,7 @@ class Learner:
         except InputError as error:
             raise ConfigError(f"{where}: {error}") from error
 
-    async def _texts(self, request: object, context: RunContext) -> dict[str, str]:
+    async def _read_texts(self, request: object, context: RunContext) -> dict[str, str]:
         texts: dict[Step, str] = {}
         for source in {*self._sources.values()}:
             plan = plan_of(self.name, self.node.plan.steps[0], source)
@@ -184,7 +186,7 @@ class Learner:
             if step.node is agent
         }
 
-    def labelled(self, name: str, messages: Iterable[Message]) -> list[Labelled]:
+    def collect_labelled(self, name: str, messages: Iterable[Message]) -> list[Labelled]:
         """Give the texts that have a label of a question, as it is decided on them."""
         return [
             Labelled.model_validate(
@@ -194,13 +196,13 @@ class Learner:
             if name in one.labels and one.texts[name].strip()
         ]
 
-    async def settled(
+    async def count_settled(
         self,
         node: WiredRecipe[object, object],
         messages: Sequence[Message],
         context: RunContext,
         progress: Progress | None = None,
-    ) -> Settled:
+    ) -> SettledCount:
         """Run the graph on messages with labels, and count what it settles, and settles rightly."""
         name = self.node.settles_by
         agent = agents_of(node)[name]
@@ -211,10 +213,12 @@ class Learner:
             message = messages[item.number - 1]
             if isinstance(item.output, Outcome) and item.output.became in SETTLED:
                 settled += 1
-                right += await said(agent, message.texts[name], context) == message.labels[name]
+                right += (
+                    await decide_option(agent, message.texts[name], context) == message.labels[name]
+                )
             if progress is not None:
                 progress("messages through the graph", number, len(messages))
-        return Settled(len(messages), settled, right)
+        return SettledCount(len(messages), settled, right)
 
 
 def learns(name: str) -> bool:
@@ -222,11 +226,14 @@ def learns(name: str) -> bool:
     return name in READY and LEARNED in READY[name].settings
 
 
-def learned_in(node: object) -> Learned | None:
+def find_learned(node: AnyNode) -> Learned | None:
     """Give what a graph has learned; `None` where that is nothing."""
-    inner = cast("Guarded[Any, Any]", node).node if isinstance(node, Guarded) else node
-    learned = getattr(inner, LEARNED, None)
+    learned = getattr(_without_guards(node), LEARNED, None)
     return learned if isinstance(learned, Learned) else None
+
+
+def _without_guards(node: AnyNode) -> AnyNode:
+    return getattr(node, "node", node) if isinstance(node, Guarded) else node
 
 
 def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]]:
@@ -238,7 +245,7 @@ def agents_of(node: WiredRecipe[object, object]) -> dict[str, DecidingAgent[Any]
     return found
 
 
-async def said(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
+async def decide_option(agent: DecidingAgent[Any], text: str, context: RunContext) -> str | None:
     """Give the name of the option that an agent of one question decides on."""
     (answer,) = await agent.answers(text, context)
     if answer.status != "answered":
@@ -246,16 +253,12 @@ async def said(agent: DecidingAgent[Any], text: str, context: RunContext) -> str
     return answer.question.options[answer.best].name
 
 
-def _named(agent: DecidingAgent[Any]) -> dict[str, Question]:
-    return {question.name: question for question in agent.questions}
-
-
 def _input_of(line: dict[str, object]) -> dict[str, object]:
     """Give the input of a line that `moa run` wrote, with its id; any other line is one itself."""
     inside = line.get("input")
     if not {"output", "status"} <= line.keys() or inside is None:
         return line
-    fields = cast("dict[str, object]", inside) if isinstance(inside, dict) else {"text": inside}
+    fields = inside if is_object(inside) else {"text": inside}
     return {"id": line.get("id"), **fields}
 
 

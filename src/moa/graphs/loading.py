@@ -225,7 +225,7 @@ def _find_ready(
     return ready, whole, around if is_object(around) else None
 
 
-def asked_by(node: object) -> frozenset[str] | None:
+def endpoint_names(node: object) -> frozenset[str] | None:
     """Name the endpoints that a node may ask; see `endpoints_in`."""
     found = endpoints_in(node)
     return None if found is None else frozenset(one.name for one in found)
@@ -329,7 +329,7 @@ def _load_object(file: Path, attribute: str, endpoints: Endpoints) -> AnyNode:
     where = f"{file}:{attribute}"
     module = _module(file)
     if not hasattr(module, attribute):
-        names = [name for name, value in vars(module).items() if _isobject_in(name, value, module)]
+        names = [name for name, value in vars(module).items() if _is_runnable(name, value, module)]
         raise ConfigError(f"{file} has no {attribute!r}{nearest(attribute, names)}")
     found: object = getattr(module, attribute)
     if isinstance(found, type):
@@ -400,7 +400,7 @@ def _explain_error(what: str, error: Exception) -> ConfigError:
     return ConfigError(f"{said} ({last.filename}, line {last.lineno})")
 
 
-def _isobject_in(name: str, value: object, module: ModuleType) -> bool:
+def _is_runnable(name: str, value: object, module: ModuleType) -> bool:
     """Whether a file may have it to be run: a node, or a function that was not imported."""
     made = inspect.isfunction(value) and value.__module__ == module.__name__
     return not name.startswith("_") and (made or _is_node(value))

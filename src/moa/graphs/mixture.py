@@ -32,8 +32,8 @@ from moa.graphs.engine.types import describe_type, fits, is_node, signature_of
 from moa.graphs.fields import FromEndpoint, Table, lists_in_tables
 from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.fan_out import fan_out
-from moa.mixing.packing import Asked, Call, Reader, readers_of
-from moa.mixing.voting import agree, most_agreed
+from moa.mixing.packing import Call, LayerRequest, Reader, readers_of
+from moa.mixing.voting import agreement_test, find_most_agreed
 from moa.node import Consulted, Node, Reply
 
 Member = Endpoint | Node[Never, object]
@@ -143,20 +143,20 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
             if pieces() or not run.asked.answers or not error.recoverable:
                 raise
             context.note("failed", f"{self.top.name!r} gave no answer: {error}")
-            best = most_agreed(run.asked.answers)
+            best = find_most_agreed(run.asked.answers)
             said = f"a proposal stands in for what {self.top.name!r} would have written"
             context.note("degraded", said)
             return self._chosen(run, best, "it is the one most alike to the others")
-        return run.mixed(text, self.top.name)
+        return run.finish(text, self.top.name)
 
-    async def aggregate(self, asked: Asked, context: RunContext) -> str:
+    async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
         """Have one answer made of several."""
         return (await self.top.run(asked, context)).output
 
     def _chosen(self, run: _Run, place: int, why: str) -> Mixed:
         by, text = run.asked.names[place], run.asked.answers[place]
         run.context.note("answered", f"the answer is that of {by!r}: {why}")
-        return run.mixed(text, by)
+        return run.finish(text, by)
 
 
 def node_of(member: Member) -> Node[Never, object]:
@@ -186,7 +186,7 @@ def aggregator_of(
     return Proposer(endpoint, instructions, name="aggregator", max_tokens=max_tokens)
 
 
-def _named_in(given: list[object] | None, table: Table) -> list[object]:
+def _complete_proposers(given: list[object] | None, table: Table) -> list[object]:
     """Give the proposers of a table: the default models where there are none."""
     if given is None:
         both = (table.endpoints.slm, table.endpoints.llm)
@@ -195,11 +195,11 @@ def _named_in(given: list[object] | None, table: Table) -> list[object]:
     if "temperature" in table.shared:
         return given
     if _is_nested(given):
-        return [_sampled_apart(layer) for layer in given]
-    return _sampled_apart(given)
+        return [_vary_temperatures(layer) for layer in given]
+    return _vary_temperatures(given)
 
 
-def _sampled_apart(layer: Sequence[object]) -> list[object]:
+def _vary_temperatures(layer: Sequence[object]) -> list[object]:
     """Have an endpoint that is asked more than once in a layer give different answers."""
     tables = [one if is_object(one) else {"endpoint": one} for one in layer]
     names = [table.get("endpoint") for table in tables]
@@ -257,7 +257,7 @@ class Mixture(BaseMixture, recipe="mixture"):
         Annotated[Sequence[_Proposer], Tag("one layer")]
         | Annotated[Sequence[Sequence[_Proposer]], Tag("layers")],
         Discriminator(_shape_of),
-        lists_in_tables(_named_in),
+        lists_in_tables(_complete_proposers),
         BeforeValidator(_refuse_mixed),
     ]
     """The proposers of each layer, or one list per layer. `Proposer` gives an endpoint a
@@ -306,7 +306,7 @@ class _Run:
     mixture: BaseMixture
     request: str | BaseModel
     context: RunContext
-    asked: Asked = field(init=False)
+    asked: LayerRequest = field(init=False)
     """What the next layer, or the aggregator, is given."""
     missing: list[str] = field(default_factory=list[str])
     """Who gave no answer in a layer."""
@@ -316,7 +316,7 @@ class _Run:
     """How many of each layer to come the budget paid for when it was last seen."""
 
     def __post_init__(self) -> None:
-        self.asked = Asked(self.request)
+        self.asked = LayerRequest(self.request)
         self._affordable = tuple(len(layer) for layer in self.mixture.readers)
 
     async def propose(self) -> None:
@@ -345,7 +345,7 @@ class _Run:
             if self.agreed is not None:
                 return
 
-    def mixed(self, text: str, by: str) -> Mixed:
+    def finish(self, text: str, by: str) -> Mixed:
         """Write down what came out."""
         proposals = dict(zip(self.asked.names, self.asked.answers, strict=True))
         return Mixed(text=text, by=by, proposals=proposals, missing=tuple(self.missing))
@@ -369,7 +369,7 @@ class _Run:
         hurry_s, timeout_s = self._part_of_the_time(depth), mixture.proposer_timeout_s
         if depth and hurry_s is not None:  # what is there can wait for no answer that is late
             timeout_s = min(hurry_s, timeout_s or hurry_s)
-        enough = None if mixture.agree is None else agree(mixture.agree)
+        enough = None if mixture.agree is None else agreement_test(mixture.agree)
         drawn = await fan_out(
             members,
             self.asked,
@@ -382,9 +382,9 @@ class _Run:
         )
         answers = tuple(one.output for one in drawn)
         names = tuple(one.name for one in drawn)
-        self.asked = Asked(self.request, answers, names)
+        self.asked = LayerRequest(self.request, answers, names)
         if enough is not None and enough(answers):
-            self.agreed = most_agreed(answers)
+            self.agreed = find_most_agreed(answers)
         else:
             self.missing += [member.name for member in members if member.name not in names]
 
@@ -400,9 +400,9 @@ class _Run:
         read, further = self.asked.answers, 0
         calls: list[list[Call]] = []
         for layer in (members, *self.mixture.readers[depth + 1 :]):
-            calls.append([member.expected(self.request, read, further) for member in layer])
+            calls.append([member.estimate_call(self.request, read, further) for member in layer])
             read, further = (), sum(member.max_tokens for member in layer)
-        ending = self.mixture.top.expected(self.request, read, further)
+        ending = self.mixture.top.estimate_call(self.request, read, further)
         layers, limit = affordable(calls, [ending] * self.mixture.aggregations, self.context)
         if limit and layers != self._affordable:
             whole = tuple(len(layer) for layer in calls)

@@ -22,14 +22,14 @@ from moa.endpoints.known import can_write
 from moa.errors import ConfigError, MoaError
 from moa.graphs.engine.plan import Plan
 from moa.graphs.engine.steps import NodeStep
-from moa.graphs.fields import FromEndpoint, Large, beside_config
+from moa.graphs.fields import FromEndpoint, Large, resolve_path
 from moa.graphs.monitor_windows import Change, Windows
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import Labels
 from moa.node import Dropped, Frozen, Node, Reply
 from moa.questions import Question, TypedAnswer, answers_in
 
-Seen = Callable[[Any], Mapping[str, str]]
+LabelReader = Callable[[Any], Mapping[str, str]]
 """Reads the labels that are watched out of a decision, by the name of the question."""
 
 _REPORT = (
@@ -102,10 +102,10 @@ class Findings(BaseModel):
     examples: dict[str, tuple[str, ...]]
 
 
-def labels_in(decision: object) -> dict[str, str]:
+def read_labels(decision: object) -> dict[str, str]:
     """Read the labels of a decision, by the name of the question; unanswered ones are left out."""
     found: dict[str, str] = {}
-    for question, answer in watched_in(decision):
+    for question, answer in find_answers(decision):
         if isinstance(answer, Verdict):
             found[question] = "kept" if answer.kept else "dropped"
         elif answer.status == "answered":
@@ -113,7 +113,7 @@ def labels_in(decision: object) -> dict[str, str]:
     return found
 
 
-def watched_in(decision: object, name: str = "") -> Iterator[tuple[str, Verdict | TypedAnswer]]:
+def find_answers(decision: object, name: str = "") -> Iterator[tuple[str, Verdict | TypedAnswer]]:
     """Find the answers in a decision, and in the models in it, by the name of the question.
 
     What is in a model of a field has its name in front, such as `decisions.spam`.
@@ -124,7 +124,7 @@ def watched_in(decision: object, name: str = "") -> Iterator[tuple[str, Verdict 
         yield name or answer.question or "label", answer
     elif isinstance(decision, BaseModel):
         for field in type(decision).model_fields:
-            yield from watched_in(getattr(decision, field), f"{name}.{field}" if name else field)
+            yield from find_answers(getattr(decision, field), f"{name}.{field}" if name else field)
 
 
 def decider(
@@ -199,10 +199,10 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     """Windows that make up a reference, and the maximum that are looked at together."""
     alpha: float = Field(default=0.001, gt=0, lt=1)
     """Maximum rate of false reports: 0.001 is one in 1,000 windows."""
-    seen: Seen = labels_in
+    seen: LabelReader = read_labels
     """Reads the labels to watch out of a decision; by default all of its labels, `yes` and `no`,
     levels, and whether a filter kept it, also of the models in it."""
-    state: Annotated[Path, AfterValidator(beside_config)] | None = None
+    state: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """File that keeps the windows from one process to the next, with the texts of the examples;
     `None` keeps nothing. Where the questions or the windows are others by then, it begins anew, and
     the trace says so."""
@@ -229,7 +229,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             reference=self.reference,
             alpha=self.alpha,
             file=self.state,
-            counts=counted_by(self.decider),
+            counts=identify_decider(self.decider),
         )
 
     async def answer(self, request: Item, context: RunContext) -> Observation:
@@ -238,12 +238,12 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
             self.windows.anew = False
             context.note("changed", "other labels or windows than those kept, so counted anew")
         # Before anything is awaited, so in the order of the runs.
-        with self.windows.entered(request.text, request.at) as place:
+        with self.windows.enter(request.text, request.at) as place:
             decision = (await self.decider.run(request.text, context)).output
             place.labels = self.seen(decision)
-            if not place.labels and self.seen is labels_in:
+            if not place.labels and self.seen is read_labels:
                 self._look(decision)
-        with self.windows.untold() as change:
+        with self.windows.claim_change() as change:
             report = None if change is None else await self._report(change, context)
         return Observation(decision=decision, report=report)
 
@@ -251,7 +251,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         """Refuse a decision that never has labels: nothing was counted before, or set aside."""
         state = self.windows.state
         counted = state.learned or state.window.counts
-        if not counted and not isinstance(decision, Dropped) and not dict(watched_in(decision)):
+        if not counted and not isinstance(decision, Dropped) and not dict(find_answers(decision)):
             raise ConfigError(
                 f"{self.name}: a {type(decision).__name__} of {self.decider.name!r} holds no "
                 "labels to watch. Take a node that decides, or give seen="
@@ -260,7 +260,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
     async def _report(self, change: Change, context: RunContext) -> Report:
         """Gather the figures, and have the text written; where nobody can, it holds them alone."""
         findings = Findings(
-            changes=tuple(map(_said, change.moved)),
+            changes=tuple(map(_describe_move, change.moved)),
             figures=tuple(_figures(change)),
             examples=_examples(change),
         )
@@ -295,7 +295,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
         return sketch.arrow(report, sketch.output)
 
 
-def counted_by(decider: object) -> str:
+def identify_decider(decider: object) -> str:
     """Tell what a node decides from what any other does: its questions, or those in its graph."""
     questions: tuple[Question, ...] = getattr(decider, "questions", ())
     said = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
@@ -303,19 +303,19 @@ def counted_by(decider: object) -> str:
     steps = plan.steps if isinstance(plan, Plan) else ()
     nodes = [step.node for step in steps if isinstance(step, NodeStep)]
     nodes = nodes or [*getattr(decider, "members", tuple)()]
-    inner = [counted_by(node) for node in nodes]
+    inner = [identify_decider(node) for node in nodes]
     return repr((getattr(decider, "name", ""), said, getattr(decider, "threshold", None), inner))
 
 
-def _said(moved: Moved) -> str:
+def _describe_move(moved: Moved) -> str:
     where = "in the latest window" if moved.windows == 1 else f"in the latest {moved.windows}"
     return (
-        f"{moved.question}: {moved.label!r} is {'more' if _more(moved) else 'less'} frequent, "
+        f"{moved.question}: {moved.label!r} is {'more' if _has_grown(moved) else 'less'} frequent, "
         f"{percent(moved.now)} {where} and {percent(moved.reference)} in the reference"
     )
 
 
-def _more(moved: Moved) -> bool:
+def _has_grown(moved: Moved) -> bool:
     return moved.now > moved.reference
 
 
@@ -338,6 +338,6 @@ def _examples(change: Change) -> dict[str, tuple[str, ...]]:
     kept = change.window.examples
     return {
         f"{one.question}: {one.label}": kept[one.question][one.label]
-        for one in [one for one in change.moved if _more(one)] or change.moved
+        for one in [one for one in change.moved if _has_grown(one)] or change.moved
         if one.label in kept.get(one.question, {})
     }

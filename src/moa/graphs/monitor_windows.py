@@ -73,7 +73,7 @@ class State(BaseModel):
 
 
 @dataclass(slots=True)
-class Entered:
+class Entry:
     """An item's place in the stream."""
 
     text: str
@@ -106,19 +106,19 @@ class Windows:
         """Whether the file held counts of something else."""
         self.state = State() if self.anew else kept
         self.state.counts = counts
-        self._line: deque[Entered] = deque()
+        self._line: deque[Entry] = deque()
         """The items that are not counted yet, in the order in which they came."""
         self._telling: set[int] = set()
         """Windows whose change is being told."""
 
     @contextmanager
-    def entered(self, text: str, at: datetime | None) -> Generator[Entered]:
+    def enter(self, text: str, at: datetime | None) -> Generator[Entry]:
         """Give an item its place, in the order of these calls; inside, it is given its labels.
 
         It is counted once all before it are.
         """
         at = at or datetime.now(UTC)
-        place = Entered(text, at if at.tzinfo else at.replace(tzinfo=UTC))
+        place = Entry(text, at if at.tzinfo else at.replace(tzinfo=UTC))
         self._line.append(place)
         try:
             yield place
@@ -130,7 +130,7 @@ class Windows:
                 write_state(self.file, self.state)
 
     @contextmanager
-    def untold(self) -> Generator[Change | None]:
+    def claim_change(self) -> Generator[Change | None]:
         """Give a change of which nobody tells yet, if there is one.
 
         It is told where nothing is raised; else who asks next is given it.
@@ -148,7 +148,7 @@ class Windows:
         finally:
             self._telling.discard(change.window.number)
 
-    def _count(self, place: Entered) -> None:
+    def _count(self, place: Entry) -> None:
         if isinstance(self.size, timedelta):
             ends = self.state.ends or place.at + self.size
             if place.at >= ends:

@@ -52,7 +52,7 @@ from moa.endpoints import Endpoint
 from moa.endpoints.encoders import sentence_encoder
 from moa.endpoints.known import can_write
 from moa.errors import ConfigError, InputError
-from moa.graphs.fields import File, Large, PythonNode, Small, beside_config, is_endpoint
+from moa.graphs.fields import File, Large, PythonNode, Small, is_endpoint, resolve_path
 from moa.graphs.recipe import Recipe, Sketch
 from moa.graphs.single_model import load_calibration
 from moa.graphs.writing import attempt
@@ -166,7 +166,7 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
     documents: File | Sequence[File] | None = None
     """Files and folders of text, Markdown, HTML and PDF, in a table beside its `moa.toml`; `None`:
     those in the index."""
-    index: Annotated[Path, AfterValidator(beside_config)] | None = None
+    index: Annotated[Path, AfterValidator(resolve_path)] | None = None
     """Folder of the stored index; `None`: each process reads the files again."""
     search: Literal["words", "meaning", "both"] = "both"
     """Search by words, by meaning or by both. Without an endpoint that embeds: by words."""

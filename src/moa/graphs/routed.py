@@ -49,7 +49,7 @@ def load_router(file: Path) -> Router:
     return Router.load(file)
 
 
-def _first_calibrated(given: list[object] | None, table: Table) -> list[object]:
+def _complete_models(given: list[object] | None, table: Table) -> list[object]:
     """Take the small model and the large one by default; a calibration is of the first."""
     first, *others = given or [{"endpoint": table.endpoints.slm}, {"endpoint": table.endpoints.llm}]
     tables = [one if is_object(one) else {"endpoint": one} for one in others]
@@ -76,7 +76,7 @@ class Routed(Recipe[In, Out], Generic[In, Out], recipe="routed"):
 
     models: Annotated[
         Sequence[Annotated[Node[In, Out], FromEndpoint(single_model)]],
-        lists_in_tables(_first_calibrated),
+        lists_in_tables(_complete_models),
     ]
     """The cheapest first, the best last; in a table without any, the default small model and the
     large one."""

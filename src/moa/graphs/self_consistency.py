@@ -79,10 +79,10 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
             OutputError: no sample holds an answer that could be read.
         """
         tally, outputs = Tally(left=self.samples), dict[int, object]()
-        while not tally.settled:
-            size = min(self.max_concurrency or tally.wanted, tally.left)
+        while not tally.is_settled:
+            size = min(self.max_concurrency or tally.needed, tally.left)
             try:
-                drawn = await self._sampled(size, request, tally, context)
+                drawn = await self._sample(size, request, tally, context)
             except (QuorumNotMet, BudgetExceeded, DeadlineExceeded) as error:
                 if not outputs:
                     raise
@@ -93,7 +93,7 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
             for place, output in drawn.items():
                 outputs[start + place] = output
                 tally = tally.with_vote(start + place, self.key(output))
-            if not tally.settled:
+            if not tally.is_settled:
                 tally = tally.without(size - len(drawn))
         voted = tally.majority(outputs, self.name)
         if voted.partial:
@@ -104,14 +104,14 @@ class SelfConsistency(Sampling[In, Voted], Generic[In], recipe="self_consistency
             )
         return voted
 
-    async def _sampled(
+    async def _sample(
         self, size: int, request: In, tally: Tally, context: RunContext
     ) -> dict[int, object]:
         def enough(outputs: Sequence[object]) -> bool:
             seen = tally
             for place, output in enumerate(outputs, start=self.samples):
                 seen = seen.with_vote(place, self.key(output))
-            return seen.settled
+            return seen.is_settled
 
         drawn = await fan_out(
             [self.node] * size, request, context, straggler_timeout_s=None, enough=enough

@@ -25,7 +25,7 @@ from moa.graphs.mixture import (
     node_of,
 )
 from moa.graphs.recipe import Sketch
-from moa.mixing.packing import Asked
+from moa.mixing.packing import LayerRequest
 from moa.node import Node
 
 
@@ -81,18 +81,18 @@ class SelfMixture(BaseMixture, recipe="self_mixture"):
             self.aggregator = self._itself(node)
         self.arrange([[node] * self.samples], node_of(self.aggregator), aggregations=windows)
 
-    async def aggregate(self, asked: Asked, context: RunContext) -> str:
+    async def aggregate(self, asked: LayerRequest, context: RunContext) -> str:
         """Have one answer made of all, or of a window of them and then of it and the next ones."""
         if self.window is None or len(asked.answers) <= self.window:
             return await super().aggregate(asked, context)
         hidden = quiet(context)  # only the last window's text is the answer
         answers, names = asked.answers, asked.names
         while len(answers) > self.window:
-            first = Asked(asked.request, answers[: self.window], names[: self.window])
+            first = LayerRequest(asked.request, answers[: self.window], names[: self.window])
             standing = await super().aggregate(first, hidden)
             answers = (standing, *answers[self.window :])
             names = ("the answer so far", *names[self.window :])
-        return await super().aggregate(Asked(asked.request, answers, names), context)
+        return await super().aggregate(LayerRequest(asked.request, answers, names), context)
 
     def sketch(self, sketch: Sketch) -> None:
         """The model, and what makes one answer of its samples."""

@@ -33,7 +33,7 @@ from moa.errors import (
     EndpointUnsupported,
     MoaError,
 )
-from moa.graphs.fields import beside_config
+from moa.graphs.fields import resolve_path
 from moa.node import Frozen, Node, Result
 from moa.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.rows._stores import is_address
@@ -79,10 +79,10 @@ def read_learn(given: object, info: ValidationInfo) -> object:
         learn = Learn.model_validate(learn)
     if not isinstance(learn, Learn) or is_address(learn.where):
         return learn
-    return learn.model_copy(update={"where": beside_config(learn.where, info)})
+    return learn.model_copy(update={"where": resolve_path(learn.where, info)})
 
 
-def where_of(where: str | Path, owner: str) -> str | Path:
+def store_of_owner(where: str | Path, owner: str) -> str | Path:
     """Say where the answers of an owner of runs are: in `answers.db` those of nobody.
 
     Those of `team` are in `answers.team.db`, or in Postgres under the name with `.team` behind it.
@@ -96,21 +96,21 @@ def where_of(where: str | Path, owner: str) -> str | Path:
     return path.with_name(f"{path.stem}.{owner}{path.suffix}")
 
 
-class TextRead(NamedTuple):
+class TextReading(NamedTuple):
     """What was read of a text before anybody else was asked."""
 
     own: Answer
     vector: Sequence[float]
 
 
-class Considered(NamedTuple):
+class Consideration(NamedTuple):
     """A text before the large model is asked: its side, and what is said of it so far."""
 
     text: str
     side: Side
     held: bool
     epoch: int
-    read: TextRead | None
+    read: TextReading | None
     """`None` where it couldn't be read."""
     judged: Judged | None
     """`None` where no head is in use, or nothing was read."""
@@ -203,9 +203,9 @@ class Student(Generic[Out_co]):
         from moa.decisions.regression import check_installed
 
         check_installed()
-        store = AnswerStore(where_of(self.learn.where, context.owner))
+        store = AnswerStore(store_of_owner(self.learn.where, context.owner))
         asked = QuestionRecord.model_validate(self.question).model_dump_json()
-        made_of = await self._made_of(context)
+        made_of = await self._identify_readers(context)
 
         def begin() -> None:
             store.open()
@@ -213,9 +213,9 @@ class Student(Generic[Out_co]):
 
         await store.beside(begin)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
-        return Learning(store, self.question, features, await self._names(context))
+        return Learning(store, self.question, features, await self._read_option_names(context))
 
-    async def _made_of(self, context: RunContext) -> str:
+    async def _identify_readers(self, context: RunContext) -> str:
         """Say what reads texts: a head says nothing of what others read."""
         small, agents = self.small, (self.small, *(other.agent for other in self.others))
         asked = [small.endpoint] if any(agent.asks_endpoint for agent in agents) else []
@@ -230,7 +230,7 @@ class Student(Generic[Out_co]):
             {"calibrations": digest, "models": [[one.model, one.digest] for one in found]}
         )
 
-    async def _names(self, context: RunContext) -> tuple[Floats, Ints] | None:
+    async def _read_option_names(self, context: RunContext) -> tuple[Floats, Ints] | None:
         """Read the names of the options like texts: nobody had to label them."""
         asked = self.asked
         if not self._encodes or asked.kind != "choice":
@@ -243,7 +243,9 @@ class Student(Generic[Out_co]):
         read = [await read_vector(_ENCODED, word, asked, sources, context) for word in words]
         return np.array(read), np.array([place for place, _ in named])
 
-    async def consider(self, text: str, own: RunContext, *, case: str | None = None) -> Considered:
+    async def consider(
+        self, text: str, own: RunContext, *, case: str | None = None
+    ) -> Consideration:
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
             shown = await self.small.prompts(text, own)
@@ -256,16 +258,16 @@ class Student(Generic[Out_co]):
         read = await self._read(text, own)
         judged = None
         if head is not None and read is not None:
-            judged = head.judge(self._rounded(read), side.key)
+            judged = head.judge(self._round(read), side.key)
         held = side.is_held_out(state.looks)
-        return Considered(text, side, held, state.epoch, read, judged, head)
+        return Consideration(text, side, held, state.epoch, read, judged, head)
 
-    def may_answer(self, found: Considered) -> bool:
+    def may_answer(self, found: Consideration) -> bool:
         """Whether its own answer may be given; it may be held out all the same."""
         accepted = found.judged is not None and found.judged.accepted
         return accepted and self.learn.answer == "small"
 
-    def answer(self, found: Considered, *, accepted: bool) -> Answer | None:
+    def answer(self, found: Consideration, *, accepted: bool) -> Answer | None:
         """Give its own answer, by the head if one is in use; `None` where nothing was read."""
         if found.read is None:
             return None
@@ -298,7 +300,7 @@ class Student(Generic[Out_co]):
         )
         return given[self.asked.name] if alike else OTHERWISE
 
-    async def add(self, found: Considered, own: RunContext, *, by_small: bool = False) -> int:
+    async def add(self, found: Consideration, own: RunContext, *, by_small: bool = False) -> int:
         """Keep a text before anybody is asked, and return its place."""
         learning = await self.ready(own)
         place = await learning.store.beside(
@@ -358,9 +360,9 @@ class Student(Generic[Out_co]):
                 await self._settle(place, Answered(None, moot=moot), own)
             raise
         seconds = time.perf_counter() - start
-        said = _said(result, label(result.output))._replace(seconds=seconds, moot=moot)
+        said = _record_answer(result, label(result.output))._replace(seconds=seconds, moot=moot)
         if again is not None:
-            said = await self._again(again, label, said, own)
+            said = await self._ask_again(again, label, said, own)
         await self._settle(place, said, own)
         return result
 
@@ -395,7 +397,7 @@ class Student(Generic[Out_co]):
 
         learning = await self.ready(own)
         store = learning.store
-        named = self._named(given)
+        named = self._name_options(given)
         label = named.get(self.asked.name)
         side = store.coin.toss(text, case)
         if label is None:
@@ -409,20 +411,22 @@ class Student(Generic[Out_co]):
             made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
             learned = self.label(named, made)
         held = side.is_held_out(state.looks) and not fits_alone
-        found = Considered(text, side, held, state.epoch, await self._read(text, own), None, None)
+        found = Consideration(
+            text, side, held, state.epoch, await self._read(text, own), None, None
+        )
         source = "person" if people or chosen else "log"
         row = self._row(found, by_small=False)._replace(source=source)
         place = await store.beside(lambda: store.add(row, state.epoch))
         await self._settle(place, Answered(learned, calls=0), own)
         return True
 
-    def _named(self, given: Mapping[str, object]) -> dict[str, str]:
+    def _name_options(self, given: Mapping[str, object]) -> dict[str, str]:
         """Name the options that were given, of the questions that matter here."""
         asked = (self.asked, *(other.agent.questions[0] for other in self.others))
         found = {one.name: label_of(one, given[one.name]) for one in asked if one.name in given}
         return {name: label for name, label in found.items() if label is not None}
 
-    async def _read(self, text: str, own: RunContext) -> TextRead | None:
+    async def _read(self, text: str, own: RunContext) -> TextReading | None:
         """Read a text; `None` where it can't be, and the large model answers."""
         from moa.calibration.reader import logs_of
 
@@ -443,15 +447,15 @@ class Student(Generic[Out_co]):
         logs = logs_of(answer).tolist()
         if self.others:
             logs.append(-math.log(len(self.question.options)))  # it says nothing of OTHERWISE
-        return TextRead(answer, (*logs, *(further[0].vector if further else ())))
+        return TextReading(answer, (*logs, *(further[0].vector if further else ())))
 
     @staticmethod
-    def _rounded(read: TextRead) -> Floats:
+    def _round(read: TextReading) -> Floats:
         from moa.calibration.learning import rounded
 
         return rounded(read.vector)
 
-    def _row(self, found: Considered, *, by_small: bool) -> Row:
+    def _row(self, found: Consideration, *, by_small: bool) -> Row:
         from moa.calibration.answer_rows import Row
 
         read, judged, head = found.read, found.judged, found.head
@@ -475,7 +479,7 @@ class Student(Generic[Out_co]):
         await learning.store.beside(lambda: learning.store.settle(place, said))
         learning.wake(place)
 
-    async def _again(
+    async def _ask_again(
         self,
         ask: Callable[[RunContext], Awaitable[Result[T]]],
         label: Callable[[T], str | None],
@@ -490,7 +494,7 @@ class Student(Generic[Out_co]):
                 raise
             own.note("failed", f"the large model was asked twice, and failed: {error}")
             return said
-        more = _said(result, label(result.output))
+        more = _record_answer(result, label(result.output))
         cost = None if said.cost is None or more.cost is None else said.cost + more.cost
         return said._replace(
             again=more.label,
@@ -508,7 +512,7 @@ def _with_otherwise(asked: Question) -> Question:
     return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
-def _said(result: Result[object], label: str | None) -> Answered:
+def _record_answer(result: Result[object], label: str | None) -> Answered:
     from moa.calibration.answer_rows import Answered
 
     total = result.usage.total

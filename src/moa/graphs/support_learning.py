@@ -103,14 +103,15 @@ class LearningWriter(TypedNode[Lesson, Reply]):
 
     async def answer(self, request: Lesson, context: RunContext) -> Reply:
         """Write, and keep the label."""
-        opened = _opened(request)
+        opened = _require_opened(request)
+        ask_again = partial(_ask_for_labels, self.labeller, request.letter)
         try:
             result = await self.student.teach(
                 opened.place,
                 partial(self.writer.run, request.letter),
                 partial(_label_in, self.student, request),
                 context,
-                again=partial(_labelled, self.labeller, request.letter) if opened.twice else None,
+                again=ask_again if opened.twice else None,
                 moot=request.moot,
             )
         except OutputError as error:
@@ -132,12 +133,12 @@ class HeldOutLabels(TypedNode[Lesson, Label]):
 
     async def answer(self, request: Lesson, context: RunContext) -> Label:
         """Ask for the label of what is held out; keep of the others that nobody was asked."""
-        opened = _opened(request)
+        opened = _require_opened(request)
         if not opened.held:
             await self.student.spare(opened.place, context, moot=request.moot)
             return Label()
         context.note("audited", "it is held out, so that the large model labels it too")
-        ask = partial(_labelled, self.labeller, request.letter)
+        ask = partial(_ask_for_labels, self.labeller, request.letter)
         label = partial(_label_in, self.student, request)
         try:
             result = await self.student.teach(
@@ -220,7 +221,7 @@ def intent_in(opened: Opened | Skipped) -> Choice[str | None] | Skipped:
     return opened if isinstance(opened, Skipped) else opened.intent
 
 
-async def _labelled(labeller: ReplyWriter, letter: Letter, own: RunContext) -> Result[Reply]:
+async def _ask_for_labels(labeller: ReplyWriter, letter: Letter, own: RunContext) -> Result[Reply]:
     return await labeller.run(letter, quiet(own))  # that it breaks off is meant
 
 
@@ -237,6 +238,6 @@ def _label_in(student: Student, request: Lesson, said: object) -> str | None:
     return student.label(said.labels, made)
 
 
-def _opened(request: Lesson) -> Opened:
+def _require_opened(request: Lesson) -> Opened:
     assert request.opened is not None, "an empty message is asked of nobody"
     return request.opened

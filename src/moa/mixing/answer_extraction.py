@@ -14,7 +14,7 @@ from moa.calibration.verifiers import answer_of
 from moa.node import Reply, Text
 
 
-def as_key(value: object) -> Callable[..., object]:
+def read_key(value: object) -> Callable[..., object]:
     """Read a key: a function, or the name of one of this module as a table of moa.toml has it."""
     known = {key.__name__: key for key in (stated, last_number)}
     found = known.get(value, value) if isinstance(value, str) else value
@@ -23,7 +23,7 @@ def as_key(value: object) -> Callable[..., object]:
     return found
 
 
-Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(as_key)]
+Key = Annotated[Callable[[Any], Hashable | None], PlainValidator(read_key)]
 """Turns what a node gave into what it answers: equal where the answers are, and `None` where it
 answers nothing that could be read."""
 
@@ -47,7 +47,7 @@ def last_number(reply: object) -> Fraction | None:
     return final_answer(text_of(reply)).number
 
 
-def shown(answer: Hashable) -> str:
+def format_answer(answer: Hashable) -> str:
     """Write an answer: a whole number without a fraction."""
     if isinstance(answer, Fraction) and answer.denominator > 1:
         exact = float(answer)
@@ -55,11 +55,11 @@ def shown(answer: Hashable) -> str:
     return str(getattr(answer, "value", answer))
 
 
-def written(output: object, answer: Hashable | None) -> str:
+def write_answer(output: object, answer: Hashable | None) -> str:
     """Write what a node gave as text: a text as it is, of any other output what it answers."""
     if isinstance(output, str | Text | Reply) or answer is None:
         return text_of(output)
-    return shown(answer)
+    return format_answer(answer)
 
 
 def _read(value: object) -> Hashable | None:

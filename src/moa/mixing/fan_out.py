@@ -32,7 +32,7 @@ Out = TypeVar("Out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn(Generic[Out]):
+class MemberResult(Generic[Out]):
     """What one member of a fan-out gave."""
 
     place: int
@@ -59,7 +59,7 @@ async def fan_out(
     straggler_timeout_s: float | None = 0.2,
     hurry_s: float | None = None,
     enough: Callable[[Sequence[Out]], bool] | None = None,
-) -> list[Drawn[Out]]:
+) -> list[MemberResult[Out]]:
     """Ask all members at once; give what came, in the order of the members.
 
     A member that fails, whatever it raises, or is late is left out, and named in the trace with the
@@ -145,14 +145,16 @@ class _Fan(Generic[Out]):
     straggler_timeout_s: float
     quorum: int | None
     enough: Callable[[Sequence[Out]], bool] | None
-    running: dict[asyncio.Task[Drawn[Out]], int] = field(
-        default_factory=dict[asyncio.Task[Drawn[Out]], int]
+    running: dict[asyncio.Task[MemberResult[Out]], int] = field(
+        default_factory=dict[asyncio.Task[MemberResult[Out]], int]
     )
-    ended: list[asyncio.Task[Drawn[Out]]] = field(default_factory=list[asyncio.Task[Drawn[Out]]])
+    ended: list[asyncio.Task[MemberResult[Out]]] = field(
+        default_factory=list[asyncio.Task[MemberResult[Out]]]
+    )
     turn: asyncio.Future[None] | None = None
     """Done once a member has ended."""
     contexts: dict[int, RunContext] = field(default_factory=dict[int, RunContext])
-    there: dict[int, Drawn[Out]] = field(default_factory=dict[int, Drawn[Out]])
+    there: dict[int, MemberResult[Out]] = field(default_factory=dict[int, MemberResult[Out]])
     failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
     told: list[tuple[int, NoteKind, str]] = field(default_factory=list[tuple[int, NoteKind, str]])
     asking: list[Exception] = field(default_factory=list[Exception])
@@ -187,7 +189,7 @@ class _Fan(Generic[Out]):
         for place, kind, what in told:
             self._tell(place, kind, what)
 
-    async def _ask(self, place: int, member: Node[In, Out], request: In) -> Drawn[Out]:
+    async def _ask(self, place: int, member: Node[In, Out], request: In) -> MemberResult[Out]:
         name, start = self.names[place], time.perf_counter()
         step = "" if name == member.name else name
         own = self.context.nested(step, timeout_s=self.timeout_s)
@@ -205,7 +207,7 @@ class _Fan(Generic[Out]):
         seconds = time.perf_counter() - start
         if heard:
             self.context.emit(NodeFinished(self._path(place), result.output, seconds))
-        return Drawn(place=place, name=name, result=result, seconds=seconds)
+        return MemberResult(place=place, name=name, result=result, seconds=seconds)
 
     async def wait(self, hurry_s: float | None) -> None:
         """Wait until enough is there, and say of whoever still runs then why it is left out."""
@@ -230,7 +232,7 @@ class _Fan(Generic[Out]):
                 self._take(task)
         return None
 
-    async def _until_some_end(self, time: float) -> list[asyncio.Task[Drawn[Out]]]:
+    async def _until_some_end(self, time: float) -> list[asyncio.Task[MemberResult[Out]]]:
         """Wait until members have ended, and no longer than until a time of the event loop."""
         if not self.ended:
             loop = asyncio.get_running_loop()
@@ -244,7 +246,7 @@ class _Fan(Generic[Out]):
         ended, self.ended = self.ended, []
         return ended
 
-    def _end(self, task: asyncio.Task[Drawn[Out]]) -> None:
+    def _end(self, task: asyncio.Task[MemberResult[Out]]) -> None:
         self.ended.append(task)
         self._wake()
 
@@ -256,7 +258,7 @@ class _Fan(Generic[Out]):
         """Cancel who still runs, and wait until it has ended."""
         await cancel([*self.running])
 
-    def answers(self) -> list[Drawn[Out]]:
+    def answers(self) -> list[MemberResult[Out]]:
         """What is there, in the order of the members, if it is enough; see `fan_out`."""
         if self.asking:
             raise join_interrupts(self.asking)
@@ -267,7 +269,7 @@ class _Fan(Generic[Out]):
     def _outputs(self) -> list[Out]:
         return [self.there[place].output for place in sorted(self.there)]
 
-    def _take(self, task: asyncio.Task[Drawn[Out]]) -> None:
+    def _take(self, task: asyncio.Task[MemberResult[Out]]) -> None:
         place = self.running.pop(task)
         try:
             self.there[place] = task.result()

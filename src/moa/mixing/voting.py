@@ -16,7 +16,7 @@ from pydantic import Field
 from moa._text import words_in
 from moa.calibration.acceptance import text_of
 from moa.errors import ConfigError, OutputError
-from moa.mixing.answer_extraction import Key, shown, stated, written
+from moa.mixing.answer_extraction import Key, format_answer, stated, write_answer
 from moa.node import Reply
 
 _RUN = 3
@@ -85,19 +85,19 @@ class Tally:
         return self._top / len(self.ballots) if self.ballots else 0.0
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether no samples that may still come can change or tie the majority."""
         return not self.left or self._lead > self.left
 
     @property
-    def partial(self) -> bool:
+    def is_partial(self) -> bool:
         """Whether samples that will not come could have changed or tied the majority."""
         return bool(self.lost) and self._lead <= self.lost + self.left
 
     @property
-    def wanted(self) -> int:
+    def needed(self) -> int:
         """Minimum number of further samples that could settle it, if all agree with the leader."""
-        if self.settled:
+        if self.is_settled:
             return 0
         return min(self.left, (self.left - self._lead) // 2 + 1)
 
@@ -112,21 +112,23 @@ class Tally:
             OutputError: no sample holds an answer that could be read.
         """
         if not self.leaders:
-            raise unreadable(len(outputs), node, written(next(iter(outputs.values())), None))
+            raise unreadable_error(
+                len(outputs), node, write_answer(next(iter(outputs.values())), None)
+            )
         winner = self.leaders[0]
-        return self.voted(written(outputs[self.place_of(winner)], winner), winner)
+        return self.record_vote(write_answer(outputs[self.place_of(winner)], winner), winner)
 
-    def voted(self, text: str, answer: Hashable | None) -> Voted:
+    def record_vote(self, text: str, answer: Hashable | None) -> Voted:
         """Write down the vote, for the answer that was chosen."""
         votes = 0 if answer is None else self.counts[answer]
         return Voted(
             text=text,
-            answer="" if answer is None else shown(answer),
+            answer="" if answer is None else format_answer(answer),
             confidence=votes / len(self.ballots),
-            votes={shown(a): votes for a, votes in self.counts.items()},
+            votes={format_answer(a): votes for a, votes in self.counts.items()},
             unreadable=sum(given is None for _, given in self.ballots),
-            tied=tuple(shown(a) for a in self.leaders if a != answer),
-            partial=self.partial,
+            tied=tuple(format_answer(a) for a in self.leaders if a != answer),
+            partial=self.is_partial,
         )
 
     @property
@@ -139,7 +141,7 @@ class Tally:
         return self._top - next(iter(list(self.counts.values())[1:]), 0)
 
 
-def unreadable(count: int, node: str, text: str, *, else_do: str = "") -> OutputError:
+def unreadable_error(count: int, node: str, text: str, *, else_do: str = "") -> OutputError:
     """Say that nothing in several answers, of which `text` is one, could be compared."""
     return OutputError(
         f"in none of {count} answers something was found that could be compared. Ask for a form "
@@ -149,7 +151,7 @@ def unreadable(count: int, node: str, text: str, *, else_do: str = "") -> Output
     )
 
 
-def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool]:
+def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool]:
     """Give the test that ends a fan-out once enough answers are the same.
 
     Args:
@@ -171,7 +173,7 @@ def agree(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool
     return enough
 
 
-def most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
+def find_most_agreed(answers: Sequence[object], *, key: Key = stated) -> int:
     """Give the place of the first answer of the largest group that says the same.
 
     Where all differ, it is the one whose words the others use most.

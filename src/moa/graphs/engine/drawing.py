@@ -450,19 +450,19 @@ def _body(diagram: Diagram, depth: int, *, styled: bool) -> Iterator[str]:
 
 
 def _box_line(key: str, box: Box, *, styled: bool) -> str:
-    label = _escaped(box.label)
+    label = _escape(box.label)
     if styled and box.detail:
-        label += f"<br/><small>{_escaped(box.detail)}</small>"
+        label += f"<br/><small>{_escape(box.detail)}</small>"
     opening, closing = _SHAPES.get(box.look or "", ("[", "]"))
     return f'{key}{opening}"{label}"{closing}' + (f":::{box.look}" if styled else "")
 
 
 def _arrow_line(arrow: Arrow) -> str:
     line = "-.->" if arrow.decides_only else "-->"
-    label = _escaped(", ".join(arrow.labels))
+    label = _escape(", ".join(arrow.labels))
     return f"{arrow.start} {line}" + (f'|"{label}"|' if label else "") + f" {arrow.end}"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """What means something to Mermaid, HTML or Markdown becomes an entity of Mermaid's."""
     return re.sub(r"[^\w ·.,:|/()…-]", lambda found: f"#{ord(found[0])};", text)

@@ -67,9 +67,9 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
         Raises:
             NotResumable: there is no run to go on with, or it is finished.
         """
-        if _goes_on(input):
+        if _resumes(input):
             _check(input, config, self.get_state(config or {}) if self.checkpointer else None)
-        called = _with_reading(config, options)
+        called = _mark_reading(config, options)
         yield from self._pregel.stream(input, called, **options)
 
     async def astream(
@@ -80,10 +80,10 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
         Raises:
             NotResumable: there is no run to go on with, or it is finished.
         """
-        if _goes_on(input):
+        if _resumes(input):
             state = await self.aget_state(config or {}) if self.checkpointer else None
             _check(input, config, state)
-        called = _with_reading(config, options)
+        called = _mark_reading(config, options)
         async for piece in self._pregel.astream(input, called, **options):
             yield piece
 
@@ -113,7 +113,7 @@ class CompiledGraph(Pregel[Any, Any, Any, Any]):
             """Run it, and return its output."""
 
 
-def _goes_on(given: object) -> bool:
+def _resumes(given: object) -> bool:
     return given is None or _is_answer(given)
 
 
@@ -139,7 +139,7 @@ def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | 
         )
 
 
-def _with_reading(config: RunnableConfig | None, options: Mapping[str, object]) -> RunnableConfig:
+def _mark_reading(config: RunnableConfig | None, options: Mapping[str, object]) -> RunnableConfig:
     is_read = any("custom" in str(options.get(mode)) for mode in ("stream_mode", "print_mode"))
     settings = (config or {}).get("configurable") or {}
     if not settings and not is_read:
@@ -172,7 +172,7 @@ def compile_node(
     return CompiledGraph(
         node=node,
         nodes={node.name: builder.subscribe_only(START).do(entry).write_to(END)},
-        channels={START: _Request(request_form), END: _Output(output_form, END)},
+        channels={START: _RequestChannel(request_form), END: _OutputChannel(output_form, END)},
         input_channels=START,
         output_channels=END,
         stream_channels=END,
@@ -303,7 +303,7 @@ class Listener:
             run.on_llm_end(LLMResult(generations=[[ChatGeneration(message=message)]]))
 
 
-class _Typed:
+class _TypedChannel:
     """A channel of LangGraph that holds JSON, and shows a value of a type."""
 
     typ: JsonForm
@@ -321,7 +321,7 @@ class _Typed:
         return self.typ.load(channel.get())
 
 
-class _Request(_Typed, EphemeralValue[object]):
+class _RequestChannel(_TypedChannel, EphemeralValue[object]):
     typ: JsonForm
 
     def update(self, values: Sequence[object]) -> bool:
@@ -329,5 +329,5 @@ class _Request(_Typed, EphemeralValue[object]):
         return super().update([self.typ.admit(value) for value in values])
 
 
-class _Output(_Typed, LastValue[object]):
+class _OutputChannel(_TypedChannel, LastValue[object]):
     typ: JsonForm

@@ -103,7 +103,7 @@ def adapter_of(kind: Any) -> TypeAdapter[object]:
 
 
 @cache
-def kept_form(kind: object, owner: str) -> JsonForm | None:
+def json_form(kind: object, owner: str) -> JsonForm | None:
     """Say how the values of a type are kept; `None`: it is not known, so they can't be."""
     return JsonForm(kind, owner=owner) if is_known(kind) else None
 

@@ -65,7 +65,7 @@ H = TypeVar("H")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
-Asked = Node[T, U] | Callable[[T], Awaitable[U]] | Callable[[T, RunContext], Awaitable[U]]
+NodeLike = Node[T, U] | Callable[[T], Awaitable[U]] | Callable[[T, RunContext], Awaitable[U]]
 """A node, or an asynchronous function that stands for one: of its input, and of the run's context
 where it asks agents."""
 Condition = Handle[bool] | Handle[bool | Skipped]
@@ -106,7 +106,7 @@ class Graph(Generic[In]):
     @overload
     def add(
         self,
-        node: Asked[T, U],
+        node: NodeLike[T, U],
         source: Handle[T],
         *,
         eager: bool | None = None,
@@ -115,7 +115,7 @@ class Graph(Generic[In]):
     @overload
     def add(
         self,
-        node: Asked[T, U],
+        node: NodeLike[T, U],
         source: Handle[T | Skipped],
         *,
         when: Condition | None = None,
@@ -125,7 +125,7 @@ class Graph(Generic[In]):
     @overload
     def add(
         self,
-        node: Asked[T, U],
+        node: NodeLike[T, U],
         source: Handle[T | Skipped],
         *,
         when: Condition | None = None,
@@ -133,7 +133,7 @@ class Graph(Generic[In]):
         eager: bool | None = None,
         name: str | None = None,
     ) -> Handle[U | V]: ...
-    # In a union with Asked, mypy would not tell an asynchronous function from one that is not.
+    # In a union with NodeLike, mypy would not tell an asynchronous function from one that is not.
     @overload
     def add(
         self,
@@ -232,7 +232,7 @@ class Graph(Generic[In]):
     @overload
     def loop(
         self,
-        body: Asked[T, T] | Callable[[T], T],
+        body: NodeLike[T, T] | Callable[[T], T],
         source: Handle[T],
         *,
         until: Callable[[T], bool],
@@ -242,7 +242,7 @@ class Graph(Generic[In]):
     @overload
     def loop(
         self,
-        body: Asked[T, T] | Callable[[T], T],
+        body: NodeLike[T, T] | Callable[[T], T],
         source: Handle[T | Skipped],
         *,
         until: Callable[[T], bool],
@@ -500,21 +500,21 @@ class Graph(Generic[In]):
             )
 
     def _declare(self, step: NodeStep) -> Handle[object]:
-        twin = self._named(step.name)
+        twin = self._find_node(step.name)
         if twin is not None and all(
             exclude_each_other(other, self._branch) for other in twin.branches
         ):
-            if _same(twin, step):
+            if _is_same(twin, step):
                 twin.branches.append(self._branch)
                 return Handle(twin)
             step.name = f"{step.name}[{path(self._branch)}]"
-            twin = self._named(step.name)
+            twin = self._find_node(step.name)
         if twin is not None:
             self._problems.append(f"two nodes are called {step.name!r}: give one another name=")
         self._nodes.append(step)
         return Handle(step)
 
-    def _named(self, name: str) -> NodeStep | None:
+    def _find_node(self, name: str) -> NodeStep | None:
         return next((step for step in self._nodes if step.name == name), None)
 
 
@@ -523,7 +523,7 @@ def _check_name(name: object) -> None:
         raise WiringError(f'a graph takes its name first: Graph("…", {name_of(name)})')
 
 
-def _same(one: NodeStep, other: NodeStep) -> bool:
+def _is_same(one: NodeStep, other: NodeStep) -> bool:
     """Whether two labels of a `match` ask for the same node on the same source."""
     first, second = (
         (step.node, step.sources, step.when, step.otherwise, step.eager, step.thread)

@@ -15,7 +15,7 @@ from moa._json import is_sequence
 from moa._threads import USER_THREADS
 from moa.context import RunContext
 from moa.errors import ConfigError, DeadlineExceeded, MoaError, NodeError, WiringError
-from moa.graphs.engine.forms import JsonForm, kept_form
+from moa.graphs.engine.forms import JsonForm, json_form
 from moa.graphs.engine.plan import Plan, Task
 from moa.graphs.engine.types import Skipped
 from moa.journal import explain, interrupts_of, join_interrupts
@@ -351,7 +351,7 @@ NodeOutput = tuple[object, bool | None]
 
 async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutput:
     """Run a node or a function in a run that can be resumed, or give what it gave before."""
-    form = kept_form(task.output, task.name)
+    form = json_form(task.output, task.name)
     return await run_once(
         context,
         f"{context.node}/{task.name}",

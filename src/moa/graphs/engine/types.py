@@ -275,10 +275,10 @@ def _node_signature(node: object) -> Signature:
     hints = _hints(getattr(type(node), "run", None))
     variables = _bound_variables(node)
     parameters = [name for name in hints if name not in ("return", "context")]
-    taken = _declared(node, "input_type")
+    taken = _declared_type(node, "input_type")
     if taken is UNKNOWN and parameters:
         taken = _resolve(hints[parameters[0]], variables)
-    given, result = _declared(node, "output_type"), hints.get("return", UNKNOWN)
+    given, result = _declared_type(node, "output_type"), hints.get("return", UNKNOWN)
     if given is UNKNOWN and get_origin(result) is Result:
         given = _resolve(get_args(result)[0], variables)
     output, may_skip = split_skipped(given)
@@ -286,7 +286,7 @@ def _node_signature(node: object) -> Signature:
     return Signature(inputs=(taken,), output=output, may_skip=may_skip, settles=settles)
 
 
-def _declared(node: object, name: str) -> object:
+def _declared_type(node: object, name: str) -> object:
     found = getattr(node, name, None)
     return UNKNOWN if found is None or isinstance(found, property | TypeVar) else found
 
