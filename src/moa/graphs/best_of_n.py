@@ -41,7 +41,7 @@ class BestOf(Reply):
     texts: int = Field(ge=1)
     """Different texts among them, which is what is judged."""
     partial: bool = False
-    """Whether samples failed, or were too many for the budget or the time."""
+    """True if samples failed, or were too many for the budget or the time."""
 
 
 def _arithmetic(value: object, table: Table) -> object:

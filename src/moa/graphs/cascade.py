@@ -261,7 +261,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
             before = box
 
     def _annotate(self, found: _TierAnswer[Out], span: Span) -> None:
-        """Say on the span of the cascade what it decided, and who did."""
+        """Write to the span of the cascade which tier decided, and what."""
         span.set(names.DECISION_ACCEPTED, found.accepted)
         span.set(names.DECISION_ESCALATED, found.place > 0)
         first = self.tiers[0]
@@ -313,7 +313,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         return _TierAnswer(best.output, best.place)
 
     def _can_go_on(self, place: int, error: MoaError) -> bool:
-        """Whether another tier may answer; one that all could rest on has to be set up right."""
+        """Return True if an earlier answer or another tier may stand in for a failed tier."""
         return error.recoverable if place == len(self.tiers) - 1 else error.escalates
 
     async def _ask(
@@ -323,7 +323,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         before: _TierAnswer[Out] | None,
         own: RunContext,
     ) -> _TierAnswer[Out]:
-        """Ask one tier: all there is to answer, or the questions that are still in doubt."""
+        """Ask one tier everything, or only the questions that are still in doubt."""
         names = () if before is None else before.doubtful
         part = self._part(place, names)
         if part is None:
@@ -352,7 +352,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
         return _TierAnswer(output, place, said.accepted, (), ", ".join(said.reasons))
 
     def _part(self, place: int, names: tuple[str, ...]) -> Node[In, Out] | None:
-        """A tier that is asked some of its questions; `None` where it can't be, or all are."""
+        """Return a tier that asks only these questions; `None` if it can't, or there are none."""
         only = getattr(self.tiers[place], "only", None)
         if not names or only is None:
             return None
@@ -367,7 +367,7 @@ class Cascade(Recipe[In, Out], Generic[In, Out], recipe="cascade"):
 
 
 def _labels(tier: object) -> dict[str, set[str]]:
-    """Give the labels of each question of a tier; of a single one by no name, as names may vary."""
+    """Return the labels of a tier by question; a single question has no name, as names may vary."""
     asked = tier.questions if isinstance(tier, DecidingAgent) else ()
     single = len(asked) == 1
     return {"" if single else one.name: {o.name for o in one.options} for one in asked}

@@ -65,11 +65,11 @@ class Table:
     graph: Callable[[str], object]
     """Builds another graph by its name."""
     shared: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Settings in it that are no fields of the recipe: those of its nodes."""
+    """Settings that are no fields of the recipe, but of its nodes."""
 
     @property
     def file(self) -> str:
-        """Where it stands, for errors."""
+        """Path of its file, for errors."""
         return str(self.endpoints.config.file or FILE)
 
     def explain(self, error: ValidationError, kind: object) -> str:
@@ -77,7 +77,7 @@ class Table:
         return explain(error, kind, where=self.file, table=f"graphs.{self.name}")
 
     def endpoint(self, name: object, tier: Tier) -> Endpoint:
-        """Give an endpoint, or the one of a name; without a name the default one of the tier."""
+        """Return the endpoint of a name, or the default of the tier if there is no name."""
         if is_endpoint(name):
             return name
         if name is None or name == "":
@@ -116,12 +116,12 @@ class FromEndpoint:
 
     @property
     def table_fields(self) -> Mapping[str, FieldInfo]:
-        """What its table can say, by key."""
+        """The fields that its table can set, by key."""
         own = settings_of(self.make) if self.make else dict[str, FieldInfo]()
         return own if self.tier is None else {"endpoint": FieldInfo(annotation=str), **own}
 
     def read(self, value: object, info: ValidationInfo) -> object:
-        """Give the node or endpoint, or make it of what names it."""
+        """Return the node or endpoint, or make it from a name or a table."""
         wanted = "an endpoint" if self.make is None else "a node"
         if self.make is not None and is_node(value):
             return value
@@ -165,7 +165,7 @@ Large = Annotated[Endpoint, FromEndpoint(tier="llm")]
 
 
 def markers_in(kind: object) -> Iterator[FromEndpoint]:
-    """Find what reads endpoints, however deep in a field or in an annotation."""
+    """Yield the `FromEndpoint` markers of a field or an annotation, however deep."""
     if isinstance(kind, FromEndpoint):
         yield kind
     elif isinstance(kind, FieldInfo):
@@ -177,7 +177,7 @@ def markers_in(kind: object) -> Iterator[FromEndpoint]:
 
 
 def only_in_tables(read: Callable[[object, Table], object]) -> BeforeValidator:
-    """Have what stands in a table, or `None` for what is missing, replaced before it is read."""
+    """Replace the value of a table, or `None` if it is missing, before it is read."""
 
     def read_first(value: object, info: ValidationInfo) -> object:
         return read(value, info.context) if isinstance(info.context, Table) else value
@@ -188,7 +188,7 @@ def only_in_tables(read: Callable[[object, Table], object]) -> BeforeValidator:
 def lists_in_tables(
     complete: Callable[[list[object] | None, Table], list[object]],
 ) -> BeforeValidator:
-    """Have a list in a table, or `None` for a missing one, completed before its items are read."""
+    """Complete the list of a table, or `None` if it is missing, before its items are read."""
 
     def complete_list(value: object, table: Table) -> object:
         return complete(value, table) if value is None or is_list(value) else value
@@ -224,7 +224,7 @@ FROM_GRAPH = PlainValidator(_graph)
 
 
 def resolve_path(path: str | Path, info: ValidationInfo) -> Path:
-    """Find a path that a table names beside its moa.toml; use it as an `AfterValidator`."""
+    """Resolve a path of a table from the folder of its moa.toml; used as an `AfterValidator`."""
     file = info.context.endpoints.config.file if isinstance(info.context, Table) else None
     return Path(path) if file is None else file.parent / path
 
@@ -255,13 +255,13 @@ def from_file(load: Callable[[Path], object]) -> PlainValidator:
 
 
 def settings_of(make: Callable[..., object]) -> Mapping[str, FieldInfo]:
-    """List what a table can say: the fields of a recipe, or the keywords of what makes a node."""
+    """Return the keys of a table: the fields of a recipe, or the keywords of a node's maker."""
     fields = fields_of(make) or _model_of(make).model_fields
     return {name: it for name, it in fields.items() if it.exclude is None}
 
 
 def settings_below(make: Callable[..., object]) -> dict[str, FieldInfo]:
-    """List what a table can say, with what it can say of the nodes in it; see `settings_of`."""
+    """Return the keys of a table, with those of the nodes in it; see `settings_of`."""
     own, found = settings_of(make), dict[str, FieldInfo]()
     for marker in (it for one in own.values() for it in markers_in(one)):
         found |= settings_below(marker.make) if marker.make else {}
@@ -292,7 +292,7 @@ def _model_of(make: Callable[..., object]) -> type[BaseModel]:
 
 
 def _field(hint: object, *, is_needed: bool) -> tuple[object, object]:
-    """Say how a keyword is read out of a table."""
+    """Return the pydantic field of a keyword."""
     if _is_read(hint):
         return hint, ... if is_needed else None
     return _ONLY_IN_PYTHON, Field(default=None, exclude=True, validate_default=is_needed)
@@ -316,7 +316,7 @@ def _hint_of(annotation: object, names: dict[str, object]) -> object:
 
 
 def _is_read(hint: object) -> bool:
-    """Say if pydantic can read a type out of a table; an endpoint is given apart."""
+    """Return True if pydantic can read a type from a table; endpoints are passed separately."""
     if hint is None or hint is inspect.Parameter.empty:
         return False
     try:

@@ -49,17 +49,17 @@ class Message(NamedTuple):
     fields: dict[str, object]
     """All that stands in the row."""
     request: object
-    """What the graph takes."""
+    """The input of the graph."""
     texts: Mapping[str, str]
-    """What each question is decided on, by its name."""
+    """The text that each question is decided on, by its name."""
     labels: Mapping[str, str]
     """Names of the right options, by name of the question."""
     marks: Mapping[str, object]
-    """Whether it was chosen, its case, and by whom it was labelled, where the row says so."""
+    """`chosen`, `case` and `labelled_by` of the row, as far as it has them."""
 
 
 class SettledCount(NamedTuple):
-    """How many messages are settled without a large model, and how many of those are right."""
+    """Numbers of messages, of those settled without a large model, and of the right ones."""
 
     messages: int
     settled: int
@@ -114,12 +114,12 @@ class Learner:
 
     @cached_property
     def agents(self) -> dict[str, DecidingAgent[Any]]:
-        """Who decides each question, by its name."""
+        """The deciding agents, by the name of the question."""
         return agents_of(self.node)
 
     @property
     def questions(self) -> dict[str, Question]:
-        """What is asked, by name."""
+        """The questions, by name."""
         return {one.name: one for agent in self.agents.values() for one in agent.questions}
 
     async def messages(
@@ -177,7 +177,7 @@ class Learner:
 
     @cached_property
     def _sources(self) -> dict[str, Step]:
-        """What each question is decided on."""
+        """The step whose output each question is decided on."""
         steps = [step for step in self.node.plan.steps if isinstance(step, NodeStep)]
         return {
             name: step.sources[0]
@@ -222,12 +222,12 @@ class Learner:
 
 
 def learns(name: str) -> bool:
-    """Whether a name is that of a ready graph that learns."""
+    """Return True if the ready graph of this name learns."""
     return name in READY and LEARNED in READY[name].settings
 
 
 def find_learned(node: AnyNode) -> Learned | None:
-    """Give what a graph has learned; `None` where that is nothing."""
+    """Return what a graph has learned; `None` if it has learned nothing."""
     learned = getattr(_without_guards(node), LEARNED, None)
     return learned if isinstance(learned, Learned) else None
 

@@ -83,7 +83,7 @@ class Ready(NamedTuple):
 
     @property
     def settings(self) -> Mapping[str, FieldInfo]:
-        """What its table in moa.toml may say, by key."""
+        """The fields that its table in moa.toml can set, by key."""
         below = settings_below(self.made_by.make) if self.made_by.make else {}
         return below | dict(self.made_by.table_fields)
 
@@ -232,9 +232,9 @@ def endpoint_names(node: object) -> frozenset[str] | None:
 
 
 def endpoints_in(node: object) -> list[Endpoint] | None:
-    """Give the endpoints that a node may ask, but for those that a calibration reads beside.
+    """Return the endpoints that a node may ask, without those that only a calibration reads.
 
-    It is `None` where a node in it, however deep, is of a kind that may ask any.
+    `None`: a node in it, however deep, may ask any endpoint.
     """
     found: list[Endpoint] = []
     for one in nodes_in(node):
@@ -246,7 +246,7 @@ def endpoints_in(node: object) -> list[Endpoint] | None:
 
 
 def texts_to_encode(node: object) -> list[str]:
-    """Give what encoders will be asked for, whatever the inputs are; empty where they aren't."""
+    """Return the texts that encoders will read whatever the inputs are; empty without encoders."""
     found: list[str] = []
     for one in nodes_in(node):
         if isinstance(one, DecidingAgent):
@@ -255,7 +255,7 @@ def texts_to_encode(node: object) -> list[str]:
 
 
 def nodes_in(node: object) -> Iterator[object]:
-    """Give a node and those that it runs, however deep, as each names them; no functions."""
+    """Yield a node and the nodes that it runs, however deep, without functions."""
     if is_node(node):
         yield node
         members: Callable[[], Iterable[object]] = getattr(node, "members", tuple)
@@ -266,7 +266,7 @@ def nodes_in(node: object) -> Iterator[object]:
 def fingerprints(
     names: Iterable[str], endpoints: Endpoints, *, given: Mapping[str, object] | None = None
 ) -> dict[str, str]:
-    """Say what the answers of each of some nodes depend on, so that another setup is told apart.
+    """Return a fingerprint for each node of everything that its answers depend on.
 
     That is the endpoints and graphs of the configuration, the settings given, and whatever stands
     in the files that these name, and in the file of a node of one's own; what that imports is not.
@@ -291,7 +291,7 @@ def fingerprints(
 
 
 _WRITTEN = ("index", "learn", "state", "store")
-"""Keys of what a graph writes itself, so that it is another after each run."""
+"""Keys of files that a graph writes itself, so that they change with each run."""
 
 
 def files_in(said: object, folder: Path) -> Iterator[Path]:
@@ -311,7 +311,7 @@ def files_in(said: object, folder: Path) -> Iterator[Path]:
 
 
 def _digest_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """Tell what stands in files, and in all files of folders."""
+    """Return the SHA-256 of files, and of all files of folders."""
     files = [
         file
         for path in paths
@@ -401,7 +401,7 @@ def _explain_error(what: str, error: Exception) -> ConfigError:
 
 
 def _is_runnable(name: str, value: object, module: ModuleType) -> bool:
-    """Whether a file may have it to be run: a node, or a function that was not imported."""
+    """Return True for a public node of a file, or a function that it defines."""
     made = inspect.isfunction(value) and value.__module__ == module.__name__
     return not name.startswith("_") and (made or _is_node(value))
 

@@ -200,7 +200,7 @@ def _complete_proposers(given: list[object] | None, table: Table) -> list[object
 
 
 def _vary_temperatures(layer: Sequence[object]) -> list[object]:
-    """Have an endpoint that is asked more than once in a layer give different answers."""
+    """Set a temperature for endpoints that a layer names more than once."""
     tables = [one if is_object(one) else {"endpoint": one} for one in layer]
     names = [table.get("endpoint") for table in tables]
     return [
@@ -307,13 +307,13 @@ class _Run:
     request: str | BaseModel
     context: RunContext
     asked: LayerRequest = field(init=False)
-    """What the next layer, or the aggregator, is given."""
+    """Input of the next layer, or of the aggregator."""
     missing: list[str] = field(default_factory=list[str])
-    """Who gave no answer in a layer."""
+    """Names of the proposers that gave no answer in a layer."""
     agreed: int | None = None
     """Place of the answer that enough of the last layer agree on."""
     _affordable: tuple[int, ...] = ()
-    """How many of each layer to come the budget paid for when it was last seen."""
+    """Number of proposers of each further layer that the budget allowed at the last look."""
 
     def __post_init__(self) -> None:
         self.asked = LayerRequest(self.request)
@@ -346,12 +346,12 @@ class _Run:
                 return
 
     def finish(self, text: str, by: str) -> Mixed:
-        """Write down what came out."""
+        """Return the output of the run."""
         proposals = dict(zip(self.asked.names, self.asked.answers, strict=True))
         return Mixed(text=text, by=by, proposals=proposals, missing=tuple(self.missing))
 
     def _members(self, depth: int) -> list[Reader]:
-        """Those of a layer, without who gave no answer in one before, if others are left."""
+        """Return the proposers of a layer, without those that failed before, if others are left."""
         layer = self.mixture.readers[depth]
         members = [member for member in layer if member.name not in self.missing]
         if not members:
@@ -394,7 +394,7 @@ class _Run:
         return None if left is None else left / (len(self.mixture.readers) - depth + 1)
 
     def _affords(self, depth: int, members: Sequence[Reader]) -> int:
-        """Say how many of a layer the budget pays for, all that follows included."""
+        """Return how many of a layer the budget allows, with all calls that follow."""
         if not self.context.limited:
             return len(members)
         read, further = self.asked.answers, 0

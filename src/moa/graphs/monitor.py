@@ -75,7 +75,7 @@ class Report(Reply):
     """The first few texts of that window with labels that are more frequent now, cut. Data: they
     may say anything."""
     written: bool
-    """Whether the large model wrote `text`; otherwise it holds the figures alone."""
+    """True if the large model wrote `text`; otherwise it holds the figures alone."""
 
 
 class _Read(BaseModel):
@@ -296,7 +296,7 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
 
 
 def identify_decider(decider: object) -> str:
-    """Tell what a node decides from what any other does: its questions, or those in its graph."""
+    """Return a text that differs between deciders: its questions, or those in its graph."""
     questions: tuple[Question, ...] = getattr(decider, "questions", ())
     said = [(q.name, q.kind, q.text, [o.name for o in q.options]) for q in questions]
     plan = getattr(decider, "plan", None)

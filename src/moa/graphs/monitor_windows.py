@@ -79,7 +79,7 @@ class Entry:
     text: str
     at: datetime
     labels: Mapping[str, str] | None = None
-    """What it was found to be; `None`: it could not be decided."""
+    """Its labels by question; `None`: it could not be decided."""
     decided: bool = False
 
 
@@ -103,17 +103,17 @@ class Windows:
         kept = read_state(self.file, State, what="the windows of a monitor") or State()
         counts = hashlib.sha256(f"{self.size}/{counts}".encode()).hexdigest()[:16]
         self.anew = kept.counts not in ("", counts)
-        """Whether the file held counts of something else."""
+        """True if the file held counts of something else."""
         self.state = State() if self.anew else kept
         self.state.counts = counts
         self._line: deque[Entry] = deque()
         """The items that are not counted yet, in the order in which they came."""
         self._telling: set[int] = set()
-        """Windows whose change is being told."""
+        """Numbers of the windows whose change is being reported."""
 
     @contextmanager
     def enter(self, text: str, at: datetime | None) -> Generator[Entry]:
-        """Give an item its place, in the order of these calls; inside, it is given its labels.
+        """Queue an item, in the order of these calls; set its labels inside the block.
 
         It is counted once all before it are.
         """
@@ -131,9 +131,9 @@ class Windows:
 
     @contextmanager
     def claim_change(self) -> Generator[Change | None]:
-        """Give a change of which nobody tells yet, if there is one.
+        """Claim a change that nobody reports yet, if there is one.
 
-        It is told where nothing is raised; else who asks next is given it.
+        It counts as reported if nothing is raised; else the next call claims it again.
         """
         free = (one for one in self.state.untold if one.window.number not in self._telling)
         change = next(free, None)

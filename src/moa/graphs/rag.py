@@ -114,7 +114,7 @@ class SourcedAnswer(Reply):
 
     @property
     def supported(self) -> bool:
-        """Whether a check found every sentence of the text in the passages that it cites."""
+        """Return True if a check found every sentence of the text in the passages that it cites."""
         return all(claim.verdict in ("supported", "unsupported") for claim in self.claims)
 
     def __str__(self) -> str:
@@ -494,5 +494,5 @@ def question_of(request: Text | str, graph: str) -> str:
 
 
 def is_absent(text: str) -> bool:
-    """Whether an answer says that the passages don't hold it."""
+    """Return True if an answer says that the passages don't hold it."""
     return _LEADING.sub("", text[:_BEGINNING]).upper().startswith(ABSENT)

@@ -87,9 +87,9 @@ class Refined(Reply):
     faults: tuple[str, ...] = ()
     """What the critic still finds in it."""
     content: bool = False
-    """Whether the critic is content: it finds no fault, or its score is high enough."""
+    """True if the critic is content: it finds no fault, or its score is high enough."""
     partial: bool = False
-    """Whether a failure, the budget or the time ended it before that, and before the rounds."""
+    """True if a failure, the budget or the time ended it before that, and before the rounds."""
 
 
 MAX_TOKENS = 512

@@ -157,7 +157,7 @@ class Solution(Reply):
     steps: tuple[StepResult, ...]
     """Of its plan; none where the first try stands."""
     verified: bool
-    """Whether every step has an answer, all sums hold, and the answer is accepted by another model
+    """True if every step has an answer, all sums hold, and the answer is accepted by another model
     than wrote it, or by the given policy. A model that agrees with itself verifies nothing."""
     reasons: tuple[str, ...]
     """What speaks for it where nothing was found wrong, else what is wrong with it."""
@@ -362,7 +362,7 @@ class PlanRun:
     context: RunContext
     """Its listener hears of the steps, and of nothing that a model writes."""
     uses_wrong: bool
-    """Whether a step goes on from a result that is known to be wrong."""
+    """True if a step goes on from a result that is known to be wrong."""
     done: dict[str, asyncio.Future[StepResult]] = field(
         default_factory=dict[str, asyncio.Future[StepResult]]
     )

@@ -97,7 +97,7 @@ def store_of_owner(where: str | Path, owner: str) -> str | Path:
 
 
 class TextReading(NamedTuple):
-    """What was read of a text before anybody else was asked."""
+    """The small node's own reading of a text."""
 
     own: Answer
     vector: Sequence[float]
@@ -161,9 +161,9 @@ class Student(Generic[Out_co]):
         self.learn = learn
         self.others = others
         self.asked: Question = self.small.questions[0]
-        """What the small node asks."""
+        """The question of the small node."""
         self.question = _with_otherwise(self.asked) if others else self.asked
-        """What is learned."""
+        """The question that is learned."""
         encoder = self.small.encoder
         self._encodes = feeds_heads(encoder)
         self._lock = Lock()
@@ -216,7 +216,7 @@ class Student(Generic[Out_co]):
         return Learning(store, self.question, features, await self._read_option_names(context))
 
     async def _identify_readers(self, context: RunContext) -> str:
-        """Say what reads texts: a head says nothing of what others read."""
+        """Identify the models and calibrations that read texts: a head fits no others."""
         small, agents = self.small, (self.small, *(other.agent for other in self.others))
         asked = [small.endpoint] if any(agent.asks_endpoint for agent in agents) else []
         if small.encoder is not None and self._encodes:
@@ -231,7 +231,7 @@ class Student(Generic[Out_co]):
         )
 
     async def _read_option_names(self, context: RunContext) -> tuple[Floats, Ints] | None:
-        """Read the names of the options like texts: nobody had to label them."""
+        """Compute vectors of the option names, which need no labels."""
         asked = self.asked
         if not self._encodes or asked.kind != "choice":
             return None
@@ -263,7 +263,7 @@ class Student(Generic[Out_co]):
         return Consideration(text, side, held, state.epoch, read, judged, head)
 
     def may_answer(self, found: Consideration) -> bool:
-        """Whether its own answer may be given; it may be held out all the same."""
+        """Return True if its own answer may be given; the text may still be held out."""
         accepted = found.judged is not None and found.judged.accepted
         return accepted and self.learn.answer == "small"
 
@@ -486,7 +486,7 @@ class Student(Generic[Out_co]):
         said: Answered,
         own: RunContext,
     ) -> Answered:
-        """Ask once more: how far the large model differs from itself is the least that can be."""
+        """Ask the large model twice: its disagreement with itself bounds what can be learned."""
         try:
             result = await ask(quiet(own))
         except MoaError as error:

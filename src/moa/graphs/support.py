@@ -102,7 +102,7 @@ class Answered(Reply):
 
     @property
     def became(self) -> Became:
-        """Whether it is a template, a draft, or a reply that a model wrote."""
+        """The kind of reply: a template, a draft, or a text that a model wrote."""
         if self.kind == "draft":
             return "drafted"
         return "replied" if self.written_by == "template" else "written"
@@ -121,7 +121,7 @@ class Routed(Frozen):
 
     @property
     def became(self) -> Became:
-        """Whether it comes first, waits for a reply, is set aside, or is with people of a queue."""
+        """How it is handled: first, waiting, set aside, or by the people of a queue."""
         return _BECAME.get(self.queue, "routed")
 
     def __str__(self) -> str:
@@ -322,11 +322,11 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return Lesson(letter=letter, opened=opened, moot=len(either) == 1, reading=reading)
 
     def is_asked(self, reading: Reading | None, opened: Opened | Skipped) -> bool:
-        """Whether the large model reads it, to write or to label it."""
+        """Return True if the large model reads the message, to answer or to label it."""
         return self.needs_llm(reading) or (isinstance(opened, Opened) and opened.held)
 
     def is_unwritten(self, reading: Reading | None) -> bool:
-        """Whether there is a message, and no model writes to it."""
+        """Return True if there is a message, and no model writes to it."""
         return reading is not None and not self.needs_llm(reading)
 
     def _settle_taught(
@@ -363,13 +363,13 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return letter_of(text, reading, found, self.intents if self._is_clear(reading) else {})
 
     def _is_clear(self, reading: Reading | None) -> bool:
-        """Whether it is sure enough what a message wants to be told to whoever writes."""
+        """Return True if the intent is sure enough to be shown to the writer."""
         if reading is None or reading.intent.status != "answered" or reading.intent.doubtful:
             return False
         return self._unclear(reading.intent) is None
 
     def _with_head(self, agent: D, criterion: str | None = None) -> D:
-        """Have an agent decide by the shipped head of its question, if that asks what ships."""
+        """Let an agent decide by the shipped head, if its question is the shipped one."""
         (question,) = agent.questions
         learned = self.learned and self.learned.of("support", question)
         if learned:
@@ -384,7 +384,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return made.by_shipped_head(question.name) if ours.get(question.name, True) else made
 
     def needs_llm(self, reading: Reading | None) -> bool:
-        """Whether a model has to write, since no routine settles it."""
+        """Return True if a model has to write, since no routine settles it."""
         return self.why_llm(reading) is not None and not self._for_people(reading)
 
     def why_llm(self, reading: Reading | None) -> str | None:
@@ -456,7 +456,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
     def _check_reply(
         self, reply: Reply, letter: Letter, reading: Reading, why: str
     ) -> Answered | Routed:
-        """Look at what was written: a reply, a draft, or nothing that helps whoever answers."""
+        """Check a written text: it becomes a reply, a draft, or is of no use."""
         sent = self._may_send if self.replies is None else self.replies == "send"
         given = [text for text in (self.policy, *self.facts) if text.strip()]
         doubts, useless = doubts_about(reply, letter, given, sent=sent, model=self.llm.model)
@@ -474,11 +474,11 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
 
     @property
     def _may_send(self) -> bool:
-        """Whether what the model writes may go out unread, by what is known of it."""
+        """Return True if what the model writes may go out unread, by what is known of it."""
         return is_sent(self.llm)
 
     def _explain_danger(self, reading: Reading) -> str | None:
-        """Say why people look at it first; `None` where nothing tells of danger."""
+        """Explain why people read it first; `None` if there is no sign of danger."""
         danger = reading.danger
         if danger is None:
             return None
@@ -491,7 +491,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         return f"it may be {self.danger}{sure}{said}" if danger.value else None
 
     def _for_people(self, reading: Reading | None) -> bool:
-        """Whether no model may answer it: people are in danger, or a small one is too small."""
+        """Return True if only people may answer: danger, or urgent and too hard for the model."""
         if reading is None or self._explain_danger(reading):
             return reading is not None
         urgent = reading.urgency.status == "answered" and is_urgent(reading.urgency)

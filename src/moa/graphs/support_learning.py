@@ -35,9 +35,9 @@ class Opened(Frozen):
     place: int
     """Where its answer is kept."""
     held: bool
-    """Whether the large model has to label it, whatever becomes of it."""
+    """True if the large model has to label it, whatever becomes of it."""
     twice: bool
-    """Whether the large model is asked twice."""
+    """True if the large model is asked twice."""
 
 
 class Lesson(Frozen):
@@ -47,7 +47,7 @@ class Lesson(Frozen):
     opened: Opened | None
     """`None` where there was nothing to read."""
     moot: bool
-    """Whether the large model writes, or doesn't, whatever the intent is."""
+    """True if the intent doesn't change whether the large model writes."""
     reading: Reading | None = None
     """What was decided."""
 

@@ -70,7 +70,7 @@ class Written(Reply):
     """A reply as the model wrote it."""
 
     cut: bool = False
-    """Whether it breaks off at the limit of tokens."""
+    """True if it breaks off at the limit of tokens."""
 
 
 class Labelled(Written):
@@ -256,7 +256,7 @@ def letter_of(
 
 
 def is_sent(llm: Endpoint) -> bool:
-    """Whether what an endpoint writes may go out unread, by what is known of its model.
+    """Return True if what an endpoint writes may go out unread, by what is known of its model.
 
     Where nothing is, its tier says what somebody takes it for.
     """

@@ -33,7 +33,7 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberResult(Generic[Out]):
-    """What one member of a fan-out gave."""
+    """The result of one member of a fan-out."""
 
     place: int
     """Its place among the members that were asked, from 0."""
@@ -45,7 +45,7 @@ class MemberResult(Generic[Out]):
 
     @property
     def output(self) -> Out:
-        """What it answered."""
+        """The answer."""
         return self.result.output
 
 
@@ -121,7 +121,7 @@ async def fan_out(
 
 
 def _take_turns(members: Sequence[object]) -> bool:
-    """Whether an endpoint is asked by more members than it works on at once."""
+    """Return True if an endpoint is asked by more members than it works on at once."""
     asked = (getattr(each, "endpoint", None) for each in members)
     endpoints: list[Endpoint] = [innermost(each) for each in asked if each is not None]
     return any(
@@ -132,7 +132,7 @@ def _take_turns(members: Sequence[object]) -> bool:
 
 
 _Kept = tuple[list[int], list[tuple[int, NoteKind, str]]]
-"""Who had answered, and what was told of the others."""
+"""Places of those that answered, and the notes on the others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -158,7 +158,7 @@ class _Fan(Generic[Out]):
     failed: dict[int, MoaError] = field(default_factory=dict[int, MoaError])
     told: list[tuple[int, NoteKind, str]] = field(default_factory=list[tuple[int, NoteKind, str]])
     asking: list[Exception] = field(default_factory=list[Exception])
-    """Of members that ask people, so that the run stops once the others have ended."""
+    """Interrupts of members that ask people: the run stops once the others have ended."""
 
     @property
     def minimum(self) -> int:
@@ -167,7 +167,7 @@ class _Fan(Generic[Out]):
 
     @property
     def _waits_no_more(self) -> bool:
-        """Whether who still runs gets no more than the straggler timeout."""
+        """Return True if the others get no more than the straggler timeout."""
         here = len(self.there)
         if self.quorum is not None:
             return here >= self.quorum
@@ -210,7 +210,7 @@ class _Fan(Generic[Out]):
         return MemberResult(place=place, name=name, result=result, seconds=seconds)
 
     async def wait(self, hurry_s: float | None) -> None:
-        """Wait until enough is there, and say of whoever still runs then why it is left out."""
+        """Wait until there are enough answers, and note why each other member is left out."""
         now = asyncio.get_running_loop().time
         hurry_at = math.inf if hurry_s is None else now() + hurry_s
         cut_at = math.inf
@@ -259,7 +259,7 @@ class _Fan(Generic[Out]):
         await cancel([*self.running])
 
     def answers(self) -> list[MemberResult[Out]]:
-        """What is there, in the order of the members, if it is enough; see `fan_out`."""
+        """Return the results, in the order of the members, if there are enough; see `fan_out`."""
         if self.asking:
             raise join_interrupts(self.asking)
         if len(self.there) < self.minimum:

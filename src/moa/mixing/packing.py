@@ -48,7 +48,7 @@ _SLACK = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """What is read, and what became of each answer. Places are those of the answers given."""
+    """The text to be read, and what became of each answer, by its place."""
 
     consulted: Consulted
     order: tuple[int, ...]
@@ -60,7 +60,7 @@ class Packing:
     merged: dict[int, int] = field(default_factory=dict[int, int])
     """Near duplicates, and the answer that stands for each of them."""
     left_out: tuple[int, ...] = ()
-    """Those for which there was no room at all."""
+    """Places of answers for which there was no room at all."""
 
 
 async def pack(
@@ -147,7 +147,7 @@ def _twins(answers: Sequence[str]) -> dict[int, int]:
 
 
 def _note_repeats(others: int) -> str:
-    """What stands behind an answer that others are nearly the same as."""
+    """Return the remark behind an answer for which near duplicates were left out."""
     say = "another answer says" if others == 1 else f"{others} other answers say"
     return f"\n[{say} nearly the same]"
 
@@ -166,7 +166,7 @@ async def _cut(text: str, end: str, level: int, count: Count) -> tuple[str, int]
 
 
 def _levels(sizes: dict[int, int], alone: set[int], room: int) -> dict[int, int]:
-    """Say how long each answer may be: those that stand alone whole, as far as that goes.
+    """Return the length of each answer: answers that stand alone stay whole, if possible.
 
     What is shared is shared so that the shorter ones stay whole and the longer ones get equally
     much (max-min fairness).
@@ -188,12 +188,12 @@ def _share(sizes: dict[int, int], room: int) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class LayerRequest:
-    """What a layer is given: the request, and what the layer before answered."""
+    """Input of a layer: the request, and the answers of the layer before."""
 
     request: str | BaseModel
     answers: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    """Who gave each answer; shown to nobody but the trace."""
+    """Author of each answer, for the trace alone."""
 
 
 class Reader:
@@ -216,7 +216,7 @@ class Reader:
 
     @property
     def is_small(self) -> bool:
-        """Whether a small model writes."""
+        """Return True if a small model writes."""
         return self.endpoint is not None and self.endpoint.tier == "slm"
 
     async def run(self, request: LayerRequest, context: RunContext | None = None, /) -> Result[str]:

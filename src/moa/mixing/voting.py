@@ -38,7 +38,7 @@ class Voted(Reply):
     tied: tuple[str, ...] = ()
     """Other answers that as many samples gave."""
     partial: bool = False
-    """Whether samples that failed, or were too many for the budget or the time, could have changed
+    """True if samples that failed, or were too many for the budget or the time, could have changed
     it."""
 
 
@@ -60,12 +60,12 @@ class Tally:
         return cls(left=0, ballots=ballots, lost=samples - len(ballots))
 
     def with_vote(self, place: int, answer: Hashable | None) -> Tally:
-        """Count a sample that came."""
+        """Return the tally with one more sample."""
         ballots = tuple(sorted((*self.ballots, (place, answer)), key=lambda ballot: ballot[0]))
         return replace(self, left=self.left - 1, ballots=ballots)
 
     def without(self, samples: int) -> Tally:
-        """Don't wait for some samples any more."""
+        """Return the tally without some outstanding samples, which count as lost."""
         return replace(self, left=self.left - samples, lost=self.lost + samples)
 
     @cached_property
@@ -86,12 +86,12 @@ class Tally:
 
     @property
     def is_settled(self) -> bool:
-        """Whether no samples that may still come can change or tie the majority."""
+        """True if no outstanding sample can change or tie the majority."""
         return not self.left or self._lead > self.left
 
     @property
     def is_partial(self) -> bool:
-        """Whether samples that will not come could have changed or tied the majority."""
+        """True if the lost samples could have changed or tied the majority."""
         return bool(self.lost) and self._lead <= self.lost + self.left
 
     @property
@@ -119,7 +119,7 @@ class Tally:
         return self.record_vote(write_answer(outputs[self.place_of(winner)], winner), winner)
 
     def record_vote(self, text: str, answer: Hashable | None) -> Voted:
-        """Write down the vote, for the answer that was chosen."""
+        """Return the vote, for the answer that was chosen."""
         votes = 0 if answer is None else self.counts[answer]
         return Voted(
             text=text,
@@ -142,7 +142,7 @@ class Tally:
 
 
 def unreadable_error(count: int, node: str, text: str, *, else_do: str = "") -> OutputError:
-    """Say that nothing in several answers, of which `text` is one, could be compared."""
+    """Return the error for several answers, `text` among them, that can't be compared."""
     return OutputError(
         f"in none of {count} answers something was found that could be compared. Ask for a form "
         f"that the key reads{else_do}",
@@ -152,7 +152,7 @@ def unreadable_error(count: int, node: str, text: str, *, else_do: str = "") -> 
 
 
 def agreement_test(least: int, *, key: Key = stated) -> Callable[[Sequence[object]], bool]:
-    """Give the test that ends a fan-out once enough answers are the same.
+    """Return a test that ends a fan-out once enough answers agree.
 
     Args:
         least: How many must be.

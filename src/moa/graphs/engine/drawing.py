@@ -133,7 +133,7 @@ class Drawing:
         return self.mermaid
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        """What a notebook shows: a picture where one can be drawn, else Mermaid's text."""
+        """Return a picture for a notebook if one can be drawn, else Mermaid's text."""
         shown = {"text/plain": self.mermaid, "text/markdown": f"```mermaid\n{self.mermaid}```"}
         try:
             return {**shown, "image/svg+xml": self.svg}
@@ -156,7 +156,7 @@ class Box:
     detail: str = ""
     """A second, smaller line; may be empty."""
     waits: bool = False
-    """Whether it starts only when it is certain that something needs it; drawn dashed."""
+    """True if it starts only when it is certain that something needs it; drawn dashed."""
 
     @property
     def looks(self) -> Box:
@@ -167,7 +167,7 @@ class Box:
 
 
 class Sketch:
-    """What is drawn of a node of nodes: boxes and arrows. It can't be run, so it can't pretend to.
+    """The drawing of a node of nodes: boxes and arrows.
 
     Its test compares the nodes that are drawn with those that ran.
     """
@@ -318,7 +318,7 @@ def _joins(plan: Plan) -> set[Step]:
 
 
 def _follows(step: Step, branch: Branch) -> bool:
-    """Whether something else in the branch comes before a step."""
+    """Return True if something else in the branch comes before a step."""
     return any(
         branch in source.branches if isinstance(source, NodeStep) else _follows(source, branch)
         for source in step.needs
@@ -333,7 +333,7 @@ class Arrow:
     end: str
     labels: list[str] = field(default_factory=list[str])
     decides_only: bool = True
-    """Whether nothing but a decision passes; drawn dashed."""
+    """True if nothing but a decision passes; drawn dashed."""
 
 
 @dataclass(slots=True)
@@ -391,7 +391,7 @@ def diagram_of(drawn: Drawable, key: str = "g", *, opened: bool = True) -> Diagr
 
 
 def _look(node: object) -> tuple[Look, str]:
-    """How a node looks, and what the second line of its box says."""
+    """Return the look of a node, and the second line of its box."""
     if isinstance(node, Human):
         return "person", f"a person · {describe_type(node.output_type)}"
     endpoint: object = getattr(node, "endpoint", None)
@@ -464,5 +464,5 @@ def _arrow_line(arrow: Arrow) -> str:
 
 
 def _escape(text: str) -> str:
-    """What means something to Mermaid, HTML or Markdown becomes an entity of Mermaid's."""
+    """Write characters that Mermaid, HTML or Markdown would interpret as entities."""
     return re.sub(r"[^\w ·.,:|/()…-]", lambda found: f"#{ord(found[0])};", text)

@@ -42,7 +42,7 @@ from moa.trace import Event, NodeFinished, TextDelta
 In = TypeVar("In")
 Out = TypeVar("Out")
 _IS_READ = "__moa_is_read__"
-"""Where a configuration says whether somebody reads the custom stream of the graph."""
+"""Key of a configuration: True if the caller reads the custom stream of the graph."""
 
 
 class CompiledGraph(Pregel[Any, Any, Any, Any]):
@@ -122,9 +122,9 @@ def _is_answer(given: object) -> bool:
 
 
 def _check(given: object, config: RunnableConfig | None, state: StateSnapshot | None) -> None:
-    """See that there is a run to go on with; LangGraph would take what is given for a request.
+    """Check that there is a run to resume; LangGraph would take the input for a request.
 
-    One that is finished has an output, which would look like that of an answer.
+    The output of a finished run would look like the result of this answer.
     """
     thread = ((config or {}).get("configurable") or {}).get("thread_id")
     if state is None or state.created_at is None:
@@ -213,7 +213,7 @@ async def run_in_task(
 
 
 def _source_of_output(node: Compilable[Never, object]) -> str:
-    """Name the node; of a graph the step that gives its output, if the type isn't known."""
+    """Return the node's name, or of a graph with an unknown output type that of its last step."""
     plan: object = getattr(node, "plan", None)
     if not isinstance(plan, Plan) or is_known(plan.steps[plan.output].type):
         return node.name
@@ -235,7 +235,7 @@ def _draw(node: Drawable) -> Graph:
 
 
 def _check_outputs(node: object) -> None:
-    """See that a checkpoint can keep what the nodes of a graph give."""
+    """Check that a checkpoint can keep the outputs of all nodes."""
     plan: object = getattr(node, "plan", None)
     for step in plan.steps if isinstance(plan, Plan) else ():
         if isinstance(step, NodeStep):
@@ -266,7 +266,7 @@ class Listener:
 
     @property
     def is_needed(self) -> bool:
-        """Whether anybody listens."""
+        """Return True if anybody listens."""
         return bool(self._others or self._messages)
 
     def __call__(self, event: Event) -> None:

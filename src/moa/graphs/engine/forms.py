@@ -93,7 +93,7 @@ class AsItIs(JsonForm):
 
 
 def is_known(kind: object) -> bool:
-    """Whether values of a type can be told from their JSON."""
+    """Return True if values of a type can be read back from JSON."""
     return kind is not UNKNOWN and kind is not Any and kind is not BaseModel
 
 
@@ -104,15 +104,15 @@ def adapter_of(kind: Any) -> TypeAdapter[object]:
 
 @cache
 def json_form(kind: object, owner: str) -> JsonForm | None:
-    """Say how the values of a type are kept; `None`: it is not known, so they can't be."""
+    """Return the form of values in a journal; `None` if their type is unknown, so none is kept."""
     return JsonForm(kind, owner=owner) if is_known(kind) else None
 
 
 def channel_form(kind: object, owner: str, *, kept: bool) -> JsonForm:
-    """Say how LangGraph passes values of a type on, and whether a checkpoint keeps them.
+    """Return the form in which LangGraph passes values on, and a checkpoint keeps them.
 
     Raises:
-        WiringError: it does, and their type is not known, so their JSON could not be turned back.
+        WiringError: they are kept, and their type is unknown, so they could not be read back.
     """
     if is_known(kind) and (kept or BaseModel not in get_args(kind)):
         return JsonForm(kind, owner=owner)

@@ -524,7 +524,7 @@ def _check_name(name: object) -> None:
 
 
 def _is_same(one: NodeStep, other: NodeStep) -> bool:
-    """Whether two labels of a `match` ask for the same node on the same source."""
+    """Return True if two labels of a `match` ask for the same node on the same source."""
     first, second = (
         (step.node, step.sources, step.when, step.otherwise, step.eager, step.thread)
         for step in (one, other)

@@ -53,12 +53,12 @@ class Task:
 
     @property
     def scratchpad(self) -> PregelScratchpad | None:
-        """What `interrupt` reads and writes. Each run of a task has its own."""
+        """The state of `interrupt`. Each run of a task has its own."""
         return self._settings.get(CONFIG_KEY_SCRATCHPAD)
 
     @property
     def is_streamed(self) -> bool:
-        """Whether a graph around this one streams what is written inside."""
+        """Return True if a graph around this one streams what is written inside."""
         return CONFIG_KEY_STREAM in self._settings
 
     @property
@@ -122,7 +122,7 @@ def pending_questions(writes: Sequence[tuple[str, str, object]], task: str) -> f
 
 
 def can_ask() -> bool:
-    """Whether LangGraph runs this code, so that `interrupt` works."""
+    """Return True if LangGraph runs this code, so that `interrupt` works."""
     try:
         return Task().scratchpad is not None
     except RuntimeError:  # outside of LangGraph, as in a job

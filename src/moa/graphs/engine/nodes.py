@@ -51,7 +51,7 @@ class FunctionNode(TypedNode[object, object]):
 
     span_kind: ClassVar[Kind] = "function"
     may_be_dear = True
-    """Nobody sees whom it asks, so it isn't started in vain."""
+    """It may call any model, so it starts only once it is needed."""
 
     def __init__(self, function: Callable[..., Awaitable[object]]) -> None:
         if not inspect.iscoroutinefunction(function):
@@ -118,7 +118,7 @@ class Loop:
 
     @property
     def goal(self) -> str:
-        """What it runs until, as far as a name says it; may be empty."""
+        """Name of the function that ends it; empty for a lambda."""
         called = name_of(self.until)
         return "" if called == "<lambda>" else called
 
@@ -218,7 +218,7 @@ class Human:
 
 
 def is_kept(context: RunContext) -> bool:
-    """Whether a run is kept until people answer: by LangGraph, with a checkpointer."""
+    """Return True if LangGraph keeps the run in a checkpointer until people answer."""
     if context.journal is None:
         return False
     from moa.graphs.engine.internals import can_ask

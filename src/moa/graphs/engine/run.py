@@ -26,12 +26,12 @@ from moa.trace import NodeFinished, NodeSkipped, NodeStarted
 
 T = TypeVar("T")
 PENDING: object = object()
-"""Stands where nothing has been worked out yet."""
+"""The value of a step that has no result yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Stands where a node failed of which it is not known yet whether anything needs it."""
+    """The value of a failed node while it isn't known whether anything needs it."""
 
     error: MoaError
 
@@ -175,14 +175,14 @@ class Run:
             self._todo.append(index)
 
     def _drain(self) -> None:
-        """Bring everything as far as it gets without waiting for a node."""
+        """Advance every step as far as possible without waiting for a node."""
         while self._todo:
             index = self._todo.popleft()
             if self._values[index] is PENDING and not self._missing[index]:
                 self._advance(index)
 
     def _advance(self, index: int) -> None:
-        """Take a step on, as far as what it waited for lets it."""
+        """Advance one step, now that what it waited for is there."""
         task, stage = self._tasks[index], self._stages[index]
         if stage == ALTERNATIVE:
             self._follow(index, self._chosen[index])
@@ -196,7 +196,7 @@ class Run:
         self._start(index, task)
 
     def _holds(self, index: int, task: Task, when: int) -> bool:
-        """Say whether the condition holds; if it is there and doesn't, the step is skipped."""
+        """Return True if the condition holds; skip the step if it is known not to."""
         if not self._all_there(index, (when,)):
             return False
         holds = self._values[when]
@@ -211,7 +211,7 @@ class Run:
         return False
 
     def _all_there(self, index: int, wanted: tuple[int, ...]) -> bool:
-        """Demand what is wanted, and come back when it is there."""
+        """Return True if all of these steps have values; else demand them, and come back then."""
         missing = 0
         for source in wanted:
             if self._values[source] is PENDING:
@@ -346,11 +346,11 @@ def _first_failed(values: Iterable[object]) -> Failure | None:
 
 
 NodeOutput = tuple[object, bool | None]
-"""What a node gave, and whether its result says that it is accepted."""
+"""The output of a node, and `accepted` of its result."""
 
 
 async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutput:
-    """Run a node or a function in a run that can be resumed, or give what it gave before."""
+    """Run a node or a function of a resumable run, or return its recorded output."""
     form = json_form(task.output, task.name)
     return await run_once(
         context,
@@ -362,7 +362,7 @@ async def _call_once(task: Task, value: object, context: RunContext) -> NodeOutp
 
 
 def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
-    """Keep beside an output whether it is accepted, where that is said."""
+    """Return the form of an output, with `accepted` if the result has it."""
 
     def dump(given: NodeOutput) -> list[object]:
         output, accepted = given
@@ -373,7 +373,7 @@ def _node_output_form(form: JsonForm) -> Form[NodeOutput]:
         if is_sequence(written) and len(written) == 3:
             *value, accepted = written
             return form.load(value), bool(accepted)
-        return form.load(written), None
+        return form.load(written), None  # it explains what is wrong with anything else
 
     return Form(dump, load)
 
@@ -425,7 +425,7 @@ def call_quick(name: str, work: Callable[..., T], *values: object) -> T:
 
 
 def failure_of(name: str, error: Exception) -> Exception:
-    """What a function's own error is called in a graph; LangGraph's signals stay as they are."""
+    """Wrap an error of a function as `NodeError`; LangGraph's signals stay as they are."""
     if type(error).__module__.startswith("langgraph."):
         return error
     found = explain(error, name)

@@ -92,9 +92,9 @@ class _Answers:
         """By the id of the question."""
         self._writes = writes
         self._counts: Counter[str] = Counter()
-        """How many were given: more than one where a run has failed by an earlier one."""
+        """Number of answers to each question: several if the run failed by an earlier one."""
         self._standing: set[str] = set()
-        """Questions whose last answer no run has failed by: one may act on it at this moment."""
+        """Questions whose last answer no run failed by: a run may be using it now."""
         self._new: list[str] = []
         """Keys of the answers that are given now."""
 
@@ -127,7 +127,7 @@ class _Answers:
         self._new.append(key)
 
     async def fail(self) -> None:
-        """Keep that a run has failed by the new answers, so that others may be given."""
+        """Record that the run failed by the new answers, so that others may be given."""
         for key in self._new:
             await self._writes.write(f"{key}{_FAILED}", None)
 

@@ -32,7 +32,7 @@ def find_innermost(branches: Iterable[Branch | None]) -> Branch | None:
 
 
 def exclude_each_other(one: Branch | None, other: Branch | None) -> bool:
-    """Whether two branches are never taken together."""
+    """Return True if two branches are never taken together."""
     labels = {branch.match: branch.label for branch in _lineage(one)}
     return any(b.match in labels and labels[b.match] != b.label for b in _lineage(other))
 
@@ -62,19 +62,19 @@ def _lineage(branch: Branch | None) -> tuple[Branch, ...]:
 
 @dataclass(eq=False, kw_only=True)
 class Step:
-    """One thing that a graph works out, such as its input. Shared by all runs."""
+    """A value that a graph computes, or its input. All runs share it."""
 
     graph: object
     """The builder it belongs to."""
     name: str
     type: object
-    """What it holds, as far as annotations say; `Skipped` is kept apart."""
+    """Type of its value, without `Skipped`, as far as annotations say."""
     may_skip: bool = False
-    """Whether it can hold `Skipped`."""
+    """True if it can hold `Skipped`."""
     branches: list[Branch | None] = field(default_factory=lambda: [None])
     """The innermost branch that it was declared in; several where labels share it."""
     sources: tuple[Step, ...] = ()
-    """What it is worked out of."""
+    """The steps that it is computed from."""
 
     @property
     def branch(self) -> Branch | None:
@@ -88,7 +88,7 @@ class Step:
 
     @property
     def may_need(self) -> tuple[Step, ...]:
-        """The steps that it may turn to, once what it needs is there."""
+        """The steps that it may demand once those it needs have values."""
         return ()
 
 
@@ -102,7 +102,7 @@ class NodeStep(Step):
     otherwise: Step | None = None
     eager: bool | None = None
     thread: bool = False
-    """Whether it is a function that blocks, and runs in a thread."""
+    """True if it is a function that blocks, and runs in a thread."""
 
     @property
     def needs(self) -> tuple[Step, ...]:
@@ -111,7 +111,7 @@ class NodeStep(Step):
 
     @property
     def may_need(self) -> tuple[Step, ...]:
-        """What stands in where it is skipped."""
+        """The step that replaces it if it is skipped."""
         return () if self.otherwise is None else (self.otherwise,)
 
 
@@ -173,7 +173,7 @@ class Handle(Generic[T_co]):
 
     @property
     def accepted(self) -> Handle[bool]:
-        """Whether the answer is accepted, for `when=`.
+        """Return True if the answer is accepted, for `when=`.
 
         The cascade that gave it says so; else the answer itself, as one of a calibrated agent does.
         Of several questions all must be accepted. Where nobody says it, the run ends with a
@@ -263,11 +263,10 @@ def _is_choice(kind: object) -> TypeGuard[type[Choice[object]]]:
 
 
 def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...] | None:
-    """All labels: as given, else of the choice's type, else of the one question that its node asks.
+    """Return all labels: those given, else of the type, else of the one question of the node.
 
     Returns:
-        `None`, "none of these", is among them where the type or the question has it; instead of
-        labels it says that nobody tells them.
+        The labels; "none of these" is the label `None`. `None` instead of them: they are unknown.
     """
     labels: tuple[object, ...] | None = None
     none, kind = False, choice.type

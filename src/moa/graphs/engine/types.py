@@ -35,7 +35,7 @@ Work = Node[Never, object] | Callable[..., object]
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Stands in the place of an output where a node did not run.
+    """Replaces the output of a node that did not run.
 
     Examples:
         >>> g = Graph("maybe", Text)
@@ -52,7 +52,7 @@ class Skipped:
 
 
 class _Unknown:
-    """A type that no annotation tells. It fits everywhere, and everything fits it."""
+    """The type of what has no annotation. It fits everywhere, and everything fits it."""
 
     def __repr__(self) -> str:
         return "unknown"
@@ -62,7 +62,7 @@ UNKNOWN: object = _Unknown()
 
 
 def fits(given: object, expected: object) -> bool:
-    """Whether a value of type `given` can go where `expected` stands.
+    """Return True if a value of type `given` can go where `expected` stands.
 
     What can't be told at run time fits: type variables, protocols, callables and unknown types
     are a type checker's to judge.
@@ -82,7 +82,7 @@ def fits(given: object, expected: object) -> bool:
 
 
 def split_skipped(annotation: object) -> tuple[object, bool]:
-    """Take `Skipped` out of a type, and say whether it was in it."""
+    """Return a type without `Skipped`, and True if it had it."""
     annotation = _bare(annotation)
     if annotation is Skipped:
         return UNKNOWN, True
@@ -93,7 +93,7 @@ def split_skipped(annotation: object) -> tuple[object, bool]:
 
 
 def union(members: tuple[object, ...]) -> object:
-    """The union of several types; `UNKNOWN` where one of them is."""
+    """Return the union of several types; `UNKNOWN` if one of them is unknown."""
     if any(member is UNKNOWN for member in members):
         return UNKNOWN
     joined: object = Union[members]  # noqa: UP007 - the members are known only at run time
@@ -126,7 +126,7 @@ def _bare(annotation: object) -> object:
 
 
 def is_union(annotation: object) -> bool:
-    """Whether a type is a union."""
+    """Return True if a type is a union."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 
@@ -160,7 +160,7 @@ def _class_fits(given: object, expected: object) -> bool:
 
 
 def _parts(annotation: object) -> tuple[type, tuple[object, ...]]:
-    """A class and its arguments; pydantic keeps those of its generic models apart."""
+    """Return a class and its type arguments; pydantic keeps those of its generic models itself."""
     generic: Mapping[str, Any] | None = getattr(annotation, "__pydantic_generic_metadata__", None)
     if generic and generic["origin"] is not None:
         return generic["origin"], generic["args"]
@@ -176,32 +176,32 @@ class Signature:
     inputs: tuple[object, ...]
     """One for each positional parameter."""
     output: object
-    """What is given, `Skipped` left out."""
+    """Type of the output, without `Skipped`."""
     may_skip: bool
-    """Whether `Skipped` can be given."""
+    """True if `Skipped` can be given."""
     quick: bool = False
-    """Whether it is an ordinary function, which nobody has to wait for."""
+    """True if it is an ordinary function, which nobody has to wait for."""
     waits: bool = False
-    """Whether it is an asynchronous function."""
+    """True if it is an asynchronous function."""
     settles: bool = False
-    """Whether its result says if the output is accepted, as a cascade's does."""
+    """True if its result says if the output is accepted, as a cascade's does."""
 
     def input(self, index: int) -> object:
         """Type of a parameter."""
         return self.inputs[index] if index < len(self.inputs) else UNKNOWN
 
     def takes_skipped(self, index: int = 0) -> bool:
-        """Whether a parameter accepts `Skipped`."""
+        """Return True if a parameter accepts `Skipped`."""
         return split_skipped(self.input(index))[1]
 
 
 def is_node(work: object) -> TypeIs[Node[Never, object]]:
-    """Whether `work` has the shape of a node; else it is a function."""
+    """Return True if `work` has the shape of a node; else it is a function."""
     return hasattr(work, "run") and not isinstance(work, type)
 
 
 def takes_context(work: object) -> TypeGuard[Callable[..., Awaitable[object]]]:
-    """Whether `work` is a function of a request and of a context: a node written as a function."""
+    """Return True if `work` is a function of a request and a context, so a node written as one."""
     if is_node(work) or isinstance(work, type) or not callable(work):
         return False
     try:
@@ -215,7 +215,7 @@ def takes_context(work: object) -> TypeGuard[Callable[..., Awaitable[object]]]:
 
 
 def check_arity(what: str, function: Callable[..., object], given: int) -> Iterator[str]:
-    """Say that a function can't be called with so many values, as far as its signature tells."""
+    """Yield a fault if the signature of a function doesn't take this number of values."""
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):  # a builtin without a signature
@@ -335,7 +335,7 @@ def _hints(annotated: object) -> dict[str, object]:
 
 
 def _bound_variables(node: object) -> dict[object, object]:
-    """What a class and its bases put in the place of type variables."""
+    """Return the types that a class and its bases bind to type variables."""
     bound: dict[object, object] = {}
     bases: list[object] = [getattr(node, "__orig_class__", None)]
     for kind in type(node).__mro__:
