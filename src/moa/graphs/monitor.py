@@ -234,8 +234,8 @@ class Monitor(Recipe[Item, Observation], recipe="monitor"):
 
     async def answer(self, request: Item, context: RunContext) -> Observation:
         """Decide on an item, and report where a window has ended with a change."""
-        if self.windows.anew:
-            self.windows.anew = False
+        if self.windows.is_reset:
+            self.windows.is_reset = False
             context.note("changed", "other labels or windows than those kept, so counted anew")
         # Before anything is awaited, so in the order of the runs.
         with self.windows.enter(request.text, request.at) as place:

@@ -201,7 +201,7 @@ class Graph(Generic[In]):
         """
         node = as_node(check_work(node))
         signature = signature_of(node)
-        if thread and (is_node(node) or signature.waits):
+        if thread and (is_node(node) or signature.is_async):
             raise WiringError(
                 f"{name_of(node)!r} is asynchronous: thread=True is for a function that blocks"
             )

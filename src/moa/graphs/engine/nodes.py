@@ -153,7 +153,7 @@ class Loop:
         yield from check_arity(until, self.until, 1)
         if not fits(self.output_type, goes.input(0)):
             yield f"{until} takes {describe_type(goes.input(0))}, but {self.name!r} gives {gives}"
-        if goes.waits:
+        if goes.is_async:
             yield f"{until} is asynchronous: let the body ask, and give the answer in its output"
         elif not fits(goes.output, bool):
             yield f"{until} gives {describe_type(goes.output)}, and not a bool"
@@ -213,7 +213,7 @@ class Human:
         """Say what is wrong with it, a sentence each."""
         if callable(self.question):
             yield from check_arity(f"the question of {self.name!r}", self.question, 1)
-            if signature_of(self.question).waits:
+            if signature_of(self.question).is_async:
                 yield f"the question of {self.name!r} is asynchronous: work it out in a node before"
 
 

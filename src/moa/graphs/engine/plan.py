@@ -305,7 +305,7 @@ def _node_problems(step: NodeStep) -> Iterator[str]:
 
 
 def _function_problems(step: FunctionStep) -> Iterator[str]:
-    if step.signature.waits:
+    if step.signature.is_async:
         yield f"{step.name!r} is asynchronous, and map and join take quick functions: use add"
     yield from check_arity(f"the function of {step.name!r}", step.function, len(step.sources))
     for index, source in enumerate(step.sources):

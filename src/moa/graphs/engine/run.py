@@ -53,7 +53,7 @@ class Run:
         self._plan = plan
         self._tasks = plan.tasks
         self._context = context
-        self._asking: list[Exception] = []
+        self._interrupts: list[Exception] = []
         self._values: list[object] = [PENDING] * size
         self._stages = [IDLE] * size
         self._missing = [0] * size
@@ -106,8 +106,8 @@ class Run:
         if failure is not None:
             raise failure
         output = self._values[self._plan.output]
-        if output is PENDING and self._asking:
-            raise join_interrupts(self._asking)
+        if output is PENDING and self._interrupts:
+            raise join_interrupts(self._interrupts)
         if output is PENDING:  # a node cancelled itself, which a task group passes over
             raise asyncio.CancelledError(f"{self._running()} was cancelled from within")
         self._tell_idle()
@@ -162,7 +162,7 @@ class Run:
         except Exception as error:
             if not interrupts_of(error):
                 raise
-            self._asking.append(error)  # what doesn't wait for it goes on before the run stops
+            self._interrupts.append(error)  # what doesn't wait for it goes on before the run stops
             return
         self._resolve(index, value)
         self._drain()

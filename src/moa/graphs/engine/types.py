@@ -181,7 +181,7 @@ class Signature:
     """True if `Skipped` can be given."""
     quick: bool = False
     """True if it is an ordinary function, which nobody has to wait for."""
-    waits: bool = False
+    is_async: bool = False
     """True if it is an asynchronous function."""
     settles: bool = False
     """True if its result says if the output is accepted, as a cascade's does."""
@@ -302,17 +302,17 @@ def _function_signature(function: object) -> Signature:
     else:
         hints = _hints(called)
     given = hints.get("return", UNKNOWN)
-    waits = inspect.iscoroutinefunction(called)
+    is_async = inspect.iscoroutinefunction(called)
     if get_origin(given) in (Awaitable, Coroutine):
-        given, waits = get_args(given)[-1], True
+        given, is_async = get_args(given)[-1], True
     known = isinstance(function, type) or given is not UNKNOWN
     output, may_skip = split_skipped(UNKNOWN if _has_type_variables(given) else given)
     return Signature(
         inputs=tuple(hints.get(name, UNKNOWN) for name in _positional(function)),
         output=output,
         may_skip=may_skip,
-        quick=known and not waits,
-        waits=waits,
+        quick=known and not is_async,
+        is_async=is_async,
     )
 
 
