@@ -16,6 +16,7 @@ from moa.node import Node, Result, finish
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+    from pydantic import JsonValue
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -29,7 +30,7 @@ class Inquiry(NamedTuple):
     id: str
     value: object
     """The question: a text, or a mapping."""
-    answers: Mapping[str, object]
+    answers: Mapping[str, JsonValue]
     """JSON schema of what may be answered."""
 
 
