@@ -26,11 +26,6 @@ def is_list(value: object) -> TypeIs[list[object]]:
     return isinstance(value, list)
 
 
-def is_mapping(value: object) -> TypeIs[Mapping[str, object]]:
-    """Return True if a value has keys, as an object of JSON or a table has."""
-    return isinstance(value, Mapping)
-
-
 def is_sequence(value: object) -> TypeIs[list[object] | tuple[object, ...]]:
     """Return True if a value is written as a list."""
     return isinstance(value, list | tuple)

@@ -38,7 +38,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeIs
 
-from moa._json import is_list, is_mapping
+from moa._json import is_list, is_table
 from moa.agents.base import no_endpoint
 from moa.config.endpoints import Endpoints
 from moa.config.faults import explain, fields_of
@@ -135,7 +135,7 @@ class FromEndpoint:
         said: object = dict[str, object]() if value is None else value
         if isinstance(said, str) and self.tier:
             said = {"endpoint": said}
-        if not is_mapping(said):
+        if not is_table(said):
             names = "takes the name of an endpoint, or " if self.tier else "takes "
             raise ValueError(f"{names}a table, not {value!r}")
         return self._make_node(self.make, said, info.context, info)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from moa import agents, graphs, guards
-from moa._json import is_list, is_mapping, is_object, is_sequence
+from moa._json import is_list, is_object, is_sequence, is_table
 from moa.agents.base import AGENTS
 from moa.agents.deciding import DecidingAgent
 from moa.config.endpoints import Endpoints
@@ -296,7 +296,7 @@ _WRITTEN = ("index", "learn", "state", "store")
 
 def files_in(said: object, folder: Path) -> Iterator[Path]:
     """Find the files and folders that tables name, but for those that their graphs write."""
-    if is_mapping(said):
+    if is_table(said):
         for key, value in said.items():
             if key not in _WRITTEN:
                 yield from files_in(value, folder)

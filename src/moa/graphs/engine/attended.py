@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from uuid import uuid4
 
-from moa._json import is_mapping, is_sequence
+from moa._json import is_sequence, is_table
 from moa.context import RunContext
 from moa.graphs.engine.bridges import Compilable
 from moa.graphs.engine.plan import Plan
@@ -74,6 +74,6 @@ def attend(node: Node[In, Out], answers: Answers) -> Node[In, Out]:
 
 
 def _inquiries(found: object) -> Sequence[Inquiry]:
-    asked = found.get("__interrupt__") if is_mapping(found) else ()
+    asked = found.get("__interrupt__") if is_table(found) else ()
     interrupts = map(_FIELDS, asked if is_sequence(asked) else ())
     return [Inquiry(id, value, schema or {}) for id, value, schema in interrupts]

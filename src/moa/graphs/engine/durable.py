@@ -25,7 +25,7 @@ from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.runtime import get_runtime
 from langgraph.types import Command, RetryPolicy, StateSnapshot
 
-from moa._json import is_mapping
+from moa._json import is_table
 from moa.context import RunContext
 from moa.errors import NotResumable
 from moa.graphs.engine.bridges import Compilable
@@ -246,7 +246,7 @@ def _check_outputs(node: object) -> None:
 def context_in(given: object) -> RunContext | None:
     """Find the context of the run in what a state graph was run with."""
     held: list[object] = [given]
-    if is_mapping(given):
+    if is_table(given):
         held += given.values()
     elif is_dataclass(given):
         held += [getattr(given, field.name) for field in fields(given)]
