@@ -91,6 +91,16 @@ def check_files(tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
+def test_a_name_that_looks_like_an_address_is_that_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with AnswerStore("file:answers.db") as store:
+        store.bind("q", "m")
+        check_files(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["file:answers.db"]
+
+
 def test_no_text_is_in_the_file_unless_it_was_given(tmp_path: Path) -> None:
     with AnswerStore(tmp_path / "answers.db") as store:
         store.bind("q", "m")
@@ -209,6 +219,29 @@ def test_an_answer_that_never_came_is_missing_after_a_while(
     assert store.answered_up_to() == place + 1
     store.settle(place, Answered("card"))  # too late: what counted as missing stays so
     assert store.to_test(store.state(), 99).labels == (None,)
+
+
+def test_an_answer_that_never_came_is_missing_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AnswerStore(tmp_path / "answers.db") as store:
+        store.bind("q", "m")
+        place = store.add(Row(store.coin.toss("a"), True, "run", (0.5, 0.25), 1), 1)
+        monkeypatch.setattr("time.time", lambda: 1.0)
+        assert store.answered_up_to() == place
+
+
+def test_a_forgotten_text_is_no_exception_by_which_to_know_it(store: AnswerStore) -> None:
+    places = [add(store, "a"), add(store, "a")]
+    look = spent(store, 2)
+    assert store.claim(look)
+    key = store.coin.toss("a").key
+    store.finish(look, {}, head="h", used=True, audit="{}", drift=None, exceptions=[key])
+    for place, known in zip(places, ({key}, set[str]()), strict=True):
+        store.forget(place)
+        head = store.head(store.state())
+        assert head is not None
+        assert head[1] == known
 
 
 def test_a_forgotten_row_leaves_nothing_that_was_read_of_it(

@@ -14,6 +14,7 @@ from command import moa
 
 from moa.agents.classifier import Classifier
 from moa.agents.filter import Filter
+from moa.budget import Budget
 from moa.calibration import learning as module
 from moa.calibration.answer_rows import FIGURES
 from moa.calibration.answers import AnswerStore
@@ -27,6 +28,7 @@ from moa.graphs.cascade import Cascade, Settled
 from moa.graphs.loading import load_graph
 from moa.questions import Choice
 from moa.testing import SimulatedEndpoint, Step
+from moa.usage import UNKNOWN_PRICE, Price, Usage
 
 LABELS = ["card", "app"]
 PROCESS = Path(__file__).with_name("learning_process.py")
@@ -60,9 +62,9 @@ class Stream:
         self._draw = random.Random(0)
         self._count = 0
 
-    def cascade(self) -> Topic:
+    def cascade(self, price: Price = UNKNOWN_PRICE) -> Topic:
         small = SimulatedEndpoint(name="small", rule=self._small)
-        large = SimulatedEndpoint(name="large", tier="llm", rule=self._large)
+        large = SimulatedEndpoint(name="large", tier="llm", rule=self._large, price=price)
         first, last = (Classifier(one, LABELS) for one in (small, large))
         return Cascade(small=first, large=last, learn=self._learn)  # type: ignore[arg-type]
 
@@ -221,6 +223,52 @@ async def test_a_call_that_fails_gives_a_guess_and_counts_as_a_difference(stream
     store = (await cascade.learner.student.ready()).store
     assert all(label is None for label in store.to_test(store.state(), 99).labels)
     assert (await figures(cascade)).missing == store.held_out(store.state()) > 0
+
+
+async def test_figures_are_those_of_the_results(stream: Stream) -> None:
+    cascade = stream.cascade(price=Price(input=100, output=200))  # a call costs 0.002
+    assert cascade.learner is not None
+    texts = stream.texts(330)
+    found = await go(cascade, texts[:220])
+    stream.down = True
+    found += await go(cascade, texts[220:280])
+    stream.down = False
+    found += await go(cascade, texts[280:])
+    now = await figures(cascade)
+    spent = [one.usage.by_tier().get("llm", Usage()) for one in found]
+    assert now.calls == sum(one.calls for one in spent) == len(stream.large_asked)
+    assert now.spent == pytest.approx(float(sum(one.cost or 0 for one in spent)))
+    small = sum(one.tier == 0 and one.accepted for one in found)
+    assert now.by_small == small > 0
+    assert now.saved == pytest.approx(0.002 * small)
+    assert all(hundred.would == hundred.calls for hundred in now.hundreds)
+
+
+async def test_a_call_that_a_budget_refuses_is_none(stream: Stream) -> None:
+    cascade = stream.cascade()
+    for text in stream.texts(4):
+        found = await cascade.run(text, RunContext(budget=Budget(llm_calls=0)))
+        assert not found.accepted
+    assert (await figures(cascade)).calls == 0
+
+
+async def test_an_answer_stays_though_the_budget_has_no_second_call(stream: Stream) -> None:
+    cascade = stream.cascade()
+    assert cascade.learner is not None
+    coin = (await cascade.learner.student.ready()).store.coin
+    sides = ((text, coin.toss(text)) for text in stream.texts(200))
+    text = next(text for text, side in sides if side.is_held_out(0) and side.is_asked_twice)
+    found = await cascade.run(text, RunContext(budget=Budget(llm_calls=1)))
+    assert found.tier == 1
+    now = await figures(cascade)
+    assert (now.calls, now.missing, now.asked_twice) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_text_that_no_database_can_hold_is_answered(stream: Stream, keep: bool) -> None:
+    cascade = Stream(stream.where, keep_texts=keep).cascade()
+    for text in ("half \ud800 a pair, and some words", "a \0 in it"):
+        assert (await cascade.run(text)).tier == 1
 
 
 async def test_rows_go_on_where_a_fit_fails_and_their_trace_says_what_to_do(

@@ -152,6 +152,16 @@ def test_nothing_is_said_with_texts_left_out(tmp_path: Path) -> None:
     assert secret not in said
 
 
+def test_a_row_of_odd_types_is_shown_as_far_as_it_is_one(tmp_path: Path) -> None:
+    usage = {"calls": "x", "cost": "y", "by_node": {"n": {"seconds": "s"}, "m": 3}}
+    odd = {"id": [1], "input": 5, "output": [1], "seconds": "fast", "usage": usage, "trace": "x"}
+    path = written(tmp_path / "run.jsonl", [*shop(), odd, {"output": None, "error": "no SECRET"}])
+    view = View(find_source(str(path)), texts=False)
+    assert [bar.seconds for bar in view.detail(7).bars] == [0.0, 0.0]
+    assert view.book.find(Query(), texts=False).rows[-1].error != "no SECRET"
+    assert "SECRET" not in view.detail(8).model_dump_json()
+
+
 def test_the_waterfall_has_spans_within_each_other_and_what_was_tried_again(tmp_path: Path) -> None:
     trace = written(tmp_path / "spans.jsonl", spans("sure"))
     view = View(find_source(str(written(tmp_path / "run.jsonl", shop()))), trace=trace)

@@ -141,5 +141,7 @@ class Spent(NamedTuple):
 FIGURES = (
     *("place", "epoch", "held", "source", "at", "label", "again", "done", "by_small"),
     *("accepts", "guess", "sure", "given", "calls", "tokens", "cost", "seconds", "moot"),
+    "excepted",
 )
-"""What `AnswerStore.rows` gives of each."""
+"""What `AnswerStore.rows` gives of each; the last is whether the head that was asked makes an
+exception of its text."""

@@ -232,6 +232,12 @@ class AnswerStore:
         """
         if self._file is not None:
             self._store.run("pragma secure_delete = on")
+        self._run(  # the key would tell whether a text was there
+            "delete from moa_learn_exceptions where job = ? and key = (select key from "
+            "moa_learn_rows r where r.job = ? and place = ? and not exists (select 1 from "
+            "moa_learn_rows o where o.job = r.job and o.key = r.key and o.place <> r.place))",
+            *(self._store.job, place),
+        )
         key = f"{FORGOTTEN}{place}"
         found = self._end(place, f"{_EMPTY}, label = null, again = null, key = ?", key, where="1=1")
         self._run(
@@ -284,8 +290,12 @@ class AnswerStore:
 
     def answered_up_to(self) -> int:
         """Return the last row by which all that is held out is answered, or has failed."""
-        late = self._store.now() - STALE_S
-        self._run("update moa_learn_rows set done = 1 where job = ? and done = 0 and at < ?", late)
+        now = self._store.now()
+        self._run(  # a clock that was set back may have dated rows later than now
+            "update moa_learn_rows set done = 1, calls = 1 where job = ? and done = 0 "
+            "and at not between ? and ?",
+            *(now - STALE_S, now + STALE_S),
+        )
         last = self.last()
         first = "select min(place) from moa_learn_rows where job = ? and held = 1 and done = 0"
         waits = self._run(first)[0][0]
@@ -495,8 +505,11 @@ class AnswerStore:
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Return what figures are made of, of each row in its order; see `FIGURES`."""
+        *columns, excepted = FIGURES
         return self._run(
-            f"select {', '.join(FIGURES)} from moa_learn_rows where job = ? order by place"
+            f"select {', '.join(columns)}, exists (select 1 from moa_learn_exceptions e "
+            "where e.job = r.job and e.epoch = r.epoch and e.look = r.look and e.key = r.key) "
+            f"as {excepted} from moa_learn_rows r where job = ? order by place"
         )
 
     def epochs(self) -> list[tuple[int, float, int, str]]:

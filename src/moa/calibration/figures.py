@@ -137,7 +137,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
     audit = Audit.model_validate_json(store.watching(state)[0]) if used else None
     live = [row for row in rows if _of(row, "source") == "run"]
     asked = [row for row in live if not _of(row, "by_small")]
-    known = _costs(asked)
+    one_call = _cost_of_one_call(asked)
     by_small = len(live) - len(asked)
     twice = [row for row in asked if _of(row, "again") is not None]
     recent = live[-HUNDRED:] if used else []
@@ -145,7 +145,7 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         where=store.where,
         inputs=len(live),
         hundreds=tuple(
-            _hundred(live[at : at + HUNDRED], at) for at in range(0, len(live), HUNDRED)
+            _hundred(live[at : at + HUNDRED], at, one_call) for at in range(0, len(live), HUNDRED)
         ),
         from_logs=sum(_of(row, "source") == "log" for row in rows),
         from_people=sum(_of(row, "source") == "person" for row in rows),
@@ -164,8 +164,8 @@ def figures_of(store: AnswerStore) -> LearningFigures:
         missing=sum(_is_missing(row, state) for row in rows),
         asked_twice=len(twice),
         differs_from_itself=sum(_of(row, "again") != _of(row, "label") for row in twice),
-        spent=sum(known) if len(known) == len(asked) else None,
-        saved=sum(_saves(row) for row in live) * sum(known) / len(known) if known else None,
+        spent=_spent(asked, one_call),
+        saved=_saved(live, one_call),
         next=_next(store, state, used),
     )
 
@@ -180,6 +180,11 @@ def figures_at(where: str) -> LearningFigures:
         return figures_of(store)
 
 
+def _saved(live: Sequence[Sequence[Any]], one_call: float | None) -> float | None:
+    calls = sum(map(_saves, live))
+    return 0.0 if not calls else None if one_call is None else calls * one_call
+
+
 def _of(row: Sequence[Any], name: str) -> Any:
     return row[_AT[name]]
 
@@ -189,13 +194,31 @@ def _is_missing(row: Sequence[Any], state: State) -> bool:
     return bool(held and _of(row, "done") and _of(row, "label") is None)
 
 
-def _costs(rows: Sequence[Sequence[Any]]) -> list[float]:
-    """Give the costs that are known."""
-    return [float(cost) for row in rows if (cost := _of(row, "cost")) is not None]
+def _cost_of_one_call(asked: Sequence[Sequence[Any]]) -> float | None:
+    """Give what it costs on average to ask once; `None`: nothing is known."""
+    known = [
+        float(cost) / (1 if _of(row, "again") is None else 2)
+        for row in asked
+        if _of(row, "label") is not None and (cost := _of(row, "cost")) is not None
+    ]
+    return sum(known) / len(known) if known else None
+
+
+def _spent(asked: Sequence[Sequence[Any]], one_call: float | None) -> float | None:
+    """Add up what rows cost; a call whose end nobody saw counts as an average one."""
+    total = 0.0
+    for row in filter(_calls, asked):
+        cost = one_call if _of(row, "tokens") is None else _of(row, "cost")
+        if cost is None:
+            return None
+        total += float(cost)
+    return total
 
 
 def _calls(row: Sequence[Any]) -> int:
-    return 0 if _of(row, "by_small") else max(1, int(_of(row, "calls")))
+    if _of(row, "by_small"):
+        return 0
+    return int(_of(row, "calls")) if _of(row, "done") else 1
 
 
 def _saves(row: Sequence[Any]) -> bool:
@@ -204,18 +227,18 @@ def _saves(row: Sequence[Any]) -> bool:
 
 def _is_asked(row: Sequence[Any]) -> bool:
     """Whether a row goes to the large model also where small answers are given."""
-    return bool(_of(row, "held") or _of(row, "moot") or not _of(row, "accepts"))
+    accepts = _of(row, "accepts") and not _of(row, "excepted")
+    return bool(_of(row, "held") or _of(row, "moot") or not accepts)
 
 
-def _hundred(rows: Sequence[Sequence[Any]], at: int) -> Hundred:
+def _hundred(rows: Sequence[Sequence[Any]], at: int, one_call: float | None) -> Hundred:
     asked = [row for row in rows if not _of(row, "by_small")]
-    known = _costs(asked)
     return Hundred(
         first=at + 1,
         last=at + len(rows),
         calls=sum(map(_calls, rows)),
         would=sum(_calls(row) for row in asked if _is_asked(row)),
-        cost=sum(known) if len(known) == len(asked) else None,
+        cost=_spent(asked, one_call),
     )
 
 
@@ -284,5 +307,5 @@ def _next(store: AnswerStore, state: State, used: LookFigures | None) -> str:
         )
     there = store.last() - state.first + 1
     if there < planned.inputs:
-        return f"The next look is considered at input {planned.inputs} of the epoch, of {there}"
+        return f"The next look is possible at input {planned.inputs} of the epoch, now at {there}"
     return "The next look waits until what it would accept is worth it"

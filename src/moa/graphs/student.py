@@ -18,6 +18,7 @@ from pydantic import ValidationInfo
 from typing_extensions import TypeVar
 
 from moa._async import Lock
+from moa._files import paired
 from moa.agents.deciding import DecidingAgent
 from moa.agents.language import can_detect, language_of
 from moa.calibration.features import ENCODER, LabelFeature, VectorFeature, read_vector
@@ -37,6 +38,7 @@ from moa.graphs.fields import resolve_path
 from moa.node import Frozen, Node, Result
 from moa.questions import NONE_OF_THESE, Answer, Option, Question
 from moa.rows._stores import is_address
+from moa.usage import Usage
 
 if TYPE_CHECKING:
     from moa.calibration.answer_rows import Answered, Row
@@ -346,21 +348,22 @@ class Student(Generic[Out_co]):
             MoaError: it failed, which counts as another answer than any; or it is set up so wrong
                 that it would answer nothing, which counts as nothing.
         """
-        from moa.calibration.answer_rows import Answered
-
         store = (await self.ready(own)).store
-        start = time.perf_counter()
+        start, asked = time.perf_counter(), own.nested()
         try:
-            result = await ask(own)
+            result = await ask(asked)
         except MoaError as error:
             of_a_text = getattr(error, "status", None) in _OF_A_TEXT
             if isinstance(error, SET_UP_WRONG) and not of_a_text:
                 await store.beside(lambda: store.drop(place))
             else:
-                await self._settle(place, Answered(None, moot=moot), own)
+                said = _record_answer(asked.usage, None)._replace(moot=moot)
+                await self._settle(place, said, own)
             raise
         seconds = time.perf_counter() - start
-        said = _record_answer(result, label(result.output))._replace(seconds=seconds, moot=moot)
+        said = _record_answer(result.usage, label(result.output))._replace(
+            seconds=seconds, moot=moot
+        )
         if again is not None:
             said = await self._ask_again(again, label, said, own)
         await self._settle(place, said, own)
@@ -466,7 +469,7 @@ class Student(Generic[Out_co]):
             vector=None if read is None else read.vector,
             length=len(found.text),
             language=language_of(found.text) if can_detect() else None,
-            text=found.text if self.learn.keep_texts else None,
+            text=_storable(found.text) if self.learn.keep_texts else None,
             look=None if head is None or judged is None else head.state.used,
             accepts=None if judged is None else judged.passes,
             guess=None if judged is None else self._best(judged),
@@ -486,15 +489,17 @@ class Student(Generic[Out_co]):
         said: Answered,
         own: RunContext,
     ) -> Answered:
-        """Ask the large model twice: its disagreement with itself bounds what can be learned."""
+        """Ask the large model twice: its disagreement with itself bounds what can be learned.
+
+        Whatever becomes of it, such as a budget that is used up, the first answer stays.
+        """
+        asked = quiet(own)
         try:
-            result = await ask(quiet(own))
+            output = label((await ask(asked)).output)
         except MoaError as error:
-            if not error.recoverable:
-                raise
             own.note("failed", f"the large model was asked twice, and failed: {error}")
-            return said
-        more = _record_answer(result, label(result.output))
+            output = None
+        more = _record_answer(asked.usage, output)
         cost = None if said.cost is None or more.cost is None else said.cost + more.cost
         return said._replace(
             again=more.label,
@@ -508,13 +513,18 @@ class Student(Generic[Out_co]):
         return self.question.options[place].name
 
 
+def _storable(text: str) -> str:
+    """Replace what a database can't hold in a text."""
+    return paired(text).replace("\0", "\ufffd")
+
+
 def _with_otherwise(asked: Question) -> Question:
     return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
-def _record_answer(result: Result[object], label: str | None) -> Answered:
+def _record_answer(usage: Usage, label: str | None) -> Answered:
     from moa.calibration.answer_rows import Answered
 
-    total = result.usage.total
+    total = usage.total
     cost = None if total.cost is None else float(total.cost)
     return Answered(label, calls=total.calls, tokens=total.tokens, cost=cost)

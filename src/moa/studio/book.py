@@ -116,7 +116,7 @@ class NodeSpent:
 
     def add(self, spent: Values, timed: float | None) -> None:
         """Add what it took in a row: by a span, else by its calls."""
-        seconds = _number(spent.get("seconds")) if timed is None else timed
+        seconds = read_number(spent.get("seconds")) if timed is None else timed
         if seconds is not None:
             self.seconds.append(seconds)
         if isinstance(cost := spent.get("cost"), int | float):
@@ -280,7 +280,7 @@ class Book:
             cost=entry.cost,
             seconds=entry.seconds,
             nodes=entry.nodes,
-            error=entry.error if texts else entry.error.partition(":")[0],
+            error=entry.error if texts else _find_error_type(entry.error),
         )
 
     def correct(self, place: int, name: str, label: str | None) -> Entry:
@@ -492,13 +492,13 @@ def _entry(
         queue=written(output.get("queue") or output.get("kind")),
         status="failed" if "error" in line else written(line.get("status", "answered")),
         error=written(line.get("error")),
-        cost=_number(usage.get("cost")),
-        seconds=_number(line.get("seconds")) or 0.0,
+        cost=read_number(usage.get("cost")),
+        seconds=read_number(line.get("seconds")) or 0.0,
         in_doubt=bool(doubts)
         or any(one.doubtful or one.accepted is False or not one.answered for one in said),
         nodes=nodes,
-        large_cost=_number(large.get("cost")) if tier == "large" else None,
-        alone=_number(as_values(usage.get("llm_alone_estimate")).get("cost")),
+        large_cost=read_number(large.get("cost")) if tier == "large" else None,
+        alone=read_number(as_values(usage.get("llm_alone_estimate")).get("cost")),
     )
 
 
@@ -545,7 +545,14 @@ def _label_name(question: Question, value: object) -> str | None:
         return None
 
 
-def _number(value: object) -> float | None:
+def _find_error_type(error: str) -> str:
+    """Give the type of an error, whose message may quote a text."""
+    kind, colon, _ = error.partition(":")
+    return kind if not error or (colon and kind.isidentifier()) else "failed"
+
+
+def read_number(value: object) -> float | None:
+    """Give a number of JSON; of what is none, `None`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)

@@ -16,7 +16,7 @@ from moa.errors import ConfigError
 from moa.node import Frozen
 from moa.rows.decided import Values
 from moa.rows.lines import bounded
-from moa.studio.book import as_values, notes_in
+from moa.studio.book import as_values, notes_in, read_number
 from moa.studio.data import Bar
 from moa.telemetry import names
 
@@ -123,7 +123,7 @@ def bars_of_line(line: Values) -> tuple[Bar, ...]:
                 node=path,
                 depth=0,
                 start=0.0,
-                seconds=float(spent.get("seconds") or 0.0),
+                seconds=read_number(spent.get("seconds")) or 0.0,
                 marks=tuple(kind for kind in dict.fromkeys(kinds) if kind in _MARKS_OF_NOTES),
                 detail=_amounts(spent.get("input_tokens"), spent.get("output_tokens"), None),
             )
