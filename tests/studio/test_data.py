@@ -197,7 +197,7 @@ def test_a_job_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
 
 
 def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path) -> None:
-    from moa.calibration.answer_rows import Answered, Row
+    from moa.calibration.answer_rows import LargeAnswer, NewRow
     from moa.calibration.answers import AnswerStore
 
     file = tmp_path / "answers.db"
@@ -205,10 +205,10 @@ def test_answers_of_a_cascade_that_learns_are_rows_with_its_curve(tmp_path: Path
         store.bind('{"text": "Which?", "options": [{"name": "a"}, {"name": "b"}]}', "model")
         for i in range(6):
             side = store.coin.toss(f"text {i}")
-            kept = Row(
+            kept = NewRow(
                 side, i % 2 == 0, "run", None, 6, text=f"text {i}", guess="a", sure=0.8, look=0
             )
-            store.settle(store.add(kept, 1), Answered("ab"[i == 2], cost=0.01))
+            store.settle(store.add(kept, 1), LargeAnswer("ab"[i == 2], cost=0.01))
     view = View(find_source(str(file)))
     overview = view.overview()
     assert overview.learning is not None

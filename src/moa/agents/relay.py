@@ -16,7 +16,7 @@ from moa.agents.prompts import TAG, block
 from moa.agents.tool_calls import ToolCalls
 from moa.context import RunContext
 from moa.endpoints import Completion, Prompt, ToolSchema
-from moa.endpoints.tools import WithTools, plain
+from moa.endpoints.tools import WithTools, flatten_tool_calls
 from moa.errors import InputError
 from moa.messages import File, Message, ToolCall
 from moa.node import Reply, Result
@@ -167,7 +167,7 @@ class Relay(Agent[object, object]):
         said = tuple(map(self._as_data, (*before, last, *wishes.since)))
         natively = bool(self.tools or wishes.tools) and are_paired(said)
         in_words = bool(history or wishes.since) and not natively
-        return (plain(said) if in_words else said), asked
+        return (flatten_tool_calls(said) if in_words else said), asked
 
     def _as_data(self, message: Message) -> Message:
         """Mark the result of a tool as data, as that of a tool of the agent's own is."""

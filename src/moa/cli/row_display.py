@@ -285,8 +285,8 @@ class RowDisplay:
 
 def _labels() -> str:
     """Say how many labels a calibration takes, by what it guarantees where nothing else is said."""
-    from moa.calibration import Guarantee, percent, rows_needed
+    from moa.calibration import Guarantee, min_rows, percent
 
     asked = Guarantee(look=1)
     looser = Guarantee(2 * asked.risk, asked.confidence, asked.look)
-    return f"at least {rows_needed(asked)} ({rows_needed(looser)} for {percent(looser.risk)} wrong)"
+    return f"at least {min_rows(asked)} ({min_rows(looser)} for {percent(looser.risk)} wrong)"

@@ -19,7 +19,7 @@ from moa.batch import map_rows, reader_of
 from moa.calibration.features import Progress
 from moa.calibration.file import Calibration
 from moa.calibration.labelled import Labelled, label_of
-from moa.calibration.learned import Learned
+from moa.calibration.learned import LearnedGraph
 from moa.config.endpoints import Endpoints
 from moa.config.faults import nearest
 from moa.config.tables import EMBEDDED
@@ -98,7 +98,7 @@ class Learner:
         self, made: Mapping[str, Calibration] | None = None, /, **given: object
     ) -> WiredRecipe[object, object]:
         """Build the graph with what was learned, or without; no large model writes in it."""
-        learned = None if made is None else Learned(graph=self.name, calibrations=dict(made))
+        learned = None if made is None else LearnedGraph(graph=self.name, calibrations=dict(made))
         return self._load({LEARNED: learned, "labelled": None, "llm": EMBEDDED, **given})
 
     def _load(self, given: Mapping[str, object]) -> WiredRecipe[object, object]:
@@ -226,10 +226,10 @@ def learns(name: str) -> bool:
     return name in READY and LEARNED in READY[name].settings
 
 
-def find_learned(node: AnyNode) -> Learned | None:
+def find_learned(node: AnyNode) -> LearnedGraph | None:
     """Return what a graph has learned; `None` if it has learned nothing."""
     learned = getattr(_without_guards(node), LEARNED, None)
-    return learned if isinstance(learned, Learned) else None
+    return learned if isinstance(learned, LearnedGraph) else None
 
 
 def _without_guards(node: AnyNode) -> AnyNode:

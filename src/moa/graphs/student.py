@@ -41,9 +41,9 @@ from moa.rows._stores import is_address
 from moa.usage import Usage
 
 if TYPE_CHECKING:
-    from moa.calibration.answer_rows import Answered, Row
+    from moa.calibration.answer_rows import LargeAnswer, NewRow
     from moa.calibration.epochs import Side
-    from moa.calibration.learning import Head, Judged, Learning
+    from moa.calibration.learning import Head, HeadJudgement, Learning
     from moa.decisions.arrays import Floats, Ints
 
 Out_co = TypeVar("Out_co", covariant=True, default=object)
@@ -114,7 +114,7 @@ class Consideration(NamedTuple):
     epoch: int
     read: TextReading | None
     """`None` where it couldn't be read."""
-    judged: Judged | None
+    judged: HeadJudgement | None
     """`None` where no head is in use, or nothing was read."""
     head: Head | None
 
@@ -213,7 +213,7 @@ class Student(Generic[Out_co]):
             store.open()
             store.bind(asked, made_of)
 
-        await store.beside(begin)
+        await store.run_in_thread(begin)
         features = (_OWN, _ENCODED) if self._encodes else (_OWN,)
         return Learning(store, self.question, features, await self._read_option_names(context))
 
@@ -251,9 +251,9 @@ class Student(Generic[Out_co]):
         """Toss the coin for a text, then read it, and judge it by the head in use."""
         if (rehearsal := REHEARSAL.get()) is not None:  # nothing of it is to be kept
             shown = await self.small.prompts(text, own)
-            await rehearsal.hear(shown, f"{own.node}/{self.small.name}", hold=True)
+            await rehearsal.record(shown, f"{own.node}/{self.small.name}", hold=True)
         learning = await self.ready(own)
-        state, head = await learning.store.beside(learning.now)
+        state, head = await learning.store.run_in_thread(learning.current)
         if learning.stopped:
             own.note("failed", learning.stopped)
         side = learning.store.coin.toss(text, case)
@@ -305,7 +305,7 @@ class Student(Generic[Out_co]):
     async def add(self, found: Consideration, own: RunContext, *, by_small: bool = False) -> int:
         """Keep a text before anybody is asked, and return its place."""
         learning = await self.ready(own)
-        place = await learning.store.beside(
+        place = await learning.store.run_in_thread(
             lambda: learning.store.add(self._row(found, by_small=by_small), found.epoch)
         )
         if by_small:
@@ -321,7 +321,7 @@ class Student(Generic[Out_co]):
             moot: Whether nobody would have, whatever the small answer is.
         """
         learning = await self.ready(own)
-        await learning.store.beside(lambda: learning.store.spare(place, moot=moot))
+        await learning.store.run_in_thread(lambda: learning.store.settle_by_small(place, moot=moot))
         learning.wake(place)
 
     async def teach(
@@ -355,7 +355,7 @@ class Student(Generic[Out_co]):
         except MoaError as error:
             of_a_text = getattr(error, "status", None) in _OF_A_TEXT
             if isinstance(error, SET_UP_WRONG) and not of_a_text:
-                await store.beside(lambda: store.drop(place))
+                await store.run_in_thread(lambda: store.drop(place))
             else:
                 said = _record_answer(asked.usage, None)._replace(moot=moot)
                 await self._settle(place, said, own)
@@ -396,7 +396,7 @@ class Student(Generic[Out_co]):
         Raises:
             InputError: a label is none of its question's.
         """
-        from moa.calibration.answer_rows import Answered
+        from moa.calibration.answer_rows import LargeAnswer
 
         learning = await self.ready(own)
         store = learning.store
@@ -405,10 +405,10 @@ class Student(Generic[Out_co]):
         side = store.coin.toss(text, case)
         if label is None:
             return False
-        drawn = people and await store.beside(lambda: store.label_drawn(side, label))
-        if not drawn and await store.beside(lambda: store.places_of(side)):
+        drawn = people and await store.run_in_thread(lambda: store.add_person_label(side, label))
+        if not drawn and await store.run_in_thread(lambda: store.places_of(side)):
             return False
-        state, _ = await store.beside(learning.now)
+        state, _ = await store.run_in_thread(learning.current)
         fits_alone, learned = people or chosen or len(named) <= len(self.others), label
         if self.others and not fits_alone:
             made = {one.name: (await one.agent.run(text, own)).output for one in self.others}
@@ -419,8 +419,8 @@ class Student(Generic[Out_co]):
         )
         source = "person" if people or chosen else "log"
         row = self._row(found, by_small=False)._replace(source=source)
-        place = await store.beside(lambda: store.add(row, state.epoch))
-        await self._settle(place, Answered(learned, calls=0), own)
+        place = await store.run_in_thread(lambda: store.add(row, state.epoch))
+        await self._settle(place, LargeAnswer(learned, calls=0), own)
         return True
 
     def _name_options(self, given: Mapping[str, object]) -> dict[str, str]:
@@ -454,15 +454,15 @@ class Student(Generic[Out_co]):
 
     @staticmethod
     def _round(read: TextReading) -> Floats:
-        from moa.calibration.learning import rounded
+        from moa.calibration.learning import round_as_stored
 
-        return rounded(read.vector)
+        return round_as_stored(read.vector)
 
-    def _row(self, found: Consideration, *, by_small: bool) -> Row:
-        from moa.calibration.answer_rows import Row
+    def _row(self, found: Consideration, *, by_small: bool) -> NewRow:
+        from moa.calibration.answer_rows import NewRow
 
         read, judged, head = found.read, found.judged, found.head
-        return Row(
+        return NewRow(
             side=found.side,
             held=found.held,
             source="run",
@@ -477,18 +477,18 @@ class Student(Generic[Out_co]):
             by_small=by_small,
         )
 
-    async def _settle(self, place: int, said: Answered, own: RunContext) -> None:
+    async def _settle(self, place: int, said: LargeAnswer, own: RunContext) -> None:
         learning = await self.ready(own)
-        await learning.store.beside(lambda: learning.store.settle(place, said))
+        await learning.store.run_in_thread(lambda: learning.store.settle(place, said))
         learning.wake(place)
 
     async def _ask_again(
         self,
         ask: Callable[[RunContext], Awaitable[Result[T]]],
         label: Callable[[T], str | None],
-        said: Answered,
+        said: LargeAnswer,
         own: RunContext,
-    ) -> Answered:
+    ) -> LargeAnswer:
         """Ask the large model twice: its disagreement with itself bounds what can be learned.
 
         Whatever becomes of it, such as a budget that is used up, the first answer stays.
@@ -508,7 +508,7 @@ class Student(Generic[Out_co]):
             cost=cost,
         )
 
-    def _best(self, judged: Judged) -> str:
+    def _best(self, judged: HeadJudgement) -> str:
         place = judged.probabilities.index(max(judged.probabilities))
         return self.question.options[place].name
 
@@ -522,9 +522,9 @@ def _with_otherwise(asked: Question) -> Question:
     return replace(asked, options=(*asked.options, Option(OTHERWISE, None)))
 
 
-def _record_answer(usage: Usage, label: str | None) -> Answered:
-    from moa.calibration.answer_rows import Answered
+def _record_answer(usage: Usage, label: str | None) -> LargeAnswer:
+    from moa.calibration.answer_rows import LargeAnswer
 
     total = usage.total
     cost = None if total.cost is None else float(total.cost)
-    return Answered(label, calls=total.calls, tokens=total.tokens, cost=cost)
+    return LargeAnswer(label, calls=total.calls, tokens=total.tokens, cost=cost)

@@ -20,7 +20,7 @@ from typing import NamedTuple, cast
 from pydantic_core import to_json
 
 from moa._files import dumped
-from moa.calibration.labelled import label_of, same_text
+from moa.calibration.labelled import label_of, normalise_text
 from moa.errors import InputError
 from moa.questions import NONE_OF_THESE, Option, Question
 from moa.rows.decided import DEEP, Decision, Values, decisions_in, is_decision, numbers, written
@@ -135,7 +135,7 @@ class Book:
 
     Args:
         lines: As `moa run --out` or `moa decide --out` writes them.
-        labels: Labels that people gave, by the text as `same_text` writes it and the question;
+        labels: Labels that people gave, by the text as `normalise_text` writes it and the question;
             and whether the row was chosen to be labelled.
         ran: Gives the seconds of each node that ran for the row of an id, where its run kept
             spans; else nodes that called nobody are not known.
@@ -343,7 +343,7 @@ class Book:
         """Give what a row says of the right labels itself, and how people's are found."""
         given = as_values(line.get("input"))
         own = {name: given[name] for name in decided if name in given}
-        key = same_text(text_of(line)) if self._labels else ""
+        key = normalise_text(text_of(line)) if self._labels else ""
         return key, own, given.get("chosen") is True
 
     def _give_rights(self, said: Iterable[tuple[str, dict[str, object], bool]]) -> None:

@@ -123,9 +123,9 @@ def dollars(cost: float) -> str:
 
 def _points(name: str, drawn: Sequence[Entry]) -> Sequence[CurvePoint]:
     from moa.calibration.bounds import Outcome
-    from moa.calibration.curve import curve
+    from moa.calibration.curve import risk_curve
 
-    return curve(
+    return risk_curve(
         [
             Outcome(
                 confidence=min(1.0, max(0.0, one.decisions[name].confidence)),
