@@ -34,10 +34,10 @@ from moa.graphs.recipe import Recipe, Sketch
 from moa.mixing.fan_out import fan_out
 from moa.mixing.packing import Call, LayerRequest, Reader, readers_of
 from moa.mixing.voting import agreement_test, find_most_agreed
-from moa.node import Consulted, Node, Reply
+from moa.node import Consultation, Node, Reply
 
 Member = Endpoint | Node[Never, object]
-"""An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consulted`."""
+"""An endpoint, which is asked as a `Proposer`, or a node that takes a text and a `Consultation`."""
 
 MAX_TOKENS = 1024
 """Of an answer, unless a table says otherwise."""
@@ -108,7 +108,7 @@ class BaseMixture(Recipe[str | BaseModel, Mixed]):
                     f"{self.name}: {what}={number}, but the smallest layer has {smallest} proposers"
                 )
         for depth, layer in enumerate((*layers, [aggregator])):
-            given = Consulted if depth else self.input_type
+            given = Consultation if depth else self.input_type
             for node in layer:
                 if not fits(given, wanted := signature_of(node).input(0)):
                     raise WiringError(
@@ -395,7 +395,7 @@ class _Run:
 
     def _affords(self, depth: int, members: Sequence[Reader]) -> int:
         """Return how many of a layer the budget allows, with all calls that follow."""
-        if not self.context.limited:
+        if not self.context.has_budget:
             return len(members)
         read, further = self.asked.answers, 0
         calls: list[list[Call]] = []

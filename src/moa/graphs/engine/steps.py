@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeGuard, TypeVar
 
 from moa.errors import WiringError
 from moa.graphs.engine.types import Signature, Work, name_of, signature_of
-from moa.questions import Choice, Question, labels_typed
+from moa.questions import Choice, Question, labels_of_type
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
@@ -271,7 +271,7 @@ def labels_of(choice: Step, given: Sequence[object] | None) -> tuple[object, ...
     labels: tuple[object, ...] | None = None
     none, kind = False, choice.type
     if _is_choice(kind):
-        labels, none = labels_typed(kind)
+        labels, none = labels_of_type(kind)
     if given is not None:
         labels = tuple(given)
     if labels is None and isinstance(choice, NodeStep):
