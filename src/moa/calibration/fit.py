@@ -194,7 +194,7 @@ async def fit_all(
         reached=_measure_reached(task, made.best, parts, None),
         expected=_precision_curve(made.best.probabilities, task.labels),
         origin=f"fitted to {len(data.rows)} labelled texts by {by}",
-        candidates=tuple(one.candidate for one in made.tried),
+        candidates=tuple(one.candidate for one in made.candidates),
         notes=(*data.notes, *reader.dropped),
     ).with_seal()
 
@@ -237,7 +237,7 @@ def _make_calibration(
         full=FitRecord.of(blend_parts(parts, task.labels)),
         data=task.record(language_shares(spoken)),
         origin=made.why,
-        candidates=tuple(one.candidate for one in made.tried),
+        candidates=tuple(one.candidate for one in made.candidates),
         notes=(*notes, *_describe_signs(made.uncertainty)),
     )
     said, fitting = _judge_tested_rows(task, made, unbound)
@@ -505,11 +505,11 @@ def _show_sure_texts(
 class _Scorer(NamedTuple):
     """A scorer, as chosen on the fitting part."""
 
-    tried: Sequence[FeatureSet]
+    candidates: Sequence[FeatureSet]
     best: FeatureSet
     why: str
     blend: Blend
-    rehearsed: Judgements
+    fitting_judgements: Judgements
     """Judgements of the fitting part, by fits without its own labels."""
     uncertainty: Uncertainty | None = None
 
@@ -545,14 +545,14 @@ def _judge_tested_rows(
 ) -> tuple[Judgements, list[Outcome]]:
     """Judge the texts for the guarantee; return outcomes of the fitting part, too."""
     if task.learn == "approximate":
-        p, sure, mass = made.rehearsed
+        p, sure, mass = made.fitting_judgements
         rows = task.tested_rows
         return Judgements(p[rows], sure[rows], None if mass is None else mass[rows]), []
     read = [part.reading.values[task.tested_rows] for part in made.best.parts]
     found = judge_readings(fitted, read)
     if task.learn == "nothing":  # nothing was fitted to the rows that aren't held out
         return found, []
-    return found, task.outcomes(made.rehearsed, np.flatnonzero(~task.held))
+    return found, task.outcomes(made.fitting_judgements, np.flatnonzero(~task.held))
 
 
 def _describe_signs(uncertainty: Uncertainty | None) -> Iterator[str]:

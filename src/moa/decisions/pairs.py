@@ -93,14 +93,14 @@ class Labels:
     """Labels, parts of the vector."""
     examples: Floats
     """Examples, parts of the vector."""
-    of: Ints
+    label_indices: Ints
     """The label of each example."""
     background: Background
 
     @cached_property
     def counts(self) -> Ints:
         """Number of examples of each label."""
-        return np.bincount(self.of, minlength=len(self.meanings))
+        return np.bincount(self.label_indices, minlength=len(self.meanings))
 
     @cached_property
     def prototypes(self) -> list[tuple[Floats, Floats, Floats]]:
@@ -121,7 +121,7 @@ class Labels:
     @cached_property
     def _places(self) -> Ints:
         """The label of each example, and of each meaning used as one."""
-        return np.r_[self.of, np.flatnonzero(self.counts == 0)]
+        return np.r_[self.label_indices, np.flatnonzero(self.counts == 0)]
 
     @cached_property
     def _order(self) -> tuple[Ints, Ints]:
@@ -310,7 +310,7 @@ class PairHead:
         known = np.array([one.text != without for one in self.examples], bool)
         labels = self.labels
         if not known.all():
-            of = labels.of[known]
+            of = labels.label_indices[known]
             labels = Labels(labels.meanings, labels.examples[known], of, labels.background)
         none = len(self.order) > len(labels.meanings)
         found = shipped_pairs().logs(np.asarray(vector)[None], labels, none=none)
@@ -385,7 +385,7 @@ async def _encode_labels(
     labels = Labels(
         meanings=vectors[: len(names)],
         examples=vectors[len(names) :],
-        of=np.array([place for _, place in used], np.intp),
+        label_indices=np.array([place for _, place in used], np.intp),
         background=shipped_pairs().background,
     )
     places = {name: place for place, name in enumerate(names)}

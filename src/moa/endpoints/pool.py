@@ -99,14 +99,14 @@ class Pool(Wire):
         body: Mapping[str, object] | None,
         *,
         at_root: bool = False,
-        also: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """See `Wire.send`."""
         url, data = self.url(path, at_root=at_root), b""
         if body is not None:
             data = json.dumps(body).encode()
         try:
-            response = await self._send(url, None if body is None else data, also)
+            response = await self._send(url, None if body is None else data, headers)
         except foreign_errors() as error:
             raise self._map_error(error, url) from cause_of(error, self.secret)
         return _PooledReply(self, response, url, len(data))
@@ -116,7 +116,7 @@ class Pool(Wire):
         await self._closing.aclose()
 
     async def _send(
-        self, url: str, data: bytes | None, also: Mapping[str, str] | None
+        self, url: str, data: bytes | None, headers: Mapping[str, str] | None
     ) -> aiohttp.ClientResponse:
         """Send a request, and again if the server had closed a kept connection.
 
@@ -128,7 +128,9 @@ class Pool(Wire):
         method = "GET" if data is None else "POST"
 
         def send() -> Awaitable[aiohttp.ClientResponse]:
-            return self._http.request(method, url, data=data, headers=also, allow_redirects=False)
+            return self._http.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            )
 
         for _ in range(self._most):
             try:
