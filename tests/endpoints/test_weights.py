@@ -242,7 +242,7 @@ def test_a_cache_that_cannot_be_written_is_told(cache: Path) -> None:
 RACER = """
 import moa.endpoints.weights as weights
 file = weights.HubFile("owner/name", "small-q4.gguf")
-print(weights.fetch(file).already, flush=True)
+print(weights.fetch(file).was_there, flush=True)
 """
 
 

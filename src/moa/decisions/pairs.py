@@ -27,7 +27,7 @@ from moa._async import Lock
 from moa._machine import one_blas_thread
 from moa.context import RunContext
 from moa.decisions import PromptVariant
-from moa.decisions.arrays import Floats, Ints, log_softmax, logit, np
+from moa.decisions.arrays import Floats, Ints, log_softmax, logit, np, unit
 from moa.decisions.heads import encode
 from moa.endpoints import Endpoint
 from moa.endpoints.encoders import E5_PARTS, USE_PARTS
@@ -47,11 +47,6 @@ _CONTRAST = 0.15
 """Spread of a similarity to what distinguishes a label from the others."""
 _NEAR_MEANING = 0.5
 """Weight of a label's meaning relative to the centroid of its examples."""
-
-
-def unit(vectors: Floats) -> Floats:
-    """Scale vectors to length 1; zeros stay."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
 def split_by_encoder(vectors: Floats) -> list[tuple[Floats, Floats]]:

@@ -35,6 +35,7 @@ from moa.endpoints.given import address_of
 from moa.endpoints.known import Identity
 from moa.endpoints.sent import SentPrompt, log_prompt
 from moa.endpoints.tokens import estimate_of, may_fit, neutralise
+from moa.endpoints.wrappers import is_json
 from moa.errors import EndpointError, EndpointRejected, InvalidResponse, OutputError
 from moa.messages import Message, ToolCall
 from moa.usage import UNKNOWN_PRICE, Amount, Price, Tier
@@ -482,15 +483,7 @@ class _ToolCallPart:
         """
         if self.index != part.index:
             return False
-        return self.id == part.id if part.id else not (part.name and _is_json(self.arguments))
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+        return self.id == part.id if part.id else not (part.name and is_json(self.arguments))
 
 
 @dataclass(slots=True)

@@ -108,7 +108,7 @@ class Pool(Wire):
         try:
             response = await self._send(url, None if body is None else data, headers)
         except foreign_errors() as error:
-            raise self._map_error(error, url) from cause_of(error, self.secret)
+            raise self.map_error(error, url) from cause_of(error, self.secret)
         return _PooledReply(self, response, url, len(data))
 
     async def close(self) -> None:
@@ -144,19 +144,12 @@ class Pool(Wire):
                 lost = True
         return await send()
 
-    async def next_piece(self, response: aiohttp.ClientResponse, url: str) -> bytes:
-        """Read the next bytes of an answer; see `Reply.next_piece`."""
-        try:
-            return await response.content.readany()
-        except foreign_errors() as error:
-            raise self._map_error(error, url) from cause_of(error, self.secret)
-
-    def free(self, response: aiohttp.ClientResponse) -> None:
-        """Release an answer."""
-        response.close()
+    def keep_idle(self) -> None:
+        """Expect the connection of a finished answer to be reusable for some seconds."""
         self._kept_until = time.monotonic() + _KEEP_IDLE_S
 
-    def _map_error(self, error: BaseException, url: str) -> Exception:
+    def map_error(self, error: BaseException, url: str) -> Exception:
+        """Map one of `foreign_errors` to an error of `moa`."""
         return error_of_exception(error, endpoint=self.name, url=url, secret=self.secret)
 
 
@@ -167,10 +160,15 @@ class _PooledReply(Reply):
         self._response = response
 
     async def next_piece(self) -> bytes:
-        return await self._pool.next_piece(self._response, self.url)
+        try:
+            return await self._response.content.readany()
+        except foreign_errors() as error:
+            pool = self._pool
+            raise pool.map_error(error, self.url) from cause_of(error, pool.secret)
 
     async def close(self) -> None:
-        self._pool.free(self._response)
+        self._response.close()
+        self._pool.keep_idle()
 
 
 def is_openai(url: str) -> bool:

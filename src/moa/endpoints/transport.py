@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from moa._json import is_list, is_object
@@ -37,6 +37,8 @@ from moa.errors import (
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
+
+    from moa.endpoints.wire import Reply
 
 KEY = re.compile(r"[!-~]+")
 """Characters of a key or a token: a header takes no line break, and aiohttp ASCII alone."""
@@ -260,16 +262,8 @@ def is_unsent(error: BaseException) -> bool:
     return isinstance(error.__cause__ or error, aiohttp.ClientConnectionResetError)
 
 
-class Response(Protocol):
-    """The parts of an HTTP answer used when it refuses."""
-
-    url: str
-    status: int
-    headers: Mapping[str, str]
-
-
 def error_of_response(
-    response: Response, content: bytes, *, endpoint: str, model: str, secret: str = ""
+    response: Reply, content: bytes, *, endpoint: str, model: str, secret: str = ""
 ) -> EndpointError:
     """Map a status of 300 or more to an error with advice, without the key that was sent."""
     status = response.status
@@ -418,7 +412,7 @@ def body_text(content: bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _read_explanation(response: Response, content: bytes, secret: str) -> tuple[str, str]:
+def _read_explanation(response: Reply, content: bytes, secret: str) -> tuple[str, str]:
     if 300 <= response.status < 400 and "location" in response.headers:
         place = mask(response.headers["location"], secret)[:_LONGEST_QUOTE]
         return f"it redirects to {place}", ""
@@ -464,7 +458,7 @@ def _unwrap_json(said: object) -> object:
         return said
 
 
-def _retry_after_s(response: Response, content: bytes) -> float | None:
+def _retry_after_s(response: Reply, content: bytes) -> float | None:
     milliseconds = response.headers.get("retry-after-ms", "")
     if milliseconds.strip().isdecimal():
         return float(milliseconds) / 1000
@@ -481,7 +475,7 @@ def _retry_after_s(response: Response, content: bytes) -> float | None:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
-def _reset_s(response: Response, content: bytes) -> float | None:
+def _reset_s(response: Reply, content: bytes) -> float | None:
     """Return the wait by the limits that are used up, or by Google's `RetryInfo`."""
     if response.status != 429:
         return None
