@@ -261,6 +261,8 @@ class View:
         self._reloading = threading.Lock()
         self._seen: tuple[float, int] | None = None
         self._spans = _example_spans() if self.source.demo else Spans(self.trace)
+        if self.source.demo and not self.calibrations:
+            self.calibrations = read_calibrations(EXAMPLE / "learned.json")
         self._book: Book | None = None
         self._curves: dict[str, tuple[Book, int, Curve]] = {}
         """The curve of each question, and of how many changed labels of which rows it is."""
