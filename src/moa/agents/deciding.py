@@ -240,7 +240,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         shown = [example for example in self.examples if names & set(example.labels)]
         made = {q.name: self._default(q, shown, heads=heads) for q in asked} | dict(given)
         by_name = {question.name: question for question in self.questions}
-        whether = [question.whether_told for question in self.questions if question.unknown]
+        whether = [question.told_question for question in self.questions if question.unknown]
         by_name |= {question.name: question for question in whether}
         made |= {question.name: make_unfitted(question) for question in whether}
         self._scorers = {
@@ -462,7 +462,7 @@ def _or_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
-    told = answers[question.whether_told.name]
+    told = answers[question.told_question.name]
     if told.status != "answered" or told.best == 0:
         return answer
     # What a calibration guarantees or expects is of the option, which isn't given.
@@ -521,7 +521,7 @@ class _FirstFit:
     ) -> Mapping[str, CalibratedDecider]:
         """Give it; those who ask while it is being fitted wait."""
         if any(question.name not in self._found for question in questions):
-            async with self._lock.held(context.remaining_s()):
+            async with self._lock.hold(context.remaining_s()):
                 await self._fit(questions, examples, sources, context)
         return {question.name: self._found[question.name] for question in questions}
 
