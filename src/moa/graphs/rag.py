@@ -265,6 +265,13 @@ class Rag(Recipe[Text | str, RagOutcome], recipe="rag"):
             raise ConfigError(f"{self.name}: small: give a small model, which {use} asks")
         return self.small
 
+    def list_endpoints(self) -> list[Endpoint] | None:
+        """Give the endpoints that are asked: no writer where sentences are quoted instead."""
+        found = super().list_endpoints()
+        if found is None or not isinstance(self.answerer, Extractive):
+            return found
+        return [one for one in found if one is not self.writer]
+
     async def answer(self, request: Text | str, context: RunContext) -> RagOutcome:
         """Search, filter, write, check.
 
