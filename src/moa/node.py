@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -36,7 +36,7 @@ _TRACE = "traceparent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(Generic[Out_co]):
-    """What a node returns. It prints as its output, its usage and its notes, in tables.
+    """The result of a node. It prints as its output, its usage and its notes, in tables.
 
     Examples:
         >>> result = Agent(ScriptedEndpoint(["Hello!"]), "Greet.").run_sync("Hi")
@@ -75,16 +75,30 @@ class Result(Generic[Out_co]):
 
 
 def output_rows(output: object) -> list[tuple[str, str]]:
-    """Give what came out in rows of a table: a text, or the fields of a model."""
+    """Return what came out in rows of a table: a text, or the fields of a model."""
     if not isinstance(output, BaseModel):
         return [("output", str(output))]
     name = type(output).__name__.partition("[")[0]  # the labels of a `Choice` come below
     fields = output.model_dump().items()
-    return [("output", name), *((name, str(one)) for name, one in fields)]
+    shown = ((name, _describe(one)) for name, one in fields if one is not None)
+    return [("output", name), *shown]
+
+
+def _describe(value: object) -> str:
+    """Write a value of a field: of figures by name, such as probabilities, the highest first."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if not isinstance(value, dict):
+        return str(value)
+    found = cast("dict[str, object]", value)
+    figures = [(name, one) for name, one in found.items() if isinstance(one, float)]
+    if not figures or len(figures) < len(found):
+        return str(found)
+    return ", ".join(f"{name} {one:.3f}" for name, one in sorted(figures, key=lambda p: -p[1]))
 
 
 def note_rows(trace: Sequence[Note]) -> list[tuple[str, str]]:
-    """Give what is worth knowing beside who answered, in rows of a table."""
+    """Return what is worth knowing beside who answered, in rows of a table."""
     notes = (note for note in trace if note.kind != "answered")
     return [(note.kind, f"{note.node}: {note.text}") for note in notes]
 
@@ -144,7 +158,7 @@ class Outcome(Protocol):
 
     @property
     def became(self) -> Became:
-        """What became of the input."""
+        """The fate of the input."""
         ...
 
 
@@ -165,7 +179,7 @@ class Text(Frozen):
 
     text: str
     language: str | None = None
-    """ISO 639-1 code, such as `en`; `None` where it was not looked for or not recognised."""
+    """ISO 639-1 code, such as `en`; `None` if it was not looked for or not recognised."""
 
     def __str__(self) -> str:
         return self.text
@@ -185,7 +199,7 @@ class Reply(Frozen):
         return self.text
 
 
-class Consulted(Frozen):
+class Consultation(Frozen):
     """A request, and what others answered to it, without a word of whose it is."""
 
     request: str
@@ -193,7 +207,7 @@ class Consulted(Frozen):
 
 
 class Dropped(Frozen):
-    """What comes out where something is set aside instead of being answered.
+    """The output for an input that is set aside instead of being answered.
 
     Examples:
         >>> print(Dropped(reason="it is spam"))

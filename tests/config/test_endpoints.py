@@ -22,7 +22,7 @@ from moa.endpoints.retries import Retried
 from moa.endpoints.weights import cache_folder, find_weights
 from moa.endpoints.wrappers import Cached, Fallback
 from moa.errors import ConfigError, ModelNotFound
-from moa.graphs.loading import asked_by, load_graph
+from moa.graphs.loading import endpoint_names, load_graph
 from moa.testing import ScriptedEndpoint
 from moa.usage import Price
 
@@ -58,9 +58,9 @@ def test_a_small_model_stands_in_where_there_is_no_large_one(
 ) -> None:
     one = endpoints(Tiers.model_validate(tiers), **configured)
     assert one.slm.name == slm
-    assert not one.stood_in  # before a large one is asked for
+    assert not one.used_slm_as_llm  # before a large one is asked for
     assert one.llm.name == llm
-    assert one.has_llm == (llm == "large") == (one.llm.tier == "llm") != one.stood_in
+    assert one.has_llm == (llm == "large") == (one.llm.tier == "llm") != one.used_slm_as_llm
     assert (one.reference.endpoint if one.reference else None) == (llm if one.has_llm else None)
 
 
@@ -313,7 +313,7 @@ def test_endpoints_that_exist_are_held_by_name_without_a_file_and_closed(
     assert (held.slm, held.llm, held.named("other")) == (small, large, other)
     assert held.has_llm
     assert held.reference == Reference(endpoint="large", price=large.price)
-    assert asked_by(load_graph("generator", held)) == {"writer"}
+    assert endpoint_names(load_graph("generator", held)) == {"writer"}
     with pytest.raises(ConfigError, match="Did you mean 'small'"):
         held.named("smal")
     asyncio.run(held.close())
@@ -325,7 +325,7 @@ def test_without_a_large_endpoint_the_small_one_given_stands_in() -> None:
     small = ScriptedEndpoint()
     held = Endpoints.of(small=small)
     assert held.llm is small
-    assert held.stood_in
+    assert held.used_slm_as_llm
     assert not held.has_llm
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, cast, get_ar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
 
-from moa._async import beside, in_time
+from moa._async import run_sync, time_limit
 from moa.batch import faults_of
 from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext, run_context
@@ -23,7 +23,7 @@ from moa.endpoints.named import as_endpoint
 from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
-from moa.node import Node, Reply, Result, finish
+from moa.node import Reply, Result, finish
 from moa.node_base import NodeBase
 from moa.telemetry.names import Kind
 from moa.usage import Tier
@@ -128,10 +128,10 @@ class TypedNode(ABC, NodeBase[In, Out]):
                 if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
                     setattr(cls, which, given)
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterator[object]:
         """Give the nodes that it runs: those among its attributes, and in their lists."""
         found = {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}
-        yield from cast("Iterable[Node[Any, Any]]", found.values())
+        yield from found.values()
 
     def list_endpoints(self) -> list[Endpoint] | None:
         """List the endpoints that it may ask itself, beside those of its members.
@@ -190,8 +190,8 @@ class TypedNode(ABC, NodeBase[In, Out]):
         """
         if self._shows_prompts:
             context = RunContext().nested(self.name)
-            return tuple(beside(lambda: self.prompts(self._check_input(request), context)))
-        return beside(lambda: rehearse(partial(self.run, request)))
+            return tuple(run_sync(lambda: self.prompts(self._check_input(request), context)))
+        return run_sync(lambda: rehearse(partial(self.run, request)))
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:
         """Write what `prompt` gives; an agent that asks a model overrides it."""
@@ -281,7 +281,7 @@ async def beside_the_loop(
         f"{context.node or 'run'}: the time given to the run is up, and the text is not read; "
         "give it more time or a shorter text"
     )
-    async with in_time(context.remaining_s(), late):
+    async with time_limit(context.remaining_s(), late):
         return await asyncio.to_thread(work)
 
 

@@ -149,7 +149,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if not (self._plan.encodings and isinstance(self.encoder, JointEncoder)):
             return []
         found = [""]
-        for question, features in self._plan.asks:
+        for question, features in self._plan.questions:
             for feature in features:
                 if isinstance(feature, WordsFeature) and question.kind == "choice":
                     from moa.decisions.pairs import label_meanings
@@ -240,7 +240,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         shown = [example for example in self.examples if names & set(example.labels)]
         made = {q.name: self._default(q, shown, heads=heads) for q in asked} | dict(given)
         by_name = {question.name: question for question in self.questions}
-        whether = [question.whether_told for question in self.questions if question.unknown]
+        whether = [question.told_question for question in self.questions if question.unknown]
         by_name |= {question.name: question for question in whether}
         made |= {question.name: make_unfitted(question) for question in whether}
         self._scorers = {
@@ -248,7 +248,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         }
         scorers = self._scorers.values()
         self._features = [one for scorer in scorers for one in scorer.calibration.features]
-        self._plan = Plan.of(scorer.ask for scorer in scorers)
+        self._plan = Plan.of(scorer.question_features for scorer in scorers)
         self._doubts = {
             q.name: Doubts(q, self.endpoint.model, bare=_is_bare(q, shown)) for q in asked
         }
@@ -322,9 +322,9 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         for asked in self._plan.requests:
             endpoint = self._sources[asked.source]
             found += await preview_questions(
-                endpoint, text, asked.questions, context, examples=asked.shown
+                endpoint, text, asked.questions, context, examples=asked.examples
             )
-        for question, features in self._plan.asks:
+        for question, features in self._plan.questions:
             for feature in features:
                 if not isinstance(feature, LabelFeature):
                     source = self._sources[feature.source]
@@ -366,12 +366,12 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if self._to_fit:
             fitted = await self._first_fit.get(self._to_fit, self.examples, self._sources, context)
             scorers = {**scorers, **fitted}
-            plan = Plan.of(scorer.ask for scorer in scorers.values())
+            plan = Plan.of(scorer.question_features for scorer in scorers.values())
         for scorer in scorers.values():
             for warning in await scorer.check_identities(context):
                 context.note("degraded", warning)
         if also:
-            plan = Plan.of([*plan.asks, QuestionFeatures(self.questions[0], also)])
+            plan = Plan.of([*plan.questions, QuestionFeatures(self.questions[0], also)])
         reads = await plan.read(text, self._sources, context)
         further = reads.pop() if also else []
         pairs = zip(scorers.values(), reads, strict=True)
@@ -462,7 +462,7 @@ def _or_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
         return answer
-    told = answers[question.whether_told.name]
+    told = answers[question.told_question.name]
     if told.status != "answered" or told.best == 0:
         return answer
     # What a calibration guarantees or expects is of the option, which isn't given.
@@ -521,7 +521,7 @@ class _FirstFit:
     ) -> Mapping[str, CalibratedDecider]:
         """Give it; those who ask while it is being fitted wait."""
         if any(question.name not in self._found for question in questions):
-            async with self._lock.held(context.remaining_s()):
+            async with self._lock.hold(context.remaining_s()):
                 await self._fit(questions, examples, sources, context)
         return {question.name: self._found[question.name] for question in questions}
 

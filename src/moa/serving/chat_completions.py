@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from moa._files import dumped
+from moa._files import dump_json
 from moa.agents.relay import Called, Relay, as_relayed
 from moa.guards import Blocked
 from moa.node import Reply
@@ -224,7 +224,7 @@ class Chunks:
             output = finished.output
             rest = self._rest(output)
         except Exception as error:  # noqa: BLE001  the status is sent: what is wrong comes here
-            yield ServerSentEvent(dumped(fault_of(error).body))
+            yield ServerSentEvent(dump_json(fault_of(error).body))
             yield DONE
             return
         yield from self._begin()
@@ -268,4 +268,4 @@ class Chunks:
         }
         if self._tells_usage:
             chunk["usage"] = used
-        return ServerSentEvent(dumped(chunk))
+        return ServerSentEvent(dump_json(chunk))

@@ -22,13 +22,13 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from moa._async import cancel, in_time
+from moa._async import cancel, time_limit
 from moa.batch import Item, run_one
 from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import DeadlineExceeded, MoaError, RequestRefused
-from moa.questions import accepted_in, answers_in, questions_in
+from moa.questions import answers_in, is_accepted, questions_in
 from moa.rows import taken
 from moa.rows.records import usage_of
 from moa.serving.http import caller_of
@@ -104,7 +104,7 @@ class FinishedRun:
 def headers_of(id: str, item: Item[object]) -> dict[str, str]:
     """Say in headers who decided, how surely, whether that is accepted, and what it cost."""
     decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
-    accepted, cost = accepted_in(item.output), item.usage.cost
+    accepted, cost = is_accepted(item.output), item.usage.cost
     said = {
         "trace": id,
         "decided-by": next(filter(None, reversed(decided)), None),
@@ -332,7 +332,7 @@ class _Run:
         why: MoaError = _client_gone()
         try:
             late = "the run did not end in time, and was cut off"
-            async with in_time(self.timeout_s + _LATE_S, late):
+            async with time_limit(self.timeout_s + _LATE_S, late):
                 node = self.served.node_of(self.caller)
                 item = await run_one(node, self.value, 1, _as_it_is, self.context)
         except DeadlineExceeded as error:

@@ -19,7 +19,7 @@ from typing import NamedTuple, cast
 
 from pydantic_core import to_json
 
-from moa._files import dumped
+from moa._files import dump_json
 from moa.calibration.labelled import label_of, normalise_text
 from moa.errors import InputError
 from moa.questions import NONE_OF_THESE, Option, Question
@@ -406,7 +406,7 @@ def _encode(line: Values) -> bytes:
     try:
         return to_json(line) + b"\n"
     except ValueError:  # half a character, which stands for itself in no file
-        return f"{dumped(line)}\n".encode()
+        return f"{dump_json(line)}\n".encode()
 
 
 def _verdict(one: Decision) -> Verdict:
