@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import TypeIs
@@ -28,6 +29,11 @@ def is_list(value: object) -> TypeIs[list[object]]:
 def is_sequence(value: object) -> TypeIs[list[object] | tuple[object, ...]]:
     """Return True if a value is written as a list."""
     return isinstance(value, list | tuple)
+
+
+def is_mapping(value: object) -> TypeIs[Mapping[object, object]]:
+    """Return True if a value that may be another's, and no JSON, is a mapping."""
+    return isinstance(value, Mapping)
 
 
 def object_of(value: object) -> JSON:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequenc
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Unpack, cast, overload
+from typing import TYPE_CHECKING, Annotated, TypeGuard, Unpack, cast, overload
 
 from pydantic import (
     BaseModel,
@@ -469,7 +469,7 @@ def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def _model_of(output: object) -> type[BaseModel]:
+def _model_of(output: TypeForm[object]) -> type[BaseModel]:
     """Give what a model is asked to write: servers take the schema of an object alone.
 
     Raises:
@@ -479,9 +479,8 @@ def _model_of(output: object) -> type[BaseModel]:
         raise ConfigError("output=str: leave it out, an agent gives a Reply, which has a text")
     if _is_model(output):
         return output
-    fields: dict[str, Any] = {_VALUE: (output, ...)}
     try:
-        model = create_model(getattr(output, "__name__", "Answer"), **fields)
+        model = create_model(getattr(output, "__name__", "Answer"), value=(output, ...))
         model.model_json_schema()
     except PydanticUserError:
         raise ConfigError(

@@ -6,15 +6,16 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import UnionType
-from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, cast, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeGuard, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typing_extensions import TypeVar
+from typing_extensions import TypeIs, TypeVar
 
 from moa._async import beside, in_time
+from moa._json import is_mapping, is_sequence
 from moa.batch import faults_of
 from moa.budget import UNLIMITED, Budget
 from moa.context import RunContext, run_context
@@ -23,7 +24,7 @@ from moa.endpoints.named import as_endpoint
 from moa.endpoints.rehearsal import REHEARSAL, rehearse
 from moa.endpoints.sent import SentPrompt
 from moa.errors import CapabilityError, ConfigError, InputError
-from moa.node import Node, Reply, Result, finish
+from moa.node import AnyNode, Reply, Result, finish
 from moa.node_base import NodeBase
 from moa.telemetry.names import Kind
 from moa.usage import Tier
@@ -31,7 +32,7 @@ from moa.usage import Tier
 T = TypeVar("T")
 In = TypeVar("In", default=str | BaseModel)
 Out = TypeVar("Out", default=Reply)
-Make = TypeVar("Make", bound=Callable[..., object])
+Make = TypeVar("Make", bound=Callable[..., AnyNode])
 
 _WHO_CAN: dict[Capability, str] = {
     "complete": "any OpenAI-compatible server, and the embedded model",
@@ -48,7 +49,7 @@ _WHO_CAN: dict[Capability, str] = {
 class NamedAgent(NamedTuple):
     """An agent that can be run, drawn and configured by its name."""
 
-    make: Callable[..., Any]
+    make: Callable[..., AnyNode]
     """Its class, or a function that makes it; its keywords are its table in moa.toml."""
     does: str
     """In words, for whoever looks for one."""
@@ -128,10 +129,9 @@ class TypedNode(ABC, NodeBase[In, Out]):
                 if which and not isinstance(given, TypeVar) and which not in cls.__dict__:
                     setattr(cls, which, given)
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterable[AnyNode]:
         """Give the nodes that it runs: those among its attributes, and in their lists."""
-        found = {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}
-        yield from cast("Iterable[Node[Any, Any]]", found.values())
+        return {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}.values()
 
     def list_endpoints(self) -> list[Endpoint] | None:
         """List the endpoints that it may ask itself, beside those of its members.
@@ -139,7 +139,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
         Calibrations may read others. `None`: nobody knows whom it asks.
         """
         found = {id(one): one for one in _parts_in(vars(self).values()) if _is_endpoint(one)}
-        return cast("list[Endpoint]", [*found.values()])
+        return [*found.values()]
 
     @classmethod
     def _default_name(cls) -> str:
@@ -244,19 +244,19 @@ class TypedNode(ABC, NodeBase[In, Out]):
 def _parts_in(values: Iterable[object]) -> Iterator[object]:
     """Give values, and what stands in lists and mappings among them."""
     for value in values:
-        if isinstance(value, Mapping):
-            yield from _parts_in(cast("Mapping[object, object]", value).values())
-        elif isinstance(value, list | tuple):
-            yield from _parts_in(cast("Sequence[object]", value))
+        if is_mapping(value):
+            yield from _parts_in(value.values())
+        elif is_sequence(value):
+            yield from _parts_in(value)
         else:
             yield value
 
 
-def _is_node(value: object) -> bool:
+def _is_node(value: object) -> TypeIs[AnyNode]:
     return hasattr(value, "run") and isinstance(getattr(value, "name", None), str)
 
 
-def _is_endpoint(value: object) -> bool:
+def _is_endpoint(value: object) -> TypeIs[Endpoint]:
     return hasattr(value, "capabilities") and not isinstance(value, type)
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, creat
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ErrorDetails, core_schema
 
-from moa._json import JSON, is_list, is_object, list_of, object_of
+from moa._json import JSON, at, is_list, is_object, list_of, object_of
 from moa.endpoints.tokens import rewritten
 from moa.errors import ConfigError
 from moa.messages import IN_WORDS, Message
@@ -262,18 +262,21 @@ def _faults(model: type[BaseModel], text: str) -> list[ErrorDetails]:
     return []
 
 
-def _mend(value: Any, fault: ErrorDetails, cut: list[str]) -> bool:
+def _mend(value: object, fault: ErrorDetails, cut: list[str]) -> bool:
     """Mend one fault in place, and say whether it could be; `cut` is told what was cut."""
     *path, last = fault["loc"] or ("",)
     for step in path:
-        value = value[step] if _holds(value, step) else value  # unions name their members
+        value = at(value, step) if _holds(value, step) else value  # unions name their members
     if not _holds(value, last):
         return False
-    given: object = value[last]
+    given = at(value, last)
     most = fault.get("ctx", {}).get("max_length")
     if most is not None and (is_list(given) or isinstance(given, str)) and len(given) > most:
         cut.append(f"{'.'.join(map(str, fault['loc']))}, from {len(given)} to {most}")
-        value[last] = given[:most]
+        if is_list(value):
+            value[int(last)] = given[:most]
+        elif is_object(value):
+            value[str(last)] = given[:most]
         return True
     if given is None and is_object(value):
         del value[str(last)]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -49,7 +49,7 @@ class LangChainTool(Protocol):
     name: str
     description: str
 
-    async def ainvoke(self, input: Any, /) -> object:
+    async def ainvoke(self, input: str, /) -> object:
         """Run it."""
 
 
@@ -123,8 +123,10 @@ class Tool:
             parts = _of_remote(function)
         elif _is_langchains(function):
             parts = _of_langchain(function)
+        elif callable(function):
+            parts = _of_function(function, name)
         else:
-            parts = _of_function(cast("Callable[..., object]", function), name)
+            raise ConfigError(f"{function!r:.100} is no tool: give a function, or a `Tool`")
         found, self._read, self._invoke = parts
         self.schema = ToolSchema(
             name or found.name, description or found.description, found.parameters
@@ -240,8 +242,8 @@ def _of_function(function: Callable[..., object], name: str | None) -> _Parts:
     doc, meanings = _docstring(inspect.getdoc(inner) or "")
     try:
         hints = get_type_hints(called, include_extras=True)
-        given: Any = _arguments_of(function, hints)
-        adapter = TypeAdapter[JSON](given)
+        read: Any = _arguments_of(function, hints)
+        adapter = TypeAdapter[JSON](read)
         parameters = adapter.json_schema(schema_generator=Untitled)
     except (NameError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo
@@ -28,14 +28,14 @@ from moa.endpoints.sent import SentPrompt
 from moa.errors import InputError, MoaError
 from moa.graphs.fields import Large, PythonNode, Small, beside_config
 from moa.graphs.recipe import Recipe, Sketch
-from moa.node import Node, Reply
+from moa.node import AnyNode, Reply
 from moa.trace import Event, TextDelta
 
 if TYPE_CHECKING:
     from moa.chat.stores import Saver
     from moa.chat.threads import ThreadWriter
 else:
-    Saver = Any  # LangGraph is imported where a chat is made
+    Saver = object  # LangGraph is imported where a chat is made
 
 
 def beside_config_file(store: object, info: ValidationInfo) -> object:
@@ -133,7 +133,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
             instead=Extract(max_tokens=self.summary_tokens),
         )
 
-    def members(self) -> Iterator[Node[Any, Any]]:
+    def members(self) -> Iterator[AnyNode]:
         """Give who takes part."""
         router = self.router
         found = (self.memory.sums_up, router.keeps, router.small, router.large)

@@ -35,7 +35,7 @@ from moa.context import RunContext
 from moa.errors import ConfigError, MoaError, StoreError, needed
 
 _POLL_S = 0.02
-Saver = BaseCheckpointSaver[Any]
+Saver = BaseCheckpointSaver[str]
 
 
 class PlainJson:
@@ -148,9 +148,8 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
 
 
 def _given(saver: Saver) -> Store:
-    base = BaseCheckpointSaver[Any]  # whose own methods raise
     for name in ("aput", "aget_tuple", "alist", "adelete_thread"):
-        if getattr(type(saver), name) is getattr(base, name):
+        if getattr(type(saver), name) is getattr(BaseCheckpointSaver, name):  # which raises
             raise ConfigError(
                 f"a {type(saver).__name__} has no {name}, and a chat keeps its conversations "
                 "with asynchronous methods. Take the asynchronous saver of that package"

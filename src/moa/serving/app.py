@@ -7,7 +7,6 @@ import inspect
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,11 +15,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ExceptionHandler
 
 from moa.config.endpoints import Endpoints
 from moa.config.trust import object_in
 from moa.errors import MoaError
-from moa.graphs.loading import READY, AnyNode, load_graph
+from moa.graphs.loading import READY, load_graph
+from moa.node import AnyNode
 from moa.serving import chat_completions, mcp, metrics, models, systemone, typed
 from moa.serving.faults import fault_of
 from moa.serving.http import RequestChecks, caller_of, json_response
@@ -30,9 +31,16 @@ from moa.serving.openapi import Schemas, document
 from moa.serving.served import Served
 from moa.serving.server import Server, Settings
 
-_MODULES: tuple[Any, ...] = (typed, chat_completions, systemone, models, mcp, metrics)
-"""Whose `routes(server)` are served, and whose `paths(server, caller, schemas)`, where they have
-them, are described in `/openapi.json`."""
+_ROUTES = (
+    typed.routes,
+    chat_completions.routes,
+    systemone.routes,
+    models.routes,
+    mcp.routes,
+    metrics.routes,
+)
+_PATHS = (typed.paths, chat_completions.paths, systemone.paths, models.paths)
+"""Describe those routes in `/openapi.json` that a client calls by it."""
 
 
 def serve(
@@ -96,14 +104,21 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
         return fault_of(error).response(finished and finished.headers)
 
     routes = _about(server)
-    for module in _MODULES:
-        routes += module.routes(server)
+    for routes_of in _ROUTES:
+        routes += routes_of(server)
     middleware = [Middleware(RequestChecks, server=server), Middleware(Idempotent, server=server)]
     if server.settings.origins:
-        cors: dict[str, Any] = {"allow_origins": server.settings.origins, "allow_headers": ["*"]}
-        cors |= {"allow_methods": ["GET", "POST"], "expose_headers": ["*"]}
-        middleware.insert(0, Middleware(CORSMiddleware, **cors))
-    handlers: Any = {MoaError: failed, HTTPException: failed, Exception: failed}
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=server.settings.origins,
+            allow_headers=["*"],
+            allow_methods=["GET", "POST"],
+            expose_headers=["*"],
+        )
+        middleware.insert(0, cors)
+    handlers: dict[type[Exception], ExceptionHandler] = dict.fromkeys(
+        (MoaError, HTTPException, Exception), failed
+    )
     app = Starlette(
         routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan
     )
@@ -127,9 +142,8 @@ def _about(server: Server) -> list[Route]:
     async def openapi(request: Request) -> Response:
         caller, schemas = caller_of(request), Schemas()
         paths: dict[str, object] = {}
-        for module in _MODULES:
-            if describe := getattr(module, "paths", None):
-                paths |= describe(server, caller, schemas)
+        for describe in _PATHS:
+            paths |= describe(server, caller, schemas)
         return json_response(document(server, caller, paths, schemas))
 
     return [

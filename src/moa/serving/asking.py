@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from moa._json import at, is_object, object_of
 from moa.errors import RequestRefused
 from moa.serving.openapi import Schemas
 from moa.serving.served import Schema
@@ -67,7 +68,7 @@ def body_of(
     """
     place = schemas.place(kind.__name__, way)
     schema = kind.model_json_schema(ref_template=place)
-    schema["properties"]["model"] = {"enum": [*models]}
+    object_of(schema["properties"])["model"] = {"enum": [*models]}
     change(schema)
     return schemas.add(schema, place)
 
@@ -108,12 +109,11 @@ def _find_place(location: tuple[str | int, ...], given: object) -> list[str | in
     """Find where in a request a fault is; pydantic's location also names the types it tried."""
     place: list[str | int] = []
     for number, part in enumerate(location, start=1):
-        if isinstance(given, dict) and part in given:
-            given = cast("dict[str | int, object]", given)[part]
-        elif isinstance(given, list) and isinstance(part, int):
-            given = cast("list[object]", given)[part]
-        elif number < len(location) or not isinstance(given, dict):
-            continue
+        try:
+            given = at(given, part)
+        except (KeyError, IndexError, TypeError):  # a type that was tried, or a missing field
+            if number < len(location) or not is_object(given):
+                continue
         place.append(part)
     return place
 

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moa._files import dumped
+from moa._json import at, object_of, objects_of
 from moa.agents.relay import Called, Relay, as_relayed
 from moa.guards import Blocked
 from moa.node import Reply
@@ -70,7 +71,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
     asked = _bodies(server.known(caller), schemas)
     if not asked:
         return {}
-    body = asked[0] if len(asked) == 1 else {"anyOf": asked}
+    body: Schema = asked[0] if len(asked) == 1 else {"anyOf": asked}
     answer = operation("Answer a conversation, as OpenAI does", answer, body=body, streams=True)
     return {"/v1/chat/completions": {"post": answer}}
 
@@ -111,7 +112,7 @@ def _bodies(known: Sequence[Served], schemas: Schemas) -> list[Schema]:
 
 def _cut(takes: _Takes, schema: Schema) -> None:
     """Take out of the schema of a request what a kind of model doesn't take."""
-    fields, parts = schema["properties"], schema["$defs"]
+    fields, parts = object_of(schema["properties"]), object_of(schema["$defs"])
     nothing = {"type": "null"}
     if not takes.wishes:
         fields["temperature"] = {"enum": [None, 0, 1]}
@@ -123,11 +124,13 @@ def _cut(takes: _Takes, schema: Schema) -> None:
     if not takes.objects:
         fields["response_format"] = {"anyOf": [nothing, {"const": {"type": "text"}}]}
     kept = {"_ImagePart": "images", "_FilePart": "files"}
-    said = parts["FromUser"]["properties"]["content"]["anyOf"][1]["items"]
+    said = object_of(at(parts, "FromUser", "properties", "content", "anyOf", 1, "items"))
     if not takes.files:
-        parts["_TextPart"]["properties"]["text"]["pattern"] = r"\S"
+        object_of(at(parts, "_TextPart", "properties", "text"))["pattern"] = r"\S"
     left_out = tuple(name for name, kind in kept.items() if kind not in takes.files)
-    said["oneOf"] = [one for one in said["oneOf"] if not one["$ref"].endswith(left_out)]
+    said["oneOf"] = [
+        one for one in objects_of(said["oneOf"]) if not str(one["$ref"]).endswith(left_out)
+    ]
     said.pop("discriminator", None)
 
 

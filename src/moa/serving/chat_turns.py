@@ -10,12 +10,13 @@ import copy
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json
+from typing_extensions import TypeIs
 
 from moa._files import dumped, jsonable
+from moa._json import is_object, list_of, object_of
 from moa.agents import Agent
 from moa.agents.filter import Verdict
 from moa.agents.relay import Relay, Wishes, as_relayed
@@ -24,17 +25,16 @@ from moa.endpoints.tools import plain
 from moa.errors import OutputError
 from moa.graphs.engine.graph import BuiltGraph
 from moa.graphs.engine.steps import NodeStep
-from moa.graphs.loading import AnyNode
 from moa.graphs.recipe import WiredRecipe
 from moa.guards.guarded import Guarded
 from moa.messages import Message
-from moa.node import Node, Reply
+from moa.node import AnyNode, Node, Reply
 from moa.questions import Choice, Predicate, Score, questions_in
 from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported_error
 from moa.serving.schemas import checker
 from moa.serving.served import Schema, Served
 
-_Answer = Choice[Any] | Predicate[Any] | Score[Any]
+_Answer = Choice[object] | Predicate[bool | None] | Score[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
 
 
 def _relay_turn(
-    body: ChatRequest, served: Served, agent: Agent[Any, Any], messages: tuple[Message, ...]
+    body: ChatRequest, served: Served, agent: Agent[object, object], messages: tuple[Message, ...]
 ) -> Turn:
     """Have an agent that writes answer as the client wants it."""
     last = max(place for place, message in enumerate(messages) if message.role == "user")
@@ -106,18 +106,16 @@ def _relay_turn(
     return _turn(body, served, relay, value)
 
 
-def continuation(node: object, rules: str) -> Node[Conversation, Any] | None:
+def continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
     """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
     from moa.chat.graph import Chat, Continuation
 
     if isinstance(node, Chat):
         return Continuation(node, rules=rules)
-    if isinstance(node, Guarded):
-        guarded = cast("Guarded[Any, Any]", node)
-        if (inner := continuation(guarded.node, rules)) is not None:
-            made = copy.copy(guarded)
-            made.node, made.input_type = inner, Conversation
-            return made
+    if isinstance(node, Guarded) and (inner := continuation(node.node, rules)) is not None:
+        guarded = copy.copy(node)
+        guarded.node, guarded.input_type = inner, Conversation
+        return guarded
     return None
 
 
@@ -183,12 +181,12 @@ def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
         RequestRefused: it doesn't, as far as the node says what it gives.
     """
     check = _make_check(schema)
-    wanted: list[str] = [*schema.get("required", ())] or [*schema.get("properties", ())][:1]
+    wanted = list_of(schema.get("required")) or [*object_of(schema.get("properties"))][:1]
     given = served.fields or frozenset()
     if missing := [name for name in wanted if name not in given]:
         raise unsupported_error(
             f"{served.name} gives an object with {', '.join(sorted(given))}, and none with "
-            f"{', '.join(missing)}: GET /schema/{served.name} shows it",
+            f"{', '.join(map(str, missing))}: GET /schema/{served.name} shows it",
             "response_format",
         )
 
@@ -213,10 +211,14 @@ def _forms(output: object, served: Served) -> Iterator[object]:
     yield served.dump(output)
     names = questions_in(output)
     answers = {name: getattr(output, name) for name in names}
-    if isinstance(output, Choice | Predicate | Score):
-        answers = {(output.question or "answer"): cast("_Answer", output)}
+    if _is_answer(output):
+        answers = {(output.question or "answer"): output}
     yield {name: _plain(answer) for name, answer in answers.items()}
     yield {name: answer.said for name, answer in answers.items()}
+
+
+def _is_answer(output: object) -> TypeIs[_Answer]:
+    return isinstance(output, Choice | Predicate | Score)
 
 
 def _plain(answer: _Answer) -> object:
@@ -227,19 +229,16 @@ def _plain(answer: _Answer) -> object:
 
 def _project(value: object, schema: Schema) -> object:
     """Leave out the fields that a schema doesn't name."""
-    named: object = schema.get("properties")
-    if not isinstance(value, dict):
+    named = schema.get("properties")
+    if not is_object(value) or not is_object(named):
         return value
-    fields = cast("dict[str, object]", value)
-    if not isinstance(named, dict):
-        return fields
-    return {key: one for key, one in fields.items() if key in named}
+    return {key: one for key, one in value.items() if key in named}
 
 
 def content_of(output: object) -> str:
     """Say what came out in words: the text, or what was decided; anything else is JSON."""
-    if isinstance(output, Choice | Predicate | Score):
-        return cast("Choice[object] | Predicate | Score", output).said
+    if _is_answer(output):
+        return output.said
     if isinstance(output, Verdict):
         return "kept" if output.kept else "dropped"
     if isinstance(output, str):
@@ -252,20 +251,18 @@ def content_of(output: object) -> str:
     return dumped(jsonable(output))
 
 
-def shown_by(node: object) -> str | None:
+def shown_by(node: AnyNode) -> str | None:
     """Find the path of the node whose text is the output; `None`: that can't be told before.
 
     What other nodes of a graph write on the way is no part of the answer.
     """
     if isinstance(node, BuiltGraph | WiredRecipe):
-        graph = cast("BuiltGraph[Any, Any]", node)
-        last = graph.plan.steps[graph.plan.output]
+        last = node.plan.steps[node.plan.output]
         inner = shown_by(last.node) if isinstance(last, NodeStep) else None
-        task = graph.plan.tasks[graph.plan.output]
+        task = node.plan.tasks[node.plan.output]
         between = f"{task.name}/" if task.renamed else ""
-        return None if inner is None else f"{graph.name}/{between}{inner}"
+        return None if inner is None else f"{node.name}/{between}{inner}"
     if isinstance(node, Guarded):
-        guarded = cast("Guarded[Any, Any]", node)
-        inner = shown_by(guarded.node)
-        return None if inner is None else f"{guarded.name}/{inner}"
-    return getattr(node, "name", None)
+        inner = shown_by(node.node)
+        return None if inner is None else f"{node.name}/{inner}"
+    return node.name

@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json
@@ -20,6 +20,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moa._files import encoded
+from moa._json import is_object, list_of
 from moa.errors import RequestRefused
 from moa.serving.faults import fault_of
 from moa.serving.keys import Caller
@@ -241,9 +242,7 @@ def _is_deeper(value: object, most: int) -> bool:
 
 def _parts(value: object) -> Iterable[object]:
     """Give what an array or an object holds of these, or would if it weren't empty."""
-    if isinstance(value, dict):
-        return cast("dict[str, object]", value).values()
-    return cast("list[object]", value) if isinstance(value, list) else ()
+    return value.values() if is_object(value) else list_of(value)
 
 
 def _is_address(name: str) -> bool:

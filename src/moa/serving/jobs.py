@@ -14,12 +14,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel
 
 from moa._async import cancel
 from moa._files import load_model, save_text
+from moa._json import JSON, is_object
 from moa.batch import Row
 from moa.config.endpoints import Endpoints
 from moa.errors import InputError, RequestRefused
@@ -34,6 +35,7 @@ _AT_ONCE = 4
 """Jobs that are worked on at once; others wait."""
 _ROWS_AT_ONCE = 8
 """Rows of a job that are."""
+_STATES: tuple[State, ...] = get_args(State)
 Phase = Literal["running", "stopped", "cancelled", "done"]
 """A job that is `stopped` has rows left and nobody works on it, such as for a spent budget."""
 
@@ -186,7 +188,7 @@ class Jobs:
         own.sort(key=lambda one: -one[1].created)
         return [_summary(id, owner) for id, owner in own]
 
-    def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[dict[str, Any]]:
+    def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[JSON]:
         """Give the lines of rows that were worked on, as `moa run --out` writes them.
 
         Raises:
@@ -194,18 +196,17 @@ class Jobs:
         """
         self._owner(id, caller)
         wanted = list(states)
-        if unknown := [state for state in wanted if state not in get_args(State)]:
+        if unknown := [state for state in wanted if state not in _STATES]:
             raise RequestRefused(
-                f"rows are never {unknown[0]!r:.40}. Their state is one of "
-                f"{', '.join(get_args(State))}",
+                f"rows are never {unknown[0]!r:.40}. Their state is one of {', '.join(_STATES)}",
                 status=400,
                 code="no_state",
                 param="state",
             )
 
-        def read() -> Generator[dict[str, Any]]:
+        def read() -> Generator[JSON]:
             with Job(self._where(id)) as job:
-                yield from job.lines(*cast("list[State]", wanted))
+                yield from job.lines(*filter(wanted.__contains__, _STATES))
 
         return read()
 
@@ -291,8 +292,8 @@ def _rows(given: list[object]) -> Iterator[Row]:
     if not given:
         raise InputError("rows: there is none")
     for number, value in enumerate(given, start=1):
-        if isinstance(value, dict):
-            yield row_of(number, cast("dict[str, object]", value))
+        if is_object(value):
+            yield row_of(number, value)
         elif isinstance(value, str):
             yield Row(number=number, id=number, value=value)
         else:

@@ -13,18 +13,19 @@ import logging
 import secrets
 import threading
 import tomllib
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import tomlkit
 from filelock import FileLock
 from pydantic import StringConstraints, ValidationError
 
 from moa._files import save_text
+from moa._json import JSON, is_object, object_of
 from moa.budget import Budget, Look, Share
 from moa.context import Reference, RunContext
 from moa.errors import BudgetExceeded, ConfigError, RequestRefused, StoreError
@@ -239,7 +240,7 @@ class KeyFile:
     def add(self, key: Key) -> None:
         """See `KeyStore`."""
 
-        def write(tables: Any) -> None:
+        def write(tables: JSON) -> None:
             if key.name in tables:
                 raise ConfigError(
                     f"there is a key {key.name!r} already: revoke it, or name another"
@@ -251,7 +252,7 @@ class KeyFile:
     def remove(self, name: str) -> None:
         """See `KeyStore`."""
 
-        def write(tables: Any) -> None:
+        def write(tables: JSON) -> None:
             if name not in tables:
                 raise ConfigError(f"there is no key {name!r} in {self._path}")
             del tables[name]
@@ -266,15 +267,13 @@ class KeyFile:
         except ValueError as error:
             raise ConfigError(f"{self._path} is no TOML: {error}") from error
         ledger, tables = whole.pop("ledger", ""), whole.pop("keys", {})
-        if whole or not isinstance(ledger, str) or not isinstance(tables, dict):
+        if whole or not isinstance(ledger, str) or not is_object(tables):
             other = next(iter(whole), "keys")
             raise ConfigError(
                 f"{self._path} has {other!r}, and takes a table [keys.NAME] for each key, and "
                 'ledger = "…" above them'
             )
-        found = [
-            self._key(name, table) for name, table in cast("dict[str, object]", tables).items()
-        ]
+        found = [self._key(name, table) for name, table in tables.items()]
         self._keys = {key.name: key for key in found}
         self._by_digest = {key.sha256: key for key in found}
         self._ledger = ledger
@@ -283,14 +282,13 @@ class KeyFile:
 
     def _key(self, name: str, table: object) -> Key:
         try:
-            values = cast("dict[str, object]", table) if isinstance(table, dict) else {}
-            return Key.model_validate({**values, "name": name})
+            return Key.model_validate({**object_of(table), "name": name})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise ConfigError(f"{self._path}: [keys.{name}] {where}: {first['msg']}") from error
 
-    def _change(self, write: Callable[[Any], None]) -> None:
+    def _change(self, write: Callable[[JSON], None]) -> None:
         """Write the file anew, while no other process does."""
         path = self._path
         try:
@@ -304,7 +302,7 @@ class KeyFile:
                     whole.add(tomlkit.comment(_HEAD))
                 if "keys" not in whole:
                     whole["keys"] = tomlkit.table(is_super_table=True)
-                write(whole["keys"])
+                write(object_of(whole["keys"]))
                 save_text(path, tomlkit.dumps(whole), private=True)
         except OSError as error:
             raise ConfigError(f"{path} can't be written: {error.strerror}") from error
@@ -343,14 +341,14 @@ class KeyTable:
         if not self._rows("delete from moa_keys where job = ? and name = ? returning name", name):
             raise ConfigError(f"there is no key {name!r} in {self._store.where}")
 
-    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    def _rows(self, sql: str, *values: object) -> Sequence[tuple[object, ...]]:
         return self._store.run(sql, self._store.job, *values)
 
 
-def _row(found: tuple[Any, ...]) -> Key:
+def _row(found: tuple[object, ...]) -> Key:
     name, settings = found
     try:
-        return Key.model_validate_json(settings)
+        return Key.model_validate_json(str(settings))
     except ValidationError as error:
         raise ConfigError(f"the key {name!r} in the database is none of this version") from error
 

@@ -112,7 +112,7 @@ class Ledger:
         self._unsettled: dict[str, Amount] = {}
         """What runs have used that have ended, and that the store could not be told."""
         self._turn = asyncio.Lock()
-        self._doing = set[asyncio.Future[Any]]()
+        self._doing = set[asyncio.Task[object]]()
         self._over = threading.Event()
         self._speaking: threading.Thread | None = None
 
@@ -162,7 +162,7 @@ class Ledger:
         async with self._turn:
             return await self.store.beside(work)
 
-    def _done(self, doing: asyncio.Future[Any]) -> None:
+    def _done(self, doing: asyncio.Task[object]) -> None:
         self._doing.discard(doing)
         if not doing.cancelled():
             doing.exception()  # whoever waits for it is told; asyncio isn't to, where nobody does

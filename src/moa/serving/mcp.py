@@ -43,7 +43,7 @@ _LONGEST = 16 * 2**20
 _END = b"\n"
 """Stands for the end of the lines, as no line holds it."""
 Pipes = tuple[Any, Any]
-"""What is read from, and what is written to."""
+"""The streams to read from and to write to; the SDK names their types privately."""
 _TALKATIVE = ("mcp.server.streamable_http_manager", "mcp.server.streamable_http")
 """Loggers of the SDK that tell of each request when it begins and ends."""
 
@@ -80,7 +80,7 @@ class Exchange:
         limit_s: Seconds after which it is cut off, whatever its client reads or doesn't.
     """
 
-    def __init__(self, protocol: Protocol[Any], body: bytes, limit_s: float) -> None:
+    def __init__(self, protocol: Protocol, body: bytes, limit_s: float) -> None:
         self._protocol = protocol
         self._body = body
         self._limit_s = limit_s

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import anyio
 from mcp.server import Server as Protocol
@@ -30,6 +29,7 @@ from starlette.requests import Request
 
 from moa._async import cancel
 from moa._files import dumped
+from moa._json import object_of, objects_of
 from moa.agents.tools import name_for_models
 from moa.config.faults import nearest
 from moa.context import Reference, RunContext
@@ -42,7 +42,7 @@ from moa.serving.served import Schema, Served
 from moa.serving.server import Server
 from moa.trace import Event, NodeFinished, NodeSkipped, ToolFinished
 
-Context = ServerRequestContext[Any, Request]
+Context = ServerRequestContext[dict[str, object], Request]
 
 _STEPS = (NodeFinished, NodeSkipped, ToolFinished)
 """Events that are a step done."""
@@ -84,7 +84,7 @@ class Shape:
             raise InputError(f"give one argument, {self.key!r}; there is {has}")
         return given[self.key]
 
-    def put(self, value: Any) -> Any:
+    def put(self, value: object) -> object:
         """Put a value into an object."""
         return value if self.key is None else {self.key: value}
 
@@ -95,7 +95,7 @@ class ServedTool:
     def __init__(self, served: Served) -> None:
         self.served = served
         self.name = name_for_models(served.name)
-        text = {"type": "string"}
+        text: Schema = {"type": "string"}
         takes = _object_in(served.input_schema) or (text if served.takes_text else {})
         takes = takes or served.input_schema
         key = "text" if takes == text else "input"
@@ -148,7 +148,7 @@ class Tools:
                 raise ConfigError(f"{names} would be one tool, {one.name!r}: name one otherwise")
             self._tools[one.name] = one
 
-    def protocol(self) -> Protocol[Any]:
+    def protocol(self) -> Protocol:
         """Make what speaks the protocol."""
         return Protocol(
             "moa",
@@ -255,7 +255,7 @@ class Steps:
                 await self._report(told, message=f"done: {self._last}")
 
 
-def _is_object(schema: Mapping[str, Any], root: Schema, seen: frozenset[str] = frozenset()) -> bool:
+def _is_object(schema: Schema, root: Schema, seen: frozenset[str] = frozenset()) -> bool:
     """Whether all that a schema lets through are objects."""
     if schema.get("type") == "object":
         return True
@@ -263,18 +263,18 @@ def _is_object(schema: Mapping[str, Any], root: Schema, seen: frozenset[str] = f
     if isinstance(reference, str):
         found = _definition(reference, root)
         return reference not in seen and _is_object(found, root, seen | {reference})
-    branches: list[Mapping[str, Any]] = schema.get("anyOf") or schema.get("oneOf") or []
+    branches = objects_of(schema.get("anyOf") or schema.get("oneOf"))
     return bool(branches) and all(_is_object(one, root, seen) for one in branches)
 
 
 def _object_in(schema: Schema) -> Schema | None:
     """Give the part of a choice that lets objects through, such as of a text or an object."""
-    parts = [part for part in schema.get("anyOf", ()) if _is_object(part, schema)]
+    parts = [part for part in objects_of(schema.get("anyOf")) if _is_object(part, schema)]
     if len(parts) != 1:
         return None
     definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
     return {**parts[0], **definitions}
 
 
-def _definition(reference: str, root: Schema) -> Mapping[str, Any]:
-    return root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})
+def _definition(reference: str, root: Schema) -> Schema:
+    return object_of(object_of(root.get("$defs")).get(reference.removeprefix("#/$defs/")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from struct import pack
 from typing import Annotated, Literal
@@ -53,6 +54,13 @@ class EmbeddingsRequest(Body):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The vectors of texts, in their order."""
+
+    vectors: Sequence[tuple[float, ...]]
+
+
 class Encoding:
     """A node that turns texts into vectors.
 
@@ -67,7 +75,7 @@ class Encoding:
 
     async def run(
         self, request: Sequence[str], /, context: RunContext | None = None
-    ) -> Result[list[tuple[float, ...]]]:
+    ) -> Result[Vectors]:
         """Encode texts, some at once so that a run can be ended; raises as `Endpoint.embed`."""
         started = time.perf_counter()
         own = run_context(context).nested(self.name)
@@ -75,7 +83,7 @@ class Encoding:
         for start in range(0, len(request), _AT_ONCE):
             found = await self.encoder.embed(request[start : start + _AT_ONCE], own)
             vectors += found.vectors
-        return finish(vectors, own, seconds=time.perf_counter() - started)
+        return finish(Vectors(vectors), own, seconds=time.perf_counter() - started)
 
 
 def routes(server: Server) -> list[Route]:
@@ -101,8 +109,9 @@ def routes(server: Server) -> list[Route]:
         body = read_as(EmbeddingsRequest, await read_json(request, server.settings))
         node = Encoding(_encoder(server, body.model, caller_of(request)))
         finished = await server.runs.finish(request, Served(node), body.texts)
-        tokens = finished.item.usage.total.input_tokens
-        return json_response(_vectors(body, finished.output, tokens), finished.headers)
+        output, tokens = finished.output, finished.item.usage.total.input_tokens
+        assert isinstance(output, Vectors), "so does an encoding"
+        return json_response(_vectors(body, output.vectors, tokens), finished.headers)
 
     return [
         Route("/v1/models", models),

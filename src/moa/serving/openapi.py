@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TypedDict
 
+from moa._json import object_of
 from moa.serving.keys import Caller
 from moa.serving.served import Schema
 from moa.serving.server import Server
@@ -110,8 +111,8 @@ class Schemas:
 
     def add(self, schema: Schema, place: str) -> Schema:
         """Take the models out of a schema, and give what is left."""
-        for name, model in schema.pop("$defs", {}).items():
-            self.found[place.rpartition("/")[2].format(model=name)] = model
+        for name, model in object_of(schema.pop("$defs", None)).items():
+            self.found[place.rpartition("/")[2].format(model=name)] = object_of(model)
         return schema
 
 

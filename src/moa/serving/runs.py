@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
@@ -70,7 +70,7 @@ class FinishedRun:
     at: float = field(default_factory=time.monotonic)
 
     @property
-    def output(self) -> Any:
+    def output(self) -> object:
         """What came out.
 
         Raises:

@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
 from moa._files import dumped, jsonable
-from moa._json import JSONValue
+from moa._json import JSON, object_of, objects_of
 from moa.agents.deciding import DecidingAgent
 from moa.agents.filter import Filter
 from moa.agents.prompts import WithoutExamples
@@ -23,11 +23,10 @@ from moa.chat.messages import ChatReply, UserMessage
 from moa.context import RunContext
 from moa.errors import InputError
 from moa.graphs.engine.types import UNKNOWN, signature_of
-from moa.graphs.loading import AnyNode
-from moa.node import Result
+from moa.node import AnyNode, Result
 from moa.serving.keys import Caller
 
-Schema = dict[str, Any]
+Schema = JSON
 """A JSON schema."""
 _OWN = "#/$defs/{model}"
 """Where a schema that stands alone has those of the models in it."""
@@ -62,8 +61,8 @@ class Served:
         self.description = description
         signature = signature_of(node)
         kind = signature.input(0)
-        self._input: Any = object if kind is UNKNOWN else kind
-        self._output: Any = object if signature.output is UNKNOWN else signature.output
+        self._input = object if kind is UNKNOWN else kind
+        self._output = object if signature.output is UNKNOWN else signature.output
         self._read = reader_for(self._input)
 
     def of(self, node: AnyNode) -> Served:
@@ -72,7 +71,7 @@ class Served:
         made.node, made._input = node, object
         return made
 
-    def parse(self, given: object) -> Any:
+    def parse(self, given: object) -> object:
         """Make the node's input of JSON: a text of a string, anything else by its schema.
 
         Raises:
@@ -87,7 +86,7 @@ class Served:
         of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
         return _OwnThreads(self.node, caller.name) if of_a_chat and caller.name else self.node
 
-    def dump(self, output: object) -> JSONValue:
+    def dump(self, output: object) -> object:
         """Write an output as JSON, as `moa run --json` does."""
         return jsonable(output)
 
@@ -109,9 +108,9 @@ class Served:
     def fields(self) -> frozenset[str] | None:
         """Names of the fields that an output may have; `None`: nobody knows."""
         known = self.output_schema
-        parts = [known, *known.get("anyOf", ()), *known.get("$defs", {}).values()]
-        named = [part.get("properties") for part in parts]
-        found = {name for part in named if part for name in part}
+        models = [object_of(model) for model in object_of(known.get("$defs")).values()]
+        parts = [known, *objects_of(known.get("anyOf")), *models]
+        found = {name for part in parts for name in object_of(part.get("properties"))}
         questions = self.node.questions if isinstance(self.node, DecidingAgent) else ()
         return frozenset(found | {one.name for one in questions}) or None
 

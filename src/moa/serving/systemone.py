@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
@@ -25,9 +25,8 @@ from moa.context import RunContext, run_context
 from moa.errors import ConfigError, RequestRefused
 from moa.graphs.cascade import Cascade
 from moa.graphs.engine.types import signature_of
-from moa.graphs.loading import AnyNode
 from moa.guards.guarded import Guarded
-from moa.node import Result, finish
+from moa.node import AnyNode, Result, finish
 from moa.questions import Answer, Kind, Option, Question, answers_in, answers_of, gives_answers
 from moa.serving.asking import Body, SomeText, body_of, read_as
 from moa.serving.http import caller_of, json_response, read_json
@@ -189,10 +188,10 @@ class WholeNode:
         return Result(output=Answers(answers), usage=result.usage, trace=result.trace)
 
 
-class AnyQuestions(DecidingAgent[Any]):
+class AnyQuestions(DecidingAgent[Answers]):
     """Asks an endpoint any questions; what comes of them is `answers`."""
 
-    output_type: Any = object
+    output_type = object
 
     def read(self, answers: Sequence[Answer]) -> Answers:
         """Give them as they are."""
@@ -287,18 +286,18 @@ def decider(server: Server, name: str, request: Request) -> tuple[Served, _Decid
     return served, agent
 
 
-def decider_in(node: object) -> _Decider | None:
+def decider_in(node: AnyNode) -> _Decider | None:
     """Give the agent whose questions a node answers, where it decides.
 
     Of a cascade it is the first, whose questions all of them are asked; what guards stand around
     is asked through them.
     """
     if isinstance(node, DecidingAgent):
-        return cast("_Decider", node)
+        return node
     if isinstance(node, Guarded):
-        parts: Sequence[AnyNode] = (cast("Guarded[Any, Any]", node).node,)
+        parts: Sequence[AnyNode] = (node.node,)
     elif isinstance(node, Cascade):
-        parts = cast("Cascade[Any, Any]", node).tiers
+        parts = node.tiers
     else:
         return None
     return decider_in(parts[0]) if all(map(_gives_answers, parts)) else None
@@ -309,18 +308,17 @@ def _gives_answers(node: AnyNode) -> bool:
     return within is not None or gives_answers(signature_of(node).output)
 
 
-def _calibrations_in(node: object) -> dict[str, Calibration]:
+def _calibrations_in(node: AnyNode) -> dict[str, Calibration]:
     """Give the calibrations with a guarantee by question; not where two tiers have one each."""
     if isinstance(node, Guarded):
-        return _calibrations_in(cast("Guarded[Any, Any]", node).node)
-    tiers = cast("Cascade[Any, Any]", node).tiers if isinstance(node, Cascade) else (node,)
+        return _calibrations_in(node.node)
+    tiers = node.tiers if isinstance(node, Cascade) else (node,)
     found: dict[str, Calibration] = {}
     several: set[str] = set()
     for tier in tiers:
         if not isinstance(tier, DecidingAgent):
             continue
-        known: Mapping[str, Calibration] = tier.calibrations
-        for name, calibration in known.items():
+        for name, calibration in tier.calibrations.items():
             if calibration.bound is not None:
                 several |= {name} & found.keys()
                 found[name] = calibration
@@ -421,7 +419,8 @@ def reply(
     body: SystemOneRequest, calibrations: Mapping[str, Calibration], finished: FinishedRun
 ) -> object:
     """Write the answers to a request."""
-    output: Answers = finished.output
+    output = finished.output
+    assert isinstance(output, Answers), "so do both nodes that are asked here"
     given = zip(body.questions.items(), output.answers, strict=True)
     answers = {
         id: _answer(id, asked, answer, calibrations.get(answer.question.name))

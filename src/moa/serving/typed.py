@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Iterable
 from dataclasses import fields
-from typing import Any, cast
 
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
@@ -13,7 +12,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from moa._files import dumped, jsonable
+from moa._json import JSON, is_list, is_object
 from moa.errors import InputError, RequestRefused
+from moa.graphs.engine.drawing import Drawable, Drawing
 from moa.serving.faults import fault_of
 from moa.serving.http import TimeLimit, caller_of, json_response, read_json
 from moa.serving.keys import Caller
@@ -63,9 +64,9 @@ def routes(server: Server) -> list[Route]:
     async def drawing(request: Request) -> Response:
         served = server.named(request.path_params["name"], caller_of(request))
         if "image/svg+xml" in request.headers.get("accept", ""):
-            svg = await asyncio.to_thread(lambda: _drawn(served).svg)
+            svg = await asyncio.to_thread(lambda: _drawing(served).svg)
             return Response(svg, media_type="image/svg+xml")
-        return Response(_drawn(served).mermaid, media_type="text/plain")
+        return Response(_drawing(served).mermaid, media_type="text/plain")
 
     async def trace(request: Request) -> Response:
         found = server.runs.trace(request.path_params["id"], caller_of(request))
@@ -86,13 +87,12 @@ def _job_routes(server: Server) -> list[Route]:
     async def begin(request: Request) -> Response:
         caller = caller_of(request)
         given = await read_json(request, server.settings)
-        if not isinstance(given, dict):
+        if not is_object(given):
             raise InputError('a job is {"model": NAME, "rows": [a text or an object, …]}')
-        asked = cast("dict[str, object]", given)
-        name, rows = asked.get("model"), asked.get("rows")
-        if not isinstance(name, str) or not isinstance(rows, list):
+        name, rows = given.get("model"), given.get("rows")
+        if not isinstance(name, str) or not is_list(rows):
             raise InputError("a job takes model, the name of what is run, and rows, a list")
-        id = await jobs.begin(server.named(name, caller), cast("list[object]", rows), caller)
+        id = await jobs.begin(server.named(name, caller), rows, caller)
         where = {"location": f"{request.url.path}/{id}"}
         return json_response(await jobs.status(id, caller), where, status=202)
 
@@ -151,18 +151,17 @@ def written(event: Event | FinishedRun) -> Iterable[ServerSentEvent]:
         yield ServerSentEvent(dumped(outcome(event)), event="result")
 
 
-def _drawn(served: Served) -> Any:
-    draw: Any = getattr(served.node, "draw", None)
-    if draw is None:
+def _drawing(served: Served) -> Drawing:
+    if not isinstance(served.node, Drawable):
         raise RequestRefused(
             f"{served.name!r} is a single agent, and there is nothing in it to draw",
             status=404,
             code="nothing_to_draw",
         )
-    return draw()
+    return served.node.draw()
 
 
-async def _in_threads(lines: Generator[dict[str, Any]]) -> AsyncGenerator[bytes]:
+async def _in_threads(lines: Generator[JSON]) -> AsyncGenerator[bytes]:
     """Read lines some at a time, in threads, so that the event loop goes on."""
 
     def some() -> bytes:

@@ -15,11 +15,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from pydantic_core import to_json
 
 from moa._files import dumped
+from moa._json import is_object, object_of, objects_of
 from moa.calibration.labelled import label_of, same_text
 from moa.errors import InputError
 from moa.questions import NONE_OF_THESE, Option, Question
@@ -420,19 +421,14 @@ def _no_seconds(id: str) -> Mapping[str, float]:
     return {}
 
 
-_NOTHING: Values = {}
-
-
 def as_values(value: object) -> Values:
     """Give an object of JSON; of what is none, an empty one."""
-    return cast("Values", value) if isinstance(value, dict) else _NOTHING
+    return object_of(value)
 
 
 def notes_in(line: Values) -> list[Values]:
     """Give the notes of a line's trace."""
-    trace = line.get("trace")
-    found = cast("list[object]", trace) if isinstance(trace, list) else []
-    return [values for one in found if (values := as_values(one))]
+    return [note for note in objects_of(line.get("trace")) if note]
 
 
 def text_of(line: Values) -> str:
@@ -444,10 +440,10 @@ def text_of(line: Values) -> str:
 
 def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
     """Give the fields of a value, save decisions, under their path."""
-    if not isinstance(value, Mapping) or deep == DEEP:
-        yield name, written(cast("object", value))
-    elif not is_decision(found := cast("Values", value)):
-        for key, inner in found.items():
+    if not is_object(value) or deep == DEEP:
+        yield name, written(value)
+    elif not is_decision(value):
+        for key, inner in value.items():
             yield from fields_of(f"{name}.{key}", inner, deep + 1)
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from pydantic import JsonValue, TypeAdapter
 
@@ -156,7 +156,7 @@ def _tree(spans: Sequence[Values]) -> Iterator[Bar]:
 
 
 def _bar(span: Values, depth: int, first: float) -> Bar:
-    attributes = cast("Values", span["attributes"])
+    attributes: Values = span["attributes"]
     events = [str(one["name"]) for one in span.get("events", ())]
     marks = [name.removeprefix("moa.") for name in dict.fromkeys(events) if name in _MARKS]
     if attributes.get("moa.escalated") or attributes.get(names.DECISION_ESCALATED):

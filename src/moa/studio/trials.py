@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import cast
 from uuid import uuid4
 
 from starlette.requests import Request
 
+from moa._json import is_mapping
 from moa.errors import RequestRefused
 from moa.graphs.engine.attended import Inquiry, attend
 from moa.rows.decided import written
@@ -86,9 +86,8 @@ class Trials:
 def _question(asked: Inquiry) -> Question:
     """Write what is asked; by an id of its own, since runs may ask the same."""
     value = asked.value
-    if isinstance(value, Mapping):
-        lines = cast("Mapping[object, object]", value).items()
-        said = "\n".join(f"{name}: {written(one)}" for name, one in lines)
+    if is_mapping(value):
+        said = "\n".join(f"{name}: {written(one)}" for name, one in value.items())
     else:
         said = written(value)
     return Question(id=uuid4().hex, asked=said, answers=asked.answers)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from moa.budget import Payment
 from moa.telemetry import names
@@ -39,11 +39,19 @@ _CAPTURES = ("true", "1", "span_only", "span_and_event")
 UNTRACED: AbstractContextManager[None] = nullcontext()
 
 
+class MaskSession(Protocol):
+    """Masks the texts of one span."""
+
+    def mask(self, text: str, /) -> str:
+        """Return a text without personal data."""
+        ...
+
+
 class Masks(Protocol):
     """Masks personal data in texts, as `moa.guards.pii.Pii` does."""
 
-    def session(self) -> AbstractContextManager[Any]:
-        """Open what masks the texts of one span, by a method `mask`."""
+    def session(self) -> AbstractContextManager[MaskSession]:
+        """Open a session for the texts of one span."""
         ...
 
 
