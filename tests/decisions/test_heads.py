@@ -113,7 +113,7 @@ async def test_a_part_of_the_questions_takes_its_heads_alone_along() -> None:
 
     encoder = words()
     slm = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"size": {"big": 0.9}})
-    part = Decider(slm, Two, calibration={"mood": by_head()}).only(["size"])
+    part = Decider(slm, Two, calibration={"mood": by_head()}).with_only(["size"])
     result = await part.run("bad")
     assert result.usage.calls == 1
     assert not any("head" in note.text for note in result.trace)

@@ -23,14 +23,14 @@ from moa.agents.base import In, Limits, Out, TypedNode, fault_in, ready, require
 from moa.agents.prompts import (
     TAG,
     Template,
-    again,
     data,
+    describe_fault,
     fit_to_schema,
+    retry_messages,
     schema_of,
     system,
     without_tags,
     write_input,
-    wrong_with,
 )
 from moa.agents.tool_calls import ToolCalls
 from moa.agents.tools import AnyTool, Tool
@@ -280,7 +280,7 @@ class Agent(TypedNode[In, Out]):
         `tag` where the agent has one of its own.
         """
         if self._template is not None:
-            return self._template.filled(request, tag=self.tag)
+            return self._template.fill(request, tag=self.tag)
         return data(request, tag=self.tag) if self.tag else write_input(request)
 
     def messages(self, request: In) -> tuple[Message, ...]:
@@ -289,7 +289,9 @@ class Agent(TypedNode[In, Out]):
         rule = system(self.instructions, self._schema, tag=self._tag_in(prompt))
         return (Message("system", rule), Message("user", prompt, files=tuple(files_of(request))))
 
-    def _before(self, told: Sequence[Message], history: Sequence[Message]) -> tuple[Message, ...]:
+    def _opening_messages(
+        self, told: Sequence[Message], history: Sequence[Message]
+    ) -> tuple[Message, ...]:
         """Write what stands before the request: instructions, examples, and what was said."""
         also = [one.content for one in history if one.role == "system"]
         rules = [one.content for one in told if one.role == "system"]
@@ -363,8 +365,8 @@ class Agent(TypedNode[In, Out]):
                         text=completion.text,
                     ) from error
                 context.note("repaired", f"asked again: {fault}", endpoint=completion.endpoint)
-                wrong = "it was too long, be brief" if cut else wrong_with(error)
-                messages = again((*before, *turns), wrong, tag=self.tag or TAG)
+                wrong = "it was too long, be brief" if cut else describe_fault(error)
+                messages = retry_messages((*before, *turns), wrong, tag=self.tag or TAG)
             else:
                 if cut:
                     context.note("truncated", f"the answer, at max_tokens={self.max_tokens}")
@@ -382,7 +384,7 @@ class Agent(TypedNode[In, Out]):
         """Write all messages of the first call, and those of them that the request makes."""
         told = self.messages(request)
         asked = tuple(one for one in told if one.role != "system")
-        before = (*self._before(told, history), *asked)
+        before = (*self._opening_messages(told, history), *asked)
         return (plain(before) if history and not self.tools else before), asked
 
     async def prompts(self, request: In, context: RunContext) -> list[SentPrompt]:

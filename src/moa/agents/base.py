@@ -260,9 +260,7 @@ def _is_endpoint(value: object) -> TypeIs[Endpoint]:
     return hasattr(value, "capabilities") and not isinstance(value, type)
 
 
-async def beside_the_loop(
-    work: Callable[[], T], context: RunContext, *, characters: int | None
-) -> T:
+async def run_off_loop(work: Callable[[], T], context: RunContext, *, characters: int | None) -> T:
     """Read a text of so many characters, a long one in a thread and until the run's deadline.
 
     In that thread no single call of `re` may take long: it lets no other thread run meanwhile.

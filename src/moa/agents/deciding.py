@@ -157,7 +157,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     found += [*meanings_of(question), *(one.text for one in feature.examples)]
         return found
 
-    def calibrated(
+    def with_calibration(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
     ) -> Self:
         """Copy the agent with a calibration; `None` takes all away, those that ship too.
@@ -178,7 +178,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if not feeds_heads(self.encoder):
             return self
         (question,) = self.questions
-        return self.calibrated(shipped(question, name, file=file))
+        return self.with_calibration(shipped(question, name, file=file))
 
     def with_heads(self) -> Self:
         """Copy the agent so that the encoder's heads decide beside its endpoint, whichever that is.
@@ -190,7 +190,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         copied.decide_by(self.calibrations)
         return copied
 
-    def asking(self, questions: Sequence[Question]) -> Self:
+    def with_questions(self, questions: Sequence[Question]) -> Self:
         """Copy the agent so that it asks other questions, in its way; ask the copy for `answers`.
 
         Those that are its own keep their calibration and their examples.
@@ -208,7 +208,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """Copy the agent so that the endpoint alone decides: no encoder, and no calibration."""
         copied = copy.copy(self)
         copied.encoder = None
-        return copied.calibrated(None)
+        return copied.with_calibration(None)
 
     def _by_name(self, calibration: Calibrations) -> Mapping[str, Calibration]:
         names = [question.name for question in self.questions]
@@ -234,7 +234,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """What was given or ships, by name of the question."""
         heads = feeds_heads(self.encoder)
         left = [question for question in self.questions if question.name not in given]
-        self._to_fit = tuple(q for q in left if heads and _enough(q, self.examples))
+        self._to_fit = tuple(q for q in left if heads and _has_enough_examples(q, self.examples))
         asked = [question for question in left if question not in self._to_fit]
         names = {question.name for question in asked}
         shown = [example for example in self.examples if names & set(example.labels)]
@@ -311,7 +311,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             context=(context or RunContext()).nested(self.name),
             progress=progress,
         )
-        return self.calibrated(made)
+        return self.with_calibration(made)
 
     async def prompts(self, request: Text | str, context: RunContext) -> list[SentPrompt]:
         """Write what is sent for each question, and what decides without being asked."""
@@ -377,8 +377,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         self._note(scorers, answers, context)
         for scorer, read in zip(scorers.values(), reads, strict=True):
             self._note_refusals(scorer.question.name, answers, read, context)
-        told = [_or_untold(question, answers) for question in self.questions]
-        if context.tracer is not None and context.tracer.recorded:
+        told = [_mark_untold(question, answers) for question in self.questions]
+        if context.tracer is not None and context.tracer.is_recorded:
             bounds = {name: scorer.calibration.bound for name, scorer in scorers.items()}
             for answer in told:
                 _trace(answer, bounds[answer.question.name], start_ns, context)
@@ -455,7 +455,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         return f"probabilities corrected: {calibration.origin}" if calibration.full else ""
 
 
-def _or_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
+def _mark_untold(question: Question, answers: Mapping[str, Answer]) -> Answer:
     """Give the answer to a question, or that the text doesn't tell it, if that was asked too."""
     answer = answers[question.name]
     if not question.unknown or answer.status != "answered":
@@ -495,7 +495,7 @@ def _is_bare(question: Question, shown: Sequence[Example]) -> bool:
     )
 
 
-def _enough(question: Question, examples: Sequence[Example]) -> bool:
+def _has_enough_examples(question: Question, examples: Sequence[Example]) -> bool:
     from moa.calibration.adapt import enough, labels_of
 
     return len(examples) >= ENOUGH and enough(question, labels_of(question, examples), pairs=True)
@@ -587,7 +587,7 @@ class Decider(DecidingAgent[M]):
         """Fill the model in."""
         return fill(self.output_type, answers)
 
-    def only(self, names: Sequence[str]) -> Decider[BaseModel]:
+    def with_only(self, names: Sequence[str]) -> Decider[BaseModel]:
         """Copy the agent so that it asks some of its questions; its output has those fields alone.
 
         Args:

@@ -43,11 +43,11 @@ def block(text: str, name: str = "", *, tag: str = TAG) -> str:
 
 def escape_tags(text: str, *, tag: str = TAG) -> str:
     """Rewrite what reads as the tag of a block, so that `text` can neither close nor open one."""
-    return rewritten(_read_as(tag), text, lambda _: "&lt;")
+    return rewritten(_tag_pattern(tag), text, lambda _: "&lt;")
 
 
 @cache
-def _read_as(tag: str) -> re.Pattern[str]:
+def _tag_pattern(tag: str) -> re.Pattern[str]:
     # In capitals, with blanks or attributes inside. Neither `i < data.size()` nor `i < data && x >`
     # is one. What has been read once isn't read again, so that time stays linear.
     blank, odd = r"[^\w<>!-/:;=?@\[-^`{-~]", r"[^\w<>!-.:;=?@\[-^`{-~]"
@@ -104,7 +104,7 @@ class Template:
                 known = ", ".join(f"{{{field}}}" for field in fields) or "none: say input=…"
                 raise ConfigError(f"{{{name}}} in {text!r:.100} is no field. There are {known}")
 
-    def filled(self, request: object, *, tag: str) -> str:
+    def fill(self, request: object, *, tag: str) -> str:
         """Put the fields of a request in, each in a block of its own where there is a tag."""
         assert isinstance(request, BaseModel), "a template is of the fields of one"
         dumped = request.model_dump(mode="json", context=IN_WORDS)
@@ -132,8 +132,8 @@ def system(instructions: str, schema: Mapping[str, object] | None, *, tag: str =
 
 def _fields(schema: object, named: JSON, *, depth: int = 0) -> Iterator[str]:
     """List the fields of a schema, a line each: who enforces a schema doesn't show it."""
-    for name, field in object_of(_inside(schema, named).get("properties")).items():
-        inner = _inside(field, named)
+    for name, field in object_of(_resolve(schema, named).get("properties")).items():
+        inner = _resolve(field, named)
         said = object_of(field).get("description", "")
         if "enum" in inner:
             said = f"{said} ({', '.join(map(str, list_of(inner['enum'])))})".strip()
@@ -142,7 +142,7 @@ def _fields(schema: object, named: JSON, *, depth: int = 0) -> Iterator[str]:
             yield from _fields(inner, named, depth=depth + 1)
 
 
-def _inside(schema: object, named: JSON) -> JSON:
+def _resolve(schema: object, named: JSON) -> JSON:
     """Follow references, items and the first of several forms; a few of them, as some go round."""
     inner = object_of(schema)
     for _ in range(4):
@@ -156,7 +156,9 @@ def _inside(schema: object, named: JSON) -> JSON:
     return inner
 
 
-def again(messages: Sequence[Message], wrong: str, *, tag: str = TAG) -> tuple[Message, ...]:
+def retry_messages(
+    messages: Sequence[Message], wrong: str, *, tag: str = TAG
+) -> tuple[Message, ...]:
     """Write the messages that ask again, with what was wrong and without the answer itself.
 
     A small model that reads its rejected answer may write it once more.
@@ -169,7 +171,7 @@ def again(messages: Sequence[Message], wrong: str, *, tag: str = TAG) -> tuple[M
     return (*before, replace(last, content=f"{last.content}\n\n{told}"))
 
 
-def wrong_with(error: ValueError) -> str:
+def describe_fault(error: ValueError) -> str:
     """Say what is wrong with an answer in words that the model can follow."""
     if not isinstance(error, ValidationError):
         return str(error).rstrip(".")
@@ -231,7 +233,7 @@ class _SchemaForModels(WithoutExamples, Untitled):
         return self.get_union_of_schemas([inner, null])
 
 
-def at_most(model: type[M], field: str, most: int) -> type[M]:
+def limit_items(model: type[M], field: str, most: int) -> type[M]:
     """Derive a model of which a list holds at most so many items, by its schema too."""
     info = model.model_fields[field]
     limited = Annotated[info.rebuild_annotation(), Field(max_length=most)]

@@ -176,7 +176,7 @@ class Tool:
         context.note("truncated", f"{self.name}: the model reads {cut}")
         return f"{result[: self.max_characters]}\n[The result is cut: these are {cut}.]"
 
-    async def guarded(self, text: str, context: RunContext) -> tuple[str, str | None]:
+    async def guard(self, text: str, context: RunContext) -> tuple[str, str | None]:
         """Have the guards read what it says, its errors among it.
 
         Give the text, or why it is stopped; and by whom, `None` where it isn't.
@@ -202,9 +202,9 @@ class Tool:
 
 AnyTool = Tool | Callable[..., object] | LangChainTool | RemoteTool
 
-Reads = Callable[[str], Mapping[str, object]]
-Invokes = Callable[[Mapping[str, object], RunContext], Awaitable[object]]
-_Parts = tuple[ToolSchema, Reads, Invokes]
+ReadArguments = Callable[[str], Mapping[str, object]]
+InvokeTool = Callable[[Mapping[str, object], RunContext], Awaitable[object]]
+_Parts = tuple[ToolSchema, ReadArguments, InvokeTool]
 
 
 def _write_result(result: object) -> str:
@@ -332,7 +332,7 @@ def _of_langchain(tool: BaseTool) -> _Parts:
     async def invoke(values: Mapping[str, object], context: RunContext) -> object:
         del context
         call = {"type": "tool_call", "id": "call", "name": tool.name, "args": dict(values)}
-        if _blocks(tool):
+        if _is_blocking(tool):
             answer = await USER_THREADS.run(partial(tool.invoke, call), tool.name)
         else:
             answer = await tool.ainvoke(call)
@@ -345,7 +345,7 @@ def _of_langchain(tool: BaseTool) -> _Parts:
     return schema, _read_json, invoke
 
 
-def _blocks(tool: object) -> bool:
+def _is_blocking(tool: object) -> bool:
     """Tell whether a tool of LangChain is not asynchronous: it would run in asyncio's own pool."""
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_core.tools import Tool as OfOneText

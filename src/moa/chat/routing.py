@@ -155,7 +155,7 @@ class ChatRouter:
     large: Speaker
     small: Speaker | None
     """`None`: the large one replies to everything."""
-    alone: str = ""
+    why_alone: str = ""
     """Why there is no small one."""
     keeps: Node[str, Verdict] | None = None
     """Tells which messages the small model is let to reply to; `None`: it tries all."""
@@ -165,7 +165,7 @@ class ChatRouter:
     async def reply(self, chat: ChatContext, context: RunContext) -> SpokenReply:
         """Have the last message answered; see `is_refusal` for one that is not taken."""
         if self.small is None:
-            return await self._speak(self.large, chat, self.alone, context)
+            return await self._speak(self.large, chat, self.why_alone, context)
         kept, reason = await self._is_for_small(chat, context)
         if kept:
             spoken, reason = await self._try_small(self.small, chat, reason, context)

@@ -112,7 +112,7 @@ class Store:
         Raises:
             DeadlineExceeded: the thread isn't free in time.
         """
-        late = late_for(thread, "another process", context)
+        late = late_message(thread, "another process", context)
         async with AsyncExitStack() as stack:
             with self._errors():
                 if self._locks is None:
@@ -123,7 +123,7 @@ class Store:
             yield
 
 
-def late_for(thread: str, writer: str, context: RunContext) -> str:
+def late_message(thread: str, writer: str, context: RunContext) -> str:
     """Say why a turn was not begun in time."""
     return f"{context.node}: thread {thread!r} was written to by {writer} until the time was up"
 
@@ -137,17 +137,17 @@ def store_of(given: str | Path | SecretStr | Saver) -> Store:
         MissingDependency: the package for it is not installed.
     """
     if isinstance(given, BaseCheckpointSaver):
-        return _given(given)
+        return _saver_store(given)
     text = given.get_secret_value() if isinstance(given, SecretStr) else str(given)
     if is_file(text):
-        return _sqlite(Path(text))
+        return _sqlite_store(Path(text))
     if "://" not in text:
-        return _given(InMemorySaver(serde=PlainJson()))
+        return _saver_store(InMemorySaver(serde=PlainJson()))
     scheme, rest = text.split("://", 1)
-    return _postgres(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
+    return _postgres_store(SecretStr(f"{scheme.lower()}://{rest}"))  # libpq reads no capitals
 
 
-def _given(saver: Saver) -> Store:
+def _saver_store(saver: Saver) -> Store:
     for name in ("aput", "aget_tuple", "alist", "adelete_thread"):
         if getattr(type(saver), name) is getattr(BaseCheckpointSaver, name):  # which raises
             raise ConfigError(
@@ -158,7 +158,7 @@ def _given(saver: Saver) -> Store:
     return Store(f"the {type(saver).__name__}", advice, lambda: nullcontext(saver), is_set_up=True)
 
 
-def _sqlite(file: Path) -> Store:
+def _sqlite_store(file: Path) -> Store:
     package, why = "langgraph-checkpoint-sqlite", "to keep conversations in a file"
     with needed(package, extra="local", purpose=why):
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -175,9 +175,9 @@ def _sqlite(file: Path) -> Store:
     return Store(str(file), advice, connect, file=file)
 
 
-def _postgres(url: SecretStr) -> Store:
+def _postgres_store(url: SecretStr) -> Store:
     """Take a database. For a password that the URL lacks, libpq looks in `~/.pgpass`."""
-    shown = _without_secrets(url)
+    shown = _describe_url(url)
     package, why = "langgraph-checkpoint-postgres", "to keep conversations in Postgres"
     with needed(package, extra="postgres", purpose=why):
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -189,7 +189,7 @@ def _postgres(url: SecretStr) -> Store:
     return Store(shown, advice, connect)
 
 
-def _without_secrets(url: SecretStr) -> str:
+def _describe_url(url: SecretStr) -> str:
     """Say where a database is, or that its URL can't be read."""
     try:
         parts = urlsplit(url.get_secret_value())

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 from moa._async import Lock, closed_after, in_time
 from moa.agents.base import fault_in
 from moa.chat.messages import Conversation, Summary, Turn
-from moa.chat.stores import Store, late_for
+from moa.chat.stores import Store, late_message
 from moa.context import RunContext
 from moa.errors import StoreError
 from moa.node import Frozen
@@ -124,7 +124,7 @@ class Threads:
     async def writer(self, name: str, context: RunContext) -> AsyncGenerator[ThreadWriter]:
         """Wait for a thread, first come first served, and keep all others out of it."""
         lock = self._locks.setdefault(name, Lock())
-        late = late_for(name, "another turn, which this process answers,", context)
+        late = late_message(name, "another turn, which this process answers,", context)
         async with AsyncExitStack() as stack:
             async with in_time(context.remaining_s(), late):
                 await stack.enter_async_context(lock.held(None))

@@ -28,7 +28,7 @@ from moa.serving.http import RequestChecks, caller_of, json_response
 from moa.serving.idempotency import Idempotent
 from moa.serving.keys import keys_in
 from moa.serving.openapi import Schemas, document
-from moa.serving.served import Served
+from moa.serving.served import ServedNode
 from moa.serving.server import Server, Settings
 
 _ROUTES = (
@@ -96,14 +96,14 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        async with server.endpoints if closes else nullcontext(), server.opened():
+        async with server.endpoints if closes else nullcontext(), server.lifespan():
             yield
 
-    async def failed(request: Request, error: Exception) -> Response:
+    async def answer_error(request: Request, error: Exception) -> Response:
         finished = getattr(request.state, "finished", None)
         return fault_of(error).response(finished and finished.headers)
 
-    routes = _about(server)
+    routes = _server_routes(server)
     for routes_of in _ROUTES:
         routes += routes_of(server)
     middleware = [Middleware(RequestChecks, server=server), Middleware(Idempotent, server=server)]
@@ -117,7 +117,7 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
         )
         middleware.insert(0, cors)
     handlers: dict[type[Exception], ExceptionHandler] = dict.fromkeys(
-        (MoaError, HTTPException, Exception), failed
+        (MoaError, HTTPException, Exception), answer_error
     )
     app = Starlette(
         routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan
@@ -127,7 +127,7 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
     return app
 
 
-def _about(server: Server) -> list[Route]:
+def _server_routes(server: Server) -> list[Route]:
     """Give what tells of the server itself."""
 
     async def health(_: Request) -> Response:
@@ -153,7 +153,7 @@ def _about(server: Server) -> list[Route]:
     ]
 
 
-def served_of(given: AnyNode | str, endpoints: Endpoints) -> Served:
+def served_of(given: AnyNode | str, endpoints: Endpoints) -> ServedNode:
     """Give what is served of a node, or of a name that `load_graph` takes.
 
     A ready one has the name by which it was asked for, any other that by which it calls itself.
@@ -162,12 +162,12 @@ def served_of(given: AnyNode | str, endpoints: Endpoints) -> Served:
     if not isinstance(given, str):
         kind = type(given)
         own = not kind.__module__.startswith("moa.")  # what ours say is for programmers
-        return Served(given, description=_first(inspect.getdoc(kind)) if own else "")
+        return ServedNode(given, description=_first(inspect.getdoc(kind)) if own else "")
     node = load_graph(given, endpoints)
     if given in READY:
-        return Served(node, name=given, description=READY[given].does)
+        return ServedNode(node, name=given, description=READY[given].does)
     found = object_in(given)
-    return Served(node, description=_first(_docstring(found[0])) if found else "")
+    return ServedNode(node, description=_first(_docstring(found[0])) if found else "")
 
 
 def _docstring(file: Path) -> str | None:

@@ -19,7 +19,7 @@ from moa._files import dumped, jsonable
 from moa._json import is_object, list_of, object_of
 from moa.agents import Agent
 from moa.agents.filter import Verdict
-from moa.agents.relay import Relay, Wishes, as_relayed
+from moa.agents.relay import Relay, RelayOptions, as_relayable
 from moa.chat.messages import Conversation, UserMessage
 from moa.endpoints.tools import plain
 from moa.errors import OutputError
@@ -30,9 +30,15 @@ from moa.guards.guarded import Guarded
 from moa.messages import Message
 from moa.node import AnyNode, Node, Reply
 from moa.questions import Choice, Predicate, Score, questions_in
-from moa.serving.chat_request import ChatRequest, FromUser, messages_of, refused, unsupported_error
+from moa.serving.chat_request import (
+    ChatRequest,
+    FromUser,
+    messages_of,
+    request_error,
+    unsupported_error,
+)
 from moa.serving.schemas import checker
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 
 _Answer = Choice[object] | Predicate[bool | None] | Score[str | None]
 
@@ -41,7 +47,7 @@ _Answer = Choice[object] | Predicate[bool | None] | Score[str | None]
 class Turn:
     """The node to run for a request, and the way to write its output."""
 
-    served: Served
+    served: ServedNode
     """The node, under the name of what was asked."""
     value: object
     """What it takes."""
@@ -52,7 +58,7 @@ class Turn:
     knows before the end."""
 
 
-def turn_of(body: ChatRequest, served: Served) -> Turn:
+def turn_of(body: ChatRequest, served: ServedNode) -> Turn:
     """Choose the node and input for a request.
 
     Raises:
@@ -61,13 +67,13 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
         InputError: the last message isn't what the node takes.
     """
     messages = messages_of(body)
-    if (agent := as_relayed(served.node)) is not None:
+    if (agent := as_relayable(served.node)) is not None:
         return _relay_turn(body, served, agent, messages)
-    _refuse_what_agents_take(body, served)
+    _refuse_agent_settings(body, served)
     if any(isinstance(one, FromUser) and one.is_blank for one in body.messages):
-        raise refused("a text of the user is empty: leave it out", "messages")
+        raise request_error("a text of the user is empty: leave it out", "messages")
     rules = "\n\n".join(one.content for one in messages if one.role == "system")
-    if (chat := continuation(served.node, rules)) is not None:
+    if (chat := as_continuation(served.node, rules)) is not None:
         for message in messages:
             _refuse_files(message, served)
         return _turn(body, served, chat, Conversation.of(plain(messages)))
@@ -77,7 +83,10 @@ def turn_of(body: ChatRequest, served: Served) -> Turn:
 
 
 def _relay_turn(
-    body: ChatRequest, served: Served, agent: Agent[object, object], messages: tuple[Message, ...]
+    body: ChatRequest,
+    served: ServedNode,
+    agent: Agent[object, object],
+    messages: tuple[Message, ...],
 ) -> Turn:
     """Have an agent that writes answer as the client wants it."""
     last = max(place for place, message in enumerate(messages) if message.role == "user")
@@ -86,7 +95,7 @@ def _relay_turn(
     tools = body.tool_schemas
     if tools and not writes:
         raise unsupported_error(f"{served.name} gives an object, and calls no tools", "tools")
-    wishes = Wishes(
+    options = RelayOptions(
         history=messages[:last],
         since=messages[last + 1 :],
         files=messages[last].files,
@@ -99,37 +108,37 @@ def _relay_turn(
         temperature=body.temperature,
         stop=body.stops,
     )
-    relay = Relay(agent, wishes)
+    relay = Relay(agent, options)
     value = _value(messages[last], served)
     if schema is not None:
-        return Turn(served.of(relay), value, content_of, None)
+        return Turn(served.with_node(relay), value, content_of, None)
     return _turn(body, served, relay, value)
 
 
-def continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
+def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
     """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
     from moa.chat.graph import Chat, Continuation
 
     if isinstance(node, Chat):
         return Continuation(node, rules=rules)
-    if isinstance(node, Guarded) and (inner := continuation(node.node, rules)) is not None:
+    if isinstance(node, Guarded) and (inner := as_continuation(node.node, rules)) is not None:
         guarded = copy.copy(node)
         guarded.node, guarded.input_type = inner, Conversation
         return guarded
     return None
 
 
-def _turn(body: ChatRequest, served: Served, node: AnyNode, value: object) -> Turn:
+def _turn(body: ChatRequest, served: ServedNode, node: AnyNode, value: object) -> Turn:
     schema = body.json_schema
     if schema is None:
-        return Turn(served.of(node), value, content_of, shown_by(node))
+        return Turn(served.with_node(node), value, content_of, shown_path(node))
     if served.fields is None:
         said = f"{served.name} gives a text, and no object: leave `response_format` out"
         raise unsupported_error(said, "response_format")
-    return Turn(served.of(node), value, _as_json(served, schema), None)
+    return Turn(served.with_node(node), value, _as_json(served, schema), None)
 
 
-def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
+def _refuse_agent_settings(body: ChatRequest, served: ServedNode) -> None:
     """Refuse what reaches the one model of an agent, and in a graph none.
 
     Temperatures are taken that change nothing: what nodes write at, and what clients send where
@@ -147,7 +156,7 @@ def _refuse_what_agents_take(body: ChatRequest, served: Served) -> None:
         raise unsupported_error(f"`{name}`: {tells} out", name)
 
 
-def _value(message: Message, served: Served) -> object:
+def _value(message: Message, served: ServedNode) -> object:
     """Make the input of a message: its text, or its JSON where no text is taken."""
     if served.takes_text:
         value: object = served.parse(message.content)
@@ -158,23 +167,23 @@ def _value(message: Message, served: Served) -> object:
         given: object = from_json(message.content, allow_inf_nan=False)
     except ValueError as error:
         said = f"{served.name} takes JSON, by the schema of GET /schema/{served.name}: {error}"
-        raise refused(said, "messages") from error
+        raise request_error(said, "messages") from error
     return served.parse(given)
 
 
-def _refuse_files(message: Message, served: Served) -> None:
+def _refuse_files(message: Message, served: ServedNode) -> None:
     if message.files:
-        raise refused(f"{served.name} reads texts: leave images and files out", "messages")
+        raise request_error(f"{served.name} reads texts: leave images and files out", "messages")
 
 
 def _make_check(schema: Schema) -> Callable[[object], None]:
     try:
         return checker(schema)
     except ValueError as error:
-        raise refused(f"the schema of the answer: {error}", "response_format") from error
+        raise request_error(f"the schema of the answer: {error}", "response_format") from error
 
 
-def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
+def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
     """Give what writes an output as JSON by the client's schema, if what the node gives fits it.
 
     Raises:
@@ -206,7 +215,7 @@ def _as_json(served: Served, schema: Schema) -> Callable[[object], str]:
     return write
 
 
-def _forms(output: object, served: Served) -> Iterator[object]:
+def _forms(output: object, served: ServedNode) -> Iterator[object]:
     """Give the ways in which an output is an object: whole, or what was decided, by question."""
     yield served.dump(output)
     names = questions_in(output)
@@ -251,18 +260,18 @@ def content_of(output: object) -> str:
     return dumped(jsonable(output))
 
 
-def shown_by(node: AnyNode) -> str | None:
+def shown_path(node: AnyNode) -> str | None:
     """Find the path of the node whose text is the output; `None`: that can't be told before.
 
     What other nodes of a graph write on the way is no part of the answer.
     """
     if isinstance(node, BuiltGraph | WiredRecipe):
         last = node.plan.steps[node.plan.output]
-        inner = shown_by(last.node) if isinstance(last, NodeStep) else None
+        inner = shown_path(last.node) if isinstance(last, NodeStep) else None
         task = node.plan.tasks[node.plan.output]
         between = f"{task.name}/" if task.renamed else ""
         return None if inner is None else f"{node.name}/{between}{inner}"
     if isinstance(node, Guarded):
-        inner = shown_by(node.node)
+        inner = shown_path(node.node)
         return None if inner is None else f"{node.name}/{inner}"
     return node.name

@@ -143,7 +143,7 @@ def fault_of(error: Exception) -> Fault:
     if isinstance(error, QuorumNotMet):  # each node of several was refused by the key
         error = next((one for one in error.causes.values() if isinstance(one, KeySpent)), error)
     if isinstance(error, KeySpent):
-        return _of_key(error)
+        return _key_fault(error)
     for kind, status, code, said in _TABLE:
         if isinstance(error, kind):
             if said is not None:
@@ -151,7 +151,7 @@ def fault_of(error: Exception) -> Fault:
             return Fault(status=status, message=said or str(error), code=code)
     _logger.error("a run failed: %s: %s", type(error).__name__, error)
     if isinstance(error, EndpointError):
-        return _of_endpoint(error)
+        return _endpoint_fault(error)
     kind = "store_error" if isinstance(error, StoreError) else "server_error"
     return Fault(
         status=500,
@@ -160,7 +160,7 @@ def fault_of(error: Exception) -> Fault:
     )
 
 
-def _of_key(error: KeySpent) -> Fault:
+def _key_fault(error: KeySpent) -> Fault:
     """Say what is left of a key; asking again helps nobody before it renews."""
     wait_s = (error.renews_at - datetime.now(UTC)).total_seconds()
     return Fault(
@@ -172,7 +172,7 @@ def _of_key(error: KeySpent) -> Fault:
     )
 
 
-def _of_endpoint(error: EndpointError) -> Fault:
+def _endpoint_fault(error: EndpointError) -> Fault:
     who = f"the model {error.endpoint!r}"
     if isinstance(error, EndpointUnauthorized):
         said = f"{who} refuses the key of this server: whoever runs it has to look to that"

@@ -87,14 +87,14 @@ class RequestChecks:
         try:
             check_format(scope["method"], headers)
         except RequestRefused:
-            if _is_routed(scope):  # else it is 404 or 405, whatever its format
+            if _has_route(scope):  # else it is 404 or 405, whatever its format
                 raise
         check_length(headers.get("content-length"), settings)
         caller = await self._server.keys.caller(headers.get("authorization"))
         scope.setdefault("state", {})["caller"] = caller
 
 
-def _is_routed(scope: Scope) -> bool:
+def _has_route(scope: Scope) -> bool:
     """Return True if a route matches a request."""
     return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].router.routes)
 

@@ -131,7 +131,7 @@ class Keys:
         del authorization
         return ANYONE
 
-    def named(self, name: str) -> Caller | None:
+    def caller_by_name(self, name: str) -> Caller | None:
         """Give a caller by its name, to go on with its jobs; `None`: there is none any longer."""
         return ANYONE if name == ANYONE.name else None
 
@@ -221,7 +221,7 @@ class KeyFile:
                 found = self._path.stat()
                 changed = (found.st_mtime_ns, found.st_size, found.st_ino)
                 if changed != self._read_at:
-                    self._take(self._path.read_bytes())
+                    self._parse(self._path.read_bytes())
                     self._read_at = changed
             except FileNotFoundError as error:
                 raise ConfigError(
@@ -260,7 +260,7 @@ class KeyFile:
         self.all()
         self._change(write)
 
-    def _take(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         """Read what stands in the file."""
         try:
             whole = tomllib.loads(data.decode())
@@ -392,7 +392,7 @@ class StoredKeys(Keys):
         """See `Keys`."""
         self.store, self.ledger = keys_and_ledger(self._address)
         await asyncio.to_thread(self.ledger.open)
-        await asyncio.to_thread(self.ledger.speak)
+        await asyncio.to_thread(self.ledger.start_heartbeat)
 
     async def close(self) -> None:
         """See `Keys`."""
@@ -405,14 +405,16 @@ class StoredKeys(Keys):
         if kind.lower() != "bearer" or not secret.strip():
             raise _key_error("this server asks for a key: send Authorization: Bearer moa-…")
         given = digest(secret.strip())
-        found = await self.ledger.beside(lambda: self._read(lambda: self.store.by_digest(given)))
+        found = await self.ledger.run_off_loop(
+            lambda: self._read(lambda: self.store.by_digest(given))
+        )
         # That a hash was found says nothing of the secret to who sends others. It is compared in
         # constant time nevertheless, whatever a store looks it up by.
         if not hmac.compare_digest(found.sha256 if found else _NOBODY, given) or found is None:
             raise _key_error("this key is unknown here, or was revoked")
         return KeyCaller(self, found)
 
-    def named(self, name: str) -> Caller | None:
+    def caller_by_name(self, name: str) -> Caller | None:
         """See `Keys`."""
         key = self._read(self.store.all).get(name)
         return KeyCaller(self, key) if key else None
@@ -473,12 +475,12 @@ class KeyCaller(Caller):
         context.owner = self.name
         ledger, run = self._keys.ledger, secrets.token_hex(16)
         try:
-            standing = await ledger.beside(lambda: ledger.begin(self.name, self._key, run))
-            most = standing.free(self._key).within(context.budget)
+            usage = await ledger.run_off_loop(lambda: ledger.begin(self.name, self._key, run))
+            most = usage.free(self._key).as_budget(context.budget)
             _Purchase(self._keys, self._key, run, context, most)
             yield context
         finally:
-            await ledger.beside(lambda: ledger.settle(run, context.usage.total))
+            await ledger.run_off_loop(lambda: ledger.settle(run, context.usage.total))
 
 
 class _Purchase:
@@ -494,17 +496,17 @@ class _Purchase:
         self._lock = threading.Lock()
         self._waits = 0
         self._refusal: Grant | None = None
-        self._share = Share(self._more, self._more_now, most, self._refusal_error)
+        self._share = Share(self._request_more, self._request_more_now, most, self._refusal_error)
         self._grow = context.share_budget(self._share)
 
-    async def _more(self, look: Look) -> bool:
-        answer = await self._keys.ledger.beside(lambda: self._ask(look))
+    async def _request_more(self, look: Look) -> bool:
+        answer = await self._keys.ledger.run_off_loop(lambda: self._ask(look))
         if answer == "wait":
             await asyncio.sleep(min(_FIRST_WAIT_S * 1.5**self._waits, _LONGEST_WAIT_S))
         self._waits = min(self._waits + 1, 9) if answer == "wait" else 0
         return answer != "spent"
 
-    def _more_now(self, look: Look) -> bool:
+    def _request_more_now(self, look: Look) -> bool:
         return self._ask(look) == "granted"
 
     def _ask(self, look: Look) -> Literal["granted", "wait", "spent"]:
@@ -527,8 +529,8 @@ class _Purchase:
                     "this server was away from the ledger of its keys for so long that the run "
                     "was taken to be dead, and charged"
                 )
-            self._grow(grant.granted.within(held))
-            self._share.most = grant.most.within(held)
+            self._grow(grant.granted.as_budget(held))
+            self._share.most = grant.most.as_budget(held)
             self._refusal = None if grant.answer == "granted" else grant
             return grant.answer
 
@@ -536,4 +538,4 @@ class _Purchase:
         refusal = self._refusal
         if refusal is None:
             return BudgetExceeded(f"the key {self._key.name!r}: {passed}", spent=spent)
-        return spent_error(self._key.name, self._key, refusal.standing, refusal.short, spent)
+        return spent_error(self._key.name, self._key, refusal.usage, refusal.short, spent)

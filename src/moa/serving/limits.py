@@ -61,7 +61,7 @@ class Sums(NamedTuple):
         return cls(amount.calls, _nano(amount.priced_cost), amount.unpriced_calls)
 
     @classmethod
-    def within_limits(cls, budget: Budget) -> Sums:
+    def of_budget(cls, budget: Budget) -> Sums:
         """Give what a budget lets through; of what it doesn't limit, nothing."""
         return cls(budget.calls or 0, _nano(Decimal(str(budget.cost or 0))))
 
@@ -78,7 +78,7 @@ class Sums(NamedTuple):
         """Give what is more in this one."""
         return Sums(*(a - b for a, b in zip(self, other, strict=True)))
 
-    def within(self, budget: Budget) -> Budget:
+    def as_budget(self, budget: Budget) -> Budget:
         """Give a budget with the same limits, of this height."""
         return replace(
             budget,
@@ -88,7 +88,7 @@ class Sums(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class KeyUsage:
     """Usage and reservations of a key at a moment."""
 
     at: datetime
@@ -104,27 +104,27 @@ class Standing:
     working: int
     """Those that may give dollars back."""
 
-    def left(self, limits: Limits) -> dict[Name, int | float]:
+    def remaining(self, limits: Limits) -> dict[Name, int | float]:
         """Give what is left of each limit on calls and dollars; never below 0."""
         return {
             name: max(left, 0) if name.startswith("calls") else max(float(left / _NANO), 0.0)
-            for name, left in self._left(limits, self.held)
+            for name, left in self._remaining(limits, self.held)
         }
 
     def free(self, limits: Limits) -> Sums:
         """Give the calls and the dollars that no limit keeps from a run; never below 0."""
-        left = [*self._left(limits, self.held)]
+        left = [*self._remaining(limits, self.held)]
         calls, nano = (
             min([max(left, 0) for name, left in left if name.startswith(kind)], default=_VERY_MUCH)
             for kind in ("calls", "usd")
         )
         return Sums(calls, nano)
 
-    def short(self, limits: Limits, want: Sums, held: Sums) -> set[Name]:
+    def short_limits(self, limits: Limits, want: Sums, held: Sums) -> set[Name]:
         """Name the limits that leave less than `want`, if this is `held` by others."""
         return {
             name
-            for name, left in self._left(limits, held)
+            for name, left in self._remaining(limits, held)
             if left < (want.calls if name.startswith("calls") else want.nano)
         }
 
@@ -135,7 +135,7 @@ class Standing:
             return (today.replace(day=1) + timedelta(days=32)).replace(day=1)
         return today + timedelta(days=1)
 
-    def _left(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
+    def _remaining(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
         """Give what is left of each limit: calls, or billionths of dollars; it may be below 0."""
         for name in _NAMES:
             limit = getattr(limits, name)
@@ -151,7 +151,7 @@ class Standing:
 def spent_error(
     name: str,
     limits: Limits,
-    standing: Standing,
+    usage: KeyUsage,
     names: Collection[Name],
     spent: Usage | None = None,
 ) -> KeySpent:
@@ -160,11 +160,11 @@ def spent_error(
     Args:
         name: Of the key.
         limits: Its limits.
-        standing: How it stands.
+        usage: Its usage.
         names: Those of its limits that are used up, or leave too little.
         spent: What the run has used that was refused.
     """
-    left, renews_at = standing.left(limits), standing.renews_at(names)
+    left, renews_at = usage.remaining(limits), usage.renews_at(names)
     shown = ", ".join(
         f"{left[key]:g} of {getattr(limits, key)} {_WORDS[key]}" for key in sorted(names)
     )

@@ -29,7 +29,7 @@ _TOO_LARGE = (
 )
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listen_on(host: str, port: int) -> socket.socket:
     """Listen on an address, or raise a `ConfigError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -68,10 +68,10 @@ def uvicorn_for(
         proxy_headers=False,
         timeout_graceful_shutdown=ceil(drain_s) + _LAST_S,
     )
-    return _Draining(config, drain_s, end)
+    return _DrainingServer(config, drain_s, end)
 
 
-class _Draining(uvicorn.Server):
+class _DrainingServer(uvicorn.Server):
     """Ends what still runs once its seconds are over, so that its clients are told."""
 
     def __init__(self, config: uvicorn.Config, drain_s: float, end: Callable[[], None]) -> None:
@@ -93,8 +93,8 @@ class _Connection(asyncio.Protocol):
     uvicorn waits for it for ever, and keeps, with one of its two parsers, all that comes of it.
     """
 
-    def __init__(self, **about: Any) -> None:
-        self._inner: Any = AutoHTTPProtocol(**about)
+    def __init__(self, **settings: Any) -> None:
+        self._inner: Any = AutoHTTPProtocol(**settings)
         self._transport: asyncio.Transport
         self._size = 0
         self._late: asyncio.TimerHandle | None = None

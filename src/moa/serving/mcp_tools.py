@@ -24,7 +24,7 @@ from mcp_types import (
     PaginatedRequestParams,
     TextContent,
 )
-from mcp_types import Tool as Listed
+from mcp_types import Tool as ListedTool
 from starlette.requests import Request
 
 from moa._async import cancel
@@ -38,7 +38,7 @@ from moa.serving.faults import fault_of
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
 from moa.serving.runs import FinishedRun
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 from moa.serving.server import Server
 from moa.trace import Event, NodeFinished, NodeSkipped, ToolFinished
 
@@ -71,7 +71,7 @@ class Shape:
         definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
         return cls({**outer, "additionalProperties": False, **definitions}, key)
 
-    def take(self, given: Mapping[str, object]) -> object:
+    def unwrap(self, given: Mapping[str, object]) -> object:
         """Take the value out of an object.
 
         Raises:
@@ -84,7 +84,7 @@ class Shape:
             raise InputError(f"give one argument, {self.key!r}; there is {has}")
         return given[self.key]
 
-    def put(self, value: object) -> object:
+    def wrap(self, value: object) -> object:
         """Put a value into an object."""
         return value if self.key is None else {self.key: value}
 
@@ -92,7 +92,7 @@ class Shape:
 class ServedTool:
     """A served graph or agent, as an MCP tool."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: ServedNode) -> None:
         self.served = served
         self.name = name_for_models(served.name)
         text: Schema = {"type": "string"}
@@ -103,9 +103,9 @@ class ServedTool:
         self.output = Shape.of(served.output_schema, "output", "What came out.")
 
     @property
-    def listed(self) -> Listed:
+    def listing(self) -> ListedTool:
         """It as it is listed."""
-        return Listed(
+        return ListedTool(
             name=self.name,
             description=self.served.description or f"Runs {self.served.name}.",
             input_schema=self.input.schema,
@@ -122,7 +122,7 @@ class ServedTool:
         value = self.served.dump(finished.output)
         return CallToolResult(
             content=[TextContent(text=value if isinstance(value, str) else dumped(value))],
-            structured_content=self.output.put(value),
+            structured_content=self.output.wrap(value),
             _meta=beside,
         )
 
@@ -171,7 +171,7 @@ class Tools:
     ) -> ListToolsResult:
         del params
         _, tools = self._tools_of(context)
-        return ListToolsResult(tools=[one.listed for one in tools.values()])
+        return ListToolsResult(tools=[one.listing for one in tools.values()])
 
     async def _call(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
         """Run a tool; what goes wrong is said in its result, for the model that had it called."""
@@ -182,9 +182,9 @@ class Tools:
         tool = tools[params.name]
         steps = Steps(context)
         try:
-            value = tool.served.parse(tool.input.take(params.arguments or {}))
+            value = tool.served.parse(tool.input.unwrap(params.arguments or {}))
             running = self._runs.run(caller, tool.served, value, steps.add)
-            return tool.result(await steps.told(running))
+            return tool.result(await steps.report_until_done(running))
         except MoaError as error:
             is_own = caller is self._owner and isinstance(error, ConfigError)
             message = str(error) if is_own else fault_of(error).message
@@ -231,9 +231,9 @@ class Steps:
             self._last = event.node
             self._news.set()
 
-    async def told(self, running: Awaitable[FinishedRun]) -> FinishedRun:
+    async def report_until_done(self, running: Awaitable[FinishedRun]) -> FinishedRun:
         """Wait for a run, and tell of it meanwhile; where the wait is cancelled, so is the run."""
-        run, telling = asyncio.ensure_future(running), asyncio.ensure_future(self._tell())
+        run, telling = asyncio.ensure_future(running), asyncio.ensure_future(self._report_steps())
         try:
             finished = await asyncio.shield(run)
             self._ended = True
@@ -245,14 +245,14 @@ class Steps:
             with anyio.CancelScope(shield=True):
                 await cancel([run, telling])
 
-    async def _tell(self) -> None:
-        told = 0
-        while told < self._done or not self._ended:
+    async def _report_steps(self) -> None:
+        reported = 0
+        while reported < self._done or not self._ended:
             await self._news.wait()
             self._news.clear()
-            if told < self._done:
-                told = self._done
-                await self._report(told, message=f"done: {self._last}")
+            if reported < self._done:
+                reported = self._done
+                await self._report(reported, message=f"done: {self._last}")
 
 
 def _is_object(schema: Schema, root: Schema, seen: frozenset[str] = frozenset()) -> bool:

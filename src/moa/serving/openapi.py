@@ -93,9 +93,9 @@ def operation(
     return found
 
 
-def parameter(name: str, schema: Schema, *, within: str = "path") -> Parameter:
+def parameter(name: str, schema: Schema, *, location: str = "path") -> Parameter:
     """Describe a parameter of a path, or of a query."""
-    return {"name": name, "in": within, "required": within == "path", "schema": schema}
+    return {"name": name, "in": location, "required": location == "path", "schema": schema}
 
 
 class Schemas:
@@ -120,7 +120,7 @@ def document(
     server: Server, caller: Caller, paths: Mapping[str, object], schemas: Schemas
 ) -> dict[str, object]:
     """Write the document for a caller, who is told only of what it may run."""
-    names = ", ".join(one.name for one in server.known(caller))
+    names = ", ".join(one.name for one in server.visible_to(caller))
     return {
         "openapi": "3.1.0",
         "info": {

@@ -33,7 +33,7 @@ from moa.rows import taken
 from moa.rows.records import usage_of
 from moa.serving.http import caller_of
 from moa.serving.keys import Caller
-from moa.serving.served import Served
+from moa.serving.served import ServedNode
 from moa.telemetry import tracer_of
 from moa.trace import Event, TextDelta
 
@@ -58,7 +58,7 @@ class FinishedRun:
     """The result of a run."""
 
     id: str
-    served: Served
+    served: ServedNode
     caller: str
     """Name of who asked."""
     item: Item[object]
@@ -94,7 +94,7 @@ class FinishedRun:
             what["error"] = self.failure
         return what | taken(item)
 
-    def to_keep(self) -> FinishedRun:
+    def without_content(self) -> FinishedRun:
         """Leave out its input, its output and its error, which may hold much."""
         result = self.item.result
         bare = result and replace(result, output=None, trace=(), messages=())
@@ -139,33 +139,33 @@ class Runs:
         self._notes = 0
         """Notes of the runs that are kept."""
         self._active: dict[str, _Run] = {}
-        self._none = asyncio.Event()
-        self._none.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.listeners: list[Callable[[FinishedRun], None]] = []
         """Called with each run that has ended, however it did."""
 
     async def finish(
-        self, request: Request, served: Served, value: object, *, budget: Budget = UNLIMITED
+        self, request: Request, served: ServedNode, value: object, *, budget: Budget = UNLIMITED
     ) -> FinishedRun:
         """Run to the end, for a request whose body has been read.
 
         Args:
             request: Who asks. If its client goes away, the run is cancelled.
             served: What runs.
-            value: What it takes; see `Served.parse`.
+            value: What it takes; see `ServedNode.parse`.
             budget: Tighter limits than the caller's own, such as those that the request names.
 
         Raises:
             MoaError: why it failed; `faults.py` knows what to answer, and which headers.
         """
         caller, headers = caller_of(request), request.headers
-        async with self.begun(caller, served, value, budget, headers=headers) as run:
+        async with self.admit(caller, served, value, budget, headers=headers) as run:
             working = run.begin()
-            gone = asyncio.ensure_future(_gone(request.receive))
+            gone = asyncio.ensure_future(_wait_for_disconnect(request.receive))
             try:
                 await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
                 if not working.done():
-                    raise _client_gone()
+                    raise _client_gone_error()
                 finished = working.result()
             finally:
                 await cancel([working, gone])
@@ -177,7 +177,7 @@ class Runs:
     async def run(
         self,
         caller: Caller,
-        served: Served,
+        served: ServedNode,
         value: object,
         listener: Callable[[Event], None] | None = None,
         *,
@@ -190,17 +190,17 @@ class Runs:
         Args:
             caller: Who asks.
             served: What runs.
-            value: What it takes; see `Served.parse`.
+            value: What it takes; see `ServedNode.parse`.
             listener: Called with each event while it goes on.
             budget: See `finish`.
         """
-        async with self.begun(caller, served, value, budget) as run:
+        async with self.admit(caller, served, value, budget) as run:
             return await run.begin(listener)
 
     def stream(
         self,
         request: Request,
-        served: Served,
+        served: ServedNode,
         value: object,
         write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
         *,
@@ -217,8 +217,8 @@ class Runs:
                 output, or its error, for which `fault_of(finished.item.error).body` is sent.
         """
         caller, headers = caller_of(request), request.headers
-        begun = partial(self.begun, caller, served, value, budget, headers=headers)
-        return Stream(begun, write, self._settings)
+        admit = partial(self.admit, caller, served, value, budget, headers=headers)
+        return Stream(admit, write, self._settings)
 
     @cached_property
     def _reference(self) -> Reference | None:
@@ -229,16 +229,16 @@ class Runs:
         """Number of runs in progress."""
         return len(self._active)
 
-    def end(self) -> None:
+    def stop_all(self) -> None:
         """End those that go on: their clients are told that the server ends."""
         for run in [*self._active.values()]:
-            run.stop(_server_ends())
+            run.stop(_server_ends_error())
 
-    async def ended(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until those that go on have ended; not for long, as they are cancelled by then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_LATE_S):
-                await self._none.wait()
+                await self._idle.wait()
 
     def trace(self, id: str, caller: Caller) -> FinishedRun:
         """Give a run by its id.
@@ -260,7 +260,7 @@ class Runs:
     def _keep(self, finished: FinishedRun) -> None:
         for listener in self.listeners:
             listener(finished)
-        self._kept[finished.id] = finished.to_keep()
+        self._kept[finished.id] = finished.without_content()
         self._notes += len(finished.item.trace)
         self._forget()
 
@@ -275,10 +275,10 @@ class Runs:
             self._notes -= len(first.item.trace)
 
     @asynccontextmanager
-    async def begun(
+    async def admit(
         self,
         caller: Caller,
-        served: Served,
+        served: ServedNode,
         value: object,
         budget: Budget,
         *,
@@ -292,18 +292,18 @@ class Runs:
             context.tracer = tracer_of(headers or {}) or context.tracer
             run = _Run(served, value, caller, context, timeout_s, self._keep)
             self._active[run.id] = run
-            self._none.clear()
+            self._idle.clear()
             try:
                 yield run
             finally:
                 del self._active[run.id]
                 if not self._active:
-                    self._none.set()
+                    self._idle.set()
 
 
 @dataclass(slots=True)
 class _Run:
-    served: Served
+    served: ServedNode
     value: object
     caller: Caller
     context: RunContext
@@ -329,12 +329,12 @@ class _Run:
     async def _work(self) -> FinishedRun:
         start = time.perf_counter()
         item: Item[object] | None = None
-        why: MoaError = _client_gone()
+        why: MoaError = _client_gone_error()
         try:
             late = "the run did not end in time, and was cut off"
             async with in_time(self.timeout_s + _LATE_S, late):
                 node = self.served.node_of(self.caller)
-                item = await run_one(node, self.value, 1, _as_it_is, self.context)
+                item = await run_one(node, self.value, 1, _identity, self.context)
         except DeadlineExceeded as error:
             why = error
         except asyncio.CancelledError:
@@ -376,18 +376,18 @@ class Stream:
 
     def __init__(
         self,
-        begun: Callable[[], AbstractAsyncContextManager[_Run]],
+        admit: Callable[[], AbstractAsyncContextManager[_Run]],
         write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
         settings: Settings,
     ) -> None:
-        self._begun = begun
+        self._admit = admit
         self._write = write
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        async with self._begun() as run:
-            waiting = _EventQueue(self._settings.waiting, lambda: run.stop(_too_slow()))
+        async with self._admit() as run:
+            waiting = _EventQueue(self._settings.waiting, lambda: run.stop(_slow_reader_error()))
             working = run.begin(waiting.add)
             working.add_done_callback(lambda _: waiting.end())
             response = EventSourceResponse(
@@ -464,11 +464,11 @@ class _EventQueue:
         return self._events.popleft()
 
 
-def _client_gone() -> RequestRefused:
+def _client_gone_error() -> RequestRefused:
     return RequestRefused("the client has gone away", status=499, code="client_gone")
 
 
-def _server_ends() -> RequestRefused:
+def _server_ends_error() -> RequestRefused:
     return RequestRefused(
         "the server was told to end, and the run had not ended by then: ask again",
         status=503,
@@ -476,7 +476,7 @@ def _server_ends() -> RequestRefused:
     )
 
 
-def _too_slow() -> RequestRefused:
+def _slow_reader_error() -> RequestRefused:
     return RequestRefused(
         "the stream was read too slowly, and its run was ended: read it as it comes, or ask "
         "without streaming",
@@ -485,11 +485,11 @@ def _too_slow() -> RequestRefused:
     )
 
 
-def _as_it_is(value: object) -> object:
+def _identity(value: object) -> object:
     return value
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -40,7 +40,7 @@ _SOME_TEXT: Schema = {
 """Of what decides about a text, which is not to be empty."""
 
 
-class Served:
+class ServedNode:
     """A node under the name by which clients know it.
 
     Args:
@@ -65,7 +65,7 @@ class Served:
         self._output = object if signature.output is UNKNOWN else signature.output
         self._read = reader_for(self._input)
 
-    def of(self, node: AnyNode) -> Served:
+    def with_node(self, node: AnyNode) -> ServedNode:
         """Serve another node under this name, for one request; its schemas stay."""
         made = copy.copy(self)
         made.node, made._input = node, object
@@ -84,7 +84,7 @@ class Served:
     def node_of(self, caller: Caller) -> AnyNode:
         """Give what runs for a caller: one with a name has conversations of its own."""
         of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
-        return _OwnThreads(self.node, caller.name) if of_a_chat and caller.name else self.node
+        return _OwnThreadsNode(self.node, caller.name) if of_a_chat and caller.name else self.node
 
     def dump(self, output: object) -> object:
         """Write an output as JSON, as `moa run --json` does."""
@@ -151,7 +151,7 @@ class Served:
         }
 
 
-class _AsTaken(WithoutExamples):
+class _InputSchema(WithoutExamples):
     """Says that a text may come as a number where the model takes one."""
 
     def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
@@ -162,7 +162,7 @@ class _AsTaken(WithoutExamples):
         return made
 
 
-class _OwnThreads:
+class _OwnThreadsNode:
     """A chat in whose threads nobody else writes or reads."""
 
     def __init__(self, node: AnyNode, owner: str) -> None:
@@ -188,6 +188,6 @@ def _schema(kind: Any, mode: JsonSchemaMode, place: str) -> Schema:
         return {}
     try:
         adapter = TypeAdapter[object](kind)
-        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=_AsTaken)
+        return adapter.json_schema(mode=mode, ref_template=place, schema_generator=_InputSchema)
     except (PydanticUserError, PydanticSchemaGenerationError):  # a class that pydantic can't tell
         return {}

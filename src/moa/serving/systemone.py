@@ -33,7 +33,7 @@ from moa.serving.http import caller_of, json_response, read_json
 from moa.serving.keys import Caller
 from moa.serving.openapi import Schemas, operation
 from moa.serving.runs import FinishedRun
-from moa.serving.served import Schema, Served
+from moa.serving.served import Schema, ServedNode
 from moa.serving.server import DECIDE, Server
 
 _ALIASES = (DECIDE, "jev-latest")
@@ -205,14 +205,14 @@ def routes(server: Server) -> list[Route]:
         body = await _body(request, server)
         text = text_of(body.state)
         served, agent = decider(server, body.model, request)
-        questions = own_or_new(agent, body.questions)
+        questions = resolve_questions(agent, body.questions)
         node: AgentNode | WholeNode
         if served.node is agent:
-            node = AgentNode(agent.asking(questions), served.name)
+            node = AgentNode(agent.with_questions(questions), served.name)
         else:
-            node = WholeNode(served.node, _own(served, agent, questions))
+            node = WholeNode(served.node, _check_own(served, agent, questions))
         try:
-            finished = await server.runs.finish(request, served.of(node), text)
+            finished = await server.runs.finish(request, served.with_node(node), text)
         except ConfigError as error:
             if type(error) is not ConfigError:
                 raise
@@ -235,8 +235,8 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
             "usage": {"type": "object"},
         },
     }
-    names = [one.name for one in server.known(caller) if decider_in(one.node)]
-    if server.decides and DECIDE not in names and caller.may_run(DECIDE):
+    names = [one.name for one in server.visible_to(caller) if decider_in(one.node)]
+    if server.decider and DECIDE not in names and caller.may_run(DECIDE):
         names.append(DECIDE)
     body = body_of(SystemOneRequest, schemas, models=names)
     asked = operation("Decide questions about a text, as System One does", answer, body=body)
@@ -250,11 +250,11 @@ async def _body(request: Request, server: Server) -> SystemOneRequest:
     except RequestRefused as error:
         if error.status != 400:
             raise
-        raise _wrong(str(error), None) from error
+        raise _misfit(str(error), None) from error
     return read_as(SystemOneRequest, given, status=422)
 
 
-def _wrong(said: str, param: str | None) -> RequestRefused:
+def _misfit(said: str, param: str | None) -> RequestRefused:
     place = ["body", *([param] if param else [])]
     return RequestRefused(
         said,
@@ -265,20 +265,20 @@ def _wrong(said: str, param: str | None) -> RequestRefused:
     )
 
 
-def decider(server: Server, name: str, request: Request) -> tuple[Served, _Decider]:
+def decider(server: Server, name: str, request: Request) -> tuple[ServedNode, _Decider]:
     """Give who is asked by a name.
 
     Raises:
         RequestRefused: there is nobody of that name (404), or none that decides (422).
     """
     caller = caller_of(request)
-    small = server.decides
+    small = server.decider
     if small and name in _ALIASES and name not in server.served and caller.may_run(DECIDE):
         agent = AnyQuestions(small, (), name=DECIDE)
-        return Served(agent, name=DECIDE), agent
-    served = server.named(name, caller)
+        return ServedNode(agent, name=DECIDE), agent
+    served = server.find(name, caller)
     if (agent := decider_in(served.node)) is None:
-        raise _wrong(
+        raise _misfit(
             f"{name} decides no questions: ask it by /v1/chat/completions or /run/{name}, and "
             f"questions of {DECIDE!r}",
             "model",
@@ -330,7 +330,7 @@ def text_of(told: TextOrJson) -> str:
     return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
 
 
-def own_or_new(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Question]:
+def resolve_questions(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Question]:
     """Give the questions that a request asks, in its order.
 
     One that is the agent's own is given as the agent has it, to be decided with its calibration and
@@ -355,12 +355,14 @@ def own_or_new(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Questi
     return questions
 
 
-def _own(served: Served, agent: _Decider, questions: Sequence[Question]) -> Sequence[Question]:
+def _check_own(
+    served: ServedNode, agent: _Decider, questions: Sequence[Question]
+) -> Sequence[Question]:
     """Refuse questions that a node would have to be taken apart for."""
     for one in questions:
         if one not in agent.questions:
             names = ", ".join(repr(own.name) for own in agent.questions)
-            raise _wrong(
+            raise _misfit(
                 f"{served.name} answers its own questions alone, {names}: ask others of {DECIDE!r}",
                 "questions",
             )
@@ -391,7 +393,7 @@ def _question(id: str, asked: AnyQuestion) -> Question:
     try:
         return Question(id, _KINDS[asked.type], text, options)
     except ConfigError as error:
-        raise _wrong(str(error), "questions") from error
+        raise _misfit(str(error), "questions") from error
 
 
 def _options(id: str, asked: AnyQuestion) -> tuple[Option, ...]:
@@ -403,7 +405,7 @@ def _options(id: str, asked: AnyQuestion) -> tuple[Option, ...]:
         )
     if asked.criteria is None:
         what = "options" if asked.type == "choice" else "levels"
-        raise _wrong(f"question {id!r} has no criteria: give its {what}", "questions")
+        raise _misfit(f"question {id!r} has no criteria: give its {what}", "questions")
     if isinstance(asked, ScoreQuestion):
         levels = map(text_of, asked.criteria)
         return tuple(Option(level, place) for place, level in enumerate(levels))

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TypedDict
 
 from moa.graphs.engine.drawing import Box, Drawable, diagram_of
-from moa.studio.book import Book, NodeSpent, percentile
+from moa.studio.book import Book, NodeTotals, percentile
 from moa.studio.data import Drawing, Line, Place
 
 _WIDE, _HIGH, _SMALL = 148.0, 46.0, 84.0
@@ -35,7 +35,7 @@ def draw(graph: Drawable, name: str, book: Book) -> Drawing:
     diagram = diagram_of(graph, opened=False)
     arrows = {pair: one for pair, one in diagram.arrows.items() if pair[0] != pair[1]}
     layers = _assign_layers([*diagram.boxes], [*arrows])
-    ways = {pair: _way(pair, layers) for pair in arrows}
+    ways = {pair: _stops_of(pair, layers) for pair in arrows}
     rows = _order_layers(layers, ways)
     widths = {key: _SMALL if box.look in _SLIM else _WIDE for key, box in diagram.boxes.items()}
     middles, wide = _place_stops(rows, widths)
@@ -100,7 +100,7 @@ class NodeFigures(TypedDict, total=False):
     cost: float | None
 
 
-def figures(spent: NodeSpent | None, rows: int) -> NodeFigures:
+def figures(spent: NodeTotals | None, rows: int) -> NodeFigures:
     """Sum up what a node took."""
     if spent is None:
         return {}
@@ -127,7 +127,7 @@ def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, 
     return layers
 
 
-def _way(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
+def _stops_of(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
     """Give the stops of an arrow: its ends, and one in each layer that it passes."""
     start, end = pair
     between = range(layers[start] + 1, layers[end])

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moa._files import LineFile, check_lines, dumped, replace_text
+from moa._json import object_of
 from moa.calibration.labelled import same_text, written_as
 from moa.errors import InputError
 from moa.questions import Question
 from moa.rows.decided import Values
-from moa.studio.book import as_values, text_of
+from moa.studio.book import text_of
 
 PERSON = "person"
 Known = dict[tuple[str, str], tuple[object, bool]]
@@ -83,7 +84,7 @@ class Labels:
         if label not in [option.name for option in question.options]:
             raise InputError(f"{question.name} is never {label!r:.80}")
         given = line.get("input")
-        keep = {key: value for key, value in as_values(given).items() if key not in others}
+        keep = {key: value for key, value in object_of(given).items() if key not in others}
         value = label if question.name == "label" else written_as(question, label)
         made = {**keep, "text": text, question.name: value, "labelled_by": PERSON, "chosen": True}
         before = self._put(text, question.name, made)

@@ -61,9 +61,9 @@ class Learning:
                 stdout=said,
                 stderr=said,
             )
-        return self.now()
+        return self.progress()
 
-    def now(self) -> Progress:
+    def progress(self) -> Progress:
         """Say how far it is."""
         command = " ".join(["moa", *self._words])
         if self._process is None:

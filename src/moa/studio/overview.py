@@ -67,7 +67,7 @@ def curve_of(
         cost: US dollars that the large model costs for a row, by `cost_of_large`.
     """
     tested = _tested_threshold(name, book, calibrations)
-    known = [one for one in book.labelled(name) if _is_measured(one.decisions[name])]
+    known = [one for one in book.labelled_entries(name) if _is_measured(one.decisions[name])]
     drawn = [one for one in known if name not in one.chosen]
     if not drawn:
         also = f" The {len(known)} labelled here were chosen to be looked at." if known else ""

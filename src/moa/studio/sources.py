@@ -14,11 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moa._json import object_of
 from moa.errors import CalibrationError, ConfigError, MoaError
 from moa.rows._stores import is_address
 from moa.rows.decided import Values
 from moa.studio import graph as graphs
-from moa.studio.book import Book, as_values, decisions_of, fields_of, notes_in
+from moa.studio.book import Book, decisions_of, fields_of, notes_in
 from moa.studio.data import Can, Curve, JobFigures, Note, Overview, RowDetail, RowLine, State
 from moa.studio.labels import Labels
 from moa.studio.learning import Learning
@@ -79,7 +80,7 @@ class Source:
     def guess(self) -> str:
         """Name what ran by the nodes of the first rows; empty where they say nothing of any."""
         for line in islice(self.lines(), _FIRST):
-            for path in as_values(as_values(line.get("usage")).get("by_node")):
+            for path in object_of(object_of(line.get("usage")).get("by_node")):
                 return str(path).partition("/")[0]
         return ""
 
@@ -267,7 +268,7 @@ class View:
         """The curve of each question, and of how many changed labels of which rows it is."""
         self._mark: object = None
         self._count: tuple[int, int | None] = 0, None
-        self._failed: MoaError | None = None
+        self._failure: MoaError | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -287,11 +288,11 @@ class View:
         Raises:
             ConfigError: they can't be read, as far as that is known by then.
         """
-        self._thread = threading.Thread(target=self._read_aside, daemon=True, name="moa-studio")
+        self._thread = threading.Thread(target=self._read_in_thread, daemon=True, name="moa-studio")
         self._thread.start()
         self._thread.join(within_s)
-        if self._failed is not None:
-            raise self._failed
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """Drop what was read."""
@@ -321,7 +322,7 @@ class View:
             rows=rows,
             total=total,
             changed=ready and self.source.mark() != self._mark,
-            failed=str(self._failed or ""),
+            failed=str(self._failure or ""),
             job=self._job(),
         )
 
@@ -448,15 +449,17 @@ class View:
     def _read(self) -> Book:
         mark, total = self.source.mark(), self.source.count()
         known = self.labels.read() if self.labels else None
-        made = Book(self._count_lines(total), known, self._spans.ran, self.source.options)
+        made = Book(
+            self._count_lines(total), known, self._spans.seconds_by_node, self.source.options
+        )
         self._mark = mark
         return made
 
-    def _read_aside(self) -> None:
+    def _read_in_thread(self) -> None:
         try:
             _ = self.book
         except MoaError as error:
-            self._failed = error
+            self._failure = error
 
     def _count_lines(self, total: int | None) -> Iterator[Values]:
         number = 0

@@ -12,11 +12,12 @@ from typing import IO
 
 from pydantic import JsonValue, TypeAdapter
 
+from moa._json import object_of
 from moa.errors import ConfigError
 from moa.node import Frozen
 from moa.rows.decided import Values
 from moa.rows.lines import bounded
-from moa.studio.book import as_values, notes_in
+from moa.studio.book import notes_in
 from moa.studio.data import Bar
 from moa.telemetry import names
 
@@ -53,7 +54,7 @@ class Spans:
         """Where the lines of each trace start."""
         self._traces: dict[str, str] = {}
         """The trace of each row; of several runs of it, the last."""
-        self._ran: dict[str, dict[str, float]] = defaultdict(dict)
+        self._seconds_by_node: dict[str, dict[str, float]] = defaultdict(dict)
         """Seconds of each node of a graph, by trace."""
         if path is not None:
             self._open(path)
@@ -63,9 +64,9 @@ class Spans:
         if self._file is not None:
             self._file.close()
 
-    def ran(self, id: str) -> Mapping[str, float]:
+    def seconds_by_node(self, id: str) -> Mapping[str, float]:
         """Give the seconds of each node that ran for a row; empty where nothing is known."""
-        return self._ran.get(self._traces.get(id, ""), {})
+        return self._seconds_by_node.get(self._traces.get(id, ""), {})
 
     def bars(self, id: str) -> tuple[Bar, ...]:
         """Give the waterfall of a row, the outermost span first; empty where there is none."""
@@ -102,19 +103,21 @@ class Spans:
             ) from error
         self._starts[trace].append(start)
         if (node := _node_of(span)) is not None:
-            ran = self._ran[trace]
-            ran[node] = ran.get(node, 0.0) + float(span["end"]) - float(span["start"])
+            seconds_by_node = self._seconds_by_node[trace]
+            seconds_by_node[node] = (
+                seconds_by_node.get(node, 0.0) + float(span["end"]) - float(span["start"])
+            )
         if (row := attributes.get(names.ROW)) is not None:
             self._traces[str(row)] = trace
 
 
 def bars_of_line(line: Values) -> tuple[Bar, ...]:
     """Give the seconds of each node as bars, of a row whose run kept no spans."""
-    by_node = as_values(as_values(line.get("usage")).get("by_node"))
+    by_node = object_of(object_of(line.get("usage")).get("by_node"))
     notes = notes_in(line)
     found: list[Bar] = []
     for path, given in by_node.items():
-        spent = as_values(given)
+        spent = object_of(given)
         kinds = [str(note.get("kind")) for note in notes if note.get("node") == path]
         found.append(
             Bar(

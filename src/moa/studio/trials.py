@@ -15,7 +15,7 @@ from moa.rows.decided import written
 from moa.serving.http import read_json
 from moa.serving.runs import Stream
 from moa.serving.server import Server
-from moa.serving.typed import written as sent
+from moa.serving.typed import write_event
 from moa.studio.data import Question
 
 KEY = "x-moa-server-key"
@@ -53,11 +53,11 @@ class Trials:
         key = request.headers.get(KEY)
         caller = await self.server.keys.caller(key and f"Bearer {key}")
         request.state.caller = caller
-        served = self.server.named(request.path_params["name"], caller)
+        served = self.server.find(request.path_params["name"], caller)
         value = served.parse(await read_json(request, self.server.settings))
         node = attend(served.node, self.ask)
-        served = served if node is served.node else served.of(node)
-        return self.server.runs.stream(request, served, value, sent)
+        served = served if node is served.node else served.with_node(node)
+        return self.server.runs.stream(request, served, value, write_event)
 
     def answer(self, id: str, answer: object) -> None:
         """Answer what a person is asked.

@@ -43,19 +43,19 @@ async def record(span: Span, writes: Writes) -> None:
     """Set attributes to texts, masked where that is asked for; where that fails, none is set."""
     pii = span.tracer.pii
 
-    def written(clean: Clean) -> dict[str, str]:
-        return {name: _dumped(write(clean)) for name, write in writes.items()}
+    def write_all(clean: Clean) -> dict[str, str]:
+        return {name: _dump(write(clean)) for name, write in writes.items()}
 
-    def masked() -> dict[str, str]:
+    def write_masked() -> dict[str, str]:
         assert pii is not None, "there is something that masks"
         with pii.session() as session:
-            return written(session.mask)
+            return write_all(session.mask)
 
-    found = written(str)
+    found = write_all(str)
     if pii is not None:
         try:
             beside = sum(map(len, found.values())) > _LONG
-            found = await asyncio.to_thread(masked) if beside else masked()
+            found = await asyncio.to_thread(write_masked) if beside else write_masked()
         except Exception as error:  # noqa: BLE001 recognisers may be the user's, and runs go on
             _leave_out(error)
             return
@@ -133,22 +133,22 @@ def _call(call: ToolCall, clean: Clean) -> JSON:
 def _values(arguments: str, clean: Clean) -> object:
     """Read arguments, so that each text in them is masked as it is meant, or give their text."""
     try:
-        return _cleaned(json.loads(arguments), clean)
+        return _clean(json.loads(arguments), clean)
     except (ValueError, RecursionError):
         return clean(arguments)
 
 
-def _cleaned(value: object, clean: Clean) -> object:
+def _clean(value: object, clean: Clean) -> object:
     if isinstance(value, str):
         return clean(value)
     if is_list(value):
-        return [_cleaned(one, clean) for one in value]
+        return [_clean(one, clean) for one in value]
     if is_object(value):
-        return {clean(name): _cleaned(one, clean) for name, one in value.items()}
+        return {clean(name): _clean(one, clean) for name, one in value.items()}
     return value
 
 
-def _dumped(value: object) -> str:
+def _dump(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -76,7 +76,7 @@ class Sink:
             _logger.warning("a span can't be ended", exc_info=True)
 
     @staticmethod
-    def within(span: trace.Span, around: Context | None) -> Context:
+    def child_context(span: trace.Span, around: Context | None) -> Context:
         """Return the context for children of a span."""
         return trace.set_span_in_context(span, _NONE if around is None else around)
 

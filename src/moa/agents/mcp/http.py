@@ -69,12 +69,12 @@ class HttpTransport:
         ):
             yield streams  # pyright: ignore[reportReturnType]
 
-    async def lost(self, said: str = "") -> EndpointError:
+    async def lost_error(self, said: str = "") -> EndpointError:
         """Say why there is no connection any more; `said` is what the SDK says of it."""
         why = f"the connection is lost: {said}" if said else "the connection is lost"
         return EndpointUnavailable(why, endpoint=self.name)
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """Give what it said beside the protocol: nothing."""
         return ""
 
