@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 REPLY = "Answer the message, in its language."
-"""What to do, where nothing else is said."""
+"""The default instructions."""
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\s*```", re.DOTALL | re.IGNORECASE)
 
 Instructions = Annotated[str, Field(min_length=1)]
@@ -85,7 +85,7 @@ History = Iterable[Message | Mapping[str, object]] | Result[object]
 
 @dataclass
 class _Talk:
-    """What a run is given of a conversation, and what it adds."""
+    """The conversation before a run, and the messages that the run adds."""
 
     history: tuple[Message, ...]
     said: tuple[Message, ...] = ()
@@ -189,7 +189,7 @@ class Agent(TypedNode[In, Out]):
         super().__init__(name=name, budget=budget, timeout_s=timeout_s)
         self.endpoint = require(endpoint, "complete", agent=self.name)
         self._model = _model_of(self.output_type)
-        """What the model's JSON is read as."""
+        """The pydantic model that validates the JSON."""
         if next(iter(files_needed(self._model)), None):
             raise ConfigError(
                 f"output={self._model.__name__}: an agent's model writes text, and no images "
@@ -292,7 +292,7 @@ class Agent(TypedNode[In, Out]):
     def _opening_messages(
         self, told: Sequence[Message], history: Sequence[Message]
     ) -> tuple[Message, ...]:
-        """Write what stands before the request: instructions, examples, and what was said."""
+        """Write the messages before the request: instructions, examples, and history."""
         also = [one.content for one in history if one.role == "system"]
         rules = [one.content for one in told if one.role == "system"]
         before = [Message("system", "\n\n".join((*rules, *also)))] if rules or also else []
@@ -304,7 +304,7 @@ class Agent(TypedNode[In, Out]):
         return tuple(before)
 
     def _tag_in(self, prompt: str) -> str:
-        """Give the tag where a prompt holds it, or the result of a tool may; else nothing."""
+        """Return the tag if the prompt or a tool's result may hold it; else an empty text."""
         tag = self.tag or TAG
         return tag if self.tools or (self.tag and f"</{tag}>" in prompt) else ""
 
@@ -326,7 +326,7 @@ class Agent(TypedNode[In, Out]):
         return cast("Out", found) if self._writes_model else getattr(found, _VALUE)
 
     def check(self, request: In, output: Out) -> None:
-        """Say what the schema can't: whether the output fits this request.
+        """Check what the schema can't: that the output fits this request.
 
         Raises:
             ValueError: it does not; the message is shown to the model.
@@ -472,7 +472,7 @@ def _is_model(kind: object) -> TypeGuard[type[BaseModel]]:
 
 
 def _model_of(output: TypeForm[object]) -> type[BaseModel]:
-    """Give what a model is asked to write: servers take the schema of an object alone.
+    """Return a pydantic model for any output type: servers take only schemas of objects.
 
     Raises:
         ConfigError: JSON can't hold it, or it is a text, which is what an agent gives anyway.

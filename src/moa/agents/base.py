@@ -99,11 +99,11 @@ class TypedNode(ABC, NodeBase[In, Out]):
     """
 
     span_kind: ClassVar[Kind] = "agent"
-    """What its runs are in a trace."""
+    """The kind of its spans."""
     input_type: Any
-    """What it takes: a class, or a union of classes."""
+    """The input type: a class, or a union of classes."""
     output_type: Any
-    """What it gives: a pydantic model, or another type that JSON can hold."""
+    """The output type: a pydantic model, or another type that JSON can hold."""
 
     def __init__(
         self, *, name: str | None = None, budget: Budget = UNLIMITED, timeout_s: float | None = None
@@ -130,7 +130,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
                     setattr(cls, which, given)
 
     def members(self) -> Iterable[AnyNode]:
-        """Give the nodes that it runs: those among its attributes, and in their lists."""
+        """Return the nodes that it runs: those among its attributes, and in their lists."""
         return {id(one): one for one in _parts_in(vars(self).values()) if _is_node(one)}.values()
 
     def list_endpoints(self) -> list[Endpoint] | None:
@@ -143,7 +143,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
 
     @classmethod
     def _default_name(cls) -> str:
-        """Give the class's name in snake case."""
+        """Return the class's name in snake case."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     async def run(self, request: In, /, context: RunContext | None = None) -> Result[Out]:
@@ -174,7 +174,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
         return finish(output, context, seconds=time.perf_counter() - started)
 
     def prompt(self, request: In, /) -> tuple[SentPrompt, ...]:
-        """Give what the first model calls of a request are sent as, without making them.
+        """Return the first model calls of a request as they would be sent, without making them.
 
         What comes before them is done: texts are cleaned, passages are found, and encoders in this
         process decide. A server may be asked what it is, and to count tokens; that is no call of
@@ -242,7 +242,7 @@ class TypedNode(ABC, NodeBase[In, Out]):
 
 
 def _parts_in(values: Iterable[object]) -> Iterator[object]:
-    """Give values, and what stands in lists and mappings among them."""
+    """Yield the values, and the items of lists and mappings among them."""
     for value in values:
         if is_mapping(value):
             yield from _parts_in(value.values())
@@ -306,12 +306,12 @@ def require(endpoint: Endpoint | str, capability: Capability, *, agent: str) -> 
 
 
 def no_endpoint(given: object) -> str:
-    """Say, as the end of a sentence, that something is no endpoint, and what to give instead."""
+    """Write the end of a sentence: this is no endpoint, and what to give instead."""
     if isinstance(given, type):
         return f"but was given the class {given.__name__}: give an object of it"
     return f"but was given {given!r}"
 
 
 def fault_in(error: Exception) -> str:
-    """What was wrong, in one line: of pydantic's errors, each field and its fault."""
+    """Describe an error in one line; of a pydantic error, each field and its fault."""
     return faults_of(error) if isinstance(error, ValidationError) else str(error)

@@ -149,7 +149,7 @@ class Classifier(DecidingAgent[Choice[L]], Generic[L]):
         )
 
     def read(self, answers: Sequence[Answer]) -> Choice[L]:
-        """Give the one answer as a choice of the labels."""
+        """Return the one answer as a choice of the labels."""
         return self.output_type.of(answers[0])
 
 

@@ -291,7 +291,7 @@ def _without_history(mail: str) -> str:
 
 
 def _history_begins(mail: str) -> int:
-    """Give the place of the header above the first quoted mail, or the length of all."""
+    """Return the index of the header above the first quoted mail, or the length of the mail."""
     begins = 0
     lines = mail[:_HISTORY_WITHIN].splitlines(keepends=True)
     for heads, several in groupby(lines, lambda line: len(line) <= _HEADER_LINE):

@@ -172,7 +172,7 @@ def retry_messages(
 
 
 def describe_fault(error: ValueError) -> str:
-    """Say what is wrong with an answer in words that the model can follow."""
+    """Describe what is wrong with an answer, in words that the model can follow."""
     if not isinstance(error, ValidationError):
         return str(error).rstrip(".")
     return "; ".join(map(_in_words, error.errors(include_url=False)))
@@ -244,7 +244,7 @@ def limit_items(model: type[M], field: str, most: int) -> type[M]:
 def fit_to_schema(model: type[BaseModel], text: str) -> tuple[str, tuple[str, ...]]:
     """Mend JSON that nearly fits a model: a null where there is a default goes, too much is cut.
 
-    Give the JSON, and what was cut, in words; what is wrong in another way stays as it is.
+    Return the JSON, and what was cut, in words. Other faults stay as they are.
     """
     cut: list[str] = []
     while faults := _faults(model, text):
@@ -265,7 +265,7 @@ def _faults(model: type[BaseModel], text: str) -> list[ErrorDetails]:
 
 
 def _mend(value: object, fault: ErrorDetails, cut: list[str]) -> bool:
-    """Mend one fault in place, and say whether it could be; `cut` is told what was cut."""
+    """Mend one fault in place, and return True if that was possible; add cuts to `cut`."""
     *path, last = fault["loc"] or ("",)
     for step in path:
         value = at(value, step) if _holds(value, step) else value  # unions name their members

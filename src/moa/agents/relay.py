@@ -24,20 +24,20 @@ from moa.node import Reply, Result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayOptions:
-    """What a client says of one answer, beside what is to be answered."""
+    """The options of a client for one answer."""
 
     history: tuple[Message, ...] = ()
-    """What was said before the message that is answered."""
+    """Messages before the one to answer."""
     since: tuple[Message, ...] = ()
     """Calls of the client's tools after it, and their results."""
     files: tuple[File, ...] = ()
-    """What is to be read with it."""
+    """Files of the message."""
     tools: tuple[ToolSchema, ...] = ()
-    """What the model may want called, by the client."""
+    """Tools that the model may ask the client to call."""
     must_call: bool = False
-    """Whether one of the tools has to be called, instead of an answer in words."""
+    """True if the model must call a tool instead of answering in words."""
     one_call: bool = False
-    """Whether no more than one may be called at once."""
+    """True if only one tool may be called at once."""
     schema: Mapping[str, object] | None = None
     """JSON schema of the answer; `None`: it is as the agent gives it."""
     check: Callable[[object], None] = lambda value: None
@@ -47,11 +47,11 @@ class RelayOptions:
     temperature: float | None = None
     """`None`: the agent's own."""
     stop: tuple[str, ...] = ()
-    """What ends the answer, and isn't in it."""
+    """Sequences that end the answer, and aren't in it."""
 
 
 def are_paired(messages: Iterable[Message]) -> bool:
-    """Whether each call of a tool is followed by its result, as servers want it, and no other."""
+    """Return True if each tool call is followed by exactly its result, as servers want it."""
     waiting: set[str] = set()
     for message in messages:
         if message.role == "tool":
@@ -74,7 +74,7 @@ class ToolRequest(Reply):
 
 
 def as_relayable(node: object) -> Agent[object, object] | None:
-    """Give a node that is an agent, if it writes in no way of its own: wishes reach its model."""
+    """Return an agent that doesn't override `answer`, so that options reach its model."""
     if not isinstance(node, Agent):
         return None
     agent = cast("Agent[object, object]", node)
@@ -99,7 +99,7 @@ class Relay(Agent[object, object]):
         vars(self).update(vars(agent))
         self.agent, self.options = agent, options
         self.cut = False
-        """Whether `max_tokens` cut the answer."""
+        """True if `max_tokens` cut the answer."""
         if options.tools and agent.tools:
             raise InputError(
                 f"{agent.name} has tools of its own, and can't be given others: leave `tools` out"

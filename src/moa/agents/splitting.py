@@ -37,7 +37,7 @@ def split(
 
 
 def excerpt(text: str, *, max_tokens: int, left_out: str = "[…]") -> str:
-    """Give the opening and the end of a text that is too long; another one comes back as it is."""
+    """Return the opening and the end of a text that is too long; any other as it is."""
     if approximate_tokens(text) <= max_tokens:
         return text
     half = max(1, max_tokens * BYTES_A_TOKEN // 2)

@@ -31,7 +31,7 @@ _LONGEST_QUOTE = 300
 _NO_TIME = 1e-12
 """Seconds of a charge for a tool: those of a usage are spent with endpoints."""
 _ENDS_A_RUN = (ConfigError, BudgetExceeded, EndpointUnauthorized)
-"""What no model can do anything about."""
+"""Errors that no model can do anything about."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class ToolCalls:
     most: int
     """Calls that the run may make."""
     endpoint: Endpoint
-    """Whose model asks for them; they count as its own."""
+    """The endpoint whose model asks for them; they count as its own."""
     tag: str
     """Name of the tags around results, which are data."""
     made: int = field(default=0, init=False)
@@ -72,7 +72,7 @@ class ToolCalls:
         )
 
     async def _run_call(self, call: ToolCall, context: RunContext) -> str | Exception:
-        """Give what the model reads; or what people are asked, where the run waits for them."""
+        """Return the text that the model reads, or the interrupt if the run waits for a person."""
         own = context.nested()
         place: AbstractContextManager[Place | None] = nullcontext()
         if context.journal is not None:
@@ -172,7 +172,7 @@ class ToolCalls:
     def _failure(
         error: Exception, tool: Tool, limit: asyncio.Timeout, context: RunContext
     ) -> tuple[str, str]:
-        """Say why a tool failed, and of what kind that is; what ends the run is raised."""
+        """Return why a tool failed, and the kind of its error; raise what ends the run."""
         found = explain(error, context.node)
         if found is not error:
             raise found from error

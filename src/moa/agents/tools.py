@@ -68,7 +68,7 @@ class RemoteTool:
 
     @property
     def description(self) -> str:
-        """What it does, as the server says."""
+        """The server's description of it."""
         return self.schema.description
 
 
@@ -162,7 +162,7 @@ class Tool:
 
     @classmethod
     def of(cls, given: AnyTool) -> Tool:
-        """Give a tool; one that is a `Tool` is given back."""
+        """Return a `Tool` of what is given; a `Tool` as it is."""
         return given if isinstance(given, Tool) else cls(given)
 
     async def run(self, values: Mapping[str, object], context: RunContext) -> str:
@@ -177,9 +177,9 @@ class Tool:
         return f"{result[: self.max_characters]}\n[The result is cut: these are {cut}.]"
 
     async def guard(self, text: str, context: RunContext) -> tuple[str, str | None]:
-        """Have the guards read what it says, its errors among it.
+        """Have the guards check the tool's text or error.
 
-        Give the text, or why it is stopped; and by whom, `None` where it isn't.
+        Return the text and `None`, or the reason why it is stopped, and by which guard.
         """
         for guard in self.guards if text.strip() else ():
             own = context if context.tracer is None else context.nested()
@@ -274,7 +274,7 @@ async def in_thread(work: partial[object], name: str) -> object:
 def _arguments_of(
     function: Callable[..., object], hints: Mapping[str, object]
 ) -> Callable[..., JSON]:
-    """Make a function of the same parameters that gives what it is called with, by name."""
+    """Make a function of the same parameters that returns its arguments by name."""
 
     @wraps(function, updated=())
     def given(**values: object) -> JSON:
@@ -346,7 +346,7 @@ def _of_langchain(tool: BaseTool) -> _Parts:
 
 
 def _is_blocking(tool: object) -> bool:
-    """Tell whether a tool of LangChain is not asynchronous: it would run in asyncio's own pool."""
+    """Return True if a tool of LangChain isn't asynchronous: it would block asyncio's own pool."""
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_core.tools import Tool as OfOneText
 

@@ -108,7 +108,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         return {"store": FILE, **table}
 
     def prepare(self) -> None:
-        """Make who answers, who sums up, and what keeps the threads."""
+        """Build the router, the memory and the store of the threads."""
         from moa.chat.stores import store_of
         from moa.chat.threads import Threads
 
@@ -134,13 +134,13 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         )
 
     def members(self) -> Iterator[AnyNode]:
-        """Give who takes part."""
+        """Yield the nodes that take part."""
         router = self.router
         found = (self.memory.summariser, router.keeps, router.small, router.large)
         yield from (node for node in found if node is not None)
 
     def sketch(self, sketch: Sketch) -> None:
-        """Who reads what, and who answers."""
+        """Draw who reads what, and who answers."""
         router = self.router
         recall, summary = sketch.box(label="recall"), sketch.box(self.memory.summariser)
         read = sketch.box(label="read")
@@ -171,7 +171,7 @@ class Chat(Recipe[UserMessage, ChatReply], recipe="chat"):
         )
 
     async def unfinished(self, thread: str = THREAD) -> UserMessage | None:
-        """Give the last message of a thread if its answer was cut off or failed.
+        """Return the last message of a thread if its answer was cut off or failed.
 
         Run it to have the answer written anew; the message is not said twice by that.
 

@@ -152,7 +152,7 @@ class Memory:
     """Makes the summary of what `summariser` refuses."""
 
     async def shorten(self, conversation: Conversation, context: RunContext) -> Conversation | None:
-        """Sum up the oldest turns where the conversation is over its limit; else give `None`.
+        """Sum up the oldest turns if the conversation is over its limit; else return `None`.
 
         A summary that fails is noted, and the turns stay as they are.
         """
@@ -230,7 +230,7 @@ class Memory:
         return tuple(old)
 
     def select_context(self, conversation: Conversation, context: RunContext) -> ChatContext:
-        """Give what is read, and say in the trace what isn't.
+        """Return what the model reads, and note in the trace what is left out.
 
         Where no summary could be made, the oldest turns over twice the limit are left out; so are
         messages that a server rejected, since it would reject those after them too.

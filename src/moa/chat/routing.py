@@ -48,7 +48,7 @@ _EXAMPLES = (
     ("Why is that, and what would you do instead?", "no"),
 )
 _PASSING = (EndpointError, OutputError, Unanswered, BudgetExceeded)
-"""What one model can fail with, and another may not."""
+"""Errors of one model that another may not have."""
 
 
 def small_talk(slm: Endpoint, *, threshold: float = 0.8) -> Filter:
@@ -119,7 +119,7 @@ class Speaker(Agent[ChatContext, Reply]):
 
 
 def _earlier_messages(turns: Sequence[Turn]) -> Iterator[Message]:
-    """Give what was answered; a message without an answer goes with the next one that has one."""
+    """Yield the answered messages; one without an answer joins the next that has one."""
     waiting: list[str] = []
     for turn in turns[:-1]:
         waiting.append(turn.text)
@@ -131,7 +131,7 @@ def _earlier_messages(turns: Sequence[Turn]) -> Iterator[Message]:
 
 
 def shown_reply(turn: Turn) -> str:
-    """Give what was replied, marked where it was stopped."""
+    """Return the reply of a turn, marked if it was stopped."""
     return turn.reply if turn.status == "answered" else f"{turn.reply} {LEFT_OUT}".strip()
 
 
@@ -148,8 +148,8 @@ class SpokenReply:
 class ChatRouter:
     """Lets the small model reply where it can, and the large one elsewhere.
 
-    Where it can't be told, or the small model fails, the large one is asked. A
-    message that the large one refuses is answered by nobody: all later prompts would hold it.
+    If the filter or the small model fails, the large one is asked. A message that the large one
+    refuses is answered by nobody: all later prompts would hold it.
     """
 
     large: Speaker
@@ -232,6 +232,6 @@ class ChatRouter:
 
 
 def is_refusal(error: MoaError) -> bool:
-    """Whether it is the message that a server would not take; a wrong key can be mended."""
+    """Return True if a server rejected the message itself; a wrong key can be mended."""
     mendable = (EndpointUnauthorized, EndpointUnsupported)
     return isinstance(error, EndpointRejected) and not isinstance(error, mendable)

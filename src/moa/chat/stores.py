@@ -71,12 +71,12 @@ class Store:
     """
 
     shown: str
-    """What it is, in words without a secret."""
+    """Its name in messages, without a secret."""
     advice: str
-    """What to look at if it can't be read or written."""
+    """Advice for when it can't be read or written."""
     connect: Callable[[], AbstractAsyncContextManager[Saver]]
     is_set_up: bool = False
-    """Whether its tables are there, as for a saver that is given."""
+    """True once its tables exist, as for a saver that is given."""
     file: Path | None = None
     _locks: Locks | None = field(default=None, init=False, repr=False)
 
@@ -124,7 +124,7 @@ class Store:
 
 
 def late_message(thread: str, writer: str, context: RunContext) -> str:
-    """Say why a turn was not begun in time."""
+    """Write why a turn was not begun in time."""
     return f"{context.node}: thread {thread!r} was written to by {writer} until the time was up"
 
 
@@ -190,7 +190,7 @@ def _postgres_store(url: SecretStr) -> Store:
 
 
 def _describe_url(url: SecretStr) -> str:
-    """Say where a database is, or that its URL can't be read."""
+    """Return where a database is, without the password, or raise if its URL can't be read."""
     try:
         parts = urlsplit(url.get_secret_value())
     except ValueError:
@@ -204,7 +204,7 @@ def _describe_url(url: SecretStr) -> str:
 
 
 async def _locks_of(saver: Saver) -> Locks:
-    """Find out how threads are locked; savers of other kinds are of one process."""
+    """Choose the locks of the threads; other kinds of savers belong to one process."""
     connection: Any = getattr(saver, "conn", None)
     if hasattr(connection, "execute_fetchall"):  # of aiosqlite
         files = await connection.execute_fetchall("pragma database_list")

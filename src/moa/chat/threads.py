@@ -32,7 +32,7 @@ _OPENING = 60
 
 
 class _Metadata(CheckpointMetadata, total=False):
-    """What checkpoints are found by: the first of each thread, and the id of the message."""
+    """The keys by which checkpoints are found."""
 
     moa_first: bool
     moa_said: str
@@ -255,7 +255,7 @@ def _thread(name: str, conversation: Conversation, opening: str) -> Thread:
 
 
 def _after(parent: str | None, new: str) -> str:
-    """Give an id that sorts after its parent's."""
+    """Return an id that sorts after its parent's."""
     if parent is None or new > parent:
         return new
     return str(UUID(int=UUID(parent).int + 1))

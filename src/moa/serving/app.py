@@ -128,7 +128,7 @@ def app_of(server: Server, *, closes: bool = False) -> Starlette:
 
 
 def _server_routes(server: Server) -> list[Route]:
-    """Give what tells of the server itself."""
+    """Make the routes about the server itself."""
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok"})
@@ -154,7 +154,7 @@ def _server_routes(server: Server) -> list[Route]:
 
 
 def served_of(given: AnyNode | str, endpoints: Endpoints) -> ServedNode:
-    """Give what is served of a node, or of a name that `load_graph` takes.
+    """Serve a node, or the one of a name that `load_graph` takes.
 
     A ready one has the name by which it was asked for, any other that by which it calls itself.
     What it does is said by the docstring of its class, or of its file.
@@ -175,5 +175,5 @@ def _docstring(file: Path) -> str | None:
 
 
 def _first(docstring: str | None) -> str:
-    """Give the first paragraph."""
+    """Return the first paragraph."""
     return " ".join((docstring or "").partition("\n\n")[0].split())

@@ -1,4 +1,4 @@
-"""Asking: requests in the words of other APIs: what they may hold, and what is said of the rest."""
+"""Asking: the bodies of requests of other APIs, and the errors of those that don't fit."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def body_of(
 
 
 def misfit(faults: Sequence[ErrorDetails], given: object, *, status: int) -> RequestRefused:
-    """Say what is wrong with a request, as OpenAI does, and each fault in a list.
+    """Make the error of a request that doesn't fit: as OpenAI's, with a list of all faults.
 
     The one that lies deepest is what is at fault: of a choice, the form that fits best.
     """

@@ -40,7 +40,7 @@ DONE = ServerSentEvent("[DONE]")
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/v1/chat/completions`."""
+    """Make the route `/v1/chat/completions`."""
 
     async def completions(request: Request) -> Response | Stream:
         body = read_as(ChatRequest, await read_json(request, server.settings))
@@ -77,14 +77,14 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 
 
 class _Abilities(NamedTuple):
-    """What a model takes in a request, beside texts."""
+    """The parts of a request that a model supports, besides texts."""
 
     settings: bool
-    """Whether its one model can be told how to write."""
+    """True if sampling settings reach its one model."""
     tools: bool
     most_tokens: bool
     objects: bool
-    """Whether its answers can be objects."""
+    """True if its answers can be objects."""
     files: tuple[str, ...]
     """The kinds of files that it reads."""
 
@@ -117,7 +117,7 @@ def _bodies(known: Sequence[ServedNode], schemas: Schemas) -> list[Schema]:
 
 
 def _drop_unsupported(abilities: _Abilities, schema: Schema) -> None:
-    """Take out of the schema of a request what a kind of model doesn't take."""
+    """Remove from the schema of a request what a kind of model doesn't support."""
     fields, parts = object_of(schema["properties"]), object_of(schema["$defs"])
     nothing = {"type": "null"}
     if not abilities.settings:

@@ -279,7 +279,7 @@ class ChatRequest(Body):
 
 
 def request_error(said: str, param: str, *, code: str = "invalid_value") -> RequestRefused:
-    """Say why a request isn't answered, as 400."""
+    """Make the error of a request that isn't answered (400)."""
     return RequestRefused(said, status=400, code=code, param=param)
 
 

@@ -50,7 +50,7 @@ class Turn:
     served: ServedNode
     """The node, under the name of what was asked."""
     value: object
-    """What it takes."""
+    """The input of the node."""
     content: Callable[[object], str]
     """Writes an output."""
     shown: str | None
@@ -116,7 +116,7 @@ def _relay_turn(
 
 
 def as_continuation(node: AnyNode, rules: str) -> Node[Conversation, object] | None:
-    """Give what goes on with a conversation that its client keeps; `None`: a node does not."""
+    """Return a chat that answers a client's own conversation; `None`: the node is no chat."""
     from moa.chat.graph import Chat, Continuation
 
     if isinstance(node, Chat):
@@ -184,10 +184,10 @@ def _make_check(schema: Schema) -> Callable[[object], None]:
 
 
 def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
-    """Give what writes an output as JSON by the client's schema, if what the node gives fits it.
+    """Return a function that writes an output as JSON by the client's schema.
 
     Raises:
-        RequestRefused: it doesn't, as far as the node says what it gives.
+        RequestRefused: the node's output type doesn't have the fields of the schema.
     """
     check = _make_check(schema)
     wanted = list_of(schema.get("required")) or [*object_of(schema.get("properties"))][:1]
@@ -216,7 +216,7 @@ def _as_json(served: ServedNode, schema: Schema) -> Callable[[object], str]:
 
 
 def _forms(output: object, served: ServedNode) -> Iterator[object]:
-    """Give the ways in which an output is an object: whole, or what was decided, by question."""
+    """Yield the forms of an output as an object: whole, or its decisions by question."""
     yield served.dump(output)
     names = questions_in(output)
     answers = {name: getattr(output, name) for name in names}
@@ -245,7 +245,7 @@ def _project(value: object, schema: Schema) -> object:
 
 
 def content_of(output: object) -> str:
-    """Say what came out in words: the text, or what was decided; anything else is JSON."""
+    """Write an output as text: its text, or its decision; anything else as JSON."""
     if _is_answer(output):
         return output.said
     if isinstance(output, Verdict):

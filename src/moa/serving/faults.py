@@ -58,17 +58,17 @@ class Fault:
     code: str
     param: str | None = None
     retry: bool = False
-    """Whether the same request may succeed when it is sent again, and nothing is paid twice."""
+    """True if sending the same request again may succeed, and pays nothing twice."""
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     more: Mapping[str, object] = field(default_factory=dict[str, object])
-    """What else is said of it."""
+    """Further fields of the error."""
     faults: Sequence[Mapping[str, object]] = ()
     """Each fault of a request that doesn't fit."""
 
     @property
     def body(self) -> dict[str, object]:
-        """It in OpenAI's shape, and as `detail` in that of System One."""
+        """The error in OpenAI's shape, and as `detail` in that of System One."""
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, _TYPES[400])
         said = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         detail = list(self.faults) or {"error_type": kind, "message": self.message}
@@ -123,7 +123,7 @@ _OF_INPUT = (400, 413, 422)
 
 
 def fault_of(error: Exception) -> Fault:
-    """Say how an error is answered; the words of one that is the server's go to the log."""
+    """Map an error to its answer; the message of a server's own error goes to the log only."""
     if isinstance(error, RequestRefused):
         return Fault(
             status=error.status,
@@ -161,7 +161,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 def _key_fault(error: KeySpent) -> Fault:
-    """Say what is left of a key; asking again helps nobody before it renews."""
+    """Return the fault of a spent key, with what is left; retrying is useless before it renews."""
     wait_s = (error.renews_at - datetime.now(UTC)).total_seconds()
     return Fault(
         status=402,

@@ -241,7 +241,7 @@ def _is_deeper(value: object, most: int) -> bool:
 
 
 def _parts(value: object) -> Iterable[object]:
-    """Give what an array or an object holds of these, or would if it weren't empty."""
+    """Return the items of an array or an object; none for anything else."""
     return value.values() if is_object(value) else list_of(value)
 
 

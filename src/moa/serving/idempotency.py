@@ -46,7 +46,7 @@ class StoredAnswer(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     body: bytes
     is_whole: bool
-    """Whether it is all here; one that was too large is not."""
+    """False if it was too large, so that its body isn't stored."""
 
 
 Lookup = StoredAnswer | Literal["begun", "running", "other"]
@@ -213,7 +213,7 @@ class Idempotent:
         return found
 
     def _is_success(self, copy: _Copy, request: Request) -> bool:
-        """Whether an answer is whole and no error; a stream that fails begins with 200, too."""
+        """Return True if an answer is whole and no error; a failing stream begins with 200, too."""
         if not copy.is_whole or not 200 <= copy.status < 300:
             return False
         run = Headers(raw=copy.headers).get("x-moa-trace")
@@ -270,7 +270,7 @@ def _replay(stored: StoredAnswer) -> Response:
 
 
 def _receiver_of(body: bytes) -> Receive:
-    """Give a body, and then no end of the connection: what was begun is finished."""
+    """Make a `receive` that gives the body, and then never a disconnect: the run is finished."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

@@ -51,14 +51,14 @@ class Owner(BaseModel):
 
 
 class _Preparation(NamedTuple):
-    """What is done before a job is begun, and who waits for that."""
+    """Work before a job begins, and the future of who waits for it."""
 
     prepare: Callable[[], None]
     """Called in a thread: many rows take seconds to be kept."""
     begun: asyncio.Future[None]
 
     async def pass_on(self) -> None:
-        """Do it, and say so."""
+        """Do the work, and resolve the future."""
         await asyncio.to_thread(self.prepare)
         self.begun.set_result(None)
 
@@ -102,7 +102,7 @@ class Jobs:
             await cancel(list(self._working.values()))
 
     async def begin(self, served: ServedNode, rows: list[object], caller: Caller) -> str:
-        """Keep rows, and begin to work on them; give the id of the job.
+        """Store rows, and begin to work on them; return the id of the job.
 
         Raises:
             InputError: a row is neither a text nor an object, or there is none.
@@ -158,7 +158,7 @@ class Jobs:
         await self._begin_work(id, owner, caller, retry)
 
     async def status(self, id: str, caller: Caller) -> dict[str, object]:
-        """Say how far a job is, what it cost, and why rows failed.
+        """Return the progress of a job, its cost, and why rows failed.
 
         Raises:
             RequestRefused: there is no such job of the caller (404).
@@ -189,7 +189,7 @@ class Jobs:
         return [_summary(id, owner) for id, owner in own]
 
     def lines(self, id: str, caller: Caller, states: Iterable[str]) -> Generator[JSON]:
-        """Give the lines of rows that were worked on, as `moa run --out` writes them.
+        """Yield the lines of rows that were worked on, as `moa run --out` writes them.
 
         Raises:
             RequestRefused: there is no such job of the caller (404), or no such state (400).

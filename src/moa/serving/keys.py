@@ -83,10 +83,10 @@ class Caller:
     """Who asks. This one is anyone: it may run all that is served, without a limit."""
 
     name = ""
-    """What is kept of its runs, jobs and threads is kept under this name."""
+    """Its runs, jobs and threads are stored under this name."""
 
     def may_run(self, name: str) -> bool:
-        """Whether it may know of, and run, what is served under a name."""
+        """Return True if it may see and run what is served under a name."""
         del name
         return True
 
@@ -120,10 +120,10 @@ class Keys:
     """The keys of a server. This one has none: whoever asks is `ANYONE`."""
 
     ledger: Ledger
-    """What callers have spent, and the answers that are kept for them; open while this is."""
+    """Stores what callers have spent, and their answers; open while this is."""
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Say who sends a request, by its `Authorization` header.
+        """Return the caller of a request by its `Authorization` header.
 
         Raises:
             RequestRefused: the key is missing, unknown or revoked (401).
@@ -132,7 +132,7 @@ class Keys:
         return ANYONE
 
     def caller_by_name(self, name: str) -> Caller | None:
-        """Give a caller by its name, to go on with its jobs; `None`: there is none any longer."""
+        """Return the caller of a name, to go on with its jobs; `None`: there is none any longer."""
         return ANYONE if name == ANYONE.name else None
 
     async def open(self) -> None:
@@ -148,7 +148,7 @@ class Keys:
 
 
 def keys_in(address: str | None) -> Keys:
-    """Give the keys in a file, or in a table of Postgres; `None`: none are needed.
+    """Return the keys in a file, or in a table of Postgres; `None`: none are needed.
 
     Raises:
         ConfigError: there is no such file, or it holds something else.
@@ -164,7 +164,7 @@ class KeyStore(Protocol):
     """A store of keys."""
 
     def all(self) -> Mapping[str, Key]:
-        """Give the keys by name, as they are at this moment.
+        """Return the current keys by name.
 
         Raises:
             ConfigError: they can't be read.
@@ -208,7 +208,7 @@ class KeyFile:
 
     @property
     def ledger(self) -> str | Path:
-        """Where the ledger is: as the file says by `ledger = …`, or a file of SQLite beside it."""
+        """The address of the ledger: `ledger = …` in the file, or a file of SQLite beside it."""
         self.all()
         if is_address(self._ledger):
             return self._ledger
@@ -355,7 +355,7 @@ def _row(found: tuple[object, ...]) -> Key:
 
 @contextmanager
 def key_store(address: str) -> Generator[KeyStore]:
-    """Give where keys are kept, to change them.
+    """Open a store of keys, to change them.
 
     Raises:
         ConfigError: it can't be used.
@@ -369,7 +369,7 @@ def key_store(address: str) -> Generator[KeyStore]:
 
 
 def keys_and_ledger(address: str) -> tuple[KeyStore, Ledger]:
-    """Give where keys are kept, and their ledger, which is to be opened first.
+    """Return a store of keys and its ledger, which is to be opened first.
 
     Raises:
         ConfigError: there is no file of keys, or it holds something else.
@@ -420,7 +420,7 @@ class StoredKeys(Keys):
         return KeyCaller(self, key) if key else None
 
     def current(self, name: str) -> Key:
-        """Give a key as it is at this moment.
+        """Return the current state of a key.
 
         Raises:
             RequestRefused: it was revoked (401).
@@ -431,7 +431,7 @@ class StoredKeys(Keys):
         return key
 
     def _read(self, read: Callable[[], T]) -> T:
-        """Read keys; where they can't be read nobody is let in, since any may be revoked."""
+        """Read keys; if they can't be read nobody is let in, since any may be revoked."""
         try:
             return read()
         except (ConfigError, StoreError) as error:

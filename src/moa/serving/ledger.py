@@ -66,17 +66,17 @@ class Grant(NamedTuple):
     """`wait`: runs in flight may give back what it needs. `spent`: there won't be enough; what is
     left is the run's. `gone`: this process was taken to be dead, and the run was charged."""
     granted: Sums
-    """What the run may have taken when it ends, what it took included."""
+    """Total that the run may use, including what it has used so far."""
     most: Sums
-    """What it might be granted by asking further."""
+    """Total that further requests could be granted."""
     usage: KeyUsage
-    """How the key stands, without what the run itself has set aside."""
+    """Usage of the key, without what the run itself has reserved."""
     short: frozenset[Name] = frozenset()
     """The limits that leave too little."""
 
 
 class Ledger:
-    """What keys have spent and set aside, in a SQLite file or in Postgres.
+    """Spending and reservations of keys, in a SQLite file or in Postgres.
 
     A process says again and again that it is alive, from a thread of its own. What a dead one had
     set aside is charged: nobody knows what of it was billed.
@@ -110,7 +110,7 @@ class Ledger:
         """Which process this is."""
         self._alive_at = 0.0
         self._unsettled: dict[str, Amount] = {}
-        """What runs have used that have ended, and that the store could not be told."""
+        """Usage of ended runs that could not be written to the store yet."""
         self._turn = asyncio.Lock()
         self._pending = set[asyncio.Task[object]]()
         self._over = threading.Event()
@@ -121,13 +121,13 @@ class Ledger:
         self.store.open()
 
     def start_heartbeat(self) -> None:
-        """Say from now on that this process is alive, and charge what dead ones had set aside."""
+        """Start to renew the lease of this process, and charge what dead processes had reserved."""
         self.renew()
         self._heartbeat = threading.Thread(target=self._beat, name="moa-ledger", daemon=True)
         self._heartbeat.start()
 
     def close(self) -> None:
-        """Charge what is still set aside here, and close the store."""
+        """Charge what is still reserved here, and close the store."""
         self._over.set()
         if self._heartbeat is not None:
             self._heartbeat.join()
@@ -147,9 +147,9 @@ class Ledger:
         self.close()
 
     async def run_off_loop(self, work: Callable[[], T]) -> T:
-        """Do something with it without holding up the event loop for long.
+        """Call a function without blocking the event loop for long.
 
-        It is done to its end also where who waits for it is cancelled, and in the order of asking.
+        Calls are made in order, and finish even if the waiting task is cancelled.
         """
         if isinstance(self.store, SQLite):
             return work()  # it takes less than a thread would
@@ -233,11 +233,11 @@ class Ledger:
             _logger.warning("a run is settled later: %s", error)
 
     def usage_of(self, name: str) -> KeyUsage:
-        """Say how a key stands."""
+        """Return the usage of a key."""
         return self.store.atomically(lambda: self._usage_of(name))
 
     def charge_the_dead(self, name: str | None = None) -> int:
-        """Charge what runs of dead processes had set aside, of a key or of all; count them."""
+        """Charge the reservations of dead processes, of a key or of all; count their runs."""
         of_key, value = ("", ()) if name is None else (" and one.name = ?", (name,))
         dead = self._run(
             "select distinct one.run, one.name from moa_key_runs one where one.job = ? and "
@@ -345,7 +345,7 @@ class Ledger:
         return Grant(answer, used.plus(hold), used.plus(free), usage, frozenset(short))
 
     def _settle(self, run: str, used: Sums | None) -> None:
-        """End a run; with `None` all that it has set aside is taken to be used."""
+        """End a run; with `None` all that it has reserved counts as used."""
         begun = self._run("select name from moa_key_runs where job = ? and run = ?", run)
         if not begun:
             return
@@ -361,7 +361,7 @@ class Ledger:
             self._book(name, Sums(held_calls, held_nano) if used is None else used.minus(said))
 
     def _lock(self, name: str) -> None:
-        """Let nobody else change what is known of a key; in SQLite nobody does anyway."""
+        """Lock a key for this transaction; SQLite locks the whole file anyway."""
         if not isinstance(self.store, SQLite):
             of_key = f"moa.keys/{self.store.job}/{name}"
             self.store.run("select pg_advisory_xact_lock(hashtextextended(?, 0))", of_key)
@@ -382,7 +382,7 @@ class Ledger:
         )
 
     def _usage_of(self, name: str, *, but: str = "") -> KeyUsage:
-        """Say how a key stands, without what one run holds."""
+        """Return the usage of a key, without what one run holds."""
         now = self.now()
         day, month = _periods(now)
         sums = {
@@ -430,7 +430,7 @@ class Ledger:
                 _logger.warning("the ledger of the keys: %s", error)
 
     def renew(self) -> None:
-        """Say that this process is alive, settle what could not be, and charge the dead."""
+        """Renew the lease of this process, settle what is left, and charge dead processes."""
         self._renew_lease(self.now())
         self._settle_late()
         self.charge_the_dead()

@@ -57,12 +57,12 @@ class Sums(NamedTuple):
 
     @classmethod
     def of(cls, amount: Amount) -> Sums:
-        """Give what was used."""
+        """Convert an amount."""
         return cls(amount.calls, _nano(amount.priced_cost), amount.unpriced_calls)
 
     @classmethod
     def of_budget(cls, budget: Budget) -> Sums:
-        """Give what a budget lets through; of what it doesn't limit, nothing."""
+        """Convert the limits of a budget; what it doesn't limit is 0."""
         return cls(budget.calls or 0, _nano(Decimal(str(budget.cost or 0))))
 
     @property
@@ -75,11 +75,11 @@ class Sums(NamedTuple):
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
     def minus(self, other: Sums) -> Sums:
-        """Give what is more in this one."""
+        """Subtract another one."""
         return Sums(*(a - b for a, b in zip(self, other, strict=True)))
 
     def as_budget(self, budget: Budget) -> Budget:
-        """Give a budget with the same limits, of this height."""
+        """Return a budget that limits the same, at these sums."""
         return replace(
             budget,
             calls=None if budget.calls is None else self.calls,
@@ -98,21 +98,21 @@ class KeyUsage:
     held: Sums
     """Set aside for runs in flight, of this process or others."""
     waiting: Sums
-    """What of it those runs hold that can give nothing back before they get more."""
+    """Part of `held` by runs that can give nothing back before they get more."""
     runs: int
     """In flight."""
     working: int
     """Those that may give dollars back."""
 
     def remaining(self, limits: Limits) -> dict[Name, int | float]:
-        """Give what is left of each limit on calls and dollars; never below 0."""
+        """Return what is left of each limit on calls and dollars; never below 0."""
         return {
             name: max(left, 0) if name.startswith("calls") else max(float(left / _NANO), 0.0)
             for name, left in self._remaining(limits, self.held)
         }
 
     def free(self, limits: Limits) -> Sums:
-        """Give the calls and the dollars that no limit keeps from a run; never below 0."""
+        """Return the calls and dollars that a run may still use; never below 0."""
         left = [*self._remaining(limits, self.held)]
         calls, nano = (
             min([max(left, 0) for name, left in left if name.startswith(kind)], default=_VERY_MUCH)
@@ -121,7 +121,7 @@ class KeyUsage:
         return Sums(calls, nano)
 
     def short_limits(self, limits: Limits, want: Sums, held: Sums) -> set[Name]:
-        """Name the limits that leave less than `want`, if this is `held` by others."""
+        """Return the limits that leave less than `want`, if others hold `held`."""
         return {
             name
             for name, left in self._remaining(limits, held)
@@ -136,7 +136,7 @@ class KeyUsage:
         return today + timedelta(days=1)
 
     def _remaining(self, limits: Limits, held: Sums) -> Iterator[tuple[Name, int]]:
-        """Give what is left of each limit: calls, or billionths of dollars; it may be below 0."""
+        """Yield what is left of each limit: calls, or billionths of dollars; it may be below 0."""
         for name in _NAMES:
             limit = getattr(limits, name)
             spent = self.day if name.endswith("day") else self.month

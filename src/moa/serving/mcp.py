@@ -49,7 +49,7 @@ _NOISY_LOGGERS = ("mcp.server.streamable_http_manager", "mcp.server.streamable_h
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/mcp`, which says what to install where the SDK isn't there."""
+    """Make the route `/mcp`; without the SDK it answers what to install."""
     if find_spec("mcp") is None:
         return [Route("/mcp", _refuse, methods=["POST"])]
     from moa.serving.mcp_tools import Tools
@@ -168,7 +168,7 @@ class _StdinLines:
         return self
 
     async def __anext__(self) -> str:
-        """Give the next one."""
+        """Return the next line."""
         line = await self._lines.get()
         if line is _END:
             raise StopAsyncIteration

@@ -50,7 +50,7 @@ _STEPS = (NodeFinished, NodeSkipped, ToolFinished)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a value is an object of JSON, as arguments and structured results of MCP have to be.
+    """Wraps a value into an object of JSON, as arguments and results of MCP have to be.
 
     Args:
         schema: Of the object.
@@ -62,7 +62,7 @@ class Shape:
 
     @classmethod
     def of(cls, schema: Schema, key: str, meaning: str) -> Shape:
-        """Give the shape of a value with this schema, which is put under `key` if it has to be."""
+        """Return the shape of values with this schema; what is no object goes under `key`."""
         if _is_object(schema, schema):
             return cls({"type": "object", **schema}, None)
         inner = {name: part for name, part in schema.items() if name != "$defs"}
@@ -72,7 +72,7 @@ class Shape:
         return cls({**outer, "additionalProperties": False, **definitions}, key)
 
     def unwrap(self, given: Mapping[str, object]) -> object:
-        """Take the value out of an object.
+        """Return the value in an object.
 
         Raises:
             InputError: it isn't there, or something else is.
@@ -85,7 +85,7 @@ class Shape:
         return given[self.key]
 
     def wrap(self, value: object) -> object:
-        """Put a value into an object."""
+        """Return an object that holds a value."""
         return value if self.key is None else {self.key: value}
 
 
@@ -104,7 +104,7 @@ class ServedTool:
 
     @property
     def listing(self) -> ListedTool:
-        """It as it is listed."""
+        """The tool as it is listed."""
         return ListedTool(
             name=self.name,
             description=self.served.description or f"Runs {self.served.name}.",
@@ -113,7 +113,7 @@ class ServedTool:
         )
 
     def result(self, finished: FinishedRun) -> CallToolResult:
-        """Give what came out, structured and as a text; beside it the bill.
+        """Return the output, structured and as a text, with its usage as metadata.
 
         Raises:
             MoaError: why nothing did.
@@ -128,7 +128,7 @@ class ServedTool:
 
 
 class Tools:
-    """What a server serves, as the tools of an MCP server.
+    """Serves the nodes of a server as tools of MCP.
 
     Args:
         server: What is served, and its runs.
@@ -159,7 +159,7 @@ class Tools:
         )
 
     def _tools_of(self, context: Context) -> tuple[Caller, dict[str, ServedTool]]:
-        """Say who asks, and what it may know of."""
+        """Return the caller, and the tools that it may see."""
         request = context.request
         caller = self._owner if request is None else caller_of(request)
         assert caller is not None, "whoever speaks over pipes is the owner"
@@ -211,7 +211,7 @@ class Owner(Caller):
 
 
 class Steps:
-    """Tells a client how far a run is; the SDK tells those alone that have asked for it.
+    """Reports the progress of a run; the SDK sends it only to clients that asked for it.
 
     What goes on while the client takes one notification is told in the next: whoever reads slowly
     holds up no run, and nothing piles up.
@@ -232,7 +232,7 @@ class Steps:
             self._news.set()
 
     async def report_until_done(self, running: Awaitable[FinishedRun]) -> FinishedRun:
-        """Wait for a run, and tell of it meanwhile; where the wait is cancelled, so is the run."""
+        """Wait for a run, and report its steps meanwhile; cancelling the wait cancels the run."""
         run, telling = asyncio.ensure_future(running), asyncio.ensure_future(self._report_steps())
         try:
             finished = await asyncio.shield(run)
@@ -256,7 +256,7 @@ class Steps:
 
 
 def _is_object(schema: Schema, root: Schema, seen: frozenset[str] = frozenset()) -> bool:
-    """Whether all that a schema lets through are objects."""
+    """Return True if a schema accepts objects only."""
     if schema.get("type") == "object":
         return True
     reference = schema.get("$ref")
@@ -268,7 +268,7 @@ def _is_object(schema: Schema, root: Schema, seen: frozenset[str] = frozenset())
 
 
 def _object_in(schema: Schema) -> Schema | None:
-    """Give the part of a choice that lets objects through, such as of a text or an object."""
+    """Return the one part of an `anyOf` that accepts objects; `None`: not exactly one does."""
     parts = [part for part in objects_of(schema.get("anyOf")) if _is_object(part, schema)]
     if len(parts) != 1:
         return None

@@ -87,7 +87,7 @@ class EncodingNode:
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/v1/models` and `/v1/embeddings`."""
+    """Make the routes `/v1/models` and `/v1/embeddings`."""
     started = datetime.now(UTC)
 
     async def models(request: Request) -> Response:
@@ -144,7 +144,7 @@ def paths(server: Server, caller: Caller, schemas: Schemas) -> dict[str, object]
 
 
 def models_for(server: Server, caller: Caller) -> Iterator[tuple[str, str]]:
-    """Name what a caller may ask, and say what each does."""
+    """Yield the models that a caller may use, each with what it does."""
     for name, served in server.served.items():
         if caller.may_run(name):
             yield name, served.description or f"{type(served.node).__name__} of this server"

@@ -13,9 +13,9 @@ from moa.serving.served import Schema
 from moa.serving.server import Server
 
 Operation = dict[str, object]
-"""What one method of a path does."""
+"""One method of a path."""
 Parameter = TypedDict("Parameter", {"name": str, "in": str, "required": bool, "schema": Schema})
-"""What a path or a query holds."""
+"""A parameter of a path or a query."""
 _ERRORS = {
     400: "The request is wrong: the message says what to change.",
     401: "The key is missing, unknown or revoked.",
@@ -34,7 +34,7 @@ _ERRORS = {
     503: "A model or the server has too much to do.",
     504: "The time was up.",
 }
-"""What each status means; `faults.py` says which error has which."""
+"""Meaning of each status; `faults.py` maps errors to them."""
 _ERROR: Schema = {
     "type": "object",
     "required": ["error"],
@@ -64,7 +64,7 @@ def operation(
     status: int = 200,
     streams: bool = False,
 ) -> Operation:
-    """Say what one method of a path does; each may fail in the ways of `faults.py`.
+    """Describe one method of a path; each may fail in the ways of `faults.py`.
 
     Args:
         summary: What it does, in a line.
@@ -105,7 +105,7 @@ class Schemas:
         self.found: dict[str, Schema] = {"Error": _ERROR}
 
     def place(self, name: str, way: str) -> str:
-        """Say where the models of what is served stand, on the way `in` or `out`."""
+        """Return the reference template for the models of a node, on the way `in` or `out`."""
         safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
         return f"#/components/schemas/{safe}.{way}.{{model}}"
 

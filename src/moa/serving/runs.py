@@ -71,7 +71,7 @@ class FinishedRun:
 
     @property
     def output(self) -> object:
-        """What came out.
+        """The output of the run.
 
         Raises:
             MoaError: why the run failed.
@@ -82,12 +82,12 @@ class FinishedRun:
 
     @property
     def usage(self) -> dict[str, object]:
-        """What it used, as JSON: calls, tokens and cost, also by tier, node and endpoint."""
+        """Its usage as JSON: calls, tokens and cost, also by tier, node and endpoint."""
         return usage_of(self.item)
 
     @property
     def record(self) -> dict[str, object]:
-        """All that is kept of it, as JSON; its input and output are not."""
+        """Its stored record as JSON, without input and output."""
         item = self.item
         what: dict[str, object] = {"id": self.id, "model": self.served.name, "status": item.status}
         if self.failure is not None:
@@ -95,14 +95,14 @@ class FinishedRun:
         return what | taken(item)
 
     def without_content(self) -> FinishedRun:
-        """Leave out its input, its output and its error, which may hold much."""
+        """Return it without its input, output and error, which may be large."""
         result = self.item.result
         bare = result and replace(result, output=None, trace=(), messages=())
         return replace(self, item=replace(self.item, input=None, result=bare, error=None))
 
 
 def headers_of(id: str, item: Item[object]) -> dict[str, str]:
-    """Say in headers who decided, how surely, whether that is accepted, and what it cost."""
+    """Write headers: who decided, the confidence, whether it is accepted, and the cost."""
     decided = [note.endpoint for note in item.trace if note.kind in ("answered", "cached")]
     accepted, cost = accepted_in(item.output), item.usage.cost
     said = {
@@ -116,7 +116,7 @@ def headers_of(id: str, item: Item[object]) -> dict[str, str]:
 
 
 def _confidence_in(output: object) -> str | None:
-    """Give the lowest confidence of an output that is an answer, or is made of answers alone."""
+    """Return the lowest confidence of an output that is an answer, or consists of answers."""
     answers = answers_in(output)
     if not answers or ("" not in answers and not questions_in(output)):
         return None
@@ -230,18 +230,18 @@ class Runs:
         return len(self._active)
 
     def stop_all(self) -> None:
-        """End those that go on: their clients are told that the server ends."""
+        """Stop all active runs; their clients are told that the server ends."""
         for run in [*self._active.values()]:
             run.stop(_server_ends_error())
 
     async def wait_until_idle(self) -> None:
-        """Wait until those that go on have ended; not for long, as they are cancelled by then."""
+        """Wait a moment until the active runs have ended; they are cancelled by then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_LATE_S):
                 await self._idle.wait()
 
     def trace(self, id: str, caller: Caller) -> FinishedRun:
-        """Give a run by its id.
+        """Return a run by its id.
 
         Raises:
             RequestRefused: it isn't kept, any longer, or is another's (404).
@@ -347,7 +347,7 @@ class _Run:
         return finished
 
     def _result(self, item: Item[object]) -> FinishedRun:
-        """Say what became of it."""
+        """Return its result."""
         return FinishedRun(
             id=self.id,
             served=self.served,
@@ -358,7 +358,7 @@ class _Run:
         )
 
     def _failure(self, error: MoaError, start: float) -> Item[object]:
-        """Say why it has no output."""
+        """Return an item without output, with the reason."""
         return Item(
             number=1,
             id=1,
@@ -450,12 +450,12 @@ class _EventQueue:
             self._stop()
 
     def end(self) -> None:
-        """Say that no more come."""
+        """Mark the end: no more events come."""
         self._ended = True
         self._there.set()
 
     async def next(self) -> Event | None:
-        """Give the next one, once it is there; `None`: no more come."""
+        """Wait for the next event; `None`: no more come."""
         while not self._events:
             if self._ended:
                 return None

@@ -33,7 +33,7 @@ _REFUSED = {
 
 
 def checker(schema: Mapping[str, object]) -> Callable[[object], None]:
-    """Give what raises `ValueError` where a value doesn't follow a schema.
+    """Return a function that raises `ValueError` if a value doesn't follow a schema.
 
     Raises:
         ValueError: it is no JSON schema.

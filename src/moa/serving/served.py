@@ -29,7 +29,7 @@ from moa.serving.keys import Caller
 Schema = JSON
 """A JSON schema."""
 _OWN = "#/$defs/{model}"
-"""Where a schema that stands alone has those of the models in it."""
+"""The reference template of a schema that stands alone."""
 _WORDS: Schema = {"type": "string", "pattern": r"\S"}
 _SOME_TEXT: Schema = {
     "anyOf": [
@@ -66,7 +66,7 @@ class ServedNode:
         self._read = reader_for(self._input)
 
     def with_node(self, node: AnyNode) -> ServedNode:
-        """Serve another node under this name, for one request; its schemas stay."""
+        """Copy it with another node under this name, for one request; its schemas stay."""
         made = copy.copy(self)
         made.node, made._input = node, object
         return made
@@ -82,7 +82,7 @@ class ServedNode:
         return self._read(given)  # pyright: ignore[reportArgumentType]
 
     def node_of(self, caller: Caller) -> AnyNode:
-        """Give what runs for a caller: one with a name has conversations of its own."""
+        """Return the node for a caller: a chat keeps separate threads for each named caller."""
         of_a_chat = isinstance(self._input, type) and issubclass(self._input, UserMessage)
         return _OwnThreadsNode(self.node, caller.name) if of_a_chat and caller.name else self.node
 
@@ -92,7 +92,7 @@ class ServedNode:
 
     @cached_property
     def takes_text(self) -> bool:
-        """Whether a JSON string is an input of it."""
+        """True if it takes a JSON string."""
         try:
             self._read("")
         except InputError:
@@ -101,7 +101,7 @@ class ServedNode:
 
     @property
     def decides(self) -> bool:
-        """Whether it is an agent that decides, whose answer is a label."""
+        """True if it is an agent that decides, whose answer is a label."""
         return isinstance(self.node, DecidingAgent)
 
     @cached_property
@@ -142,7 +142,7 @@ class ServedNode:
         return _schema(self._output, "serialization", place)
 
     def schemas(self) -> Mapping[str, object]:
-        """Say what goes in and what comes out."""
+        """Return the schemas of input and output, with name and description."""
         return {
             "name": self.name,
             "description": self.description,

@@ -89,7 +89,7 @@ class Settings:
 
 
 class Server:
-    """What all routes share: what is served, to whom, and the runs.
+    """The state that all routes share: the nodes, the keys, and the runs.
 
     Args:
         served: What is served, each under another name.
@@ -120,7 +120,7 @@ class Server:
         self.runs = Runs(settings, endpoints)
         self.jobs = Jobs(settings.jobs, self.served, keys, endpoints)
         self.is_open = False
-        """Whether it has been started, and not ended."""
+        """True between its start and its end."""
         self.warming: asyncio.Future[None] | None = None
         """Done once models are loaded; it has the error where they can't be."""
 
@@ -157,7 +157,7 @@ class Server:
         return None if self.decider is None else encoder_for(self.decider)
 
     def own_models(self, caller: Caller) -> dict[str, str]:
-        """Name the models that a caller may ask beside what is served, and say what each gives."""
+        """Return the server's own models that a caller may use, and what each gives."""
         own = (
             (DECIDE, self.decider, "answers to any questions, by /v1/systemone"),
             (ENCODER, self.encoder, "vectors of texts, by /v1/embeddings"),
@@ -169,7 +169,7 @@ class Server:
         }
 
     def find(self, name: str, caller: Caller) -> ServedNode:
-        """Give what is served under a name, as far as the caller may know of it.
+        """Return the node of a name, if the caller may see it.
 
         Raises:
             RequestRefused: there is nothing of that name (404).
@@ -205,7 +205,7 @@ class Server:
             await self.keys.close()
 
     async def _warm(self) -> None:
-        """Load and start what will be asked, so that no request waits for it."""
+        """Load and start the models, so that no request waits for it."""
         try:
             nodes = [one.node for one in self.served.values()]
             found = [endpoints_in(node) for node in nodes]

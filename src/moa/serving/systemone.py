@@ -60,7 +60,7 @@ _ALL_GIVEN: JsonDict = {
     "required": ["type", "instructions", "criteria"],
     "properties": {"instructions": _IS_GIVEN, "criteria": _IS_GIVEN},
 }
-"""What is to be said of a question that isn't an agent's own; those may be asked by their names."""
+"""Required fields of a question that isn't an agent's own; those may be asked by name alone."""
 
 
 class _Sides(Body):
@@ -138,7 +138,7 @@ class Answers:
 
     @property
     def accepted(self) -> bool | None:
-        """Whether guarantees cover all of them; `None` where nothing is guaranteed of one."""
+        """True if guarantees cover all of them; `None` if nothing is guaranteed of one."""
         said = [answer.accepted for answer in self.answers]
         return None if None in said else all(said)
 
@@ -194,12 +194,12 @@ class AnyQuestions(DecidingAgent[Answers]):
     output_type = object
 
     def read(self, answers: Sequence[Answer]) -> Answers:
-        """Give them as they are."""
+        """Return them as they are."""
         return Answers(tuple(answers))
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/v1/systemone`."""
+    """Make the route `/v1/systemone`."""
 
     async def systemone(request: Request) -> Response:
         body = await _body(request, server)
@@ -266,7 +266,7 @@ def _misfit(said: str, param: str | None) -> RequestRefused:
 
 
 def decider(server: Server, name: str, request: Request) -> tuple[ServedNode, _Decider]:
-    """Give who is asked by a name.
+    """Return the node and agent of a name.
 
     Raises:
         RequestRefused: there is nobody of that name (404), or none that decides (422).
@@ -287,7 +287,7 @@ def decider(server: Server, name: str, request: Request) -> tuple[ServedNode, _D
 
 
 def decider_in(node: AnyNode) -> _Decider | None:
-    """Give the agent whose questions a node answers, where it decides.
+    """Return the agent whose questions a node answers; `None`: it doesn't decide.
 
     Of a cascade it is the first, whose questions all of them are asked; what guards stand around
     is asked through them.
@@ -309,7 +309,7 @@ def _gives_answers(node: AnyNode) -> bool:
 
 
 def _calibrations_in(node: AnyNode) -> dict[str, Calibration]:
-    """Give the calibrations with a guarantee by question; not where two tiers have one each."""
+    """Return the calibrations with a guarantee, by question; none if two tiers have one each."""
     if isinstance(node, Guarded):
         return _calibrations_in(node.node)
     tiers = node.tiers if isinstance(node, Cascade) else (node,)
@@ -331,7 +331,7 @@ def text_of(told: TextOrJson) -> str:
 
 
 def resolve_questions(agent: _Decider, asked: Mapping[str, AnyQuestion]) -> list[Question]:
-    """Give the questions that a request asks, in its order.
+    """Return the questions of a request, in its order.
 
     One that is the agent's own is given as the agent has it, to be decided with its calibration and
     its examples; so is one of its name and kind that says no more. Any other has a name that no
@@ -370,7 +370,7 @@ def _check_own(
 
 
 def _key(question: Question) -> object:
-    """Tell a question from others, by all but its name."""
+    """Return a key of all parts of a question but its name."""
     options = tuple((option.name, option.description) for option in question.options)
     return question.kind, question.text, options
 
@@ -491,7 +491,7 @@ _SAID = {"noul": _noul, "choice": _choice, "score": _score}
 
 
 def _guarantee_of(answer: Answer, calibration: Calibration | None) -> dict[str, object]:
-    """Say whether a guarantee covers it, and which; nothing where none is made."""
+    """Write whether a guarantee covers an answer, and which; nothing without a guarantee."""
     if answer.accepted is None or calibration is None or calibration.bound is None:
         return {}
     label = answer.question.options[answer.best].name
@@ -506,7 +506,7 @@ def _guarantee_of(answer: Answer, calibration: Calibration | None) -> dict[str, 
 
 
 def _extras(answer: Answer) -> dict[str, object]:
-    """Say what else is known of it, under names that the specification leaves to servers."""
+    """Write what else is known of it, under names that the specification leaves to servers."""
     said = {
         "x_expected_precision": answer.expected_precision,
         "x_label_mass": answer.label_mass,

@@ -47,7 +47,7 @@ _ID = parameter("id", {"type": "string"})
 
 
 def routes(server: Server) -> list[Route]:
-    """Give `/run`, `/schema`, `/drawing`, `/traces` and `/jobs`."""
+    """Make the routes `/run`, `/schema`, `/drawing`, `/traces` and `/jobs`."""
 
     async def run(request: Request) -> Response | Stream:
         served = server.find(request.path_params["name"], caller_of(request))

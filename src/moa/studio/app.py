@@ -168,7 +168,7 @@ class PageGuard:
 
 @cache
 def static_file(name: str) -> tuple[bytes, str]:
-    """Give a file of the page, and its media type.
+    """Return a file of the page, and its media type.
 
     Raises:
         RequestRefused: there is none of that name (404).

@@ -45,7 +45,7 @@ _ANSWERED = ("answered", "cached", "drafted")
 
 
 class Verdict(NamedTuple):
-    """What the list knows of a decision: all but its probabilities, which stand in the line."""
+    """A decision in the list, without its probabilities, which stand in the line."""
 
     said: str
     p: float | None
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """What the list knows of a row."""
+    """A row in the list."""
 
     place: int
     id: str
@@ -90,7 +90,7 @@ class Entry:
     why: Why = "rest"
 
     def has_label(self, label: str, question: str) -> bool:
-        """Whether a label was decided: of a question, or of any where that is empty."""
+        """Return True if a label was decided: of a question, or of any if that is empty."""
         return any(
             one.said == label
             for name, one in self.decisions.items()
@@ -102,21 +102,21 @@ class Entry:
         return [name for name in self.right if self.is_wrong(name)]
 
     def is_wrong(self, name: str) -> bool:
-        """Whether a question was decided otherwise than is right, as far as that is known."""
+        """Return True if a question is known to be decided wrongly."""
         one = self.decisions.get(name)
         return one is not None and one.answered and self.right.get(name, one.said) != one.said
 
 
 @dataclass(slots=True)
 class NodeTotals:
-    """What a node took, over all rows."""
+    """Time and cost of a node, over all rows."""
 
     rows: int = 0
     seconds: list[float] = field(default_factory=list[float])
     cost: float | None = None
 
     def add(self, spent: Values, timed: float | None) -> None:
-        """Add what it took in a row: by a span, else by its calls."""
+        """Add its time and cost in a row: by a span, else by its calls."""
         seconds = _number(spent.get("seconds")) if timed is None else timed
         if seconds is not None:
             self.seconds.append(seconds)
@@ -125,7 +125,7 @@ class NodeTotals:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """Give the value that does for `share` of them (nearest rank); `None`: there are none."""
+    """Return the value that `share` of them don't exceed (nearest rank); `None`: there are none."""
     if not values:
         return None
     return sorted(values)[max(1, ceil(share * len(values))) - 1]
@@ -181,7 +181,7 @@ class Book:
         self.order = sorted(range(len(self.entries)), key=self._urgency)
 
     def line(self, place: int) -> Values:
-        """Give the whole line of a row.
+        """Return the whole line of a row.
 
         Raises:
             InputError: there is no such row.
@@ -205,7 +205,7 @@ class Book:
         return found
 
     def question(self, name: str) -> Question:
-        """Give a question by the options that were seen.
+        """Return a question with the options that were seen.
 
         Raises:
             InputError: nothing in the rows has that name.
@@ -229,7 +229,7 @@ class Book:
         )
 
     def question_figures(self) -> tuple[QuestionFigures, ...]:
-        """Say what was decided, and how often rightly as far as labels tell."""
+        """Count the decisions of each question, and the known mistakes."""
         found: list[QuestionFigures] = []
         for name in self.question_names:
             known = self.labelled_entries(name)
@@ -249,7 +249,7 @@ class Book:
         return [one for one in self.entries if name in one.right and name in one.decisions]
 
     def confidences(self, name: str) -> Sequence[float]:
-        """Give the confidence of each decision of a question, in ascending order."""
+        """Return the confidences of a question's decisions, in ascending order."""
         return self._confidences[name]
 
     def counts(self) -> dict[str, int]:
@@ -309,7 +309,7 @@ class Book:
         return [one for one in places if _matches(self.entries[one], query)]
 
     def _add(self, line: Values) -> tuple[str, dict[str, object], bool]:
-        """Take a row in; give what is said of its right labels."""
+        """Add a row; return what is known of its right labels."""
         place = len(self.entries)
         self._starts.append(self._end)
         self._end += self._file.write(_encode(line))
@@ -343,7 +343,7 @@ class Book:
     def _own_labels(
         self, line: Values, decided: Iterable[str]
     ) -> tuple[str, dict[str, object], bool]:
-        """Give what a row says of the right labels itself, and how people's are found."""
+        """Return the key of people's labels, the row's own labels, and whether it was chosen."""
         given = object_of(line.get("input"))
         own = {name: given[name] for name in decided if name in given}
         key = same_text(text_of(line)) if self._labels else ""
@@ -424,19 +424,19 @@ def _no_seconds(id: str) -> Mapping[str, float]:
 
 
 def notes_in(line: Values) -> list[Values]:
-    """Give the notes of a line's trace."""
+    """Return the notes of a line's trace."""
     return [note for note in objects_of(line.get("trace")) if note]
 
 
 def text_of(line: Values) -> str:
-    """Give the text of a row: what it is, or its field `text`."""
+    """Return the text of a row: the row itself, or its field `text`."""
     given = line.get("input", line.get("text"))
     text = given if isinstance(given, str) else object_of(given).get("text")
     return text if isinstance(text, str) else ""
 
 
 def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, str]]:
-    """Give the fields of a value, save decisions, under their path."""
+    """Yield the fields of a value under their paths, without decisions."""
     if not is_object(value) or deep == DEEP:
         yield name, written(value)
     elif not is_decision(value):
@@ -445,7 +445,7 @@ def fields_of(name: str, value: object, deep: int = 0) -> Iterator[tuple[str, st
 
 
 def decisions_of(line: Values) -> Iterator[Decision]:
-    """Give what was decided in a line."""
+    """Yield the decisions of a line."""
     if isinstance(scores := line.get("scores"), Mapping):  # of moa decide
         label, accepted = line.get("label"), line.get("accepted")
         yield Decision(

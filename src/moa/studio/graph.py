@@ -75,7 +75,7 @@ def place(
 
 
 def stats(book: Book) -> tuple[Place, ...]:
-    """Give the figures of each node that did something, the dearest of time first."""
+    """Return the figures of each node that did something, the slowest first."""
     found = sorted(book.spent.items(), key=lambda one: -sum(one[1].seconds))
     return tuple(
         Place(
@@ -114,7 +114,7 @@ def figures(spent: NodeTotals | None, rows: int) -> NodeFigures:
 
 
 def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, int]:
-    """Give each box a layer below all that it waits for."""
+    """Assign each box a layer below all that it waits for."""
     layers = dict.fromkeys(boxes, 0)
     for _ in boxes:  # no way is longer
         moved = False
@@ -128,7 +128,7 @@ def _assign_layers(boxes: list[str], pairs: list[tuple[str, str]]) -> dict[str, 
 
 
 def _stops_of(pair: tuple[str, str], layers: Mapping[str, int]) -> list[str]:
-    """Give the stops of an arrow: its ends, and one in each layer that it passes."""
+    """Return the stops of an arrow: its ends, and one in each layer that it passes."""
     start, end = pair
     between = range(layers[start] + 1, layers[end])
     return [start, *(f"{start}>{end}@{layer}" for layer in between), end]
@@ -166,7 +166,7 @@ def _order_layers(
 def _place_stops(
     rows: list[list[str]], widths: Mapping[str, float]
 ) -> tuple[dict[str, float], float]:
-    """Give the middle of each stop, and the width of the widest layer."""
+    """Return the middle of each stop, and the width of the widest layer."""
     totals = [sum(widths.get(key, _THIN) + _BESIDE for key in row) - _BESIDE for row in rows]
     wide = max(totals, default=0.0)
     middles: dict[str, float] = {}
@@ -182,7 +182,7 @@ def _place_stops(
 def _points_of(
     way: list[str], middles: Mapping[str, float], layers: Mapping[str, int]
 ) -> list[tuple[float, float]]:
-    """Give the points of an arrow, from below its start to above its end."""
+    """Return the points of an arrow, from below its start to above its end."""
     found: list[tuple[float, float]] = []
     for stop in way:
         top = layers[stop] * (_HIGH + _BELOW)

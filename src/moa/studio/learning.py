@@ -64,7 +64,7 @@ class Learning:
         return self.progress()
 
     def progress(self) -> Progress:
-        """Say how far it is."""
+        """Return the progress."""
         command = " ".join(["moa", *self._words])
         if self._process is None:
             return Progress(command=command)

@@ -49,7 +49,7 @@ _EVERY = 500
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows come from.
+    """A source of rows.
 
     Args:
         name: What the page calls it.
@@ -132,7 +132,7 @@ def _file(path: Path) -> Source:
 
 
 def _stamp(*files: Path) -> tuple[object, ...]:
-    """Tell apart what stands in files by when, and with how many bytes, they were written last."""
+    """Return times and sizes of files, which differ once they are written again."""
     found = [path.stat() if path.exists() else None for path in files]
     return tuple(one and (one.st_mtime_ns, one.st_size) for one in found)
 
@@ -234,7 +234,7 @@ def _read_gzip(path: Path) -> Iterator[Values]:
 
 @dataclass
 class View:
-    """What the page shows of a source: it is read when it is asked for first, or by `start`.
+    """The page's view of a source, which is read at first use, or by `start`.
 
     Args:
         source: The rows.
@@ -312,7 +312,7 @@ class View:
                     old.close()
 
     def state(self) -> State:
-        """Say how far the rows are read, and whether there are others by now; nobody waits."""
+        """Return how far the rows are read, and whether there are newer ones; it never waits."""
         if self._book is None and self._thread is None:
             self.start(within_s=0)
         ready = self._book is not None
@@ -327,7 +327,7 @@ class View:
         )
 
     def overview(self, *, sample: int | None = None) -> Overview:
-        """Give all but the rows.
+        """Return all but the rows.
 
         Args:
             sample: Rows that the page has, where it has not all of them.
@@ -363,7 +363,7 @@ class View:
         )
 
     def _curves_of(self, book: Book) -> tuple[Curve, ...]:
-        """Give the curve of each question, made anew only where its labels have changed."""
+        """Return the curve of each question, made anew only if its labels have changed."""
         cost = cost_of_large(book.entries)
         for name in book.question_names:
             known, changes = self._curves.get(name), book.changes[name]
@@ -373,7 +373,7 @@ class View:
         return tuple(self._curves[name][2] for name in book.question_names)
 
     def detail(self, place: int) -> RowDetail:
-        """Give one row whole.
+        """Return one whole row.
 
         Raises:
             InputError: there is no such row.

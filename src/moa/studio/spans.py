@@ -51,7 +51,7 @@ class Spans:
     def __init__(self, path: Path | None) -> None:
         self._file: IO[bytes] | None = None
         self._starts: dict[str, list[int]] = defaultdict(list)
-        """Where the lines of each trace start."""
+        """Offsets of the lines of each trace."""
         self._traces: dict[str, str] = {}
         """The trace of each row; of several runs of it, the last."""
         self._seconds_by_node: dict[str, dict[str, float]] = defaultdict(dict)
@@ -65,11 +65,11 @@ class Spans:
             self._file.close()
 
     def seconds_by_node(self, id: str) -> Mapping[str, float]:
-        """Give the seconds of each node that ran for a row; empty where nothing is known."""
+        """Return the seconds of each node that ran for a row; empty if nothing is known."""
         return self._seconds_by_node.get(self._traces.get(id, ""), {})
 
     def bars(self, id: str) -> tuple[Bar, ...]:
-        """Give the waterfall of a row, the outermost span first; empty where there is none."""
+        """Return the waterfall of a row, the outermost span first; empty if there is none."""
         if self._file is None or id not in self._traces:
             return ()
         found: list[Values] = []
@@ -112,7 +112,7 @@ class Spans:
 
 
 def bars_of_line(line: Values) -> tuple[Bar, ...]:
-    """Give the seconds of each node as bars, of a row whose run kept no spans."""
+    """Return the seconds of each node as bars, for a row whose run kept no spans."""
     by_node = object_of(object_of(line.get("usage")).get("by_node"))
     notes = notes_in(line)
     found: list[Bar] = []
@@ -135,14 +135,14 @@ def bars_of_line(line: Values) -> tuple[Bar, ...]:
 
 
 def _node_of(span: Values) -> str | None:
-    """Give the path of the node within a graph that a span is of; `None`: it is none of one."""
+    """Return the path of the node in a graph that a span belongs to; `None`: there is none."""
     node = str(span["attributes"].get(names.NODE, ""))
     is_node = str(span.get("name", "")).startswith(_NODES)
     return node if is_node and "/" in node else None
 
 
 def _tree(spans: Sequence[Values]) -> Iterator[Bar]:
-    """Give spans with those within each behind it, by when they began."""
+    """Yield each span followed by those within it, by their start."""
     known = {span["span"] for span in spans}
     inside: dict[str | None, list[Values]] = defaultdict(list)
     for span in spans:

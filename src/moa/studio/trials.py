@@ -40,7 +40,7 @@ class Trials:
 
     @property
     def questions(self) -> Sequence[Question]:
-        """What people are asked now."""
+        """The open questions to people."""
         return [question for question, _ in self._asked.values()]
 
     async def run(self, request: Request) -> Stream:

@@ -22,9 +22,9 @@ _logger = logging.getLogger(__name__)
 _LONG = 4000
 """Characters from which on texts are masked beside the event loop."""
 Clean = Callable[[str], str]
-"""What every text goes through."""
+"""Masks a text, or returns it as it is."""
 Writes = Mapping[str, Callable[[Clean], object]]
-"""What writes the value of each attribute, by its name."""
+"""Functions that write the values of attributes, by name."""
 
 
 def mask(text: str, pii: Masks | None) -> str | None:

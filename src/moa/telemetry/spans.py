@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Value = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, Value]
 Side = Literal["internal", "client"]
-"""Whether something happens here, or is asked of somebody else."""
+"""`internal`: the work happens here. `client`: it is requested from somebody else."""
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """The environment variable by which OpenTelemetry's own instrumentations are asked for texts."""
 _CAPTURES = ("true", "1", "span_only", "span_and_event")
@@ -95,11 +95,11 @@ class Tracer:
         self.pii = pii
         self._content = content
         self.context = parent
-        """What the trace goes on from."""
+        """The context that the trace continues."""
 
     @property
     def content(self) -> bool:
-        """Whether texts are recorded."""
+        """True if texts are recorded."""
         if self._content is None:
             return os.environ.get(CAPTURE, "").lower() in _CAPTURES
         return self._content
@@ -213,11 +213,11 @@ class Span:
         self._start_ns = start_ns = start_ns or time.time_ns()
         self._error: str | None = None
         self._amounts: list[Amount] = []
-        """What calls have taken: its own where it is that of a call, else those of all below it."""
+        """Amounts of its own call, or of all calls below it."""
         self._ended = False
         self.sink, self._around, self._context = sink, around, None
         self.is_recorded = True
-        """Whether anybody hears of it."""
+        """False if it is dropped, such as by a sampler."""
         self._span: OTelSpan | None = None
         self._ids: tuple[int, int, int] | None = None
         if sink is None:
@@ -226,7 +226,7 @@ class Span:
             self._span = sink.start(name, attributes, side, around, start_ns)
             self.is_recorded = tracer.file is not None or self._span.is_recording()
         self.content: bool = self.is_recorded and (parent or tracer).content
-        """Whether texts are recorded."""
+        """True if texts are recorded."""
 
     @property
     def ids(self) -> tuple[int, int, int]:
@@ -283,7 +283,7 @@ class Span:
 
     @property
     def traceparent(self) -> str:
-        """Where it is, as the header of that name says it."""
+        """Its position in the trace, as the header `traceparent`."""
         if self._span is None:
             (trace_id, span_id, _), flags = self.ids, 1
         else:
@@ -319,7 +319,7 @@ class Span:
         self._events = (*self._events, (names.event(note.kind), time.time_ns(), said))
 
     def payment_for(self, part: tuple[str, str, str], amount: Amount) -> Payment | None:
-        """Give what hears what a call takes: the call's span, or one for it alone."""
+        """Return the receiver of a call's amount: the call's span, or a new one."""
         if self.is_call:
             return self
         return (
@@ -510,7 +510,7 @@ def _seconds(ns: int) -> float:
 
 
 def _error_attributes(error: BaseException) -> dict[str, Value]:
-    """Say of which class an error is, and no word of its text."""
+    """Return the class of an error, and no word of its text."""
     said: dict[str, Value] = {names.ERROR: type(error).__name__}
     status: object = getattr(error, "status", None)
     if isinstance(status, int):
@@ -528,7 +528,7 @@ def _ending_of(error: BaseException) -> str | None:
 
 
 def sink_of_process() -> Sink | None:
-    """Give what OpenTelemetry hears by; `None` where no provider is set, or it isn't loaded."""
+    """Return the sink to OpenTelemetry; `None`: no provider is set, or it isn't loaded."""
     if "opentelemetry.trace" not in sys.modules:  # who sets a provider has imported it
         return None
     return _finder()()
@@ -546,7 +546,7 @@ _DEFAULT = Tracer()
 
 
 def tracer_for(given: Tracer | None) -> Tracer | None:
-    """Give what begins the spans of a context; `None`: nobody would hear of them."""
+    """Return the tracer of a context; `None`: nobody would hear of its spans."""
     if given is not None and given.file is not None:
         return given
     return (given or _DEFAULT) if sink_of_process() is not None else None

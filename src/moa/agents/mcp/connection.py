@@ -162,7 +162,7 @@ class Connection:
         return text if text or result.structured_content is None else result.structured_content
 
     async def _map_error(self, error: BaseException) -> MoaError:
-        """Say what an error of the SDK means."""
+        """Map an error of the SDK to one of moa."""
         error = first_in(error)
         if isinstance(error, MoaError):
             return error

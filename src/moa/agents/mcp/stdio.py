@@ -183,7 +183,7 @@ class StdioTransport:
             _logger.debug("MCP server %s: %s", self.name, self._errors[-1])
 
     async def lost_error(self, said: str = "") -> EndpointError:
-        """Say why there is no connection any more; the SDK, which `said` it, knows less."""
+        """Return the error of a lost connection; the SDK's description, `said`, knows less."""
         del said
         if self._fault is not None:
             return self._fault
@@ -196,7 +196,7 @@ class StdioTransport:
         return EndpointUnavailable(f"{how}{self.last_output()}", endpoint=self.name)
 
     def last_output(self) -> str:
-        """Give what it said beside the protocol, as the end of a sentence."""
+        """Return its last output outside of the protocol, as the end of a sentence."""
         words = f". It wrote {self._garbage!r}, which is no message" if self._garbage else ""
         if self._errors:
             words += f". Its standard error ends with: {' | '.join(self._errors)}"
@@ -245,11 +245,11 @@ async def _wait_exit(process: Process, within_s: float) -> bool:
 
 
 class _UnreadableOutput(Exception):
-    """A server says what nobody can take."""
+    """The output of a server can't be read any further."""
 
 
 async def _read_line(stdout: asyncio.StreamReader) -> bytes:
-    """Give the next line that isn't blank; an empty one where there is no other.
+    """Return the next line that isn't blank; an empty one at the end.
 
     Raises:
         _TooMuch: it has no end, or is too long and nobody knows what it answers.
