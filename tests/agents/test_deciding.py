@@ -154,7 +154,7 @@ async def test_a_calibration_without_a_bound_corrects_the_probabilities_and_says
     endpoint = ScriptedEndpoint([{"sentiment": {"neutral": 0.8, "positive": 0.15}}] * 2)
     sentiment = Sentiment(endpoint)
     assert (await sentiment.run("fine")).output.label == "neutral"
-    result = await sentiment.with_calibration(corrected((0.0, -20.0, 0.0))).run("fine")
+    result = await sentiment.calibrated(corrected((0.0, -20.0, 0.0))).run("fine")
     assert result.output.label == "positive"
     assert result.output.accepted is None
     assert sum(result.output.probabilities.values()) == pytest.approx(1.0)
@@ -177,10 +177,10 @@ async def test_questions_with_calibrations_that_show_the_same_texts_are_asked_to
     refund, topic, _ = agent.questions
     shown = [Example("My card!", {"refund": "no", "topic": "card"})]
     by = {"refund": as_asked(refund), "topic": as_asked(topic)}
-    assert (await agent.with_calibration(by).run("hi")).usage.calls == 1
+    assert (await agent.calibrated(by).run("hi")).usage.calls == 1
     endpoint = Asked(SURE)
     behind = {"refund": as_asked(refund, shown), "topic": as_asked(topic, shown)}
-    await Decider(endpoint, Triage).with_calibration(behind).run("hi")
+    await Decider(endpoint, Triage).calibrated(behind).run("hi")
     assert sorted(endpoint.shown, key=len) == [(), tuple(shown)]
 
 
@@ -210,9 +210,9 @@ def test_a_calibration_for_another_question_or_none_is_refused() -> None:
     agent = Sentiment(ScriptedEndpoint())
     other = as_asked(Filter(ScriptedEndpoint(), "spam", action="drop").questions[0])
     with pytest.raises(CalibrationError, match="another kind of question"):
-        agent.with_calibration(other)
+        agent.calibrated(other)
     with pytest.raises(CalibrationError, match="has no question 'mood'"):
-        agent.with_calibration({"mood": other})
+        agent.calibrated({"mood": other})
 
 
 async def test_what_was_refused_says_nothing_beside_what_was_read() -> None:

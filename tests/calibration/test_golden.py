@@ -121,7 +121,7 @@ async def test_an_adaptation_is_the_one_recorded(case: str) -> None:
 async def answers(
     endpoint: SimulatedEndpoint, made: Mapping[str, Calibration]
 ) -> list[list[float]]:
-    agent = classifier(endpoint).with_calibration(made)
+    agent = classifier(endpoint).calibrated(made)
     found = [(await agent.run(text)).output for text, _ in labelled(8, 3)]
     return [list((one.probabilities or {}).values()) for one in found]
 

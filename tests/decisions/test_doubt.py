@@ -103,7 +103,7 @@ async def test_what_labels_or_a_fit_have_corrected_isn_t_doubted() -> None:
     agent = Decider(saying(0.1), Deposit)
     (question,) = agent.questions
     fit = FitRecord(heads=(None,), weights=(1.0,), bias=(0.0, 0.0))
-    fitted = agent.with_calibration({"high": made(question, [LabelFeature()], fit, "by 40 labels")})
+    fitted = agent.calibrated({"high": made(question, [LabelFeature()], fit, "by 40 labels")})
     assert await doubts(fitted, 50) == [False] * 50
 
 

@@ -113,10 +113,11 @@ async def test_a_part_of_the_questions_takes_its_heads_alone_along() -> None:
 
     encoder = words()
     slm = SimulatedEndpoint(encoder=encoder, rule=lambda _: {"size": {"big": 0.9}})
-    part = Decider(slm, Two, calibration={"mood": by_head()}).with_only(["size"])
-    result = await part.run("bad")
-    assert result.usage.calls == 1
-    assert not any("head" in note.text for note in result.trace)
+    both = Decider(slm, Two, calibration={"mood": by_head()})
+    context = RunContext()
+    (size,) = await both.with_questions(both.questions[1:]).answers("bad", context)
+    assert (size.question.name, context.usage.calls) == ("size", 1)
+    assert not any("head" in note.text for note in context.trace)
 
 
 async def test_a_head_reads_the_whole_and_the_mean_of_its_sentences() -> None:

@@ -102,7 +102,7 @@ def classifier(threshold: float | None = None) -> Classifier[str]:
     agent = Classifier(small, ["card", "app"], name="topic")
     if threshold is None:
         return agent
-    return agent.with_calibration(promising(agent.questions[0], threshold))
+    return agent.calibrated(promising(agent.questions[0], threshold))
 
 
 def cascade() -> Cascade[Any, Any]:
@@ -230,7 +230,7 @@ def test_questions_of_a_decider_and_others_are_asked_together(post: Post) -> Non
         refund: Predicate = predicate("Is the customer asking for money back?")
 
     agent = Decider(SimulatedEndpoint(rule=by_words), Triage, name="triage")
-    agent = agent.with_calibration({"refund": promising(agent.questions[0], 0.0)})
+    agent = agent.calibrated({"refund": promising(agent.questions[0], 0.0)})
     reply = post({"refund": TOPIC, "again": REFUND, "own": {**REFUND}}, agent, model="triage")
     answers = reply.json()["answers"]
     assert answers["refund"]["type"] == "choice"

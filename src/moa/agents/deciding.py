@@ -10,9 +10,9 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel
 
 from moa._async import Lock
 from moa.agents.base import Limits, Out, TypedNode, require
@@ -157,7 +157,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
                     found += [*meanings_of(question), *(one.text for one in feature.examples)]
         return found
 
-    def with_calibration(
+    def calibrated(
         self, calibration: Calibrations, *, embedders: Mapping[str, Endpoint] | None = None
     ) -> Self:
         """Copy the agent with a calibration; `None` takes all away, those that ship too.
@@ -178,7 +178,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         if not feeds_heads(self.encoder):
             return self
         (question,) = self.questions
-        return self.with_calibration(shipped(question, name, file=file))
+        return self.calibrated(shipped(question, name, file=file))
 
     def with_heads(self) -> Self:
         """Copy the agent so that the encoder's heads decide beside its endpoint, whichever that is.
@@ -208,7 +208,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         """Copy the agent so that the endpoint alone decides: no encoder, and no calibration."""
         copied = copy.copy(self)
         copied.encoder = None
-        return copied.with_calibration(None)
+        return copied.calibrated(None)
 
     def _by_name(self, calibration: Calibrations) -> Mapping[str, Calibration]:
         names = [question.name for question in self.questions]
@@ -311,7 +311,7 @@ class DecidingAgent(TypedNode[Text | str, Out]):
             context=(context or RunContext()).nested(self.name),
             progress=progress,
         )
-        return self.with_calibration(made)
+        return self.calibrated(made)
 
     async def prompts(self, request: Text | str, context: RunContext) -> list[SentPrompt]:
         """Write what is sent for each question, and what decides without being asked."""
@@ -586,33 +586,6 @@ class Decider(DecidingAgent[M]):
     def read(self, answers: Sequence[Answer]) -> M:
         """Fill the model in."""
         return fill(self.output_type, answers)
-
-    def with_only(self, names: Sequence[str]) -> Decider[BaseModel]:
-        """Copy the agent so that it asks some of its questions; its output has those fields alone.
-
-        Args:
-            names: Of the questions, in any order.
-
-        Raises:
-            ConfigError: there is none, or it has no question of one of these names.
-        """
-        model = self.output_type
-        unknown = [name for name in names if name not in model.model_fields]
-        if unknown or not names:
-            raise ConfigError(
-                f"agent {self.name!r} asks {list(model.model_fields)}, and can't be asked "
-                f"{unknown or 'nothing'}"
-            )
-        asked = tuple(question for question in self.questions if question.name in names)
-        fields: dict[str, Any] = {
-            q.name: (model.model_fields[q.name].annotation, model.model_fields[q.name])
-            for q in asked
-        }
-        part: Any = copy.copy(self)
-        part.output_type = create_model(model.__name__, **fields)
-        part.questions = asked
-        part.decide_by({n: c for n, c in self.calibrations.items() if n in names})
-        return part
 
 
 def examples_of(question: Question, pairs: Sequence[tuple[str, object]]) -> tuple[Example, ...]:

@@ -168,9 +168,7 @@ async def learn_from(
     before = await _right(question, [(agent, row) for row in rows], context)
     after = before
     if len(halves) == len(HALVES):
-        learned = [
-            agent.with_calibration({**agent.calibrations, question.name: it}) for it in halves
-        ]
+        learned = [agent.calibrated({**agent.calibrations, question.name: it}) for it in halves]
         others = [(learned[1 - half_of(row.text)], row) for row in rows]
         after = await _right(question, others, context)
     missing = terms.wanted(question, rows)
@@ -267,7 +265,7 @@ async def _from_examples(
     for fold in range(_FOLDS):
         others = [row for row in rows if _part_of(row.text, _FOLDS) != fold]
         made = _told_by(agent, question, [*others, *beside])
-        readers.append(agent.with_calibration({**agent.calibrations, question.name: made}))
+        readers.append(agent.calibrated({**agent.calibrations, question.name: made}))
 
     async def read(row: Labelled) -> Sequence[float]:
         answers = await readers[_part_of(row.text, _FOLDS)].answers(row.text, context)

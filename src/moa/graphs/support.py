@@ -371,7 +371,7 @@ class Support(WiredRecipe[Ticket, SupportOutcome], recipe="support"):
         (question,) = agent.questions
         learned = self.learned and self.learned.of("support", question)
         if learned:
-            return agent.with_heads().with_calibration({question.name: learned})
+            return agent.with_heads().calibrated({question.name: learned})
         if not self.heads:
             return agent
         made = agent.with_heads()

@@ -24,7 +24,6 @@ from starlette.types import Receive, Scope, Send
 
 from moa._async import cancel, in_time
 from moa.batch import Item, run_one
-from moa.budget import UNLIMITED, Budget
 from moa.config.endpoints import Endpoints
 from moa.context import Reference, RunContext
 from moa.errors import DeadlineExceeded, MoaError, RequestRefused
@@ -144,22 +143,19 @@ class Runs:
         self.listeners: list[Callable[[FinishedRun], None]] = []
         """Called with each run that has ended, however it did."""
 
-    async def finish(
-        self, request: Request, served: ServedNode, value: object, *, budget: Budget = UNLIMITED
-    ) -> FinishedRun:
+    async def finish(self, request: Request, served: ServedNode, value: object) -> FinishedRun:
         """Run to the end, for a request whose body has been read.
 
         Args:
             request: Who asks. If its client goes away, the run is cancelled.
             served: What runs.
             value: What it takes; see `ServedNode.parse`.
-            budget: Tighter limits than the caller's own, such as those that the request names.
 
         Raises:
             MoaError: why it failed; `faults.py` knows what to answer, and which headers.
         """
         caller, headers = caller_of(request), request.headers
-        async with self.admit(caller, served, value, budget, headers=headers) as run:
+        async with self.admit(caller, served, value, headers) as run:
             working = run.begin()
             gone = asyncio.ensure_future(_wait_for_disconnect(request.receive))
             try:
@@ -180,8 +176,6 @@ class Runs:
         served: ServedNode,
         value: object,
         listener: Callable[[Event], None] | None = None,
-        *,
-        budget: Budget = UNLIMITED,
     ) -> FinishedRun:
         """Run to the end, for a route that looks itself whether its client is there.
 
@@ -192,9 +186,8 @@ class Runs:
             served: What runs.
             value: What it takes; see `ServedNode.parse`.
             listener: Called with each event while it goes on.
-            budget: See `finish`.
         """
-        async with self.admit(caller, served, value, budget) as run:
+        async with self.admit(caller, served, value) as run:
             return await run.begin(listener)
 
     def stream(
@@ -203,8 +196,6 @@ class Runs:
         served: ServedNode,
         value: object,
         write: Callable[[Event | FinishedRun], Iterable[ServerSentEvent]],
-        *,
-        budget: Budget = UNLIMITED,
     ) -> Stream:
         """Make the response that tells of a run while it goes on, for a body that has been read.
 
@@ -212,12 +203,11 @@ class Runs:
         status is 200: a run that fails is the last thing told.
 
         Args:
-            request, served, value, budget: See `finish`.
+            request, served, value: See `finish`.
             write: Says what is sent of an event, and at last of what became of the run: its
                 output, or its error, for which `fault_of(finished.item.error).body` is sent.
         """
-        caller, headers = caller_of(request), request.headers
-        admit = partial(self.admit, caller, served, value, budget, headers=headers)
+        admit = partial(self.admit, caller_of(request), served, value, request.headers)
         return Stream(admit, write, self._settings)
 
     @cached_property
@@ -280,15 +270,13 @@ class Runs:
         caller: Caller,
         served: ServedNode,
         value: object,
-        budget: Budget,
-        *,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[_Run]:
         """Admit a run; it is over when this ends. Its trace goes on from the caller's `headers`."""
         timeout_s = self._settings.timeout_s
         admitted = caller.admit(served.name, timeout_s=timeout_s, reference=self._reference)
         async with admitted as outer:
-            context = outer.nested(budget=budget)
+            context = outer.nested()
             context.tracer = tracer_of(headers or {}) or context.tracer
             run = _Run(served, value, caller, context, timeout_s, self._keep)
             self._active[run.id] = run

@@ -106,11 +106,6 @@ class Labels:
         self._changes.pop()
         return change.place, change.id, change.question, change.was
 
-    @property
-    def count(self) -> int:
-        """Changes of this session that were not undone."""
-        return len(self._changes)
-
     def _put(self, text: str, question: str, made: Values | None) -> Values | None:
         """Put a line in the place of the one about a text and a question; give that one.
 

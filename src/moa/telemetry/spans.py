@@ -166,28 +166,6 @@ class Span:
         is_call: Whether it is that of a call, which alone holds tokens and costs.
     """
 
-    __slots__ = (
-        "_amounts",
-        "_around",
-        "_attributes",
-        "_context",
-        "_ended",
-        "_error",
-        "_events",
-        "_ids",
-        "_late_attributes",
-        "_side",
-        "_span",
-        "_start_ns",
-        "content",
-        "is_call",
-        "is_recorded",
-        "name",
-        "parent",
-        "sink",
-        "tracer",
-    )
-
     def __init__(
         self,
         tracer: Tracer,
@@ -423,8 +401,6 @@ class Span:
 
 class _CallSpan:
     """The span of a call that is paid outside of any endpoint's, as those of other frameworks."""
-
-    __slots__ = ("_span",)
 
     def __init__(self, span: Span) -> None:
         self._span = span
