@@ -239,6 +239,8 @@ class DecidingAgent(TypedNode[Text | str, Out]):
         names = {question.name for question in asked}
         shown = [example for example in self.examples if names & set(example.labels)]
         made = {q.name: self._default(q, shown, heads=heads) for q in asked} | dict(given)
+        # A question that a text may leave open is asked twice: what the answer is, and whether the
+        # text tells it. `_mark_untold` joins the two.
         by_name = {question.name: question for question in self.questions}
         whether = [question.whether_told for question in self.questions if question.unknown]
         by_name |= {question.name: question for question in whether}

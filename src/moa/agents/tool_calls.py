@@ -45,7 +45,8 @@ class ToolCalls:
     """The endpoint whose model asks for them; they count as its own."""
     tag: str
     """Name of the tags around results, which are data."""
-    made: int = field(default=0, init=False)
+    count: int = field(default=0, init=False)
+    """Calls that were made so far."""
 
     async def results(self, calls: Sequence[ToolCall], context: RunContext) -> tuple[Message, ...]:
         """Make the calls of one turn side by side, and give what the model reads of each.

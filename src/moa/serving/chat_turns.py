@@ -274,4 +274,4 @@ def shown_path(node: AnyNode) -> str | None:
     if isinstance(node, Guarded):
         inner = shown_path(node.node)
         return None if inner is None else f"{node.name}/{inner}"
-    return node.name
+    return getattr(node, "name", None)  # a step may be a function, which has none

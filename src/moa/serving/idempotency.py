@@ -101,6 +101,8 @@ class Answers:
             return StoredAnswer(status, pairs, bytes(body or b""), body is not None)
         if self._ledger.is_alive(other):
             return "running"
+        # Its process has died. Of those that wait, the one whose update finds that process still in
+        # the row takes it over.
         taken = store.run(
             "update moa_key_answers set worker = ?, until = ? where job = ? and name = ? "
             "and worker = ? and status is null returning name",

@@ -510,6 +510,7 @@ class _Purchase:
         return self._ask(look) == "granted"
 
     def _ask(self, look: Look) -> Literal["granted", "wait", "spent"]:
+        # Calls of one run ask from several threads: each looks again at what the last one got.
         with self._lock:
             lacking, held = look(), self._context.budget
             if lacking is None:

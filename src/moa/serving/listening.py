@@ -105,6 +105,8 @@ class _Connection(asyncio.Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        # A new cycle means that a head is complete. Until then, and after an answer is sent, all
+        # bytes belong to a head, and count.
         before = self._inner.cycle
         self._inner.data_received(data)
         if self._inner.cycle is not before:

@@ -329,7 +329,7 @@ class _Run:
             if self._why is None:
                 raise
             why = self._why
-        finally:
+        finally:  # also on cancellation: a cancelled run has been paid for, and has a trace
             finished = self._result(item or self._failure(why, start))
             self.keep(finished)
         return finished
