@@ -344,4 +344,4 @@ def test_what_is_no_object_is_put_into_one(schema: dict[str, Any], wraps: bool) 
     shape = Shape.of(schema, "output", "What came out.")
     assert shape.schema["type"] == "object"
     assert (shape.key == "output") == wraps
-    assert shape.put([1]) == ({"output": [1]} if wraps else [1])
+    assert shape.wrap([1]) == ({"output": [1]} if wraps else [1])
